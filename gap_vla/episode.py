@@ -1,0 +1,98 @@
+"""One demonstration in memory: named arrays with stated shapes, units and frames, validated once, at the boundary."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+PROPRIO_PER_ARM = 9
+"""Width of one arm's proprioception: eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
+
+
+class EpisodeError(ValueError):
+    """A demonstration that cannot be used; the message says where, what was found and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """Proprioceptive signals of one arm."""
+
+    position: np.ndarray  # float32[T, 3], end effector, m, world frame
+    quaternion: np.ndarray  # float32[T, 4], wxyz, unit
+    gripper: np.ndarray  # float32[T, G], finger positions (m) or one opening
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One demonstration of `T` steps.
+
+    Attributes:
+        images: camera name (`"image_primary"`, `"image_wrist"`) to uint8[T, h, w, 3], row 0 is the top.
+        proprio: float32[T, 9 * arms]; per arm eef xyz (m, world), quaternion wxyz, two finger positions (m).
+        action: float32[T, 7 * arms]; per arm delta xyz, delta rotation vector, gripper (+1 closes), in [-1, 1].
+        language_instruction: what the robot is told to do.
+        success: whether the task was achieved.
+        phase: the expert's own phase name per step, or None. Ground truth for change points, never a policy input.
+        rho: float32[T] in [0, 1], probability that the step is in a motion transition, or None before annotation.
+        change_point: bool[T], True at the first step of every segment but the first, or None before annotation.
+        metadata: where the episode comes from (file, seed, task, …); strings and numbers only.
+    """
+
+    images: Mapping[str, np.ndarray]
+    proprio: np.ndarray
+    action: np.ndarray
+    language_instruction: str = ""
+    success: bool = True
+    phase: np.ndarray | None = None
+    rho: np.ndarray | None = None
+    change_point: np.ndarray | None = None
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.proprio)
+
+    @property
+    def name(self) -> str:
+        """How error messages call this episode."""
+        where = self.metadata.get("file_path", "memory")
+        return f"{where}, episode {self.metadata.get('episode_id', '?')}"
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The proprioception split by arm; only for the 9-per-arm layout."""
+        if self.proprio.shape[1] % PROPRIO_PER_ARM:
+            raise EpisodeError(
+                f"{self.name}: proprio is {self.proprio.shape[1]} wide, not a multiple of {PROPRIO_PER_ARM} "
+                "(xyz, quaternion wxyz, two fingers per arm); name the position, quaternion and gripper columns instead"
+            )
+        blocks = np.split(self.proprio, self.proprio.shape[1] // PROPRIO_PER_ARM, axis=1)
+        return tuple(Arm(b[:, :3], b[:, 3:7], b[:, 7:]) for b in blocks)
+
+    def replace(self, **changes: Any) -> Episode:
+        return dataclasses.replace(self, **changes)
+
+    def validate(self) -> Episode:
+        """Returns the episode, or raises EpisodeError naming the field and the first bad step."""
+        steps = len(self.proprio)
+        if steps == 0:
+            raise EpisodeError(f"{self.name}: no steps; drop the episode")
+        arrays = {**self.images, "proprio": self.proprio, "action": self.action}
+        for optional in ("phase", "rho", "change_point"):
+            if getattr(self, optional) is not None:
+                arrays[optional] = getattr(self, optional)
+        for key, value in arrays.items():
+            if len(value) != steps:
+                raise EpisodeError(f"{self.name}: {key} has {len(value)} steps, proprio has {steps}; they must be equal")
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                bad = int(np.argwhere(~np.isfinite(value.reshape(steps, -1)).all(1))[0, 0])
+                raise EpisodeError(f"{self.name}: {key} is NaN or infinite at step {bad}; repair or drop the episode")
+        for key, value in self.images.items():
+            if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3:
+                raise EpisodeError(f"{self.name}: {key} is {value.dtype}{list(value.shape)}, not uint8[T, h, w, 3]")
+        for key in ("proprio", "action"):
+            if getattr(self, key).ndim != 2:
+                raise EpisodeError(f"{self.name}: {key} has shape {getattr(self, key).shape}, not (T, width)")
+        return self
