@@ -1,0 +1,8 @@
+"""Gradient adjustment with phase guidance: M6 (paper), M7 (release) and where they apply (M8).
+
+`schedule` decides by how much, without any framework; `jax` applies it to Octo and other Flax models.
+"""
+
+from gap_vla.adjustment.schedule import MODES, AdjustmentSchedule, Factors
+
+__all__ = ["MODES", "AdjustmentSchedule", "Factors"]

@@ -1,0 +1,124 @@
+"""How much the proprioceptive branch learns at a training step: M6 and M7 as three factors, free of any framework.
+
+Every mode is three numbers that a training step takes as inputs, so that one compiled program serves them all:
+
+    sample[b, w]   multiplies the gradient flowing back into the proprioceptive tokens of sample b, window step w
+    gradient       multiplies the summed gradient of the proprioceptive parameters, before clipping
+    update         multiplies the optimizer's update of these parameters, after its own normalisation
+
+| mode            | sample             | gradient         | update | source |
+|-----------------|--------------------|------------------|--------|--------|
+| `sample`        | 1 - rho[b, w]      | 1                | lam    | M6, the paper |
+| `sample_lambda` | 1 - lam * rho[b,w] | 1                | 1      | M6 with lam as the depth of the adjustment |
+| `batch`         | 1                  | 1 - lam*max(rho) | 1      | M7, the authors' release (under Adam close to a no-op) |
+| `fixed`         | 1 - fixed_rho      | 1                | lam    | control; fixed_rho = 0 is "lam alone" |
+| `none`          | 1                  | 1                | 1      | plain training |
+
+Outside the window of training all three are exactly 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+MODES = ("sample", "sample_lambda", "batch", "fixed", "none")
+RHO_OF_WINDOW = ("step", "current")
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """What one training step multiplies with; see the table of this module."""
+
+    sample: np.ndarray  # float32[B, W]
+    gradient: np.float32
+    update: np.float32
+
+
+@dataclasses.dataclass(frozen=True)
+class AdjustmentSchedule:
+    """When and how strongly GAP acts.
+
+    Args:
+        mode: one of `MODES`.
+        lam: λ of M6 as a factor on the group's update (0.2 to 0.4 is stable in the paper).
+        window: fraction of the training steps during which GAP acts, from the first step on (paper: 50 of 100 epochs).
+        rho: `"step"`: every proprioceptive token is scaled by its own step's ρ (Octo, whose readouts sit at every
+            step); `"current"`: the window's last ρ for all (one loss per window, as in the release).
+        fixed_rho: the constant ρ of mode `fixed`.
+
+    Raises:
+        ValueError: unknown mode or a value outside [0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> schedule = AdjustmentSchedule(lam=0.3, window=0.5)
+        >>> factors = schedule.factors(np.array([[0.25, 1.0]], np.float32), step=0, total_steps=10)
+        >>> factors.sample.tolist(), round(float(factors.update), 2)
+        ([[0.75, 0.0]], 0.3)
+        >>> schedule.factors(np.array([[0.25, 1.0]], np.float32), step=5, total_steps=10).sample.tolist()
+        [[1.0, 1.0]]
+    """
+
+    mode: str = "sample"
+    lam: float = 0.3
+    window: float = 0.5
+    rho: str = "step"
+    fixed_rho: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"adjustment mode {self.mode!r} is unknown; choose one of {', '.join(MODES)}")
+        if self.rho not in RHO_OF_WINDOW:
+            raise ValueError(f"adjustment rho {self.rho!r} is unknown; choose one of {', '.join(RHO_OF_WINDOW)}")
+        for name in ("lam", "window", "fixed_rho"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"adjustment {name} is {getattr(self, name)}; it must lie in [0, 1]")
+
+    @property
+    def needs_rho(self) -> bool:
+        """Whether a dataset without ρ cannot be trained with this mode."""
+        return self.mode in ("sample", "sample_lambda", "batch")
+
+    def active(self, step: int, total_steps: int) -> bool:
+        """Whether GAP acts at training step `step` (0-based) of `total_steps`."""
+        return self.mode != "none" and step < math.ceil(self.window * total_steps)
+
+    def factors(
+        self,
+        rho: Float[np.ndarray, "b w"],
+        step: int,
+        total_steps: int,
+        timestep_pad_mask: Bool[np.ndarray, "b w"] | None = None,
+    ) -> Factors:
+        """The three factors of one step.
+
+        Args:
+            rho: transition probability of every sample and window step, in [0, 1].
+            step: 0-based training step.
+            total_steps: length of the training run.
+            timestep_pad_mask: False at padded window steps, which count in no statistic (the maximum of `batch`).
+
+        Raises:
+            ValueError: ρ outside [0, 1] or NaN.
+        """
+        ones = np.ones(rho.shape, np.float32)
+        if not self.active(step, total_steps):
+            return Factors(ones, np.float32(1), np.float32(1))
+        if not ((rho >= 0) & (rho <= 1)).all():
+            bad = rho[~((rho >= 0) & (rho <= 1))][0]
+            raise ValueError(f"rho is {bad} at training step {step}; it must lie in [0, 1]: annotate the dataset again")
+        if self.rho == "current":
+            rho = np.broadcast_to(rho[:, -1:], rho.shape)
+        lam = np.float32(self.lam)
+        if self.mode == "sample":  # M6
+            return Factors((1 - rho).astype(np.float32), np.float32(1), lam)
+        if self.mode == "sample_lambda":
+            return Factors((1 - lam * rho).astype(np.float32), np.float32(1), np.float32(1))
+        if self.mode == "fixed":
+            return Factors(ones * np.float32(1 - self.fixed_rho), np.float32(1), lam)
+        counted = rho if timestep_pad_mask is None else rho[timestep_pad_mask]  # M7
+        return Factors(ones, np.float32(1 - lam * counted.max()), np.float32(1))

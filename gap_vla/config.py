@@ -1,0 +1,262 @@
+"""Experiment configuration: frozen dataclasses that reject unknown keys and impossible values.
+
+A file in `finetune_configs/` returns an `ml_collections.ConfigDict`; `FinetuneConfig.from_dict` turns it into these
+types. Only the standard library is imported, so a wrong value is reported before TensorFlow, JAX or MuJoCo load.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.sim import TASK_NAMES
+
+METHODS = ("v", "vp", "vp_gap")
+"""V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the key, the value and the choices."""
+
+
+def _positive(config: Any, section: str, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{section}.{name} is {getattr(config, name)}; it must be greater than 0")
+
+
+def _fraction(config: Any, section: str, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{section}.{name} is {getattr(config, name)}; it must lie in [0, 1)")
+
+
+def choose(value: str, choices: tuple[str, ...], what: str) -> str:
+    """Returns `value`, or raises ConfigError listing the choices and the nearest one."""
+    if value in choices:
+        return value
+    near = difflib.get_close_matches(str(value), choices, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ConfigError(f"{what} {value!r} is unknown{hint}; choose one of {', '.join(choices)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DemosConfig:
+    """Demonstrations: from a file of other people's tools, or from the scripted expert in the simulator."""
+
+    episodes: int = 100
+    seed: int = 0
+    image_size: int = 64  # pixels, square
+    cameras: tuple[str, ...] = ("primary",)
+    action_noise: float = 0.0  # std of what disturbs the executed action; the recorded label stays clean
+    path: str = ""  # an existing demonstration file or folder; empty: collect from the expert
+    kind: str = "robomimic_hdf5"  # reader of `path`
+
+    def __post_init__(self) -> None:
+        _positive(self, "demos", "episodes", "image_size")
+        for camera in self.cameras:
+            choose(camera, ("primary", "wrist"), "demos.cameras")
+        if self.image_size % 16:
+            raise ConfigError(f"demos.image_size is {self.image_size}; the image encoder needs a multiple of 16")
+        if self.action_noise < 0:
+            raise ConfigError(f"demos.action_noise is {self.action_noise}; it must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class PhasesConfig:
+    """How ρ is found (M1 to M5)."""
+
+    method: str = "lstm"
+    seed: int = 0
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The RLDS dataset and how windows are read from it."""
+
+    root: str = "data"  # where collected demonstrations, RLDS datasets and episode stores are kept
+    rlds: str = ""  # an existing RLDS dataset (…/name/version) with steps/rho; empty: made from the demonstrations
+    val_fraction: float = 0.1
+    normalization: str = "normal"  # of action and proprio: normal | bounds
+
+    def __post_init__(self) -> None:
+        _fraction(self, "data", "val_fraction")
+        choose(self.normalization, ("normal", "bounds"), "data.normalization")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Octo: pretrained weights, or a small one from scratch."""
+
+    pretrained: str = ""  # checkpoint directory or hf://…; empty: the small model below
+    window_size: int = 1
+    action_horizon: int = 8
+    head: str = "l1"  # l1 | mse | diffusion
+    token_embedding_size: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    mlp_dim: int = 256
+    stem_features: tuple[int, ...] = (32, 64, 128)  # one stride-2 stage each, multiples of 32
+
+    def __post_init__(self) -> None:
+        choose(self.head, ("l1", "mse", "diffusion"), "model.head")
+        _positive(self, "model", "window_size", "action_horizon", "num_layers", "num_heads", "mlp_dim")
+        if self.token_embedding_size % self.num_heads or self.token_embedding_size % 8:
+            raise ConfigError(
+                f"model.token_embedding_size is {self.token_embedding_size}; it must be divisible by "
+                f"model.num_heads ({self.num_heads}) and by 8 (the heads' attention pooling)"
+            )
+        if not self.stem_features or any(f % 32 for f in self.stem_features):
+            raise ConfigError(f"model.stem_features is {self.stem_features}; each must be a multiple of 32 (GroupNorm)")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay over the training run, as upstream."""
+
+    learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    clip_gradient: float = 1.0
+    frozen_keys: tuple[str, ...] = ()
+    moment_dtype: str = "bfloat16"  # of AdamW's stored first moment; upstream's is bfloat16
+
+    def __post_init__(self) -> None:
+        _positive(self, "optimizer", "learning_rate", "clip_gradient")
+        choose(self.moment_dtype, ("bfloat16", "float32"), "optimizer.moment_dtype")
+        if self.weight_decay < 0 or self.warmup_steps < 0:
+            raise ConfigError("optimizer.weight_decay and optimizer.warmup_steps must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Length and rhythm of the training run."""
+
+    steps: int = 2000
+    batch_size: int = 64
+    seed: int = 0
+    log_every: int = 50
+    validate_every: int = 500
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        _positive(self, "train", "steps", "batch_size", "log_every", "validate_every", "save_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Rollouts in the simulator after training."""
+
+    episodes: int = 20
+    seed: int = 100_000  # first layout; demonstrations use seeds from demos.seed on
+    workers: int = 2
+    execute: int = 4  # actions executed of each predicted chunk
+    ensemble: bool = False  # temporal ensembling instead of executing chunks
+    videos: int = 4
+    variant: str = "default"  # out-of-distribution variant of the task, by name
+
+    def __post_init__(self) -> None:
+        _positive(self, "eval", "workers", "execute")
+        if self.episodes < 0 or self.videos < 0:
+            raise ConfigError("eval.episodes and eval.videos must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """One experiment, from demonstrations to a success rate."""
+
+    task: str
+    method: str = "vp_gap"
+    runs: str = "runs"  # parent of run directories
+    demos: DemosConfig = DemosConfig()
+    phases: PhasesConfig = PhasesConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    adjustment: AdjustmentSchedule = AdjustmentSchedule()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+    def __post_init__(self) -> None:
+        choose(self.task, TASK_NAMES, "task")
+        choose(self.method, METHODS, "method")
+        if self.eval.execute > self.model.action_horizon:
+            raise ConfigError(
+                f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "
+                "actions are predicted at a time"
+            )
+
+    @property
+    def uses_proprio(self) -> bool:
+        return self.method != "v"
+
+    @property
+    def schedule(self) -> AdjustmentSchedule:
+        """The adjustment of this method: the configured one for vp_gap, none for v and vp."""
+        return self.adjustment if self.method == "vp_gap" else AdjustmentSchedule(mode="none")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FinetuneConfig:
+        """Builds the typed configuration.
+
+        Raises:
+            ConfigError: unknown key (names the nearest), wrong type, or an impossible value.
+        """
+        return _build(cls, values, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back."""
+        return _plain(dataclasses.asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def _build(cls: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping) and not hasattr(values, "items"):
+        raise ConfigError(f"{where.rstrip('.') or 'the configuration'} is {values!r}; it must be a section with keys")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            hint = f"; did you mean {where}{near[0]}?" if near else ""
+            raise ConfigError(f"unknown configuration key {where}{key}{hint} (known here: {', '.join(fields)})")
+        arguments[key] = _convert(value, hints[key], f"{where}{key}")
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{where.rstrip('.') or 'the configuration'}: {error}") from None
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, f"{where}.")
+    if origin is tuple:
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+            raise ConfigError(f"{where} is {value!r}; it must be a sequence")
+        return tuple(_convert(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        return {str(k): v for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, types.UnionType):
+        return value
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); it must be {hint.__name__}")
+    return value

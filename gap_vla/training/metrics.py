@@ -1,0 +1,52 @@
+"""Measurements while training: JSON lines and TensorBoard, without lines of a future that a resumed run forgot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gap_vla.atomic import replacing
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file, oldest first; a line cut off by a kill is left out."""
+    rows = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and to TensorBoard.
+
+    Args:
+        jsonl: file of JSON lines; rows at or after `start_step` are dropped first (they will be measured again).
+        tensorboard: folder of event files.
+        start_step: number of training steps done so far.
+    """
+
+    def __init__(self, jsonl: Path, tensorboard: Path, start_step: int = 0):
+        from tensorboardX import SummaryWriter
+
+        if jsonl.exists():
+            kept = [row for row in read_metrics(jsonl) if row["step"] <= start_step]
+            with replacing(jsonl) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._lines = jsonl.open("a")
+        self._board = SummaryWriter(str(tensorboard), purge_step=start_step + 1 if start_step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Records `values` after `step` training steps; on disk when this returns."""
+        self._lines.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, float(value), step)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._board.close()

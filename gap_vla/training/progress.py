@@ -1,0 +1,50 @@
+"""One line that says what runs, how far it is, how fast, and how long it will take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """Human-readable time: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Progress:
+    """Prints `what: done/total unit, rate, time left`.
+
+    Args:
+        what: name of the stage.
+        total: number of units.
+        done: units that an earlier, interrupted run did; they do not count into the rate.
+        every: least seconds between two lines.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, done: int = 0, every: float = 5.0, out: TextIO | None = None):
+        self.what, self.total, self.unit, self.every = what, total, unit, every
+        self.out = out or sys.stdout
+        self._start_units, self._start = done, time.monotonic()
+        self._last_line = 0.0
+
+    def rate(self, done: int) -> float:
+        """Units per second since the start of this process' share."""
+        return (done - self._start_units) / max(time.monotonic() - self._start, 1e-9)
+
+    def update(self, done: int, extra: str = "", force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and done < self.total and now - self._last_line < self.every:
+            return
+        self._last_line = now
+        rate = self.rate(done)
+        left = duration((self.total - done) / rate) if rate > 0 else "?"
+        tail = f", {extra}" if extra else ""
+        line = f"{self.what}: {done}/{self.total} {self.unit}s, {rate:.2f} {self.unit}s/s, {left} left{tail}"
+        print(line, file=self.out, flush=True)
