@@ -215,6 +215,36 @@ class FinetuneConfig:
         return _plain(dataclasses.asdict(self))
 
 
+def experiment(task: str, changes: Mapping[str, Any], profiles: Mapping[str, Mapping[str, Any]], profile: str) -> Any:
+    """The ConfigDict of one experiment file: defaults, then the file's `changes`, then those of the profile.
+
+    Every key is present, so that each can be overridden on the command line.
+
+    Raises:
+        ConfigError: unknown profile or key.
+    """
+    from ml_collections import ConfigDict
+
+    choose(profile, tuple(profiles), "profile")
+    values = dataclasses.asdict(FinetuneConfig(task=task))
+    for source in (changes, profiles[profile]):
+        _update(values, source, "")
+    return ConfigDict(values)
+
+
+def _update(values: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
+    for key, value in changes.items():
+        if key not in values:
+            near = difflib.get_close_matches(key, values, 1)
+            raise ConfigError(
+                f"unknown configuration key {where}{key}" + (f"; did you mean {near[0]}?" if near else "")
+            )
+        if isinstance(value, Mapping) and key != "options":
+            _update(values[key], value, f"{where}{key}.")
+        else:
+            values[key] = value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items()}

@@ -85,7 +85,9 @@ class Episode:
                 arrays[optional] = getattr(self, optional)
         for key, value in arrays.items():
             if len(value) != steps:
-                raise EpisodeError(f"{self.name}: {key} has {len(value)} steps, proprio has {steps}; they must be equal")
+                raise EpisodeError(
+                    f"{self.name}: {key} has {len(value)} steps, proprio has {steps}; they must be equal"
+                )
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 bad = int(np.argwhere(~np.isfinite(value.reshape(steps, -1)).all(1))[0, 0])
                 raise EpisodeError(f"{self.name}: {key} is NaN or infinite at step {bad}; repair or drop the episode")

@@ -103,7 +103,9 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
     own = {f"{token_group}_projection", f"{token_group}_pos_embedding"}
     matched = {path: shape for path, shape in shapes.items() if own & set(path.split("/"))}
     if not matched:
-        groups = sorted({part[: -len("_projection")] for path in shapes for part in path.split("/") if part.endswith("_projection")})
+        groups = sorted(
+            {part[: -len("_projection")] for path in shapes for part in path.split("/") if part.endswith("_projection")}
+        )
         raise GroupError(
             f"no parameter belongs to the token group {token_group!r}; the model's groups are {', '.join(groups) or 'none'}. "
             "GAP needs a policy with proprioception (method vp or vp_gap)"

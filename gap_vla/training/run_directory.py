@@ -1,9 +1,9 @@
 """The folder of one training run: never overwritten, resumed only with the configuration that made it.
 
-    config.json        resolved configuration            metrics.jsonl, tensorboard/   what was measured while training
-    first_batch.png    what the model saw, with ρ        state/        resumable checkpoints (newest kept)
-    checkpoint/        exported in upstream's layout     rollouts/     videos and one line per episode
-    summary.json       written last: the run is complete
+config.json        resolved configuration            metrics.jsonl, tensorboard/   what was measured while training
+first_batch.png    what the model saw, with ρ        state/        resumable checkpoints (newest kept)
+checkpoint/        exported in upstream's layout     rollouts/     videos and one line per episode
+summary.json       written last: the run is complete
 """
 
 from __future__ import annotations

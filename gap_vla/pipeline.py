@@ -1,0 +1,231 @@
+"""The main job: demonstrations → phases → RLDS → fine-tuning → rollouts → summary.
+
+Every stage is found if it is there and made if it is not. A stage's folder carries the hash of the settings that made it,
+so other settings never meet the same data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gap_vla.atomic import write_json
+from gap_vla.config import ConfigError, FinetuneConfig
+from gap_vla.identity import digest
+from gap_vla.training.progress import duration
+from gap_vla.training.run_directory import RunDirectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """Where each stage of one configuration lies, and what it is made of."""
+
+    demos: Path  # HDF5 file in robomimic's layout
+    rlds: Path  # RLDS dataset, …/name/version
+    store: Path  # decoded, memory-mapped episodes
+    demos_identity: Mapping[str, Any]
+    rlds_identity: Mapping[str, Any]
+
+
+def stages_of(config: FinetuneConfig) -> Stages:
+    """The stages that a configuration needs; nothing is made.
+
+    Raises:
+        ConfigError: a named demonstration file or dataset does not exist.
+    """
+    root = Path(config.data.root)
+    demos = dataclasses.asdict(config.demos)
+    if config.demos.path:
+        path = Path(config.demos.path)
+        if not path.exists():
+            raise ConfigError(f"demos.path is {config.demos.path!r}, which does not exist")
+        stat = path.stat()
+        demos_identity = {"path": str(path.absolute()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+        demos_path = path
+    else:
+        demos_identity = {
+            "task": config.task,
+            **{k: v for k, v in demos.items() if k not in ("path", "kind")},
+        }
+        demos_path = root / "demos" / f"{config.task}-{digest(demos_identity)}" / "demos.hdf5"
+    rlds_identity = {
+        "demos": demos_identity,
+        "phases": dataclasses.asdict(config.phases),
+        "val_fraction": config.data.val_fraction,
+    }
+    name = f"{config.task}-{digest(rlds_identity)}"
+    rlds_path = root / "rlds" / name / config.task / "1.0.0"
+    if config.data.rlds:
+        rlds_path = Path(config.data.rlds)
+        if not (rlds_path / "dataset_info.json").exists():
+            raise ConfigError(f"data.rlds is {config.data.rlds!r}, which holds no RLDS dataset (dataset_info.json)")
+        rlds_identity = {"rlds": str(rlds_path.absolute())}
+        name = f"{config.task}-{digest(rlds_identity)}"
+    return Stages(demos_path, rlds_path, root / "store" / name, demos_identity, rlds_identity)
+
+
+def prepare_data(config: FinetuneConfig) -> Stages:
+    """Makes what is missing of demonstrations, RLDS dataset and episode store."""
+    stages = stages_of(config)
+    if not stages.rlds.exists() and not stages.demos.exists():
+        from gap_vla.sim import collect_demos
+
+        print(f"collect: {config.demos.episodes} demonstrations of {config.task} → {stages.demos}", flush=True)
+        collect_demos(
+            config.task,
+            config.demos.episodes,
+            stages.demos,
+            seed=config.demos.seed,
+            image_size=config.demos.image_size,
+            cameras=config.demos.cameras,
+            action_noise=config.demos.action_noise,
+            workers=config.eval.workers,
+        )
+    else:
+        print(f"collect: reusing {stages.demos}", flush=True)
+    if not stages.rlds.exists():
+        from gap_vla.rlds import build_dataset
+
+        build_dataset(
+            stages.demos,
+            stages.rlds.parent.parent,
+            config.task,
+            kind=config.demos.kind,
+            method=config.phases.method,
+            seed=config.phases.seed,
+            options=config.phases.options,
+            val_fraction=config.data.val_fraction,
+            identity=stages.rlds_identity,
+        )
+    else:
+        print(f"dataset: reusing {stages.rlds}", flush=True)
+    return stages
+
+
+def run_directory_of(config: FinetuneConfig, run_name: str = "") -> Path:
+    """`runs/<task>/<method>-seed<seed>-<hash of the configuration>`, or the given name."""
+    name = run_name or f"{config.method}-seed{config.train.seed}-{digest(config.to_dict())}"
+    return Path(config.runs) / config.task / name
+
+
+def make_loader(config: FinetuneConfig, store: Any, split: str, train: bool) -> Any:
+    """Windows of one split as this configuration wants them."""
+    from gap_vla.rlds import WindowLoader
+
+    return WindowLoader(
+        store,
+        split=split,
+        window_size=config.model.window_size,
+        action_horizon=config.model.action_horizon,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        image_keys=tuple(f"image_{camera}" for camera in config.demos.cameras),
+        proprio=config.uses_proprio,
+        normalization=config.data.normalization,
+        train=train,
+    )
+
+
+def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -> dict[str, Any]:
+    """Runs every stage and returns the run's summary (also in `summary.json`).
+
+    Raises:
+        RenderingError: no EGL or OSMesa library; before anything else runs.
+        RunExistsError: the run directory exists and `resume` is False.
+    """
+    if config.eval.episodes or not config.demos.path:
+        from gap_vla.sim import require_rendering
+
+        require_rendering()
+    run = RunDirectory.claim(run_directory_of(config, run_name), config.to_dict(), resume)
+    if run.complete:
+        print(f"{run.path} is complete", flush=True)
+        return run.read_summary()
+    started = time.monotonic()
+    stages = prepare_data(config)
+
+    from gap_vla.rlds import EpisodeStore
+    from gap_vla.training.octo import build, describe, fine_tune
+    from gap_vla.training.picture import save_batch_picture
+
+    store = EpisodeStore.build(stages.rlds, stages.store)
+    loader = make_loader(config, store, "train", train=True)
+    first_batch = loader.peek()
+    if not run.first_batch.exists():
+        save_batch_picture(first_batch, run.first_batch)
+    trainer = build(config, first_batch, store.statistics)
+    print(describe(trainer, config), flush=True)
+    prepared = time.monotonic()
+    _, measured = fine_tune(config, trainer, loader, make_loader(config, store, "val", train=False), run)
+    trained = time.monotonic()
+    rollouts = _evaluate(config, run)
+    summary = {
+        "task": config.task,
+        "method": config.method,
+        "seed": config.train.seed,
+        "steps": config.train.steps,
+        "validation": measured,
+        "rollouts": rollouts,
+        "dataset": {"path": str(stages.rlds), "identity": stages.rlds_identity},
+        "seconds": {
+            "prepare": round(prepared - started, 1),
+            "train": round(trained - prepared, 1),
+            "evaluate": round(time.monotonic() - trained, 1),
+        },
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": _commit()},
+    }
+    write_json(run.summary, summary)
+    return summary
+
+
+def _evaluate(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
+    if not config.eval.episodes:
+        return {}
+    from gap_vla.evaluation import OctoPolicy, evaluate
+
+    policy = OctoPolicy.load(run.checkpoint, execute=config.eval.execute, ensemble=config.eval.ensemble)
+    return evaluate(
+        policy,
+        config.task,
+        episodes=config.eval.episodes,
+        seed=config.eval.seed,
+        out_dir=run.rollouts,
+        image_size=config.demos.image_size,
+        cameras=config.demos.cameras,
+        variant=config.eval.variant,
+        workers=config.eval.workers,
+        videos=config.eval.videos,
+    )
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def report(summary: Mapping[str, Any], run: Path) -> str:
+    """The last lines of the command: what was measured and where it lies."""
+    validation, rollouts = summary["validation"], summary["rollouts"]
+    lines = [
+        f"{summary['task']}, method {summary['method']}, seed {summary['seed']}, {summary['steps']} steps "
+        f"({duration(sum(summary['seconds'].values()))})",
+        f"  held-out action error {validation['val/action_mse']:.3f} "
+        f"(predicting the mean action: {validation['val/mean_action_mse']:.3f})",
+    ]
+    if rollouts:
+        low, high = rollouts["interval"]
+        lines.append(
+            f"  success {rollouts['successes']}/{rollouts['episodes']} = {rollouts['success_rate']:.0%} "
+            f"(95% interval {low:.0%} to {high:.0%})"
+        )
+    lines.append(f"  all of it lies in {run}")
+    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""Resumable checkpoints: everything that a step depends on, written by orbax in the background."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from gap_vla.training.step import TrainState
+
+
+class StateCheckpoints:
+    """Training states under one folder; the newest two are kept.
+
+    Each holds the train state (parameters, optimizer, step, random key) and the data loader's position. A checkpoint
+    that a kill interrupted has no final name yet, so the one before it is found instead.
+    """
+
+    def __init__(self, directory: Path | str):
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """Number of training steps of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, loader_state: dict[str, Any]) -> None:
+        """Starts writing; returns before it is on disk. Does nothing if this step is saved already."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), loader=ocp.args.JsonSave({"state": json.dumps(loader_state)})
+        )
+        self._manager.save(step, args=args)
+
+    def restore(self, template: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """The newest (or given) checkpoint with the template's structure and placement, and the loader's position."""
+        abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, template)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loader=ocp.args.JsonRestore())
+        restored = self._manager.restore(self.latest if step is None else step, args=args)
+        return restored["state"], json.loads(restored["loader"]["state"])
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()

@@ -1,0 +1,146 @@
+"""The training loop of Octo: short enough to read in one sitting.
+
+Every random number comes from the seed, and a checkpoint holds all that a step depends on. A run that is killed at any
+moment and resumed ends with the same parameters, bit for bit, as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.atomic import replacing
+from gap_vla.config import TrainConfig
+from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.training.interrupt import StopRequest
+from gap_vla.training.metrics import MetricsWriter
+from gap_vla.training.progress import Progress, duration
+from gap_vla.training.step import DeviceFactors, TrainState
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite; the batch is saved."""
+
+
+class Loader(Protocol):
+    """An endless, resumable source of batches."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def state(self) -> Any:
+        """Position after the batch that was handed out last; JSON-able."""
+
+    def restore(self, state: Any) -> None:
+        """Goes on from a position."""
+
+
+MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask", "rho")
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a batch that the compiled step takes (strings such as the dataset's name stay behind)."""
+    return {key: batch[key] for key in MODEL_INPUTS}
+
+
+def train(
+    config: TrainConfig,
+    schedule: AdjustmentSchedule,
+    state: TrainState,
+    step: Callable[[TrainState, Any, DeviceFactors], tuple[TrainState, dict[str, jax.Array]]],
+    loader: Loader,
+    validate: Callable[[Any], dict[str, float]],
+    checkpoints: StateCheckpoints,
+    metrics_file: Path,
+    tensorboard: Path,
+    place: Callable[[Any], Any] = jax.device_put,
+) -> tuple[TrainState, dict[str, float]]:
+    """Trains to `config.steps` from the newest checkpoint, or from `state`.
+
+    Args:
+        step: from `make_train_step`.
+        validate: parameters to held-out measurements.
+        place: puts a batch on the device mesh.
+
+    Returns:
+        The final state, and the last held-out measurements with `steps_per_second` of this process.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite; the batch lies beside the metrics as `bad_batch.npz`.
+        KeyboardInterrupt: after the checkpoint of the last whole step was written.
+    """
+    done = 0
+    if checkpoints.latest is not None:
+        state, loader_state = checkpoints.restore(state)
+        loader.restore(loader_state)
+        done = int(state.step)
+        print(f"train: resumed after step {done}", flush=True)
+    metrics = MetricsWriter(metrics_file, tensorboard, start_step=done)
+    progress = Progress("train", config.steps, "step", done)
+    held_out = validate(state.params)
+    if done == 0:
+        metrics.write(0, held_out)
+    batches = iter(loader)
+    pending: tuple[Any, Any] | None = None  # last batch and its loss, looked at while the next step runs
+    started, measured = time.monotonic(), {}
+    with StopRequest() as stop, contextlib.closing(metrics):
+        while done < config.steps and not stop.requested:
+            batch = model_inputs(next(batches))
+            factors = schedule.factors(batch["rho"], done, config.steps, batch["observation"]["timestep_pad_mask"])
+            inputs = place(batch)
+            state, measured = step(state, inputs, DeviceFactors(factors.sample, factors.gradient, factors.update))
+            done += 1
+            if pending:
+                _require_finite(*pending, done - 1, metrics_file.parent)
+            pending = (batch, measured["loss"])
+            if done == 1:
+                jax.block_until_ready(measured)
+                print(
+                    f"train: first step after {duration(time.monotonic() - started)} (compilation)",
+                    flush=True,
+                )
+                progress = Progress("train", config.steps, "step", done)
+            last = done == config.steps
+            if done % config.log_every == 0 or last:
+                _require_finite(*pending, done, metrics_file.parent)
+                values = {f"train/{k}": float(v) for k, v in measured.items()}
+                values["train/steps_per_second"] = progress.rate(done)
+                values["gap/sample_factor"] = float(factors.sample.mean())
+                values["gap/update_factor"] = float(factors.update)
+                metrics.write(done, values)
+                progress.update(done, f"loss {values['train/loss']:.4f}", force=last)
+            if done % config.validate_every == 0 or last:
+                held_out = validate(state.params)
+                metrics.write(done, held_out)
+                shown = ", ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in held_out.items())
+                print(f"validation after step {done}: {shown}", flush=True)
+            if done % config.save_every == 0 or last or stop.requested:
+                checkpoints.save(done, state, loader.state())
+    checkpoints.wait()
+    if done < config.steps:
+        print(f"train: interrupted; step {done} is saved, go on with --resume", flush=True)
+        raise KeyboardInterrupt
+    return state, {**held_out, "steps_per_second": progress.rate(done)}
+
+
+def _require_finite(batch: Any, loss: jax.Array, step: int, folder: Path) -> None:
+    if np.isfinite(float(loss)):
+        return
+    flat = {"/".join(str(k.key) for k in path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]}
+    with replacing(folder / "bad_batch.npz") as temporary:
+        np.savez(temporary.open("wb"), **flat)
+    raise DivergedError(
+        f"the loss is {float(loss)} after step {step}; the batch is saved as {folder / 'bad_batch.npz'}. Look at it for "
+        "extreme values; if it is ordinary, lower optimizer.learning_rate"
+    )
+
+
+def collect(batches: Iterable[Any]) -> list[Any]:
+    """The model's inputs of a finite source, in order."""
+    return [model_inputs(batch) for batch in batches]

@@ -1,0 +1,79 @@
+"""M6 and M7 as numbers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gap_vla.adjustment import MODES, AdjustmentSchedule
+
+RHO = np.array([[0.0, 0.25], [1.0, 0.5]], np.float32)
+
+
+def factors(step=0, **settings):
+    return AdjustmentSchedule(**settings).factors(RHO, step, total_steps=10)
+
+
+def test_sample_is_one_minus_rho_with_lambda_on_the_update():
+    f = factors(mode="sample", lam=0.3)
+    np.testing.assert_array_equal(f.sample, 1 - RHO)
+    assert (f.gradient, f.update) == (1, np.float32(0.3))
+
+
+def test_sample_lambda_is_one_minus_lambda_rho_per_sample():
+    f = factors(mode="sample_lambda", lam=0.4)
+    np.testing.assert_allclose(f.sample, 1 - 0.4 * RHO, rtol=1e-6)
+    assert (f.gradient, f.update) == (1, 1)
+
+
+def test_batch_is_one_number_from_the_largest_rho_of_the_batch():
+    f = factors(mode="batch", lam=0.3)
+    np.testing.assert_array_equal(f.sample, 1)
+    assert f.gradient == pytest.approx(0.7) and f.update == 1
+
+
+def test_batch_does_not_count_padded_steps():
+    mask = np.array([[True, True], [False, True]])
+    f = AdjustmentSchedule(mode="batch", lam=0.3).factors(RHO, 0, 10, mask)
+    assert f.gradient == pytest.approx(1 - 0.3 * 0.5)
+
+
+def test_fixed_with_rho_zero_is_lambda_alone():
+    f = factors(mode="fixed", fixed_rho=0.0, lam=0.3)
+    np.testing.assert_array_equal(f.sample, 1)
+    assert f.update == np.float32(0.3)
+
+
+def test_current_uses_the_last_step_of_the_window_for_all():
+    np.testing.assert_array_equal(factors(rho="current").sample, [[0.75, 0.75], [0.5, 0.5]])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_after_the_window_every_factor_is_exactly_one(mode):
+    before, after = factors(4, mode=mode, window=0.5), factors(5, mode=mode, window=0.5)
+    assert (after.sample == 1).all() and after.gradient == 1 and after.update == 1
+    assert mode == "none" or not ((before.sample == 1).all() and before.gradient == 1 and before.update == 1)
+
+
+@given(
+    st.sampled_from(MODES),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.lists(st.floats(0, 1), min_size=1, max_size=8),
+)
+def test_factors_never_leave_the_unit_interval(mode, lam, fixed_rho, rho):
+    schedule = AdjustmentSchedule(mode=mode, lam=lam, fixed_rho=fixed_rho)
+    f = schedule.factors(np.array([rho], np.float32), 0, 1)
+    assert ((f.sample >= 0) & (f.sample <= 1)).all() and 0 <= f.gradient <= 1 and 0 <= f.update <= 1
+
+
+def test_rho_outside_the_unit_interval_is_an_error_that_names_it():
+    for bad in (1.5, -0.1, np.nan):
+        with pytest.raises(ValueError, match=r"rho is .* at training step 3"):
+            AdjustmentSchedule().factors(np.array([[bad]], np.float32), 3, 10)
+
+
+@pytest.mark.parametrize("settings", [{"mode": "x"}, {"lam": 2.0}, {"window": -0.1}, {"rho": "mean"}])
+def test_impossible_schedules_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        AdjustmentSchedule(**settings)

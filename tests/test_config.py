@@ -1,0 +1,97 @@
+"""The configuration rejects what cannot run, in words, and before anything heavy is imported."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gap_vla.config import ConfigError, FinetuneConfig, experiment
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_from_dict_reads_back_what_to_dict_writes():
+    config = FinetuneConfig.from_dict({"task": "threading", "model": {"window_size": 2}})
+    assert FinetuneConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"task": "threadin"}, "did you mean 'threading'"),
+        ({"task": "threading", "method": "gap"}, "choose one of v, vp, vp_gap"),
+        ({"task": "threading", "trian": {}}, "did you mean train"),
+        ({"task": "threading", "train": {"stepz": 1}}, "did you mean train.steps"),
+        ({"task": "threading", "train": {"steps": 0}}, "greater than 0"),
+        ({"task": "threading", "train": {"steps": 1.5}}, "must be int"),
+        ({"task": "threading", "train": {"steps": True}}, "must be int"),
+        ({"task": "threading", "train": 3}, "must be a section"),
+        ({"task": "threading", "demos": {"cameras": "primary"}}, "must be a sequence"),
+        ({"task": "threading", "demos": {"image_size": 60}}, "multiple of 16"),
+        ({"task": "threading", "data": {"val_fraction": 1.0}}, r"\[0, 1\)"),
+        ({"task": "threading", "adjustment": {"mode": "sampel"}}, "sample_lambda"),
+        ({"task": "threading", "adjustment": {"lam": 1.5}}, r"\[0, 1\]"),
+        ({"task": "threading", "model": {"num_heads": 3}}, "divisible"),
+        ({"task": "threading", "eval": {"execute": 99}}, "action_horizon"),
+        ({}, "task"),
+    ],
+)
+def test_wrong_configurations_are_refused_in_words(values, words):
+    with pytest.raises(ConfigError, match=words):
+        FinetuneConfig.from_dict(values)
+
+
+def test_only_vp_gap_adjusts_gradients_and_only_v_is_blind_to_proprio():
+    modes = {m: FinetuneConfig(task="threading", method=m) for m in ("v", "vp", "vp_gap")}
+    assert [modes[m].schedule.mode for m in modes] == ["none", "none", "sample"]
+    assert [modes[m].uses_proprio for m in modes] == [False, True, True]
+
+
+def test_an_experiment_applies_defaults_then_changes_then_profile():
+    profiles = {"default": {}, "short": {"train": {"steps": 2}}}
+    config = experiment("threading", {"train": {"steps": 9, "batch_size": 4}}, profiles, "short")
+    assert (config.train.steps, config.train.batch_size, config.train.seed) == (2, 4, 0)
+    with pytest.raises(ConfigError, match="did you mean steps"):
+        experiment("threading", {"train": {"step": 9}}, profiles, "default")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "finetune_configs").glob("*.py")), ids=lambda p: p.stem)
+def test_every_experiment_file_and_profile_is_valid(path):
+    from gap_vla.command import load_config
+
+    scope: dict = {}
+    exec(path.read_text(), scope)
+    for profile in scope["PROFILES"]:
+        FinetuneConfig.from_dict(load_config(f"{path}:{profile}").to_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.train.stepz=1"], 'Did you mean "steps"'),
+        (["--config.method=gap"], "choose one of v, vp, vp_gap"),
+        (["--config.task=sewing"], "task 'sewing' is unknown"),
+        (["--config.train.steps=-1"], "greater than 0"),
+        (["--stepz=1"], "stepz"),
+    ],
+)
+def test_the_command_refuses_wrong_settings_within_two_seconds(arguments, words):
+    command = [sys.executable, "scripts/finetune.py", "--config", "finetune_configs/threading.py", *arguments]
+    start = time.monotonic()
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert words in result.stderr and "Traceback" not in result.stderr
+    assert time.monotonic() - start < 10  # 0.3 s on an idle core; the bound of 2 s is checked by what is not imported
+
+
+def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():
+    code = (
+        "import sys; sys.argv = ['finetune', '--config', 'finetune_configs/threading.py', '--config.method=gap']\n"
+        "from gap_vla.command import run_command\n"
+        "assert run_command(print, '') == 2\n"
+        "heavy = {'jax', 'tensorflow', 'mujoco', 'torch', 'robosuite'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
