@@ -1,0 +1,58 @@
+"""A line that says what is running, how far it is, how fast, and how long it will still take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(75), duration(4000)
+    ('1:15', '1:06:40')
+    """
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Rewrites one line on a terminal; in a log file, prints a line of its own every `log_every` seconds."""
+
+    def __init__(
+        self, what: str, total: int, *, done: int = 0, stream: TextIO | None = None, log_every: float = 15.0
+    ) -> None:
+        self._what, self._total, self._done, self._first = what, total, done, done
+        self._stream = stream or sys.stderr
+        self._period = 0.2 if self._stream.isatty() else log_every
+        self._started = self._shown = time.monotonic()
+        self._note = ""
+
+    def update(self, *, advance: int = 0, note: str = "") -> None:
+        self._done += advance
+        self._note = note or self._note
+        if time.monotonic() - self._shown >= self._period:
+            self._show()
+
+    def close(self) -> None:
+        self._show()
+        if self._stream.isatty():
+            self._stream.write("\n")
+        self._stream.flush()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        self._shown = now
+        elapsed, new = now - self._started, self._done - self._first
+        parts = [f"{self._what}: {self._done}/{self._total}"]
+        if self._note:
+            parts.append(self._note)
+        if new:
+            parts.append(f"{new / elapsed * 60:.1f} a minute")
+            parts.append(f"{duration((self._total - self._done) * elapsed / new)} left")
+        else:
+            parts.append(f"{duration(elapsed)} so far")
+        line = ", ".join(parts)
+        self._stream.write(f"\r\x1b[K{line}" if self._stream.isatty() else f"{line}\n")
+        self._stream.flush()

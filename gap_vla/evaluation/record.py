@@ -1,0 +1,108 @@
+"""The evaluation's folder: one JSON line per finished episode, written at once, and the identity of what
+was evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
+
+
+class EvaluationError(RuntimeError):
+    """An evaluation that cannot start or go on; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeRecord:
+    """How one episode went.
+
+    Attributes:
+        episode: number within the evaluation; the layout depends on it and the evaluation's seed alone.
+        layout_seed: what the environment was reset with.
+        success: whether the task was achieved within the horizon. False if `error` is set.
+        steps: control steps taken.
+        phase: the last phase the watching expert got to, or None if nobody watched.
+        error: why the episode was cut short and counted as failed, or None.
+        simulation_seconds, rendering_seconds, policy_seconds: where the time went (a batch's policy time is
+            divided equally among its episodes).
+    """
+
+    episode: int
+    layout_seed: int
+    success: bool
+    steps: int
+    phase: str | None = None
+    error: str | None = None
+    simulation_seconds: float = 0.0
+    rendering_seconds: float = 0.0
+    policy_seconds: float = 0.0
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes under a temporary name, then renames: whoever reads `path` sees a whole file."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    temporary.replace(path)
+
+
+class EpisodeLog:
+    """`episodes.jsonl` in `directory`, append-only.
+
+    Opening it checks that the directory holds nothing, or an earlier part of the same evaluation.
+
+    Raises:
+        EvaluationError: the directory holds another evaluation (the differing entries are named), or any at
+            all when `resume` is False.
+    """
+
+    def __init__(self, directory: Path, identity: dict[str, Any], *, resume: bool = True) -> None:
+        self.directory = directory
+        self.path = directory / EPISODES_FILE
+        directory.mkdir(parents=True, exist_ok=True)
+        marker = directory / IDENTITY_FILE
+        identity = json.loads(json.dumps(identity))
+        if marker.exists():
+            found = json.loads(marker.read_text())
+            if found != identity:
+                keys = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
+                listing = ", ".join(f"{k}: {found.get(k)!r} there, {identity.get(k)!r} asked for" for k in keys)
+                raise EvaluationError(f"{directory} holds another evaluation ({listing}); choose another --out")
+            if not resume:
+                raise EvaluationError(f"{directory} already holds this evaluation; resume it or choose another --out")
+        else:
+            write_json(marker, identity)
+        self.records = self._read()
+        self._file = open(self.path, "a", encoding="utf-8")
+
+    def _read(self) -> dict[int, EpisodeRecord]:
+        """Finished episodes. A last line that was being written when the process was killed is cut off."""
+        if not self.path.exists():
+            return {}
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+        records = {}
+        for number, line in enumerate(whole.decode().splitlines(), 1):
+            try:
+                record = EpisodeRecord(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise EvaluationError(
+                    f"{self.path}, line {number}: not an episode ({error}); remove the line"
+                ) from None
+            records[record.episode] = record
+        return records
+
+    def append(self, record: EpisodeRecord) -> None:
+        self._file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.records[record.episode] = record
+
+    def close(self) -> None:
+        self._file.close()

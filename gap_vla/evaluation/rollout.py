@@ -1,0 +1,280 @@
+"""Rolls a policy out: simulators in processes of their own, one batched policy here, one JSON line per
+episode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.evaluation.guard import GuardedPolicy
+from gap_vla.evaluation.policy import Policy, PolicyUnavailable, identity
+from gap_vla.evaluation.pool import WorkerPool
+from gap_vla.evaluation.progress import Progress
+from gap_vla.evaluation.record import EpisodeLog, EpisodeRecord, EvaluationError, write_json
+from gap_vla.evaluation.summary import summarize
+from gap_vla.evaluation.task import Task, sim_task
+from gap_vla.evaluation.video import VideoShelf
+from gap_vla.evaluation.worker import Crash, Frame, Reset, Step, Watch
+
+MAX_LOST_IN_A_ROW = 3
+"""So many simulator failures without a finished episode between them mean that the machine, not a layout,
+is broken.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Seconds to wait for one answer; the first one includes building the simulator, or compiling the
+    policy.
+    """
+
+    simulator: float = 60.0
+    simulator_first: float = 300.0
+    policy: float = 60.0
+    policy_first: float = 600.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def layout_seed(seed: int, episode: int) -> int:
+    """The simulator's seed for one episode: hashed, so that evaluation layouts are not those of
+    demonstrations that were collected with seeds 0, 1, 2, …; equal for every policy, so that outcomes are
+    paired.
+
+    >>> layout_seed(0, 0) == layout_seed(0, 0) != layout_seed(1, 0)
+    True
+    """
+    return int(np.random.SeedSequence([seed, episode, 0x6A9]).generate_state(1)[0] >> 1)
+
+
+@dataclasses.dataclass
+class _Live:
+    """An episode that is under way."""
+
+    number: int
+    seed: int
+    observation: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    pictures: list[np.ndarray] = dataclasses.field(default_factory=list)
+    steps: int = -1  # becomes 0 with the first observation
+    phase: str | None = None
+    simulation: float = 0.0
+    rendering: float = 0.0
+    policy: float = 0.0
+
+    def take(self, frame: Frame) -> None:
+        self.observation, self.phase = frame.observation, frame.phase
+        self.steps += 1
+        self.simulation += frame.simulation_seconds
+        self.rendering += frame.rendering_seconds
+        if "image_primary" in frame.observation:
+            self.pictures.append(frame.observation["image_primary"])
+
+    def record(self, success: bool, error: str | None) -> EpisodeRecord:
+        seconds = {f"{part}_seconds": round(getattr(self, part), 4) for part in ("simulation", "rendering", "policy")}
+        return EpisodeRecord(self.number, self.seed, success, max(self.steps, 0), self.phase, error, **seconds)
+
+
+class _Rollout:
+    """The loop: start episodes in free slots, collect every answer, ask the policy once for all of them."""
+
+    def __init__(
+        self,
+        task: Task,
+        policy: GuardedPolicy,
+        pool: WorkerPool,
+        log: EpisodeLog,
+        shelf: VideoShelf,
+        shown: Progress | None,
+    ) -> None:
+        self._task, self._policy, self._pool, self._log, self._shelf, self._shown = (
+            task,
+            policy,
+            pool,
+            log,
+            shelf,
+            shown,
+        )
+        self._live: dict[int, _Live] = {}
+        self._lost_in_a_row = 0
+
+    def run(self, todo: Sequence[tuple[int, int]]) -> None:
+        waiting = deque(_Live(number, seed) for number, seed in todo)
+        while waiting or self._live:
+            self._start(waiting)
+            for slot, answer in self._pool.collect().items():
+                self._settle(slot, answer, waiting)
+            self._act()
+
+    def _start(self, waiting: deque[_Live]) -> None:
+        free = [slot for slot in range(self._pool.slots) if slot not in self._live]
+        fresh = list(zip(free, [waiting.popleft() for _ in free[: len(waiting)]]))
+        if not fresh:
+            return
+        fault = self._policy.reset([episode.number for _, episode in fresh])
+        for slot, episode in fresh:
+            self._live[slot] = episode
+            if fault is None:
+                self._pool.send(Reset(slot, episode.seed))
+            else:
+                self._finish(slot, False, f"at the start: {fault}")
+
+    def _settle(self, slot: int, answer: Frame | Crash | None, waiting: deque[_Live]) -> None:
+        episode = self._live.get(slot)
+        if episode is None:
+            return
+        if isinstance(answer, Frame):
+            episode.take(answer)
+            if answer.done or episode.steps >= self._task.horizon:
+                self._lost_in_a_row = 0
+                self._finish(slot, answer.success, None)
+            return
+        if isinstance(answer, Crash):
+            self._lost_in_a_row += 1
+            if self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
+                raise EvaluationError(
+                    f"{MAX_LOST_IN_A_ROW} simulator failures in a row; the last: episode {episode.number} of "
+                    f"{self._task.name}, layout seed {episode.seed}, step {max(episode.steps, 0)}: "
+                    f"{answer.traceback}"
+                )
+            if episode.steps >= 0:
+                self._finish(slot, False, f"step {episode.steps}: {answer.message}")
+                return
+        # Lost before it began, or with a worker that another episode brought down: not this policy's failure.
+        del self._live[slot]
+        waiting.append(_Live(episode.number, episode.seed))
+
+    def _act(self) -> None:
+        slots = sorted(self._live)
+        if not slots:
+            return
+        episodes = [self._live[slot] for slot in slots]
+        keys = episodes[0].observation
+        batch = {key: np.stack([episode.observation[key] for episode in episodes]) for key in keys}
+        batch["language_instruction"] = np.array([self._task.instruction] * len(slots))
+        started = time.perf_counter()
+        actions, faults = self._policy.act(batch, [episode.number for episode in episodes])
+        share = (time.perf_counter() - started) / len(slots)
+        for row, (slot, episode) in enumerate(zip(slots, episodes)):
+            episode.policy += share
+            if row in faults:
+                self._finish(slot, False, f"step {episode.steps}: {faults[row]}")
+            else:
+                self._pool.send(Step(slot, actions[row]))
+
+    def _finish(self, slot: int, success: bool, error: str | None) -> None:
+        episode = self._live.pop(slot)
+        self._shelf.add(episode.number, success, episode.pictures)
+        self._log.append(episode.record(success, error))
+        if self._shown is not None:
+            won = sum(record.success for record in self._log.records.values())
+            self._shown.update(advance=1, note=f"{won} of {len(self._log.records)} succeeded")
+
+
+def evaluate(
+    policy: Policy,
+    task: str | Task,
+    *,
+    episodes: int,
+    seed: int,
+    out_dir: str | Path,
+    image_size: int = 64,
+    cameras: Sequence[str] = ("primary",),
+    variant: str = "default",
+    camera: str = "near",
+    workers: int = 2,
+    slots_per_worker: int = 4,
+    horizon: int | None = None,
+    videos: int = 4,
+    resume: bool = True,
+    progress: bool = True,
+    watch: bool = True,
+    limits: Limits = DEFAULT_LIMITS,
+) -> dict[str, Any]:
+    """Success rate of a policy, on layouts that depend on `seed` alone.
+
+    `out_dir` receives `episodes.jsonl` (a line per episode, as it finishes), `videos/` (failures first),
+    `evaluation.json` (what is evaluated) and at the end `summary.json`. Called again after a kill it does
+    the missing episodes only; `episodes` may be raised later.
+
+    Args:
+        policy: see `Policy`. It is called for all live episodes at once, at most `workers *
+            slots_per_worker`.
+        task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task` (then the picture and variant arguments are
+            its own).
+        horizon: control steps per episode; the task's own by default.
+        watch: let the scripted expert follow each episode, to tell which phase it reached.
+        limits: how long to wait for the simulator and for the policy.
+
+    Returns:
+        The content of `summary.json`: `summarize`'s figures and what was evaluated.
+
+    Raises:
+        EvaluationError: `out_dir` holds something else, or the simulator fails again and again.
+        PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
+    """
+    if episodes < 1 or workers < 1 or slots_per_worker < 1:
+        raise EvaluationError(
+            f"episodes={episodes}, workers={workers}, slots_per_worker={slots_per_worker}; need 1 or more"
+        )
+    if isinstance(task, str):
+        chosen: Task = sim_task(
+            task,
+            image_size=image_size,
+            cameras=tuple(cameras),
+            variant=variant,
+            camera=camera,
+            horizon=horizon,
+        )
+    elif horizon is not None:
+        raise EvaluationError(f"horizon={horizon}: a task given as an object has its own, {task.horizon}")
+    else:
+        chosen = task
+    out = Path(out_dir)
+    what = {
+        "task": {**chosen.identity(), "horizon": chosen.horizon},
+        "seed": seed,
+        "policy": identity(policy),
+    }
+    log = EpisodeLog(out, what, resume=resume)
+    layouts = getattr(policy, "layout_seeds", None) or {e: layout_seed(seed, e) for e in range(episodes)}
+    todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
+    started = time.monotonic()
+    if todo:
+        workers = min(workers, len(todo))
+        slots = min(slots_per_worker, -(-len(todo) // workers))
+        needs_expert = bool(getattr(policy, "privileged", False))
+        mode = Watch.ACTIONS if needs_expert else Watch.PHASES if watch else Watch.NO
+        shown = Progress(f"{policy.name} on {chosen.name}", episodes, done=episodes - len(todo)) if progress else None
+        guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
+        pool = WorkerPool(chosen, workers, slots, mode, step_limit=limits.simulator, start_limit=limits.simulator_first)
+        try:
+            _Rollout(chosen, guarded, pool, log, VideoShelf(out / "videos", videos), shown).run(todo)
+        except PolicyUnavailable as error:
+            done = [record.success for record in log.records.values()]
+            raise PolicyUnavailable(
+                f"{error}; {len(done)} of {episodes} episodes are finished, {sum(done)} succeeded; kept in "
+                f"{log.path}: the same command continues"
+            ) from error
+        finally:
+            pool.close()
+            guarded.close()
+            log.close()
+            if shown is not None:
+                shown.close()
+    log.close()
+    summary = {
+        **what,
+        **summarize([log.records[e] for e in range(episodes)], chosen.phases),
+        "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
+        "videos": [str(path.relative_to(out)) for path in VideoShelf(out / "videos", videos).paths],
+    }
+    write_json(out / "summary.json", summary)
+    return summary

@@ -1,0 +1,139 @@
+"""Intervals for success rates, and paired comparisons of methods that were rolled out on the same layouts.
+
+Everything here takes plain arrays of outcomes and knows nothing of simulators or policies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+
+def _check(successes: int, n: int, level: float) -> None:
+    if n < 0 or not 0 <= successes <= max(n, 0):
+        raise ValueError(f"{successes} successes of {n} episodes; need 0 <= successes <= episodes")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}; need a confidence level between 0 and 1, such as 0.95")
+
+
+def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a success probability: near its nominal coverage on average, never outside
+    [0, 1].
+
+    Solves |p̂ − p| = z·sqrt(p(1−p)/n) for p (E. B. Wilson, JASA 1927). No episodes give the interval (0, 1).
+
+    >>> [round(x, 3) for x in wilson(7, 30)]
+    [0.118, 0.409]
+    """
+    _check(successes, n, level)
+    if n == 0:
+        return 0.0, 1.0
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    rate, shrink = successes / n, 1 + z * z / n
+    centre = (rate + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return low, high
+
+
+def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper–Pearson ("exact") interval: its coverage is never below the nominal level, so it is wider
+    than Wilson's.
+
+    >>> [round(x, 3) for x in clopper_pearson(7, 30)]
+    [0.099, 0.423]
+    """
+    _check(successes, n, level)
+    tail = (1 - level) / 2
+    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
+    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    return low, high
+
+
+def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> float:
+    """Exact two-sided McNemar test on paired outcomes: the probability, if both were equally good, of a
+    split of the discordant pairs at least as uneven as the observed one. 1.0 without discordant pairs.
+
+    >>> round(mcnemar(np.array([1, 1, 1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 0, 0, 0])), 4)
+    0.0312
+    """
+    first, second = np.asarray(a, bool), np.asarray(b, bool)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"outcomes of shapes {first.shape} and {second.shape}; pairs need two equal 1-D arrays")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    discordant = only_first + only_second
+    return float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedDifference:
+    """Success of `a` minus success of `b` on shared layouts.
+
+    Attributes:
+        difference: mean over seeds and layouts, in [-1, 1].
+        interval: bootstrap interval of it, over seeds and layouts.
+        p_mcnemar: exact McNemar probability over all pairs. It treats the pairs of several seeds as
+            independent and so says nothing about how much training seeds scatter; the interval does.
+        per_seed: the difference of each seed.
+        seeds, layouts: what it was computed from.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    p_mcnemar: float
+    per_seed: tuple[float, ...]
+    seeds: int
+    layouts: int
+
+
+def paired_difference(
+    a: Float[np.ndarray, "*seeds layouts"],
+    b: Float[np.ndarray, "*seeds layouts"],
+    *,
+    level: float = 0.95,
+    draws: int = 4000,
+    seed: int = 0,
+) -> PairedDifference:
+    """Compares two methods that saw the same layouts with the same training seeds.
+
+    Seeds and layouts are crossed (each seed's policy is rolled out on every layout), and both are samples of
+    something larger, so the bootstrap draws rows and columns independently (A. Owen, "The pigeonhole
+    bootstrap", 2007). With one seed only layouts are drawn: the interval then speaks about that pair of
+    checkpoints alone.
+    With two or three seeds it is rough: few rows cannot show a spread well, and it tends to be too narrow.
+
+    Args:
+        a, b: outcomes, bool or 0/1, `[layouts]` or `[seeds, layouts]`; entry (s, l) of both is the same
+            seed and layout.
+
+    Raises:
+        ValueError: shapes differ, are not 1-D or 2-D, or are empty.
+    """
+    first, second = np.atleast_2d(np.asarray(a, float)), np.atleast_2d(np.asarray(b, float))
+    if first.shape != second.shape or first.ndim != 2 or first.size == 0:
+        raise ValueError(
+            f"outcomes of shapes {np.shape(a)}, {np.shape(b)}; need two equal [layouts] or [seeds, layouts]"
+        )
+    if not np.isin(first, (0, 1)).all() or not np.isin(second, (0, 1)).all():
+        raise ValueError("outcomes must be 0 or 1")
+    gain = first - second
+    seeds, layouts = gain.shape
+    rng = np.random.default_rng(seed)
+    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    columns = rng.multinomial(layouts, np.full(layouts, 1 / layouts), size=draws) / layouts
+    means = np.einsum("ds,sl,dl->d", rows, gain, columns, optimize=True)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, (tail, 1 - tail))
+    return PairedDifference(
+        difference=float(gain.mean()),
+        interval=(float(low), float(high)),
+        p_mcnemar=mcnemar(first.ravel() > 0, second.ravel() > 0),
+        per_seed=tuple(float(x) for x in gain.mean(1)),
+        seeds=seeds,
+        layouts=layouts,
+    )

@@ -1,0 +1,113 @@
+"""What a rollout needs to know of a task, so that workers can be given any simulator, not only
+`gap_vla.sim`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class WatchingExpert(Protocol):
+    """A scripted expert looking at the environment's present state."""
+
+    @property
+    def phase(self) -> str: ...
+
+    def act(self) -> np.ndarray: ...
+
+
+class Task(Protocol):
+    """A task as the rollouts see it. It is sent to worker processes, so it must pickle."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def instruction(self) -> str: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+    @property
+    def action_dim(self) -> int: ...
+
+    @property
+    def phases(self) -> tuple[str, ...]: ...
+
+    def make(self) -> Any:
+        """A gymnasium environment, made and used inside one worker."""
+
+    def make_expert(self, env: Any, *, seed: int) -> WatchingExpert | None:
+        """An expert for the episode that `env` has just been reset to, or None if the task has none."""
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-able: what must be equal for two evaluations to be of the same thing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SimTask:
+    """A task of `gap_vla.sim`, with its pictures and its variant; see `sim_task` to build one by name."""
+
+    name: str
+    instruction: str
+    horizon: int
+    action_dim: int
+    phases: tuple[str, ...]
+    image_size: int = 64
+    cameras: tuple[str, ...] = ("primary",)
+    variant: str = "default"
+    camera: str = "near"
+
+    def make(self) -> Any:
+        from gap_vla import sim
+
+        return sim.make(
+            self.name,
+            image_size=self.image_size,
+            cameras=self.cameras,
+            variant=self.variant,
+            camera=self.camera,
+        )
+
+    def make_expert(self, env: Any, *, seed: int) -> WatchingExpert:
+        from gap_vla import sim
+
+        return sim.make_expert(env, seed=seed)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "task": self.name,
+            "image_size": self.image_size,
+            "cameras": list(self.cameras),
+            "variant": self.variant,
+            "camera": self.camera,
+        }
+
+
+def sim_task(
+    name: str,
+    *,
+    image_size: int = 64,
+    cameras: tuple[str, ...] = ("primary",),
+    variant: str = "default",
+    camera: str = "near",
+    horizon: int | None = None,
+) -> SimTask:
+    """Looks the task up in `gap_vla.sim`. An unknown name is an error that lists the known ones."""
+    from gap_vla import sim
+
+    spec = sim.task_spec(name)
+    return SimTask(
+        name=spec.name,
+        instruction=spec.instruction,
+        horizon=horizon or spec.horizon,
+        action_dim=spec.action_dim,
+        phases=tuple(spec.phases),
+        image_size=image_size,
+        cameras=tuple(cameras),
+        variant=variant,
+        camera=camera,
+    )

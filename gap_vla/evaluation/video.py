@@ -1,0 +1,78 @@
+"""Rollouts as mp4 files, failures first: they are the ones to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+SHOWN_SIZE = 256
+"""Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they
+are.
+"""
+
+
+def write_video(path: Path, frames: Sequence[UInt8[np.ndarray, "h w 3"]], *, fps: float = 20.0) -> Path:
+    """Writes H.264, which every browser plays; under a temporary name first.
+
+    Args:
+        frames: at least one picture, all of the same size.
+    """
+    import imageio_ffmpeg
+
+    if not frames:
+        raise ValueError(f"{path}: no frames to write")
+    height, width = frames[0].shape[:2]
+    factor = max(1, SHOWN_SIZE // height)
+    size = (width * factor // 2 * 2, height * factor // 2 * 2)  # H.264 wants even sides
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp.mp4")
+    writer = imageio_ffmpeg.write_frames(
+        str(temporary),
+        size,
+        fps=fps,
+        codec="libx264",
+        macro_block_size=2,
+        ffmpeg_log_level="error",
+        quality=6,
+    )
+    writer.send(None)
+    try:
+        for frame in frames:
+            large = np.repeat(np.repeat(frame, factor, 0), factor, 1)[: size[1], : size[0]]
+            writer.send(np.ascontiguousarray(large))
+    finally:
+        writer.close()
+    temporary.replace(path)
+    return path
+
+
+class VideoShelf:
+    """At most `limit` videos in a folder; a failure takes the place of a success. Survives a resumed
+    evaluation.
+    """
+
+    def __init__(self, directory: Path, limit: int, *, fps: float = 20.0) -> None:
+        self._directory, self._limit, self._fps = directory, limit, fps
+
+    @property
+    def paths(self) -> list[Path]:
+        """What is there, failures first, then by episode."""
+        found = self._directory.glob("episode_*.mp4")
+        return sorted(found, key=lambda path: (not path.stem.endswith("failure"), path.name))
+
+    def wants(self, success: bool) -> bool:
+        shelved = self.paths
+        if len(shelved) < self._limit:
+            return True
+        return not success and any(path.stem.endswith("success") for path in shelved)
+
+    def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:
+        if not frames or not self.wants(success):
+            return
+        outcome = "success" if success else "failure"
+        write_video(self._directory / f"episode_{episode:04d}_{outcome}.mp4", frames, fps=self._fps)
+        for surplus in self.paths[self._limit :]:
+            surplus.unlink()

@@ -1,0 +1,150 @@
+"""The simulator process: holds environments, obeys one command at a time, knows nothing of policies.
+
+It is spawned, never forked, and makes its renderers itself: a forked child of a process that has made a GL
+context hangs for ever. It ends when its parent does (the pipe closes).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import signal
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from gap_vla.evaluation.policy import EXPERT_ACTION
+from gap_vla.evaluation.task import Task, WatchingExpert
+
+SINGLE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "LP_NUM_THREADS": "1",
+}
+"""Set around the start of a worker: with several, BLAS and software-GL threads only get in each other's
+way.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reset:
+    slot: int
+    layout_seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    slot: int
+    action: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What one reset or step led to."""
+
+    slot: int
+    observation: dict[str, np.ndarray]
+    done: bool
+    success: bool
+    phase: str | None
+    simulation_seconds: float
+    rendering_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Crash:
+    """The simulator raised; `traceback` is the worker's."""
+
+    slot: int
+    message: str
+    traceback: str
+
+
+class Watch(enum.Enum):
+    """What the task's scripted expert is for."""
+
+    NO = "no"
+    # Names the phase; if it cannot cope with where a policy has led, it is left out from there on.
+    PHASES = "phases"
+    # Its actions are executed: if it fails, the episode fails.
+    ACTIONS = "actions"
+
+
+class _Slot:
+    """One environment, and the expert that watches it."""
+
+    def __init__(self, task: Task, watch: Watch) -> None:
+        self._task, self._watch = task, watch
+        self._env: Any = None
+        self._expert: WatchingExpert | None = None
+        self._phase: str | None = None
+
+    def reset(self, command: Reset) -> Frame:
+        started = time.perf_counter()
+        if self._env is None:
+            self._env = self._task.make()
+        observation, info = self._env.reset(seed=command.layout_seed)
+        self._phase = None
+        if self._watch is not Watch.NO:
+            self._expert = self._task.make_expert(self._env, seed=command.layout_seed)
+        return self._frame(command.slot, observation, info, False, started)
+
+    def step(self, command: Step) -> Frame:
+        started = time.perf_counter()
+        observation, _, terminated, truncated, info = self._env.step(command.action)
+        return self._frame(command.slot, observation, info, bool(terminated or truncated), started)
+
+    def _frame(self, slot: int, observation: dict, info: dict, ended: bool, started: float) -> Frame:
+        observation = dict(observation)
+        if self._expert is not None:
+            self._consult(self._expert, observation)
+        rendering = float(info.get("render_seconds", 0.0))
+        success = bool(info.get("success", False))
+        elapsed = time.perf_counter() - started
+        return Frame(
+            slot,
+            observation,
+            ended or success,
+            success,
+            self._phase,
+            max(elapsed - rendering, 0.0),
+            rendering,
+        )
+
+    def _consult(self, expert: WatchingExpert, observation: dict) -> None:
+        try:
+            action = np.asarray(expert.act(), np.float32)
+        except Exception:
+            if self._watch is Watch.ACTIONS:
+                raise
+            self._expert = None
+            return
+        self._phase = expert.phase
+        if self._watch is Watch.ACTIONS:
+            observation[EXPERT_ACTION] = action
+
+
+def serve(connection: Connection, task: Task, watch: Watch) -> None:
+    """Answers every `Reset` and `Step` with a `Frame` or a `Crash`, in order, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
+    slots: dict[int, _Slot] = {}
+    while True:
+        try:
+            command = connection.recv()
+        except (EOFError, OSError):
+            return
+        reply: Frame | Crash
+        try:
+            slot = slots.setdefault(command.slot, _Slot(task, watch))
+            reply = slot.reset(command) if isinstance(command, Reset) else slot.step(command)
+        except Exception as error:
+            slots.pop(command.slot, None)
+            reply = Crash(command.slot, f"{type(error).__name__}: {error}", traceback.format_exc())
+        try:
+            connection.send(reply)
+        except (BrokenPipeError, OSError):
+            return

@@ -1,0 +1,96 @@
+"""A point that must be carried to a spot: a simulator small enough for tests, with every way to misbehave."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+STEP = 0.1
+
+
+class PointMass(gymnasium.Env):
+    """Position in [-1, 1]^3; action entries 0..2 move it, 6 grips. Success: within 0.05 of the target, gripped.
+
+    `image_primary` shows the target (red) and the point (green) from above; the proprioception holds the point alone.
+    """
+
+    def __init__(self, size: int, faults: dict[int, str]) -> None:
+        self._size, self._faults = size, faults
+        self.observation_space = gymnasium.spaces.Dict({})
+        self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        self.seed_value = seed
+        self.target = self.np_random.uniform(-0.8, 0.8, 3)
+        self.position = np.zeros(3)
+        self.steps = 0
+        if self._faults.get(seed) == "reset":
+            raise RuntimeError("no layout")
+        return self._observe(), {"success": False}
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        fault = self._faults.get(self.seed_value)
+        if self.steps == 3 and fault == "raise":
+            raise RuntimeError("the simulation became unstable")
+        if self.steps == 3 and fault == "hang":
+            time.sleep(3600)
+        if self.steps == 3 and fault == "die":
+            os._exit(7)
+        self.position = np.clip(self.position + STEP * np.asarray(action[:3], float), -1, 1)
+        self.steps += 1
+        near = float(np.abs(self.position - self.target).max()) < 0.05
+        success = near and action[6] > 0
+        return self._observe(), 0.0, success, False, {"success": success, "render_seconds": 0.0}
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        picture = np.zeros((self._size, self._size, 3), np.uint8)
+        for channel, place in ((0, self.target), (1, self.position)):
+            row, column = ((place[:2] + 1) / 2 * (self._size - 1)).round().astype(int)
+            picture[row, column, channel] = 255
+        picture[0, 0, 2] = round((self.target[2] + 1) / 2 * 255)
+        proprio = np.zeros(9, np.float32)
+        proprio[:3], proprio[3] = self.position, 1
+        return {"image_primary": picture, "proprio": proprio}
+
+
+class PointExpert:
+    def __init__(self, env: PointMass) -> None:
+        self._env = env
+        self.phase = "move"
+
+    def act(self) -> np.ndarray:
+        gap = self._env.target - self._env.position
+        if np.abs(gap).max() < 0.04:
+            self.phase = "grip"
+        action = np.zeros(7, np.float32)
+        action[:3] = np.clip(gap / STEP, -1, 1)
+        action[6] = 1 if self.phase == "grip" else -1
+        return action
+
+
+@dataclasses.dataclass(frozen=True)
+class PointTask:
+    """`faults`: layout seed to "reset", "raise", "hang" or "die"."""
+
+    name: str = "pointmass"
+    instruction: str = "go to the red spot and grip"
+    horizon: int = 30
+    action_dim: int = 7
+    phases: tuple[str, ...] = ("move", "grip")
+    size: int = 16
+    faults: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    def make(self) -> PointMass:
+        return PointMass(self.size, self.faults)
+
+    def make_expert(self, env: PointMass, *, seed: int) -> PointExpert:
+        return PointExpert(env)
+
+    def identity(self) -> dict[str, Any]:
+        return {"task": self.name, "size": self.size}
