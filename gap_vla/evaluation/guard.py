@@ -72,11 +72,11 @@ class GuardedPolicy:
             fault = self._misshapen(result, rows)
         if fault is not None:
             return unusable, dict.fromkeys(range(rows), fault)
-        actions = np.asarray(result, np.float32)
+        actions: np.ndarray = np.asarray(result, np.float32)
         finite = np.isfinite(actions).all(1)
         faults = {}
         for row in np.flatnonzero(~finite):
-            entries = np.flatnonzero(~np.isfinite(actions[row])).tolist()
+            entries = [entry for entry, value in enumerate(actions[row]) if not np.isfinite(value)]
             faults[int(row)] = f"the policy returned NaN or infinity in action entries {entries}"
         return np.clip(np.where(finite[:, None], actions, 0), -1, 1), faults
 

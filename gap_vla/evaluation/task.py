@@ -63,14 +63,16 @@ class SimTask:
 
     def make(self) -> Any:
         from gap_vla import sim
+        from gap_vla.evaluation.timing import RenderTimer
 
-        return sim.make(
+        env = sim.make(
             self.name,
             image_size=self.image_size,
             cameras=self.cameras,
             variant=self.variant,
             camera=self.camera,
         )
+        return RenderTimer(env)
 
     def make_expert(self, env: Any, *, seed: int) -> WatchingExpert:
         from gap_vla import sim

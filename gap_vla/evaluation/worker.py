@@ -6,6 +6,7 @@ context hangs for ever. It ends when its parent does (the pipe closes).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import signal
@@ -98,6 +99,13 @@ class _Slot:
         observation, _, terminated, truncated, info = self._env.step(command.action)
         return self._frame(command.slot, observation, info, bool(terminated or truncated), started)
 
+    def close(self) -> None:
+        """Frees the environment; the next reset makes a new one."""
+        if self._env is not None:
+            with contextlib.suppress(Exception):  # a broken simulator need not close well
+                self._env.close()
+        self._env = self._expert = None
+
     def _frame(self, slot: int, observation: dict, info: dict, ended: bool, started: float) -> Frame:
         observation = dict(observation)
         if self._expert is not None:
@@ -132,19 +140,20 @@ def serve(connection: Connection, task: Task, watch: Watch) -> None:
     """Answers every `Reset` and `Step` with a `Frame` or a `Crash`, in order, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     slots: dict[int, _Slot] = {}
-    while True:
-        try:
+    try:
+        while True:
             command = connection.recv()
-        except (EOFError, OSError):
-            return
-        reply: Frame | Crash
-        try:
-            slot = slots.setdefault(command.slot, _Slot(task, watch))
-            reply = slot.reset(command) if isinstance(command, Reset) else slot.step(command)
-        except Exception as error:
-            slots.pop(command.slot, None)
-            reply = Crash(command.slot, f"{type(error).__name__}: {error}", traceback.format_exc())
-        try:
-            connection.send(reply)
-        except (BrokenPipeError, OSError):
-            return
+            connection.send(_answer(slots.setdefault(command.slot, _Slot(task, watch)), command))
+    except (EOFError, OSError):
+        pass  # the parent has closed the pipe or is gone
+    finally:
+        for slot in slots.values():
+            slot.close()  # frees OpenGL while it is still there
+
+
+def _answer(slot: _Slot, command: Reset | Step) -> Frame | Crash:
+    try:
+        return slot.reset(command) if isinstance(command, Reset) else slot.step(command)
+    except Exception as error:
+        slot.close()
+        return Crash(command.slot, f"{type(error).__name__}: {error}", traceback.format_exc())
