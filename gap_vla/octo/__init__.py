@@ -1,0 +1,43 @@
+"""Octo in current Flax: the same parameters, checkpoints and results as upstream's.
+
+OctoModel          a model with its parameters: from_config, load_pretrained, save_pretrained, create_tasks, sample_actions
+OctoModule         the Flax module inside; its file documents how losses and embeddings are computed
+OctoTransformer    tokenizers, projections and the block-wise causal transformer
+BlockTransformer   where GAP's interceptor acts, on `TimestepGroup`s
+ModuleSpec         classes named in configs
+Compute            arithmetic type, looped layers, rematerialisation
+create_optimizer   upstream's optimizer and schedules
+merge_params       pretrained parameters into a changed model, with an account
+small_config       configs of small models
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "OctoModel": "model",
+    "NormalizationType": "model",
+    "OctoModule": "module",
+    "OctoTransformer": "module",
+    "BlockTransformer": "block_transformer",
+    "PrefixGroup": "block_transformer",
+    "TimestepGroup": "block_transformer",
+    "TokenGroup": "tokens",
+    "ModuleSpec": "spec",
+    "Compute": "compute",
+    "create_optimizer": "optimizer",
+    "merge_params": "merge",
+    "small_config": "presets",
+    "CheckpointError": "errors",
+    "BatchError": "errors",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

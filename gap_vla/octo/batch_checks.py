@@ -1,0 +1,68 @@
+"""Do these observations, tasks and parameters fit this model? Errors that name the key and both shapes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from gap_vla.octo.errors import BatchError, CheckpointError
+
+
+def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], leading: int) -> None:
+    """Compare shapes with the example the model was built for, apart from the first `leading` axes.
+
+    Missing and additional keys are allowed (a missing camera is padding) and warned about.
+
+    Raises:
+        BatchError: an entry has another shape, or is a dictionary where the example has an array.
+    """
+    found, expected = _flatten(data), _flatten(example)
+    extra, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
+    if extra:
+        warnings.warn(f"{kind}: ignored or unknown to the model: {extra}", stacklevel=3)
+    if missing:
+        warnings.warn(f"{kind}: the model was built with {missing}, which are missing here", stacklevel=3)
+    wrong = [
+        f"{kind}/{key} is {np.shape(found[key])}, expected {_pattern(np.shape(expected[key]), leading)}"
+        for key in sorted(set(found) & set(expected))
+        if np.shape(found[key])[leading:] != np.shape(expected[key])[leading:]
+        or np.ndim(found[key]) != np.ndim(expected[key])
+    ]
+    if wrong:
+        raise BatchError("; ".join(wrong))
+
+
+def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    """Parameters must have exactly the names and shapes of `expected`.
+
+    Raises:
+        CheckpointError: with the names that are missing, additional, or of another shape.
+    """
+    have, want = _flatten(params), _flatten(expected)
+    problems = [f"missing {key} {np.shape(want[key])}" for key in sorted(set(want) - set(have))]
+    problems += [f"unexpected {key} {np.shape(have[key])}" for key in sorted(set(have) - set(want))]
+    problems += [
+        f"{key} is {np.shape(have[key])}, the config's model has {want[key].shape}"
+        for key in sorted(set(have) & set(want))
+        if np.shape(have[key]) != tuple(want[key].shape)
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise CheckpointError(
+            f"{path}: the parameters are not those of the model in config.json:\n  {shown}{more}\n"
+            "Use the config.json that belongs to them, or merge them with gap_vla.octo.merge.merge_params."
+        )
+
+
+def _pattern(shape: tuple[int, ...], leading: int) -> str:
+    return "(" + ", ".join([*"BW"[:leading], *map(str, shape[leading:])]) + ")"
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.flatten_dict(dict(tree), sep="/")

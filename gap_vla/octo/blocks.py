@@ -1,0 +1,119 @@
+"""The transformer: pre-norm blocks, and pooling by attention."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gap_vla.octo.compute import Compute
+from gap_vla.octo.layer_scan import run_layers
+from gap_vla.octo.tokens import TokenGroup
+
+
+class MlpBlock(nn.Module):
+    """Dense, tanh-approximated GELU, dropout, Dense, dropout; the output has the input's width."""
+
+    mlp_dim: int
+    dropout_rate: float = 0.1
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+        def dense(width: int) -> nn.Dense:
+            return nn.Dense(
+                width,
+                dtype=self.compute.dtype,
+                kernel_init=nn.initializers.xavier_uniform(),
+                bias_init=nn.initializers.normal(1e-6),
+            )
+
+        hidden = nn.gelu(dense(self.mlp_dim)(x))
+        hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
+        return nn.Dropout(self.dropout_rate)(dense(x.shape[-1])(hidden), deterministic=deterministic)
+
+
+class Encoder1DBlock(nn.Module):
+    """h = x + attention(LN(x)); y = h + MLP(LN(h)). `x` is float[B, N, D], `mask` bool[B, 1, N, N]."""
+
+    mlp_dim: int
+    num_heads: int
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
+        hidden = nn.LayerNorm(dtype=self.compute.dtype)(x)
+        hidden = nn.MultiHeadDotProductAttention(
+            num_heads=self.num_heads,
+            dtype=self.compute.dtype,
+            kernel_init=nn.initializers.xavier_uniform(),
+            broadcast_dropout=False,
+            dropout_rate=self.attention_dropout_rate,
+            force_fp32_for_softmax=True,
+        )(hidden, mask=mask, deterministic=deterministic)
+        x = x + nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
+        hidden = nn.LayerNorm(dtype=self.compute.dtype)(x)
+        mlp = MlpBlock(mlp_dim=self.mlp_dim, dropout_rate=self.dropout_rate, compute=self.compute)
+        return x + mlp(hidden, deterministic=deterministic)
+
+
+class Transformer(nn.Module):
+    """`num_layers` blocks and a final LayerNorm; float[B, N, D] in and out, attention where `mask` is True."""
+
+    num_layers: int
+    mlp_dim: int
+    num_attention_heads: int
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    add_position_embedding: bool = False
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
+        if self.add_position_embedding:
+            raise ValueError("add_position_embedding must be False: Octo adds its own embeddings per token group")
+
+        def block(name: str | None) -> Encoder1DBlock:
+            return Encoder1DBlock(
+                mlp_dim=self.mlp_dim,
+                num_heads=self.num_attention_heads,
+                dropout_rate=self.dropout_rate,
+                attention_dropout_rate=self.attention_dropout_rate,
+                compute=self.compute,
+                name=name,
+            )
+
+        x = x.astype(self.compute.dtype)
+        names = [f"encoderblock_{layer}" for layer in range(self.num_layers)]
+        needs_rng = train and (self.dropout_rate > 0 or self.attention_dropout_rate > 0)
+        x = run_layers(
+            self, block, names, x, (mask,), deterministic=not train, needs_rng=needs_rng, compute=self.compute
+        )
+        return nn.LayerNorm(dtype=self.compute.dtype, name="encoder_norm")(x)
+
+
+class MAPHead(nn.Module):
+    """Pooling by attention: learned probes attend to a group's unmasked tokens.
+
+    float[..., n, D] with its mask in, float[..., num_readouts, D] out; D must be divisible by `num_heads`.
+    """
+
+    mlp_dim: int | None = None
+    num_heads: int = 8
+    num_readouts: int = 1
+
+    @nn.compact
+    def __call__(self, inputs: TokenGroup | jax.Array, train: bool = True) -> jax.Array:
+        group = inputs if isinstance(inputs, TokenGroup) else TokenGroup.create(inputs)
+        *leading, length, width = group.tokens.shape
+        tokens = group.tokens.reshape(-1, length, width)
+        mask = group.mask.reshape(-1, length).astype(bool)
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, self.num_readouts, width))
+        out = nn.MultiHeadDotProductAttention(num_heads=self.num_heads, kernel_init=nn.initializers.xavier_uniform())(
+            jnp.tile(probe, (len(tokens), 1, 1)), tokens, mask=mask[:, None, None, :], deterministic=True
+        )
+        mlp = MlpBlock(mlp_dim=4 * width if self.mlp_dim is None else self.mlp_dim)
+        out = out + mlp(nn.LayerNorm()(out), deterministic=not train)
+        return out.reshape(*leading, self.num_readouts, width)

@@ -1,0 +1,28 @@
+"""How a model computes, apart from what it computes: nothing here changes parameters, checkpoints or results."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """Options of the implementation, chosen at load time and never written into a checkpoint's config.
+
+    Attributes:
+        dtype: arithmetic of encoders and transformers; parameters stay float32. bfloat16 pays on accelerators only.
+        scan_layers: trace and compile one transformer layer and loop over it. None means from six layers on, where
+            the saved compilation is worth a copy of the layers' parameters per step.
+        remat: recompute each layer's activations in the backward pass: less memory, about a third more time.
+    """
+
+    dtype: Any = jnp.float32
+    scan_layers: bool | None = None
+    remat: bool = False
+
+    def scans(self, num_layers: int) -> bool:
+        """Whether a stack of `num_layers` is looped over."""
+        return num_layers >= 6 if self.scan_layers is None else self.scan_layers

@@ -1,0 +1,106 @@
+"""Image encoders: from stacked camera frames to a grid of patch features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gap_vla.octo.convolution import PatchConv, StdConv
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize_images(images: jax.Array, img_norm_type: str = "default") -> jax.Array:
+    """uint8[..., c] to float32: `"default"` gives x / 127.5 - 1, `"imagenet"` its means and deviations (c = 3k)."""
+    images = images.astype(jnp.float32)
+    if img_norm_type == "default":
+        return images / 127.5 - 1.0
+    if img_norm_type == "imagenet":
+        frames = images.shape[-1] // 3
+        mean, std = np.tile(_IMAGENET_MEAN, frames), np.tile(_IMAGENET_STD, frames)
+        return (images / 255.0 - mean.astype(np.float32)) / std.astype(np.float32)
+    raise ValueError(f"img_norm_type must be 'default' or 'imagenet', found {img_norm_type!r}")
+
+
+class FilmConditioning(nn.Module):
+    """x * (1 + Dense_0(c)) + Dense_1(c), both zero at initialisation: float[B, h, w, f] and float[B, E]."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, conditioning: jax.Array) -> jax.Array:
+        zeros = nn.initializers.zeros_init()
+        scale = nn.Dense(x.shape[-1], kernel_init=zeros)(conditioning)
+        shift = nn.Dense(x.shape[-1], kernel_init=zeros)(conditioning)
+        return x * (1 + scale[:, None, None, :]) + shift[:, None, None, :]
+
+
+class PatchEncoder(nn.Module):
+    """One linear map per patch: uint8[B, h, w, c] to float[B, h / patch, w / patch, num_features]."""
+
+    use_film: bool = False
+    patch_size: int = 32
+    num_features: int = 512
+    img_norm_type: str = "default"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = True, cond_var: jax.Array | None = None) -> jax.Array:
+        x = normalize_images(images, self.img_norm_type)
+        x = PatchConv(self.num_features, self.patch_size, self.dtype, name="embedding")(x)
+        return _film(self.use_film, x, cond_var)
+
+
+class SmallStem(nn.Module):
+    """Strided, weight-standardised convolutions, then one linear map per patch.
+
+    uint8[B, h, w, c] to float[B, h', w', num_features]. The fields of the stages have one entry per stage; a stage
+    halves the image, so a `patch_size` of 16 leaves a 1x1 map after the four default stages.
+    """
+
+    use_film: bool = False
+    patch_size: int = 32
+    kernel_sizes: Sequence[int] = (3, 3, 3, 3)
+    strides: Sequence[int] = (2, 2, 2, 2)
+    features: Sequence[int] = (32, 96, 192, 384)
+    padding: Sequence[int] = (1, 1, 1, 1)
+    num_features: int = 512
+    img_norm_type: str = "default"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = True, cond_var: jax.Array | None = None) -> jax.Array:
+        x = normalize_images(images, self.img_norm_type)
+        for kernel, stride, features, padding in zip(self.kernel_sizes, self.strides, self.features, self.padding):
+            x = StdConv(
+                features=features,
+                kernel_size=(kernel, kernel),
+                strides=(stride, stride),
+                padding=((padding, padding), (padding, padding)),
+                dtype=self.dtype,
+            )(x)
+            x = nn.relu(nn.GroupNorm(dtype=self.dtype)(x))
+        x = PatchConv(self.num_features, self.patch_size // 16, self.dtype, name="embedding")(x)
+        return _film(self.use_film, x, cond_var)
+
+
+class SmallStem16(SmallStem):
+    """`SmallStem` with one token per 16x16 pixels, the encoder of the published 1.5 models."""
+
+    patch_size: int = 16
+
+
+class SmallStem32(SmallStem):
+    """`SmallStem` with one token per 32x32 pixels."""
+
+    patch_size: int = 32
+
+
+def _film(use_film: bool, x: jax.Array, conditioning: jax.Array | None) -> jax.Array:
+    if use_film != (conditioning is not None):
+        raise ValueError("use_film=True and the tokenizer's task_film_keys must be given together")
+    return x if conditioning is None else FilmConditioning()(x, conditioning)

@@ -1,0 +1,11 @@
+"""What goes wrong between a model, its checkpoint and a batch."""
+
+from __future__ import annotations
+
+
+class CheckpointError(ValueError):
+    """A checkpoint directory that cannot be used; the message names the file or the parameters, and what to do."""
+
+
+class BatchError(ValueError):
+    """Observations or tasks that do not fit the model; the message names the key and both shapes."""

@@ -1,0 +1,91 @@
+"""Heads that regress the action: L1 and mean squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gap_vla.octo.blocks import MAPHead
+from gap_vla.octo.heads import readout
+from gap_vla.octo.tokens import TokenGroup
+
+
+class ContinuousActionHead(nn.Module):
+    """Predicts tanh(x / max_action) * max_action, H steps of A dimensions at every window step.
+
+    Attributes:
+        readout_key: the token group that is read, usually `"readout_action"`.
+        use_map: pool the group by attention; otherwise by its mean.
+        action_horizon: H, action_dim: A.
+        max_action: bound of predictions, in normalised units; targets are not clipped.
+        loss_type: `"mse"` or `"l1"`.
+    """
+
+    readout_key: str
+    use_map: bool = False
+    action_horizon: int = 1
+    action_dim: int = 7
+    max_action: float = 5.0
+    loss_type: str = "mse"
+
+    def setup(self) -> None:
+        self.map_head = MAPHead() if self.use_map else None
+        self.mean_proj = nn.Dense(self.action_horizon * self.action_dim)
+
+    def __call__(self, transformer_outputs: Mapping[str, TokenGroup], train: bool = True) -> jax.Array:
+        """float32[B, W, H, A], normalised actions."""
+        group = readout.find_group(transformer_outputs, self.readout_key)
+        mean = self.mean_proj(readout.pool(group, self.map_head, train))
+        mean = mean.reshape(*mean.shape[:-1], self.action_horizon, self.action_dim)
+        return jnp.tanh(mean / self.max_action) * self.max_action
+
+    def loss(
+        self,
+        transformer_outputs: Mapping[str, TokenGroup],
+        actions: jax.Array,
+        timestep_pad_mask: jax.Array,
+        action_pad_mask: jax.Array,
+        train: bool = True,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Scalar loss and metrics `loss`, `mse`.
+
+        Args:
+            actions: float32[B, W, H, A], normalised.
+            timestep_pad_mask: bool[B, W], False where the window reaches before the episode.
+            action_pad_mask: bool[B, W, H, A], False where an entry is not to be learned.
+        """
+        readout.check_actions(actions, action_pad_mask, self.action_horizon, self.action_dim)
+        mask = readout.action_mask(timestep_pad_mask, action_pad_mask)
+        predictions = self(transformer_outputs, train=train)
+        loss, metrics = readout.continuous_loss(predictions, actions, mask, self.loss_type)
+        return readout.sum_over_action_dims(loss, metrics, self.action_dim)
+
+    def predict_action(
+        self,
+        transformer_outputs: Mapping[str, TokenGroup],
+        train: bool = True,
+        *args: Any,
+        sample_shape: Sequence[int] = (),
+        **kwargs: Any,
+    ) -> jax.Array:
+        """float32[*sample_shape, B, H, A] of the last window step; deterministic, so samples are equal."""
+        mean = self(transformer_outputs, train=train)[:, -1]
+        return jnp.broadcast_to(mean, (*sample_shape, *mean.shape))
+
+
+class MSEActionHead(ContinuousActionHead):
+    """`ContinuousActionHead` with attention pooling and mean squared error."""
+
+    loss_type: str = "mse"
+    use_map: bool = True
+
+
+class L1ActionHead(ContinuousActionHead):
+    """`ContinuousActionHead` with attention pooling and absolute error."""
+
+    loss_type: str = "l1"
+    use_map: bool = True

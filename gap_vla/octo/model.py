@@ -1,0 +1,270 @@
+"""`OctoModel`: the module with its parameters, and everything that a checkpoint carries."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from gap_vla.octo import batch_checks, checkpoint
+from gap_vla.octo.compute import Compute
+from gap_vla.octo.module import OctoModule
+from gap_vla.octo.spec import ModuleSpec
+from gap_vla.octo.tokens import TokenGroup
+
+
+class NormalizationType(str, enum.Enum):
+    """How actions were normalised: to zero mean and unit deviation, or the 1st and 99th percentile to -1 and 1."""
+
+    NORMAL = "normal"
+    BOUNDS = "bounds"
+
+
+@struct.dataclass
+class OctoModel:
+    """An Octo model that can act, be fine-tuned and be saved. A pytree; `replace` gives changed copies.
+
+    Example:
+        >>> model = OctoModel.load_pretrained("runs/threading/checkpoint")          # doctest: +SKIP
+        >>> task = model.create_tasks(texts=["thread the needle"])                  # doctest: +SKIP
+        >>> actions = model.sample_actions(observation, task, rng=key,              # doctest: +SKIP
+        ...     unnormalization_statistics=model.dataset_statistics["action"])      # (B, H, A)
+    """
+
+    module: OctoModule = struct.field(pytree_node=False)
+    text_processor: Any = struct.field(pytree_node=False)
+    config: Any = struct.field(pytree_node=False)
+    params: Any
+    example_batch: Any
+    dataset_statistics: Any
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        example_batch: Mapping[str, Any],
+        text_processor: Any = None,
+        verbose: bool = False,
+        rng: jax.Array | None = None,
+        dataset_statistics: Mapping[str, Any] | None = None,
+        compute: Compute | None = None,
+    ) -> OctoModel:
+        """A model with fresh parameters.
+
+        Args:
+            config: as in `config.json`; the model is `config["model"]`.
+            example_batch: `observation` and `task` (and `action`, ...) whose shapes the model is built for.
+            verbose: print the layout of the sequence.
+            compute: see `Compute`; the default computes everything in float32.
+        """
+        module = OctoModule.create(**config["model"], compute=compute)
+        example = jax.tree.map(lambda leaf: leaf[:1], dict(example_batch))
+        rng = jax.random.PRNGKey(0) if rng is None else rng
+        arguments = (example["observation"], example["task"], example["observation"]["timestep_pad_mask"])
+
+        @jax.jit
+        def initialize(rng: jax.Array) -> Any:
+            params_key, dropout_key = jax.random.split(rng)
+            rngs = {"params": params_key, "dropout": dropout_key}
+            return module.init(rngs, *arguments, train=False, verbose=verbose)["params"]
+
+        return cls(
+            module=module,
+            params=initialize(rng),
+            text_processor=text_processor,
+            example_batch=example,
+            config=config,
+            dataset_statistics=dataset_statistics,
+        )
+
+    @classmethod
+    def load_pretrained(
+        cls, checkpoint_path: str | Path, step: int | None = None, compute: Compute | None = None
+    ) -> OctoModel:
+        """Load upstream's directory layout, from disk or from `"hf://<owner>/<repository>"`.
+
+        Args:
+            step: which parameters, the latest if None.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the parameters are of another architecture; the message
+                names what differs. Nothing is half loaded.
+        """
+        from gap_vla.octo.hub import local_directory
+
+        root = local_directory(checkpoint_path)
+        config = checkpoint.read_config(root)
+        example = checkpoint.read_example_batch(root)
+        params, step = checkpoint.read_params(root, step)
+        module = OctoModule.create(**config["model"], compute=compute)
+        expected = parameter_shapes(module, example)
+        batch_checks.check_params(params, expected, checkpoint.params_path(root, step))
+        text_processor = config["text_processor"]
+        return cls(
+            module=module,
+            params=jax.tree.map(jnp.asarray, params),
+            text_processor=None if text_processor is None else ModuleSpec.instantiate(text_processor)(),
+            example_batch=example,
+            config=config,
+            dataset_statistics=checkpoint.read_statistics(root),
+        )
+
+    def save_pretrained(
+        self, step: int, checkpoint_path: str | Path | None = None, checkpoint_manager: Any = None
+    ) -> None:
+        """Write upstream's directory layout; config, example batch and statistics only where they do not exist yet.
+
+        Args:
+            checkpoint_path: the directory; or
+            checkpoint_manager: an orbax `CheckpointManager` that saves the parameters its own way.
+        """
+        if (checkpoint_path is None) == (checkpoint_manager is None):
+            raise ValueError("give exactly one of checkpoint_path and checkpoint_manager")
+        if checkpoint_path is None:
+            checkpoint_manager.save(step, self.params)
+            checkpoint.write_description(
+                Path(checkpoint_manager.directory), self.config, self.example_batch, self.dataset_statistics
+            )
+            return
+        checkpoint.write_checkpoint(
+            Path(checkpoint_path), step, self.params, self.config, self.example_batch, self.dataset_statistics
+        )
+
+    def create_tasks(
+        self, goals: Mapping[str, Any] | None = None, texts: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """The `tasks` argument of the other methods, from goal images and/or instructions.
+
+        Args:
+            goals: for example `{"image_primary": uint8[B, h, w, 3]}`.
+            texts: one instruction per batch entry; needs the model's text processor.
+
+        Whatever the example batch has and is not given here is zeros, and marked as padding.
+        """
+        from gap_vla.octo.tasks import create_tasks
+
+        return create_tasks(self.example_batch["task"], self.text_processor, goals, texts)
+
+    def run_transformer(
+        self,
+        observations: Mapping[str, Any],
+        tasks: Mapping[str, Any],
+        timestep_pad_mask: jax.Array,
+        train: bool = False,
+    ) -> dict[str, TokenGroup]:
+        """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
+        batch_checks.check_batch("observation", observations, self.example_batch["observation"], leading=2)
+        batch_checks.check_batch("task", tasks, self.example_batch["task"], leading=1)
+        return _run_transformer(self.module, train, self.params, observations, tasks, timestep_pad_mask)
+
+    def sample_actions(
+        self,
+        observations: Mapping[str, Any],
+        tasks: Mapping[str, Any],
+        unnormalization_statistics: Mapping[str, Any] | None = None,
+        normalization_type: NormalizationType | str = NormalizationType.NORMAL,
+        timestep_pad_mask: jax.Array | None = None,
+        train: bool = False,
+        argmax: bool = False,
+        sample_shape: Sequence[int] = (),
+        rng: jax.Array | None = None,
+        temperature: float = 1.0,
+    ) -> jax.Array:
+        """float32[*sample_shape, B, H, A]: what to do from the last window step on.
+
+        Args:
+            unnormalization_statistics: `dataset_statistics["action"]` for actions in the robot's units; None for
+                normalised ones. Dimensions beyond its length are dropped, those its `mask` excludes are left as is.
+            timestep_pad_mask: bool[B, W]; the observations' own by default.
+            argmax, temperature: how the discrete head samples; the other heads ignore them.
+            rng: needed by heads that sample; `jax.random.PRNGKey(0)` by default, so pass your own.
+        """
+        batch_checks.check_batch("observation", observations, self.example_batch["observation"], leading=2)
+        batch_checks.check_batch("task", tasks, self.example_batch["task"], leading=1)
+        if timestep_pad_mask is None:
+            timestep_pad_mask = observations["timestep_pad_mask"]
+        statistics = unnormalization_statistics
+        dims = None if statistics is None else len(statistics["mean"])
+        static = (self.module, train, argmax, tuple(sample_shape), dims)
+        rng = jax.random.PRNGKey(0) if rng is None else rng
+        actions = _sample_actions(
+            static, self.params, dict(observations), dict(tasks), timestep_pad_mask, rng, temperature
+        )
+        return actions if statistics is None else unnormalize(actions, statistics, normalization_type)
+
+    def get_pretty_spec(self) -> str:
+        """What goes in and what comes out, as text."""
+        from gap_vla.octo.pretty import pretty_spec
+
+        return pretty_spec(self)
+
+
+def parameter_shapes(module: OctoModule, example_batch: Mapping[str, Any]) -> Any:
+    """The tree of parameters that `module` has for such a batch, as shapes; nothing is computed."""
+    example = jax.tree.map(lambda leaf: np.asarray(leaf[:1]), dict(example_batch))
+
+    def initialize(key: jax.Array) -> Any:
+        observation, task = example["observation"], example["task"]
+        rngs = {"params": key, "dropout": key}
+        return module.init(rngs, observation, task, observation["timestep_pad_mask"], train=False)["params"]
+
+    return jax.eval_shape(initialize, jax.random.PRNGKey(0))
+
+
+def unnormalize(
+    actions: jax.Array, statistics: Mapping[str, Any], normalization_type: NormalizationType | str = "normal"
+) -> jax.Array:
+    """Actions in the units of the data: a * std + mean, or (a + 1) * (p99 - p01) / 2 + p01, where `mask`."""
+    mask = jnp.asarray(statistics.get("mask", np.ones_like(statistics["mean"], dtype=bool)), bool)
+    actions = actions[..., : len(mask)]
+    values = {key: jnp.asarray(statistics[key], jnp.float32) for key in statistics if key != "mask"}
+    kind = NormalizationType(normalization_type)
+    if kind is NormalizationType.NORMAL:
+        return jnp.where(mask, actions * values["std"] + values["mean"], actions)
+    span = values["p99"] - values["p01"]
+    return jnp.where(mask, (actions + 1) * span / 2 + values["p01"], actions)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run_transformer(
+    module: OctoModule, train: bool, params: Any, observations: Any, tasks: Any, timestep_pad_mask: jax.Array
+) -> dict[str, TokenGroup]:
+    return module.apply(
+        {"params": params}, observations, tasks, timestep_pad_mask, train=train, method="octo_transformer"
+    )  # type: ignore[return-value]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sample_actions(
+    static: tuple[Any, ...],
+    params: Any,
+    observations: Any,
+    tasks: Any,
+    timestep_pad_mask: jax.Array,
+    rng: jax.Array,
+    temperature: float,
+) -> jax.Array:
+    module, train, argmax, sample_shape, dims = static
+
+    def act(bound: OctoModule) -> jax.Array:
+        if "action" not in bound.heads:
+            raise ValueError(f"sample_actions needs a head called 'action'; the model has {sorted(bound.heads)}")
+        outputs = bound.octo_transformer(observations, tasks, timestep_pad_mask, train=train)
+        return bound.heads["action"].predict_action(
+            outputs,
+            rng=rng,
+            train=train,
+            argmax=argmax,
+            sample_shape=sample_shape,
+            temperature=temperature,
+            embodiment_action_dim=dims,
+        )
+
+    return module.apply({"params": params}, method=act)

@@ -1,0 +1,130 @@
+"""Upstream's optimizer: AdamW with a bfloat16 first moment, clipping, frozen parameters and three schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+Schedule = Callable[[Any], Any]
+
+
+def create_schedule(name: str, init_value: float, peak_value: float, warmup_steps: int, **options: Any) -> Schedule:
+    """Learning rate by step: linear warm-up from `init_value` to `peak_value`, then by `name`.
+
+    `"cosine"`: to `end_value` (default 0) at `decay_steps`, which count from step 0.
+    `"rsqrt"`: peak / sqrt((s + timescale) / timescale), s counted from the end of warm-up, timescale 10000.
+    `"constant"`: stays.
+
+    Example:
+        >>> float(create_schedule("constant", 0.0, 1.0, 2)(1))
+        0.5
+    """
+    allowed = {"cosine": {"decay_steps", "end_value"}, "rsqrt": {"timescale"}, "constant": set[str]()}
+    if name not in allowed:
+        raise ValueError(f"unknown schedule {name!r}; known are {sorted(allowed)}")
+    # Configs of one schedule often keep the other schedules' options; upstream ignores those.
+    unknown = set(options) - set().union(*allowed.values())
+    if unknown:
+        raise ValueError(f"schedule {name!r} does not know {sorted(unknown)}")
+    if name == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            init_value, peak_value, warmup_steps, options["decay_steps"], options.get("end_value", 0.0)
+        )
+    warmup = optax.linear_schedule(init_value, peak_value, warmup_steps)
+    if name == "constant":
+        return optax.join_schedules([warmup, optax.constant_schedule(peak_value)], [warmup_steps])
+    timescale = options.get("timescale", 10000)
+
+    def decay(step: Any) -> Any:
+        return peak_value / jnp.sqrt((step + timescale) / timescale)
+
+    return optax.join_schedules([warmup, decay], [warmup_steps])
+
+
+def freeze_labels(params: Any, frozen_keys: Sequence[str]) -> Any:
+    """`"frozen"` or `"trainable"` for every leaf; a pattern is matched by `fnmatch` against the whole dotted path.
+
+    Raises:
+        ValueError: a pattern matches nothing, which would silently train what was meant to be frozen.
+    """
+    flat = traverse_util.flatten_dict(dict(params), sep=".")
+    for pattern in frozen_keys:
+        if not any(fnmatch(path, pattern) for path in flat):
+            raise ValueError(
+                f"frozen_keys: {pattern!r} matches no parameter; patterns cover the whole path, such as "
+                "'octo_transformer.*' or '*hf_model*'"
+            )
+    labels = {
+        path: "frozen" if any(fnmatch(path, pattern) for pattern in frozen_keys) else "trainable" for path in flat
+    }
+    return traverse_util.unflatten_dict(labels, sep=".")
+
+
+def decay_mask(params: Any) -> Any:
+    """True where weight decay applies: leaves with "kernel" in their path, so no biases, norms or embeddings."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in jax.tree_util.keystr(path), params)
+
+
+def create_optimizer(
+    params: Any,
+    learning_rate: Mapping[str, Any] | Schedule | float,
+    weight_decay: float = 0.01,
+    clip_gradient: float | None = None,
+    frozen_keys: Sequence[str] | None = None,
+    grad_accumulation_steps: int | None = None,
+    missing_frozen: str = "error",
+    **adamw_options: Any,
+) -> tuple[optax.GradientTransformation, Schedule, Callable[[Any], jax.Array]]:
+    """The optimizer of the published models.
+
+    In order: clip every micro-gradient by its global norm over trainable leaves, accumulate, AdamW (b1 0.9, b2 0.999,
+    eps 1e-8, first moment stored in bfloat16), decoupled decay on kernels, times the learning rate.
+
+    Args:
+        learning_rate: arguments of `create_schedule`, a schedule, or a number.
+        frozen_keys: patterns of `freeze_labels`; None or empty trains everything.
+        grad_accumulation_steps: update once per so many calls.
+        missing_frozen: "error", or "ignore" for patterns that match nothing (upstream's behaviour).
+        adamw_options: passed to `optax.adamw`, such as b1 or `mu_dtype=None` for a float32 first moment.
+
+    Returns:
+        The transformation, the schedule, and a function from parameters to the norm of the trainable ones.
+    """
+    if missing_frozen not in ("error", "ignore"):
+        raise ValueError(f"missing_frozen must be 'error' or 'ignore', found {missing_frozen!r}")
+    schedule = _as_schedule(learning_rate)
+    adamw_options.setdefault("mu_dtype", jnp.bfloat16)
+    tx = optax.adamw(schedule, weight_decay=weight_decay, mask=decay_mask, **adamw_options)
+    if grad_accumulation_steps and grad_accumulation_steps > 1:
+        tx = optax.MultiSteps(tx, grad_accumulation_steps).gradient_transformation()
+    if clip_gradient is not None:
+        tx = optax.chain(optax.clip_by_global_norm(clip_gradient), tx)
+
+    patterns = list(frozen_keys or ())
+    if missing_frozen == "ignore":
+        flat = traverse_util.flatten_dict(dict(params), sep=".")
+        patterns = [pattern for pattern in patterns if any(fnmatch(path, pattern) for path in flat)]
+    if not patterns:
+        return tx, schedule, optax.global_norm
+    labels = freeze_labels(params, patterns)
+    tx = optax.multi_transform({"trainable": tx, "frozen": optax.set_to_zero()}, labels)
+
+    def param_norm(params: Any) -> jax.Array:
+        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(labels))
+        return optax.global_norm([leaf for leaf, label in pairs if label == "trainable"])
+
+    return tx, schedule, param_norm
+
+
+def _as_schedule(learning_rate: Mapping[str, Any] | Schedule | float) -> Schedule:
+    if isinstance(learning_rate, Mapping):
+        return create_schedule(**learning_rate)
+    if callable(learning_rate):
+        return learning_rate
+    return optax.constant_schedule(learning_rate)

@@ -1,0 +1,163 @@
+"""Configs in upstream's layout: small models that train on a CPU, and the published sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.octo.spec import ModuleSpec
+
+_TOKENIZERS = "octo.model.components.tokenizers"
+_ENCODERS = "octo.model.components.vit_encoders"
+_HEADS = "octo.model.components.action_heads"
+
+HEADS = {"l1": "L1ActionHead", "mse": "MSEActionHead", "diffusion": "DiffusionActionHead"}
+
+SIZES: dict[str, dict[str, Any]] = {
+    "vanilla": {"token_embedding_size": 256, "num_layers": 4, "mlp_dim": 1024, "num_attention_heads": 8},
+    "vit_t": {"token_embedding_size": 192, "num_layers": 12, "mlp_dim": 768, "num_attention_heads": 3},
+    "vit_s": {"token_embedding_size": 384, "num_layers": 12, "mlp_dim": 1536, "num_attention_heads": 6},
+    "vit_b": {"token_embedding_size": 768, "num_layers": 12, "mlp_dim": 3072, "num_attention_heads": 12},
+    "vit_l": {"token_embedding_size": 1024, "num_layers": 24, "mlp_dim": 4096, "num_attention_heads": 16},
+    "vit_h": {"token_embedding_size": 1280, "num_layers": 32, "mlp_dim": 5120, "num_attention_heads": 16},
+}
+"""Widths of the published family; octo-small is vit_s, octo-base is vit_b."""
+
+
+def small_config(
+    image_keys: Sequence[str] = ("image_primary",),
+    image_size: int = 64,
+    proprio_dim: int | None = 9,
+    action_dim: int = 7,
+    action_horizon: int = 4,
+    *,
+    token_embedding_size: int = 64,
+    num_layers: int = 2,
+    num_attention_heads: int = 4,
+    mlp_dim: int | None = None,
+    head: str = "l1",
+    window_size: int = 2,
+    max_horizon: int | None = None,
+    stem_features: Sequence[int] = (32, 32, 64),
+    patch_size: int = 16,
+    num_readouts: int = 1,
+    dropout_rate: float = 0.0,
+    goal_images: bool = False,
+    language_embedding: bool = False,
+    head_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A small Octo for tasks without language, a config that upstream's `OctoModel.from_config` takes too.
+
+    Args:
+        image_keys: cameras; each gets its own tokenizer, named by what follows `image_`.
+        image_size: height and width of the images, for checking only.
+        proprio_dim: P, one token per dimension; None or 0 builds the vision-only model.
+        head: `"l1"`, `"mse"` or `"diffusion"`.
+        window_size: steps of history in the data; max_horizon: longest window that positions are embedded for.
+        stem_features: channels per stage, multiples of 32; every stage halves the image, so three stages make
+            8x8 = 64 tokens of a 64x64 image.
+        patch_size: 16 makes one token per cell of the last stage, 32 one per 2x2 cells.
+        goal_images: stack a goal image of each camera behind the observed one.
+        language_embedding: add a task tokenizer for precomputed instruction embeddings.
+        head_options: further fields of the head, such as `{"use_map": False}` or `{"diffusion_steps": 10}`.
+    """
+    if head not in HEADS:
+        raise ValueError(f"head must be one of {sorted(HEADS)}, found {head!r}")
+    if token_embedding_size % num_attention_heads or (head != "diffusion" and token_embedding_size % 8):
+        raise ValueError(
+            f"token_embedding_size {token_embedding_size} must be divisible by num_attention_heads "
+            f"{num_attention_heads}, and by 8 for attention pooling"
+        )
+    if image_size % (2 ** len(stem_features) * max(1, patch_size // 16)):
+        raise ValueError(f"{len(stem_features)} stages and patch_size {patch_size} do not divide {image_size} pixels")
+    stages = len(stem_features)
+    encoder = ModuleSpec.create(
+        f"{_ENCODERS}:SmallStem16",
+        patch_size=patch_size,
+        kernel_sizes=[3] * stages,
+        strides=[2] * stages,
+        features=list(stem_features),
+        padding=[1] * stages,
+        num_features=token_embedding_size,
+    )
+    observation_tokenizers = {
+        key.removeprefix("image_"): ModuleSpec.create(
+            f"{_TOKENIZERS}:ImageTokenizer",
+            obs_stack_keys=[key],
+            task_stack_keys=[key] if goal_images else [],
+            encoder=encoder,
+        )
+        for key in image_keys
+    }
+    if proprio_dim:
+        observation_tokenizers["proprio"] = ModuleSpec.create(f"{_TOKENIZERS}:LowdimObsTokenizer", obs_keys=["proprio"])
+    task_tokenizers = {}
+    if language_embedding:
+        task_tokenizers["language"] = ModuleSpec.create(f"{_TOKENIZERS}:LanguageTokenizer", encoder=None)
+    fields: dict[str, Any] = {"readout_key": "readout_action"}
+    fields |= {"action_horizon": action_horizon, "action_dim": action_dim, **(head_options or {})}
+    return {
+        "model": {
+            "observation_tokenizers": observation_tokenizers,
+            "task_tokenizers": task_tokenizers,
+            "heads": {"action": ModuleSpec.create(f"{_HEADS}:{HEADS[head]}", **fields)},
+            "readouts": {"action": num_readouts},
+            "transformer_kwargs": {
+                "num_layers": num_layers,
+                "mlp_dim": 4 * token_embedding_size if mlp_dim is None else mlp_dim,
+                "num_attention_heads": num_attention_heads,
+                "dropout_rate": dropout_rate,
+                "attention_dropout_rate": dropout_rate,
+                "add_position_embedding": False,
+            },
+            "token_embedding_size": token_embedding_size,
+            "max_horizon": window_size if max_horizon is None else max_horizon,
+            "repeat_task_tokens": False,
+            "use_correct_attention": True,
+        },
+        "text_processor": None,
+        "window_size": window_size,
+    }
+
+
+def example_batch(
+    image_keys: Sequence[str] = ("image_primary",),
+    image_size: int = 64,
+    proprio_dim: int | None = 9,
+    action_dim: int = 7,
+    action_horizon: int = 4,
+    *,
+    window_size: int = 2,
+    batch_size: int = 1,
+    goal_images: bool = False,
+    language_embedding: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """A random batch in upstream's layout for `small_config` with the same arguments.
+
+    `language_embedding` is the width of the instruction's embedding, None for none.
+    """
+    rng = np.random.default_rng(seed)
+    leading = (batch_size, window_size)
+    image = (image_size, image_size, 3)
+    observation: dict[str, Any] = {key: rng.integers(0, 256, (*leading, *image), dtype=np.uint8) for key in image_keys}
+    if proprio_dim:
+        observation["proprio"] = rng.standard_normal((*leading, proprio_dim), dtype=np.float32)
+    observation["timestep"] = np.tile(np.arange(window_size, dtype=np.int32), (batch_size, 1))
+    observation["pad_mask_dict"] = {key: np.ones(leading, bool) for key in observation}
+    observation["timestep_pad_mask"] = np.ones(leading, bool)
+    task: dict[str, Any] = {}
+    if goal_images:
+        task = {key: rng.integers(0, 256, (batch_size, *image), dtype=np.uint8) for key in image_keys}
+    if language_embedding is not None:
+        task["language_instruction"] = rng.standard_normal((batch_size, language_embedding), dtype=np.float32)
+    task["pad_mask_dict"] = {key: np.ones(batch_size, bool) for key in task}
+    shape = (*leading, action_horizon, action_dim)
+    return {
+        "observation": observation,
+        "task": task,
+        "action": np.clip(rng.standard_normal(shape, dtype=np.float32), -1, 1),
+        "action_pad_mask": np.ones(shape, bool),
+    }

@@ -1,0 +1,199 @@
+"""Tokenizers: observations and tasks to groups of tokens, before projection to the transformer's width.
+
+A tokenizer is called with the observations, leading axes (B, W), and the task, leading axis (B,); it returns None
+when the batch holds none of its keys, and its group then does not exist in the sequence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from gap_vla.octo.bins import BinTokenizer
+from gap_vla.octo.blocks import MAPHead
+from gap_vla.octo.compute import Compute
+from gap_vla.octo.spec import ModuleSpec
+from gap_vla.octo.tokens import TokenGroup
+
+
+def matching_keys(data: Mapping[str, Any], patterns: Sequence[str]) -> list[str]:
+    """The sorted keys of `data` that any of the regular expressions `patterns` matches at its start."""
+    return [key for key in sorted(data) if any(re.match(pattern, key) for pattern in patterns)]
+
+
+def pad_mask(data: Mapping[str, Any], keys: Sequence[str], shape: tuple[int, ...]) -> jax.Array:
+    """bool[shape], False where all of `keys` are padding by `data["pad_mask_dict"]`; all True if it lacks any."""
+    masks = data.get("pad_mask_dict", {})
+    if not all(key in masks for key in keys):
+        return jnp.ones(shape, bool)
+    present = jnp.stack([jnp.asarray(masks[key], bool) for key in keys], axis=-1).any(axis=-1)
+    return jnp.broadcast_to(present[..., None], shape)
+
+
+class ImageTokenizer(nn.Module):
+    """Cameras and goal images, stacked on channels, to one token per patch.
+
+    Attributes:
+        encoder: module spec of an image encoder, such as `SmallStem16`.
+        use_token_learner: pool the patches into `num_tokens` learned tokens.
+        obs_stack_keys: patterns of observation keys that are stacked on channels.
+        task_stack_keys: patterns of goal images that are stacked behind them. A goal that the task lacks is uint8
+            zeros, that is -1 after normalisation, and is not masked.
+        task_film_keys: task entries float[B, E] that condition the encoder by FiLM.
+        proper_pad_mask: mask tokens of cameras that are padding.
+    """
+
+    encoder: Mapping[str, Any]
+    use_token_learner: bool = False
+    num_tokens: int = 8
+    conditioning_type: str = "none"
+    obs_stack_keys: Sequence[str] = ("image_.*", "depth_.*")
+    task_stack_keys: Sequence[str] = ()
+    task_film_keys: Sequence[str] = ()
+    proper_pad_mask: bool = True
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self, observations: Mapping[str, Any], tasks: Mapping[str, Any], train: bool = True
+    ) -> TokenGroup | None:
+        keys = matching_keys(observations, self.obs_stack_keys)
+        if not keys:
+            if self.proper_pad_mask:
+                return None
+            raise ValueError(f"no observation matches {list(self.obs_stack_keys)}; found {sorted(observations)}")
+        images = jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
+        batch, window = images.shape[:2]
+        if self.task_stack_keys:
+            goals = jnp.concatenate(self._goals(observations, tasks), axis=-1)
+            goals = jnp.broadcast_to(goals[:, None], (batch, window, *goals.shape[1:]))
+            images = jnp.concatenate([images, goals], axis=-1)
+
+        film = None
+        if self.task_film_keys:
+            film_keys = matching_keys(tasks, self.task_film_keys)
+            if not film_keys:
+                raise ValueError(f"no task entry matches {list(self.task_film_keys)}; found {sorted(tasks)}")
+            film = jnp.concatenate([jnp.asarray(tasks[key]) for key in film_keys], axis=-1)
+            film = jnp.repeat(film, window, axis=0)
+
+        options = {} if self.compute.dtype == jnp.float32 else {"dtype": self.compute.dtype}
+        encode = ModuleSpec.instantiate(self.encoder)(**options)
+        features = encode(images.reshape(-1, *images.shape[2:]), train=train, cond_var=film)
+        tokens = features.reshape(batch, window, -1, features.shape[-1])
+        if self.use_token_learner:
+            tokens = TokenLearner(self.num_tokens)(tokens, train=train)
+        shape = tokens.shape[:-1]
+        mask = pad_mask(observations, keys, shape) if self.proper_pad_mask else jnp.ones(shape, bool)
+        return TokenGroup(tokens=tokens, mask=mask)
+
+    def _goals(self, observations: Mapping[str, Any], tasks: Mapping[str, Any]) -> list[jax.Array]:
+        """Goal images uint8[B, h, w, c] by sorted key, zeros for cameras without one."""
+        goals = {key: jnp.asarray(tasks[key]) for key in matching_keys(tasks, self.task_stack_keys)}
+        for key in matching_keys(observations, self.task_stack_keys):
+            if key not in goals:
+                goals[key] = jnp.zeros_like(observations[key][:, 0])
+        if not goals:
+            raise ValueError(f"no goal image or camera matches {list(self.task_stack_keys)}; found {sorted(tasks)}")
+        return [goals[key] for key in sorted(goals)]
+
+
+class TokenLearner(nn.Module):
+    """float[..., n, d] to float[..., num_tokens, d] by attention pooling."""
+
+    num_tokens: int
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, train: bool = True) -> jax.Array:
+        position = self.param("pos_embed", nn.initializers.normal(0.02), tokens.shape[-2:])
+        return MAPHead(num_readouts=self.num_tokens)(nn.LayerNorm()(tokens + position), train=train)
+
+
+class LowdimObsTokenizer(nn.Module):
+    """Proprioception to one token per dimension, of width 1 (or one-hot of `n_bins` when `discretize`).
+
+    The projection that follows is therefore one vector shared by all dimensions; which dimension a token is, only the
+    positional embedding tells. There are no parameters here: GAP acts on the projected tokens.
+
+    Attributes:
+        obs_keys: patterns, in order; each adds every observation key that it matches, float[B, W, P].
+        bin_type, low, high, n_bins: see `BinTokenizer`; without effect unless `discretize`.
+    """
+
+    obs_keys: Sequence[str] = ()
+    discretize: bool = False
+    proper_pad_mask: bool = True
+    n_bins: int = 256
+    bin_type: str = "uniform"
+    low: float = 0.0
+    high: float = 1.0
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self, observations: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, train: bool = True
+    ) -> TokenGroup | None:
+        keys = [key for pattern in self.obs_keys for key in matching_keys(observations, [pattern])]
+        if not keys:
+            if self.proper_pad_mask:
+                return None
+            raise ValueError(f"no observation matches {list(self.obs_keys)}; found {sorted(observations)}")
+        for key in keys:
+            if jnp.ndim(observations[key]) != 3:
+                raise ValueError(f"observation {key!r} must be (B, W, P), found {jnp.shape(observations[key])}")
+        values = jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
+        if not self.discretize:
+            return TokenGroup.create(values[..., None])
+        bins = BinTokenizer(n_bins=self.n_bins, bin_type=self.bin_type, low=self.low, high=self.high)
+        return TokenGroup.create(jax.nn.one_hot(bins(values), self.n_bins))
+
+
+class LanguageTokenizer(nn.Module):
+    """The instruction to tokens: precomputed embeddings as they are, or word pieces through a T5 encoder.
+
+    `tasks["language_instruction"]` is float[B, E] (one token), float[B, L, E], or a dictionary with `input_ids` and
+    `attention_mask`, int[B, L]. The whole group is masked where `pad_mask_dict["language_instruction"]` is False.
+
+    Attributes:
+        encoder: a published name (`"t5-base"`) or a directory with a T5 `config.json`; None takes embeddings only.
+        finetune_encoder: let gradients into the encoder.
+    """
+
+    encoder: str | None = None
+    finetune_encoder: bool = False
+    proper_pad_mask: bool = True
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self, observations: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, train: bool = True
+    ) -> TokenGroup | None:
+        if tasks is None or "language_instruction" not in tasks:
+            if self.proper_pad_mask:
+                return None
+            raise ValueError(f"the task lacks 'language_instruction'; found {sorted(tasks or {})}")
+        instruction = tasks["language_instruction"]
+        if isinstance(instruction, Mapping):
+            if self.encoder is None:
+                raise ValueError(
+                    "the instruction is word pieces, but LanguageTokenizer has encoder=None: name one, or embed it"
+                )
+            from gap_vla.octo.t5 import T5Config, T5Encoder
+
+            config = T5Config.find(self.encoder)
+            tokens = T5Encoder(config, compute=self.compute, name="hf_model")(
+                instruction["input_ids"], instruction["attention_mask"]
+            )
+        else:
+            tokens = jnp.asarray(instruction)
+            tokens = tokens[:, None, :] if tokens.ndim == 2 else tokens
+        if not self.finetune_encoder:
+            tokens = jax.lax.stop_gradient(tokens)
+        shape = tokens.shape[:-1]
+        mask = pad_mask(tasks, ["language_instruction"], shape) if self.proper_pad_mask else jnp.ones(shape, bool)
+        return TokenGroup(tokens=tokens, mask=mask)
