@@ -1,0 +1,222 @@
+"""The ways to place change points and to turn them into ρ, by name.
+
+`POINTS` finds change points of one recording, `RHO` makes probabilities of change points; `METHODS` says which two
+belong together. The LSTM is the one ρ that has to be fitted; `annotation.py` does that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
+from gap_vla.phases.segmentation import MIN_SIZE, Reduction, segment
+from gap_vla.phases.targets import change_targets, distance_to_change
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Every option of every method except the LSTM's own, which are `EstimatorSettings`.
+
+    Attributes:
+        penalty, n_change_points, alpha, beta, extra_weight, min_size, max_segment, jump, dead_band, reduction: as for
+            `segment`; penalty and dead_band None follow the data set as a whole.
+        arms: "joint": one segmentation for all arms, their distances add; "each": one per arm, change points united.
+        rho: how hdbscan, cotpc and column make ρ of their change points: "gaussian", "hard" or "lstm".
+        sigma: width of the bumps of "gaussian", steps.
+        value: ρ of "fixed".
+        window: steps before and after over which cotpc compares directions.
+        threshold: cosine below which cotpc sees a key state.
+        cluster_size: least cluster of hdbscan, steps.
+    """
+
+    penalty: float | None = None
+    n_change_points: int | None = None
+    alpha: float = 1.0
+    beta: float = 2e-3
+    extra_weight: float = 1.0
+    min_size: int = MIN_SIZE
+    max_segment: int | None = None
+    jump: int = 1
+    dead_band: DeadBand | None = None
+    reduction: Reduction = "sum"
+    arms: Literal["joint", "each"] = "joint"
+    rho: Literal["gaussian", "hard", "lstm"] = "gaussian"
+    sigma: float = 4.0
+    value: float = 0.5
+    window: int = 4
+    threshold: float = 0.5
+    cluster_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.dead_band is not None and not isinstance(self.dead_band, DeadBand):
+            object.__setattr__(self, "dead_band", DeadBand(*self.dead_band))
+        if self.arms not in ("joint", "each"):
+            raise MotionError(f'arms is "joint" or "each", not {self.arms!r}')
+        if self.rho not in RHO:
+            raise MotionError(f"rho is one of {', '.join(RHO)}, not {self.rho!r}")
+        if self.sigma <= 0 or not 0 <= self.value <= 1 or self.window < 1:
+            raise MotionError(f"sigma > 0, 0 ≤ value ≤ 1 and window ≥ 1 are needed, got {self}")
+
+
+def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
+    """Change points of M3."""
+    parts = [motion] if o.arms == "joint" else split_arms(motion)
+    found = [
+        segment(
+            part, penalty=o.penalty, n_change_points=o.n_change_points, alpha=o.alpha, beta=o.beta,
+            extra_weight=o.extra_weight, min_size=o.min_size, max_segment=o.max_segment, jump=o.jump,
+            dead_band=o.dead_band, reduction=o.reduction,
+        )
+        for part in parts
+    ]  # fmt: skip
+    return found[0] if len(found) == 1 else _apart(np.unique(np.concatenate(found)), o.min_size)
+
+
+def split_arms(motion: Motion) -> list[Motion]:
+    """One recording per arm; extra columns stay with the first."""
+
+    def columns(value: np.ndarray | None, arm: int) -> np.ndarray | None:
+        return None if value is None else np.ascontiguousarray(np.split(value, motion.arms, axis=1)[arm])
+
+    return [
+        Motion(
+            np.ascontiguousarray(motion.position[:, 3 * arm : 3 * arm + 3]),
+            columns(motion.quaternion, arm),
+            columns(motion.gripper, arm),
+            motion.extra if arm == 0 else None,
+            f"{motion.where}, arm {arm}",
+        )
+        for arm in range(motion.arms)
+    ]
+
+
+def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
+    """Change points where a labelled column (a human's or an expert's phases) changes its value."""
+    if phase is None:
+        raise MotionError(f"{motion.where}: method 'column' needs the phase of every step, and there is none")
+    return label_changes(phase)
+
+
+def label_changes(labels: np.ndarray) -> Int64[np.ndarray, " K"]:
+    """First step of every run of equal labels but the first.
+
+    >>> label_changes(np.array(["reach", "reach", "lift"]))
+    array([2])
+    """
+    labels = np.asarray(labels)
+    return (np.flatnonzero(labels[1:] != labels[:-1]) + 1).astype(np.int64)
+
+
+def hdbscan_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
+    """Change points where the cluster changes, clusters of step directions found by HDBSCAN (paper's ablation).
+
+    Time is not a feature, as in the ablation; steps that HDBSCAN calls noise keep the previous cluster.
+    """
+    directions = _directions(motion, o)
+    if len(directions) < 2 * o.cluster_size or np.ptp(directions, axis=0).max() == 0:
+        return np.zeros(0, np.int64)
+    from sklearn.cluster import HDBSCAN
+
+    labels = HDBSCAN(min_cluster_size=o.cluster_size, copy=True).fit_predict(directions)
+    for i in np.flatnonzero(labels < 0):
+        labels[i] = labels[i - 1] if i else labels[i]
+    return _apart(label_changes(labels), o.min_size)
+
+
+def cotpc_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
+    """Key states as in CoTPC: where the cosine between the motion before and after a step is a low local minimum."""
+    directions = _directions(motion, o)
+    n = len(directions)
+    sums = np.concatenate([np.zeros((1, directions.shape[1])), np.cumsum(directions, axis=0)])
+    steps = np.arange(1, n)
+    before = sums[steps] - sums[np.maximum(steps - o.window, 0)]
+    after = sums[np.minimum(steps + o.window, n)] - sums[steps]
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    cosine = np.where(lengths > 0, (before * after).sum(axis=1) / np.where(lengths > 0, lengths, 1), 1.0)
+    found: list[int] = []
+    for step in steps[np.argsort(cosine, kind="stable")]:
+        if cosine[step - 1] >= o.threshold:
+            break
+        if all(abs(step - other) > o.window for other in found):
+            found.append(int(step))
+    return np.array(sorted(found), np.int64)
+
+
+def hard_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float[np.ndarray, " T"]:
+    """M4 itself: 1 at the change points and the first step."""
+    return change_targets(points, length)
+
+
+def gaussian_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float[np.ndarray, " T"]:
+    """exp(-d² / 2σ²), d the distance in steps to the nearest change point or to the first step."""
+    return np.exp(-0.5 * (distance_to_change(points, length) / o.sigma) ** 2).astype(np.float32)
+
+
+def fixed_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float[np.ndarray, " T"]:
+    """The same value everywhere."""
+    return np.full(length, o.value, np.float32)
+
+
+def _directions(motion: Motion, o: Options) -> np.ndarray:
+    band = o.dead_band
+    if band is None:
+        from gap_vla.phases.motion import default_dead_band
+
+        band = default_dead_band([motion])
+    steps = unit_steps(motion, band)
+    return np.concatenate([steps.vectors, np.sqrt(o.alpha) * steps.rotation, steps.sign], axis=1)
+
+
+def _apart(points: np.ndarray, least: int) -> np.ndarray:
+    kept: list[int] = []
+    for point in points:
+        if not kept or point - kept[-1] >= least:
+            kept.append(int(point))
+    return np.array(kept, np.int64)
+
+
+PointFinder = Callable[[Motion, np.ndarray | None, Options], np.ndarray]
+RhoMaker = Callable[[np.ndarray, int, Options], np.ndarray]
+
+POINTS: dict[str, PointFinder] = {
+    "segment": segment_points,
+    "hdbscan": hdbscan_points,
+    "cotpc": cotpc_points,
+    "column": column_points,
+}
+RHO: dict[str, RhoMaker | None] = {"lstm": None, "hard": hard_rho, "gaussian": gaussian_rho, "fixed": fixed_rho}
+
+METHODS: dict[str, tuple[str, str | None]] = {
+    "lstm": ("segment", "lstm"),
+    "fixed": ("segment", "fixed"),
+    "change_points": ("segment", "hard"),
+    "gaussian": ("segment", "gaussian"),
+    "hdbscan": ("hdbscan", None),
+    "cotpc": ("cotpc", None),
+    "column": ("column", None),
+}
+"""Method: where its change points come from, how ρ is made of them (None: as option `rho` says)."""
+
+
+def method_parts(method: str, options: Options) -> tuple[str, str]:
+    """The names in `POINTS` and `RHO` that make up a method.
+
+    Raises:
+        MotionError: unknown method; the message lists the known ones.
+    """
+    if method not in METHODS:
+        raise MotionError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    points, rho = METHODS[method]
+    return points, rho or options.rho
+
+
+def jsonable(options: Options) -> dict[str, Any]:
+    """The options as JSON holds them."""
+    record = dataclasses.asdict(options)
+    record["dead_band"] = None if options.dead_band is None else list(options.dead_band)
+    return record

@@ -1,0 +1,259 @@
+"""The entry of this room: episodes in, ρ and change points out, and an annotator that labels later episodes alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla import __version__
+from gap_vla.episode import Episode
+from gap_vla.phases.alternatives import POINTS, RHO, Options, jsonable, method_parts
+from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, default_dead_band
+from gap_vla.phases.penalty import default_penalty
+from gap_vla.phases.report import label_report
+from gap_vla.phases.saving import read_arrays, write_arrays, write_json
+
+PAIRS_WORTH_PROCESSES = 2e9
+"""Below this many pairs of samples (about a minute of search on one core) new processes cost more than they save."""
+
+
+def annotate(
+    episodes: Sequence[Episode],
+    *,
+    method: str = "lstm",
+    seed: int = 0,
+    workers: int | None = None,
+    **options: Any,
+) -> Annotation:
+    """Labels every step of every episode with ρ, and finds the change points (M1-M5).
+
+    Dead-bands and penalty are resolved once for the data set, the LSTM is trained once on it; both are kept in the
+    annotator. The same episodes, options and seed give the same bits, on any number of processes.
+
+    Args:
+        episodes: demonstrations with the 9-per-arm proprioception of `gap_vla.episode.Episode`.
+        method: "lstm" (default), "fixed", "change_points", "gaussian", "hdbscan", "cotpc" or "column".
+        seed: of the LSTM.
+        workers: processes; None decides by the amount of work. Scripts that use several need the usual
+            `if __name__ == "__main__":`.
+        **options: fields of `alternatives.Options` (segmentation, bumps, …) and, where ρ comes from the LSTM, of
+            `EstimatorSettings`.
+
+    Returns:
+        Annotation.
+
+    Raises:
+        MotionError: unknown method or option, no episode, or bad signals (file, episode, step and field are named).
+        EpisodeError: proprioception that is not 9 per arm.
+
+    >>> walk = np.zeros((40, 9), np.float32)
+    >>> walk[:, 3], walk[:, 0] = 1, np.abs(np.arange(40) - 20) * 0.01
+    >>> demo = Episode(images={}, proprio=walk, action=np.zeros((40, 7), np.float32))
+    >>> annotation = annotate([demo], method="gaussian")
+    >>> annotation.change_points[0], annotation.rho[0].shape
+    (array([20]), (40,))
+    """
+    if not episodes:
+        raise MotionError("there is no episode to annotate")
+    estimator_fields = {f.name for f in dataclasses.fields(EstimatorSettings)} - {"seed"}
+    own_fields = {f.name for f in dataclasses.fields(Options)}
+    if unknown := set(options) - own_fields - estimator_fields:
+        raise MotionError(
+            f"unknown option {', '.join(sorted(unknown))}; known are "
+            f"{', '.join(sorted(own_fields))}; for the LSTM {', '.join(sorted(estimator_fields))}"
+        )
+    own = Options(**{k: v for k, v in options.items() if k in own_fields})
+    points_name, rho_name = method_parts(method, own)
+    of_lstm = {k: v for k, v in options.items() if k in estimator_fields}
+    if of_lstm and rho_name != "lstm":
+        raise MotionError(f"{', '.join(sorted(of_lstm))}: options of the LSTM, which method {method!r} does not use")
+    motions = [motion_of(episode) for episode in episodes]
+    band = own.dead_band if own.dead_band is not None else default_dead_band(motions)
+    own = dataclasses.replace(own, dead_band=band)
+    if points_name == "segment" and own.penalty is None and own.n_change_points is None:
+        own = dataclasses.replace(own, penalty=default_penalty(motions, band, alpha=own.alpha))
+    points = _find_points(points_name, motions, [e.phase for e in episodes], own, workers)
+    estimator = PhaseEstimator(**of_lstm, seed=seed).fit(motions, points) if rho_name == "lstm" else None
+    return Annotator(method, own, seed, estimator)._annotation(motions, points)
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotator:
+    """Everything that labels an episode: method, resolved options, seed and, where there is one, the trained LSTM."""
+
+    method: str
+    options: Options
+    seed: int
+    estimator: PhaseEstimator | None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """JSON-able; equal identities give equal labels. `hash` covers the weights too."""
+        record: dict[str, Any] = {
+            "method": self.method,
+            "options": jsonable(self.options),
+            "seed": self.seed,
+            "version": __version__,
+        }
+        if self.estimator is not None:
+            record["estimator"] = dataclasses.asdict(self.estimator.settings)
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+        if self.estimator is not None:
+            for name, value in self.estimator.weights._asdict().items():
+                digest.update(name.encode() + value.tobytes())
+        return {**record, "hash": digest.hexdigest()[:16]}
+
+    def label(self, episodes: Sequence[Episode], *, workers: int | None = None) -> Annotation:
+        """Labels new episodes; nothing is fitted.
+
+        Raises:
+            MotionError: bad signals, or other columns than the estimator was trained on.
+        """
+        points_name, _ = method_parts(self.method, self.options)
+        motions = [motion_of(episode) for episode in episodes]
+        points = _find_points(points_name, motions, [e.phase for e in episodes], self.options, workers)
+        return self._annotation(motions, points)
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes annotator.json and, with an LSTM, estimator.safetensors and estimator.json."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        if self.estimator is not None:
+            self.estimator.save(directory)
+        write_json(directory / "annotator.json", {"format": 1, **self.identity})
+        return directory
+
+    def _annotation(self, motions: Sequence[Motion], points: list[np.ndarray]) -> Annotation:
+        _, rho_name = method_parts(self.method, self.options)
+        maker = RHO[rho_name]
+        if maker is None:
+            assert self.estimator is not None
+            rho = [self.estimator.predict(motion) for motion in motions]
+        else:
+            rho = [maker(p, len(motion), self.options) for motion, p in zip(motions, points)]
+        report = label_report(rho, points)
+        if self.estimator is not None:
+            report["estimator"] = self.estimator.report
+        return Annotation(rho, points, report, self.identity, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+    """Labels of a sequence of episodes.
+
+    Attributes:
+        rho: f32[T] per episode, in [0, 1].
+        change_points: int64[K] per episode.
+        report: JSON-able figures: rate of change points, mean ρ, ρ by distance, held-out loss, calibration.
+        identity: JSON-able identity of the annotator.
+        annotator: labels further episodes in the same way.
+    """
+
+    rho: list[np.ndarray]
+    change_points: list[np.ndarray]
+    report: dict[str, Any]
+    identity: dict[str, Any]
+    annotator: Annotator
+
+    def apply(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """The episodes with `rho` and `change_point` filled in.
+
+        Raises:
+            MotionError: these are not the episodes that were annotated (number or lengths differ).
+        """
+        if [len(e) for e in episodes] != [len(r) for r in self.rho]:
+            raise MotionError("the episodes differ in number or length from those that were annotated")
+        out = []
+        for episode, rho, points in zip(episodes, self.rho, self.change_points):
+            flags = np.zeros(len(episode), bool)
+            flags[points] = True
+            out.append(episode.replace(rho=rho, change_point=flags))
+        return out
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes the annotator, labels.safetensors and labels.json into the directory."""
+        directory = self.annotator.save(directory)
+        arrays = {
+            "rho": np.concatenate([np.zeros(0, np.float32), *self.rho]),
+            "lengths": np.array([len(r) for r in self.rho], np.int64),
+            "change_points": np.concatenate([np.zeros(0, np.int64), *self.change_points]),
+            "counts": np.array([len(p) for p in self.change_points], np.int64),
+        }
+        return write_arrays(directory, "labels", arrays, {"report": self.report, "identity": self.identity})
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Annotation:
+        """Reads what `save` wrote."""
+        arrays, record = read_arrays(Path(directory), "labels")
+        return cls(
+            np.split(arrays["rho"], np.cumsum(arrays["lengths"])[:-1]),
+            np.split(arrays["change_points"], np.cumsum(arrays["counts"])[:-1]),
+            record["report"],
+            record["identity"],
+            load_annotator(directory),
+        )
+
+
+def load_annotator(directory: str | Path) -> Annotator:
+    """The annotator that `Annotator.save` or `Annotation.save` wrote.
+
+    Raises:
+        FileNotFoundError: there is none in the directory.
+        MotionError: its files do not belong together.
+    """
+    path = Path(directory) / "annotator.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no annotator.json; was an annotation saved there?")
+    record = json.loads(path.read_text())
+    estimator = PhaseEstimator.load(directory) if "estimator" in record else None
+    options = dict(record["options"])
+    if options["dead_band"] is not None:
+        options["dead_band"] = DeadBand(*options["dead_band"])
+    annotator = Annotator(record["method"], Options(**options), record["seed"], estimator)
+    if record["version"] == __version__ and annotator.identity["hash"] != record["hash"]:
+        raise MotionError(f"{path}: hash {record['hash']} does not fit the files beside it; annotate again")
+    return annotator
+
+
+def motion_of(episode: Episode) -> Motion:
+    """The proprioception of an episode as a checked `Motion`; 1 to any number of arms."""
+    arms = episode.arms
+    return Motion.of(
+        np.concatenate([arm.position for arm in arms], axis=1),
+        np.concatenate([arm.quaternion for arm in arms], axis=1),
+        np.concatenate([arm.gripper for arm in arms], axis=1),
+        where=episode.name,
+    )
+
+
+def _find_points(
+    name: str,
+    motions: Sequence[Motion],
+    phases: Sequence[np.ndarray | None],
+    options: Options,
+    workers: int | None,
+) -> list[np.ndarray]:
+    if workers is None:
+        pairs = sum(len(m) * min(len(m), options.max_segment or len(m)) for m in motions)
+        workers = (os.cpu_count() or 1) if pairs > PAIRS_WORTH_PROCESSES else 1
+    jobs = [(name, motion, phase, options) for motion, phase in zip(motions, phases)]
+    if workers <= 1 or len(jobs) < 2:
+        return [_find(job) for job in jobs]
+    # spawn: forking a process that holds TensorFlow's or JAX's threads can hang
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_find, jobs, chunksize=max(1, len(jobs) // (8 * workers))))
+
+
+def _find(job: tuple[str, Motion, np.ndarray | None, Options]) -> np.ndarray:
+    name, motion, phase, options = job
+    return POINTS[name](motion, phase, options)

@@ -1,0 +1,245 @@
+"""M5: the probability ρ_t that step t belongs to a motion transition."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from gap_vla.phases.metrics import calibration, weighted_loss
+from gap_vla.phases.motion import Motion, MotionError
+from gap_vla.phases.saving import read_arrays, write_arrays
+from gap_vla.phases.segmentation import as_motion
+from gap_vla.phases.stream import PhaseStream
+from gap_vla.phases.targets import change_targets, step_weights
+
+if TYPE_CHECKING:
+    from gap_vla.phases.lstm import Weights
+
+LEAST_SCALE = 1e-6
+"""A feature whose standard deviation is below this (m, rad) does not move; it is left unscaled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EstimatorSettings:
+    """How the estimator is built and trained; saved with it.
+
+    Attributes:
+        hidden: width of each of the two LSTM layers.
+        distance_weight: k of w(d) = k d²; the release has 0.005 (Meta-World) and 0.05 (MimicGen).
+        greatest_weight: bound on w(d).
+        one_sided: d counts only the steps after a change point (the release, for MimicGen).
+        lookahead: ρ_t may depend on samples up to t + lookahead; a stream is that much late.
+        epochs: passes over the training recordings.
+        learning_rate: Adam's, decayed to zero along a half cosine.
+        batch_size: recordings per update.
+        held_out: share of the recordings kept for the held-out loss and calibration; none of a single one.
+        max_steps: bound on the time steps seen in training, epochs × recordings × length; epochs are cut to it.
+        seed: of initialisation, order and split.
+    """
+
+    hidden: int = 64
+    distance_weight: float = 0.005
+    greatest_weight: float = 1.0
+    one_sided: bool = False
+    lookahead: int = 0
+    epochs: int = 100
+    learning_rate: float = 1e-2
+    batch_size: int = 16
+    held_out: float = 0.1
+    max_steps: int = 2_000_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "epochs", "batch_size", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.lookahead < 0 or not 0 <= self.held_out < 1 or self.distance_weight <= 0:
+            raise ValueError(f"lookahead ≥ 0, 0 ≤ held_out < 1 and distance_weight > 0 are needed, got {self}")
+
+
+class PhaseEstimator:
+    """An LSTM (2 × 64) that reads Δs_t and gives ρ_t in [0, 1] (M5).
+
+    Δs holds displacement (m), rotation vector (rad) and the differences of the other columns between neighbouring
+    samples, scaled by statistics that are saved with the weights; the first step is zero. The loss is binary
+    cross-entropy against M4, a negative at distance d from the nearest change point weighted k d².
+
+    Args:
+        **settings: fields of `EstimatorSettings`.
+
+    >>> rng = np.random.default_rng(0)
+    >>> recordings = [Motion.of(np.cumsum(rng.normal(size=(30, 3)), axis=0)) for _ in range(3)]
+    >>> estimator = PhaseEstimator(epochs=2, seed=1).fit(recordings, [np.array([10, 20])] * 3)
+    >>> estimator.predict(recordings[0]).shape
+    (30,)
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = EstimatorSettings(**settings)
+        self.report: dict[str, Any] = {}
+        self.columns: dict[str, int] = {}
+        self._weights: Weights | None = None
+
+    def fit(self, motions: Sequence[Motion], change_points: Sequence[Int64[np.ndarray, " K"]]) -> PhaseEstimator:
+        """Trains on recordings and their change points; `report` then holds losses and calibration.
+
+        Args:
+            motions: recordings with the same columns.
+            change_points: int64[K] for each, as from `segment`.
+
+        Raises:
+            MotionError: no steps at all, different columns, or unequal numbers of recordings and change points.
+        """
+        from gap_vla.phases.lstm import Weights
+        from gap_vla.phases.training import train
+
+        if len(motions) != len(change_points):
+            raise MotionError(f"{len(motions)} recordings but change points for {len(change_points)}")
+        motions, change_points = list(motions), [np.asarray(points, np.int64) for points in change_points]
+        usable = [i for i, motion in enumerate(motions) if len(motion)]
+        if not usable:
+            raise MotionError("no recording has a step; there is nothing to learn ρ from")
+        self.columns = _columns(motions[usable[0]])
+        features = {i: self.features(motions[i]) for i in usable}
+        kept, held = _split(usable, self.settings)
+        stacked = np.concatenate([features[i][1:] for i in kept] or [np.zeros((0, self.width), np.float32)])
+        mean = np.zeros(self.width, np.float32)
+        scale = stacked.std(axis=0, dtype=np.float64) if len(stacked) else np.ones(self.width)
+        scale = np.where(scale > LEAST_SCALE, scale, 1).astype(np.float32)
+        examples = {i: self._example((features[i] - mean) / scale, change_points[i]) for i in usable}
+        s = self.settings
+        arrays, history = train(
+            *zip(*(examples[i] for i in kept)), hidden=s.hidden, epochs=s.epochs, learning_rate=s.learning_rate,
+            batch_size=s.batch_size, max_steps=s.max_steps, seed=s.seed,
+        )  # fmt: skip
+        self._weights = Weights(mean=mean, scale=scale, **arrays)
+        self.report = {
+            "recordings": len(usable),
+            "held_out_recordings": len(held),
+            "epochs": len(history),
+            "train_loss": history[-1],
+            **self._measure(motions, change_points, held, "held_out_"),
+        }
+        return self
+
+    @property
+    def width(self) -> int:
+        return 3 * self.columns["arms"] * (2 if self.columns["rotations"] else 1) + self.columns["others"]
+
+    def features(self, motion: Motion) -> Float[np.ndarray, "T F"]:
+        """Unscaled Δs: row t is the difference between samples t - 1 and t, row 0 is zero."""
+        from gap_vla.phases.lstm import all_features
+
+        if (found := _columns(motion)) != self.columns:
+            raise MotionError(f"{motion.where}: its columns {found} are not those of the estimator, {self.columns}")
+        return all_features(samples_of(motion), found["arms"], bool(found["rotations"]), self.width)
+
+    def predict(
+        self,
+        position: Float[np.ndarray, "T p"] | Motion,
+        quaternion: Float[np.ndarray, "T q"] | None = None,
+        gripper: Float[np.ndarray, "T g"] | None = None,
+        extra: Float[np.ndarray, "T e"] | None = None,
+    ) -> Float[np.ndarray, " T"]:
+        """ρ of a whole recording, float32 in [0, 1]; arguments as for `segment`.
+
+        Raises:
+            MotionError: bad signals, other columns than the estimator was trained on, or an untrained estimator.
+        """
+        from gap_vla.phases.lstm import lstm_run
+
+        weights, lookahead = self.weights, self.settings.lookahead
+        features = self.features(as_motion(position, quaternion, gripper, extra))
+        late = np.zeros((lookahead, self.width), np.float32)
+        return lstm_run(np.concatenate([features, late]), weights)[lookahead:]
+
+    def stream(self) -> PhaseStream:
+        """Online ρ: one sample at a time, bit-identical to `predict` on the whole recording.
+
+        >>> rng = np.random.default_rng(0)
+        >>> motion = Motion.of(np.cumsum(rng.normal(size=(30, 3)), axis=0))
+        >>> estimator = PhaseEstimator(epochs=1).fit([motion], [np.array([10])])
+        >>> stream = estimator.stream()
+        >>> online = [rho for p in motion.position if (rho := stream.step(p)) is not None] + stream.finish()
+        >>> bool((np.array(online, np.float32) == estimator.predict(motion)).all())
+        True
+        """
+        return PhaseStream(self.weights, self.columns, self.width, self.settings.lookahead)
+
+    @property
+    def weights(self) -> Weights:
+        if self._weights is None:
+            raise MotionError("the estimator is not trained; call fit or load first")
+        return self._weights
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes estimator.safetensors and estimator.json; existing files are replaced whole or not at all."""
+        record = {
+            "format": 1,
+            "settings": dataclasses.asdict(self.settings),
+            "columns": self.columns,
+            "report": self.report,
+        }
+        return write_arrays(Path(directory), "estimator", self.weights._asdict(), record)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> PhaseEstimator:
+        """Reads what `save` wrote; `predict` then gives the same bits."""
+        from gap_vla.phases.lstm import Weights
+
+        arrays, record = read_arrays(Path(directory), "estimator")
+        estimator = cls(**record["settings"])
+        estimator.columns, estimator.report = record["columns"], record["report"]
+        estimator._weights = Weights(**arrays)
+        return estimator
+
+    def _example(self, scaled: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        s, length = self.settings, len(scaled)
+        late = np.zeros((s.lookahead, scaled.shape[1]), np.float32)
+        targets, weights = change_targets(points, length), self._step_weights(points, length)
+        none_yet = np.zeros(s.lookahead, np.float32)
+        return (
+            np.concatenate([scaled, late]),
+            np.concatenate([none_yet, targets]),
+            np.concatenate([none_yet, weights]),
+        )
+
+    def _step_weights(self, points: np.ndarray, length: int) -> np.ndarray:
+        s = self.settings
+        return step_weights(points, length, k=s.distance_weight, most=s.greatest_weight, one_sided=s.one_sided)
+
+    def _measure(self, motions, change_points, indices: Sequence[int], prefix: str) -> dict[str, Any]:
+        if not indices:
+            return {f"{prefix}loss": None, f"{prefix}calibration": None}
+        rho = np.concatenate([self.predict(motions[i]) for i in indices])
+        targets = np.concatenate([change_targets(change_points[i], len(motions[i])) for i in indices])
+        weights = np.concatenate([self._step_weights(change_points[i], len(motions[i])) for i in indices])
+        return {
+            f"{prefix}loss": weighted_loss(rho, targets, weights),
+            f"{prefix}calibration": calibration(rho, targets, weights),
+        }
+
+
+def samples_of(motion: Motion) -> np.ndarray:
+    """f64[T, …]: position, quaternion, then gripper and extra, the columns that `lstm.step_features` reads."""
+    parts = [motion.position, motion.quaternion, motion.gripper, motion.extra]
+    return np.ascontiguousarray(np.concatenate([p for p in parts if p is not None], axis=1))
+
+
+def _columns(motion: Motion) -> dict[str, int]:
+    others = sum(0 if part is None else part.shape[1] for part in (motion.gripper, motion.extra))
+    return {"arms": motion.arms, "rotations": int(motion.quaternion is not None), "others": others}
+
+
+def _split(usable: list[int], settings: EstimatorSettings) -> tuple[list[int], list[int]]:
+    count = round(settings.held_out * len(usable))
+    if settings.held_out > 0 and len(usable) > 1:
+        count = min(max(count, 1), len(usable) - 1)
+    order = np.random.default_rng(settings.seed).permutation(len(usable))
+    held = {usable[i] for i in order[:count]}
+    return [i for i in usable if i not in held], sorted(held)

@@ -1,0 +1,308 @@
+"""M1 and M2: what moves in a recording, and in which direction.
+
+A recording is brought into one form (`Motion`), its noise is measured (`noise_level`), dead-bands follow from it
+(`default_dead_band`), and every step becomes a unit vector, or zero where nothing moves (`unit_steps`).
+Rotations live on SO(3): only relative rotations R_j R_iᵀ are formed, so the sign of a quaternion never matters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int8
+
+UNIT_QUATERNION_TOLERANCE = 1e-2
+"""Stored quaternions may be this far from unit length (float16 files are); they are normalised. More is an error."""
+
+RESTING_STEP = 4.0
+"""95 % of the steps of a resting 3-D signal with noise σ per coordinate are shorter than 3.95 σ (χ² with 3 d.o.f.)."""
+
+SLOW_STEP = 0.02
+"""A step below this share of the recording's fast steps (their 95 % quantile) is drift, not motion."""
+
+
+class MotionError(ValueError):
+    """A recording that cannot be used; the message says where, what was found and what to do."""
+
+
+class DeadBand(NamedTuple):
+    """Below these lengths a step, or a whole segment, does not move and has no direction (M2)."""
+
+    position: float  # m
+    rotation: float  # rad
+    gripper: float  # units of the gripper column
+    extra: float = 0.0  # units of the extra columns, Euclidean norm over all of them
+
+
+FLOOR = DeadBand(position=1e-6, rotation=1e-5, gripper=1e-6, extra=1e-6)
+"""Rounding of float32 recordings: less than this is never motion, however quiet the recording is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Motion:
+    """The moving signals of one recording of `T` samples, float64, checked.
+
+    Attributes:
+        position: f64[T, 3 * arms], end effector positions, m, any fixed frame.
+        quaternion: f64[T, 4 * arms], unit, wxyz, or None.
+        gripper: f64[T, G], finger positions or openings; G is a multiple of the number of arms; or None.
+        extra: f64[T, E], further joints or hand channels, or None.
+        where: how errors call the recording, such as "demo.hdf5, episode 3".
+    """
+
+    position: np.ndarray
+    quaternion: np.ndarray | None = None
+    gripper: np.ndarray | None = None
+    extra: np.ndarray | None = None
+    where: str = "recording"
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    @property
+    def arms(self) -> int:
+        return self.position.shape[1] // 3
+
+    @classmethod
+    def of(
+        cls,
+        position: Float[np.ndarray, "T _"],
+        quaternion: Float[np.ndarray, "T _"] | None = None,
+        gripper: Float[np.ndarray, "T _"] | None = None,
+        extra: Float[np.ndarray, "T _"] | None = None,
+        *,
+        where: str = "recording",
+    ) -> Motion:
+        """Checks widths, lengths, finiteness and unit quaternions once; inside, code trusts its arrays.
+
+        Args:
+            position: T×3 for one arm, T×3A for A arms side by side, in m.
+            quaternion: T×4 (T×4A), wxyz.
+            gripper: T×G or T, G columns divided evenly among the arms.
+            extra: T×E or T, any other columns whose direction of motion counts.
+            where: name of the recording for error messages.
+
+        Raises:
+            MotionError: naming the recording, the field, the step, and what to do.
+
+        >>> Motion.of(np.zeros((5, 3)), gripper=np.zeros(5)).gripper.shape
+        (5, 1)
+        """
+        fields: dict[str, np.ndarray | None] = {}
+        given = {"position": position, "quaternion": quaternion, "gripper": gripper, "extra": extra}
+        for name, value in given.items():
+            fields[name] = None if value is None else _as_columns(value, name, where)
+        pos = fields["position"]
+        if pos is None:
+            raise MotionError(f"{where}: position is missing; T×3 in m is the least that can be segmented")
+        if pos.shape[1] == 0 or pos.shape[1] % 3:
+            raise MotionError(f"{where}: position is {pos.shape[1]} wide; give 3 columns (m) per arm")
+        arms = pos.shape[1] // 3
+        for name, value in fields.items():
+            if value is None:
+                continue
+            if len(value) != len(pos):
+                raise MotionError(f"{where}: {name} has {len(value)} steps, position {len(pos)}; they must be equal")
+            if not np.isfinite(value).all():
+                step, column = (int(i) for i in np.argwhere(~np.isfinite(value))[0])
+                raise MotionError(
+                    f"{where}: {name} is {value[step, column]} at step {step}, column {column}; "
+                    "repair the value or drop the episode"
+                )
+        quat, grip = fields["quaternion"], fields["gripper"]
+        if quat is not None:
+            if quat.shape[1] != 4 * arms:
+                raise MotionError(
+                    f"{where}: quaternion is {quat.shape[1]} wide, not {4 * arms} (wxyz for each of {arms} arms)"
+                )
+            fields["quaternion"] = _normalised(quat, where)
+        if grip is not None and (grip.shape[1] == 0 or grip.shape[1] % arms):
+            raise MotionError(f"{where}: gripper is {grip.shape[1]} wide, which does not divide among {arms} arms")
+        return cls(pos, fields["quaternion"], grip, fields["extra"], where)
+
+
+def _as_columns(value: Any, name: str, where: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise MotionError(f"{where}: {name} is {array.dtype}, not numbers")
+    if array.ndim == 1 and name != "position":
+        array = array[:, None]
+    if array.ndim != 2:
+        raise MotionError(f"{where}: {name} has shape {array.shape}, not (T, width)")
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def _normalised(quaternion: np.ndarray, where: str) -> np.ndarray:
+    blocks = quaternion.reshape(len(quaternion), -1, 4)
+    norms = np.linalg.norm(blocks, axis=2)
+    off = np.abs(norms - 1) > UNIT_QUATERNION_TOLERANCE
+    if off.any():
+        step, arm = (int(i) for i in np.argwhere(off)[0])
+        raise MotionError(
+            f"{where}: quaternion of arm {arm} has length {norms[step, arm]:.4g} at step {step}, not 1; expected wxyz "
+            "unit quaternions (for rotation vectors or Euler angles convert first; without orientation leave it out)"
+        )
+    return (blocks / norms[..., None]).reshape(quaternion.shape)
+
+
+def relative_rotation_vector(
+    first: Float[np.ndarray, "*n 4"], second: Float[np.ndarray, "*n 4"]
+) -> Float[np.ndarray, "*n 3"]:
+    """θ = log(R_second R_firstᵀ) of M1: rotation vector in the fixed frame, rad, length in [0, π].
+
+    Args:
+        first: unit quaternions wxyz.
+        second: unit quaternions wxyz; the sign of either does not matter.
+
+    >>> quarter_turn_about_z = np.array([np.sqrt(0.5), 0, 0, np.sqrt(0.5)])
+    >>> relative_rotation_vector(np.array([1.0, 0, 0, 0]), -quarter_turn_about_z)[2].round(4)
+    np.float64(1.5708)
+    """
+    w1, v1 = first[..., :1], first[..., 1:]
+    w2, v2 = second[..., :1], second[..., 1:]
+    w = w2 * w1 + (v2 * v1).sum(-1, keepdims=True)
+    v = w1 * v2 - w2 * v1 - np.cross(v2, v1)
+    v = np.where(w < 0, -v, v)
+    sine = np.linalg.norm(v, axis=-1, keepdims=True)
+    angle = 2 * np.arctan2(sine, np.abs(w))
+    return v * np.where(sine > 0, angle / np.where(sine > 0, sine, 1), 0)
+
+
+def motion_between(motion: Motion, i: int, j: int) -> dict[str, np.ndarray]:
+    """M1: displacement (m), rotation vector (rad), opening change and extra change from sample i to sample j."""
+    parts = {"position": motion.position[j] - motion.position[i]}
+    if motion.quaternion is not None:
+        q = motion.quaternion.reshape(len(motion), -1, 4)
+        parts["rotation"] = relative_rotation_vector(q[i], q[j]).ravel()
+    if motion.gripper is not None:
+        parts["gripper"] = motion.gripper[j] - motion.gripper[i]
+    if motion.extra is not None:
+        parts["extra"] = motion.extra[j] - motion.extra[i]
+    return parts
+
+
+class Steps(NamedTuple):
+    """Raw steps between neighbouring samples; N = T - 1."""
+
+    position: np.ndarray  # f64[N, arms, 3], m
+    rotation: np.ndarray | None  # f64[N, arms, 3], rad
+    gripper: np.ndarray | None  # f64[N, G]
+    extra: np.ndarray | None  # f64[N, 1, E]
+
+
+def steps_of(motion: Motion) -> Steps:
+    """m_{i:i+1} of M1 for all i."""
+    n = max(len(motion) - 1, 0)
+    rotation = None
+    if motion.quaternion is not None:
+        q = motion.quaternion.reshape(len(motion), -1, 4)
+        rotation = relative_rotation_vector(q[:-1], q[1:]) if n else np.zeros((0, motion.arms, 3))
+    return Steps(
+        np.diff(motion.position, axis=0).reshape(n, motion.arms, 3),
+        rotation,
+        None if motion.gripper is None else np.diff(motion.gripper, axis=0),
+        None if motion.extra is None else np.diff(motion.extra, axis=0)[:, None, :],
+    )
+
+
+def noise_level(steps: Float[np.ndarray, "N ..."]) -> float:
+    """Standard deviation of one coordinate's sample noise, from the steps alone.
+
+    White noise σ makes third differences of the samples with variance 20 σ²; smooth motion makes almost none, and the
+    median absolute deviation ignores the few steps at which the motion changes. 0 for fewer than 4 samples.
+
+    >>> rng = np.random.default_rng(0)
+    >>> path = np.linspace(0, 1, 2000)[:, None] + rng.normal(0, 0.003, (2000, 3))
+    >>> round(noise_level(np.diff(path, axis=0)), 4)
+    0.0029
+    """
+    third = np.diff(steps.reshape(len(steps), -1), n=2, axis=0)
+    if third.size == 0:
+        return 0.0
+    spread = np.median(np.abs(third), axis=0) / 0.6745
+    return float(np.sqrt(np.mean(spread**2) / 20.0))
+
+
+def default_dead_band(motions: Sequence[Motion]) -> DeadBand:
+    """Dead-bands that follow the data's own noise: max(4 σ, 2 % of the fast steps, rounding), capped at half of them.
+
+    σ is `noise_level`; fast steps are the 95 % quantile of step lengths. Both are the median over the recordings, so
+    one broken recording changes nothing, and both scale with the data's unit. The cap keeps recordings whose steps
+    are all as short as the noise from having no motion at all.
+
+    Args:
+        motions: one recording or all of a data set.
+
+    Returns:
+        DeadBand in m, rad, gripper units, extra units.
+    """
+    noise: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
+    fast: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
+    for motion in motions:
+        for name, value in steps_of(motion)._asdict().items():
+            if value is None or len(value) == 0:
+                continue
+            lengths = np.abs(value) if name == "gripper" else np.linalg.norm(value, axis=-1)
+            noise[name].append(noise_level(value))
+            fast[name].append(float(np.quantile(lengths, 0.95)))
+    bands = []
+    for name, floor in zip(DeadBand._fields, FLOOR):
+        if not fast[name]:
+            bands.append(floor)
+            continue
+        sigma, quick = float(np.median(noise[name])), float(np.median(fast[name]))
+        bands.append(max(min(max(RESTING_STEP * sigma, SLOW_STEP * quick), 0.5 * quick), floor))
+    return DeadBand(*bands)
+
+
+def as_dead_band(value: DeadBand | Mapping[str, float] | Sequence[float] | None, motion: Motion) -> DeadBand:
+    """The dead-band that a caller means; None follows the recording's own noise."""
+    if value is None:
+        return default_dead_band([motion])
+    if isinstance(value, Mapping):
+        unknown = set(value) - set(DeadBand._fields)
+        if unknown:
+            raise MotionError(f"dead_band knows {', '.join(DeadBand._fields)}, not {', '.join(sorted(unknown))}")
+        band = default_dead_band([motion])._replace(**value)
+    else:
+        band = DeadBand(*value)
+    if not all(np.isfinite(band)) or min(band) < 0:
+        raise MotionError(f"dead_band must be finite and not negative, got {band}")
+    return band
+
+
+class UnitSteps(NamedTuple):
+    """Directions of the steps; zero where a step is within the dead-band."""
+
+    vectors: np.ndarray  # f64[N, V]: position (3 per arm), then extra
+    rotation: np.ndarray  # f64[N, 3 * arms], or N×0
+    sign: np.ndarray  # int8[N, G]
+
+
+def directions(vectors: Float[np.ndarray, "*n d"], dead_band: float) -> Float[np.ndarray, "*n d"]:
+    """Unit vectors, or zero where the length does not exceed the dead-band."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    moving = lengths > dead_band
+    return np.where(moving, vectors / np.where(moving, lengths, 1), 0)
+
+
+def signs(values: Float[np.ndarray, "*n"], dead_band: float) -> Int8[np.ndarray, "*n"]:
+    """sgn g of M2: -1, 0 or +1."""
+    return (np.sign(values) * (np.abs(values) > dead_band)).astype(np.int8)
+
+
+def unit_steps(motion: Motion, dead_band: DeadBand) -> UnitSteps:
+    """The second argument of every cosine and sign in M2, for all steps."""
+    steps = steps_of(motion)
+    n = len(steps.position)
+    blocks = [directions(steps.position, dead_band.position).reshape(n, -1)]
+    if steps.extra is not None:
+        blocks.append(directions(steps.extra, dead_band.extra).reshape(n, -1))
+    rotation = np.zeros((n, 0))
+    if steps.rotation is not None:
+        rotation = directions(steps.rotation, dead_band.rotation).reshape(n, -1)
+    sign = np.zeros((n, 0), np.int8) if steps.gripper is None else signs(steps.gripper, dead_band.gripper)
+    return UnitSteps(np.concatenate(blocks, axis=1), rotation, sign)

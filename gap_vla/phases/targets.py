@@ -1,0 +1,57 @@
+"""M4 and the weights of M5: what the estimator is asked to find, and how much each step counts."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+
+def change_targets(change_points: Int64[np.ndarray, " K"], length: int) -> Float[np.ndarray, " T"]:
+    """M4: c_t = 1 at the change points and at the first step, else 0.
+
+    >>> change_targets(np.array([2]), 4)
+    array([1., 0., 1., 0.], dtype=float32)
+    """
+    targets = np.zeros(length, np.float32)
+    targets[:1] = 1
+    targets[change_points] = 1
+    return targets
+
+
+def distance_to_change(
+    change_points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool = False
+) -> Float[np.ndarray, " T"]:
+    """Steps from each step to the nearest change point or to the first step, which M4 counts as one.
+
+    Args:
+        one_sided: only change points at or before the step (the release, for MimicGen).
+
+    >>> distance_to_change(np.array([4]), 6)
+    array([0., 1., 2., 1., 0., 1.], dtype=float32)
+    """
+    points = np.concatenate([[0], np.asarray(change_points, np.int64)])
+    steps = np.arange(length)
+    last = points[np.searchsorted(points, steps, side="right") - 1]
+    distance = (steps - last).astype(np.float32)
+    if not one_sided and len(points) > 1:
+        following = np.searchsorted(points, steps, side="left")
+        ahead = np.where(following < len(points), points[np.minimum(following, len(points) - 1)] - steps, np.inf)
+        distance = np.minimum(distance, ahead).astype(np.float32)
+    return distance
+
+
+def step_weights(
+    change_points: Int64[np.ndarray, " K"],
+    length: int,
+    *,
+    k: float,
+    most: float = np.inf,
+    one_sided: bool = False,
+) -> Float[np.ndarray, " T"]:
+    """M5: 1 at the positives of M4; a negative at distance d from the nearest one counts min(k d², most).
+
+    >>> step_weights(np.array([4]), 6, k=0.1).round(1)
+    array([1. , 0.1, 0.4, 0.1, 1. , 0.1], dtype=float32)
+    """
+    distance = distance_to_change(change_points, length, one_sided=one_sided)
+    return np.where(distance == 0, 1, np.minimum(k * distance**2, most)).astype(np.float32)
