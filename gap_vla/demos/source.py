@@ -1,0 +1,97 @@
+"""What a reader offers: episodes by index, images optional, and a fingerprint of the files they come from."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gap_vla.episode import Episode, EpisodeError
+
+READERS: dict[str, str] = {
+    "robomimic_hdf5": "gap_vla.demos.robomimic_hdf5:RobomimicHDF5",
+}
+"""Format name to `module:class`; a new format is one new file and one line here."""
+
+
+class Source(Sequence[Episode], abc.ABC):
+    """Demonstrations on disk, addressed by index.
+
+    A source holds a path and options only, so that it can be sent to another process; files are opened per read.
+    """
+
+    kind: str
+    path: Path
+    options: dict[str, Any]
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def read(self, index: int, *, images: bool = True) -> Episode:
+        """Episode `index`, validated; without its images if `images` is False (fast, for annotation)."""
+
+    def dropped(self) -> dict[str, str]:
+        """What the files hold and the conversion leaves out: field to reason."""
+        return {}
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self.read(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.read(index % len(self))
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self.read(i) for i in range(len(self)))
+
+    def without_images(self) -> list[Episode]:
+        """All episodes, proprioception and actions only."""
+        return [self.read(i, images=False) for i in range(len(self))]
+
+    def identity(self) -> dict[str, Any]:
+        """What the episodes are made from: kind, options and a hash of every file's content."""
+        return {
+            "kind": self.kind,
+            "options": json.loads(json.dumps(self.options)),
+            "content": _digest(self.path),
+        }
+
+
+def _digest(path: Path) -> str:
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(str(file.relative_to(path)).encode() + b"\0")
+        with open(file, "rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) -> Source:
+    """Opens demonstrations of a known format.
+
+    Args:
+        path: file or folder.
+        kind: a name in `READERS`.
+        **options: the reader's own options.
+
+    Raises:
+        EpisodeError: unknown kind, missing path, or a file that is not of this kind.
+    """
+    if kind not in READERS:
+        raise EpisodeError(f"unknown kind {kind!r}; known: {', '.join(sorted(READERS))}")
+    path = Path(path)
+    if not path.exists():
+        raise EpisodeError(f"{path}: no such file or folder")
+    module, name = READERS[kind].split(":")
+    return getattr(importlib.import_module(module), name)(path, **options)
+
+
+def read(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) -> Iterator[Episode]:
+    """Yields every demonstration in `path`; see `open_source`."""
+    yield from open_source(path, kind, **options)

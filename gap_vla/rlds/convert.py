@@ -1,0 +1,112 @@
+"""Demonstrations to RLDS with ρ in one call: read, annotate, write, and keep the annotator beside the data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.demos.source import Source, open_source
+from gap_vla.rlds.builder import write_rlds
+from gap_vla.rlds.reader import dataset_metadata
+from gap_vla.rlds.schema import SCHEMA_VERSION
+from gap_vla.rlds.shards import DatasetError, Labels
+
+DEFAULT_VERSION = "1.0.0"
+
+
+def build_dataset(
+    source: Source | str | Path,
+    data_dir: str | Path,
+    name: str,
+    *,
+    kind: str = "robomimic_hdf5",
+    method: str = "lstm",
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    version: str = DEFAULT_VERSION,
+    val_fraction: float = 0.1,
+    identity: Mapping[str, Any] | None = None,
+    workers: int = 2,
+    overwrite: bool = False,
+    **write_options: Any,
+) -> Path:
+    """Annotates demonstrations with ρ and writes them as the RLDS dataset `data_dir/name/version`.
+
+    Args:
+        source: `gap_vla.demos.open_source(...)`, or a path of the given kind.
+        data_dir: TFDS data directory.
+        name: dataset name.
+        kind: reader name, if `source` is a path.
+        method: of `gap_vla.phases.annotate`; `"none"` writes a dataset without ρ.
+        seed: of the annotator.
+        options: of `annotate`.
+        version: `major.minor.patch`.
+        val_fraction: share of episodes in the split `val`.
+        identity: what the data are made from; default: reader, options and a hash of the files' content.
+        workers: processes.
+        overwrite: replace an existing, different dataset.
+        **write_options: of `write_rlds`.
+
+    Returns:
+        The version directory; it holds the annotator in `annotator/` and its report in `metadata.json`. An existing
+        dataset made from the same data with the same settings is returned without annotating again.
+
+    Raises:
+        DatasetError, EpisodeError: as `write_rlds`.
+    """
+    if not isinstance(source, Source):
+        source = open_source(source, kind)
+    if len(source) == 0:
+        raise DatasetError(f"{source.path}: no episodes")
+    wanted = {"method": method, "seed": seed, "options": dict(options or {})}
+    data = {**(source.identity() if identity is None else identity), "annotation": wanted}
+    target = Path(data_dir) / name / version
+    if not overwrite and _is_made_from(target, data, val_fraction):
+        return target
+    common: dict[str, Any] = {
+        "version": version,
+        "val_fraction": val_fraction,
+        "identity": data,
+        "workers": workers,
+        "overwrite": overwrite,
+        **write_options,
+    }
+    if method == "none":
+        return write_rlds(source, data_dir, name, **common)
+    from gap_vla.phases import annotate
+
+    annotation = annotate(source.without_images(), method=method, seed=seed, workers=workers, **dict(options or {}))
+    labels = [
+        Labels(np.asarray(rho, np.float32), change_point_mask(points, len(rho)))
+        for rho, points in zip(annotation.rho, annotation.change_points, strict=True)
+    ]
+    return write_rlds(
+        source,
+        data_dir,
+        name,
+        annotator=annotation.identity,
+        labels=labels,
+        companion=lambda directory: annotation.save(directory / "annotator"),
+        **common,
+    )
+
+
+def change_point_mask(points: np.ndarray, steps: int) -> np.ndarray:
+    """bool[T], True at the first step of every segment but the first."""
+    mask = np.zeros(steps, bool)
+    mask[np.asarray(points, int)] = True
+    mask[0] = False
+    return mask
+
+
+def _is_made_from(target: Path, data: Mapping[str, Any], val_fraction: float) -> bool:
+    recorded = dataset_metadata(target).get("identity", {})
+    return (
+        recorded.get("val_fraction") == val_fraction
+        and recorded.get("schema_version") == SCHEMA_VERSION
+        and recorded.get("data") == json.loads(json.dumps(data, default=str))
+    )

@@ -1,0 +1,142 @@
+"""Batches of windows for training: global shuffle without a buffer, exact resume, shards per host. No TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.identity import digest
+from gap_vla.rlds.store import EpisodeStore
+from gap_vla.rlds.windows import Batch, Rho, Windows
+
+
+class WindowLoader:
+    """Iterates over batches of windows in Octo's layout.
+
+    B, W, H are batch, window and action horizon; P, A the widths of proprioception and action:
+    `observation`: {image_* uint8[B, W, h, w, 3], proprio float32[B, W, P] normalised, timestep int32[B, W],
+    timestep_pad_mask bool[B, W] (False = before the episode's start), pad_mask_dict};
+    `task`: {language_instruction object[B] of bytes, pad_mask_dict}; `action` float32[B, W, H, A] normalised;
+    `action_pad_mask` bool[B, W, H, A] (False = beyond the episode's end); `rho` float32[B, W];
+    `change_point` bool[B, W].
+
+    With `train=True` it is endless: every window once per epoch, in an order that depends on `seed` and the epoch
+    only. With `train=False` it is one ordered pass, the last batch possibly smaller.
+
+    Args:
+        store: an `EpisodeStore`.
+        split: `"train"` or `"val"`.
+        window_size: W.
+        action_horizon: H.
+        batch_size: B, of this process.
+        seed: of the shuffling.
+        image_keys: cameras to deliver.
+        proprio: whether to deliver proprioception.
+        normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
+        rho: `"step"` each step's own ρ, `"current"` the window's last step's for all, `"none"`.
+        train: endless and shuffled, or one ordered pass.
+        process_index: this host …
+        process_count: … of so many; each sees its own share of the windows.
+        language: whether to deliver `task.language_instruction`.
+        upstream_action_mask: upstream's action mask, two steps late (see `window_indices`).
+        threads: threads that gather ahead; 0 gathers when asked.
+        prefetch: batches held ready when `threads` > 0.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        *,
+        split: str,
+        window_size: int,
+        action_horizon: int,
+        batch_size: int,
+        seed: int,
+        image_keys: Sequence[str] = ("image_primary",),
+        proprio: bool = True,
+        normalization: str = "normal",
+        rho: Rho = "step",
+        train: bool = True,
+        process_index: int = 0,
+        process_count: int = 1,
+        language: bool = True,
+        upstream_action_mask: bool = False,
+        threads: int = 0,
+        prefetch: int = 2,
+    ) -> None:
+        import grain
+
+        self.windows = Windows(
+            store,
+            split=split,
+            window_size=window_size,
+            action_horizon=action_horizon,
+            image_keys=image_keys,
+            proprio=proprio,
+            normalization=normalization,
+            rho=rho,
+            language=language,
+            upstream_action_mask=upstream_action_mask,
+        )
+        if not 0 <= process_index < process_count:
+            raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
+        if len(self.windows) < process_count:
+            raise ValueError(f"split {split!r} has {len(self.windows)} windows for {process_count} processes")
+        self._identity = digest(
+            {
+                "store": store.source_hash,
+                "split": split,
+                "batch_size": batch_size,
+                "seed": seed,
+                "train": train,
+                "process": [process_index, process_count],
+            }
+        )
+        order = grain.MapDataset.range(process_index, len(self.windows), process_count)
+        self.windows_per_epoch = len(order)
+        if train:
+            order = order.seed(seed).shuffle().repeat()
+        batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray).map(self.windows.gather)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
+        self._batches = batches.to_iter_dataset(options)
+        self._iterator = iter(self._batches)
+        self._train = train
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """The statistics that `action` and `proprio` were normalised with."""
+        return self.windows.store.statistics
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._train:
+            self._iterator = iter(self._batches)
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def peek(self) -> Batch:
+        """The next batch, without moving on; for shapes and pictures before training."""
+        position = self._iterator.get_state()
+        batch = next(self._iterator)
+        self._iterator.set_state(position)
+        return batch
+
+    def state(self) -> dict[str, Any]:
+        """The position after the last delivered batch, JSON-able."""
+        return {"loader": self._identity, "position": self._iterator.get_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues exactly behind `state`.
+
+        Raises:
+            ValueError: the state is of other data, another seed, batch size or number of processes.
+        """
+        if state.get("loader") != self._identity:
+            raise ValueError(
+                "the data position was saved with other data, split, seed, batch size or process count; "
+                "resume with the same settings or start a new run"
+            )
+        self._iterator.set_state(state["position"])

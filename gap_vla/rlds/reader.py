@@ -1,0 +1,122 @@
+"""Reading an RLDS dataset episode by episode (TensorFlow is imported on first use, and only here and in `store`)."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gap_vla.episode import Episode, EpisodeError
+from gap_vla.rlds.schema import decode_episode
+
+
+def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
+    """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions. Empty for
+    foreign data."""
+    path = Path(version_dir) / "metadata.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def open_builder(version_dir: str | Path) -> Any:
+    """`tfds.builder_from_directory`, with an error that says what is missing."""
+    version_dir = Path(version_dir)
+    for needed in ("dataset_info.json", "features.json"):
+        if not (version_dir / needed).exists():
+            raise EpisodeError(
+                f"{version_dir}: no {needed}; give the folder of one finished dataset version, e.g. "
+                f"data/threading/1.0.0"
+            )
+    import tensorflow_datasets as tfds
+
+    return tfds.builder_from_directory(str(version_dir))
+
+
+def read_rlds(
+    version_dir: str | Path,
+    split: str = "train",
+    *,
+    images: bool = True,
+    workers: int = 2,
+    resize: Mapping[str, tuple[int, int]] | None = None,
+) -> Iterator[Episode]:
+    """Yields the episodes of a split in file order.
+
+    Args:
+        version_dir: the dataset, e.g. `data/threading/1.0.0`.
+        split: split name.
+        images: False skips decoding them.
+        workers: threads that decode.
+        resize: camera to (height, width), Lanczos3 with antialiasing, rounded and clipped to uint8 as upstream does.
+
+    Raises:
+        EpisodeError: not a finished dataset, unknown split, or a truncated shard (names the shard and what to do).
+    """
+    for steps, metadata in read_steps(version_dir, split, images=images, workers=workers, resize=resize):
+        yield decode_episode(steps, metadata)
+
+
+def read_steps(
+    version_dir: str | Path,
+    split: str,
+    *,
+    images: bool = True,
+    workers: int = 2,
+    resize: Mapping[str, tuple[int, int]] | None = None,
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yields (steps as stacked numpy arrays, episode metadata) of any RLDS dataset, whatever its fields."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    builder = open_builder(version_dir)
+    if split not in builder.info.splits:
+        raise EpisodeError(f"{version_dir}: no split {split!r}; it has {', '.join(builder.info.splits)}")
+    decoders = None if images else {"steps": _skip_images(builder.info.features["steps"].feature, tfds)}
+    dataset = builder.as_dataset(
+        split=split,
+        decoders=decoders,
+        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+    )
+    stack = functools.partial(_stack, resize=resize or {})
+    dataset = dataset.map(stack, num_parallel_calls=workers, deterministic=True).prefetch(1)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    iterator = iter(dataset.with_options(options).as_numpy_iterator())
+    index = 0
+    while True:
+        try:
+            episode = next(iterator)
+        except StopIteration:
+            return
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+            files = ", ".join(Path(f).name for f in builder.info.splits[split].filenames)
+            raise EpisodeError(
+                f"{version_dir}, split {split}, episode {index}: unreadable ({str(error).splitlines()[0]}); one of "
+                f"{files} is truncated or damaged: copy the file again or convert the source again"
+            ) from None
+        if not images:
+            for key in _image_keys(builder.info.features["steps"].feature):
+                episode["steps"]["observation"].pop(key)
+        yield episode["steps"], episode.get("episode_metadata", {})
+        index += 1
+
+
+def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    import tensorflow as tf
+
+    steps = episode["steps"].batch(tf.int64.max).get_single_element()
+    for key, size in resize.items():
+        small = tf.image.resize(steps["observation"][key], size, method="lanczos3", antialias=True)
+        steps["observation"][key] = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
+    return {**episode, "steps": steps}
+
+
+def _image_keys(step: Any) -> list[str]:
+    import tensorflow_datasets as tfds
+
+    return [k for k, v in step["observation"].items() if isinstance(v, tfds.features.Image)]
+
+
+def _skip_images(step: Any, tfds: Any) -> dict[str, Any]:
+    return {"observation": {key: tfds.decode.SkipDecoding() for key in _image_keys(step)}}

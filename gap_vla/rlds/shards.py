@@ -1,0 +1,135 @@
+"""Shards of TFRecords: which episodes go where, and writing one shard so that it is either whole or absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.episode import Episode
+from gap_vla.rlds.schema import Schema
+
+SHARD_BYTES = 128 * 2**20
+MAX_EPISODES_PER_SHARD = 32
+
+
+class DatasetError(RuntimeError):
+    """A dataset that cannot be written, or that is not the one that was asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """ρ of one episode, kept apart from the source so that images are read once, where they are written."""
+
+    rho: np.ndarray  # float32[T]
+    change_point: np.ndarray  # bool[T]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardJob:
+    """One shard to write; small enough to be sent to a process or a Beam worker.
+
+    Attributes:
+        source: where episodes come from, by index.
+        indices: the episodes of this shard, in order.
+        labels: ρ per episode, or None for sources that carry it (or have none).
+        schema: the dataset's layout.
+        path: the shard's final name inside the unfinished dataset.
+    """
+
+    source: Sequence[Episode]
+    indices: tuple[int, ...]
+    labels: tuple[Labels, ...] | None
+    schema: Schema
+    path: Path
+
+
+def plan_splits(episodes: int, val_fraction: float) -> dict[str, list[int]]:
+    """Every 1/val_fraction-th episode is validation, spread evenly; at least one if there are two episodes or more."""
+    if not 0 <= val_fraction < 1:
+        raise DatasetError(f"val_fraction is {val_fraction}; it must be in [0, 1)")
+    count = max(1, round(episodes * val_fraction)) if val_fraction > 0 and episodes > 1 else 0
+    held = {int((i + 0.5) * episodes / count) for i in range(count)}
+    train = [i for i in range(episodes) if i not in held]
+    return {"train": train} | ({"val": sorted(held)} if held else {})
+
+
+def plan_shards(indices: Sequence[int], episode_bytes: int) -> list[tuple[int, ...]]:
+    """Splits indices into runs of at most `SHARD_BYTES` of decoded data; independent of the number of workers."""
+    size = int(np.clip(SHARD_BYTES // max(episode_bytes, 1), 1, MAX_EPISODES_PER_SHARD))
+    return [tuple(indices[i : i + size]) for i in range(0, len(indices), size)]
+
+
+def write_shard(job: ShardJob) -> dict[str, Any]:
+    """Writes one TFRecord file and its account (`<path>.json`, `<path>.npz`) last; skips it if the account is there.
+
+    Returns:
+        `{"episodes": n, "bytes": size}`.
+
+    Raises:
+        DatasetError: the disk is full.
+        EpisodeError: an episode that does not fit the dataset.
+    """
+    account_path = Path(f"{job.path}.json")
+    if account_path.exists():
+        account = json.loads(account_path.read_text())
+        if job.path.exists() and job.path.stat().st_size == account["file_bytes"]:
+            return account
+    try:
+        return _write(job, account_path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(job.path.parent) from None
+        raise
+
+
+def disk_full(directory: Path) -> DatasetError:
+    return DatasetError(
+        f"no space left on the disk of {directory}; free some and run the same command again: finished shards are kept"
+    )
+
+
+def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:
+    import tensorflow as tf
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    serializer = ExampleSerializer(job.schema.features().get_serialized_info())
+    temporary = job.path.with_name(f".{job.path.name}.tmp")
+    actions, proprios, payload = [], [], 0
+    try:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for position, index in enumerate(job.indices):
+                episode = job.source[index]
+                if job.labels is not None:
+                    label = job.labels[position]
+                    episode = episode.replace(rho=label.rho, change_point=label.change_point)
+                record = serializer.get_tf_example(job.schema.encode(episode.validate()))
+                record = record.SerializeToString(deterministic=True)
+                writer.write(record)
+                payload += len(record)
+                actions.append(episode.action)
+                proprios.append(episode.proprio)
+    except (tf.errors.ResourceExhaustedError, tf.errors.UnknownError) as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, tf.errors.ResourceExhaustedError) or "space" in str(error):
+            raise disk_full(job.path.parent) from None
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    lengths = np.array([len(a) for a in actions])
+    with open(f"{job.path}.npz", "wb") as stream:
+        np.savez(stream, action=np.concatenate(actions), proprio=np.concatenate(proprios), lengths=lengths)
+    size = temporary.stat().st_size
+    os.replace(temporary, job.path)
+    account = {"episodes": len(job.indices), "bytes": payload, "file_bytes": size}
+    partial = account_path.with_suffix(".json.tmp")
+    partial.write_text(json.dumps(account))
+    os.replace(partial, account_path)
+    return account

@@ -1,0 +1,150 @@
+"""Dataset statistics with upstream's keys, and the normalisations that use them. numpy only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+NORMALIZATIONS = ("normal", "bounds", "bounds_q99", "min_max", "none")
+
+MIN_STD = 1e-4
+"""A dimension that varies less than this (m, quaternion or action units) carries no signal: its mask is False.
+
+Dividing by such a standard deviation would blow a hair's difference at rollout up to a huge input. Masked dimensions
+pass through unchanged, in both directions.
+"""
+
+_EPS = 1e-8
+_FIELDS = ("action", "proprio")
+
+
+def dataset_statistics(
+    actions: Iterable[Float[np.ndarray, "T A"]],
+    proprios: Iterable[Float[np.ndarray, "T P"]],
+    *,
+    action_mask: Iterable[bool] | None = None,
+) -> dict[str, Any]:
+    """Mean, std (population), min, max and quantiles over every step of every episode, and the counts.
+
+    Args:
+        actions: per episode, the actions.
+        proprios: per episode, the proprioception.
+        action_mask: dimensions to normalise; default: all but each arm's gripper (every 7th) for 7-per-arm actions,
+            otherwise all. Dimensions that do not vary (`MIN_STD`) are masked out in any case.
+
+    Returns:
+        `{"action": {mean, std, max, min, p01, p99, q01, q99, mask}, "proprio": {…}, "num_transitions",
+        "num_trajectories"}`; vectors are float32 arrays. p01/p99 (Octo's names) and q01/q99 (OpenVLA's) are equal.
+    """
+    actions, proprios = list(actions), list(proprios)
+    action, proprio = np.concatenate(actions), np.concatenate(proprios)
+    if action_mask is None:
+        mask = np.ones(action.shape[1], bool)
+        if action.shape[1] % 7 == 0:
+            mask[6::7] = False
+    else:
+        mask = np.asarray(list(action_mask), bool)
+        if mask.shape != (action.shape[1],):
+            raise ValueError(f"action_mask has {mask.size} entries, actions are {action.shape[1]} wide")
+    return {
+        "action": _describe(action, mask),
+        "proprio": _describe(proprio, np.ones(proprio.shape[1], bool)),
+        "num_transitions": len(action),
+        "num_trajectories": len(actions),
+    }
+
+
+def _describe(values: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    wide = values.astype(np.float64)
+    std = wide.std(0)
+    low, high = np.quantile(wide, [0.01, 0.99], axis=0)
+    described = {
+        "mean": wide.mean(0),
+        "std": std,
+        "max": wide.max(0),
+        "min": wide.min(0),
+        "p01": low,
+        "p99": high,
+        "q01": low,
+        "q99": high,
+    }
+    return {k: v.astype(np.float32) for k, v in described.items()} | {"mask": mask & (std >= MIN_STD)}
+
+
+def normalize(
+    x: Float[np.ndarray, "*batch D"], statistics: Mapping[str, Any], kind: str = "normal"
+) -> Float[np.ndarray, "*batch D"]:
+    """Scales `x` by one field of the statistics (`statistics["action"]` or `["proprio"]`).
+
+    `normal`: (x − mean)/(std + 1e-8). `bounds`: upstream Octo's, the 1st/99th percentile to [−1, 1], clipped;
+    `bounds_q99` is OpenVLA's name of the same. `min_max`: minimum/maximum to [−1, 1] (OpenVLA's `bounds`). `none`.
+    Dimensions whose mask is False are returned unchanged.
+    """
+    mask = _mask(statistics, x)
+    if kind == "none":
+        return np.asarray(x, np.float32)
+    if kind == "normal":
+        y = (x - _vector(statistics, "mean")) / (_vector(statistics, "std") + _EPS)
+    else:
+        low, high = _limits(statistics, kind)
+        y = np.clip(2 * (x - low) / (high - low + _EPS) - 1, -1, 1)
+    return np.where(mask, y, x).astype(np.float32)
+
+
+def unnormalize(
+    x: Float[np.ndarray, "*batch D"], statistics: Mapping[str, Any], kind: str = "normal"
+) -> Float[np.ndarray, "*batch D"]:
+    """The inverse of `normalize` (of what was not clipped)."""
+    mask = _mask(statistics, x)
+    if kind == "none":
+        return np.asarray(x, np.float32)
+    if kind == "normal":
+        y = x * (_vector(statistics, "std") + _EPS) + _vector(statistics, "mean")
+    else:
+        low, high = _limits(statistics, kind)
+        y = (x + 1) / 2 * (high - low + _EPS) + low
+    return np.where(mask, y, x).astype(np.float32)
+
+
+def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
+    """Writes JSON with lists for arrays."""
+    plain = {
+        k: {n: np.asarray(v).tolist() for n, v in value.items()} if k in _FIELDS else int(value)
+        for k, value in statistics.items()
+    }
+    path.write_text(json.dumps(plain, indent=2) + "\n")
+
+
+def load_statistics(path: Path) -> dict[str, Any]:
+    """Reads what `save_statistics` (or upstream Octo) wrote."""
+    return {
+        key: {n: np.asarray(v, bool if n == "mask" else np.float32) for n, v in value.items()}
+        if isinstance(value, dict)
+        else value
+        for key, value in json.loads(path.read_text()).items()
+    }
+
+
+def _vector(statistics: Mapping[str, Any], name: str) -> np.ndarray:
+    return np.asarray(statistics[name], np.float32)
+
+
+def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
+    width = len(_vector(statistics, "mean"))
+    if np.shape(x)[-1] != width:
+        raise ValueError(f"array is {np.shape(x)[-1]} wide, statistics are {width} wide: they belong to other data")
+    return np.asarray(statistics.get("mask", np.ones(width, bool)), bool)
+
+
+def _limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
+    if kind not in NORMALIZATIONS:
+        raise ValueError(f"unknown normalization {kind!r}; known: {', '.join(NORMALIZATIONS)}")
+    low, high = ("min", "max") if kind == "min_max" else ("p01", "p99")
+    if low not in statistics:
+        low, high = "q01", "q99"
+    return _vector(statistics, low), _vector(statistics, high)

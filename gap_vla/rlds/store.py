@@ -1,0 +1,266 @@
+"""A dataset decoded once into flat memory-mapped arrays: random access to every step without TensorFlow.
+
+A store is a folder of `<split>.<field>.bin` (C order, no header) and `store.json`, which says shapes, dtypes, episode
+offsets, statistics, what it was made from and a hash of every file. Delete the folder to remove it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.episode import Episode, EpisodeError
+from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
+
+STORE_VERSION = 1
+
+
+class EpisodeStore:
+    """Read access to a store; open with `EpisodeStore.open(store_dir)`, make with `EpisodeStore.build(version_dir)`.
+
+    Attributes:
+        directory: where the store is.
+        splits: split names.
+        statistics: the dataset's statistics (see `gap_vla.rlds.statistics`).
+        metadata: the dataset's own metadata (identity, annotator).
+        source_hash: hash of the dataset that it was built from.
+    """
+
+    def __init__(self, directory: Path, account: Mapping[str, Any]) -> None:
+        self.directory = directory
+        self._account = account
+        self.source_hash: str = account["source_hash"]
+        self.metadata: dict[str, Any] = account["metadata"]
+        self.statistics = load_statistics(directory / "dataset_statistics.json")
+        self.splits = {name: StoreSplit(directory, name, entry) for name, entry in account["splits"].items()}
+
+    @classmethod
+    def open(cls, store_dir: str | Path, *, verify: bool = False) -> EpisodeStore:
+        """Opens a finished store.
+
+        Args:
+            store_dir: the folder.
+            verify: also compare every file's content with the recorded hash (reads everything).
+
+        Raises:
+            EpisodeError: not a store, unfinished, or a file of another size (or content) than recorded.
+        """
+        directory = Path(store_dir)
+        if not (directory / "store.json").exists():
+            raise EpisodeError(f"{directory}: no store.json; build the store with EpisodeStore.build(version_dir)")
+        account = json.loads((directory / "store.json").read_text())
+        if account["store_version"] != STORE_VERSION:
+            raise EpisodeError(
+                f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; "
+                "delete the folder and build it again"
+            )
+        for name, (size, digest) in account["files"].items():
+            path = directory / name
+            found = path.stat().st_size if path.exists() else None
+            if found != size or (verify and _digest(path) != digest):
+                what = f"{found} bytes instead of {size}" if found != size else "other content than recorded"
+                raise EpisodeError(f"{path}: {what}; delete {directory} and build the store again")
+        return cls(directory, account)
+
+    @classmethod
+    def build(
+        cls,
+        version_dir: str | Path,
+        store_dir: str | Path | None = None,
+        *,
+        workers: int = 2,
+        resize: Mapping[str, tuple[int, int]] | None = None,
+    ) -> EpisodeStore:
+        """Decodes an RLDS dataset into a store, or opens the one that is there if it was made from the same data.
+
+        Args:
+            version_dir: the dataset, e.g. `data/threading/1.0.0`.
+            store_dir: default: `<version_dir>.store`, beside the dataset.
+            workers: threads that decode images.
+            resize: camera to (height, width); Lanczos3 with antialiasing, as upstream Octo resizes.
+
+        Raises:
+            EpisodeError: the dataset cannot be read; no store appears then.
+        """
+        version_dir = Path(version_dir)
+        directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
+        resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
+        source_hash = dataset_hash(version_dir, resize)
+        if (directory / "store.json").exists():
+            recorded = json.loads((directory / "store.json").read_text())
+            if recorded["source_hash"] == source_hash and recorded["store_version"] == STORE_VERSION:
+                return cls.open(directory)
+        partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            _decode(version_dir, partial, source_hash, workers, resize)
+            if directory.exists():
+                shutil.rmtree(directory)
+            os.replace(partial, directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls.open(directory)
+
+    def split(self, name: str) -> StoreSplit:
+        if name not in self.splits:
+            raise EpisodeError(f"{self.directory}: no split {name!r}; it has {', '.join(self.splits)}")
+        return self.splits[name]
+
+
+class StoreSplit:
+    """The arrays of one split; steps of all episodes one after another.
+
+    Attributes:
+        offsets: int64[N + 1], episode i is steps `offsets[i]:offsets[i + 1]`.
+        fields: name to array with leading dimension S (all steps): image_* uint8[S, h, w, 3], proprio float32[S, P],
+            action float32[S, A], and where the dataset has them rho float32[S], change_point bool[S], phase int32[S].
+        language: int32[N], index into `languages`.
+        languages: distinct instructions.
+        phases: names of the phase codes.
+    """
+
+    def __init__(self, directory: Path, name: str, entry: Mapping[str, Any]) -> None:
+        self.name = name
+        self.offsets = np.asarray(entry["offsets"], np.int64)
+        self.languages: list[str] = entry["languages"]
+        self.phases: list[str] = entry["phases"]
+        self.language = np.asarray(entry["language"], np.int32)
+        self.episodes: list[dict[str, Any]] = entry["episodes"]
+        self.fields: dict[str, np.ndarray] = {}
+        steps = int(self.offsets[-1])
+        for key, (dtype, shape) in entry["fields"].items():
+            path = directory / f"{name}.{key}.bin"
+            self.fields[key] = np.memmap(path, dtype, "r", shape=(steps, *shape))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def steps(self) -> int:
+        return int(self.offsets[-1])
+
+    def episode(self, index: int) -> Episode:
+        """Episode `index` as written into the dataset."""
+        part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+        take = {key: np.asarray(value[part]) for key, value in self.fields.items()}
+        codes = take.pop("phase", None)
+        info = self.episodes[index]
+        return Episode(
+            images={k: v for k, v in take.items() if k.startswith("image_")},
+            proprio=take["proprio"],
+            action=take["action"],
+            language_instruction=self.languages[self.language[index]],
+            success=info["success"],
+            phase=None if codes is None else np.array(self.phases)[codes],
+            rho=take.get("rho"),
+            change_point=take.get("change_point"),
+            metadata=info["metadata"],
+        )
+
+
+def dataset_hash(version_dir: Path, resize: Mapping[str, Any]) -> str:
+    """Hash of the dataset's description and of its shards' names, sizes and modification-proof identity."""
+    if not (version_dir / "dataset_info.json").exists():
+        raise EpisodeError(f"{version_dir}: no dataset_info.json; give the folder of one finished dataset version")
+    total = hashlib.sha256(json.dumps([STORE_VERSION, sorted(resize.items())]).encode())
+    for path in sorted(version_dir.iterdir()):
+        if path.suffix == ".json":
+            total.update(path.name.encode() + path.read_bytes())
+        elif path.is_file():
+            total.update(f"{path.name}{path.stat().st_size}".encode())
+    return total.hexdigest()[:16]
+
+
+def _decode(
+    version_dir: Path, partial: Path, source_hash: str, workers: int, resize: Mapping[str, tuple[int, int]]
+) -> None:
+    from gap_vla.rlds.reader import dataset_metadata, open_builder, read_rlds
+
+    splits: dict[str, Any] = {}
+    table: dict[str, list[np.ndarray]] = {"action": [], "proprio": []}
+    for split in open_builder(version_dir).info.splits:
+        writer = _SplitWriter(partial, split)
+        for episode in read_rlds(version_dir, split, workers=workers, resize=resize):
+            writer.add(episode)
+            table["action"].append(episode.action)
+            table["proprio"].append(episode.proprio)
+        splits[split] = writer.close()
+    if not table["action"]:
+        raise EpisodeError(f"{version_dir}: the dataset holds no episodes")
+    statistics = version_dir / "dataset_statistics.json"
+    if statistics.exists():
+        shutil.copyfile(statistics, partial / "dataset_statistics.json")
+    else:
+        save_statistics(dataset_statistics(table["action"], table["proprio"]), partial / "dataset_statistics.json")
+    files = {p.name: (p.stat().st_size, _digest(p)) for p in sorted(partial.iterdir())}
+    account = {
+        "store_version": STORE_VERSION,
+        "source": str(version_dir),
+        "source_hash": source_hash,
+        "metadata": dataset_metadata(version_dir),
+        "splits": splits,
+        "files": files,
+    }
+    (partial / "store.json").write_text(json.dumps(account))
+
+
+class _SplitWriter:
+    """Appends episodes to one file per field."""
+
+    def __init__(self, directory: Path, split: str) -> None:
+        self._directory, self._split = directory, split
+        self._streams: dict[str, Any] = {}
+        self._fields: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._offsets, self._language, self._episodes = [0], [], []  # type: ignore[var-annotated]
+        self._languages: dict[str, int] = {}
+        self._phases: dict[str, int] = {}
+
+    def add(self, episode: Episode) -> None:
+        arrays: dict[str, np.ndarray] = {
+            **episode.images,
+            "proprio": episode.proprio,
+            "action": episode.action,
+        }
+        arrays |= {k: v for k in ("rho", "change_point") if (v := getattr(episode, k)) is not None}
+        if episode.phase is not None:
+            codes = [self._phases.setdefault(str(name), len(self._phases)) for name in episode.phase]
+            arrays["phase"] = np.asarray(codes, np.int32)
+        if not self._fields:
+            self._fields = {key: (value.dtype.str, value.shape[1:]) for key, value in arrays.items()}
+            self._streams = {k: open(self._directory / f"{self._split}.{k}.bin", "wb") for k in arrays}
+        for key, (dtype, shape) in self._fields.items():
+            if key not in arrays or arrays[key].shape[1:] != tuple(shape):
+                found = arrays[key].shape[1:] if key in arrays else "missing"
+                raise EpisodeError(
+                    f"{episode.name}: {key} is {found}, the first episode has {shape}; resize or drop it"
+                )
+            self._streams[key].write(np.ascontiguousarray(arrays[key], np.dtype(dtype)).data)
+        self._offsets.append(self._offsets[-1] + len(episode))
+        text = episode.language_instruction
+        self._language.append(self._languages.setdefault(text, len(self._languages)))
+        self._episodes.append({"success": episode.success, "metadata": dict(episode.metadata)})
+
+    def close(self) -> dict[str, Any]:
+        for stream in self._streams.values():
+            stream.close()
+        return {
+            "offsets": self._offsets,
+            "language": self._language,
+            "languages": list(self._languages),
+            "phases": list(self._phases),
+            "episodes": self._episodes,
+            "fields": self._fields,
+        }
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

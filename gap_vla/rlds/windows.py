@@ -1,0 +1,174 @@
+"""Windows of a store as batches: history of observations, chunks of actions, ρ of each step, gathered at once.
+
+The arithmetic is upstream Octo's `chunk_act_obs`, with one correction (see `window_indices`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from gap_vla.episode import EpisodeError
+from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
+from gap_vla.rlds.store import EpisodeStore
+
+Rho = Literal["step", "current", "none"]
+Batch = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowIndices:
+    """Which steps make up windows; indices are steps within the episode.
+
+    Attributes:
+        observation: int64[B, W], clamped at the episode's first step.
+        timestep_pad_mask: bool[B, W], False where the window reaches before the episode.
+        action: int64[B, W, H], clamped at the episode's last step.
+        action_pad_mask: bool[B, W, H], False where the chunk reaches beyond the episode's last step.
+    """
+
+    observation: Int[np.ndarray, "B W"]
+    timestep_pad_mask: Bool[np.ndarray, "B W"]
+    action: Int[np.ndarray, "B W H"]
+    action_pad_mask: Bool[np.ndarray, "B W H"]
+
+
+def window_indices(
+    step: Int[np.ndarray, " B"],
+    length: Int[np.ndarray, " B"],
+    window_size: int,
+    action_horizon: int,
+    *,
+    goal: Int[np.ndarray, " B"] | None = None,
+    upstream_action_mask: bool = False,
+) -> WindowIndices:
+    """Steps of the windows that end at `step`.
+
+    Args:
+        step: the window's last step, in [0, length).
+        length: the episode's number of steps.
+        window_size: W, observations of steps `step - W + 1 … step`.
+        action_horizon: H, for each of them the actions of that step and the H − 1 after it.
+        goal: the last step that belongs to the task; default: the episode's last.
+        upstream_action_mask: reproduce upstream's mask, which turns False two steps late: the actions at `goal + 1`
+            (beyond the end: repetitions of the last one) still count there. Off by default.
+
+    Example:
+        >>> w = window_indices(np.array([0]), np.array([3]), 2, 2)
+        >>> w.observation.tolist(), w.timestep_pad_mask.tolist()
+        ([[0, 0]], [[False, True]])
+        >>> w.action.tolist()
+        [[[0, 1], [0, 1]]]
+    """
+    history = np.arange(1 - window_size, 1)
+    raw = np.asarray(step)[:, None] + history  # B W
+    observation = np.maximum(raw, 0)
+    ahead = np.arange(action_horizon)
+    last = np.asarray(length)[:, None, None] - 1
+    action = np.minimum(observation[..., None] + ahead, last)
+    goal_step = last if goal is None else np.asarray(goal)[:, None, None]
+    if upstream_action_mask:
+        valid = raw[..., None] + ahead < goal_step + 2
+    else:
+        valid = observation[..., None] + ahead <= goal_step
+    return WindowIndices(observation, raw >= 0, action, valid)
+
+
+class Windows:
+    """Every window of one split of a store, by number: window i ends at the split's step i.
+
+    Args: as `gap_vla.rlds.WindowLoader`.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        *,
+        split: str,
+        window_size: int,
+        action_horizon: int,
+        image_keys: Sequence[str] = ("image_primary",),
+        proprio: bool = True,
+        normalization: str = "normal",
+        rho: Rho = "step",
+        language: bool = True,
+        upstream_action_mask: bool = False,
+    ) -> None:
+        if window_size < 1 or action_horizon < 1:
+            raise ValueError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f"unknown normalization {normalization!r}; known: {', '.join(NORMALIZATIONS)}")
+        if rho not in ("step", "current", "none"):
+            raise ValueError(f"unknown rho {rho!r}; known: step, current, none")
+        self.store, self.data = store, store.split(split)
+        known = [key for key in self.data.fields if key.startswith("image_")]
+        for key in image_keys:
+            if key not in known:
+                raise EpisodeError(f"{store.directory}: no camera {key!r}; it has {', '.join(known) or 'none'}")
+        if rho != "none" and "rho" not in self.data.fields:
+            raise EpisodeError(f'{store.directory}: the dataset has no rho; annotate it, or load with rho="none"')
+        self.image_keys, self.proprio, self.rho, self.language = tuple(image_keys), proprio, rho, language
+        self._shape = window_size, action_horizon
+        self._normalization, self._upstream_mask = normalization, upstream_action_mask
+        self._texts = np.array([text.encode() for text in self.data.languages], object)
+        self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}
+
+    def __len__(self) -> int:
+        return self.data.steps
+
+    def gather(self, windows: Int[np.ndarray, " B"]) -> Batch:
+        """The batch of these windows, in freshly allocated arrays."""
+        windows = np.asarray(windows, np.int64)
+        offsets = self.data.offsets
+        episode = np.searchsorted(offsets, windows, side="right") - 1
+        start, length = offsets[episode], offsets[episode + 1] - offsets[episode]
+        index = window_indices(windows - start, length, *self._shape, upstream_action_mask=self._upstream_mask)
+        step = index.observation + start[:, None]
+        observation = self._observation(step, index)
+        task: dict[str, Any] = {"pad_mask_dict": {}}
+        if self.language:
+            texts = self._texts[self.data.language[episode]]
+            task["language_instruction"] = texts
+            task["pad_mask_dict"]["language_instruction"] = np.array([len(t) > 0 for t in texts])
+        statistics = self.store.statistics["action"]
+        action = self._small["action"][index.action + start[:, None, None]]
+        batch = {
+            "observation": observation,
+            "task": task,
+            "action": normalize(action, statistics, self._normalization),
+            "action_pad_mask": np.broadcast_to(index.action_pad_mask[..., None], action.shape).copy(),
+        }
+        return batch | self._phases(step)
+
+    def _observation(self, step: np.ndarray, index: WindowIndices) -> dict[str, Any]:
+        observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
+        if self.proprio:
+            proprio = self._small["proprio"][step]
+            observation["proprio"] = normalize(proprio, self.store.statistics["proprio"], self._normalization)
+        observation["timestep"] = index.observation.astype(np.int32)
+        observation["timestep_pad_mask"] = index.timestep_pad_mask
+        # Upstream marks a key False only where the dataset lacks it; every key here exists at every step.
+        present = [key for key in observation if key != "timestep_pad_mask"]
+        observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in present}
+        return observation
+
+    def _images(self, key: str, step: np.ndarray) -> np.ndarray:
+        frames = self.data.fields[key]
+        batch = np.empty((*step.shape, *frames.shape[1:]), np.uint8)
+        np.take(frames, step, axis=0, out=batch, mode="clip")  # "raise" would copy through a buffer
+        return batch
+
+    def _phases(self, step: np.ndarray) -> dict[str, np.ndarray]:
+        if self.rho == "none":
+            return {}
+        rho = self._small["rho"][step]
+        if self.rho == "current":
+            rho = np.repeat(rho[:, -1:], rho.shape[1], axis=1)
+        phases = {"rho": rho}
+        if "change_point" in self._small:
+            phases["change_point"] = self._small["change_point"][step]
+        return phases

@@ -1,0 +1,143 @@
+"""robomimic-layout files become Episodes, and bad files say what is wrong where."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from synthetic_demos import assert_equal, make_episode, write_robomimic
+
+from gap_vla.demos import open_source, read
+from gap_vla.episode import EpisodeError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_robomimic(tmp_path / "demos.hdf5", [make_episode(i, annotated=False) for i in range(12)])
+
+
+def test_episodes_come_back_equal_and_in_numeric_order(file: Path) -> None:
+    found = list(read(file))
+    assert [e.metadata["episode_id"] for e in found] == [f"demo_{i}" for i in range(12)]
+    for i, episode in enumerate(found):
+        assert_equal(episode, make_episode(i, annotated=False))
+
+
+def test_quaternions_are_wxyz_in_the_episode_and_xyzw_in_the_file(file: Path) -> None:
+    with h5py.File(file) as stored:
+        xyzw = stored["data/demo_3/obs/robot0_eef_quat"][()]
+    wxyz = open_source(file)[3].arms[0].quaternion
+    np.testing.assert_allclose(wxyz[:, 0], xyzw[:, 3], rtol=1e-6)
+
+
+def test_two_arms_are_concatenated(file: Path) -> None:
+    with h5py.File(file, "a") as stored:
+        for demo in stored["data"].values():
+            for key in ("eef_pos", "eef_quat", "gripper_qpos"):
+                demo[f"obs/robot1_{key}"] = demo[f"obs/robot0_{key}"][()]
+    assert len(open_source(file)[0].arms) == 2
+
+
+def test_low_dimensional_reading_leaves_images_out(file: Path) -> None:
+    episode = open_source(file).read(0, images=False)
+    assert not episode.images and len(episode.proprio)
+
+
+def test_filter_keys_select_demonstrations(file: Path) -> None:
+    with h5py.File(file, "a") as stored:
+        stored["mask/train"] = np.array([b"demo_10", b"demo_2"])
+    names = [e.metadata["episode_id"] for e in open_source(file, filter_key="train")]
+    assert names == ["demo_2", "demo_10"]
+    with pytest.raises(EpisodeError, match=r"no filter 'mask/valid'.*train"):
+        open_source(file, filter_key="valid")
+
+
+def test_what_is_dropped_is_listed(file: Path) -> None:
+    dropped = open_source(file).dropped()
+    assert set(dropped) == {"rewards", "dones", "obs/object"}
+
+
+def test_language_falls_back_to_the_option(file: Path) -> None:
+    with h5py.File(file, "a") as stored:
+        for demo in stored["data"].values():
+            del demo.attrs["language_instruction"]
+        stored["data"].attrs["env_args"] = json.dumps({"env_name": "X"})
+    assert open_source(file)[0].language_instruction == ""
+    assert open_source(file, language_instruction="stack")[0].language_instruction == "stack"
+
+
+def test_a_source_can_be_sent_to_another_process(file: Path) -> None:
+    source = pickle.loads(pickle.dumps(open_source(file)))
+    assert len(source) == 12 and len(source[11]) == len(make_episode(11))
+
+
+def test_identity_follows_the_content(file: Path) -> None:
+    before = open_source(file).identity()
+    assert open_source(file).identity() == before
+    with h5py.File(file, "a") as stored:
+        stored["data/demo_0/actions"][0, 0] = 0.123
+    assert open_source(file).identity() != before
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _foreign(path: Path) -> None:
+    with h5py.File(path, "w") as stored:
+        stored["trajectories/0"] = np.zeros(3)
+
+
+def _empty(path: Path) -> None:
+    with h5py.File(path, "w") as stored:
+        stored.create_group("data")
+
+
+def _edit(key: str, value: np.ndarray | None):  # type: ignore[no-untyped-def]
+    def change(path: Path) -> None:
+        with h5py.File(path, "a") as stored:
+            demo = stored["data/demo_5"]
+            old = demo[key][()]
+            del demo[key]
+            if value is not None:
+                demo[key] = value if value.size else old[:-1]
+
+    return change
+
+
+def _nan(path: Path) -> None:
+    with h5py.File(path, "a") as stored:
+        stored["data/demo_5/obs/robot0_eef_pos"][7, 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_truncate, "not a complete HDF5 file"),
+        (lambda p: p.write_bytes(b"hello"), "not a complete HDF5 file"),
+        (_foreign, "no group 'data'.*trajectories"),
+        (_empty, "holds no demonstrations"),
+        (_edit("obs/robot0_eef_quat", None), "episode demo_5: no 'obs/robot0_eef_quat' .found:.*robot0_eef_pos"),
+        (_edit("actions", None), "episode demo_5: no 'actions'"),
+        (_edit("actions", np.zeros(0)), "episode demo_5: action has .* steps"),
+        (_edit("obs/agentview_image", np.zeros(0)), "episode demo_5: .*image"),
+        (_edit("obs/robot0_gripper_qpos", np.zeros((3, 2))), "episode demo_5: obs/robot0_gripper_qpos has 3 steps"),
+        (_nan, "episode demo_5: proprio is NaN or infinite at step 7"),
+    ],
+)
+def test_bad_files_are_refused_with_place_and_reason(file: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]
+    spoil(file)
+    with pytest.raises(EpisodeError, match=message) as error:
+        list(open_source(file))
+    assert str(file) in str(error.value)
+
+
+def test_unknown_kinds_and_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"unknown kind 'bag'; known:.*robomimic_hdf5"):
+        open_source(tmp_path, kind="bag")
+    with pytest.raises(EpisodeError, match="no such file"):
+        open_source(tmp_path / "no.hdf5")

@@ -1,0 +1,29 @@
+"""One small dataset and its store, shared by this folder's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic_demos import make_episode
+
+from gap_vla.episode import Episode
+from gap_vla.rlds.store import EpisodeStore
+
+
+@pytest.fixture(scope="session")
+def episodes() -> list[Episode]:
+    return [make_episode(i) for i in range(10)]
+
+
+@pytest.fixture(scope="session")
+def version_dir(episodes: list[Episode], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from gap_vla.rlds import write_rlds
+
+    home = tmp_path_factory.mktemp("rlds")
+    return write_rlds(episodes, home, "toy", val_fraction=0.2, annotator={"method": "synthetic", "version": 1})
+
+
+@pytest.fixture(scope="session")
+def store(version_dir: Path) -> EpisodeStore:
+    return EpisodeStore.build(version_dir)

@@ -1,0 +1,214 @@
+"""Datasets are TFDS datasets, appear whole or not at all, and know what they were made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_demos import assert_equal, make_episode, write_robomimic
+
+from gap_vla.demos import open_source
+from gap_vla.episode import Episode, EpisodeError
+from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
+from gap_vla.rlds.shards import Labels, plan_shards, plan_splits
+
+
+def test_round_trip_is_equal_to_the_byte(version_dir: Path, episodes: list[Episode]) -> None:
+    by_name = {e.metadata["episode_id"]: e for e in episodes}
+    found = [*read_rlds(version_dir, "train"), *read_rlds(version_dir, "val")]
+    assert sorted(e.metadata["episode_id"] for e in found) == sorted(by_name)
+    for episode in found:
+        expected = by_name[episode.metadata["episode_id"]]
+        assert_equal(episode, expected)
+        assert episode.metadata == expected.metadata
+
+
+PLAIN_TFDS = """
+import sys, tensorflow_datasets as tfds
+builder = tfds.builder_from_directory(sys.argv[1])
+steps = 0
+for episode in builder.as_dataset(split="train"):
+    rows = list(episode["steps"].as_numpy_iterator())
+    assert rows[0]["is_first"] and rows[-1]["is_last"] and not rows[0]["is_last"]
+    assert rows[0]["observation"]["image_primary"].shape == (16, 16, 3)
+    assert rows[0]["observation"]["proprio"].dtype == "float32" and rows[0]["rho"].dtype == "float32"
+    assert all(r["is_terminal"] == (r["is_last"] and episode["episode_metadata"]["success"].numpy()) for r in rows)
+    assert all(r["reward"] == float(r["is_terminal"]) and r["discount"] == 1 for r in rows)
+    steps += len(rows)
+assert "gap_vla" not in sys.modules
+print(builder.info.splits["train"].num_examples, steps, builder.info.metadata["annotator"]["method"])
+"""
+
+
+def test_plain_tfds_reads_the_dataset_without_our_code(version_dir: Path, episodes: list[Episode]) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PLAIN_TFDS, str(version_dir)], capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    train = plan_splits(len(episodes), 0.2)["train"]
+    assert run.stdout.split() == [str(len(train)), str(sum(len(episodes[i]) for i in train)), "synthetic"]
+
+
+def test_serialisation_is_the_one_of_tfds(episodes: list[Episode]) -> None:
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    from gap_vla.rlds.schema import Schema
+
+    schema = Schema.of(episodes[0])
+    encoded = schema.encode(episodes[0])
+    features = schema.features()
+    rows = [
+        {
+            key: {k: v[i] for k, v in value.items()} if isinstance(value, dict) else value[i]
+            for key, value in encoded["steps"].items()
+        }
+        for i in range(len(episodes[0]))
+    ]
+    official = features.encode_example({**encoded, "steps": rows})
+    serializer = ExampleSerializer(features.get_serialized_info())
+    assert serializer.get_tf_example(encoded) == serializer.get_tf_example(official)
+
+
+def test_metadata_names_annotator_and_identity(version_dir: Path) -> None:
+    metadata = dataset_metadata(version_dir)
+    assert metadata["annotator"] == {"method": "synthetic", "version": 1}
+    assert len(metadata["identity_hash"]) == 16
+    statistics = json.loads((version_dir / "dataset_statistics.json").read_text())
+    assert set(statistics) == {"action", "proprio", "num_transitions", "num_trajectories"}
+    assert set(statistics["action"]) == {"mean", "std", "max", "min", "p01", "p99", "q01", "q99", "mask"}
+
+
+def test_same_episodes_same_bytes(tmp_path: Path, episodes: list[Episode]) -> None:
+    first = write_rlds(episodes[:3], tmp_path / "a", "toy")
+    second = write_rlds(iter(episodes[:3]), tmp_path / "b", "toy", identity=dataset_metadata(first)["identity"]["data"])
+    names = sorted(p.name for p in first.iterdir())
+    assert names == sorted(p.name for p in second.iterdir())
+    for name in names:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_identical_dataset_is_reused_and_a_different_one_is_noticed(tmp_path: Path, episodes: list[Episode]) -> None:
+    path = write_rlds(episodes[:3], tmp_path, "toy")
+    stamp = (path / "features.json").stat().st_mtime_ns
+    assert write_rlds(episodes[:3], tmp_path, "toy") == path
+    assert (path / "features.json").stat().st_mtime_ns == stamp
+    with pytest.raises(DatasetError, match=r"val_fraction: 0.1 → 0.5"):
+        write_rlds(episodes[:3], tmp_path, "toy", val_fraction=0.5)
+    with pytest.raises(DatasetError, match=r"data.content"):
+        write_rlds(episodes[1:4], tmp_path, "toy")
+    write_rlds(episodes[1:4], tmp_path, "toy", overwrite=True)
+    assert {e.metadata["seed"] for e in read_rlds(path, "train", images=False)} <= {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"proprio": np.zeros((12, 8), np.float32)}, "demo_2: proprio_dim is 8, the first episode has 9"),
+        ({"action": np.full((12, 7), np.nan, np.float32)}, "demo_2: action is NaN or infinite at step 0"),
+        ({"images": {"image_primary": np.zeros((12, 8, 8, 3), np.uint8)}}, "demo_2: images is"),
+        ({"rho": None}, "demo_2: rho is False"),
+    ],
+)
+def test_a_bad_episode_leaves_no_dataset(tmp_path: Path, change: dict, message: str) -> None:
+    good = [make_episode(i, steps=12) for i in range(4)]
+    bad = [*good[:2], good[2].replace(**change), good[3]]
+    with pytest.raises(EpisodeError, match=message):
+        write_rlds(bad, tmp_path, "toy")
+    assert not (tmp_path / "toy" / "1.0.0").exists()
+    write_rlds(good, tmp_path, "toy")
+    assert not list((tmp_path / "toy").glob(".*"))
+
+
+def test_labels_are_attached_to_their_episode(tmp_path: Path, episodes: list[Episode]) -> None:
+    source = open_source(write_robomimic(tmp_path / "d.hdf5", episodes))
+    labels = [Labels(e.rho, e.change_point) for e in episodes]  # type: ignore[arg-type]
+    path = write_rlds(source, tmp_path, "toy", labels=labels, val_fraction=0.2)
+    for episode in read_rlds(path, "train"):
+        assert_equal(episode, episodes[int(episode.metadata["episode_id"].split("_")[1])])
+
+
+KILLED = """
+import sys, os, signal
+from gap_vla.demos import open_source
+from gap_vla.rlds import builder, shards, write_rlds
+source, home, die_after = sys.argv[1], sys.argv[2], int(sys.argv[3])
+shards.MAX_EPISODES_PER_SHARD = 2
+written = 0
+original = shards.Schema.encode
+def encode(self, episode):
+    global written
+    written += 1
+    if written == die_after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, episode)
+shards.Schema.encode = encode
+print(write_rlds(open_source(source), home, "toy"), written)
+"""
+
+
+def test_a_killed_conversion_leaves_nothing_finished_and_continues(tmp_path: Path) -> None:
+    file = write_robomimic(tmp_path / "d.hdf5", [make_episode(i, annotated=False) for i in range(8)])
+
+    def convert(home: Path, die_after: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", KILLED, str(file), str(home), str(die_after)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    assert convert(tmp_path / "a", 6).returncode == -signal.SIGKILL
+    assert not (tmp_path / "a" / "toy" / "1.0.0").exists()
+    again = convert(tmp_path / "a", 0)
+    assert again.returncode == 0, again.stderr[-2000:]
+    path, written = again.stdout.split()
+    assert int(written) == 4  # two shards of two episodes were kept
+    clean = convert(tmp_path / "b", 0)
+    for file_b in Path(clean.stdout.split()[0]).iterdir():
+        assert (Path(path) / file_b.name).read_bytes() == file_b.read_bytes(), file_b.name
+
+
+def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes: list[Episode]) -> None:
+    def slow():  # type: ignore[no-untyped-def]
+        yield episodes[0]
+        with pytest.raises(DatasetError, match="another process is writing"):
+            write_rlds(episodes[:2], tmp_path, "toy")
+        yield episodes[1]
+
+    write_rlds(slow(), tmp_path, "toy")
+
+
+def test_splits_are_disjoint_complete_and_have_a_validation_episode() -> None:
+    for n in (1, 2, 3, 7, 100):
+        for fraction in (0.0, 0.01, 0.1, 0.5):
+            splits = plan_splits(n, fraction)
+            assert sorted(i for part in splits.values() for i in part) == list(range(n))
+            assert ("val" in splits) == (fraction > 0 and n > 1)
+    with pytest.raises(DatasetError, match="val_fraction"):
+        plan_splits(3, 1.0)
+
+
+def test_shards_are_bounded_by_memory() -> None:
+    assert plan_shards(range(5), 2**40) == [(i,) for i in range(5)]
+    assert [len(s) for s in plan_shards(range(70), 1)] == [32, 32, 6]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a tiny file system")
+def test_a_full_disk_is_said_and_leaves_nothing_finished(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        big = [make_episode(i, steps=40, size=64) for i in range(4)]
+        with pytest.raises(DatasetError, match="no space left"):
+            write_rlds(big, disk, "toy")
+        assert not (disk / "toy" / "1.0.0").exists()
+    finally:
+        for _ in range(20):
+            if subprocess.run(["umount", str(disk)], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.1)

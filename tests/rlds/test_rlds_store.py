@@ -1,0 +1,71 @@
+"""Stores hold the dataset's bytes, are reused only for the same dataset, and damage is noticed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_demos import assert_equal
+
+from gap_vla.episode import Episode, EpisodeError
+from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
+
+
+def test_the_store_holds_the_episodes_unchanged(store: EpisodeStore, version_dir: Path) -> None:
+    for split in ("train", "val"):
+        expected = list(read_rlds(version_dir, split))
+        assert len(store.split(split)) == len(expected)
+        for i, episode in enumerate(expected):
+            assert_equal(store.split(split).episode(i), episode)
+
+
+def test_a_finished_store_is_reused_and_another_datasets_is_rebuilt(tmp_path: Path, episodes: list[Episode]) -> None:
+    data = write_rlds(episodes[:2], tmp_path, "toy")
+    where = EpisodeStore.build(data).directory
+    stamp = (where / "store.json").stat().st_mtime_ns
+    assert (EpisodeStore.build(data).directory / "store.json").stat().st_mtime_ns == stamp
+    write_rlds(episodes[2:5], tmp_path, "toy", overwrite=True)
+    rebuilt = EpisodeStore.build(data)
+    assert rebuilt.split("train").steps + rebuilt.split("val").steps == sum(len(e) for e in episodes[2:5])
+
+
+def test_images_can_be_resized_once_as_upstream_resizes(tmp_path: Path, episodes: list[Episode]) -> None:
+    golden = np.load(Path(__file__).parents[1] / "data" / "rlds" / "octo_transforms.npz")
+    frames = np.repeat(golden["resize/in"][None], len(episodes[0]), 0)
+    data = write_rlds([episodes[0].replace(images={"image_primary": frames})], tmp_path, "big", val_fraction=0)
+    small = EpisodeStore.build(data, resize={"image_primary": (48, 48)}).split("train").fields["image_primary"]
+    np.testing.assert_array_equal(small[3], golden["resize/lanczos3_48x48"])
+
+
+def test_damage_is_noticed(store: EpisodeStore, tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"no store.json; build the store"):
+        EpisodeStore.open(tmp_path)
+    copy = shutil.copytree(store.directory, tmp_path / "copy")
+    with open(copy / "train.proprio.bin", "r+b") as stream:
+        stream.write(b"\0\1\2\3")
+    EpisodeStore.open(copy)
+    with pytest.raises(EpisodeError, match=r"train.proprio.bin: other content than recorded; delete"):
+        EpisodeStore.open(copy, verify=True)
+    with open(copy / "train.rho.bin", "r+b") as stream:
+        stream.truncate(10)
+    with pytest.raises(EpisodeError, match=r"train.rho.bin: 10 bytes instead of"):
+        EpisodeStore.open(copy)
+
+
+def test_a_truncated_shard_is_named_and_leaves_no_store(version_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(version_dir, tmp_path / "toy" / "1.0.0")
+    shard = next(copy.glob("*train*"))
+    with open(shard, "r+b") as stream:
+        stream.truncate(shard.stat().st_size - 1000)
+    with pytest.raises(EpisodeError, match=r"split train, episode 7: unreadable .*train.tfrecord.*convert"):
+        EpisodeStore.build(copy)
+    assert not list(copy.parent.glob("*.store")) and not list(copy.parent.glob(".*partial"))
+
+
+def test_unfinished_or_foreign_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"no dataset_info.json; give the folder"):
+        EpisodeStore.build(tmp_path)
+    with pytest.raises(EpisodeError, match=r"no dataset_info.json; give the folder"):
+        list(read_rlds(tmp_path))
