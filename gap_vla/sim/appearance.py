@@ -1,0 +1,71 @@
+"""Out-of-distribution looks: lights, table textures, colours and distractors, redrawn for every episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.sim.variants import Variant
+
+_DISTRACTOR = "distractor"
+_COLORS = ("0.95 0.75 0.10 1", "0.10 0.65 0.30 1", "0.75 0.20 0.65 1", "0.15 0.55 0.85 1")
+
+
+def distractors_mjcf(n: int, position: str) -> str:
+    """MJCF of `n` bodies that are seen but never touched: they have no joints and no contacts."""
+    shapes = ('type="box" size="0.022 0.016 0.02"', 'type="cylinder" size="0.018 0.025"', 'type="sphere" size="0.022"')
+    return "".join(
+        f'<body name="{_DISTRACTOR}{i}" pos="{position}"><geom name="{_DISTRACTOR}{i}" {shapes[i % 3]} '
+        f'rgba="{_COLORS[i % 4]}" contype="0" conaffinity="0" group="1" mass="0"/></body>'
+        for i in range(n)
+    )
+
+
+class Appearance:
+    """Changes how a model looks, within a variant; physics and geometry stay.
+
+    Args:
+        model: mujoco.MjModel, before any picture of it was drawn.
+        objects, table: geom ids whose colour, or texture, may change.
+    """
+
+    def __init__(self, model: Any, variant: Variant, objects: Sequence[int], table: Sequence[int]) -> None:
+        self._model, self._variant = model, variant
+        self._objects, self._table = list(objects), list(table)
+        self._kept = {
+            name: getattr(model, name).copy()
+            for name in ("geom_rgba", "geom_matid", "light_diffuse", "light_ambient", "light_dir")
+        }
+        self._headlight = model.vis.headlight.diffuse.copy(), model.vis.headlight.ambient.copy()
+
+    def redraw(self, rng: np.random.Generator, around: Sequence[float]) -> None:
+        """Draws the looks of one episode; `around` is the middle of the table's surface (m)."""
+        model, variant = self._model, self._variant
+        for name, value in self._kept.items():
+            getattr(model, name)[:] = value
+        if variant.light:
+            tint = rng.uniform(0.45, 1.25) * rng.uniform(0.85, 1.15, 3)
+            model.light_diffuse[:] *= tint
+            model.light_dir[:] += rng.uniform(-0.4, 0.4, model.light_dir.shape)
+            model.vis.headlight.diffuse[:] = self._headlight[0] * tint
+            model.vis.headlight.ambient[:] = self._headlight[1] * tint
+        if variant.table:
+            self._recolor(self._table, rng)
+        if variant.color:
+            self._recolor(self._objects, rng)
+        for i in range(variant.distractors):
+            body = model.body(f"{_DISTRACTOR}{i}").id
+            angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.12, 0.28)
+            offset = np.array([np.cos(angle) * distance, np.sin(angle) * distance, 0.02])
+            model.body_pos[body] = np.array(around) + offset
+
+    def _recolor(self, geoms: Sequence[int], rng: np.random.Generator) -> None:
+        colors = {}
+        for geom in geoms:
+            body = int(self._model.geom_bodyid[geom])
+            if body not in colors:
+                colors[body] = rng.uniform(0.1, 0.95, 3)
+            self._model.geom_matid[geom] = -1
+            self._model.geom_rgba[geom, :3] = colors[body]

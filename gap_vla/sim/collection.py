@@ -1,0 +1,246 @@
+"""Collecting demonstrations in parallel processes: resumable, whole or not at all, the same for any number of workers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.sim.collection_worker import CRASHED, KEPT, failure_name, part_name, work
+from gap_vla.sim.rendering_backend import require_rendering
+from gap_vla.sim.specs import check_name, task_spec
+from gap_vla.sim.variants import variant_spec
+
+_SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+"""Set to 1 in workers: several processes with several threads each are slower than the same without."""
+
+
+class CollectionError(RuntimeError):
+    """Demonstrations could not be collected; the message says why and what to do."""
+
+
+def attempt_seed(seed: int, attempt: int) -> int:
+    """Seed of the episode that an attempt plays; far from the small numbers that evaluations count through."""
+    return int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0])
+
+
+def collect_demos(
+    task: str,
+    n: int,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    image_size: int = 64,
+    cameras: Sequence[str] = ("primary",),
+    camera: str = "near",
+    action_noise: float = 0.0,
+    workers: int = 2,
+    variant: str = "default",
+    progress: bool = True,
+) -> Path:
+    """Writes the expert's first `n` successful episodes to an HDF5 file in robomimic's layout.
+
+    Attempts are numbered, and attempt k always plays the same episode; those that fail are counted and left out.
+    The result does not depend on the number of workers. Finished episodes lie in `<out>.parts` until all are
+    there; an interrupted collection continues from them when the same call is made again.
+
+    Args:
+        task: short name (`gap_vla.sim.TASK_NAMES`).
+        n: number of demonstrations.
+        out: file to write; it must not exist.
+        seed: of the collection; 32 bits.
+        image_size, cameras, camera, variant: as in `gap_vla.sim.make`.
+        action_noise: standard deviation of the disturbance of executed actions; the recorded label (`actions`) is
+            the expert's clean action, `executed_actions` what was done.
+        workers: processes. Call it from a script's `if __name__ == "__main__"`: they are spawned.
+        progress: report to stderr.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FileExistsError: `out` exists.
+        CollectionError: the parts of another collection are in the way, another process is collecting into the
+            same file, a worker died, or the expert hardly ever succeeds.
+        UnknownNameError: task, variant or camera.
+        RenderingError: no OpenGL library.
+    """
+    out = Path(out)
+    spec = task_spec(task)
+    variant_spec(variant)
+    for wanted in cameras:
+        check_name("camera", wanted, ("primary", "wrist"))
+    if n < 1 or workers < 1:
+        raise ValueError(f"n and workers must be at least 1, got n={n}, workers={workers}")
+    if cameras:
+        require_rendering()
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another name, or delete it first")
+    env_kwargs = dict(image_size=image_size, cameras=list(cameras), camera=camera, variant=variant)
+    settings = {
+        "env_kwargs": env_kwargs,
+        "task": task,
+        "variant": variant,
+        "language_instruction": spec.instruction,
+        "phase_names": list(spec.phases),
+        "control_hz": spec.control_hz,
+        "action_noise": action_noise,
+        "collection_seed": seed,
+    }
+    folder = out.with_name(out.name + ".parts")
+    with _parts(folder, settings):
+        done = _finished(folder)
+        if done and progress:
+            print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)
+        _play(task, n, seed, env_kwargs, action_noise, min(workers, n), folder, done, progress)
+        kept = sorted(attempt for attempt, outcome in done.items() if outcome == KEPT)[:n]
+        counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
+        from gap_vla.sim.recording import assemble
+
+        assemble(
+            [folder / part_name(a) for a in kept], out, env_name=spec.gymnasium_id, settings=settings, counts=counts
+        )
+        shutil.rmtree(folder)
+    return out
+
+
+@contextlib.contextmanager
+def _parts(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
+    """Opens the folder of finished episodes, alone, and only if it was made with the same settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CollectionError(
+                f"another process is collecting into {folder}; wait for it or choose another name"
+            ) from None
+        text = json.dumps(settings, sort_keys=True, indent=1)
+        described = folder / "settings.json"
+        if described.exists() and described.read_text() != text:
+            raise CollectionError(
+                f"{folder} holds demonstrations made with other settings:\n{described.read_text()}\n"
+                "delete the folder, choose another name, or use the same settings to continue"
+            )
+        if not described.exists():
+            temporary = folder / ".settings.json"
+            temporary.write_text(text)
+            os.replace(temporary, described)
+        for leftover in folder.glob(".attempt_*"):
+            leftover.unlink()  # a process that was killed while it wrote
+        yield
+
+
+def _finished(folder: Path) -> dict[int, str]:
+    """Outcome of every attempt that an earlier call finished."""
+    return {
+        int(path.stem.split("_")[1]): KEPT if path.suffix == ".hdf5" else "failed" for path in folder.glob("attempt_*")
+    }
+
+
+def _play(
+    task: str,
+    n: int,
+    seed: int,
+    env_kwargs: dict[str, Any],
+    action_noise: float,
+    workers: int,
+    folder: Path,
+    done: dict[int, str],
+    progress: bool,
+) -> None:
+    """Plays attempts in order until `n` are kept; fills `done`.
+
+    No attempt is begun that could turn out superfluous, so that the kept ones are the first `n` in any case.
+    """
+    start, already, steps = time.perf_counter(), sum(o == KEPT for o in done.values()), 0
+    kept, attempt = already, 0
+    if kept >= n:
+        return
+    with _workers(workers, (task, env_kwargs, action_noise, folder)) as pool:
+        idle, busy = list(pool), {}
+        while kept < n:
+            while idle and kept + len(busy) < n:
+                while attempt in done:
+                    attempt += 1
+                connection = idle.pop()
+                connection.send((attempt, attempt_seed(seed, attempt)))
+                busy[connection] = attempt
+                attempt += 1
+            for connection in wait(list(busy), timeout=600.0):
+                finished, outcome, detail = _answer(connection, busy)
+                if outcome == CRASHED:
+                    raise CollectionError(f"{task}: a worker failed; finished episodes are in {folder}.\n{detail}")
+                del busy[connection]
+                idle.append(connection)
+                done[finished] = outcome
+                steps += detail
+                kept += outcome == KEPT
+            failures = len(done) - kept
+            if failures >= 20 and failures > 9 * kept:
+                raise CollectionError(
+                    f"{task}: the expert failed in {failures} of {len(done)} attempts (action_noise={action_noise}, "
+                    f"{env_kwargs['variant']}); use less noise or another variant"
+                )
+            if progress:
+                _report(task, kept, n, failures, steps, kept - already, time.perf_counter() - start)
+    if progress:
+        print(file=sys.stderr)
+
+
+def _answer(connection: Any, busy: dict[Any, int]) -> tuple[int, str, Any]:
+    try:
+        return connection.recv()
+    except EOFError:
+        raise CollectionError(
+            f"a worker died during attempt {busy[connection]} (killed, or out of memory); make the same call again to "
+            "continue"
+        ) from None
+
+
+@contextlib.contextmanager
+def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
+    """Starts `n` processes and gives the connections to them; none is left when the block ends, however it ends."""
+    context = multiprocessing.get_context("spawn")  # a fork after an OpenGL context exists would hang
+    kept = {name: os.environ.get(name) for name in _SINGLE_THREADED}
+    os.environ.update(dict.fromkeys(_SINGLE_THREADED, "1"))
+    processes, connections = [], []
+    try:
+        for _ in range(n):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            connections.append(ours)
+        for name, value in kept.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        yield connections
+        for connection in connections:
+            connection.send(None)
+        for process in processes:
+            process.join(timeout=10.0)
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+
+def _report(task: str, kept: int, n: int, failures: int, steps: int, new: int, seconds: float) -> None:
+    left = f"{seconds / new * (n - kept):.0f} s left" if new else "no estimate yet"
+    text = f"{task}: {kept}/{n} kept, {failures} failed, {steps / seconds:.0f} steps/s, {seconds:.0f} s, {left}"
+    end = "\r" if sys.stderr.isatty() else "\n"
+    if sys.stderr.isatty() or kept == n or kept % max(1, n // 10) == 0:
+        print(text.ljust(80), end=end, file=sys.stderr, flush=True)

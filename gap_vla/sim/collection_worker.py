@@ -1,0 +1,55 @@
+"""The process that plays demonstrations: one environment for its whole life, one attempt after the other."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+KEPT, FAILED, CRASHED = "kept", "failed", "crashed"
+
+
+def part_name(attempt: int) -> str:
+    """File of a kept attempt."""
+    return f"attempt_{attempt:06d}.hdf5"
+
+
+def failure_name(attempt: int) -> str:
+    """Empty file that remembers a failed attempt."""
+    return f"attempt_{attempt:06d}.failed"
+
+
+def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_noise: float, folder: Path) -> None:
+    """Receives (attempt, seed), answers (attempt, outcome, steps); ends with its parent or on None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    try:
+        from gap_vla.sim.environment import make
+        from gap_vla.sim.recording import write_demonstration
+        from gap_vla.sim.rollout import demonstrate
+
+        env = make(task, **env_kwargs)
+        while (order := _receive(connection)) is not None:
+            attempt, seed = order
+            demo = demonstrate(env, seed, action_noise)
+            if demo.success:
+                write_demonstration(folder / part_name(attempt), demo)
+            else:
+                (folder / failure_name(attempt)).touch()
+            connection.send((attempt, KEPT if demo.success else FAILED, len(demo)))
+        env.close()
+    except Exception:
+        connection.send((-1, CRASHED, traceback.format_exc()))
+
+
+def _receive(connection: Connection) -> tuple[int, int] | None:
+    parent = parent_process()
+    while not connection.poll(1.0):
+        if parent is not None and not parent.is_alive():
+            return None
+    try:
+        return connection.recv()
+    except EOFError:
+        return None

@@ -1,0 +1,139 @@
+"""Scripted experts: a list of phases, each a target for the end effectors and a condition under which it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.sim.world import World
+
+OPEN, CLOSE = -1.0, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """Where one arm should be: position (m, world), rotation matrix (None: not commanded), gripper command."""
+
+    position: Float[np.ndarray, "3"]
+    rotation: Float[np.ndarray, "3 3"] | None
+    gripper: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What differs between two demonstrations of the same expert; drawn once per episode.
+
+    Attributes:
+        speed: factor on the speed limit of the phases that do not need precision.
+        hover: offset (m) added to the heights at which the hand waits above something.
+        sideways: horizontal offset (m) of way points in free space.
+    """
+
+    speed: float = 1.0
+    hover: float = 0.0
+    sideways: tuple[float, float] = (0.0, 0.0)
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Style:
+        return cls(
+            speed=float(rng.uniform(0.8, 1.0)),
+            hover=float(rng.uniform(-0.01, 0.015)),
+            sideways=tuple(rng.uniform(-0.01, 0.01, 2)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase of a plan.
+
+    Attributes:
+        name: as in the task's specification.
+        target: gives one goal per arm for the present state (closed loop).
+        tolerance, turn_tolerance: m and rad within which the arms in `arms` have arrived.
+        hold: least number of steps; stay: steps in a row inside the tolerances; limit: most steps.
+        speed, gain: of the servo. `precise` phases are not slowed down by the style.
+        once: evaluate the target only when the phase begins.
+        until: a condition that ends the phase instead of arriving (with `hold` and `limit`).
+    """
+
+    name: str
+    target: Callable[[], Sequence[Goal]]
+    tolerance: float = 0.01
+    turn_tolerance: float = 0.1
+    hold: int = 1
+    stay: int = 1
+    limit: int = 80
+    speed: float = 1.0
+    gain: float = 2.5
+    precise: bool = False
+    once: bool = False
+    until: Callable[[], bool] | None = None
+    arms: tuple[int, ...] = (0,)
+
+
+class Expert:
+    """Plays a task's phases. Make a new one after each reset (`make_expert`).
+
+    Attributes:
+        phase: name of the phase to which the last action belongs (before the first one: the first phase).
+        switched: whether the last action was the first of its phase: the ground truth of change points.
+    """
+
+    def __init__(self, world: World, style: Style) -> None:
+        self._world, self._style = world, style
+        self._plan = list(world.expert_phases(style))
+        self._index = self._steps = self._inside = 0
+        self._held: Sequence[Goal] | None = None
+        self.phase, self.switched = self._plan[0].name, False
+
+    def act(self) -> Float[np.ndarray, "a"]:
+        """float32[7 * arms]: the clean action for the present state, in [-1, 1]; advances the plan."""
+        phase = self._plan[self._index]
+        self.phase, self.switched = phase.name, self._steps == 0
+        goals = self._held if self._held is not None else phase.target()
+        if phase.once:
+            self._held = goals
+        speed = phase.speed * (1.0 if phase.precise else self._style.speed)
+        action = np.concatenate(
+            [
+                self._world.servo(arm, g.position, g.rotation, g.gripper, gain=phase.gain, speed=speed)
+                for arm, g in enumerate(goals)
+            ]
+        )
+        self._advance(phase, goals)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def _advance(self, phase: Phase, goals: Sequence[Goal]) -> None:
+        self._steps += 1
+        arrived = phase.until() if phase.until else all(self._arrived(arm, goals[arm], phase) for arm in phase.arms)
+        self._inside = self._inside + 1 if arrived else 0
+        done = (self._inside >= phase.stay and self._steps >= phase.hold) or self._steps >= phase.limit
+        if done and self._index + 1 < len(self._plan):
+            self._index += 1
+            self._steps = self._inside = 0
+            self._held = None
+
+    def _arrived(self, arm: int, goal: Goal, phase: Phase) -> bool:
+        position, rotation = self._world.hand(arm)
+        if np.linalg.norm(goal.position - position) >= phase.tolerance:
+            return False
+        return goal.rotation is None or angle_between(goal.rotation, rotation) < phase.turn_tolerance
+
+
+def angle_between(a: Float[np.ndarray, "3 3"], b: Float[np.ndarray, "3 3"]) -> float:
+    """Angle (rad) of the rotation that takes `b` to `a`."""
+    return float(np.arccos(np.clip((np.trace(a @ b.T) - 1) / 2, -1.0, 1.0)))
+
+
+def make_expert(env: Any, *, seed: int) -> Expert:
+    """The task's scripted expert for the episode that `env` is in; call it after every reset.
+
+    Args:
+        env: from `gap_vla.sim.make` or `gymnasium.make`, after `reset`.
+        seed: of the expert's style (speed, heights), so that demonstrations are not copies of each other.
+    """
+    return Expert(env.unwrapped.world, Style.draw(np.random.default_rng(seed)))

@@ -1,0 +1,82 @@
+"""Demonstrations on disk, in robomimic's HDF5 layout, so that other tools read them as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gap_vla.episode import PROPRIO_PER_ARM
+from gap_vla.sim.rollout import Demonstration
+
+_GYM_TYPE = 2
+"""robomimic's number for environments made by gymnasium."""
+
+
+def write_demonstration(path: Path, demo: Demonstration) -> None:
+    """Writes one demonstration as the group `demo` of its own file, under a temporary name first."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with h5py.File(temporary, "w") as file:
+        group = file.create_group("demo")
+        group.attrs["num_samples"] = len(demo)
+        group.attrs["seed"] = demo.seed
+        group.attrs["success"] = demo.success
+        group["actions"] = demo.actions
+        group["executed_actions"] = demo.executed_actions
+        group["states"] = demo.states
+        group["rewards"] = demo.rewards
+        dones = np.zeros(len(demo), np.int64)
+        dones[-1] = 1
+        group["dones"] = dones
+        group.create_dataset("phase", data=demo.phases, dtype=h5py.string_dtype())
+        group["phase_switch"] = demo.switches
+        for key, value in demo.observations.items():
+            if key.startswith("image_"):
+                chunk = (min(16, len(value)), *value.shape[1:])
+                group.create_dataset(f"obs/{key}", data=value, chunks=chunk, compression="gzip", compression_opts=1)
+        for name, value in split_proprio(demo.observations["proprio"]).items():
+            group[f"obs/{name}"] = value
+    os.replace(temporary, path)
+
+
+def split_proprio(proprio: np.ndarray) -> dict[str, np.ndarray]:
+    """float32[T, 9 * arms] to robomimic's names; its quaternions are xyzw."""
+    named = {}
+    for arm, block in enumerate(np.split(proprio, proprio.shape[1] // PROPRIO_PER_ARM, axis=1)):
+        named[f"robot{arm}_eef_pos"] = block[:, :3]
+        named[f"robot{arm}_eef_quat"] = block[:, [4, 5, 6, 3]]
+        named[f"robot{arm}_gripper_qpos"] = block[:, 7:]
+    return named
+
+
+def assemble(
+    parts: Sequence[Path], out: Path, *, env_name: str, settings: Mapping[str, Any], counts: Mapping[str, Any]
+) -> Path:
+    """Puts single demonstrations into one file, `data/demo_0`, `data/demo_1`, …, in the given order.
+
+    Args:
+        env_name: gymnasium's name of the task; with the settings it becomes robomimic's `env_args`.
+        settings: how the demonstrations were made; stored as attributes of `data`.
+        counts: what happened on the way (`attempts`, `failures`).
+    """
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    with h5py.File(temporary, "w") as file:
+        data = file.create_group("data")
+        total = 0
+        for i, part in enumerate(parts):
+            with h5py.File(part, "r") as source:
+                source.copy("demo", data, name=f"demo_{i}")
+            total += int(data[f"demo_{i}"].attrs["num_samples"])
+        env_args = {"env_name": env_name, "type": _GYM_TYPE, "env_kwargs": settings["env_kwargs"]}
+        data.attrs["env_args"] = json.dumps(env_args, sort_keys=True)
+        data.attrs["total"] = total
+        for key, value in {**settings, **counts}.items():
+            if key != "env_kwargs":
+                data.attrs[key] = value
+    os.replace(temporary, out)
+    return out

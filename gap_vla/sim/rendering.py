@@ -1,0 +1,137 @@
+"""A renderer that leaves out what makes software OpenGL slow, and that says so instead of hanging when misused."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from gap_vla.sim.cameras import CameraPose
+from gap_vla.sim.rendering_backend import RenderingError, require_rendering
+
+_HIDDEN_GROUP = 5
+"""A geom group that is never shown. Groups are for the eye only: contacts use contype and conaffinity."""
+
+_process_with_context: int | None = None
+"""The process that made the first OpenGL context; a forked child inherits the value, but not a usable context."""
+
+
+class FastRenderer:
+    """Draws square pictures of one MuJoCo model, in the process and thread that made it.
+
+    On software OpenGL the time goes into the shadow map, multisampling and reflections, hardly into pixels. They
+    are switched off here; edges are smoothed by drawing `supersample` times larger and averaging, which keeps the
+    position of things thinner than a pixel. The sky stays (it costs 0.5 ms and gives the background its colour).
+
+    Args:
+        model: mujoco.MjModel. Geoms named in `hidden` are moved to a group that is not drawn.
+        size: height and width (pixels).
+        groups: visible geom groups.
+        hidden: ids of geoms that are not drawn (outside the picture, but costly).
+        supersample: how many times larger the picture is drawn before averaging.
+        sites: whether sites are drawn (goals of some tasks are sites).
+
+    Raises:
+        RenderingError: no OpenGL library, or this process was forked from one that had already drawn.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        size: int,
+        *,
+        groups: Iterable[int] = (0, 1, 2),
+        hidden: Iterable[int] = (),
+        supersample: int = 2,
+        sites: bool = True,
+    ) -> None:
+        global _process_with_context
+        require_rendering()
+        import mujoco
+
+        if _process_with_context not in (None, os.getpid()):
+            raise RenderingError(
+                f"this process ({os.getpid()}) was forked from process {_process_with_context}, which had already "
+                "drawn pictures; OpenGL would hang here. Start workers with multiprocessing.get_context('spawn')"
+            )
+        self._owner = os.getpid(), threading.get_ident()
+        self._size, self._supersample = size, supersample
+        pixels = size * supersample
+        quality = model.vis.quality
+        kept = quality.offsamples, quality.shadowsize
+        quality.offsamples, quality.shadowsize = 0, 0  # read once, when the context is made
+        model.vis.global_.offwidth = max(pixels, model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(pixels, model.vis.global_.offheight)
+        try:
+            self._renderer = mujoco.Renderer(model, pixels, pixels)
+        except Exception as error:  # EGL reports a missing driver in many ways
+            raise RenderingError(
+                f"no OpenGL context could be made: {error}; see gap_vla.sim.require_rendering"
+            ) from error
+        finally:
+            quality.offsamples, quality.shadowsize = kept
+        _process_with_context = os.getpid()
+        for flag in ("SHADOW", "REFLECTION", "HAZE", "FOG"):
+            self._renderer.scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
+        self._options = mujoco.MjvOption()
+        self._options.geomgroup[:] = 0
+        self._options.geomgroup[list(groups)] = 1
+        if not sites:
+            self._options.sitegroup[:] = 0
+        self._free_camera = mujoco.MjvCamera()
+        model.geom_group[list(hidden)] = _HIDDEN_GROUP
+
+    def check_owner(self) -> None:
+        """Raises RenderingError in any other process or thread than the one that made the renderer."""
+        check_owner(self._owner)
+
+    def draw(self, data: Any, camera: CameraPose) -> UInt8[np.ndarray, "size size 3"]:
+        """The picture of the state `data` (mujoco.MjData); row 0 is the top."""
+        self._aim(data, camera)
+        image = self._renderer.render()
+        if self._supersample == 1:
+            return image
+        k, size = self._supersample, self._size
+        total = image.reshape(size, k, size, k, 3).sum((1, 3), dtype=np.uint16)
+        return (total // (k * k)).astype(np.uint8)
+
+    def segment(self, data: Any, camera: CameraPose) -> np.ndarray:
+        """int32[s, s]: id of the geom that each pixel of the larger, unaveraged picture shows; -1 where none is."""
+        import mujoco
+
+        self._aim(data, camera)
+        self._renderer.enable_segmentation_rendering()
+        ids, kinds = np.moveaxis(self._renderer.render(), -1, 0)
+        self._renderer.disable_segmentation_rendering()
+        return np.where(kinds == int(mujoco.mjtObj.mjOBJ_GEOM), ids, -1)
+
+    def _aim(self, data: Any, camera: CameraPose) -> None:
+        self.check_owner()
+        self._renderer.update_scene(data, self._free_camera, self._options)
+        for eye in self._renderer.scene.camera:
+            eye.pos[:], eye.forward[:], eye.up[:] = camera.position, camera.forward, camera.up
+            top = eye.frustum_near * np.tan(np.radians(camera.fovy) / 2)
+            eye.frustum_bottom, eye.frustum_top, eye.frustum_center = -top, top, 0.0
+            eye.frustum_width = top
+
+    def close(self) -> None:
+        """Frees the OpenGL context; the renderer cannot be used any more."""
+        self._renderer.close()
+
+
+def check_owner(owner: tuple[int, int]) -> None:
+    """Raises RenderingError unless this is the process and thread `(os.getpid(), threading.get_ident())`."""
+    if owner[0] != os.getpid():
+        raise RenderingError(
+            f"made in process {owner[0]}, used in process {os.getpid()}: an OpenGL context does not survive a fork "
+            "(it would hang). Make the environment inside the worker, and start workers with 'spawn'"
+        )
+    if owner[1] != threading.get_ident():
+        raise RenderingError(
+            "made in one thread, used in another: an OpenGL context belongs to one thread. Make one environment per "
+            "thread, or better one per process"
+        )

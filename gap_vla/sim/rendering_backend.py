@@ -1,0 +1,72 @@
+"""Choosing the OpenGL platform before MuJoCo is imported, and saying what to install when there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+import sys
+
+APT_EGL = "apt-get install -y libegl1 libegl-mesa0 libgl1-mesa-dri"
+APT_OSMESA = "apt-get install -y libosmesa6"
+_LIBRARIES = {"egl": ("EGL", "libEGL.so.1"), "osmesa": ("OSMesa", "libOSMesa.so.8")}
+
+
+class RenderingError(RuntimeError):
+    """Pictures cannot be drawn here; the message says why and what to do."""
+
+
+def _loadable(platform: str) -> bool:
+    short, soname = _LIBRARIES[platform]
+    for candidate in (soname, ctypes.util.find_library(short)):
+        if candidate is None:
+            continue
+        try:
+            ctypes.CDLL(candidate)
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def require_rendering() -> str:
+    """Sets `MUJOCO_GL` to a platform that works without a display, EGL before OSMesa, and returns its name.
+
+    A value that the user has set stays. Call it before `mujoco` is imported for the first time: MuJoCo reads the
+    variable on import.
+
+    Raises:
+        RenderingError: no OpenGL library is installed (names the apt packages), or `MUJOCO_GL` asks for one that is
+            missing, or MuJoCo was imported earlier with another platform.
+    """
+    wanted = os.environ.get("MUJOCO_GL", "").lower()
+    if wanted in ("glfw", "glx"):
+        return wanted
+    if wanted in ("disable", "off", "0"):
+        raise RenderingError(f"MUJOCO_GL={wanted} switches rendering off; unset it, or use cameras=()")
+    if wanted in _LIBRARIES:
+        if not _loadable(wanted):
+            package = APT_EGL if wanted == "egl" else APT_OSMESA
+            raise RenderingError(
+                f"MUJOCO_GL={wanted}, but lib{_LIBRARIES[wanted][0]} is not installed; run `{package}`, or unset "
+                "MUJOCO_GL to let gap_vla choose"
+            )
+        return wanted
+    for platform in _LIBRARIES:
+        if _loadable(platform):
+            _select(platform)
+            return platform
+    raise RenderingError(
+        "no library for drawing without a display was found: neither EGL (libEGL.so.1) nor OSMesa (libOSMesa). "
+        f"Run `{APT_EGL}` (or `{APT_OSMESA}`), or use cameras=() where no pictures are needed"
+    )
+
+
+def _select(platform: str) -> None:
+    if "mujoco.gl_context" in sys.modules and sys.modules["mujoco.gl_context"].__dict__.get("_MUJOCO_GL") != platform:
+        raise RenderingError(
+            f"mujoco was imported before gap_vla could choose {platform} for it; set MUJOCO_GL={platform} in the "
+            "environment, or call gap_vla.sim.require_rendering() first"
+        )
+    os.environ["MUJOCO_GL"] = platform
+    os.environ.setdefault("PYOPENGL_PLATFORM", platform)

@@ -1,0 +1,235 @@
+"""robosuite tasks built from primitive shapes: Panda arms, a table at z = 0.8 m, and bodies given as MJCF."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import xml.etree.ElementTree as ET
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.sim.appearance import Appearance, distractors_mjcf
+from gap_vla.sim.rotations import about_z, as_rotation_vector
+from gap_vla.sim.specs import TaskSpec
+from gap_vla.sim.variants import Variant
+from gap_vla.sim.world import World
+
+with contextlib.redirect_stderr(io.StringIO()):  # robosuite complains about optional parts while it is imported
+    import robosuite
+    from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
+    from robosuite.models.arenas import TableArena
+    from robosuite.models.tasks import ManipulationTask
+logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+
+TABLE_Z = 0.8
+DOWN = np.diag([1.0, -1.0, -1.0])
+"""Rotation of a grip site that points straight down; the fingers open along the site's x axis."""
+NEUTRAL_YAW = np.pi / 2
+"""Panda's own yaw at the start; its last joint allows about -25 to +290 degrees."""
+MAX_TURN = 0.5
+"""Largest rotation command: turning faster drags the position along."""
+
+
+class PrimitiveEnv(ManipulationEnv):
+    """The robosuite environment under a world: no observables, no rewards, no cameras of its own.
+
+    Args:
+        bodies: MJCF of the bodies on the table.
+        bases: (yaw, xyz offset) of each robot's base relative to robosuite's place at the table's edge.
+    """
+
+    def __init__(
+        self, bodies: str, friction: tuple[float, float, float], bases: Sequence[tuple[float, Sequence[float]]]
+    ) -> None:
+        self._bodies, self._friction, self._bases = bodies, friction, bases
+        super().__init__(
+            robots=["Panda"] * len(bases),
+            env_configuration="default",
+            initialization_noise="default",
+            use_camera_obs=False,
+            has_offscreen_renderer=False,
+            renderer="mujoco",
+            control_freq=20,
+            ignore_done=True,
+            hard_reset=False,  # keeps the model: 700 times faster, no leak, and the renderer stays valid
+        )
+
+    def _check_robot_configuration(self, robots: Any) -> None:
+        """Any number of arms."""
+
+    def _load_model(self) -> None:
+        super()._load_model()
+        size = (0.8, 0.8, 0.05)
+        for robot, (yaw, offset) in zip(self.robots, self._bases):
+            place = np.array(robot.robot_model.base_xpos_offset["table"](size[0]))
+            robot.robot_model.set_base_xpos(about_z(yaw) @ place + np.array(offset))
+            robot.robot_model.set_base_ori(np.array((0.0, 0.0, yaw)))
+        arena = TableArena(size, self._friction, table_offset=(0, 0, TABLE_Z))
+        arena.set_origin([0, 0, 0])
+        for body in ET.fromstring(f"<bodies>{self._bodies}</bodies>"):
+            _separate_seen_from_touched(body)
+            arena.worldbody.append(body)
+        self.model = ManipulationTask(
+            mujoco_arena=arena, mujoco_objects=[], mujoco_robots=[robot.robot_model for robot in self.robots]
+        )
+
+    def _setup_observables(self) -> OrderedDict:
+        return OrderedDict()  # the world reads the state itself; updating sensors 25 times a step is not free
+
+    def reward(self, action: Any = None) -> float:
+        return 0.0
+
+    def visualize(self, vis_settings: Any) -> None:
+        """Nothing to show or hide: sites are not drawn."""
+
+
+def _separate_seen_from_touched(root: ET.Element) -> None:
+    """Splits every geom into one that collides and weighs (group 0) and a copy that is seen (group 1).
+
+    robosuite compiles with inertiagrouprange="0 0", so only group 0 has mass, and shows group 1 only. A geom that
+    sets its group stays as it is.
+    """
+    for body in list(root.iter("body")):
+        for geom in body.findall("geom"):
+            if "group" in geom.attrib:
+                continue
+            seen = {k: v for k, v in geom.attrib.items() if k not in ("density", "friction", "solref", "solimp")}
+            seen["name"] = f"{geom.get('name')}_seen"
+            ET.SubElement(body, "geom", {**seen, "contype": "0", "conaffinity": "0", "group": "1", "mass": "0"})
+            geom.set("group", "0")
+
+
+class RobosuiteWorld(World):
+    """Base of the robosuite tasks. Subclasses give `bodies`, `place`, `succeeded`, `expert_phases`, `landmarks`."""
+
+    success_must_hold = True
+    groups = (1,)
+    bases: ClassVar[Sequence[tuple[float, Sequence[float]]]] = ((0.0, (0.0, 0.0, 0.0)),)
+    friction: ClassVar[tuple[float, float, float]] = (1.0, 0.005, 0.0001)
+    object_bodies: ClassVar[Sequence[str]] = ()
+    """Bodies that the task is about."""
+    unseen: ClassVar[Sequence[str]] = (
+        *(f"link{i}" for i in range(6)),
+        *("mount", "pedestal", "controller_box", "base"),
+    )
+    """Bodies whose name contains one of these are out of the picture and are not drawn."""
+
+    def __init__(self, spec: TaskSpec, variant: Variant) -> None:
+        super().__init__(spec, variant)
+        bodies = self.bodies() + distractors_mjcf(variant.distractors, f"0 0 {TABLE_Z}")
+        with _global_numpy_rng(0):
+            self.env = PrimitiveEnv(bodies, self.friction, self.bases)
+        self.model, self.data = self.env.sim.model._model, self.env.sim.data._data
+        self._robots = self.env.robots
+        self._eef = [robot.eef_site_id["right"] for robot in self._robots]
+        self._finger_addresses = [robot._ref_gripper_joint_pos_indexes["right"] for robot in self._robots]
+        self._base_rotations = [about_z(yaw) for yaw, _ in self.bases]
+        self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
+
+    def bodies(self) -> str:
+        """MJCF of the task's bodies; sizes follow `self.variant.size`."""
+        raise NotImplementedError
+
+    def place(self, rng: np.random.Generator) -> None:
+        """Puts the bodies to where the episode starts."""
+        raise NotImplementedError
+
+    def reset(self, rng: np.random.Generator) -> None:
+        with _global_numpy_rng(int(rng.integers(2**32))):  # robosuite draws its joint noise from numpy's global state
+            self.env.reset()
+        self.place(rng)
+        self._appearance.redraw(rng, around=(0.0, 0.0, TABLE_Z))
+        self.env.sim.forward()
+
+    def step(self, action: Float[np.ndarray, "a"]) -> None:
+        command = np.array(action, dtype=np.float64).reshape(-1, 7)
+        for row, base in zip(command, self._base_rotations):
+            row[:3], row[3:6] = base.T @ row[:3], base.T @ row[3:6]  # robosuite expects the robot's own base frame
+        self.env.step(command.ravel())
+
+    def hand(self, arm: int = 0) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
+        site = self._eef[arm]
+        return self.data.site_xpos[site].copy(), self.data.site_xmat[site].reshape(3, 3).copy()
+
+    def fingers(self, arm: int = 0) -> Float[np.ndarray, "2"]:
+        return self.data.qpos[self._finger_addresses[arm]]
+
+    def servo(
+        self,
+        arm: int,
+        position: Float[np.ndarray, "3"],
+        rotation: Float[np.ndarray, "3 3"] | None,
+        gripper: float,
+        *,
+        gain: float,
+        speed: float,
+    ) -> Float[np.ndarray, "7"]:
+        here, turned = self.hand(arm)
+        move = (position - here) * (gain / self.spec.position_scale)
+        turn = np.zeros(3) if rotation is None else as_rotation_vector(rotation @ turned.T)
+        turn = turn * (gain / self.spec.rotation_scale)
+        # the vectors are scaled, not clipped per axis, so that paths stay straight
+        move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
+        turn *= min(1.0, min(speed, MAX_TURN) / max(np.abs(turn).max(), 1e-9))
+        return np.concatenate([move, turn, [gripper]])
+
+    def geoms(self, kind: str) -> Sequence[int]:
+        chosen = []
+        for geom in range(self.model.ngeom):
+            body = self.model.body(self.model.geom_bodyid[geom]).name
+            if self.model.geom_group[geom] != 1 and kind != "unseen":
+                continue
+            match kind:
+                case "object":
+                    matches = body in self.object_bodies
+                case "table":
+                    matches = self.model.geom(geom).name == "table_visual"
+                case _:
+                    matches = any(part in body for part in self.unseen)
+            if matches:
+                chosen.append(geom)
+        return chosen
+
+    def landmarks(self) -> dict[str, np.ndarray]:
+        return {f"hand{arm}": self.hand(arm)[0] for arm in range(self.spec.n_arms)}
+
+    def body_pose(self, name: str) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
+        """Position (m) and rotation matrix of a body, world frame."""
+        body = self.data.body(name)
+        return body.xpos.copy(), body.xmat.reshape(3, 3).copy()
+
+    def put_free(self, joint: str, position: Sequence[float], yaw: float) -> None:
+        """Puts a free body to a position (m), turned by `yaw` (rad) about the vertical."""
+        self.data.joint(joint).qpos[:] = [*position, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+
+    def put_fixed(self, body: str, position: Sequence[float], yaw: float) -> None:
+        """Puts a body that has no joint to a position (m), turned by `yaw` (rad) about the vertical."""
+        index = self.model.body(body).id
+        self.model.body_pos[index] = position
+        self.model.body_quat[index] = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+
+    def holds(self, geoms: Sequence[str], arm: int = 0) -> bool:
+        """Whether both fingers of an arm touch one of these (colliding) geoms."""
+        return bool(self.env._check_grasp(gripper=self._robots[arm].gripper["right"], object_geoms=list(geoms)))
+
+    def close(self) -> None:
+        self.env.close()
+
+
+@contextlib.contextmanager
+def _global_numpy_rng(seed: int) -> Iterator[None]:
+    """Seeds numpy's global generator inside the block and leaves the caller's state untouched."""
+    kept = np.random.get_state()  # noqa: NPY002 - robosuite uses the global generator
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(kept)  # noqa: NPY002
+
+
+ROBOSUITE_VERSION: str = robosuite.__version__

@@ -1,0 +1,80 @@
+"""One demonstration: the expert acts, the environment answers, everything is written down."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from gap_vla.sim.environment import SimEnv
+from gap_vla.sim.expert import make_expert
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """What happened in one episode of `T` steps.
+
+    Attributes:
+        observations: by name, [T, ...]: what was seen *before* each action.
+        actions: float32[T, 7 * arms]: the expert's clean actions, the labels to imitate.
+        executed_actions: float32[T, 7 * arms]: what was done: the label plus the disturbance.
+        rewards: float32[T].
+        states: float64[T, 1 + nq + nv]: time, qpos, qvel before each action.
+        phases: the expert's phase name per step; switches: bool[T], True at the first step of a phase.
+        success: whether the episode ended well.
+        seed: of the episode, as given to `reset`.
+    """
+
+    observations: dict[str, np.ndarray]
+    actions: np.ndarray
+    executed_actions: np.ndarray
+    rewards: np.ndarray
+    states: np.ndarray
+    phases: list[str]
+    switches: np.ndarray
+    success: bool
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def demonstrate(env: SimEnv, seed: int, action_noise: float = 0.0) -> Demonstration:
+    """Lets the expert play the episode `seed`.
+
+    Args:
+        action_noise: standard deviation of the disturbance (in action units) that is added to each commanded
+            translation and rotation, independently per step, before the action is executed. The gripper is not disturbed. The
+            disturbance belongs to the episode: the same seed gives the same one.
+    """
+    observation, info = env.reset(seed=seed)
+    expert = make_expert(env, seed=seed)
+    rng = np.random.default_rng((seed, 1))
+    disturbed = np.tile([1, 1, 1, *[env.spec.rotation_scale > 0] * 3, 0], env.spec.n_arms)
+    log: dict[str, list[Any]] = {key: [] for key in ("seen", "label", "done", "reward", "state", "phase", "switch")}
+    over = False
+    while not over:
+        label = expert.act()
+        executed = np.clip(label + action_noise * disturbed * rng.standard_normal(len(label)), -1, 1)
+        data = env.world.data
+        log["seen"].append(observation)
+        log["state"].append(np.concatenate([[data.time], data.qpos, data.qvel]))
+        log["label"].append(label)
+        log["done"].append(executed.astype(np.float32))
+        log["phase"].append(expert.phase)
+        log["switch"].append(expert.switched)
+        observation, reward, terminated, truncated, info = env.step(log["done"][-1])
+        log["reward"].append(reward)
+        over = terminated or truncated
+    return Demonstration(
+        observations={key: np.stack([seen[key] for seen in log["seen"]]) for key in observation},
+        actions=np.stack(log["label"]),
+        executed_actions=np.stack(log["done"]),
+        rewards=np.array(log["reward"], np.float32),
+        states=np.stack(log["state"]),
+        phases=log["phase"],
+        switches=np.array(log["switch"]),
+        success=bool(info["success"]),
+        seed=seed,
+    )

@@ -1,0 +1,140 @@
+"""The nine tasks by name: what a user needs to know about one before any simulator is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+from typing import Literal
+
+from gap_vla.episode import PROPRIO_PER_ARM
+
+ACTION_PER_ARM = 7
+"""Width of one arm's action: delta xyz, delta rotation vector, gripper (+1 closes, -1 opens)."""
+
+
+class UnknownNameError(ValueError):
+    """A name that is not in a registry; the message lists the names that are."""
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Returns `name` if it is known, otherwise raises UnknownNameError listing the names (and the nearest one)."""
+    names = list(known)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(str(name), names, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UnknownNameError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """One task, without its simulator.
+
+    Attributes:
+        name: short name (`"threading"`).
+        family: the simulator it runs on; both are MuJoCo underneath.
+        n_arms: number of arms; proprio and action are this many blocks side by side.
+        horizon: steps after which an episode is truncated (the paper's 200 / 400).
+        control_hz: actions per simulated second.
+        instruction: what the robot is told.
+        phases: the scripted expert's phase names, in the order in which they can occur.
+        position_scale: metres that an action of 1 asks for per step. In `metaworld` it moves the target of a soft
+            weld (the hand follows with a lag); in `robosuite` it is the goal's offset from the *achieved* pose, so
+            that the arm covers about a quarter of it within a step.
+        rotation_scale: radians that an action of 1 asks for per step, 0 where orientation cannot be commanded.
+    """
+
+    name: str
+    family: Literal["metaworld", "robosuite"]
+    n_arms: int
+    horizon: int
+    control_hz: int
+    instruction: str
+    phases: tuple[str, ...]
+    position_scale: float
+    rotation_scale: float
+
+    @property
+    def proprio_dim(self) -> int:
+        """9 per arm: eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
+        return PROPRIO_PER_ARM * self.n_arms
+
+    @property
+    def action_dim(self) -> int:
+        """7 per arm: delta xyz, delta rotation vector (both world frame), gripper; all in [-1, 1]."""
+        return ACTION_PER_ARM * self.n_arms
+
+    @property
+    def gymnasium_id(self) -> str:
+        """The name under which gymnasium knows the task (`"gap_vla/Threading-v0"`)."""
+        return f"gap_vla/{self.name.title().replace('_', '')}-v0"
+
+
+def _metaworld(name: str, instruction: str, *phases: str) -> TaskSpec:
+    return TaskSpec(name, "metaworld", 1, 200, 80, instruction, phases, 0.01, 0.0)
+
+
+def _robosuite(name: str, instruction: str, *phases: str, n_arms: int = 1) -> TaskSpec:
+    return TaskSpec(name, "robosuite", n_arms, 400, 20, instruction, phases, 0.05, 0.5)
+
+
+_SPECS = (
+    _metaworld("pick_place", "pick up the puck and bring it to the goal", "reach", "descend", "grasp", "transport"),
+    _metaworld(
+        "assembly",
+        "put the ring of the wrench over the peg",
+        *("reach", "descend", "grasp", "lift", "transport", "insert"),
+    ),
+    _metaworld("disassemble", "pull the wrench off the peg", "reach", "descend", "grasp", "extract"),
+    _metaworld(
+        "push_wall",
+        "push the puck around the wall to the goal",
+        *("reach", "descend", "push", "sidestep", "pass_wall", "finish"),
+    ),
+    _metaworld(
+        "bin_picking",
+        "move the cube from the left bin into the right bin",
+        *("reach", "descend", "grasp", "lift", "transport", "lower"),
+    ),
+    _robosuite(
+        "stack",
+        "stack the red cube on the green cube",
+        *("reach", "descend", "grasp", "lift", "transport", "place", "release", "retreat"),
+    ),
+    _robosuite(
+        "threading",
+        "thread the needle through the ring",
+        *("reach", "descend", "grasp", "lift", "transport", "align", "insert"),
+    ),
+    _robosuite(
+        "hammer_drawer",
+        "open the drawer, put the hammer in and close the drawer",
+        *("reach_handle", "descend_handle", "grasp_handle", "open", "let_go", "rise"),
+        *("reach_hammer", "descend_hammer", "grasp_hammer", "lift", "transport", "lower", "release", "retreat"),
+        *("reach_front", "descend_front", "close"),
+    ),
+    _robosuite(
+        "handover",
+        "hand the bar over from one arm to the other",
+        *("reach", "descend", "grasp", "lift", "present", "reach_taker", "descend_taker", "grasp_taker"),
+        *("release_giver", "retreat_giver", "carry"),
+        n_arms=2,
+    ),
+)
+_BY_NAME = {spec.name: spec for spec in _SPECS}
+
+TASK_NAMES: tuple[str, ...] = tuple(_BY_NAME)
+"""Short names of all tasks."""
+
+
+def task_spec(name: str) -> TaskSpec:
+    """The specification of a task.
+
+    >>> task_spec("handover").action_dim
+    14
+
+    Raises:
+        UnknownNameError: lists the names that exist.
+    """
+    return _BY_NAME[check_name("task", name, TASK_NAMES)]

@@ -1,0 +1,1 @@
+"""The tasks, one file each; loaded by name from gap_vla.sim.environment."""
