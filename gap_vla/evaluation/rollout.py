@@ -45,14 +45,13 @@ DEFAULT_LIMITS = Limits()
 
 
 def layout_seed(seed: int, episode: int) -> int:
-    """The simulator's seed for one episode: hashed, so that evaluation layouts are not those of
-    demonstrations that were collected with seeds 0, 1, 2, …; equal for every policy, so that outcomes are
-    paired.
+    """The simulator's seed for one episode: evaluations count through layouts, from `seed` on. Every policy gets the
+    same ones, so outcomes are paired.
 
-    >>> layout_seed(0, 0) == layout_seed(0, 0) != layout_seed(1, 0)
-    True
+    >>> layout_seed(100_000, 3)
+    100003
     """
-    return int(np.random.SeedSequence([seed, episode, 0x6A9]).generate_state(1)[0] >> 1)
+    return seed + episode
 
 
 @dataclasses.dataclass

@@ -1,0 +1,94 @@
+"""What `scripts/evaluate.py` does: load the policy, evaluate it on one or all variants, print, write the page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
+from gap_vla.evaluation.page import write_page
+from gap_vla.evaluation.policy import PolicyError
+from gap_vla.evaluation.record import EvaluationError
+from gap_vla.evaluation.rollout import Limits, evaluate
+from gap_vla.evaluation.summary import describe
+from gap_vla.sim import VARIANT_NAMES, RenderingError, UnknownNameError, require_rendering, task_spec, variant_spec
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    """Returns the exit status: 0, 1 for an error that is explained, 130 for Ctrl-C."""
+    try:
+        for folder, summary in _evaluations(options):
+            print(describe(summary))
+            print(f"→ {folder / 'summary.json'}, {write_page(folder, summary)}")
+    except (PolicyError, EvaluationError, RenderingError, UnknownNameError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; finished episodes are kept, the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _evaluations(options: argparse.Namespace) -> Any:
+    """Yields (folder, summary) of each variant asked for."""
+    variants = VARIANT_NAMES if options.ood == "all" else (options.ood,)
+    for variant in variants:
+        variant_spec(variant)
+    require_rendering()
+    loaded, task = _load(options)
+    root = options.out or _default_out(options, task)
+    for variant in variants:
+        folder = root / variant if len(variants) > 1 else root
+        yield (
+            folder,
+            evaluate(
+                loaded.policy,
+                task,
+                episodes=options.episodes,
+                seed=variant_spec(variant).first_seed if options.seed is None else options.seed,
+                out_dir=folder,
+                image_size=options.image_size or loaded.image_size or 64,
+                cameras=options.cameras or loaded.cameras or ("primary",),
+                variant=variant,
+                camera=options.camera,
+                workers=options.workers,
+                slots_per_worker=options.slots,
+                horizon=options.horizon,
+                videos=options.videos,
+                progress=not options.quiet,
+                limits=Limits(policy=options.policy_limit),
+            ),
+        )
+
+
+def _load(options: argparse.Namespace) -> tuple[LoadedPolicy, str]:
+    if options.checkpoint:
+        loaded = load_checkpoint(
+            options.checkpoint,
+            task=options.task,
+            step=options.step,
+            execute=options.execute,
+            ensemble=options.ensemble,
+            dataset=options.dataset,
+            batch_size=options.workers * options.slots,
+        )
+        task = options.task or loaded.task
+        if task is None:
+            raise PolicyError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
+        return loaded, task
+    if options.task is None:
+        raise PolicyError(f"--policy {options.policy} needs --task")
+    width = task_spec(options.task).action_dim
+    seed = options.seed or 0
+    loaded = load_policy(options.policy, action_dim=width, seed=seed, keys=options.keys, patience=options.patience)
+    return loaded, options.task
+
+
+def _default_out(options: argparse.Namespace, task: str) -> Path:
+    variant = "" if options.ood == "default" else f"_{options.ood}"
+    if options.checkpoint and Path(options.checkpoint).is_dir():
+        return Path(options.checkpoint) / f"evaluation_{task}{variant}"
+    name = (options.checkpoint or options.policy).replace("://", "_").replace("/", "_").replace(":", "_")
+    return Path("runs") / "eval" / f"{task}_{name}{variant}"

@@ -1,0 +1,82 @@
+"""An evaluation as one page that opens in a browser: figures, phases, errors, videos (failures first)."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+from gap_vla.evaluation.summary import describe
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .8rem; text-align: left }
+tr { border-bottom: 1px solid #ddd } .bar { background: #3b7dd8; height: .8rem } .frame { background: #eee;
+width: 20rem } figure { display: inline-block; margin: .5rem } video { width: 16rem; background: #000 }
+.failure figcaption { color: #b3261e } .success figcaption { color: #1a7f37 } pre { white-space: pre-wrap }
+"""
+
+
+def write_page(folder: Path, summary: dict[str, Any]) -> Path:
+    """Writes `folder/index.html`; it links to the videos beside it and needs nothing from elsewhere."""
+    title = f"{summary['policy']['name']} on {summary['task']['task']}"
+    low, high = summary["interval"]
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p><strong>{100 * summary['success_rate']:.0f} %</strong> of {summary['episodes']} episodes succeeded "
+        f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %).</p>",
+        _phases(summary["phases"]),
+        _videos(summary["videos"]),
+        _errors(summary["errors"]),
+        f"<h2>In words</h2><pre>{html.escape(describe(summary))}</pre>",
+        f"<h2>What was evaluated</h2><table>{_rows({**summary['task'], 'seed': summary['seed']})}"
+        f"{_rows(summary['policy'], 'policy ')}</table>",
+    ]
+    page = folder / "index.html"
+    temporary = folder / "index.html.tmp"
+    temporary.write_text(
+        f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n",
+        encoding="utf-8",
+    )
+    temporary.replace(page)
+    return page
+
+
+def _rows(entries: dict[str, Any], prefix: str = "") -> str:
+    return "".join(
+        f"<tr><th>{html.escape(prefix + key)}</th><td>{html.escape(str(value))}</td></tr>"
+        for key, value in entries.items()
+    )
+
+
+def _phases(phases: dict[str, Any] | None) -> str:
+    if not phases:
+        return ""
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td><div class=frame><div class=bar style='width:{100 * share:.0f}%'></div>"
+        f"</div></td><td>{100 * share:.0f} %</td><td>{phases['failed_in'].get(name, 0) or ''}</td></tr>"
+        for name, share in phases["reached"].items()
+    )
+    return f"<h2>How far episodes got</h2><table><tr><th>phase<th>reached<th><th>failures in it</tr>{rows}</table>"
+
+
+def _videos(videos: list[str]) -> str:
+    if not videos:
+        return ""
+    figures = []
+    for name in videos:
+        _, episode, outcome = Path(name).stem.split("_")
+        figures.append(
+            f"<figure class={outcome}><video controls loop muted src='{html.escape(name)}'></video>"
+            f"<figcaption>episode {int(episode)}, {outcome}</figcaption></figure>"
+        )
+    return "<h2>Rollouts</h2>" + "".join(figures)
+
+
+def _errors(errors: list[dict[str, Any]]) -> str:
+    if not errors:
+        return ""
+    rows = "".join(f"<tr><td>{e['episode']}</td><td>{html.escape(e['error'])}</td></tr>" for e in errors)
+    return f"<h2>Cut short and counted as failed</h2><table>{rows}</table>"
