@@ -65,9 +65,15 @@ class RobomimicHDF5(Source):
             self._language = self._file_language(file)
             first = file[f"data/{self._names[0]}"]
             self._dropped = self._unused(first)
+            self._cameras = [key for key in self._image_keys if f"obs/{key}" in first]
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def mapping(self) -> dict[str, str]:
+        names = {camera: f"obs/{key}" for key, camera in self._image_keys.items() if key in self._cameras}
+        proprio = "obs/robot*_{eef_pos, eef_quat (xyzw to wxyz), gripper_qpos}"
+        return names | {"proprio": proprio, "action": self.options["action_key"], "phase": "phase"}
 
     def dropped(self) -> dict[str, str]:
         return self._dropped

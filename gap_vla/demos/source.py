@@ -35,6 +35,10 @@ class Source(Sequence[Episode], abc.ABC):
     def read(self, index: int, *, images: bool = True) -> Episode:
         """Episode `index`, validated; without its images if `images` is False (fast, for annotation)."""
 
+    def mapping(self) -> dict[str, str]:
+        """Where an episode's fields come from: `image_primary`, `proprio`, `action`, `phase` to names in the files."""
+        return {}
+
     def dropped(self) -> dict[str, str]:
         """What the files hold and the conversion leaves out: field to reason."""
         return {}

@@ -77,13 +77,7 @@ def build_dataset(
     }
     if method == "none":
         return write_rlds(source, data_dir, name, **common)
-    from gap_vla.phases import annotate
-
-    annotation = annotate(source.without_images(), method=method, seed=seed, workers=workers, **dict(options or {}))
-    labels = [
-        Labels(np.asarray(rho, np.float32), change_point_mask(points, len(rho)))
-        for rho, points in zip(annotation.rho, annotation.change_points, strict=True)
-    ]
+    annotation, labels = _annotate(source, method, seed, options, workers)
     return write_rlds(
         source,
         data_dir,
@@ -93,6 +87,58 @@ def build_dataset(
         companion=lambda directory: annotation.save(directory / "annotator"),
         **common,
     )
+
+
+def dry_run(
+    source: Source,
+    picture: Path,
+    *,
+    method: str = "lstm",
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    workers: int = 2,
+) -> str:
+    """What a conversion would write: the mapping, what is dropped, and the first episode with ρ as a picture.
+
+    Args:
+        source: `gap_vla.demos.open_source(...)`.
+        picture: PNG file to write.
+        method, seed, options, workers: as in `build_dataset`.
+
+    Returns:
+        The account, as lines of text.
+    """
+    from gap_vla.rlds.preview import save_episode_picture
+
+    first = source.read(0)
+    if method != "none":
+        labels = _annotate(source, method, seed, options, workers)[1]
+        first = first.replace(rho=labels[0].rho, change_point=labels[0].change_point)
+    lengths = [len(e) for e in source.without_images()]
+    fields = {f"steps/observation/{key}": value for key, value in sorted(first.images.items())}
+    fields |= {"steps/observation/proprio": first.proprio, "steps/action": first.action}
+    fields |= {f"steps/{k}": v for k in ("rho", "change_point", "phase") if (v := getattr(first, k)) is not None}
+    mapping = source.mapping()
+    lines = [f"{source.path} ({source.kind}): {len(lengths)} episodes, {min(lengths)} to {max(lengths)} steps"]
+    for key, value in fields.items():
+        shape = "x".join(str(n) for n in value.shape[1:]) or "scalar"
+        lines.append(f"  {key}: {value.dtype.name} {shape}  <- {mapping.get(key.split('/')[-1], 'annotator')}")
+    lines.append(f"  steps/language_instruction: {first.language_instruction!r}")
+    lines += [f"  dropped: {key} ({reason})" for key, reason in sorted(source.dropped().items())]
+    return "\n".join([*lines, f"picture: {save_episode_picture(first, picture)}"])
+
+
+def _annotate(
+    source: Source, method: str, seed: int, options: Mapping[str, Any] | None, workers: int
+) -> tuple[Any, list[Labels]]:
+    from gap_vla.phases import annotate
+
+    annotation = annotate(source.without_images(), method=method, seed=seed, workers=workers, **dict(options or {}))
+    labels = [
+        Labels(np.asarray(rho, np.float32), change_point_mask(points, len(rho)))
+        for rho, points in zip(annotation.rho, annotation.change_points, strict=True)
+    ]
+    return annotation, labels
 
 
 def change_point_mask(points: np.ndarray, steps: int) -> np.ndarray:

@@ -1,0 +1,94 @@
+"""Converts demonstrations to an RLDS dataset with ρ, readable by every TFDS/RLDS tool.
+
+Examples:
+    python scripts/build_dataset.py demos.hdf5 --name my_task --data-dir data/rlds
+    python scripts/build_dataset.py demos.hdf5 --name my_task --dry-run      # what would be written, with a picture
+    python scripts/build_dataset.py demos.hdf5 --name my_task --reader language_instruction="stack the blocks"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from gap_vla.demos import READERS, open_source
+from gap_vla.episode import EpisodeError
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` pairs; a value is JSON if it parses as JSON, otherwise text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise SystemExit(f"{pair!r} is not KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="file or folder of demonstrations")
+    parser.add_argument("--kind", default="robomimic_hdf5", help=f"one of: {', '.join(READERS)}")
+    parser.add_argument("--name", required=True, help="dataset name: letters, digits, underscores")
+    parser.add_argument("--data-dir", "--data_dir", type=Path, default=Path("data/rlds"), help="default: data/rlds")
+    parser.add_argument("--version", default="1.0.0", help="default: 1.0.0")
+    parser.add_argument("--method", default="lstm", help="annotator of ρ; 'none' writes a dataset without (lstm)")
+    parser.add_argument("--seed", type=int, default=0, help="of the annotator (default: 0)")
+    parser.add_argument("--val-fraction", "--val_fraction", type=float, default=0.1, help="default: 0.1")
+    parser.add_argument("--reader", action="append", default=[], metavar="KEY=VALUE", help="option of the reader")
+    parser.add_argument("--annotate", action="append", default=[], metavar="KEY=VALUE", help="option of the annotator")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was made differently")
+    parser.add_argument(
+        "--dry-run", "--dry_run", action="store_true", help="write nothing but a picture of the first episode with ρ"
+    )
+    parser.add_argument("--beam", nargs="*", metavar="FLAG", help="run on Apache Beam; flags go to its runner")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = make_parser().parse_args(argv)
+    from gap_vla.rlds.convert import build_dataset, dry_run
+    from gap_vla.rlds.shards import DatasetError
+
+    common: dict[str, Any] = {
+        "method": arguments.method,
+        "seed": arguments.seed,
+        "options": parse_options(arguments.annotate),
+        "workers": arguments.workers,
+    }
+    try:
+        source = open_source(arguments.source, arguments.kind, **parse_options(arguments.reader))
+        if arguments.dry_run:
+            print(dry_run(source, Path(f"{arguments.name}_dry_run.png"), **common))
+            return 0
+        if arguments.beam is not None:
+            from gap_vla.rlds.beam import BeamRunner
+
+            common["runner"] = BeamRunner([f"--{flag.lstrip('-')}" for flag in arguments.beam])
+        path = build_dataset(
+            source,
+            arguments.data_dir,
+            arguments.name,
+            version=arguments.version,
+            val_fraction=arguments.val_fraction,
+            overwrite=arguments.overwrite,
+            **common,
+        )
+    except (EpisodeError, DatasetError, ValueError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"dataset: {path}")
+    print(f"check it: python scripts/check_dataset.py {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
