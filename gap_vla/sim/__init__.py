@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     from gap_vla.sim.environment import ActionError, SimEnv, make
     from gap_vla.sim.expert import Expert, make_expert
 
+__all__ = [
+    "TASK_NAMES",
+    "VARIANT_NAMES",
+    "ActionError",
+    "Expert",
+    "RenderingError",
+    "SimEnv",
+    "TaskSpec",
+    "UnknownNameError",
+    "Variant",
+    "collect_demos",
+    "make",
+    "make_expert",
+    "require_rendering",
+    "task_spec",
+    "variant_spec",
+]
 _LAZY = {
     "collect_demos": "gap_vla.sim.collection",
     "ActionError": "gap_vla.sim.environment",
@@ -27,18 +44,6 @@ _LAZY = {
     "Expert": "gap_vla.sim.expert",
     "make_expert": "gap_vla.sim.expert",
 }
-__all__ = [
-    "TASK_NAMES",
-    "VARIANT_NAMES",
-    "RenderingError",
-    "TaskSpec",
-    "UnknownNameError",
-    "Variant",
-    "require_rendering",
-    "task_spec",
-    "variant_spec",
-    *sorted(_LAZY),
-]
 
 register_with_gymnasium()
 

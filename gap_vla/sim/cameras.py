@@ -16,9 +16,9 @@ from gap_vla.sim.specs import check_name
 class CameraPose:
     """A camera at one instant, world frame. `forward` and `up` are unit vectors, `fovy` the vertical opening (deg)."""
 
-    position: Float[np.ndarray, "3"]
-    forward: Float[np.ndarray, "3"]
-    up: Float[np.ndarray, "3"]
+    position: Float[np.ndarray, " 3"]
+    forward: Float[np.ndarray, " 3"]
+    up: Float[np.ndarray, " 3"]
     fovy: float
 
     def project(self, points: Float[np.ndarray, "n 3"], size: int) -> Float[np.ndarray, "n 2"]:

@@ -1,4 +1,4 @@
-"""Collecting demonstrations in parallel processes: resumable, whole or not at all, the same for any number of workers."""
+"""Collecting demonstrations in parallel processes: resumable, complete or absent, equal for any number of workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.sim.collection_worker import CRASHED, KEPT, failure_name, part_name, work
+from gap_vla.sim.collection_worker import CRASHED, KEPT, part_name, work
 from gap_vla.sim.rendering_backend import require_rendering
 from gap_vla.sim.specs import check_name, task_spec
 from gap_vla.sim.variants import variant_spec
@@ -169,7 +169,8 @@ def _play(
     if kept >= n:
         return
     with _workers(workers, (task, env_kwargs, action_noise, folder)) as pool:
-        idle, busy = list(pool), {}
+        idle = list(pool)
+        busy: dict[Any, int] = {}
         while kept < n:
             while idle and kept + len(busy) < n:
                 while attempt in done:

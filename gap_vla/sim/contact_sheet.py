@@ -48,7 +48,9 @@ def video(path: str | Path, *, episodes: int = 4, scale: int = 4) -> Path:
     with imageio.get_writer(temporary, fps=rate, macro_block_size=None, codec="libx264") as writer:
         for first in range(0, len(films), per_episode):
             for frames in zip(*films[first : first + per_episode]):
-                writer.append_data(np.concatenate(frames, axis=1).repeat(scale, 0).repeat(scale, 1))
+                writer.append_data(  # type: ignore[attr-defined]
+                    np.concatenate(frames, axis=1).repeat(scale, 0).repeat(scale, 1)
+                )
     os.replace(temporary, out)
     return out
 

@@ -44,12 +44,12 @@ class SimEnv(gymnasium.Env):
     (float32[9 * arms]: per arm eef xyz (m, world), quaternion wxyz in one hemisphere and continuous within an
     episode, two finger positions (m)).
     Action: float32[7 * arms] in [-1, 1]: per arm delta xyz, delta rotation vector (world frame; scale in
-    `spec.position_scale`, `spec.rotation_scale`), gripper (+1 closes, -1 opens). Values outside are clipped.
+    `task.position_scale`, `task.rotation_scale`), gripper (+1 closes, -1 opens). Values outside are clipped.
     Info: `success` (bool), `episode_seed` (int), `language_instruction` (str). Reward is 1.0 where the task's
-    condition holds. An episode terminates 5 steps after success and is truncated at `spec.horizon`.
+    condition holds. An episode terminates 5 steps after success and is truncated at `task.horizon`.
 
     Attributes:
-        spec, variant: what this environment is.
+        task, variant: what this environment is.
         world: the simulator behind it (privileged: experts and tests only).
     """
 
@@ -59,9 +59,9 @@ class SimEnv(gymnasium.Env):
     def __init__(
         self, spec: TaskSpec, variant: Variant, world: World, image_size: int, views: Mapping[str, View | StockView]
     ) -> None:
-        self.spec, self.variant, self.world = spec, variant, world
+        self.task, self.variant, self.world = spec, variant, world
         self.metadata = {**self.metadata, "render_fps": spec.control_hz}
-        self._image_size, self._base_views = image_size, dict(views)
+        self._image_size, self._cameras, self._base_views = image_size, tuple(views), dict(views)
         self._views = dict(views)
         self._renderer: FastRenderer | None = None
         self._owner = os.getpid(), threading.get_ident()
@@ -97,7 +97,7 @@ class SimEnv(gymnasium.Env):
         self._started, self._quaternions = True, None
         return self._observe(), self._info()
 
-    def step(self, action: Float[np.ndarray, "a"]) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Float[np.ndarray, " a"]) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Executes one action. Returns (observation, reward, terminated, truncated, info).
 
         Raises:
@@ -120,7 +120,7 @@ class SimEnv(gymnasium.Env):
             self._held += 1 if self._held or now else 0
             self._success = self._held > 0
         terminated = self._held > SETTLE_STEPS
-        truncated = not terminated and self._steps >= self.spec.horizon
+        truncated = not terminated and self._steps >= self.task.horizon
         self._over = terminated or truncated
         return self._observe(), float(now), terminated, truncated, self._info()
 
@@ -140,10 +140,15 @@ class SimEnv(gymnasium.Env):
                 self.world.model,
                 self._image_size,
                 groups=self.world.groups,
-                hidden=self.world.geoms("unseen"),
-                sites=self.world.spec.family == "metaworld",
+                hidden=self._unseen(),
+                sites=self.task.family == "metaworld",
             )
         return self._renderer
+
+    def _unseen(self) -> Sequence[int]:
+        """Geoms that lie outside of the task's own views; a stock camera may see all."""
+        stock = any(isinstance(view, StockView) for view in self._base_views.values())
+        return [] if stock else self.world.geoms("unseen")
 
     def close(self) -> None:
         """Frees the OpenGL context and the simulator."""
@@ -158,17 +163,17 @@ class SimEnv(gymnasium.Env):
         return self.renderer.draw(self.world.data, self._views[camera].pose(self.world.data))
 
     def _observe(self) -> dict[str, np.ndarray]:
-        images = {f"image_{camera}": self._draw(camera) for camera in self.observation_space_cameras}
+        images = {f"image_{camera}": self._draw(camera) for camera in self.cameras}
         return {**images, "proprio": self._continuous(self.world.proprio())}
 
     @property
-    def observation_space_cameras(self) -> list[str]:
+    def cameras(self) -> list[str]:
         """Cameras whose pictures are part of the observation."""
-        return [camera for camera in CAMERAS if f"image_{camera}" in self.observation_space.spaces]
+        return [camera for camera in CAMERAS if camera in self._cameras]
 
     def _continuous(self, proprio: np.ndarray) -> np.ndarray:
         """Chooses the sign of each quaternion: w ≥ 0 at the start, then the one nearer to the step before."""
-        quaternions = proprio.reshape(self.spec.n_arms, -1)[:, 3:7]
+        quaternions = proprio.reshape(self.task.n_arms, -1)[:, 3:7]
         reference = quaternions[:, :1] * [[1, 0, 0, 0]] if self._quaternions is None else self._quaternions
         quaternions *= np.where((quaternions * reference).sum(1, keepdims=True) < 0, -1, 1)
         self._quaternions = quaternions.copy()
@@ -176,14 +181,14 @@ class SimEnv(gymnasium.Env):
 
     def _checked(self, action: Any) -> np.ndarray:
         array = np.asarray(action, dtype=np.float64)
-        if array.shape != (self.spec.action_dim,):
+        if array.shape != (self.task.action_dim,):
             raise ActionError(
-                f"{self.spec.name}, step {self._steps}: the action has shape {array.shape}, expected "
-                f"({self.spec.action_dim},): 7 per arm (delta xyz, delta rotation vector, gripper)"
+                f"{self.task.name}, step {self._steps}: the action has shape {array.shape}, expected "
+                f"({self.task.action_dim},): 7 per arm (delta xyz, delta rotation vector, gripper)"
             )
         if not np.isfinite(array).all():
             raise ActionError(
-                f"{self.spec.name}, step {self._steps}: the action is NaN or infinite at index "
+                f"{self.task.name}, step {self._steps}: the action is NaN or infinite at index "
                 f"{int(np.flatnonzero(~np.isfinite(array))[0])}: {array.tolist()}"
             )
         return np.clip(array, -1.0, 1.0)
@@ -192,7 +197,7 @@ class SimEnv(gymnasium.Env):
         return {
             "success": self._success,
             "episode_seed": self.episode_seed,
-            "language_instruction": self.spec.instruction,
+            "language_instruction": self.task.instruction,
         }
 
 

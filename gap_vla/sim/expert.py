@@ -18,7 +18,7 @@ OPEN, CLOSE = -1.0, 1.0
 class Goal:
     """Where one arm should be: position (m, world), rotation matrix (None: not commanded), gripper command."""
 
-    position: Float[np.ndarray, "3"]
+    position: Float[np.ndarray, " 3"]
     rotation: Float[np.ndarray, "3 3"] | None
     gripper: float
 
@@ -90,7 +90,7 @@ class Expert:
         self._held: Sequence[Goal] | None = None
         self.phase, self.switched = self._plan[0].name, False
 
-    def act(self) -> Float[np.ndarray, "a"]:
+    def act(self) -> Float[np.ndarray, " a"]:
         """float32[7 * arms]: the clean action for the present state, in [-1, 1]; advances the plan."""
         phase = self._plan[self._index]
         self.phase, self.switched = phase.name, self._steps == 0

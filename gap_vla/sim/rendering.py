@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +20,15 @@ _HIDDEN_GROUP = 5
 
 _process_with_context: int | None = None
 """The process that made the first OpenGL context; a forked child inherits the value, but not a usable context."""
+
+_open: weakref.WeakSet[FastRenderer] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """Frees contexts before the interpreter takes OpenGL's library away from under them."""
+    for renderer in list(_open):
+        if renderer.owned_here():
+            renderer.close()
 
 
 class FastRenderer:
@@ -84,6 +95,13 @@ class FastRenderer:
             self._options.sitegroup[:] = 0
         self._free_camera = mujoco.MjvCamera()
         model.geom_group[list(hidden)] = _HIDDEN_GROUP
+        _open.add(self)
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)  # last registered runs first: before MuJoCo terminates EGL
+
+    def owned_here(self) -> bool:
+        """Whether this process and thread made the renderer."""
+        return self._owner == (os.getpid(), threading.get_ident())
 
     def check_owner(self) -> None:
         """Raises RenderingError in any other process or thread than the one that made the renderer."""
@@ -120,6 +138,7 @@ class FastRenderer:
 
     def close(self) -> None:
         """Frees the OpenGL context; the renderer cannot be used any more."""
+        _open.discard(self)
         self._renderer.close()
 
 

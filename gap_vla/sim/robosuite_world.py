@@ -146,29 +146,29 @@ class RobosuiteWorld(World):
         self._appearance.redraw(rng, around=(0.0, 0.0, TABLE_Z))
         self.env.sim.forward()
 
-    def step(self, action: Float[np.ndarray, "a"]) -> None:
+    def step(self, action: Float[np.ndarray, " a"]) -> None:
         command = np.array(action, dtype=np.float64).reshape(-1, 7)
         for row, base in zip(command, self._base_rotations):
             row[:3], row[3:6] = base.T @ row[:3], base.T @ row[3:6]  # robosuite expects the robot's own base frame
         self.env.step(command.ravel())
 
-    def hand(self, arm: int = 0) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
+    def hand(self, arm: int = 0) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
         site = self._eef[arm]
         return self.data.site_xpos[site].copy(), self.data.site_xmat[site].reshape(3, 3).copy()
 
-    def fingers(self, arm: int = 0) -> Float[np.ndarray, "2"]:
+    def fingers(self, arm: int = 0) -> Float[np.ndarray, " 2"]:
         return self.data.qpos[self._finger_addresses[arm]]
 
     def servo(
         self,
         arm: int,
-        position: Float[np.ndarray, "3"],
+        position: Float[np.ndarray, " 3"],
         rotation: Float[np.ndarray, "3 3"] | None,
         gripper: float,
         *,
         gain: float,
         speed: float,
-    ) -> Float[np.ndarray, "7"]:
+    ) -> Float[np.ndarray, " 7"]:
         here, turned = self.hand(arm)
         move = (position - here) * (gain / self.spec.position_scale)
         turn = np.zeros(3) if rotation is None else as_rotation_vector(rotation @ turned.T)
@@ -198,7 +198,7 @@ class RobosuiteWorld(World):
     def landmarks(self) -> dict[str, np.ndarray]:
         return {f"hand{arm}": self.hand(arm)[0] for arm in range(self.spec.n_arms)}
 
-    def body_pose(self, name: str) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
+    def body_pose(self, name: str) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
         """Position (m) and rotation matrix of a body, world frame."""
         body = self.data.body(name)
         return body.xpos.copy(), body.xmat.reshape(3, 3).copy()

@@ -45,13 +45,13 @@ def demonstrate(env: SimEnv, seed: int, action_noise: float = 0.0) -> Demonstrat
 
     Args:
         action_noise: standard deviation of the disturbance (in action units) that is added to each commanded
-            translation and rotation, independently per step, before the action is executed. The gripper is not disturbed. The
-            disturbance belongs to the episode: the same seed gives the same one.
+            translation and rotation, independently per step, before the action is executed; the gripper is not
+            disturbed. The disturbance belongs to the episode: the same seed gives the same one.
     """
     observation, info = env.reset(seed=seed)
     expert = make_expert(env, seed=seed)
     rng = np.random.default_rng((seed, 1))
-    disturbed = np.tile([1, 1, 1, *[env.spec.rotation_scale > 0] * 3, 0], env.spec.n_arms)
+    disturbed = np.tile([1, 1, 1, *[env.task.rotation_scale > 0] * 3, 0], env.task.n_arms)
     log: dict[str, list[Any]] = {key: [] for key in ("seen", "label", "done", "reward", "state", "phase", "switch")}
     over = False
     while not over:

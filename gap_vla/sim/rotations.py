@@ -22,7 +22,7 @@ def nearest_angle(angle: float, reference: float, period: float = 2 * np.pi) -> 
     return reference + (angle - reference + period / 2) % period - period / 2
 
 
-def as_rotation_vector(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
+def as_rotation_vector(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 3"]:
     """Axis times angle (rad) of a rotation matrix."""
     import mujoco
 

@@ -42,7 +42,7 @@ class World(abc.ABC):
         """Starts the episode that `rng` determines completely, whatever happened before."""
 
     @abc.abstractmethod
-    def step(self, action: Float[np.ndarray, "a"]) -> None:
+    def step(self, action: Float[np.ndarray, " a"]) -> None:
         """Applies one action (7 per arm, in [-1, 1]) for one control period."""
 
     @abc.abstractmethod
@@ -50,24 +50,24 @@ class World(abc.ABC):
         """Whether the task's condition holds in the present state."""
 
     @abc.abstractmethod
-    def hand(self, arm: int = 0) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
+    def hand(self, arm: int = 0) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
         """Pose of the end effector: position (m) and rotation matrix, world frame."""
 
     @abc.abstractmethod
-    def fingers(self, arm: int = 0) -> Float[np.ndarray, "2"]:
+    def fingers(self, arm: int = 0) -> Float[np.ndarray, " 2"]:
         """Finger positions (m): first ≥ 0, second ≤ 0, both 0 when closed on nothing."""
 
     @abc.abstractmethod
     def servo(
         self,
         arm: int,
-        position: Float[np.ndarray, "3"],
+        position: Float[np.ndarray, " 3"],
         rotation: Float[np.ndarray, "3 3"] | None,
         gripper: float,
         *,
         gain: float,
         speed: float,
-    ) -> Float[np.ndarray, "7"]:
+    ) -> Float[np.ndarray, " 7"]:
         """One arm's action towards a pose of the end effector, at most `speed` (0..1) of the full action."""
 
     @abc.abstractmethod
@@ -75,14 +75,14 @@ class World(abc.ABC):
         """The scripted expert's plan for the present episode (see gap_vla.sim.expert.Phase)."""
 
     @abc.abstractmethod
-    def landmarks(self) -> Mapping[str, Float[np.ndarray, "3"]]:
+    def landmarks(self) -> Mapping[str, Float[np.ndarray, " 3"]]:
         """Positions (m, world) of gripper and task objects, which must stay inside the picture."""
 
     @abc.abstractmethod
     def geoms(self, kind: str) -> Sequence[int]:
         """Ids of visible geoms: `object` (what the task is about), `table`, or `unseen` (costly and out of view)."""
 
-    def proprio(self) -> Float[np.ndarray, "p"]:
+    def proprio(self) -> Float[np.ndarray, " p"]:
         """float32[9 * arms]: per arm eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
         import mujoco
 

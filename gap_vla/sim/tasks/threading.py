@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -48,7 +48,7 @@ _RANGES: dict[str, dict[str, tuple[float, float]]] = {
 class Threading(RobosuiteWorld):
     """A needle lies on the table; it must be picked up, turned and put through the ring."""
 
-    views = {
+    views: ClassVar[dict[str, View]] = {
         "near": View((0.355, -0.587, 1.319), (-0.113, 0.081, 0.939), 17.8),
         "wrist": View((0.0, -0.09, -0.09), (0.0, -0.065, 0.04), 80.0, (0.0, -1.0, 0.0), "gripper0_right_eef"),
     }
@@ -67,7 +67,8 @@ class Threading(RobosuiteWorld):
         foot, below = 0.085, RING_HEIGHT - ring / 2 - RING_BAR
         offset, outer = ring / 2 + RING_BAR / 2, ring / 2 + RING_BAR
         bars = "".join(
-            f'<geom name="ring_{side}" type="box" pos="0 {y} {RING_HEIGHT + z}" size="{RING_DEPTH} {sy} {sz}" {orange}/>'
+            f'<geom name="ring_{side}" type="box" pos="0 {y} {RING_HEIGHT + z}" '
+            f'size="{RING_DEPTH} {sy} {sz}" {orange}/>'
             for side, y, z, sy, sz in (
                 ("top", 0.0, offset, outer, RING_BAR / 2),
                 ("bottom", 0.0, -offset, outer, RING_BAR / 2),
@@ -95,12 +96,12 @@ class Threading(RobosuiteWorld):
         """Initial positions of the variant."""
         return draw_ranges(rng, _RANGES["default"], _RANGES["wide"], self.variant.positions)
 
-    def ring(self) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    def ring(self) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]:
         """The ring's centre (m) and the unit vector along its axis."""
         position, rotation = self.body_pose("tripod")
-        return position + [0.0, 0.0, RING_HEIGHT], rotation[:, 0]
+        return position + np.array([0.0, 0.0, RING_HEIGHT]), rotation[:, 0]
 
-    def shaft(self) -> Float[np.ndarray, "3"]:
+    def shaft(self) -> Float[np.ndarray, " 3"]:
         """Centre (m) of the needle's shaft."""
         return self.data.geom("shaft").xpos.copy()
 
@@ -119,7 +120,7 @@ class Threading(RobosuiteWorld):
         grasp = about_z(grasp_yaw) @ DOWN
         carry_height = TABLE_Z + (0.21 if direction < 0 else 0.32)  # the far side is reached over the ring
 
-        def needle(up: float) -> Float[np.ndarray, "3"]:
+        def needle(up: float) -> Float[np.ndarray, " 3"]:
             return self.body_pose("needle")[0] + [0.0, 0.0, up]
 
         def lifted() -> list[Goal]:

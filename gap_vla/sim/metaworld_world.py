@@ -1,0 +1,158 @@
+"""Meta-World tasks (v3): the library's models and success conditions, with resets that a seed determines."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import mujoco
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.sim.appearance import Appearance, distractors_mjcf
+from gap_vla.sim.cameras import View
+from gap_vla.sim.specs import TaskSpec
+from gap_vla.sim.variants import Variant
+from gap_vla.sim.world import World
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+TABLE_CENTER = (0.0, 0.72, 0.0)
+"""Middle of the part of the table's surface on which things happen (m)."""
+
+
+class MetaWorldWorld(World):
+    """Base of the Meta-World tasks. Subclasses give `library_name`, `expert_phases`, `landmarks`, `object_bodies`."""
+
+    success_must_hold = False
+    groups = (0, 1, 2)
+    views: ClassVar[dict[str, View]] = {
+        "near": View((0.627, 1.427, 0.744), (0.048, 0.737, 0.113), 19.8),
+        "wrist": View((-0.06, 0.0, -0.13), (0.10, 0.0, -0.04), 75.0, (0.0, 0.0, 1.0), "hand"),
+    }
+    library_name: ClassVar[str]
+    object_bodies: ClassVar[Sequence[str]] = ()
+    """Bodies that the task is about."""
+    unseen: ClassVar[Sequence[str]] = ("pedestal", "right_arm_base_link", "controller_box", "torso", "head", "screen")
+    """Bodies whose name contains one of these are out of the picture and are not drawn."""
+
+    def __init__(self, spec: TaskSpec, variant: Variant) -> None:
+        super().__init__(spec, variant)
+        self.env = _library_class(self.library_name, variant)()
+        self.env._set_task_called = True  # step() refuses otherwise
+        self.env._partially_observable = False  # the goal would be zeros
+        self.env.__dict__.pop("sawyer_observation_space", None)  # cached with goal bounds of 0, to which step() clips
+        self.env._freeze_rand_vec = False  # every reset would repeat the last layout
+        self.env.seeded_rand_vec = True  # layouts would come from numpy's global generator
+        self.env.max_path_length = spec.horizon + 1  # the environment counts
+        self.env._get_state_rand_vec = self._draw_layout
+        self.model, self.data = self.env.model, self.env.data
+        self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
+        self._rng = np.random.default_rng(0)
+        self._success = False
+
+    def reset(self, rng: np.random.Generator) -> None:
+        self._rng, self._success = rng, False
+        mujoco.mj_resetData(self.model, self.data)
+        self.env.curr_path_length = 0
+        self.env.reset_model()
+        self._appearance.redraw(rng, around=TABLE_CENTER)
+        mujoco.mj_forward(
+            self.model, self.data
+        )  # reset_model moves parts of the model: the first picture would be stale
+
+    def _draw_layout(self) -> Float[np.ndarray, " 6"]:
+        """Initial object and goal position (m): the library's ranges, wider ones, or the wider without the default."""
+        space, positions = self.env._random_reset_space, self.variant.positions
+        low, high = space.low, space.high
+        if positions == "default":
+            return self._rng.uniform(low, high)
+        center, half = (low + high) / 2, (high - low) / 2 * np.array(self.stretch)
+        while True:
+            layout = self._rng.uniform(center - half, center + half)
+            if positions == "wide" or not ((low <= layout) & (layout <= high)).all():
+                return layout
+
+    stretch: ClassVar[Sequence[float]] = (1.5,) * 6
+    """Factors on the library's ranges (object xyz, goal xyz) in the wide variants."""
+
+    def step(self, action: Float[np.ndarray, " 7"]) -> None:
+        info = self.env.step(action[[0, 1, 2, 6]])[-1]
+        self._success = bool(info["success"])
+
+    def succeeded(self) -> bool:
+        return self._success
+
+    def hand(self, arm: int = 0) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
+        hand = self.data.body("hand")
+        return hand.xpos.copy(), hand.xmat.reshape(3, 3).copy()
+
+    def fingers(self, arm: int = 0) -> Float[np.ndarray, " 2"]:
+        across = self.data.body("hand").xmat.reshape(3, 3)[:, 1]
+        middle = self.data.body("hand").xpos
+        return np.array([(self.data.body(pad).xpos - middle) @ across for pad in ("leftpad", "rightpad")])
+
+    def servo(
+        self,
+        arm: int,
+        position: Float[np.ndarray, " 3"],
+        rotation: Float[np.ndarray, "3 3"] | None,
+        gripper: float,
+        *,
+        gain: float,
+        speed: float,
+    ) -> Float[np.ndarray, " 7"]:
+        # the hand lags behind its target by up to 3 cm, so the gain is small: full speed from 10 cm / gain away
+        move = (position - self.hand()[0]) * (10.0 * gain)
+        move = np.clip(move, -speed, speed)
+        return np.concatenate([move, np.zeros(3), [gripper]])
+
+    def geoms(self, kind: str) -> Sequence[int]:
+        chosen = []
+        for geom in range(self.model.ngeom):
+            if self.model.geom_group[geom] not in self.groups:
+                continue
+            body = self.model.body(self.model.geom_bodyid[geom]).name
+            match kind:
+                case "object":
+                    matches = body in self.object_bodies
+                case "table":
+                    matches = "table" in body
+                case _:
+                    matches = any(part in body for part in self.unseen)
+            if matches:
+                chosen.append(geom)
+        return chosen
+
+    def landmarks(self) -> dict[str, np.ndarray]:
+        return {"hand": self.env.tcp_center.copy()}
+
+    def site(self, name: str) -> Float[np.ndarray, " 3"]:
+        """Position (m) of a site."""
+        return self.data.site(name).xpos.copy()
+
+    @property
+    def goal(self) -> Float[np.ndarray, " 3"]:
+        """Where the task wants the object (m)."""
+        return self.env._target_pos.copy()
+
+
+def _library_class(name: str, variant: Variant) -> type[Any]:
+    """The library's class, with the variant's distractors and sizes compiled into its model."""
+    base = ALL_V3_ENVIRONMENTS[name]
+
+    class Changed(base):  # type: ignore[misc, valid-type]
+        def _initialize_simulation(self) -> tuple[Any, Any]:
+            spec = mujoco.MjSpec.from_file(self.fullpath)
+            if variant.distractors:
+                scene = distractors_mjcf(variant.distractors, "0 0.7 0")
+                extra = mujoco.MjSpec.from_string(f"<mujoco><worldbody>{scene}</worldbody></mujoco>")
+                for body in extra.worldbody.bodies:
+                    spec.worldbody.add_frame().attach_body(body, "", "")
+            model = spec.compile()
+            return model, mujoco.MjData(model)
+
+    return Changed
