@@ -1,7 +1,7 @@
 """Roll a policy out in simulation and report its success rate with an interval.
 
     python scripts/evaluate.py --checkpoint runs/threading/NAME --episodes 100            # a run of ours
-    python scripts/evaluate.py --checkpoint DIR --task assembly                           # any directory in Octo's layout
+    python scripts/evaluate.py --checkpoint DIR --task assembly                           # any folder in Octo's layout
     python scripts/evaluate.py --policy expert --task threading                           # also: random, replay:FILE
     python scripts/evaluate.py --policy ws://localhost:8000 --keys keys.json --task stack # a VLA behind a server
     python scripts/evaluate.py --checkpoint DIR --ood all                                 # every variant of the scene
