@@ -128,6 +128,7 @@ def make_loader(config: FinetuneConfig, store: Any, split: str, train: bool) -> 
         image_keys=tuple(f"image_{camera}" for camera in config.demos.cameras),
         proprio=config.uses_proprio,
         normalization=config.data.normalization,
+        language=bool(config.model.pretrained),
         train=train,
     )
 

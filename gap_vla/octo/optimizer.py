@@ -79,7 +79,8 @@ def create_optimizer(
     frozen_keys: Sequence[str] | None = None,
     grad_accumulation_steps: int | None = None,
     missing_frozen: str = "error",
-    **adamw_options: Any,
+    after_normalization: optax.GradientTransformation | None = None,
+    **adam_options: Any,
 ) -> tuple[optax.GradientTransformation, Schedule, Callable[[Any], jax.Array]]:
     """The optimizer of the published models.
 
@@ -91,7 +92,9 @@ def create_optimizer(
         frozen_keys: patterns of `freeze_labels`; None or empty trains everything.
         grad_accumulation_steps: update once per so many calls.
         missing_frozen: "error", or "ignore" for patterns that match nothing (upstream's behaviour).
-        adamw_options: passed to `optax.adamw`, such as b1 or `mu_dtype=None` for a float32 first moment.
+        after_normalization: acts on Adam's normalised direction, before weight decay and learning rate: the place for
+            a factor on the update of some parameters (GAP's λ), which before it would cancel.
+        adam_options: passed to `optax.scale_by_adam`, such as b1 or `mu_dtype=None` for a float32 first moment.
 
     Returns:
         The transformation, the schedule, and a function from parameters to the norm of the trainable ones.
@@ -99,8 +102,13 @@ def create_optimizer(
     if missing_frozen not in ("error", "ignore"):
         raise ValueError(f"missing_frozen must be 'error' or 'ignore', found {missing_frozen!r}")
     schedule = _as_schedule(learning_rate)
-    adamw_options.setdefault("mu_dtype", jnp.bfloat16)
-    tx = optax.adamw(schedule, weight_decay=weight_decay, mask=decay_mask, **adamw_options)
+    adam_options.setdefault("mu_dtype", jnp.bfloat16)
+    tx = optax.chain(
+        optax.scale_by_adam(**adam_options),
+        optax.identity() if after_normalization is None else after_normalization,
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(schedule),
+    )
     if grad_accumulation_steps and grad_accumulation_steps > 1:
         tx = optax.MultiSteps(tx, grad_accumulation_steps).gradient_transformation()
     if clip_gradient is not None:

@@ -51,17 +51,13 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Traine
         model = _from_pretrained(config, batch, statistics, init_rng)
     else:
         model = OctoModel.from_config(
-            {
-                "model": _small_model(config, batch),
-                "text_processor": None,
-                "window_size": config.model.window_size,
-            },
+            _small_model(config, batch),
             batch,
             rng=init_rng,
             dataset_statistics=statistics,
         )
     group = match_group(model.params) if config.uses_proprio else {}
-    tx = create_optimizer(
+    tx, _, _ = create_optimizer(
         model.params,
         {
             "name": "cosine",
@@ -75,7 +71,8 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Traine
         clip_gradient=config.optimizer.clip_gradient,
         frozen_keys=list(config.optimizer.frozen_keys) or None,
         after_normalization=scale_group_updates(group),
-    ).tx
+        mu_dtype=jax.numpy.dtype(config.optimizer.moment_dtype),
+    )
     state = TrainState(model.params, tx.init(model.params), jax.numpy.zeros([], jax.numpy.int32), step_rng)
     return Trainer(model, group, tx, state)
 
@@ -93,7 +90,7 @@ def _small_model(config: FinetuneConfig, batch: Any) -> dict[str, Any]:
         head=config.model.head,
         token_embedding_size=config.model.token_embedding_size,
         num_layers=config.model.num_layers,
-        num_heads=config.model.num_heads,
+        num_attention_heads=config.model.num_heads,
         mlp_dim=config.model.mlp_dim,
         stem_features=config.model.stem_features,
     )

@@ -1,0 +1,95 @@
+"""The comparison of METHOD §3: every method with every seed on the same data, then one table.
+
+A cell (method, seed) is an ordinary run in its own directory. Finished cells are skipped, started ones go on, so the
+comparison can be stopped at any moment and continued.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from gap_vla.atomic import write_json
+from gap_vla.config import METHODS, ConfigError, FinetuneConfig, choose
+from gap_vla.identity import digest
+from gap_vla.training.run_directory import RunDirectory
+
+
+def cell_config(config: FinetuneConfig, method: str, seed: int) -> FinetuneConfig:
+    """The configuration of one cell: only the method and the training seed differ."""
+    choose(method, METHODS, "method")
+    return dataclasses.replace(config, method=method, train=dataclasses.replace(config.train, seed=seed))
+
+
+def comparison_directory(config: FinetuneConfig) -> Path:
+    """Where the tables of a configuration lie; the cells of all methods and seeds share it."""
+    return Path(config.runs) / config.task / f"compare-{digest(cell_config(config, 'vp', 0).to_dict())}"
+
+
+def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]) -> str:
+    """Runs the missing cells and renders the table after each.
+
+    A cell that fails is recorded as failed with its reason, and the others go on.
+
+    Returns:
+        The final table as text; `table.md`, `table.png` and `cells.json` lie in `comparison_directory`.
+    """
+    from gap_vla.evaluation.compare import render
+    from gap_vla.pipeline import prepare_data, run_directory_of
+
+    if not methods or not seeds:
+        raise ConfigError("compare needs at least one method and one seed")
+    cells = [cell_config(config, method, seed) for seed in seeds for method in methods]
+    out = comparison_directory(config)
+    failures: list[dict[str, str]] = []
+    prepare_data(cells[0])
+    text = ""
+    for number, cell in enumerate(cells, 1):
+        run = RunDirectory(run_directory_of(cell))
+        state = "finished before" if run.complete else "running"
+        print(f"cell {number}/{len(cells)}: {cell.method}, seed {cell.train.seed}: {state} ({run.path})", flush=True)
+        if not run.complete:
+            error = _run_in_a_process(cell)
+            if error:
+                failures.append({"run": str(run.path), "error": error})
+                print(f"cell {number}/{len(cells)} failed: {error}", flush=True)
+        finished = [RunDirectory(run_directory_of(c)).summary for c in cells]
+        finished = [path for path in finished if path.exists()]
+        write_json(out / "cells.json", {"finished": [str(path) for path in finished], "failed": failures})
+        if finished:
+            text = render(finished, out, methods=list(methods))
+    return text
+
+
+def _run_in_a_process(config: FinetuneConfig) -> str | None:
+    """Runs one cell with memory of its own; returns what went wrong, or None."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_cell, args=(config, queue))
+    process.start()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        process.join()  # the cell got the signal too and writes its checkpoint
+        raise
+    if process.exitcode == 0:
+        return None
+    return queue.get(timeout=5) if not queue.empty() else f"exit status {process.exitcode}"
+
+
+def _cell(config: FinetuneConfig, queue: multiprocessing.Queue) -> None:
+    from gap_vla.pipeline import finetune
+
+    try:
+        finetune(config, resume=True)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        traceback.print_exc()
+        queue.put(f"{type(error).__name__}: {error}")
+        queue.close()
+        queue.join_thread()
+        raise SystemExit(1) from None

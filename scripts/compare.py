@@ -1,0 +1,30 @@
+"""Compare V, VP and VP+GAP over seeds on the same data and the same evaluation layouts.
+
+    python scripts/compare.py --config finetune_configs/assembly.py --seeds 0,1,2
+    python scripts/compare.py --config finetune_configs/assembly.py --seeds 0 --methods vp,vp_gap
+
+Every (method, seed) is a run of scripts/finetune.py. Finished ones are skipped and started ones go on, so this command
+can be stopped at any moment (Ctrl-C) and given again. It prints success per method, mean over seeds with its interval and
+the paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/.
+"""
+
+import sys
+
+from absl import flags
+
+from gap_vla.command import run_command
+
+FLAGS = flags.FLAGS
+flags.DEFINE_list("seeds", ["0", "1", "2"], "Training seeds, separated by commas.")
+flags.DEFINE_list("methods", ["v", "vp", "vp_gap"], "Methods, separated by commas.")
+
+
+def main(config) -> None:
+    from gap_vla.comparison import compare, comparison_directory
+
+    print(compare(config, FLAGS.methods, [int(seed) for seed in FLAGS.seeds]))
+    print(f"table.md and table.png lie in {comparison_directory(config)}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, __doc__))

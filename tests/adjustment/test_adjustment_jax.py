@@ -1,0 +1,152 @@
+"""GAP inside Octo's gradient: what it changes, what it leaves alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gap_vla.adjustment.jax import (
+    GroupError,
+    adjusted_gradients,
+    match_group,
+    path_of,
+    scale_gradient,
+    scale_group_gradients,
+    scale_group_updates,
+)
+from gap_vla.octo import OctoModel
+from gap_vla.octo.presets import example_batch, small_config
+from gap_vla.training.step import head_loss
+
+BATCH, WINDOW = 3, 2
+OWN = {
+    "octo_transformer/obs_proprio_pos_embedding",
+    "octo_transformer/obs_proprio_projection/bias",
+    "octo_transformer/obs_proprio_projection/kernel",
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = small_config(image_size=32, proprio_dim=5, token_embedding_size=32, num_layers=1, stem_features=(32, 32))
+    return OctoModel.from_config(config, BATCH_OF_THREE, rng=jax.random.PRNGKey(1))
+
+
+BATCH_OF_THREE = example_batch(image_size=32, proprio_dim=5, batch_size=BATCH, window_size=WINDOW)
+
+
+@functools.cache
+def loss_and_gradient(adjusted: bool):
+    def loss(params, module, batch, factor):
+        return head_loss(module, params, batch, jax.random.PRNGKey(0), False, factor if adjusted else None)[0]
+
+    return jax.jit(jax.value_and_grad(loss), static_argnums=1)
+
+
+def gradient(model, factor, batch=BATCH_OF_THREE):
+    value, tree = loss_and_gradient(factor is not None)(model.params, model.module, batch, factor)
+    return value, {path_of(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def one_sample(index):
+    return jax.tree_util.tree_map(lambda leaf: leaf[index : index + 1], BATCH_OF_THREE)
+
+
+def test_forward_is_identical_with_gap(model):
+    plain, _ = gradient(model, None)
+    adjusted, _ = gradient(model, jnp.full((BATCH, WINDOW), 0.3))
+    assert plain == adjusted
+
+
+def test_the_proprio_gradient_is_the_sum_of_samples_weighted_with_one_minus_rho(model):
+    rho = np.array([0.0, 0.4, 1.0], np.float32)
+    factor = jnp.repeat(jnp.asarray(1 - rho)[:, None], WINDOW, 1)
+    _, adjusted = gradient(model, factor)
+    singles = [gradient(model, None, one_sample(b))[1] for b in range(BATCH)]
+    for path in OWN:
+        expected = sum((1 - rho[b]) * singles[b][path] for b in range(BATCH)) / BATCH  # the loss is a mean over samples
+        np.testing.assert_allclose(adjusted[path], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_every_other_gradient_is_unchanged(model):
+    _, plain = gradient(model, None)
+    _, adjusted = gradient(model, jnp.full((BATCH, WINDOW), 0.3))
+    for path in plain:
+        if path in OWN:
+            np.testing.assert_allclose(adjusted[path], 0.3 * plain[path], rtol=1e-4, atol=1e-7)
+        else:
+            np.testing.assert_allclose(adjusted[path], plain[path], rtol=1e-5, atol=1e-8)
+
+
+def test_factors_act_on_their_own_window_step(model):
+    _, plain = gradient(model, None)
+    _, adjusted = gradient(model, jnp.tile(jnp.array([[0.0, 1.0]]), (BATCH, 1)))
+    path = "octo_transformer/obs_proprio_pos_embedding"  # (1, max_horizon, P, D): one row for each window step
+    assert np.abs(adjusted[path][:, 0]).max() == 0 < np.abs(plain[path][:, 0]).max()
+    np.testing.assert_allclose(adjusted[path][:, 1], plain[path][:, 1], rtol=1e-5, atol=1e-8)
+
+
+def test_match_group_names_exactly_the_leaves_before_the_transformer(model):
+    assert set(match_group(model.params)) == OWN
+
+
+def test_no_match_is_an_error_that_lists_the_groups(model):
+    with pytest.raises(GroupError, match="the model's groups are obs_primary, obs_proprio"):
+        match_group(model.params, "obs_state")
+    with (
+        pytest.raises(GroupError, match="no token group 'obs_state'"),
+        adjusted_gradients(jnp.ones((1, 1)), "obs_state"),
+    ):
+        pass
+
+
+def test_an_encoder_is_not_a_proprioceptive_branch(model):
+    with pytest.raises(GroupError, match="it is an encoder"):
+        match_group(model.params, "obs_primary")
+
+
+def test_scale_gradient_keeps_the_value_and_scales_the_cotangent():
+    x, factor = jnp.arange(3.0), jnp.array([0.0, 0.5, 1.0])
+    value, back = jax.vjp(lambda x: scale_gradient(x, factor), x)
+    np.testing.assert_array_equal(value, x)
+    np.testing.assert_array_equal(back(jnp.ones(3))[0], factor)
+
+
+PARAMS = {"own": jnp.ones(2), "other": jnp.ones(2)}
+GRADIENTS = {"own": jnp.array([1.0, -2.0]), "other": jnp.array([1.0, -2.0])}
+
+
+def adam_update(update_factor, gradients=GRADIENTS, weight_decay=0.1):
+    tx = optax.chain(
+        optax.scale_by_adam(),
+        scale_group_updates({"own": (2,)}),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale(-1.0),
+    )
+    return tx.update(gradients, tx.init(PARAMS), PARAMS, update_factor=update_factor)[0]
+
+
+def test_lambda_scales_the_update_of_the_group_but_not_its_weight_decay():
+    plain, scaled = adam_update(1.0), adam_update(0.3)
+    np.testing.assert_array_equal(plain["other"], scaled["other"])
+    np.testing.assert_allclose(scaled["own"] + 0.1, 0.3 * (plain["own"] + 0.1), rtol=1e-6)
+
+
+def test_under_adam_a_constant_factor_on_the_gradient_hardly_changes_the_update_but_lambda_does():
+    halved = scale_group_gradients(GRADIENTS, {"own": (2,)}, 0.5)
+    np.testing.assert_allclose(adam_update(1.0, halved)["own"], adam_update(1.0)["own"], rtol=1e-6)
+    assert np.abs(adam_update(0.5)["own"] - adam_update(1.0)["own"]).min() > 0.1
+
+
+def test_a_schedule_takes_the_place_of_the_passed_factor():
+    tx = scale_group_updates({"own": (2,)}, lambda count: jnp.where(count < 1, 0.3, 1.0))
+    state = tx.init(PARAMS)
+    first, state = tx.update(GRADIENTS, state)
+    second, _ = tx.update(GRADIENTS, state)
+    np.testing.assert_allclose(first["own"], 0.3 * GRADIENTS["own"], rtol=1e-6)
+    np.testing.assert_array_equal(second["own"], GRADIENTS["own"])
+    with pytest.raises(ValueError, match="update_factor"):
+        scale_group_updates({"own": (2,)}).update(GRADIENTS, state)

@@ -1,0 +1,103 @@
+"""Training Octo with and without GAP, killed and resumed: claims about parameters, bit for bit."""
+
+import signal
+import time
+
+import numpy as np
+
+from gap_vla.training.metrics import read_metrics
+
+
+def assert_equal_bits(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def largest_change(a: dict, b: dict, words: str) -> float:
+    return max(float(np.abs(a[name] - b[name]).max()) for name in a if words in name)
+
+
+def test_a_killed_and_resumed_run_ends_with_identical_parameters(training):
+    training.run("whole", method="vp_gap")
+    process = training.start("killed", method="vp_gap")
+    metrics = training.root / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and any(row["step"] >= 7 for row in read_metrics(metrics))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (training.root / "killed" / "checkpoint").exists()
+    training.run("killed", method="vp_gap")
+    assert_equal_bits(training.parameters("whole"), training.parameters("killed"))
+    steps = [row["step"] for row in read_metrics(metrics) if "train/loss" in row]
+    assert steps == list(range(1, 13))
+
+
+def test_the_same_seed_gives_the_same_bytes(training):
+    training.run("whole", method="vp_gap")
+    training.run("again", method="vp_gap")
+    assert_equal_bits(training.parameters("whole"), training.parameters("again"))
+
+
+def test_with_rho_zero_and_lambda_one_gap_is_bit_identical_to_vp(training):
+    training.run("vp", method="vp")
+    training.run("neutral", method="vp_gap", adjustment={"mode": "fixed", "fixed_rho": 0.0, "lam": 1.0})
+    assert_equal_bits(training.parameters("vp"), training.parameters("neutral"))
+
+
+def test_gap_changes_training_but_neither_the_names_nor_the_forward_pass(training):
+    vp, gap = training.run("vp", method="vp"), training.run("whole", method="vp_gap")
+    before = [read_metrics(run / "metrics.jsonl")[0] for run in (vp, gap)]
+    assert before[0] == before[1]  # held-out losses before the first step
+    a, b = training.parameters("vp"), training.parameters("whole")
+    assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
+    assert largest_change(a, b, "obs_proprio_projection") > 1e-4
+
+
+def test_under_adam_the_release_mode_changes_the_proprio_branch_less_than_the_paper_mode(training):
+    training.run("vp", method="vp")
+    training.run("batch", method="vp_gap", adjustment={"mode": "batch", "lam": 0.3})
+    training.run("whole", method="vp_gap")
+    plain = training.parameters("vp")
+    batch = largest_change(plain, training.parameters("batch"), "obs_proprio")
+    sample = largest_change(plain, training.parameters("whole"), "obs_proprio")
+    assert batch < 0.3 * sample
+
+
+def test_the_vision_policy_has_no_proprioceptive_parameter(training):
+    training.run("v", method="v")
+    assert not [name for name in training.parameters("v") if "proprio" in name]
+
+
+def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(training, store):
+    import jax
+
+    from gap_vla.octo import OctoModel
+    from gap_vla.rlds import EpisodeStore
+
+    model = OctoModel.load_pretrained(training.run("whole", method="vp_gap") / "checkpoint")
+    leaves = jax.tree_util.tree_flatten_with_path(model.params)[0]
+    assert_equal_bits({jax.tree_util.keystr(p): np.asarray(v) for p, v in leaves}, training.parameters("whole"))
+    np.testing.assert_allclose(
+        model.dataset_statistics["action"]["mean"], EpisodeStore.open(store).statistics["action"]["mean"]
+    )
+
+
+def test_ctrl_c_saves_the_last_whole_step(training):
+    process = training.start("stopped", method="vp")
+    metrics = training.root / "stopped" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and any(row["step"] >= 1 for row in read_metrics(metrics))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    if process.returncode == 0:  # it was faster than the signal
+        assert "resumed" not in output
+    else:
+        assert "go on with --resume" in output
+    training.run("vp", method="vp")
+    training.run("stopped", method="vp")
+    assert_equal_bits(training.parameters("vp"), training.parameters("stopped"))

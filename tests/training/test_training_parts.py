@@ -1,0 +1,71 @@
+"""The parts of the loop that need no accelerator library: run directories, metrics, pictures, progress."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from gap_vla.config import ConfigError
+from gap_vla.training.metrics import MetricsWriter, read_metrics
+from gap_vla.training.picture import STRIP, batch_picture
+from gap_vla.training.progress import Progress, duration
+from gap_vla.training.run_directory import RunDirectory, RunExistsError
+
+CONFIG = {"task": "threading", "train": {"steps": 3}}
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path):
+    RunDirectory.claim(tmp_path / "run", CONFIG, resume=False)
+    with pytest.raises(RunExistsError, match=r"--resume .* --run_name"):
+        RunDirectory.claim(tmp_path / "run", CONFIG, resume=False)
+
+
+def test_a_foreign_folder_is_never_taken_for_a_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for resume in (False, True):
+        with pytest.raises(RunExistsError, match="no run of ours"):
+            RunDirectory.claim(tmp_path, CONFIG, resume=resume)
+
+
+def test_resuming_with_another_configuration_names_the_key_and_both_values(tmp_path):
+    RunDirectory.claim(tmp_path / "run", CONFIG, resume=False)
+    RunDirectory.claim(tmp_path / "run", CONFIG, resume=True)
+    with pytest.raises(ConfigError, match=r"train\.steps: 3 then, 4 now"):
+        RunDirectory.claim(tmp_path / "run", {**CONFIG, "train": {"steps": 4}}, resume=True)
+
+
+def test_resumed_metrics_forget_the_steps_that_will_be_measured_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsWriter(path, tmp_path / "board")
+    for step in range(1, 6):
+        first.write(step, {"loss": step})
+    first.close()
+    path.write_text(path.read_text() + '{"step": 6, "los')  # cut off by a kill
+    second = MetricsWriter(path, tmp_path / "board", start_step=3)
+    second.write(4, {"loss": 40})
+    second.close()
+    assert [(row["step"], row["loss"]) for row in read_metrics(path)] == [(1, 1), (2, 2), (3, 3), (4, 40)]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_the_picture_shows_frames_with_their_rho_from_blue_to_red_and_padding_dark():
+    images = np.full((2, 2, 4, 4, 3), 200, np.uint8)
+    mask = np.array([[False, True], [True, True]])
+    batch = {
+        "observation": {"image_primary": images, "timestep_pad_mask": mask},
+        "rho": np.array([[0.0, 1.0], [0.0, 0.0]], np.float32),
+    }
+    picture = batch_picture(batch, columns=2, rows=1, scale=2)
+    assert picture.shape == (8 + STRIP + 4, 2 * (16 + 4), 3)
+    padded, current = picture[4, 4], picture[4, 14]
+    assert padded.max() < current.min()
+    strip = picture[8 + STRIP, :, :]
+    assert strip[14, 0] > strip[14, 2] and strip[24, 2] > strip[24, 0]  # red at rho 1, blue at rho 0
+
+
+def test_progress_says_how_far_how_fast_and_how_long():
+    out = io.StringIO()
+    Progress("train", 10, "step", out=out).update(5, force=True)
+    assert "train: 5/10 steps" in out.getvalue() and "steps/s" in out.getvalue() and "left" in out.getvalue()
+    assert [duration(s) for s in (42, 185, 7800)] == ["42 s", "3 min 05 s", "2 h 10 min"]
