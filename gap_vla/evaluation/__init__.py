@@ -14,6 +14,9 @@ _HOME = {
     "RandomPolicy": "policy",
     "ExpertPolicy": "policy",
     "ReplayPolicy": "policy",
+    "OctoPolicy": "octo_policy",
+    "load_checkpoint": "loading",
+    "load_policy": "loading",
     "EvaluationError": "record",
     "EpisodeRecord": "record",
     "Task": "task",
@@ -28,6 +31,9 @@ _HOME = {
     "mcnemar": "statistics",
     "paired_difference": "statistics",
     "PairedDifference": "statistics",
+    "Cell": "compare",
+    "compare": "compare",
+    "render": "compare",
 }
 
 __all__ = sorted(_HOME)

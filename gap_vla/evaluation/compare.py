@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gap_vla.evaluation.record import write_json
+from gap_vla.atomic import replacing, write_json
 from gap_vla.evaluation.statistics import PairedDifference, paired_difference, wilson
 
 LABELS = {"v": "V", "vp": "VP", "vp_gap": "VP+GAP"}
@@ -186,18 +187,38 @@ def as_markdown(comparison: Comparison, title: str) -> str:
     return "\n\n".join([*blocks, *(f"Note: {note}." for note in comparison.notes)]) + "\n"
 
 
-def write_comparison(cells: Sequence[Cell], out_dir: str | Path, *, title: str) -> str:
-    """Writes `comparison.md`, `comparison.json` and `comparison.png` into `out_dir`; returns the text to print."""
+def render(summaries: Sequence[str | Path], out_dir: str | Path, *, methods: Sequence[str] | None = None) -> str:
+    """Compares finished runs; writes `table.md`, `table.json` and `table.png` into `out_dir`.
+
+    Args:
+        summaries: `summary.json` files of training runs (`task`, `method`, `seed`, and `rollouts` as `evaluate`
+            returns them).
+        methods: which to show; default: all there are.
+
+    Returns:
+        The tables as text.
+
+    Raises:
+        ValueError: runs of different tasks, of the same method and seed, or without rollouts.
+    """
     from gap_vla.evaluation.compare_picture import draw_comparison
 
-    comparison = compare(cells)
+    runs = [(path, json.loads(Path(path).read_text())) for path in summaries]
+    runs = [(path, run) for path, run in runs if methods is None or run["method"] in methods]
+    for path, run in runs:
+        if not run["rollouts"]:
+            raise ValueError(f"{path}: the run was not evaluated (eval.episodes is 0); there is nothing to compare")
+    tasks = sorted({run["task"] for _, run in runs})
+    if len(tasks) > 1:
+        raise ValueError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
+    comparison = compare([Cell.from_summary(run["method"], run["seed"], run["rollouts"]) for _, run in runs])
+    title = f"{tasks[0]}: {', '.join(label(row.method) for row in comparison.methods)}"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / "comparison.md.tmp"
-    temporary.write_text(as_markdown(comparison, title), encoding="utf-8")
-    temporary.replace(out / "comparison.md")
+    with replacing(out / "table.md") as temporary:
+        temporary.write_text(as_markdown(comparison, title), encoding="utf-8")
     rows = [{**dataclasses.asdict(row), "mean": row.mean} for row in comparison.methods]
     pairs = [dataclasses.asdict(pair) for pair in comparison.pairs]
-    write_json(out / "comparison.json", {"title": title, "methods": rows, "pairs": pairs, "notes": comparison.notes})
-    draw_comparison(comparison, out / "comparison.png", title=title)
+    write_json(out / "table.json", {"title": title, "methods": rows, "pairs": pairs, "notes": comparison.notes})
+    draw_comparison(comparison, out / "table.png", title=title)
     return as_text(comparison)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gap_vla.atomic import replacing
 from gap_vla.evaluation.compare import Comparison, label
 
 _COLORS = {"v": "#8a8a8a", "vp": "#d98b2b", "vp_gap": "#2b6fd9"}
@@ -56,7 +57,6 @@ def draw_comparison(comparison: Comparison, path: Path, *, title: str) -> Path:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
     return path

@@ -6,6 +6,7 @@ import html
 from pathlib import Path
 from typing import Any
 
+from gap_vla.atomic import replacing
 from gap_vla.evaluation.summary import describe
 
 _STYLE = """
@@ -33,14 +34,9 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
         f"{_rows(summary['policy'], 'policy ')}</table>",
     ]
     page = folder / "index.html"
-    temporary = folder / "index.html.tmp"
-    temporary.write_text(
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n",
-        encoding="utf-8",
-    )
-    temporary.replace(page)
+    document = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    with replacing(page) as temporary:
+        temporary.write_text("\n".join([document, *filter(None, parts), ""]), encoding="utf-8")
     return page
 
 

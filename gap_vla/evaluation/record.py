@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gap_vla.atomic import write_json
+
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
 
 
@@ -41,13 +43,6 @@ class EpisodeRecord:
     simulation_seconds: float = 0.0
     rendering_seconds: float = 0.0
     policy_seconds: float = 0.0
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes under a temporary name, then renames: whoever reads `path` sees a whole file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(path)
 
 
 class EpisodeLog:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.atomic import write_json
 from gap_vla.evaluation.guard import GuardedPolicy
 from gap_vla.evaluation.policy import Policy, PolicyUnavailable, identity
 from gap_vla.evaluation.pool import WorkerPool
 from gap_vla.evaluation.progress import Progress
-from gap_vla.evaluation.record import EpisodeLog, EpisodeRecord, EvaluationError, write_json
+from gap_vla.evaluation.record import EpisodeLog, EpisodeRecord, EvaluationError
 from gap_vla.evaluation.summary import summarize
 from gap_vla.evaluation.task import Task, sim_task
 from gap_vla.evaluation.video import VideoShelf

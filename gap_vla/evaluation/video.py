@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from gap_vla.atomic import replacing
+
 SHOWN_SIZE = 256
 """Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they
 are.
@@ -27,25 +29,17 @@ def write_video(path: Path, frames: Sequence[UInt8[np.ndarray, "h w 3"]], *, fps
     height, width = frames[0].shape[:2]
     factor = max(1, SHOWN_SIZE // height)
     size = (width * factor // 2 * 2, height * factor // 2 * 2)  # H.264 wants even sides
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.tmp.mp4")
-    writer = imageio_ffmpeg.write_frames(
-        str(temporary),
-        size,
-        fps=fps,
-        codec="libx264",
-        macro_block_size=2,
-        ffmpeg_log_level="error",
-        quality=6,
-    )
-    writer.send(None)
-    try:
-        for frame in frames:
-            large = np.repeat(np.repeat(frame, factor, 0), factor, 1)[: size[1], : size[0]]
-            writer.send(np.ascontiguousarray(large))
-    finally:
-        writer.close()
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary), size, fps=fps, codec="libx264", macro_block_size=2, ffmpeg_log_level="error", quality=6
+        )
+        writer.send(None)
+        try:
+            for frame in frames:
+                large = np.repeat(np.repeat(frame, factor, 0), factor, 1)[: size[1], : size[0]]
+                writer.send(np.ascontiguousarray(large))
+        finally:
+            writer.close()
     return path
 
 

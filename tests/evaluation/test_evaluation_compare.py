@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gap_vla.evaluation.compare import Cell, as_markdown, as_text, compare, write_comparison
+from gap_vla.evaluation.compare import Cell, as_markdown, as_text, compare, render
 
 
 def cells(rates, *, seeds=(0, 1, 2), layouts=60):
@@ -64,15 +64,32 @@ def test_duplicates_and_emptiness_are_refused():
         compare([])
 
 
-def test_text_markdown_json_and_picture_say_the_same(tmp_path):
+def runs(folder, table, task="assembly"):
+    paths = []
+    for cell in table:
+        rollouts = {"layout_seeds": list(cell.outcomes), "outcomes": [int(won) for won in cell.outcomes.values()]}
+        paths.append(folder / f"{task}_{cell.method}_{cell.seed}.json")
+        content = {"task": task, "method": cell.method, "seed": cell.seed, "rollouts": rollouts}
+        paths[-1].write_text(json.dumps(content))
+    return paths
+
+
+def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_path):
     table = cells({"v": 0.4, "vp": 0.5, "vp_gap": 0.7})
-    text = write_comparison(table, tmp_path, title="assembly")
-    content = json.loads((tmp_path / "comparison.json").read_text())
-    markdown = (tmp_path / "comparison.md").read_text()
-    assert markdown == as_markdown(compare(table), "assembly")
+    text = render(runs(tmp_path, table), tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "table.json").read_text())
+    markdown = (tmp_path / "out" / "table.md").read_text()
+    assert markdown == as_markdown(compare(table), "assembly: V, VP, VP+GAP")
     for row in content["methods"]:
         shown = f"{100 * row['mean']:.0f}"
         assert shown in text and f"| {shown} |" in markdown
-    first = (tmp_path / "comparison.png").read_bytes()
-    write_comparison(table, tmp_path, title="assembly")
-    assert (tmp_path / "comparison.png").read_bytes() == first
+    first = (tmp_path / "out" / "table.png").read_bytes()
+    render(runs(tmp_path, table), tmp_path / "out")
+    assert (tmp_path / "out" / "table.png").read_bytes() == first
+
+
+def test_methods_can_be_chosen_and_tasks_cannot_be_mixed(tmp_path):
+    paths = runs(tmp_path, cells({"v": 0.4, "vp": 0.5}))
+    assert "VP" not in render(paths, tmp_path, methods=["v"])
+    with pytest.raises(ValueError, match="different tasks cannot be compared: assembly, stack"):
+        render([*paths, *runs(tmp_path, cells({"v": 0.4}), task="stack")], tmp_path)
