@@ -20,7 +20,7 @@ from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.tokens import TokenGroup
 
 
-class NormalizationType(str, enum.Enum):
+class NormalizationType(enum.StrEnum):
     """How actions were normalised: to zero mean and unit deviation, or the 1st and 99th percentile to -1 and 1."""
 
     NORMAL = "normal"
