@@ -32,7 +32,6 @@ _HOME = {
     "paired_difference": "statistics",
     "PairedDifference": "statistics",
     "Cell": "compare",
-    "compare": "compare",
     "render": "compare",
 }
 
