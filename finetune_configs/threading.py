@@ -7,7 +7,7 @@ python scripts/finetune.py --config finetune_configs/threading.py --config.metho
 from gap_vla.config import experiment
 
 CHANGES = dict(
-    demos=dict(episodes=100, image_size=64, action_noise=0.15),
+    demos=dict(episodes=100, image_size=64, action_noise=0.1),
     model=dict(window_size=1, action_horizon=8, token_embedding_size=128, num_layers=4, mlp_dim=256),
     optimizer=dict(learning_rate=5e-4, warmup_steps=100),
     train=dict(steps=1500, batch_size=64),
@@ -21,6 +21,13 @@ PROFILES = {
         model=dict(token_embedding_size=64, num_layers=1, mlp_dim=64, stem_features=(32, 32, 32)),
         train=dict(steps=6, batch_size=8, log_every=2, validate_every=3, save_every=3),
         eval=dict(episodes=1, videos=1),
+    ),
+    "paper": dict(
+        demos=dict(episodes=500, image_size=256, action_noise=0.0),
+        model=dict(pretrained="hf://rail-berkeley/octo-small-1.5", window_size=2, action_horizon=4, head="diffusion"),
+        optimizer=dict(learning_rate=3e-4, warmup_steps=2000, frozen_keys=("*hf_model*",)),
+        train=dict(steps=50_000, batch_size=256, log_every=100, validate_every=5000, save_every=5000),
+        eval=dict(episodes=100),
     ),
 }
 

@@ -1,3 +1,3 @@
-"""GAP for Octo and other VLAs: phases in demonstrations, RLDS with ρ, and proprioceptive gradients scaled by (1 - ρ)."""
+"""GAP for Octo and other VLAs: phases in demonstrations, RLDS with ρ, proprioceptive gradients scaled by (1 - ρ)."""
 
 __version__ = "0.1.0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,8 +59,8 @@ def help_text(doc: str, script: str) -> str:
     defaults = dataclasses.asdict(FinetuneConfig(task=TASK_NAMES[0]))
     return (
         f"{doc.strip()}\n\nflags:\n{flags.FLAGS.module_help(script)}\n\n"
-        "configuration keys (here with the library's defaults; a configuration file sets some of them; what each means is\n"
-        "documented in gap_vla/config.py):\n" + "\n".join(_keys(defaults))
+        "configuration keys with the library's defaults (a configuration file sets some of them; what each means\n"
+        "is documented in gap_vla/config.py):\n" + "\n".join(_keys(defaults))
     )
 
 
@@ -69,6 +70,7 @@ def run_command(main: Callable[[FinetuneConfig], Any], doc: str, argv: list[str]
     Returns:
         Exit status: 0, 1 after an error of the run, 2 after a wrong command line or configuration, 130 after Ctrl-C.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes about instructions drown the progress lines
     argv = list(sys.argv if argv is None else argv)
     if "config" not in flags.FLAGS:
         config_flags.DEFINE_config_file(

@@ -178,7 +178,7 @@ class FinetuneConfig:
     phases: PhasesConfig = PhasesConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
-    adjustment: AdjustmentSchedule = AdjustmentSchedule()
+    adjustment: AdjustmentSchedule = dataclasses.field(default_factory=AdjustmentSchedule)
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()

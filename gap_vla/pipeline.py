@@ -1,7 +1,7 @@
 """The main job: demonstrations → phases → RLDS → fine-tuning → rollouts → summary.
 
-Every stage is found if it is there and made if it is not. A stage's folder carries the hash of the settings that made it,
-so other settings never meet the same data.
+Every stage is found if it is there and made if it is not. A stage's folder carries the hash of the settings that made
+it, so other settings never meet the same data.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def stages_of(config: FinetuneConfig) -> Stages:
 def prepare_data(config: FinetuneConfig) -> Stages:
     """Makes what is missing of demonstrations, RLDS dataset and episode store."""
     stages = stages_of(config)
-    if not stages.rlds.exists() and not stages.demos.exists():
+    if stages.rlds.exists():
+        print(f"dataset: reusing {stages.rlds}", flush=True)
+        return stages
+    if not stages.demos.exists():
         from gap_vla.sim import collect_demos
 
         print(f"collect: {config.demos.episodes} demonstrations of {config.task} → {stages.demos}", flush=True)
@@ -89,22 +92,20 @@ def prepare_data(config: FinetuneConfig) -> Stages:
         )
     else:
         print(f"collect: reusing {stages.demos}", flush=True)
-    if not stages.rlds.exists():
-        from gap_vla.rlds import build_dataset
+    from gap_vla.rlds import build_dataset
 
-        build_dataset(
-            stages.demos,
-            stages.rlds.parent.parent,
-            config.task,
-            kind=config.demos.kind,
-            method=config.phases.method,
-            seed=config.phases.seed,
-            options=config.phases.options,
-            val_fraction=config.data.val_fraction,
-            identity=stages.rlds_identity,
-        )
-    else:
-        print(f"dataset: reusing {stages.rlds}", flush=True)
+    print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
+    build_dataset(
+        stages.demos,
+        stages.rlds.parent.parent,
+        config.task,
+        kind=config.demos.kind,
+        method=config.phases.method,
+        seed=config.phases.seed,
+        options=config.phases.options,
+        val_fraction=config.data.val_fraction,
+        identity=stages.rlds_identity,
+    )
     return stages
 
 
@@ -161,7 +162,7 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
     if not run.first_batch.exists():
         save_batch_picture(first_batch, run.first_batch)
     trainer = build(config, first_batch, store.statistics)
-    print(describe(trainer, config), flush=True)
+    print(describe(config, trainer.state.params, trainer.state.opt_state, trainer.group), flush=True)
     prepared = time.monotonic()
     _, measured = fine_tune(config, trainer, loader, make_loader(config, store, "val", train=False), run)
     trained = time.monotonic()
@@ -185,12 +186,64 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
     return summary
 
 
+def dry_run(config: FinetuneConfig) -> str:
+    """What `finetune` would do: stages, model, optimizer, GAP's leaves, inputs and memory. Nothing is made or written.
+
+    The published weights need not be there; their layout is known by name.
+    """
+    import numpy as np
+
+    from gap_vla.octo import checkpoint
+    from gap_vla.octo.presets import example_batch
+    from gap_vla.sim import task_spec
+    from gap_vla.training import octo
+    from gap_vla.training.architecture import INSTRUCTION_LENGTH, adapted_config, published_model, small_model
+
+    stages, task = stages_of(config), task_spec(config.task)
+    batch = example_batch(
+        image_keys=[f"image_{camera}" for camera in config.demos.cameras],
+        image_size=config.demos.image_size,
+        proprio_dim=task.proprio_dim if config.uses_proprio else None,
+        action_dim=task.action_dim,
+        action_horizon=config.model.action_horizon,
+        window_size=config.model.window_size,
+        batch_size=config.train.batch_size,
+    )
+    batch["rho"] = np.zeros((config.train.batch_size, config.model.window_size), np.float32)
+    pretrained = config.model.pretrained
+    if not pretrained:
+        layout = small_model(config, batch)
+    else:
+        local = Path(pretrained)
+        source = checkpoint.read_config(local) if local.is_dir() else published_model(pretrained.rsplit("/", 1)[-1])
+        ids = np.zeros((config.train.batch_size, INSTRUCTION_LENGTH), np.int64)
+        batch["task"] = {
+            "language_instruction": {"input_ids": ids, "attention_mask": ids},
+            "pad_mask_dict": {"language_instruction": np.ones(config.train.batch_size, bool)},
+        }
+        layout = adapted_config(source, config, batch)
+    made = {True: "there already", False: "would be made"}
+    lines = [
+        f"demonstrations: {stages.demos} ({made[stages.demos.exists()]})",
+        f"RLDS dataset: {stages.rlds} ({made[stages.rlds.exists()]})",
+        f"run: {run_directory_of(config)}",
+    ]
+    if pretrained:
+        lines.append(f"pretrained weights: {pretrained} (not read in a dry run)")
+    return "\n".join([*lines, octo.dry_run(config, batch, layout)])
+
+
 def _evaluate(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
     if not config.eval.episodes:
         return {}
     from gap_vla.evaluation import OctoPolicy, evaluate
 
-    policy = OctoPolicy.load(run.checkpoint, execute=config.eval.execute, ensemble=config.eval.ensemble)
+    policy = OctoPolicy.load(
+        run.checkpoint,
+        execute=config.eval.execute,
+        ensemble=config.eval.ensemble,
+        normalization=config.data.normalization,
+    )
     return evaluate(
         policy,
         config.task,

@@ -4,8 +4,8 @@
     python scripts/compare.py --config finetune_configs/assembly.py --seeds 0 --methods vp,vp_gap
 
 Every (method, seed) is a run of scripts/finetune.py. Finished ones are skipped and started ones go on, so this command
-can be stopped at any moment (Ctrl-C) and given again. It prints success per method, mean over seeds with its interval and
-the paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/.
+can be stopped at any moment (Ctrl-C) and given again. It prints success per method (mean over seeds, interval) and the
+paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/.
 """
 
 import sys

@@ -107,8 +107,8 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
             {part[: -len("_projection")] for path in shapes for part in path.split("/") if part.endswith("_projection")}
         )
         raise GroupError(
-            f"no parameter belongs to the token group {token_group!r}; the model's groups are {', '.join(groups) or 'none'}. "
-            "GAP needs a policy with proprioception (method vp or vp_gap)"
+            f"no parameter belongs to the token group {token_group!r}; the model's groups are "
+            f"{', '.join(groups) or 'none'}. GAP needs a policy with proprioception (method vp or vp_gap)"
         )
     tokenizer = token_group.replace("obs_", "observation_tokenizers_", 1)
     inside = [path for path in shapes if tokenizer in path.split("/")]
@@ -126,9 +126,9 @@ def scale_group_gradients(gradients: Any, group: Mapping[str, Any], factor: jax.
 
 
 class ScaleGroupState(NamedTuple):
-    """Number of updates so far."""
+    """State of `scale_group_updates`: the number of updates so far."""
 
-    count: jax.Array
+    updates_done: jax.Array
 
 
 def scale_group_updates(
@@ -152,7 +152,7 @@ def scale_group_updates(
         if update_factor is None:
             if schedule is None:
                 raise ValueError("scale_group_updates needs a schedule, or update_factor passed to tx.update")
-            update_factor = schedule(state.count)
-        return scale_group_gradients(updates, group, update_factor), ScaleGroupState(state.count + 1)
+            update_factor = schedule(state.updates_done)
+        return scale_group_gradients(updates, group, update_factor), ScaleGroupState(state.updates_done + 1)
 
     return optax.GradientTransformationExtraArgs(init, update)

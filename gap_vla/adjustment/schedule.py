@@ -6,13 +6,13 @@ Every mode is three numbers that a training step takes as inputs, so that one co
     gradient       multiplies the summed gradient of the proprioceptive parameters, before clipping
     update         multiplies the optimizer's update of these parameters, after its own normalisation
 
-| mode            | sample             | gradient         | update | source |
-|-----------------|--------------------|------------------|--------|--------|
-| `sample`        | 1 - rho[b, w]      | 1                | lam    | M6, the paper |
+| mode            | sample             | gradient         | update | source                                     |
+|-----------------|--------------------|------------------|--------|--------------------------------------------|
+| `sample`        | 1 - rho[b, w]      | 1                | lam    | M6, the paper                              |
 | `sample_lambda` | 1 - lam * rho[b,w] | 1                | 1      | M6 with lam as the depth of the adjustment |
-| `batch`         | 1                  | 1 - lam*max(rho) | 1      | M7, the authors' release (under Adam close to a no-op) |
-| `fixed`         | 1 - fixed_rho      | 1                | lam    | control; fixed_rho = 0 is "lam alone" |
-| `none`          | 1                  | 1                | 1      | plain training |
+| `batch`         | 1                  | 1 - lam*max(rho) | 1      | M7, the release; under Adam nearly a no-op |
+| `fixed`         | 1 - fixed_rho      | 1                | lam    | control; fixed_rho = 0 is "lam alone"      |
+| `none`          | 1                  | 1                | 1      | plain training                             |
 
 Outside the window of training all three are exactly 1.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,14 +41,6 @@ class Loader(Protocol):
         """Goes on from a position."""
 
 
-MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask", "rho")
-
-
-def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a batch that the compiled step takes (strings such as the dataset's name stay behind)."""
-    return {key: batch[key] for key in MODEL_INPUTS}
-
-
 def train(
     config: TrainConfig,
     schedule: AdjustmentSchedule,
@@ -59,6 +51,7 @@ def train(
     checkpoints: StateCheckpoints,
     metrics_file: Path,
     tensorboard: Path,
+    inputs: Callable[[Any], Any],
     place: Callable[[Any], Any] = jax.device_put,
 ) -> tuple[TrainState, dict[str, float]]:
     """Trains to `config.steps` from the newest checkpoint, or from `state`.
@@ -66,7 +59,8 @@ def train(
     Args:
         step: from `make_train_step`.
         validate: parameters to held-out measurements.
-        place: puts a batch on the device mesh.
+        inputs: a loader's batch to the step's arguments.
+        place: puts them on the device mesh.
 
     Returns:
         The final state, and the last held-out measurements with `steps_per_second` of this process.
@@ -88,13 +82,12 @@ def train(
         metrics.write(0, held_out)
     batches = iter(loader)
     pending: tuple[Any, Any] | None = None  # last batch and its loss, looked at while the next step runs
-    started, measured = time.monotonic(), {}
+    started = time.monotonic()
     with StopRequest() as stop, contextlib.closing(metrics):
         while done < config.steps and not stop.requested:
-            batch = model_inputs(next(batches))
+            batch = inputs(next(batches))
             factors = schedule.factors(batch["rho"], done, config.steps, batch["observation"]["timestep_pad_mask"])
-            inputs = place(batch)
-            state, measured = step(state, inputs, DeviceFactors(factors.sample, factors.gradient, factors.update))
+            state, measured = step(state, place(batch), DeviceFactors(factors.sample, factors.gradient, factors.update))
             done += 1
             if pending:
                 _require_finite(*pending, done - 1, metrics_file.parent)
@@ -136,11 +129,6 @@ def _require_finite(batch: Any, loss: jax.Array, step: int, folder: Path) -> Non
     with replacing(folder / "bad_batch.npz") as temporary:
         np.savez(temporary.open("wb"), **flat)
     raise DivergedError(
-        f"the loss is {float(loss)} after step {step}; the batch is saved as {folder / 'bad_batch.npz'}. Look at it for "
-        "extreme values; if it is ordinary, lower optimizer.learning_rate"
+        f"the loss is {float(loss)} after step {step}; the batch is saved as {folder / 'bad_batch.npz'}. "
+        "Look at it for extreme values; if it is ordinary, lower optimizer.learning_rate"
     )
-
-
-def collect(batches: Iterable[Any]) -> list[Any]:
-    """The model's inputs of a finite source, in order."""
-    return [model_inputs(batch) for batch in batches]

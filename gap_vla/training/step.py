@@ -1,7 +1,7 @@
 """One training step of Octo, with GAP inside its gradient; and the held-out measurements.
 
-The three factors of GAP are inputs of the compiled step, so V+P, VP+GAP, every mode, and the time before and after GAP's
-window run the same program: with ρ = 0 and λ = 1 the numbers are those of plain training, bit for bit.
+The three factors of GAP are inputs of the compiled step, so VP, VP+GAP, every mode, and the time after GAP's window run
+the same program: with ρ = 0 and λ = 1 the numbers are those of plain training, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class TrainState:
 class DeviceFactors:
     """`gap_vla.adjustment.Factors` on the device: sample float32[B, W], gradient and update scalars."""
 
-    sample: jax.Array
-    gradient: jax.Array
-    update: jax.Array
+    sample: Any
+    gradient: Any
+    update: Any
 
 
 def branch_of(path: str, group: Mapping[str, Any]) -> str:
@@ -63,7 +63,7 @@ def head_loss(
     train: bool,
     sample_factor: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss of the action head on one batch; `sample_factor` (B, W) adjusts the proprioceptive gradient, None: no GAP."""
+    """Loss of the action head; `sample_factor` (B, W) adjusts the proprioceptive gradient, None: no GAP."""
     observation = batch["observation"]
     mask = observation["timestep_pad_mask"]
     bound = module.bind({"params": params}, rngs={"dropout": rng})
