@@ -30,18 +30,19 @@ class MetaWorldWorld(World):
     success_must_hold = False
     groups = (0, 1, 2)
     views: ClassVar[dict[str, View]] = {
-        "near": View((0.627, 1.427, 0.744), (0.048, 0.737, 0.113), 19.8),
         "wrist": View((-0.06, 0.0, -0.13), (0.10, 0.0, -0.04), 75.0, (0.0, 0.0, 1.0), "hand"),
     }
     library_name: ClassVar[str]
     object_bodies: ClassVar[Sequence[str]] = ()
-    """Bodies that the task is about."""
+    """Bodies that the task is about; the first one is what the hand manipulates."""
+    stretch: ClassVar[Sequence[float]] = (1.5,) * 6
+    """Factors on the library's ranges (object xyz, goal xyz) in the wide variants; 1 where they mean nothing."""
     unseen: ClassVar[Sequence[str]] = ("pedestal", "right_arm_base_link", "controller_box", "torso", "head", "screen")
     """Bodies whose name contains one of these are out of the picture and are not drawn."""
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
         super().__init__(spec, variant)
-        self.env = _library_class(self.library_name, variant)()
+        self.env = _library_class(self.library_name, variant, self.object_bodies)()
         self.env._set_task_called = True  # step() refuses otherwise
         self.env._partially_observable = False  # the goal would be zeros
         self.env.__dict__.pop("sawyer_observation_space", None)  # cached with goal bounds of 0, to which step() clips
@@ -51,11 +52,14 @@ class MetaWorldWorld(World):
         self.env._get_state_rand_vec = self._draw_layout
         self.model, self.data = self.env.model, self.env.data
         self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
+        self._fixed = self.model.body_pos.copy(), self.model.site_pos.copy()
         self._rng = np.random.default_rng(0)
         self._success = False
 
     def reset(self, rng: np.random.Generator) -> None:
         self._rng, self._success = rng, False
+        self.model.body_pos[:], self.model.site_pos[:] = self._fixed  # the last episode moved parts of the model
+        self._move_fixtures()
         mujoco.mj_resetData(self.model, self.data)
         self.env.curr_path_length = 0
         self.env.reset_model()
@@ -64,20 +68,22 @@ class MetaWorldWorld(World):
             self.model, self.data
         )  # reset_model moves parts of the model: the first picture would be stale
 
+    def _move_fixtures(self) -> None:
+        """Moves parts of the scene before the episode starts; most tasks leave that to the library."""
+
     def _draw_layout(self) -> Float[np.ndarray, " 6"]:
         """Initial object and goal position (m): the library's ranges, wider ones, or the wider without the default."""
         space, positions = self.env._random_reset_space, self.variant.positions
         low, high = space.low, space.high
         if positions == "default":
             return self._rng.uniform(low, high)
-        center, half = (low + high) / 2, (high - low) / 2 * np.array(self.stretch)
+        center, stretch = (low + high) / 2, np.array(self.stretch)
+        half = (high - low) / 2 * stretch
         while True:
             layout = self._rng.uniform(center - half, center + half)
-            if positions == "wide" or not ((low <= layout) & (layout <= high)).all():
+            outside = (stretch > 1) & (high - low > 1e-3) & ((layout < low) | (layout > high))
+            if positions == "wide" or outside.any():
                 return layout
-
-    stretch: ClassVar[Sequence[float]] = (1.5,) * 6
-    """Factors on the library's ranges (object xyz, goal xyz) in the wide variants."""
 
     def step(self, action: Float[np.ndarray, " 7"]) -> None:
         info = self.env.step(action[[0, 1, 2, 6]])[-1]
@@ -140,7 +146,7 @@ class MetaWorldWorld(World):
         return self.env._target_pos.copy()
 
 
-def _library_class(name: str, variant: Variant) -> type[Any]:
+def _library_class(name: str, variant: Variant, object_bodies: Sequence[str]) -> type[Any]:
     """The library's class, with the variant's distractors and sizes compiled into its model."""
     base = ALL_V3_ENVIRONMENTS[name]
 
@@ -152,7 +158,25 @@ def _library_class(name: str, variant: Variant) -> type[Any]:
                 extra = mujoco.MjSpec.from_string(f"<mujoco><worldbody>{scene}</worldbody></mujoco>")
                 for body in extra.worldbody.bodies:
                     spec.worldbody.add_frame().attach_body(body, "", "")
+            if variant.size != 1.0:
+                _resize(spec, spec.body(object_bodies[0]), variant.size)
             model = spec.compile()
             return model, mujoco.MjData(model)
 
     return Changed
+
+
+def _resize(spec: Any, body: Any, factor: float) -> None:
+    """Scales a body's geoms, meshes and sites about the body's origin."""
+    meshes = {geom.meshname for geom in body.geoms if geom.type == mujoco.mjtGeom.mjGEOM_MESH}
+    for mesh in spec.meshes:
+        if mesh.name in meshes:
+            mesh.scale = mesh.scale * factor
+    for part in [*body.geoms, *body.sites]:
+        part.pos = part.pos * factor
+    for geom in body.geoms:
+        geom.size = geom.size * factor
+        geom.fromto = geom.fromto * factor
+    for child in body.bodies:
+        child.pos = child.pos * factor
+        _resize(spec, child, factor)

@@ -90,7 +90,7 @@ _SPECS = (
     _metaworld(
         "push_wall",
         "push the puck around the wall to the goal",
-        *("reach", "descend", "push", "sidestep", "pass_wall", "finish"),
+        *("reach", "descend", "grasp", "push", "sidestep", "pass_wall", "finish"),
     ),
     _metaworld(
         "bin_picking",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase
+from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
 from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, TABLE_Z, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
 from gap_vla.sim.start_ranges import draw_ranges
@@ -113,7 +113,7 @@ class Threading(RobosuiteWorld):
         tip = needle + rotation @ [0.08 + SHAFT, 0.0, 0.0]
         return {**super().landmarks(), "handle": needle, "tip": tip, "ring": self.ring()[0]}
 
-    def expert_phases(self, style: Any) -> Sequence[Phase]:
+    def expert_phases(self, style: Style) -> Sequence[Phase]:
         direction, grasp_yaw, turn = self._plan()
         axis = direction * self.ring()[1]
         threaded = np.column_stack([axis, np.cross([0.0, 0.0, 1.0], axis), [0.0, 0.0, 1.0]])
