@@ -9,7 +9,7 @@ _HOME = {
     "Motion": "motion",
     "MotionError": "motion",
     "DeadBand": "motion",
-    "default_dead_band": "motion",
+    "default_dead_band": "dead_band",
     "default_penalty": "penalty",
     "segment": "segmentation",
     "segment_all": "segmentation",

@@ -7,14 +7,18 @@ belong together. The LSTM is the one ρ that has to be fitted; `annotation.py` d
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int64
 
+from gap_vla.phases.dead_band import as_dead_band, default_dead_band
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
-from gap_vla.phases.segmentation import MIN_SIZE, Reduction, segment
+from gap_vla.phases.objective import Reduction
+from gap_vla.phases.penalty import default_penalty
+from gap_vla.phases.segmentation import MIN_SIZE, segment
+from gap_vla.phases.smoothing import default_window, smooth_motion
 from gap_vla.phases.targets import change_targets, distance_to_change
 
 
@@ -23,8 +27,10 @@ class Options:
     """Every option of every method except the LSTM's own, which are `EstimatorSettings`.
 
     Attributes:
-        penalty, n_change_points, alpha, beta, extra_weight, min_size, max_segment, jump, dead_band, reduction: as for
-            `segment`; penalty and dead_band None follow the data set as a whole.
+        penalty, n_change_points, min_size, max_segment, jump: as for `segment`; penalty None follows the data set.
+        alpha, beta, extra_weight, rest, smooth, dead_band, reduction: as for `Objective`; here smooth None and
+            dead_band None follow the data set, and pauses count (rest 0.5; the paper's 0 finds fewer of the experts'
+            switches, docs/PHASES.md).
         arms: "joint": one segmentation for all arms, their distances add; "each": one per arm, change points united.
         rho: how hdbscan, cotpc and column make ρ of their change points: "gaussian", "hard" or "lstm".
         sigma: width of the bumps of "gaussian", steps.
@@ -39,6 +45,8 @@ class Options:
     alpha: float = 1.0
     beta: float = 2e-3
     extra_weight: float = 1.0
+    rest: float = 0.5
+    smooth: int | None = None
     min_size: int = MIN_SIZE
     max_segment: int | None = None
     jump: int = 1
@@ -69,7 +77,9 @@ def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int6
     found = [
         segment(
             part, penalty=o.penalty, n_change_points=o.n_change_points, alpha=o.alpha, beta=o.beta,
-            extra_weight=o.extra_weight, min_size=o.min_size, max_segment=o.max_segment, jump=o.jump,
+            extra_weight=o.extra_weight,
+            rest=o.rest,
+            smooth=o.smooth or 1, min_size=o.min_size, max_segment=o.max_segment, jump=o.jump,
             dead_band=o.dead_band, reduction=o.reduction,
         )
         for part in parts
@@ -163,12 +173,8 @@ def fixed_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float
 
 
 def _directions(motion: Motion, o: Options) -> np.ndarray:
-    band = o.dead_band
-    if band is None:
-        from gap_vla.phases.motion import default_dead_band
-
-        band = default_dead_band([motion])
-    steps = unit_steps(motion, band)
+    window = o.smooth or 1
+    steps = unit_steps(smooth_motion(motion, window), as_dead_band(o.dead_band, motion, window))
     return np.concatenate([steps.vectors, np.sqrt(o.alpha) * steps.rotation, steps.sign], axis=1)
 
 
@@ -213,6 +219,16 @@ def method_parts(method: str, options: Options) -> tuple[str, str]:
         raise MotionError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     points, rho = METHODS[method]
     return points, rho or options.rho
+
+
+def resolved(options: Options, motions: Sequence[Motion]) -> Options:
+    """The options with smoothing, dead-band and penalty that follow the data set, where the user named none."""
+    smooth = default_window(motions) if options.smooth is None else options.smooth
+    band = default_dead_band(motions, smooth=smooth) if options.dead_band is None else options.dead_band
+    penalty = options.penalty
+    if penalty is None and options.n_change_points is None:
+        penalty = default_penalty(motions)
+    return dataclasses.replace(options, smooth=smooth, dead_band=band, penalty=penalty)
 
 
 def jsonable(options: Options) -> dict[str, Any]:

@@ -16,10 +16,9 @@ import numpy as np
 
 from gap_vla import __version__
 from gap_vla.episode import Episode
-from gap_vla.phases.alternatives import POINTS, RHO, Options, jsonable, method_parts
+from gap_vla.phases.alternatives import POINTS, RHO, Options, jsonable, method_parts, resolved
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, default_dead_band
-from gap_vla.phases.penalty import default_penalty
+from gap_vla.phases.motion import DeadBand, Motion, MotionError
 from gap_vla.phases.report import label_report
 from gap_vla.phases.saving import read_arrays, write_arrays, write_json
 
@@ -78,10 +77,8 @@ def annotate(
     if of_lstm and rho_name != "lstm":
         raise MotionError(f"{', '.join(sorted(of_lstm))}: options of the LSTM, which method {method!r} does not use")
     motions = [motion_of(episode) for episode in episodes]
-    band = own.dead_band if own.dead_band is not None else default_dead_band(motions)
-    own = dataclasses.replace(own, dead_band=band)
-    if points_name == "segment" and own.penalty is None and own.n_change_points is None:
-        own = dataclasses.replace(own, penalty=default_penalty(motions, band, alpha=own.alpha))
+    if points_name != "column":
+        own = resolved(own, motions)
     points = _find_points(points_name, motions, [e.phase for e in episodes], own, workers)
     estimator = PhaseEstimator(**of_lstm, seed=seed).fit(motions, points) if rho_name == "lstm" else None
     return Annotator(method, own, seed, estimator)._annotation(motions, points)

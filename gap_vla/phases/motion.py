@@ -1,14 +1,14 @@
 """M1 and M2: what moves in a recording, and in which direction.
 
-A recording is brought into one form (`Motion`), its noise is measured (`noise_level`), dead-bands follow from it
-(`default_dead_band`), and every step becomes a unit vector, or zero where nothing moves (`unit_steps`).
-Rotations live on SO(3): only relative rotations R_j R_iᵀ are formed, so the sign of a quaternion never matters.
+A recording is brought into one form (`Motion`), its noise is measured (`noise_level`), and every step becomes a unit
+vector, or zero where nothing moves (`unit_steps`). Rotations live on SO(3): only relative rotations R_j R_iᵀ are
+formed, so the sign of a quaternion never matters.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +20,8 @@ UNIT_QUATERNION_TOLERANCE = 1e-2
 RESTING_STEP = 4.0
 """95 % of the steps of a resting 3-D signal with noise σ per coordinate are shorter than 3.95 σ (χ² with 3 d.o.f.)."""
 
-SLOW_STEP = 0.02
-"""A step below this share of the recording's fast steps (their 95 % quantile) is drift, not motion."""
+HELD = 0.25
+"""rad. An orientation that never leaves this range (half the recordings) is held: its wobble is not motion."""
 
 
 class MotionError(ValueError):
@@ -35,10 +35,6 @@ class DeadBand(NamedTuple):
     rotation: float  # rad
     gripper: float  # units of the gripper column
     extra: float = 0.0  # units of the extra columns, Euclidean norm over all of them
-
-
-FLOOR = DeadBand(position=1e-6, rotation=1e-5, gripper=1e-6, extra=1e-6)
-"""Rounding of float32 recordings: less than this is never motion, however quiet the recording is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,52 +222,23 @@ def noise_level(steps: Float[np.ndarray, "N ..."]) -> float:
     return float(np.sqrt(np.mean(spread**2) / 20.0))
 
 
-def default_dead_band(motions: Sequence[Motion]) -> DeadBand:
-    """Dead-bands that follow the data's own noise: max(4 σ, 2 % of the fast steps, rounding), capped at half of them.
+def rotation_range(motion: Motion) -> float:
+    """Greatest angle (rad) of any arm's orientation from its first one; 0 without orientations."""
+    if motion.quaternion is None or len(motion) == 0:
+        return 0.0
+    q = motion.quaternion.reshape(len(motion), -1, 4)
+    return float(np.linalg.norm(relative_rotation_vector(q[:1], q), axis=-1).max())
 
-    σ is `noise_level`; fast steps are the 95 % quantile of step lengths. Both are the median over the recordings, so
-    one broken recording changes nothing, and both scale with the data's unit. The cap keeps recordings whose steps
-    are all as short as the noise from having no motion at all.
 
-    Args:
-        motions: one recording or all of a data set.
-
-    Returns:
-        DeadBand in m, rad, gripper units, extra units.
-    """
-    noise: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
-    fast: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
+def rotation_is_held(motions: Sequence[Motion]) -> bool:
+    """Whether orientations stay within `HELD` of their first one, noise aside, in half of the recordings."""
+    ranges = []
     for motion in motions:
-        for name, value in steps_of(motion)._asdict().items():
-            if value is None or len(value) == 0:
-                continue
-            lengths = np.abs(value) if name == "gripper" else np.linalg.norm(value, axis=-1)
-            noise[name].append(noise_level(value))
-            fast[name].append(float(np.quantile(lengths, 0.95)))
-    bands = []
-    for name, floor in zip(DeadBand._fields, FLOOR):
-        if not fast[name]:
-            bands.append(floor)
-            continue
-        sigma, quick = float(np.median(noise[name])), float(np.median(fast[name]))
-        bands.append(max(min(max(RESTING_STEP * sigma, SLOW_STEP * quick), 0.5 * quick), floor))
-    return DeadBand(*bands)
-
-
-def as_dead_band(value: DeadBand | Mapping[str, float] | Sequence[float] | None, motion: Motion) -> DeadBand:
-    """The dead-band that a caller means; None follows the recording's own noise."""
-    if value is None:
-        return default_dead_band([motion])
-    if isinstance(value, Mapping):
-        unknown = set(value) - set(DeadBand._fields)
-        if unknown:
-            raise MotionError(f"dead_band knows {', '.join(DeadBand._fields)}, not {', '.join(sorted(unknown))}")
-        band = default_dead_band([motion])._replace(**value)
-    else:
-        band = DeadBand(*value)
-    if not all(np.isfinite(band)) or min(band) < 0:
-        raise MotionError(f"dead_band must be finite and not negative, got {band}")
-    return band
+        if motion.quaternion is not None and len(motion):
+            rotation = steps_of(motion).rotation
+            assert rotation is not None
+            ranges.append(rotation_range(motion) - RESTING_STEP * noise_level(rotation))
+    return not ranges or float(np.median(ranges)) < HELD
 
 
 class UnitSteps(NamedTuple):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from ruptures.base import BaseCost
 
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, as_dead_band
-from gap_vla.phases.segmentation import build_tables
+from gap_vla.phases.motion import Motion, MotionError
+from gap_vla.phases.objective import Objective
 
 
 class MotionCost(BaseCost):
@@ -24,7 +23,7 @@ class MotionCost(BaseCost):
         arms: number of arms.
         quaternion: whether the 4·arms columns after the positions are quaternions.
         gripper: number of gripper columns.
-        alpha, beta, extra_weight, dead_band, reduction: as for `gap_vla.phases.segment`.
+        **objective: fields of `gap_vla.phases.objective.Objective`.
 
     Source: M2 and M3; ruptures' documentation of custom costs.
 
@@ -36,21 +35,9 @@ class MotionCost(BaseCost):
 
     model = "motion"
 
-    def __init__(
-        self,
-        *,
-        arms: int = 1,
-        quaternion: bool = True,
-        gripper: int = 0,
-        alpha: float = 1.0,
-        beta: float = 2e-3,
-        extra_weight: float = 1.0,
-        dead_band: DeadBand | Mapping[str, float] | Sequence[float] | None = None,
-        reduction: str = "sum",
-    ) -> None:
+    def __init__(self, *, arms: int = 1, quaternion: bool = True, gripper: int = 0, **objective: Any) -> None:
         self.arms, self.quaternion, self.gripper = arms, quaternion, gripper
-        self.alpha, self.beta, self.extra_weight = alpha, beta, extra_weight
-        self.dead_band, self.reduction = dead_band, reduction
+        self.objective = Objective(**objective)
         self.min_size = 1
         self.signal: np.ndarray = np.zeros((0, 0))
         self._tables: Any = None
@@ -69,12 +56,11 @@ class MotionCost(BaseCost):
             extra if extra.shape[1] else None,
         )
         self.signal = signal
-        band = as_dead_band(self.dead_band, motion)
-        self._tables = build_tables(motion, band, self.alpha, self.beta, self.extra_weight)
+        self._tables = self.objective.tables(motion)
         return self
 
     def error(self, start: int, end: int) -> float:
         """The cost of the samples [start, end)."""
         from gap_vla.phases.search import segment_score
 
-        return float(segment_score(start, end, self._tables, self.reduction == "mean"))
+        return float(segment_score(start, end, self._tables, self.objective.mean))

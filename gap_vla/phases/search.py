@@ -22,6 +22,8 @@ class Tables(NamedTuple):
     offsets: np.ndarray  # i64[C + 1], columns of the channels
     weights: np.ndarray  # f64[C]
     vector_dead: np.ndarray  # f64[C], channel units
+    rest: float  # reward of a resting step in a resting segment, 0 in the paper
+    rest_sums: np.ndarray  # f64[T, C], resting steps before each sample
     quaternions: np.ndarray  # f64[T, 4 * A]
     rotation_sums: np.ndarray  # f64[T, 3 * A]
     alpha: float
@@ -50,6 +52,8 @@ def segment_distance(a, b, t):
         length = np.sqrt(square)
         if length > t.vector_dead[c]:
             total -= t.weights[c] * along / length
+        if t.rest > 0 and length <= t.vector_dead[c] * (e - a):
+            total -= t.rest * t.weights[c] * (t.rest_sums[e, c] - t.rest_sums[a, c])
     for arm in range(t.quaternions.shape[1] // 4):
         q, r = 4 * arm, 3 * arm
         w1, x1, y1, z1 = (
