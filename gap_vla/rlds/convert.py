@@ -122,7 +122,8 @@ def dry_run(
     lines = [f"{source.path} ({source.kind}): {len(lengths)} episodes, {min(lengths)} to {max(lengths)} steps"]
     for key, value in fields.items():
         shape = "x".join(str(n) for n in value.shape[1:]) or "scalar"
-        lines.append(f"  {key}: {value.dtype.name} {shape}  <- {mapping.get(key.split('/')[-1], 'annotator')}")
+        kind = "string" if value.dtype.kind == "U" else value.dtype.name
+        lines.append(f"  {key}: {kind} {shape}  <- {mapping.get(key.split('/')[-1], 'annotator')}")
     lines.append(f"  steps/language_instruction: {first.language_instruction!r}")
     lines += [f"  dropped: {key} ({reason})" for key, reason in sorted(source.dropped().items())]
     return "\n".join([*lines, f"picture: {save_episode_picture(first, picture)}"])

@@ -15,7 +15,7 @@ from gap_vla.rlds.shards import DatasetError
 SOURCE_VARIABLE = "GAP_VLA_SOURCE"
 
 
-class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
+class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A TFDS builder of one set of demonstrations.
 
     The demonstrations are taken from the first of: the environment variable `GAP_VLA_SOURCE`, the class attribute

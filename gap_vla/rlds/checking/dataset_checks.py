@@ -1,0 +1,161 @@
+"""Checks over all episodes: conventions of actions against states, duplicates, ranges. They see low-dim data only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from gap_vla.rlds.checking.findings import Finding, Recording
+from gap_vla.rlds.layout import rotation_steps
+
+ACTION_PER_ARM = 7
+
+
+def check_duplicates(episodes: Sequence[Recording]) -> Iterator[Finding]:
+    """No episode occurs twice; across splits that would leak validation data."""
+    seen: dict[bytes, str] = {}
+    for episode in episodes:
+        state = episode.proprio if episode.proprio is not None else np.zeros(0)
+        key = hashlib.sha256(episode.action.tobytes() + state.tobytes()).digest()
+        if key in seen:
+            leak = seen[key].split("[")[0] != episode.name.split("[")[0]
+            text = f"same actions and states as {seen[key]}" + ("; the splits overlap" if leak else "; drop one")
+            yield Finding("error" if leak else "warning", "duplicate", text, episode.name)
+        seen.setdefault(key, episode.name)
+
+
+def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
+    """Actions are in [−1, 1], and each dimension varies."""
+    actions = np.concatenate([e.action for e in episodes])
+    actions = actions[np.isfinite(actions).all(1)]
+    if not len(actions):
+        return
+    largest = abs(actions).max(0)
+    if (largest > 1.001).any():
+        dims = ", ".join(f"{i} (to {largest[i]:.3g})" for i in np.flatnonzero(largest > 1.001))
+        text = f"action dimensions {dims} leave [-1, 1]; fine if the controller means it, otherwise rescale"
+        yield Finding("note", "range", text)
+    constant = np.flatnonzero(actions.std(0) < 1e-6)
+    if len(constant):
+        text = f"action dimensions {constant.tolist()} never change; they are left out of normalisation"
+        yield Finding("note", "range", text)
+
+
+def check_gripper(episodes: Sequence[Recording]) -> Iterator[Finding]:
+    """+1 closes: the opening shrinks while the gripper action is high."""
+    for arm, states, actions in _per_arm(episodes):
+        command = np.concatenate([a[:-1, 6] for a in actions])
+        if len(command) and command.min() >= 0 and command.max() <= 1 and command.std() > 0.01:
+            text = f"arm {arm}: gripper actions lie in [0, 1], not [-1, 1]; rescale with 2x - 1"
+            yield Finding("warning", "gripper", text)
+        change = np.concatenate([np.diff(abs(s[:, 7:9]).sum(1)) for s in states])
+        moving = abs(change) > 0.02 * max(abs(np.concatenate([s[:, 7:9] for s in states])).sum(1).max(), 1e-9)
+        if moving.sum() < 5 or command.std() < 1e-3:
+            continue
+        middle = (command.max() + command.min()) / 2
+        closes = np.mean(np.sign(command[moving] - middle) == -np.sign(change[moving]))
+        if closes < 0.3:
+            text = (
+                f"arm {arm}: a high gripper action opens the gripper; here +1 closes: negate the last action dimension"
+            )
+            yield Finding("error", "gripper", text)
+        elif closes < 0.7:
+            text = f"arm {arm}: gripper actions and opening agree in {closes:.0%} of the moving steps only"
+            yield Finding("warning", "gripper", text)
+
+
+def check_translation(episodes: Sequence[Recording]) -> Iterator[Finding]:
+    """Commanded and performed translation have the same frame, sign and time."""
+    for arm, states, actions in _per_arm(episodes):
+        command = [a[:, :3] for a in actions]
+        moved = [np.diff(s[:, :3], axis=0) for s in states]
+        yield from _frame_and_sign(f"arm {arm} translation", command, moved)
+        yield from _time_shift(arm, command, moved)
+        absolute = _mean_distance([c[:-1] - s[1:, :3] for c, s in zip(command, states)])
+        if absolute < 0.02 and _mean_distance([c[:-1] for c in command]) > 0.1:
+            text = f"arm {arm}: actions look like absolute positions, not differences; convert them to differences"
+            yield Finding("error", "frame", text)
+
+
+def check_rotation(episodes: Sequence[Recording]) -> Iterator[Finding]:
+    """Commanded and performed rotation agree; if they do with the other quaternion order only, that is said."""
+    for arm, states, actions in _per_arm(episodes):
+        command = [a[:, 3:6] for a in actions]
+        if np.concatenate(command).std(0).max() < 1e-3:
+            continue
+        turned = [rotation_steps(s[:, 3:7]) for s in states]
+        swapped = [rotation_steps(np.roll(s[:, 3:7], 1, axis=1)) for s in states]
+        here, other = _agreement(command, turned)[0], _agreement(command, swapped)[0]
+        if other > 0.5 and here < other - 0.3:
+            text = f"arm {arm}: rotations fit the actions with the other quaternion order only (r {here:.2f} against "
+            yield Finding("error", "quaternion", text + f"{other:.2f}); the columns are xyzw where wxyz is expected")
+        else:
+            yield from _frame_and_sign(f"arm {arm} rotation", command, turned)
+
+
+def _per_arm(episodes: Sequence[Recording]) -> Iterator[tuple[int, list[np.ndarray], list[np.ndarray]]]:
+    usable = [
+        e
+        for e in episodes
+        if e.proprio is not None
+        and len(e) > 2
+        and e.action.shape[1] == ACTION_PER_ARM * e.arms
+        and np.isfinite(e.proprio).all()
+        and np.isfinite(e.action).all()
+    ]
+    if not usable:
+        return
+    for arm in range(min(e.arms for e in usable)):
+        states = [e.proprio[:, 9 * arm : 9 * arm + 9].astype(np.float64) for e in usable]  # type: ignore[index]
+        actions = [e.action[:, 7 * arm : 7 * arm + 7].astype(np.float64) for e in usable]
+        yield arm, states, actions
+
+
+def _agreement(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[float, np.ndarray]:
+    """Correlation of commanded with performed motion over all axes, and the 3×3 matrix of correlations."""
+    a = np.concatenate([c[: len(m)] for c, m in zip(command, moved)])
+    b = np.concatenate(moved)
+    scale_a, scale_b = np.sqrt((a**2).mean(0)), np.sqrt((b**2).mean(0))
+    live = (scale_a > 1e-6) & (scale_b > 1e-9)
+    matrix = (a.T @ b) / len(a) / np.maximum(np.outer(scale_a, scale_b), 1e-12)
+    return (float(np.diag(matrix)[live].mean()) if live.any() else 1.0), matrix
+
+
+def _frame_and_sign(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
+    agreement, matrix = _agreement(command, moved)
+    for axis, name in enumerate("xyz"):
+        own, others = matrix[axis, axis], np.delete(matrix[axis], axis)
+        strongest = int(abs(matrix[axis]).argmax())
+        if own < -0.3 and abs(own) >= abs(others).max():
+            text = f"{what}: {name} moves against its action (r {own:.2f}); the sign of this axis is flipped"
+            yield Finding("error", "frame", text)
+        elif abs(others).max() > 0.5 and abs(others).max() > abs(own) + 0.3:
+            text = f"{what}: action {name} moves axis {'xyz'[strongest]} (r {matrix[axis, strongest]:.2f}, own "
+            yield Finding("error", "frame", text + f"{own:.2f}); actions and states are in different frames")
+    if -0.3 <= agreement < 0.3:
+        text = f"{what}: actions hardly explain the motion (r {agreement:.2f}); wrong frame, scale or time?"
+        yield Finding("warning", "frame", text)
+
+
+def _time_shift(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
+    now = _agreement(command, moved)[0]
+    before = _agreement([c[1:] for c in command], [m[: len(c) - 1] for c, m in zip(command, moved)])[0]
+    # Smooth motion resembles itself a step later: what counts is how much of the disagreement goes away.
+    if before > 0.5 and now < 0.98 and 1 - before < 0.5 * (1 - now):
+        text = f"arm {arm}: an action matches the motion before it (r {before:.2f}) better than the one after it "
+        yield Finding("error", "time", text + f"({now:.2f}); actions are recorded one step late")
+
+
+def _mean_distance(differences: list[np.ndarray]) -> float:
+    return float(np.linalg.norm(np.concatenate(differences), axis=1).mean())
+
+
+DATASET_CHECKS: tuple[Callable[[Sequence[Recording]], Iterator[Finding]], ...] = (
+    check_duplicates,
+    check_ranges,
+    check_gripper,
+    check_translation,
+    check_rotation,
+)

@@ -1,0 +1,106 @@
+"""The result of a check: as text, JSON and one self-contained HTML page with pictures."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from gap_vla.atomic import replacing
+from gap_vla.rlds.checking.findings import Finding
+
+_SHOWN_PER_CHECK = 8
+
+
+@dataclasses.dataclass
+class Report:
+    """What `check_dataset` found.
+
+    Attributes:
+        dataset: the version directory.
+        summary: counts, lengths, fields, identity; JSON-able.
+        findings: every statement, errors first.
+        pictures: (caption, picture) of some episodes, those with findings first.
+    """
+
+    dataset: Path
+    summary: dict[str, Any]
+    findings: list[Finding]
+    pictures: list[tuple[str, Image.Image]] = dataclasses.field(default_factory=list)
+
+    def count(self, level: str) -> int:
+        return sum(f.level == level for f in self.findings)
+
+    def exit_status(self, strict: bool = False) -> int:
+        """0 if usable, 1 with errors (`strict`: or warnings)."""
+        return int(self.count("error") > 0 or (strict and self.count("warning") > 0))
+
+    def text(self) -> str:
+        """The summary, the findings (the first few of each kind), and the verdict."""
+        lines = [f"{self.dataset}"]
+        lines += [f"  {key}: {value}" for key, value in self.summary.items() if not isinstance(value, dict)]
+        shown: Counter[tuple[str, str]] = Counter()
+        for finding in self.findings:
+            kind = (finding.level, finding.check)
+            shown[kind] += 1
+            if shown[kind] <= _SHOWN_PER_CHECK:
+                lines.append(str(finding))
+        for (level, check), count in shown.items():
+            if count > _SHOWN_PER_CHECK:
+                lines.append(f"{level}: {check}: … {count} of these in all")
+        lines.append(f"{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes")
+        return "\n".join(lines)
+
+    def save(self, directory: Path) -> Path:
+        """Writes `check.json` and `check.html`; returns the page."""
+        directory.mkdir(parents=True, exist_ok=True)
+        with replacing(directory / "check.json") as path:
+            found = [dataclasses.asdict(f) for f in self.findings]
+            account = {"dataset": str(self.dataset), **self.summary, "findings": found}
+            path.write_text(json.dumps(account, indent=2, default=str) + "\n")
+        with replacing(directory / "check.html") as path:
+            path.write_text(self.page())
+        return directory / "check.html"
+
+    def page(self) -> str:
+        """HTML without any outside resource."""
+        title = html.escape(f"{self.dataset.parent.name} {self.dataset.name}")
+        rows = "".join(
+            f"<tr class={f.level}><td>{f.level}<td>{f.check}<td>{html.escape(f.episode)}"
+            f"<td>{'' if f.step is None else f.step}<td>{html.escape(f.message)}"
+            for f in self.findings
+        )
+        facts = "".join(f"<tr><th>{html.escape(key)}<td>{_cell(value)}" for key, value in self.summary.items())
+        pictures = "".join(f"<h3>{html.escape(caption)}</h3>{_picture(image)}" for caption, image in self.pictures)
+        return (
+            f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
+            f"<p>{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes</p>"
+            f"<table>{facts}</table><h2>Findings</h2><table>{rows or '<tr><td>none'}</table>"
+            f"<h2>Episodes</h2>{pictures}\n"
+        )
+
+
+_STYLE = (
+    "body{font:15px system-ui,sans-serif;margin:2em;max-width:72em}td,th{padding:.2em .7em;text-align:left;"
+    "vertical-align:top}table{border-collapse:collapse}tr{border-bottom:1px solid #ddd}.error td:first-child"
+    "{color:#b00020;font-weight:bold}.warning td:first-child{color:#a05a00}img{max-width:100%}"
+)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return "<br>".join(f"{html.escape(str(k))}: {html.escape(str(v))}" for k, v in value.items())
+    return html.escape(str(value))
+
+
+def _picture(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.save(stream, "png")
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}">'

@@ -1,0 +1,158 @@
+"""Reads any RLDS dataset episode by episode and runs every check; memory holds one episode and the low-dim data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.episode import Episode, EpisodeError
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
+from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
+from gap_vla.rlds.checking.findings import Finding, Recording
+from gap_vla.rlds.checking.report import Report
+from gap_vla.rlds.layout import StateLayout
+from gap_vla.rlds.preview import episode_picture
+from gap_vla.rlds.reader import dataset_metadata, open_builder, read_steps
+
+_STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
+_LEVELS = {"error": 0, "warning": 1, "note": 2}
+
+
+def check_dataset(
+    version_dir: str | Path,
+    *,
+    state_key: str | None = None,
+    layout: str | Mapping[str, Any] | StateLayout | None = None,
+    pictures: int = 6,
+    max_episodes: int | None = None,
+) -> Report:
+    """Checks an RLDS dataset, whoever wrote it.
+
+    Args:
+        version_dir: the dataset, e.g. `data/threading/1.0.0`.
+        state_key: step field with the robot's state, `"observation/state"`; default: the first that exists of
+            `observation/{proprio, state, …}`.
+        layout: columns of the state (`gap_vla.rlds.layout.LAYOUTS`); default: by its width (9 per arm: this
+            library's). Without a layout the checks of poses and conventions are left out, and that is said.
+        pictures: episodes in the report.
+        max_episodes: per split; default all.
+
+    Returns:
+        The report; see `Report.exit_status`.
+
+    Raises:
+        EpisodeError: not a finished dataset, or unreadable.
+    """
+    version_dir = Path(version_dir)
+    builder = open_builder(version_dir)
+    findings: list[Finding] = []
+    kept: list[Recording] = []
+    shown: list[tuple[bool, str, Episode]] = []
+    key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
+    if resolved is None:
+        text = f"layout of {key or 'the state'} unknown; give --layout to check poses and conventions"
+        findings.append(Finding("note", "layout", text))
+    for split in builder.info.splits:
+        for recording in _recordings(version_dir, split, key, resolved, max_episodes):
+            found = [finding for check in EPISODE_CHECKS for finding in check(recording)]
+            findings += found
+            kept.append(dataclasses.replace(recording, images={}, fields={}, language=recording.language[:1]))
+            suspicious = any(f.level != "note" for f in found)
+            if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
+                caption = recording.name + "".join(f" | {f}" for f in found[:2])
+                shown.append((suspicious, caption, _episode(recording)))
+    if not kept:
+        raise EpisodeError(f"{version_dir}: the dataset holds no episodes")
+    widths = {(e.action.shape[1], e.arms) for e in kept}
+    if len(widths) > 1:
+        findings.append(Finding("error", "structure", f"episodes of different widths (action, arms): {sorted(widths)}"))
+    else:
+        findings += [finding for check in DATASET_CHECKS for finding in check(kept)]
+    shown.sort(key=lambda item: not item[0])
+    return Report(
+        version_dir,
+        _summary(version_dir, builder, kept, key),
+        sorted(findings, key=lambda f: _LEVELS[f.level]),
+        [(caption, episode_picture(episode)) for _, caption, episode in shown[:pictures]],
+    )
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries (or TFDS features) to `a/b` keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}/") if hasattr(value, "items") else {f"{prefix}{key}": value}
+    return flat
+
+
+def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLayout | None]:
+    shapes = {k: v.shape for k, v in flatten(step).items()} if key is None else {}
+    if key is None:
+        key = next((f"observation/{k}" for k in _STATE_KEYS if f"observation/{k}" in shapes), None)
+    if layout is not None:
+        return key, StateLayout.of(layout)
+    shape = shapes.get(key or "", ())
+    return key, StateLayout() if len(shape) == 1 and shape[0] and shape[0] % 9 == 0 else None
+
+
+def _recordings(
+    version_dir: Path, split: str, key: str | None, layout: StateLayout | None, limit: int | None
+) -> Iterator[Recording]:
+    for index, (steps, _) in enumerate(read_steps(version_dir, split)):
+        if limit is not None and index >= limit:
+            return
+        fields = flatten(steps)
+        name = f"{split}[{index}]"
+        if "action" not in fields:
+            known = ", ".join(sorted(fields))
+            raise EpisodeError(f"{version_dir}, {name}: no 'action' among the step fields ({known})")
+        text = fields.get("language_instruction", fields.get("observation/natural_language_instruction", []))
+        images = {k.split("/")[-1]: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4}
+        numbers = {k: v for k, v in fields.items() if v.dtype.kind in "fiub" and v.ndim < 4}
+        state = numbers.get(key or "")
+        yield Recording(
+            name=name,
+            images={k: v for k, v in images.items() if v.shape[-1] == 3},
+            fields=numbers,
+            language=[t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in text],
+            proprio=layout.to_proprio(state, f"{version_dir}, {name}") if layout and state is not None else None,
+            action=fields["action"].reshape(len(fields["action"]), -1),
+        )
+
+
+def _episode(recording: Recording) -> Episode:
+    rho, points = recording.fields.get("rho"), recording.fields.get("change_point")
+    return Episode(
+        images=recording.images,
+        proprio=np.zeros((len(recording), 0), np.float32),
+        action=recording.action,
+        language_instruction=recording.language[0] if recording.language else "",
+        rho=rho,
+        change_point=points,
+        metadata={"episode_id": recording.name},
+    )
+
+
+def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | None) -> dict[str, Any]:
+    lengths = np.array([len(e) for e in kept])
+    actions = np.concatenate([e.action for e in kept])
+    texts = {e.language[0] for e in kept if e.language}
+    annotator = dataset_metadata(version_dir).get("annotator") or {}
+    with np.printoptions(precision=3, suppress=True):
+        return {
+            "episodes": len(kept),
+            "splits": ", ".join(f"{name} {info.num_examples}" for name, info in builder.info.splits.items()),
+            "steps": int(lengths.sum()),
+            "length": f"min {lengths.min()}, median {int(np.median(lengths))}, max {lengths.max()}",
+            "instructions": f"{len(texts)}: " + "; ".join(sorted(texts)[:5]),
+            "state": key or "none",
+            "annotator": f"{annotator.get('method')} {annotator.get('hash', '')}".strip() if annotator else "none",
+            "action min": str(actions.min(0)),
+            "action max": str(actions.max(0)),
+            "action std": str(actions.std(0)),
+            "fields": {k: str(v) for k, v in flatten(builder.info.features["steps"].feature).items()},
+        }

@@ -1,0 +1,126 @@
+"""Which columns of somebody's state are position, rotation and gripper, and how to get an Episode's from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.episode import PROPRIO_PER_ARM, EpisodeError
+
+Rotation = Literal["quat_wxyz", "quat_xyzw", "euler_xyz", "rotvec", "none"]
+ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "rotvec": 3, "none": 0}
+"""Rotation representations and their widths. `euler_xyz` is roll, pitch, yaw about the fixed axes x, y, z (rad)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StateLayout:
+    """Columns of a state vector, the same for each arm.
+
+    Attributes:
+        position: first column of xyz (m).
+        rotation: first column of the rotation.
+        rotation_kind: its representation.
+        gripper: column(s) of the gripper: one opening, or two finger positions (m).
+        width: columns per arm; the state is this many columns times the number of arms.
+    """
+
+    position: int = 0
+    rotation: int = 3
+    rotation_kind: Rotation = "quat_wxyz"
+    gripper: tuple[int, ...] = (7, 8)
+    width: int = PROPRIO_PER_ARM
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gripper", tuple(self.gripper))
+        if self.rotation_kind not in ROTATIONS:
+            raise ValueError(f"unknown rotation {self.rotation_kind!r}; known: {', '.join(ROTATIONS)}")
+        if len(self.gripper) not in (1, 2):
+            raise ValueError(f"gripper columns {self.gripper}: name one opening or two finger positions")
+        last = max(self.position + 2, self.rotation + ROTATIONS[self.rotation_kind] - 1, *self.gripper)
+        if last >= self.width:
+            raise ValueError(f"column {last} is outside of an arm's {self.width} columns")
+
+    @classmethod
+    def of(cls, layout: str | Mapping[str, Any] | StateLayout) -> StateLayout:
+        """A named layout (`LAYOUTS`), a dictionary of this class's attributes, or the layout itself."""
+        if isinstance(layout, StateLayout):
+            return layout
+        if isinstance(layout, str):
+            if layout not in LAYOUTS:
+                raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
+            return LAYOUTS[layout]
+        return cls(**layout)
+
+    def to_proprio(self, state: Float[np.ndarray, "T S"], where: str = "state") -> Float[np.ndarray, "T 9*arms"]:
+        """Per arm xyz (m), quaternion wxyz, two gripper columns (a single opening is repeated).
+
+        Raises:
+            EpisodeError: the state's width is not a multiple of `width`.
+        """
+        if state.ndim != 2 or state.shape[1] % self.width:
+            raise EpisodeError(
+                f"{where}: the state has shape {state.shape}, the layout has {self.width} columns per arm; "
+                "name the columns (position, rotation, rotation_kind, gripper, width)"
+            )
+        arms = []
+        for arm in np.split(state.astype(np.float64), state.shape[1] // self.width, axis=1):
+            turn = arm[:, self.rotation : self.rotation + ROTATIONS[self.rotation_kind]]
+            grip = arm[:, list(self.gripper)]
+            grip = np.repeat(grip, 2, axis=1) if grip.shape[1] == 1 else grip
+            position = arm[:, self.position : self.position + 3]
+            arms.append(np.concatenate([position, to_quaternion(turn, self.rotation_kind), grip], axis=1))
+        return np.concatenate(arms, axis=1).astype(np.float32)
+
+
+LAYOUTS: dict[str, StateLayout] = {
+    "gap": StateLayout(),
+    "robomimic": StateLayout(rotation_kind="quat_xyzw"),
+    "bridge": StateLayout(rotation_kind="euler_xyz", gripper=(6,), width=7),
+    "bridge_padded": StateLayout(rotation_kind="euler_xyz", gripper=(7,), width=8),
+    "quaternion_wxyz": StateLayout(gripper=(7,), width=8),
+    "quaternion_xyzw": StateLayout(rotation_kind="quat_xyzw", gripper=(7,), width=8),
+    "libero": StateLayout(rotation_kind="rotvec", gripper=(6, 7), width=8),
+}
+"""Layouts of public data; `bridge`: xyz, roll pitch yaw, opening; `libero`: xyz, rotation vector, two fingers."""
+
+
+def to_quaternion(turn: Float[np.ndarray, "T R"], kind: str) -> Float[np.ndarray, "T 4"]:
+    """Unit quaternions wxyz of a rotation in another representation; `none` gives the identity."""
+    if kind == "quat_wxyz":
+        return turn
+    if kind == "quat_xyzw":
+        return np.roll(turn, 1, axis=1)
+    if kind == "none":
+        return np.tile([1.0, 0, 0, 0], (len(turn), 1))
+    if kind == "rotvec":
+        return _from_rotvec(turn)
+    axes = np.eye(3)
+    x, y, z = (_from_rotvec(turn[:, i : i + 1] * axes[i]) for i in range(3))
+    return quaternion_product(z, quaternion_product(y, x))
+
+
+def quaternion_product(a: Float[np.ndarray, "T 4"], b: Float[np.ndarray, "T 4"]) -> Float[np.ndarray, "T 4"]:
+    """Hamilton product of quaternions wxyz: first b, then a."""
+    aw, av, bw, bv = a[:, :1], a[:, 1:], b[:, :1], b[:, 1:]
+    scalar = aw * bw - (av * bv).sum(1, keepdims=True)
+    return np.concatenate([scalar, aw * bv + bw * av + np.cross(av, bv)], axis=1)
+
+
+def rotation_steps(quaternion: Float[np.ndarray, "T 4"]) -> Float[np.ndarray, "T-1 3"]:
+    """Rotation vectors (rad, world frame) log(R_{i+1} R_iᵀ) between consecutive quaternions wxyz."""
+    inverse = quaternion[:-1] * np.array([1, -1, -1, -1])
+    step = quaternion_product(quaternion[1:], inverse)
+    step = step * np.where(step[:, :1] < 0, -1, 1)
+    size = np.linalg.norm(step[:, 1:], axis=1, keepdims=True)
+    angle = 2 * np.arctan2(size, step[:, :1])
+    return step[:, 1:] * np.where(size > 1e-12, angle / np.maximum(size, 1e-12), 2.0)
+
+
+def _from_rotvec(vector: np.ndarray) -> np.ndarray:
+    angle = np.linalg.norm(vector, axis=1, keepdims=True)
+    scale = np.where(angle > 1e-12, np.sin(angle / 2) / np.maximum(angle, 1e-12), 0.5)
+    return np.concatenate([np.cos(angle / 2), vector * scale], axis=1)

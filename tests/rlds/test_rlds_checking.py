@@ -1,0 +1,295 @@
+"""Each spoiled dataset is caught by the check that is meant for it; a sound one passes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gap_vla.episode import Episode
+from gap_vla.rlds import write_rlds
+from gap_vla.rlds.checking import check_dataset
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
+from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
+from gap_vla.rlds.checking.findings import Recording
+from gap_vla.rlds.layout import StateLayout, quaternion_product, rotation_steps, to_quaternion
+
+ROOT = Path(__file__).parents[2]
+
+
+def physical(index: int, steps: int = 60) -> Recording:
+    """An arm that does what its actions say: 5 cm and 0.2 rad per unit, closing at half time."""
+    rng = np.random.default_rng(index)
+    smooth = np.cumsum(rng.normal(size=(steps, 6)), 0)
+    action = np.concatenate([np.tanh(smooth), np.where(np.arange(steps) < steps // 2, -1, 1)[:, None]], 1)
+    position = np.concatenate([np.zeros((1, 3)), np.cumsum(0.05 * action[:-1, :3], 0)])
+    quaternion = np.tile([1.0, 0, 0, 0], (steps, 1))
+    for i in range(1, steps):
+        quaternion[i] = quaternion_product(
+            to_quaternion(0.2 * action[i - 1 : i, 3:6], "rotvec"), quaternion[i - 1 : i]
+        )[0]
+    close = np.clip((np.arange(steps) - steps // 2) / 8, 0, 1)
+    fingers = 0.04 * np.stack([1 - close, close - 1], 1)
+    flags = {"is_first": np.arange(steps) == 0, "is_last": np.arange(steps) == steps - 1}
+    proprio = np.concatenate([position, quaternion, fingers], 1).astype(np.float32)
+    return Recording(
+        name=f"train[{index}]",
+        images={"image_primary": rng.integers(0, 256, (steps, 8, 8, 3), dtype=np.uint8)},
+        fields={"observation/proprio": proprio, "rho": rng.random(steps).astype(np.float32), **flags},
+        language=["lift"] * steps,
+        proprio=proprio,
+        action=action.astype(np.float32),
+    )
+
+
+def findings(recordings: list[Recording]) -> set[tuple[str, str]]:
+    found = [f for check in EPISODE_CHECKS for r in recordings for f in check(r)]
+    found += [f for check in DATASET_CHECKS for f in check(recordings)]
+    return {(f.level, f.check) for f in found}
+
+
+SOUND = [physical(i) for i in range(4)]
+
+
+def test_a_sound_dataset_passes() -> None:
+    assert findings(SOUND) == set()
+
+
+def _proprio(change: Callable[[np.ndarray], None]) -> Callable[[Recording], Recording]:
+    def apply(r: Recording) -> Recording:
+        proprio = r.proprio.copy()  # type: ignore[union-attr]
+        change(proprio)
+        return dataclasses.replace(r, proprio=proprio, fields={**r.fields, "observation/proprio": proprio})
+
+    return apply
+
+
+def _action(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Recording], Recording]:
+    return lambda r: dataclasses.replace(r, action=change(r.action.copy()))
+
+
+def _field(**fields: np.ndarray) -> Callable[[Recording], Recording]:
+    return lambda r: dataclasses.replace(r, fields={**r.fields, **fields})
+
+
+def _frames(change: Callable[[np.ndarray], None]) -> Callable[[Recording], Recording]:
+    def apply(r: Recording) -> Recording:
+        frames = r.images["image_primary"].copy()
+        change(frames)
+        return dataclasses.replace(r, images={"image_primary": frames})
+
+    return apply
+
+
+def _set(where, value) -> Callable[[np.ndarray], None]:  # type: ignore[no-untyped-def]
+    return lambda array: array.__setitem__(where, value)
+
+
+def _jump(p: np.ndarray) -> None:
+    p[30:, 0] += 0.9
+
+
+def _flip(p: np.ndarray) -> None:
+    p[20:, 3:7] *= -1
+
+
+def _unscaled(p: np.ndarray) -> None:
+    p[:, 3:7] *= 1.5
+
+
+def _xyzw(p: np.ndarray) -> None:
+    p[:, 3:7] = np.roll(p[:, 3:7], -1, 1)
+
+
+def _stutter(f: np.ndarray) -> None:
+    f[1::2] = f[::2]
+
+
+def _columns(order: list[int], signs: list[int]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda a: a[:, order] * np.array(signs)
+
+
+def _halved_gripper(a: np.ndarray) -> np.ndarray:
+    a[:, 6] = (a[:, 6] + 1) / 2
+    return a
+
+
+TIME = np.arange(60) / 20.0
+ALL = list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "finding"),
+    [
+        (_field(is_first=np.zeros(60, bool)), ("error", "structure")),
+        (_field(is_last=np.ones(60, bool)), ("error", "structure")),
+        (_field(**{"observation/proprio": np.full((60, 9), np.nan, np.float32)}), ("error", "finite")),
+        (_field(**{"observation/timestamp": TIME[::-1]}), ("error", "time")),
+        (_field(**{"observation/timestamp": TIME + (np.arange(60) > 30)}), ("warning", "time")),
+        (_field(rho=np.full(60, 1.5, np.float32)), ("error", "rho")),
+        (_field(change_point=np.ones(60, bool)), ("error", "rho")),
+        (_proprio(_jump), ("warning", "jump")),
+        (_proprio(_flip), ("warning", "quaternion")),
+        (_proprio(_unscaled), ("error", "quaternion")),
+        (_proprio(_xyzw), ("error", "quaternion")),
+        (_frames(_stutter), ("warning", "still")),
+        (_frames(_set(slice(None), 0)), ("warning", "blank")),
+        (_frames(_set(7, 0)), ("error", "blank")),
+        (lambda r: dataclasses.replace(r, language=[""] * 60), ("warning", "language")),
+        (_action(lambda a: 3 * a), ("note", "range")),
+        (_action(lambda a: a * (np.arange(7) != 2)), ("note", "range")),
+        (_action(_columns(ALL, [1, 1, 1, 1, 1, 1, -1])), ("error", "gripper")),
+        (_action(_halved_gripper), ("warning", "gripper")),
+        (_action(_columns(ALL, [1, -1, 1, 1, 1, 1, 1])), ("error", "frame")),
+        (_action(_columns([2, 0, 1, 3, 4, 5, 6], [1] * 7)), ("error", "frame")),
+        (_action(_columns(ALL, [1, 1, 1, 1, 1, -1, 1])), ("error", "frame")),
+        (_action(lambda a: np.concatenate([a[:1], a[:-1]])), ("error", "time")),
+    ],
+)
+def test_spoiled_data_is_caught(spoil: Callable[[Recording], Recording], finding: tuple[str, str]) -> None:
+    assert finding in findings([spoil(r) for r in SOUND])
+
+
+def test_unrelated_actions_are_doubted() -> None:
+    noise = [dataclasses.replace(r, action=np.random.default_rng(9).normal(size=(60, 7))) for r in SOUND]
+    assert ("warning", "frame") in findings(noise)
+
+
+def test_absolute_actions_are_recognised() -> None:
+    def absolute(r: Recording) -> Recording:
+        target = np.roll(r.proprio[:, :3], -1, 0)  # type: ignore[index]
+        return dataclasses.replace(r, action=np.concatenate([target, r.action[:, 3:]], 1))
+
+    assert ("error", "frame") in findings([absolute(r) for r in SOUND])
+
+
+def test_duplicates_are_found_and_leaks_between_splits_are_errors() -> None:
+    assert ("warning", "duplicate") in findings([*SOUND, dataclasses.replace(SOUND[0], name="train[9]")])
+    assert ("error", "duplicate") in findings([*SOUND, dataclasses.replace(SOUND[0], name="val[0]")])
+
+
+def as_episode(r: Recording) -> Episode:
+    return Episode(
+        images=r.images,
+        proprio=r.proprio,  # type: ignore[arg-type]
+        action=r.action,
+        language_instruction=r.language[0],
+        rho=r.fields["rho"],
+        change_point=np.zeros(len(r), bool),
+        metadata={"episode_id": r.name},
+    )
+
+
+def run_script(name: str, *arguments: object) -> int:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main([str(a) for a in arguments])
+
+
+def test_the_command_reports_writes_a_page_and_sets_its_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = write_rlds([as_episode(r) for r in SOUND], tmp_path, "sound")
+    assert run_script("check_dataset", sound, "--out", tmp_path / "page") == 0
+    assert "0 errors, 0 warnings" in capsys.readouterr().out
+    page = (tmp_path / "page" / "check.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "http" not in page
+    spoiled = [_action(_columns(ALL, [1, 1, 1, 1, 1, 1, -1]))(r) for r in SOUND]
+    bad = write_rlds([as_episode(r) for r in spoiled], tmp_path, "bad")
+    assert run_script("check_dataset", bad, "--out", tmp_path / "bad_page") == 1
+    assert "error: gripper: arm 0: a high gripper action opens" in capsys.readouterr().out
+    assert json.loads((tmp_path / "bad_page" / "check.json").read_text())["findings"][0]["level"] == "error"
+    assert run_script("check_dataset", tmp_path) == 2
+
+
+def test_foreign_datasets_are_checked_with_a_layout(tmp_path: Path) -> None:
+    """A bridge-like dataset, written by TFDS alone: state is xyz, roll pitch yaw, opening; no rho."""
+    import tensorflow_datasets as tfds
+
+    class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+        VERSION = tfds.core.Version("0.1.0")
+        pkg_dir_path = tmp_path
+        broken = False
+
+        def _info(self):  # type: ignore[no-untyped-def]
+            step = {
+                "observation": {
+                    "image_0": tfds.features.Image(shape=(8, 8, 3)),
+                    "state": tfds.features.Tensor(shape=(7,), dtype=np.float32),
+                },
+                "action": tfds.features.Tensor(shape=(7,), dtype=np.float32),
+                "language_instruction": tfds.features.Text(),
+                "is_first": np.bool_,
+                "is_last": np.bool_,
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict({"steps": tfds.features.Dataset(step)})
+            )
+
+        def _split_generators(self, dl_manager):  # type: ignore[no-untyped-def]
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):  # type: ignore[no-untyped-def]
+            for i, r in enumerate(SOUND):
+                state = np.concatenate([r.proprio[:, :3], np.zeros((60, 3)), abs(r.proprio[:, 7:8])], 1)  # type: ignore[index]
+                action = r.action * np.array([1, 1, -1 if self.broken else 1, 0, 0, 0, 1])
+                yield (
+                    i,
+                    {
+                        "steps": [
+                            {
+                                "observation": {
+                                    "image_0": r.images["image_primary"][t],
+                                    "state": state[t].astype(np.float32),
+                                },
+                                "action": action[t].astype(np.float32),
+                                "language_instruction": "lift",
+                                "is_first": t == 0,
+                                "is_last": t == 59,
+                            }
+                            for t in range(60)
+                        ]
+                    },
+                )
+
+    for broken in (False, True):
+        Foreign.broken = broken
+        builder = Foreign(data_dir=str(tmp_path / str(broken)))
+        builder.download_and_prepare()
+        unknown = check_dataset(builder.data_path)
+        assert [f.check for f in unknown.findings] == ["layout", "range"] and unknown.exit_status() == 0
+        report = check_dataset(builder.data_path, layout="bridge")
+        assert report.exit_status() == int(broken), report.text()
+
+
+def test_layouts_agree_on_rotations() -> None:
+    rng = np.random.default_rng(0)
+    rotvec = rng.normal(size=(20, 3)) * 0.5
+    wxyz = to_quaternion(rotvec, "rotvec")
+    state = np.concatenate([rng.normal(size=(20, 3)), np.roll(wxyz, -1, 1), rng.random((20, 2))], 1)
+    ours = StateLayout.of("robomimic").to_proprio(state)
+    np.testing.assert_allclose(ours[:, 3:7], wxyz, atol=1e-6)
+    about_z = np.array([[0, 0, 0.3], [0, 0, 0.7]])
+    np.testing.assert_allclose(to_quaternion(about_z, "euler_xyz"), to_quaternion(about_z, "rotvec"), atol=1e-12)
+    steps = rotation_steps(to_quaternion(about_z, "rotvec"))
+    np.testing.assert_allclose(steps, [[0, 0, 0.4]], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [("robot", "unknown layout 'robot'; known: gap"), ({"gripper": (12,)}, "column 12 is outside")],
+)
+def test_impossible_layouts_are_refused(layout, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        StateLayout.of(layout)
+
+
+def test_synthetic_noise_is_reported_not_crashed_on(version_dir: Path) -> None:
+    assert check_dataset(version_dir, pictures=2).pictures
