@@ -7,13 +7,14 @@ import io
 import logging
 import xml.etree.ElementTree as ET
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from gap_vla.sim.appearance import Appearance, distractors_mjcf
+from gap_vla.sim.cameras import View
 from gap_vla.sim.rotations import about_z, as_rotation_vector
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.variants import Variant
@@ -108,6 +109,9 @@ class RobosuiteWorld(World):
     """Base of the robosuite tasks. Subclasses give `bodies`, `place`, `succeeded`, `expert_phases`, `landmarks`."""
 
     success_must_hold = True
+    views: ClassVar[Mapping[str, View]] = {
+        "wrist": View((0.0, -0.09, -0.09), (0.0, -0.065, 0.04), 80.0, (0.0, -1.0, 0.0), "gripper0_right_eef"),
+    }
     groups = (1,)
     bases: ClassVar[Sequence[tuple[float, Sequence[float]]]] = ((0.0, (0.0, 0.0, 0.0)),)
     friction: ClassVar[tuple[float, float, float]] = (1.0, 0.005, 0.0001)
@@ -216,6 +220,10 @@ class RobosuiteWorld(World):
     def holds(self, geoms: Sequence[str], arm: int = 0) -> bool:
         """Whether both fingers of an arm touch one of these (colliding) geoms."""
         return bool(self.env._check_grasp(gripper=self._robots[arm].gripper["right"], object_geoms=list(geoms)))
+
+    def touch(self, first: str, second: str) -> bool:
+        """Whether two (colliding) geoms are in contact."""
+        return bool(self.env.check_contact(first, second))
 
     def close(self) -> None:
         self.env.close()

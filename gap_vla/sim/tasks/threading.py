@@ -49,8 +49,8 @@ class Threading(RobosuiteWorld):
     """A needle lies on the table; it must be picked up, turned and put through the ring."""
 
     views: ClassVar[dict[str, View]] = {
+        **RobosuiteWorld.views,
         "near": View((0.355, -0.587, 1.319), (-0.113, 0.081, 0.939), 17.8),
-        "wrist": View((0.0, -0.09, -0.09), (0.0, -0.065, 0.04), 80.0, (0.0, -1.0, 0.0), "gripper0_right_eef"),
     }
     object_bodies = ("needle", "tripod")
 
