@@ -26,13 +26,14 @@ class _Episode:
     marked as padding, as in training.
     """
 
-    def __init__(self, window: int, chunks: ChunkExecutor) -> None:
-        self.steps = 0
+    def __init__(self, number: int, window: int, chunks: ChunkExecutor) -> None:
+        self.number, self.steps, self.instruction = number, 0, ""
         self.chunks = chunks
         self._window = window
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=window)
 
-    def see(self, observation: dict[str, np.ndarray]) -> None:
+    def see(self, observation: dict[str, np.ndarray], instruction: str = "") -> None:
+        self.instruction = instruction
         if not self._history:
             self._history.extend([observation] * self._window)
         else:
@@ -107,7 +108,7 @@ class OctoPolicy:
             **(details or {}),
         }
         self._episodes: dict[int, _Episode] = {}
-        self._predict = self._compile()
+        self._run = self._compile()
         self._tasks: dict[tuple[str, ...], Any] = {}
 
     @classmethod
@@ -142,9 +143,31 @@ class OctoPolicy:
     def uses_proprio(self) -> bool:
         return "proprio" in self._inputs
 
+    @property
+    def action_horizon(self) -> int:
+        """Actions in a predicted chunk."""
+        return self._horizon
+
+    @property
+    def window_size(self) -> int:
+        """Observations that the model looks back on, the present one included."""
+        return self._window
+
+    def warm_up(self) -> None:
+        """Compiles every batch shape, so that no later call has to wait for it."""
+        for size in self._sizes:
+            rows = {
+                key: np.zeros((size, *shape), np.uint8 if key.startswith("image_") else np.float32)
+                for key, shape in self._inputs.items()
+            }
+            numbers = [-1 - row for row in range(size)]
+            self.reset(numbers)
+            self.predict(rows, numbers)
+            self.forget(numbers)
+
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
-            self._episodes[episode] = _Episode(self._window, self._new_chunks())
+            self._episodes[episode] = _Episode(episode, self._window, self._new_chunks())
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """One action per row, in the units of the training data.
@@ -152,19 +175,28 @@ class OctoPolicy:
         Raises:
             PolicyError: an input of the model is missing, or has another shape than in training.
         """
+        episodes = self._show(observations, episode_ids)
+        asking = [episode for episode in episodes if episode.chunks.wants_chunk]
+        for episode, chunk in zip(asking, self._predict(asking)):
+            episode.chunks.add(chunk)
+        return np.stack([episode.chunks.next() for episode in episodes]).astype(np.float32)
+
+    def predict(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B H A"]:
+        """The whole chunk for each row, predicted anew; history as in `act`, executed chunks untouched."""
+        return np.stack(self._predict(self._show(observations, episode_ids)))
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        """These episodes are over."""
+        for episode in episode_ids:
+            self._episodes.pop(episode, None)
+
+    def _show(self, observations: Mapping[str, np.ndarray], episode_ids: Sequence[int]) -> list[_Episode]:
         prepared = self._prepare(observations)
+        texts = observations.get("language_instruction", [""] * len(episode_ids))
         episodes = [self._episodes[episode] for episode in episode_ids]
         for row, episode in enumerate(episodes):
-            episode.see({key: value[row] for key, value in prepared.items()})
-        asking = [row for row, episode in enumerate(episodes) if episode.chunks.wants_chunk]
-        instructions = observations.get("language_instruction")
-        for start in range(0, len(asking), self._sizes[-1]):
-            rows = asking[start : start + self._sizes[-1]]
-            texts = [""] * len(rows) if instructions is None else [str(instructions[row]) for row in rows]
-            chunks = self._chunks([episodes[row] for row in rows], [episode_ids[row] for row in rows], texts)
-            for row, chunk in zip(rows, chunks):
-                episodes[row].chunks.add(chunk)
-        return np.stack([episode.chunks.next() for episode in episodes]).astype(np.float32)
+            episode.see({key: value[row] for key, value in prepared.items()}, str(texts[row]))
+        return episodes
 
     def _prepare(self, observations: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         prepared = {}
@@ -187,31 +219,32 @@ class OctoPolicy:
             prepared[key] = value
         return prepared
 
-    def _chunks(
-        self, episodes: Sequence[_Episode], episode_ids: Sequence[int], texts: Sequence[str]
-    ) -> Float[np.ndarray, "B H A"]:
-        import jax
+    def _predict(self, episodes: Sequence[_Episode]) -> list[Float[np.ndarray, "H A"]]:
+        chunks: list[np.ndarray] = []
+        for start in range(0, len(episodes), self._sizes[-1]):
+            chunks.extend(self._predict_batch(episodes[start : start + self._sizes[-1]]))
+        return chunks
 
-        rows = len(episodes)
-        size = next(size for size in self._sizes if size >= rows)
-        fill = [*range(rows), *[0] * (size - rows)]
-        inputs = [episode.inputs() for episode in episodes]
-        observation: dict[str, Any] = {key: np.stack([inputs[i][key] for i in fill]) for key in inputs[0]}
+    def _predict_batch(self, episodes: Sequence[_Episode]) -> Float[np.ndarray, "B H A"]:
+        size = next(size for size in self._sizes if size >= len(episodes))
+        filled = [*episodes, *[episodes[0]] * (size - len(episodes))]
+        inputs = [episode.inputs() for episode in filled]
+        observation: dict[str, Any] = {key: np.stack([one[key] for one in inputs]) for key in inputs[0]}
         if self._has_pad_mask_dict:
             there = np.ones((size, self._window), bool)
             observation["pad_mask_dict"] = {key: there for key in [*self._inputs, "timestep"]}
-        task = self._task(tuple(texts[i] for i in fill))
-        root = jax.random.PRNGKey(self._seed)
-        keys = np.stack(
-            [
-                np.asarray(jax.random.fold_in(jax.random.fold_in(root, e), ep.steps))
-                for e, ep in zip(episode_ids, episodes)
-            ]
-            if self._samples
-            else [np.asarray(root)] * rows
-        )
-        normalized = np.asarray(self._predict(self._model.params, observation, task, keys[fill]))[:rows]
+        task = self._task(tuple(episode.instruction for episode in filled))
+        keys = np.stack([self._key(episode) for episode in filled])
+        normalized = np.asarray(self._run(self._model.params, observation, task, keys))[: len(episodes)]
         return unnormalize(normalized[..., : self.action_dim], self._statistics["action"], self._normalization)
+
+    def _key(self, episode: _Episode) -> np.ndarray:
+        import jax
+
+        root = jax.random.PRNGKey(self._seed)
+        if not self._samples:
+            return np.asarray(root)
+        return np.asarray(jax.random.fold_in(jax.random.fold_in(root, episode.number), episode.steps))
 
     def _task(self, texts: tuple[str, ...]) -> Any:
         """The model's task input: the instructions if it reads them, everything else absent."""

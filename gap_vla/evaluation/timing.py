@@ -14,7 +14,7 @@ class RenderTimer(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
         self._seconds = 0.0
-        if env.unwrapped.observation_space_cameras:  # type: ignore[attr-defined]
+        if env.unwrapped.cameras:  # type: ignore[attr-defined]
             renderer = env.unwrapped.renderer  # type: ignore[attr-defined]
             self._draw, renderer.draw = renderer.draw, self._timed
 

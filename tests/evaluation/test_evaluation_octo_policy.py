@@ -47,7 +47,7 @@ def rows(batch, chosen):
 
 def test_history_receding_horizon_and_ensemble_are_upstreams():
     golden = np.load(GOLDEN)
-    episode = _Episode(3, RecedingHorizon(1))
+    episode = _Episode(0, 3, RecedingHorizon(1))
     for step, window in enumerate(golden["history3/proprio"]):
         episode.see({"proprio": window[-1]})
         inputs = episode.inputs()
@@ -98,8 +98,8 @@ def test_an_episode_depends_on_seed_number_and_step_but_not_on_what_runs_beside_
 def test_the_model_is_asked_once_per_executed_chunk(model, monkeypatch):
     policy = OctoPolicy(model, execute=3, batch_size=2)
     calls = []
-    original = policy._chunks
-    monkeypatch.setattr(policy, "_chunks", lambda *a: calls.append(1) or original(*a))
+    original = policy._predict_batch
+    monkeypatch.setattr(policy, "_predict_batch", lambda *a: calls.append(1) or original(*a))
     policy.reset([0])
     for step in range(7):
         policy.act(observations(1, seed=step), [0])

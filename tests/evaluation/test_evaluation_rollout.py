@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def test_a_policy_fault_fails_the_episode_by_name_and_the_rest_goes_on(tmp_path,
     assert summary["outcomes"] == [1, 1, 0, 1, 1, 1]
     (error,) = summary["errors"]
     assert error["episode"] == 2 and error["error"].startswith("step 2: ")
-    assert pytest.importorskip("re").search(message, error["error"])
+    assert re.search(message, error["error"])
 
 
 @pytest.mark.parametrize(("fault", "message"), [("raise", "unstable"), ("hang", "within 2 s"), ("die", "exit code 7")])

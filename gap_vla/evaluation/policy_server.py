@@ -1,0 +1,154 @@
+"""Serves a policy to openpi clients over websockets. A bad message is answered, never fatal.
+
+Each connection is one episode: its history starts empty. A greeting with metadata comes first; each observation (a
+map) is answered by `{"actions": float32[H, A], "server_timing": {...}}`, anything unusable by a text that says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import http
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from gap_vla.evaluation.key_mapping import KeyMapping
+from gap_vla.evaluation.policy import Policy
+from gap_vla.evaluation.wire import WireError, pack, unpack
+
+MAX_MESSAGE = 16 * 2**20
+"""Bytes; a larger message closes its connection (code 1009, "message too big")."""
+
+_NAMES = {"image_primary": "uint8 [h, w, 3]", "image_wrist": "uint8 [h, w, 3]", "proprio": "numbers [P]"}
+
+
+class ObservationError(ValueError):
+    """An observation that the policy cannot be shown; the message goes to the client."""
+
+
+class PolicyServer:
+    """Serves `policy` to any number of connections; the policy itself is called by one thread.
+
+    Args:
+        whole_chunks: answer with everything that the policy predicts (it must have `predict`), for clients that
+            execute chunks themselves, as openpi's do. Otherwise the server executes: every observation is answered by
+            one action, and the policy keeps its own chunks and history.
+        metadata: entries of the greeting.
+        keys: how clients name things; our own names are understood as well.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        whole_chunks: bool,
+        metadata: Mapping[str, Any] | None = None,
+        keys: KeyMapping | None = None,
+    ) -> None:
+        self._policy, self._keys = policy, keys or KeyMapping()
+        self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]
+        self._metadata = {
+            "policy": policy.name,
+            "answers": "chunks" if whole_chunks else "single actions",
+            "inputs": {ours: theirs for ours, theirs in self._keys.observation.items()},
+            **(metadata or {}),
+        }
+        self._numbers = itertools.count()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
+
+    async def start(self, host: str, port: int) -> Server:
+        """Listens; port 0 takes a free one. Close what is returned to stop."""
+        return await serve(
+            self._converse, host, port, compression=None, max_size=MAX_MESSAGE, process_request=_health_check
+        )
+
+    async def _converse(self, connection: ServerConnection) -> None:
+        episode = next(self._numbers)
+        run = asyncio.get_running_loop().run_in_executor
+        await run(self._thread, self._policy.reset, [episode])
+        try:
+            await connection.send(pack(self._metadata))
+            async for message in connection:
+                await connection.send(await run(self._thread, self._answer, message, episode))
+        except ConnectionClosed:
+            pass  # clients come and go
+        finally:
+            forget = getattr(self._policy, "forget", None)
+            if forget is not None:
+                await run(self._thread, forget, [episode])
+
+    def _answer(self, message: str | bytes, episode: int) -> bytes | str:
+        started = time.perf_counter()
+        try:
+            observation = self._observation(unpack(message if isinstance(message, bytes) else message.encode()))
+            batch = {key: np.asarray(value)[None] for key, value in observation.items()}
+            ready = time.perf_counter()
+            actions = np.asarray(self._call(batch, [episode])[0], np.float32)
+            finished = time.perf_counter()
+            milliseconds = {"infer_ms": 1e3 * (finished - ready), "decode_ms": 1e3 * (ready - started)}
+            return pack({"actions": np.atleast_2d(actions), "server_timing": milliseconds})
+        except (WireError, ObservationError) as error:
+            return f"bad observation: {error}"
+        except Exception as error:  # whatever the policy cannot take is the client's to know, not the server's end
+            return f"{type(error).__name__}: {error}"
+
+    def _observation(self, found: Any) -> dict[str, Any]:
+        if not isinstance(found, dict):
+            raise ObservationError(f"a {type(found).__name__} instead of a map of observations")
+        observation: dict[str, Any] = {}
+        for ours, theirs in self._keys.observation.items():
+            value = found.get(theirs, found.get(ours))
+            if value is None:
+                continue
+            observation[ours] = (
+                _text(value, theirs) if ours == "language_instruction" else _numbers(value, ours, theirs)
+            )
+        if not any(key in observation for key in _NAMES):
+            names = ", ".join(f"{theirs} (or {ours})" for ours, theirs in self._keys.observation.items())
+            raise ObservationError(f"none of the known keys in {sorted(map(str, found))[:20]}; known: {names}")
+        return observation
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ObservationError(f"{name} is a {type(value).__name__}, not a text")
+    return value
+
+
+def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.empty(0, object)
+    image = ours.startswith("image_")
+    fits = array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size > 0
+    if image and not fits:
+        raise ObservationError(f"{name} is {array.dtype} {list(array.shape)}, not uint8 [h, w, 3]")
+    if not image and (array.dtype.kind not in "biuf" or array.ndim != 1):
+        raise ObservationError(f"{name} is {array.dtype} {list(array.shape)}, not {_NAMES[ours]}")
+    if not image and not np.isfinite(array).all():
+        raise ObservationError(f"{name} is NaN or infinite at index {int(np.flatnonzero(~np.isfinite(array))[0])}")
+    return array if image else array.astype(np.float32)
+
+
+def _health_check(connection: ServerConnection, request: Request) -> Response | None:
+    if request.path == "/healthz":
+        return connection.respond(http.HTTPStatus.OK, "OK\n")
+    return None
+
+
+async def serve_forever(server: PolicyServer, host: str, port: int, ready: Callable[[int], None]) -> None:
+    """Runs until cancelled; `ready` is called with the port once clients can connect."""
+    listening = await server.start(host, port)
+    ready(listening.sockets[0].getsockname()[1])
+    try:
+        await listening.wait_closed()
+    finally:
+        listening.close()

@@ -1,0 +1,66 @@
+"""What `scripts/serve_policy.py` does: load a checkpoint, warm it up, serve it until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import sys
+from typing import Any
+
+from gap_vla.evaluation.key_mapping import KeyMapping
+from gap_vla.evaluation.loading import load_checkpoint
+from gap_vla.evaluation.policy import PolicyError
+from gap_vla.evaluation.policy_server import PolicyServer, serve_forever
+
+
+def serve_command(options: argparse.Namespace) -> int:
+    """Returns the exit status: 0 after Ctrl-C, 1 for an error that is explained."""
+    try:
+        keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
+        loaded = load_checkpoint(
+            options.checkpoint,
+            step=options.step,
+            execute=options.execute,
+            ensemble=options.ensemble,
+            dataset=options.dataset,
+            batch_size=1,
+        )
+    except PolicyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    policy: Any = loaded.policy
+    print(f"compiling {policy.name} …", flush=True)
+    policy.warm_up()
+    metadata = {
+        "task": loaded.task or "",
+        "image_size": policy.image_size,
+        "cameras": list(policy.cameras),
+        "action_dim": policy.action_dim,
+        "action_horizon": policy.action_horizon,
+        "window_size": policy.window_size,
+    }
+    server = PolicyServer(policy, whole_chunks=options.whole_chunks, metadata=metadata, keys=keys)
+
+    def ready(port: int) -> None:
+        print(f"serving {options.checkpoint} at ws://{options.host}:{port} (Ctrl-C ends it)", flush=True)
+        if not _is_loopback(options.host):
+            print("warning: whoever reaches this address can use the policy; there is no authentication", flush=True)
+
+    try:
+        asyncio.run(serve_forever(server, options.host, options.port, ready))
+    except OSError as error:
+        print(f"error: cannot listen on {options.host}:{options.port}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

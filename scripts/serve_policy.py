@@ -1,0 +1,40 @@
+"""Serve a checkpoint to clients of openpi's protocol (openpi-client, LeRobot's and others' websocket clients).
+
+    python scripts/serve_policy.py --checkpoint runs/threading/NAME
+    python scripts/serve_policy.py --checkpoint DIR --whole_chunks --port 8000      # the client executes the chunks
+
+Listens on this machine only, unless --host says otherwise; there is no authentication. A client sends a map with
+"observation/image", "observation/wrist_image", "observation/state" and "prompt" (or the names of --keys), and gets one
+with "actions", float32 [H, A] in the units of the training data. Each connection is one episode. Ctrl-C ends it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
+    add("--port", type=int, default=8000, help="default 8000; 0 takes a free one")
+    add("--step", type=int, help="which step of the checkpoint (default: the latest)")
+    add("--execute", type=int, help="actions executed of each predicted chunk (default: as trained)")
+    add("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
+    add("--whole_chunks", action="store_true", help="answer with whole chunks; default: one action per observation")
+    add("--dataset", help="whose statistics, if the checkpoint carries several")
+    add("--keys", type=Path, help="JSON file: our observation keys to the clients' names")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parse()
+    from gap_vla.evaluation.serve_command import serve_command
+
+    return serve_command(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
