@@ -194,5 +194,6 @@ def fine_tune(
     finally:
         checkpoints.close()
     model = trainer.model.replace(params=jax.device_get(state.params))
-    model.save_pretrained(step=config.train.steps, checkpoint_path=str(run.checkpoint))
+    if not (run.checkpoint / str(config.train.steps)).exists():  # a run that was stopped during its rollouts has it
+        model.save_pretrained(step=config.train.steps, checkpoint_path=str(run.checkpoint))
     return model, measured

@@ -1,0 +1,87 @@
+"""Stages are found again by what made them, and never mixed; a comparison skips what is finished."""
+
+import dataclasses
+import json
+
+import pytest
+
+from gap_vla import comparison, pipeline
+from gap_vla.config import ConfigError, DemosConfig, FinetuneConfig, PhasesConfig
+from gap_vla.training.run_directory import RunDirectory
+
+CONFIG = FinetuneConfig(task="threading")
+
+
+def changed(**fields) -> pipeline.Stages:
+    return pipeline.stages_of(dataclasses.replace(CONFIG, **fields))
+
+
+def test_changed_demonstrations_get_other_demos_datasets_and_stores():
+    before, after = pipeline.stages_of(CONFIG), changed(demos=DemosConfig(action_noise=0.2))
+    assert before.demos != after.demos and before.rlds != after.rlds and before.store != after.store
+
+
+def test_other_phases_reuse_the_demonstrations_but_not_the_dataset():
+    before, after = pipeline.stages_of(CONFIG), changed(phases=PhasesConfig(seed=1))
+    assert before.demos == after.demos and before.rlds != after.rlds
+
+
+def test_method_seed_and_model_share_the_data_but_not_the_run():
+    other = dataclasses.replace(CONFIG, method="vp")
+    assert pipeline.stages_of(CONFIG) == pipeline.stages_of(other)
+    assert pipeline.run_directory_of(CONFIG) != pipeline.run_directory_of(other)
+
+
+def test_a_replaced_demonstration_file_is_another_dataset(tmp_path):
+    path = tmp_path / "demos.hdf5"
+    path.write_bytes(b"one")
+    demos = DemosConfig(path=str(path))
+    first = changed(demos=demos)
+    path.write_bytes(b"another")
+    assert first.demos == path and first.rlds != changed(demos=demos).rlds
+
+
+def test_missing_inputs_are_named():
+    with pytest.raises(ConfigError, match=r"demos\.path is '/nowhere', which does not exist"):
+        changed(demos=DemosConfig(path="/nowhere"))
+    with pytest.raises(ConfigError, match=r"data\.rlds is '/nowhere', which holds no RLDS dataset"):
+        changed(data=dataclasses.replace(CONFIG.data, rlds="/nowhere"))
+
+
+@pytest.fixture
+def cells(tmp_path, monkeypatch):
+    """Runs cells without training; returns the list of those that were run."""
+    ran: list[tuple[str, int]] = []
+
+    def fake_cell(config):
+        ran.append((config.method, config.train.seed))
+        if config.method == "v" and config.train.seed == 1:
+            return "DivergedError: the loss is nan"
+        run = RunDirectory.claim(pipeline.run_directory_of(config), config.to_dict(), resume=True)
+        wins = {"v": [0, 0, 1, 0], "vp": [0, 1, 1, 0], "vp_gap": [1, 1, 1, 0]}[config.method]
+        rollouts = {"layout_seeds": [7, 8, 9, 10], "outcomes": wins, "successes": sum(wins), "episodes": 4}
+        summary = {"task": config.task, "method": config.method, "seed": config.train.seed, "rollouts": rollouts}
+        run.summary.write_text(json.dumps(summary))
+        return None
+
+    monkeypatch.setattr(comparison, "_run_in_a_process", fake_cell)
+    monkeypatch.setattr(pipeline, "prepare_data", lambda config: None)
+    return ran
+
+
+def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, tmp_path):
+    config = dataclasses.replace(CONFIG, runs=str(tmp_path))
+    text = comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
+    assert len(cells) == 6 and "VP+GAP" in text
+    out = comparison.comparison_directory(config)
+    recorded = json.loads((out / "cells.json").read_text())
+    assert len(recorded["finished"]) == 5 and "DivergedError" in recorded["failed"][0]["error"]
+    assert (out / "table.md").exists() and (out / "table.png").stat().st_size > 1000
+    comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
+    assert cells[6:] == [("v", 1)]
+
+
+def test_an_unknown_method_stops_a_comparison_before_anything_runs(cells, tmp_path):
+    with pytest.raises(ConfigError, match="choose one of v, vp, vp_gap"):
+        comparison.compare(dataclasses.replace(CONFIG, runs=str(tmp_path)), ["vp", "gap"], [0])
+    assert not cells
