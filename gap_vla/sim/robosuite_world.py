@@ -1,108 +1,32 @@
-"""robosuite tasks built from primitive shapes: Panda arms, a table at z = 0.8 m, and bodies given as MJCF."""
+"""Base of the robosuite tasks: where things are, how the arms move, what a seed determines."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-import xml.etree.ElementTree as ET
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import mujoco
 import numpy as np
 from jaxtyping import Float
 
 from gap_vla.sim.appearance import Appearance, distractors_mjcf
+from gap_vla.sim.arm_control import ArmController
 from gap_vla.sim.cameras import View
-from gap_vla.sim.rotations import about_z, as_rotation_vector
+from gap_vla.sim.robosuite_env import TABLE_Z, PrimitiveEnv
+from gap_vla.sim.rotations import as_rotation_vector
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.variants import Variant
 from gap_vla.sim.world import World
 
-with contextlib.redirect_stderr(io.StringIO()):  # robosuite complains about optional parts while it is imported
-    import robosuite
-    from robosuite.environments.manipulation.manipulation_env import ManipulationEnv
-    from robosuite.models.arenas import TableArena
-    from robosuite.models.tasks import ManipulationTask
-logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
-
-TABLE_Z = 0.8
 DOWN = np.diag([1.0, -1.0, -1.0])
 """Rotation of a grip site that points straight down; the fingers open along the site's x axis."""
 NEUTRAL_YAW = np.pi / 2
 """Panda's own yaw at the start; its last joint allows about -25 to +290 degrees."""
 MAX_TURN = 0.5
 """Largest rotation command: turning faster drags the position along."""
-
-
-class PrimitiveEnv(ManipulationEnv):
-    """The robosuite environment under a world: no observables, no rewards, no cameras of its own.
-
-    Args:
-        bodies: MJCF of the bodies on the table.
-        bases: (yaw, xyz offset) of each robot's base relative to robosuite's place at the table's edge.
-    """
-
-    def __init__(
-        self, bodies: str, friction: tuple[float, float, float], bases: Sequence[tuple[float, Sequence[float]]]
-    ) -> None:
-        self._bodies, self._friction, self._bases = bodies, friction, bases
-        super().__init__(
-            robots=["Panda"] * len(bases),
-            env_configuration="default",
-            initialization_noise="default",
-            use_camera_obs=False,
-            has_offscreen_renderer=False,
-            renderer="mujoco",
-            control_freq=20,
-            ignore_done=True,
-            hard_reset=False,  # keeps the model: 700 times faster, no leak, and the renderer stays valid
-        )
-
-    def _check_robot_configuration(self, robots: Any) -> None:
-        """Any number of arms."""
-
-    def _load_model(self) -> None:
-        super()._load_model()
-        size = (0.8, 0.8, 0.05)
-        for robot, (yaw, offset) in zip(self.robots, self._bases):
-            place = np.array(robot.robot_model.base_xpos_offset["table"](size[0]))
-            robot.robot_model.set_base_xpos(about_z(yaw) @ place + np.array(offset))
-            robot.robot_model.set_base_ori(np.array((0.0, 0.0, yaw)))
-        arena = TableArena(size, self._friction, table_offset=(0, 0, TABLE_Z))
-        arena.set_origin([0, 0, 0])
-        for body in ET.fromstring(f"<bodies>{self._bodies}</bodies>"):
-            _separate_seen_from_touched(body)
-            arena.worldbody.append(body)
-        self.model = ManipulationTask(
-            mujoco_arena=arena, mujoco_objects=[], mujoco_robots=[robot.robot_model for robot in self.robots]
-        )
-
-    def _setup_observables(self) -> OrderedDict:
-        return OrderedDict()  # the world reads the state itself; updating sensors 25 times a step is not free
-
-    def reward(self, action: Any = None) -> float:
-        return 0.0
-
-    def visualize(self, vis_settings: Any) -> None:
-        """Nothing to show or hide: sites are not drawn."""
-
-
-def _separate_seen_from_touched(root: ET.Element) -> None:
-    """Splits every geom into one that collides and weighs (group 0) and a copy that is seen (group 1).
-
-    robosuite compiles with inertiagrouprange="0 0", so only group 0 has mass, and shows group 1 only. A geom that
-    sets its group stays as it is.
-    """
-    for body in list(root.iter("body")):
-        for geom in body.findall("geom"):
-            if "group" in geom.attrib:
-                continue
-            seen = {k: v for k, v in geom.attrib.items() if k not in ("density", "friction", "solref", "solimp")}
-            seen["name"] = f"{geom.get('name')}_seen"
-            ET.SubElement(body, "geom", {**seen, "contype": "0", "conaffinity": "0", "group": "1", "mass": "0"})
-            geom.set("group", "0")
+SUBSTEPS = 25
+"""Physics steps of 2 ms per action."""
 
 
 class RobosuiteWorld(World):
@@ -132,8 +56,21 @@ class RobosuiteWorld(World):
         self._robots = self.env.robots
         self._eef = [robot.eef_site_id["right"] for robot in self._robots]
         self._finger_addresses = [robot._ref_gripper_joint_pos_indexes["right"] for robot in self._robots]
-        self._base_rotations = [about_z(yaw) for yaw, _ in self.bases]
+        self._controllers = [self._controller(robot) for robot in self._robots]
+        self._inertia = np.zeros((self.model.nv, self.model.nv))
         self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
+
+    def _controller(self, robot: Any) -> ArmController:
+        return ArmController(
+            self.model,
+            self.data,
+            site=robot.eef_site_id["right"],
+            joints=np.array(robot._ref_joint_vel_indexes),
+            qpos=np.array(robot._ref_joint_pos_indexes),
+            actuators=np.array(robot._ref_arm_joint_actuator_indexes),
+            fingers=np.array(robot._ref_joint_gripper_actuator_indexes["right"]),
+            scale=(self.spec.position_scale, self.spec.rotation_scale),
+        )
 
     def bodies(self) -> str:
         """MJCF of the task's bodies; sizes follow `self.variant.size`."""
@@ -146,15 +83,24 @@ class RobosuiteWorld(World):
     def reset(self, rng: np.random.Generator) -> None:
         with _global_numpy_rng(int(rng.integers(2**32))):  # robosuite draws its joint noise from numpy's global state
             self.env.reset()
+        for controller, robot in zip(self._controllers, self._robots):
+            controller.reset(robot.part_controllers["right"].initial_joint)
         self.place(rng)
         self._appearance.redraw(rng, around=(0.0, 0.0, TABLE_Z))
         self.env.sim.forward()
 
     def step(self, action: Float[np.ndarray, " a"]) -> None:
-        command = np.array(action, dtype=np.float64).reshape(-1, 7)
-        for row, base in zip(command, self._base_rotations):
-            row[:3], row[3:6] = base.T @ row[:3], base.T @ row[3:6]  # robosuite expects the robot's own base frame
-        self.env.step(command.ravel())
+        for substep in range(SUBSTEPS):
+            mujoco.mj_step1(self.model, self.data)
+            if substep == 0:
+                for controller, command in zip(self._controllers, action.reshape(-1, 7)):
+                    controller.aim(command)
+            mujoco.mj_fullM(self.model, self._inertia, self.data.qM)
+            for controller in self._controllers:
+                controller.apply(self._inertia)
+            mujoco.mj_step2(self.model, self.data)
+        mujoco.mj_kinematics(self.model, self.data)  # what is seen and measured belongs to the state after the step
+        mujoco.mj_camlight(self.model, self.data)
 
     def hand(self, arm: int = 0) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
         site = self._eef[arm]
@@ -238,6 +184,3 @@ def _global_numpy_rng(seed: int) -> Iterator[None]:
         yield
     finally:
         np.random.set_state(kept)  # noqa: NPY002
-
-
-ROBOSUITE_VERSION: str = robosuite.__version__

@@ -1,15 +1,16 @@
-"""Hammer in drawer: open a drawer, put a hammer in, close it. Ranges follow robosuite-task-zoo's and MimicGen's task."""
+"""Hammer in drawer: open a drawer, put a hammer in, close it. Ranges follow the robosuite task zoo and MimicGen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gap_vla.sim.cameras import View
 from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
-from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, TABLE_Z, RobosuiteWorld
+from gap_vla.sim.robosuite_env import TABLE_Z
+from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
 from gap_vla.sim.start_ranges import draw_ranges
 
@@ -43,7 +44,7 @@ class HammerDrawer(RobosuiteWorld):
 
     views: ClassVar[dict[str, View]] = {
         **RobosuiteWorld.views,
-        "near": View((0.55, -0.75, 1.65), (0.06, 0.04, 0.86), 35.0),
+        "near": View((0.701, -0.688, 1.631), (0.11, 0.017, 0.86), 24.5),
     }
     friction = (0.6, 0.005, 0.0001)
     object_bodies = ("cabinet", "drawer", "hammer")
@@ -145,7 +146,7 @@ class HammerDrawer(RobosuiteWorld):
             x, y, z = self.bar()
             return [Goal(np.array([x, min(y + 0.02, shut[1] + 0.012), z + 0.004]), _SIDE, CLOSE)]
 
-        free = dict(tolerance=9.0, turn_tolerance=9.0, once=True)
+        free: dict[str, Any] = dict(tolerance=9.0, turn_tolerance=9.0, once=True)
         return [
             Phase(
                 "reach_handle",

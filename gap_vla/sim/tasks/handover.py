@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from gap_vla.sim.cameras import View
 from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
-from gap_vla.sim.robosuite_world import DOWN, TABLE_Z, RobosuiteWorld
+from gap_vla.sim.robosuite_env import TABLE_Z
+from gap_vla.sim.robosuite_world import DOWN, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
 from gap_vla.sim.start_ranges import draw_ranges
 
@@ -31,7 +32,7 @@ class Handover(RobosuiteWorld):
 
     views: ClassVar[dict[str, View]] = {
         **RobosuiteWorld.views,
-        "near": View((1.0, 0.0, 1.45), (0.0, 0.0, 0.92), 38.0),
+        "near": View((1.109, -0.02, 1.46), (0.021, -0.02, 0.953), 34.0),
     }
     bases = ((np.pi / 2, (0.0, -0.05, 0.0)), (-np.pi / 2, (0.0, 0.05, 0.0)))
     object_bodies = ("bar",)
@@ -82,8 +83,8 @@ class Handover(RobosuiteWorld):
             return Goal(position + np.array(move), rotation, gripper)
 
         presented = Goal(MEETING_POINT + np.array([0.0, -GRIP, 0.0]), _GIVER, CLOSE)
-        free = dict(tolerance=9.0, turn_tolerance=9.0, once=True)
-        careful = dict(gain=1.2, precise=True)
+        free: dict[str, Any] = dict(tolerance=9.0, turn_tolerance=9.0, once=True)
+        careful: dict[str, Any] = dict(gain=1.2, precise=True)
 
         def carried() -> list[Goal]:
             offset = self.hand(1)[0] - self.body_pose("bar")[0]

@@ -9,7 +9,8 @@ import numpy as np
 
 from gap_vla.sim.cameras import View
 from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
-from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, TABLE_Z, RobosuiteWorld
+from gap_vla.sim.robosuite_env import TABLE_Z
+from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
 
 RED_HALF, GREEN_HALF = 0.02, 0.025
@@ -24,7 +25,7 @@ class Stack(RobosuiteWorld):
 
     views: ClassVar[dict[str, View]] = {
         **RobosuiteWorld.views,
-        "near": View((0.60, -0.55, 1.35), (-0.02, 0.0, 0.88), 22.0),
+        "near": View((0.631, -0.54, 1.632), (-0.015, 0.002, 0.925), 15.1),
     }
     friction = (1.0, 0.005, 0.0001)
     object_bodies = ("red", "green")

@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from gap_vla.sim.cameras import View
 from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
-from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, TABLE_Z, RobosuiteWorld
+from gap_vla.sim.robosuite_env import TABLE_Z
+from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
 from gap_vla.sim.start_ranges import draw_ranges
 
