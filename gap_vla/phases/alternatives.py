@@ -29,7 +29,7 @@ class Options:
     Attributes:
         penalty, n_change_points, min_size, max_segment, jump: as for `segment`; penalty None follows the data set.
         alpha, beta, extra_weight, rest, smooth, dead_band, reduction: as for `Objective`; here smooth None and
-            dead_band None follow the data set, and pauses count (rest 0.5; the paper's 0 finds fewer of the experts'
+            dead_band None follow the data set, and pauses count (rest 0.25; the paper's 0 finds fewer of the experts'
             switches, docs/PHASES.md).
         arms: "joint": one segmentation for all arms, their distances add; "each": one per arm, change points united.
         rho: how hdbscan, cotpc and column make ρ of their change points: "gaussian", "hard" or "lstm".
@@ -45,7 +45,7 @@ class Options:
     alpha: float = 1.0
     beta: float = 2e-3
     extra_weight: float = 1.0
-    rest: float = 0.5
+    rest: float = 0.25
     smooth: int | None = None
     min_size: int = MIN_SIZE
     max_segment: int | None = None

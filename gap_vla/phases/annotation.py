@@ -25,6 +25,10 @@ from gap_vla.phases.saving import read_arrays, write_arrays, write_json
 PAIRS_WORTH_PROCESSES = 2e9
 """Below this many pairs of samples (about a minute of search on one core) new processes cost more than they save."""
 
+LABEL_LOOKAHEAD = 2
+"""Labels are made after the fact, so the LSTM may see this many samples more than a robot could; `lookahead=0` is
+causal. What it gains is in docs/PHASES.md."""
+
 
 def annotate(
     episodes: Sequence[Episode],
@@ -74,7 +78,9 @@ def annotate(
     own = Options(**{k: v for k, v in options.items() if k in own_fields})
     points_name, rho_name = method_parts(method, own)
     of_lstm = {k: v for k, v in options.items() if k in estimator_fields}
-    if of_lstm and rho_name != "lstm":
+    if rho_name == "lstm":
+        of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
+    elif of_lstm:
         raise MotionError(f"{', '.join(sorted(of_lstm))}: options of the LSTM, which method {method!r} does not use")
     motions = [motion_of(episode) for episode in episodes]
     if points_name != "column":

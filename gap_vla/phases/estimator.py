@@ -49,7 +49,7 @@ class EstimatorSettings:
     lookahead: int = 0
     epochs: int = 100
     learning_rate: float = 1e-2
-    batch_size: int = 16
+    batch_size: int = 8
     held_out: float = 0.1
     max_steps: int = 2_000_000
     seed: int = 0

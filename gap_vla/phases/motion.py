@@ -8,6 +8,7 @@ formed, so the sign of a quaternion never matters.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -132,7 +133,7 @@ def _as_columns(value: Any, name: str, where: str) -> np.ndarray:
 
 
 def _normalised(quaternion: np.ndarray, where: str) -> np.ndarray:
-    blocks = quaternion.reshape(len(quaternion), -1, 4)
+    blocks = quaternion.reshape(len(quaternion), quaternion.shape[1] // 4, 4)
     norms = np.linalg.norm(blocks, axis=2)
     off = np.abs(norms - 1) > UNIT_QUATERNION_TOLERANCE
     if off.any():
@@ -171,7 +172,7 @@ def motion_between(motion: Motion, i: int, j: int) -> dict[str, np.ndarray]:
     """M1: displacement (m), rotation vector (rad), opening change and extra change from sample i to sample j."""
     parts = {"position": motion.position[j] - motion.position[i]}
     if motion.quaternion is not None:
-        q = motion.quaternion.reshape(len(motion), -1, 4)
+        q = motion.quaternion.reshape(len(motion), motion.arms, 4)
         parts["rotation"] = relative_rotation_vector(q[i], q[j]).ravel()
     if motion.gripper is not None:
         parts["gripper"] = motion.gripper[j] - motion.gripper[i]
@@ -194,7 +195,7 @@ def steps_of(motion: Motion) -> Steps:
     n = max(len(motion) - 1, 0)
     rotation = None
     if motion.quaternion is not None:
-        q = motion.quaternion.reshape(len(motion), -1, 4)
+        q = motion.quaternion.reshape(len(motion), motion.arms, 4)
         rotation = relative_rotation_vector(q[:-1], q[1:]) if n else np.zeros((0, motion.arms, 3))
     return Steps(
         np.diff(motion.position, axis=0).reshape(n, motion.arms, 3),
@@ -215,7 +216,7 @@ def noise_level(steps: Float[np.ndarray, "N ..."]) -> float:
     >>> round(noise_level(np.diff(path, axis=0)), 4)
     0.0029
     """
-    third = np.diff(steps.reshape(len(steps), -1), n=2, axis=0)
+    third = np.diff(_flat(steps), n=2, axis=0)
     if third.size == 0:
         return 0.0
     spread = np.median(np.abs(third), axis=0) / 0.6745
@@ -226,7 +227,7 @@ def rotation_range(motion: Motion) -> float:
     """Greatest angle (rad) of any arm's orientation from its first one; 0 without orientations."""
     if motion.quaternion is None or len(motion) == 0:
         return 0.0
-    q = motion.quaternion.reshape(len(motion), -1, 4)
+    q = motion.quaternion.reshape(len(motion), motion.arms, 4)
     return float(np.linalg.norm(relative_rotation_vector(q[:1], q), axis=-1).max())
 
 
@@ -265,11 +266,15 @@ def unit_steps(motion: Motion, dead_band: DeadBand) -> UnitSteps:
     """The second argument of every cosine and sign in M2, for all steps."""
     steps = steps_of(motion)
     n = len(steps.position)
-    blocks = [directions(steps.position, dead_band.position).reshape(n, -1)]
+    blocks = [_flat(directions(steps.position, dead_band.position))]
     if steps.extra is not None:
-        blocks.append(directions(steps.extra, dead_band.extra).reshape(n, -1))
+        blocks.append(_flat(directions(steps.extra, dead_band.extra)))
     rotation = np.zeros((n, 0))
     if steps.rotation is not None:
-        rotation = directions(steps.rotation, dead_band.rotation).reshape(n, -1)
+        rotation = _flat(directions(steps.rotation, dead_band.rotation))
     sign = np.zeros((n, 0), np.int8) if steps.gripper is None else signs(steps.gripper, dead_band.gripper)
     return UnitSteps(np.concatenate(blocks, axis=1), rotation, sign)
+
+
+def _flat(rows: np.ndarray) -> np.ndarray:
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))

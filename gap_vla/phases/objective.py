@@ -27,8 +27,8 @@ class Objective:
         alpha: weight of the rotation term (paper: 1).
         beta: weight of the gripper term (paper: 2e-3); each column counts beta / (columns per arm).
         extra_weight: weight of the extra columns' term.
-        rest: our addition, 0 in the paper: a step without motion in a segment whose mean step is within the dead-band
-            counts -rest, so that pauses become segments of their own.
+        rest: our addition, 0 in the paper: if positive, a segment whose mean step is within the dead-band may count
+            as a pause instead, -rest for each of its steps without motion, where that is the lower cost.
         smooth: odd number of samples over which signals are averaged before (see `smoothing`); 1: not at all.
         dead_band: (position m, rotation rad, gripper units, extra units) below which nothing moves; a mapping sets
             some of them; None: `default_dead_band` of the recording.

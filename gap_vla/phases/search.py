@@ -50,10 +50,12 @@ def segment_distance(a, b, t):
             square += d * d
             along += d * (t.vector_sums[e, k] - t.vector_sums[a, k])
         length = np.sqrt(square)
+        gain = 0.0
         if length > t.vector_dead[c]:
-            total -= t.weights[c] * along / length
+            gain = along / length
         if t.rest > 0 and length <= t.vector_dead[c] * (e - a):
-            total -= t.rest * t.weights[c] * (t.rest_sums[e, c] - t.rest_sums[a, c])
+            gain = max(gain, t.rest * (t.rest_sums[e, c] - t.rest_sums[a, c]))
+        total -= t.weights[c] * gain
     for arm in range(t.quaternions.shape[1] // 4):
         q, r = 4 * arm, 3 * arm
         w1, x1, y1, z1 = (

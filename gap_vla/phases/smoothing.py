@@ -65,7 +65,8 @@ def default_window(motions: Sequence[Motion]) -> int:
     """The least odd window, up to 11, whose smoothed resting steps are below 20 % of the smoothed fast steps.
 
     White noise σ gives a moving average of w samples resting steps shorter than 4 σ / w (95 %). Clean recordings get
-    1, that is, no smoothing, and so do recordings of fewer than 45 samples. Position decides, and rotation where it is not held.
+    1, that is, no smoothing, and so do recordings of fewer than 45 samples. Position decides, and rotation where it
+    is not held.
     """
     motions = [motion for motion in motions if len(motion) > 3]
     if not motions:

@@ -1,0 +1,143 @@
+"""annotate(): every method, its identity, its files, its errors."""
+
+import json
+
+import numpy as np
+import pytest
+
+from gap_vla.episode import Episode
+from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
+
+
+def demo(seed, turns=4, leg=20, arms=1):
+    """An arm that walks around right-angled corners and closes its fingers half way; `phase` is the leg."""
+    rng = np.random.default_rng(seed)
+    steps = turns * leg
+    blocks = []
+    for _ in range(arms):
+        corners = np.linalg.qr(rng.normal(size=(3, 3)))[0]  # right angles, turned at random
+        heading = np.repeat(corners[np.arange(turns) % 3], leg, axis=0)
+        path = np.concatenate([np.zeros((1, 3)), np.cumsum(0.01 * heading, axis=0)[:-1]])
+        fingers = np.where(np.arange(steps) < steps // 2, 0.04, 0.0)[:, None] * [[1, -1]]
+        blocks += [path, np.tile([1.0, 0, 0, 0], (steps, 1)), fingers]
+    return Episode(
+        images={},
+        proprio=np.concatenate(blocks, axis=1).astype(np.float32),
+        action=np.zeros((steps, 7 * arms), np.float32),
+        phase=np.repeat([f"leg {k}" for k in range(turns)], leg),
+        metadata={"file_path": "walk.hdf5", "episode_id": seed},
+    )
+
+
+DEMOS = [demo(seed) for seed in range(6)]
+FAST = {"lstm": {"epochs": 3}}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_labels_every_step_and_is_saved_and_loaded(method, tmp_path):
+    annotation = annotate(DEMOS, method=method, **FAST.get(method, {}))
+    for episode, rho, points in zip(DEMOS, annotation.rho, annotation.change_points):
+        assert rho.dtype == np.float32 and rho.shape == (len(episode),)
+        assert rho.min() >= 0 and rho.max() <= 1
+        assert points.dtype == np.int64 and (np.diff(points) > 0).all()
+    again = load_annotator(annotation.save(tmp_path)).label(DEMOS[:2])
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(again.rho, annotation.rho))
+    assert all(a.tolist() == b.tolist() for a, b in zip(again.change_points, annotation.change_points))
+    assert again.identity == annotation.identity
+    assert not list(tmp_path.glob("*.pkl")) and not list(tmp_path.glob(".*tmp"))
+    stored = Annotation.load(tmp_path)
+    assert stored.report == json.loads(json.dumps(annotation.report))
+    assert [r.tobytes() for r in stored.rho] == [r.tobytes() for r in annotation.rho]
+
+
+@pytest.mark.parametrize("method", ["change_points", "cotpc", "column"])
+def test_corners_are_found(method):
+    annotation = annotate(DEMOS, method=method)
+    for points in annotation.change_points:
+        assert points.tolist() == [20, 40, 60]
+
+
+def test_what_each_method_makes_of_the_same_change_points():
+    one = DEMOS[:1]
+    hard = annotate(one, method="change_points").rho[0]
+    assert np.flatnonzero(hard).tolist() == [0, 20, 40, 60]
+    smooth = annotate(one, method="gaussian", sigma=2.0).rho[0]
+    np.testing.assert_allclose(smooth[[20, 22, 30]], np.exp([0, -0.5, -12.5]), rtol=1e-6)
+    assert set(annotate(one, method="fixed", value=0.3).rho[0].tolist()) == {np.float32(0.3)}
+    assert annotate(one, method="column", rho="hard").rho[0].tolist() == hard.tolist()
+
+
+def test_equal_bits_for_one_process_and_for_several():
+    alone, together = (annotate(DEMOS, seed=4, epochs=2, workers=n) for n in (1, 3))
+    assert alone.identity == together.identity and alone.report == together.report
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.rho, together.rho))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.change_points, together.change_points))
+    assert annotate(DEMOS, seed=5, epochs=2).identity["hash"] != alone.identity["hash"]
+
+
+def test_identity_and_report_are_json_and_say_what_was_resolved():
+    annotation = annotate(DEMOS, epochs=1)
+    identity = json.loads(json.dumps(annotation.identity))
+    assert identity["options"]["penalty"] == 1.0 and identity["options"]["smooth"] == 1
+    assert identity["options"]["dead_band"][0] == pytest.approx(0.0005, rel=0.01)
+    assert identity["estimator"]["lookahead"] == 2
+    report = json.loads(json.dumps(annotation.report))
+    assert report["episodes"] == 6 and report["change_points_per_episode"] == 3
+    assert report["estimator"]["held_out_loss"] > 0
+
+
+def test_apply_fills_rho_and_change_point():
+    annotation = annotate(DEMOS, method="gaussian")
+    labelled = annotation.apply(DEMOS)
+    assert np.flatnonzero(labelled[0].change_point).tolist() == [20, 40, 60]
+    assert labelled[0].validate().rho is annotation.rho[0]
+    with pytest.raises(MotionError, match="differ in number or length"):
+        annotation.apply(DEMOS[:2])
+
+
+def test_two_arms_are_segmented_together_or_each():
+    two = [demo(seed, arms=2) for seed in range(2)]
+    for arms in ("joint", "each"):
+        annotation = annotate(two, method="change_points", arms=arms)
+        assert [points.tolist() for points in annotation.change_points] == [[20, 40, 60]] * 2
+
+
+@pytest.mark.parametrize("method", ["lstm", "gaussian", "hdbscan", "cotpc"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_tiny_and_stationary_episodes_have_labels(method, steps):
+    tiny = demo(0)
+    tiny = tiny.replace(proprio=tiny.proprio[:steps], action=tiny.action[:steps], phase=None)
+    still = tiny.replace(proprio=np.tile(tiny.proprio[:1], (90, 1)), action=np.zeros((90, 7), np.float32))
+    annotation = annotate([tiny, still], method=method, **FAST.get(method, {}))
+    assert [len(rho) for rho in annotation.rho] == [steps, 90]
+    assert annotation.change_points[1].tolist() == []
+    assert np.isfinite(annotation.rho[1]).all()
+
+
+def test_errors_name_the_episode_the_option_and_the_method():
+    broken = DEMOS[2].proprio.copy()
+    broken[7, 1] = np.nan
+    with pytest.raises(MotionError, match=r"walk\.hdf5, episode 2: position is nan at step 7"):
+        annotate([DEMOS[0], DEMOS[2].replace(proprio=broken)])
+    stretched = DEMOS[1].proprio.copy()
+    stretched[3, 3] = 2
+    with pytest.raises(MotionError, match=r"episode 1: quaternion of arm 0 has length 2 at step 3"):
+        annotate([DEMOS[1].replace(proprio=stretched)])
+    with pytest.raises(MotionError, match="unknown method 'best'; known are lstm, fixed"):
+        annotate(DEMOS, method="best")
+    with pytest.raises(MotionError, match="unknown option penalti"):
+        annotate(DEMOS, penalti=3)
+    with pytest.raises(MotionError, match="options of the LSTM"):
+        annotate(DEMOS, method="gaussian", epochs=3)
+    with pytest.raises(MotionError, match="no episode"):
+        annotate([])
+    with pytest.raises(MotionError, match="needs the phase of every step"):
+        annotate([DEMOS[0].replace(phase=None)], method="column")
+
+
+def test_a_tampered_annotator_is_refused(tmp_path):
+    annotate(DEMOS, method="gaussian").save(tmp_path)
+    path = tmp_path / "annotator.json"
+    path.write_text(path.read_text().replace('"sigma": 4.0', '"sigma": 5.0'))
+    with pytest.raises(MotionError, match="does not fit"):
+        load_annotator(tmp_path)

@@ -1,0 +1,181 @@
+"""M4, M5: targets, weights, the LSTM, its stream and its files."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gap_vla.phases import Motion, MotionError, PhaseEstimator
+from gap_vla.phases.lstm import lstm_run
+from gap_vla.phases.targets import change_targets, distance_to_change, step_weights
+from gap_vla.phases.training import PhaseLSTM
+
+
+def zigzag(seed, steps=60):
+    """A path that turns every 15 steps and slows down before, with wrist and fingers."""
+    rng = np.random.default_rng(seed)
+    speed = np.tile(np.r_[np.linspace(0.4, 1, 7), np.linspace(1, 0.2, 8)], steps // 15)[:, None] * 0.01
+    heading = np.repeat(rng.normal(size=(steps // 15, 3)), 15, axis=0)
+    heading /= np.linalg.norm(heading, axis=1, keepdims=True)
+    path = np.concatenate([np.zeros((1, 3)), np.cumsum(speed * heading, axis=0)[:-1]])
+    half = np.cumsum(0.01 * rng.normal(size=steps))
+    turn = np.stack([np.cos(half), np.zeros(steps), np.zeros(steps), np.sin(half)], axis=1)
+    return Motion.of(path, turn, np.repeat(rng.random((steps // 15, 2)), 15, axis=0)), np.arange(15, steps, 15)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    recordings, points = zip(*(zigzag(seed) for seed in range(20)))
+    return PhaseEstimator(epochs=30, lookahead=1, seed=3).fit(recordings, points)
+
+
+def test_targets_are_one_at_change_points_and_at_the_first_step():
+    assert change_targets(np.array([3, 5]), 7).tolist() == [1, 0, 0, 1, 0, 1, 0]
+    assert change_targets(np.zeros(0, np.int64), 0).tolist() == []
+
+
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_distance_is_that_to_the_nearest_change_point_or_first_step(length, seed):
+    points = np.flatnonzero(np.random.default_rng(seed).random(length) < 0.1)
+    points = points[points > 0]
+    steps, anchors = np.arange(length), np.concatenate([[0], points])
+    np.testing.assert_array_equal(distance_to_change(points, length), np.abs(steps[:, None] - anchors).min(axis=1))
+    one_sided = distance_to_change(points, length, one_sided=True)
+    np.testing.assert_array_equal(one_sided, [t - anchors[anchors <= t].max() for t in steps])
+
+
+def test_negatives_weigh_k_d_squared_up_to_the_bound():
+    np.testing.assert_allclose(step_weights(np.array([4]), 8, k=0.1, most=0.5), [1, 0.1, 0.4, 0.1, 1, 0.1, 0.4, 0.5])
+
+
+def test_rho_is_high_at_change_points_and_low_between(trained):
+    motion, points = zigzag(99)
+    rho = trained.predict(motion)
+    assert rho.dtype == np.float32 and rho.shape == (60,)
+    assert rho.min() >= 0 and rho.max() <= 1
+    assert rho[points].mean() > 0.6
+    assert rho[points - 7].mean() < 0.3
+
+
+def test_the_report_holds_held_out_loss_and_calibration(trained):
+    report = trained.report
+    assert report["recordings"] == 20 and report["held_out_recordings"] == 2
+    assert 0 < report["held_out_loss"] < 1
+    assert 0 <= report["held_out_calibration"]["error"] < 0.2
+    json.dumps(report)
+
+
+def test_the_compiled_network_is_the_trained_one(trained):
+    model = PhaseLSTM(trained.width, 64)
+    w = trained.weights
+    state = {}
+    for name, layer in (("first", "l0"), ("second", "l1")):
+        state[f"lstm.weight_ih_{layer}"] = torch.from_numpy(getattr(w, f"{name}_in").T.copy())
+        state[f"lstm.weight_hh_{layer}"] = torch.from_numpy(getattr(w, f"{name}_hidden").T.copy())
+        state[f"lstm.bias_ih_{layer}"] = torch.from_numpy(getattr(w, f"{name}_bias"))
+        state[f"lstm.bias_hh_{layer}"] = torch.zeros(256)
+    model.load_state_dict(
+        state | {"head.weight": torch.from_numpy(w.head[None]), "head.bias": torch.from_numpy(w.head_bias)}
+    )
+    features = trained.features(zigzag(5)[0])
+    with torch.no_grad():
+        theirs = torch.sigmoid(model(torch.from_numpy((features - w.mean) / w.scale)[None]))[0].numpy()
+    np.testing.assert_allclose(lstm_run(features, w), theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 4])
+@pytest.mark.parametrize("steps", [1, 2, 60])
+def test_a_stream_gives_the_same_bits_as_the_whole_recording(trained, lookahead, steps):
+    estimator = PhaseEstimator(lookahead=lookahead)
+    estimator.columns, estimator._weights = trained.columns, trained.weights
+    motion = zigzag(7)[0]
+    motion = Motion(motion.position[:steps], motion.quaternion[:steps], motion.gripper[:steps])
+    stream = estimator.stream()
+    online = [stream.step(p, q, g) for p, q, g in zip(motion.position, motion.quaternion, motion.gripper)]
+    assert online[:lookahead] == [None] * min(lookahead, steps)
+    online = [rho for rho in online if rho is not None] + stream.finish()
+    assert np.array(online, np.float32).tobytes() == estimator.predict(motion).tobytes()
+
+
+def test_quaternion_signs_do_not_change_rho(trained):
+    motion = zigzag(8)[0]
+    signs = np.random.default_rng(0).choice([-1, 1], size=(60, 1))
+    flipped = Motion(motion.position, motion.quaternion * signs, motion.gripper)
+    np.testing.assert_allclose(trained.predict(flipped), trained.predict(motion), atol=1e-6)
+
+
+def test_saved_and_loaded_it_gives_the_same_bits(trained, tmp_path):
+    trained.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["estimator.json", "estimator.safetensors"]
+    again = PhaseEstimator.load(tmp_path)
+    motion = zigzag(9)[0]
+    assert again.predict(motion).tobytes() == trained.predict(motion).tobytes()
+    assert again.settings == trained.settings and again.report == trained.report
+    with pytest.raises(FileNotFoundError, match=r"holds no estimator\.json"):
+        PhaseEstimator.load(tmp_path / "nowhere")
+
+
+def test_training_twice_gives_the_same_bits_whatever_torch_did_before():
+    recordings, points = zip(*(zigzag(seed) for seed in range(4)))
+    torch.manual_seed(1)
+    torch.set_num_threads(2)
+    first = PhaseEstimator(epochs=2, seed=5).fit(recordings, points)
+    state = torch.get_rng_state()
+    torch.set_num_threads(1)
+    second = PhaseEstimator(epochs=2, seed=5).fit(recordings, points)
+    assert torch.equal(state, torch.get_rng_state())
+    other = PhaseEstimator(epochs=2, seed=6).fit(recordings, points)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(first.weights, second.weights))
+    assert first.weights.head.tobytes() != other.weights.head.tobytes()
+
+
+def test_one_recording_trains_without_a_held_out_part():
+    motion, points = zigzag(0)
+    report = PhaseEstimator(epochs=1).fit([motion], [points]).report
+    assert report["held_out_loss"] is None and report["held_out_recordings"] == 0
+
+
+def test_empty_and_single_sample_recordings_pass_through(trained):
+    def first(steps):
+        motion = zigzag(0)[0]
+        return Motion(motion.position[:steps], motion.quaternion[:steps], motion.gripper[:steps])
+
+    assert trained.predict(first(0)).tolist() == []
+    assert trained.predict(first(1)).shape == (1,)
+    PhaseEstimator(epochs=1).fit([first(0), first(1), first(30)], [np.zeros(0), np.zeros(0), np.array([15])])
+
+
+def test_wrong_use_is_said(trained):
+    with pytest.raises(MotionError, match="not trained"):
+        PhaseEstimator().predict(np.zeros((5, 3)))
+    with pytest.raises(MotionError, match="not those of the estimator"):
+        trained.predict(np.zeros((5, 3)))
+    with pytest.raises(MotionError, match="position is nan at step 0"):
+        trained.stream().step(np.full(3, np.nan))
+    with pytest.raises(MotionError, match="3 columns"):
+        trained.stream().step(np.zeros(3))
+    with pytest.raises(MotionError, match="nothing to learn"):
+        PhaseEstimator().fit([], [])
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        PhaseEstimator(epochs=0)
+
+
+def test_importing_is_light_and_the_compiled_search_is_kept_between_processes():
+    code = (
+        "import sys, time; t = time.perf_counter(); import gap_vla.phases as p; took = time.perf_counter() - t\n"
+        "heavy = [m for m in ('numba', 'torch', 'jax', 'tensorflow', 'mujoco', 'sklearn') if m in sys.modules]\n"
+        "import numpy as np; p.segment(np.zeros((9, 3)), penalty=1.0)\n"
+        "from gap_vla.phases.search import optimal_with_penalty as s\n"
+        "print(took, heavy, sum(s.stats.cache_hits.values()), 'torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    took, rest = out.split(" ", 1)
+    assert float(took) < 1
+    assert rest.strip() == "[] 1 False"

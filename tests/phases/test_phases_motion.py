@@ -1,0 +1,127 @@
+"""Signals, noise, dead-bands and smoothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from gap_vla.phases import DeadBand, Motion, MotionError, default_dead_band, default_penalty
+from gap_vla.phases.motion import motion_between, noise_level, relative_rotation_vector, steps_of
+from gap_vla.phases.smoothing import default_window, smooth_motion
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def wxyz(rotation: Rotation) -> np.ndarray:
+    return rotation.as_quat()[..., [3, 0, 1, 2]]
+
+
+@given(SEEDS)
+@settings(max_examples=50, deadline=None)
+def test_relative_rotation_is_the_log_of_the_world_frame_rotation(seed):
+    first, second = Rotation.random(2, rng=np.random.default_rng(seed))
+    ours = relative_rotation_vector(wxyz(first), -wxyz(second))
+    np.testing.assert_allclose(Rotation.from_rotvec(ours).as_matrix(), (second * first.inv()).as_matrix(), atol=1e-9)
+    assert np.linalg.norm(ours) <= np.pi + 1e-9
+
+
+def test_motion_between_two_samples_is_m1():
+    turn = Rotation.from_rotvec([[0, 0, 0], [0, 0, 0.3]])
+    motion = Motion.of(np.array([[0.0, 0, 0], [0.1, 0, 0]]), wxyz(turn), np.array([0.0, 0.02]))
+    m = motion_between(motion, 0, 1)
+    np.testing.assert_allclose(m["position"], [0.1, 0, 0])
+    np.testing.assert_allclose(m["rotation"], [0, 0, 0.3])
+    np.testing.assert_allclose(m["gripper"], [0.02])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("position", np.full((4, 3), np.nan), "position is nan at step 0, column 0"),
+        ("position", np.zeros((4, 5)), "5 wide"),
+        ("position", np.zeros(4), r"shape \(4,\)"),
+        ("quaternion", np.zeros((4, 4)), "length 0 at step 0, not 1"),
+        ("quaternion", np.ones((4, 3)), "3 wide, not 4"),
+        ("gripper", np.zeros((3, 1)), "gripper has 3 steps, position 4"),
+        ("gripper", np.array(["open"] * 4), "not numbers"),
+    ],
+)
+def test_bad_signals_are_named(field, value, said):
+    arguments = {"position": np.zeros((4, 3)), field: value}
+    with pytest.raises(MotionError, match=said) as error:
+        Motion.of(**arguments, where="demo.hdf5, episode 3")
+    assert "demo.hdf5, episode 3" in str(error.value)
+
+
+def test_an_infinite_value_is_named_with_its_step():
+    position = np.zeros((9, 3))
+    position[5, 2] = np.inf
+    with pytest.raises(MotionError, match="inf at step 5, column 2"):
+        Motion.of(position)
+
+
+def moving(rng, steps=150, speed=0.01, sigma=0.0):
+    path = np.cumsum(np.repeat(rng.normal(size=(6, 3)), steps // 6, axis=0), axis=0)
+    path *= speed / np.abs(np.diff(path, axis=0)).max()
+    return path + rng.normal(0, sigma, path.shape) if sigma else path
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 1e-3, 5e-3])
+def test_noise_is_measured_within_a_fifth(sigma):
+    path = moving(np.random.default_rng(3), sigma=sigma)
+    assert noise_level(np.diff(path, axis=0)) == pytest.approx(sigma, rel=0.2)
+
+
+def test_dead_bands_scale_with_the_unit_and_grow_with_the_noise():
+    rng = np.random.default_rng(0)
+    quiet, loud = (Motion.of(moving(np.random.default_rng(1), sigma=s)) for s in (1e-4, 1e-3))
+    assert default_dead_band([loud]).position > 4 * default_dead_band([quiet]).position
+    millimetres = Motion.of(loud.position * 1000)
+    assert default_dead_band([millimetres]).position == pytest.approx(1000 * default_dead_band([loud]).position)
+    del rng
+
+
+def test_a_recording_at_rest_has_dead_bands_above_rounding():
+    still = Motion.of(np.ones((50, 3), np.float32), np.tile([1.0, 0, 0, 0], (50, 1)), np.full(50, 0.04))
+    band = default_dead_band([still])
+    assert band == DeadBand(1e-6, np.pi, 1e-6, 1e-6)
+
+
+def test_a_held_orientation_does_not_count_and_a_turning_one_does():
+    rng = np.random.default_rng(0)
+    wobble = Rotation.from_rotvec(0.02 * rng.normal(size=(150, 3)))
+    turning = Rotation.from_rotvec(np.outer(np.linspace(0, 1.5, 150), [0, 0, 1]))
+    held, turned = (Motion.of(moving(rng), wxyz(r)) for r in (wobble, turning))
+    assert default_dead_band([held]).rotation == np.pi
+    assert default_dead_band([turned]).rotation < 0.03
+
+
+def test_clean_recordings_are_not_smoothed_and_noisy_ones_are():
+    windows = [default_window([Motion.of(moving(np.random.default_rng(2), sigma=s))]) for s in (0, 1e-3, 3e-3)]
+    assert windows[0] == 1
+    assert 1 < windows[1] < windows[2]
+
+
+@given(SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_smoothing_commutes_with_reversing_time_and_ignores_quaternion_signs(seed):
+    rng = np.random.default_rng(seed)
+    path = moving(rng, sigma=1e-3)
+    turns = wxyz(Rotation.from_rotvec(np.cumsum(0.05 * rng.normal(size=(150, 3)), axis=0)))
+    flipped = turns * rng.choice([-1, 1], size=(150, 1))
+    forward = smooth_motion(Motion.of(path, turns), 5)
+    backward = smooth_motion(Motion.of(path[::-1], flipped[::-1]), 5)
+    np.testing.assert_allclose(forward.position, backward.position[::-1], atol=1e-12)
+    np.testing.assert_allclose(steps_of(forward).rotation, -steps_of(backward).rotation[::-1], atol=1e-12)
+
+
+def test_an_even_window_is_refused():
+    with pytest.raises(MotionError, match="odd"):
+        smooth_motion(Motion.of(np.zeros((9, 3))), 4)
+
+
+def test_the_default_penalty_follows_the_length_within_bounds():
+    penalties = [default_penalty([Motion.of(np.zeros((n, 3)))]) for n in (0, 20, 80, 120, 400, 10_000)]
+    assert penalties == [0.5, 0.5, 1.0, 1.5, 2.0, 2.0]
+    assert default_penalty([]) == 0.5

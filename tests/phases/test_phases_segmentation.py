@@ -1,0 +1,272 @@
+"""M2 and M3: the cost, the exact search, and what they do not depend on."""
+
+import itertools
+
+import numpy as np
+import pytest
+import ruptures
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from gap_vla.phases import MotionCost, MotionError, segment, segment_all, segment_cost
+
+SEEDS = st.integers(0, 2**32 - 1)
+BAND = (1e-3, 1e-2, 1e-3, 1e-3)
+CLOSE = dict(rtol=1e-9, atol=1e-9)
+
+
+def recording(seed, steps, arms=1):
+    """A walk with pauses, turns and a gripper that sometimes moves; no step lies near a dead-band."""
+    rng = np.random.default_rng(seed)
+
+    def walk(width, scale):
+        moves = scale * rng.normal(size=(steps, width)) * (rng.random((steps, 1)) < 0.8)
+        moves += 20 * BAND[0] * np.sign(moves)
+        return np.cumsum(moves, axis=0)
+
+    position = np.concatenate([walk(3, 0.05) for _ in range(arms)], axis=1)
+    turns = [
+        Rotation.from_rotvec(0.3 * rng.normal(size=(steps, 3)) * (rng.random((steps, 1)) < 0.8)) for _ in range(arms)
+    ]
+    quaternion = np.concatenate([_compose(t) for t in turns], axis=1)
+    return position, quaternion, walk(2 * arms, 0.02)
+
+
+def _compose(steps):
+    now, out = Rotation.identity(), []
+    for step in steps:
+        now = step * now
+        out.append(now.as_quat()[[3, 0, 1, 2]])
+    return np.array(out)
+
+
+def cost_by_definition(position, quaternion, gripper, points, alpha=1.0, beta=2e-3, mean=False):
+    """M2 and M3 word for word, with scipy's rotations and one cosine per step."""
+    total, steps = 0.0, len(position)
+    rotation = Rotation.from_quat(quaternion[:, [1, 2, 3, 0]])
+
+    def direction(v, band):
+        length = np.linalg.norm(v)
+        return v / length if length > band else np.zeros_like(v)
+
+    def sign(v):
+        return np.sign(v) * (np.abs(v) > BAND[2])
+
+    for a, b in itertools.pairwise([0, *points, steps]):
+        e = min(b, steps - 1)
+        p = direction(position[e] - position[a], BAND[0])
+        r = direction((rotation[e] * rotation[a].inv()).as_rotvec(), BAND[1])
+        g = sign(gripper[e] - gripper[a])
+        d = 0.0
+        for i in range(a, e):
+            d -= p @ direction(position[i + 1] - position[i], BAND[0])
+            d -= alpha * (r @ direction((rotation[i + 1] * rotation[i].inv()).as_rotvec(), BAND[1]))
+            d -= beta * np.mean(g == sign(gripper[i + 1] - gripper[i]))
+        total += d / max(e - a, 1) if mean else d
+    return total
+
+
+def all_segmentations(steps, min_size):
+    for k in range(steps // min_size):
+        for points in itertools.combinations(range(1, steps), k):
+            if all(b - a >= min_size for a, b in itertools.pairwise([0, *points, steps])):
+                yield points
+
+
+@given(SEEDS, st.integers(2, 40), st.booleans(), st.floats(0, 2), st.floats(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_prefix_sums_give_the_cost_by_definition(seed, steps, mean, alpha, beta):
+    signals = recording(seed, steps)
+    rng = np.random.default_rng(seed)
+    points = np.flatnonzero(rng.random(steps - 1) < 0.2) + 1
+    ours = segment_cost(
+        *signals, points, alpha=alpha, beta=beta, dead_band=BAND, reduction="mean" if mean else "sum"
+    )  # fmt: skip
+    np.testing.assert_allclose(ours, cost_by_definition(*signals, points, alpha, beta, mean), **CLOSE)
+
+
+@given(SEEDS, st.integers(2, 12), st.integers(1, 3), st.floats(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_the_search_finds_the_minimum_that_brute_force_finds(seed, steps, min_size, penalty):
+    signals = recording(seed, steps)
+    options = dict(dead_band=BAND, beta=0.3)
+    found = segment(*signals, penalty=penalty, min_size=min_size, **options)
+    every = [
+        (segment_cost(*signals, points, **options) + penalty * len(points))
+        for points in all_segmentations(steps, min_size)
+    ]
+    best = min(every, default=segment_cost(*signals, [], **options))
+    np.testing.assert_allclose(segment_cost(*signals, found, **options) + penalty * len(found), best, **CLOSE)
+
+
+@given(SEEDS, st.integers(4, 12))
+@settings(max_examples=30, deadline=None)
+def test_every_number_of_change_points_is_optimal(seed, steps):
+    signals = recording(seed, steps)
+    most = steps // 2 - 1
+    for k, found in enumerate(segment_all(*signals, most=most, min_size=2, dead_band=BAND)):
+        assert len(found) == k
+        best = min(
+            segment_cost(*signals, points, dead_band=BAND) for points in all_segmentations(steps, 2) if len(points) == k
+        )
+        np.testing.assert_allclose(segment_cost(*signals, found, dead_band=BAND), best, **CLOSE)
+        np.testing.assert_array_equal(
+            found, segment(*signals, n_change_points=k, min_size=2, dead_band=BAND)
+        )  # fmt: skip
+
+
+@given(SEEDS, st.integers(10, 40), st.integers(0, 4), st.sampled_from([1, 2]), st.sampled_from(["sum", "mean"]))
+@settings(max_examples=25, deadline=None)
+def test_ruptures_dynp_reaches_the_same_optimum(seed, steps, k, jump, reduction):
+    signals = recording(seed, steps)
+    options = dict(dead_band=BAND, reduction=reduction)
+    cost = MotionCost(gripper=2, **options)
+    theirs = ruptures.Dynp(custom_cost=cost, min_size=2, jump=jump).fit(np.hstack(signals)).predict(n_bkps=k)[:-1]
+    ours = segment(*signals, n_change_points=k, min_size=2, jump=jump, **options)
+    assert all(point % jump == 0 for point in ours)
+    np.testing.assert_allclose(
+        segment_cost(*signals, ours, **options), segment_cost(*signals, theirs, **options), **CLOSE
+    )
+
+
+@pytest.mark.parametrize("search", [ruptures.Pelt, ruptures.BottomUp, ruptures.Window, ruptures.Binseg])
+def test_every_ruptures_search_takes_the_cost_and_none_beats_ours(search):
+    signals = recording(4, 120)
+    cost = MotionCost(gripper=2, dead_band=BAND)
+    searcher = search(custom_cost=cost, min_size=3, jump=1).fit(np.hstack(signals))
+    theirs = searcher.predict(pen=2.0)[:-1]
+    ours = segment(*signals, penalty=2.0, min_size=3, dead_band=BAND)
+
+    def objective(points):
+        return segment_cost(*signals, points, dead_band=BAND) + 2.0 * len(points)
+
+    assert objective(ours) <= objective(theirs) + 1e-9
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_more_penalty_never_gives_more_change_points(seed):
+    signals = recording(seed, 80)
+    numbers = [len(segment(*signals, penalty=p, dead_band=BAND)) for p in (0, 0.5, 1, 2, 4, 8, 16, 1000)]
+    assert numbers == sorted(numbers, reverse=True)
+    assert numbers[-1] == 0
+
+
+@given(SEEDS, st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_world_frame_quaternion_sign_and_unit_do_not_matter(seed, rest):
+    position, quaternion, gripper = recording(seed, 60)
+    rng = np.random.default_rng(seed)
+    world, shift = Rotation.random(rng=rng), rng.normal(size=3)
+    turned = world * Rotation.from_quat(quaternion[:, [1, 2, 3, 0]])
+    moved = (
+        1000 * (world.apply(position) + shift),
+        turned.as_quat()[:, [3, 0, 1, 2]] * rng.choice([-1, 1], size=(60, 1)),
+        5 * gripper + 1,
+    )
+    band = (1000 * BAND[0], BAND[1], 5 * BAND[2], 0)
+    points = np.flatnonzero(rng.random(59) < 0.15) + 1
+    options = dict(rest=0.5 * rest)
+    np.testing.assert_allclose(
+        segment_cost(*moved, points, dead_band=band, **options),
+        segment_cost(position, quaternion, gripper, points, dead_band=BAND, **options),
+        rtol=1e-7, atol=1e-7,
+    )  # fmt: skip
+
+
+@given(SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_reversing_time_keeps_the_cost(seed):
+    signals = recording(seed, 50)
+    points = np.flatnonzero(np.random.default_rng(seed).random(48) < 0.15) + 1  # 1 … T - 2: vertices of the path
+    backward = [s[::-1] for s in signals]
+    np.testing.assert_allclose(
+        segment_cost(*backward, 49 - points[::-1], dead_band=BAND),
+        segment_cost(*signals, points, dead_band=BAND),
+        **CLOSE,
+    )
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_the_distances_of_two_arms_add(seed):
+    position, quaternion, gripper = recording(seed, 40, arms=2)
+    points = [10, 25]
+    both = segment_cost(position, quaternion, gripper, points, dead_band=BAND)
+    each = [
+        segment_cost(position[:, 3 * k : 3 * k + 3], quaternion[:, 4 * k : 4 * k + 4], gripper[:, 2 * k : 2 * k + 2],
+                     points, dead_band=BAND)
+        for k in range(2)
+    ]  # fmt: skip
+    np.testing.assert_allclose(both, sum(each), **CLOSE)
+
+
+def test_extra_joints_count_as_one_more_direction():
+    still, fold = np.zeros((40, 3)), np.concatenate([np.arange(20), np.arange(20)[::-1]])[:, None] * [[0.1, 0.1]]
+    assert segment(still, penalty=1.0, dead_band=BAND).tolist() == []
+    assert segment(still, extra=fold, penalty=1.0, dead_band=BAND).tolist() == [19]
+    assert segment_cost(still, None, None, [19], extra=fold, extra_weight=0.5, dead_band=BAND) == pytest.approx(-19.0)
+
+
+def test_a_turn_in_place_is_found_by_rotation_alone():
+    angle = np.concatenate([np.linspace(0, 1, 30), np.full(30, 1.0)])
+    axis = np.concatenate([np.zeros(30), np.linspace(0, 1, 30)])
+    turn = Rotation.from_rotvec(np.outer(axis, [1, 0, 0])) * Rotation.from_rotvec(np.outer(angle, [0, 0, 1]))
+    found = segment(np.zeros((60, 3)), turn.as_quat()[:, [3, 0, 1, 2]], penalty=1.0, dead_band=BAND)
+    assert found.tolist() == [29]
+
+
+def test_pauses_are_segments_only_with_the_rest_term():
+    path = np.zeros((60, 3))
+    path[:, 0] = np.concatenate([np.linspace(0, 0.2, 20), np.full(20, 0.2), np.linspace(0.2, 0.4, 20)])
+    assert segment(path, penalty=1.0).tolist() == []
+    assert segment(path, penalty=1.0, rest=0.5).tolist() == [19, 40]
+
+
+def test_max_segment_bounds_segments_and_wide_bounds_change_nothing():
+    signals = recording(5, 300)
+    free = segment(*signals, penalty=1.0, dead_band=BAND)
+    longest = int(np.diff([0, *free, 300]).max())
+    np.testing.assert_array_equal(free, segment(*signals, penalty=1.0, dead_band=BAND, max_segment=longest))
+    bounded = segment(*signals, penalty=50.0, dead_band=BAND, max_segment=40)
+    assert np.diff([0, *bounded, 300]).max() <= 40
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_recordings_of_no_two_steps_have_no_change_points(steps):
+    found = segment(np.zeros((steps, 3)), np.tile([1.0, 0, 0, 0], (steps, 1)), np.zeros((steps, 1)))
+    assert found.dtype == np.int64
+    assert found.tolist() == []
+    assert segment_cost(np.zeros((steps, 3))) == 0
+
+
+@pytest.mark.parametrize("rest", [0.0, 0.5])
+def test_stationary_constant_and_repeated_samples_have_no_change_points(rest):
+    assert segment(np.full((200, 3), 0.3), np.tile([1.0, 0, 0, 0], (200, 1)), np.ones(200), rest=rest).tolist() == []
+    line = np.linspace(0, 1, 50)[:, None] * [[1.0, 0, 0]]
+    doubled = np.repeat(line, 2, axis=0)  # duplicated time stamps
+    assert segment(doubled, penalty=1.0).tolist() == []
+
+
+def test_what_does_not_fit_is_said():
+    path = recording(0, 20)
+    with pytest.raises(MotionError, match="20 samples with min_size 5 hold at most 3"):
+        segment(*path, n_change_points=4, min_size=5)
+    with pytest.raises(MotionError, match="not both"):
+        segment(*path, n_change_points=1, penalty=1.0)
+    with pytest.raises(MotionError, match="max_segment 2 is below min_size 3"):
+        segment(*path, max_segment=2)
+    with pytest.raises(MotionError, match="finite"):
+        segment(*path, penalty=np.nan)
+    with pytest.raises(MotionError, match="ascend strictly between 0 and 20"):
+        segment_cost(*path, [5, 5])
+    with pytest.raises(MotionError, match='"sum" or "mean"'):
+        segment(*path, reduction="median")
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_samples_are_segmented():
+    position, _, _ = recording(1, 100_000)
+    found = segment(position, penalty=2.0, dead_band=BAND, max_segment=500)
+    assert np.diff([0, *found, 100_000]).max() <= 500
