@@ -50,7 +50,8 @@ class GuardedPolicy:
 
     def __init__(self, policy: Policy, action_dim: int, *, limit: float, first_limit: float) -> None:
         self._policy, self._width = policy, action_dim
-        self._limit, self._next_limit = limit, first_limit
+        patience = float(getattr(policy, "patience", 0.0))  # a remote policy may wait this long for its server
+        self._limit, self._next_limit = limit + patience, first_limit + patience
         self._privileged = bool(getattr(policy, "privileged", False))
         self._thread = _Thread()
 

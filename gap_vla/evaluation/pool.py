@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 
 from gap_vla.evaluation.task import Task
-from gap_vla.evaluation.worker import SINGLE_THREAD, Crash, Frame, Reset, Step, Watch, serve
+from gap_vla.evaluation.worker import SINGLE_THREAD, Crash, Frame, Privilege, Reset, Step, serve
 
 
 @contextlib.contextmanager
@@ -34,8 +34,8 @@ class _Worker:
     them).
     """
 
-    def __init__(self, task: Task, watch: Watch, slots: Sequence[int], number: int) -> None:
-        self._task, self._watch, self._number = task, watch, number
+    def __init__(self, task: Task, privilege: Privilege, slots: Sequence[int], number: int) -> None:
+        self._task, self._privilege, self._number = task, privilege, number
         self.slots = tuple(slots)
         self.start()
 
@@ -46,7 +46,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
             target=serve,
-            args=(theirs, self._task, self._watch),
+            args=(theirs, self._task, self._privilege),
             daemon=True,
             name=f"simulator-{self._number}",
         )
@@ -76,14 +76,14 @@ class WorkerPool:
         task: Task,
         workers: int,
         slots_per_worker: int,
-        watch: Watch,
+        privilege: Privilege,
         *,
         step_limit: float,
         start_limit: float,
     ) -> None:
         self._limits = {False: step_limit, True: start_limit}
         numbers = range(workers * slots_per_worker)
-        self._workers = [_Worker(task, watch, numbers[w::workers], w) for w in range(workers)]
+        self._workers = [_Worker(task, privilege, numbers[w::workers], w) for w in range(workers)]
         self._of_slot = {slot: worker for worker in self._workers for slot in worker.slots}
 
     @property

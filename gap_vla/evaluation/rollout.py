@@ -22,7 +22,7 @@ from gap_vla.evaluation.record import EpisodeLog, EpisodeRecord, EvaluationError
 from gap_vla.evaluation.summary import summarize
 from gap_vla.evaluation.task import Task, sim_task
 from gap_vla.evaluation.video import VideoShelf
-from gap_vla.evaluation.worker import Crash, Frame, Reset, Step, Watch
+from gap_vla.evaluation.worker import Crash, Frame, Privilege, Reset, Step
 
 MAX_LOST_IN_A_ROW = 3
 """So many simulator failures without a finished episode between them mean that the machine, not a layout,
@@ -210,7 +210,7 @@ def evaluate(
         task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task` (then the picture and variant arguments are
             its own).
         horizon: control steps per episode; the task's own by default.
-        watch: let the scripted expert follow each episode, to tell which phase it reached.
+        watch: tell which phase of the scripted expert's plan each episode reached (`PhaseWatcher`).
         limits: how long to wait for the simulator and for the policy.
 
     Returns:
@@ -251,7 +251,7 @@ def evaluate(
         workers = min(workers, len(todo))
         slots = min(slots_per_worker, -(-len(todo) // workers))
         needs_expert = bool(getattr(policy, "privileged", False))
-        mode = Watch.ACTIONS if needs_expert else Watch.PHASES if watch else Watch.NO
+        mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
         shown = Progress(f"{policy.name} on {chosen.name}", episodes, done=episodes - len(todo)) if progress else None
         guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
         pool = WorkerPool(chosen, workers, slots, mode, step_limit=limits.simulator, start_limit=limits.simulator_first)

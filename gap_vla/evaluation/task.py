@@ -10,13 +10,20 @@ from typing import Any, Protocol
 import numpy as np
 
 
-class WatchingExpert(Protocol):
+class ActingExpert(Protocol):
     """A scripted expert looking at the environment's present state."""
 
     @property
     def phase(self) -> str: ...
 
     def act(self) -> np.ndarray: ...
+
+
+class Watcher(Protocol):
+    """Tells which phase an episode has reached, whoever acts."""
+
+    def look(self) -> str:
+        """Called once per step."""
 
 
 class Task(Protocol):
@@ -40,8 +47,11 @@ class Task(Protocol):
     def make(self) -> Any:
         """A gymnasium environment, made and used inside one worker."""
 
-    def make_expert(self, env: Any, *, seed: int) -> WatchingExpert | None:
-        """An expert for the episode that `env` has just been reset to, or None if the task has none."""
+    def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
+        """An expert for the episode that `env` has just been reset to."""
+
+    def make_watcher(self, env: Any) -> Watcher | None:
+        """A watcher for the episode that `env` has just been reset to, or None if phases are not known."""
 
     def identity(self) -> dict[str, Any]:
         """JSON-able: what must be equal for two evaluations to be of the same thing."""
@@ -74,10 +84,15 @@ class SimTask:
         )
         return RenderTimer(env)
 
-    def make_expert(self, env: Any, *, seed: int) -> WatchingExpert:
+    def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
         from gap_vla import sim
 
         return sim.make_expert(env, seed=seed)
+
+    def make_watcher(self, env: Any) -> Watcher:
+        from gap_vla.evaluation.watching import PhaseWatcher
+
+        return PhaseWatcher(env.unwrapped.world)
 
     def identity(self) -> dict[str, Any]:
         return {

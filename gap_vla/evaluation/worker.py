@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.evaluation.policy import EXPERT_ACTION
-from gap_vla.evaluation.task import Task, WatchingExpert
+from gap_vla.evaluation.task import ActingExpert, Task, Watcher
 
 SINGLE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -65,23 +65,24 @@ class Crash:
     traceback: str
 
 
-class Watch(enum.Enum):
-    """What the task's scripted expert is for."""
+class Privilege(enum.Enum):
+    """What the simulator's full state is used for."""
 
-    NO = "no"
-    # Names the phase; if it cannot cope with where a policy has led, it is left out from there on.
+    NONE = "none"
+    # A watcher names the phase; if it cannot cope with where a policy has led, it is left out from there on.
     PHASES = "phases"
-    # Its actions are executed: if it fails, the episode fails.
+    # The expert's actions are executed: if it fails, the episode fails.
     ACTIONS = "actions"
 
 
 class _Slot:
-    """One environment, and the expert that watches it."""
+    """One environment, and who looks at its full state."""
 
-    def __init__(self, task: Task, watch: Watch) -> None:
-        self._task, self._watch = task, watch
+    def __init__(self, task: Task, privilege: Privilege) -> None:
+        self._task, self._privilege = task, privilege
         self._env: Any = None
-        self._expert: WatchingExpert | None = None
+        self._expert: ActingExpert | None = None
+        self._watcher: Watcher | None = None
         self._phase: str | None = None
 
     def reset(self, command: Reset) -> Frame:
@@ -89,9 +90,11 @@ class _Slot:
         if self._env is None:
             self._env = self._task.make()
         observation, info = self._env.reset(seed=command.layout_seed)
-        self._phase = None
-        if self._watch is not Watch.NO:
+        self._phase = self._expert = self._watcher = None
+        if self._privilege is Privilege.ACTIONS:
             self._expert = self._task.make_expert(self._env, seed=command.layout_seed)
+        elif self._privilege is Privilege.PHASES:
+            self._watcher = self._task.make_watcher(self._env)
         return self._frame(command.slot, observation, info, False, started)
 
     def step(self, command: Step) -> Frame:
@@ -104,46 +107,34 @@ class _Slot:
         if self._env is not None:
             with contextlib.suppress(Exception):  # a broken simulator need not close well
                 self._env.close()
-        self._env = self._expert = None
+        self._env = self._expert = self._watcher = None
 
     def _frame(self, slot: int, observation: dict, info: dict, ended: bool, started: float) -> Frame:
         observation = dict(observation)
         if self._expert is not None:
-            self._consult(self._expert, observation)
+            observation[EXPERT_ACTION] = np.asarray(self._expert.act(), np.float32)
+            self._phase = self._expert.phase
+        elif self._watcher is not None:
+            try:
+                self._phase = self._watcher.look()
+            except Exception:
+                self._watcher = None
         rendering = float(info.get("render_seconds", 0.0))
         success = bool(info.get("success", False))
         elapsed = time.perf_counter() - started
         return Frame(
-            slot,
-            observation,
-            ended or success,
-            success,
-            self._phase,
-            max(elapsed - rendering, 0.0),
-            rendering,
+            slot, observation, ended or success, success, self._phase, max(elapsed - rendering, 0.0), rendering
         )
 
-    def _consult(self, expert: WatchingExpert, observation: dict) -> None:
-        try:
-            action = np.asarray(expert.act(), np.float32)
-        except Exception:
-            if self._watch is Watch.ACTIONS:
-                raise
-            self._expert = None
-            return
-        self._phase = expert.phase
-        if self._watch is Watch.ACTIONS:
-            observation[EXPERT_ACTION] = action
 
-
-def serve(connection: Connection, task: Task, watch: Watch) -> None:
+def serve(connection: Connection, task: Task, privilege: Privilege) -> None:
     """Answers every `Reset` and `Step` with a `Frame` or a `Crash`, in order, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     slots: dict[int, _Slot] = {}
     try:
         while True:
             command = connection.recv()
-            connection.send(_answer(slots.setdefault(command.slot, _Slot(task, watch)), command))
+            connection.send(_answer(slots.setdefault(command.slot, _Slot(task, privilege)), command))
     except (EOFError, OSError):
         pass  # the parent has closed the pipe or is gone
     finally:

@@ -73,6 +73,10 @@ class PointExpert:
         action[6] = 1 if self.phase == "grip" else -1
         return action
 
+    def look(self) -> str:
+        self.act()
+        return self.phase
+
 
 @dataclasses.dataclass(frozen=True)
 class PointTask:
@@ -90,6 +94,9 @@ class PointTask:
         return PointMass(self.size, self.faults)
 
     def make_expert(self, env: PointMass, *, seed: int) -> PointExpert:
+        return PointExpert(env)
+
+    def make_watcher(self, env: PointMass) -> PointExpert:
         return PointExpert(env)
 
     def identity(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from gap_vla.evaluation import evaluate as evaluate_noisily
 
 
 def evaluate(policy, out_dir, *, task=None, episodes=6, **options):
-    settings = {"seed": 0, "slots_per_worker": 2, "videos": 0, "progress": False, **options}
+    settings = {"seed": 0, "workers": 1, "slots_per_worker": 2, "videos": 0, "progress": False, **options}
     return evaluate_noisily(policy, task or PointTask(), episodes=episodes, out_dir=out_dir, **settings)
 
 

@@ -1,0 +1,53 @@
+"""Which phase of the scripted expert's plan an episode has reached, whoever acts in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gap_vla.sim.expert import Phase, Style, angle_between
+from gap_vla.sim.world import World
+
+SLACK_POSITION, SLACK_ROTATION = 0.015, 0.15
+"""m and rad added to twice the expert's own tolerances: demonstrations differ in heights and way points, and a policy
+need not stop where the expert does."""
+
+
+class PhaseWatcher:
+    """Moves through the plan as the hands arrive where each phase ends, with wider tolerances and without time limits.
+
+    It looks at where the hands are, and, through the expert's targets, where the objects are; a phase in which the
+    expert only waits (closing the gripper) passes with its time. A policy may do things in another way than the
+    expert, and is then seen in an earlier phase than it deserves.
+
+    Args:
+        world: `env.unwrapped.world` of a `gap_vla.sim` environment that has just been reset.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._plan = list(world.expert_phases(Style()))
+        self._index = self._steps = 0
+        self._goals: Any = None
+
+    def look(self) -> str:
+        """Call once per step; the name of the phase that the episode is in."""
+        phase = self._plan[self._index]
+        name = phase.name
+        goals = self._goals if self._goals is not None else phase.target()
+        if phase.once:
+            self._goals = goals
+        self._steps += 1
+        done = phase.until() if phase.until else all(self._arrived(phase, arm, goals[arm]) for arm in phase.arms)
+        if done and self._steps >= phase.hold and self._index + 1 < len(self._plan):
+            self._index += 1
+            self._steps, self._goals = 0, None
+        return name
+
+    def _arrived(self, phase: Phase, arm: int, goal: Any) -> bool:
+        position, rotation = self._world.hand(arm)
+        if np.linalg.norm(goal.position - position) >= 2 * phase.tolerance + SLACK_POSITION:
+            return False
+        allowed = 2 * phase.turn_tolerance + SLACK_ROTATION
+        return goal.rotation is None or angle_between(goal.rotation, rotation) < allowed
