@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from gap_vla.octo import batch_checks, checkpoint
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.spec import ModuleSpec
+from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.tokens import TokenGroup
 
 
@@ -69,7 +71,6 @@ class OctoModel:
         rng = jax.random.PRNGKey(0) if rng is None else rng
         arguments = (example["observation"], example["task"], example["observation"]["timestep_pad_mask"])
 
-        @jax.jit
         def initialize(rng: jax.Array) -> Any:
             params_key, dropout_key = jax.random.split(rng)
             rngs = {"params": params_key, "dropout": dropout_key}
@@ -77,7 +78,7 @@ class OctoModel:
 
         return cls(
             module=module,
-            params=initialize(rng),
+            params=_run_once(initialize, rng),
             text_processor=text_processor,
             example_batch=example,
             config=config,
@@ -106,11 +107,10 @@ class OctoModel:
         module = OctoModule.create(**config["model"], compute=compute)
         expected = parameter_shapes(module, example)
         batch_checks.check_params(params, expected, checkpoint.params_path(root, step))
-        text_processor = config["text_processor"]
         return cls(
             module=module,
             params=jax.tree.map(jnp.asarray, params),
-            text_processor=None if text_processor is None else ModuleSpec.instantiate(text_processor)(),
+            text_processor=_text_processor(config["text_processor"], root),
             example_batch=example,
             config=config,
             dataset_statistics=checkpoint.read_statistics(root),
@@ -192,10 +192,10 @@ class OctoModel:
             timestep_pad_mask = observations["timestep_pad_mask"]
         statistics = unnormalization_statistics
         dims = None if statistics is None else len(statistics["mean"])
-        static = (self.module, train, argmax, tuple(sample_shape), dims)
+        static = (self.module, train, argmax, tuple(sample_shape))
         rng = jax.random.PRNGKey(0) if rng is None else rng
         actions = _sample_actions(
-            static, self.params, dict(observations), dict(tasks), timestep_pad_mask, rng, temperature
+            static, self.params, dict(observations), dict(tasks), timestep_pad_mask, rng, temperature, dims
         )
         return actions if statistics is None else unnormalize(actions, statistics, normalization_type)
 
@@ -204,6 +204,20 @@ class OctoModel:
         from gap_vla.octo.pretty import pretty_spec
 
         return pretty_spec(self)
+
+
+def _run_once(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments), compiled for little compilation time: the CPU backend's optimizer costs more than it saves."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function).lower(*arguments).compile(options)(*arguments)
+
+
+def _text_processor(spec: Mapping[str, Any] | None, root: Path) -> Any:
+    """The text processor of a checkpoint, which may carry the files it needs."""
+    if spec is None:
+        return None
+    processor = ModuleSpec.instantiate(spec)()
+    return dataclasses.replace(processor, directory=str(root)) if isinstance(processor, HFTokenizer) else processor
 
 
 def parameter_shapes(module: OctoModule, example_batch: Mapping[str, Any]) -> Any:
@@ -250,8 +264,9 @@ def _sample_actions(
     timestep_pad_mask: jax.Array,
     rng: jax.Array,
     temperature: float,
+    dims: int | None,
 ) -> jax.Array:
-    module, train, argmax, sample_shape, dims = static
+    module, train, argmax, sample_shape = static
 
     def act(bound: OctoModule) -> jax.Array:
         if "action" not in bound.heads:

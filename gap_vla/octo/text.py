@@ -16,12 +16,12 @@ _DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "ret
 
 @dataclasses.dataclass(frozen=True)
 class HFTokenizer:
-    """A sentencepiece tokenizer by name: a directory, or a repository of the Hugging Face hub such as `"t5-base"`.
+    """A T5 tokenizer by name: a directory, or a repository of the Hugging Face hub such as `"t5-base"`.
 
     Its file is looked for at the first `encode`, so a model without a network loads as long as it is given no texts.
 
     Attributes:
-        tokenizer_name: a directory that holds `tokenizer.json` or `spiece.model`, or a repository's name.
+        tokenizer_name: a directory that holds `tokenizer.json`, or a repository's name.
         tokenizer_kwargs: upstream's options; max_length counts word pieces including the end of the sentence.
         encode_with_model: not supported: embed with the model's own language tokenizer.
         directory: looked into first, so that a checkpoint can carry its tokenizer.
@@ -55,40 +55,32 @@ class HFTokenizer:
 
 
 _END = 1
-_FILES = ("tokenizer.json", "spiece.model")
+_FILE = "tokenizer.json"
 
 
 def tokenizer_file(name: str, directory: str | None = None) -> Path:
-    """The file of the tokenizer `name`, downloaded if it is not here."""
-    for folder in [directory, name]:
-        for file in _FILES:
-            if folder is not None and (Path(folder) / file).is_file():
-                return Path(folder) / file
+    """The `tokenizer.json` of `name`, downloaded if it is not here."""
+    for folder in (directory, name):
+        if folder is not None and (Path(folder) / _FILE).is_file():
+            return Path(folder) / _FILE
     try:
         from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(name, "tokenizer.json"))
+        return Path(hf_hub_download(name, _FILE))
     except Exception as error:
         raise FileNotFoundError(
-            f"tokenizer {name!r}: no directory {Path(name).absolute()} with one of {', '.join(_FILES)}, and no "
-            f"download ({type(error).__name__}); without a network, put tokenizer.json of "
-            f"https://huggingface.co/{name} beside the checkpoint's config.json"
+            f"tokenizer {name!r}: no file {(Path(name) / _FILE).absolute()}, and no download "
+            f"({type(error).__name__}); without a network, put {_FILE} of https://huggingface.co/{name} beside the "
+            "checkpoint's config.json"
         ) from error
 
 
 @functools.lru_cache(maxsize=4)
 def _load(name: str, directory: str | None) -> Any:
     """A function from a string to its word pieces, without the end."""
-    path = tokenizer_file(name, directory)
-    if path.name == "tokenizer.json":
-        from tokenizers import Tokenizer
+    from tokenizers import Tokenizer
 
-        fast = Tokenizer.from_file(str(path))
-        fast.no_padding()
-        fast.no_truncation()
-        return lambda string: fast.encode(string, add_special_tokens=False).ids
-
-    from sentencepiece import SentencePieceProcessor
-
-    slow = SentencePieceProcessor(model_file=str(path))
-    return lambda string: slow.encode(string)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file(name, directory)))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return lambda string: tokenizer.encode(string, add_special_tokens=False).ids

@@ -132,7 +132,7 @@ class DiffusionActionHead(nn.Module):
         embedding = readout.pool(group, self.map_head, train)[:, -1]
         network, variables = self.diffusion_model.unbind()
         used = self.action_dim if embodiment_action_dim is None else embodiment_action_dim
-        is_used = jnp.asarray(np.tile(np.arange(self.action_dim) < used, self.action_horizon))
+        is_used = jnp.tile(jnp.arange(self.action_dim) < used, self.action_horizon)
         betas, alphas, alpha_hats = map(jnp.asarray, (self.betas, self.alphas, self.alpha_hats))
 
         width = self.action_horizon * self.action_dim
