@@ -44,6 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--val-fraction", "--val_fraction", type=float, default=0.1, help="default: 0.1")
     parser.add_argument("--reader", action="append", default=[], metavar="KEY=VALUE", help="option of the reader")
     parser.add_argument("--annotate", action="append", default=[], metavar="KEY=VALUE", help="option of the annotator")
+    parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
+    parser.add_argument("--fit-episodes", type=int, help="fit the annotator on so many episodes (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was made differently")
     parser.add_argument(
@@ -79,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
             arguments.name,
             version=arguments.version,
             val_fraction=arguments.val_fraction,
+            annotator=arguments.annotator,
+            fit_episodes=arguments.fit_episodes,
             overwrite=arguments.overwrite,
             **common,
         )

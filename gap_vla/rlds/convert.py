@@ -11,6 +11,7 @@ import numpy as np
 
 from gap_vla.demos.source import Source, open_source
 from gap_vla.rlds.builder import write_rlds
+from gap_vla.rlds.labelled import LabelledSource, change_point_mask
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import SCHEMA_VERSION
 from gap_vla.rlds.shards import DatasetError, Labels
@@ -30,6 +31,8 @@ def build_dataset(
     version: str = DEFAULT_VERSION,
     val_fraction: float = 0.1,
     identity: Mapping[str, Any] | None = None,
+    annotator: str | Path | None = None,
+    fit_episodes: int | None = None,
     workers: int = 2,
     overwrite: bool = False,
     **write_options: Any,
@@ -47,6 +50,9 @@ def build_dataset(
         version: `major.minor.patch`.
         val_fraction: share of episodes in the split `val`.
         identity: what the data are made from; default: reader, options and a hash of the files' content.
+        annotator: folder of a saved annotator: label with it, fit nothing (`method`, `seed`, `options` are its own).
+        fit_episodes: fit the annotator on this many episodes, spread evenly, and label the rest where they are
+            written; for data whose proprioception does not fit into memory. Default: on all of them.
         workers: processes.
         overwrite: replace an existing, different dataset.
         **write_options: of `write_rlds`.
@@ -62,7 +68,11 @@ def build_dataset(
         source = open_source(source, kind)
     if len(source) == 0:
         raise DatasetError(f"{source.path}: no episodes")
-    wanted = {"method": method, "seed": seed, "options": dict(options or {})}
+    wanted: dict[str, Any] = {"method": method, "seed": seed, "options": dict(options or {})}
+    if annotator is not None:
+        wanted = {"annotator": _annotator_identity(annotator)}
+    elif fit_episodes is not None:
+        wanted["fit_episodes"] = fit_episodes
     data = {**(source.identity() if identity is None else identity), "annotation": wanted}
     target = Path(data_dir) / name / version
     if not overwrite and _is_made_from(target, data, val_fraction):
@@ -75,8 +85,18 @@ def build_dataset(
         "overwrite": overwrite,
         **write_options,
     }
-    if method == "none":
+    if method == "none" and annotator is None:
         return write_rlds(source, data_dir, name, **common)
+    if annotator is not None or fit_episodes is not None:
+        fitted = _load(annotator) if annotator else _fit(source, method, seed, options, workers, fit_episodes or 1)
+        return write_rlds(
+            LabelledSource(source, fitted),
+            data_dir,
+            name,
+            annotator=fitted.identity,
+            companion=lambda directory: fitted.save(directory / "annotator"),
+            **common,
+        )
     annotation, labels = _annotate(source, method, seed, options, workers)
     return write_rlds(
         source,
@@ -134,7 +154,9 @@ def _annotate(
 ) -> tuple[Any, list[Labels]]:
     from gap_vla.phases import annotate
 
-    annotation = annotate(source.without_images(), method=method, seed=seed, workers=workers, **dict(options or {}))
+    annotation = annotate(
+        source.without_images(), method=method, seed=seed, workers=_few(workers), **dict(options or {})
+    )
     labels = [
         Labels(np.asarray(rho, np.float32), change_point_mask(points, len(rho)))
         for rho, points in zip(annotation.rho, annotation.change_points, strict=True)
@@ -142,12 +164,27 @@ def _annotate(
     return annotation, labels
 
 
-def change_point_mask(points: np.ndarray, steps: int) -> np.ndarray:
-    """bool[T], True at the first step of every segment but the first."""
-    mask = np.zeros(steps, bool)
-    mask[np.asarray(points, int)] = True
-    mask[0] = False
-    return mask
+def _load(annotator: str | Path) -> Any:
+    from gap_vla.phases import load_annotator
+
+    return load_annotator(annotator)
+
+
+def _annotator_identity(annotator: str | Path) -> dict[str, Any]:
+    return json.loads(json.dumps(_load(annotator).identity, default=str))
+
+
+def _fit(source: Source, method: str, seed: int, options: Mapping[str, Any] | None, workers: int, count: int) -> Any:
+    from gap_vla.phases import annotate
+
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int))
+    episodes = [source.read(int(i), images=False) for i in chosen]
+    return annotate(episodes, method=method, seed=seed, workers=_few(workers), **dict(options or {})).annotator
+
+
+def _few(workers: int) -> int | None:
+    """More than one process is left to the annotator: starting them costs more than a small dataset."""
+    return 1 if workers == 1 else None
 
 
 def _is_made_from(target: Path, data: Mapping[str, Any], val_fraction: float) -> bool:

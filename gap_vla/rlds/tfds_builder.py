@@ -15,6 +15,11 @@ from gap_vla.rlds.shards import DatasetError
 SOURCE_VARIABLE = "GAP_VLA_SOURCE"
 
 
+class _LocalInfo(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Not asked for over the network: these datasets are made from files on this machine."""
+
+
 class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A TFDS builder of one set of demonstrations.
 
@@ -43,7 +48,7 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     def _info(self) -> tfds.core.DatasetInfo:
         # Shapes are those of the demonstrations: before they are converted there is nothing to state.
         known = (self.data_path / "features.json").exists()
-        return tfds.core.DatasetInfo(
+        return _LocalInfo(
             builder=self,
             description=f"{self.name}: demonstrations in RLDS with the motion-transition probability rho per step.",
             features=tfds.features.FeaturesDict.from_config(self.data_dir) if known else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_demos import make_episode, write_robomimic
+from synthetic_demos import assert_equal, make_episode, write_robomimic
 
-from gap_vla.rlds import dataset_metadata, read_rlds
+from gap_vla.demos import open_source
+from gap_vla.rlds import DatasetError, build_dataset, dataset_metadata, read_rlds
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +25,15 @@ ROOT = Path(__file__).parents[2]
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demos")
     return write_robomimic(folder / "d.hdf5", [make_episode(i, annotated=False) for i in range(6)])
+
+
+def call(name: str, *arguments: object) -> int:
+    """A script's main, in this process: TensorFlow is imported once."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main([str(a) for a in arguments])
 
 
 def run(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,58 +47,80 @@ def run(*arguments: object, cwd: Path, **environment: str) -> subprocess.Complet
     )
 
 
-def test_build_dataset_annotates_writes_and_reuses(file: Path, tmp_path: Path) -> None:
-    script = ROOT / "scripts" / "build_dataset.py"
-    command = (script, file, "--name", "my_task", "--data-dir", tmp_path, "--method", "gaussian", "--workers", 1)
-    first = run(*command, cwd=tmp_path)
-    assert first.returncode == 0, first.stderr[-2000:]
+def test_build_dataset_annotates_writes_and_reuses(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("build_dataset", file, "--name", "my_task", "--data-dir", tmp_path, "--workers", 1)
+    assert call(*command, "--method", "gaussian") == 0
     path = tmp_path / "my_task" / "1.0.0"
-    assert f"dataset: {path}" in first.stdout
+    assert f"dataset: {path}" in capsys.readouterr().out
     episodes = list(read_rlds(path, "train"))
     assert all(e.rho is not None and np.ptp(e.rho) > 0 for e in episodes)
     assert dataset_metadata(path)["annotator"]["method"] == "gaussian"
     assert list((path / "annotator").iterdir())
     stamp = (path / "metadata.json").stat().st_mtime_ns
-    assert run(*command, cwd=tmp_path).returncode == 0
+    assert call(*command, "--method", "gaussian") == 0
     assert (path / "metadata.json").stat().st_mtime_ns == stamp
-    other = run(*command[:-4], "--method", "fixed", cwd=tmp_path)
-    assert other.returncode == 1 and "gaussian → fixed" in other.stderr and "Traceback" not in other.stderr
+    assert call(*command, "--method", "fixed") == 1
+    assert "gaussian → fixed" in capsys.readouterr().err
 
 
-def test_dry_run_shows_mapping_and_picture_and_writes_no_dataset(file: Path, tmp_path: Path) -> None:
-    script = ROOT / "scripts" / "build_dataset.py"
-    shown = run(script, file, "--name", "my_task", "--method", "gaussian", "--dry_run", cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr[-2000:]
+def test_a_saved_annotator_gives_the_same_labels(file: Path, tmp_path: Path) -> None:
+    source = open_source(file)
+    first = build_dataset(source, tmp_path, "first", method="gaussian", workers=1)
+    again = build_dataset(source, tmp_path, "again", annotator=first / "annotator", workers=1)
+    fitted = build_dataset(source, tmp_path, "fitted", method="gaussian", fit_episodes=6, workers=1)
+    for one, two, three in zip(*(read_rlds(p, "train") for p in (first, again, fitted)), strict=True):
+        assert_equal(one, two)
+        assert_equal(one, three)
+    assert dataset_metadata(first)["annotator"]["hash"] == dataset_metadata(again)["annotator"]["hash"]
+
+
+def test_dry_run_shows_mapping_and_picture_and_writes_no_dataset(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("build_dataset", file, "--name", "my_task", "--method", "gaussian", "--dry_run") == 0
+    shown = capsys.readouterr().out
     for line in (
         "6 episodes",
         "image_primary: uint8 16x16x3  <- obs/agentview_image",
         "steps/rho: float32 scalar  <- annotator",
         "dropped: obs/object",
     ):
-        assert line in shown.stdout, shown.stdout
+        assert line in shown, shown
     assert Image.open(tmp_path / "my_task_dry_run.png").size[0] > 400
     assert not (tmp_path / "data").exists()
 
 
-BUILD = """
-import sys, tensorflow_datasets as tfds
-import importlib.util
-spec = importlib.util.spec_from_file_location("threading_dataset_builder", "threading_dataset_builder.py")
-module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)
-builder = module.Threading(data_dir=sys.argv[1])
-builder.download_and_prepare()
-print(builder.info.splits["train"].num_examples, len(list(builder.as_dataset(split="val"))))
-"""
+@functools.cache  # TFDS refuses a second class of the same name
+def load_builder(name: str):  # type: ignore[no-untyped-def]
+    path = ROOT / "rlds_builders" / name / f"{name}_dataset_builder.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, "".join(part.title() for part in name.split("_")))
 
 
-def test_a_builder_folder_makes_the_same_dataset(file: Path, tmp_path: Path) -> None:
-    folder = ROOT / "rlds_builders" / "threading"
-    missing = run("-c", BUILD, tmp_path, cwd=folder)
-    assert missing.returncode != 0 and "no demonstrations; set GAP_VLA_SOURCE" in missing.stderr
-    built = run("-c", BUILD, tmp_path, cwd=folder, GAP_VLA_SOURCE=str(file))
-    assert built.returncode == 0, built.stderr[-2000:]
-    assert built.stdout.split() == ["5", "1"]
+def test_a_builder_folder_makes_the_same_dataset(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = load_builder("threading")(data_dir=str(tmp_path))
+    with pytest.raises(DatasetError, match="no demonstrations; set GAP_VLA_SOURCE"):
+        builder.download_and_prepare()
+    monkeypatch.setenv("GAP_VLA_SOURCE", str(file))
+    monkeypatch.setattr(load_builder("threading"), "METHOD", "gaussian")
+    builder.download_and_prepare()
+    assert builder.info.splits["train"].num_examples == 5
+    assert len(list(builder.as_dataset(split="val"))) == 1
     assert all(e.rho is not None for e in read_rlds(tmp_path / "threading" / "1.0.0", "train"))
+    again = load_builder("threading")(data_dir=str(tmp_path))
+    assert again.info.features["steps"].feature["rho"].dtype == np.float32
+
+
+def test_every_builder_folder_holds_a_builder_of_its_name() -> None:
+    folders = sorted(p.name for p in (ROOT / "rlds_builders").iterdir() if p.is_dir() and p.name[0] not in "._")
+    for name in folders:
+        assert load_builder(name).name == name
 
 
 @pytest.mark.skipif(not find_spec("apache_beam"), reason="the tfds command itself needs apache-beam")
@@ -96,3 +130,13 @@ def test_tfds_build_works_in_a_builder_folder(file: Path, tmp_path: Path) -> Non
     built = run(*command, cwd=folder, GAP_VLA_SOURCE=str(file))
     assert built.returncode == 0, built.stderr[-2000:]
     assert len(list(read_rlds(tmp_path / "threading" / "1.0.0", "train"))) == 5
+
+
+@pytest.mark.skipif(not find_spec("apache_beam"), reason="needs apache-beam")
+def test_beam_writes_the_same_bytes(file: Path, tmp_path: Path) -> None:
+    from gap_vla.rlds.beam import BeamRunner
+
+    here = build_dataset(open_source(file), tmp_path / "a", "toy", method="gaussian", workers=1)
+    beam = build_dataset(open_source(file), tmp_path / "b", "toy", method="gaussian", runner=BeamRunner())
+    for path in here.glob("*.*"):
+        assert path.read_bytes() == (beam / path.name).read_bytes(), path.name

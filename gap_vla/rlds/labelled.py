@@ -1,0 +1,46 @@
+"""A source whose episodes are labelled with ρ as they are read, by an annotator that is already there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gap_vla.demos.source import Source
+from gap_vla.episode import Episode
+
+if TYPE_CHECKING:
+    from gap_vla.phases import Annotator
+
+
+class LabelledSource(Source):
+    """`source` with ρ: nothing is kept in memory, so a shard's worker labels only what it writes.
+
+    Args:
+        source: the demonstrations.
+        annotator: fitted before (`gap_vla.phases.annotate(...)`, `load_annotator(...)`).
+    """
+
+    def __init__(self, source: Source, annotator: Annotator) -> None:
+        self.kind, self.path, self.options = source.kind, source.path, source.options
+        self._source, self._annotator = source, annotator
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, index: int, *, images: bool = True) -> Episode:
+        episode = self._source.read(index, images=images)
+        annotation = self._annotator.label([episode], workers=1)
+        mark = change_point_mask(annotation.change_points[0], len(episode))
+        return episode.replace(rho=np.asarray(annotation.rho[0], np.float32), change_point=mark)
+
+    def identity(self) -> dict[str, Any]:
+        return self._source.identity()
+
+
+def change_point_mask(points: np.ndarray, steps: int) -> np.ndarray:
+    """bool[T], True at the first step of every segment but the first."""
+    mask = np.zeros(steps, bool)
+    mask[np.asarray(points, int)] = True
+    mask[0] = False
+    return mask
