@@ -16,9 +16,10 @@ from gap_vla.evaluation.worker import SINGLE_THREAD, Crash, Frame, Privilege, Re
 
 
 @contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in variables}
-    os.environ.update(variables)
+def single_threaded() -> Iterator[None]:
+    """Processes started inside it use one thread each for BLAS and software OpenGL (they read it when they start)."""
+    before = {key: os.environ.get(key) for key in SINGLE_THREAD}
+    os.environ.update(SINGLE_THREAD)
     try:
         yield
     finally:
@@ -50,7 +51,7 @@ class _Worker:
             daemon=True,
             name=f"simulator-{self._number}",
         )
-        with _environment(SINGLE_THREAD):
+        with single_threaded():
             self.process.start()
         theirs.close()
         self.heard = time.monotonic()

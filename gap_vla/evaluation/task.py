@@ -59,7 +59,10 @@ class Task(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SimTask:
-    """A task of `gap_vla.sim`, with its pictures and its variant; see `sim_task` to build one by name."""
+    """A task of `gap_vla.sim`, with its pictures and its variant; see `sim_task` to build one by name.
+
+    `disturbance="objects_moved"` shifts the objects early in each episode.
+    """
 
     name: str
     instruction: str
@@ -70,6 +73,7 @@ class SimTask:
     cameras: tuple[str, ...] = ("primary",)
     variant: str = "default"
     camera: str = "near"
+    disturbance: str | None = None
 
     def make(self) -> Any:
         from gap_vla import sim
@@ -82,6 +86,10 @@ class SimTask:
             variant=self.variant,
             camera=self.camera,
         )
+        if self.disturbance == "objects_moved":
+            from gap_vla.evaluation.disturbance import ObjectMover
+
+            return ObjectMover(RenderTimer(env))
         return RenderTimer(env)
 
     def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
@@ -101,6 +109,7 @@ class SimTask:
             "cameras": list(self.cameras),
             "variant": self.variant,
             "camera": self.camera,
+            **({"disturbance": self.disturbance} if self.disturbance else {}),
         }
 
 

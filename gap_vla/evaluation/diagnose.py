@@ -1,0 +1,242 @@
+"""Does it look? How far a policy's actions, its errors and its success change when its senses are tampered with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from gap_vla.evaluation.interventions import DESCRIPTIONS, INTERVENTIONS, OBJECTS_MOVED, IntervenedPolicy
+from gap_vla.evaluation.policy import Policy, PolicyError
+from gap_vla.evaluation.progress import Progress
+from gap_vla.evaluation.recordings import Recording
+from gap_vla.evaluation.rollout import evaluate
+from gap_vla.evaluation.statistics import PairedDifference, paired_difference
+from gap_vla.evaluation.task import SimTask
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What one intervention does to the actions, open loop.
+
+    All figures are in units of the recorded actions' standard deviation (root mean square over the columns that vary).
+
+    Attributes:
+        change: mean distance between the action with and without the intervention; None where it does not apply.
+        change_transition, change_consistent: the same over transition steps, and over the others.
+        error: mean distance between the action under the intervention and the recorded one.
+    """
+
+    intervention: str
+    change: float | None
+    change_transition: float | None
+    change_consistent: float | None
+    error: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenLoop:
+    """Effects of all interventions on one policy.
+
+    Attributes:
+        error: mean distance between its undisturbed actions and the recorded ones.
+        spread: mean distance between its own actions at two random moments: how much they vary at all.
+        steps, transition_steps: how many moments were asked.
+    """
+
+    effects: tuple[Effect, ...]
+    error: float
+    spread: float
+    steps: int
+    transition_steps: int
+
+
+def open_loop(policy: Policy, recordings: Sequence[Recording], *, batch: int = 8, progress: bool = False) -> OpenLoop:
+    """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
+
+    The policy never acts: it sees what was recorded. It should execute one action per prediction, otherwise a change
+    shows only where it predicts anew.
+
+    Args:
+        recordings: two or more.
+        batch: episodes under way at once.
+    """
+    if len(recordings) < 2:
+        raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
+    names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
+    jobs = [(number, name) for number in range(len(recordings)) for name in names]
+    shown = Progress(f"open loop, {policy.name}", len(jobs)) if progress else None
+    actions: dict[tuple[int, str], np.ndarray] = {}
+    for start in range(0, len(jobs), batch):
+        some = jobs[start : start + batch]
+        actions |= _actions(policy, recordings, some, first_id=start)
+        if shown is not None:
+            shown.update(advance=len(some))
+    if shown is not None:
+        shown.close()
+    return _measure(recordings, names, actions)
+
+
+def _actions(
+    policy: Policy, recordings: Sequence[Recording], jobs: Sequence[tuple[int, str]], first_id: int
+) -> dict[tuple[int, str], np.ndarray]:
+    ids = {job: first_id + place for place, job in enumerate(jobs)}
+    policy.reset(list(ids.values()))
+    found: dict[tuple[int, str], list[np.ndarray]] = {job: [] for job in jobs}
+    for step in range(max(len(recordings[number]) for number, _ in jobs)):
+        live = [job for job in jobs if step < len(recordings[job[0]])]
+        moments = [_moment(recordings, number, name, step) for number, name in live]
+        observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
+        for job, action in zip(live, policy.act(observations, [ids[job] for job in live])):
+            found[job].append(action)
+    return {job: np.array(rows) for job, rows in found.items()}
+
+
+def _moment(recordings: Sequence[Recording], number: int, name: str, step: int) -> dict[str, Any]:
+    recording = recordings[number]
+    now = recording.observation(step)
+    if name == OBJECTS_MOVED:
+        assert recording.moved is not None
+        return {**now, **{key: pictures[step] for key, pictures in recording.moved.items()}}
+    if name == "none":
+        return now
+    other = recordings[(number + 1) % len(recordings)].observation(step)
+    return {**now, **INTERVENTIONS[name](now, recording.observation(0), other)}
+
+
+def _measure(
+    recordings: Sequence[Recording], names: Sequence[str], actions: dict[tuple[int, str], np.ndarray]
+) -> OpenLoop:
+    recorded = np.concatenate([recording.action for recording in recordings])
+    if actions[0, "none"].shape[1] != recorded.shape[1]:
+        raise PolicyError(
+            f"the policy's actions are {actions[0, 'none'].shape[1]} wide, the recorded ones {recorded.shape[1]}: "
+            "the recordings are of another task"
+        )
+    scale = recorded.std(0)
+    varies = scale > 1e-4
+
+    def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
+        return np.sqrt((((a - b)[:, varies] / scale[varies]) ** 2).mean(1))
+
+    whole = {name: np.concatenate([actions[n, name] for n in range(len(recordings))]) for name in names}
+    known = [recording.transition for recording in recordings]
+    transition = None if any(steps is None for steps in known) else np.concatenate([s for s in known if s is not None])
+    free = np.concatenate([np.ones(len(r), bool) if r.free is None else r.free for r in recordings])
+    shuffled = np.random.default_rng(0).permutation(len(recorded))
+    effects = []
+    for name in names[1:]:
+        counted = free if name == OBJECTS_MOVED else np.ones(len(recorded), bool)
+        change = distance(whole[name], whole["none"])
+        effects.append(
+            Effect(
+                intervention=name,
+                change=_mean(change, counted),
+                change_transition=None if transition is None else _mean(change, counted & transition),
+                change_consistent=None if transition is None else _mean(change, counted & ~transition),
+                error=None if name == OBJECTS_MOVED else _mean(distance(whole[name], recorded), counted),
+            )
+        )
+    return OpenLoop(
+        effects=tuple(effects),
+        error=float(distance(whole["none"], recorded).mean()),
+        spread=float(distance(whole["none"], whole["none"][shuffled]).mean()),
+        steps=len(recorded),
+        transition_steps=0 if transition is None else int(transition.sum()),
+    )
+
+
+def _mean(values: Float[np.ndarray, " T"], where: Bool[np.ndarray, " T"]) -> float | None:
+    return float(values[where].mean()) if where.any() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedLoop:
+    """Success under one intervention, and its difference to the undisturbed policy on the same layouts."""
+
+    intervention: str
+    successes: int
+    episodes: int
+    difference: PairedDifference | None
+
+
+def closed_loop(
+    policy: Policy,
+    task: SimTask,
+    library: Sequence[Recording],
+    *,
+    episodes: int,
+    seed: int,
+    out_dir: Path,
+    **options: Any,
+) -> tuple[ClosedLoop, ...]:
+    """Success undisturbed and under each intervention, on the same layouts; the first entry is the undisturbed one.
+
+    Args:
+        library: recordings of other layouts, for the interventions that swap.
+        out_dir: one folder per intervention; resumable like any evaluation.
+        options: passed on to `evaluate`.
+    """
+    found: list[ClosedLoop] = []
+    baseline = np.empty(0)
+    for name in ["none", *INTERVENTIONS, OBJECTS_MOVED]:
+        shown = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
+        where = dataclasses.replace(task, disturbance="objects_moved") if name == OBJECTS_MOVED else task
+        summary = evaluate(shown, where, episodes=episodes, seed=seed, out_dir=out_dir / name, **options)
+        outcomes = np.array(summary["outcomes"])
+        if name == "none":
+            baseline = outcomes
+        difference = None if name == "none" else paired_difference(outcomes, baseline)
+        found.append(ClosedLoop(name, summary["successes"], summary["episodes"], difference))
+    return tuple(found)
+
+
+def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
+    """Both results as a table, and what they say in a sentence."""
+    success = {entry.intervention: entry for entry in closed}
+    heading = ["intervention", "change", "transition", "consistent", "error", *(["success"] if closed else [])]
+    rows = [heading, ["none", "", "", "", _figure(opened.error), *([_rate(success["none"])] if closed else [])]]
+    for effect in opened.effects:
+        figures = [effect.change, effect.change_transition, effect.change_consistent, effect.error]
+        row = [effect.intervention, *map(_figure, figures)]
+        rows.append([*row, *([_rate(success[effect.intervention])] if effect.intervention in success else [])])
+    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(heading))]
+    table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    legend = "\n".join(f"  {effect.intervention}: {DESCRIPTIONS[effect.intervention]}" for effect in opened.effects)
+    return (
+        f"{table}\n\nchange, error: in standard deviations of the recorded actions; {opened.steps} steps, "
+        f"{opened.transition_steps} of them transitions; the policy's own actions differ by {opened.spread:.2f} "
+        f"between two random moments\n{legend}\n\n{verdict(opened)}"
+    )
+
+
+LOOKS, HARDLY = 0.25, 0.1
+"""Verdicts: swapping the pictures changes the actions by at least this share of their own spread, or by less."""
+
+
+def verdict(opened: OpenLoop) -> str:
+    """One sentence from `images_swapped` against the policy's own spread; the thresholds are a convention."""
+    effects = {effect.intervention: effect.change or 0.0 for effect in opened.effects}
+    share = effects["images_swapped"] / opened.spread if opened.spread else 0.0
+    proprio = effects["proprio_swapped"] / opened.spread if opened.spread else 0.0
+    looks = "It looks" if share >= LOOKS else "It hardly looks" if share < HARDLY else "It looks a little"
+    return (
+        f"{looks}: another episode's pictures change its actions by {share:.0%} of their own spread, another "
+        f"episode's proprioception by {proprio:.0%}."
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _rate(entry: ClosedLoop) -> str:
+    text = f"{entry.successes}/{entry.episodes}"
+    if entry.difference is None:
+        return text
+    low, high = (100 * end for end in entry.difference.interval)
+    return f"{text} ({100 * entry.difference.difference:+.0f}, {low:+.0f} to {high:+.0f})"

@@ -1,0 +1,107 @@
+"""What `scripts/diagnose.py` does: load policy and recordings, tamper, print, write `diagnosis.json`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+from gap_vla.atomic import write_json
+from gap_vla.episode import EpisodeError
+from gap_vla.evaluation.diagnose import closed_loop, open_loop, report, verdict
+from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
+from gap_vla.evaluation.policy import PolicyError
+from gap_vla.evaluation.record import EvaluationError
+from gap_vla.evaluation.recordings import Recording, from_episodes, from_simulator
+from gap_vla.evaluation.task import SimTask, sim_task
+from gap_vla.sim import RenderingError, UnknownNameError, require_rendering, task_spec
+
+LIBRARY = 5_000
+"""Recordings are of layouts this far behind `--seed`, so that no rollout is shown its own."""
+
+
+def diagnose_command(options: argparse.Namespace) -> int:
+    """Returns the exit status: 0, 1 for an error that is explained, 130 for Ctrl-C."""
+    try:
+        _diagnose(options)
+    except (PolicyError, EvaluationError, RenderingError, UnknownNameError, EpisodeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; finished rollouts are kept, the same command continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    simulated = not (options.demos or options.rlds)
+    if simulated or options.closed_loop:
+        require_rendering()
+    loaded, task_name = _load(options, execute=1)
+    size, cameras = options.image_size or loaded.image_size or 64, options.cameras or loaded.cameras or ("primary",)
+    task = sim_task(task_name, image_size=size, cameras=tuple(cameras)) if task_name else None
+    if (simulated or options.closed_loop) and task is None:
+        raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed_loop)")
+    recordings = _recordings(options, task)
+    opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
+    out = options.out or _default_out(options)
+    closed: tuple[Any, ...] = ()
+    if options.closed_loop:
+        assert task is not None
+        acting, _ = _load(options, execute=None)
+        closed = closed_loop(
+            acting.policy,
+            task,
+            recordings,
+            episodes=options.closed_loop,
+            seed=options.seed,
+            out_dir=out,
+            workers=options.workers,
+            progress=not options.quiet,
+        )
+    print(report(opened, closed))
+    content = {
+        "policy": {"name": loaded.policy.name, **getattr(loaded.policy, "identity", {})},
+        "open_loop": dataclasses.asdict(opened),
+        "closed_loop": [dataclasses.asdict(entry) for entry in closed],
+        "verdict": verdict(opened),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "diagnosis.json", content)
+    print(f"→ {out / 'diagnosis.json'}")
+
+
+def _load(options: argparse.Namespace, execute: int | None) -> tuple[LoadedPolicy, str | None]:
+    if options.checkpoint:
+        loaded = load_checkpoint(
+            options.checkpoint, task=options.task, step=options.step, execute=execute, dataset=options.dataset
+        )
+        return loaded, options.task or loaded.task
+    if options.task is None:
+        raise PolicyError(f"--policy {options.policy} needs --task")
+    width = task_spec(options.task).action_dim
+    return load_policy(options.policy, action_dim=width, keys=options.keys, patience=options.patience), options.task
+
+
+def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
+    if options.demos:
+        from gap_vla import demos
+
+        return from_episodes(itertools.islice(demos.read(options.demos), options.episodes))
+    if options.rlds:
+        from gap_vla.rlds import read_rlds
+
+        return from_episodes(itertools.islice(read_rlds(options.rlds, "val"), options.episodes))
+    assert task is not None
+    print(f"recording the expert in {options.episodes} layouts …", file=sys.stderr, flush=True)
+    seeds = [options.seed + LIBRARY + number for number in range(options.episodes)]
+    return from_simulator(task, seeds, workers=options.workers)
+
+
+def _default_out(options: argparse.Namespace) -> Path:
+    if options.checkpoint and Path(options.checkpoint).is_dir():
+        return Path(options.checkpoint) / "diagnosis"
+    return Path("runs") / "diagnosis" / (options.checkpoint or options.policy).replace("/", "_").replace(":", "_")

@@ -1,0 +1,53 @@
+"""Does the policy look? Tamper with its pictures and its proprioception, and see how far actions and success change.
+
+    python scripts/diagnose.py --checkpoint runs/assembly/NAME    # the expert's episodes, in simulation
+    python scripts/diagnose.py --checkpoint DIR --demos demos.hdf5    # recorded demonstrations, no simulator
+    python scripts/diagnose.py --checkpoint DIR --rlds data/rlds/NAME/1.0.0    # a dataset with ρ
+    python scripts/diagnose.py --checkpoint DIR --closed_loop 20    # success under each intervention too
+    python scripts/diagnose.py --policy ws://localhost:8000 --task stack --keys k.json   # somebody else's VLA
+
+Prints a table and a sentence; --out receives diagnosis.json and the rollouts.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from gap_vla.sim import TASK_NAMES
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
+    what.add_argument("--policy", help="random, or ws://HOST:PORT (a server of openpi's protocol)")
+    add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--demos", type=Path, help="demonstration file to show (default: the expert in the simulator)")
+    source.add_argument("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
+    add("--episodes", type=int, default=10, help="recorded episodes to show (default 10)")
+    add("--closed_loop", type=int, default=0, metavar="N", help="rollouts per intervention (default 0: open loop only)")
+    add("--seed", type=int, default=100_000, help="first layout seed (default 100000)")
+    add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
+    add("--step", type=int, help="which step of the checkpoint (default: the latest)")
+    add("--dataset", help="whose statistics, if the checkpoint carries several")
+    add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
+    add("--patience", type=float, default=60.0, help="seconds to wait for a server that is away (default 60)")
+    add("--image_size", type=int, help="pixels, square (default: the checkpoint's, or 64)")
+    add("--cameras", nargs="+", choices=("primary", "wrist"), help="default: the checkpoint's, or primary")
+    add("--workers", type=int, default=2, help="simulator processes (default 2)")
+    add("--quiet", action="store_true", help="no progress line")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parse()
+    from gap_vla.evaluation.diagnose_command import diagnose_command
+
+    return diagnose_command(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
