@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from gap_vla import __version__
+from gap_vla.atomic import write_json
 from gap_vla.episode import Episode
 from gap_vla.phases.alternatives import POINTS, RHO, Options, jsonable, method_parts, resolved
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.motion import DeadBand, Motion, MotionError
 from gap_vla.phases.report import label_report
-from gap_vla.phases.saving import read_arrays, write_arrays, write_json
+from gap_vla.phases.saving import read_arrays, write_arrays
 
 PAIRS_WORTH_PROCESSES = 2e9
 """Below this many pairs of samples (about a minute of search on one core) new processes cost more than they save."""

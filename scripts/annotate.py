@@ -1,0 +1,86 @@
+"""Adds ρ and change points to demonstrations: an RLDS dataset (a new version), a robomimic/MimicGen HDF5, or a folder
+of npz. Everything else in the copy is the same byte for byte; the source is not touched.
+
+Examples:
+    python scripts/annotate.py data/rlds/threading/1.0.0 --out data/rlds/threading/1.1.0 --report
+    python scripts/annotate.py demos.hdf5 --out demos_rho.hdf5 --method gaussian --option sigma=3
+    python scripts/annotate.py new.hdf5 --out new_rho.hdf5 --annotator demos_rho.hdf5.annotator
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` pairs; a value is JSON if it parses as JSON, otherwise text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"{pair!r} is not KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
+    parser.add_argument("--out", type=Path, required=True, help="where the labelled copy goes")
+    parser.add_argument("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method")
+    parser.add_argument("--seed", type=int, default=0, help="of the LSTM (default: 0)")
+    parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
+    parser.add_argument(
+        "--layout", default="gap", help="layout of the state: gap, robomimic, bridge, libero, ... or JSON"
+    )
+    parser.add_argument("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
+    parser.add_argument("--workers", type=int, help="processes (default: by the amount of work)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is complete")
+    parser.add_argument("--report", nargs="?", const="", metavar="HTML", help="write a page (default: OUT.report.html)")
+    parser.add_argument("--episodes", type=int, default=3, help="how many episodes the page shows (default: 3)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    arguments = make_parser().parse_args(argv)
+    from gap_vla.labelling import LabelJob, label_files
+
+    try:
+        layout = json.loads(arguments.layout) if arguments.layout.startswith("{") else arguments.layout
+        job = LabelJob(
+            method=arguments.method,
+            seed=arguments.seed,
+            options=parse_options(arguments.option),
+            annotator=arguments.annotator,
+            layout=layout,
+            state=arguments.state,
+            workers=arguments.workers,
+            overwrite=arguments.overwrite,
+        )
+        done = label_files(arguments.source, arguments.out, job)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    report = done.annotation.report
+    print(f"{report['episodes']} episodes, {report['steps']} steps, {report['change_points']} change points")
+    print(f"labelled copy: {done.path}\nannotator:     {done.annotator}")
+    if arguments.report is not None:
+        from gap_vla.labelling.pages import write_report
+
+        page = Path(arguments.report) if arguments.report else done.path.with_name(done.path.name + ".report.html")
+        print(f"report:        {write_report(done, page, arguments.episodes)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,56 @@
+"""Shows one episode: camera images with a slider, ρ, change points, motion signals and the expert's true switches, in
+one HTML page that needs no network; or as a video or a picture.
+
+Examples:
+    python scripts/show_episode.py data/rlds/threading/1.0.0 --episode 3 --out episode.html
+    python scripts/show_episode.py demos.hdf5 --out episode.html --method lstm     # labels it first, writes no labels
+    python scripts/show_episode.py demos_rho.hdf5 --out episode.mp4 --fps 20
+    python scripts/show_episode.py demos_rho.hdf5 --out episode.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
+    parser.add_argument("--episode", type=int, default=0, help="its number (default: 0)")
+    parser.add_argument("--split", default="train", help="RLDS: split (default: train)")
+    parser.add_argument("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
+    parser.add_argument("--camera", help="image to show (default: the first)")
+    parser.add_argument("--fps", type=float, default=20, help="of a video (default: 20)")
+    parser.add_argument("--method", help="label the episode with this method instead of its stored labels")
+    parser.add_argument("--annotator", type=Path, help="label the episode with this saved annotator")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    arguments = make_parser().parse_args(argv)
+    from gap_vla.labelling.pages import show_episode
+
+    try:
+        where = show_episode(
+            arguments.source,
+            arguments.out,
+            episode=arguments.episode,
+            split=arguments.split,
+            camera=arguments.camera,
+            fps=arguments.fps,
+            method=arguments.method,
+            annotator=arguments.annotator,
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(where)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
