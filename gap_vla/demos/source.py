@@ -14,6 +14,9 @@ from gap_vla.episode import Episode, EpisodeError
 
 READERS: dict[str, str] = {
     "robomimic_hdf5": "gap_vla.demos.robomimic_hdf5:RobomimicHDF5",
+    "lerobot": "gap_vla.demos.lerobot:LeRobot",
+    "npz": "gap_vla.demos.npz_folder:NpzFolder",
+    "pickle": "gap_vla.demos.array_pickles:ArrayPickles",
 }
 """Format name to `module:class`; a new format is one new file and one line here."""
 

@@ -27,6 +27,9 @@ from gap_vla.rlds.shards import DatasetError, Labels, ShardJob, plan_shards, pla
 from gap_vla.rlds.spool import spool
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 
+_WORTH_PROCESSES = 256 * 2**20
+"""Decoded bytes from which on starting processes (each loads TensorFlow) pays."""
+
 Runner = Callable[[list[ShardJob]], list[dict[str, Any]]]
 
 
@@ -172,7 +175,7 @@ def _write_all(
             jobs.append(ShardJob(episodes, shard, own, schema, path))
     if runner is not None:
         accounts = runner(jobs)
-    elif workers > 1 and len(jobs) > 1 and isinstance(episodes, Source):
+    elif workers > 1 and isinstance(episodes, Source) and size * len(episodes) > _WORTH_PROCESSES:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             accounts = list(pool.map(write_shard, jobs))
     else:

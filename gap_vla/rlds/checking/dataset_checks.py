@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from gap_vla.demos.layout import rotation_steps
 from gap_vla.rlds.checking.findings import Finding, Recording
-from gap_vla.rlds.layout import rotation_steps
 
 ACTION_PER_ARM = 7
 

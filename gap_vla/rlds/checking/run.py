@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.demos.layout import StateLayout
 from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.findings import Finding, Recording
 from gap_vla.rlds.checking.report import Report
-from gap_vla.rlds.layout import StateLayout
 from gap_vla.rlds.preview import episode_picture
 from gap_vla.rlds.reader import dataset_metadata, open_builder, read_steps
 
@@ -36,7 +36,7 @@ def check_dataset(
         version_dir: the dataset, e.g. `data/threading/1.0.0`.
         state_key: step field with the robot's state, `"observation/state"`; default: the first that exists of
             `observation/{proprio, state, …}`.
-        layout: columns of the state (`gap_vla.rlds.layout.LAYOUTS`); default: by its width (9 per arm: this
+        layout: columns of the state (`gap_vla.demos.layout.LAYOUTS`); default: by its width (9 per arm: this
             library's). Without a layout the checks of poses and conventions are left out, and that is said.
         pictures: episodes in the report.
         max_episodes: per split; default all.

@@ -1,0 +1,126 @@
+"""npz folders and pickles of arrays become Episodes; nothing in a pickle is ever run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_demos import assert_equal, make_episode
+
+from gap_vla.demos import open_source
+from gap_vla.demos.array_pickles import load_arrays
+from gap_vla.episode import Episode, EpisodeError
+
+
+def plain(index: int) -> Episode:
+    return make_episode(index, annotated=False).replace(success=True)
+
+
+def arrays(episode: Episode) -> dict[str, np.ndarray]:
+    return {**episode.images, "proprio": episode.proprio, "action": episode.action, "phase": episode.phase}  # type: ignore[dict-item]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(3):
+        text = plain(i).language_instruction
+        np.savez(tmp_path / f"demo_{i}.npz", **arrays(plain(i)), language_instruction=text, extra=np.zeros(3))
+    return tmp_path
+
+
+def test_npz_files_come_back_equal(folder: Path) -> None:
+    source = open_source(folder, "npz")
+    for i, episode in enumerate(source):
+        assert_equal(episode, plain(i))
+    assert set(source.dropped()) == {"extra"}
+    assert not source.read(0, images=False).images
+
+
+def _replace(folder: Path, **changes: np.ndarray) -> None:
+    with np.load(folder / "demo_1.npz") as old:
+        np.savez(folder / "demo_1.npz", **({k: old[k] for k in old.files} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"action": np.zeros((3, 7))}, "action has 3 steps"),
+        ({"action": np.zeros(20)}, r"'action' is float64\[20\]"),
+        ({"proprio": np.zeros((20, 8))}, r"state has shape \(20, 8\), the layout has 9 columns"),
+        ({"image_wrist": np.zeros((20, 8, 8, 3))}, "'image_wrist' is float64.* not uint8 pictures"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(folder: Path, changes: dict[str, np.ndarray], message: str) -> None:
+    _replace(folder, **changes)
+    with pytest.raises(EpisodeError, match=message) as error:
+        list(open_source(folder, "npz"))
+    assert "demo_1" in str(error.value)
+
+
+def test_damaged_npz_and_empty_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    file = folder / "demo_2.npz"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(EpisodeError, match=r"demo_2.npz: not a readable .npz"):
+        list(open_source(folder, "npz"))
+    np.savez(folder / "demo_2.npz", action=np.array([{"a": 1}], object))
+    with pytest.raises(EpisodeError, match=r"demo_2.npz: not a readable .npz of plain arrays"):
+        list(open_source(folder, "npz"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EpisodeError, match=r"no .npz files"):
+        open_source(tmp_path / "empty", "npz")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_pickles_of_arrays_are_read_as_list_or_files(tmp_path: Path, protocol: int) -> None:
+    options = {"state_key": "proprio", "image_keys": {"image_primary": "image_primary", "image_wrist": "image_wrist"}}
+    listed = tmp_path / "all.pkl"
+    listed.write_bytes(pickle.dumps([arrays(plain(i)) for i in range(3)], protocol))
+    (tmp_path / "files").mkdir()
+    for i in range(3):
+        (tmp_path / "files" / f"{i}.pkl").write_bytes(pickle.dumps(arrays(plain(i)), protocol))
+    for path in (listed, tmp_path / "files"):
+        source = pickle.loads(pickle.dumps(open_source(path, "pickle", **options)))
+        for i, episode in enumerate(source):
+            assert_equal(episode, plain(i).replace(language_instruction=""))
+
+
+class _Harmful:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):  # type: ignore[no-untyped-def]
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    file, mark = tmp_path / "bad.pkl", tmp_path / "ran"
+    file.write_bytes(pickle.dumps({"action": _Harmful(mark)}))
+    with pytest.raises(EpisodeError, match=r"bad.pkl: .*contains posix.system; only dictionaries of numpy arrays"):
+        load_arrays(file)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("content", [plain(0), {1, 2}, Path("x")])
+def test_other_objects_are_refused(tmp_path: Path, content: object) -> None:
+    file = tmp_path / "bad.pkl"
+    file.write_bytes(pickle.dumps(content))
+    with pytest.raises(EpisodeError, match=r"bad.pkl"):
+        open_source(file, "pickle")
+
+
+def test_object_arrays_cannot_smuggle_code(tmp_path: Path) -> None:
+    file, mark = tmp_path / "bad.pkl", tmp_path / "ran"
+    file.write_bytes(pickle.dumps({"action": np.array([_Harmful(mark)], object)}))
+    with pytest.raises(EpisodeError, match="contains"):
+        load_arrays(file)
+    assert not mark.exists()
+
+
+def test_truncated_pickles_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "cut.pkl"
+    file.write_bytes(pickle.dumps(arrays(plain(0)))[:-2000])
+    with pytest.raises(EpisodeError, match=r"cut.pkl: not read as a pickle of arrays"):
+        open_source(file, "pickle")

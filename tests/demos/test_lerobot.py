@@ -1,0 +1,182 @@
+"""LeRobot folders of format v2 and v3, as its library lays them out, become Episodes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from synthetic_demos import make_episode
+
+from gap_vla.demos import open_source
+from gap_vla.episode import Episode, EpisodeError
+
+FPS = 10
+
+
+def episode(index: int) -> Episode:
+    """Smooth pictures, so that a video codec keeps them recognisable: brightness tells the step."""
+    made = make_episode(index, steps=12 + index, annotated=False)
+    level = (np.arange(len(made)) * 8 + 60 * index) % 250
+    frames = np.broadcast_to(level[:, None, None, None], (len(made), 64, 64, 3)).astype(np.uint8)
+    return made.replace(images={"image_primary": frames})
+
+
+def png(frame: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(frame).save(stream, "png")
+    return stream.getvalue()
+
+
+def rows(index: int, pictures: bool) -> dict[str, Any]:
+    e = episode(index)
+    columns: dict[str, Any] = {
+        "observation.state": e.proprio.tolist(),
+        "action": e.action.tolist(),
+        "episode_index": [index] * len(e),
+        "frame_index": list(range(len(e))),
+        "timestamp": [i / FPS for i in range(len(e))],
+    }
+    if pictures:
+        columns["observation.images.top"] = [{"bytes": png(f), "path": ""} for f in e.images["image_primary"]]
+    return columns
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def info(version: str, picture_type: str, **paths: Any) -> dict[str, Any]:
+    return {
+        "codebase_version": version,
+        "fps": FPS,
+        "features": {
+            "observation.state": {"dtype": "float32", "shape": [9]},
+            "action": {"dtype": "float32", "shape": [7]},
+            "observation.images.top": {"dtype": picture_type, "shape": [64, 64, 3]},
+            "timestamp": {"dtype": "float32", "shape": [1]},
+        },
+        **paths,
+    }
+
+
+def write_table(path: Path, columns: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    iio.imwrite(path, frames, fps=FPS, codec="libx264", plugin="FFMPEG", output_params=["-crf", "1"])
+
+
+def version_2(root: Path, picture_type: str = "video") -> Path:
+    data, video = (
+        "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        ("videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"),
+    )
+    paths = {"chunks_size": 2, "data_path": data, "video_path": video}
+    write_json(root / "meta" / "info.json", info("v2.1", picture_type, **paths))
+    lines = []
+    for i in range(3):
+        keys = {"episode_chunk": i // 2, "episode_index": i}
+        write_table(root / data.format(**keys), rows(i, picture_type == "image"))
+        if picture_type == "video":
+            target = root / video.format(video_key="observation.images.top", **keys)
+            write_video(target, episode(i).images["image_primary"])
+        lines.append(json.dumps({"episode_index": i, "length": len(episode(i)), "tasks": [f"task {i}"]}))
+    (root / "meta" / "episodes.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def version_3(root: Path) -> Path:
+    data, video = (
+        "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        ("videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"),
+    )
+    write_json(root / "meta" / "info.json", info("v3.0", "video", data_path=data, video_path=video))
+    key = "observation.images.top"
+    merged: dict[str, list[Any]] = {}
+    index: dict[str, list[Any]] = {}
+    start = 0
+    for i in range(3):
+        for name, values in rows(i, False).items():
+            merged.setdefault(name, []).extend(values)
+        row = {
+            "episode_index": i,
+            "length": len(episode(i)),
+            "tasks": [f"task {i}"],
+            "data/chunk_index": 0,
+            "data/file_index": 0,
+            f"videos/{key}/chunk_index": 0,
+            f"videos/{key}/file_index": 0,
+            f"videos/{key}/from_timestamp": start / FPS,
+        }
+        for name, value in row.items():
+            index.setdefault(name, []).append(value)
+        start += len(episode(i))
+    write_table(root / data.format(chunk_index=0, file_index=0), merged)
+    write_table(root / "meta" / "episodes" / "chunk-000" / "file-000.parquet", index)
+    frames = np.concatenate([episode(i).images["image_primary"] for i in range(3)])
+    write_video(root / video.format(video_key=key, chunk_index=0, file_index=0), frames)
+    return root
+
+
+@pytest.mark.parametrize("write", [version_2, version_3])
+def test_tables_and_videos_are_aligned(tmp_path: Path, write) -> None:  # type: ignore[no-untyped-def]
+    source = open_source(write(tmp_path), "lerobot")
+    assert len(source) == 3
+    for i, found in enumerate(source):
+        expected = episode(i)
+        np.testing.assert_array_equal(found.proprio, expected.proprio)
+        np.testing.assert_array_equal(found.action, expected.action)
+        assert found.language_instruction == f"task {i}"
+        brightness = found.images["image_primary"].mean((1, 2, 3))
+        np.testing.assert_allclose(brightness, expected.images["image_primary"].mean((1, 2, 3)), atol=3)
+
+
+def test_pictures_inside_tables_come_back_equal(tmp_path: Path) -> None:
+    for i, found in enumerate(open_source(version_2(tmp_path, "image"), "lerobot")):
+        np.testing.assert_array_equal(found.images["image_primary"], episode(i).images["image_primary"])
+
+
+def test_pictures_can_be_resized_and_columns_named(tmp_path: Path) -> None:
+    options = {"image_size": [32, 48], "layout": "robomimic", "image_keys": {"observation.images.top": "image_wrist"}}
+    found = open_source(version_2(tmp_path, "image"), "lerobot", **options)[0]
+    assert found.images["image_wrist"].shape == (12, 32, 48, 3)
+    np.testing.assert_array_equal(found.arms[0].quaternion[:, 1:], episode(0).proprio[:, 3:6])
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    root = version_2(tmp_path)
+    _cut(root / "data/chunk-000/episode_000001.parquet")
+    with pytest.raises(EpisodeError, match=r"episode_000001.parquet, episode 1: the table cannot be read"):
+        open_source(root, "lerobot")[1]
+    _cut(root / "videos/chunk-000/observation.images.top/episode_000000.mp4")
+    with pytest.raises(EpisodeError, match=r"episode_000000.mp4, episode 0: .*(decoded|frames)"):
+        open_source(root, "lerobot")[0]
+    (root / "videos/chunk-001/observation.images.top/episode_000002.mp4").unlink()
+    with pytest.raises(EpisodeError, match=r"episode_000002.mp4, episode 2: the video is missing"):
+        open_source(root, "lerobot")[2]
+
+
+def test_foreign_folders_and_versions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"no meta/info.json"):
+        open_source(tmp_path, "lerobot")
+    write_json(tmp_path / "meta" / "info.json", info("v1.6", "video"))
+    with pytest.raises(EpisodeError, match=r"LeRobot format v1.6; v2 and v3 are read"):
+        open_source(tmp_path, "lerobot")
+    with pytest.raises(EpisodeError, match=r"no feature 'observation.pose' .*observation.state"):
+        open_source(tmp_path, "lerobot", state_key="observation.pose")
