@@ -1,6 +1,6 @@
 """Octo in current Flax: the same parameters, checkpoints and results as upstream's.
 
-OctoModel          a model with its parameters: from_config, load_pretrained, save_pretrained, create_tasks, sample_actions
+OctoModel          a model with its parameters: load, save, create_tasks, sample_actions
 OctoModule         the Flax module inside; its file documents how losses and embeddings are computed
 OctoTransformer    tokenizers, projections and the block-wise causal transformer
 BlockTransformer   where GAP's interceptor acts, on `TimestepGroup`s

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
+from typing import Literal
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def layout_mask(
         use_correct_attention: False reproduces the models of December 2023, where the first token of every group but
             the first was taken for a member of the group before it (within the prefix and within a timestep).
     """
-    side = "right" if use_correct_attention else "left"
+    side: Literal["left", "right"] = "right" if use_correct_attention else "left"
 
     def members(sizes: Sequence[int], offset: int) -> np.ndarray:
         index = np.searchsorted(np.cumsum(sizes), np.arange(sum(sizes)), side=side)

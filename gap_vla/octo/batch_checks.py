@@ -22,7 +22,10 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
         BatchError: an entry has another shape, or is a dictionary where the example has an array.
     """
     found, expected = _flatten(data), _flatten(example)
-    extra, missing = sorted(set(found) - set(expected)), sorted(set(expected) - set(found))
+    extra, missing = (
+        sorted(key for key in keys if not key.startswith("pad_mask_dict/"))
+        for keys in (set(found) - set(expected), set(expected) - set(found))
+    )
     if extra:
         warnings.warn(f"{kind}: ignored or unknown to the model: {extra}", stacklevel=3)
     if missing:
@@ -44,13 +47,13 @@ def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: P
         CheckpointError: with the names that are missing, additional, or of another shape.
     """
     have, want = _flatten(params), _flatten(expected)
-    problems = [f"missing {key} {np.shape(want[key])}" for key in sorted(set(want) - set(have))]
-    problems += [f"unexpected {key} {np.shape(have[key])}" for key in sorted(set(have) - set(want))]
-    problems += [
-        f"{key} is {np.shape(have[key])}, the config's model has {want[key].shape}"
+    problems = [
+        f"{key} is {np.shape(have[key])}, the config's model has {tuple(want[key].shape)}"
         for key in sorted(set(have) & set(want))
         if np.shape(have[key]) != tuple(want[key].shape)
     ]
+    problems += [f"missing {key} {tuple(want[key].shape)}" for key in sorted(set(want) - set(have))]
+    problems += [f"unexpected {key} {np.shape(have[key])}" for key in sorted(set(have) - set(want))]
     if problems:
         shown = "\n  ".join(problems[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""

@@ -6,6 +6,7 @@ interceptor written against one (as `gap_vla.adjustment` does it) also works on 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ class BlockTransformer(nn.Module):
         steps = TokenGroup.concatenate(timestep_groups)
         tokens = [group.tokens for group in prefix_groups] + [steps.tokens.reshape(batch, -1, width)]
         pad = [group.mask for group in prefix_groups] + [steps.mask.reshape(batch, -1)]
-        groups = [*prefix_groups, *timestep_groups]
+        groups: list[PrefixGroup | TimestepGroup] = [*prefix_groups, *timestep_groups]
         allowed = layout_mask(
             [group.name for group in groups],
             [group.attention_rules for group in groups],
@@ -91,8 +92,8 @@ class BlockTransformer(nn.Module):
         prefix_tokens, step_tokens = out[:, : sum(prefix_sizes)], out[:, sum(prefix_sizes) :]
         step_tokens = step_tokens.reshape(batch, horizon, sum(timestep_sizes), width)
         return (
-            [g.replace(tokens=t) for g, t in zip(prefix_groups, _split(prefix_tokens, prefix_sizes))],
-            [g.replace(tokens=t) for g, t in zip(timestep_groups, _split(step_tokens, timestep_sizes))],
+            [dataclasses.replace(g, tokens=t) for g, t in zip(prefix_groups, _split(prefix_tokens, prefix_sizes))],
+            [dataclasses.replace(g, tokens=t) for g, t in zip(timestep_groups, _split(step_tokens, timestep_sizes))],
         )
 
 

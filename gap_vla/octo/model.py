@@ -207,8 +207,8 @@ class OctoModel:
 
 
 def _run_once(function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments), compiled for little compilation time: the CPU backend's optimizer costs more than it saves."""
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    """function(*arguments), for code that runs once: the CPU backend's optimizer would cost more than it saves."""
+    options: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(function).lower(*arguments).compile(options)(*arguments)
 
 

@@ -32,8 +32,10 @@ from gap_vla.octo.compute import Compute
 from gap_vla.octo.spec import ModuleSpec, hashable
 from gap_vla.octo.tokens import TokenGroup
 
-_TASK_RULES = FrozenDict({"task_*": AttentionRule.CAUSAL})
-_OBSERVATION_RULES = FrozenDict({"task_*": AttentionRule.CAUSAL, "obs_*": AttentionRule.CAUSAL})
+_TASK_RULES: FrozenDict[str, AttentionRule] = FrozenDict({"task_*": AttentionRule.CAUSAL})
+_OBSERVATION_RULES: FrozenDict[str, AttentionRule] = FrozenDict(
+    {"task_*": AttentionRule.CAUSAL, "obs_*": AttentionRule.CAUSAL}
+)
 
 
 class OctoTransformer(nn.Module):
@@ -115,7 +117,9 @@ class OctoTransformer(nn.Module):
         for name in names:
             shape = (batch, horizon, self.readouts[name], self.token_embedding_size)
             tokens = self._embed_position(f"readout_{name}", jnp.zeros(shape), per_timestep=True)
-            rules = FrozenDict({**_OBSERVATION_RULES, f"readout_{name}": AttentionRule.CAUSAL})
+            rules: FrozenDict[str, AttentionRule] = FrozenDict(
+                {**_OBSERVATION_RULES, f"readout_{name}": AttentionRule.CAUSAL}
+            )
             steps.append(TimestepGroup.create(tokens, name=f"readout_{name}", attention_rules=rules))
 
         prefix, steps = BlockTransformer(
@@ -137,7 +141,8 @@ class OctoTransformer(nn.Module):
         return tokens + (embedding[:, : tokens.shape[1]] if per_timestep else embedding).astype(tokens.dtype)
 
     def _outputs(self, prefix: Sequence[PrefixGroup], steps: Sequence[TimestepGroup]) -> dict[str, TokenGroup]:
-        outputs = {group.name: TokenGroup(group.tokens.astype(jnp.float32), group.mask) for group in [*prefix, *steps]}
+        groups: list[PrefixGroup | TimestepGroup] = [*prefix, *steps]
+        outputs = {group.name: TokenGroup(group.tokens.astype(jnp.float32), group.mask) for group in groups}
         if prefix:
             outputs["task"] = TokenGroup.concatenate([outputs[group.name] for group in prefix])
         outputs["obs"] = TokenGroup.concatenate(

@@ -119,13 +119,13 @@ def create_optimizer(
         flat = traverse_util.flatten_dict(dict(params), sep=".")
         patterns = [pattern for pattern in patterns if any(fnmatch(path, pattern) for path in flat)]
     if not patterns:
-        return tx, schedule, optax.global_norm
+        return tx, schedule, optax.tree_utils.tree_norm
     labels = freeze_labels(params, patterns)
     tx = optax.multi_transform({"trainable": tx, "frozen": optax.set_to_zero()}, labels)
 
     def param_norm(params: Any) -> jax.Array:
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(labels))
-        return optax.global_norm([leaf for leaf, label in pairs if label == "trainable"])
+        return optax.tree_utils.tree_norm([leaf for leaf, label in pairs if label == "trainable"])
 
     return tx, schedule, param_norm
 

@@ -12,18 +12,72 @@ from gap_vla.octo.spec import ModuleSpec
 _TOKENIZERS = "octo.model.components.tokenizers"
 _ENCODERS = "octo.model.components.vit_encoders"
 _HEADS = "octo.model.components.action_heads"
+_TEXT = "octo.data.utils.text_processing"
 
 HEADS = {"l1": "L1ActionHead", "mse": "MSEActionHead", "diffusion": "DiffusionActionHead"}
 
-SIZES: dict[str, dict[str, Any]] = {
-    "vanilla": {"token_embedding_size": 256, "num_layers": 4, "mlp_dim": 1024, "num_attention_heads": 8},
-    "vit_t": {"token_embedding_size": 192, "num_layers": 12, "mlp_dim": 768, "num_attention_heads": 3},
-    "vit_s": {"token_embedding_size": 384, "num_layers": 12, "mlp_dim": 1536, "num_attention_heads": 6},
-    "vit_b": {"token_embedding_size": 768, "num_layers": 12, "mlp_dim": 3072, "num_attention_heads": 12},
-    "vit_l": {"token_embedding_size": 1024, "num_layers": 24, "mlp_dim": 4096, "num_attention_heads": 16},
-    "vit_h": {"token_embedding_size": 1280, "num_layers": 32, "mlp_dim": 5120, "num_attention_heads": 16},
+SIZES: dict[str, dict[str, int]] = {
+    "octo-small-1.5": {"token_embedding_size": 384, "num_layers": 12, "mlp_dim": 1536, "num_attention_heads": 6},
+    "octo-base-1.5": {"token_embedding_size": 768, "num_layers": 12, "mlp_dim": 3072, "num_attention_heads": 12},
 }
-"""Widths of the published family; octo-small is vit_s, octo-base is vit_b."""
+"""Widths of the published models."""
+
+
+def published_config(name: str) -> dict[str, Any]:
+    """The config that the published `"octo-small-1.5"` and `"octo-base-1.5"` were trained with.
+
+    Two cameras with goal images (256 and 128 pixels), T5-base, window 2, a diffusion head of four 7-D actions.
+    """
+    if name not in SIZES:
+        raise ValueError(f"unknown size {name!r}; known are {sorted(SIZES)}")
+    sizes = dict(SIZES[name])
+    width = sizes.pop("token_embedding_size")
+    encoder = ModuleSpec.create(f"{_ENCODERS}:SmallStem16")
+
+    def camera(key: str) -> dict[str, Any]:
+        return ModuleSpec.create(
+            f"{_TOKENIZERS}:ImageTokenizer", obs_stack_keys=[key], task_stack_keys=[key], encoder=encoder
+        )
+
+    language = ModuleSpec.create(f"{_TOKENIZERS}:LanguageTokenizer", encoder="t5-base", finetune_encoder=False)
+    head = ModuleSpec.create(
+        f"{_HEADS}:DiffusionActionHead",
+        readout_key="readout_action",
+        use_map=False,
+        action_horizon=4,
+        action_dim=7,
+        n_diffusion_samples=1,
+        dropout_rate=0.0,
+    )
+    words = {"max_length": 16, "padding": "max_length", "truncation": True, "return_tensors": "np"}
+    return {
+        "model": {
+            "observation_tokenizers": {"primary": camera("image_primary"), "wrist": camera("image_wrist")},
+            "task_tokenizers": {"language": language},
+            "heads": {"action": head},
+            "readouts": {"action": 1},
+            "transformer_kwargs": _transformer(**sizes),
+            "token_embedding_size": width,
+            "max_horizon": 10,
+            "repeat_task_tokens": True,
+            "use_correct_attention": True,
+        },
+        "text_processor": ModuleSpec.create(
+            f"{_TEXT}:HFTokenizer", tokenizer_name="t5-base", encode_with_model=False, tokenizer_kwargs=words
+        ),
+        "window_size": 2,
+    }
+
+
+def _transformer(num_layers: int, mlp_dim: int, num_attention_heads: int, dropout: float = 0.0) -> dict[str, Any]:
+    return {
+        "num_layers": num_layers,
+        "mlp_dim": mlp_dim,
+        "num_attention_heads": num_attention_heads,
+        "dropout_rate": dropout,
+        "attention_dropout_rate": dropout,
+        "add_position_embedding": False,
+    }
 
 
 def small_config(
@@ -104,14 +158,9 @@ def small_config(
             "task_tokenizers": task_tokenizers,
             "heads": {"action": ModuleSpec.create(f"{_HEADS}:{HEADS[head]}", **fields)},
             "readouts": {"action": num_readouts},
-            "transformer_kwargs": {
-                "num_layers": num_layers,
-                "mlp_dim": 4 * token_embedding_size if mlp_dim is None else mlp_dim,
-                "num_attention_heads": num_attention_heads,
-                "dropout_rate": dropout_rate,
-                "attention_dropout_rate": dropout_rate,
-                "add_position_embedding": False,
-            },
+            "transformer_kwargs": _transformer(
+                num_layers, mlp_dim or 4 * token_embedding_size, num_attention_heads, dropout_rate
+            ),
             "token_embedding_size": token_embedding_size,
             "max_horizon": window_size if max_horizon is None else max_horizon,
             "repeat_task_tokens": False,

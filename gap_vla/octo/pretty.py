@@ -24,9 +24,8 @@ def pretty_spec(model: OctoModel) -> str:
     lines += [f"  task_{n}: {type(t).__name__}" for n, t in transformer.task_tokenizers.items()]
     lines += ["Heads:"]
     for name, head in model.module.heads.items():
-        lines += [
-            f"  {name}: {type(head).__name__} reads {head.readout_key}, gives (B, {head.action_horizon}, {head.action_dim})"
-        ]
+        gives = f"(B, {head.action_horizon}, {head.action_dim})"
+        lines += [f"  {name}: {type(head).__name__} reads {head.readout_key}, gives {gives}"]
     total = sum(int(np.prod(leaf.shape)) for leaf in _flatten(model.params).values())
     lines += [f"Parameters: {total:,}"]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ class T5Config:
     def parameters(self) -> FrozenDict:
         """The tree of parameters; every leaf is (shape, standard deviation at initialisation, None for ones)."""
         inner, width = self.num_heads * self.d_kv, self.d_model
-        block = {
+        block: dict[str, Any] = {
             "layer": {
                 "0": {
                     "SelfAttention": {
@@ -71,15 +72,13 @@ class T5Config:
                 },
             }
         }
-        tree = FrozenDict(
-            {
-                "shared": {"embedding": ((self.vocab_size, width), 1.0)},
-                "encoder": {
-                    "block": {str(layer): block for layer in range(self.num_layers)},
-                    "final_layer_norm": {"weight": ((width,), None)},
-                },
-            }
-        ).unfreeze()
+        tree: dict[str, Any] = {
+            "shared": {"embedding": ((self.vocab_size, width), 1.0)},
+            "encoder": {
+                "block": {str(layer): copy.deepcopy(block) for layer in range(self.num_layers)},
+                "final_layer_norm": {"weight": ((width,), None)},
+            },
+        }
         bias = ((self.relative_attention_num_buckets, self.num_heads), width**-0.5)
         tree["encoder"]["block"]["0"]["layer"]["0"]["SelfAttention"]["relative_attention_bias"] = {"embedding": bias}
         return FrozenDict(tree)
@@ -105,7 +104,7 @@ class ParameterTree(nn.Module):
                 tree[name] = ParameterTree(leaf, name=name)()
             else:
                 shape, std = leaf
-                init = nn.initializers.ones_init() if std is None else nn.initializers.normal(std)
+                init: Any = nn.initializers.ones_init() if std is None else nn.initializers.normal(std)
                 tree[name] = self.param(name, init, shape)
         return tree
 

@@ -33,7 +33,7 @@ class HFTokenizer:
     directory: str | None = None
 
     def __post_init__(self) -> None:
-        options = FrozenDict({**_DEFAULTS, **(self.tokenizer_kwargs or _DEFAULTS)})
+        options: FrozenDict[str, Any] = FrozenDict({**_DEFAULTS, **(self.tokenizer_kwargs or _DEFAULTS)})
         object.__setattr__(self, "tokenizer_kwargs", options)
         if self.encode_with_model:
             raise ValueError("HFTokenizer(encode_with_model=True) is not implemented: embed with the model itself")

@@ -62,6 +62,10 @@ def flat(tree: Any) -> dict[str, np.ndarray]:
     return {key: np.asarray(leaf) for key, leaf in flatten_dict(dict(tree), sep="/").items()}
 
 
+def flat_shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {key: (leaf.shape, str(leaf.dtype)) for key, leaf in flatten_dict(dict(tree), sep="/").items()}
+
+
 def quick(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     """Compiled for compilation time: the tests run everything once or twice."""
     return jax.jit(function).lower(*arguments).compile({"xla_backend_optimization_level": 0})

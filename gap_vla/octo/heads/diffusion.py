@@ -147,7 +147,7 @@ class DiffusionActionHead(nn.Module):
         def denoise(carry: tuple[jax.Array, jax.Array], time: jax.Array) -> tuple[tuple, None]:
             x, rng = carry
             levels = jnp.broadcast_to(time, (*x.shape[:-1], 1))
-            eps = network.apply(variables, embedding, x, levels, train=train)
+            eps: Any = network.apply(variables, embedding, x, levels, train=train)
             alpha, alpha_hat = alphas[time], alpha_hats[time]
             x = (x - (1 - alpha) / jnp.sqrt(1 - alpha_hat) * eps) / jnp.sqrt(alpha)
             rng, key = jax.random.split(rng)

@@ -20,7 +20,7 @@ class DiscreteActionHead(nn.Module):
 
     Attributes:
         readout_key, action_horizon, action_dim: see `ContinuousActionHead`.
-        use_map: make the tokens by attention pooling; otherwise the group must have exactly as many as `token_per` says.
+        use_map: make the tokens by attention pooling; otherwise the group must have as many as `token_per` says.
         token_per: `""` for one token, `"action_horizon"` for H, `"action_dim_and_action_horizon"` for H * A.
         vocab_size: bins per entry.
         normalization_type: the bins, `"uniform"` over [0, 1], so that actions must lie there, or `"normal"`.

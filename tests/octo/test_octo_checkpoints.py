@@ -1,0 +1,125 @@
+"""Checkpoints are upstream's to the byte, and a bad one is refused with its reason, before anything is used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import octo_golden as golden
+import pytest
+
+from gap_vla.octo import CheckpointError, OctoModel, checkpoint
+
+
+@pytest.mark.parametrize("name", golden.CASES)
+def test_saving_what_was_loaded_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    case = golden.load(name)
+    case.model.save_pretrained(5, tmp_path)
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert [str(file) for file in files] == [
+        "5/default/checkpoint",
+        "config.json",
+        "dataset_statistics.json",
+        "example_batch.msgpack",
+    ]
+    for file in files:
+        assert (tmp_path / file).read_bytes() == (case.directory / "checkpoint" / file).read_bytes(), file
+
+
+def test_the_latest_step_is_loaded_and_other_directories_are_ignored(tmp_path: Path) -> None:
+    shutil.copytree(golden.DATA / "a" / "checkpoint", tmp_path / "copy")
+    (tmp_path / "copy" / "state").mkdir()
+    assert checkpoint.available_steps(tmp_path / "copy") == [5, 9]
+    latest, step = checkpoint.read_params(tmp_path / "copy")
+    assert step == 9
+    loaded = OctoModel.load_pretrained(tmp_path / "copy").params
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(latest), jax.tree.leaves(loaded)))
+
+
+def test_orbax_reads_what_we_write(tmp_path: Path) -> None:
+    import orbax.checkpoint as orbax
+
+    case = golden.load("a")
+    case.model.save_pretrained(7, tmp_path)
+    target = jax.tree.map(np.zeros_like, case.model.params)
+    restored = orbax.CheckpointManager(tmp_path, orbax.PyTreeCheckpointer()).restore(7, items=target)
+    for ours, theirs in zip(jax.tree.leaves(case.model.params), jax.tree.leaves(restored)):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_step_is_never_overwritten(tmp_path: Path) -> None:
+    case = golden.load("a")
+    case.model.save_pretrained(1, tmp_path)
+    with pytest.raises(CheckpointError, match="exists already"):
+        case.model.save_pretrained(1, tmp_path)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    shutil.copytree(golden.DATA / "b" / "checkpoint", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "dataset_statistics.json", "example_batch.msgpack", "5/default/checkpoint"]
+)
+def test_a_missing_file_is_named(copied: Path, file: str) -> None:
+    (copied / file).unlink()
+    with pytest.raises(CheckpointError, match=file):
+        OctoModel.load_pretrained(copied)
+
+
+@pytest.mark.parametrize("file", ["config.json", "example_batch.msgpack", "5/default/checkpoint"])
+def test_a_truncated_file_is_named(copied: Path, file: str) -> None:
+    content = (copied / file).read_bytes()
+    (copied / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=file):
+        OctoModel.load_pretrained(copied)
+
+
+def test_parameters_of_another_architecture_are_listed(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config["model"]["max_horizon"] = 7
+    config["model"]["observation_tokenizers"].pop("wrist")
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError) as caught:
+        OctoModel.load_pretrained(copied)
+    message = str(caught.value)
+    assert "obs_primary_pos_embedding is (1, 3, 16, 64), the config's model has (1, 7, 16, 64)" in message
+    assert "unexpected octo_transformer/obs_wrist_pos_embedding" in message
+
+
+def test_a_config_cannot_name_code_to_run(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config["text_processor"] = {"module": "os", "name": "system", "args": ["true"], "kwargs": {}}
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(KeyError, match="no class is registered for os:system"):
+        OctoModel.load_pretrained(copied)
+
+
+def test_names_of_older_releases_are_understood(copied: Path) -> None:
+    from flax import serialization
+
+    config = json.loads((copied / "config.json").read_text())
+    head = config["model"]["heads"]["action"]["kwargs"]
+    head["pred_horizon"] = head.pop("action_horizon")
+    (copied / "config.json").write_text(json.dumps(config))
+    batch: dict[str, Any] = serialization.msgpack_restore((copied / "example_batch.msgpack").read_bytes())
+    batch["tasks"] = batch.pop("task")
+    batch["observation"]["pad_mask"] = batch["observation"].pop("timestep_pad_mask")
+    (copied / "example_batch.msgpack").write_bytes(serialization.msgpack_serialize(batch))
+    model = OctoModel.load_pretrained(copied)
+    assert model.module.heads["action"].action_horizon == 4
+    assert "timestep_pad_mask" in model.example_batch["observation"]
+
+
+@pytest.mark.parametrize("path", ["hf://rail-berkeley", "hf://nobody/at-all", "/no/such/directory"])
+def test_a_checkpoint_that_cannot_be_fetched_says_what_to_do(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=r"expected hf://|give the directory|no such checkpoint"):
+        OctoModel.load_pretrained(path)

@@ -1,0 +1,74 @@
+"""The discrete head is upstream's, and heads explain what does not fit them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import octo_golden as golden
+import pytest
+from flax.traverse_util import unflatten_dict
+
+from gap_vla.octo.heads.continuous import L1ActionHead
+from gap_vla.octo.heads.diffusion import cosine_betas
+from gap_vla.octo.heads.discrete import DiscreteActionHead
+from gap_vla.octo.tokens import TokenGroup
+
+DATA = {
+    key.removeprefix("discrete/"): value
+    for key, value in golden.arrays(golden.DATA / "data_transforms.npz").items()
+    if key.startswith("discrete/")
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "per_dim": {"token_per": "action_dim_and_action_horizon"},
+    "per_horizon_map": {"token_per": "action_horizon", "use_map": True},
+    "single_map": {"token_per": "", "use_map": True},
+}
+
+
+def _discrete(kind: str) -> tuple[DiscreteActionHead, dict[str, Any], dict[str, TokenGroup]]:
+    fields = {"action_horizon": 3, "action_dim": 2, "vocab_size": 8}
+    head = DiscreteActionHead(readout_key="readout_action", **fields, **KINDS[kind])
+    prefix = f"{kind}/params/"
+    params = {key.removeprefix(prefix): value for key, value in DATA.items() if key.startswith(prefix)}
+    outputs = {"readout_action": TokenGroup.create(jnp.asarray(DATA["tokens"]))}
+    return head, {"params": unflatten_dict(params, sep="/")}, outputs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_discrete_head_is_upstreams(kind: str) -> None:
+    head, variables, outputs = _discrete(kind)
+    logits = head.apply(variables, outputs, train=False)
+    np.testing.assert_allclose(logits, DATA[f"{kind}/logits"], atol=1e-5)
+    masks = (DATA["timestep_pad_mask"], DATA["action_pad_mask"])
+    loss, metrics = head.apply(variables, outputs, DATA["action"], *masks, train=False, method="loss")
+    np.testing.assert_allclose(loss, DATA[f"{kind}/loss"], rtol=1e-5)
+    for key in ("mse", "accuracy"):
+        np.testing.assert_allclose(metrics[key], DATA[f"{kind}/{key}"], rtol=1e-5)
+    action = head.apply(variables, outputs, train=False, argmax=True, method="predict_action")
+    np.testing.assert_allclose(action, DATA[f"{kind}/argmax_action"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_the_noise_schedule_is_upstreams(name: str) -> None:
+    expected = golden.load(name).outputs
+    betas = cosine_betas(20)
+    np.testing.assert_allclose(betas, expected["diffusion/betas"], rtol=2e-5)
+    np.testing.assert_allclose(np.cumprod(1 - betas), expected["diffusion/alpha_hats"], rtol=1e-4)
+
+
+def test_a_head_names_the_group_it_misses() -> None:
+    head = L1ActionHead(readout_key="readout_action")
+    outputs = {"obs": TokenGroup.create(jnp.zeros((1, 1, 2, 8)))}
+    with pytest.raises(KeyError, match="reads 'readout_action', the transformer gives"):
+        head.init({"params": np.zeros(2, np.uint32)}, outputs)
+
+
+def test_actions_of_another_shape_are_refused() -> None:
+    case = golden.load("b")
+    bound = case.model.module.bind({"params": case.model.params})
+    group = {"readout_action": TokenGroup.create(jnp.zeros((1, 2, 2, 64)))}
+    action = np.zeros((1, 2, 3, 7))
+    with pytest.raises(ValueError, match=r"predicts \(B, W, 4, 7\); found action \(1, 2, 3, 7\)"):
+        bound.heads["action"].loss(group, action, np.ones((1, 2), bool), np.ones_like(action, bool))

@@ -1,0 +1,122 @@
+"""Tasks, batches that do not fit, options of the implementation, and small models from presets."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import octo_golden as golden
+import pytest
+
+from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, presets
+
+
+def test_texts_become_upstreams_word_pieces() -> None:
+    case = golden.load("c")
+    texts = [str(text) for text in golden.arrays(case.directory / "inputs.npz")["task/language_strings"]]
+    with golden.upstream_randomness(case):
+        task = golden.flat(case.model.create_tasks(texts=texts))
+    expected = golden.arrays(case.directory / "create_tasks_texts.npz")
+    assert set(task) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(task[key], value)
+        assert task[key].dtype == value.dtype
+
+
+def test_goals_are_marked_present_and_missing_texts_as_padding() -> None:
+    case = golden.load("a")
+    goal = case.batch["task"]["image_primary"]
+    masks = case.model.create_tasks(goals={"image_primary": goal})["pad_mask_dict"]
+    assert masks["image_primary"].all() and not masks["language_instruction"].any()
+    with pytest.raises(ValueError, match="no text processor"):
+        case.model.create_tasks(texts=["go"])
+
+
+def test_an_observation_of_another_shape_is_named_with_both_shapes() -> None:
+    case = golden.load("b")
+    batch = copy.deepcopy(case.batch)
+    batch["observation"]["proprio"] = np.zeros((3, 2, 6), np.float32)
+    with pytest.raises(BatchError, match=r"observation/proprio is \(3, 2, 6\), expected \(B, W, 5\)"):
+        case.model.sample_actions(batch["observation"], batch["task"])
+
+
+def test_windows_that_differ_or_are_too_long_are_refused() -> None:
+    case = golden.load("b")
+    batch = copy.deepcopy(case.batch)
+    batch["observation"]["proprio"] = batch["observation"]["proprio"][:, :1]
+    with pytest.raises(ValueError, match=r"\['proprio'\] has shape \(3, 1, 5\).*\(3, 2\)"):
+        case.model.sample_actions(batch["observation"], batch["task"])
+    long = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=1), case.batch["observation"])
+    with pytest.raises(ValueError, match="window is 4 steps long; this model embeds at most 3"):
+        case.model.sample_actions(long, case.batch["task"])
+
+
+def _losses(case: golden.Golden, compute: Compute) -> tuple[Any, Any]:
+    module = OctoModule.create(**case.model.config["model"], compute=compute)
+    changed = golden.Golden(**{**vars(case), "model": case.model.replace(module=module)})
+    function = jax.value_and_grad(functools.partial(golden.loss_and_outputs, changed), has_aux=True)
+    with golden.upstream_randomness(case):
+        arguments = (case.model.params, case.outputs["loss/rng"])
+        (loss, _), grads = golden.quick(function, *arguments)(*arguments)
+    return loss, grads
+
+
+@pytest.mark.parametrize("compute", [Compute(scan_layers=True), Compute(remat=True)])
+def test_looping_and_recomputing_layers_change_nothing(compute: Compute) -> None:
+    case = golden.load("b")
+    loss, grads = _losses(case, compute)
+    (expected, _), expected_grads = golden.evaluated("b")
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    assert jax.tree.structure(grads) == jax.tree.structure(expected_grads)
+    for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_arithmetic_keeps_float32_parameters_and_nearly_the_loss() -> None:
+    case = golden.load("c")
+    loss, grads = _losses(case, Compute(dtype=jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(loss, case.outputs["loss/value"], rtol=2e-2)
+
+
+@pytest.mark.parametrize("head", ["l1", "mse", "diffusion"])
+def test_small_models_have_the_shapes_they_were_asked_for(head: str) -> None:
+    options: dict[str, Any] = {"image_size": 32, "proprio_dim": None if head == "mse" else 3, "window_size": 2}
+    config = presets.small_config(**options, head=head, stem_features=(32, 32), token_embedding_size=32)
+    batch = presets.example_batch(**options)
+    module = OctoModule.create(**config["model"])
+    from gap_vla.octo.model import parameter_shapes
+
+    tree = golden.flat_shapes(parameter_shapes(module, batch))
+    assert tree["octo_transformer/obs_primary_pos_embedding"][0] == (1, 2, 64, 32)
+    assert ("octo_transformer/obs_proprio_projection/kernel" in tree) == (head != "mse")
+
+
+def test_initialisation_is_upstreams() -> None:
+    case = golden.load("b")
+    model = OctoModel.from_config(case.model.config, case.batch)
+    for key, leaf in golden.flat(model.params).items():
+        expected = case.tree[key]
+        error = 6 * expected["init_std"] / np.sqrt(leaf.size)
+        assert abs(leaf.mean() - expected["init_mean"]) <= 2 * error, key
+        assert abs(leaf.std() - expected["init_std"]) <= 2 * error, key
+
+
+def test_the_description_lists_inputs_and_outputs() -> None:
+    text = golden.load("b").model.get_pretty_spec()
+    assert "image_wrist: uint8[B, W, 48, 48, 3]" in text
+    assert "action: L1ActionHead reads readout_action, gives (B, 4, 7)" in text
+
+
+def test_specs_name_upstreams_classes() -> None:
+    from gap_vla.octo.tokenizers import LowdimObsTokenizer
+
+    spec = ModuleSpec.create(LowdimObsTokenizer, obs_keys=["proprio"])
+    assert (spec["module"], spec["name"]) == ("octo.model.components.tokenizers", "LowdimObsTokenizer")
+    assert ModuleSpec.instantiate(spec)().obs_keys == ("proprio",)
+    with pytest.raises(KeyError, match="DiffusionActionHead"):
+        ModuleSpec.instantiate({**spec, "name": "UNetDDPMActionHead"})

@@ -1,0 +1,127 @@
+"""The optimizer and the merge of fine-tuning do what upstream's do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import octo_golden as golden
+import optax
+import pytest
+from flax.traverse_util import unflatten_dict
+
+from gap_vla.octo import create_optimizer, merge_params
+from gap_vla.octo.optimizer import create_schedule
+
+DATA = golden.arrays(golden.DATA / "optimizer.npz")
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "cosine_frozen": {
+        "learning_rate": dict(
+            name="cosine", init_value=1e-3, peak_value=1e-2, warmup_steps=2, decay_steps=6, end_value=1e-4
+        ),
+        "weight_decay": 0.1,
+        "clip_gradient": 1.0,
+        "frozen_keys": ["*hf_model*"],
+    },
+    "rsqrt_nofreeze": {
+        "learning_rate": dict(name="rsqrt", init_value=0.0, peak_value=1e-2, warmup_steps=2, timescale=3),
+        "weight_decay": 0.1,
+        "clip_gradient": 1.0,
+    },
+    "constant_noclip": {
+        "learning_rate": dict(name="constant", init_value=0.0, peak_value=1e-2, warmup_steps=2),
+        "weight_decay": 0.0,
+    },
+    "constant_accum2": {
+        "learning_rate": dict(name="constant", init_value=1e-2, peak_value=1e-2, warmup_steps=0),
+        "weight_decay": 0.1,
+        "clip_gradient": 1.0,
+        "frozen_keys": ["*hf_model*"],
+        "grad_accumulation_steps": 2,
+    },
+}
+
+
+def _tree(prefix: str) -> Any:
+    leaves = {key.removeprefix(prefix): value for key, value in DATA.items() if key.startswith(prefix)}
+    assert leaves, prefix
+    return unflatten_dict(leaves, sep="/")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_five_updates_are_upstreams(name: str) -> None:
+    params = _tree("params0/")
+    tx, schedule, param_norm = create_optimizer(params, **OPTIMIZERS[name])
+    state = tx.init(params)
+    for step in range(5):
+        np.testing.assert_allclose(schedule(step), DATA[f"{name}/lr/{step}"], rtol=1e-6)
+        # Not compiled: XLA keeps more digits of the bfloat16 moment than the golden run did.
+        updates, state = tx.update(_tree(f"grads/{step}/"), state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(param_norm(params), DATA[f"{name}/param_norm/{step}"], rtol=1e-6)
+        for key, leaf in golden.flat(params).items():
+            expected = DATA[f"{name}/params/{step}/{key}"]
+            np.testing.assert_allclose(leaf, expected, rtol=2e-6, atol=1e-7, err_msg=f"{key}, step {step}")
+
+
+@pytest.mark.parametrize("name", ["cosine", "rsqrt", "constant"])
+def test_schedules_are_upstreams(name: str) -> None:
+    options = {"cosine": {"decay_steps": 50000}}.get(name, {})
+    schedule = create_schedule(name, 0.0, 3e-4, 2000, **options)
+    found = [schedule(step) for step in DATA[f"schedule/{name}/steps"]]
+    np.testing.assert_allclose(found, DATA[f"schedule/{name}/lr"], rtol=1e-5, atol=1e-12)
+
+
+def test_a_frozen_pattern_that_matches_nothing_is_an_error() -> None:
+    options = {**OPTIMIZERS["cosine_frozen"], "frozen_keys": ["BlockTransformer_0"]}
+    with pytest.raises(ValueError, match="matches no parameter"):
+        create_optimizer(_tree("params0/"), **options)
+    create_optimizer(_tree("params0/"), **options, missing_frozen="ignore")
+
+
+def test_a_plain_number_is_a_learning_rate() -> None:
+    assert float(create_optimizer(_tree("params0/"), 1e-3)[1](7)) == pytest.approx(1e-3)
+
+
+MERGES = json.loads((golden.DATA / "finetune_merge.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_fine_tuning_takes_over_what_upstream_takes_over(name: str) -> None:
+    expected = MERGES[name]
+    pretrained, target = published_and_target(expected)
+    merged, account = merge_params(target, pretrained, verbose=False)
+    assert {path: list(shape) for path, shape in account.fresh.items()} == expected["fresh"]
+    assert sorted(account.reshaped) == sorted(expected["shape_mismatch"])
+    assert len(account.loaded) == expected["n_copied"]
+    assert {"/".join(path.split("/")[:2]) for path in account.dropped} == set(expected["dropped_from_pretrained"])
+    assert all(f"{path} {shape}" in str(account) for path, shape in account.fresh.items())
+    assert set(golden.flat_shapes(merged)) == set(golden.flat_shapes(target))
+
+
+def published_and_target(case: dict[str, Any]) -> tuple[Any, Any]:
+    """Shapes of octo-small-1.5 and of the model that the case fine-tunes it to."""
+    import octo_published as published
+
+    from gap_vla.octo.spec import ModuleSpec
+
+    model = published.config("octo-small-1.5")["model"]
+    pretrained = published.shapes(model, published.batch())
+    tokenizers = {"primary": model["observation_tokenizers"]["primary"]}
+    if case["proprio_dim"]:
+        tokenizers["proprio"] = ModuleSpec.create(
+            "octo.model.components.tokenizers:LowdimObsTokenizer", obs_keys=["proprio"]
+        )
+    fields = {"action_horizon": case["action_horizon"], "action_dim": case["action_dim"]}
+    if case["head"] == "l1":
+        head = ModuleSpec.create(
+            "octo.model.components.action_heads:L1ActionHead", readout_key="readout_action", **fields
+        )
+    else:
+        old = model["heads"]["action"]
+        head = {**old, "kwargs": {**old["kwargs"], **fields}}
+    target = {**model, "observation_tokenizers": tokenizers, "heads": {"action": head}}
+    batch = published.batch(window=case["window"], proprio=case["proprio_dim"], wrist=False)
+    return pretrained, published.shapes(target, batch)

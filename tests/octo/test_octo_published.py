@@ -1,0 +1,27 @@
+"""The published sizes have upstream's configs and parameter trees."""
+
+from __future__ import annotations
+
+import json
+
+import octo_golden as golden
+import octo_published as published
+import pytest
+
+from gap_vla.octo import presets
+
+
+@pytest.mark.parametrize("name", published.FILES)
+def test_the_parameter_tree_is_upstreams(name: str) -> None:
+    model = presets.published_config(name)["model"]
+    found = golden.flat_shapes(published.shapes(model, published.batch()))
+    expected = {leaf["name"]: (tuple(leaf["shape"]), leaf["dtype"]) for leaf in published.tree(name)["params"]}
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", published.FILES)
+def test_the_config_is_upstreams(name: str) -> None:
+    found = json.loads(json.dumps(presets.published_config(name)))
+    expected = published.config(name)
+    assert found == {key: expected[key] for key in found}
+    assert list(found["model"]["observation_tokenizers"]) == list(expected["model"]["observation_tokenizers"])
