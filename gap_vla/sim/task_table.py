@@ -1,0 +1,180 @@
+"""Measuring the tasks: expert success, episode length, phases and costs, and the table that docs/TASKS.md shows."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.sim.environment import SimEnv, make
+from gap_vla.sim.expert import make_expert
+from gap_vla.sim.specs import TASK_NAMES, task_spec
+from gap_vla.sim.variants import VARIANT_NAMES, variant_spec
+
+BEGIN, END = "<!-- task table: begin -->", "<!-- task table: end -->"
+"""What lies between these lines of the document is replaced."""
+
+
+def measure_expert(task: str, variant: str, n: int) -> dict[str, Any]:
+    """Plays the variant's first `n` seeds without pictures.
+
+    Returns:
+        `successes`, `n`, `failed_seeds`, mean `steps` of the successful episodes, the `phases` that occurred in them
+        with their mean length, and CPU milliseconds per `step_ms` and `reset_ms`.
+    """
+    env = make(task, cameras=(), variant=variant)
+    env.reset(seed=0)  # the first reset compiles
+    lengths, failed, phases, steps, step_time, reset_time = [], [], [], 0, 0.0, 0.0
+    for seed in variant_spec(variant).seeds(n):
+        start = time.process_time()
+        env.reset(seed=seed)
+        middle = time.process_time()
+        names, success = play(env, seed)
+        reset_time, step_time = reset_time + middle - start, step_time + time.process_time() - middle
+        steps += len(names)
+        if success:
+            lengths.append(len(names))
+            phases.append(names)
+        else:
+            failed.append(seed)
+    env.close()
+    order = [p for p in task_spec(task).phases if any(p in names for names in phases)]
+    return {
+        "successes": len(lengths),
+        "n": n,
+        "failed_seeds": failed,
+        "steps": float(np.mean(lengths)) if lengths else None,
+        "phases": {p: round(float(np.mean([names.count(p) for names in phases])), 1) for p in order},
+        "step_ms": round(step_time / steps * 1e3, 2),
+        "reset_ms": round(reset_time / n * 1e3, 2),
+    }
+
+
+def play(env: SimEnv, seed: int) -> tuple[list[str], bool]:
+    """Lets the expert finish the episode that was just reset; returns its phase per step, and the success."""
+    expert = make_expert(env, seed=seed)
+    names: list[str] = []
+    while True:
+        action = expert.act()
+        names.append(expert.phase)
+        *_, terminated, truncated, info = env.step(action)
+        if terminated or truncated:
+            return names, info["success"]
+
+
+def measure_rendering(task: str, image_size: int, frames: int = 60) -> float:
+    """CPU milliseconds per picture of the primary camera."""
+    env = make(task, image_size=image_size)
+    env.reset(seed=0)
+    start = time.process_time()
+    for _ in range(frames):
+        env.render()
+    cost = (time.process_time() - start) / frames * 1e3
+    env.close()
+    return round(cost, 2)
+
+
+def draw_pictures(task: str, folder: Path, image_size: int = 128, columns: int = 6) -> Path:
+    """Writes `<task>.png`: a row along one expert episode, and a row with the first picture of every variant."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    env = make(task, image_size=image_size)
+    observation, _ = env.reset(seed=0)
+    expert, film, over = make_expert(env, seed=0), [observation["image_primary"]], False
+    while not over:
+        observation, _, terminated, truncated, _ = env.step(expert.act())
+        film.append(observation["image_primary"])
+        over = terminated or truncated
+    env.close()
+    episode = [film[i] for i in np.linspace(0, len(film) - 1, columns).round().astype(int)]
+    looks = []
+    for variant in VARIANT_NAMES[1 : 1 + columns + 2]:
+        env = make(task, image_size=image_size, variant=variant)
+        looks.append(env.reset(seed=variant_spec(variant).first_seed)[0]["image_primary"])
+        env.close()
+    width = max(len(episode), len(looks))
+    blank = [np.full_like(film[0], 255)] * (width - len(episode))
+    sheet = np.concatenate([np.concatenate(row, axis=1) for row in (episode + blank, looks)], axis=0)
+    path = folder / f"{task}.png"
+    Image.fromarray(sheet).save(path)
+    return path
+
+
+def update_results(
+    path: Path, *, tasks: Sequence[str], variants: Sequence[str], n: int, n_looks: int, again: bool = False
+) -> dict[str, Any]:
+    """Measures what `path` (JSON) does not hold yet, and saves after every cell.
+
+    Args:
+        n: episodes per task and variant; `n_looks`: for variants that change looks only.
+        again: measure also what is there.
+    """
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for task, variant in itertools.product(tasks, variants):
+        cells = results.setdefault(task, {})
+        spec = variant_spec(variant)
+        physical = variant == "default" or spec.positions != "default" or spec.size != 1.0
+        if again or variant not in cells:
+            cells[variant] = measure_expert(task, variant, n if physical else n_looks)
+            _save(path, results)
+            print(f"{task:14s} {variant:19s} {cells[variant]['successes']}/{cells[variant]['n']}", flush=True)
+        if variant == "default" and (again or "render_ms_64" not in cells):
+            for size in (64, 84):
+                cells[f"render_ms_{size}"] = measure_rendering(task, size)
+            _save(path, results)
+    return results
+
+
+def _save(path: Path, results: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """The tables: one of tasks, one of variants."""
+    lines = [
+        "| task | Hz | horizon | expert success | steps | reset ms | step ms | picture ms (64 px) | (84 px) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    known = [task for task in TASK_NAMES if "default" in results.get(task, {})]
+    for task in known:
+        spec, cells = task_spec(task), results[task]
+        cell = cells["default"]
+        lines.append(
+            f"| `{task}` | {spec.control_hz} | {spec.horizon} | {cell['successes']}/{cell['n']} | "
+            f"{cell['steps']:.0f} | {cell['reset_ms']} | {cell['step_ms']} | "
+            f"{cells['render_ms_64']} | {cells['render_ms_84']} |"
+        )
+    lines += ["", "Expert success under each variant, on the variant's own seeds:", ""]
+    lines += ["| task | " + " | ".join(VARIANT_NAMES[1:]) + " |", "|---" * len(VARIANT_NAMES) + "|"]
+    for task in known:
+        cells = [results[task].get(variant) for variant in VARIANT_NAMES[1:]]
+        lines.append(f"| `{task}` | " + " | ".join(f"{c['successes']}/{c['n']}" if c else "–" for c in cells) + " |")
+    lines += ["", "Phases of the expert and their mean length in steps:", ""]
+    for task in known:
+        phases = results[task]["default"]["phases"]
+        lines.append(f"- `{task}`: " + ", ".join(f"{name} {length:.0f}" for name, length in phases.items()))
+    return "\n".join(lines)
+
+
+def insert_table(document: Path, table: str) -> None:
+    """Replaces what stands between the two marks of the document.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    text = document.read_text()
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{document} has no lines {BEGIN!r} and {END!r}; put them where the table belongs")
+    head, rest = text.split(BEGIN)
+    temporary = document.with_name(f".{document.name}.{os.getpid()}")
+    temporary.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+    os.replace(temporary, document)

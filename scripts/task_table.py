@@ -1,0 +1,54 @@
+"""Measures the simulated tasks and writes the table and the pictures of docs/TASKS.md.
+
+Only what docs/task_table.json does not hold yet is measured. On one core, everything takes about 20 minutes:
+    python scripts/task_table.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process make a step slower
+from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, RenderingError, UnknownNameError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", default=",".join(TASK_NAMES), help="comma separated (default: all)")
+    parser.add_argument("--variants", default=",".join(VARIANT_NAMES), help="comma separated (default: all)")
+    parser.add_argument("--episodes", type=int, default=100, help="per task and variant (default: 100)")
+    parser.add_argument(
+        "--look-episodes", type=int, default=20, help="per variant that changes looks only (default: 20)"
+    )
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of TASKS.md (default: docs)")
+    parser.add_argument("--again", action="store_true", help="measure also what was measured before")
+    parser.add_argument("--pictures", action="store_true", help="draw docs/pictures/<task>.png as well")
+    options = parser.parse_args(argv)
+    from gap_vla.sim.task_table import as_markdown, draw_pictures, insert_table, update_results
+
+    tasks = options.tasks.split(",")
+    try:
+        results = update_results(
+            options.docs / "task_table.json",
+            tasks=tasks,
+            variants=options.variants.split(","),
+            n=options.episodes,
+            n_looks=options.look_episodes,
+            again=options.again,
+        )
+        insert_table(options.docs / "TASKS.md", as_markdown(results))
+        if options.pictures:
+            for task in tasks:
+                print(draw_pictures(task, options.docs / "pictures"))
+    except (RenderingError, UnknownNameError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(options.docs / "TASKS.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Collections: robomimic's layout, complete or absent, resumable, equal for any number of workers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from gap_vla.sim.collection import CollectionError, collect_demos
+from gap_vla.sim.specs import UnknownNameError
+
+SETTINGS = dict(image_size=32, cameras=("primary",), seed=3, progress=False)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    return collect_demos("assembly", 3, tmp_path_factory.mktemp("demos") / "a.hdf5", action_noise=0.1, **SETTINGS)
+
+
+def test_the_file_has_robomimics_layout(collection):
+    with h5py.File(collection) as file:
+        data = file["data"]
+        env_args = json.loads(data.attrs["env_args"])
+        assert env_args["env_name"] == "gap_vla/Assembly-v0" and env_args["env_kwargs"]["image_size"] == 32
+        assert list(data) == ["demo_0", "demo_1", "demo_2"]
+        assert data.attrs["total"] == sum(demo.attrs["num_samples"] for demo in data.values())
+        demo = data["demo_0"]
+        steps = demo.attrs["num_samples"]
+        assert demo["obs/image_primary"].shape == (steps, 32, 32, 3) and demo["obs/image_primary"].dtype == np.uint8
+        assert demo["obs/robot0_eef_pos"].shape == (steps, 3) and demo["obs/robot0_gripper_qpos"].shape == (steps, 2)
+        np.testing.assert_allclose(np.linalg.norm(demo["obs/robot0_eef_quat"][:], axis=1), 1, atol=1e-5)
+        assert demo["actions"].shape == demo["executed_actions"].shape == (steps, 7)
+        assert demo["dones"][-1] == 1 and demo["dones"][:-1].sum() == 0
+        assert demo["phase"].asstr()[0] == "reach" and demo["phase_switch"][0]
+        assert len(demo["states"]) == steps
+
+
+def test_demonstrations_are_not_copies_of_each_other(collection):
+    with h5py.File(collection) as file:
+        firsts = [file[f"data/demo_{i}/obs/image_primary"][0] for i in range(3)]
+    assert all((firsts[0] != other).any() for other in firsts[1:])
+
+
+def test_one_worker_writes_what_two_write(collection, tmp_path):
+    alone = collect_demos("assembly", 3, tmp_path / "alone.hdf5", action_noise=0.1, workers=1, **SETTINGS)
+    assert alone.read_bytes() == collection.read_bytes()
+
+
+def test_a_killed_collection_leaves_no_file_and_continues(collection, tmp_path):
+    out = tmp_path / "killed.hdf5"
+    command = [sys.executable, "scripts/collect_demos.py", "--task", "assembly", "--num", "3", "--out", str(out)]
+    command += ["--image-size", "32", "--seed", "3", "--action-noise", "0.1", "--workers", "1", "--show", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    parts = tmp_path / "killed.hdf5.parts"
+    deadline = time.time() + 120
+    while not list(parts.glob("attempt_*")) and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists() and list(parts.glob("attempt_*"))
+    (parts / ".attempt_000009.hdf5.1").write_text("half written")
+    subprocess.run(command, check=True, capture_output=True)
+    assert out.read_bytes() == collection.read_bytes() and not parts.exists()
+
+
+def test_an_existing_file_and_other_settings_are_refused(collection, tmp_path):
+    with pytest.raises(FileExistsError, match="choose another name"):
+        collect_demos("assembly", 1, collection, **SETTINGS)
+    parts = tmp_path / "x.hdf5.parts"
+    parts.mkdir()
+    (parts / "settings.json").write_text("{}")
+    with pytest.raises(CollectionError, match="other settings"):
+        collect_demos("assembly", 1, tmp_path / "x.hdf5", **SETTINGS)
+
+
+def test_bad_names_are_refused_before_anything_is_written(tmp_path):
+    for wrong in (dict(task="assembli"), dict(variant="night"), dict(cameras=("left",))):
+        arguments = {"task": "assembly", "n": 1, "out": tmp_path / "y.hdf5", **wrong}
+        with pytest.raises(UnknownNameError):
+            collect_demos(**arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_in_a_worker_reaches_the_caller_with_its_cause(tmp_path):
+    with pytest.raises(CollectionError, match=r"corner9"):
+        collect_demos("assembly", 1, tmp_path / "z.hdf5", camera="corner9", progress=False)
+
+
+def test_sheet_and_video_show_the_collection(collection):
+    from PIL import Image
+
+    from gap_vla.sim.contact_sheet import contact_sheet, video
+
+    assert Image.open(contact_sheet(collection, episodes=2)).size == (8 * 64, 2 * 64)
+    assert video(collection, episodes=1).stat().st_size > 1000

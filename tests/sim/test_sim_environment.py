@@ -1,0 +1,131 @@
+"""The gymnasium environment: what goes in, what comes out, and that a seed determines both."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+
+import gap_vla.sim as sim
+
+
+def play(env, seed, steps=25):
+    """Digest of all observations and simulator states of an expert's first steps."""
+    digest = hashlib.sha256()
+    observation, _ = env.reset(seed=seed)
+    expert = sim.make_expert(env, seed=seed)
+    for _ in range(steps):
+        for key in sorted(observation):
+            digest.update(observation[key].tobytes())
+        digest.update(env.unwrapped.world.data.qpos.tobytes())
+        digest.update(env.unwrapped.world.data.qvel.tobytes())
+        observation = env.step(expert.act())[0]
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("fixture", ["assembly", "threading_env"])
+def test_observations_have_the_stated_shapes_and_units(request, fixture):
+    env = request.getfixturevalue(fixture)
+    observation, info = env.reset(seed=3)
+    assert env.observation_space.contains(observation)
+    assert env.action_space.shape == (7,)
+    assert info["language_instruction"] == env.task.instruction
+    quaternion, fingers = observation["proprio"][3:7], observation["proprio"][7:9]
+    np.testing.assert_allclose(np.linalg.norm(quaternion), 1, atol=1e-5)
+    assert 0 < fingers[0] < 0.06 and -0.06 < fingers[1] < 0  # open: apart, in metres
+    np.testing.assert_allclose(observation["proprio"][:3], env.world.hand()[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("fixture", "task"), [("assembly", "assembly"), ("threading_env", "threading")])
+def test_a_seed_gives_equal_states_and_pixels_in_a_used_and_in_another_process(request, fixture, task):
+    env = request.getfixturevalue(fixture)
+    play(env, seed=99, steps=40)
+    here = play(env, seed=5)
+    code = (
+        "import sys; sys.path.insert(0, 'tests/sim')\n"
+        "import gap_vla.sim as sim\nfrom test_sim_environment import play\n"
+        f"print(play(sim.make({task!r}, image_size=64, cameras={tuple(env.cameras)!r}), seed=5))"
+    )
+    there = subprocess.check_output([sys.executable, "-c", code], text=True).strip().splitlines()[-1]
+    assert here == there
+
+
+def test_other_seeds_give_other_episodes_and_reset_without_seed_goes_on(assembly):
+    assembly.reset(seed=1)
+    first = assembly.world.goal
+    seeds = [assembly.reset()[1]["episode_seed"] for _ in range(2)]
+    assert not np.allclose(first, assembly.world.goal)
+    assembly.reset(seed=1)
+    assert seeds == [assembly.reset()[1]["episode_seed"] for _ in range(2)]
+
+
+def test_a_seed_leaves_numpys_global_generator_alone(threading_env):
+    np.random.seed(0)  # noqa: NPY002
+    wanted = np.random.rand()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    threading_env.reset(seed=4)
+    assert np.random.rand() == wanted  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (np.zeros(4), r"shape \(4,\), expected \(7,\)"),
+        (np.array([0, 0, np.nan, 0, 0, 0, 0]), "NaN or infinite at index 2"),
+    ],
+)
+def test_a_bad_action_is_named(assembly, action, message):
+    assembly.reset(seed=0)
+    with pytest.raises(sim.ActionError, match=message):
+        assembly.step(action)
+
+
+def test_an_episode_is_truncated_at_the_horizon_and_then_over():
+    env = sim.make("assembly", cameras=())
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(np.zeros(7))
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(7))[2:4] for _ in range(env.task.horizon)]
+    assert ends[-1] == (False, True) and not any(t or u for t, u in ends[:-1])
+    with pytest.raises(RuntimeError, match="over"):
+        env.step(np.zeros(7))
+
+
+def test_gymnasium_makes_the_environment():
+    env = gymnasium.make("gap_vla/Assembly-v0", image_size=32)
+    observation, _ = env.reset(seed=0)
+    assert observation["image_primary"].shape == (32, 32, 3)
+    env.step(env.action_space.sample())
+    assert sim.make_expert(env, seed=0).act().shape == (7,)
+    env.close()
+
+
+def test_the_first_picture_shows_the_episode_and_not_the_one_before(assembly):
+    assembly.reset(seed=1)
+    first = assembly.reset(seed=2)[0]["image_primary"]
+    assembly.world.reset(np.random.default_rng(2))
+    np.testing.assert_array_equal(first, assembly.render())
+
+
+@pytest.mark.parametrize("variant", [name for name in sim.VARIANT_NAMES if name != "default"])
+def test_a_variant_changes_the_first_picture(assembly, variant):
+    env = sim.make("assembly", image_size=64, variant=variant)
+    changed = env.reset(seed=11)[0]["image_primary"].astype(int)
+    plain = assembly.reset(seed=11)[0]["image_primary"]
+    assert (np.abs(changed - plain).max(-1) > 8).mean() > 0.004
+    env.close()
+
+
+def test_quaternions_are_continuous_and_start_in_one_hemisphere(threading_env):
+    env, quaternions = threading_env, []
+    observation, _ = env.reset(seed=8)
+    expert = sim.make_expert(env, seed=8)
+    for _ in range(100):
+        quaternions.append(observation["proprio"][3:7])
+        observation = env.step(expert.act())[0]
+    assert quaternions[0][0] >= 0
+    assert np.abs(np.diff(quaternions, axis=0)).max() < 0.2

@@ -1,0 +1,223 @@
+"""Pictures: nothing that matters is hidden or outside, and misuse is an error instead of a hang."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import gap_vla.sim as sim
+from gap_vla.sim import rendering_backend
+from gap_vla.sim.cameras import View
+from gap_vla.sim.rendering import FastRenderer
+from gap_vla.sim.variants import variant_spec
+
+
+@pytest.fixture
+def no_platform(monkeypatch):
+    """Nothing chosen yet; what the test chooses is forgotten afterwards."""
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_no_opengl_library_names_the_package_to_install(monkeypatch, no_platform):
+    monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: False)
+    with pytest.raises(sim.RenderingError, match=r"apt-get install -y libegl1.*libosmesa6"):
+        sim.require_rendering()
+
+
+def test_osmesa_is_the_fallback(monkeypatch, no_platform):
+    monkeypatch.delitem(sys.modules, "mujoco.gl_context", raising=False)
+    monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: platform == "osmesa")
+    assert sim.require_rendering() == "osmesa"
+
+
+def test_use_from_another_thread_is_an_error(assembly):
+    assembly.reset(seed=0)
+    caught = []
+
+    def draw():
+        try:
+            assembly.step(np.zeros(7))
+        except sim.RenderingError as error:
+            caught.append(str(error))
+
+    worker = threading.Thread(target=draw)
+    worker.start()
+    worker.join()
+    assert caught and "another" in caught[0] and "thread" in caught[0]
+
+
+def _child(connection, env):
+    outcomes = []
+    for act in (lambda: env.reset(seed=0), lambda: sim.make("assembly", image_size=32).reset(seed=0)):
+        try:
+            act()
+            outcomes.append("no error")
+        except sim.RenderingError as error:
+            outcomes.append(str(error))
+    connection.send(outcomes)
+    os._exit(0)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_use_after_a_fork_is_an_error_and_no_hang(assembly):
+    assembly.reset(seed=0)
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_child, args=(theirs, assembly))
+    child.start()
+    assert ours.poll(30), "the child hangs"
+    old, new = ours.recv()
+    child.join(timeout=10)
+    assert "does not survive a fork" in old
+    assert "forked from process" in new and "spawn" in new
+
+
+def test_the_projection_agrees_with_the_picture(assembly):
+    assembly.reset(seed=6)
+    world, pose = assembly.world, assembly.camera_pose()
+    shown = assembly.renderer.segment(world.data, pose)
+    peg = [g for g in world.geoms("object") if world.model.body(world.model.geom_bodyid[g]).name == "peg"]
+    rows, columns = np.nonzero(np.isin(shown, peg))
+    scale = 64 / len(shown)
+    seen = np.array([columns.mean(), rows.mean()]) * scale
+    wanted = pose.project(world.data.body("peg").xpos[None], 64)[0]
+    assert np.linalg.norm(seen - wanted) < 2
+
+
+@pytest.mark.parametrize("fixture", ["assembly", "threading_env"])
+def test_gripper_and_objects_stay_in_the_picture_and_large_enough(request, fixture):
+    check_visibility(request.getfixturevalue(fixture), seeds=(31, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", sim.TASK_NAMES)
+def test_every_camera_keeps_gripper_and_objects_in_the_picture(task):
+    env = sim.make(task, image_size=64)
+    check_visibility(env, seeds=range(200, 208))
+    env.close()
+
+
+def check_visibility(env, seeds):
+    """Projects every landmark in every step, and measures the objects' pixels at the start."""
+    for seed in seeds:
+        env.reset(seed=seed)
+        shown = np.isin(env.renderer.segment(env.world.data, env.camera_pose()), env.world.geoms("object"))
+        assert shown.mean() > 0.004  # 16 of 64 x 64 pixels
+        expert, over = sim.make_expert(env, seed=seed), False
+        while not over:
+            names, points = zip(*env.world.landmarks().items())
+            pixels = env.camera_pose().project(np.array(points), 64)
+            outside = [n for n, p in zip(names, pixels) if not (0 <= p).all() or not (p <= 64).all()]
+            assert not outside, f"{env.task.name}, seed {seed}, {expert.phase}: {outside} outside: {pixels.round()}"
+            *_, terminated, truncated, info = env.step(expert.act())
+            over = terminated or truncated
+        assert info["success"]
+
+
+def test_what_is_left_out_changes_no_pixel_of_the_near_view(assembly):
+    world = assembly.world
+    assembly.reset(seed=12)
+    everything = FastRenderer(world.model, 64, groups=(*world.groups, 5))
+    expert = sim.make_expert(assembly, seed=12)
+    for step in range(60):
+        observation = assembly.step(expert.act())[0]
+        if step % 15 == 0:
+            full = everything.draw(world.data, assembly.camera_pose())
+            np.testing.assert_array_equal(observation["image_primary"], full)
+    everything.close()
+
+
+def test_objects_cover_the_same_pixels_as_in_the_stock_renderer(assembly):
+    """The fast path changes shading, never where a thing is."""
+    import mujoco
+
+    world = assembly.world
+    assembly.reset(seed=13)
+    fast = np.isin(assembly.renderer.segment(world.data, assembly.camera_pose()), world.geoms("object"))
+    stock = mujoco.Renderer(world.model, *fast.shape)
+    stock.update_scene(world.data, mujoco.MjvCamera())
+    pose = assembly.camera_pose()
+    for eye in stock.scene.camera:
+        eye.pos[:], eye.forward[:], eye.up[:] = pose.position, pose.forward, pose.up
+        top = eye.frustum_near * np.tan(np.radians(pose.fovy) / 2)
+        eye.frustum_bottom, eye.frustum_top, eye.frustum_center = -top, top, 0
+    stock.enable_segmentation_rendering()
+    ids, kinds = np.moveaxis(stock.render(), -1, 0)
+    stock.close()
+    wanted = np.isin(np.where(kinds == int(mujoco.mjtObj.mjOBJ_GEOM), ids, -1), world.geoms("object"))
+    assert (fast != wanted).mean() < 0.002
+
+
+def test_stock_cameras_are_available_by_name_and_unknown_ones_are_listed():
+    env = sim.make("assembly", image_size=32, camera="corner2")
+    assert env.reset(seed=0)[0]["image_primary"].std() > 5
+    env.close()
+    with pytest.raises(sim.UnknownNameError, match=r"near.*corner2"):
+        sim.make("assembly", camera="corner9")
+
+
+def test_a_view_on_a_body_moves_with_it():
+    import mujoco
+
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><worldbody><body name='b' pos='1 2 3'><freejoint/><geom size='.1'/></body></worldbody></mujoco>"
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    pose = View((0, 0, -1), (0, 0, 0), 60, up=(0, 1, 0), body="b").pose(data)
+    np.testing.assert_allclose(pose.position, [1, 2, 2])
+    np.testing.assert_allclose(pose.project(np.array([[1, 2, 3]]), 64), [[32, 32]])
+    assert np.isnan(pose.project(np.array([[1, 2, 1]]), 64)).all()  # behind the camera
+
+
+def test_rendering_ends_quietly_when_the_interpreter_does():
+    code = "import gap_vla.sim as s; e = s.make('assembly', image_size=32); e.reset(seed=0)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Error" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_thousand_resets_and_500_episodes_leak_nothing():
+    env = sim.make("assembly", image_size=64)
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    for seed in range(100):
+        env.reset(seed=seed)
+    before = resident()
+    for seed in range(1000):
+        env.reset(seed=seed)
+    for seed in range(500):
+        env.reset(seed=seed)
+        for _ in range(3):
+            env.step(np.zeros(7))
+    assert resident() - before < 8  # MiB
+    env.close()
+
+
+@pytest.mark.slow
+def test_a_hundred_environments_one_after_the_other_leave_no_context():
+    for _ in range(100):
+        env = sim.make("assembly", image_size=32)
+        env.reset(seed=0)
+        env.close()
+
+
+def test_camera_shift_moves_only_the_picture():
+    plain, moved = (sim.make("assembly", image_size=64, variant=v) for v in ("default", "camera_shift"))
+    a, b = plain.reset(seed=3)[0], moved.reset(seed=3)[0]
+    np.testing.assert_array_equal(a["proprio"], b["proprio"])
+    assert (a["image_primary"] != b["image_primary"]).mean() > 0.1
+    assert variant_spec("camera_shift").camera
+    plain.close()
+    moved.close()
