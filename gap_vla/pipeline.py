@@ -194,10 +194,10 @@ def dry_run(config: FinetuneConfig) -> str:
     import numpy as np
 
     from gap_vla.octo import checkpoint
-    from gap_vla.octo.presets import example_batch
+    from gap_vla.octo.presets import example_batch, published_config
     from gap_vla.sim import task_spec
     from gap_vla.training import octo
-    from gap_vla.training.architecture import INSTRUCTION_LENGTH, adapted_config, published_model, small_model
+    from gap_vla.training.architecture import INSTRUCTION_LENGTH, adapted_config, small_model
 
     stages, task = stages_of(config), task_spec(config.task)
     batch = example_batch(
@@ -215,7 +215,7 @@ def dry_run(config: FinetuneConfig) -> str:
         layout = small_model(config, batch)
     else:
         local = Path(pretrained)
-        source = checkpoint.read_config(local) if local.is_dir() else published_model(pretrained.rsplit("/", 1)[-1])
+        source = checkpoint.read_config(local) if local.is_dir() else published_config(pretrained.rsplit("/", 1)[-1])
         ids = np.zeros((config.train.batch_size, INSTRUCTION_LENGTH), np.int64)
         batch["task"] = {
             "language_instruction": {"input_ids": ids, "attention_mask": ids},

@@ -6,15 +6,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from gap_vla.config import FinetuneConfig, choose
+from gap_vla.config import FinetuneConfig
 from gap_vla.octo.presets import small_config
-from gap_vla.octo.spec import ModuleSpec
 
 OBSERVATIONS = "observation_tokenizers"
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "octo-small-1.5": {"token_embedding_size": 384, "num_layers": 12, "num_attention_heads": 6, "mlp_dim": 1536},
-    "octo-base-1.5": {"token_embedding_size": 768, "num_layers": 12, "num_attention_heads": 12, "mlp_dim": 3072},
-}
 INSTRUCTION_LENGTH = 16
 """Word pieces that the published models read."""
 
@@ -37,37 +32,6 @@ def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, A
         mlp_dim=config.model.mlp_dim,
         stem_features=config.model.stem_features,
     )
-
-
-def published_model(name: str) -> dict[str, Any]:
-    """The layout of `octo-small-1.5` or `octo-base-1.5`: two cameras, goal images, T5 language, diffusion head.
-
-    Raises:
-        ConfigError: another name.
-    """
-    choose(name, tuple(PUBLISHED), "published model")
-    layout = small_config(
-        image_keys=("image_primary", "image_wrist"),
-        image_size=256,
-        proprio_dim=None,
-        action_horizon=4,
-        head="diffusion",
-        window_size=2,
-        max_horizon=10,
-        goal_images=True,
-        head_options={"use_map": False, "n_diffusion_samples": 1, "dropout_rate": 0.0},
-        **PUBLISHED[name],
-    )
-    model = layout["model"]
-    for tokenizer in model[OBSERVATIONS].values():
-        tokenizer["kwargs"]["encoder"] = ModuleSpec.create("octo.model.components.vit_encoders:SmallStem16")
-    model["task_tokenizers"] = {
-        "language": ModuleSpec.create(
-            "octo.model.components.tokenizers:LanguageTokenizer", encoder="t5-base", finetune_encoder=False
-        )
-    }
-    model["repeat_task_tokens"] = True
-    return layout
 
 
 def adapted_config(source: Mapping[str, Any], config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""Fine-tuning from a checkpoint: what is kept, what is new, and language on its way into the step."""
+
+import jax
+import numpy as np
+import pytest
+
+from gap_vla.adjustment.jax import match_group
+from gap_vla.config import FinetuneConfig
+from gap_vla.octo import OctoModel
+from gap_vla.octo.presets import example_batch, published_config, small_config
+from gap_vla.training.architecture import adapted_config
+from gap_vla.training.octo import build, dry_run, model_inputs
+
+SMALL = {"token_embedding_size": 32, "num_layers": 1, "stem_features": (32, 32), "image_size": 32}
+
+
+def batch_with(proprio: int | None = 9, cameras: tuple[str, ...] = ("image_primary",)) -> dict:
+    batch = example_batch(cameras, 32, proprio, window_size=2, action_horizon=3, batch_size=2)
+    return batch | {"rho": np.zeros((2, 2), np.float32)}
+
+
+def flat(params) -> dict:
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+
+
+def config_for(pretrained: str, method: str = "vp_gap") -> FinetuneConfig:
+    model = {"pretrained": pretrained, "window_size": 2, "action_horizon": 3}
+    return FinetuneConfig.from_dict({"task": "threading", "method": method, "model": model, "eval": {"execute": 1}})
+
+
+@pytest.fixture(scope="module")
+def vision_checkpoint(tmp_path_factory):
+    """A vision-only model with two cameras and another action width."""
+    cameras = ("image_primary", "image_wrist")
+    config = small_config(cameras, proprio_dim=None, action_dim=4, action_horizon=2, **SMALL)
+    example = example_batch(cameras, 32, None, action_dim=4, action_horizon=2)
+    path = tmp_path_factory.mktemp("pretrained") / "octo"
+    OctoModel.from_config(config, example, rng=jax.random.PRNGKey(5), dataset_statistics={}).save_pretrained(0, path)
+    return path
+
+
+def test_proprioception_is_added_and_everything_else_is_kept(vision_checkpoint, capsys):
+    before = flat(OctoModel.load_pretrained(vision_checkpoint).params)
+    trainer = build(config_for(str(vision_checkpoint)), batch_with(), {})
+    after = flat(trainer.state.params)
+    assert set(trainer.group) == set(match_group(trainer.state.params))
+    new = {name for name in after if name not in before}
+    assert new and all("obs_proprio" in name for name in new)
+    dropped = {name for name in before if name not in after}
+    assert dropped and all("wrist" in name for name in dropped)
+    changed = [name for name in after if name in before and after[name].shape != before[name].shape]
+    assert all("mean_proj" in name for name in changed)  # another action width and horizon
+    for name in set(after) & set(before) - set(changed):
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    account = capsys.readouterr().out
+    assert "re-initialised heads_action/mean_proj/kernel" in account and "new octo_transformer/obs_proprio" in account
+
+
+def test_a_vision_only_run_drops_the_proprioceptive_tokenizer(vision_checkpoint, tmp_path):
+    trainer = build(config_for(str(vision_checkpoint)), batch_with(), {})
+    trainer.model.save_pretrained(0, tmp_path / "vp")
+    vision = build(config_for(str(tmp_path / "vp"), method="v"), batch_with(proprio=None), {})
+    assert not vision.group and not [name for name in flat(vision.state.params) if "proprio" in name]
+
+
+def test_published_models_get_proprio_after_the_cameras_that_the_data_have():
+    config = FinetuneConfig.from_dict(
+        {"task": "threading", "model": {"head": "diffusion", "window_size": 2, "action_horizon": 3}, "eval": {"execute": 1}}
+    )
+    batch = batch_with()
+    batch["observation"]["image_primary"] = np.zeros((2, 2, 256, 256, 3), np.uint8)
+    ids = np.zeros((2, 16), np.int64)
+    batch["task"] = {
+        "language_instruction": {"input_ids": ids, "attention_mask": ids},
+        "pad_mask_dict": {"language_instruction": np.ones(2, bool)},
+    }
+    layout = adapted_config(published_config("octo-small-1.5"), config, batch)
+    assert list(layout["model"]["observation_tokenizers"]) == ["primary", "proprio"]
+    account = dry_run(config, batch, layout)
+    assert "octo_transformer/obs_proprio_pos_embedding [1, 10, 9, 384]" in account
+    assert "task/language_instruction/input_ids int64[2, 16]" in account
+
+
+class Words:
+    """A text processor that counts letters."""
+
+    def encode(self, texts):
+        return {"input_ids": np.array([[len(text)] for text in texts])}
+
+
+def test_instructions_become_word_pieces_or_are_left_out():
+    batch = batch_with()
+    words = np.array([b"put", b"place"], object)
+    batch["task"] = {"language_instruction": words, "pad_mask_dict": {"language_instruction": np.ones(2, bool)}}
+    encoded = model_inputs(batch, Words())["task"]
+    np.testing.assert_array_equal(encoded["language_instruction"]["input_ids"], [[3], [5]])
+    assert model_inputs(batch)["task"] == {"pad_mask_dict": {}}
