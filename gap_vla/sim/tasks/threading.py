@@ -174,9 +174,9 @@ class Threading(RobosuiteWorld):
             Phase(
                 "align",
                 lambda: bring(0.085),
-                tolerance=0.0018,
-                turn_tolerance=0.03,
-                stay=3,
+                tolerance=0.003,
+                turn_tolerance=0.05,
+                stay=1,
                 limit=60,
                 gain=1.2,
                 precise=True,
