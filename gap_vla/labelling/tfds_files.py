@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.demos.layout import StateLayout
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, change_flags, replacing_folder
-from gap_vla.demos.layout import StateLayout
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 

@@ -24,7 +24,7 @@ h1 { font-size: 20px; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 17px; margin: 28px 0 8px; }
 p.fact { margin: 0; color: #4a5666; overflow-wrap: anywhere; }
 .legend { margin: 10px 0 14px; color: #4a5666; }
-.legend span { margin-right: 18px; white-space: nowrap; }
+.legend span { margin-right: 18px; display: inline-block; }
 .key { display: inline-block; width: 26px; height: 0; vertical-align: middle; margin-right: 6px;
   border-top: 2px solid; }
 .episode { display: grid; grid-template-columns: minmax(200px, 280px) 1fr; gap: 20px; align-items: start; }

@@ -66,7 +66,9 @@ def _plot(signal: Signal, y: float, steps: int, bounds: tuple[float, float] | No
             )
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
         if len(signal.lines) > 1:
-            out.append(f'<text x="{x_label}" y="{y - 6}" class="name" fill="{colour}">{html.escape(label)}</text>')
+            out.append(
+                f'<text x="{x_label}" y="{y - 6}" class="name" style="fill:{colour}">{html.escape(label)}</text>'
+            )
             x_label += 12 + 7 * len(label)
     return "".join(out)
 

@@ -1,0 +1,183 @@
+"""The bounds of the phases room, measured in one run: exact segmentation against the same search in plain Python,
+annotation of a large data set, import time, and the compiled code's cache.
+
+    python benchmarks/phases.py            # about two minutes of computing
+    python benchmarks/phases.py --quick    # smaller, for a look
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+
+def recording(steps: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A walk of straight legs with a turning wrist and fingers that open and close; f64[T, 3], f64[T, 4], f64[T, 2]."""
+    rng = np.random.default_rng(seed)
+    legs = max(steps // 40, 1)
+    bounds = np.linspace(0, steps, legs + 1).astype(int)
+    heading = np.repeat(rng.normal(size=(legs, 3)), np.diff(bounds), axis=0)
+    heading /= np.linalg.norm(heading, axis=1, keepdims=True)
+    speed = 0.01 * (0.4 + np.abs(np.sin(np.linspace(0, legs * np.pi, steps))))[:, None]
+    path = np.cumsum(speed * heading, axis=0) + rng.normal(0, 1e-4, (steps, 3))
+    half = np.cumsum(np.repeat(rng.normal(0, 0.02, legs), np.diff(bounds))) / 2
+    turn = np.stack([np.cos(half), np.zeros(steps), np.zeros(steps), np.sin(half)], axis=1)
+    fingers = np.repeat(rng.integers(0, 2, legs), np.diff(bounds))[:, None] * [[0.04, -0.04]]
+    return path, turn, fingers
+
+
+def plain_python_cost() -> type:
+    """M2 word for word as a ruptures cost: one cosine per step, nothing precomputed but the steps."""
+    from ruptures.base import BaseCost
+    from scipy.spatial.transform import Rotation
+
+    class PlainCost(BaseCost):
+        model, min_size = "plain", 1
+
+        def fit(self, signal: np.ndarray) -> PlainCost:
+            self.signal = signal
+            self.rotation = Rotation.from_quat(signal[:, [4, 5, 6, 3]])
+            self.turns = (self.rotation[1:] * self.rotation[:-1].inv()).as_rotvec()
+            return self
+
+        def error(self, start: int, end: int) -> float:
+            last = min(end, len(self.signal) - 1)
+            whole = self.signal[last] - self.signal[start]
+            turn = (self.rotation[last] * self.rotation[start].inv()).as_rotvec()
+            total = 0.0
+            for i in range(start, last):
+                step = self.signal[i + 1] - self.signal[i]
+                total -= _cosine(whole[:3], step[:3]) + _cosine(turn, self.turns[i])
+                total -= 2e-3 * float(np.mean(np.sign(whole[7:]) == np.sign(step[7:])))
+            return total
+
+    return PlainCost
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    length = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / length) if length > 1e-12 else 0.0
+
+
+def segmentation(steps: int, sample: int) -> dict[str, float]:
+    """Exact search, ours and ruptures' Dynp with the plain cost, which needs the cost of every pair.
+
+    Dynp at full length would take many minutes, nearly all of it in the cost; so the cost of `sample` random pairs is
+    timed and multiplied by the number of pairs, and checked against a Dynp run that is short enough to finish.
+    """
+    import ruptures
+
+    from gap_vla.phases import MotionCost, segment, segment_cost
+
+    signals = recording(steps, 1)
+    options = {"dead_band": (1e-12, 1e-12, 1e-12, 1e-12)}
+    segment(*signals, penalty=2.0, **options)
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        segment(*signals, penalty=2.0, **options)
+        times.append(time.perf_counter() - start)
+    ours = float(np.median(times))
+    cost = plain_python_cost()().fit(np.hstack(signals))
+    rng = np.random.default_rng(0)
+    pairs = np.sort(rng.integers(0, steps + 1, (sample, 2)), axis=1)
+    start = time.perf_counter()
+    for a, b in pairs:
+        cost.error(int(a), int(b))
+    plain = (time.perf_counter() - start) / sample * steps * (steps + 1) / 2
+
+    short = [s[:36] for s in signals]
+    start = time.perf_counter()
+    theirs = (
+        ruptures.Dynp(custom_cost=plain_python_cost()(), min_size=3, jump=1).fit(np.hstack(short)).predict(n_bkps=2)
+    )
+    short_plain = time.perf_counter() - start
+    ours_short = segment(*short, n_change_points=2, **options)
+    equal = np.isclose(segment_cost(*short, theirs[:-1], **options), segment_cost(*short, ours_short, **options))
+    compiled = MotionCost(gripper=2, **options)
+    start = time.perf_counter()
+    ruptures.Dynp(custom_cost=compiled, min_size=3, jump=1).fit(np.hstack(short)).predict(n_bkps=2)
+    return {
+        "steps": steps,
+        "ours_ms": 1000 * ours,
+        "plain_python_s": plain,
+        "ratio": plain / ours,
+        "dynp_36_steps_plain_s": short_plain,
+        "dynp_36_steps_our_cost_s": time.perf_counter() - start,
+        "same_optimum": bool(equal),
+    }
+
+
+def long_recording(steps: int) -> dict[str, float]:
+    """A long recording with bounded segments: time, and what the search adds to the peak memory."""
+    import resource
+
+    from gap_vla.phases import segment
+
+    signals = recording(steps, 2)
+    segment(*(s[:50] for s in signals), penalty=1.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    segment(*signals, penalty=1.0, max_segment=500)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {"steps": steps, "max_segment": 500, "seconds": time.perf_counter() - start, "extra_memory_mb": grown / 1024}
+
+
+def annotation(episodes: int, steps: int) -> dict[str, object]:
+    """Segmentation, LSTM training and ρ of a whole data set, with one process and with two."""
+    from gap_vla.episode import Episode
+    from gap_vla.phases import annotate
+
+    data = []
+    for seed in range(episodes):
+        proprio = np.concatenate(recording(steps, seed), axis=1).astype(np.float32)
+        data.append(Episode({}, proprio, np.zeros((steps, 7), np.float32)))
+    out: dict[str, object] = {"episodes": episodes, "steps": steps}
+    hashes = set()
+    for workers in (1, 2):
+        cpu, start = os.times(), time.perf_counter()
+        result = annotate(data, workers=workers)
+        out[f"seconds_{workers}_workers"] = time.perf_counter() - start
+        used = os.times()
+        out[f"cpu_seconds_{workers}_workers"] = sum(used[:4]) - sum(cpu[:4])
+        hashes.add((result.identity["hash"], b"".join(r.tobytes() for r in result.rho)))
+    out["independent_of_workers"] = len(hashes) == 1
+    return out
+
+
+def fresh_processes() -> dict[str, object]:
+    """Import time, and whether a new process finds the compiled search in the cache."""
+    code = (
+        "import time; t = time.perf_counter(); import gap_vla.phases as p; a = time.perf_counter() - t\n"
+        "import numpy as np; x = np.cumsum(np.ones((50, 3)), axis=0); import numba; t = time.perf_counter()\n"
+        "p.segment(x, penalty=1.0); b = time.perf_counter() - t\n"
+        "from gap_vla.phases.search import optimal_with_penalty as s\n"
+        "import json; print(json.dumps([a, b, sum(s.stats.cache_hits.values())]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported, first_call, hits = json.loads(run.stdout)
+    return {"import_s": imported, "first_segment_s": first_call, "cache_hits": hits}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    results = {
+        "segmentation": segmentation(500, 100 if quick else 400),
+        "long_recording": long_recording(2_000 if quick else 10_000),
+        "fresh_processes": fresh_processes(),
+        "annotation": annotation(20 if quick else 500, 400),
+    }
+    print(json.dumps(results, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,85 @@
+"""The results as Markdown tables and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gap_vla.atomic import replacing
+
+TITLES = {"noise": "noise (mm and °)", "rate": "rate (Hz)", "demos": "demonstrations (AUPRC of ρ)"}
+SHOWN = ("f1@2", "f1@5", "f1@10", "precision@5", "recall@5", "timing_error", "auprc")
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """All tables of a benchmark run; `results` holds the JSON of every stage."""
+    counts = results["finders"]["recordings"]
+    parts = [f"Recordings: {', '.join(f'{task} {n}' for task, n in counts.items())}; every second one tunes.", ""]
+    finders = results["finders"]["results"]
+    ranked = sorted(finders, key=lambda name: -finders[name]["mean"]["f1@5"])
+    head = ("finder", "F1@2", "F1@5", "F1@10", "precision@5", "recall@5", "timing error (steps)", "AUPRC of bumps")
+    rows = [[name, *(f"{finders[name]['mean'][key]:.2f}" for key in SHOWN)] for name in ranked]
+    parts += ["**Change points, mean over the tasks** (test half)", "", table(head, rows)]
+    tasks = list(next(iter(finders.values()))["tasks"])
+    rows = [[name, *(f"{finders[name]['tasks'][task]['f1@5']:.2f}" for task in tasks)] for name in ranked]
+    parts += ["**F1@5 by task**", "", table(("finder", *tasks), rows)]
+    rho = results["rho"]["results"]
+    rows = []
+    for name in sorted(rho, key=lambda name: -rho[name]["mean"]["auprc"]):
+        mean = rho[name]["mean"]
+        each = [f"{rho[name]['tasks'][task]['auprc']:.2f}" for task in tasks]
+        rows.append([name, *each, f"{mean['auprc']:.3f}", f"{mean['rho_mean']:.2f}", f"{mean['calibration']:.3f}"])
+    parts += ["**AUPRC of ρ by task**", "", table(("ρ", *tasks, "mean", "mean ρ", "calibration error"), rows)]
+    for what, values in results["sensitivity"]["results"].items():
+        name = "AUPRC of ρ" if what == "demos" else "F1"
+        rows = [[name, *(f"{score['mean']:.3f}" for score in values.values())]]
+        parts += [f"**{what}**", "", table(("", *(str(value) for value in values)), rows)]
+    return "\n".join(parts)
+
+
+def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    """A Markdown table with a blank line after it."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Writes phases_finders.png and phases_sensitivity.png."""
+    from matplotlib.figure import Figure
+
+    finders = results["finders"]["results"]
+    ranked = sorted(finders, key=lambda name: finders[name]["mean"]["f1@5"])
+    figure = Figure(figsize=(9, 0.36 * len(ranked) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    for row, name in enumerate(ranked):
+        scores = [s["f1@5"] for s in finders[name]["tasks"].values()]
+        colour = "#1f6feb" if name.startswith("ours") else "#9aa4b2"
+        axes.barh(row, finders[name]["mean"]["f1@5"], color=colour)
+        axes.plot(scores, [row] * len(scores), ".", color="0.15", ms=4)
+    axes.set_yticks(range(len(ranked)), ranked, fontsize=9)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("F1 at ±5 steps (bar: mean, dots: tasks)")
+    sheet = Figure(figsize=(11, 5.2), layout="constrained")
+    shown = ("penalty", "alpha", "beta", "rest", "noise", "rate", "min_size", "demos")
+    for place, what in enumerate(shown, 1):
+        panel = sheet.add_subplot(2, 4, place)
+        for line in [what, *(["noise, no smoothing, no dead-band"] if what == "noise" else [])]:
+            values = results["sensitivity"]["results"][line]
+            label = "defaults" if line == "noise" else "without smoothing and dead-band"
+            scores = [score["mean"] for score in values.values()]
+            panel.plot([str(v) for v in values], scores, "o-", ms=3, label=label if what == "noise" else None)
+        panel.set_ylim(0, 1)
+        panel.set_title(
+            {"noise": "noise (mm and °)", "rate": "rate (Hz)", "demos": "demonstrations (AUPRC of ρ)"}.get(what, what),
+            fontsize=9,
+        )
+        panel.tick_params(labelsize=7)
+        if what == "noise":
+            panel.legend(fontsize=6)
+    out = []
+    for name, picture in (("phases_finders", figure), ("phases_sensitivity", sheet)):
+        out.append(folder / f"{name}.png")
+        with replacing(out[-1]) as temporary:
+            picture.savefig(temporary, dpi=110, format="png")
+    return out

@@ -1,0 +1,129 @@
+"""Every way to find change points that is compared: ours, ruptures with its stock costs, heuristics, clusters.
+
+A finder takes recordings of one task and returns change points for each; its one free parameter is tuned on training
+recordings of the same task, ours is also run with its defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.phases.alternatives import Options, cotpc_points, hdbscan_points, resolved, segment_points
+from gap_vla.phases.motion import Motion, steps_of
+
+Points = list[np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finder:
+    """One way to find change points.
+
+    Attributes:
+        find: (recordings, parameter) to change points.
+        grid: values of the parameter to choose from; one value: nothing is tuned.
+        parameter: what it is.
+    """
+
+    find: Callable[[Sequence[Motion], float], Points]
+    grid: tuple[float, ...]
+    parameter: str = "penalty"
+
+
+def ours(motions: Sequence[Motion], penalty: float, **options: Any) -> Points:
+    """M3 with smoothing and dead-bands that follow the data; penalty 0 means the default rule."""
+    settings = resolved(Options(penalty=penalty or None, **options), motions)
+    return [segment_points(motion, None, settings) for motion in motions]
+
+
+def step_signal(motion: Motion) -> np.ndarray:
+    """What ruptures' stock costs see: every sample's step in position, rotation and fingers, unit variance each.
+
+    The direction of motion is piecewise constant in these columns, which is the best case for these costs.
+    """
+    steps = steps_of(motion)
+    blocks = [steps.position.reshape(len(motion) - 1, -1)]
+    if steps.rotation is not None:
+        blocks.append(steps.rotation.reshape(len(motion) - 1, -1))
+    if steps.gripper is not None:
+        blocks.append(steps.gripper)
+    scaled = [block / max(float(block.std()), 1e-9) for block in blocks]
+    signal = np.concatenate(scaled, axis=1)
+    return np.concatenate([signal, signal[-1:]])
+
+
+def with_ruptures(search: str, model: str) -> Callable[[Sequence[Motion], float], Points]:
+    """A ruptures search with one of its own costs."""
+
+    def find(motions: Sequence[Motion], penalty: float) -> Points:
+        import ruptures
+
+        found = []
+        for motion in motions:
+            signal = step_signal(motion)
+            if model == "ar":
+                signal = np.linalg.norm(signal, axis=1)  # its autoregressive cost takes one channel
+            arguments: dict[str, Any] = {"model": model, "min_size": 3, "jump": 1}
+            if model == "ar":
+                arguments |= {"min_size": 8, "params": {"order": 2}}
+            if search == "Window":
+                arguments["width"] = 12
+            searcher = getattr(ruptures, search)(**arguments)
+            found.append(np.array(searcher.fit(signal).predict(pen=penalty)[:-1], np.int64))
+        return found
+
+    return find
+
+
+def slow_moments(motions: Sequence[Motion], share: float) -> Points:
+    """Local minima of the speed below a share of the fast speed: the usual heuristic."""
+    found = []
+    for motion in motions:
+        speed = np.linalg.norm(steps_of(motion).position, axis=2).sum(axis=1)
+        slow = speed < share * np.quantile(speed, 0.95)
+        runs = np.flatnonzero(np.diff(np.concatenate([[0], slow.astype(int), [0]])))
+        points = [a + int(np.argmin(speed[a:b])) for a, b in zip(runs[::2], runs[1::2])]
+        found.append(np.array([p for p in points if 2 < p < len(motion) - 2], np.int64))
+    return found
+
+
+def uniform(motions: Sequence[Motion], number: float) -> Points:
+    """A number of change points, evenly spaced."""
+    return [np.linspace(0, len(m), int(number) + 2)[1:-1].round().astype(np.int64) for m in motions]
+
+
+def clusters(motions: Sequence[Motion], size: float) -> Points:
+    """HDBSCAN over step directions."""
+    settings = resolved(Options(cluster_size=int(size)), motions)
+    return [hdbscan_points(motion, None, settings) for motion in motions]
+
+
+def key_states(motions: Sequence[Motion], threshold: float) -> Points:
+    """CoTPC's cosine key states."""
+    settings = resolved(Options(threshold=threshold), motions)
+    return [cotpc_points(motion, None, settings) for motion in motions]
+
+
+PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
+
+FINDERS: dict[str, Finder] = {
+    "ours, defaults": Finder(ours, (0.0,)),
+    "ours, penalty tuned": Finder(ours, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)),
+    "paper's M2 (no rest term), defaults": Finder(lambda m, p: ours(m, p, rest=0.0), (0.0,)),
+    "release's mean reduction, tuned": Finder(
+        lambda m, p: ours(m, p, rest=0.0, reduction="mean"), (0.01, 0.03, 0.1, 0.2, 0.3)
+    ),
+    "ruptures Pelt l2": Finder(with_ruptures("Pelt", "l2"), PENALTIES),
+    "ruptures Pelt rbf": Finder(with_ruptures("Pelt", "rbf"), (0.3, 1.0, 2.0, 4.0, 8.0)),
+    "ruptures BottomUp l2": Finder(with_ruptures("BottomUp", "l2"), PENALTIES),
+    "ruptures BottomUp normal": Finder(with_ruptures("BottomUp", "normal"), (10.0, 30.0, 60.0, 120.0, 240.0)),
+    "ruptures Window l2": Finder(with_ruptures("Window", "l2"), PENALTIES),
+    "ruptures Window ar": Finder(with_ruptures("Window", "ar"), (0.3, 1.0, 3.0, 10.0)),
+    "speed threshold": Finder(slow_moments, (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), "share of fast speed"),
+    "CoTPC key states": Finder(key_states, (0.0, 0.3, 0.5, 0.7, 0.85, 0.95), "cosine"),
+    "HDBSCAN": Finder(clusters, (4.0, 6.0, 8.0, 12.0), "cluster size"),
+    "uniform": Finder(uniform, tuple(float(k) for k in range(1, 17)), "number"),
+}

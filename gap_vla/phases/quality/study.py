@@ -1,0 +1,113 @@
+"""The comparison: tune on one half of the recordings of each task, score on the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.phases.alternatives import Options, gaussian_rho, resolved, segment_points
+from gap_vla.phases.estimator import PhaseEstimator
+from gap_vla.phases.metrics import average_precision, boundary_scores, near_boundaries
+from gap_vla.phases.motion import Motion
+from gap_vla.phases.quality.finders import FINDERS, Finder
+from gap_vla.phases.quality.recordings import Recording
+
+TOLERANCES = (2, 5, 10)
+AROUND = 2
+"""ρ should be high within this many steps of a true switch (area under the precision-recall curve)."""
+
+FIRST = 5
+"""Steps at the start that ρ is not scored on: its first step is a change point by definition (M4)."""
+
+
+def halves(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
+    """Training and test half: every second recording."""
+    return list(recordings[::2]), list(recordings[1::2])
+
+
+def compare(tasks: Mapping[str, Sequence[Recording]], finders: Mapping[str, Finder] = FINDERS) -> dict[str, Any]:
+    """Scores every finder on every task.
+
+    Returns:
+        {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
+        timing_error (steps, matched within 10), auprc (of bumps around the change points), value (of the tuned
+        parameter), seconds (per recording).
+    """
+    out: dict[str, Any] = {}
+    for name, finder in finders.items():
+        each = {task: _score_finder(finder, *halves(recordings)) for task, recordings in tasks.items()}
+        keys = [key for key in next(iter(each.values())) if key != "value"]
+        out[name] = {"tasks": each, "mean": {key: float(np.nanmean([s[key] for s in each.values()])) for key in keys}}
+        print(f"{name}: F1@5 {out[name]['mean']['f1@5']:.3f}", flush=True)
+    return out
+
+
+def rho_scores(tasks: Mapping[str, Sequence[Recording]], variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Area under the precision-recall curve of the LSTM's ρ, trained on one half and scored on the other.
+
+    Args:
+        variants: name to settings of `PhaseEstimator`.
+
+    Returns:
+        {variant: {"tasks": {task: {"auprc", "rho_mean", "held_out_loss", "calibration"}}, "mean": {…}}}
+    """
+    out: dict[str, Any] = {}
+    for name, settings in variants.items():
+        each = {}
+        for task, recordings in tasks.items():
+            train, test = halves(recordings)
+            estimator = fitted(train, **settings)
+            rho = [estimator.predict(r.motion) for r in test]
+            each[task] = {
+                "auprc": area(rho, test),
+                "rho_mean": float(np.concatenate(rho).mean()),
+                "held_out_loss": estimator.report["held_out_loss"],
+                "calibration": estimator.report["held_out_calibration"]["error"],
+            }
+        keys = next(iter(each.values()))
+        out[name] = {"tasks": each, "mean": {k: float(np.mean([s[k] for s in each.values()])) for k in keys}}
+        print(f"{name}: AUPRC {out[name]['mean']['auprc']:.3f}", flush=True)
+    return out
+
+
+def fitted(train: Sequence[Recording], **settings: Any) -> PhaseEstimator:
+    """The LSTM trained on change points of our segmentation, not on the true switches."""
+    motions = [r.motion for r in train]
+    options = resolved(Options(), motions)
+    return PhaseEstimator(**settings).fit(motions, [segment_points(m, None, options) for m in motions])
+
+
+def area(rho: Sequence[np.ndarray], recordings: Sequence[Recording]) -> float:
+    """Area under the precision-recall curve for "within `AROUND` steps of a true switch"."""
+    near = [near_boundaries(r.switches, len(r.motion), AROUND)[FIRST:] for r in recordings]
+    return average_precision(np.concatenate([r[FIRST:] for r in rho]), np.concatenate(near))
+
+
+def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.ndarray]:
+    """ρ as bumps of width 2 steps around change points, for finders without a ρ of their own."""
+    return [gaussian_rho(p, len(m), Options(sigma=2.0)) for p, m in zip(points, motions)]
+
+
+def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, float]:
+    value = finder.grid[0]
+    if len(finder.grid) > 1:
+        motions, true = [r.motion for r in train], [r.switches for r in train]
+        f1 = [boundary_scores(finder.find(motions, v), true, 5)["f1"] for v in finder.grid]
+        value = finder.grid[int(np.argmax(f1))]
+    motions, true = [r.motion for r in test], [r.switches for r in test]
+    start = time.perf_counter()
+    points = finder.find(motions, value)
+    seconds = (time.perf_counter() - start) / len(test)
+    scores = {t: boundary_scores(points, true, t) for t in TOLERANCES}
+    return {
+        **{f"f1@{t}": scores[t]["f1"] for t in TOLERANCES},
+        "precision@5": scores[5]["precision"],
+        "recall@5": scores[5]["recall"],
+        "timing_error": scores[10]["timing_error"],
+        "auprc": area(bumps(points, motions), test),
+        "value": value,
+        "seconds": seconds,
+    }

@@ -1,0 +1,77 @@
+"""Measures how well change points and ρ meet the switches of the simulated experts, against other ways to find them,
+and writes the tables and figures of docs/PHASES.md.
+
+Demonstrations are collected (without images) where DEMOS holds none; about 5 minutes of computing in all.
+
+Examples:
+    python scripts/phase_benchmark.py --demos data/phase_demos --out results/phases
+    python scripts/phase_benchmark.py --tasks threading assembly --episodes 12 --out /tmp/phases
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from gap_vla.atomic import replacing, write_json
+from gap_vla.sim import TASK_NAMES
+
+LSTM_VARIANTS: dict[str, dict[str, Any]] = {
+    "lstm, lookahead 2 (default for labels)": {"lookahead": 2},
+    "lstm, causal": {"lookahead": 0},
+    "lstm, lookahead 2, k = 0.05": {"lookahead": 2, "distance_weight": 0.05},
+    "lstm, lookahead 2, unbounded weights": {"lookahead": 2, "greatest_weight": 1e9},
+}
+STAGES = ("finders", "rho", "sensitivity")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demos", type=Path, default=Path("data/phase_demos"), help="folder of TASK.hdf5")
+    parser.add_argument("--tasks", nargs="*", default=list(TASK_NAMES), help="default: all")
+    parser.add_argument("--episodes", type=int, default=16, help="per task, half of them for tuning (default: 16)")
+    parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES, help="what to measure (default: all)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/phases"), help="folder of a JSON per stage and tables.md"
+    )
+    parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder of the pictures")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = make_parser().parse_args(argv)
+    from gap_vla.phases.quality import compare, load_recordings, sensitivity
+    from gap_vla.phases.quality.figures import draw, markdown
+    from gap_vla.phases.quality.study import rho_scores
+
+    tasks = {}
+    for task in arguments.tasks:
+        path = arguments.demos / f"{task}.hdf5"
+        if not path.exists():
+            from gap_vla.sim import collect_demos
+
+            collect_demos(task, arguments.episodes, path, seed=7, cameras=())
+        tasks[task] = load_recordings(path, arguments.episodes)
+    run = {
+        "finders": lambda: compare(tasks),
+        "rho": lambda: rho_scores(tasks, LSTM_VARIANTS),
+        "sensitivity": lambda: sensitivity(tasks),
+    }
+    for stage in arguments.stages:
+        counts = {task: len(recordings) for task, recordings in tasks.items()}
+        write_json(arguments.out / f"{stage}.json", {"recordings": counts, "results": run[stage]()})
+    missing = [stage for stage in STAGES if not (arguments.out / f"{stage}.json").exists()]
+    if missing:
+        print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")
+        return 0
+    results = {stage: json.loads((arguments.out / f"{stage}.json").read_text()) for stage in STAGES}
+    with replacing(arguments.out / "tables.md") as temporary:
+        temporary.write_text(markdown(results))
+    print(arguments.out / "tables.md", *draw(results, arguments.figures), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
