@@ -4,6 +4,8 @@ Examples:
     python scripts/build_dataset.py demos.hdf5 --name my_task --data-dir data/rlds
     python scripts/build_dataset.py demos.hdf5 --name my_task --dry-run      # what would be written, with a picture
     python scripts/build_dataset.py demos.hdf5 --name my_task --reader language_instruction="stack the blocks"
+    python scripts/build_dataset.py ~/tensorflow_datasets/bridge_dataset/1.0.0 --kind rlds --name bridge_rho \\
+        --reader state_key=observation/state --reader layout=bridge
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="file or folder of demonstrations")
-    parser.add_argument("--kind", default="robomimic_hdf5", help=f"one of: {', '.join(READERS)}")
+    parser.add_argument(
+        "--kind", default="robomimic_hdf5", help=f"one of: {', '.join(READERS)}, rlds (add ρ to a dataset)"
+    )
     parser.add_argument("--name", required=True, help="dataset name: letters, digits, underscores")
     parser.add_argument("--data-dir", "--data_dir", type=Path, default=Path("data/rlds"), help="default: data/rlds")
     parser.add_argument("--version", default="1.0.0", help="default: 1.0.0")
@@ -55,6 +59,24 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def annotate_existing(arguments: argparse.Namespace) -> Path:
+    """The same RLDS dataset with ρ."""
+    from gap_vla.rlds.annotated import annotate_rlds
+
+    return annotate_rlds(
+        arguments.source,
+        arguments.data_dir,
+        arguments.name,
+        method=arguments.method,
+        seed=arguments.seed,
+        options=parse_options(arguments.annotate),
+        annotator=arguments.annotator,
+        version=arguments.version,
+        overwrite=arguments.overwrite,
+        **parse_options(arguments.reader),
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     from gap_vla.rlds.convert import build_dataset, dry_run
@@ -67,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
         "workers": arguments.workers,
     }
     try:
+        if arguments.kind == "rlds":
+            print(f"dataset: {annotate_existing(arguments)}")
+            return 0
         source = open_source(arguments.source, arguments.kind, **parse_options(arguments.reader))
         if arguments.dry_run:
             print(dry_run(source, Path(f"{arguments.name}_dry_run.png"), **common))

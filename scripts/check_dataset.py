@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="version directory, e.g. data/rlds/threading/1.0.0")
     parser.add_argument("--state-key", help="step field with the robot's state (default: observation/proprio or state)")
-    parser.add_argument("--layout", help="columns of the state: a name of gap_vla.rlds.layout.LAYOUTS, or JSON")
+    parser.add_argument("--layout", help="columns of the state: a name of gap_vla.demos.layout.LAYOUTS, or JSON")
     parser.add_argument("--out", type=Path, help="folder of the page (default: <name>-<version>-check)")
     parser.add_argument("--pictures", type=int, default=6, help="episodes shown on the page (default: 6)")
     parser.add_argument("--max-episodes", type=int, help="per split (default: all)")

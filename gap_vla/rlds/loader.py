@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gap_vla.identity import digest
+from gap_vla.rlds.mixture import Mixture
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.rlds.windows import Batch, Rho, Windows
+from gap_vla.rlds.windows import Batch, Goal, Rho, Windows
 
 
 class WindowLoader:
@@ -26,7 +28,8 @@ class WindowLoader:
     only. With `train=False` it is one ordered pass, the last batch possibly smaller.
 
     Args:
-        store: an `EpisodeStore`.
+        store: an `EpisodeStore`, or several with weights `[(store, 0.7), (other, 0.3)]`: windows are drawn in these
+            proportions, each normalised with its own dataset's statistics. Picture sizes and widths must agree.
         split: `"train"` or `"val"`.
         window_size: W.
         action_horizon: H.
@@ -41,13 +44,16 @@ class WindowLoader:
         process_count: … of so many; each sees its own share of the windows.
         language: whether to deliver `task.language_instruction`.
         upstream_action_mask: upstream's action mask, two steps late (see `window_indices`).
+        goal: `"uniform"` adds to `task` the whole observation at a random later step (goal relabelling).
+        max_goal_distance: steps from the window's last to the goal, at most.
+        augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes), used if `train`.
         threads: threads that gather ahead; 0 gathers when asked.
         prefetch: batches held ready when `threads` > 0.
     """
 
     def __init__(
         self,
-        store: EpisodeStore,
+        store: EpisodeStore | Sequence[tuple[EpisodeStore, float]],
         *,
         split: str,
         window_size: int,
@@ -63,30 +69,40 @@ class WindowLoader:
         process_count: int = 1,
         language: bool = True,
         upstream_action_mask: bool = False,
+        goal: Goal = "none",
+        max_goal_distance: int | None = None,
+        augment: Mapping[str, Any] | None = None,
         threads: int = 0,
         prefetch: int = 2,
     ) -> None:
         import grain
 
-        self.windows = Windows(
-            store,
-            split=split,
-            window_size=window_size,
-            action_horizon=action_horizon,
-            image_keys=image_keys,
-            proprio=proprio,
-            normalization=normalization,
-            rho=rho,
-            language=language,
-            upstream_action_mask=upstream_action_mask,
-        )
+        stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else list(store)
         if not 0 <= process_index < process_count:
             raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
-        if len(self.windows) < process_count:
-            raise ValueError(f"split {split!r} has {len(self.windows)} windows for {process_count} processes")
+        parts = [
+            Windows(
+                one,
+                split=split,
+                window_size=window_size,
+                action_horizon=action_horizon,
+                image_keys=image_keys,
+                proprio=proprio,
+                normalization=normalization,
+                rho=rho,
+                language=language,
+                upstream_action_mask=upstream_action_mask,
+                goal=goal,
+                max_goal_distance=max_goal_distance,
+                augment=augment if train else None,
+            )
+            for one, _ in stores
+        ]
+        self.windows = Mixture(parts) if len(parts) > 1 else parts[0]
+        self._statistics = [part.store.statistics for part in parts]
         self._identity = digest(
             {
-                "store": store.source_hash,
+                "stores": [[one.source_hash, weight] for one, weight in stores],
                 "split": split,
                 "batch_size": batch_size,
                 "seed": seed,
@@ -94,20 +110,34 @@ class WindowLoader:
                 "process": [process_index, process_count],
             }
         )
-        order = grain.MapDataset.range(process_index, len(self.windows), process_count)
-        self.windows_per_epoch = len(order)
-        if train:
-            order = order.seed(seed).shuffle().repeat()
-        batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray).map(self.windows.gather)
+        orders = []
+        for number, part in enumerate(parts):
+            if len(part) < process_count:
+                raise ValueError(f"split {split!r} has {len(part)} windows for {process_count} processes")
+            order = grain.MapDataset.range(process_index, len(part), process_count)
+            order = order.seed(seed).shuffle().repeat() if train else order
+            orders.append(order if len(parts) == 1 else order.map(functools.partial(Mixture.tag, number)))
+        self.windows_per_epoch = sum(len(range(process_index, len(part), process_count)) for part in parts)
+        if len(orders) == 1:
+            order = orders[0]
+        elif train:
+            order = grain.MapDataset.mix(orders, [weight for _, weight in stores])
+        else:
+            order = grain.MapDataset.concatenate(orders)
+        batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray)
+        if self.windows.random:
+            batches = batches.seed(seed).random_map(self.windows.gather)
+        else:
+            batches = batches.map(self.windows.gather)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
         self._batches = batches.to_iter_dataset(options)
         self._iterator = iter(self._batches)
         self._train = train
 
     @property
-    def statistics(self) -> dict[str, Any]:
-        """The statistics that `action` and `proprio` were normalised with."""
-        return self.windows.store.statistics
+    def statistics(self) -> Any:
+        """The statistics that `action` and `proprio` were normalised with; a list of them for several stores."""
+        return self._statistics[0] if len(self._statistics) == 1 else self._statistics
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._train:

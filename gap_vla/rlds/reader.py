@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gap_vla.episode import Episode, EpisodeError
+from gap_vla.rlds.fields import flatten
 from gap_vla.rlds.schema import decode_episode
 
 
@@ -40,6 +43,7 @@ def read_rlds(
     images: bool = True,
     workers: int = 2,
     resize: Mapping[str, tuple[int, int]] | None = None,
+    keys: Mapping[str, str] | None = None,
 ) -> Iterator[Episode]:
     """Yields the episodes of a split in file order.
 
@@ -49,12 +53,15 @@ def read_rlds(
         images: False skips decoding them.
         workers: threads that decode.
         resize: camera to (height, width), Lanczos3 with antialiasing, rounded and clipped to uint8 as upstream does.
+        keys: for datasets of others: field of the episode (`image_primary`, `proprio`, `action`,
+            `language_instruction`) to step field (`observation/image_0`, several numeric ones joined by `+`).
 
     Raises:
         EpisodeError: not a finished dataset, unknown split, or a truncated shard (names the shard and what to do).
     """
-    for steps, metadata in read_steps(version_dir, split, images=images, workers=workers, resize=resize):
-        yield decode_episode(steps, metadata)
+    size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
+    for steps, metadata in read_steps(version_dir, split, images=images, workers=workers, resize=size):
+        yield decode_episode(pick_fields(steps, keys, f"{version_dir}, {split}") if keys else steps, metadata)
 
 
 def read_steps(
@@ -102,13 +109,31 @@ def read_steps(
         index += 1
 
 
+def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Steps under this library's names, from another dataset's; what `keys` does not name keeps its place."""
+    fields = flatten(steps)
+    observation: dict[str, Any] = {}
+    picked: dict[str, Any] = {k: v for k, v in steps.items() if k != "observation"}
+    for name, path in keys.items():
+        missing = [part for part in path.split("+") if part not in fields]
+        if missing:
+            raise EpisodeError(f"{where}: no step field {missing[0]!r} (fields: {', '.join(sorted(fields))})")
+        parts = [fields[part] for part in path.split("+")]
+        value = parts[0] if len(parts) == 1 else np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1)
+        (observation if name == "proprio" or name.startswith("image_") else picked)[name] = value
+    observation.setdefault("proprio", fields.get("observation/proprio"))
+    return {**picked, "observation": observation}
+
+
 def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     import tensorflow as tf
 
     steps = episode["steps"].batch(tf.int64.max).get_single_element()
-    for key, size in resize.items():
-        small = tf.image.resize(steps["observation"][key], size, method="lanczos3", antialias=True)
-        steps["observation"][key] = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
+    for path, size in resize.items():
+        *parents, key = path.split("/")
+        place = functools.reduce(lambda tree, name: tree[name], parents, steps)
+        small = tf.image.resize(place[key], size, method="lanczos3", antialias=True)
+        place[key] = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
     return {**episode, "steps": steps}
 
 

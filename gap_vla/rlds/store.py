@@ -77,6 +77,7 @@ class EpisodeStore:
         *,
         workers: int = 2,
         resize: Mapping[str, tuple[int, int]] | None = None,
+        keys: Mapping[str, str] | None = None,
     ) -> EpisodeStore:
         """Decodes an RLDS dataset into a store, or opens the one that is there if it was made from the same data.
 
@@ -85,6 +86,7 @@ class EpisodeStore:
             store_dir: default: `<version_dir>.store`, beside the dataset.
             workers: threads that decode images.
             resize: camera to (height, width); Lanczos3 with antialiasing, as upstream Octo resizes.
+            keys: fields of a dataset of others, see `read_rlds`.
 
         Raises:
             EpisodeError: the dataset cannot be read; no store appears then.
@@ -92,7 +94,7 @@ class EpisodeStore:
         version_dir = Path(version_dir)
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
-        source_hash = dataset_hash(version_dir, resize)
+        source_hash = dataset_hash(version_dir, {"resize": resize, "keys": dict(keys or {})})
         if (directory / "store.json").exists():
             recorded = json.loads((directory / "store.json").read_text())
             if recorded["source_hash"] == source_hash and recorded["store_version"] == STORE_VERSION:
@@ -101,7 +103,7 @@ class EpisodeStore:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            _decode(version_dir, partial, source_hash, workers, resize)
+            _decode(version_dir, partial, source_hash, workers, resize, keys)
             if directory.exists():
                 shutil.rmtree(directory)
             os.replace(partial, directory)
@@ -166,11 +168,11 @@ class StoreSplit:
         )
 
 
-def dataset_hash(version_dir: Path, resize: Mapping[str, Any]) -> str:
-    """Hash of the dataset's description and of its shards' names, sizes and modification-proof identity."""
+def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
+    """Hash of the dataset's description, of its shards' names and sizes, and of how the store is made."""
     if not (version_dir / "dataset_info.json").exists():
         raise EpisodeError(f"{version_dir}: no dataset_info.json; give the folder of one finished dataset version")
-    total = hashlib.sha256(json.dumps([STORE_VERSION, sorted(resize.items())]).encode())
+    total = hashlib.sha256(json.dumps([STORE_VERSION, options], sort_keys=True).encode())
     for path in sorted(version_dir.iterdir()):
         if path.suffix == ".json":
             total.update(path.name.encode() + path.read_bytes())
@@ -180,7 +182,12 @@ def dataset_hash(version_dir: Path, resize: Mapping[str, Any]) -> str:
 
 
 def _decode(
-    version_dir: Path, partial: Path, source_hash: str, workers: int, resize: Mapping[str, tuple[int, int]]
+    version_dir: Path,
+    partial: Path,
+    source_hash: str,
+    workers: int,
+    resize: Mapping[str, tuple[int, int]],
+    keys: Mapping[str, str] | None,
 ) -> None:
     from gap_vla.rlds.reader import dataset_metadata, open_builder, read_rlds
 
@@ -188,7 +195,7 @@ def _decode(
     table: dict[str, list[np.ndarray]] = {"action": [], "proprio": []}
     for split in open_builder(version_dir).info.splits:
         writer = _SplitWriter(partial, split)
-        for episode in read_rlds(version_dir, split, workers=workers, resize=resize):
+        for episode in read_rlds(version_dir, split, workers=workers, resize=resize, keys=keys):
             writer.add(episode)
             table["action"].append(episode.action)
             table["proprio"].append(episode.proprio)
@@ -196,7 +203,7 @@ def _decode(
     if not table["action"]:
         raise EpisodeError(f"{version_dir}: the dataset holds no episodes")
     statistics = version_dir / "dataset_statistics.json"
-    if statistics.exists():
+    if statistics.exists() and not keys:
         shutil.copyfile(statistics, partial / "dataset_statistics.json")
     else:
         save_statistics(dataset_statistics(table["action"], table["proprio"]), partial / "dataset_statistics.json")

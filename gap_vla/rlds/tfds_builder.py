@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from gap_vla.demos import open_source
+from gap_vla.rlds.annotated import annotate_rlds
 from gap_vla.rlds.convert import build_dataset
 from gap_vla.rlds.shards import DatasetError
 
@@ -63,13 +64,17 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     ) -> None:
         """Converts the demonstrations, or leaves an identical finished dataset as it is."""
         config = download_config or tfds.download.DownloadConfig()
+        self._convert(self._source(config.manual_dir), config)
+        self.info.read_from_directory(self.data_dir)
+
+    def _convert(self, source: Path, config: tfds.download.DownloadConfig) -> None:
         options: dict[str, Any] = {}
         if config.beam_options is not None or config.beam_runner is not None:
             from gap_vla.rlds.beam import BeamRunner
 
             options["runner"] = BeamRunner(config.beam_options, config.beam_runner)
         build_dataset(
-            open_source(self._source(config.manual_dir), self.KIND, **self.READER_OPTIONS),
+            open_source(source, self.KIND, **self.READER_OPTIONS),
             self._data_dir_root,
             self.name,
             version=str(self.version),
@@ -80,7 +85,6 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             overwrite=config.download_mode.overwrite_dataset,
             **options,
         )
-        self.info.read_from_directory(self.data_dir)
 
     def _source(self, manual_dir: Any) -> Path:
         if SOURCE_VARIABLE in os.environ:
@@ -105,3 +109,29 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
 
     def _as_dataset(self, split: Any, **options: Any) -> Any:
         return tfds.builder_from_directory(str(self.data_dir))._as_dataset(split, **options)
+
+
+class AnnotatedRldsBuilder(DemosBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """A TFDS builder of an existing RLDS dataset with ρ; the source is its version directory.
+
+    Attributes:
+        STATE_KEY: step field with the end effector's pose, see `gap_vla.rlds.annotate_rlds`.
+        LAYOUT: its columns, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes.
+    """
+
+    STATE_KEY: ClassVar[str] = "observation/state"
+    LAYOUT: ClassVar[str | dict[str, Any]] = "bridge"
+
+    def _convert(self, source: Path, config: tfds.download.DownloadConfig) -> None:
+        annotate_rlds(
+            source,
+            self._data_dir_root,
+            self.name,
+            state_key=self.STATE_KEY,
+            layout=self.LAYOUT,
+            version=str(self.version),
+            method=self.METHOD,
+            seed=self.SEED,
+            options=self.OPTIONS,
+            overwrite=config.download_mode.overwrite_dataset,
+        )

@@ -6,17 +6,19 @@ The arithmetic is upstream Octo's `chunk_act_obs`, with one correction (see `win
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from gap_vla.episode import EpisodeError
+from gap_vla.rlds.augmentation import Augmentation
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
 
 Rho = Literal["step", "current", "none"]
+Goal = Literal["none", "uniform"]
 Batch = dict[str, Any]
 
 
@@ -97,6 +99,9 @@ class Windows:
         rho: Rho = "step",
         language: bool = True,
         upstream_action_mask: bool = False,
+        goal: Goal = "none",
+        max_goal_distance: int | None = None,
+        augment: Mapping[str, Any] | None = None,
     ) -> None:
         if window_size < 1 or action_horizon < 1:
             raise ValueError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
@@ -104,6 +109,10 @@ class Windows:
             raise ValueError(f"unknown normalization {normalization!r}; known: {', '.join(NORMALIZATIONS)}")
         if rho not in ("step", "current", "none"):
             raise ValueError(f"unknown rho {rho!r}; known: step, current, none")
+        if goal not in ("none", "uniform"):
+            raise ValueError(f"unknown goal {goal!r}; known: none, uniform")
+        if unknown := set(augment or ()) - set(image_keys):
+            raise ValueError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
         self.store, self.data = store, store.split(split)
         known = [key for key in self.data.fields if key.startswith("image_")]
         for key in image_keys:
@@ -114,22 +123,39 @@ class Windows:
         self.image_keys, self.proprio, self.rho, self.language = tuple(image_keys), proprio, rho, language
         self._shape = window_size, action_horizon
         self._normalization, self._upstream_mask = normalization, upstream_action_mask
+        self._goal, self._goal_distance = goal, max_goal_distance
+        self._augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
         self._texts = np.array([text.encode() for text in self.data.languages], object)
         self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}
 
     def __len__(self) -> int:
         return self.data.steps
 
-    def gather(self, windows: Int[np.ndarray, " B"]) -> Batch:
-        """The batch of these windows, in freshly allocated arrays."""
+    @property
+    def random(self) -> bool:
+        """Whether batches depend on random numbers (goals, augmentation)."""
+        return self._goal != "none" or bool(self._augment)
+
+    def gather(self, windows: Int[np.ndarray, " B"], rng: np.random.Generator | None = None) -> Batch:
+        """The batch of these windows, in freshly allocated arrays; `rng` draws goals and augmentations."""
         windows = np.asarray(windows, np.int64)
         offsets = self.data.offsets
         episode = np.searchsorted(offsets, windows, side="right") - 1
         start, length = offsets[episode], offsets[episode + 1] - offsets[episode]
-        index = window_indices(windows - start, length, *self._shape, upstream_action_mask=self._upstream_mask)
+        goal = None
+        if self._goal == "uniform":
+            assert rng is not None
+            reach = length if self._goal_distance is None else windows - start + self._goal_distance + 1
+            goal = rng.integers(windows - start, np.minimum(length, reach))
+        index = window_indices(
+            windows - start, length, *self._shape, goal=goal, upstream_action_mask=self._upstream_mask
+        )
         step = index.observation + start[:, None]
         observation = self._observation(step, index)
-        task: dict[str, Any] = {"pad_mask_dict": {}}
+        for key, augmentation in self._augment.items():
+            assert rng is not None
+            observation[key] = augmentation(observation[key], index.timestep_pad_mask, rng)
+        task = {"pad_mask_dict": {}} if goal is None else self._goal_of(goal + start, goal)
         if self.language:
             texts = self._texts[self.data.language[episode]]
             task["language_instruction"] = texts
@@ -155,6 +181,16 @@ class Windows:
         present = [key for key in observation if key != "timestep_pad_mask"]
         observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in present}
         return observation
+
+    def _goal_of(self, step: np.ndarray, timestep: np.ndarray) -> dict[str, Any]:
+        """The whole observation at the goal, as upstream's relabelling merges it into the task."""
+        task: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
+        if self.proprio:
+            proprio = self._small["proprio"][step]
+            task["proprio"] = normalize(proprio, self.store.statistics["proprio"], self._normalization)
+        task["timestep"] = timestep.astype(np.int32)
+        task["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in task}
+        return task
 
     def _images(self, key: str, step: np.ndarray) -> np.ndarray:
         frames = self.data.fields[key]

@@ -18,6 +18,7 @@ from gap_vla.demos import open_source
 from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
 from gap_vla.rlds.shards import Labels, plan_shards, plan_splits
+from gap_vla.rlds.target import DatasetTarget
 
 
 def test_round_trip_is_equal_to_the_byte(version_dir: Path, episodes: list[Episode]) -> None:
@@ -172,13 +173,9 @@ def test_a_killed_conversion_leaves_nothing_finished_and_continues(tmp_path: Pat
 
 
 def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes: list[Episode]) -> None:
-    def slow():  # type: ignore[no-untyped-def]
-        yield episodes[0]
-        with pytest.raises(DatasetError, match="another process is writing"):
-            write_rlds(episodes[:2], tmp_path, "toy")
-        yield episodes[1]
-
-    write_rlds(slow(), tmp_path, "toy")
+    with DatasetTarget(tmp_path, "toy", "1.0.0", {}), pytest.raises(DatasetError, match="another process is writing"):
+        write_rlds(episodes[:2], tmp_path, "toy")
+    write_rlds(episodes[:2], tmp_path, "toy")
 
 
 def test_splits_are_disjoint_complete_and_have_a_validation_episode() -> None:

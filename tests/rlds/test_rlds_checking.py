@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gap_vla.demos.layout import StateLayout, quaternion_product, rotation_steps, to_quaternion
 from gap_vla.episode import Episode
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.findings import Recording
-from gap_vla.demos.layout import StateLayout, quaternion_product, rotation_steps, to_quaternion
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,6 +15,7 @@ from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.findings import Finding, Recording
 from gap_vla.rlds.checking.report import Report
+from gap_vla.rlds.fields import flatten
 from gap_vla.rlds.preview import episode_picture
 from gap_vla.rlds.reader import dataset_metadata, open_builder, read_steps
 
@@ -79,14 +80,6 @@ def check_dataset(
         sorted(findings, key=lambda f: _LEVELS[f.level]),
         [(caption, episode_picture(episode)) for _, caption, episode in shown[:pictures]],
     )
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries (or TFDS features) to `a/b` keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}/") if hasattr(value, "items") else {f"{prefix}{key}": value}
-    return flat
 
 
 def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLayout | None]:

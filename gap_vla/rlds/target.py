@@ -1,0 +1,138 @@
+"""The place where a dataset comes into being: locked, resumable, and renamed to its final name when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gap_vla.atomic import write_json
+from gap_vla.identity import digest
+from gap_vla.rlds.identity import differences
+from gap_vla.rlds.reader import dataset_metadata
+from gap_vla.rlds.shards import DatasetError
+
+_MARK = "settings.json"
+
+
+class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
+    """`data_dir/name/version`, written as `data_dir/name/.version.partial` until `finish`.
+
+    Args:
+        data_dir: TFDS data directory.
+        name: dataset name.
+        version: `major.minor.patch`.
+        settings: everything that the dataset depends on; JSON-able.
+        overwrite: replace an existing, different dataset.
+
+    Attributes:
+        path: the final version directory.
+        partial: the unfinished one; it keeps finished shards of an interrupted run with the same settings.
+        reused: whether the dataset is there already, made with the same settings: nothing is left to do.
+
+    Raises:
+        DatasetError: bad name, another writer is at work, or a different dataset is in the way (says what differs).
+    """
+
+    def __init__(
+        self, data_dir: str | Path, name: str, version: str, settings: Mapping[str, Any], overwrite: bool = False
+    ) -> None:
+        if not name.isidentifier():
+            raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores")
+        self._home = Path(data_dir) / name
+        self.name, self.version = name, version
+        self.settings = json.loads(json.dumps(settings, default=str))
+        self.path = self._home / version
+        self.partial = self._home / f".{version}.partial"
+        self.reused = False
+        self._overwrite = overwrite
+        self._lock_path = self._home / f".{version}.lock"
+
+    def __enter__(self) -> DatasetTarget:
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self._lock_path, "w")
+        try:
+            # The kernel releases the lock of a killed process.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise DatasetError(f"{self._home}: another process is writing this dataset; wait for it") from None
+        try:
+            self._prepare()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock_path.unlink(missing_ok=True)
+        self._lock.close()
+
+    def _prepare(self) -> None:
+        if self.path.exists():
+            recorded = dataset_metadata(self.path)
+            self.reused = recorded.get("identity_hash") == digest(self.settings, 16)
+            if self.reused:
+                return
+            if not self._overwrite:
+                raise DatasetError(self._in_the_way(recorded))
+        mark = self.partial / _MARK
+        if self.partial.exists() and not (mark.exists() and json.loads(mark.read_text()) == self.settings):
+            shutil.rmtree(self.partial)
+        self.partial.mkdir(exist_ok=True)
+        write_json(mark, self.settings)
+
+    def _in_the_way(self, recorded: Mapping[str, Any]) -> str:
+        if not recorded.get("identity"):
+            return f"{self.path} exists and was not written by gap_vla; choose another name or version"
+        lines = "\n  ".join(differences(recorded["identity"], self.settings))
+        return (
+            f"{self.path} exists and was made differently:\n  {lines}\nchoose another name or version, or overwrite it"
+        )
+
+    def write_info(self, features: Any, shard_lengths: Mapping[str, Sequence[int]], shard_bytes: Sequence[int]) -> None:
+        """Writes TFDS' `dataset_info.json` and `features.json`; bytes are per shard, split after split."""
+        import tensorflow_datasets as tfds
+
+        remaining = iter(shard_bytes)
+        splits = [
+            tfds.core.SplitInfo(name=split, shard_lengths=list(counts), num_bytes=sum(next(remaining) for _ in counts))
+            for split, counts in shard_lengths.items()
+        ]
+        identity = tfds.core.dataset_info.DatasetIdentity(
+            name=self.name,
+            version=tfds.core.Version(self.version),
+            data_dir=str(self.partial),
+            module_name="gap_vla.rlds",
+        )
+        info = tfds.core.DatasetInfo(
+            builder=identity,
+            description="Robot demonstrations in RLDS with the motion-transition probability rho per step.",
+            features=features,
+        )
+        info.set_file_format("tfrecord")
+        info.set_splits(tfds.core.splits.SplitDict(splits))
+        info.write_to_directory(str(self.partial))
+
+    def write_metadata(self, annotator: Mapping[str, Any], **more: Any) -> None:
+        """Writes `metadata.json`: identity, its hash, the annotator, and more."""
+        metadata = {
+            "identity": self.settings,
+            "identity_hash": digest(self.settings, 16),
+            "annotator": json.loads(json.dumps(annotator, default=str)),
+            **more,
+        }
+        write_json(self.partial / "metadata.json", metadata)
+
+    def finish(self) -> Path:
+        """Gives the dataset its final name."""
+        (self.partial / _MARK).unlink()
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        os.replace(self.partial, self.path)
+        return self.path

@@ -1,0 +1,20 @@
+"""RLDS with rho of pickled Meta-World recordings (dictionaries of numpy arrays). In this folder:
+
+GAP_VLA_SOURCE=/path/to/pickles tfds build --data_dir ~/tensorflow_datasets
+"""
+
+from typing import Any, ClassVar
+
+from gap_vla.rlds.tfds_builder import DemosBuilder
+
+
+class MetaworldPickles(DemosBuilder):
+    """Copy this folder under the name of your task; the names are those of the keys in your pickles."""
+
+    KIND = "pickle"
+    READER_OPTIONS: ClassVar[dict[str, Any]] = {
+        "state_key": "state",
+        "action_key": "action",
+        "image_keys": {"image": "image_primary"},
+        "layout": "gap",
+    }

@@ -1,0 +1,18 @@
+"""RLDS with rho of a robomimic or MimicGen HDF5 file, low-dimensional or with images. In this folder:
+
+GAP_VLA_SOURCE=/path/to/image.hdf5 tfds build --data_dir ~/tensorflow_datasets
+"""
+
+from typing import Any, ClassVar
+
+from gap_vla.rlds.tfds_builder import DemosBuilder
+
+
+class Robomimic(DemosBuilder):
+    """Copy this folder under the name of your dataset and adapt the options."""
+
+    KIND = "robomimic_hdf5"
+    READER_OPTIONS: ClassVar[dict[str, Any]] = {
+        "image_keys": {"agentview_image": "image_primary", "robot0_eye_in_hand_image": "image_wrist"},
+        "language_instruction": None,
+    }

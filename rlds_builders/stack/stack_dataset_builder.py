@@ -1,0 +1,13 @@
+"""RLDS of the stack task with rho. In this folder:
+
+python ../../scripts/collect_demos.py --task stack --num 100 --out stack.hdf5
+GAP_VLA_SOURCE=stack.hdf5 tfds build --data_dir ~/tensorflow_datasets
+"""
+
+from gap_vla.rlds.tfds_builder import DemosBuilder
+
+
+class Stack(DemosBuilder):
+    """Demonstrations of the scripted expert; any other file in robomimic's layout works as well."""
+
+    HINT = "python scripts/collect_demos.py --task stack --num 100 --out stack.hdf5"

@@ -1,0 +1,135 @@
+"""Datasets of others get ρ without losing anything, and train from a store with their own field names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from gap_vla.episode import EpisodeError
+from gap_vla.rlds import DatasetError, EpisodeStore, WindowLoader, annotate_rlds, dataset_metadata
+from gap_vla.rlds.reader import read_steps
+
+
+def bridge_steps(index: int) -> list[dict[str, Any]]:
+    """Back and forth along x, so that there is a change point; state is xyz, roll pitch yaw, opening."""
+    rng = np.random.default_rng(index)
+    steps = 24 + index
+    x = 0.01 * np.abs(np.arange(steps) - steps // 2)
+    state = np.concatenate([x[:, None], np.zeros((steps, 5)), np.ones((steps, 1))], 1).astype(np.float32)
+    return [
+        {
+            "observation": {
+                "image_0": rng.integers(0, 256, (16, 16, 3), dtype=np.uint8),
+                "state": state[t],
+                "nested": {"joints": rng.normal(size=3).astype(np.float32)},
+            },
+            "action": rng.normal(size=7).astype(np.float32),
+            "language_instruction": f"task {index}",
+            "language_embedding": rng.normal(size=4).astype(np.float32),
+            "is_first": t == 0,
+            "is_last": t == steps - 1,
+            "is_terminal": False,
+            "reward": 0.0,
+            "discount": 1.0,
+        }
+        for t in range(steps)
+    ]
+
+
+class BridgeLike(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Written by TFDS itself, with fields that this library does not know."""
+
+    VERSION = tfds.core.Version("0.1.0")
+    pkg_dir_path = Path("/nowhere")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        step = {
+            "observation": {
+                "image_0": tfds.features.Image(shape=(16, 16, 3), encoding_format="jpeg"),
+                "state": tfds.features.Tensor(shape=(7,), dtype=np.float32),
+                "nested": {"joints": tfds.features.Tensor(shape=(3,), dtype=np.float32)},
+            },
+            "action": tfds.features.Tensor(shape=(7,), dtype=np.float32),
+            "language_instruction": tfds.features.Text(),
+            "language_embedding": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+            **{k: np.bool_ for k in ("is_first", "is_last", "is_terminal")},
+            **{k: np.float32 for k in ("reward", "discount")},
+        }
+        episode = {"steps": tfds.features.Dataset(step), "episode_metadata": {"file_path": tfds.features.Text()}}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(episode))
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        return {"train": self._generate_examples(range(4)), "val": self._generate_examples(range(4, 6))}
+
+    def _generate_examples(self, which: range) -> Any:
+        for i in which:
+            yield i, {"steps": bridge_steps(i), "episode_metadata": {"file_path": f"file_{i}"}}
+
+
+@pytest.fixture(scope="module")
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    builder = BridgeLike(data_dir=str(tmp_path_factory.mktemp("bridge")))
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+@pytest.fixture(scope="module")
+def annotated(bridge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return annotate_rlds(bridge, tmp_path_factory.mktemp("out"), "bridge_rho", layout="bridge", method="gaussian")
+
+
+def test_everything_is_kept_and_rho_is_added(bridge: Path, annotated: Path) -> None:
+    for split in ("train", "val"):
+        before, after = list(read_steps(bridge, split)), list(read_steps(annotated, split))
+        assert len(before) == len(after)
+        for (old, old_metadata), (new, new_metadata) in zip(before, after):
+            assert old_metadata == new_metadata
+            rho, points = new.pop("rho"), new.pop("change_point")
+            tf.nest.map_structure(np.testing.assert_array_equal, old, new)
+            assert rho.dtype == np.float32 and (rho[points] == 1).all()
+            turn = len(rho) // 2
+            assert abs(np.flatnonzero(points) - turn).min() <= 2
+    assert dataset_metadata(annotated)["annotator"]["method"] == "gaussian"
+
+
+def test_records_are_extended_not_encoded_again(bridge: Path, annotated: Path) -> None:
+    for old_file, new_file in zip(sorted(bridge.glob("*tfrecord*")), sorted(annotated.glob("*tfrecord*")), strict=True):
+        for old, new in zip(*(tf.data.TFRecordDataset(str(f)).as_numpy_iterator() for f in (old_file, new_file))):
+            a, b = tf.train.Example.FromString(old), tf.train.Example.FromString(new)
+            for key in ("steps/rho", "steps/change_point"):
+                del b.features.feature[key]
+            assert a == b
+
+
+def test_a_store_of_foreign_fields_delivers_windows_with_rho(annotated: Path) -> None:
+    keys = {"image_primary": "observation/image_0", "proprio": "observation/state+observation/nested/joints"}
+    store = EpisodeStore.build(annotated, keys=keys, resize={"image_primary": (8, 8)})
+    loader = WindowLoader(store, split="train", window_size=2, action_horizon=2, batch_size=4, seed=0)
+    batch = next(loader)
+    assert batch["observation"]["image_primary"].shape == (4, 2, 8, 8, 3)
+    assert batch["observation"]["proprio"].shape == (4, 2, 10) and batch["rho"].shape == (4, 2)
+    assert batch["task"]["language_instruction"][0].startswith(b"task ")
+
+
+def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"train\[0\]: no step field 'observation/pose' .*observation/nested/joints"):
+        annotate_rlds(bridge, tmp_path, "x", state_key="observation/pose", method="gaussian")
+    with pytest.raises(EpisodeError, match=r"train\[0\]: the state has shape .* the layout has 9 columns"):
+        annotate_rlds(bridge, tmp_path, "x", layout="gap", method="gaussian")
+    assert not (tmp_path / "x" / "1.0.0").exists()
+    with pytest.raises(EpisodeError, match=r"no step field 'observation/image_9'"):
+        EpisodeStore.build(bridge, tmp_path / "store", keys={"image_primary": "observation/image_9"})
+
+
+def test_the_same_annotation_is_reused_and_another_noticed(bridge: Path, annotated: Path) -> None:
+    home = annotated.parents[1]
+    stamp = (annotated / "metadata.json").stat().st_mtime_ns
+    annotate_rlds(bridge, home, "bridge_rho", layout="bridge", method="gaussian")
+    assert (annotated / "metadata.json").stat().st_mtime_ns == stamp
+    with pytest.raises(DatasetError, match=r"data.annotation.method: gaussian → fixed"):
+        annotate_rlds(bridge, home, "bridge_rho", layout="bridge", method="fixed")
