@@ -1,0 +1,76 @@
+"""What a training step of the default small Octo costs, and what GAP adds to it.
+
+    python benchmarks/training.py                 # GAP against a program without it, in turns, in one process
+    python benchmarks/training.py --huge_pages    # huge pages against ordinary ones, in two processes
+
+Prints medians of paired runs; docs/PERFORMANCE.md holds the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+
+def measure(pairs: int, batch_size: int) -> None:
+    import jax
+    import numpy as np
+
+    from gap_vla.command import load_config
+    from gap_vla.config import FinetuneConfig
+    from gap_vla.octo.presets import example_batch
+    from gap_vla.training.octo import build
+    from gap_vla.training.step import DeviceFactors, make_train_step
+
+    config = FinetuneConfig.from_dict(load_config("finetune_configs/threading.py").to_dict())
+    size, window, horizon = config.demos.image_size, config.model.window_size, config.model.action_horizon
+    batch = example_batch(
+        image_size=size, window_size=window, action_horizon=horizon, batch_size=batch_size
+    )  # 9-D proprioception, 7-D actions
+    batch["rho"] = np.random.default_rng(0).uniform(0, 1, (batch_size, window)).astype(np.float32)
+    trainer = build(config, batch, {})
+    inputs = trainer.inputs(batch)
+    found = config.schedule.factors(batch["rho"], 0, config.train.steps)
+    factors = DeviceFactors(found.sample, found.gradient, found.update)
+    seconds: dict[str, list[float]] = {"with GAP": [], "without": []}
+    steps, states = {}, {}
+    for name, group in (("with GAP", trainer.group), ("without", {})):
+        steps[name] = make_train_step(trainer.model.module, trainer.tx, group)
+        start = time.perf_counter()
+        fresh = jax.tree_util.tree_map(lambda leaf: leaf.copy(), trainer.state)  # a step donates its state
+        states[name], measured = steps[name](fresh, inputs, factors)
+        jax.block_until_ready(measured)
+        print(f"{name}: first step (tracing and compilation) {time.perf_counter() - start:.1f} s")
+    for pair in range(pairs):
+        for name in sorted(steps, reverse=bool(pair % 2)):
+            start = time.perf_counter()
+            states[name], measured = steps[name](states[name], inputs, factors)
+            jax.block_until_ready(measured)
+            seconds[name].append(time.perf_counter() - start)
+    for name, values in seconds.items():
+        print(f"{name}: median {1e3 * statistics.median(values):.1f} ms a step (batch {batch_size})")
+    ratios = [a / b for a, b in zip(seconds["with GAP"], seconds["without"])]
+    print(f"GAP costs {100 * (statistics.median(ratios) - 1):+.2f} % of a step (median of {pairs} pairs)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
+    parser.add_argument("--batch_size", type=int, default=64, help="samples in a step (default 64)")
+    parser.add_argument("--huge_pages", action="store_true", help="compare the allocator's page sizes instead")
+    options = parser.parse_args()
+    if not options.huge_pages:
+        measure(options.pairs, options.batch_size)
+        return
+    command = [sys.executable, __file__, "--pairs", str(options.pairs), "--batch_size", str(options.batch_size)]
+    for value in ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=1"):
+        print(f"GLIBC_TUNABLES={value}", flush=True)
+        subprocess.run(command, env=os.environ | {"GLIBC_TUNABLES": value}, check=True)
+
+
+if __name__ == "__main__":
+    main()
