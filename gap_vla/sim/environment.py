@@ -130,6 +130,9 @@ class SimEnv(gymnasium.Env):
 
     def camera_pose(self, camera: str = "primary") -> CameraPose:
         """Where `camera` is in the present state; its `project` gives the pixels of world points."""
+        if camera not in self._views:  # not part of the observation, but wanted now
+            view = self.world.views["near" if camera == "primary" else camera]
+            self._base_views[camera] = self._views[camera] = view
         return self._views[camera].pose(self.world.data)
 
     @property
@@ -158,9 +161,7 @@ class SimEnv(gymnasium.Env):
         self.world.close()
 
     def _draw(self, camera: str) -> np.ndarray:
-        if camera not in self._views:
-            self._base_views[camera] = self._views[camera] = self.world.views["near" if camera == "primary" else camera]
-        return self.renderer.draw(self.world.data, self._views[camera].pose(self.world.data))
+        return self.renderer.draw(self.world.data, self.camera_pose(camera))
 
     def _observe(self) -> dict[str, np.ndarray]:
         images = {f"image_{camera}": self._draw(camera) for camera in self.cameras}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import importlib
 import os
 import sys
 
@@ -32,13 +33,15 @@ def _loadable(platform: str) -> bool:
 def require_rendering() -> str:
     """Sets `MUJOCO_GL` to a platform that works without a display, EGL before OSMesa, and returns its name.
 
-    A value that the user has set stays. Call it before `mujoco` is imported for the first time: MuJoCo reads the
-    variable on import.
+    A value that the user has set stays, and MuJoCo may have been imported before. Software OpenGL is told to use
+    one thread per process (`LP_NUM_THREADS`): the pictures are small, and several processes with several threads
+    each would wait for one another.
 
     Raises:
         RenderingError: no OpenGL library is installed (names the apt packages), or `MUJOCO_GL` asks for one that is
-            missing, or MuJoCo was imported earlier with another platform.
+            missing, or MuJoCo was imported earlier and cannot be switched.
     """
+    os.environ.setdefault("LP_NUM_THREADS", "1")
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in ("glfw", "glx"):
         return wanted
@@ -63,10 +66,14 @@ def require_rendering() -> str:
 
 
 def _select(platform: str) -> None:
-    if "mujoco.gl_context" in sys.modules and sys.modules["mujoco.gl_context"].__dict__.get("_MUJOCO_GL") != platform:
-        raise RenderingError(
-            f"mujoco was imported before gap_vla could choose {platform} for it; set MUJOCO_GL={platform} in the "
-            "environment, or call gap_vla.sim.require_rendering() first"
-        )
     os.environ["MUJOCO_GL"] = platform
     os.environ.setdefault("PYOPENGL_PLATFORM", platform)
+    chosen = sys.modules.get("mujoco.gl_context")
+    if chosen is not None and chosen.__dict__.get("_MUJOCO_GL") != platform:
+        try:
+            importlib.reload(chosen)  # MuJoCo was imported first, and has settled for a window system
+        except Exception as error:
+            raise RenderingError(
+                f"mujoco was imported before gap_vla could choose {platform} for it ({error}); set "
+                f"MUJOCO_GL={platform} in the environment, or call gap_vla.sim.require_rendering() first"
+            ) from error
