@@ -5,6 +5,7 @@
     python scripts/evaluate.py --policy expert --task threading                           # also: random, replay:FILE
     python scripts/evaluate.py --policy ws://localhost:8000 --keys keys.json --task stack # a VLA behind a server
     python scripts/evaluate.py --checkpoint DIR --ood all                                 # every variant of the scene
+    python scripts/evaluate.py --checkpoint DIR --rlds data/rlds/NAME/1.0.0               # no simulator: held-out error
 
 The folder given by --out receives summary.json, episodes.jsonl (a line per episode, written as it finishes), videos/
 (failures first) and index.html. A killed evaluation continues when the same command is given again.
@@ -30,6 +31,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add(
         "--ood", default="default", metavar="NAME|all", help=f"variant of the scene: {', '.join(VARIANT_NAMES)}; or all"
     )
+    add("--rlds", type=Path, help="no rollouts: the action error on this RLDS dataset's held-out episodes, split by ρ")
+    add("--split", default="val", help="which episodes of --rlds (default val)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/eval)")
     add("--step", type=int, help="which step of the checkpoint (default: the latest)")
     add("--execute", type=int, help="actions executed of each predicted chunk (default: as trained)")

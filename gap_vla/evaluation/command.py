@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gap_vla.atomic import write_json
+from gap_vla.episode import EpisodeError
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.page import write_page
 from gap_vla.evaluation.policy import PolicyError
@@ -19,16 +23,56 @@ from gap_vla.sim import VARIANT_NAMES, RenderingError, UnknownNameError, require
 def evaluate_command(options: argparse.Namespace) -> int:
     """Returns the exit status: 0, 1 for an error that is explained, 130 for Ctrl-C."""
     try:
+        if options.rlds:
+            _held_out(options)
+            return 0
+        found = {}
         for folder, summary in _evaluations(options):
             print(describe(summary))
-            print(f"→ {folder / 'summary.json'}, {write_page(folder, summary)}")
-    except (PolicyError, EvaluationError, RenderingError, UnknownNameError) as error:
+            print(f"→ {folder / 'summary.json'}, {write_page(folder, summary)}", flush=True)
+            found[summary["task"]["variant"]] = summary
+        if len(found) > 1:
+            print(variants_table(found))
+    except (PolicyError, EvaluationError, RenderingError, UnknownNameError, EpisodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; finished episodes are kept, the same command continues", file=sys.stderr)
         return 130
     return 0
+
+
+def variants_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Success on each variant. Their layouts differ, so the rates are to be compared by their intervals."""
+    width = max(map(len, found))
+    rows = []
+    for variant, summary in found.items():
+        low, high = summary["interval"]
+        rate = f"{summary['successes']}/{summary['episodes']}"
+        interval = f"{100 * low:.0f} to {100 * high:.0f} %"
+        rows.append(f"{variant:<{width}}  {rate:>7}  {100 * summary['success_rate']:3.0f} %  ({interval})")
+    return "\n".join(["success, 95 % interval:", *rows])
+
+
+def _held_out(options: argparse.Namespace) -> None:
+    """Prints the held-out error, and writes it to `held_out.json` if `--out` is given."""
+    from gap_vla.evaluation.heldout import held_out
+    from gap_vla.evaluation.recordings import from_episodes
+    from gap_vla.rlds import read_rlds
+
+    if not options.checkpoint:
+        raise PolicyError("--rlds measures a --checkpoint")
+    loaded = load_checkpoint(options.checkpoint, step=options.step, execute=1, dataset=options.dataset)
+    found = held_out(loaded.policy, from_episodes(read_rlds(options.rlds, options.split)))
+    parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
+    split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
+    print(
+        f"held-out action error {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
+        f"{found.episodes} episodes; 1 is what predicting the mean action gives"
+    )
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_json(options.out / "held_out.json", dataclasses.asdict(found))
 
 
 def _evaluations(options: argparse.Namespace) -> Any:

@@ -1,0 +1,42 @@
+"""Claims about the page and the words of an evaluation."""
+
+from gap_vla.evaluation.command import variants_table
+from gap_vla.evaluation.page import write_page
+from gap_vla.evaluation.record import EpisodeRecord
+from gap_vla.evaluation.summary import describe, summarize
+
+
+def summary(error=None):
+    records = [
+        EpisodeRecord(0, 100, True, 40, "grip", None, 1.0, 2.0, 0.5),
+        EpisodeRecord(1, 101, False, 60, "move", error, 1.0, 2.0, 0.5),
+    ]
+    what = {"task": {"task": "stack", "variant": "default"}, "seed": 100, "policy": {"name": "a <b>"}}
+    return {**what, **summarize(records, ("move", "grip")), "videos": ["videos/episode_0001_failure.mp4"]}
+
+
+def test_phases_count_who_got_there_and_where_failures_ended():
+    found = summary()["phases"]
+    assert found == {"reached": {"move": 1.0, "grip": 0.5}, "failed_in": {"move": 1}}
+
+
+def test_the_words_name_rate_interval_time_and_what_was_cut_short():
+    text = describe(summary("step 9: the policy returned NaN"))
+    for part in (
+        "1 of 2 succeeded, 50 %",
+        "interval 9 to 91 %",
+        "rendering 40.0",
+        "episode 1: step 9: the policy returned NaN",
+    ):
+        assert part in text
+
+
+def test_the_page_shows_videos_and_errors_and_escapes_what_it_is_given(tmp_path):
+    page = write_page(tmp_path, summary("<script>")).read_text()
+    assert "a &lt;b&gt; on stack" in page and "<script>" not in page and "&lt;script&gt;" in page
+    assert "videos/episode_0001_failure.mp4" in page and "episode 1, failure" in page
+
+
+def test_all_variants_make_one_table():
+    table = variants_table({"default": summary(), "light": summary()})
+    assert len(table.splitlines()) == 3 and "light        1/2   50 %  (9 to 91 %)" in table
