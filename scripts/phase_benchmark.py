@@ -24,7 +24,7 @@ LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "lstm, lookahead 2, k = 0.05": {"lookahead": 2, "distance_weight": 0.05},
     "lstm, lookahead 2, unbounded weights": {"lookahead": 2, "greatest_weight": 1e9},
 }
-STAGES = ("finders", "rho", "sensitivity")
+STAGES = ("finders", "rho", "sensitivity", "demonstrations")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
-    from gap_vla.phases.quality import compare, load_recordings, sensitivity
+    from gap_vla.phases.quality import by_demonstrations, compare, load_recordings, sensitivity
     from gap_vla.phases.quality.figures import draw, markdown
     from gap_vla.phases.quality.study import rho_scores
 
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         "finders": lambda: compare(tasks),
         "rho": lambda: rho_scores(tasks, LSTM_VARIANTS),
         "sensitivity": lambda: sensitivity(tasks),
+        "demonstrations": lambda: by_demonstrations(tasks),
     }
     for stage in arguments.stages:
         counts = {task: len(recordings) for task, recordings in tasks.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gap_vla.phases.quality.recordings import Recording, load_recordings
-from gap_vla.phases.quality.sensitivity import sensitivity
+from gap_vla.phases.quality.sensitivity import by_demonstrations, sensitivity
 from gap_vla.phases.quality.study import compare
 
-__all__ = ["Recording", "compare", "load_recordings", "sensitivity"]
+__all__ = ["Recording", "by_demonstrations", "compare", "load_recordings", "sensitivity"]

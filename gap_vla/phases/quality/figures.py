@@ -31,11 +31,15 @@ def markdown(results: Mapping[str, Any]) -> str:
         each = [f"{rho[name]['tasks'][task]['auprc']:.2f}" for task in tasks]
         rows.append([name, *each, f"{mean['auprc']:.3f}", f"{mean['rho_mean']:.2f}", f"{mean['calibration']:.3f}"])
     parts += ["**AUPRC of ρ by task**", "", table(("ρ", *tasks, "mean", "mean ρ", "calibration error"), rows)]
-    for what, values in results["sensitivity"]["results"].items():
+    for what, values in _curves(results).items():
         name = "AUPRC of ρ" if what == "demos" else "F1"
         rows = [[name, *(f"{score['mean']:.3f}" for score in values.values())]]
         parts += [f"**{what}**", "", table(("", *(str(value) for value in values)), rows)]
     return "\n".join(parts)
+
+
+def _curves(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {**results["sensitivity"]["results"], "demos": results["demonstrations"]["results"]}
 
 
 def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
@@ -65,7 +69,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     for place, what in enumerate(shown, 1):
         panel = sheet.add_subplot(2, 4, place)
         for line in [what, *(["noise, no smoothing, no dead-band"] if what == "noise" else [])]:
-            values = results["sensitivity"]["results"][line]
+            values = _curves(results)[line]
             label = "defaults" if line == "noise" else "without smoothing and dead-band"
             scores = [score["mean"] for score in values.values()]
             panel.plot([str(v) for v in values], scores, "o-", ms=3, label=label if what == "noise" else None)

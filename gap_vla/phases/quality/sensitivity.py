@@ -28,8 +28,7 @@ def sensitivity(tasks: Mapping[str, Sequence[Recording]], seed: int = 0) -> dict
     Returns:
         {what: {value: {"mean": float, "tasks": {task: float}}}} for penalty, alpha, beta, rest, min_size; noise (mm and
         degrees), once with smoothing and dead-bands that follow the data and once without; rate (Hz; tolerance
-        scaled with the rate from 5 steps at the recording's own rate, at least 1); demos (AUPRC of ρ by number of
-        training recordings).
+        scaled with the rate from 5 steps at the recording's own rate, at least 1).
     """
     out: dict[str, Any] = {
         "penalty": {p: _over(tasks, lambda r, p=p: _f1(r, 5, p)) for p in PENALTIES},
@@ -48,8 +47,12 @@ def sensitivity(tasks: Mapping[str, Sequence[Recording]], seed: int = 0) -> dict
     plain = {"smooth": 1, "dead_band": (1e-6, 1e-5, 1e-6, 1e-6)}
     out["noise, no smoothing, no dead-band"] = {s: _over(noisy[s], lambda r: _f1(r, 5, 0.0, **plain)) for s in NOISES}
     out["rate"] = {hz: _over(tasks, lambda r, hz=hz: _at_rate(r, hz)) for hz in RATES}
-    out["demos"] = {n: _over(tasks, lambda r, n=n: _rho_from(r, n)) for n in DEMOS}
     return out
+
+
+def by_demonstrations(tasks: Mapping[str, Sequence[Recording]]) -> dict[str, Any]:
+    """AUPRC of ρ by the number of recordings that the LSTM is trained on: {number: {"mean", "tasks"}}."""
+    return {n: _over(tasks, lambda r, n=n: _rho_from(r, n)) for n in DEMOS}
 
 
 def _over(tasks: Mapping[str, Sequence[Recording]], score: Any) -> dict[str, Any]:
