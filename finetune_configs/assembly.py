@@ -16,6 +16,7 @@ CHANGES = dict(
 
 PROFILES = {
     "default": {},
+    "gaussian_rho": dict(phases=dict(method="gaussian")),  # ρ as wide bumps (σ 4 steps) instead of the LSTM's narrow peaks
     "debug": dict(
         demos=dict(episodes=4),
         model=dict(token_embedding_size=64, num_layers=1, mlp_dim=64, stem_features=(32, 32, 32)),
