@@ -1,7 +1,7 @@
 """Assembly: put a ring on a peg (Meta-World, Sawyer), Octo with one camera and proprioception.
 
-    python scripts/finetune.py --config finetune_configs/assembly.py             # VP+GAP
-    python scripts/compare.py --config finetune_configs/assembly.py --seeds 0,1,2
+python scripts/finetune.py --config finetune_configs/assembly.py             # VP+GAP
+python scripts/compare.py --config finetune_configs/assembly.py --seeds 0,1,2
 """
 
 from gap_vla.config import experiment
@@ -16,7 +16,7 @@ CHANGES = dict(
 
 PROFILES = {
     "default": {},
-    "gaussian_rho": dict(phases=dict(method="gaussian")),  # ρ as wide bumps (σ 4 steps) instead of the LSTM's narrow peaks
+    "gaussian_rho": dict(phases=dict(method="gaussian")),  # ρ as wide bumps (σ 4 steps)
     "debug": dict(
         demos=dict(episodes=4),
         model=dict(token_embedding_size=64, num_layers=1, mlp_dim=64, stem_features=(32, 32, 32)),
