@@ -16,14 +16,16 @@ from gap_vla.octo.errors import BatchError, CheckpointError
 def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], leading: int) -> None:
     """Compare shapes with the example the model was built for, apart from the first `leading` axes.
 
-    Missing and additional keys are allowed (a missing camera is padding) and warned about.
+    Missing and additional keys are allowed (a missing camera is padding) and warned about; an instruction may be
+    word pieces in one and an embedding in the other.
 
     Raises:
         BatchError: an entry has another shape, or is a dictionary where the example has an array.
     """
     found, expected = _flatten(data), _flatten(example)
+    # pad_mask_dict may lack entries, and say of an instruction that there is none.
     extra, missing = (
-        sorted(key for key in keys if not key.startswith("pad_mask_dict/"))
+        sorted(key for key in keys if not key.startswith(("pad_mask_dict/", "language_instruction")))
         for keys in (set(found) - set(expected), set(expected) - set(found))
     )
     if extra:

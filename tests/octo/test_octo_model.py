@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from typing import Any
 
@@ -13,6 +14,9 @@ import octo_golden as golden
 import pytest
 
 from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, presets
+from gap_vla.octo.blocks import Transformer
+from gap_vla.octo.language import embed_language
+from gap_vla.octo.model import parameter_shapes
 
 
 def test_texts_become_upstreams_word_pieces() -> None:
@@ -55,31 +59,68 @@ def test_windows_that_differ_or_are_too_long_are_refused() -> None:
         case.model.sample_actions(long, case.batch["task"])
 
 
-def _losses(case: golden.Golden, compute: Compute) -> tuple[Any, Any]:
-    module = OctoModule.create(**case.model.config["model"], compute=compute)
-    changed = golden.Golden(**{**vars(case), "model": case.model.replace(module=module)})
-    function = jax.value_and_grad(functools.partial(golden.loss_and_outputs, changed), has_aux=True)
+def test_an_instruction_embedded_beforehand_gives_the_same_tokens() -> None:
+    case = golden.load("c")
     with golden.upstream_randomness(case):
-        arguments = (case.model.params, case.outputs["loss/rng"])
-        (loss, _), grads = golden.quick(function, *arguments)(*arguments)
-    return loss, grads
+        task = embed_language(case.model.module, case.model.params, case.batch["task"])
+        outputs = case.model.run_transformer(
+            case.batch["observation"], task, case.batch["observation"]["timestep_pad_mask"]
+        )
+    expected = case.outputs["intermediates/octo_transformer/task_tokenizers_language/hf_model/last_hidden_state"]
+    np.testing.assert_allclose(task["language_instruction"], expected, atol=1e-4)
+    np.testing.assert_allclose(
+        outputs["readout_action"].tokens, case.outputs["transformer/readout_action/tokens"], atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("compute", [Compute(scan_layers=True), Compute(remat=True)])
+def _transformer_gradients(compute: Compute, train: bool = False) -> tuple[Any, Any]:
+    rate = 0.9 if train else 0.0
+    transformer = Transformer(
+        num_layers=3,
+        mlp_dim=16,
+        num_attention_heads=2,
+        dropout_rate=rate,
+        attention_dropout_rate=rate,
+        compute=compute,
+    )
+    rng = np.random.default_rng(0)
+    x, mask = rng.standard_normal((2, 5, 8), np.float32), np.tril(np.ones((5, 5), bool))[None, None]
+    shapes = jax.eval_shape(lambda key: transformer.init(key, x, mask, train=False), jax.random.PRNGKey(0))
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+
+    def loss(params: Any, x: Any) -> Any:
+        rngs = {"dropout": jax.random.PRNGKey(1)}
+        return jnp.square(transformer.apply(params, x, mask, train=train, rngs=rngs)).mean()
+
+    return golden.quick(jax.grad(loss, argnums=(0, 1)), params, x)(params, x)
+
+
+OPTIONS = [Compute(scan_layers=True), Compute(remat=True), Compute(scan_layers=True, remat=True)]
+
+
+@pytest.mark.parametrize("compute", OPTIONS)
 def test_looping_and_recomputing_layers_change_nothing(compute: Compute) -> None:
-    case = golden.load("b")
-    loss, grads = _losses(case, compute)
-    (expected, _), expected_grads = golden.evaluated("b")
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    assert jax.tree.structure(grads) == jax.tree.structure(expected_grads)
-    for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads)):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    ours, plain = _transformer_gradients(compute), _transformer_gradients(Compute(scan_layers=False))
+    assert jax.tree.structure(ours) == jax.tree.structure(plain)
+    for found, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_looped_layers_drop_out_different_units() -> None:
+    grads, _ = _transformer_gradients(Compute(scan_layers=True), train=True)
+    first, second = (grads["params"][f"encoderblock_{layer}"]["MlpBlock_0"]["Dense_1"]["bias"] == 0 for layer in (0, 2))
+    assert first.any() and not np.array_equal(first, second)
 
 
 def test_bfloat16_arithmetic_keeps_float32_parameters_and_nearly_the_loss() -> None:
     case = golden.load("c")
-    loss, grads = _losses(case, Compute(dtype=jnp.bfloat16))
-    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    module = OctoModule.create(**case.model.config["model"], compute=Compute(dtype=jnp.bfloat16))
+    changed = dataclasses.replace(case, model=case.model.replace(module=module))
+    with golden.upstream_randomness(case):
+        shapes = parameter_shapes(module, case.batch)
+        arguments = (case.model.params, case.outputs["loss/rng"])
+        loss, _ = golden.quick(functools.partial(golden.loss_and_outputs, changed), *arguments)(*arguments)
+    assert golden.flat_shapes(shapes) == golden.flat_shapes(case.model.params)
     np.testing.assert_allclose(loss, case.outputs["loss/value"], rtol=2e-2)
 
 
@@ -89,8 +130,6 @@ def test_small_models_have_the_shapes_they_were_asked_for(head: str) -> None:
     config = presets.small_config(**options, head=head, stem_features=(32, 32), token_embedding_size=32)
     batch = presets.example_batch(**options)
     module = OctoModule.create(**config["model"])
-    from gap_vla.octo.model import parameter_shapes
-
     tree = golden.flat_shapes(parameter_shapes(module, batch))
     assert tree["octo_transformer/obs_primary_pos_embedding"][0] == (1, 2, 64, 32)
     assert ("octo_transformer/obs_proprio_projection/kernel" in tree) == (head != "mse")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jax
 import numpy as np
 import octo_golden as golden
 import optax
@@ -13,6 +14,7 @@ from flax.traverse_util import unflatten_dict
 
 from gap_vla.octo import create_optimizer, merge_params
 from gap_vla.octo.optimizer import create_schedule
+from gap_vla.octo.partition import join_frozen, split_frozen
 
 DATA = golden.arrays(golden.DATA / "optimizer.npz")
 
@@ -125,3 +127,18 @@ def published_and_target(case: dict[str, Any]) -> tuple[Any, Any]:
     target = {**model, "observation_tokenizers": tokenizers, "heads": {"action": head}}
     batch = published.batch(window=case["window"], proprio=case["proprio_dim"], wrist=False)
     return pretrained, published.shapes(target, batch)
+
+
+def test_splitting_off_frozen_parameters_changes_no_update() -> None:
+    params, grads = _tree("params0/"), _tree("grads/0/")
+    options = {**OPTIMIZERS["cosine_frozen"]}
+    tx = create_optimizer(params, **options)[0]
+    whole = optax.apply_updates(params, tx.update(grads, tx.init(params), params)[0])
+
+    trainable, frozen = split_frozen(params, options.pop("frozen_keys"))
+    assert "hf_model" not in str(jax.tree.structure(trainable)) and jax.tree.leaves(frozen)
+    tx = create_optimizer(trainable, **options)[0]
+    updates = tx.update(split_frozen(grads, ["*hf_model*"])[0], tx.init(trainable), trainable)[0]
+    joined = join_frozen(optax.apply_updates(trainable, updates), frozen)
+    for key, leaf in golden.flat(whole).items():
+        np.testing.assert_array_equal(leaf, golden.flat(joined)[key])
