@@ -1,0 +1,72 @@
+"""ρ survives upstream's contract: restructuring drops every other key, then come normalisation, padding and chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from gap_vla.rlds import EpisodeStore, WindowLoader
+from gap_vla.rlds import transforms as tr
+from gap_vla.rlds.upstream import mask_with_rho, pack_rho, unpack_rho, without_rho
+
+
+def upstreams_contract(trajectory: dict[str, Any]) -> dict[str, Any]:
+    """What upstream keeps of a standardised trajectory: pictures, proprio, timestep, text, action. Nothing else."""
+    steps = tf.shape(trajectory["action"])[0]
+    return {
+        "observation": {
+            "image_primary": trajectory["observation"]["image_primary"],
+            "proprio": tf.cast(trajectory["observation"]["proprio"], tf.float32),
+            "timestep": tf.range(steps),
+        },
+        "task": {"language_instruction": trajectory["language_instruction"]},
+        "action": tf.cast(trajectory["action"], tf.float32),
+        "dataset_name": tf.repeat("toy", steps),
+    }
+
+
+@pytest.mark.parametrize("kind", ["normal", "bounds"])
+def test_rho_arrives_exactly_and_actions_are_unchanged(version_dir: Path, store: EpisodeStore, kind: str) -> None:
+    # tfds.builder(name, data_dir=…) is what upstream calls
+    builder = tfds.builder("toy", data_dir=str(version_dir.parents[1]))
+    assert {"train", "val"} <= set(builder.info.splits)
+    config = tfds.ReadConfig(interleave_cycle_length=1)
+    statistics = {k: dict(v) for k, v in store.statistics.items() if isinstance(v, dict)}
+    for key, value in statistics["action"].items():
+        statistics["action"][key] = np.append(value, False if key == "mask" else 0.37)
+    assert list(statistics["action"]["mask"]) == mask_with_rho(store.statistics["action"]["mask"])
+    found = []
+    for episode in builder.as_dataset(split="train", read_config=config):
+        steps = episode["steps"].batch(1000).get_single_element()
+        trajectory = upstreams_contract(pack_rho(dict(steps)))
+        assert "rho" not in trajectory
+        trajectory = tr.normalize_trajectory(trajectory, statistics, kind)
+        trajectory = tr.pad_actions_and_proprio(tr.add_pad_mask_dict(trajectory))
+        found.append(unpack_rho(tr.chunk(trajectory, 2, 3, upstream_action_mask=True)))
+    loader = WindowLoader(
+        store,
+        split="train",
+        window_size=2,
+        action_horizon=3,
+        batch_size=10_000,
+        seed=0,
+        train=False,
+        normalization=kind,
+        upstream_action_mask=True,
+    )
+    expected = next(loader)
+    np.testing.assert_array_equal(np.concatenate([t["rho"] for t in found]), expected["rho"])
+    np.testing.assert_allclose(np.concatenate([t["action"] for t in found]), expected["action"], atol=1e-6)
+    masks = np.concatenate([t["action_pad_mask"] for t in found])
+    np.testing.assert_array_equal(masks, expected["action_pad_mask"])
+    assert without_rho(statistics)["action"]["mean"].shape == (7,)
+
+
+def test_a_dataset_without_rho_is_named() -> None:
+    with pytest.raises(ValueError, match="no steps/rho"):
+        pack_rho({"action": tf.zeros((3, 7))})
