@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,13 @@ class Appearance:
         }
         self._headlight = model.vis.headlight.diffuse.copy(), model.vis.headlight.ambient.copy()
 
-    def redraw(self, rng: np.random.Generator, around: Sequence[float]) -> None:
-        """Draws the looks of one episode; `around` is the middle of the table's surface (m)."""
+    def redraw(self, rng: np.random.Generator, middle: Sequence[float], taken: Iterable[np.ndarray]) -> None:
+        """Draws the looks of one episode.
+
+        Args:
+            middle: point on the table's surface about which the distractors lie (m).
+            taken: positions (m) of things from which they keep away.
+        """
         model, variant = self._model, self._variant
         for name, value in self._kept.items():
             getattr(model, name)[:] = value
@@ -55,11 +60,11 @@ class Appearance:
             self._recolor(self._table, rng)
         if variant.color:
             self._recolor(self._objects, rng)
+        occupied = [np.asarray(point)[:2] for point in taken]
         for i in range(variant.distractors):
-            body = model.body(f"{_DISTRACTOR}{i}").id
-            angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.12, 0.28)
-            offset = np.array([np.cos(angle) * distance, np.sin(angle) * distance, 0.02])
-            model.body_pos[body] = np.array(around) + offset
+            place = _free_place(rng, np.array(middle[:2]), occupied)
+            occupied.append(place)
+            model.body_pos[model.body(f"{_DISTRACTOR}{i}").id] = [*place, middle[2] + 0.02]
 
     def _recolor(self, geoms: Sequence[int], rng: np.random.Generator) -> None:
         colors = {}
@@ -69,3 +74,10 @@ class Appearance:
                 colors[body] = rng.uniform(0.1, 0.95, 3)
             self._model.geom_matid[geom] = -1
             self._model.geom_rgba[geom, :3] = colors[body]
+
+
+def _free_place(rng: np.random.Generator, middle: np.ndarray, occupied: Sequence[np.ndarray]) -> np.ndarray:
+    """A point within 20 cm of the middle, 6 cm from everything, or the emptiest of 50."""
+    candidates = middle + rng.uniform(-0.2, 0.2, (50, 2))
+    room = [min((float(np.linalg.norm(c - other)) for other in occupied), default=1.0) for c in candidates]
+    return candidates[next((i for i, r in enumerate(room) if r > 0.06), int(np.argmax(room)))]

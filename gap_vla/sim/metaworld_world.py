@@ -20,9 +20,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
-TABLE_CENTER = (0.0, 0.72, 0.0)
-"""Middle of the part of the table's surface on which things happen (m)."""
-
 
 class MetaWorldWorld(World):
     """Base of the Meta-World tasks. Subclasses give `library_name`, `expert_phases`, `landmarks`, `object_bodies`."""
@@ -63,10 +60,9 @@ class MetaWorldWorld(World):
         mujoco.mj_resetData(self.model, self.data)
         self.env.curr_path_length = 0
         self.env.reset_model()
-        self._appearance.redraw(rng, around=TABLE_CENTER)
-        mujoco.mj_forward(
-            self.model, self.data
-        )  # reset_model moves parts of the model: the first picture would be stale
+        mujoco.mj_kinematics(self.model, self.data)  # reset_model moved parts of the model: positions are stale
+        self._appearance.redraw(rng, (*self.views["near"].target[:2], 0.0), self.landmarks().values())
+        mujoco.mj_forward(self.model, self.data)
 
     def _move_fixtures(self) -> None:
         """Moves parts of the scene before the episode starts; most tasks leave that to the library."""

@@ -58,6 +58,7 @@ class RobosuiteWorld(World):
         self._finger_addresses = [robot._ref_gripper_joint_pos_indexes["right"] for robot in self._robots]
         self._controllers = [self._controller(robot) for robot in self._robots]
         self._inertia = np.zeros((self.model.nv, self.model.nv))
+        self._fixed = self.model.body_pos.copy(), self.model.body_quat.copy()
         self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
 
     def _controller(self, robot: Any) -> ArmController:
@@ -82,12 +83,15 @@ class RobosuiteWorld(World):
 
     def reset(self, rng: np.random.Generator) -> None:
         with _global_numpy_rng(int(rng.integers(2**32))):  # robosuite draws its joint noise from numpy's global state
+            self.model.body_pos[:], self.model.body_quat[:] = self._fixed  # the last episode moved fixtures
             self.env.reset()
         for controller, robot in zip(self._controllers, self._robots):
             controller.reset(robot.part_controllers["right"].initial_joint)
         self.place(rng)
-        self._appearance.redraw(rng, around=(0.0, 0.0, TABLE_Z))
-        self.env.sim.forward()
+        mujoco.mj_kinematics(self.model, self.data)
+        self._appearance.redraw(rng, (*self.views["near"].target[:2], TABLE_Z), self.landmarks().values())
+        self.data.qacc_warmstart[:] = 0.0  # the solver's memory of what came before
+        mujoco.mj_forward(self.model, self.data)
 
     def step(self, action: Float[np.ndarray, " a"]) -> None:
         for substep in range(SUBSTEPS):
