@@ -97,6 +97,39 @@ def test_the_change_is_split_into_transition_and_consistent_steps(recordings):
     assert combined == pytest.approx(effect.change)
 
 
+class Trained(Seeing):
+    """Ridge regression from pixels and proprioception to actions."""
+
+    def __init__(self, name, recordings, shuffle):
+        self.name = name
+        inputs, actions = [], []
+        for number, recording in enumerate(recordings):
+            pictures = recordings[(number + shuffle) % len(recordings)].images["image_primary"]
+            steps = np.minimum(np.arange(len(recording)), len(pictures) - 1)
+            inputs.append(self.features(pictures[steps], recording.proprio))
+            actions.append(recording.action)
+        x, y = np.concatenate(inputs), np.concatenate(actions)
+        self.weights = np.linalg.solve(x.T @ x + 3 * np.eye(x.shape[1]), x.T @ y)
+
+    def features(self, pictures, proprio):
+        flat = pictures.reshape(len(pictures), -1) / 255
+        return np.concatenate([flat, proprio[:, :3], np.ones((len(pictures), 1))], 1)
+
+    def act(self, observations, episode_ids):
+        return self.features(observations["image_primary"], observations["proprio"]) @ self.weights
+
+
+def test_training_with_pictures_shuffled_between_episodes_shows_in_the_table():
+    task = PointTask(size=12)
+    training, shown = [record(seed, task) for seed in range(250)], [record(seed, task) for seed in range(1000, 1008)]
+    seeing, seen = effects(Trained("trained", training, 0), shown)
+    blind, unseen = effects(Trained("trained on shuffled pictures", training, 7), shown)
+    assert seen["images_swapped"].change > 2 * unseen["images_swapped"].change
+    assert seen["images_swapped"].error > 1.5 * seeing.error
+    assert unseen["images_swapped"].error < 1.05 * blind.error
+    assert verdict(seeing).startswith("It looks:") and verdict(blind).startswith("It hardly looks")
+
+
 def test_moved_objects_are_counted_only_where_nothing_is_held(recordings):
     shifted = []
     for seed, recording in enumerate(recordings):
