@@ -21,8 +21,7 @@ from gap_vla.sim import TASK_NAMES
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "lstm, lookahead 2 (default for labels)": {"lookahead": 2},
     "lstm, causal": {"lookahead": 0},
-    "lstm, lookahead 2, k = 0.05": {"lookahead": 2, "distance_weight": 0.05},
-    "lstm, lookahead 2, unbounded weights": {"lookahead": 2, "greatest_weight": 1e9},
+    "lstm, lookahead 2, unbounded weights (release)": {"lookahead": 2, "greatest_weight": 1e9},
 }
 STAGES = ("finders", "rho", "sensitivity", "demonstrations")
 

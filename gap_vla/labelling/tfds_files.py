@@ -103,7 +103,9 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
     with tf.io.TFRecordWriter(str(out)) as writer:
         for example in _examples(file):
             features = example.features.feature
-            del features["steps/rho"], features["steps/change_point"]
+            for key in ("steps/rho", "steps/change_point"):
+                if key in features:
+                    del features[key]
             features["steps/rho"].float_list.value.extend(annotation.rho[index].tolist())
             features["steps/change_point"].int64_list.value.extend(change_flags(annotation, index).astype(int).tolist())
             record = example.SerializeToString(deterministic=True)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from gap_vla.phases.dead_band import as_dead_band, default_dead_band
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
 from gap_vla.phases.objective import Reduction
-from gap_vla.phases.penalty import default_penalty
+from gap_vla.phases.penalty import default_min_size, default_penalty
 from gap_vla.phases.segmentation import MIN_SIZE, segment
 from gap_vla.phases.smoothing import default_window, smooth_motion
 from gap_vla.phases.targets import change_targets, distance_to_change
@@ -27,7 +27,8 @@ class Options:
     """Every option of every method except the LSTM's own, which are `EstimatorSettings`.
 
     Attributes:
-        penalty, n_change_points, min_size, max_segment, jump: as for `segment`; penalty None follows the data set.
+        penalty, n_change_points, min_size, max_segment, jump: as for `segment`; None follows the data set
+            (penalty, min_size) or means no bound.
         alpha, beta, extra_weight, rest, smooth, dead_band, reduction: as for `Objective`; here smooth None and
             dead_band None follow the data set, and pauses count (rest 0.25; the paper's 0 finds fewer of the experts'
             switches, docs/PHASES.md).
@@ -47,7 +48,7 @@ class Options:
     extra_weight: float = 1.0
     rest: float = 0.25
     smooth: int | None = None
-    min_size: int = MIN_SIZE
+    min_size: int | None = None
     max_segment: int | None = None
     jump: int = 1
     dead_band: DeadBand | None = None
@@ -79,12 +80,12 @@ def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int6
             part, penalty=o.penalty, n_change_points=o.n_change_points, alpha=o.alpha, beta=o.beta,
             extra_weight=o.extra_weight,
             rest=o.rest,
-            smooth=o.smooth or 1, min_size=o.min_size, max_segment=o.max_segment, jump=o.jump,
+            smooth=o.smooth or 1, min_size=o.min_size or MIN_SIZE, max_segment=o.max_segment, jump=o.jump,
             dead_band=o.dead_band, reduction=o.reduction,
         )
         for part in parts
     ]  # fmt: skip
-    return found[0] if len(found) == 1 else _apart(np.unique(np.concatenate(found)), o.min_size)
+    return found[0] if len(found) == 1 else _apart(np.unique(np.concatenate(found)), o.min_size or MIN_SIZE)
 
 
 def split_arms(motion: Motion) -> list[Motion]:
@@ -135,7 +136,7 @@ def hdbscan_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int6
     labels = HDBSCAN(min_cluster_size=o.cluster_size, copy=True).fit_predict(directions)
     for i in np.flatnonzero(labels < 0):
         labels[i] = labels[i - 1] if i else labels[i]
-    return _apart(label_changes(labels), o.min_size)
+    return _apart(label_changes(labels), o.min_size or MIN_SIZE)
 
 
 def cotpc_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
@@ -222,13 +223,14 @@ def method_parts(method: str, options: Options) -> tuple[str, str]:
 
 
 def resolved(options: Options, motions: Sequence[Motion]) -> Options:
-    """The options with smoothing, dead-band and penalty that follow the data set, where the user named none."""
+    """The options, with what is None and can follow the data set (smooth, dead_band, penalty, min_size) resolved."""
     smooth = default_window(motions) if options.smooth is None else options.smooth
     band = default_dead_band(motions, smooth=smooth) if options.dead_band is None else options.dead_band
     penalty = options.penalty
     if penalty is None and options.n_change_points is None:
         penalty = default_penalty(motions)
-    return dataclasses.replace(options, smooth=smooth, dead_band=band, penalty=penalty)
+    least = default_min_size(motions) if options.min_size is None else options.min_size
+    return dataclasses.replace(options, smooth=smooth, dead_band=band, penalty=penalty, min_size=least)
 
 
 def jsonable(options: Options) -> dict[str, Any]:

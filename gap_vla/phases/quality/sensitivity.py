@@ -50,7 +50,7 @@ def sensitivity(tasks: Mapping[str, Sequence[Recording]], seed: int = 0) -> dict
     return out
 
 
-def by_demonstrations(tasks: Mapping[str, Sequence[Recording]]) -> dict[str, Any]:
+def by_demonstrations(tasks: Mapping[str, Sequence[Recording]]) -> dict[int, Any]:
     """AUPRC of ρ by the number of recordings that the LSTM is trained on: {number: {"mean", "tasks"}}."""
     return {n: _over(tasks, lambda r, n=n: _rho_from(r, n)) for n in DEMOS}
 
