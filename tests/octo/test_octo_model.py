@@ -13,6 +13,7 @@ import numpy as np
 import octo_golden as golden
 import pytest
 
+from gap_vla.adjustment.jax import adjusted_gradients
 from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, presets
 from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.language import embed_language
@@ -159,3 +160,30 @@ def test_specs_name_upstreams_classes() -> None:
     assert ModuleSpec.instantiate(spec)().obs_keys == ("proprio",)
     with pytest.raises(KeyError, match="DiffusionActionHead"):
         ModuleSpec.instantiate({**spec, "name": "UNetDDPMActionHead"})
+
+
+@pytest.mark.parametrize("compute", [Compute(scan_layers=False), Compute(scan_layers=True, remat=True)])
+def test_gap_reaches_the_proprio_tokens_of_unrolled_and_looped_layers(compute: Compute) -> None:
+    options: dict[str, Any] = {"image_size": 8, "proprio_dim": 3, "window_size": 1}
+    sizes = {"stem_features": (32,), "token_embedding_size": 8, "num_attention_heads": 2, "mlp_dim": 8}
+    config = presets.small_config(**options, **sizes, head_options={"use_map": False})
+    batch = presets.example_batch(**options, batch_size=2)
+    module = OctoModule.create(**config["model"], compute=compute)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), parameter_shapes(module, batch))
+
+    def loss(params: Any, factor: jax.Array) -> jax.Array:
+        mask = batch["observation"]["timestep_pad_mask"]
+        with adjusted_gradients(factor):
+            outputs = module.apply(
+                {"params": params}, batch["observation"], batch["task"], mask, method="octo_transformer"
+            )
+        return jnp.square(outputs["readout_action"].tokens).sum()
+
+    gradient = golden.quick(jax.grad(loss), params, jnp.ones((2, 1)))
+    plain = golden.flat(gradient(params, jnp.ones((2, 1))))
+    half = golden.flat(gradient(params, jnp.full((2, 1), 0.5)))
+    changed = {key.split("/")[1] for key in plain if not np.allclose(plain[key], half[key], rtol=1e-5)}
+    assert changed == {"obs_proprio_projection", "obs_proprio_pos_embedding"}
+    kernel = "octo_transformer/obs_proprio_projection/kernel"
+    np.testing.assert_allclose(half[kernel], plain[kernel] / 2, rtol=1e-5)
