@@ -12,6 +12,7 @@ from fnmatch import fnmatch
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool
 
 PREFIX_TIMESTEP = -1
 
@@ -54,7 +55,7 @@ def layout_mask(
     horizon: int,
     *,
     use_correct_attention: bool,
-) -> np.ndarray:
+) -> Bool[np.ndarray, "N N"]:
     """bool[N, N], True where the token of the row may attend to the token of the column, padding apart.
 
     The sequence is all prefix groups, then for every timestep all timestep groups. `names` and `rules` list the

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 _EPS = 1e-6
 
@@ -27,7 +28,7 @@ class BinTokenizer(nn.Module):
     low: float = 0.0
     high: float = 1.0
 
-    def thresholds(self) -> np.ndarray:
+    def thresholds(self) -> Float[np.ndarray, "n_bins+1"]:
         """float32[n_bins + 1], the ends of the bins."""
         if self.bin_type == "uniform":
             return np.linspace(self.low, self.high, self.n_bins + 1, dtype=np.float32)
@@ -37,7 +38,7 @@ class BinTokenizer(nn.Module):
                 return np.asarray(jax.scipy.stats.norm.ppf(quantiles), np.float32)
         raise ValueError(f"bin_type must be 'uniform' or 'normal', found {self.bin_type!r}")
 
-    def __call__(self, values: jax.Array) -> jax.Array:
+    def __call__(self, values: Float[Array, "..."]) -> Int[Array, "..."]:
         """int32 of the shape of `values`: the bin of each."""
         thresholds = self.thresholds()
         if self.bin_type == "uniform":
@@ -46,7 +47,7 @@ class BinTokenizer(nn.Module):
         inside = (values >= thresholds[:-1]) & (values < thresholds[1:])
         return jnp.argmax(inside, axis=-1).astype(jnp.int32)
 
-    def decode(self, bins: jax.Array) -> jax.Array:
+    def decode(self, bins: Int[Array, "..."]) -> Float[Array, "..."]:
         """float32 of the shape of `bins`: the middle of each bin."""
         thresholds = self.thresholds()
         middles = (thresholds[1:] + thresholds[:-1]) / 2

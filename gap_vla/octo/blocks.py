@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.layer_scan import run_layers
@@ -71,7 +72,7 @@ class Transformer(nn.Module):
     compute: Compute = Compute()
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B 1 N N"], *, train: bool) -> Float[Array, "B N D"]:
         if self.add_position_embedding:
             raise ValueError("add_position_embedding must be False: Octo adds its own embeddings per token group")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 
 def prepare_image(
-    image: np.ndarray, size: tuple[int, int] | None = None, central_area: float | None = None
-) -> np.ndarray:
+    image: UInt8[np.ndarray, "h w c"], size: tuple[int, int] | None = None, central_area: float | None = None
+) -> UInt8[np.ndarray, "H W c"]:
     """uint8[h, w, c] resized to `size` = (height, width), then cropped to the central fraction of its area.
 
     Resizing takes the antialiased Lanczos kernel of radius 3; the crop is stretched back bilinearly. Rounding and
@@ -39,7 +40,7 @@ def _stretch(image: np.ndarray, axis: int, start: float, stop: float) -> np.ndar
 
 
 @functools.lru_cache(maxsize=16)
-def _lanczos3_weights(size: int, new_size: int) -> np.ndarray:
+def _lanczos3_weights(size: int, new_size: int) -> Float[np.ndarray, "{new_size} {size}"]:
     """float32[new_size, size], rows sum to 1; the kernel widens when shrinking."""
     scale = size / new_size
     centre = (np.arange(new_size) + 0.5) * scale - 0.5

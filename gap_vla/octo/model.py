@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jaxtyping import Array, Bool, Float
 
 from gap_vla.octo import batch_checks, checkpoint
 from gap_vla.octo.compute import Compute
@@ -156,7 +157,7 @@ class OctoModel:
         self,
         observations: Mapping[str, Any],
         tasks: Mapping[str, Any],
-        timestep_pad_mask: jax.Array,
+        timestep_pad_mask: Bool[Array, "B W"],
         train: bool = False,
     ) -> dict[str, TokenGroup]:
         """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
@@ -170,13 +171,13 @@ class OctoModel:
         tasks: Mapping[str, Any],
         unnormalization_statistics: Mapping[str, Any] | None = None,
         normalization_type: NormalizationType | str = NormalizationType.NORMAL,
-        timestep_pad_mask: jax.Array | None = None,
+        timestep_pad_mask: Bool[Array, "B W"] | None = None,
         train: bool = False,
         argmax: bool = False,
         sample_shape: Sequence[int] = (),
         rng: jax.Array | None = None,
         temperature: float = 1.0,
-    ) -> jax.Array:
+    ) -> Float[Array, "*sample B H A"]:
         """float32[*sample_shape, B, H, A]: what to do from the last window step on.
 
         Args:
@@ -233,7 +234,9 @@ def parameter_shapes(module: OctoModule, example_batch: Mapping[str, Any]) -> An
 
 
 def unnormalize(
-    actions: jax.Array, statistics: Mapping[str, Any], normalization_type: NormalizationType | str = "normal"
+    actions: Float[Array, "*batch A"],
+    statistics: Mapping[str, Any],
+    normalization_type: NormalizationType | str = "normal",
 ) -> jax.Array:
     """Actions in the units of the data: a * std + mean, or (a + 1) * (p99 - p01) / 2 + p01, where `mask`."""
     mask = jnp.asarray(statistics.get("mask", np.ones_like(statistics["mean"], dtype=bool)), bool)

@@ -25,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
+from jaxtyping import Array, Bool
 
 from gap_vla.octo.attention_rules import AttentionRule
 from gap_vla.octo.block_transformer import BlockTransformer, PrefixGroup, TimestepGroup
@@ -66,7 +67,7 @@ class OctoTransformer(nn.Module):
         self,
         observations: Mapping[str, Any],
         tasks: Mapping[str, Any],
-        timestep_pad_mask: jax.Array,
+        timestep_pad_mask: Bool[Array, "B W"],
         readouts: Sequence[str] | None = None,
         train: bool = False,
         verbose: bool = False,
@@ -173,7 +174,7 @@ class OctoModule(nn.Module):
         self,
         observations: Mapping[str, Any],
         tasks: Mapping[str, Any],
-        timestep_pad_mask: jax.Array,
+        timestep_pad_mask: Bool[Array, "B W"],
         train: bool = True,
         verbose: bool = False,
     ) -> tuple[dict[str, TokenGroup], dict[str, Any]]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
+from jaxtyping import Array, Float, Int
 
 from gap_vla.octo.compute import Compute
 
@@ -116,7 +117,7 @@ class T5Encoder(nn.Module):
     compute: Compute = Compute()
 
     @nn.compact
-    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+    def __call__(self, input_ids: Int[Array, "B L"], attention_mask: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         params = {name: ParameterTree(tree, name=name)() for name, tree in self.config.parameters().items()}
         return encode(self.config, params, jnp.asarray(input_ids), jnp.asarray(attention_mask), self.compute)
 
@@ -124,10 +125,10 @@ class T5Encoder(nn.Module):
 def encode(
     config: T5Config,
     params: Mapping[str, Any],
-    input_ids: jax.Array,
-    attention_mask: jax.Array,
+    input_ids: Int[Array, "B L"],
+    attention_mask: Int[Array, "B L"],
     compute: Compute | None = None,
-) -> jax.Array:
+) -> Float[Array, "B L D"]:
     """`T5Encoder` as a function of its parameters."""
     compute = Compute() if compute is None else compute
     blocks = params["encoder"]["block"]
@@ -144,7 +145,7 @@ def encode(
     return _rms_norm(params["encoder"]["final_layer_norm"], x, config.layer_norm_epsilon)
 
 
-def relative_buckets(length: int, num_buckets: int = 32, max_distance: int = 128) -> np.ndarray:
+def relative_buckets(length: int, num_buckets: int = 32, max_distance: int = 128) -> Int[np.ndarray, "L L"]:
     """int[length, length]: the bucket of the distance from query (row) to key (column), half of them per direction.
 
     Distances below half of a direction's buckets have their own, longer ones share logarithmically wider ones.

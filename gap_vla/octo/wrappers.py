@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from gap_vla.octo.images import prepare_image
 
@@ -70,7 +71,7 @@ class TemporalEnsemble:
         """Forget all chunks."""
         self._chunks.clear()
 
-    def __call__(self, chunk: np.ndarray) -> np.ndarray:
+    def __call__(self, chunk: Float[np.ndarray, "H A"]) -> Float[np.ndarray, " A"]:
         """The action for now, float[A], given the newest chunk."""
         chunk = np.asarray(chunk)
         if chunk.ndim != 2 or len(chunk) < self.horizon:
@@ -215,3 +216,25 @@ class ResizeImageWrapper(Wrapper):
     def _image(self, key: str, image: np.ndarray) -> np.ndarray:
         size = self.resize_size.get(key) if isinstance(self.resize_size, Mapping) else self.resize_size
         return prepare_image(image, size, self.avg_scale if key in self.augmented_keys else None)
+
+
+def add_octo_env_wrappers(
+    env: Any,
+    config: Mapping[str, Any],
+    dataset_statistics: Mapping[str, Any],
+    resize_size: tuple[int, int] | Mapping[str, tuple[int, int]] | None = None,
+    exec_horizon: int | None = None,
+    exp_weight: float = 0.0,
+) -> Wrapper:
+    """Around `env` what a model with this config expects: normalised proprio, images, history, then chunks.
+
+    Args:
+        config: the model's; `window_size` and the action head's `action_horizon` are read.
+        exec_horizon: actions of a chunk to execute; None ensembles chunks, with `exp_weight`.
+    """
+    horizon = config["model"]["heads"]["action"]["kwargs"]["action_horizon"]
+    env = ResizeImageWrapper(NormalizeProprio(env, dataset_statistics), resize_size)
+    env = HistoryWrapper(env, config["window_size"])
+    if exec_horizon is not None:
+        return RHCWrapper(env, exec_horizon)
+    return TemporalEnsembleWrapper(env, horizon, exp_weight)

@@ -107,3 +107,17 @@ def test_bins_are_upstreams(kind: str, n_bins: int) -> None:
     bins = tokenizer(DATA["bins/in"])
     np.testing.assert_array_equal(bins, DATA[f"{prefix}/tokens"])
     np.testing.assert_allclose(tokenizer.decode(bins), DATA[f"{prefix}/decoded"], rtol=1e-5, atol=1e-6)
+
+
+def test_all_wrappers_together_give_windows_and_take_chunks() -> None:
+    config = {"window_size": 2, "model": {"heads": {"action": {"kwargs": {"action_horizon": 4}}}}}
+    statistics = {"proprio": {"mean": np.ones(2), "std": np.full(2, 2.0)}}
+    inner = Counter()
+    env = wrappers.add_octo_env_wrappers(inner, config, statistics)
+    observation, _ = env.reset()
+    np.testing.assert_allclose(observation["proprio"], np.full((2, 2), -0.5))
+    chunks = [np.arange(4.0)[:, None], np.arange(4.0)[:, None]]
+    for chunk in chunks:
+        observation, *_ = env.step(chunk)
+    np.testing.assert_allclose(observation["proprio"][:, 0], [0.0, 0.5])
+    np.testing.assert_allclose(np.concatenate(inner.executed), [0.0, 0.5])

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.heads import readout
@@ -36,7 +37,7 @@ class ContinuousActionHead(nn.Module):
         self.map_head = MAPHead() if self.use_map else None
         self.mean_proj = nn.Dense(self.action_horizon * self.action_dim)
 
-    def __call__(self, transformer_outputs: Mapping[str, TokenGroup], train: bool = True) -> jax.Array:
+    def __call__(self, transformer_outputs: Mapping[str, TokenGroup], train: bool = True) -> Float[Array, "B W H A"]:
         """float32[B, W, H, A], normalised actions."""
         group = readout.find_group(transformer_outputs, self.readout_key)
         mean = self.mean_proj(readout.pool(group, self.map_head, train))
@@ -46,9 +47,9 @@ class ContinuousActionHead(nn.Module):
     def loss(
         self,
         transformer_outputs: Mapping[str, TokenGroup],
-        actions: jax.Array,
-        timestep_pad_mask: jax.Array,
-        action_pad_mask: jax.Array,
+        actions: Float[Array, "B W H A"],
+        timestep_pad_mask: Bool[Array, "B W"],
+        action_pad_mask: Bool[Array, "B W H A"],
         train: bool = True,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scalar loss and metrics `loss`, `mse`.
@@ -71,7 +72,7 @@ class ContinuousActionHead(nn.Module):
         *args: Any,
         sample_shape: Sequence[int] = (),
         **kwargs: Any,
-    ) -> jax.Array:
+    ) -> Float[Array, "*sample B H A"]:
         """float32[*sample_shape, B, H, A] of the last window step; deterministic, so samples are equal."""
         mean = self(transformer_outputs, train=train)[:, -1]
         return jnp.broadcast_to(mean, (*sample_shape, *mean.shape))

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.heads import readout
@@ -16,7 +17,7 @@ from gap_vla.octo.heads.score_network import ScoreActor
 from gap_vla.octo.tokens import TokenGroup
 
 
-def cosine_betas(steps: int, s: float = 0.008) -> np.ndarray:
+def cosine_betas(steps: int, s: float = 0.008) -> Float[np.ndarray, "{steps}"]:
     """float32[steps]: clip(1 - f(i + 1) / f(i), 0, 0.999), f(i) = cos((i / steps + s) / (1 + s) * pi / 2)^2."""
     fraction = np.linspace(0, steps, steps + 1, dtype=np.float64) / steps
     f = np.cos((fraction + s) / (1 + s) * np.pi / 2) ** 2
@@ -88,9 +89,9 @@ class DiffusionActionHead(nn.Module):
     def loss(
         self,
         transformer_outputs: Mapping[str, TokenGroup],
-        actions: jax.Array,
-        timestep_pad_mask: jax.Array,
-        action_pad_mask: jax.Array,
+        actions: Float[Array, "B W H A"],
+        timestep_pad_mask: Bool[Array, "B W"],
+        action_pad_mask: Bool[Array, "B W H A"],
         train: bool = True,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Scalar loss of the predicted noise and metrics; arguments as `ContinuousActionHead.loss`.
@@ -120,7 +121,7 @@ class DiffusionActionHead(nn.Module):
         *args: Any,
         sample_shape: Sequence[int] = (),
         **kwargs: Any,
-    ) -> jax.Array:
+    ) -> Float[Array, "*sample B H A"]:
         """float32[*sample_shape, B, H, A] of the last window step.
 
         Args:

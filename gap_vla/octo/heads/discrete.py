@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from gap_vla.octo.bins import BinTokenizer
 from gap_vla.octo.blocks import MAPHead
@@ -48,7 +49,9 @@ class DiscreteActionHead(nn.Module):
         self.vocab_proj = nn.Dense(self.vocab_size * entries // self.num_tokens)
         self.action_tokenizer = BinTokenizer(n_bins=self.vocab_size, bin_type=self.normalization_type)
 
-    def __call__(self, transformer_outputs: Mapping[str, TokenGroup], train: bool = True) -> jax.Array:
+    def __call__(
+        self, transformer_outputs: Mapping[str, TokenGroup], train: bool = True
+    ) -> Float[Array, "B W H A vocab"]:
         """Logits, float32[B, W, H, A, vocab_size]."""
         group = readout.find_group(transformer_outputs, self.readout_key)
         tokens = group.tokens if self.map_head is None else self.map_head(group, train=train)
@@ -63,9 +66,9 @@ class DiscreteActionHead(nn.Module):
     def loss(
         self,
         transformer_outputs: Mapping[str, TokenGroup],
-        actions: jax.Array,
-        timestep_pad_mask: jax.Array,
-        action_pad_mask: jax.Array,
+        actions: Float[Array, "B W H A"],
+        timestep_pad_mask: Bool[Array, "B W"],
+        action_pad_mask: Bool[Array, "B W H A"],
         train: bool = True,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Cross-entropy, and metrics `loss`, `accuracy` and `mse`; arguments as `ContinuousActionHead.loss`.
@@ -92,7 +95,7 @@ class DiscreteActionHead(nn.Module):
         rng: jax.Array | None = None,
         temperature: float = 1.0,
         **kwargs: Any,
-    ) -> jax.Array:
+    ) -> Float[Array, "*sample B H A"]:
         """float32[*sample_shape, B, H, A] of the last window step: the middles of the likeliest or of sampled bins."""
         logits = self(transformer_outputs, train=train)[:, -1]
         shape = (*sample_shape, *logits.shape[:-1])
