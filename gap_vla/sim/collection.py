@@ -25,6 +25,9 @@ from gap_vla.sim.variants import variant_spec
 _SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
 """Set to 1 in workers: several processes with several threads each are slower than the same without."""
 
+_PATIENCE = 900.0
+"""Seconds without any finished episode after which a collection gives up."""
+
 
 class CollectionError(RuntimeError):
     """Demonstrations could not be collected; the message says why and what to do."""
@@ -179,7 +182,13 @@ def _play(
                 connection.send((attempt, attempt_seed(seed, attempt)))
                 busy[connection] = attempt
                 attempt += 1
-            for connection in wait(list(busy), timeout=600.0):
+            ready = wait(list(busy), timeout=_PATIENCE)
+            if not ready:
+                raise CollectionError(
+                    f"{task}: no worker finished an episode within {_PATIENCE:.0f} s (a hanging OpenGL driver gives no "
+                    "error); make the same call again to continue, with fewer workers if the machine is busy"
+                )
+            for connection in ready:
                 finished, outcome, detail = _answer(connection, busy)
                 if outcome == CRASHED:
                     raise CollectionError(f"{task}: a worker failed; finished episodes are in {folder}.\n{detail}")
@@ -214,19 +223,16 @@ def _answer(connection: Any, busy: dict[Any, int]) -> tuple[int, str, Any]:
 def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
     """Starts `n` processes and gives the connections to them; none is left when the block ends, however it ends."""
     context = multiprocessing.get_context("spawn")  # a fork after an OpenGL context exists would hang
-    kept = {name: os.environ.get(name) for name in _SINGLE_THREADED}
-    os.environ.update(dict.fromkeys(_SINGLE_THREADED, "1"))
     processes, connections = [], []
     try:
-        for _ in range(n):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            connections.append(ours)
-        for name, value in kept.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        with _environment(dict.fromkeys(_SINGLE_THREADED, "1")):
+            for _ in range(n):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
+                process.start()
+                theirs.close()
+                processes.append(process)
+                connections.append(ours)
         yield connections
         for connection in connections:
             connection.send(None)
@@ -237,6 +243,21 @@ def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
             if process.is_alive():
                 process.terminate()
                 process.join()
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables, which processes started inside the block inherit."""
+    kept = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _report(task: str, kept: int, n: int, failures: int, steps: int, new: int, seconds: float) -> None:

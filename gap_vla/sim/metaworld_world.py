@@ -34,7 +34,10 @@ class MetaWorldWorld(World):
     """Bodies that the task is about; the first one is what the hand manipulates."""
     stretch: ClassVar[Sequence[float]] = (1.5,) * 6
     """Factors on the library's ranges (object xyz, goal xyz) in the wide variants; 1 where they mean nothing."""
-    unseen: ClassVar[Sequence[str]] = ("pedestal", "right_arm_base_link", "controller_box", "torso", "head", "screen")
+    unseen: ClassVar[Sequence[str]] = (
+        *("pedestal", "right_arm_base_link", "controller_box", "torso", "head", "screen"),
+        *(f"right_l{i}" for i in range(4)),
+    )
     """Bodies whose name contains one of these are out of the picture and are not drawn."""
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
