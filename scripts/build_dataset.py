@@ -89,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
         "workers": arguments.workers,
     }
     try:
+        if arguments.kind == "rlds" and arguments.dry_run:
+            print("error: --dry-run is for demonstrations; look at a dataset with check_dataset.py", file=sys.stderr)
+            return 1
         if arguments.kind == "rlds":
             print(f"dataset: {annotate_existing(arguments)}")
             return 0

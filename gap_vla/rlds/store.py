@@ -6,11 +6,13 @@ offsets, statistics, what it was made from and a hash of every file. Delete the 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,20 +97,23 @@ class EpisodeStore:
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
         source_hash = dataset_hash(version_dir, {"resize": resize, "keys": dict(keys or {})})
-        if (directory / "store.json").exists():
-            recorded = json.loads((directory / "store.json").read_text())
-            if recorded["source_hash"] == source_hash and recorded["store_version"] == STORE_VERSION:
-                return cls.open(directory)
-        partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            _decode(version_dir, partial, source_hash, workers, resize, keys)
-            if directory.exists():
-                shutil.rmtree(directory)
-            os.replace(partial, directory)
-        finally:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _building(directory):
+            if (directory / "store.json").exists():
+                recorded = json.loads((directory / "store.json").read_text())
+                if recorded["source_hash"] == source_hash and recorded["store_version"] == STORE_VERSION:
+                    return cls.open(directory)
+            elif directory.exists() and any(directory.iterdir()):
+                raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")
+            partial = directory.with_name(f".{directory.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            try:
+                _decode(version_dir, partial, source_hash, workers, resize, keys)
+                shutil.rmtree(directory, ignore_errors=True)
+                os.replace(partial, directory)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
         return cls.open(directory)
 
     def split(self, name: str) -> StoreSplit:
@@ -179,6 +184,15 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
         elif path.is_file():
             total.update(f"{path.name}{path.stat().st_size}".encode())
     return total.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _building(directory: Path) -> Iterator[None]:
+    """One builder per store: a second one waits and finds it finished. A killed one's lock is gone with it."""
+    lock = directory.with_name(f".{directory.name}.lock")
+    with open(lock, "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def _decode(

@@ -64,6 +64,15 @@ def test_a_truncated_shard_is_named_and_leaves_no_store(version_dir: Path, tmp_p
     assert not list(copy.parent.glob("*.store")) and not list(copy.parent.glob(".*partial"))
 
 
+def test_a_folder_that_is_no_store_is_never_replaced(version_dir: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("…")
+    with pytest.raises(EpisodeError, match=r"not a store, and not empty"):
+        EpisodeStore.build(version_dir, precious)
+    assert (precious / "thesis.tex").exists()
+
+
 def test_unfinished_or_foreign_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=r"no dataset_info.json; give the folder"):
         EpisodeStore.build(tmp_path)
