@@ -91,18 +91,28 @@ def load_policy(
 
 
 def replay(path: Path, action_dim: int) -> ReplayPolicy:
-    """The recorded actions of a demonstration file, each on the layout on which it was recorded if the file says so."""
+    """The recorded actions of a robomimic HDF5 file, each on the layout on which it was recorded if the file says so.
+
+    Where the file tells what was executed from what is to be imitated, the former is played.
+    """
+    import h5py
+
     from gap_vla import demos
 
-    episodes = list(demos.read(path))
-    if not episodes:
-        raise PolicyError(f"{path}: no episodes")
+    reader = demos.open_source(path)
+    with h5py.File(path, "r") as file:
+        disturbed = "executed_actions" in next(iter(file["data"].values()))
+    if disturbed:
+        reader = demos.open_source(path, action_key="executed_actions")
+    episodes = [reader.read(number, images=False) for number in range(len(reader))]
     width = episodes[0].action.shape[1]
     if width != action_dim:
         raise PolicyError(f"{path}: actions are {width} wide, the task takes {action_dim}; it is of another task")
     seeds = [episode.metadata.get("seed") for episode in episodes]
     known = None if any(seed is None for seed in seeds) else [int(seed) for seed in seeds if seed is not None]
-    return ReplayPolicy([episode.action for episode in episodes], known)
+    policy = ReplayPolicy([episode.action for episode in episodes], known)
+    policy.source = str(path)
+    return policy
 
 
 def _locate(path: Path) -> tuple[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.evaluation.chunks import ChunkExecutor, RecedingHorizon, TemporalEnsemble
+from gap_vla.evaluation.history import EpisodeHistory
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.rlds.statistics import normalize, unnormalize
 
@@ -19,32 +19,6 @@ if TYPE_CHECKING:
     from gap_vla.octo import OctoModel
 
 _SAMPLING_HEADS = ("DiffusionActionHead", "UNetDDPMActionHead", "DiscreteActionHead", "TokenPerDimActionHead")
-
-
-class _Episode:
-    """What one episode remembers: the last W observations, and its chunks. The first observation fills the window,
-    marked as padding, as in training.
-    """
-
-    def __init__(self, number: int, window: int, chunks: ChunkExecutor) -> None:
-        self.number, self.steps, self.instruction = number, 0, ""
-        self.chunks = chunks
-        self._window = window
-        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=window)
-
-    def see(self, observation: dict[str, np.ndarray], instruction: str = "") -> None:
-        self.instruction = instruction
-        if not self._history:
-            self._history.extend([observation] * self._window)
-        else:
-            self._history.append(observation)
-        self.steps += 1
-
-    def inputs(self) -> dict[str, np.ndarray]:
-        seen = np.arange(self._window) >= self._window - self.steps
-        timestep = np.maximum(np.arange(self._window) + self.steps - self._window, 0).astype(np.int32)
-        stacked = {key: np.stack([moment[key] for moment in self._history]) for key in self._history[0]}
-        return {**stacked, "timestep": timestep, "timestep_pad_mask": seen}
 
 
 class OctoPolicy:
@@ -81,6 +55,7 @@ class OctoPolicy:
         details: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
+        self.source: str | None = None
         self._model = model
         example = model.example_batch["observation"]
         self._inputs = {key: value.shape[2:] for key, value in example.items() if _is_input(key)}
@@ -107,7 +82,7 @@ class OctoPolicy:
             **({"sampling_seed": seed} if self._samples else {}),
             **(details or {}),
         }
-        self._episodes: dict[int, _Episode] = {}
+        self._episodes: dict[int, EpisodeHistory] = {}
         self._run = self._compile()
         self._tasks: dict[tuple[str, ...], Any] = {}
 
@@ -122,8 +97,10 @@ class OctoPolicy:
         from gap_vla.octo import OctoModel
 
         model = OctoModel.load_pretrained(checkpoint, step=step)
-        details = {"checkpoint": str(checkpoint), "parameters": parameter_digest(model.params)}
-        return cls(model, details={**details, **options.pop("details", {})}, **options)
+        details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
+        policy = cls(model, details=details, **options)
+        policy.source = str(checkpoint)
+        return policy
 
     @property
     def action_dim(self) -> int:
@@ -167,7 +144,7 @@ class OctoPolicy:
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
-            self._episodes[episode] = _Episode(episode, self._window, self._new_chunks())
+            self._episodes[episode] = EpisodeHistory(episode, self._window, self._new_chunks())
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """One action per row, in the units of the training data.
@@ -190,7 +167,7 @@ class OctoPolicy:
         for episode in episode_ids:
             self._episodes.pop(episode, None)
 
-    def _show(self, observations: Mapping[str, np.ndarray], episode_ids: Sequence[int]) -> list[_Episode]:
+    def _show(self, observations: Mapping[str, np.ndarray], episode_ids: Sequence[int]) -> list[EpisodeHistory]:
         prepared = self._prepare(observations)
         texts = observations.get("language_instruction", [""] * len(episode_ids))
         episodes = [self._episodes[episode] for episode in episode_ids]
@@ -219,13 +196,13 @@ class OctoPolicy:
             prepared[key] = value
         return prepared
 
-    def _predict(self, episodes: Sequence[_Episode]) -> list[Float[np.ndarray, "H A"]]:
+    def _predict(self, episodes: Sequence[EpisodeHistory]) -> list[Float[np.ndarray, "H A"]]:
         chunks: list[np.ndarray] = []
         for start in range(0, len(episodes), self._sizes[-1]):
             chunks.extend(self._predict_batch(episodes[start : start + self._sizes[-1]]))
         return chunks
 
-    def _predict_batch(self, episodes: Sequence[_Episode]) -> Float[np.ndarray, "B H A"]:
+    def _predict_batch(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         size = next(size for size in self._sizes if size >= len(episodes))
         filled = [*episodes, *[episodes[0]] * (size - len(episodes))]
         inputs = [episode.inputs() for episode in filled]
@@ -238,7 +215,7 @@ class OctoPolicy:
         normalized = np.asarray(self._run(self._model.params, observation, task, keys))[: len(episodes)]
         return unnormalize(normalized[..., : self.action_dim], self._statistics["action"], self._normalization)
 
-    def _key(self, episode: _Episode) -> np.ndarray:
+    def _key(self, episode: EpisodeHistory) -> np.ndarray:
         import jax
 
         root = jax.random.PRNGKey(self._seed)

@@ -22,6 +22,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     """Writes `folder/index.html`; it links to the videos beside it and needs nothing from elsewhere."""
     title = f"{summary['policy']['name']} on {summary['task']['task']}"
     low, high = summary["interval"]
+    what = {**summary["task"], "seed": summary["seed"], "source": summary.get("source") or "–"}
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p><strong>{100 * summary['success_rate']:.0f} %</strong> of {summary['episodes']} episodes succeeded "
@@ -30,8 +31,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
         _videos(summary["videos"]),
         _errors(summary["errors"]),
         f"<h2>In words</h2><pre>{html.escape(describe(summary))}</pre>",
-        f"<h2>What was evaluated</h2><table>{_rows({**summary['task'], 'seed': summary['seed']})}"
-        f"{_rows(summary['policy'], 'policy ')}</table>",
+        f"<h2>What was evaluated</h2><table>{_rows(what)}{_rows(summary['policy'], 'policy ')}</table>",
     ]
     page = folder / "index.html"
     document = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"

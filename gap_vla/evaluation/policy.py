@@ -29,7 +29,8 @@ class Policy(Protocol):
 
     Optional attributes: `privileged` (bool; also receive `expert_action`), `layout_seeds` (episode number to
     simulator seed, for policies that only make sense on certain layouts), `identity` (JSON-able dict that
-    says which policy this is; a resumed evaluation compares it).
+    says which policy this is; a resumed evaluation compares it), `source` (where it was loaded from, for the
+    reader), `patience` (seconds that a call may wait for a server, on top of its own time limit).
     """
 
     name: str
@@ -96,6 +97,7 @@ class ReplayPolicy:
     def __init__(self, actions: Sequence[np.ndarray], layout_seeds: Sequence[int] | None = None) -> None:
         if layout_seeds is not None and len(layout_seeds) != len(actions):
             raise PolicyError(f"{len(actions)} recordings but {len(layout_seeds)} seeds; need one seed for each")
+        self.source: str | None = None
         self._actions = [np.asarray(a, np.float32) for a in actions]
         self.layout_seeds: Mapping[int, int] | None = None if layout_seeds is None else dict(enumerate(layout_seeds))
         self.identity = {"recordings": len(actions), "steps": sum(len(a) for a in self._actions)}

@@ -64,8 +64,7 @@ class EpisodeLog:
         if marker.exists():
             found = json.loads(marker.read_text())
             if found != identity:
-                keys = sorted(k for k in {*found, *identity} if found.get(k) != identity.get(k))
-                listing = ", ".join(f"{k}: {found.get(k)!r} there, {identity.get(k)!r} asked for" for k in keys)
+                listing = ", ".join(_differences(found, identity))
                 raise EvaluationError(f"{directory} holds another evaluation ({listing}); choose another --out")
             if not resume:
                 raise EvaluationError(f"{directory} already holds this evaluation; resume it or choose another --out")
@@ -101,3 +100,13 @@ class EpisodeLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _differences(there: Any, asked: Any, name: str = "") -> list[str]:
+    """What differs between two nested dicts, one text per entry."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        keys = sorted({*there, *asked})
+        return [
+            text for key in keys for text in _differences(there.get(key), asked.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if there == asked else [f"{name}: {there!r} there, {asked!r} asked for"]

@@ -205,10 +205,8 @@ def evaluate(
     the missing episodes only; `episodes` may be raised later.
 
     Args:
-        policy: see `Policy`. It is called for all live episodes at once, at most `workers *
-            slots_per_worker`.
-        task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task` (then the picture and variant arguments are
-            its own).
+        policy: see `Policy`. It is called for all live episodes at once, at most `workers * slots_per_worker`.
+        task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task` (then the picture and variant arguments are its own).
         horizon: control steps per episode; the task's own by default.
         watch: tell which phase of the scripted expert's plan each episode reached (`PhaseWatcher`).
         limits: how long to wait for the simulator and for the policy.
@@ -237,6 +235,9 @@ def evaluate(
         raise EvaluationError(f"horizon={horizon}: a task given as an object has its own, {task.horizon}")
     else:
         chosen = task
+    layouts = getattr(policy, "layout_seeds", None) or {e: layout_seed(seed, e) for e in range(episodes)}
+    if len(layouts) < episodes:
+        raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
     out = Path(out_dir)
     what = {
         "task": {**chosen.identity(), "horizon": chosen.horizon},
@@ -244,7 +245,6 @@ def evaluate(
         "policy": identity(policy),
     }
     log = EpisodeLog(out, what, resume=resume)
-    layouts = getattr(policy, "layout_seeds", None) or {e: layout_seed(seed, e) for e in range(episodes)}
     todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
     started = time.monotonic()
     if todo:
@@ -272,6 +272,7 @@ def evaluate(
     log.close()
     summary = {
         **what,
+        "source": getattr(policy, "source", None),
         **summarize([log.records[e] for e in range(episodes)], chosen.phases),
         "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
         "videos": [str(path.relative_to(out)) for path in VideoShelf(out / "videos", videos).paths],

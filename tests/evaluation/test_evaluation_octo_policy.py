@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gap_vla.evaluation.chunks import RecedingHorizon, TemporalEnsemble
+from gap_vla.evaluation.history import EpisodeHistory
 from gap_vla.evaluation.loading import load_checkpoint
-from gap_vla.evaluation.octo_policy import OctoPolicy, _Episode
+from gap_vla.evaluation.octo_policy import OctoPolicy
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.octo import OctoModel, small_config
 from gap_vla.octo.presets import example_batch
@@ -47,7 +48,7 @@ def rows(batch, chosen):
 
 def test_history_receding_horizon_and_ensemble_are_upstreams():
     golden = np.load(GOLDEN)
-    episode = _Episode(0, 3, RecedingHorizon(1))
+    episode = EpisodeHistory(0, 3, RecedingHorizon(1))
     for step, window in enumerate(golden["history3/proprio"]):
         episode.see({"proprio": window[-1]})
         inputs = episode.inputs()

@@ -91,6 +91,8 @@ def test_replay_of_recorded_actions_repeats_the_outcome(tmp_path):
         recordings.append(np.array(actions))
     summary = evaluate(ReplayPolicy(recordings, seeds), tmp_path, episodes=2)
     assert summary["success_rate"] == 1.0 and summary["layout_seeds"] == seeds
+    with pytest.raises(EvaluationError, match="knows 2 layouts, 3 episodes"):
+        evaluate(ReplayPolicy(recordings, seeds), tmp_path / "more", episodes=3)
     assert summary["mean_steps"] == np.mean([len(actions) for actions in recordings])
 
 
