@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from jaxtyping import Array, Bool, Float
 
 from gap_vla.octo import batch_checks, checkpoint
 from gap_vla.octo.compute import Compute
+from gap_vla.octo.initialization import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
 from gap_vla.octo.tokens import TokenGroup
+
+__all__ = ["NormalizationType", "OctoModel", "parameter_shapes", "unnormalize"]
 
 
 class NormalizationType(enum.StrEnum):
@@ -58,28 +61,29 @@ class OctoModel:
         rng: jax.Array | None = None,
         dataset_statistics: Mapping[str, Any] | None = None,
         compute: Compute | None = None,
+        pretrained: Mapping[str, Any] | None = None,
     ) -> OctoModel:
-        """A model with fresh parameters.
+        """A model with fresh parameters, except for those that `pretrained` has under the same name and shape.
 
         Args:
             config: as in `config.json`; the model is `config["model"]`.
             example_batch: `observation` and `task` (and `action`, ...) whose shapes the model is built for.
             verbose: print the layout of the sequence.
             compute: see `Compute`; the default computes everything in float32.
+            pretrained: parameters of another model, to fine-tune; what is taken over and what not is printed.
         """
         module = OctoModule.create(**config["model"], compute=compute)
         example = jax.tree.map(lambda leaf: leaf[:1], dict(example_batch))
         rng = jax.random.PRNGKey(0) if rng is None else rng
-        arguments = (example["observation"], example["task"], example["observation"]["timestep_pad_mask"])
-
-        def initialize(rng: jax.Array) -> Any:
-            params_key, dropout_key = jax.random.split(rng)
-            rngs = {"params": params_key, "dropout": dropout_key}
-            return module.init(rngs, *arguments, train=False, verbose=verbose)["params"]
-
+        if pretrained is None:
+            params = initialize(module, example, rng)
+        else:
+            params, _ = initialize_around(module, example, rng, pretrained)
+        if verbose:
+            _print_sequence(module, example)
         return cls(
             module=module,
-            params=_run_once(initialize, rng),
+            params=params,
             text_processor=text_processor,
             example_batch=example,
             config=config,
@@ -207,10 +211,11 @@ class OctoModel:
         return pretty_spec(self)
 
 
-def _run_once(function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments), for code that runs once: the CPU backend's optimizer would cost more than it saves."""
-    options: Any = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function).lower(*arguments).compile(options)(*arguments)
+def _print_sequence(module: OctoModule, example: Mapping[str, Any]) -> None:
+    observation = example["observation"]
+    arguments = (observation, example["task"], observation["timestep_pad_mask"])
+    keys = {"params": jax.random.PRNGKey(0), "dropout": jax.random.PRNGKey(0)}
+    jax.eval_shape(lambda: module.init(keys, *arguments, train=False, verbose=True))
 
 
 def _text_processor(spec: Mapping[str, Any] | None, root: Path) -> Any:
@@ -219,18 +224,6 @@ def _text_processor(spec: Mapping[str, Any] | None, root: Path) -> Any:
         return None
     processor = ModuleSpec.instantiate(spec)()
     return dataclasses.replace(processor, directory=str(root)) if isinstance(processor, HFTokenizer) else processor
-
-
-def parameter_shapes(module: OctoModule, example_batch: Mapping[str, Any]) -> Any:
-    """The tree of parameters that `module` has for such a batch, as shapes; nothing is computed."""
-    example = jax.tree.map(lambda leaf: np.asarray(leaf[:1]), dict(example_batch))
-
-    def initialize(key: jax.Array) -> Any:
-        observation, task = example["observation"], example["task"]
-        rngs = {"params": key, "dropout": key}
-        return module.init(rngs, observation, task, observation["timestep_pad_mask"], train=False)["params"]
-
-    return jax.eval_shape(initialize, jax.random.PRNGKey(0))
 
 
 def unnormalize(

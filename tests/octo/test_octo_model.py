@@ -14,7 +14,7 @@ import octo_golden as golden
 import pytest
 
 from gap_vla.adjustment.jax import adjusted_gradients
-from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, presets
+from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, merge_params, presets
 from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.language import embed_language
 from gap_vla.octo.model import parameter_shapes
@@ -134,6 +134,26 @@ def test_small_models_have_the_shapes_they_were_asked_for(head: str) -> None:
     tree = golden.flat_shapes(parameter_shapes(module, batch))
     assert tree["octo_transformer/obs_primary_pos_embedding"][0] == (1, 2, 64, 32)
     assert ("octo_transformer/obs_proprio_projection/kernel" in tree) == (head != "mse")
+
+
+def test_only_what_is_not_pretrained_is_initialised(capsys: pytest.CaptureFixture[str]) -> None:
+    small: dict[str, Any] = {"image_size": 8, "window_size": 1}
+    sizes = {"stem_features": (32,), "token_embedding_size": 8, "num_attention_heads": 2, "num_layers": 1}
+    built = {
+        horizon: (
+            presets.small_config(**small, **sizes, action_horizon=horizon),
+            presets.example_batch(**small, action_horizon=horizon),
+        )
+        for horizon in (2, 3)
+    }
+    pretrained = OctoModel.from_config(*built[2], rng=jax.random.PRNGKey(1)).params
+    fresh = OctoModel.from_config(*built[3], rng=jax.random.PRNGKey(2)).params
+    expected, account = merge_params(fresh, pretrained, verbose=False)
+    found = OctoModel.from_config(*built[3], rng=jax.random.PRNGKey(2), pretrained=pretrained).params
+    assert sorted(account.fresh) == ["heads_action/mean_proj/bias", "heads_action/mean_proj/kernel"]
+    assert "re-initialised heads_action/mean_proj/kernel (8, 21): its shape was (8, 14)" in capsys.readouterr().out
+    for key, leaf in golden.flat(expected).items():
+        np.testing.assert_array_equal(golden.flat(found)[key], leaf)
 
 
 def test_initialisation_is_upstreams() -> None:
