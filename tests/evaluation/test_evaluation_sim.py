@@ -1,14 +1,18 @@
 """Claims about the evaluation on the real simulator, as the command runs it."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gap_vla import sim
+from gap_vla.evaluation.disturbance import MOVE_AT_STEP, MOVE_BY
+from gap_vla.evaluation.task import sim_task
 from gap_vla.evaluation.watching import PhaseWatcher
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +53,24 @@ def test_the_watcher_does_not_move_on_with_time_alone(assembly):
         phase = watcher.look()
         assembly.step(still)
     assert phase == "reach"
+
+
+def test_objects_are_moved_once_and_the_robot_is_not():
+    task = dataclasses.replace(sim_task("assembly", cameras=()), disturbance="objects_moved")
+    moved, still = task.make(), dataclasses.replace(task, disturbance=None).make()
+    action = np.zeros(7, np.float32)
+    shift = []
+    for env in (moved, still):
+        env.reset(seed=100_000)
+    for _ in range(MOVE_AT_STEP + 3):
+        hand = [env.step(action)[0]["proprio"][:3] for env in (moved, still)]
+        rings = [env.unwrapped.world.landmarks()["ring"][:2] for env in (moved, still)]
+        shift.append(np.linalg.norm(rings[0] - rings[1]))
+    moved.close(), still.close()
+    assert max(shift[:MOVE_AT_STEP]) < 1e-9
+    np.testing.assert_allclose(shift[MOVE_AT_STEP:], MOVE_BY, atol=0.003)
+    np.testing.assert_allclose(hand[0], hand[1], atol=1e-4)
+    assert task.identity()["disturbance"] == "objects_moved"
 
 
 def test_the_command_evaluates_the_expert_and_writes_everything(tmp_path):
