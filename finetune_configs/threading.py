@@ -10,7 +10,7 @@ CHANGES = dict(
     demos=dict(episodes=100, image_size=64, action_noise=0.1),
     model=dict(window_size=1, action_horizon=8, stem_features=(32, 64, 128, 128)),
     optimizer=dict(learning_rate=5e-4, warmup_steps=100),
-    train=dict(steps=2000, batch_size=64),
+    train=dict(steps=3000, batch_size=64),
     eval=dict(episodes=20, execute=4),
 )
 

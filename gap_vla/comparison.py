@@ -6,8 +6,12 @@ comparison can be stopped at any moment and continued.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import multiprocessing
+import os
+import signal
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +20,8 @@ from gap_vla.atomic import write_json
 from gap_vla.config import METHODS, ConfigError, FinetuneConfig, choose
 from gap_vla.identity import digest
 from gap_vla.training.run_directory import RunDirectory
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def cell_config(config: FinetuneConfig, method: str, seed: int) -> FinetuneConfig:
@@ -70,11 +76,15 @@ def _run_in_a_process(config: FinetuneConfig) -> str | None:
     queue = context.Queue()
     process = context.Process(target=_cell, args=(config, queue))
     process.start()
-    try:
-        process.join()
-    except KeyboardInterrupt:
-        process.join()  # the cell got the signal too and writes its checkpoint
-        raise
+    interrupted = False
+    while process.is_alive():
+        try:
+            process.join()
+        except KeyboardInterrupt:  # the cell, in a session of its own, writes its checkpoint and ends
+            interrupted = True
+            os.kill(process.pid or 0, signal.SIGINT)
+    if interrupted:
+        raise KeyboardInterrupt
     if process.exitcode == 0:
         return None
     return queue.get(timeout=5) if not queue.empty() else f"exit status {process.exitcode}"
@@ -83,6 +93,9 @@ def _run_in_a_process(config: FinetuneConfig) -> str | None:
 def _cell(config: FinetuneConfig, queue: multiprocessing.Queue) -> None:
     from gap_vla.pipeline import finetune
 
+    os.setsid()
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # never outlive the comparison, however it ends
     try:
         finetune(config, resume=True)
     except KeyboardInterrupt:

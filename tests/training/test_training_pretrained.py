@@ -20,7 +20,9 @@ def batch_with(proprio: int | None = 9, cameras: tuple[str, ...] = ("image_prima
 
 
 def flat(params) -> dict:
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
 
 
 def config_for(pretrained: str, method: str = "vp_gap") -> FinetuneConfig:
@@ -65,7 +67,11 @@ def test_a_vision_only_run_drops_the_proprioceptive_tokenizer(vision_checkpoint,
 
 def test_published_models_get_proprio_after_the_cameras_that_the_data_have():
     config = FinetuneConfig.from_dict(
-        {"task": "threading", "model": {"head": "diffusion", "window_size": 2, "action_horizon": 3}, "eval": {"execute": 1}}
+        {
+            "task": "threading",
+            "model": {"head": "diffusion", "window_size": 2, "action_horizon": 3},
+            "eval": {"execute": 1},
+        }
     )
     batch = batch_with()
     batch["observation"]["image_primary"] = np.zeros((2, 2, 256, 256, 3), np.uint8)
