@@ -87,7 +87,7 @@ def check_rotation(episodes: Sequence[Recording]) -> Iterator[Finding]:
             continue
         turned = [rotation_steps(s[:, 3:7]) for s in states]
         swapped = [rotation_steps(np.roll(s[:, 3:7], 1, axis=1)) for s in states]
-        here, other = _agreement(command, turned)[0], _agreement(command, swapped)[0]
+        here, other = _agreement(command, turned), _agreement(command, swapped)
         if other > 0.5 and here < other - 0.3:
             text = f"arm {arm}: rotations fit the actions with the other quaternion order only (r {here:.2f} against "
             yield Finding("error", "quaternion", text + f"{other:.2f}); the columns are xyzw where wxyz is expected")
@@ -113,39 +113,61 @@ def _per_arm(episodes: Sequence[Recording]) -> Iterator[tuple[int, list[np.ndarr
         yield arm, states, actions
 
 
-def _agreement(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[float, np.ndarray]:
-    """Correlation of commanded with performed motion over all axes, and the 3×3 matrix of correlations."""
+def _agreement(command: list[np.ndarray], moved: list[np.ndarray]) -> float:
+    """Correlation of commanded with performed motion, mean over the axes that are used."""
+    a, b = _scaled(command, moved)
+    live = (abs(a).max(0) > 0) & (abs(b).max(0) > 0)
+    return float((a * b).mean(0)[live].mean()) if live.any() else 1.0
+
+
+def _scaled(command: list[np.ndarray], moved: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Both over all episodes, each axis divided by its root mean square; unused axes are zero."""
     a = np.concatenate([c[: len(m)] for c, m in zip(command, moved)])
     b = np.concatenate(moved)
-    scale_a, scale_b = np.sqrt((a**2).mean(0)), np.sqrt((b**2).mean(0))
-    live = (scale_a > 1e-6) & (scale_b > 1e-9)
-    matrix = (a.T @ b) / len(a) / np.maximum(np.outer(scale_a, scale_b), 1e-12)
-    return (float(np.diag(matrix)[live].mean()) if live.any() else 1.0), matrix
+    size_a, size_b = np.sqrt((a**2).mean(0)), np.sqrt((b**2).mean(0))
+    return (
+        np.where(size_a > 1e-6, a / np.maximum(size_a, 1e-6), 0),
+        np.where(size_b > 1e-9, b / np.maximum(size_b, 1e-9), 0),
+    )
 
 
 def _frame_and_sign(what: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
-    agreement, matrix = _agreement(command, moved)
+    a, b = _scaled(command, moved)
+    # Regression, not correlation: where x and y mostly move together, each correlates with both.
+    effect = np.linalg.lstsq(a, b, rcond=1e-6)[0]  # [action axis, motion axis]
+    explained = 1 - ((b - a @ effect) ** 2).mean(0)
     for axis, name in enumerate("xyz"):
-        own, others = matrix[axis, axis], np.delete(matrix[axis], axis)
-        strongest = int(abs(matrix[axis]).argmax())
+        own, others = effect[axis, axis], np.delete(effect[axis], axis)
+        target = int(abs(effect[axis]).argmax())
+        if explained[target] < 0.3:
+            continue
         if own < -0.3 and abs(own) >= abs(others).max():
-            text = f"{what}: {name} moves against its action (r {own:.2f}); the sign of this axis is flipped"
+            text = f"{what}: {name} moves against its action (effect {own:.2f}); the sign of this axis is flipped"
             yield Finding("error", "frame", text)
         elif abs(others).max() > 0.5 and abs(others).max() > abs(own) + 0.3:
-            text = f"{what}: action {name} moves axis {'xyz'[strongest]} (r {matrix[axis, strongest]:.2f}, own "
+            text = f"{what}: action {name} moves axis {'xyz'[target]} (effect {effect[axis, target]:.2f}, on its own "
             yield Finding("error", "frame", text + f"{own:.2f}); actions and states are in different frames")
+    agreement = _agreement(command, moved)
     if -0.3 <= agreement < 0.3:
         text = f"{what}: actions hardly explain the motion (r {agreement:.2f}); wrong frame, scale or time?"
         yield Finding("warning", "frame", text)
 
 
 def _time_shift(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
-    now = _agreement(command, moved)[0]
-    before = _agreement([c[1:] for c in command], [m[: len(c) - 1] for c, m in zip(command, moved)])[0]
-    # Smooth motion resembles itself a step later: what counts is how much of the disagreement goes away.
-    if before > 0.5 and now < 0.98 and 1 - before < 0.5 * (1 - now):
-        text = f"arm {arm}: an action matches the motion before it (r {before:.2f}) better than the one after it "
-        yield Finding("error", "time", text + f"({now:.2f}); actions are recorded one step late")
+    """Motion follows from the action before it. If, both given, the action *after* it tells more, actions are late."""
+    now, moved_now = _scaled([c[:-1] for c in command], [m[: len(c) - 1] for c, m in zip(command, moved)])
+    after, _ = _scaled([c[1:] for c in command], [m[: len(c) - 1] for c, m in zip(command, moved)])
+    effects = [
+        np.linalg.lstsq(np.stack([now[:, axis], after[:, axis]], 1), moved_now[:, axis], rcond=1e-6)[0]
+        for axis in range(3)
+        if now[:, axis].any() and moved_now[:, axis].any()
+    ]
+    if not effects:
+        return
+    of_now, of_after = np.mean(effects, axis=0)
+    if of_after > 0.5 and of_after > of_now:
+        text = f"arm {arm}: the motion of a step follows the action after it (effect {of_after:.2f}) more than its own "
+        yield Finding("error", "time", text + f"({of_now:.2f}); actions are recorded one step late")
 
 
 def _mean_distance(differences: list[np.ndarray]) -> float:
