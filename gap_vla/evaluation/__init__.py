@@ -1,6 +1,4 @@
-"""Evaluation: success rates with intervals, paired comparisons, policies served and called over the
-network.
-"""
+"""Evaluation: success rates with intervals, paired comparisons, policies served and called over the network."""
 
 from __future__ import annotations
 

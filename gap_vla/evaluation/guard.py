@@ -13,9 +13,7 @@ from gap_vla.evaluation.policy import EXPERT_ACTION, Policy
 
 
 class _Thread:
-    """Runs calls one after the other in a daemon thread, which can be abandoned while it hangs in one of
-    them.
-    """
+    """Runs calls one after the other in a daemon thread, which can be abandoned while it hangs in one of them."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue = queue.SimpleQueue()

@@ -1,6 +1,4 @@
-"""The parent's side of the simulator processes: send commands, collect answers, replace workers that hang
-or die.
-"""
+"""The parent's side of the simulator processes: send commands, collect answers, replace workers that hang or die."""
 
 from __future__ import annotations
 
@@ -31,9 +29,7 @@ def single_threaded() -> Iterator[None]:
 
 
 class _Worker:
-    """One process, the slots it holds, and the answers it still owes (in the order in which it will give
-    them).
-    """
+    """One process, the slots it holds, and the answers it still owes (in the order in which it will give them)."""
 
     def __init__(self, task: Task, privilege: Privilege, slots: Sequence[int], number: int) -> None:
         self._task, self._privilege, self._number = task, privilege, number
@@ -100,9 +96,7 @@ class WorkerPool:
             worker.connection.send(command)
 
     def collect(self) -> dict[int, Frame | Crash | None]:
-        """Waits for everything that is owed. None: lost with its worker through no fault of its own; start
-        it again.
-        """
+        """Waits for everything that is owed. None: lost with its worker through no fault of its own; start it again."""
         answers: dict[int, Frame | Crash | None] = {}
         while owing := [worker for worker in self._workers if worker.owed]:
             patience = min(self._deadline(worker) for worker in owing) - time.monotonic()

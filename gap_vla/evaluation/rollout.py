@@ -1,6 +1,4 @@
-"""Rolls a policy out: simulators in processes of their own, one batched policy here, one JSON line per
-episode.
-"""
+"""Rolls a policy out: simulators in processes of their own, one batched policy here, one JSON line per episode."""
 
 from __future__ import annotations
 
@@ -25,16 +23,12 @@ from gap_vla.evaluation.video import VideoShelf
 from gap_vla.evaluation.worker import Crash, Frame, Privilege, Reset, Step
 
 MAX_LOST_IN_A_ROW = 3
-"""So many simulator failures without a finished episode between them mean that the machine, not a layout,
-is broken.
-"""
+"""So many simulator failures without a finished episode between them mean that the machine, not a layout, is broken."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Seconds to wait for one answer; the first one includes building the simulator, or compiling the
-    policy.
-    """
+    """Seconds to wait for one answer; the first one includes building the simulator, or compiling the policy."""
 
     simulator: float = 60.0
     simulator_first: float = 300.0

@@ -1,6 +1,4 @@
-"""What a rollout needs to know of a task, so that workers can be given any simulator, not only
-`gap_vla.sim`.
-"""
+"""What a rollout needs to know of a task, so that workers can be given any simulator, not only `gap_vla.sim`."""
 
 from __future__ import annotations
 

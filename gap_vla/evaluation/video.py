@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +12,7 @@ from jaxtyping import UInt8
 from gap_vla.atomic import replacing
 
 SHOWN_SIZE = 256
-"""Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they
-are.
-"""
+"""Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they are."""
 
 
 def write_video(path: Path, frames: Sequence[UInt8[np.ndarray, "h w 3"]], *, fps: float = 20.0) -> Path:
@@ -28,25 +27,24 @@ def write_video(path: Path, frames: Sequence[UInt8[np.ndarray, "h w 3"]], *, fps
         raise ValueError(f"{path}: no frames to write")
     height, width = frames[0].shape[:2]
     factor = max(1, SHOWN_SIZE // height)
-    size = (width * factor // 2 * 2, height * factor // 2 * 2)  # H.264 wants even sides
+    shown = f"{width * factor // 2 * 2}:{height * factor // 2 * 2}"  # H.264 wants even sides
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
+    codec = ["-vf", f"scale={shown}:flags=neighbor", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20"]
     with replacing(path) as temporary:
-        writer = imageio_ffmpeg.write_frames(
-            str(temporary), size, fps=fps, codec="libx264", macro_block_size=2, ffmpeg_log_level="error", quality=6
+        # Not through imageio's writer: it runs Python in a forked child, which may hang beside JAX's threads.
+        encoder = subprocess.run(
+            [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *codec, "-threads", "1", temporary],
+            input=np.ascontiguousarray(frames).tobytes(),
+            capture_output=True,
+            start_new_session=True,  # Ctrl-C is for the evaluation; a video of 0.1 s is finished
         )
-        writer.send(None)
-        try:
-            for frame in frames:
-                large = np.repeat(np.repeat(frame, factor, 0), factor, 1)[: size[1], : size[0]]
-                writer.send(np.ascontiguousarray(large))
-        finally:
-            writer.close()
+        if encoder.returncode:
+            raise RuntimeError(f"{path}: ffmpeg failed: {encoder.stderr.decode(errors='replace').strip()}")
     return path
 
 
 class VideoShelf:
-    """At most `limit` videos in a folder; a failure takes the place of a success. Survives a resumed
-    evaluation.
-    """
+    """At most `limit` videos in a folder; a failure takes the place of a success. Survives a resumed evaluation."""
 
     def __init__(self, directory: Path, limit: int, *, fps: float = 20.0) -> None:
         self._directory, self._limit, self._fps = directory, limit, fps

@@ -26,9 +26,7 @@ SINGLE_THREAD = {
     "MKL_NUM_THREADS": "1",
     "LP_NUM_THREADS": "1",
 }
-"""Set around the start of a worker: with several, BLAS and software-GL threads only get in each other's
-way.
-"""
+"""Set around the start of a worker: with several, BLAS and software-GL threads only get in each other's way."""
 
 
 @dataclasses.dataclass(frozen=True)

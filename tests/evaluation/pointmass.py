@@ -21,6 +21,7 @@ class PointMass(gymnasium.Env):
 
     def __init__(self, size: int, faults: dict[int, str]) -> None:
         self._size, self._faults = size, faults
+        self.moves_target = False
         self.observation_space = gymnasium.spaces.Dict({})
         self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
 
@@ -42,6 +43,8 @@ class PointMass(gymnasium.Env):
             time.sleep(3600)
         if self.steps == 3 and fault == "die":
             os._exit(7)
+        if self.moves_target and self.steps == 2:
+            self.target = -self.target
         self.position = np.clip(self.position + STEP * np.asarray(action[:3], float), -1, 1)
         self.steps += 1
         near = float(np.abs(self.position - self.target).max()) < 0.05
@@ -89,9 +92,12 @@ class PointTask:
     phases: tuple[str, ...] = ("move", "grip")
     size: int = 16
     faults: dict[int, str] = dataclasses.field(default_factory=dict)
+    disturbance: str | None = None
 
     def make(self) -> PointMass:
-        return PointMass(self.size, self.faults)
+        env = PointMass(self.size, self.faults)
+        env.moves_target = self.disturbance == "objects_moved"
+        return env
 
     def make_expert(self, env: PointMass, *, seed: int) -> PointExpert:
         return PointExpert(env)
@@ -100,4 +106,4 @@ class PointTask:
         return PointExpert(env)
 
     def identity(self) -> dict[str, Any]:
-        return {"task": self.name, "size": self.size}
+        return {"task": self.name, "size": self.size, "disturbance": self.disturbance}

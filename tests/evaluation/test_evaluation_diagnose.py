@@ -5,7 +5,7 @@ import pytest
 from pointmass import STEP, PointExpert, PointTask
 
 from gap_vla.episode import Episode
-from gap_vla.evaluation.diagnose import open_loop, report, verdict
+from gap_vla.evaluation.diagnose import closed_loop, open_loop, report, verdict
 from gap_vla.evaluation.interventions import INTERVENTIONS, IntervenedPolicy
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.recordings import Recording, from_episodes, near_switches
@@ -158,6 +158,19 @@ def test_closed_loop_a_swapped_picture_leads_astray_only_who_looks(recordings, t
     for policy in (Seeing(), IntervenedPolicy(Seeing(), "images_swapped", recordings)):
         rates[policy.name] = evaluate(policy, task, out_dir=tmp_path / policy.name, **options)["success_rate"]
     assert rates["seeing"] == 1 and rates["seeing, images_swapped"] == 0
+
+
+@pytest.mark.slow
+def test_closed_loop_every_intervention_is_paired_with_the_undisturbed_policy(recordings, tmp_path):
+    options = {"episodes": 6, "seed": 50, "workers": 1, "slots_per_worker": 6, "videos": 0, "progress": False}
+    found = {
+        e.intervention: e for e in closed_loop(Seeing(), PointTask(size=SIZE), recordings, out_dir=tmp_path, **options)
+    }
+    assert found["none"].successes == 6 and found["none"].difference is None
+    assert found["objects_moved"].successes == 6  # who looks, follows
+    assert found["images_swapped"].difference.difference == -1
+    text = report(open_loop(Seeing(), recordings), tuple(found.values()))
+    assert "0/6 (-100, -100 to -100)" in text and "6/6 (+0, +0 to +0)" in text
 
 
 def test_demonstrations_with_rho_phases_or_neither_become_recordings():
