@@ -14,7 +14,7 @@ from gap_vla.sim.appearance import Appearance, distractors_mjcf
 from gap_vla.sim.cameras import View
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.variants import Variant
-from gap_vla.sim.world import World
+from gap_vla.sim.world import MAX_STARTS, World
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -58,12 +58,15 @@ class MetaWorldWorld(World):
 
     def reset(self, rng: np.random.Generator) -> None:
         self._rng, self._success = rng, False
-        self.model.body_pos[:], self.model.site_pos[:] = self._fixed  # the last episode moved parts of the model
-        self._move_fixtures()
-        mujoco.mj_resetData(self.model, self.data)
-        self.env.curr_path_length = 0
-        self.env.reset_model()
-        mujoco.mj_kinematics(self.model, self.data)  # reset_model moved parts of the model: positions are stale
+        for _ in range(MAX_STARTS):
+            self.model.body_pos[:], self.model.site_pos[:] = self._fixed  # the last start moved parts of the model
+            self._move_fixtures()
+            mujoco.mj_resetData(self.model, self.data)
+            self.env.curr_path_length = 0
+            self.env.reset_model()
+            mujoco.mj_kinematics(self.model, self.data)  # reset_model moved parts of the model: positions are stale
+            if self.starts_well():
+                break
         self._appearance.redraw(rng, (*self.views["near"].target[:2], 0.0), self.landmarks().values())
         mujoco.mj_forward(self.model, self.data)
 

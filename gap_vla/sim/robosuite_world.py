@@ -17,7 +17,7 @@ from gap_vla.sim.robosuite_env import TABLE_Z, PrimitiveEnv
 from gap_vla.sim.rotations import as_rotation_vector
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.variants import Variant
-from gap_vla.sim.world import World
+from gap_vla.sim.world import MAX_STARTS, World
 
 DOWN = np.diag([1.0, -1.0, -1.0])
 """Rotation of a grip site that points straight down; the fingers open along the site's x axis."""
@@ -87,8 +87,11 @@ class RobosuiteWorld(World):
             self.env.reset()
         for controller, robot in zip(self._controllers, self._robots):
             controller.reset(robot.part_controllers["right"].initial_joint)
-        self.place(rng)
-        mujoco.mj_kinematics(self.model, self.data)
+        for _ in range(MAX_STARTS):
+            self.place(rng)
+            mujoco.mj_kinematics(self.model, self.data)
+            if self.starts_well():
+                break
         self._appearance.redraw(rng, (*self.views["near"].target[:2], TABLE_Z), self.landmarks().values())
         self.data.qacc_warmstart[:] = 0.0  # the solver's memory of what came before
         mujoco.mj_forward(self.model, self.data)

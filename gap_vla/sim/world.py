@@ -13,6 +13,8 @@ from gap_vla.sim.cameras import View
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.variants import Variant
 
+MAX_STARTS = 100
+"""Starts that are drawn before one with objects outside the picture is accepted."""
 SETTLE_STEPS = 5
 """Steps that an episode goes on after its first success, so that its end can be seen (and must hold)."""
 
@@ -93,6 +95,14 @@ class World(abc.ABC):
             mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation).ravel())
             blocks += [position, quaternion, self.fingers(arm)]
         return np.concatenate(blocks).astype(np.float32)
+
+    def starts_well(self) -> bool:
+        """Whether the objects are inside the near view; the wider starting ranges are cut to what can be seen."""
+        if self.variant.positions == "default":
+            return True
+        objects = [point for name, point in self.landmarks().items() if not name.startswith("hand")]
+        pixels = self.views["near"].pose(self.data).project(np.array(objects), 1)
+        return bool(((pixels > 0.03) & (pixels < 0.97)).all())
 
     def close(self) -> None:  # noqa: B027 - most worlds hold nothing but memory
         """Frees what the world holds besides memory."""
