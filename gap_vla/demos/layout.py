@@ -55,7 +55,7 @@ class StateLayout:
             return LAYOUTS[layout]
         return cls(**layout)
 
-    def to_proprio(self, state: Float[np.ndarray, "T S"], where: str = "state") -> Float[np.ndarray, "T 9*arms"]:
+    def to_proprio(self, state: Float[np.ndarray, "T S"], where: str = "state") -> Float[np.ndarray, "T P"]:
         """Per arm xyz (m), quaternion wxyz, two gripper columns (a single opening is repeated).
 
         Raises:
