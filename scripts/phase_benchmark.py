@@ -21,7 +21,7 @@ from gap_vla.sim import TASK_NAMES
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "lstm, lookahead 2 (default for labels)": {"lookahead": 2},
     "lstm, causal": {"lookahead": 0},
-    "lstm, lookahead 2, unbounded weights (release)": {"lookahead": 2, "greatest_weight": 1e9},
+    "lstm, lookahead 2, w(d) at most 1": {"lookahead": 2, "greatest_weight": 1.0},
 }
 STAGES = ("finders", "rho", "sensitivity", "demonstrations")
 

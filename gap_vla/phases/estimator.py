@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
 from gap_vla.phases.metrics import calibration, weighted_loss
 from gap_vla.phases.motion import Motion, MotionError
@@ -31,7 +31,7 @@ class EstimatorSettings:
     Attributes:
         hidden: width of each of the two LSTM layers.
         distance_weight: k of w(d) = k d²; the release has 0.005 (Meta-World) and 0.05 (MimicGen).
-        greatest_weight: bound on w(d).
+        greatest_weight: bound on w(d), or None.
         one_sided: d counts only the steps after a change point (the release, for MimicGen).
         lookahead: ρ_t may depend on samples up to t + lookahead; a stream is that much late.
         epochs: passes over the training recordings.
@@ -44,7 +44,7 @@ class EstimatorSettings:
 
     hidden: int = 64
     distance_weight: float = 0.005
-    greatest_weight: float = 1.0
+    greatest_weight: float | None = None
     one_sided: bool = False
     lookahead: int = 0
     epochs: int = 100
@@ -85,7 +85,7 @@ class PhaseEstimator:
         self.columns: dict[str, int] = {}
         self._weights: Weights | None = None
 
-    def fit(self, motions: Sequence[Motion], change_points: Sequence[Int64[np.ndarray, " K"]]) -> PhaseEstimator:
+    def fit(self, motions: Sequence[Motion], change_points: Sequence[np.ndarray]) -> PhaseEstimator:
         """Trains on recordings and their change points; `report` then holds losses and calibration.
 
         Args:
@@ -141,10 +141,10 @@ class PhaseEstimator:
 
     def predict(
         self,
-        position: Float[np.ndarray, "T p"] | Motion,
-        quaternion: Float[np.ndarray, "T q"] | None = None,
-        gripper: Float[np.ndarray, "T g"] | None = None,
-        extra: Float[np.ndarray, "T e"] | None = None,
+        position: np.ndarray | Motion,
+        quaternion: np.ndarray | None = None,
+        gripper: np.ndarray | None = None,
+        extra: np.ndarray | None = None,
     ) -> Float[np.ndarray, " T"]:
         """ρ of a whole recording, float32 in [0, 1]; arguments as for `segment`.
 
@@ -211,7 +211,8 @@ class PhaseEstimator:
 
     def _step_weights(self, points: np.ndarray, length: int) -> np.ndarray:
         s = self.settings
-        return step_weights(points, length, k=s.distance_weight, most=s.greatest_weight, one_sided=s.one_sided)
+        most = np.inf if s.greatest_weight is None else s.greatest_weight
+        return step_weights(points, length, k=s.distance_weight, most=most, one_sided=s.one_sided)
 
     def _measure(self, motions, change_points, indices: Sequence[int], prefix: str) -> dict[str, Any]:
         if not indices:

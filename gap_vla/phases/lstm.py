@@ -7,7 +7,7 @@ processes, and neither needs torch.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 from numba import njit
@@ -29,6 +29,7 @@ class Weights(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
+@no_type_check
 def step_features(before, after, arms, rotations, out):
     """Δs of M5 between two samples: displacement (m), rotation vector (rad) and other differences.
 
@@ -62,6 +63,7 @@ def step_features(before, after, arms, rotations, out):
 
 
 @njit(cache=True, nogil=True)
+@no_type_check
 def all_features(samples, arms, rotations, width):
     """f32[T, F]: row t is Δs between samples t - 1 and t; row 0 is zero."""
     features = np.zeros((samples.shape[0], width), np.float32)
@@ -74,6 +76,7 @@ def all_features(samples, arms, rotations, width):
 
 
 @njit(cache=True, nogil=True)
+@no_type_check
 def _gates(x, h, c, weight_in, weight_hidden, bias):
     hidden = h.shape[0]
     z = bias.copy()
@@ -95,6 +98,7 @@ def _gates(x, h, c, weight_in, weight_hidden, bias):
 
 
 @njit(cache=True, nogil=True)
+@no_type_check
 def lstm_step(features, state, w):
     """One step of two layers and the head; `state` f32[4, H] = (h1, c1, h2, c2) is updated. Returns ρ."""
     x = (features - w.mean) / w.scale
@@ -107,6 +111,7 @@ def lstm_step(features, state, w):
 
 
 @njit(cache=True, nogil=True)
+@no_type_check
 def lstm_run(features, w):
     """ρ for every row of features, from a zero state."""
     state = np.zeros((4, w.head.shape[0]), np.float32)

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
 
 
-def match_boundaries(
-    found: Int64[np.ndarray, " K"], true: Int64[np.ndarray, " L"], tolerance: float
-) -> list[tuple[int, int]]:
+def match_boundaries(found: np.ndarray, true: np.ndarray, tolerance: float) -> list[tuple[int, int]]:
     """The greatest one-to-one matching of boundaries at most `tolerance` steps apart, as (found, true) pairs.
 
     Both are on a line, so walking them in order and pairing the first that fit is optimal.
@@ -32,9 +29,7 @@ def match_boundaries(
     return pairs
 
 
-def boundary_scores(
-    found: Sequence[Int64[np.ndarray, " K"]], true: Sequence[Int64[np.ndarray, " L"]], tolerance: float
-) -> dict[str, float]:
+def boundary_scores(found: Sequence[np.ndarray], true: Sequence[np.ndarray], tolerance: float) -> dict[str, float]:
     """Precision, recall, F1 and mean timing error (steps) over several recordings, counts pooled.
 
     A boundary counts once: matching is one-to-one. Without boundaries on either side F1 is 1.
@@ -56,7 +51,7 @@ def boundary_scores(
     }
 
 
-def average_precision(scores: Float[np.ndarray, " N"], positive: np.ndarray) -> float:
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     """Area under the precision-recall curve (the step-wise sum; equal scores are one threshold).
 
     >>> average_precision(np.array([0.9, 0.8, 0.1]), np.array([True, False, True]))
@@ -73,7 +68,7 @@ def average_precision(scores: Float[np.ndarray, " N"], positive: np.ndarray) -> 
     return float((np.diff(hits, prepend=0) / hits[-1] * hits / taken).sum())
 
 
-def near_boundaries(points: Int64[np.ndarray, " K"], length: int, tolerance: int) -> np.ndarray:
+def near_boundaries(points: np.ndarray, length: int, tolerance: int) -> np.ndarray:
     """bool[T]: steps at most `tolerance` from a boundary.
 
     >>> near_boundaries(np.array([2]), 5, 1)

@@ -66,14 +66,16 @@ class Motion:
     @classmethod
     def of(
         cls,
-        position: Float[np.ndarray, "T _"],
-        quaternion: Float[np.ndarray, "T _"] | None = None,
-        gripper: Float[np.ndarray, "T _"] | None = None,
-        extra: Float[np.ndarray, "T _"] | None = None,
+        position: np.ndarray,
+        quaternion: np.ndarray | None = None,
+        gripper: np.ndarray | None = None,
+        extra: np.ndarray | None = None,
         *,
         where: str = "recording",
     ) -> Motion:
         """Checks widths, lengths, finiteness and unit quaternions once; inside, code trusts its arrays.
+
+        The annotations are plain arrays, because these checks say more than a type check could.
 
         Args:
             position: T×3 for one arm, T×3A for A arms side by side, in m.
@@ -146,8 +148,8 @@ def _normalised(quaternion: np.ndarray, where: str) -> np.ndarray:
 
 
 def relative_rotation_vector(
-    first: Float[np.ndarray, "*n 4"], second: Float[np.ndarray, "*n 4"]
-) -> Float[np.ndarray, "*n 3"]:
+    first: Float[np.ndarray, "*#n 4"], second: Float[np.ndarray, "*#n 4"]
+) -> Float[np.ndarray, "*m 3"]:
     """θ = log(R_second R_firstᵀ) of M1: rotation vector in the fixed frame, rad, length in [0, π].
 
     Args:

@@ -5,7 +5,7 @@ Everything here is numba; `segmentation.py` prepares the arrays and is the only 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 from numba import njit
@@ -35,6 +35,7 @@ class Tables(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
+@no_type_check
 def segment_distance(a, b, t):
     """Σ d of M2/M3 over the steps of samples [a, b): -(u(p_{a:e}) · Σ unit steps) - α(…) - β(count of equal signs).
 
@@ -97,6 +98,7 @@ def segment_distance(a, b, t):
 
 
 @njit(cache=True, nogil=True)
+@no_type_check
 def segment_score(a, b, t, mean):
     """`segment_distance`, or its mean per step (the release's reduction)."""
     total = segment_distance(a, b, t)
@@ -107,6 +109,7 @@ def segment_score(a, b, t, mean):
 
 
 @njit(cache=True, nogil=True)
+@no_type_check
 def optimal_with_penalty(t, penalty, min_size, max_segment, jump, mean):
     """Exact minimum of Σ cost + penalty · change points. Memory O(T), time O(T · max_segment / jump²).
 
@@ -132,6 +135,7 @@ def optimal_with_penalty(t, penalty, min_size, max_segment, jump, mean):
 
 
 @njit(cache=True, nogil=True)
+@no_type_check
 def optimal_table(t, most, min_size, max_segment, jump, mean):
     """Exact minima with 0, 1, …, `most` change points from one pass over the segments. Memory O(most · T)."""
     n = t.vectors.shape[0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 
 from gap_vla.phases.motion import DeadBand, Motion, MotionError
 from gap_vla.phases.objective import Objective, Reduction
@@ -23,11 +23,11 @@ LONG_SEGMENT = 2_000
 
 
 def segment(
-    position: Float[np.ndarray, "T p"] | Motion,
-    quaternion: Float[np.ndarray, "T q"] | None = None,
-    gripper: Float[np.ndarray, "T g"] | None = None,
+    position: np.ndarray | Motion,
+    quaternion: np.ndarray | None = None,
+    gripper: np.ndarray | None = None,
     *,
-    extra: Float[np.ndarray, "T e"] | None = None,
+    extra: np.ndarray | None = None,
     penalty: float | None = None,
     n_change_points: int | None = None,
     alpha: float = 1.0,
@@ -107,12 +107,12 @@ def segment(
 
 
 def segment_all(
-    position: Float[np.ndarray, "T p"] | Motion,
-    quaternion: Float[np.ndarray, "T q"] | None = None,
-    gripper: Float[np.ndarray, "T g"] | None = None,
+    position: np.ndarray | Motion,
+    quaternion: np.ndarray | None = None,
+    gripper: np.ndarray | None = None,
     *,
     most: int,
-    extra: Float[np.ndarray, "T e"] | None = None,
+    extra: np.ndarray | None = None,
     min_size: int = MIN_SIZE,
     max_segment: int | None = None,
     jump: int = 1,
@@ -135,12 +135,12 @@ def segment_all(
 
 
 def segment_cost(
-    position: Float[np.ndarray, "T p"] | Motion,
-    quaternion: Float[np.ndarray, "T q"] | None = None,
-    gripper: Float[np.ndarray, "T g"] | None = None,
-    change_points: Sequence[int] | Int64[np.ndarray, " K"] = (),
+    position: np.ndarray | Motion,
+    quaternion: np.ndarray | None = None,
+    gripper: np.ndarray | None = None,
+    change_points: Sequence[int] | np.ndarray = (),
     *,
-    extra: Float[np.ndarray, "T e"] | None = None,
+    extra: np.ndarray | None = None,
     **objective: Any,
 ) -> float:
     """The M3 objective of a given segmentation, without the penalty.

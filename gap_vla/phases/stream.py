@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from gap_vla.phases.motion import Motion, MotionError
 
@@ -24,10 +23,10 @@ class PhaseStream:
 
     def step(
         self,
-        position: Float[np.ndarray, " p"],
-        quaternion: Float[np.ndarray, " q"] | None = None,
-        gripper: Float[np.ndarray, " g"] | None = None,
-        extra: Float[np.ndarray, " e"] | None = None,
+        position: np.ndarray,
+        quaternion: np.ndarray | None = None,
+        gripper: np.ndarray | None = None,
+        extra: np.ndarray | None = None,
     ) -> float | None:
         """Takes the next sample (m; unit wxyz; finger positions; other columns).
 

@@ -78,7 +78,11 @@ def test_equal_bits_for_one_process_and_for_several():
 def test_identity_and_report_are_json_and_say_what_was_resolved():
     annotation = annotate(DEMOS, epochs=1)
     identity = json.loads(json.dumps(annotation.identity))
-    assert identity["options"]["penalty"] == 1.0 and identity["options"]["min_size"] == 5 and identity["options"]["smooth"] == 1
+    assert (
+        identity["options"]["penalty"] == 1.0
+        and identity["options"]["min_size"] == 5
+        and identity["options"]["smooth"] == 1
+    )
     assert identity["options"]["dead_band"][0] == pytest.approx(0.0005, rel=0.01)
     assert identity["estimator"]["lookahead"] == 2
     report = json.loads(json.dumps(annotation.report))
