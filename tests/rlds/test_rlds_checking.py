@@ -263,9 +263,9 @@ def test_foreign_datasets_are_checked_with_a_layout(tmp_path: Path) -> None:
         Foreign.broken = broken
         builder = Foreign(data_dir=str(tmp_path / str(broken)))
         builder.download_and_prepare()
-        unknown = check_dataset(builder.data_path)
+        unknown = check_dataset(str(builder.data_path))
         assert [f.check for f in unknown.findings] == ["layout", "range"] and unknown.exit_status() == 0
-        report = check_dataset(builder.data_path, layout="bridge")
+        report = check_dataset(str(builder.data_path), layout="bridge")
         assert report.exit_status() == int(broken), report.text()
 
 
