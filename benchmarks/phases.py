@@ -69,7 +69,8 @@ def segmentation(steps: int, sample: int) -> dict[str, float]:
     """Exact search, ours and ruptures' Dynp with the plain cost, which needs the cost of every pair.
 
     Dynp at full length would take many minutes, nearly all of it in the cost; so the cost of `sample` random pairs is
-    timed and multiplied by the number of pairs, and checked against a Dynp run that is short enough to finish.
+    timed and multiplied by the number of pairs, and checked against a Dynp run that is short enough to finish. Both are
+    processor times, so that a busy machine changes neither.
     """
     import ruptures
 
@@ -80,17 +81,17 @@ def segmentation(steps: int, sample: int) -> dict[str, float]:
     segment(*signals, penalty=2.0, **options)
     times = []
     for _ in range(7):
-        start = time.perf_counter()
+        start = time.process_time()
         segment(*signals, penalty=2.0, **options)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     ours = float(np.median(times))
     cost = plain_python_cost()().fit(np.hstack(signals))
     rng = np.random.default_rng(0)
     pairs = np.sort(rng.integers(0, steps + 1, (sample, 2)), axis=1)
-    start = time.perf_counter()
+    start = time.process_time()
     for a, b in pairs:
         cost.error(int(a), int(b))
-    plain = (time.perf_counter() - start) / sample * steps * (steps + 1) / 2
+    plain = (time.process_time() - start) / sample * steps * (steps + 1) / 2
 
     short = [s[:36] for s in signals]
     start = time.perf_counter()
