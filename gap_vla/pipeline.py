@@ -237,14 +237,16 @@ def _evaluate(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
     if not config.eval.episodes:
         return {}
     from gap_vla.evaluation import OctoPolicy, evaluate
+    from gap_vla.evaluation.page import write_page
 
     policy = OctoPolicy.load(
         run.checkpoint,
         execute=config.eval.execute,
         ensemble=config.eval.ensemble,
         normalization=config.data.normalization,
+        name=config.method,
     )
-    return evaluate(
+    rollouts = evaluate(
         policy,
         config.task,
         episodes=config.eval.episodes,
@@ -256,6 +258,8 @@ def _evaluate(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
         workers=config.eval.workers,
         videos=config.eval.videos,
     )
+    write_page(run.rollouts, rollouts)
+    return rollouts
 
 
 def _commit() -> str:
