@@ -102,8 +102,8 @@ VARIANTS = [
     ("b", "window1"),
     ("b", "legacy_attention"),
     ("c", "no_language"),
-    ("c", "no_obs_pad_mask_dict"),
-    ("c", "legacy_attention"),
+    pytest.param("c", "no_obs_pad_mask_dict", marks=pytest.mark.slow),
+    pytest.param("c", "legacy_attention", marks=pytest.mark.slow),
 ]
 
 
@@ -138,7 +138,7 @@ def test_reduced_inputs_and_legacy_attention_match(name: str, variant: str) -> N
             np.testing.assert_allclose(found.tokens, expected, atol=1e-4, err_msg=group)
 
 
-@PER_CASE
+@pytest.mark.parametrize("name", [pytest.param("a", marks=pytest.mark.slow), "b", "c"])
 def test_four_optimizer_steps_match(name: str) -> None:
     case = golden.load(name)
     tx, schedule, param_norm = create_optimizer(case.model.params, **case.model.config["optimizer"])
