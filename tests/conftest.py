@@ -1,4 +1,4 @@
-"""Array annotations are checked at run time: a wrong shape or dtype at a public boundary fails the test that caused it."""
+"""Array annotations are checked at run time: a wrong shape at a public boundary fails the test that caused it."""
 
 from jaxtyping import install_import_hook
 

@@ -15,7 +15,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gap_vla.adjustment.jax import match_group, scale_group_updates
 from gap_vla.config import FinetuneConfig
 from gap_vla.octo import OctoModel
-from gap_vla.octo.merge import merge_params
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer
@@ -78,11 +77,13 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Traine
     batch = model_inputs(example_batch, text_processor)
     layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
     model = OctoModel.from_config(
-        layout, batch, text_processor=text_processor, rng=init_rng, dataset_statistics=statistics
+        layout,
+        batch,
+        text_processor=text_processor,
+        rng=init_rng,
+        dataset_statistics=statistics,
+        pretrained=source.params if source else None,
     )
-    if source:
-        params, _ = merge_params(model.params, source.params, verbose=True)
-        model = model.replace(params=params)
     group, tx = optimizer_of(config, model.params)
     state = TrainState(model.params, tx.init(model.params), jnp.zeros([], jnp.int32), step_rng)
     return Trainer(model, group, tx, state, lambda batch: model_inputs(batch, text_processor))
