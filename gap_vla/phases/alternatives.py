@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from gap_vla.phases.dead_band import as_dead_band, default_dead_band
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
-from gap_vla.phases.objective import Reduction
 from gap_vla.phases.penalty import default_min_size, default_penalty
 from gap_vla.phases.segmentation import MIN_SIZE, segment
 from gap_vla.phases.smoothing import default_window, smooth_motion
@@ -41,24 +40,24 @@ class Options:
         cluster_size: least cluster of hdbscan, steps.
     """
 
-    penalty: float | None = None
+    penalty: float | int | None = None
     n_change_points: int | None = None
-    alpha: float = 1.0
-    beta: float = 2e-3
-    extra_weight: float = 1.0
-    rest: float = 0.25
+    alpha: float | int = 1.0
+    beta: float | int = 2e-3
+    extra_weight: float | int = 1.0
+    rest: float | int = 0.25
     smooth: int | None = None
     min_size: int | None = None
     max_segment: int | None = None
     jump: int = 1
-    dead_band: DeadBand | None = None
-    reduction: Reduction = "sum"
-    arms: Literal["joint", "each"] = "joint"
-    rho: Literal["gaussian", "hard", "lstm"] = "gaussian"
-    sigma: float = 4.0
-    value: float = 0.5
+    dead_band: DeadBand | Sequence[float | int] | None = None
+    reduction: str = "sum"
+    arms: str = "joint"
+    rho: str = "gaussian"
+    sigma: float | int = 4.0
+    value: float | int = 0.5
     window: int = 4
-    threshold: float = 0.5
+    threshold: float | int = 0.5
     cluster_size: int = 8
 
     def __post_init__(self) -> None:

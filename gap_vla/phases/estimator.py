@@ -43,14 +43,14 @@ class EstimatorSettings:
     """
 
     hidden: int = 64
-    distance_weight: float = 0.005
-    greatest_weight: float | None = None
+    distance_weight: float | int = 0.005
+    greatest_weight: float | int | None = None
     one_sided: bool = False
     lookahead: int = 0
     epochs: int = 100
-    learning_rate: float = 1e-2
+    learning_rate: float | int = 1e-2
     batch_size: int = 8
-    held_out: float = 0.1
+    held_out: float | int = 0.1
     max_steps: int = 2_000_000
     seed: int = 0
 

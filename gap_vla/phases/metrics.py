@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-def match_boundaries(found: np.ndarray, true: np.ndarray, tolerance: float) -> list[tuple[int, int]]:
+def match_boundaries(found: np.ndarray, true: np.ndarray, tolerance: float | int) -> list[tuple[int, int]]:
     """The greatest one-to-one matching of boundaries at most `tolerance` steps apart, as (found, true) pairs.
 
     Both are on a line, so walking them in order and pairing the first that fit is optimal.
@@ -29,7 +29,9 @@ def match_boundaries(found: np.ndarray, true: np.ndarray, tolerance: float) -> l
     return pairs
 
 
-def boundary_scores(found: Sequence[np.ndarray], true: Sequence[np.ndarray], tolerance: float) -> dict[str, float]:
+def boundary_scores(
+    found: Sequence[np.ndarray], true: Sequence[np.ndarray], tolerance: float | int
+) -> dict[str, float]:
     """Precision, recall, F1 and mean timing error (steps) over several recordings, counts pooled.
 
     A boundary counts once: matching is one-to-one. Without boundaries on either side F1 is 1.

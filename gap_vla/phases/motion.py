@@ -32,10 +32,10 @@ class MotionError(ValueError):
 class DeadBand(NamedTuple):
     """Below these lengths a step, or a whole segment, does not move and has no direction (M2)."""
 
-    position: float  # m
-    rotation: float  # rad
-    gripper: float  # units of the gripper column
-    extra: float = 0.0  # units of the extra columns, Euclidean norm over all of them
+    position: float | int  # m
+    rotation: float | int  # rad
+    gripper: float | int  # units of the gripper column
+    extra: float | int = 0.0  # units of the extra columns, Euclidean norm over all of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,14 +252,14 @@ class UnitSteps(NamedTuple):
     sign: np.ndarray  # int8[N, G]
 
 
-def directions(vectors: Float[np.ndarray, "*n d"], dead_band: float) -> Float[np.ndarray, "*n d"]:
+def directions(vectors: Float[np.ndarray, "*n d"], dead_band: float | int) -> Float[np.ndarray, "*n d"]:
     """Unit vectors, or zero where the length does not exceed the dead-band."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     moving = lengths > dead_band
     return np.where(moving, vectors / np.where(moving, lengths, 1), 0)
 
 
-def signs(values: Float[np.ndarray, "*n"], dead_band: float) -> Int8[np.ndarray, "*n"]:
+def signs(values: Float[np.ndarray, "*n"], dead_band: float | int) -> Int8[np.ndarray, "*n"]:
     """sgn g of M2: -1, 0 or +1."""
     return (np.sign(values) * (np.abs(values) > dead_band)).astype(np.int8)
 

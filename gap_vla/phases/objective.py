@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,6 @@ from gap_vla.phases.smoothing import smooth_motion
 
 if TYPE_CHECKING:
     from gap_vla.phases.search import Tables
-
-Reduction = Literal["sum", "mean"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +33,13 @@ class Objective:
         reduction: "sum" over a segment's steps (paper) or "mean" (the authors' release).
     """
 
-    alpha: float = 1.0
-    beta: float = 2e-3
-    extra_weight: float = 1.0
-    rest: float = 0.0
+    alpha: float | int = 1.0
+    beta: float | int = 2e-3
+    extra_weight: float | int = 1.0
+    rest: float | int = 0.0
     smooth: int = 1
     dead_band: DeadBand | Mapping[str, float] | Sequence[float] | None = None
-    reduction: Reduction = "sum"
+    reduction: str = "sum"
 
     def __post_init__(self) -> None:
         if self.reduction not in ("sum", "mean"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float
@@ -59,8 +59,8 @@ class MotionCost(BaseCost):
         self._tables = self.objective.tables(motion)
         return self
 
-    def error(self, start: int, end: int) -> float:
+    def error(self, start: SupportsIndex, end: SupportsIndex) -> float:
         """The cost of the samples [start, end)."""
         from gap_vla.phases.search import segment_score
 
-        return float(segment_score(start, end, self._tables, self.objective.mean))
+        return float(segment_score(int(start), int(end), self._tables, self.objective.mean))

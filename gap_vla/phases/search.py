@@ -22,16 +22,16 @@ class Tables(NamedTuple):
     offsets: np.ndarray  # i64[C + 1], columns of the channels
     weights: np.ndarray  # f64[C]
     vector_dead: np.ndarray  # f64[C], channel units
-    rest: float  # reward of a resting step in a resting segment, 0 in the paper
+    rest: float | int  # reward of a resting step in a resting segment, 0 in the paper
     rest_sums: np.ndarray  # f64[T, C], resting steps before each sample
     quaternions: np.ndarray  # f64[T, 4 * A]
     rotation_sums: np.ndarray  # f64[T, 3 * A]
-    alpha: float
-    rotation_dead: float  # sin(dead-band / 2): the length of a unit quaternion's vector part at that angle
+    alpha: float | int
+    rotation_dead: float | int  # sin(dead-band / 2): the length of a unit quaternion's vector part at that angle
     gripper: np.ndarray  # f64[T, G]
     sign_counts: np.ndarray  # i32[T, 3 * G], steps with sign -1, 0, +1 before each sample, per column
-    sign_weight: float  # β per column
-    gripper_dead: float
+    sign_weight: float | int  # β per column
+    gripper_dead: float | int
 
 
 @njit(cache=True, nogil=True)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from gap_vla.phases.motion import DeadBand, Motion, MotionError
-from gap_vla.phases.objective import Objective, Reduction
+from gap_vla.phases.objective import Objective
 from gap_vla.phases.penalty import default_penalty
 
 MIN_SIZE = 3
@@ -28,18 +28,18 @@ def segment(
     gripper: np.ndarray | None = None,
     *,
     extra: np.ndarray | None = None,
-    penalty: float | None = None,
+    penalty: float | int | None = None,
     n_change_points: int | None = None,
-    alpha: float = 1.0,
-    beta: float = 2e-3,
-    extra_weight: float = 1.0,
-    rest: float = 0.0,
+    alpha: float | int = 1.0,
+    beta: float | int = 2e-3,
+    extra_weight: float | int = 1.0,
+    rest: float | int = 0.0,
     smooth: int = 1,
     min_size: int = MIN_SIZE,
     max_segment: int | None = None,
     jump: int = 1,
     dead_band: DeadBand | Mapping[str, float] | Sequence[float] | None = None,
-    reduction: Reduction = "sum",
+    reduction: str = "sum",
 ) -> Int64[np.ndarray, " K"]:
     """Change points of a motion: the exact minimum of M3.
 

@@ -86,6 +86,6 @@ def default_window(motions: Sequence[Motion]) -> int:
     return windows[-1]
 
 
-def fast_step(steps: Sequence[Float[np.ndarray, "N a d"]]) -> float:
+def fast_step(steps: Sequence[Float[np.ndarray, "_ _ _"]]) -> float:
     """The 95 % quantile of the step lengths, median over recordings."""
     return float(np.median([np.quantile(np.linalg.norm(s, axis=-1), 0.95) for s in steps]))

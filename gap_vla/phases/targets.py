@@ -44,8 +44,8 @@ def step_weights(
     change_points: Int64[np.ndarray, " K"],
     length: int,
     *,
-    k: float,
-    most: float = np.inf,
+    k: float | int,
+    most: float | int = np.inf,
     one_sided: bool = False,
 ) -> Float[np.ndarray, " T"]:
     """M5: 1 at the positives of M4; a negative at distance d from the nearest one counts min(k d², most).

@@ -28,7 +28,7 @@ def train(
     *,
     hidden: int,
     epochs: int,
-    learning_rate: float,
+    learning_rate: float | int,
     batch_size: int,
     max_steps: int,
     seed: int,

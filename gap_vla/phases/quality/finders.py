@@ -33,7 +33,7 @@ class Finder:
     parameter: str = "penalty"
 
 
-def ours(motions: Sequence[Motion], penalty: float, **options: Any) -> Points:
+def ours(motions: Sequence[Motion], penalty: float | int, **options: Any) -> Points:
     """M3 with smoothing and dead-bands that follow the data; penalty 0 means the default rule."""
     settings = resolved(Options(penalty=penalty or None, **options), motions)
     return [segment_points(motion, None, settings) for motion in motions]
@@ -58,7 +58,7 @@ def step_signal(motion: Motion) -> np.ndarray:
 def with_ruptures(search: str, model: str) -> Callable[[Sequence[Motion], float], Points]:
     """A ruptures search with one of its own costs."""
 
-    def find(motions: Sequence[Motion], penalty: float) -> Points:
+    def find(motions: Sequence[Motion], penalty: float | int) -> Points:
         import ruptures
 
         found = []
@@ -78,7 +78,7 @@ def with_ruptures(search: str, model: str) -> Callable[[Sequence[Motion], float]
     return find
 
 
-def slow_moments(motions: Sequence[Motion], share: float) -> Points:
+def slow_moments(motions: Sequence[Motion], share: float | int) -> Points:
     """Local minima of the speed below a share of the fast speed: the usual heuristic."""
     found = []
     for motion in motions:
@@ -90,18 +90,18 @@ def slow_moments(motions: Sequence[Motion], share: float) -> Points:
     return found
 
 
-def uniform(motions: Sequence[Motion], number: float) -> Points:
+def uniform(motions: Sequence[Motion], number: float | int) -> Points:
     """A number of change points, evenly spaced."""
     return [np.linspace(0, len(m), int(number) + 2)[1:-1].round().astype(np.int64) for m in motions]
 
 
-def clusters(motions: Sequence[Motion], size: float) -> Points:
+def clusters(motions: Sequence[Motion], size: float | int) -> Points:
     """HDBSCAN over step directions."""
     settings = resolved(Options(cluster_size=int(size)), motions)
     return [hdbscan_points(motion, None, settings) for motion in motions]
 
 
-def key_states(motions: Sequence[Motion], threshold: float) -> Points:
+def key_states(motions: Sequence[Motion], threshold: float | int) -> Points:
     """CoTPC's cosine key states."""
     settings = resolved(Options(threshold=threshold), motions)
     return [cotpc_points(motion, None, settings) for motion in motions]

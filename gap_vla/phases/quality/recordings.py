@@ -26,7 +26,7 @@ class Recording:
 
     motion: Motion
     switches: np.ndarray
-    hz: float
+    hz: float | int
 
 
 def load_recordings(path: Path, most: int | None = None) -> list[Recording]:
@@ -60,7 +60,7 @@ def true_switches(phase: np.ndarray) -> np.ndarray:
     return np.array(kept, np.int64)
 
 
-def with_noise(recording: Recording, sigma: float, rng: np.random.Generator) -> Recording:
+def with_noise(recording: Recording, sigma: float | int, rng: np.random.Generator) -> Recording:
     """White noise of `sigma` mm on every position coordinate and of `sigma` degrees on every rotation axis."""
     motion = recording.motion
     position = motion.position + rng.normal(0, sigma / 1000, motion.position.shape)
@@ -77,7 +77,7 @@ def with_noise(recording: Recording, sigma: float, rng: np.random.Generator) -> 
     return dataclasses.replace(recording, motion=dataclasses.replace(motion, position=position, quaternion=quaternion))
 
 
-def at_rate(recording: Recording, hz: float) -> Recording:
+def at_rate(recording: Recording, hz: float | int) -> Recording:
     """The recording sampled at another rate, by linear interpolation (rotations: normalised)."""
     motion, ratio = recording.motion, recording.hz / hz
     times = np.arange(0, len(motion) - 1 + 1e-9, ratio)

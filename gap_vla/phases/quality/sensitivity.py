@@ -60,12 +60,12 @@ def _over(tasks: Mapping[str, Sequence[Recording]], score: Any) -> dict[str, Any
     return {"mean": float(np.mean(list(each.values()))), "tasks": each}
 
 
-def _f1(recordings: Sequence[Recording], tolerance: float, penalty: float, **options: Any) -> float:
+def _f1(recordings: Sequence[Recording], tolerance: float | int, penalty: float | int, **options: Any) -> float:
     found = ours([r.motion for r in recordings], penalty, **options)
     return boundary_scores(found, [r.switches for r in recordings], tolerance)["f1"]
 
 
-def _at_rate(recordings: Sequence[Recording], hz: float) -> float:
+def _at_rate(recordings: Sequence[Recording], hz: float | int) -> float:
     tolerance = max(1.0, 5 * hz / recordings[0].hz)
     return _f1([at_rate(r, hz) for r in recordings], tolerance, 0.0)
 

@@ -45,9 +45,9 @@ def write_picture(view: EpisodeView, path: str | Path) -> Path:
             axes.legend(fontsize=7, ncols=6, loc="upper right", frameon=False)
         axes.set_ylabel(plot.name, fontsize=8)
         axes.tick_params(labelsize=7)
-        for switch in view.switches:
+        for switch in view.switches.tolist():
             axes.axvline(switch, color="0.2", lw=0.9, ls=(0, (4, 3)))
-        for point in view.change_points:
+        for point in view.change_points.tolist():
             axes.axvline(point, color="#c22", lw=1.0)
     assert first is not None
     first.set_title("red: change points" + ("; dashed: true switches" if view.phases is not None else ""), fontsize=8)

@@ -15,7 +15,7 @@ LINES = ("#1f6feb", "#d4572a", "#2f8f4e", "#8a5cc2", "#b8860b", "#008b8b")
 BANDS = ("#e3ecf8", "#f7ead9", "#e2f1e6", "#efe5f7", "#f6f0d2", "#dcf0f0")
 
 
-def x_of(step: float, steps: int) -> float:
+def x_of(step: float | int, steps: int) -> float:
     """Horizontal place of a step."""
     return LEFT + (WIDTH - LEFT - RIGHT) * step / max(steps - 1, 1)
 
@@ -35,8 +35,10 @@ def episode_svg(view: EpisodeView) -> str:
         y += PLOT + GAP
     height = y - GAP + 22
     top, bottom = 18, height - 22
-    marks = [_line(x_of(s, steps), top, bottom, "switch", f"true switch at step {s}") for s in view.switches]
-    marks += [_line(x_of(p, steps), top, bottom, "change", f"change point at step {p}") for p in view.change_points]
+    marks = [_line(x_of(s, steps), top, bottom, "switch", f"true switch at step {s}") for s in view.switches.tolist()]
+    marks += [
+        _line(x_of(p, steps), top, bottom, "change", f"change point at step {p}") for p in view.change_points.tolist()
+    ]
     marks += [_tick(x_of(s, steps), bottom + 16, str(s)) for s in _round_steps(steps)]
     cursor = f'<line class="cursor" x1="{LEFT}" x2="{LEFT}" y1="{top}" y2="{bottom}"/>'
     return (
@@ -45,7 +47,7 @@ def episode_svg(view: EpisodeView) -> str:
     )
 
 
-def _plot(signal: Signal, y: float, steps: int, bounds: tuple[float, float] | None) -> str:
+def _plot(signal: Signal, y: float | int, steps: int, bounds: tuple[float | int, float | int] | None) -> str:
     low, high = bounds or _bounds(signal)
     scale = PLOT / (high - low)
     out = [
@@ -73,7 +75,7 @@ def _plot(signal: Signal, y: float, steps: int, bounds: tuple[float, float] | No
     return "".join(out)
 
 
-def _phase_strip(view: EpisodeView, y: float) -> str:
+def _phase_strip(view: EpisodeView, y: float | int) -> str:
     assert view.phases is not None
     steps = len(view)
     edges = [0, *view.switches.tolist(), steps]
@@ -90,11 +92,11 @@ def _phase_strip(view: EpisodeView, y: float) -> str:
     return "".join(out)
 
 
-def _line(x: float, top: float, bottom: float, kind: str, title: str) -> str:
+def _line(x: float | int, top: float | int, bottom: float | int, kind: str, title: str) -> str:
     return f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"><title>{title}</title></line>'
 
 
-def _tick(x: float, y: float, text: str) -> str:
+def _tick(x: float | int, y: float | int, text: str) -> str:
     return f'<text x="{x:.1f}" y="{y}" class="tick" text-anchor="middle">{text}</text>'
 
 
@@ -104,7 +106,7 @@ def _bounds(signal: Signal) -> tuple[float, float]:
     return (low, high) if high - low > 1e-9 else (low - 1, low + 1)
 
 
-def _number(value: float) -> str:
+def _number(value: float | int) -> str:
     return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 

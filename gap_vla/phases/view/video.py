@@ -15,7 +15,7 @@ from gap_vla.phases.view.episode_view import EpisodeView
 SIDE, STRIP = 384, 96
 
 
-def write_video(view: EpisodeView, path: str | Path, *, fps: float = 20) -> Path:
+def write_video(view: EpisodeView, path: str | Path, *, fps: float | int = 20) -> Path:
     """Writes an mp4 (H.264).
 
     Args:
@@ -64,10 +64,10 @@ def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
 def _strip(view: EpisodeView) -> Image.Image:
     image = Image.new("RGB", (SIDE, STRIP), "white")
     draw = ImageDraw.Draw(image)
-    for step in view.switches:
+    for step in view.switches.tolist():
         for y in range(16, STRIP, 8):
             draw.line([(_x(step, len(view)), y), (_x(step, len(view)), y + 4)], fill=(60, 60, 60))
-    for step in view.change_points:
+    for step in view.change_points.tolist():
         draw.line([(_x(step, len(view)), 16), (_x(step, len(view)), STRIP)], fill=(204, 34, 34), width=2)
     if view.rho is not None:
         line = [(_x(k, len(view)), STRIP - 2 - (STRIP - 20) * float(r)) for k, r in enumerate(view.rho)]
