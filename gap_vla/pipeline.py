@@ -115,25 +115,6 @@ def run_directory_of(config: FinetuneConfig, run_name: str = "") -> Path:
     return Path(config.runs) / config.task / name
 
 
-def make_loader(config: FinetuneConfig, store: Any, split: str, train: bool) -> Any:
-    """Windows of one split as this configuration wants them."""
-    from gap_vla.rlds import WindowLoader
-
-    return WindowLoader(
-        store,
-        split=split,
-        window_size=config.model.window_size,
-        action_horizon=config.model.action_horizon,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        image_keys=tuple(f"image_{camera}" for camera in config.demos.cameras),
-        proprio=config.uses_proprio,
-        normalization=config.data.normalization,
-        language=bool(config.model.pretrained),
-        train=train,
-    )
-
-
 def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -> dict[str, Any]:
     """Runs every stage and returns the run's summary (also in `summary.json`).
 
@@ -153,10 +134,13 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
     stages = prepare_data(config)
 
     from gap_vla.rlds import EpisodeStore
+    from gap_vla.training.data import describe_store, make_loader, require_rho
     from gap_vla.training.octo import build, describe, fine_tune
     from gap_vla.training.picture import save_batch_picture
 
     store = EpisodeStore.build(stages.rlds, stages.store)
+    print(describe_store(store), flush=True)
+    require_rho(config, store)
     loader = make_loader(config, store, "train", train=True)
     first_batch = loader.peek()
     if not run.first_batch.exists():

@@ -25,7 +25,7 @@ from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.step import TrainState, make_train_step, make_validation_step
 from gap_vla.training.validation import validate
 
-MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask", "rho")
+MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +45,13 @@ class Trainer:
 
 
 def model_inputs(batch: Mapping[str, Any], text_processor: Any = None) -> dict[str, Any]:
-    """The parts of a batch that the compiled step takes.
+    """The parts of a batch that the compiled step takes; ρ is 0 where the dataset has none.
 
     Args:
         text_processor: turns the instructions into word pieces; None drops them.
     """
     chosen = {key: batch[key] for key in MODEL_INPUTS}
+    chosen["rho"] = batch.get("rho", np.zeros(batch["observation"]["timestep_pad_mask"].shape, np.float32))
     task = dict(batch["task"])
     words = task.pop("language_instruction", None)
     if words is not None and text_processor is not None:

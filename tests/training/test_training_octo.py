@@ -35,12 +35,6 @@ def test_a_killed_and_resumed_run_ends_with_identical_parameters(training):
     assert steps == list(range(1, 13))
 
 
-def test_the_same_seed_gives_the_same_bytes(training):
-    training.run("whole", method="vp_gap")
-    training.run("again", method="vp_gap")
-    assert_equal_bits(training.parameters("whole"), training.parameters("again"))
-
-
 def test_with_rho_zero_and_lambda_one_gap_is_bit_identical_to_vp(training):
     training.run("vp", method="vp")
     training.run("neutral", method="vp_gap", adjustment={"mode": "fixed", "fixed_rho": 0.0, "lam": 1.0})

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from made_up_demos import made_up_episodes
 
 from gap_vla.adjustment.jax import match_group
 from gap_vla.config import FinetuneConfig
@@ -101,3 +102,19 @@ def test_instructions_become_word_pieces_or_are_left_out():
     encoded = model_inputs(batch, Words())["task"]
     np.testing.assert_array_equal(encoded["language_instruction"]["input_ids"], [[3], [5]])
     assert model_inputs(batch)["task"] == {"pad_mask_dict": {}}
+
+
+def test_a_dataset_without_rho_trains_vp_but_is_refused_for_gap(tmp_path):
+    from gap_vla.config import ConfigError
+    from gap_vla.rlds import EpisodeStore, write_rlds
+    from gap_vla.training.data import describe_store, make_loader, require_rho
+
+    bare = [episode.replace(rho=None, change_point=None) for episode in made_up_episodes()]
+    store = EpisodeStore.build(write_rlds(bare, tmp_path, "dots", val_fraction=0.2, annotator={}, identity={}))
+    gap, vp = config_for("", "vp_gap"), config_for("", "vp")
+    with pytest.raises(ConfigError, match=r"no steps/rho.*scripts/annotate\.py"):
+        require_rho(gap, store)
+    require_rho(vp, store)
+    batch = model_inputs(make_loader(vp, store, "train", train=True).peek())
+    assert batch["rho"].shape == batch["observation"]["timestep_pad_mask"].shape and not batch["rho"].any()
+    assert "ρ" not in describe_store(store)
