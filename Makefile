@@ -19,11 +19,14 @@ finetune: setup
 debug: setup
 	$(BIN)/python scripts/finetune.py --config finetune_configs/threading.py:debug --resume
 
+# tests/sim draws pictures, which without a GPU needs a process without TensorFlow.
 test: setup lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --ignore=tests/sim
+	$(BIN)/python -m pytest -q tests/sim
 
 test-slow: setup
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --ignore=tests/sim
+	$(BIN)/python -m pytest -q -m slow tests/sim
 
 lint: setup
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gap_vla.sim.cameras import CameraPose
-from gap_vla.sim.rendering_backend import RenderingError, require_rendering
+from gap_vla.sim.rendering_backend import RenderingError, require_no_second_llvm, require_rendering
 
 _HIDDEN_GROUP = 5
 """A geom group that is never shown. Groups are for the eye only: contacts use contype and conaffinity."""
@@ -62,6 +62,7 @@ class FastRenderer:
     ) -> None:
         global _process_with_context
         require_rendering()
+        require_no_second_llvm()
         import mujoco
 
         if _process_with_context not in (None, os.getpid()):

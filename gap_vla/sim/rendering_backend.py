@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import glob
 import importlib
 import os
 import sys
@@ -77,3 +78,21 @@ def _select(platform: str) -> None:
                 f"mujoco was imported before gap_vla could choose {platform} for it ({error}); set "
                 f"MUJOCO_GL={platform} in the environment, or call gap_vla.sim.require_rendering() first"
             ) from error
+
+
+def require_no_second_llvm() -> None:
+    """Refuses to draw in software beside TensorFlow.
+
+    Mesa's software renderer and TensorFlow each bring an LLVM whose symbols collide: the interpreter would crash when
+    the second of the two is used, whichever comes first. On a GPU nothing of Mesa's is loaded.
+
+    Raises:
+        RenderingError: TensorFlow is loaded and there is no GPU to draw on.
+    """
+    on_gpu = os.path.exists("/dev/nvidiactl") or bool(glob.glob("/dev/dri/renderD*"))
+    if "tensorflow" in sys.modules and not on_gpu:
+        raise RenderingError(
+            "TensorFlow is loaded in this process, and drawing without a GPU beside it crashes Python (both bring "
+            "their own LLVM); run the simulator in a process without TensorFlow, as gap_vla.sim.collect_demos and "
+            "gap_vla.evaluation.evaluate do, or make the environment with cameras=()"
+        )

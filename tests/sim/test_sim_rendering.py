@@ -223,3 +223,13 @@ def test_camera_shift_moves_only_the_picture():
     assert variant_spec("camera_shift").camera
     plain.close()
     moved.close()
+
+
+def test_drawing_in_software_beside_tensorflow_is_refused_instead_of_crashing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", object())
+    monkeypatch.setattr(rendering_backend.glob, "glob", lambda pattern: [])
+    monkeypatch.setattr(rendering_backend.os.path, "exists", lambda path: False)
+    with pytest.raises(rendering_backend.RenderingError, match="process without TensorFlow"):
+        rendering_backend.require_no_second_llvm()
+    monkeypatch.setattr(rendering_backend.os.path, "exists", lambda path: path == "/dev/nvidiactl")
+    rendering_backend.require_no_second_llvm()
