@@ -126,6 +126,7 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
         from gap_vla.sim import require_rendering
 
         require_rendering()
+    stages_of(config)  # missing inputs are named before a run directory exists
     run = RunDirectory.claim(run_directory_of(config, run_name), config.to_dict(), resume)
     if run.complete:
         print(f"{run.path} is complete", flush=True)

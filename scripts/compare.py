@@ -22,6 +22,8 @@ flags.DEFINE_list("methods", ["v", "vp", "vp_gap"], "Methods, separated by comma
 def main(config) -> None:
     from gap_vla.comparison import compare, comparison_directory
 
+    if not all(seed.isdigit() for seed in FLAGS.seeds):
+        raise ValueError(f"--seeds is {','.join(FLAGS.seeds)!r}; give whole numbers separated by commas, such as 0,1,2")
     print(compare(config, FLAGS.methods, [int(seed) for seed in FLAGS.seeds]))
     print(f"table.md and table.png lie in {comparison_directory(config)}")
 

@@ -48,6 +48,19 @@ def test_missing_inputs_are_named():
         changed(data=dataclasses.replace(CONFIG.data, rlds="/nowhere"))
 
 
+def test_a_run_with_missing_inputs_leaves_no_run_directory(tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        runs=str(tmp_path),
+        data=dataclasses.replace(CONFIG.data, rlds="/nowhere"),
+        eval=dataclasses.replace(CONFIG.eval, episodes=0),
+        demos=DemosConfig(path=__file__),
+    )
+    with pytest.raises(ConfigError, match="holds no RLDS dataset"):
+        pipeline.finetune(config)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def cells(tmp_path, monkeypatch):
     """Runs cells without training; returns the list of those that were run."""
