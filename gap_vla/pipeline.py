@@ -18,7 +18,7 @@ from typing import Any
 from gap_vla.atomic import write_json
 from gap_vla.config import ConfigError, FinetuneConfig
 from gap_vla.identity import digest
-from gap_vla.training.progress import duration
+from gap_vla.progress import duration
 from gap_vla.training.run_directory import RunDirectory
 
 

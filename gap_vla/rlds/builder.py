@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +16,7 @@ import numpy as np
 
 from gap_vla.demos.source import Source
 from gap_vla.episode import Episode, EpisodeError
+from gap_vla.progress import Progress
 from gap_vla.rlds.identity import content_hash
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import DatasetError, Labels, ShardJob, plan_shards, plan_splits, write_shard
@@ -121,10 +123,20 @@ def _write_all(
         accounts = runner(jobs)
     elif workers > 1 and isinstance(episodes, Source) and size * len(episodes) > _WORTH_PROCESSES:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            accounts = list(pool.map(write_shard, jobs))
+            accounts = _watched(pool.map(write_shard, jobs), target.name, len(jobs))
     else:
-        accounts = [write_shard(job) for job in jobs]
+        accounts = _watched(map(write_shard, jobs), target.name, len(jobs))
     _finish(target, jobs, accounts, lengths, schema)
+
+
+def _watched(accounts: Iterable[dict[str, Any]], name: str, total: int) -> list[dict[str, Any]]:
+    """The accounts of all shards, while stderr says how many are written."""
+    progress = Progress(f"write {name}", total, "shard", out=sys.stderr)
+    written = []
+    for account in accounts:
+        written.append(account)
+        progress.update(len(written))
+    return written
 
 
 def _finish(

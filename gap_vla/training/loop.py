@@ -18,10 +18,10 @@ import numpy as np
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.atomic import replacing
 from gap_vla.config import TrainConfig
+from gap_vla.progress import Progress, duration
 from gap_vla.training.checkpoints import StateCheckpoints
 from gap_vla.training.interrupt import StopRequest
 from gap_vla.training.metrics import MetricsWriter
-from gap_vla.training.progress import Progress, duration
 from gap_vla.training.step import DeviceFactors, TrainState
 
 

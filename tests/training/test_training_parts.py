@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gap_vla.config import ConfigError
+from gap_vla.progress import Progress, duration
 from gap_vla.training.metrics import MetricsWriter, read_metrics
 from gap_vla.training.picture import STRIP, batch_picture
-from gap_vla.training.progress import Progress, duration
 from gap_vla.training.run_directory import RunDirectory, RunExistsError
 
 CONFIG = {"task": "threading", "train": {"steps": 3}}
