@@ -107,8 +107,9 @@ def run_command(main: Callable[[FinetuneConfig], Any], doc: str, argv: list[str]
 def restart_with_huge_pages() -> None:
     """Starts this command again with an allocator that asks for huge pages; does nothing the second time.
 
-    XLA allocates its working memory anew at every step. With ordinary pages, an eighth to a third of a small
-    model's training step on a CPU goes into page faults (docs/PERFORMANCE.md). glibc reads the setting only when a process starts.
+    XLA allocates its working memory anew at every step. With ordinary pages, an eighth to a third of a small model's
+    training step on a CPU goes into page faults (docs/PERFORMANCE.md). glibc reads the setting only when a process
+    starts.
     """
     if sys.platform.startswith("linux") and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
