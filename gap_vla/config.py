@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.sim import TASK_NAMES
+from gap_vla.phases import METHODS as METHODS_OF_RHO
+from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
 
 METHODS = ("v", "vp", "vp_gap")
 """V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment."""
@@ -74,6 +74,9 @@ class PhasesConfig:
     method: str = "lstm"
     seed: int = 0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choose(self.method, (*METHODS_OF_RHO, "none"), "phases.method")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +166,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "eval", "workers", "execute")
+        choose(self.variant, tuple(VARIANT_NAMES), "eval.variant")
         if self.episodes < 0 or self.videos < 0:
             raise ConfigError("eval.episodes and eval.videos must be at least 0")
 
@@ -285,8 +289,6 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return {str(k): v for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(hint, types.UnionType):
-        return value
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); it must be {hint.__name__}")
     return value

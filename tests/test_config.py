@@ -35,6 +35,8 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ({"task": "threading", "adjustment": {"lam": 1.5}}, r"\[0, 1\]"),
         ({"task": "threading", "model": {"num_heads": 3}}, "divisible"),
         ({"task": "threading", "eval": {"execute": 99}}, "action_horizon"),
+        ({"task": "threading", "phases": {"method": "lstn"}}, "did you mean 'lstm'"),
+        ({"task": "threading", "eval": {"variant": "lihgt"}}, "did you mean 'light'"),
         ({}, "task"),
     ],
 )
