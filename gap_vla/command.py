@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import difflib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from ml_collections import ConfigDict, config_flags
 
 from gap_vla.config import ConfigError, FinetuneConfig
 from gap_vla.sim import TASK_NAMES
+
+OPTIONS = "config.phases.options."
 
 
 def load_config(path_and_profile: str) -> ConfigDict:
@@ -44,6 +48,52 @@ def _config_argument(argv: list[str]) -> str | None:
     return None
 
 
+def take_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Parts the options of the phase method from the other arguments, for a method's options are not known by name.
+
+    >>> take_options(["--config.phases.options.sigma=3", "--config.method=v"])
+    (['--config.method=v'], {'sigma': 3})
+
+    Raises:
+        ConfigError: an option without `=value`.
+    """
+    rest, options = [], {}
+    for argument in argv:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith(OPTIONS):
+            rest.append(argument)
+            continue
+        if not equals:
+            raise ConfigError(f"{argument} needs a value: {argument}=VALUE")
+        try:
+            options[name.removeprefix(OPTIONS)] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name.removeprefix(OPTIONS)] = value  # a plain word
+    return rest, options
+
+
+def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Checks that every `--config.a.b=value` names a key of the configuration.
+
+    Raises:
+        ConfigError: it does not; the message names the whole key and the nearest one.
+    """
+    for argument in argv:
+        name = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        section, path = config, name.split(".")[1:]
+        for depth, key in enumerate(path):
+            where = ".".join(path[: depth + 1])
+            if not isinstance(section, (ConfigDict, dict)):
+                raise ConfigError(f"unknown configuration key {where}: {'.'.join(path[:depth])} is no section")
+            if key not in section:
+                near = difflib.get_close_matches(key, list(section), 1)
+                hint = f"; did you mean {'.'.join([*path[:depth], near[0]])}?" if near else ""
+                raise ConfigError(f"unknown configuration key {where}{hint} (known here: {', '.join(section)})")
+            section = section[key]
+
+
 def _keys(values: Mapping[str, Any], prefix: str = "--config") -> list[str]:
     lines = []
     for key, value in values.items():
@@ -54,18 +104,26 @@ def _keys(values: Mapping[str, Any], prefix: str = "--config") -> list[str]:
     return lines
 
 
-def help_text(doc: str, script: str) -> str:
+def help_text(doc: str, script: str, config_type: type[Any] = FinetuneConfig) -> str:
     """The command's docstring, its flags, and every configuration key with the library's default."""
-    defaults = dataclasses.asdict(FinetuneConfig(task=TASK_NAMES[0]))
+    defaults = dataclasses.asdict(config_type(task=TASK_NAMES[0]))
     return (
         f"{doc.strip()}\n\nflags:\n{flags.FLAGS.module_help(script)}\n\n"
         "configuration keys with the library's defaults (a configuration file sets some of them; what each means\n"
-        "is documented in gap_vla/config.py):\n" + "\n".join(_keys(defaults))
+        f"is documented in {config_type.__module__.replace('.', '/')}.py):\n" + "\n".join(_keys(defaults))
     )
 
 
-def run_command(main: Callable[[FinetuneConfig], Any], doc: str, argv: list[str] | None = None) -> int:
+def run_command(
+    main: Callable[[Any], Any],
+    doc: str,
+    argv: list[str] | None = None,
+    config_type: type[Any] = FinetuneConfig,
+) -> int:
     """Parses the flags, calls `main(config)`, and turns foreseeable errors into one line on stderr.
+
+    Args:
+        config_type: a frozen dataclass with `from_dict`; its defaults stand in the help text.
 
     Returns:
         Exit status: 0, 1 after an error of the run, 2 after a wrong command line or configuration, 130 after Ctrl-C.
@@ -78,17 +136,21 @@ def run_command(main: Callable[[FinetuneConfig], Any], doc: str, argv: list[str]
         )
     if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
         flags.FLAGS.mark_as_parsed()
-        print(help_text(doc, argv[0]))
+        print(help_text(doc, argv[0], config_type))
         return 0
     try:
         named = _config_argument(argv)
         if named is None:
             raise ConfigError("--config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py")
-        load_config(named)
-        positional = flags.FLAGS(argv)[1:]
+        arguments, options = take_options(argv)
+        require_known_keys(load_config(named), arguments)
+        positional = _parse(arguments)
         if positional:
             raise ConfigError(f"unexpected argument {positional[0]!r}; flags start with --")
-        config = FinetuneConfig.from_dict(flags.FLAGS.config.to_dict())
+        values = flags.FLAGS.config.to_dict()
+        if options:
+            values["phases"]["options"] = {**values["phases"]["options"], **options}
+        config = config_type.from_dict(values)
     except KeyError as error:
         return _fail(" ".join(str(error.args[0]).split()), 2)
     except (ValueError, TypeError, AttributeError, OSError, flags.Error) as error:
@@ -102,6 +164,15 @@ def run_command(main: Callable[[FinetuneConfig], Any], doc: str, argv: list[str]
     except (ValueError, OSError, RuntimeError) as error:
         return _fail(str(error), 1)
     return 0
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    """Sets the flags and returns what is left over."""
+    kept, sys.argv = sys.argv, arguments  # config_flags looks for overrides there
+    try:
+        return flags.FLAGS(arguments)[1:]
+    finally:
+        sys.argv = kept
 
 
 def restart_with_huge_pages() -> None:

@@ -59,7 +59,10 @@ def test_an_experiment_applies_defaults_then_changes_then_profile():
         experiment("threading", {"train": {"step": 9}}, profiles, "default")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "finetune_configs").glob("*.py")), ids=lambda p: p.stem)
+OCTO_CONFIGS = sorted(p for p in (ROOT / "finetune_configs").glob("*.py") if not p.stem.startswith("small_"))
+
+
+@pytest.mark.parametrize("path", OCTO_CONFIGS, ids=lambda p: p.stem)
 def test_every_experiment_file_and_profile_is_valid(path):
     from gap_vla.command import load_config
 
@@ -72,7 +75,10 @@ def test_every_experiment_file_and_profile_is_valid(path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config.train.stepz=1"], 'Did you mean "steps"'),
+        (["--config.train.stepz=1"], "unknown configuration key train.stepz; did you mean train.steps?"),
+        (["--config.model.depth=1"], "unknown configuration key model.depth (known here: "),
+        (["--config.task.name=x"], "task is no section"),
+        (["--config.phases.options.sigma"], "needs a value"),
         (["--config.method=gap"], "choose one of v, vp, vp_gap"),
         (["--config.task=sewing"], "task 'sewing' is unknown"),
         (["--config.train.steps=-1"], "greater than 0"),
@@ -86,6 +92,21 @@ def test_the_command_refuses_wrong_settings_within_two_seconds(arguments, words)
     assert result.returncode == 2
     assert words in result.stderr and "Traceback" not in result.stderr
     assert time.monotonic() - start < 10  # 0.3 s on an idle core; the bound of 2 s is checked by what is not imported
+
+
+def test_options_of_the_phase_method_are_taken_from_the_command_line():
+    from gap_vla.command import take_options
+
+    rest, options = take_options(["x", "--config.phases.options.rho=hard", "--config.phases.options.sigma=2.5"])
+    assert (rest, options) == (["x"], {"rho": "hard", "sigma": 2.5})
+    code = (
+        "import sys; from gap_vla.command import run_command\n"
+        "sys.argv = ['finetune', '--config', 'finetune_configs/threading.py', '--config.phases.options.sigma=2.5']\n"
+        "seen = []\n"
+        "assert run_command(seen.append, '', list(sys.argv)) == 0\n"
+        "assert seen[0].phases.options == {'sigma': 2.5}, seen\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():
