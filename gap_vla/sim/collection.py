@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.sim.collection_worker import CRASHED, KEPT, part_name, work
+from gap_vla.sim.recording import LAYOUT_VERSION, assemble
 from gap_vla.sim.rendering_backend import require_rendering
 from gap_vla.sim.specs import check_name, task_spec
 from gap_vla.sim.variants import variant_spec
@@ -92,6 +93,7 @@ def collect_demos(
         raise FileExistsError(f"{out} exists; choose another name, or delete it first")
     env_kwargs = dict(image_size=image_size, cameras=list(cameras), camera=camera, variant=variant)
     settings = {
+        "layout_version": LAYOUT_VERSION,
         "env_kwargs": env_kwargs,
         "task": task,
         "variant": variant,
@@ -109,8 +111,6 @@ def collect_demos(
         _play(task, n, seed, env_kwargs, action_noise, min(workers, n), folder, done, progress)
         kept = sorted(attempt for attempt, outcome in done.items() if outcome == KEPT)[:n]
         counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
-        from gap_vla.sim.recording import assemble
-
         assemble(
             [folder / part_name(a) for a in kept], out, env_name=spec.gymnasium_id, settings=settings, counts=counts
         )

@@ -14,12 +14,19 @@ import numpy as np
 from gap_vla.episode import PROPRIO_PER_ARM
 from gap_vla.sim.rollout import Demonstration
 
+LAYOUT_VERSION = 2
+"""Of what a demonstration holds. 2: `obs/object`, the objects' positions, which policies are never given."""
+
 _GYM_TYPE = 2
 """robomimic's number for environments made by gymnasium."""
 
 
 def write_demonstration(path: Path, demo: Demonstration) -> None:
-    """Writes one demonstration as the group `demo` of its own file, under a temporary name first."""
+    """Writes one demonstration as the group `demo` of its own file, under a temporary name first.
+
+    `obs/object` is float32[T, 3 * objects]: xyz (m, world) of each object and goal, in the order of its attribute
+    `names`.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with h5py.File(temporary, "w") as file:
         group = file.create_group("demo")
@@ -41,6 +48,8 @@ def write_demonstration(path: Path, demo: Demonstration) -> None:
                 group.create_dataset(f"obs/{key}", data=value, chunks=chunk, compression="gzip", compression_opts=1)
         for name, value in split_proprio(demo.observations["proprio"]).items():
             group[f"obs/{name}"] = value
+        group["obs/object"] = np.concatenate(list(demo.objects.values()), axis=1)
+        group["obs/object"].attrs["names"] = list(demo.objects)
     os.replace(temporary, path)
 
 

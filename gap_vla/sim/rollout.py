@@ -21,6 +21,8 @@ class Demonstration:
         executed_actions: float32[T, 7 * arms]: what was done: the label plus the disturbance.
         rewards: float32[T].
         states: float64[T, 1 + nq + nv]: time, qpos, qvel before each action.
+        objects: by name, float32[T, 3]: positions (m, world) of the task's objects and goals before each action; for
+            probes and analyses, never an observation of a policy.
         phases: the expert's phase name per step; switches: bool[T], True at the first step of a phase.
         success: whether the episode ended well.
         seed: of the episode, as given to `reset`.
@@ -31,6 +33,7 @@ class Demonstration:
     executed_actions: np.ndarray
     rewards: np.ndarray
     states: np.ndarray
+    objects: dict[str, np.ndarray]
     phases: list[str]
     switches: np.ndarray
     success: bool
@@ -52,7 +55,9 @@ def demonstrate(env: SimEnv, seed: int, action_noise: float = 0.0) -> Demonstrat
     expert = make_expert(env, seed=seed)
     rng = np.random.default_rng((seed, 1))
     disturbed = np.tile([1, 1, 1, *[env.task.rotation_scale > 0] * 3, 0], env.task.n_arms)
-    log: dict[str, list[Any]] = {key: [] for key in ("seen", "label", "done", "reward", "state", "phase", "switch")}
+    log: dict[str, list[Any]] = {
+        key: [] for key in ("seen", "label", "done", "reward", "state", "objects", "phase", "switch")
+    }
     over = False
     while not over:
         label = expert.act()
@@ -60,6 +65,7 @@ def demonstrate(env: SimEnv, seed: int, action_noise: float = 0.0) -> Demonstrat
         data = env.world.data
         log["seen"].append(observation)
         log["state"].append(np.concatenate([[data.time], data.qpos, data.qvel]))
+        log["objects"].append(env.world.objects())
         log["label"].append(label)
         log["done"].append(executed.astype(np.float32))
         log["phase"].append(expert.phase)
@@ -73,6 +79,7 @@ def demonstrate(env: SimEnv, seed: int, action_noise: float = 0.0) -> Demonstrat
         executed_actions=np.stack(log["done"]),
         rewards=np.array(log["reward"], np.float32),
         states=np.stack(log["state"]),
+        objects={key: np.stack([o[key] for o in log["objects"]]).astype(np.float32) for key in log["objects"][0]},
         phases=log["phase"],
         switches=np.array(log["switch"]),
         success=bool(info["success"]),

@@ -110,7 +110,7 @@ def draw_pictures(task: str, folder: Path, image_size: int = 128, columns: int =
 def update_results(
     path: Path, *, tasks: Sequence[str], variants: Sequence[str], n: int, n_looks: int, again: bool = False
 ) -> dict[str, Any]:
-    """Measures what `path` (JSON) does not hold yet, and saves after every cell.
+    """Measures what `path` (JSON) does not hold yet, or with fewer episodes, and saves after every cell.
 
     Args:
         n: episodes per task and variant; `n_looks`: for variants that change looks only.
@@ -121,8 +121,9 @@ def update_results(
         cells = results.setdefault(task, {})
         spec = variant_spec(variant)
         physical = variant == "default" or spec.positions != "default" or spec.size != 1.0
-        if again or variant not in cells:
-            cells[variant] = measure_expert(task, variant, n if physical else n_looks)
+        episodes = n if physical else n_looks
+        if again or cells.get(variant, {"n": 0})["n"] < episodes:
+            cells[variant] = measure_expert(task, variant, episodes)
             _save(path, results)
             print(f"{task:14s} {variant:19s} {cells[variant]['successes']}/{cells[variant]['n']}", flush=True)
         if variant == "default" and (again or "render_ms_64" not in cells):

@@ -84,6 +84,11 @@ class World(abc.ABC):
     def geoms(self, kind: str) -> Sequence[int]:
         """Ids of visible geoms: `object` (what the task is about), `table`, or `unseen` (costly and out of view)."""
 
+    def objects(self) -> dict[str, Float[np.ndarray, " 3"]]:
+        """Positions (m, world) of the task's objects and goals, by name; the landmarks without the hands."""
+        hands = {"hand", *(f"hand{arm}" for arm in range(self.spec.n_arms))}
+        return {name: point for name, point in self.landmarks().items() if name not in hands}
+
     def proprio(self) -> Float[np.ndarray, " p"]:
         """float32[9 * arms]: per arm eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
         import mujoco
@@ -100,8 +105,7 @@ class World(abc.ABC):
         """Whether the objects are inside the near view; the wider starting ranges are cut to what can be seen."""
         if self.variant.positions == "default":
             return True
-        objects = [point for name, point in self.landmarks().items() if not name.startswith("hand")]
-        pixels = self.views["near"].pose(self.data).project(np.array(objects), 1)
+        pixels = self.views["near"].pose(self.data).project(np.array(list(self.objects().values())), 1)
         return bool(((pixels > 0.03) & (pixels < 0.97)).all())
 
     def close(self) -> None:  # noqa: B027 - most worlds hold nothing but memory

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+import gap_vla.sim as sim
 from gap_vla.sim.collection import CollectionError, collect_demos
 from gap_vla.sim.specs import UnknownNameError
 
@@ -39,6 +40,22 @@ def test_the_file_has_robomimics_layout(collection):
         assert demo["dones"][-1] == 1 and demo["dones"][:-1].sum() == 0
         assert demo["phase"].asstr()[0] == "reach" and demo["phase_switch"][0]
         assert len(demo["states"]) == steps
+        assert demo["obs/object"].shape == (steps, 9) and list(demo["obs/object"].attrs["names"])[-1] == "peg"
+
+
+def test_the_positions_of_objects_are_recorded_before_each_action(collection):
+    with h5py.File(collection) as file:
+        demo = file["data/demo_0"]
+        objects, names = demo["obs/object"][:].reshape(-1, 3, 3), list(demo["obs/object"].attrs["names"])
+        hand, seed = demo["obs/robot0_eef_pos"][:], int(demo.attrs["seed"])
+    env = sim.make("assembly", cameras=())
+    env.reset(seed=seed)
+    np.testing.assert_allclose(objects[0], list(env.world.objects().values()), atol=1e-6)
+    ring, peg = (objects[:, names.index(name)] for name in ("ring", "peg"))
+    assert np.ptp(peg, axis=0).max() < 1e-6 and np.linalg.norm((ring - peg)[-1, :2]) < 0.02
+    moves = np.abs(np.diff(ring, axis=0)).max(1) > 1e-3
+    assert moves[-40:].any() and not moves[:20].any()  # it lies still until the hand has grasped it
+    assert np.linalg.norm(ring[-30:] - hand[-30:], axis=1).max() < 0.3
 
 
 def test_demonstrations_are_not_copies_of_each_other(collection):
