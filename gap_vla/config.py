@@ -87,6 +87,7 @@ class DataConfig:
     rlds: str = ""  # an existing RLDS dataset (…/name/version) with steps/rho; empty: made from the demonstrations
     val_fraction: float = 0.1
     normalization: str = "normal"  # of action and proprio: normal | bounds
+    shuffle_images: bool = False  # a control that cannot see: train with pictures of other episodes (EVALUATION.md)
 
     def __post_init__(self) -> None:
         _fraction(self, "data", "val_fraction")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gap_vla.config import ConfigError, FinetuneConfig
 from gap_vla.rlds import EpisodeStore, WindowLoader
+from gap_vla.training.shuffled_images import ShuffledImages
 
 
 def has_rho(store: EpisodeStore) -> bool:
@@ -34,9 +35,9 @@ def describe_store(store: EpisodeStore) -> str:
     return ", ".join(parts)
 
 
-def make_loader(config: FinetuneConfig, store: EpisodeStore, split: str, train: bool) -> WindowLoader:
+def make_loader(config: FinetuneConfig, store: EpisodeStore, split: str, train: bool) -> WindowLoader | ShuffledImages:
     """Windows of one split as this configuration wants them."""
-    return WindowLoader(
+    loader = WindowLoader(
         store,
         split=split,
         window_size=config.model.window_size,
@@ -50,3 +51,6 @@ def make_loader(config: FinetuneConfig, store: EpisodeStore, split: str, train: 
         language=bool(config.model.pretrained),
         train=train,
     )
+    if config.data.shuffle_images and train:
+        return ShuffledImages(loader, store, split, config.train.seed)
+    return loader
