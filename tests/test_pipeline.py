@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +103,50 @@ def test_an_unknown_method_stops_a_comparison_before_anything_runs(cells, tmp_pa
     with pytest.raises(ConfigError, match="choose one of v, vp, vp_gap"):
         comparison.compare(dataclasses.replace(CONFIG, runs=str(tmp_path)), ["vp", "gap"], [0])
     assert not cells
+
+
+class SlowComparison:
+    """A comparison of two cells, in a process of its own, that can be stopped in the middle of the second."""
+
+    def __init__(self, runs):
+        self.runs, self.log = runs, runs / "log.txt"
+        self.command = [sys.executable, str(Path(__file__).with_name("comparison_of_slow_cells.py")), str(runs)]
+
+    def counted(self) -> list[list[str]]:
+        return [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def stop_in_second_cell(self, stop: signal.Signals) -> int:
+        """Returns the exit status."""
+        process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, preexec_fn=_hear_ctrl_c)
+        deadline = time.monotonic() + 60
+        while not any(method == "vp" and int(count) >= 3 for method, count, _ in self.counted()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(stop)
+        return process.wait(timeout=30)
+
+    def run_to_the_end(self) -> None:
+        subprocess.run(self.command, check=True, timeout=120, stdout=subprocess.DEVNULL)
+
+
+def _hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell start deaf to it
+
+
+def test_a_killed_comparison_leaves_no_orphan_and_repeats_no_finished_cell(tmp_path):
+    comparison = SlowComparison(tmp_path)
+    assert comparison.stop_in_second_cell(signal.SIGKILL) == -signal.SIGKILL
+    time.sleep(4.0)
+    assert ["vp", "29"] not in [line[:2] for line in comparison.counted()]  # the cell died with its parent
+    comparison.run_to_the_end()
+    assert [count for method, count, _ in comparison.counted() if method == "v"] == [str(n) for n in range(30)]
+    assert len(list(tmp_path.glob("threading/*/summary.json"))) == 2
+    assert list(tmp_path.glob("threading/compare-*/table.md"))
+
+
+def test_ctrl_c_lets_the_running_cell_save_and_the_same_command_goes_on(tmp_path):
+    comparison = SlowComparison(tmp_path)
+    assert comparison.stop_in_second_cell(signal.SIGINT) != 0
+    comparison.run_to_the_end()
+    assert [count for method, count, _ in comparison.counted() if method == "vp"] == [str(n) for n in range(30)]
+    assert len(list(tmp_path.glob("threading/*/summary.json"))) == 2

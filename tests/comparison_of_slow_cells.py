@@ -1,0 +1,40 @@
+"""A comparison whose cells count to thirty instead of training: `python comparison_of_slow_cells.py RUNS`.
+
+Cells are spawned, so they import this file too and find the replaced functions.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from gap_vla import comparison, pipeline
+from gap_vla.config import FinetuneConfig
+from gap_vla.training.interrupt import StopRequest
+from gap_vla.training.run_directory import RunDirectory
+
+
+def count_to_thirty(config: FinetuneConfig, resume: bool) -> None:
+    """Stands for `finetune`: goes on where it was stopped, saves on Ctrl-C, writes its summary last."""
+    run = RunDirectory.claim(pipeline.run_directory_of(config), config.to_dict(), resume)
+    log = Path(config.runs) / "log.txt"
+    counter = run.path / "count.txt"
+    with StopRequest() as stop:
+        for count in range(int(counter.read_text()) if counter.exists() else 0, 30):
+            with log.open("a") as file:
+                file.write(f"{config.method} {count} {os.getpid()}\n")
+            time.sleep(0.1)
+            if stop.requested:
+                counter.write_text(str(count + 1))
+                raise KeyboardInterrupt
+    rollouts = {"layout_seeds": [1, 2], "outcomes": [0, 1], "successes": 1, "episodes": 2}
+    summary = {"task": config.task, "method": config.method, "seed": config.train.seed, "rollouts": rollouts}
+    run.summary.write_text(json.dumps(summary))
+
+
+pipeline.finetune = count_to_thirty  # type: ignore[assignment]
+pipeline.prepare_data = lambda config: None  # type: ignore[assignment,return-value]
+
+if __name__ == "__main__":
+    comparison.compare(FinetuneConfig(task="threading", runs=sys.argv[1]), ["v", "vp"], [0])
