@@ -18,6 +18,7 @@ from typing import Any
 from gap_vla.atomic import write_json
 from gap_vla.config import ConfigError, FinetuneConfig
 from gap_vla.identity import digest
+from gap_vla.phases import LABELS_VERSION
 from gap_vla.progress import duration
 from gap_vla.training.run_directory import RunDirectory
 
@@ -56,7 +57,7 @@ def stages_of(config: FinetuneConfig) -> Stages:
         demos_path = root / "demos" / f"{config.task}-{digest(demos_identity)}" / "demos.hdf5"
     rlds_identity = {
         "demos": demos_identity,
-        "phases": dataclasses.asdict(config.phases),
+        "phases": {**dataclasses.asdict(config.phases), "labels_version": LABELS_VERSION},
         "val_fraction": config.data.val_fraction,
     }
     name = f"{config.task}-{digest(rlds_identity)}"
@@ -92,14 +93,12 @@ def prepare_data(config: FinetuneConfig) -> Stages:
         )
     else:
         print(f"collect: reusing {stages.demos}", flush=True)
-    from gap_vla.rlds import build_dataset
+    from gap_vla.rlds import dataset_builder
 
     print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
-    build_dataset(
+    builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
+    builder.convert(
         stages.demos,
-        stages.rlds.parent.parent,
-        config.task,
-        kind=config.demos.kind,
         method=config.phases.method,
         seed=config.phases.seed,
         options=config.phases.options,

@@ -1,5 +1,7 @@
 """Converts demonstrations to an RLDS dataset with ρ, readable by every TFDS/RLDS tool.
 
+The builder in `rlds_builders/<name>` writes it, if there is one of that name; its settings hold where nothing is said.
+
 Examples:
     python scripts/build_dataset.py demos.hdf5 --name my_task --data-dir data/rlds
     python scripts/build_dataset.py demos.hdf5 --name my_task --dry-run      # what would be written, with a picture
@@ -16,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gap_vla.demos import READERS, open_source
+from gap_vla.demos import READERS
 from gap_vla.episode import EpisodeError
 
 
@@ -38,20 +40,24 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="file or folder of demonstrations")
     parser.add_argument(
-        "--kind", default="robomimic_hdf5", help=f"one of: {', '.join(READERS)}, rlds (add ρ to a dataset)"
+        "--kind",
+        help=f"{', '.join(READERS)}, or rlds: add ρ to a dataset (default: what the builder of this name reads, else "
+        "robomimic_hdf5)",
     )
     parser.add_argument("--name", required=True, help="dataset name: letters, digits, underscores")
     parser.add_argument("--data-dir", "--data_dir", type=Path, default=Path("data/rlds"), help="default: data/rlds")
-    parser.add_argument("--version", default="1.0.0", help="default: 1.0.0")
-    parser.add_argument("--method", default="lstm", help="annotator of ρ; 'none' writes a dataset without (lstm)")
-    parser.add_argument("--seed", type=int, default=0, help="of the annotator (default: 0)")
-    parser.add_argument("--val-fraction", "--val_fraction", type=float, default=0.1, help="default: 0.1")
+    parser.add_argument("--version", help="default: 1.0.0")
+    parser.add_argument("--method", help="annotator of ρ; 'none' writes a dataset without (default: lstm)")
+    parser.add_argument("--seed", type=int, help="of the annotator (default: 0)")
+    parser.add_argument("--val-fraction", "--val_fraction", type=float, help="default: 0.1")
     parser.add_argument("--reader", action="append", default=[], metavar="KEY=VALUE", help="option of the reader")
     parser.add_argument("--annotate", action="append", default=[], metavar="KEY=VALUE", help="option of the annotator")
     parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
     parser.add_argument("--fit-episodes", type=int, help="fit the annotator on so many episodes (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that was made differently")
+    parser.add_argument(
+        "--overwrite", action="store_true", default=None, help="replace a dataset that was made differently"
+    )
     parser.add_argument(
         "--dry-run", "--dry_run", action="store_true", help="write nothing but a picture of the first episode with ρ"
     )
@@ -59,61 +65,40 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def annotate_existing(arguments: argparse.Namespace) -> Path:
-    """The same RLDS dataset with ρ."""
-    from gap_vla.rlds.annotated import annotate_rlds
+def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was said about the writing; the builder's own settings hold where nothing was said."""
+    options = {
+        "val_fraction": arguments.val_fraction,
+        "annotator": arguments.annotator,
+        "fit_episodes": arguments.fit_episodes,
+        "overwrite": arguments.overwrite,
+    }
+    if arguments.beam is not None:
+        from gap_vla.rlds.beam import BeamRunner
 
-    return annotate_rlds(
-        arguments.source,
-        arguments.data_dir,
-        arguments.name,
-        method=arguments.method,
-        seed=arguments.seed,
-        options=parse_options(arguments.annotate),
-        annotator=arguments.annotator,
-        version=arguments.version,
-        overwrite=arguments.overwrite,
-        **parse_options(arguments.reader),
-    )
+        options["runner"] = BeamRunner([f"--{flag.lstrip('-')}" for flag in arguments.beam])
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
-    from gap_vla.rlds.convert import build_dataset, dry_run
-    from gap_vla.rlds.shards import DatasetError
+    from gap_vla.rlds import DatasetError, dataset_builder
+    from gap_vla.rlds.convert import dry_run
 
-    common: dict[str, Any] = {
+    labels: dict[str, Any] = {
         "method": arguments.method,
         "seed": arguments.seed,
-        "options": parse_options(arguments.annotate),
+        "options": parse_options(arguments.annotate) or None,
         "workers": arguments.workers,
     }
+    labels = {key: value for key, value in labels.items() if value is not None}
+    reader = parse_options(arguments.reader)
     try:
-        if arguments.kind == "rlds" and arguments.dry_run:
-            print("error: --dry-run is for demonstrations; look at a dataset with check_dataset.py", file=sys.stderr)
-            return 1
-        if arguments.kind == "rlds":
-            print(f"dataset: {annotate_existing(arguments)}")
-            return 0
-        source = open_source(arguments.source, arguments.kind, **parse_options(arguments.reader))
+        builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
         if arguments.dry_run:
-            print(dry_run(source, Path(f"{arguments.name}_dry_run.png"), **common))
+            print(dry_run(builder.open(arguments.source, reader), Path(f"{arguments.name}_dry_run.png"), **labels))
             return 0
-        if arguments.beam is not None:
-            from gap_vla.rlds.beam import BeamRunner
-
-            common["runner"] = BeamRunner([f"--{flag.lstrip('-')}" for flag in arguments.beam])
-        path = build_dataset(
-            source,
-            arguments.data_dir,
-            arguments.name,
-            version=arguments.version,
-            val_fraction=arguments.val_fraction,
-            annotator=arguments.annotator,
-            fit_episodes=arguments.fit_episodes,
-            overwrite=arguments.overwrite,
-            **common,
-        )
+        path = builder.convert(arguments.source, reader=reader, **labels, **writing_options(arguments))
     except (EpisodeError, DatasetError, ValueError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

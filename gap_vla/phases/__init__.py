@@ -21,6 +21,7 @@ _HOME = {
     "Annotator": "annotation",
     "load_annotator": "annotation",
     "METHODS": "alternatives",
+    "LABELS_VERSION": "version",
 }
 
 __all__ = list(_HOME)

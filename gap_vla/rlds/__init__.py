@@ -15,6 +15,7 @@ _HOME = {
     "WindowLoader": "loader",
     "annotate_rlds": "annotated",
     "build_dataset": "convert",
+    "dataset_builder": "tfds_builder",
     "dataset_metadata": "reader",
     "dataset_statistics": "statistics",
     "normalize": "statistics",

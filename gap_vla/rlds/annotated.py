@@ -15,7 +15,7 @@ from gap_vla.rlds.fields import flatten
 from gap_vla.rlds.labelled import change_point_mask
 from gap_vla.rlds.reader import dataset_metadata, open_builder, read_steps
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
-from gap_vla.rlds.target import DatasetTarget
+from gap_vla.rlds.target import DESCRIPTION, MODULE, DatasetTarget
 
 
 def annotate_rlds(
@@ -32,6 +32,8 @@ def annotate_rlds(
     annotator: str | Path | None = None,
     version: str = "1.0.0",
     overwrite: bool = False,
+    module: str = MODULE,
+    description: str = DESCRIPTION,
 ) -> Path:
     """Adds `steps/rho` and `steps/change_point` to every episode of an RLDS dataset and leaves the rest as it is.
 
@@ -49,6 +51,7 @@ def annotate_rlds(
         annotator: folder of a saved annotator to label with instead.
         version: of the new dataset.
         overwrite: replace an existing, different dataset.
+        module, description: of the builder class that writes the dataset, for its `dataset_info.json`.
 
     Returns:
         The new version directory.
@@ -59,7 +62,7 @@ def annotate_rlds(
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import features as feature_lib
 
-    from gap_vla.phases import annotate, load_annotator
+    from gap_vla.phases import LABELS_VERSION, annotate, load_annotator
 
     version_dir = Path(version_dir).expanduser()
     layout = StateLayout.of(layout)
@@ -73,6 +76,7 @@ def annotate_rlds(
             "state_key": state_key,
             "layout": vars(layout),
             "annotation": load_annotator(annotator).identity if annotator else wanted,
+            "labels_version": LABELS_VERSION,
         },
     }
     with DatasetTarget(data_dir, name, version, settings, overwrite) as target:
@@ -103,7 +107,7 @@ def annotate_rlds(
         statistics = dataset_statistics([e.action for e in episodes], [e.metadata["state"] for e in episodes])
         save_statistics(statistics, target.partial / "dataset_statistics.json")
         annotation.save(target.partial / "annotator")
-        target.write_info(features, lengths, sizes)
+        target.write_info(features, lengths, sizes, module=module, description=description)
         target.write_metadata(
             annotator=dict(annotation.identity), source_metadata=dataset_metadata(version_dir), state_key=state_key
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,10 +18,10 @@ from gap_vla.episode import Episode, EpisodeError
 from gap_vla.progress import Progress
 from gap_vla.rlds.identity import content_hash
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
-from gap_vla.rlds.shards import DatasetError, Labels, ShardJob, plan_shards, plan_splits, write_shard
+from gap_vla.rlds.shards import DatasetError, Labels, ShardJob, plan_shards, plan_splits, remove_accounts, write_shard
 from gap_vla.rlds.spool import spool
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
-from gap_vla.rlds.target import DatasetTarget
+from gap_vla.rlds.target import DESCRIPTION, MODULE, DatasetTarget
 
 _WORTH_PROCESSES = 256 * 2**20
 """Decoded bytes from which on starting processes (each loads TensorFlow) pays."""
@@ -44,6 +43,8 @@ def write_rlds(
     overwrite: bool = False,
     runner: Runner | None = None,
     companion: Callable[[Path], None] | None = None,
+    module: str = MODULE,
+    description: str = DESCRIPTION,
 ) -> Path:
     """Writes episodes as the RLDS dataset `data_dir/name/version`, readable by plain TFDS.
 
@@ -64,6 +65,7 @@ def write_rlds(
         overwrite: replace an existing different dataset.
         runner: runs the shard jobs elsewhere (see `gap_vla.rlds.beam`).
         companion: called with the unfinished version directory, to put more files beside the shards.
+        module, description: of the builder class that writes the dataset, for its `dataset_info.json`.
 
     Returns:
         The version directory. An existing dataset with the same identity is returned as it is.
@@ -89,9 +91,12 @@ def write_rlds(
         target = stack.enter_context(DatasetTarget(data_dir, name, version, settings, overwrite))
         if target.reused:
             return target.path
-        _write_all(episodes, labels, target, workers, runner)
+        lengths, sizes, schema = _write_all(episodes, labels, target, workers, runner)
+        target.write_info(schema.features(), lengths, sizes, module=module, description=description)
+        target.write_metadata(target.settings["annotator"], schema=schema.to_json())
         if companion is not None:
             companion(target.partial)
+        remove_accounts(target.partial)
         return target.finish()
 
 
@@ -101,7 +106,8 @@ def _write_all(
     target: DatasetTarget,
     workers: int,
     runner: Runner | None,
-) -> None:
+) -> tuple[dict[str, list[int]], list[int], Schema]:
+    """Writes shards and statistics; returns episodes per shard of each split, bytes per shard, and the layout."""
     if len(episodes) == 0:
         raise EpisodeError("no episodes to write")
     if labels is not None and len(labels) != len(episodes):
@@ -126,7 +132,8 @@ def _write_all(
             accounts = _watched(pool.map(write_shard, jobs), target.name, len(jobs))
     else:
         accounts = _watched(map(write_shard, jobs), target.name, len(jobs))
-    _finish(target, jobs, accounts, lengths, schema)
+    _gather_statistics(target, jobs)
+    return lengths, [account["bytes"] for account in accounts], schema
 
 
 def _watched(accounts: Iterable[dict[str, Any]], name: str, total: int) -> list[dict[str, Any]]:
@@ -139,19 +146,8 @@ def _watched(accounts: Iterable[dict[str, Any]], name: str, total: int) -> list[
     return written
 
 
-def _finish(
-    target: DatasetTarget,
-    jobs: list[ShardJob],
-    accounts: list[dict[str, Any]],
-    lengths: dict[str, list[int]],
-    schema: Schema,
-) -> None:
+def _gather_statistics(target: DatasetTarget, jobs: list[ShardJob]) -> None:
     tables = [np.load(f"{job.path}.npz") for job in jobs]
     actions = [part for t in tables for part in np.split(t["action"], np.cumsum(t["lengths"])[:-1])]
     proprios = [part for t in tables for part in np.split(t["proprio"], np.cumsum(t["lengths"])[:-1])]
     save_statistics(dataset_statistics(actions, proprios), target.partial / "dataset_statistics.json")
-    target.write_info(schema.features(), lengths, [account["bytes"] for account in accounts])
-    target.write_metadata(target.settings["annotator"], schema=schema.to_json())
-    for job in jobs:
-        os.unlink(f"{job.path}.json")
-        os.unlink(f"{job.path}.npz")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.demos.source import Source, open_source
+from gap_vla.phases import LABELS_VERSION
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.labelled import LabelledSource, change_point_mask
 from gap_vla.rlds.reader import dataset_metadata
@@ -73,6 +74,8 @@ def build_dataset(
         wanted = {"annotator": _annotator_identity(annotator)}
     elif fit_episodes is not None:
         wanted["fit_episodes"] = fit_episodes
+    if method != "none" or annotator is not None:
+        wanted["labels_version"] = LABELS_VERSION
     data = {**(source.identity() if identity is None else identity), "annotation": wanted}
     target = Path(data_dir) / name / version
     if not overwrite and _is_made_from(target, data, val_fraction):

@@ -89,6 +89,12 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
         raise
 
 
+def remove_accounts(directory: Path) -> None:
+    """Removes what `write_shard` left beside the shards, once the dataset's own description says it."""
+    for path in [*directory.glob("*.tfrecord-*.json"), *directory.glob("*.tfrecord-*.npz")]:
+        path.unlink()
+
+
 def disk_full(directory: Path) -> DatasetError:
     return DatasetError(
         f"no space left on the disk of {directory}; free some and run the same command again: finished shards are kept"

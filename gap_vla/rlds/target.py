@@ -17,6 +17,10 @@ from gap_vla.rlds.identity import differences
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.shards import DatasetError
 
+DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
+MODULE = "gap_vla.rlds"
+"""What a dataset says of its origin if it was not written by a TFDS builder class."""
+
 _MARK = "settings.json"
 
 
@@ -95,8 +99,19 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
             f"{self.path} exists and was made differently:\n  {lines}\nchoose another name or version, or overwrite it"
         )
 
-    def write_info(self, features: Any, shard_lengths: Mapping[str, Sequence[int]], shard_bytes: Sequence[int]) -> None:
-        """Writes TFDS' `dataset_info.json` and `features.json`; bytes are per shard, split after split."""
+    def write_info(
+        self,
+        features: Any,
+        shard_lengths: Mapping[str, Sequence[int]],
+        shard_bytes: Sequence[int],
+        *,
+        module: str = MODULE,
+        description: str = DESCRIPTION,
+    ) -> None:
+        """Writes TFDS' `dataset_info.json` and `features.json`; bytes are per shard, split after split.
+
+        `module` and `description` are those of the builder class that writes the dataset.
+        """
         import tensorflow_datasets as tfds
 
         remaining = iter(shard_bytes)
@@ -108,11 +123,11 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
             name=self.name,
             version=tfds.core.Version(self.version),
             data_dir=str(self.partial),
-            module_name="gap_vla.rlds",
+            module_name=module,
         )
         info = tfds.core.DatasetInfo(
             builder=identity,
-            description="Robot demonstrations in RLDS with the motion-transition probability rho per step.",
+            description=description,
             features=features,
         )
         info.set_file_format("tfrecord")

@@ -1,17 +1,31 @@
-"""Base of the builders in `rlds_builders/`: `tfds build` runs the same conversion as `scripts/build_dataset.py`."""
+"""The TFDS builders: every dataset is written by one, the class in `rlds_builders/<name>` or, without one, the base.
+
+`tfds build`, `scripts/build_dataset.py` and the main job all call `DemosBuilder.convert`.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import inspect
 import os
+import sys
+import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
 from gap_vla.demos import open_source
+from gap_vla.demos.source import Source
 from gap_vla.rlds.annotated import annotate_rlds
 from gap_vla.rlds.convert import build_dataset
 from gap_vla.rlds.shards import DatasetError
+from gap_vla.rlds.target import DESCRIPTION
+
+BUILDERS = Path(__file__).parents[2] / "rlds_builders"
+"""The folders of builders, where this package lies in a checkout."""
 
 SOURCE_VARIABLE = "GAP_VLA_SOURCE"
 
@@ -55,6 +69,35 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             features=tfds.features.FeaturesDict.from_config(self.data_dir) if known else None,
         )
 
+    def convert(self, source: Source | str | Path, *, reader: Mapping[str, Any] | None = None, **settings: Any) -> Path:
+        """Writes demonstrations with ρ as this builder's dataset, or leaves an identical finished one as it is.
+
+        Args:
+            source: `gap_vla.demos.open_source(...)`, or a path of this builder's KIND.
+            reader: options of the reader, on top of READER_OPTIONS; for a path.
+            **settings: of `gap_vla.rlds.build_dataset`, on top of the class's attributes.
+
+        Returns:
+            The version directory. Its `dataset_info.json` names this class's module and holds its docstring.
+
+        Raises:
+            DatasetError, EpisodeError: as `build_dataset`.
+        """
+        chosen = {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS, "val_fraction": self.VAL_FRACTION}
+        demos = self.open(source, reader)
+        return build_dataset(demos, self._data_dir_root, self.name, **self._writer(), **{**chosen, **settings})
+
+    def open(self, source: Source | str | Path, reader: Mapping[str, Any] | None = None) -> Source:
+        """The demonstrations as `convert` reads them."""
+        if isinstance(source, Source):
+            return source
+        return open_source(source, self.KIND, **{**self.READER_OPTIONS, **(reader or {})})
+
+    def _writer(self) -> dict[str, Any]:
+        """What the dataset says of the class that wrote it."""
+        about = f"{self.name}: {inspect.getdoc(type(self))}" if type(self).__doc__ else DESCRIPTION
+        return {"version": str(self.version), "module": type(self).__module__, "description": about}
+
     def download_and_prepare(
         self,
         *,
@@ -62,29 +105,15 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         download_config: tfds.download.DownloadConfig | None = None,
         **_: Any,
     ) -> None:
-        """Converts the demonstrations, or leaves an identical finished dataset as it is."""
+        """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""
         config = download_config or tfds.download.DownloadConfig()
-        self._convert(self._source(config.manual_dir), config)
-        self.info.read_from_directory(self.data_dir)
-
-    def _convert(self, source: Path, config: tfds.download.DownloadConfig) -> None:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"overwrite": config.download_mode.overwrite_dataset}
         if config.beam_options is not None or config.beam_runner is not None:
             from gap_vla.rlds.beam import BeamRunner
 
             options["runner"] = BeamRunner(config.beam_options, config.beam_runner)
-        build_dataset(
-            open_source(source, self.KIND, **self.READER_OPTIONS),
-            self._data_dir_root,
-            self.name,
-            version=str(self.version),
-            method=self.METHOD,
-            seed=self.SEED,
-            options=self.OPTIONS,
-            val_fraction=self.VAL_FRACTION,
-            overwrite=config.download_mode.overwrite_dataset,
-            **options,
-        )
+        self.convert(self._source(config.manual_dir), **options)
+        self.info.read_from_directory(self.data_dir)
 
     def _source(self, manual_dir: Any) -> Path:
         if SOURCE_VARIABLE in os.environ:
@@ -119,19 +148,75 @@ class AnnotatedRldsBuilder(DemosBuilder, skip_registration=True):  # type: ignor
         LAYOUT: its columns, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes.
     """
 
+    KIND: ClassVar[str] = "rlds"
     STATE_KEY: ClassVar[str] = "observation/state"
     LAYOUT: ClassVar[str | dict[str, Any]] = "bridge"
 
-    def _convert(self, source: Path, config: tfds.download.DownloadConfig) -> None:
-        annotate_rlds(
-            source,
-            self._data_dir_root,
-            self.name,
-            state_key=self.STATE_KEY,
-            layout=self.LAYOUT,
-            version=str(self.version),
-            method=self.METHOD,
-            seed=self.SEED,
-            options=self.OPTIONS,
-            overwrite=config.download_mode.overwrite_dataset,
-        )
+    def convert(self, source: Source | str | Path, *, reader: Mapping[str, Any] | None = None, **settings: Any) -> Path:
+        """Writes the dataset in the version directory `source` with ρ; `settings` are those of `annotate_rlds`."""
+        if isinstance(source, Source):
+            raise TypeError(f"{source.path}: demonstrations, but {type(self).__name__} extends an RLDS dataset")
+        chosen: dict[str, Any] = {
+            "state_key": self.STATE_KEY,
+            "layout": self.LAYOUT,
+            "method": self.METHOD,
+            "seed": self.SEED,
+            "options": self.OPTIONS,
+        }
+        for option in ("val_fraction", "fit_episodes", "runner"):
+            if settings.get(option) is not None:
+                raise DatasetError(f"{option}: splits, shards and episodes are those of {source}; leave it out")
+        settings.pop("workers", None)
+        chosen |= {**(reader or {}), **settings}
+        return annotate_rlds(source, self._data_dir_root, self.name, **self._writer(), **chosen)
+
+
+def dataset_builder(
+    name: str, data_dir: str | Path, *, kind: str | None = None, version: str | None = None
+) -> DemosBuilder:
+    """The builder that writes `data_dir/name/version`.
+
+    It is the class in `rlds_builders/<name>` beside this package (a checkout, or an editable installation), if there
+    is one and it reads this kind; otherwise the base builder under that name, as for data without a folder of
+    their own and for an installed package, which has no `rlds_builders`.
+
+    Args:
+        name: dataset name; for the demonstrations of a simulated task, the task's.
+        data_dir: TFDS data directory.
+        kind: what the demonstrations are (`gap_vla.demos.READERS`, or `rlds`). Default: what the class reads.
+        version: `major.minor.patch`. Default: the class's.
+
+    Raises:
+        DatasetError: the folder's file defines no builder of its name; or the name is not an identifier.
+    """
+    if not name.isidentifier():
+        raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores")
+    found = _class_in_folder(name)
+    if found is None or kind not in (None, found.KIND):
+        base = AnnotatedRldsBuilder if kind == "rlds" else DemosBuilder
+        found = _derived(base, name, version or str(base.VERSION), KIND=kind or base.KIND, __doc__=None)
+    elif version not in (None, str(found.VERSION)):
+        found = _derived(found, name, str(version), __doc__=found.__doc__)
+    return found(data_dir=str(data_dir))
+
+
+@functools.cache  # TFDS refuses a second class of the same name
+def _class_in_folder(name: str) -> type[DemosBuilder] | None:
+    path = BUILDERS / name / f"{name}_dataset_builder.py"
+    if not path.exists():
+        return None
+    module_name = f"rlds_builders.{name}.{path.stem}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[module_name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[module_name])
+    for value in vars(sys.modules[module_name]).values():
+        if isinstance(value, type) and issubclass(value, DemosBuilder) and value.name == name:
+            return value
+    raise DatasetError(f"{path}: defines no subclass of DemosBuilder whose name is {name}")
+
+
+def _derived(base: type[DemosBuilder], name: str, version: str, **attributes: Any) -> type[DemosBuilder]:
+    body = {"name": name, "VERSION": tfds.core.Version(version), "__module__": base.__module__, **attributes}
+    return types.new_class(base.__name__, (base,), {"skip_registration": True}, lambda scope: scope.update(body))

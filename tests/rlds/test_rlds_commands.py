@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
+import inspect
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import pytest
 from PIL import Image
 from synthetic_demos import assert_equal, make_episode, write_robomimic
 
+from gap_vla.config import DataConfig, DemosConfig, FinetuneConfig, PhasesConfig
 from gap_vla.demos import open_source
-from gap_vla.rlds import DatasetError, build_dataset, dataset_metadata, read_rlds
+from gap_vla.pipeline import prepare_data
+from gap_vla.rlds import DatasetError, build_dataset, dataset_builder, dataset_metadata, read_rlds, tfds_builder
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,34 +96,75 @@ def test_dry_run_shows_mapping_and_picture_and_writes_no_dataset(
     assert not (tmp_path / "data").exists()
 
 
-@functools.cache  # TFDS refuses a second class of the same name
-def load_builder(name: str):  # type: ignore[no-untyped-def]
-    path = ROOT / "rlds_builders" / name / f"{name}_dataset_builder.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, "".join(part.title() for part in name.split("_")))
-
-
 def test_a_builder_folder_makes_the_same_dataset(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    builder = load_builder("threading")(data_dir=str(tmp_path))
+    builder = dataset_builder("threading", tmp_path / "tfds")
     with pytest.raises(DatasetError, match="no demonstrations; set GAP_VLA_SOURCE"):
         builder.download_and_prepare()
     monkeypatch.setenv("GAP_VLA_SOURCE", str(file))
-    monkeypatch.setattr(load_builder("threading"), "METHOD", "gaussian")
+    monkeypatch.setattr(type(builder), "METHOD", "gaussian")
     builder.download_and_prepare()
     assert builder.info.splits["train"].num_examples == 5
     assert len(list(builder.as_dataset(split="val"))) == 1
-    assert all(e.rho is not None for e in read_rlds(tmp_path / "threading" / "1.0.0", "train"))
-    again = load_builder("threading")(data_dir=str(tmp_path))
+    again = dataset_builder("threading", tmp_path / "tfds")
     assert again.info.features["steps"].feature["rho"].dtype == np.float32
+    assert call("build_dataset", file, "--name", "threading", "--data-dir", tmp_path / "script", "--workers", 1) == 0
+    for path in (tmp_path / "tfds/threading/1.0.0").rglob("*.*"):
+        other = tmp_path / "script" / path.relative_to(tmp_path / "tfds")
+        assert path.read_bytes() == other.read_bytes(), path.name
 
 
-def test_every_builder_folder_holds_a_builder_of_its_name() -> None:
+def test_the_main_job_writes_with_the_builder_of_its_task(file: Path, tmp_path: Path) -> None:
+    config = FinetuneConfig(
+        task="threading",
+        demos=DemosConfig(path=str(file)),
+        phases=PhasesConfig(method="gaussian"),
+        data=DataConfig(root=str(tmp_path)),
+    )
+    path = prepare_data(config).rlds
+    info = json.loads((path / "dataset_info.json").read_text())
+    builder = dataset_builder("threading", tmp_path)
+    assert (info["moduleName"], info["version"]) == (type(builder).__module__, str(builder.VERSION))
+    assert info["moduleName"] == "rlds_builders.threading.threading_dataset_builder"
+    assert Path(inspect.getfile(type(builder))) == ROOT / "rlds_builders/threading/threading_dataset_builder.py"
+    assert info["description"] == f"threading: {inspect.getdoc(type(builder))}"
+    alone = build_dataset(file, tmp_path / "alone", "threading", method="gaussian", workers=1)
+    for shard in path.glob("*.tfrecord-*"):
+        assert shard.read_bytes() == (alone / shard.name).read_bytes(), "the builder's name is not in the records"
+
+
+def test_datasets_without_a_folder_are_written_by_the_base_builder(file: Path, tmp_path: Path) -> None:
+    builder = dataset_builder("my_task", tmp_path, version="2.1.0")
+    path = builder.convert(file, method="gaussian", workers=1)
+    info = json.loads((path / "dataset_info.json").read_text())
+    assert path == tmp_path / "my_task" / "2.1.0"
+    assert (info["name"], info["moduleName"]) == ("my_task", "gap_vla.rlds.tfds_builder")
+    assert type(dataset_builder("threading", tmp_path, kind="npz")).__module__ == "gap_vla.rlds.tfds_builder"
+    assert type(dataset_builder("threading", tmp_path, version="1.0.1")).__module__.startswith(
+        "rlds_builders.threading"
+    )
+    with pytest.raises(DatasetError, match="'my-task': use letters, digits and underscores"):
+        dataset_builder("my-task", tmp_path)
+
+
+def test_an_installed_package_has_no_folders_and_still_writes(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gap_vla.rlds.tfds_builder.BUILDERS", tmp_path / "nowhere")
+    monkeypatch.setattr("gap_vla.rlds.tfds_builder._class_in_folder", tfds_builder._class_in_folder.__wrapped__)
+    path = dataset_builder("stack", tmp_path).convert(file, method="fixed", workers=1)
+    assert json.loads((path / "dataset_info.json").read_text())["moduleName"] == "gap_vla.rlds.tfds_builder"
+
+
+def test_every_builder_folder_holds_a_builder_of_its_name(tmp_path: Path) -> None:
     folders = sorted(p.name for p in (ROOT / "rlds_builders").iterdir() if p.is_dir() and p.name[0] not in "._")
     for name in folders:
-        assert load_builder(name).name == name
+        assert type(dataset_builder(name, tmp_path)).__module__ == f"rlds_builders.{name}.{name}_dataset_builder"
+
+
+def test_every_simulated_task_has_a_builder() -> None:
+    from gap_vla.sim import TASK_NAMES
+
+    assert {p.name for p in (ROOT / "rlds_builders").iterdir()} >= set(TASK_NAMES)
 
 
 @pytest.mark.skipif(not find_spec("apache_beam"), reason="the tfds command itself needs apache-beam")
