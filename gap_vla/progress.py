@@ -6,6 +6,9 @@ import sys
 import time
 from typing import TextIO
 
+PATIENCE = 5.0
+"""Seconds of work that need no line; for `after`."""
+
 
 def duration(seconds: float) -> str:
     """Human-readable time: `42 s`, `3 min 05 s`, `2 h 10 min`."""
@@ -26,10 +29,20 @@ class Progress:
         total: number of units.
         done: units that an earlier, interrupted run did; they do not count into the rate.
         every: least seconds between two lines.
+        after: nothing is printed before so many seconds have passed, so that short work stays quiet.
     """
 
-    def __init__(self, what: str, total: int, unit: str, done: int = 0, every: float = 5.0, out: TextIO | None = None):
-        self.what, self.total, self.unit, self.every = what, total, unit, every
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        unit: str,
+        done: int = 0,
+        every: float = 5.0,
+        out: TextIO | None = None,
+        after: float = 0.0,
+    ):
+        self.what, self.total, self.unit, self.every, self.after = what, total, unit, every, after
         self.out = out or sys.stdout
         self._start_units, self._start = done, time.monotonic()
         self._last_line = 0.0
@@ -40,6 +53,8 @@ class Progress:
 
     def update(self, done: int, extra: str = "", force: bool = False) -> None:
         now = time.monotonic()
+        if now - self._start < self.after:
+            return
         if not force and done < self.total and now - self._last_line < self.every:
             return
         self._last_line = now

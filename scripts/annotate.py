@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = make_parser().parse_args(argv)
     from gap_vla.labelling import LabelJob, label_files
+    from gap_vla.phases.report import describe
 
     try:
         layout = json.loads(arguments.layout) if arguments.layout.startswith("{") else arguments.layout
@@ -71,8 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    report = done.annotation.report
-    print(f"{report['episodes']} episodes, {report['steps']} steps, {report['change_points']} change points")
+    print(*describe(done.annotation.report), sep="\n")
     print(f"labelled copy: {done.path}\nannotator:     {done.annotator}")
     if arguments.report is not None:
         from gap_vla.labelling.pages import write_report

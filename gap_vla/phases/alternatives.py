@@ -18,7 +18,7 @@ from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
 from gap_vla.phases.penalty import default_min_size, default_penalty
 from gap_vla.phases.segmentation import MIN_SIZE, segment
 from gap_vla.phases.smoothing import default_window, smooth_motion
-from gap_vla.phases.targets import change_targets, distance_to_change
+from gap_vla.phases.targets import change_targets, soft_targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ def hard_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float[
 
 def gaussian_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float[np.ndarray, " T"]:
     """exp(-d² / 2σ²), d the distance in steps to the nearest change point or to the first step."""
-    return np.exp(-0.5 * (distance_to_change(points, length) / o.sigma) ** 2).astype(np.float32)
+    return soft_targets(points, length, o.sigma)
 
 
 def fixed_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float[np.ndarray, " T"]:

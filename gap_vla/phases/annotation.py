@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,7 @@ from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.motion import DeadBand, Motion, MotionError
 from gap_vla.phases.report import label_report
 from gap_vla.phases.saving import read_arrays, write_arrays
+from gap_vla.progress import PATIENCE, Progress
 
 PAIRS_WORTH_PROCESSES = 2e9
 """Below this many pairs of samples (about a minute of search on one core) new processes cost more than they save."""
@@ -110,7 +111,7 @@ class Annotator:
             "version": __version__,
         }
         if self.estimator is not None:
-            record["estimator"] = dataclasses.asdict(self.estimator.settings)
+            record["estimator"] = self.estimator.settings.record()
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
         if self.estimator is not None:
             for name, value in self.estimator.weights._asdict().items():
@@ -142,7 +143,7 @@ class Annotator:
         maker = RHO[rho_name]
         if maker is None:
             assert self.estimator is not None
-            rho = [self.estimator.predict(motion) for motion in motions]
+            rho = _counted(map(self.estimator.predict, motions), Progress("ρ", len(motions), "episode", after=PATIENCE))
         else:
             rho = [maker(p, len(motion), self.options) for motion, p in zip(motions, points)]
         report = label_report(rho, points)
@@ -251,11 +252,20 @@ def _find_points(
         pairs = sum(len(m) * min(len(m), options.max_segment or len(m)) for m in motions)
         workers = (os.cpu_count() or 1) if pairs > PAIRS_WORTH_PROCESSES else 1
     jobs = [(name, motion, phase, options) for motion, phase in zip(motions, phases)]
+    progress = Progress("change points", len(jobs), "episode", after=PATIENCE)
     if workers <= 1 or len(jobs) < 2:
-        return [_find(job) for job in jobs]
+        return _counted(map(_find, jobs), progress)
     # spawn: forking a process that holds TensorFlow's or JAX's threads can hang
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_find, jobs, chunksize=max(1, len(jobs) // (8 * workers))))
+        return _counted(pool.map(_find, jobs, chunksize=max(1, len(jobs) // (8 * workers))), progress)
+
+
+def _counted(results: Iterable[np.ndarray], progress: Progress) -> list[np.ndarray]:
+    done = []
+    for result in results:
+        done.append(result)
+        progress.update(len(done))
+    return done
 
 
 def _find(job: tuple[str, Motion, np.ndarray | None, Options]) -> np.ndarray:

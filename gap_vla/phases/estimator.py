@@ -15,7 +15,7 @@ from gap_vla.phases.motion import Motion, MotionError
 from gap_vla.phases.saving import read_arrays, write_arrays
 from gap_vla.phases.segmentation import as_motion
 from gap_vla.phases.stream import PhaseStream
-from gap_vla.phases.targets import change_targets, step_weights
+from gap_vla.phases.targets import change_targets, soft_targets, step_weights
 
 if TYPE_CHECKING:
     from gap_vla.phases.lstm import Weights
@@ -33,6 +33,8 @@ class EstimatorSettings:
         distance_weight: k of w(d) = k d²; the release has 0.005 (Meta-World) and 0.05 (MimicGen).
         greatest_weight: bound on w(d), or None.
         one_sided: d counts only the steps after a change point (the release, for MimicGen).
+        spread: our addition, 0 is M5: if positive, targets are exp(-d² / 2 spread²), d in steps (seconds × rate), and
+            all steps count alike, so that ρ_t = E[exp(-d_t² / 2 spread²) | Δs]: as wide as asked (`soft_targets`).
         lookahead: ρ_t may depend on samples up to t + lookahead; a stream is that much late.
         epochs: passes over the training recordings.
         learning_rate: Adam's, decayed to zero along a half cosine.
@@ -46,6 +48,7 @@ class EstimatorSettings:
     distance_weight: float | int = 0.005
     greatest_weight: float | int | None = None
     one_sided: bool = False
+    spread: float | int = 0.0
     lookahead: int = 0
     epochs: int = 100
     learning_rate: float | int = 1e-2
@@ -60,6 +63,15 @@ class EstimatorSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.lookahead < 0 or not 0 <= self.held_out < 1 or self.distance_weight <= 0:
             raise ValueError(f"lookahead ≥ 0, 0 ≤ held_out < 1 and distance_weight > 0 are needed, got {self}")
+        if not 0 <= self.spread < np.inf:
+            raise ValueError(f"spread is a number of steps, 0 (M5) or more, got {self.spread}")
+        if self.spread and (self.greatest_weight is not None or self.distance_weight != 0.005):
+            raise ValueError("spread replaces the weights w(d): give spread, or distance_weight and greatest_weight")
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able; `spread` only where it is used, so that labels made before there was one keep their identity."""
+        record = dataclasses.asdict(self)
+        return record if self.spread else {k: v for k, v in record.items() if k != "spread"}
 
 
 class PhaseEstimator:
@@ -181,7 +193,7 @@ class PhaseEstimator:
         """Writes estimator.safetensors and estimator.json; existing files are replaced whole or not at all."""
         record = {
             "format": 1,
-            "settings": dataclasses.asdict(self.settings),
+            "settings": self.settings.record(),
             "columns": self.columns,
             "report": self.report,
         }
@@ -201,7 +213,7 @@ class PhaseEstimator:
     def _example(self, scaled: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         s, length = self.settings, len(scaled)
         late = np.zeros((s.lookahead, scaled.shape[1]), np.float32)
-        targets, weights = change_targets(points, length), self._step_weights(points, length)
+        targets, weights = self._wanted(points, length)
         none_yet = np.zeros(s.lookahead, np.float32)
         return (
             np.concatenate([scaled, late]),
@@ -209,17 +221,21 @@ class PhaseEstimator:
             np.concatenate([none_yet, weights]),
         )
 
-    def _step_weights(self, points: np.ndarray, length: int) -> np.ndarray:
+    def _wanted(self, points: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """What ρ should be at every step, and how much the step counts."""
         s = self.settings
+        if s.spread:
+            return soft_targets(points, length, s.spread, one_sided=s.one_sided), np.ones(length, np.float32)
         most = np.inf if s.greatest_weight is None else s.greatest_weight
-        return step_weights(points, length, k=s.distance_weight, most=most, one_sided=s.one_sided)
+        weights = step_weights(points, length, k=s.distance_weight, most=most, one_sided=s.one_sided)
+        return change_targets(points, length), weights
 
     def _measure(self, motions, change_points, indices: Sequence[int], prefix: str) -> dict[str, Any]:
         if not indices:
             return {f"{prefix}loss": None, f"{prefix}calibration": None}
         rho = np.concatenate([self.predict(motions[i]) for i in indices])
-        targets = np.concatenate([change_targets(change_points[i], len(motions[i])) for i in indices])
-        weights = np.concatenate([self._step_weights(change_points[i], len(motions[i])) for i in indices])
+        wanted = [self._wanted(change_points[i], len(motions[i])) for i in indices]
+        targets, weights = (np.concatenate(part) for part in zip(*wanted))
         return {
             f"{prefix}loss": weighted_loss(rho, targets, weights),
             f"{prefix}calibration": calibration(rho, targets, weights),

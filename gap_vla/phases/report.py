@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,16 @@ from gap_vla.phases.targets import distance_to_change
 PROFILE = 10
 """ρ is reported by distance from the nearest change point up to this many steps."""
 
+LITTLE = 0.1
+"""Mean ρ below which 1 - ρ is nearly 1 nearly everywhere, so that the per-sample factor of GAP (M6) changes little."""
+
 
 def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> dict[str, Any]:
     """JSON-able summary of the labels of a data set.
 
     Returns:
         episodes, steps, change_points (all), change_points_per_episode, change_rate (per step), rho_mean,
+        rho_width (steps with ρ above one half per change point, the first step of an episode counted as one, as in M4),
         rho_by_distance (mean ρ at 0 … 10 steps from the nearest change point, the first step not counted as one;
         None where no step is that far from one).
     """
@@ -33,8 +37,24 @@ def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray])
         "change_points_per_episode": points / max(len(lengths), 1),
         "change_rate": points / max(steps, 1),
         "rho_mean": float(everything.mean(dtype=np.float64)) if steps else None,
+        "rho_width": float((everything > 0.5).sum() / (points + len(lengths))) if steps else None,
         "rho_by_distance": [float(r.mean(dtype=np.float64)) if len(r) else None for r in profile],
     }
+
+
+def describe(report: Mapping[str, Any]) -> list[str]:
+    """The lines about `label_report` that a user should see: how much there is, and how much ρ there is to act on."""
+    lines = [f"{report['episodes']} episodes, {report['steps']} steps, {report['change_points']} change points"]
+    if report["rho_mean"] is None:
+        return lines
+    mean, width = report["rho_mean"], report["rho_width"]
+    lines.append(f"ρ: {mean:.3f} on average, above 0.5 for {width:.1f} steps per change point")
+    if mean < LITTLE:
+        lines.append(
+            f"note: the factor 1 - ρ is {1 - mean:.2f} on average, so GAP has little to act on; "
+            "the option `spread` of the LSTM widens ρ (docs/PHASES.md)"
+        )
+    return lines
 
 
 def _distance(points: np.ndarray, length: int) -> np.ndarray:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from gap_vla.progress import PATIENCE, Progress
+
 
 class PhaseLSTM(nn.Module):
     """Two LSTM layers and a linear head; logits of ρ."""
@@ -65,7 +67,8 @@ def _train(features, targets, weights, hidden, epochs, learning_rate, batch_size
     updates = epochs * -(-len(features) // batch_size)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
-    history = []
+    history: list[float] = []
+    progress = Progress("LSTM of ρ", epochs, "epoch", after=PATIENCE)
     for _ in range(epochs):
         # neighbours in length share a batch, so that little is padded
         order = sorted(range(len(features)), key=lambda i: lengths[i] + rng.uniform(0, 0.2 * lengths[i] + 1))
@@ -83,6 +86,7 @@ def _train(features, targets, weights, hidden, epochs, learning_rate, batch_size
             loss_sum += float(losses.detach())
             weight_sum += float(w.sum())
         history.append(loss_sum / weight_sum)
+        progress.update(len(history), f"loss {history[-1]:.3g}")
     return _parameters(model), history
 
 

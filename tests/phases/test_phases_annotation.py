@@ -7,6 +7,7 @@ import pytest
 
 from gap_vla.episode import Episode
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
+from gap_vla.phases.report import describe
 
 
 def demo(seed, turns=4, leg=20, arms=1):
@@ -88,6 +89,18 @@ def test_identity_and_report_are_json_and_say_what_was_resolved():
     report = json.loads(json.dumps(annotation.report))
     assert report["episodes"] == 6 and report["change_points_per_episode"] == 3
     assert report["estimator"]["held_out_loss"] > 0
+
+
+def test_the_report_says_how_much_rho_there_is_to_act_on():
+    narrow = annotate(DEMOS, method="change_points").report
+    assert narrow["rho_mean"] == pytest.approx(4 / 80) and narrow["rho_width"] == 1
+    assert describe(narrow)[1] == "ρ: 0.050 on average, above 0.5 for 1.0 steps per change point"
+    assert "GAP has little to act on" in describe(narrow)[2]
+    wide = annotate(DEMOS, method="gaussian", sigma=4.0).report
+    assert wide["rho_width"] == pytest.approx((3 * 9 + 5) / 4)  # 1.18 · 4 steps on either side; one side of the first
+    assert len(describe(wide)) == 2
+    empty = DEMOS[0].replace(proprio=DEMOS[0].proprio[:0], action=DEMOS[0].action[:0], phase=None)
+    assert describe(annotate([empty], method="gaussian").report) == ["1 episodes, 0 steps, 0 change points"]
 
 
 def test_apply_fills_rho_and_change_point():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gap_vla.phases import Motion, MotionError, PhaseEstimator
 from gap_vla.phases.lstm import lstm_run
-from gap_vla.phases.targets import change_targets, distance_to_change, step_weights
+from gap_vla.phases.targets import change_targets, distance_to_change, soft_targets, step_weights
 from gap_vla.phases.training import PhaseLSTM
 
 
@@ -52,6 +52,47 @@ def test_distance_is_that_to_the_nearest_change_point_or_first_step(length, seed
 
 def test_negatives_weigh_k_d_squared_up_to_the_bound():
     np.testing.assert_allclose(step_weights(np.array([4]), 8, k=0.1, most=0.5), [1, 0.1, 0.4, 0.1, 1, 0.1, 0.4, 0.5])
+
+
+def test_soft_targets_are_the_kernel_of_the_distance():
+    np.testing.assert_allclose(soft_targets(np.array([9]), 14, 2.0)[[0, 2, 9, 11, 13]], np.exp([0, -0.5, 0, -0.5, -2]))
+    after = soft_targets(np.array([9]), 14, 2.0, one_sided=True)
+    np.testing.assert_allclose(after[[8, 9, 11]], np.exp([-8, 0, -0.5]), rtol=1e-6)
+
+
+def test_a_spread_makes_rho_as_wide_as_asked():
+    recordings, points = zip(*(zigzag(seed) for seed in range(20)))
+    motion, true = zigzag(99)
+    width = {}
+    for spread in (0.0, 1.0, 3.0):
+        estimator = PhaseEstimator(epochs=30, lookahead=4, spread=spread, seed=3).fit(recordings, points)
+        rho = estimator.predict(motion)
+        width[spread] = (rho > 0.5).sum() / (len(true) + 1)
+        if spread == 3.0:
+            wanted = soft_targets(true, len(motion), spread)
+            assert np.abs(rho - wanted)[8:].mean() < 0.1
+            assert estimator.report["held_out_calibration"]["error"] < 0.1
+    assert width[0.0] < width[3.0] and width[1.0] < width[3.0]
+    assert width[3.0] == pytest.approx(2 * 1.18 * 3, abs=1.5)
+
+
+def test_a_spread_replaces_the_weights_and_is_not_half_used():
+    with pytest.raises(ValueError, match="spread replaces the weights"):
+        PhaseEstimator(spread=2.0, distance_weight=0.05)
+    with pytest.raises(ValueError, match="spread is a number of steps"):
+        PhaseEstimator(spread=-1.0)
+    assert "spread" not in PhaseEstimator().settings.record()
+    assert PhaseEstimator(spread=2.0).settings.record()["spread"] == 2.0
+
+
+def test_long_fits_say_how_far_they_are_and_short_ones_are_quiet(capsys, monkeypatch):
+    motion, points = zigzag(0)
+    quiet = PhaseEstimator(epochs=2).fit([motion], [points])
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("gap_vla.phases.training.PATIENCE", 0.0)
+    loud = PhaseEstimator(epochs=2).fit([motion], [points])
+    assert "LSTM of ρ: 2/2 epochs" in capsys.readouterr().out
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(quiet.weights, loud.weights))
 
 
 def test_rho_is_high_at_change_points_and_low_between(trained):
