@@ -30,7 +30,8 @@ def load_checkpoint(
     dataset: str | None = None,
     batch_size: int = 8,
 ) -> LoadedPolicy:
-    """An Octo checkpoint: a run directory of ours, its `checkpoint/`, any directory in upstream's layout, or `hf://…`.
+    """A checkpoint: a run directory of ours (Octo or small policy), its `checkpoint/`, any Octo directory in upstream's
+    layout, or `hf://…`.
 
     A run directory's `config.json` says for which task it was trained and how its actions are executed; whatever is
     given here has the last word on execution, never on the task.
@@ -38,9 +39,6 @@ def load_checkpoint(
     Raises:
         PolicyError: no checkpoint there, or one that was trained for another task.
     """
-    from gap_vla.evaluation.octo_policy import OctoPolicy
-    from gap_vla.octo import CheckpointError
-
     if str(path).startswith("hf://"):
         directory, run = str(path), dict[str, Any]()
     else:
@@ -49,12 +47,23 @@ def load_checkpoint(
     if task is not None and trained_for not in (None, task):
         raise PolicyError(f"{path} was trained for {trained_for}, not for {task}; pass --task {trained_for}")
     evaluation, data = run.get("eval", {}), run.get("data", {})
+    execute = execute or evaluation.get("execute", 1)
+    ensemble = bool(evaluation.get("ensemble", False)) if ensemble is None else ensemble
+    if (Path(directory) / "policy.json").is_file():
+        from gap_vla.evaluation.small_policy import SmallTorchPolicy
+
+        small = SmallTorchPolicy.load(directory, execute=execute, ensemble=ensemble, batch_size=batch_size)
+        return LoadedPolicy(small, trained_for, small.image_size, small.cameras or None)
+
+    from gap_vla.evaluation.octo_policy import OctoPolicy
+    from gap_vla.octo import CheckpointError
+
     try:
         policy = OctoPolicy.load(
             directory,
             step=step,
-            execute=execute or evaluation.get("execute", 1),
-            ensemble=bool(evaluation.get("ensemble", False)) if ensemble is None else ensemble,
+            execute=execute,
+            ensemble=ensemble,
             normalization=data.get("normalization", "normal"),
             dataset=dataset,
             batch_size=batch_size,

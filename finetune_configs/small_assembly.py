@@ -1,0 +1,29 @@
+"""Assembly with a small torch policy: few, clean demonstrations and five steps of proprioceptive history.
+
+python scripts/train_small.py --config finetune_configs/small_assembly.py                          # gap
+python scripts/train_small.py --config finetune_configs/small_assembly.py --config.method=vision   # or concat, …
+
+cpu (default): one core; time and success are in docs/POLICIES.md. paper: the paper's recipe, for a GPU.
+debug: the same path in less than a minute.
+"""
+
+from gap_vla.policies import small_experiment
+
+CHANGES = dict(
+    demos=dict(episodes=40, image_size=64, action_noise=0.0),
+    eval=dict(episodes=100, variants=("default", "positions_wide")),
+)
+
+PROFILES = {
+    "cpu": {},
+    "debug": dict(
+        demos=dict(episodes=4),
+        model=dict(encoder_width=8, feature_dim=32, head_dim=32),
+        train=dict(steps=12, batch_size=8, log_every=4, validate_every=6, save_every=6),
+        eval=dict(episodes=2, videos=1, variants=("default",)),
+    ),
+}
+
+
+def get_config(profile: str = "cpu"):
+    return small_experiment("assembly", CHANGES, PROFILES, profile)

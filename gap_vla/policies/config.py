@@ -1,0 +1,191 @@
+"""Configuration of a small-policy experiment; loads no torch, so a wrong value is reported at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.config import (
+    ConfigError,
+    DataConfig,
+    DemosConfig,
+    EvalConfig,
+    FinetuneConfig,
+    PhasesConfig,
+    _build,
+    _plain,
+    _positive,
+    _update,
+    choose,
+)
+from gap_vla.policies import registry
+from gap_vla.policies.names import METHODS
+from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallModelConfig:
+    """The parts of the policy by name, and their sizes."""
+
+    encoder: str = "small"
+    encoder_width: int = 16  # channels of the small encoder's stem
+    encoder_weights: str = ""  # .pth or .safetensors with torchvision's names, for resnet18
+    feature_dim: int = 256  # of the image features per frame, and of the proprioceptive features
+    image_history: int = 1  # frames that the policy sees, the present one included
+    proprio_history: int = 5  # steps of proprioception that it sees
+    proprio_layers: int = 3
+    temporal: str = "none"  # none | transformer
+    temporal_layers: int = 4
+    temporal_heads: int = 6
+    temporal_head_dim: int = 64
+    fusion: str = "concat"
+    head: str = "mlp"
+    head_dim: int = 512
+    head_layers: int = 2  # hidden layers of the head
+    action_horizon: int = 9
+
+    def __post_init__(self) -> None:
+        choose(self.encoder, tuple(registry.ENCODERS), "model.encoder")
+        choose(self.temporal, tuple(registry.TEMPORALS), "model.temporal")
+        choose(self.fusion, tuple(registry.FUSIONS), "model.fusion")
+        choose(self.head, tuple(registry.HEADS), "model.head")
+        names = [f.name for f in dataclasses.fields(self) if isinstance(getattr(self, f.name), int)]
+        _positive(self, "model", *names)
+        if self.encoder_weights and self.encoder != "resnet18":
+            raise ConfigError(f"model.encoder_weights is given, but model.encoder {self.encoder!r} has no such weights")
+        if self.encoder == "small" and self.encoder_width % 8:
+            raise ConfigError(f"model.encoder_width is {self.encoder_width}; it must be a multiple of 8 (GroupNorm)")
+        if self.temporal == "transformer" and self.image_history != self.proprio_history:
+            raise ConfigError(
+                f"model.image_history is {self.image_history} and model.proprio_history {self.proprio_history}; "
+                "the temporal transformer fuses them step by step, so they must be equal"
+            )
+
+    @property
+    def window_size(self) -> int:
+        """Steps of history that a batch carries."""
+        return max(self.image_history, self.proprio_history)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallOptimizerConfig:
+    """AdamW with warm-up and cosine decay to zero."""
+
+    learning_rate: float = 3e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    clip_gradient: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "optimizer", "learning_rate", "clip_gradient")
+        if self.weight_decay < 0 or self.warmup_steps < 0:
+            raise ConfigError("optimizer.weight_decay and optimizer.warmup_steps must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallTrainConfig:
+    """Length and rhythm of the training run, and where it runs."""
+
+    steps: int = 2500
+    epochs: int = 0  # if greater than 0: as many passes over the training windows, instead of `steps`
+    batch_size: int = 64
+    seed: int = 0
+    log_every: int = 50
+    validate_every: int = 500
+    save_every: int = 500
+    threads: int = 1  # processor threads; with 1, two runs share two cores without waiting for each other
+    device: str = "cpu"  # cpu | cuda
+    precision: str = "bfloat16"  # of the image encoder: bfloat16 | float32
+
+    def __post_init__(self) -> None:
+        _positive(self, "train", "steps", "batch_size", "log_every", "validate_every", "save_every", "threads")
+        if self.epochs < 0:
+            raise ConfigError(f"train.epochs is {self.epochs}; it must be at least 0 (0: train.steps counts)")
+        choose(self.device, ("cpu", "cuda"), "train.device")
+        choose(self.precision, ("bfloat16", "float32"), "train.precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallEvalConfig:
+    """Rollouts after training, the same layouts for every method and seed."""
+
+    episodes: int = 100  # of each variant
+    seed: int = 0  # first layout, counted from the first seed of each variant
+    workers: int = 1
+    execute: int = 1  # actions executed of each predicted chunk
+    ensemble: bool = False
+    videos: int = 2
+    variants: tuple[str, ...] = ("default",)
+
+    def __post_init__(self) -> None:
+        _positive(self, "eval", "workers", "execute")
+        for variant in self.variants:
+            choose(variant, tuple(VARIANT_NAMES), "eval.variants")
+        if not self.variants or len(set(self.variants)) < len(self.variants):
+            raise ConfigError(f"eval.variants is {self.variants}; name at least one variant, each once")
+        if self.episodes < 0 or self.videos < 0 or self.seed < 0:
+            raise ConfigError("eval.episodes, eval.videos and eval.seed must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallConfig:
+    """One small-policy experiment, from demonstrations to success rates."""
+
+    task: str
+    method: str = "gap"
+    runs: str = "runs"  # parent of run directories
+    demos: DemosConfig = dataclasses.field(default_factory=DemosConfig)
+    phases: PhasesConfig = dataclasses.field(default_factory=PhasesConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: SmallModelConfig = SmallModelConfig()
+    adjustment: AdjustmentSchedule = dataclasses.field(default_factory=lambda: AdjustmentSchedule(rho="current"))
+    optimizer: SmallOptimizerConfig = SmallOptimizerConfig()
+    train: SmallTrainConfig = SmallTrainConfig()
+    eval: SmallEvalConfig = SmallEvalConfig()
+
+    def __post_init__(self) -> None:
+        choose(self.task, TASK_NAMES, "task")
+        choose(self.method, METHODS, "method")
+        if self.eval.execute > self.model.action_horizon:
+            raise ConfigError(
+                f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "
+                "actions are predicted at a time"
+            )
+
+    @property
+    def data_stages(self) -> FinetuneConfig:
+        """The same demonstrations, ρ and dataset for `gap_vla.pipeline`, so that all policies share them."""
+        shared = EvalConfig(workers=self.eval.workers)
+        return FinetuneConfig(self.task, demos=self.demos, phases=self.phases, data=self.data, eval=shared)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SmallConfig:
+        """Builds the typed configuration.
+
+        Raises:
+            ConfigError: unknown key (names the nearest), wrong type, or an impossible value.
+        """
+        return _build(cls, values, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back."""
+        return _plain(dataclasses.asdict(self))
+
+
+def small_experiment(
+    task: str, changes: Mapping[str, Any], profiles: Mapping[str, Mapping[str, Any]], profile: str
+) -> Any:
+    """The ConfigDict of one experiment file: defaults, then the file's `changes`, then those of the profile.
+
+    Raises:
+        ConfigError: unknown profile or key.
+    """
+    from ml_collections import ConfigDict
+
+    choose(profile, tuple(profiles), "profile")
+    values = dataclasses.asdict(SmallConfig(task=task))
+    for source in (changes, profiles[profile]):
+        _update(values, source, "")
+    return ConfigDict(values)

@@ -1,0 +1,1 @@
+"""How image and proprioceptive features become one: `Fusion(config, vision_dim, proprio_dim)` with `output_dim`."""

@@ -1,0 +1,1 @@
+"""Training methods; each file says how its method differs from `concat` (`base.py`)."""

@@ -1,0 +1,44 @@
+"""The parts of a small policy by name: a part is one file, and one line here. Nothing is imported until it is used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+ENCODERS: Mapping[str, str] = {
+    "small": "gap_vla.policies.encoders.small:SmallEncoder",
+}
+
+TEMPORALS: Mapping[str, str] = {
+    "none": "gap_vla.policies.temporal:LastStep",
+}
+
+FUSIONS: Mapping[str, str] = {
+    "concat": "gap_vla.policies.fusions.concat:Concat",
+}
+
+HEADS: Mapping[str, str] = {
+    "mlp": "gap_vla.policies.heads.mlp:MLPHead",
+}
+
+METHODS: Mapping[str, str] = {
+    "vision": "gap_vla.policies.methods.vision:Vision",
+    "concat": "gap_vla.policies.methods.base:Concat",
+    "proprio": "gap_vla.policies.methods.proprio:Proprio",
+    "gap": "gap_vla.policies.methods.gap:Gap",
+    "lambda_only": "gap_vla.policies.methods.controls:LambdaOnly",
+    "rho_only": "gap_vla.policies.methods.controls:RhoOnly",
+    "rho_only_gaussian": "gap_vla.policies.methods.controls:RhoOnlyGaussian",
+    "fixed_rho": "gap_vla.policies.methods.controls:FixedRho",
+    "gap_gaussian": "gap_vla.policies.methods.alternatives:GapGaussian",
+    "gap_change_points": "gap_vla.policies.methods.alternatives:GapChangePoints",
+    "gap_hdbscan": "gap_vla.policies.methods.alternatives:GapHdbscan",
+    "gap_cotpc": "gap_vla.policies.methods.alternatives:GapCotpc",
+}
+
+
+def find(registry: Mapping[str, str], name: str) -> Any:
+    """The class registered under `name`; the name was checked when the configuration was read."""
+    module, _, attribute = registry[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,102 @@
+"""Batches of torch tensors from an episode store: images of as many steps as the policy sees, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from gap_vla.policies.config import SmallConfig
+from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.windows import Windows
+
+
+class SmallWindows:
+    """The windows of one split; window i ends at the split's step i.
+
+    Which windows make up training batch `step` depends on the seed and on `step` alone, so a resumed run needs to know
+    nothing but its step.
+
+    Args:
+        rho: float32[S], ρ of every step of the split.
+        vision, proprio: which inputs the policy has.
+    """
+
+    def __init__(
+        self,
+        config: SmallConfig,
+        store: EpisodeStore,
+        split: str,
+        rho: np.ndarray,
+        *,
+        vision: bool = True,
+        proprio: bool = True,
+    ):
+        self._windows = Windows(
+            store,
+            split=split,
+            window_size=config.model.window_size,
+            action_horizon=config.model.action_horizon,
+            image_keys=(),
+            proprio=proprio,
+            normalization=config.data.normalization,
+            rho="none",
+            language=False,
+        )
+        self._data = store.split(split)
+        self._rho = np.asarray(rho, np.float32)
+        points = self._data.fields.get("change_point")
+        self._points = np.zeros(len(self._rho), bool) if points is None else np.asarray(points)
+        self._cameras = tuple(f"image_{camera}" for camera in config.demos.cameras) if vision else ()
+        self._frames, self._steps = config.model.image_history, config.model.proprio_history
+        self._batch, self._seed = config.train.batch_size, config.train.seed
+        self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """The batch of a 0-based training step; every window once per epoch."""
+        return self.gather(self._numbers(step))
+
+    def in_order(self, size: int = 256) -> Iterator[dict[str, Any]]:
+        """Every window once."""
+        for start in range(0, len(self), size):
+            yield self.gather(np.arange(start, min(start + size, len(self))))
+
+    def gather(self, numbers: np.ndarray) -> dict[str, Any]:
+        """The batch of these windows; see `gap_vla.policies.policy.Batch`. `window` int64[B] holds their numbers."""
+        found = self._windows.gather(numbers)
+        offsets = self._data.offsets
+        start = offsets[np.searchsorted(offsets, numbers, side="right") - 1]
+        frames = np.maximum(numbers[:, None] + np.arange(1 - self._frames, 1), start[:, None])
+        steps = np.maximum(numbers[:, None] + np.arange(1 - self._steps, 1), start[:, None])
+        arrays = {
+            "action": found["action"][:, -1],
+            "action_pad_mask": found["action_pad_mask"][:, -1, :, 0],
+            "rho": self._rho[steps],
+            "change_point": self._points[steps],
+            "window": numbers,
+        }
+        if self._windows.proprio:
+            arrays["proprio"] = found["observation"]["proprio"][:, -self._steps :]
+        for key in self._cameras:
+            stored = self._data.fields[key]
+            images = np.empty((*frames.shape, *stored.shape[1:]), np.uint8)
+            np.take(stored, frames, axis=0, out=images, mode="clip")  # "raise" would copy through a buffer
+            arrays[key] = images
+        return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
+
+    def _numbers(self, step: int) -> np.ndarray:
+        positions = np.arange(step * self._batch, (step + 1) * self._batch)
+        epochs = positions // len(self)
+        return np.concatenate(
+            [self._permutation(int(epoch))[positions[epochs == epoch] % len(self)] for epoch in np.unique(epochs)]
+        )
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self))
+        return self._order[1]
