@@ -37,7 +37,7 @@ def load_config(path_and_profile: str) -> ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
-    return module.get_config(profile or "default")
+    return module.get_config(profile) if profile else module.get_config()
 
 
 def _config_argument(argv: list[str]) -> str | None:
