@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--layout", default="gap", help="layout of the state: gap, robomimic, bridge, libero, ... or JSON"
     )
     parser.add_argument("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
+    parser.add_argument("--extra", default="", help="further joints or hand channels that count: names joined by +")
     parser.add_argument("--workers", type=int, help="processes (default: by the amount of work)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is complete")
     parser.add_argument("--report", nargs="?", const="", metavar="HTML", help="write a page (default: OUT.report.html)")
@@ -65,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             annotator=arguments.annotator,
             layout=layout,
             state=arguments.state,
+            extra=arguments.extra,
             workers=arguments.workers,
             overwrite=arguments.overwrite,
         )

@@ -11,6 +11,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
     parser.add_argument("--camera", help="image to show (default: the first)")
     parser.add_argument("--fps", type=float, default=20, help="of a video (default: 20)")
+    parser.add_argument(
+        "--layout", default="gap", help="layout of the state: gap, robomimic, bridge, libero, ... or JSON"
+    )
+    parser.add_argument("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
     parser.add_argument("--method", help="label the episode with this method instead of its stored labels")
     parser.add_argument("--annotator", type=Path, help="label the episode with this saved annotator")
     return parser
@@ -44,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
             fps=arguments.fps,
             method=arguments.method,
             annotator=arguments.annotator,
+            layout=json.loads(arguments.layout) if arguments.layout.startswith("{") else arguments.layout,
+            state=arguments.state,
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,9 +9,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gap_vla.atomic import replacing
 from gap_vla.demos import open_source
-from gap_vla.labelling.job import LabelJob, LabelledFiles, change_flags
+from gap_vla.episode import Episode
+from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, change_flags, joined
+from gap_vla.labelling.replacing import put, workplace
 
 
 def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
@@ -19,10 +20,12 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
     as the attribute `annotator` of `data`; the annotator itself goes to `<out>.annotator/`."""
     demos = open_source(source)
     episodes = [demos.read(i, images=False) for i in range(len(demos))]
-    annotation = job.run(episodes)
-    with replacing(out) as temporary:
-        shutil.copyfile(source, temporary)
-        with h5py.File(temporary, "r+") as file:
+    annotation = job.run(episodes, _extra(source, episodes, job))
+    saved = out.with_name(out.name + ".annotator")
+    with workplace(out) as folder:
+        new = folder / out.name
+        shutil.copyfile(source, new)
+        with h5py.File(new, "r+") as file:
             for index, episode in enumerate(episodes):
                 group = file[f"data/{episode.metadata['episode_id']}"]
                 labels: dict[str, np.ndarray] = {
@@ -34,5 +37,41 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
                         del group[name]
                     group.create_dataset(name, data=value)
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
-    folder = annotation.annotator.save(out.with_name(out.name + ".annotator"))
-    return LabelledFiles(out, folder, annotation, episodes)
+        # the annotator first: where the labelled file is, its annotator is too
+        put(annotation.annotator.save(folder / saved.name), saved)
+        put(new, out)
+    return LabelledFiles(out, saved, annotation, episodes, lambda index: read(out, index))
+
+
+def read(source: Path, index: int) -> Episode:
+    """Demonstration `index` with its images and, where there are, its labels.
+
+    Raises:
+        LabellingError: no such demonstration.
+    """
+    demos = open_source(source)
+    if not 0 <= index < len(demos):
+        raise LabellingError(f"{source}: no episode {index}; it has {len(demos)}")
+    episode = demos[index]
+    with h5py.File(source) as file:
+        group = file[f"data/{episode.metadata['episode_id']}"]
+        if "rho" in group:
+            return episode.replace(rho=group["rho"][()], change_point=group["change_point"][()])
+    return episode
+
+
+def _extra(source: Path, episodes: list[Episode], job: LabelJob) -> list[np.ndarray] | None:
+    if not job.extra_names:
+        return None
+    found = []
+    with h5py.File(source) as file:
+        for episode in episodes:
+            observations = file[f"data/{episode.metadata['episode_id']}/obs"]
+            if missing := [name for name in job.extra_names if name not in observations]:
+                raise LabellingError(
+                    f"{episode.name}: no observation {', '.join(missing)} (found: {', '.join(observations)})"
+                )
+            columns = joined({name: observations[name][()] for name in job.extra_names}, episode.name)
+            assert columns is not None
+            found.append(columns)
+    return found

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +26,8 @@ class LabelJob:
         annotator: folder of a saved annotator: label with it, fit nothing.
         layout: of foreign states, see `gap_vla.demos.layout.StateLayout`; a name or its fields.
         state: RLDS: the state's feature below `steps/`.
+        extra: further joints or hand channels whose motion counts too: RLDS features below `steps/`, HDF5 observations
+            below `obs/`, arrays of an npz; several joined by `+`; empty: none.
         workers: processes.
         overwrite: replace what exists, once the new files are complete.
     """
@@ -40,30 +38,69 @@ class LabelJob:
     annotator: Path | None = None
     layout: str | Mapping[str, Any] = "gap"
     state: str = "observation/proprio"
+    extra: str = ""
     workers: int | None = None
     overwrite: bool = False
 
-    def run(self, episodes: Sequence[Episode], fit: Sequence[int] | None = None) -> Annotation:
+    @property
+    def extra_names(self) -> list[str]:
+        return [name for name in self.extra.split("+") if name]
+
+    def run(
+        self, episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None = None, fit: Sequence[int] | None = None
+    ) -> Annotation:
         """Labels the episodes; the annotator is fitted on those named by `fit`, by default on all."""
         if self.annotator is not None:
-            return load_annotator(self.annotator).label(episodes, workers=self.workers)
-        chosen = episodes if fit is None else [episodes[i] for i in fit]
-        fitted = annotate(chosen, method=self.method, seed=self.seed, workers=self.workers, **self.options)
+            return load_annotator(self.annotator).label(episodes, workers=self.workers, extra=extra)
+        chosen = range(len(episodes)) if fit is None else fit
+        fitted = annotate(
+            [episodes[i] for i in chosen],
+            method=self.method,
+            seed=self.seed,
+            workers=self.workers,
+            extra=None if extra is None else [extra[i] for i in chosen],
+            **self.options,
+        )
         if len(chosen) == len(episodes):
             return fitted
-        everything = fitted.annotator.label(episodes, workers=self.workers)
+        everything = fitted.annotator.label(episodes, workers=self.workers, extra=extra)
         report = {**everything.report, "estimator": fitted.report.get("estimator")}
         return dataclasses.replace(everything, report=report)
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledFiles:
-    """Where the labelled copy is, and the labels in its order of episodes."""
+    """Where the labelled copy is, and the labels in its order of episodes.
+
+    Attributes:
+        path: the labelled copy.
+        annotator: folder of its annotator.
+        annotation: the labels.
+        episodes: as they were read, without images and labels.
+        read: gives an episode of the copy with its images, by its place in `episodes`.
+    """
 
     path: Path
     annotator: Path
     annotation: Annotation
     episodes: Sequence[Episode]
+    read: Callable[[int], Episode]
+
+
+def joined(columns: Mapping[str, np.ndarray], where: str) -> np.ndarray | None:
+    """Named columns side by side, f64[T, E]; None if there are none.
+
+    Raises:
+        LabellingError: they are not numbers of equally many steps.
+    """
+    parts = []
+    for name, value in columns.items():
+        if value.dtype.kind not in "fiub" or value.ndim == 0:
+            raise LabellingError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
+        parts.append(value.reshape(len(value), -1).astype(np.float64))
+    if len({len(part) for part in parts}) > 1:
+        raise LabellingError(f"{where}: {', '.join(columns)} have {[len(part) for part in parts]} steps")
+    return np.concatenate(parts, axis=1) if parts else None
 
 
 def change_flags(annotation: Annotation, index: int) -> np.ndarray:
@@ -71,22 +108,3 @@ def change_flags(annotation: Annotation, index: int) -> np.ndarray:
     flags = np.zeros(len(annotation.rho[index]), bool)
     flags[annotation.change_points[index]] = True
     return flags
-
-
-@contextlib.contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`; on success it takes its place, on an error it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            os.replace(path, old / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

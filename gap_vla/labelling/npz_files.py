@@ -9,34 +9,59 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gap_vla.episode import Episode
-from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, change_flags, replacing_folder
+from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, change_flags, joined
+from gap_vla.labelling.replacing import put, workplace
 
 
 def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
     """Writes `out/NAME.npz` for every `source/NAME.npz`, and the annotator to `out/annotator/`."""
     files = sorted(source.glob("*.npz"))
-    episodes = [read_npz(file, job) for file in files]
-    annotation = job.run(episodes)
-    with replacing_folder(out) as temporary:
+    episodes = [read_npz(file, job, images=False) for file in files]
+    extra = [_extra(file, job) for file in files] if job.extra_names else None
+    annotation = job.run(episodes, extra)
+    with workplace(out) as folder:
+        new = folder / out.name
+        new.mkdir()
         for index, file in enumerate(files):
             labels = {"rho": annotation.rho[index], "change_point": change_flags(annotation, index)}
-            _copy_with(file, temporary / file.name, labels)
-        annotation.annotator.save(temporary / "annotator")
-    return LabelledFiles(out, out / "annotator", annotation, episodes)
+            _copy_with(file, new / file.name, labels)
+        annotation.annotator.save(new / "annotator")
+        put(new, out)
+    return LabelledFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))
 
 
-def read_npz(file: Path, job: LabelJob) -> Episode:
-    """One episode, with what labels it has; images only if there are `image_*` arrays."""
-    with np.load(file, allow_pickle=False) as arrays:
+def read(source: Path, index: int, job: LabelJob) -> Episode:
+    """Episode `index` of the folder, in the order of names, with its images and, where there are, its labels.
+
+    Raises:
+        LabellingError: no such episode.
+    """
+    files = sorted(source.glob("*.npz"))
+    if not 0 <= index < len(files):
+        raise LabellingError(f"{source}: no episode {index}; it has {len(files)}")
+    return read_npz(files[index], job)
+
+
+def read_npz(file: Path, job: LabelJob, *, images: bool = True) -> Episode:
+    """One episode with what labels it has, and its `image_*` arrays if wanted."""
+    with _opened(file) as arrays:
         proprio = _proprio(file, arrays, job)
-        known = {name: arrays[name] for name in ("phase", "rho", "change_point") if name in arrays}
-        images = {name: arrays[name] for name in arrays if name.startswith("image_")}
+        known: dict[str, Any] = {name: arrays[name] for name in ("phase", "rho", "change_point") if name in arrays}
+        pictures = {name: arrays[name] for name in arrays if images and name.startswith("image_")}
     metadata = {"file_path": str(file), "episode_id": file.stem}
-    return Episode(images, proprio, np.zeros((len(proprio), 0), np.float32), metadata=metadata, **known)
+    return Episode(pictures, proprio, np.zeros((len(proprio), 0), np.float32), metadata=metadata, **known)
+
+
+def _opened(file: Path) -> np.lib.npyio.NpzFile:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise LabellingError(f"{file}: not a whole npz ({error}); copy or record it again") from None
 
 
 def _proprio(file: Path, arrays: np.lib.npyio.NpzFile, job: LabelJob) -> np.ndarray:
@@ -58,6 +83,15 @@ def _proprio(file: Path, arrays: np.lib.npyio.NpzFile, job: LabelJob) -> np.ndar
     if len({len(part) for part in parts}) != 1:
         raise LabellingError(f"{file}: position, quaternion, gripper have {[len(part) for part in parts]} steps")
     return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _extra(file: Path, job: LabelJob) -> np.ndarray:
+    with _opened(file) as arrays:
+        if missing := [name for name in job.extra_names if name not in arrays]:
+            raise LabellingError(f"{file}: no array {', '.join(missing)} (found: {', '.join(arrays)})")
+        columns = joined({name: arrays[name] for name in job.extra_names}, str(file))
+    assert columns is not None
+    return columns
 
 
 def _copy_with(file: Path, out: Path, labels: dict[str, np.ndarray]) -> None:

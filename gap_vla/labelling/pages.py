@@ -2,76 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gap_vla.atomic import replacing
-from gap_vla.demos import open_source
 from gap_vla.episode import Episode
-from gap_vla.labelling.job import LabelledFiles, LabellingError
+from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
+
+LARGEST = 160
+"""Pixels of the longer side of the report's frames: a page of a few episodes stays a few megabytes."""
 
 
 def write_report(done: LabelledFiles, path: Path, episodes: int = 3) -> Path:
-    """Writes the HTML report of what `label_files` did, with some episodes spread over the data (without images)."""
+    """Writes the HTML report of what `label_files` did, with some episodes, spread over the data, and their frames."""
     from gap_vla.phases.view import report_page, view_of
 
     labelled = done.annotation.apply(done.episodes)
-    chosen = np.unique(np.linspace(0, len(labelled) - 1, min(episodes, len(labelled))).round().astype(int))
-    views = [view_of(labelled[i]) for i in chosen]
+    chosen = np.unique(np.linspace(0, len(labelled) - 1, min(episodes, len(labelled))).round().astype(int)).tolist()
+    views = []
+    for i in chosen:
+        images = {name: shrunk(frames) for name, frames in done.read(i).images.items()}
+        views.append(view_of(labelled[i].replace(images=images)))
     text = report_page(f"Labels of {done.path}", done.annotation.report, done.annotation.identity, views)
     with replacing(path) as temporary:
         temporary.write_text(text)
     return path
 
 
-def read_episode(source: Path, index: int, *, split: str = "train") -> Episode:
+def shrunk(frames: np.ndarray) -> np.ndarray:
+    """uint8[T, h, w, 3] with no side above `LARGEST` pixels."""
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    scale = LARGEST / max(height, width)
+    if scale >= 1:
+        return frames
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames])
+
+
+def read_episode(source: Path, index: int, *, split: str = "train", job: LabelJob | None = None) -> Episode:
     """Episode `index` of labelled or unlabelled files, with its images and, where there are, its labels.
+
+    Args:
+        job: says how states of others are laid out; nothing is labelled.
 
     Raises:
         LabellingError: no such episode or split, or unknown files.
     """
-    from gap_vla.labelling import kind_of
+    from gap_vla.labelling import hdf5_files, kind_of, npz_files, tfds_files
 
+    job = job or LabelJob()
     kind = kind_of(source)
     if kind == "rlds":
-        return _from_rlds(source, index, split)
+        return tfds_files.read(source, index, split, job)
     if kind == "robomimic_hdf5":
-        return _from_hdf5(source, index)
-    return _from_npz(source, index)
-
-
-def _from_rlds(source: Path, index: int, split: str) -> Episode:
-    from gap_vla.rlds.reader import read_rlds
-
-    for number, episode in enumerate(read_rlds(source, split)):
-        if number == index:
-            return episode
-    raise LabellingError(f"{source}, split {split}: no episode {index}")
-
-
-def _from_hdf5(source: Path, index: int) -> Episode:
-    import h5py
-
-    demos = open_source(source)
-    if not 0 <= index < len(demos):
-        raise LabellingError(f"{source}: no episode {index}; it has {len(demos)}")
-    episode = demos[index]
-    with h5py.File(source) as file:
-        group = file[f"data/{episode.metadata['episode_id']}"]
-        if "rho" in group:
-            return episode.replace(rho=group["rho"][()], change_point=group["change_point"][()])
-    return episode
-
-
-def _from_npz(source: Path, index: int) -> Episode:
-    from gap_vla.labelling.job import LabelJob
-    from gap_vla.labelling.npz_files import read_npz
-
-    files = sorted(source.glob("*.npz"))
-    if not 0 <= index < len(files):
-        raise LabellingError(f"{source}: no episode {index}; it has {len(files)}")
-    return read_npz(files[index], LabelJob())
+        return hdf5_files.read(source, index)
+    return npz_files.read(source, index, job)
 
 
 def show_episode(
@@ -84,11 +74,14 @@ def show_episode(
     fps: float = 20,
     method: str | None = None,
     annotator: Path | None = None,
+    layout: str | Mapping[str, Any] = "gap",
+    state: str = "observation/proprio",
 ) -> Path:
     """Writes one episode as a page (.html), a video (.mp4) or a picture (.png).
 
     Args:
         method, annotator: label the episode with them; otherwise its stored labels are shown, if it has any.
+        layout, state: of states of others, see `LabelJob`.
 
     Raises:
         LabellingError: unknown files, episode, or kind of output.
@@ -98,7 +91,7 @@ def show_episode(
 
     if out.suffix not in (".html", ".mp4", ".png"):
         raise LabellingError(f"{out}: the name must end in .html, .mp4 or .png")
-    chosen = read_episode(source, episode, split=split)
+    chosen = read_episode(source, episode, split=split, job=LabelJob(layout=layout, state=state))
     facts: tuple[str, ...] = ()
     if method is not None or annotator is not None:
         label = load_annotator(annotator).label([chosen]) if annotator else annotate([chosen], method=method or "lstm")

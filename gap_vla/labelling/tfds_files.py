@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gap_vla.demos.layout import StateLayout
 from gap_vla.episode import Episode
-from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, change_flags, replacing_folder
+from gap_vla.labelling.examples import episode_of, examples, extra_of
+from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, change_flags
+from gap_vla.labelling.replacing import put, workplace
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -29,71 +28,82 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
     """
     if not _VERSION.fullmatch(out.name):
         raise LabellingError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
-    info = json.loads((source / "dataset_info.json").read_text())
-    if info.get("fileFormat", "tfrecord") != "tfrecord":
-        raise LabellingError(f"{source}: files are {info['fileFormat']}; only tfrecord can be labelled")
-    shards = _shards(source, info)
-    episodes, splits = [], []
+    info, shards = _described(source)
+    episodes, extra, splits, places = [], [], [], []
     for split, file in shards:
-        for number, example in enumerate(_examples(file)):
-            episodes.append(_episode(example, f"{file}", number, job))
+        for number, example in enumerate(examples(file)):
+            episodes.append(episode_of(example, f"{file}", number, job))
+            if job.extra_names:
+                extra.append(extra_of(example, f"{file}", number, job))
             splits.append(split)
+            places.append((file.name, number))
     fit = [i for i, split in enumerate(splits) if split == "train"] or None
-    annotation = job.run(episodes, fit)
-    with replacing_folder(out) as temporary:
-        _copy_other_files(source, temporary, {file.name for _, file in shards})
+    annotation = job.run(episodes, extra or None, fit)
+    with workplace(out) as folder:
+        new = folder / out.name
+        new.mkdir()
+        _copy_other_files(source, new, {file.name for _, file in shards})
         sizes: dict[str, int] = {}
         index = 0
         for split, file in shards:
-            index, size = _write(file, temporary / file.name, annotation, index)
+            index, size = _write(file, new / file.name, annotation, index)
             sizes[split] = sizes.get(split, 0) + size
-        _write_features(source, temporary)
+        _write_features(source, new)
         for entry in info["splits"]:
             entry["numBytes"] = str(sizes[entry["name"]])
         info["version"] = out.name
-        (temporary / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
-        _write_metadata(source, temporary, annotation.identity)
-        shutil.rmtree(temporary / "annotator", ignore_errors=True)
-        annotation.annotator.save(temporary / "annotator")
-    return LabelledFiles(out, out / "annotator", annotation, episodes)
+        (new / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
+        _write_metadata(source, new, annotation.identity)
+        shutil.rmtree(new / "annotator", ignore_errors=True)
+        annotation.annotator.save(new / "annotator")
+        put(new, out)
+
+    def reread(index: int) -> Episode:
+        name, number = places[index]
+        return next(_decoded(out / name, job, number))
+
+    return LabelledFiles(out, out / "annotator", annotation, episodes, reread)
 
 
-def _shards(source: Path, info: dict[str, Any]) -> list[tuple[str, Path]]:
+def read(source: Path, index: int, split: str, job: LabelJob) -> Episode:
+    """Episode `index` of a split with its images and, where there are, its labels.
+
+    Raises:
+        LabellingError: no such split or episode.
+    """
+    _, shards = _described(source)
+    if split not in (known := sorted({name for name, _ in shards})):
+        raise LabellingError(f"{source}: no split {split!r}; it has {', '.join(known)}")
+    left = index
+    for name, file in shards:
+        if name != split:
+            continue
+        count = sum(1 for _ in examples(file)) if left else 1
+        if 0 <= left < count:
+            return next(_decoded(file, job, left))
+        left -= count
+    raise LabellingError(f"{source}, split {split}: no episode {index}")
+
+
+def _decoded(file: Path, job: LabelJob, first: int) -> Iterator[Episode]:
+    for number, example in enumerate(examples(file)):
+        if number >= first:
+            yield episode_of(example, f"{file}", number, job, images=True)
+
+
+def _described(source: Path) -> tuple[dict[str, Any], list[tuple[str, Path]]]:
+    """dataset_info.json, and the split and path of every shard in order."""
     import tensorflow_datasets as tfds
 
+    info = json.loads((source / "dataset_info.json").read_text())
+    if info.get("fileFormat", "tfrecord") != "tfrecord":
+        raise LabellingError(f"{source}: files are {info['fileFormat']}; only tfrecord can be labelled")
     splits = tfds.builder_from_directory(str(source)).info.splits
     found = [(entry["name"], Path(str(file))) for entry in info["splits"] for file in splits[entry["name"]].filepaths]
     for _, file in found:
         if not file.is_file():
             raise LabellingError(f"{file} is missing; the dataset is incomplete: copy or build it again")
-    return found
-
-
-def _examples(file: Path) -> Iterator[Any]:
-    import tensorflow as tf
-
-    try:
-        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            yield tf.train.Example.FromString(record)
-    except tf.errors.DataLossError:
-        raise LabellingError(f"{file} is truncated or damaged: copy it again or convert the source again") from None
-
-
-def _episode(example: Any, file: str, number: int, job: LabelJob) -> Episode:
-    features = example.features.feature
-    state, first = f"steps/{job.state}", "steps/is_first"
-    for key in (state, first):
-        if key not in features:
-            known = ", ".join(sorted(key for key in features if key.startswith("steps/")))
-            raise LabellingError(f"{file}, episode {number}: no '{key}' (found: {known})")
-    steps = len(features[first].int64_list.value)
-    values = np.array(features[state].float_list.value, np.float32).reshape(steps, -1)
-    phase = None
-    if "steps/phase" in features:
-        phase = np.array([name.decode() for name in features["steps/phase"].bytes_list.value])
-    metadata = {"file_path": file, "episode_id": number}
-    proprio = StateLayout.of(job.layout).to_proprio(values, f"{file}, episode {number}")
-    return Episode({}, proprio, np.zeros((steps, 0), np.float32), phase=phase, metadata=metadata)
+    return info, found
 
 
 def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int]:
@@ -101,7 +111,7 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
 
     size = 0
     with tf.io.TFRecordWriter(str(out)) as writer:
-        for example in _examples(file):
+        for example in examples(file):
             features = example.features.feature
             for key in ("steps/rho", "steps/change_point"):
                 if key in features:
@@ -115,6 +125,7 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
 
 
 def _write_features(source: Path, out: Path) -> None:
+    import numpy as np
     import tensorflow_datasets as tfds
 
     features = tfds.features.FeaturesDict.from_config(str(source))

@@ -38,6 +38,7 @@ def annotate(
     method: str = "lstm",
     seed: int = 0,
     workers: int | None = None,
+    extra: Sequence[np.ndarray] | None = None,
     **options: Any,
 ) -> Annotation:
     """Labels every step of every episode with ρ, and finds the change points (M1-M5).
@@ -51,6 +52,7 @@ def annotate(
         seed: of the LSTM.
         workers: processes; None decides by the amount of work. Scripts that use several need the usual
             `if __name__ == "__main__":`.
+        extra: T×E per episode, further joints or hand channels whose motion counts too (`segment`).
         **options: fields of `alternatives.Options` (segmentation, bumps, …) and, where ρ comes from the LSTM, of
             `EstimatorSettings`.
 
@@ -84,7 +86,7 @@ def annotate(
         of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
     elif of_lstm:
         raise MotionError(f"{', '.join(sorted(of_lstm))}: options of the LSTM, which method {method!r} does not use")
-    motions = [motion_of(episode) for episode in episodes]
+    motions = _motions(episodes, extra)
     if points_name != "column":
         own = resolved(own, motions)
     points = _find_points(points_name, motions, [e.phase for e in episodes], own, workers)
@@ -118,14 +120,20 @@ class Annotator:
                 digest.update(name.encode() + value.tobytes())
         return {**record, "hash": digest.hexdigest()[:16]}
 
-    def label(self, episodes: Sequence[Episode], *, workers: int | None = None) -> Annotation:
+    def label(
+        self,
+        episodes: Sequence[Episode],
+        *,
+        workers: int | None = None,
+        extra: Sequence[np.ndarray] | None = None,
+    ) -> Annotation:
         """Labels new episodes; nothing is fitted.
 
         Raises:
             MotionError: bad signals, or other columns than the estimator was trained on.
         """
         points_name, _ = method_parts(self.method, self.options)
-        motions = [motion_of(episode) for episode in episodes]
+        motions = _motions(episodes, extra)
         points = _find_points(points_name, motions, [e.phase for e in episodes], self.options, workers)
         return self._annotation(motions, points)
 
@@ -230,15 +238,22 @@ def load_annotator(directory: str | Path) -> Annotator:
     return annotator
 
 
-def motion_of(episode: Episode) -> Motion:
-    """The proprioception of an episode as a checked `Motion`; 1 to any number of arms."""
+def motion_of(episode: Episode, extra: np.ndarray | None = None) -> Motion:
+    """The proprioception of an episode as a checked `Motion`; 1 to any number of arms; `extra`: T×E further columns."""
     arms = episode.arms
     return Motion.of(
         np.concatenate([arm.position for arm in arms], axis=1),
         np.concatenate([arm.quaternion for arm in arms], axis=1),
         np.concatenate([arm.gripper for arm in arms], axis=1),
+        extra,
         where=episode.name,
     )
+
+
+def _motions(episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None) -> list[Motion]:
+    if extra is not None and len(extra) != len(episodes):
+        raise MotionError(f"{len(episodes)} episodes but extra columns for {len(extra)}")
+    return [motion_of(e, None if extra is None else extra[i]) for i, e in enumerate(episodes)]
 
 
 def _find_points(

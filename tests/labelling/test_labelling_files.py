@@ -1,12 +1,17 @@
 """label_files: ρ is added, everything else stays byte for byte, and nothing half-done is left behind."""
 
+import base64
 import importlib.util
+import io
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from tests_labelling_demos import demos, write_hdf5, write_npz
 
 from gap_vla.labelling import LabellingError, label_files
@@ -50,6 +55,67 @@ def test_hdf5_keeps_every_dataset_and_gains_rho_and_change_points(hdf5, tmp_path
         assert json.loads(new["data"].attrs["annotator"])["hash"] == done.annotation.identity["hash"]
     shown = read_episode(done.path, 3)
     assert shown.rho.tobytes() == done.annotation.rho[3].tobytes()
+
+
+def test_compressed_and_linked_hdf5_keeps_filters_attributes_and_stored_bytes(hdf5, tmp_path):
+    source = tmp_path / "packed.hdf5"
+    with h5py.File(hdf5) as old, h5py.File(source, "w") as new:
+        old.copy("data", new)
+        for name, demo in new["data"].items():
+            pictures = demo["obs/image_primary"][()]
+            del demo["obs/image_primary"]
+            kept = demo["obs"].create_dataset(
+                "image_primary", data=pictures, chunks=(8, 16, 16, 3), compression="gzip", shuffle=True, fletcher32=True
+            )
+            kept.attrs["camera"] = name
+        new["data"].attrs["env_args"] = '{"env_name": "corners"}'
+        new["mask/train"] = np.array([b"demo_0", b"demo_2"])
+        new["first"] = h5py.SoftLink("/data/demo_0")
+    done = label_files(source, tmp_path / "out.hdf5", method="gaussian")
+    with h5py.File(source) as old, h5py.File(done.path) as new:
+        before, after = everything(old), everything(new)
+        assert {k: after[k] for k in before} == before
+        assert new.get("first", getlink=True).path == "/data/demo_0"
+        assert new["data"].attrs["env_args"] == '{"env_name": "corners"}'
+        for name in old["data"]:
+            a, b = (file[f"data/{name}/obs/image_primary"] for file in (old, new))
+            assert (b.compression, b.shuffle, b.fletcher32, b.chunks, b.attrs["camera"]) == (
+                "gzip",
+                1,
+                1,
+                a.chunks,
+                name,
+            )
+            assert a.id.get_num_chunks() == b.id.get_num_chunks() == 10
+            for k in range(10):
+                place = (8 * k, 0, 0, 0)
+                assert a.id.read_direct_chunk(place) == b.id.read_direct_chunk(place)
+
+
+def test_further_columns_count_where_they_are_named(tmp_path):
+    still = demos(1)[0]
+    proprio = np.tile(still.proprio[:1], (80, 1))
+    fold = np.concatenate([np.arange(40), np.arange(40)[::-1]])[:, None] * [[0.1, 0.1]]
+    folder = tmp_path / "hands"
+    folder.mkdir()
+    np.savez(folder / "0.npz", proprio=proprio, joints=fold, hand=fold[:, 0])
+    assert label_files(folder, tmp_path / "a", method="change_points").annotation.change_points[0].tolist() == []
+    done = label_files(folder, tmp_path / "b", method="change_points", extra="joints+hand")
+    assert done.annotation.change_points[0].tolist() == [39]
+    with pytest.raises(LabellingError, match=r"0\.npz: no array fingers \(found: proprio, joints, hand\)"):
+        label_files(folder, tmp_path / "c", extra="fingers")
+    hdf5 = write_hdf5(tmp_path / "demos.hdf5", [still.replace(proprio=proprio)])
+    with h5py.File(hdf5, "r+") as file:
+        file["data/demo_0/obs/robot0_joint_pos"] = fold
+    done = label_files(hdf5, tmp_path / "out.hdf5", method="change_points", extra="robot0_joint_pos")
+    assert done.annotation.change_points[0].tolist() == [39]
+    with pytest.raises(LabellingError, match=r"episode demo_0: no observation hand \(found: image_primary, robot0"):
+        label_files(hdf5, tmp_path / "x.hdf5", extra="hand")
+    learnt = label_files(folder, tmp_path / "d", extra="joints", options={"epochs": 1})
+    with pytest.raises(MotionError, match="not those of the estimator"):
+        label_files(folder, tmp_path / "e", annotator=learnt.annotator)
+    again = label_files(folder, tmp_path / "f", annotator=learnt.annotator, extra="joints")
+    assert again.annotation.rho[0].tobytes() == learnt.annotation.rho[0].tobytes()
 
 
 def test_npz_keeps_every_array_and_gains_rho(npz, tmp_path):
@@ -111,13 +177,49 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(hdf5, tmp_pat
         assert text.count("<svg") == text.count("</svg>") > 0
     assert page.count("true switch at step") == 3 and "ρ" in page and "leg 2" in page
     assert len(json.loads(page.split('application/json">')[1].split("</script>")[0])["frames"]) == 80
-    assert "Calibration on held-out episodes" in report
+    assert "Calibration on held-out episodes" in report and report.count('class="chart"') == 2
+    shown = [json.loads(part.split("</script>")[0]) for part in report.split('application/json">')[1:]]
+    assert [len(data["frames"]) for data in shown] == [80, 80] and shown[0]["frames"] != shown[1]["frames"]
     assert show_episode(done.path, tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
     assert show_episode(done.path, tmp_path / "page.mp4").read_bytes()[4:8] == b"ftyp"
     with pytest.raises(LabellingError, match="must end in"):
         show_episode(done.path, tmp_path / "page.gif")
     with pytest.raises(LabellingError, match="no episode 9; it has 5"):
         show_episode(done.path, tmp_path / "page.html", episode=9)
+
+
+def test_reports_of_all_three_formats_show_their_frames(npz, hdf5, tmp_path):
+    from gap_vla.rlds import write_rlds
+
+    with_pictures = tmp_path / "pictures"
+    with_pictures.mkdir()
+    for number, episode in enumerate(demos(3)):
+        large = np.repeat(np.repeat(episode.images["image_primary"], 16, axis=1), 20, axis=2)
+        np.savez(with_pictures / f"{number}.npz", proprio=episode.proprio, image_primary=large)
+    rlds = write_rlds(demos(4), tmp_path, "corners", val_fraction=0.25)
+    for source, out in ((with_pictures, "out"), (hdf5, "out.hdf5"), (rlds, "1.1.0")):
+        done = label_files(source, tmp_path / "done" / out, method="gaussian")
+        last = done.read(len(done.episodes) - 1)
+        assert last.images["image_primary"].shape[0] == 80 and last.rho.tobytes() == done.annotation.rho[-1].tobytes()
+        page = write_report(done, tmp_path / f"{out}.html", 2).read_text()
+        data = [json.loads(part.split("</script>")[0]) for part in page.split('application/json">')[1:]]
+        assert [len(d["frames"]) for d in data] == [80, 80]
+        assert _sizes(data[1]["frames"]) == {(160, 128) if out == "out" else (16, 16)}  # never above 160 pixels
+    blind = write_report(label_files(npz, tmp_path / "blind", method="gaussian"), tmp_path / "blind.html").read_text()
+    assert '"frames": null' in blind
+
+
+def _sizes(frames):
+    return {Image.open(io.BytesIO(base64.b64decode(frame))).size for frame in frames}
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+def test_in_a_browser_the_page_runs_and_shows_the_frame_of_its_step(hdf5, tmp_path):
+    page = show_episode(hdf5, tmp_path / "page.html", method="gaussian")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"file://{page}"]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert 'src="data:image/jpeg;base64,' in seen
+    assert "step 20, ρ = 1.00, leg 1</output>" in seen
 
 
 def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, capsys):
@@ -174,14 +276,66 @@ def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):
     assert json.loads((new / "metadata.json").read_text())["annotator"] == again.identity
     with pytest.raises(LabellingError, match="must be a version such as"):
         label_files(old, old.parent / "labelled")
+    with_hands = label_files(old, old.parent / "1.3.0", method="gaussian", extra="action").annotation
+    assert with_hands.annotator.options.dead_band.extra > again.annotator.options.dead_band.extra
+    with pytest.raises(LabellingError, match=r"episode 0: no 'steps/hands' \(found: steps/action"):
+        label_files(old, old.parent / "1.4.0", extra="hands")
+    with pytest.raises(LabellingError, match=r"no split 'test'; it has train, val"):
+        read_episode(old, 0, split="test")
+    with pytest.raises(LabellingError, match=r"split val: no episode 2"):
+        read_episode(old, 2, split="val")
+    assert read_episode(new, 1, split="val").images["image_primary"].shape == (80, 16, 16, 3)
     relabelled = label_files(new, new.parent / "1.2.0", method="fixed").path
     assert set(next(read_rlds(relabelled, "val")).rho.tolist()) == {0.5}
+
+
+def test_an_rlds_version_of_several_shards_is_labelled_in_their_order(tmp_path):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from gap_vla.rlds import read_rlds, write_rlds
+
+    old = write_rlds(demos(7), tmp_path, "corners", val_fraction=0.0)
+    _reshard(tf, old, "train", 3)
+    new = label_files(old, old.parent / "1.1.0", method="gaussian").path
+    shards = sorted(path.name for path in new.glob("*.tfrecord*"))
+    assert shards == [f"corners-train.tfrecord-{k:05d}-of-00003" for k in range(3)]
+    for name in shards:
+        for before, after in zip(_examples(tf, old / name), _examples(tf, new / name), strict=True):
+            assert all(after[key] == before[key] for key in before) and len(after) == len(before) + 2
+    builder = tfds.builder_from_directory(str(new))
+    assert builder.info.splits["train"].shard_lengths == [3, 2, 2]
+    again = annotate(list(read_rlds(old, "train")), method="gaussian")
+    assert [e.rho.tobytes() for e in read_rlds(new, "train")] == [r.tobytes() for r in again.rho]
+    assert read_episode(new, 4).rho.tobytes() == again.rho[4].tobytes()
+
+
+def _reshard(tf, folder, split, number):
+    """Spreads a split of one shard over several, as TFDS would have written it."""
+    (single,) = folder.glob(f"*-{split}.tfrecord*")
+    records = list(tf.data.TFRecordDataset(str(single)).as_numpy_iterator())
+    single.unlink()
+    stem = single.name.rsplit("-", 3)[0]
+    parts = np.array_split(np.arange(len(records)), number)
+    for k, part in enumerate(parts):
+        with tf.io.TFRecordWriter(str(folder / f"{stem}-{k:05d}-of-{number:05d}")) as writer:
+            for i in part:
+                writer.write(records[i])
+    path = folder / "dataset_info.json"
+    info = json.loads(path.read_text())
+    (entry,) = [entry for entry in info["splits"] if entry["name"] == split]
+    entry["shardLengths"] = [str(len(part)) for part in parts]
+    path.write_text(json.dumps(info))
+
+
+def _examples(tf, path):
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        features = tf.train.Example.FromString(record).features.feature
+        yield {key: value.SerializeToString(deterministic=True) for key, value in features.items()}
 
 
 def _records(tf, folder, split):
     for path in sorted(folder.glob(f"*-{split}.tfrecord*")):
         if path.suffix in (".json", ".npz"):
             continue
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            features = tf.train.Example.FromString(record).features.feature
-            yield {key: value.SerializeToString(deterministic=True) for key, value in features.items()}
+        yield from _examples(tf, path)

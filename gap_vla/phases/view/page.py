@@ -38,11 +38,19 @@ output { display: block; margin-top: 6px; font-variant-numeric: tabular-nums; }
 svg.plots { width: 100%; height: auto; display: block; cursor: crosshair; touch-action: none; }
 svg .frame { fill: none; stroke: #d5dbe3; }
 svg text { font: 12px system-ui, sans-serif; fill: #4a5666; }
-svg text.name { fill: currentColor; font-weight: 600; }
+svg text.name { fill: currentColor; font-weight: 600; paint-order: stroke; stroke: #fff; stroke-width: 4px; }
 svg text.phase { text-anchor: middle; fill: #1c2430; }
 svg .change { stroke: #c22; stroke-width: 1.4; }
 svg .switch { stroke: #333; stroke-width: 1.2; stroke-dasharray: 4 4; }
 svg .cursor { stroke: #111; stroke-width: 1; opacity: .65; }
+.cards { display: flex; flex-wrap: wrap; gap: 8px 48px; align-items: start; }
+.cards > div { max-width: 352px; }
+.cards h2 { margin-top: 8px; font-size: 15px; }
+.cards td, .cards th { padding: 2px 14px 2px 0; }
+svg.chart { width: 340px; max-width: 100%; height: auto; display: block; }
+svg.chart .bar { fill: #1f6feb; opacity: .75; }
+svg.chart .ideal { stroke: #8792a2; stroke-dasharray: 4 4; }
+svg.chart .dot { fill: #d4572a; opacity: .85; }
 table { border-collapse: collapse; margin: 8px 0 16px; }
 td, th { padding: 3px 14px 3px 0; text-align: left; border-bottom: 1px solid #e3e8ee;
   font-variant-numeric: tabular-nums; }

@@ -23,6 +23,7 @@ def x_of(step: float | int, steps: int) -> float:
 def episode_svg(view: EpisodeView) -> str:
     """All plots of an episode; the element of class `cursor` is moved by the page's script."""
     steps, y, parts = len(view), 18, []
+    names: list[str] = []  # drawn last, over the marks
     if view.phases is not None:
         parts.append(_phase_strip(view, y))
         y += STRIP + GAP
@@ -32,18 +33,21 @@ def episode_svg(view: EpisodeView) -> str:
     plots += view.signals
     for plot in plots:
         parts.append(_plot(plot, y, steps, bounds=(0.0, 1.0) if plot.name == "ρ" else None))
+        names.append(_names(plot, y))
         y += PLOT + GAP
     height = y - GAP + 22
     top, bottom = 18, height - 22
+    below_strip = top + (STRIP if view.phases is not None else 0)
     marks = [_line(x_of(s, steps), top, bottom, "switch", f"true switch at step {s}") for s in view.switches.tolist()]
     marks += [
-        _line(x_of(p, steps), top, bottom, "change", f"change point at step {p}") for p in view.change_points.tolist()
+        _line(x_of(p, steps), below_strip, bottom, "change", f"change point at step {p}")
+        for p in view.change_points.tolist()
     ]
     marks += [_tick(x_of(s, steps), bottom + 16, str(s)) for s in _round_steps(steps)]
     cursor = f'<line class="cursor" x1="{LEFT}" x2="{LEFT}" y1="{top}" y2="{bottom}"/>'
     return (
         f'<svg class="plots" viewBox="0 0 {WIDTH} {height}" data-left="{LEFT}" data-right="{WIDTH - RIGHT}" '
-        f'role="img" aria-label="signals over steps">{"".join(parts)}{"".join(marks)}{cursor}</svg>'
+        f'role="img" aria-label="signals over steps">{"".join(parts)}{"".join(marks)}{"".join(names)}{cursor}</svg>'
     )
 
 
@@ -52,12 +56,10 @@ def _plot(signal: Signal, y: float | int, steps: int, bounds: tuple[float | int,
     scale = PLOT / (high - low)
     out = [
         f'<rect x="{LEFT}" y="{y}" width="{WIDTH - LEFT - RIGHT}" height="{PLOT}" class="frame"/>',
-        f'<text x="{LEFT}" y="{y - 6}" class="name">{html.escape(signal.name)}</text>',
         f'<text x="{LEFT - 6}" y="{y + 9}" class="tick" text-anchor="end">{_number(high)}</text>',
         f'<text x="{LEFT - 6}" y="{y + PLOT}" class="tick" text-anchor="end">{_number(low)}</text>',
     ]
-    x_label = LEFT + 190
-    for k, (label, values) in enumerate(signal.lines.items()):
+    for k, values in enumerate(signal.lines.values()):
         colour = LINES[k % len(LINES)]
         places = [(x_of(i, steps), y + PLOT - (v - low) * scale) for i, v in enumerate(values)]
         points = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
@@ -67,11 +69,17 @@ def _plot(signal: Signal, y: float | int, steps: int, bounds: tuple[float | int,
                 f'<polygon points="{LEFT},{base} {points} {places[-1][0]:.1f},{base}" fill="{colour}" opacity=".25"/>'
             )
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
-        if len(signal.lines) > 1:
-            out.append(
-                f'<text x="{x_label}" y="{y - 6}" class="name" style="fill:{colour}">{html.escape(label)}</text>'
-            )
-            x_label += 12 + 7 * len(label)
+    return "".join(out)
+
+
+def _names(signal: Signal, y: float | int) -> str:
+    """The name of a plot and, where there are several, of its lines."""
+    out = [f'<text x="{LEFT}" y="{y - 6}" class="name">{html.escape(signal.name)}</text>']
+    x = LEFT + 190
+    for k, label in enumerate(signal.lines if len(signal.lines) > 1 else ()):
+        style = f"fill:{LINES[k % len(LINES)]}"
+        out.append(f'<text x="{x}" y="{y - 6}" class="name" style="{style}">{html.escape(label)}</text>')
+        x += 12 + 7 * len(label)
     return "".join(out)
 
 

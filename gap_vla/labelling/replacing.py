@@ -1,0 +1,82 @@
+"""Folders and files that take the place of old ones whole, whatever moment their writer is killed at.
+
+New files are written into a hidden, locked folder beside their destination. The kernel drops the lock of a killed
+writer, so that the next one knows which hidden folders nobody works in any more, and removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+SUFFIX = ".partial"
+OLD = "replaced."
+"""What was there before, while it lies in the hidden folder because two places cannot be exchanged in one step."""
+
+
+@contextlib.contextmanager
+def workplace(path: Path) -> Iterator[Path]:
+    """Yields an empty hidden folder beside `path`, which is removed in the end; those of killed writers are too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=SUFFIX, dir=path.parent))
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: then leftovers stay
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def put(new: Path, path: Path) -> None:
+    """Moves `new`, a file or folder in a workplace, to `path`; an old or a new one is there at every moment."""
+    _give_usual_mode(new)
+    if not path.is_dir():
+        os.replace(new, path)
+    elif not _exchange(new, path):
+        # killed between the two: the next writer's `_clear_leftovers` puts the old one back
+        os.replace(path, new.parent / (OLD + path.name))
+        os.replace(new, path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two places in one step; False where system or file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _clear_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(f".{path.name}.*{SUFFIX}"):
+        try:
+            lock = os.open(leftover, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # somebody works there
+        else:
+            for old in leftover.glob(f"{OLD}*"):
+                if not (home := path.with_name(old.name.removeprefix(OLD))).exists():
+                    os.replace(old, home)
+            shutil.rmtree(leftover, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _give_usual_mode(path: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

@@ -1,0 +1,38 @@
+"""A writer that is killed: the old dataset stays whole, and the same command then finishes the work."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests_labelling_demos import demos, write_hdf5, write_npz
+
+KILLS = {"hdf5": 8, "npz": 8, "rlds": 4}
+
+
+@pytest.mark.parametrize(("kind", "option"), [("hdf5", []), ("npz", []), ("npz", ["no-exchange"]), ("rlds", [])])
+def test_killed_at_any_moment_the_old_is_whole_and_the_same_command_completes_the_new(kind, option, tmp_path):
+    place = tmp_path / "labelled"
+    place.mkdir()
+    if kind == "hdf5":
+        source, out = write_hdf5(tmp_path / "demos.hdf5", demos(3)), place / "out.hdf5"
+    elif kind == "npz":
+        source, out = write_npz(tmp_path / "npz", demos(3)), place / "out"
+    else:
+        from gap_vla.rlds import write_rlds
+
+        source, out = write_rlds(demos(3), tmp_path, "corners", val_fraction=0.34), place / "1.1.0"
+    script = Path(__file__).with_name("tests_labelling_killed.py")
+    arguments = [str(source), str(out), "gaussian", str(KILLS[kind]), "1", *option]
+    run = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["old"] != found["new"]
+    expected = ["out.hdf5", "out.hdf5.annotator"] if kind == "hdf5" else [out.name]
+    assert len({k["line"] for k in found["kills"]}) >= KILLS[kind]
+    for kill in found["kills"]:
+        if not option:  # without exchange a folder's place may be empty until the next writer puts the old one back
+            assert kill["killed"] in (found["old"], found["new"]), kill
+        assert kill["again"] == found["new"] and kill["beside"] == expected and kill["annotator"] == "gaussian", kill
+    assert found["kills"][0]["killed"] == found["old"] and found["kills"][-1]["killed"] == found["new"]
