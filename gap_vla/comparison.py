@@ -6,22 +6,15 @@ comparison can be stopped at any moment and continued.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import multiprocessing
-import os
-import signal
-import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from gap_vla.atomic import write_json
+from gap_vla.cell_process import CellProcess
 from gap_vla.config import METHODS, ConfigError, FinetuneConfig, choose
 from gap_vla.identity import digest
 from gap_vla.training.run_directory import RunDirectory
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def cell_config(config: FinetuneConfig, method: str, seed: int) -> FinetuneConfig:
@@ -72,37 +65,14 @@ def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]
 
 def _run_in_a_process(config: FinetuneConfig) -> str | None:
     """Runs one cell with memory of its own; returns what went wrong, or None."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_cell, args=(config, queue))
-    process.start()
-    interrupted = False
-    while process.is_alive():
-        try:
-            process.join()
-        except KeyboardInterrupt:  # the cell, in a session of its own, writes its checkpoint and ends
-            interrupted = True
-            os.kill(process.pid or 0, signal.SIGINT)
-    if interrupted:
+    cell = CellProcess(_cell, config)
+    cell.wait()
+    if cell.interrupted:
         raise KeyboardInterrupt
-    if process.exitcode == 0:
-        return None
-    return queue.get(timeout=5) if not queue.empty() else f"exit status {process.exitcode}"
+    return cell.error
 
 
-def _cell(config: FinetuneConfig, queue: multiprocessing.Queue) -> None:
+def _cell(config: FinetuneConfig) -> None:
     from gap_vla.pipeline import finetune
 
-    os.setsid()
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # never outlive the comparison, however it ends
-    try:
-        finetune(config, resume=True)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except Exception as error:
-        traceback.print_exc()
-        queue.put(f"{type(error).__name__}: {error}")
-        queue.close()
-        queue.join_thread()
-        raise SystemExit(1) from None
+    finetune(config, resume=True)

@@ -1,0 +1,147 @@
+"""One cell of an experiment in a process of its own: own memory, own log, and it never outlives its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+INTERRUPTED = 130  # exit status of a cell that Ctrl-C stopped
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class CellProcess:
+    """Calls `work(*arguments)` in a spawned process that leads a session of its own.
+
+    Ctrl-C in a terminal therefore does not reach the cell; `interrupt` does, and lets it write its checkpoint. When the
+    parent dies, however it does, the cell gets a SIGTERM.
+
+    Args:
+        work: importable by name; what it returns must pickle.
+        log: the cell's output goes to the end of this file; None: to the parent's.
+        one_thread: one thread for BLAS and torch, for when several cells share the cores.
+
+    Attributes:
+        result: what `work` returned, once the cell has ended well.
+        used: processor time of it and its children, and its largest memory; once it has ended well.
+        error: why it did not end well; None while it runs, after a good end, and after an interruption.
+        interrupted: whether it ended unfinished because it was asked to.
+    """
+
+    def __init__(
+        self, work: Callable[..., Any], *arguments: Any, log: Path | None = None, one_thread: bool = False
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._answers, theirs = context.Pipe(duplex=False)
+        settings = (os.getpid(), log)
+        self._process = context.Process(target=_cell, args=(theirs, settings, work, arguments))
+        self.result: Any = None
+        self.used: dict[str, float] = {}
+        self.error: str | None = None
+        self.interrupted = False
+        self._asked = False
+        with _environment(dict.fromkeys(ONE_THREAD, "1") if one_thread else {}):
+            self._process.start()
+        theirs.close()
+
+    def alive(self) -> bool:
+        """Whether it still runs; takes in what it has sent."""
+        self._receive()
+        if self._process.is_alive():
+            return True
+        self._process.join()
+        self._receive()
+        status = self._process.exitcode
+        self.interrupted = status == INTERRUPTED or (self._asked and status != 0)
+        if status != 0 and not self.interrupted and self.error is None:
+            self.error = f"killed by signal {-status}" if status and status < 0 else f"exit status {status}"
+        return False
+
+    def wait(self) -> None:
+        """Until the cell ends. Ctrl-C is passed on to it, and raised here when it has ended."""
+        asked = False
+        while self.alive():
+            try:
+                self._process.join(0.2)
+            except KeyboardInterrupt:
+                asked = True
+                self.interrupt()
+        if asked:
+            raise KeyboardInterrupt
+
+    def interrupt(self) -> None:
+        """Asks it to write its checkpoint and end."""
+        if self._process.is_alive():
+            self._asked = True
+            os.kill(self._process.pid or 0, signal.SIGINT)
+
+    def stop(self, patience: float = 60.0) -> None:
+        """Interrupts it, and kills it if it has not ended after `patience` seconds."""
+        self.interrupt()
+        deadline = time.monotonic() + patience
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if self.alive():
+            self._process.kill()
+            self._process.join()
+
+    def _receive(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while self._answers.poll():
+                what, value = self._answers.recv()
+                setattr(self, what, value)
+
+
+def _cell(answers: Connection, settings: tuple[int, Path | None], work: Callable, arguments: tuple) -> None:
+    parent, log = settings
+    os.setsid()
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before it could be watched
+            raise SystemExit(1)
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+    try:
+        answers.send(("result", work(*arguments)))
+        answers.send(("used", _used()))
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        traceback.print_exc()
+        answers.send(("error", f"{type(error).__name__}: {error}"))
+        raise SystemExit(1) from None
+
+
+def _used() -> dict[str, float]:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
+    return {"cpu_seconds": round(cpu, 1), "peak_gigabytes": round(own.ru_maxrss / 2**20, 2)}
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Sets variables that a process started inside the block inherits."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,132 @@
+"""From the ledger's outcomes to what a table says: success with intervals, and paired differences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from gap_vla.evaluation.statistics import PairedDifference, paired_difference, wilson
+from gap_vla.reproduction.cells import Cell
+from gap_vla.reproduction.ledger import FAILED, FINISHED, Entry, Ledger
+from gap_vla.reproduction.tables import Block
+
+
+@dataclasses.dataclass(frozen=True)
+class Success:
+    """Success of one arm on one variant.
+
+    Attributes:
+        per_seed: training seed to rate.
+        interval: Wilson's, 95 %, over all rollouts as if they were independent.
+    """
+
+    per_seed: Mapping[int, float]
+    successes: int
+    episodes: int
+    interval: tuple[float, float]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds, each counting once."""
+        return float(np.mean(list(self.per_seed.values())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """`first` minus `second` on one variant, over the seeds and layouts that both have."""
+
+    first: str
+    second: str
+    variant: str
+    found: PairedDifference
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockResult:
+    """What the ledger says about one block.
+
+    Attributes:
+        success: arm to variant to success; arms without a finished cell are missing.
+        differences: those that can be formed.
+        failed: recorded failures.
+        missing: cells that have not run.
+        stale: cells whose entry was made with other settings; they count in nothing.
+    """
+
+    block: Block
+    success: Mapping[str, Mapping[str, Success]]
+    differences: tuple[Difference, ...]
+    failed: tuple[Entry, ...]
+    missing: tuple[Cell, ...]
+    stale: tuple[Cell, ...]
+    finished: tuple[Entry, ...]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for entry in self.finished for name in entry.variants))
+
+    def differences_on(self, first: str, second: str) -> dict[str, PairedDifference]:
+        return {d.variant: d.found for d in self.differences if (d.first, d.second) == (first, second)}
+
+
+def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
+    """Reads the entries of one block's cells."""
+    found = [(cell, ledger.matching(cell)) for cell in cells if cell.block.name == block.name]
+    finished = [entry for _, entry in found if entry is not None and entry.status == FINISHED]
+    stale = ledger.stale([cell for cell, _ in found])
+    by_arm = {arm.name: {e.seed: e for e in finished if e.arm == arm.name} for arm in block.arms}
+    success = {arm: _success(entries) for arm, entries in by_arm.items() if entries}
+    return BlockResult(
+        block=block,
+        success=success,
+        differences=tuple(_differences(block, by_arm)),
+        failed=tuple(entry for _, entry in found if entry is not None and entry.status == FAILED),
+        missing=tuple(cell for cell, entry in found if entry is None and cell not in stale),
+        stale=tuple(stale),
+        finished=tuple(finished),
+    )
+
+
+def _success(entries: Mapping[int, Entry]) -> dict[str, Success]:
+    variants = dict.fromkeys(name for entry in entries.values() for name in entry.variants)
+    found = {}
+    for variant in variants:
+        rollouts = {seed: entries[seed].variants[variant] for seed in sorted(entries)}
+        wins, all_of_them = (sum(getattr(r, what) for r in rollouts.values()) for what in ("successes", "episodes"))
+        per_seed = {seed: r.successes / r.episodes for seed, r in rollouts.items()}
+        found[variant] = Success(per_seed, wins, all_of_them, wilson(wins, all_of_them))
+    return found
+
+
+def pairs_of(block: Block) -> list[tuple[str, str]]:
+    """Every arm against the reference, then the block's own pairs."""
+    against_reference = [(arm.name, block.reference) for arm in block.arms if arm.name != block.reference]
+    return list(dict.fromkeys([*against_reference, *block.against]))
+
+
+def _differences(block: Block, by_arm: Mapping[str, Mapping[int, Entry]]) -> list[Difference]:
+    differences = []
+    for first, second in pairs_of(block):
+        a, b = by_arm.get(first, {}), by_arm.get(second, {})
+        seeds = sorted(set(a) & set(b))
+        variants = dict.fromkeys(name for seed in seeds for name in a[seed].variants)
+        for variant in variants:
+            found = _paired(
+                [a[seed].variants[variant].outcomes for seed in seeds],
+                [b[seed].variants[variant].outcomes for seed in seeds if variant in b[seed].variants],
+            )
+            if found is not None:
+                differences.append(Difference(first, second, variant, found))
+    return differences
+
+
+def _paired(a: Sequence[Mapping[int, bool]], b: Sequence[Mapping[int, bool]]) -> PairedDifference | None:
+    if len(a) != len(b) or not a:
+        return None
+    layouts = sorted(set.intersection(*(set(outcomes) for outcomes in (*a, *b))))
+    if not layouts:
+        return None
+    first, second = (np.array([[outcomes[layout] for layout in layouts] for outcomes in rows]) for rows in (a, b))
+    return paired_difference(first, second)

@@ -1,0 +1,79 @@
+"""The queue of a table, in the order in which it runs: seeds outermost, then tasks, then methods."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from gap_vla.config import ConfigError, choose
+from gap_vla.reproduction.kinds import PROFILES, Kind
+from gap_vla.reproduction.settings import config_hash, same_settings
+from gap_vla.reproduction.tables import Arm, Block, Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One policy to train and roll out: a line of a table, one training seed of it.
+
+    Attributes:
+        config: typed configuration of the run.
+        defaults: settings that nobody changed; see `matches`.
+    """
+
+    table: str
+    profile: str
+    block: Block
+    arm: Arm
+    seed: int
+    config: Any
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Unique within the table and profile; the ledger's file is called so."""
+        return f"{self.block.name}-{self.arm.name}-seed{self.seed}"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        return self.config.to_dict()
+
+    @cached_property
+    def hash(self) -> str:
+        return config_hash(self.settings)
+
+    def matches(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether a recorded configuration is this cell's; see `same_settings`."""
+        return same_settings(recorded, self.settings, self.defaults)
+
+    @property
+    def steps(self) -> int:
+        return int(self.settings.get("train", {}).get("steps", 0))
+
+
+def plan(
+    table: Table, profile: str, kind: Kind, *, seeds: Sequence[int] | None = None, device: str = "cpu"
+) -> list[Cell]:
+    """Every cell of a table; nothing is run.
+
+    Raises:
+        ConfigError: an unknown profile, or settings that do not fit together, before anything is trained.
+    """
+    choose(profile, PROFILES, "profile")
+    cells = []
+    defaults = kind.defaults()
+    for seed in table.seeds if seeds is None else seeds:
+        for block in table.blocks:
+            for arm in block.arms:
+                changes = {**block.changes, **arm.changes}
+                try:
+                    config = kind.configure(block.task, profile, arm.method, seed, changes, device)
+                except ConfigError as error:
+                    where = f"table {table.name}, {block.name}, {arm.name}"
+                    raise ConfigError(f"{where}: {error}") from None
+                cells.append(Cell(table.name, profile, block, arm, seed, config, defaults))
+    names = [cell.name for cell in cells]
+    for twice in {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"table {table.name} has two cells called {twice}; give each seed once")
+    return cells

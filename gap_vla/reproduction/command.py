@@ -1,0 +1,110 @@
+"""What scripts/reproduce.py does once its command line is read."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from gap_vla.config import ConfigError
+from gap_vla.progress import duration
+from gap_vla.reproduction.cells import Cell, plan
+from gap_vla.reproduction.kinds import Kind, find_kind
+from gap_vla.reproduction.ledger import FAILED, FINISHED, Ledger
+from gap_vla.reproduction.queue import QueueOptions, run_queue, waiting_cells
+from gap_vla.reproduction.render import render
+from gap_vla.reproduction.tables import find_table, narrowed
+from gap_vla.reproduction.timing import machine, predict
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """A budget of time.
+
+    >>> seconds("60m"), seconds("1.5h"), seconds("1h30m"), seconds("90s")
+    (3600.0, 5400.0, 5400.0, 90.0)
+
+    Raises:
+        ConfigError: no such time.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigError(f"--budget is {text!r}; give a time such as 60m, 1.5h, 1h30m or 90s")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Runs what fits into the budget, then renders; returns the exit status."""
+    whole = find_table(options.table)
+    table = narrowed(whole, tuple(options.tasks), tuple(options.methods))
+    kind = find_kind(table.kind)
+    seeds = _seeds(options.seeds)
+    cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)
+    ledger = Ledger(options.results, table.name, options.profile)
+    for cell in ledger.stale(cells):
+        print(f"{ledger.path(cell)} was made with other settings: it counts in no table, and running replaces it")
+    status = 0
+    if options.dry_run:
+        print(describe_queue(cells, ledger, kind, options))
+        return 0
+    if not options.render:
+        queue = QueueOptions(
+            budget=seconds(options.budget),
+            jobs=options.jobs,
+            retry=options.retry,
+            device=options.device,
+            logs=Path(options.logs),
+            command=shlex.join(["python", *sys.argv]),
+        )
+        print(describe_queue(cells, ledger, kind, options), flush=True)
+        signal.signal(signal.SIGTERM, _as_interrupt)
+        try:
+            run_queue(cells, ledger, kind, queue)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on")
+            status = 130
+    every = plan(whole, options.profile, kind, seeds=sorted({*whole.seeds, *(seeds or ())}), device=options.device)
+    render(whole, options.profile, every, ledger, Path(options.page))
+    print(f"cells: {ledger.directory}; tables and pictures: {options.page}")
+    return status
+
+
+def _seeds(texts: Sequence[str]) -> list[int] | None:
+    if not all(text.isdigit() for text in texts):
+        raise ConfigError(f"--seeds is {','.join(texts)!r}; give whole numbers separated by commas, such as 0,1,2")
+    return [int(text) for text in texts] or None
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def describe_queue(cells: Sequence[Cell], ledger: Ledger, kind: Kind, options: argparse.Namespace) -> str:
+    """The queue with its predicted times, and what is recorded already."""
+    known = ledger.all_entries()
+    here = machine(options.device, options.jobs)
+    waiting = waiting_cells(cells, ledger, retry=options.retry)
+    lines = []
+    total = 0.0
+    for number, cell in enumerate(waiting, 1):
+        prediction = predict(cell, known, kind, here)
+        total += prediction.seconds
+        started = " (started before)" if kind.run_directory(cell.config).exists() else ""
+        took, until = duration(prediction.seconds), duration(total / options.jobs)
+        lines.append(f"{number:4}  {cell.name:44} {took:>12}   after {until:>12}   {prediction.source}{started}")
+    states = [entry.status for cell in cells if (entry := ledger.matching(cell)) is not None]
+    failed = states.count(FAILED)
+    head = (
+        f"table {ledger.table}, profile {ledger.profile}: {len(cells)} cells, {states.count(FINISHED)} finished, "
+        f"{failed} failed{' (give --retry to try them again)' if failed and not options.retry else ''}, "
+        f"{len(waiting)} to run in about {duration(total / options.jobs)} with {options.jobs} at once "
+        f"on {os.cpu_count()} cores"
+    )
+    return "\n".join([head, *lines])

@@ -1,0 +1,168 @@
+"""What a cell can be: a small policy or a fine-tuned Octo; how each is configured, trained and found again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from gap_vla.config import ConfigError, choose
+from gap_vla.reproduction.tables import IN, OUT
+
+PROFILES = ("cpu", "paper", "debug")
+ROLLOUTS = 100
+
+_CONFIGS = Path(__file__).resolve().parents[2] / "finetune_configs"
+
+
+class CellConfig(Protocol):
+    """A typed, frozen configuration of a run."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How cells of one kind are made.
+
+    Attributes:
+        configure: (task, profile, method, seed, changes, device) to the typed configuration.
+        train: runs every stage of it, or goes on where it was stopped, and returns the summary; called in a process of
+            its own.
+        run_directory: where the run lies.
+        defaults: what the settings are that nobody changes, so that an option added later leaves recorded cells valid.
+        store: folder of the episodes that it trains on; cells that share it wait until the first has made it.
+        stated_seconds: profile to how long a cell takes, before any has been measured.
+    """
+
+    configure: Callable[[str, str, str, int, Mapping[str, Any], str], CellConfig]
+    train: Callable[[Any], dict[str, Any]]
+    run_directory: Callable[[Any], Path]
+    defaults: Callable[[], dict[str, Any]]
+    store: Callable[[Any], Path]
+    stated_seconds: Mapping[str, float]
+
+
+def _values(file: str, profile: str) -> Any:
+    from gap_vla.command import load_config
+
+    return load_config(f"{_CONFIGS / file}.py:{profile}").to_dict()
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        place = place.get(section, {})
+    if last not in place:
+        raise ConfigError(f"a cell changes {key}, which this configuration does not have")
+    place[last] = value
+
+
+def _family_file(task: str, metaworld: str, robosuite: str) -> str:
+    from gap_vla.sim import task_spec
+
+    return metaworld if task_spec(task).family == "metaworld" else robosuite
+
+
+def _configure_small(
+    task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str
+) -> CellConfig:
+    from gap_vla.policies.config import SmallConfig
+
+    values = _values(_family_file(task, "small_assembly", "small_threading"), profile)
+    fixed: dict[str, Any] = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
+    fixed["train.device"] = device
+    if profile == "debug":
+        changes = {key: value for key, value in changes.items() if not key.startswith("demos.")}
+    else:
+        fixed |= {"eval.episodes": ROLLOUTS, "eval.variants": (IN, OUT)}
+    for key, value in {**fixed, **changes}.items():
+        _set(values, key, value)
+    return SmallConfig.from_dict(values)
+
+
+def _train_small(config: Any) -> dict[str, Any]:
+    from gap_vla.training.small import train_small
+
+    return train_small(config, resume=True)
+
+
+def _small_directory(config: Any) -> Path:
+    from gap_vla.training.small import run_directory_of
+
+    return run_directory_of(config)
+
+
+def _small_defaults() -> dict[str, Any]:
+    from gap_vla.policies.config import SmallConfig
+
+    return SmallConfig("assembly").to_dict()
+
+
+def _small_store(config: Any) -> Path:
+    return _store(config.data_stages)
+
+
+def _configure_octo(
+    task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str
+) -> CellConfig:
+    from gap_vla.config import FinetuneConfig
+
+    file = "threading" if profile == "paper" else _family_file(task, "assembly", "threading")
+    values = _values(file, "default" if profile == "cpu" else profile)
+    fixed: dict[str, Any] = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
+    if profile != "debug":
+        fixed["eval.episodes"] = ROLLOUTS
+    for key, value in {**fixed, **changes}.items():
+        _set(values, key, value)
+    return FinetuneConfig.from_dict(values)
+
+
+def _train_octo(config: Any) -> dict[str, Any]:
+    from gap_vla.pipeline import finetune
+
+    return finetune(config, resume=True)
+
+
+def _octo_directory(config: Any) -> Path:
+    from gap_vla.pipeline import run_directory_of
+
+    return run_directory_of(config)
+
+
+def _octo_defaults() -> dict[str, Any]:
+    from gap_vla.config import FinetuneConfig
+
+    return FinetuneConfig("assembly").to_dict()
+
+
+def _store(config: Any) -> Path:
+    from gap_vla.pipeline import stages_of
+
+    return stages_of(config).store
+
+
+KINDS: dict[str, Kind] = {
+    "small": Kind(
+        _configure_small,
+        _train_small,
+        _small_directory,
+        _small_defaults,
+        _small_store,
+        {"cpu": 20 * 60.0, "paper": 2 * 3600.0, "debug": 60.0},
+    ),
+    "octo": Kind(
+        _configure_octo,
+        _train_octo,
+        _octo_directory,
+        _octo_defaults,
+        _store,
+        {"cpu": 15 * 60.0, "paper": 24 * 3600.0, "debug": 90.0},
+    ),
+}
+
+
+def find_kind(name: str) -> Kind:
+    return KINDS[choose(name, tuple(KINDS), "kind of cell")]

@@ -1,0 +1,144 @@
+"""A block's results as Markdown: success beside the paper's, paired differences, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gap_vla.evaluation.statistics import PairedDifference
+from gap_vla.progress import duration
+from gap_vla.reproduction.analysis import BlockResult, Success, pairs_of
+from gap_vla.reproduction.paper import PAPER_TABLES, paper_success
+from gap_vla.reproduction.tables import IN, OUT
+
+VARIANT_WORDS = {IN: "in distribution", OUT: "wide positions"}
+
+
+def words(variant: str) -> str:
+    return VARIANT_WORDS.get(variant, variant.replace("_", " "))
+
+
+def block_heading(result: BlockResult) -> str:
+    description = result.block.description
+    return f"### {result.block.task}{': ' + description if description else ''}"
+
+
+def success_table(result: BlockResult) -> str:
+    """One line per arm: mean over seeds, interval and seeds of each variant, and the paper's figures."""
+    variants = result.variants
+    paper = {variant: key for variant, key in zip((IN, OUT), result.block.paper) if key}
+    shown = {
+        variant: key
+        for variant, key in paper.items()
+        if variant in variants
+        and any(paper_success(key, result.block.task, arm.method) is not None for arm in result.block.arms)
+    }
+    heading = ["method"]
+    for variant in variants:
+        heading += [f"{words(variant)} %", "95 % interval", "per seed"]
+    heading += [f"paper, {words(v)} %" for v in shown]
+    rows = [heading]
+    for arm in result.block.arms:
+        found = result.success.get(arm.name)
+        if found is None:
+            continue
+        row = [arm.name]
+        for variant in variants:
+            row += _success_cells(found.get(variant))
+        for key in shown.values():
+            figure = paper_success(key, result.block.task, arm.method)
+            row.append("" if figure is None or arm.changes else f"{figure:g}")
+        rows.append(row)
+    text = markdown_table(rows)
+    if shown:
+        sources = "; ".join(f"{PAPER_TABLES[k].source}: {PAPER_TABLES[k].measured}" for k in shown.values())
+        text += f"\n\nPaper: {sources}. Its data, model size and evaluation differ from ours."
+    return text
+
+
+def _success_cells(found: Success | None) -> list[str]:
+    if found is None:
+        return ["", "", ""]
+    low, high = found.interval
+    per_seed = ", ".join(f"{100 * rate:.0f}" for rate in found.per_seed.values())
+    return [f"{100 * found.mean:.0f}", f"{100 * low:.0f} to {100 * high:.0f}", per_seed]
+
+
+def difference_table(result: BlockResult) -> str:
+    """One line per pair of arms; empty if no pair shares a seed."""
+    variants = result.variants
+    heading = ["difference"]
+    for variant in variants:
+        heading += [f"{words(variant)}, points", "95 % interval", "per seed", "McNemar p"]
+    rows = [heading]
+    for first, second in pairs_of(result.block):
+        found = result.differences_on(first, second)
+        if found:
+            row = [f"{first} − {second}"]
+            for variant in variants:
+                row += _difference_cells(found.get(variant))
+            rows.append(row)
+    return markdown_table(rows) if len(rows) > 1 else ""
+
+
+def _difference_cells(found: PairedDifference | None) -> list[str]:
+    if found is None:
+        return ["", "", "", ""]
+    low, high = found.interval
+    per_seed = ", ".join(map(points, found.per_seed))
+    return [points(found.difference), f"{points(low)} to {points(high)}", per_seed, f"{found.p_mcnemar:.2g}"]
+
+
+def points(value: float) -> str:
+    """
+    >>> points(0.123), points(-0.05), points(0.001)
+    ('+12', '−5', '0')
+    """
+    return f"{100 * value:+.0f}".replace("-", "−") if round(100 * value) else "0"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    heading, *rest = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([heading, "|" + "---|" * len(rows[0]), *rest])
+
+
+def notes(result: BlockResult) -> list[str]:
+    """What a reader has to know before trusting the figures: cells that failed, are missing or do not count."""
+    found = []
+    seeds = {arm: sorted(next(iter(v.values())).per_seed) for arm, v in result.success.items()}
+    if len({tuple(s) for s in seeds.values()}) > 1:
+        listing = ", ".join(f"{arm} {len(s)}" for arm, s in seeds.items())
+        found.append(
+            f"Unequal numbers of training seeds so far ({listing}); differences use those that both methods have."
+        )
+    if seeds and max(map(len, seeds.values())) < 3:
+        found.append("Fewer than three training seeds: seeds often differ as much as methods do.")
+    if result.missing:
+        seeds_of: dict[str, list[str]] = {cell.arm.name: [] for cell in result.missing}
+        for cell in result.missing:
+            seeds_of[cell.arm.name].append(str(cell.seed))
+        listing = ", ".join(f"{arm} (seed {', '.join(of_arm)})" for arm, of_arm in seeds_of.items())
+        found.append(f"Not run yet: {listing}.")
+    for entry in result.failed:
+        found.append(f"Failed: {entry.cell} ({entry.error}).")
+    if result.stale:
+        found.append(
+            "Made with other settings than the present ones, and left out: "
+            f"{', '.join(cell.name for cell in result.stale)}."
+        )
+    if result.finished:
+        found.append(_origin(result))
+    return found
+
+
+def _origin(result: BlockResult) -> str:
+    commits = sorted({str(e.account.get("commit")) for e in result.finished})
+    machines = []
+    for entry in result.finished:
+        m = entry.account.get("machine", {})
+        device = m.get("device_name", m.get("device", "cpu"))
+        at_once = f", {m.get('jobs')} cells at once" if m.get("jobs", 1) > 1 else ""
+        machines.append(f"{m.get('cores')} cores, {device}{at_once}")
+    whole = [entry.seconds for entry in result.finished if entry.whole]
+    time = f"; a cell took {duration(min(whole))} to {duration(max(whole))}" if whole else ""
+    where = "; ".join(dict.fromkeys(machines))
+    return f"{len(result.finished)} cells, commit{'s' * (len(commits) > 1)} {', '.join(commits)}, {where}{time}."

@@ -1,0 +1,56 @@
+"""Reproduce a table: train and roll out its cells (task × method × seed), as many as fit into a budget of time.
+
+    python scripts/reproduce.py --table evidence --profile cpu --budget 60m --jobs 2
+    python scripts/reproduce.py --table main --dry_run                     # the queue with predicted times
+    python scripts/reproduce.py --table octo --tasks threading --seeds 0
+    python scripts/reproduce.py --table evidence --render                  # only write the tables again
+
+Every finished cell is one JSON file in results/TABLE/PROFILE/. The same command continues after the budget, Ctrl-C or a
+kill. Tables (ours beside the paper's) and pictures are written into docs/RESULTS.md between its markers.
+"""
+
+import argparse
+import sys
+
+from gap_vla.reproduction.kinds import PROFILES
+from gap_vla.reproduction.tables import TABLES
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def names(text: str) -> list[str]:
+        return [name for name in text.split(",") if name]
+
+    add = parser.add_argument
+    add("--table", required=True, choices=tuple(TABLES), metavar="TABLE", help=f"one of {', '.join(TABLES)}")
+    add("--profile", default="cpu", choices=PROFILES, help="size of model, data and training (default cpu)")
+    add("--budget", default="60m", help="time for this call, such as 60m or 1.5h (default 60m)")
+    add("--jobs", type=int, default=1, help="cells at once, one thread each if more than one (default 1)")
+    add("--seeds", type=names, default=[], help="training seeds, such as 0,1 (default: the table's)")
+    add("--methods", type=names, default=[], help="only these lines of the table")
+    add("--tasks", type=names, default=[], help="only these tasks")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="where cells train (default cpu)")
+    add("--retry", action="store_true", help="try failed cells again")
+    add("--dry_run", action="store_true", help="print the queue with predicted times, run and write nothing")
+    add("--render", action="store_true", help="write tables and pictures from what is recorded, run nothing")
+    add("--results", default="results", help="folder of the recorded cells (default results)")
+    add("--page", default="docs/RESULTS.md", help="page to write into (default docs/RESULTS.md)")
+    add("--logs", default="runs/reproduce", help="folder for the cells' output (default runs/reproduce)")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parse()
+    from gap_vla.reproduction.command import reproduce
+
+    try:
+        return reproduce(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
