@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.record import EvaluationError
 from gap_vla.evaluation.rollout import Limits, evaluate
 from gap_vla.evaluation.summary import describe
+from gap_vla.evaluation.variants import variants_table, write_variants
 from gap_vla.sim import VARIANT_NAMES, RenderingError, UnknownNameError, require_rendering, task_spec, variant_spec
 
 
@@ -32,7 +32,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
             print(f"→ {folder / 'summary.json'}, {write_page(folder, summary)}", flush=True)
             found[summary["task"]["variant"]] = summary
         if len(found) > 1:
-            print(variants_table(found))
+            print(f"{variants_table(found)}\n→ {write_variants(folder.parent, found)}")
     except (PolicyError, EvaluationError, RenderingError, UnknownNameError, EpisodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -42,34 +42,28 @@ def evaluate_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def variants_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """Success on each variant. Their layouts differ, so the rates are to be compared by their intervals."""
-    width = max(map(len, found))
-    rows = []
-    for variant, summary in found.items():
-        low, high = summary["interval"]
-        rate = f"{summary['successes']}/{summary['episodes']}"
-        interval = f"{100 * low:.0f} to {100 * high:.0f} %"
-        rows.append(f"{variant:<{width}}  {rate:>7}  {100 * summary['success_rate']:3.0f} %  ({interval})")
-    return "\n".join(["success, 95 % interval:", *rows])
-
-
 def _held_out(options: argparse.Namespace) -> None:
     """Prints the held-out error, and writes it to `held_out.json` if `--out` is given."""
     from gap_vla.evaluation.heldout import held_out
-    from gap_vla.evaluation.recordings import from_episodes
+    from gap_vla.evaluation.recordings import from_episode, require_task
     from gap_vla.rlds import read_rlds
 
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
-    loaded = load_checkpoint(options.checkpoint, step=options.step, execute=1, dataset=options.dataset)
-    found = held_out(loaded.policy, from_episodes(read_rlds(options.rlds, options.split)))
+    loaded = load_checkpoint(
+        options.checkpoint, task=options.task, step=options.step, execute=1, dataset=options.dataset
+    )
+    require_task(options.rlds, loaded.task)
+    episodes = read_rlds(options.rlds, options.split)
+    found = held_out(loaded.policy, map(from_episode, episodes), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
     split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
     print(
         f"held-out action error {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
         f"{found.episodes} episodes; 1 is what predicting the mean action gives"
     )
+    if not split:
+        print("the dataset has no ρ, so transitions are not told apart; scripts/annotate.py adds it")
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         write_json(options.out / "held_out.json", dataclasses.asdict(found))

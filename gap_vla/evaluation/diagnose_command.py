@@ -15,7 +15,7 @@ from gap_vla.evaluation.diagnose import closed_loop, open_loop, report, verdict
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.record import EvaluationError
-from gap_vla.evaluation.recordings import Recording, from_episodes, from_simulator
+from gap_vla.evaluation.recordings import Recording, from_episodes, from_simulator, require_task
 from gap_vla.evaluation.task import SimTask, sim_task
 from gap_vla.sim import RenderingError, UnknownNameError, require_rendering, task_spec
 
@@ -45,6 +45,8 @@ def _diagnose(options: argparse.Namespace) -> None:
     task = sim_task(task_name, image_size=size, cameras=tuple(cameras)) if task_name else None
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed_loop)")
+    if options.rlds:
+        require_task(options.rlds, task_name)
     recordings = _recordings(options, task)
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
     out = options.out or _default_out(options)

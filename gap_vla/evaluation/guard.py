@@ -44,6 +44,10 @@ class GuardedPolicy:
     Args:
         limit: seconds for one call.
         first_limit: seconds for the first `act`, which may compile.
+
+    Attributes:
+        silent: how many calls it has not answered in time since it last acted (to begin an episode is no sign of
+            life: a client of a server that hangs can do that).
     """
 
     def __init__(self, policy: Policy, action_dim: int, *, limit: float, first_limit: float) -> None:
@@ -52,6 +56,7 @@ class GuardedPolicy:
         self._limit, self._next_limit = limit + patience, first_limit + patience
         self._privileged = bool(getattr(policy, "privileged", False))
         self._thread = _Thread()
+        self.silent = 0
 
     def reset(self, episode_ids: Sequence[int]) -> str | None:
         """Returns why the policy could not start these episodes, or None."""
@@ -68,6 +73,7 @@ class GuardedPolicy:
         result, fault = self._call(lambda: self._policy.act(observations, episode_ids), self._next_limit)
         self._next_limit = self._limit
         if fault is None:
+            self.silent = 0
             fault = self._misshapen(result, rows)
         if fault is not None:
             return unusable, dict.fromkeys(range(rows), fault)
@@ -87,6 +93,7 @@ class GuardedPolicy:
             return self._thread.run(call, limit), None
         except queue.Empty:
             self._thread = _Thread()  # the old one is stuck for good
+            self.silent += 1
             return None, f"the policy did not answer within {limit:g} s"
 
     def _misshapen(self, result: Any, rows: int) -> str | None:

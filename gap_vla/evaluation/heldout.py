@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from gap_vla.evaluation.policy import Policy, PolicyError
+from gap_vla.evaluation.progress import Progress
 from gap_vla.evaluation.recordings import Recording
 
 
@@ -32,26 +34,42 @@ class HeldOut:
     episodes: int
 
 
-def held_out(policy: Policy, recordings: Sequence[Recording], *, batch: int = 8) -> HeldOut:
+def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8, progress: bool = False) -> HeldOut:
     """Shows the policy recorded episodes, step by step, and compares its actions with the recorded ones.
+
+    Args:
+        recordings: read as they are needed; only `batch` of them are held with their pictures.
 
     Raises:
         PolicyError: no recordings, or of another action width.
     """
-    if not recordings:
-        raise PolicyError("no held-out episodes; name a split that has some, or more demonstrations")
     predicted: list[np.ndarray] = []
-    for start in range(0, len(recordings), batch):
-        predicted.extend(_play(policy, recordings[start : start + batch], start))
-    recorded = np.concatenate([recording.action for recording in recordings])
-    found = np.concatenate(predicted)
-    if found.shape != recorded.shape:
-        raise PolicyError(f"the policy's actions are {found.shape[1]} wide, the recorded ones {recorded.shape[1]}")
+    actions: list[np.ndarray] = []
+    known: list[np.ndarray | None] = []
+    shown = Progress(f"held-out episodes, {policy.name}", None) if progress else None
+    waiting = iter(recordings)
+    while some := list(itertools.islice(waiting, batch)):
+        for recording, found in zip(some, _play(policy, some, len(actions))):
+            if found.shape != recording.action.shape:
+                raise PolicyError(
+                    f"the policy's actions are {found.shape[1]} wide, the recorded ones {recording.action.shape[1]}: "
+                    "the dataset is of another task or robot"
+                )
+            predicted.append(found)
+            actions.append(recording.action)
+            known.append(recording.transition)
+        if shown is not None:
+            shown.update(advance=len(some))
+    if shown is not None:
+        shown.close()
+    if not actions:
+        raise PolicyError("no held-out episodes; name a split that has some, or more demonstrations")
+    recorded = np.concatenate(actions)
     scale = recorded.std(0)
     varies = scale > 1e-4
-    errors = (((found - recorded)[:, varies] / scale[varies]) ** 2).mean(1)
-    known = [recording.transition for recording in recordings if recording.transition is not None]
-    transition = np.concatenate(known) if len(known) == len(recordings) else None
+    errors = (((np.concatenate(predicted) - recorded)[:, varies] / scale[varies]) ** 2).mean(1)
+    split = [steps for steps in known if steps is not None]
+    transition = np.concatenate(split) if len(split) == len(actions) else None
     parts: list[float | None] = [None, None]
     if transition is not None:
         parts = [float(errors[part].mean()) if part.any() else None for part in (transition, ~transition)]
@@ -61,7 +79,7 @@ def held_out(policy: Policy, recordings: Sequence[Recording], *, batch: int = 8)
         error_consistent=parts[1],
         steps=len(errors),
         transition_steps=0 if transition is None else int(transition.sum()),
-        episodes=len(recordings),
+        episodes=len(actions),
     )
 
 

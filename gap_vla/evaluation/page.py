@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import replacing
-from gap_vla.evaluation.summary import describe
+from gap_vla.evaluation.summary import describe, title
 
-_STYLE = """
+STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .8rem; text-align: left }
 tr { border-bottom: 1px solid #ddd } .bar { background: #3b7dd8; height: .8rem } .frame { background: #eee;
@@ -20,11 +20,11 @@ width: 20rem } figure { display: inline-block; margin: .5rem } video { width: 16
 
 def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     """Writes `folder/index.html`; it links to the videos beside it and needs nothing from elsewhere."""
-    title = f"{summary['policy']['name']} on {summary['task']['task']}"
+    heading = title(summary)
     low, high = summary["interval"]
     what = {**summary["task"], "seed": summary["seed"], "source": summary.get("source") or "–"}
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
+        f"<h1>{html.escape(heading)}</h1>",
         f"<p><strong>{100 * summary['success_rate']:.0f} %</strong> of {summary['episodes']} episodes succeeded "
         f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %).</p>",
         _phases(summary["phases"]),
@@ -34,7 +34,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
         f"<h2>What was evaluated</h2><table>{_rows(what)}{_rows(summary['policy'], 'policy ')}</table>",
     ]
     page = folder / "index.html"
-    document = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    document = f"<!doctype html><meta charset=utf-8><title>{html.escape(heading)}</title><style>{STYLE}</style>"
     with replacing(page) as temporary:
         temporary.write_text("\n".join([document, *filter(None, parts), ""]), encoding="utf-8")
     return page

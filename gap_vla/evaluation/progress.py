@@ -18,16 +18,20 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Rewrites one line on a terminal; in a log file, prints a line of its own every `log_every` seconds."""
+    """Rewrites one line on a terminal; in a log file, prints a line of its own every `log_every` seconds.
+
+    Args:
+        total: of what `advance` counts; None if nobody knows.
+    """
 
     def __init__(
-        self, what: str, total: int, *, done: int = 0, stream: TextIO | None = None, log_every: float = 15.0
+        self, what: str, total: int | None, *, done: int = 0, stream: TextIO | None = None, log_every: float = 15.0
     ) -> None:
         self._what, self._total, self._done, self._first = what, total, done, done
         self._stream = stream or sys.stderr
         self._period = 0.2 if self._stream.isatty() else log_every
         self._started = self._shown = time.monotonic()
-        self._note = ""
+        self._note, self._said = "", -1
 
     def update(self, *, advance: int = 0, note: str = "") -> None:
         self._done += advance
@@ -36,21 +40,23 @@ class Progress:
             self._show()
 
     def close(self) -> None:
-        self._show()
+        if self._stream.isatty() or self._done != self._said:
+            self._show()
         if self._stream.isatty():
             self._stream.write("\n")
         self._stream.flush()
 
     def _show(self) -> None:
         now = time.monotonic()
-        self._shown = now
+        self._shown, self._said = now, self._done
         elapsed, new = now - self._started, self._done - self._first
-        parts = [f"{self._what}: {self._done}/{self._total}"]
+        parts = [f"{self._what}: {self._done}" + (f"/{self._total}" if self._total is not None else "")]
         if self._note:
             parts.append(self._note)
         if new:
             parts.append(f"{new / elapsed * 60:.1f} a minute")
-            parts.append(f"{duration((self._total - self._done) * elapsed / new)} left")
+            if self._total is not None:
+                parts.append(f"{duration((self._total - self._done) * elapsed / new)} left")
         else:
             parts.append(f"{duration(elapsed)} so far")
         line = ", ".join(parts)

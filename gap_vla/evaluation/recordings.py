@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from gap_vla.episode import Episode
+from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.pool import single_threaded
 from gap_vla.evaluation.task import SimTask
 
@@ -53,18 +55,35 @@ class Recording:
         return {**images, "proprio": self.proprio[step], "language_instruction": self.instruction}
 
 
+def from_episode(episode: Episode) -> Recording:
+    """A demonstration; transitions are the steps of high ρ, or those near a change of phase where there is no ρ."""
+    return Recording(
+        images=dict(episode.images),
+        proprio=np.asarray(episode.proprio, np.float32),
+        action=np.asarray(episode.action, np.float32),
+        transition=_transition(episode),
+        instruction=episode.language_instruction,
+    )
+
+
 def from_episodes(episodes: Iterable[Episode]) -> list[Recording]:
-    """Demonstrations; transitions are the steps of high ρ, or those near a change of phase where there is no ρ."""
-    return [
-        Recording(
-            images=dict(episode.images),
-            proprio=np.asarray(episode.proprio, np.float32),
-            action=np.asarray(episode.action, np.float32),
-            transition=_transition(episode),
-            instruction=episode.language_instruction,
-        )
-        for episode in episodes
-    ]
+    """Several demonstrations, see `from_episode`."""
+    return [from_episode(episode) for episode in episodes]
+
+
+def require_task(version_dir: str | Path, task: str | None) -> None:
+    """Raises PolicyError if an RLDS dataset of ours was collected in another task; other data are taken as they are.
+
+    Args:
+        task: that the policy was trained for; None if nobody knows.
+    """
+    from gap_vla.rlds import dataset_metadata
+
+    found: Any = dataset_metadata(version_dir)
+    for key in ("identity", "data", "demos", "task"):
+        found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(found, str) and task not in (None, found):
+        raise PolicyError(f"{version_dir} holds demonstrations of {found}; the policy was trained for {task}")
 
 
 def _transition(episode: Episode) -> np.ndarray | None:

@@ -28,7 +28,7 @@ class _Link:
         """Raises OSError or WebSocketException if nobody answers, WireError for a greeting in another protocol."""
         self._stack = contextlib.ExitStack()
         self.connection: ClientConnection = self._stack.enter_context(
-            connect(address, compression=None, max_size=None, open_timeout=10)
+            connect(address, compression=None, max_size=None, open_timeout=10, close_timeout=1)
         )
         with self._stack:
             greeting = self.connection.recv(timeout=10)
@@ -62,6 +62,7 @@ class RemotePolicy:
         self.patience = patience
         self._address, self._keys = address, keys or KeyMapping()
         self._links: dict[int, _Link] = {}
+        self._turn = 0  # number of the latest call; an earlier one that was given up on must not go on beside it
         first = self._connect()
         self.server_metadata = first.metadata
         first.close()
@@ -69,13 +70,13 @@ class RemotePolicy:
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
-            if episode in self._links:
-                self._links.pop(episode).close()
+            self._drop(episode)
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """Raises PolicyUnavailable when the server has gone, PolicyError when it answers with an error."""
+        self._turn += 1
         for over in set(self._links) - set(episode_ids):
-            self._links.pop(over).close()
+            self._drop(over)
         actions = []
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)
@@ -90,22 +91,30 @@ class RemotePolicy:
         return np.stack(actions)
 
     def close(self) -> None:
-        for link in self._links.values():
+        """Ends all connections."""
+        self._turn += 1
+        for episode in list(self._links):
+            self._drop(episode)
+
+    def _drop(self, episode: int) -> None:
+        link = self._links.pop(episode, None)
+        if link is not None:
             link.close()
-        self._links.clear()
 
     def _ask(self, episode: int, observation: dict[str, Any]) -> Float[np.ndarray, "H A"]:
         message = pack(self._keys.to_wire(observation))
-        deadline = time.monotonic() + self.patience
+        deadline, turn = time.monotonic() + self.patience, self._turn
         while True:
-            if episode not in self._links:
-                self._links[episode] = self._connect(deadline)
+            link = self._links.get(episode) or self._connect(deadline)
+            self._links[episode] = link
             try:
-                self._links[episode].connection.send(message)
-                answer = self._links[episode].connection.recv()
+                link.connection.send(message)
+                answer = link.connection.recv()
                 break
             except (ConnectionClosed, OSError) as error:
-                self._links.pop(episode).close()
+                if turn != self._turn:
+                    raise PolicyUnavailable("nobody waits for this answer any more") from error
+                self._drop(episode)
                 if time.monotonic() >= deadline:
                     raise PolicyUnavailable(f"{self._address} keeps closing the connection ({error})") from error
                 time.sleep(_PAUSE)

@@ -17,13 +17,16 @@ from gap_vla.evaluation.policy import Policy, PolicyUnavailable, identity
 from gap_vla.evaluation.pool import WorkerPool
 from gap_vla.evaluation.progress import Progress
 from gap_vla.evaluation.record import EpisodeLog, EpisodeRecord, EvaluationError
-from gap_vla.evaluation.summary import summarize
+from gap_vla.evaluation.summary import scene, summarize
 from gap_vla.evaluation.task import Task, sim_task
 from gap_vla.evaluation.video import VideoShelf
 from gap_vla.evaluation.worker import Crash, Frame, Privilege, Reset, Step
 
 MAX_LOST_IN_A_ROW = 3
 """So many simulator failures without a finished episode between them mean that the machine, not a layout, is broken."""
+
+MAX_SILENT_IN_A_ROW = 3
+"""So many calls in a row without an answer in time mean that the policy, or its server, hangs for good."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +101,17 @@ class _Rollout:
         )
         self._live: dict[int, _Live] = {}
         self._lost_in_a_row = 0
+        self._unanswered: list[tuple[_Live, str]] = []
 
     def run(self, todo: Sequence[tuple[int, int]]) -> None:
+        """Raises PolicyUnavailable if the policy hangs for good; episodes lost to that are not recorded."""
         waiting = deque(_Live(number, seed) for number, seed in todo)
         while waiting or self._live:
             self._start(waiting)
             for slot, answer in self._pool.collect().items():
                 self._settle(slot, answer, waiting)
             self._act()
+        self._record_unanswered()
 
     def _start(self, waiting: deque[_Live]) -> None:
         free = [slot for slot in range(self._pool.slots) if slot not in self._live]
@@ -156,6 +162,8 @@ class _Rollout:
         started = time.perf_counter()
         actions, faults = self._policy.act(batch, [episode.number for episode in episodes])
         share = (time.perf_counter() - started) / len(slots)
+        if not self._policy.silent:
+            self._record_unanswered()  # it answers again: those episodes were lost to a hang of their own
         for row, (slot, episode) in enumerate(zip(slots, episodes)):
             episode.policy += share
             if row in faults:
@@ -165,6 +173,19 @@ class _Rollout:
 
     def _finish(self, slot: int, success: bool, error: str | None) -> None:
         episode = self._live.pop(slot)
+        if error is not None and self._policy.silent:
+            self._unanswered.append((episode, error))
+            if self._policy.silent >= MAX_SILENT_IN_A_ROW:
+                raise PolicyUnavailable(f"{self._policy.silent} times in a row {error.partition(': ')[2]}")
+        else:
+            self._record(episode, success, error)
+
+    def _record_unanswered(self) -> None:
+        for episode, error in self._unanswered:
+            self._record(episode, False, error)
+        self._unanswered.clear()
+
+    def _record(self, episode: _Live, success: bool, error: str | None) -> None:
         self._shelf.add(episode.number, success, episode.pictures)
         self._log.append(episode.record(success, error))
         if self._shown is not None:
@@ -246,7 +267,11 @@ def evaluate(
         slots = min(slots_per_worker, -(-len(todo) // workers))
         needs_expert = bool(getattr(policy, "privileged", False))
         mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
-        shown = Progress(f"{policy.name} on {chosen.name}", episodes, done=episodes - len(todo)) if progress else None
+        shown = (
+            Progress(f"{policy.name} on {scene(chosen.identity())}", episodes, done=episodes - len(todo))
+            if progress
+            else None
+        )
         guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
         pool = WorkerPool(chosen, workers, slots, mode, step_limit=limits.simulator, start_limit=limits.simulator_first)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,12 +65,23 @@ def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> d
     }
 
 
-def describe(summary: dict[str, Any]) -> str:
+def title(summary: Mapping[str, Any]) -> str:
+    """Who was evaluated on what: `vp_gap on assembly, light`; the default variant goes unnamed."""
+    return f"{summary['policy']['name']} on {scene(summary['task'])}"
+
+
+def scene(task: Mapping[str, Any]) -> str:
+    """The task, and its variant unless that is the default."""
+    variant = task.get("variant", "default")
+    return task["task"] if variant == "default" else f"{task['task']}, {variant}"
+
+
+def describe(summary: Mapping[str, Any]) -> str:
     """The lines that a command prints at its end."""
     low, high = summary["interval"]
     rate = summary["success_rate"]
     lines = [
-        f"{summary['policy']['name']} on {summary['task']['task']}: "
+        f"{title(summary)}: "
         f"{summary['successes']} of {summary['episodes']} "
         f"succeeded, {100 * rate:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
         f"{summary['mean_steps']:.0f} steps on average"

@@ -1,9 +1,11 @@
 """Claims about the page and the words of an evaluation."""
 
-from gap_vla.evaluation.command import variants_table
+import json
+
 from gap_vla.evaluation.page import write_page
 from gap_vla.evaluation.record import EpisodeRecord
 from gap_vla.evaluation.summary import describe, summarize
+from gap_vla.evaluation.variants import variants_table, write_variants
 
 
 def summary(error=None):
@@ -37,6 +39,16 @@ def test_the_page_shows_videos_and_errors_and_escapes_what_it_is_given(tmp_path)
     assert "videos/episode_0001_failure.mp4" in page and "episode 1, failure" in page
 
 
-def test_all_variants_make_one_table():
-    table = variants_table({"default": summary(), "light": summary()})
+def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path):
+    found = {"default": summary(), "light": summary()}
+    table = variants_table(found)
     assert len(table.splitlines()) == 3 and "light        1/2   50 %  (9 to 91 %)" in table
+    page = write_variants(tmp_path, found).read_text()
+    assert "href='light/index.html'" in page and "9 to 91 %" in page and "<b>" not in page
+    assert json.loads((tmp_path / "variants.json").read_text())["light"]["successes"] == 1
+
+
+def test_another_variant_than_the_default_is_named():
+    other = summary()
+    other["task"] = {"task": "stack", "variant": "light"}
+    assert "on stack, light: 1 of 2" in describe(other) and "on stack: 1 of 2" in describe(summary())
