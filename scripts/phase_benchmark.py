@@ -19,9 +19,14 @@ from gap_vla.atomic import replacing, write_json
 from gap_vla.sim import TASK_NAMES
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
-    "lstm, lookahead 2 (default for labels)": {"lookahead": 2},
-    "lstm, causal": {"lookahead": 0},
-    "lstm, lookahead 2, w(d) at most 1": {"lookahead": 2, "greatest_weight": 1.0},
+    "M5, lookahead 2 (default for labels)": {"lookahead": 2},
+    "M5, causal": {"lookahead": 0},
+    "M5, lookahead 2, w(d) at most 1": {"lookahead": 2, "greatest_weight": 1.0},
+    "M5, lookahead 2, 25 epochs": {"lookahead": 2, "epochs": 25},
+    "spread 2, lookahead 2": {"lookahead": 2, "spread": 2.0},
+    "spread 4, lookahead 2": {"lookahead": 2, "spread": 4.0},
+    "spread 4, causal": {"lookahead": 0, "spread": 4.0},
+    "spread 6, lookahead 2": {"lookahead": 2, "spread": 6.0},
 }
 STAGES = ("finders", "rho", "sensitivity", "demonstrations")
 

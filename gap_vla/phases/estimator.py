@@ -40,7 +40,8 @@ class EstimatorSettings:
         learning_rate: Adam's, decayed to zero along a half cosine.
         batch_size: recordings per update.
         held_out: share of the recordings kept for the held-out loss and calibration; none of a single one.
-        max_steps: bound on the time steps seen in training, epochs × recordings × length; epochs are cut to it.
+        max_steps: bound on the time steps seen in training, epochs × recordings × length; epochs are cut to it, and
+            recordings are then learnt in pieces of 100 steps, so that updates do not become few.
         seed: of initialisation, order and split.
     """
 

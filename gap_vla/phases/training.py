@@ -1,4 +1,9 @@
-"""Training the LSTM of M5 in torch: seeded, on one CPU thread, so that the same data give the same bits."""
+"""Training the LSTM of M5 in torch: seeded, on one CPU thread, so that the same data give the same bits.
+
+For 40 demonstrations of 100 steps an epoch is 5 updates, and 100 epochs are enough. Where there is so much data that
+`max_steps` allows fewer epochs, recordings are learnt in pieces, one update each, so that updates do not become few; the
+state is carried from piece to piece (truncated backpropagation through time).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,11 @@ from torch import nn
 
 from gap_vla.progress import PATIENCE, Progress
 
+State = tuple[torch.Tensor, torch.Tensor]
+
+PIECE = 100
+"""Steps of a piece, where recordings are learnt in pieces."""
+
 
 class PhaseLSTM(nn.Module):
     """Two LSTM layers and a linear head; logits of ρ."""
@@ -20,7 +30,12 @@ class PhaseLSTM(nn.Module):
         self.head = nn.Linear(hidden, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.head(self.lstm(features)[0])[..., 0]
+        return self.run(features, None)[0]
+
+    def run(self, features: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+        """Logits for a piece of recordings, and the state after it."""
+        outputs, state = self.lstm(features, state)
+        return self.head(outputs)[..., 0], state
 
 
 def train(
@@ -41,7 +56,8 @@ def train(
         features: f32[T, F] per recording, scaled.
         targets: f32[T] per recording, c_t of M4.
         weights: f32[T] per recording.
-        epochs: passes over the recordings; fewer if they would exceed `max_steps` time steps in all.
+        epochs: passes over the recordings; fewer if they would exceed `max_steps` time steps in all, and then in
+            pieces of `PIECE` steps.
         learning_rate: Adam's, falling to zero along a half cosine.
 
     Returns:
@@ -63,10 +79,11 @@ def train(
 def _train(features, targets, weights, hidden, epochs, learning_rate, batch_size, max_steps, rng):
     model = PhaseLSTM(features[0].shape[1], hidden)
     lengths = [len(f) for f in features]
-    epochs = max(1, min(epochs, max_steps // max(sum(lengths), 1)))
-    updates = epochs * -(-len(features) // batch_size)
+    affordable = max_steps // max(sum(lengths), 1)
+    piece = PIECE if affordable < epochs else max(lengths)
+    epochs = max(1, min(epochs, affordable))
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(features) // batch_size))
     history: list[float] = []
     progress = Progress("LSTM of ρ", epochs, "epoch", after=PATIENCE)
     for _ in range(epochs):
@@ -77,17 +94,35 @@ def _train(features, targets, weights, hidden, epochs, learning_rate, batch_size
         loss_sum = weight_sum = 0.0
         for batch in batches:
             x, y, w = (_padded([arrays[i] for i in batch]) for arrays in (features, targets, weights))
-            losses = nn.functional.binary_cross_entropy_with_logits(model(x), y, weight=w, reduction="sum")
-            optimizer.zero_grad()
-            (losses / w.sum()).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            state = None
+            for part in _pieces(x.shape[1], piece):
+                logits, state = model.run(x[:, part], state)
+                state = (state[0].detach(), state[1].detach())
+                losses = nn.functional.binary_cross_entropy_with_logits(
+                    logits, y[:, part], weight=w[:, part], reduction="sum"
+                )
+                total = w[:, part].sum()
+                optimizer.zero_grad()
+                (losses / total).backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                loss_sum += float(losses.detach())
+                weight_sum += float(total)
             schedule.step()
-            loss_sum += float(losses.detach())
-            weight_sum += float(w.sum())
         history.append(loss_sum / weight_sum)
         progress.update(len(history), f"loss {history[-1]:.3g}")
     return _parameters(model), history
+
+
+def _pieces(length: int, most: int) -> list[slice]:
+    """Slices of at most `most` steps and of nearly equal length.
+
+    >>> _pieces(7, 3)
+    [slice(0, 3, None), slice(3, 6, None), slice(6, 7, None)]
+    """
+    number = -(-length // most)
+    size = -(-length // number)
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> torch.Tensor:

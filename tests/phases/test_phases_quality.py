@@ -51,7 +51,7 @@ def test_every_finder_runs_and_ours_finds_clean_corners():
 def test_tables_and_figures_hold_every_line(tmp_path):
     tasks = {"corners": [corners(seed) for seed in range(2)]}
     one = {"mean": 0.5, "tasks": {"corners": 0.5}}
-    rho = {"auprc": 0.5, "rho_mean": 0.1, "held_out_loss": 0.3, "calibration": 0.01}
+    rho = {"auprc": 0.5, "rho_mean": 0.1, "rho_width": 2.0, "held_out_loss": 0.3, "calibration": 0.01}
     results = {
         "finders": {
             "recordings": {"corners": 2},

@@ -29,8 +29,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     for name in sorted(rho, key=lambda name: -rho[name]["mean"]["auprc"]):
         mean = rho[name]["mean"]
         each = [f"{rho[name]['tasks'][task]['auprc']:.2f}" for task in tasks]
-        rows.append([name, *each, f"{mean['auprc']:.3f}", f"{mean['rho_mean']:.2f}", f"{mean['calibration']:.3f}"])
-    parts += ["**AUPRC of ρ by task**", "", table(("ρ", *tasks, "mean", "mean ρ", "calibration error"), rows)]
+        figures = (f"{mean['auprc']:.3f}", f"{mean['rho_mean']:.2f}", f"{mean['rho_width']:.1f}")
+        rows.append([name, *each, *figures, f"{mean['calibration']:.3f}"])
+    head = ("ρ", *tasks, "mean", "mean ρ", "width (steps)", "calibration error")
+    parts += ["**AUPRC of ρ by task**", "", table(head, rows)]
     for what, values in _curves(results).items():
         name = "AUPRC of ρ" if what == "demos" else "F1"
         rows = [[name, *(f"{score['mean']:.3f}" for score in values.values())]]

@@ -14,6 +14,7 @@ from gap_vla.phases.metrics import average_precision, boundary_scores, near_boun
 from gap_vla.phases.motion import Motion
 from gap_vla.phases.quality.finders import FINDERS, Finder
 from gap_vla.phases.quality.recordings import Recording
+from gap_vla.phases.report import label_report
 
 TOLERANCES = (2, 5, 10)
 AROUND = 2
@@ -52,7 +53,8 @@ def rho_scores(tasks: Mapping[str, Sequence[Recording]], variants: Mapping[str, 
         variants: name to settings of `PhaseEstimator`.
 
     Returns:
-        {variant: {"tasks": {task: {"auprc", "rho_mean", "held_out_loss", "calibration"}}, "mean": {…}}}
+        {variant: {"tasks": {task: {"auprc", "rho_mean", "rho_width", "held_out_loss", "calibration"}}, "mean": {…}}};
+        rho_width as in `report.label_report`, change points as our segmentation finds them.
     """
     out: dict[str, Any] = {}
     for name, settings in variants.items():
@@ -61,9 +63,12 @@ def rho_scores(tasks: Mapping[str, Sequence[Recording]], variants: Mapping[str, 
             train, test = halves(recordings)
             estimator = fitted(train, **settings)
             rho = [estimator.predict(r.motion) for r in test]
+            options = resolved(Options(), [r.motion for r in train])
+            report = label_report(rho, [segment_points(r.motion, None, options) for r in test])
             each[task] = {
                 "auprc": area(rho, test),
-                "rho_mean": float(np.concatenate(rho).mean()),
+                "rho_mean": report["rho_mean"],
+                "rho_width": report["rho_width"],
                 "held_out_loss": estimator.report["held_out_loss"],
                 "calibration": estimator.report["held_out_calibration"]["error"],
             }
