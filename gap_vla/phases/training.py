@@ -1,8 +1,8 @@
 """Training the LSTM of M5 in torch: seeded, on one CPU thread, so that the same data give the same bits.
 
 For 40 demonstrations of 100 steps an epoch is 5 updates, and 100 epochs are enough. Where there is so much data that
-`max_steps` allows fewer epochs, recordings are learnt in pieces, one update each, so that updates do not become few; the
-state is carried from piece to piece (truncated backpropagation through time).
+`max_steps` allows fewer epochs, recordings are learnt in pieces, one update each, so that updates do not become few;
+the state is carried from piece to piece (truncated backpropagation through time).
 """
 
 from __future__ import annotations
