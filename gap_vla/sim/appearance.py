@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.sim.textures import COUNT, paint, pattern_name
 from gap_vla.sim.variants import Variant
 
 _DISTRACTOR = "distractor"
@@ -36,8 +37,10 @@ class Appearance:
         self._objects, self._table = list(objects), list(table)
         self._kept = {
             name: getattr(model, name).copy()
-            for name in ("geom_rgba", "geom_matid", "light_diffuse", "light_ambient", "light_dir")
+            for name in ("geom_rgba", "geom_matid", "mat_rgba", "light_diffuse", "light_ambient", "light_dir")
         }
+        if variant.table:
+            paint(model)
         self._headlight = model.vis.headlight.diffuse.copy(), model.vis.headlight.ambient.copy()
 
     def redraw(self, rng: np.random.Generator, middle: Sequence[float], taken: Iterable[np.ndarray]) -> None:
@@ -57,7 +60,9 @@ class Appearance:
             model.vis.headlight.diffuse[:] = self._headlight[0] * tint
             model.vis.headlight.ambient[:] = self._headlight[1] * tint
         if variant.table:
-            self._recolor(self._table, rng)
+            material = model.mat(pattern_name(int(rng.integers(COUNT)))).id
+            model.geom_matid[self._table] = material
+            model.mat_rgba[material, :3] = rng.uniform(0.7, 1.0, 3)
         if variant.color:
             self._recolor(self._objects, rng)
         occupied = [np.asarray(point)[:2] for point in taken]

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from gap_vla.sim.appearance import Appearance, distractors_mjcf
 from gap_vla.sim.cameras import View
 from gap_vla.sim.specs import TaskSpec
+from gap_vla.sim.textures import add_patterns
 from gap_vla.sim.variants import Variant
 from gap_vla.sim.world import MAX_STARTS, World
 
@@ -160,6 +161,8 @@ def _library_class(name: str, variant: Variant, object_bodies: Sequence[str]) ->
                 extra = mujoco.MjSpec.from_string(f"<mujoco><worldbody>{scene}</worldbody></mujoco>")
                 for body in extra.worldbody.bodies:
                     spec.worldbody.add_frame().attach_body(body, "", "")
+            if variant.table:
+                add_patterns(spec)
             if variant.size != 1.0:
                 _resize(spec, spec.body(object_bodies[0]), variant.size)
             model = spec.compile()

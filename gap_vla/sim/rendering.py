@@ -65,12 +65,15 @@ class FastRenderer:
         require_no_second_llvm()
         import mujoco
 
+        from gap_vla.sim.culling import Culling
+
         if _process_with_context not in (None, os.getpid()):
             raise RenderingError(
                 f"this process ({os.getpid()}) was forked from process {_process_with_context}, which had already "
                 "drawn pictures; OpenGL would hang here. Start workers with multiprocessing.get_context('spawn')"
             )
         self._owner = os.getpid(), threading.get_ident()
+        self._model, self._culling = model, Culling(model, groups)
         self._size, self._supersample = size, supersample
         pixels = size * supersample
         quality = model.vis.quality
@@ -112,10 +115,11 @@ class FastRenderer:
         """The picture of the state `data` (mujoco.MjData); row 0 is the top."""
         self._aim(data, camera)
         image = self._renderer.render()
-        if self._supersample == 1:
+        k = self._supersample
+        if k == 1:
             return image
-        k, size = self._supersample, self._size
-        total = image.reshape(size, k, size, k, 3).sum((1, 3), dtype=np.uint16)
+        columns = sum((image[i::k] for i in range(1, k)), start=image[::k].astype(np.uint16))
+        total = sum((columns[:, i::k] for i in range(1, k)), start=columns[:, ::k])
         return (total // (k * k)).astype(np.uint8)
 
     def segment(self, data: Any, camera: CameraPose) -> np.ndarray:
@@ -130,7 +134,12 @@ class FastRenderer:
 
     def _aim(self, data: Any, camera: CameraPose) -> None:
         self.check_owner()
+        model = self._model
+        groups = model.geom_group.copy(), model.site_group.copy()
+        model.geom_group[self._culling.geoms(data, camera)] = _HIDDEN_GROUP
+        model.site_group[self._culling.sites(data, camera)] = _HIDDEN_GROUP
         self._renderer.update_scene(data, self._free_camera, self._options)
+        model.geom_group[:], model.site_group[:] = groups
         for eye in self._renderer.scene.camera:
             eye.pos[:], eye.forward[:], eye.up[:] = camera.position, camera.forward, camera.up
             top = eye.frustum_near * np.tan(np.radians(camera.fovy) / 2)

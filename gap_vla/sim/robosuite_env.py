@@ -29,13 +29,18 @@ class PrimitiveEnv(ManipulationEnv):
 
     Args:
         bodies: MJCF of the bodies on the table.
+        assets: MJCF of further textures and materials.
         bases: (yaw, xyz offset) of each robot's base relative to robosuite's place at the table's edge.
     """
 
     def __init__(
-        self, bodies: str, friction: tuple[float, float, float], bases: Sequence[tuple[float, Sequence[float]]]
+        self,
+        bodies: str,
+        assets: str,
+        friction: tuple[float, float, float],
+        bases: Sequence[tuple[float, Sequence[float]]],
     ) -> None:
-        self._bodies, self._friction, self._bases = bodies, friction, bases
+        self._bodies, self._assets, self._friction, self._bases = bodies, assets, friction, bases
         super().__init__(
             robots=["Panda"] * len(bases),
             env_configuration="default",
@@ -63,6 +68,7 @@ class PrimitiveEnv(ManipulationEnv):
         for body in ET.fromstring(f"<bodies>{self._bodies}</bodies>"):
             _separate_seen_from_touched(body)
             arena.worldbody.append(body)
+        arena.asset.extend(ET.fromstring(f"<asset>{self._assets}</asset>"))
         self.model = ManipulationTask(
             mujoco_arena=arena, mujoco_objects=[], mujoco_robots=[robot.robot_model for robot in self.robots]
         )

@@ -16,6 +16,7 @@ from gap_vla.sim.cameras import View
 from gap_vla.sim.robosuite_env import TABLE_Z, PrimitiveEnv
 from gap_vla.sim.rotations import as_rotation_vector
 from gap_vla.sim.specs import TaskSpec
+from gap_vla.sim.textures import patterns_mjcf
 from gap_vla.sim.variants import Variant
 from gap_vla.sim.world import MAX_STARTS, World
 
@@ -51,7 +52,7 @@ class RobosuiteWorld(World):
         super().__init__(spec, variant)
         bodies = self.bodies() + distractors_mjcf(variant.distractors, f"0 0 {TABLE_Z}")
         with _global_numpy_rng(0):
-            self.env = PrimitiveEnv(bodies, self.friction, self.bases)
+            self.env = PrimitiveEnv(bodies, patterns_mjcf() if variant.table else "", self.friction, self.bases)
         self.model, self.data = self.env.sim.model._model, self.env.sim.data._data
         self._robots = self.env.robots
         self._eef = [robot.eef_site_id["right"] for robot in self._robots]
