@@ -210,7 +210,8 @@ class SmallTorchPolicy:
     def _generators(self, episodes: Sequence[EpisodeHistory]) -> Any:
         if not self._policy.head.samples:
             return None
-        return [
-            torch.Generator().manual_seed(abs(hash((self._seed, episode.number, episode.steps))))
-            for episode in episodes
-        ]
+        found = []
+        for episode in episodes:
+            source = np.random.SeedSequence([self._seed, abs(episode.number), episode.steps])
+            found.append(torch.Generator().manual_seed(int(source.generate_state(1, np.uint32)[0])))
+        return found

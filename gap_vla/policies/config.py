@@ -45,6 +45,7 @@ class SmallModelConfig:
     head_dim: int = 512
     head_layers: int = 2  # hidden layers of the head
     action_horizon: int = 9
+    phases: int = 8  # phase tokens of the phase_gate fusion; at least as many as the dataset has phases
 
     def __post_init__(self) -> None:
         choose(self.encoder, tuple(registry.ENCODERS), "model.encoder")
@@ -57,6 +58,10 @@ class SmallModelConfig:
             raise ConfigError(f"model.encoder_weights is given, but model.encoder {self.encoder!r} has no such weights")
         if self.encoder == "small" and self.encoder_width % 8:
             raise ConfigError(f"model.encoder_width is {self.encoder_width}; it must be a multiple of 8 (GroupNorm)")
+        if self.fusion == "attention" and self.feature_dim % 4:
+            raise ConfigError(
+                f"model.feature_dim is {self.feature_dim}; fusion attention needs a multiple of 4 (its heads)"
+            )
         if self.temporal == "transformer" and self.image_history != self.proprio_history:
             raise ConfigError(
                 f"model.image_history is {self.image_history} and model.proprio_history {self.proprio_history}; "
@@ -108,6 +113,30 @@ class SmallTrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RivalsConfig:
+    """Settings of the methods other than GAP; each file in `gap_vla.policies.methods` says what they mean."""
+
+    msbot_weight: float = 0.1
+    aux_weight: float = 1.0
+    mask_probability: float = 0.5
+    dropout: float = 0.2
+    noise: float = 0.1
+    keyframe_weight: float = 4.0
+    keyframe_radius: int = 5
+    gradnorm_alpha: float = 1.5
+    gradnorm_rate: float = 0.025
+    ogm_alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("mask_probability", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"rivals.{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 0:
+                raise ConfigError(f"rivals.{field.name} is {getattr(self, field.name)}; it must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
 class SmallEvalConfig:
     """Rollouts after training, the same layouts for every method and seed."""
 
@@ -141,6 +170,7 @@ class SmallConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: SmallModelConfig = SmallModelConfig()
     adjustment: AdjustmentSchedule = dataclasses.field(default_factory=lambda: AdjustmentSchedule(rho="current"))
+    rivals: RivalsConfig = RivalsConfig()
     optimizer: SmallOptimizerConfig = SmallOptimizerConfig()
     train: SmallTrainConfig = SmallTrainConfig()
     eval: SmallEvalConfig = SmallEvalConfig()

@@ -12,6 +12,7 @@ from torch import nn
 from gap_vla.config import ConfigError
 from gap_vla.policies import registry
 from gap_vla.policies.config import SmallModelConfig
+from gap_vla.policies.heads.noise import Generators
 from gap_vla.policies.names import method_of
 from gap_vla.policies.proprio import ProprioEncoder
 
@@ -19,7 +20,8 @@ Batch = Mapping[str, Any]
 """Tensors of one training step. B batch, I and P frames of images and proprioception, H actions:
 
 image_<camera> uint8[B, I, h, w, 3]; proprio float32[B, P, D] normalised; action float32[B, H, A] normalised;
-action_pad_mask bool[B, H], False beyond the episode's end; rho float32[B, P]; change_point bool[B, P].
+action_pad_mask bool[B, H], False beyond the episode's end; rho float32[B, P]; change_distance float32[B], steps from
+the present step to the nearest change point; phase int64[B]; window int64[B], number of the window.
 """
 
 
@@ -30,7 +32,14 @@ class SmallPolicy(nn.Module):
         encoders: image encoder of each camera.
         proprio_encoder: the branch that GAP adjusts; absent from a vision policy.
         head: see `gap_vla.policies.heads`.
+        extras: what the method needs in training only.
+        vision_dim: width of `vision_tokens`.
     """
+
+    encoders: Any
+    fusion: Any
+    head: Any
+    extras: Any
 
     def __init__(
         self,
@@ -74,6 +83,8 @@ class SmallPolicy(nn.Module):
             fused = self.fusion.output_dim
         self.temporal = temporal(config, fused)
         self.head = registry.find(registry.HEADS, config.head)(config, self.temporal.output_dim, action_dim)
+        self.vision_dim = vision_dim
+        self.extras = nn.ModuleDict(how.extras(self))
 
     @property
     def branches(self) -> dict[str, nn.Module]:
@@ -121,7 +132,7 @@ class SmallPolicy(nn.Module):
         proprio = self.proprio_encoder(batch["proprio"]) if self.uses_proprio else None
         return vision, proprio
 
-    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Float[torch.Tensor, "b h a"]:
+    def forward(self, batch: Batch, generator: Generators = None) -> Float[torch.Tensor, "b h a"]:
         """The predicted chunk, normalised as the training data."""
         return self.head.predict(self.embed(*self.branch_features(batch)), generator)
 

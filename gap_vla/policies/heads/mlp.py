@@ -20,15 +20,13 @@ class MLPHead(nn.Module):
         self.shape = (config.action_horizon, action_dim)
         self.layers = mlp(input_dim, config.head_dim, config.head_layers, config.action_horizon * action_dim)
 
-    def predict(
-        self, feature: Float[torch.Tensor, "b d"], generator: torch.Generator | None = None
-    ) -> Float[torch.Tensor, "b h a"]:
+    def predict(self, feature: Float[torch.Tensor, "b d"], generator: object = None) -> Float[torch.Tensor, "b h a"]:
         return self.layers(feature).unflatten(-1, self.shape)
 
     def loss(
         self,
         feature: Float[torch.Tensor, "b d"],
         action: Float[torch.Tensor, "b h a"],
-        generator: torch.Generator | None = None,
+        generator: object = None,
     ) -> Float[torch.Tensor, "b h"]:
         return (self.predict(feature) - action).square().mean(-1)

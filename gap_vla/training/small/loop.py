@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from gap_vla.atomic import replacing
-from gap_vla.policies.methods.base import masked_mean
 from gap_vla.progress import Progress
 from gap_vla.training.interrupt import StopRequest
 from gap_vla.training.metrics import MetricsWriter
@@ -56,15 +55,16 @@ def train(trainer: SmallTrainer, windows: SmallWindows, held_out: SmallWindows, 
             asked = time.perf_counter()
             batch = trainer.place(windows.batch(done))
             gathering += time.perf_counter() - asked
-            out = trainer.step(batch, done)
+            last = done + 1 == total
+            logged = (done + 1) % settings.log_every == 0 or last
+            measured_now = trainer.step(batch, done, measure=logged)
             done += 1
-            last = done == total
             if trainer.device.type == "cpu" or done % 10 == 0 or last:
                 _require_finite(trainer.loss, batch, done, run)
-            if done % settings.log_every == 0 or last:
+            if logged:
                 values = {
                     "train/loss": float(trainer.loss),
-                    "train/mse": float(masked_mean(out.loss.detach(), batch["action_pad_mask"])),
+                    **measured_now,
                     "train/gradient_norm": float(trainer.norm),
                     "train/learning_rate": trainer.rate(done - 1),
                     "train/steps_per_second": progress.rate(done),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import time
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from gap_vla.atomic import write_json
-from gap_vla.config import ConfigError
 from gap_vla.identity import digest
 from gap_vla.policies.config import SmallConfig
 from gap_vla.progress import duration
@@ -31,10 +31,20 @@ def open_data(config: SmallConfig) -> Any:
     Where the store is there already, neither the demonstrations nor the RLDS dataset need to be, so a machine without
     TensorFlow and simulator can train from a copied store.
     """
-    from gap_vla.pipeline import prepare_data, stages_of
-    from gap_vla.rlds import EpisodeStore
+    from gap_vla.pipeline import stages_of
 
     stages = stages_of(config.data_stages)
+    lock = stages.store.with_name(f".{stages.store.name}.making")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # of runs started side by side, one makes the data
+        return _open(config, stages)
+
+
+def _open(config: SmallConfig, stages: Any) -> Any:
+    from gap_vla.pipeline import prepare_data
+    from gap_vla.rlds import EpisodeStore
+
     if (stages.store / "store.json").exists() and not stages.rlds.exists():
         print(f"dataset: only its store is here, {stages.store}", flush=True)
         return EpisodeStore.open(stages.store)
@@ -51,7 +61,9 @@ def train_small(config: SmallConfig, run_name: str = "", resume: bool = False) -
         DivergedError: the loss is not finite.
     """
     from gap_vla.pipeline import stages_of
+    from gap_vla.policies import method_of
 
+    method_of(config.method).check(config)
     stages_of(config.data_stages)  # missing inputs are named before a run directory exists
     if config.eval.episodes:
         from gap_vla.sim import require_rendering
@@ -85,6 +97,7 @@ def _train(config: SmallConfig, store: Any, run: RunDirectory) -> dict[str, floa
     from gap_vla.policies.saving import save_policy
     from gap_vla.training.data import describe_store
     from gap_vla.training.picture import save_batch_picture
+    from gap_vla.training.small.checks import require_fit
     from gap_vla.training.small.labels import rho_of
     from gap_vla.training.small.loop import train
     from gap_vla.training.small.step import SmallTrainer
@@ -93,8 +106,8 @@ def _train(config: SmallConfig, store: Any, run: RunDirectory) -> dict[str, floa
     torch.set_num_threads(config.train.threads)
     torch.manual_seed(config.train.seed)
     print(describe_store(store), flush=True)
+    image_shape = require_fit(config, store)
     method, rho = method_of(config.method), rho_of(config, store)
-    image_shape = _image_shape(config, store)
     windows, held_out = (
         SmallWindows(config, store, split, rho[split], vision=method.vision, proprio=method.proprio)
         for split in ("train", "val")
@@ -118,22 +131,6 @@ def _train(config: SmallConfig, store: Any, run: RunDirectory) -> dict[str, floa
     measured = train(trainer, windows, held_out, run, store.source_hash)
     save_policy(policy, run.checkpoint, store.statistics, config.data.normalization)
     return {**measured, "steps": steps, "mean_rho": float(np.mean(rho["train"]))}
-
-
-def _image_shape(config: SmallConfig, store: Any) -> tuple[int, int, int]:
-    fields = store.split("train").fields
-    for camera in config.demos.cameras:
-        if f"image_{camera}" not in fields:
-            known = ", ".join(key for key in fields if key.startswith("image_")) or "none"
-            raise ConfigError(f"{store.directory} has no camera {camera!r} (demos.cameras); it has {known}")
-        shape = fields[f"image_{camera}"].shape[1:]
-        if shape[:2] != (config.demos.image_size, config.demos.image_size):
-            raise ConfigError(
-                f"{store.directory} holds images of {shape[0]} × {shape[1]}, demos.image_size is "
-                f"{config.demos.image_size}; rollouts would show others than training: set "
-                f"--config.demos.image_size={shape[0]}"
-            )
-    return int(shape[0]), int(shape[1]), int(shape[2])
 
 
 def _picture_batch(batch: Mapping[str, Any]) -> dict[str, Any]:

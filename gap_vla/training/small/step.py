@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from gap_vla.adjustment.torch import Adjustment, attach
 from gap_vla.config import ConfigError
 from gap_vla.policies.config import SmallConfig
-from gap_vla.policies.methods.base import Forward
+from gap_vla.policies.methods.base import Forward, masked_mean
 from gap_vla.policies.names import method_of
 from gap_vla.policies.policy import SmallPolicy
+from gap_vla.training.small.branches import branch_gradients, branch_measurements, watch
 
 
 class SmallTrainer:
@@ -24,7 +26,7 @@ class SmallTrainer:
 
     def __init__(self, config: SmallConfig, policy: SmallPolicy, steps: int):
         self.config, self.policy, self.steps = config, policy, steps
-        self.method = method_of(config.method)
+        self.method = method_of(config.method, config.rivals)
         self.schedule = self.method.schedule(config.adjustment)
         device = config.train.device
         if device == "cuda" and not torch.cuda.is_available():
@@ -57,31 +59,41 @@ class SmallTrainer:
     def place(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
-    def step(self, batch: dict[str, Any], step: int) -> Forward:
-        """Trains on one batch (tensors on the device); returns the forward pass, whose loss is float[B, H]."""
+    def step(self, batch: dict[str, Any], step: int, measure: bool = False) -> dict[str, float]:
+        """Trains on one batch (tensors on the device).
+
+        Args:
+            measure: also say what each branch did (`gap_vla.training.small.branches`); the step is the same.
+
+        Returns:
+            The measurements; empty unless `measure`. `loss` and `norm` hold loss and gradient norm as tensors.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         generator = self.generator(step)
         shown = self.method.inputs(batch, generator)
-        if self.adjustment is None:
+        acting = self.adjustment.rho(batch["rho"], step) if self.adjustment else contextlib.nullcontext()
+        with acting:
             out, loss = self._forward(shown, generator)
+            if measure:
+                watch(out)
             loss.backward()
-        else:
-            with self.adjustment.rho(batch["rho"], step):
-                out, loss = self._forward(shown, generator)
-                loss.backward()
-        self.method.after_backward(self.policy, shown, out, step, self.steps)
+        self.method.after_backward(self.policy, shown, out, generator)
+        measured = branch_gradients(self.policy) if measure else {}
         self.norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.optimizer.clip_gradient)
+        if measure:  # before the parameters move
+            measured |= branch_measurements(self.policy, shown, out, self.generator(step))
+            measured["train/action_loss"] = float(masked_mean(out.loss.detach(), batch["action_pad_mask"]))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.loss = loss.detach()
-        return out
+        return measured
 
     def _forward(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Forward, torch.Tensor]:
         vision, proprio = self.policy.branch_features(batch)
         feature = self.policy.embed(vision, proprio)
         out = Forward(vision, proprio, feature, self.policy.head.loss(feature, batch["action"], generator))
-        return out, self.method.loss(self.policy, batch, out)
+        return out, self.method.loss(self.policy, batch, out, generator)
 
     def state(self) -> dict[str, Any]:
         return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}

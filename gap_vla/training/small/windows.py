@@ -10,6 +10,7 @@ import torch
 
 from gap_vla.policies.config import SmallConfig
 from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Windows
 
 
@@ -47,8 +48,9 @@ class SmallWindows:
         )
         self._data = store.split(split)
         self._rho = np.asarray(rho, np.float32)
-        points = self._data.fields.get("change_point")
-        self._points = np.zeros(len(self._rho), bool) if points is None else np.asarray(points)
+        self._distance = _change_distances(self._data)
+        self._phase = _phase_codes(store, split)
+        self._shuffle_images = config.data.shuffle_images and split == "train"
         self._cameras = tuple(f"image_{camera}" for camera in config.demos.cameras) if vision else ()
         self._frames, self._steps = config.model.image_history, config.model.proprio_history
         self._batch, self._seed = config.train.batch_size, config.train.seed
@@ -59,15 +61,23 @@ class SmallWindows:
 
     def batch(self, step: int) -> dict[str, Any]:
         """The batch of a 0-based training step; every window once per epoch."""
-        return self.gather(self._numbers(step))
+        numbers = self._numbers(step)
+        if not self._shuffle_images:
+            return self.gather(numbers)
+        drawn = np.random.default_rng([self._seed, step, 1]).integers(len(self._data), size=len(numbers))
+        return self.gather(numbers, drawn)
 
     def in_order(self, size: int = 256) -> Iterator[dict[str, Any]]:
         """Every window once."""
         for start in range(0, len(self), size):
             yield self.gather(np.arange(start, min(start + size, len(self))))
 
-    def gather(self, numbers: np.ndarray) -> dict[str, Any]:
-        """The batch of these windows; see `gap_vla.policies.policy.Batch`. `window` int64[B] holds their numbers."""
+    def gather(self, numbers: np.ndarray, pictures_of: np.ndarray | None = None) -> dict[str, Any]:
+        """The batch of these windows; see `gap_vla.policies.policy.Batch`.
+
+        Args:
+            pictures_of: take the pictures from these episodes instead, at the same steps: a control that cannot see.
+        """
         found = self._windows.gather(numbers)
         offsets = self._data.offsets
         start = offsets[np.searchsorted(offsets, numbers, side="right") - 1]
@@ -77,11 +87,15 @@ class SmallWindows:
             "action": found["action"][:, -1],
             "action_pad_mask": found["action_pad_mask"][:, -1, :, 0],
             "rho": self._rho[steps],
-            "change_point": self._points[steps],
+            "change_distance": self._distance[numbers],
+            "phase": self._phase[numbers],
             "window": numbers,
         }
         if self._windows.proprio:
             arrays["proprio"] = found["observation"]["proprio"][:, -self._steps :]
+        if pictures_of is not None:
+            first, end = offsets[pictures_of][:, None], offsets[pictures_of + 1][:, None]
+            frames = np.minimum(first + frames - start[:, None], end - 1)
         for key in self._cameras:
             stored = self._data.fields[key]
             images = np.empty((*frames.shape, *stored.shape[1:]), np.uint8)
@@ -100,3 +114,30 @@ class SmallWindows:
         if self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self))
         return self._order[1]
+
+
+def _change_distances(data: StoreSplit) -> np.ndarray:
+    """float32[S]: steps to the episode's nearest change point; infinite without any."""
+    points = data.fields.get("change_point")
+    if points is None:
+        return np.full(data.steps, np.inf, np.float32)
+    found = np.full(data.steps, np.inf, np.float32)
+    for start, end in zip(data.offsets, data.offsets[1:]):
+        own = np.flatnonzero(points[start:end])
+        if len(own):
+            found[start:end] = np.abs(np.arange(end - start)[:, None] - own).min(1)
+    return found
+
+
+def _phase_codes(store: EpisodeStore, split: str) -> np.ndarray:
+    """int64[S]: phase of every step, numbered as in the training split; zeros where the dataset names none."""
+    data = store.split(split)
+    if "phase" not in data.fields:
+        return np.zeros(data.steps, np.int64)
+    names = phase_names(store)
+    return np.array([names.index(name) for name in data.phases], np.int64)[np.asarray(data.fields["phase"])]
+
+
+def phase_names(store: EpisodeStore) -> list[str]:
+    """Every phase of the dataset, those of the training split first."""
+    return list(dict.fromkeys(name for split in ("train", "val") for name in store.split(split).phases))

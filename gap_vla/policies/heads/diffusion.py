@@ -1,0 +1,73 @@
+"""Diffusion head (DDPM, Ho et al., 2020): a small network removes noise from the chunk in a few steps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from gap_vla.policies.config import SmallModelConfig
+from gap_vla.policies.heads.noise import Generators, normal
+from gap_vla.policies.layers import mlp
+
+STEPS = 20
+TIME_FEATURES = 32
+LARGEST_ACTION = 5.0  # predictions of the clean, normalised chunk are clipped to this, as in Octo
+
+
+class DiffusionHead(nn.Module):
+    """Predicts the noise; squared-cosine schedule (Nichol and Dhariwal, 2021) with `STEPS` steps."""
+
+    samples = True
+    alpha: torch.Tensor
+    alpha_bar: torch.Tensor
+
+    def __init__(self, config: SmallModelConfig, input_dim: int, action_dim: int):
+        super().__init__()
+        self.shape = (config.action_horizon, action_dim)
+        size = config.action_horizon * action_dim
+        self.layers = mlp(input_dim + size + TIME_FEATURES, config.head_dim, config.head_layers, size)
+        grid = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
+        kept = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
+        beta = (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
+        self.register_buffer("alpha", (1 - beta).float(), persistent=False)
+        self.register_buffer("alpha_bar", torch.cumprod(1 - beta, 0).float(), persistent=False)
+
+    def loss(
+        self, feature: Float[torch.Tensor, "b d"], action: Float[torch.Tensor, "b h a"], generator: Generators = None
+    ) -> Float[torch.Tensor, "b h"]:
+        batch = len(action)
+        clock = generator if isinstance(generator, torch.Generator) else None
+        step = torch.randint(STEPS, (batch,), generator=clock).to(action.device)
+        noise = normal(tuple(action.shape), action, generator)
+        kept = self.alpha_bar[step][:, None, None]
+        noisy = kept.sqrt() * action + (1 - kept).sqrt() * noise
+        return (self._noise(feature, noisy, step) - noise).square().mean(-1)
+
+    @torch.no_grad()
+    def predict(
+        self, feature: Float[torch.Tensor, "b d"], generator: Generators = None
+    ) -> Float[torch.Tensor, "b h a"]:
+        batch = len(feature)
+        shape = (batch, *self.shape)
+        chunk = normal(shape, feature, generator)
+        for index in reversed(range(STEPS)):
+            step = torch.full((batch,), index, device=feature.device)
+            alpha, bar = self.alpha[index], self.alpha_bar[index]
+            clean = (chunk - (1 - bar).sqrt() * self._noise(feature, chunk, step)) / bar.sqrt()
+            clean = clean.clamp(-LARGEST_ACTION, LARGEST_ACTION)
+            if index == 0:
+                return clean
+            before = self.alpha_bar[index - 1]
+            mean = (before.sqrt() * (1 - alpha) * clean + alpha.sqrt() * (1 - before) * chunk) / (1 - bar)
+            spread = ((1 - before) / (1 - bar) * (1 - alpha)).sqrt()
+            chunk = mean + spread * normal(shape, feature, generator)
+        return chunk
+
+    def _noise(self, feature: torch.Tensor, chunk: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+        rates = torch.exp(torch.arange(TIME_FEATURES // 2, device=step.device) * (-math.log(1000.0) / 15))
+        angle = step[:, None] * rates
+        inputs = torch.cat([feature, chunk.flatten(1), angle.sin(), angle.cos()], -1)
+        return self.layers(inputs).unflatten(-1, self.shape)

@@ -1,0 +1,168 @@
+"""The parts of small policies: every combination runs, ResNet-18 takes published weights, a saved policy acts alike."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from resnet18_names import PARAMETERS, TENSORS
+from toy_store import SIZE, toy_config, write_store
+
+from gap_vla.config import ConfigError
+from gap_vla.policies import METHODS, SmallModelConfig, build_policy
+from gap_vla.policies.encoders.resnet18 import Trunk, load_imagenet
+from gap_vla.policies.encoders.spatial_softmax import SpatialSoftmax
+from gap_vla.policies.registry import FUSIONS, HEADS
+from gap_vla.policies.saving import load_saved_policy, save_policy
+
+TINY = dict(encoder_width=8, feature_dim=16, head_dim=16, action_horizon=3, proprio_history=4)
+STEPWISE = dict(temporal="transformer", image_history=4, temporal_layers=1, temporal_heads=2, temporal_head_dim=8)
+
+
+def a_batch(config, batch=2, cameras=("primary",)):
+    images = {
+        f"image_{camera}": torch.randint(0, 256, (batch, config.image_history, SIZE, SIZE, 3), dtype=torch.uint8)
+        for camera in cameras
+    }
+    return {**images, "proprio": torch.randn(batch, config.proprio_history, 9)}
+
+
+@pytest.mark.parametrize("fusion, head, temporal", list(itertools.product(FUSIONS, HEADS, ("none", "transformer"))))
+def test_every_fusion_with_every_head_trains_and_predicts(fusion, head, temporal):
+    config = SmallModelConfig(**TINY, fusion=fusion, head=head, **(STEPWISE if temporal == "transformer" else {}))
+    policy, batch = build_policy(config, "concat", (SIZE, SIZE, 3), 9, 7), a_batch(config)
+    generator = torch.Generator().manual_seed(0)
+    loss = policy.head.loss(policy.embed(*policy.branch_features(batch)), torch.randn(2, 3, 7), generator)
+    assert loss.shape == (2, 3)
+    loss.mean().backward()
+    silent = [name for name, p in policy.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not silent
+    assert policy(batch, generator).shape == (2, 3, 7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_policy_has_the_branches_of_its_method_and_no_others(method):
+    policy = build_policy(SmallModelConfig(**TINY), method, (SIZE, SIZE, 3), 9, 7)
+    expected = {"vision": {"vision"}, "proprio": {"proprio"}}.get(method, {"vision", "proprio"})
+    assert set(policy.branches) == expected
+
+
+def test_features_of_every_camera_stand_side_by_side():
+    config = SmallModelConfig(**TINY, image_history=2)
+    policy = build_policy(config, "concat", (SIZE, SIZE, 3), 9, 7, cameras=("primary", "wrist"))
+    batch = a_batch(config, cameras=("primary", "wrist"))
+    assert policy.features(batch).shape == (2, 2, 2 * 16)
+    assert policy(batch).shape == (2, 3, 7)
+
+
+def test_spatial_softmax_finds_the_brightest_place():
+    maps = torch.full((1, 2, 5, 9), -50.0)
+    maps[0, 0, 0, 8] = maps[0, 1, 4, 4] = 50.0
+    assert SpatialSoftmax()(maps).tolist() == [[1.0, -1.0, 0.0, 1.0]]
+
+
+def test_sampled_chunks_depend_on_the_sample_and_its_generator_alone():
+    config = SmallModelConfig(**TINY, head="diffusion")
+    policy, batch = build_policy(config, "concat", (SIZE, SIZE, 3), 9, 7).eval(), a_batch(config, 3)
+    seeds = [torch.Generator().manual_seed(seed) for seed in (5, 6, 7)]
+    together = policy(batch, seeds)
+    alone = policy({key: value[1:2] for key, value in batch.items()}, [torch.Generator().manual_seed(6)])
+    assert torch.allclose(together[1], alone[0], atol=1e-5)
+
+
+class TestResNet18:
+    def test_names_and_shapes_are_the_published_ones(self):
+        found = {name: tuple(value.shape) for name, value in Trunk().state_dict().items()}
+        published = {name: shape for name, shape in TENSORS.items() if not name.startswith("fc.")}
+        assert found == published and list(found) == list(published)
+        assert sum(p.numel() for p in Trunk().parameters()) + 512 * 1000 + 1000 == PARAMETERS
+
+    @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+    def test_published_weights_load(self, suffix, tmp_path):
+        torch.manual_seed(0)
+        weights = {
+            name: torch.rand(shape) if "num_batches" not in name else torch.tensor(3) for name, shape in TENSORS.items()
+        }
+        path = tmp_path / f"resnet18{suffix}"
+        if suffix == ".pth":
+            torch.save(weights, path)
+        else:
+            from safetensors.torch import save_file
+
+            save_file(weights, path)
+        trunk = Trunk()
+        load_imagenet(trunk, path)
+        assert all(torch.equal(value, weights[name]) for name, value in trunk.state_dict().items())
+
+    def test_other_weights_are_refused_by_name(self, tmp_path):
+        path = tmp_path / "weights.pth"
+        torch.save({"conv1.weight": torch.zeros(64, 3, 3, 3), "stem.weight": torch.zeros(1)}, path)
+        with pytest.raises(ConfigError, match=r"bn1.weight is missing.*"):
+            load_imagenet(Trunk(), path)
+        with pytest.raises(ConfigError, match="no file"):
+            load_imagenet(Trunk(), tmp_path / "nothing.pth")
+
+    def test_the_paper_recipe_builds_and_runs(self):
+        config = SmallModelConfig(encoder="resnet18", feature_dim=512, temporal="transformer", image_history=5)
+        policy = build_policy(config, "gap", (64, 64, 3), 9, 7)
+        images = torch.randint(0, 256, (1, 5, 64, 64, 3), dtype=torch.uint8)
+        assert policy.features(images).shape == (1, 5, 512)
+        assert policy({"image_primary": images, "proprio": torch.randn(1, 5, 9)}).shape == (1, 9, 7)
+
+
+class TestSaving:
+    @pytest.mark.parametrize("method", ["gap", "vision", "aux", "gradnorm"])
+    def test_a_saved_policy_predicts_the_same(self, method, tmp_path):
+        config = SmallModelConfig(**TINY)
+        policy = build_policy(config, method, (SIZE, SIZE, 3), 9, 7).eval()
+        statistics = write_store(tmp_path / "store").statistics
+        save_policy(policy, tmp_path / "checkpoint", statistics, "normal")
+        loaded, account, found = load_saved_policy(tmp_path / "checkpoint")
+        batch = a_batch(config)
+        assert torch.equal(policy(batch), loaded(batch))
+        assert account["method"] == method and np.array_equal(found["action"]["mean"], statistics["action"]["mean"])
+
+    def test_a_folder_without_a_policy_and_damaged_weights_are_refused(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"no policy.json"):
+            load_saved_policy(tmp_path)
+        policy = build_policy(SmallModelConfig(**TINY), "gap", (SIZE, SIZE, 3), 9, 7)
+        save_policy(policy, tmp_path / "c", write_store(tmp_path / "store").statistics, "normal")
+        weights = tmp_path / "c" / "policy.safetensors"
+        weights.write_bytes(weights.read_bytes()[:200])
+        with pytest.raises(ConfigError, match="weights"):
+            load_saved_policy(tmp_path / "c")
+
+
+class TestConfig:
+    def test_unknown_names_are_refused_with_the_choices(self, tmp_path):
+        with pytest.raises(ConfigError, match="did you mean 'concat'"):
+            toy_config(tmp_path, "concatt")
+        with pytest.raises(ConfigError, match="choose one of mlp"):
+            toy_config(tmp_path, model=dict(head="flow"))
+        with pytest.raises(ConfigError, match="proprio_history"):
+            toy_config(tmp_path, model=dict(propio_history=1))
+
+    def test_a_configuration_survives_json(self, tmp_path):
+        import json
+
+        from gap_vla.policies import SmallConfig
+
+        config = toy_config(tmp_path, "gap")
+        assert SmallConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            (dict(temporal="transformer"), "step by step"),
+            (dict(encoder_weights="x.pth"), "no such weights"),
+            (dict(encoder_width=12), "multiple of 8"),
+            (dict(action_horizon=0), "greater than 0"),
+        ],
+    )
+    def test_impossible_models_are_refused(self, changes, message):
+        with pytest.raises(ConfigError, match=message):
+            SmallModelConfig(**changes)
+
+    def test_images_too_small_for_the_encoder_are_refused(self):
+        with pytest.raises(ConfigError, match="at least 33"):
+            build_policy(SmallModelConfig(encoder="resnet18"), "concat", (32, 32, 3), 9, 7)

@@ -1,0 +1,296 @@
+"""Small policies train: every method learns, GAP changes gradients only, a killed run ends as an undisturbed one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_store import episode, place_store, toy_config, write_store
+
+from gap_vla.config import ConfigError
+from gap_vla.policies import METHODS, build_policy, method_of
+from gap_vla.rlds import EpisodeStore
+from gap_vla.training.metrics import read_metrics
+from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.small import run_directory_of, train_small
+from gap_vla.training.small.labels import rho_of
+from gap_vla.training.small.loop import DivergedError, train
+from gap_vla.training.small.step import SmallTrainer
+from gap_vla.training.small.windows import SmallWindows
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> EpisodeStore:
+    return write_store(tmp_path_factory.mktemp("toy") / "store")
+
+
+def made(config, store, steps=12):
+    """Trainer and training windows, as `train_small` makes them."""
+    torch.manual_seed(config.train.seed)
+    method, rho = method_of(config.method), rho_of(config, store)
+    windows = SmallWindows(config, store, "train", rho["train"], vision=method.vision, proprio=method.proprio)
+    policy = build_policy(config.model, config.method, (32, 32, 3), 9, 7)
+    return SmallTrainer(config, policy, steps), windows
+
+
+def trained(config, store, steps=6):
+    trainer, windows = made(config, store)
+    for step in range(steps):
+        trainer.step(windows.batch(step), step)
+    return trainer.policy.state_dict()
+
+
+def action_loss(trainer, windows):
+    with torch.no_grad():
+        batch = windows.gather(np.arange(0, len(windows), 3))
+        feature = trainer.policy.embed(*trainer.policy.branch_features(batch))
+        return float(trainer.policy.head.loss(feature, batch["action"], trainer.generator(0)).mean())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_on_a_toy_set(method, store, tmp_path):
+    trainer, windows = made(toy_config(tmp_path, method), store, steps=40)
+    before = action_loss(trainer, windows)
+    for step in range(25):
+        trainer.step(windows.batch(step), step)
+    assert action_loss(trainer, windows) < 0.95 * before
+
+
+@pytest.mark.parametrize("changes", [{}, {"model": dict(fusion="attention")}, {"model": dict(head="diffusion")}])
+def test_gap_with_rho_zero_and_lambda_one_is_concat_to_the_bit(changes, store, tmp_path):
+    concat = trained(toy_config(tmp_path, "concat", **changes), store)
+    gap = trained(toy_config(tmp_path, "lambda_only", adjustment=dict(lam=1.0, rho="current"), **changes), store)
+    assert concat.keys() == gap.keys()
+    assert all(torch.equal(concat[name], gap[name]) for name in concat)
+
+
+def test_gap_changes_the_first_step_of_the_proprioceptive_branch_and_of_nothing_else(store, tmp_path):
+    unclipped = dict(optimizer=dict(learning_rate=3e-3, warmup_steps=2, clip_gradient=1e9))
+    concat = trained(toy_config(tmp_path, "concat", **unclipped), store, steps=1)
+    gap = trained(toy_config(tmp_path, "gap", **unclipped), store, steps=1)
+    changed = {name.split(".")[0] for name in concat if not torch.equal(concat[name], gap[name])}
+    assert changed == {"proprio_encoder"}
+
+
+def test_forward_is_identical_with_and_without_gap(store, tmp_path):
+    config = toy_config(tmp_path, "gap")
+    trainer, windows = made(config, store)
+    batch = windows.batch(0)
+    plain = build_policy(config.model, "concat", (32, 32, 3), 9, 7)
+    plain.load_state_dict(trainer.policy.state_dict())
+    with trainer.adjustment.rho(batch["rho"], 0):
+        adjusted = trainer.policy(batch)
+    assert torch.equal(adjusted, plain(batch))
+
+
+def test_after_the_window_gap_is_concat(store, tmp_path):
+    config = toy_config(tmp_path, "gap", adjustment=dict(window=0.0, rho="current"))
+    gap, concat = trained(config, store), trained(toy_config(tmp_path, "concat"), store)
+    assert all(torch.equal(concat[name], gap[name]) for name in concat)
+
+
+def test_measuring_the_branches_does_not_change_the_step(store, tmp_path):
+    config = toy_config(tmp_path, "gap")
+    plain = trained(config, store)
+    trainer, windows = made(config, store)
+    for step in range(6):
+        measured = trainer.step(windows.batch(step), step, measure=True)
+    assert all(torch.equal(plain[name], value) for name, value in trainer.policy.state_dict().items())
+    assert {"branch/vision_gradient", "branch/proprio_gradient", "branch/vision_loss_consistent"} <= measured.keys()
+    assert measured["branch/proprio_signal_transition"] > 0
+
+
+def test_every_window_comes_once_per_epoch_in_an_order_of_the_seed(store, tmp_path):
+    config = toy_config(tmp_path, train=dict(batch_size=18, seed=3))
+    windows = SmallWindows(config, store, "train", np.zeros(len(store.split("train").fields["rho"])))
+    seen = np.concatenate([windows._numbers(step) for step in range(len(windows) // 18)])
+    assert sorted(seen) == list(range(len(windows)))
+    other = SmallWindows(toy_config(tmp_path, train=dict(seed=4)), store, "train", windows._rho)
+    assert not np.array_equal(windows.batch(0)["action"][:16], other.batch(0)["action"])
+
+
+def test_a_window_shows_its_own_history_and_never_the_episode_before(store, tmp_path):
+    config = toy_config(tmp_path, model=dict(image_history=2))
+    windows = SmallWindows(config, store, "train", store.split("train").fields["rho"])
+    batch = windows.gather(np.array([24, 30]))  # the first and the seventh step of the second episode
+    images, second = store.split("train").fields["image_primary"], 24
+    assert np.array_equal(batch["image_primary"][0], images[[second, second]])
+    assert np.array_equal(batch["image_primary"][1], images[[29, 30]])
+    assert batch["rho"][1].tolist() == store.split("train").fields["rho"][28:31].tolist()
+
+
+def test_pictures_of_other_episodes_leave_everything_else_alone(store, tmp_path):
+    plain, shuffled = toy_config(tmp_path), toy_config(tmp_path, data=dict(shuffle_images=True))
+    rho = store.split("train").fields["rho"]
+    one, other = (SmallWindows(c, store, "train", rho).batch(0) for c in (plain, shuffled))
+    assert torch.equal(one["proprio"], other["proprio"])
+    assert not torch.equal(one["image_primary"], other["image_primary"])
+
+
+def test_a_run_needs_neither_tensorflow_nor_jax_nor_a_simulator(tmp_path):
+    config = toy_config(tmp_path, "gap_gaussian")
+    place_store(config)
+    program = (
+        "import json, sys\n"
+        "from gap_vla.policies import SmallConfig\n"
+        "from gap_vla.training.small import train_small\n"
+        "train_small(SmallConfig.from_dict(json.loads(sys.argv[1])))\n"
+        "heavy = {'tensorflow', 'jax', 'mujoco', 'robosuite', 'metaworld', 'grain'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, json.dumps(config.to_dict())], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert RunDirectory(run_directory_of(config)).complete
+
+
+def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path):
+    config = toy_config(tmp_path, "gradnorm", train=dict(steps=80, save_every=2, log_every=20, validate_every=80))
+    place_store(config)
+    program = (
+        "import json, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from gap_vla.policies import SmallConfig\n"
+        "from gap_vla.training.small import train_small\n"
+        "train_small(SmallConfig.from_dict(json.loads(sys.argv[1])), 'killed', resume=True)\n"
+    )
+    command = [sys.executable, "-c", program, json.dumps(config.to_dict())]
+    state = Path(config.runs) / "assembly" / "killed" / "state" / "training.pt"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (state.parent.parent / "summary.json").exists()
+    resumed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "resumed after step" in resumed.stdout
+    train_small(config, "undisturbed")
+    weights = [
+        Path(config.runs) / "assembly" / name / "checkpoint" / "policy.safetensors"
+        for name in ("killed", "undisturbed")
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    steps = [row["step"] for row in read_metrics(state.parent.parent / "metrics.jsonl") if "train/loss" in row]
+    assert steps == [20, 40, 60, 80]
+
+
+def test_ctrl_c_saves_the_last_whole_step(store, tmp_path, monkeypatch):
+    config = toy_config(tmp_path, train=dict(save_every=1000))
+    trainer, windows = made(config, store)
+    whole = trainer.step
+
+    def interrupted(batch, step, measure=False):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(batch, step, measure)
+
+    monkeypatch.setattr(trainer, "step", interrupted)
+    run = RunDirectory.claim(tmp_path / "run", {}, False)
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer, windows, windows, run, "data")
+    assert torch.load(run.state / "training.pt", weights_only=True)["step"] == 4
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(store, tmp_path):
+    config = toy_config(tmp_path)
+    trainer, windows = made(config, store)
+    with torch.no_grad():
+        trainer.policy.head.layers[0].weight.fill_(float("nan"))
+    run = RunDirectory.claim(tmp_path / "run", {}, False)
+    with pytest.raises(DivergedError, match="bad_batch"):
+        train(trainer, windows, windows, run, "data")
+    saved = np.load(run.path / "bad_batch.npz")
+    assert saved["image_primary"].shape == (16, 1, 32, 32, 3)
+
+
+def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_path):
+    config = toy_config(tmp_path, "gap")
+    place_store(config)
+    summary = train_small(config)
+    run = RunDirectory(run_directory_of(config))
+    assert run.first_batch.exists() and run.read_summary() == summary
+    rows = read_metrics(run.metrics)
+    assert {"val/action_mse", "val/mean_action_mse"} <= rows[0].keys()
+    assert rows[1]["gap/update_factor"] == pytest.approx(0.3) and rows[-2]["gap/update_factor"] == 1
+
+
+class TestErrorsBeforeTraining:
+    def test_a_dataset_without_rho_is_refused_for_gap_and_trains_concat(self, tmp_path):
+        gap, concat = toy_config(tmp_path, "gap"), toy_config(tmp_path, "concat")
+        place_store(gap, rho=False)
+        with pytest.raises(ConfigError, match="no steps/rho, which method gap needs"):
+            train_small(gap)
+        assert train_small(concat)["steps"] == 12
+
+    def test_labels_of_other_episodes_are_refused(self, tmp_path):
+        config = toy_config(tmp_path, "gap_gaussian")
+        store = place_store(config)
+        rho_of(config, store)
+        other = write_store(tmp_path / "other", length=30)
+        other.directory, other.source_hash = store.directory, store.source_hash
+        with pytest.raises(ConfigError, match="of other episodes"):
+            rho_of(config, other)
+
+    def test_a_state_of_another_dataset_is_refused(self, tmp_path):
+        config = toy_config(tmp_path)
+        store = place_store(config)
+        train_small(config, "run")
+        run = RunDirectory(run_directory_of(config, "run"))
+        run.summary.unlink()
+        account = json.loads((store.directory / "store.json").read_text())
+        (store.directory / "store.json").write_text(json.dumps(account | {"source_hash": "another"}))
+        with pytest.raises(ConfigError, match="another dataset"):
+            train_small(config, "run", resume=True)
+
+    def test_images_of_another_size_are_refused(self, tmp_path):
+        config = toy_config(tmp_path, demos=dict(image_size=64))
+        place_store(config)
+        with pytest.raises(ConfigError, match="32 × 32"):
+            train_small(config)
+
+    def test_a_missing_camera_and_a_missing_phase_are_refused(self, tmp_path):
+        config = toy_config(tmp_path, demos=dict(cameras=("wrist",)))
+        place_store(config)
+        with pytest.raises(ConfigError, match="no camera 'wrist'"):
+            train_small(config)
+        config = toy_config(tmp_path, "msbot")
+        place_store(config, phases=False)
+        with pytest.raises(ConfigError, match="steps/phase"):
+            train_small(config)
+
+    @pytest.mark.parametrize(
+        "method, model, message",
+        [
+            ("gradnorm", dict(head="gmm"), "negative"),
+            ("ogm_ge", dict(head="gmm"), "negative"),
+            ("msbot", dict(fusion="film"), "own fusion"),
+            ("vision", dict(fusion="film"), "single branch"),
+        ],
+    )
+    def test_method_fusion_and_head_that_do_not_fit_leave_no_run(self, method, model, message, tmp_path):
+        config = toy_config(tmp_path, method, model=model)
+        place_store(config)
+        with pytest.raises(ConfigError, match=message):
+            train_small(config)
+        assert not Path(config.runs).exists()
+
+
+def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, capsys):
+    from gap_vla.phases import annotate
+
+    config = toy_config(tmp_path, "gap_gaussian")
+    store = place_store(config)
+    found = rho_of(config, store)
+    episodes = [episode(seed) for seed in [*range(6), 100, 101]]
+    expected = annotate(episodes, method="gaussian", workers=1).rho
+    assert np.array_equal(found["train"], np.concatenate(expected[:6]))
+    assert np.array_equal(found["val"], np.concatenate(expected[6:]))
+    capsys.readouterr()
+    assert np.array_equal(rho_of(config, store)["train"], found["train"])
+    assert "labelling" not in capsys.readouterr().out

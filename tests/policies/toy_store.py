@@ -1,0 +1,92 @@
+"""An episode store of made-up demonstrations, written without TensorFlow: a red square shows where to go, and a
+green edge whether to go there or back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from gap_vla.episode import Episode
+from gap_vla.policies import SmallConfig
+from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.statistics import dataset_statistics, save_statistics
+from gap_vla.rlds.store import STORE_VERSION, _digest, _SplitWriter
+
+SIZE = 32
+
+
+def episode(seed: int, *, rho: bool = True, length: int = 24, phases: bool = True) -> Episode:
+    """The hand moves in a straight line to the square, rests, and goes back; ρ is 1 around the turn."""
+    rng = np.random.default_rng(seed)
+    goal = rng.uniform(-1, 1, 2)
+    half = length // 2
+    way = np.minimum(np.arange(length), length - 1 - np.arange(length)) / half
+    proprio = np.zeros((length, 9), np.float32)
+    proprio[:, :2], proprio[:, 3] = way[:, None] * goal, 1
+    action = np.zeros((length, 7), np.float32)
+    action[:, :2] = np.where(np.arange(length) < half, 1, -1)[:, None] * goal / half
+    action[:, 6] = np.where(np.arange(length) < half, -1, 1)
+    image = rng.integers(0, 60, (length, SIZE, SIZE, 3), np.uint8)
+    row, column = ((goal + 1) / 2 * (SIZE - 8)).astype(int)
+    image[:, row : row + 8, column : column + 8, 0] = 255
+    image[:half, :, :6, 1] = image[half:, :, -6:, 1] = 255
+    points = np.zeros(length, bool)
+    points[half] = True
+    near = np.exp(-(((np.arange(length) - half) / 2.0) ** 2)).astype(np.float32)
+    return Episode(
+        images={"image_primary": image},
+        proprio=proprio,
+        action=action,
+        rho=near if rho else None,
+        change_point=points if rho else None,
+        phase=np.where(np.arange(length) < half, "reach", "return") if phases else None,
+    )
+
+
+def write_store(directory: Path, *, train: int = 6, val: int = 2, **options) -> EpisodeStore:
+    """A store of `train` and `val` episodes; `options` of `episode`."""
+    directory.mkdir(parents=True)
+    splits, episodes = {}, []
+    for split, seeds in (("train", range(train)), ("val", range(100, 100 + val))):
+        writer = _SplitWriter(directory, split)
+        for seed in seeds:
+            episodes.append(episode(seed, **options))
+            writer.add(episodes[-1])
+        splits[split] = writer.close()
+    statistics = dataset_statistics([e.action for e in episodes], [e.proprio for e in episodes])
+    save_statistics(statistics, directory / "dataset_statistics.json")
+    files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(directory.iterdir())}
+    account = {
+        "store_version": STORE_VERSION,
+        "source": str(directory),
+        "source_hash": f"toy-{train}-{val}-{sorted(options.items())}",
+        "metadata": {},
+        "splits": splits,
+        "files": files,
+    }
+    (directory / "store.json").write_text(json.dumps(account))
+    return EpisodeStore.open(directory)
+
+
+def toy_config(root: Path, method: str = "concat", **changes) -> SmallConfig:
+    """A tiny experiment whose runs and data lie below `root`; `changes` by section, e.g. `model=dict(head="gmm")`."""
+    sections = {
+        "demos": dict(image_size=SIZE),
+        "data": dict(root=str(root / "data")),
+        "model": dict(encoder_width=8, feature_dim=16, head_dim=32, action_horizon=4, proprio_history=3),
+        "optimizer": dict(learning_rate=1e-2, warmup_steps=2),
+        "train": dict(steps=12, batch_size=16, log_every=4, validate_every=6, save_every=4, precision="float32"),
+        "eval": dict(episodes=0),
+    }
+    for section, values in changes.items():
+        sections[section] = {**sections.get(section, {}), **values}
+    return SmallConfig.from_dict({"task": "assembly", "method": method, "runs": str(root / "runs"), **sections})
+
+
+def place_store(config: SmallConfig, **options) -> EpisodeStore:
+    """The toy store where the pipeline would have put this configuration's."""
+    from gap_vla.pipeline import stages_of
+
+    return write_store(stages_of(config.data_stages).store, **options)
