@@ -61,8 +61,6 @@ class DemosConfig:
         _positive(self, "demos", "episodes", "image_size")
         for camera in self.cameras:
             choose(camera, ("primary", "wrist"), "demos.cameras")
-        if self.image_size % 16:
-            raise ConfigError(f"demos.image_size is {self.image_size}; the image encoder needs a multiple of 16")
         if self.action_noise < 0:
             raise ConfigError(f"demos.action_noise is {self.action_noise}; it must be at least 0")
 
@@ -191,6 +189,8 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         choose(self.task, TASK_NAMES, "task")
         choose(self.method, METHODS, "method")
+        if self.demos.image_size % 16:
+            raise ConfigError(f"demos.image_size is {self.demos.image_size}; Octo's stem needs a multiple of 16")
         if self.eval.execute > self.model.action_horizon:
             raise ConfigError(
                 f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "
