@@ -1,165 +1,221 @@
-"""GAP for any PyTorch policy (M6 to M8): a hook on the proprioceptive submodule, and λ on its parameter group.
+"""GAP for any PyTorch policy (M6 to M8): hooks on the proprioceptive submodule, and λ on the steps of its parameters.
 
-    gap = attach(policy, "state_encoder", AdjustmentSchedule(lam=0.3), total_steps=10_000)
+    gap = attach(policy, "model.state_proj", AdjustmentSchedule(lam=0.3, rho="current"), total_steps=10_000)
     optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=3e-4))
     for step, batch in enumerate(batches):
-        with gap.rho(batch["rho"], step):            # float[B] or float[B, W], from the dataset's steps/rho
-            loss = policy.loss(batch)
+        with gap.rho(batch["rho"], step):            # float[B] or float[B, W], from the dataset's rho column
+            loss = policy(batch)
         loss.backward()
         optimizer.step()
     gap.detach()                                     # the policy is as it was
 
-The forward pass, the parameters and their names stay as they are.
+The forward pass, the parameters, their names and the optimizer's groups stay as they are. docs/ANY_POLICY.md names the
+submodule of common policies.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from gap_vla.adjustment.schedule import AdjustmentSchedule, Factors
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scale_gradient
+from gap_vla.adjustment.torch_optimizer import ScaledUpdates
+from gap_vla.adjustment.torch_places import Place, find_columns, find_places
+from gap_vla.adjustment.torch_shapes import factor_of_columns, factor_of_output
 
-
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        context.save_for_backward(factor)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(context: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (factor,) = context.saved_tensors
-        return cotangents[0] * factor.to(cotangents[0].dtype), None
-
-
-def scale_gradient(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Returns `x` unchanged; its gradient is multiplied by `factor` (broadcast against `x`)."""
-    return _ScaleGradient.apply(x, factor)
+__all__ = ["Adjustment", "attach", "attach_columns", "scale_gradient"]
 
 
 class Adjustment:
-    """GAP attached to one submodule; made by `attach`.
+    """GAP attached to a policy; made by `attach` or `attach_columns`. As a context manager it detaches on leaving.
 
     Attributes:
         parameters: the adjusted parameters by their full name.
     """
 
-    def __init__(self, module: nn.Module, name: str, schedule: AdjustmentSchedule, total_steps: int):
-        submodules = dict(module.named_modules())
-        if not name or name not in submodules:
-            known = ", ".join(n for n in submodules if n and n.count(".") <= 1)
-            raise ValueError(f"the policy has no submodule {name!r}; it has {known or 'none'}")
-        submodule = submodules[name]
-        self.parameters = {f"{name}.{n}": p for n, p in submodule.named_parameters() if p.requires_grad}
-        if not self.parameters:
-            raise ValueError(f"submodule {name!r} has no trainable parameter, so GAP would adjust nothing")
-        own = {id(p) for p in self.parameters.values()}
-        shared = [n for n, p in module.named_parameters(remove_duplicate=False) if id(p) in own]
-        outside = [n for n in shared if not n.startswith(f"{name}.")]
-        if outside:
-            raise ValueError(f"{outside[0]} is shared with {name!r}: GAP would adjust it outside the proprio branch")
+    def __init__(self, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int):
         self.schedule, self.total_steps = schedule, total_steps
-        self._name = name
-        self._factors: Factors | None = None
-        self._sample: torch.Tensor | None = None
-        self._handles: list[Any] = [submodule.register_forward_hook(self._on_output)]
+        self.parameters = {name: p for place in places for name, p in place.parameters().items()}
+        self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
+        self._sample: torch.Tensor | None = None  # float32[B, W], or [] for all
+        self._identity = False
+        self._plain = False
+        self._called = False
+        self._update = 1.0
+        self._watched: set[int] = set()
+        self._scaled = False  # whether the last pass with a graph was adjusted
+        self._recomputed = False
+        # factors of passes without a graph: those that reentrant checkpointing will recompute (or validation)
+        self._unrecorded: collections.deque[torch.Tensor] = collections.deque(maxlen=64)
+        self._differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
+        self._handles: list[Any] = [
+            place.module.register_forward_hook(functools.partial(self._on_output, place)) for place in places
+        ]
+
+    def __repr__(self) -> str:
+        count = sum(p.numel() for p in self.parameters.values())
+        listed = "".join(
+            f"\n  {n} {tuple(p.shape)}"
+            + (
+                f" columns {', '.join(f'{c.start or 0}:{c.stop}' for c in self._columns[n])}"
+                if n in self._columns
+                else ""
+            )
+            for n, p in self.parameters.items()
+        )
+        return f"GAP ({self.schedule.mode}, lam {self.schedule.lam}) on {count:,} values:{listed}"
+
+    def __enter__(self) -> Adjustment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
 
     @contextlib.contextmanager
-    def rho(self, rho: Float[torch.Tensor, "b *w"] | Float[np.ndarray, "b *w"], step: int) -> Iterator[None]:
-        """Within this context the submodule's outputs carry the factors of a training step.
+    def rho(self, rho: Float[torch.Tensor, "b *w"] | Float[np.ndarray, "b *w"] | None, step: int) -> Iterator[None]:
+        """Within this context, forward passes of the policy carry the factors of a training step.
+
+        The backward pass may come later, also after other forward passes with another ρ.
 
         Args:
-            rho: transition probability of each sample, or of each sample and window step.
+            rho: transition probability of each sample, or of each sample and window step. None where none is needed:
+                mode `fixed` or `none`, or after the schedule's window.
             step: 0-based training step, which decides whether GAP acts.
+
+        Raises:
+            ValueError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to act and
+                no optimizer is watched; the policy was called and did not call the submodule.
         """
-        values = rho.detach().cpu().numpy() if isinstance(rho, torch.Tensor) else np.asarray(rho)
+        active = self.schedule.active(step, self.total_steps)
+        if rho is None and active and self.schedule.needs_rho:
+            raise ValueError(
+                f"training step {step} has no rho, which mode {self.schedule.mode!r} needs; annotate the dataset and "
+                "hand its rho column on to the batch"
+            )
+        values = rho.detach().float().cpu().numpy() if isinstance(rho, torch.Tensor) else rho
+        values = np.zeros((1, 1)) if values is None else np.asarray(values)
+        if not values.size:
+            raise ValueError(f"rho of shape {values.shape} at training step {step} is empty")
         values = values.astype(np.float32).reshape(len(values), -1)
-        self._factors = self.schedule.factors(values, step, self.total_steps)
-        self._sample = torch.from_numpy(self._factors.sample)
+        factors = self.schedule.factors(values, step, self.total_steps)
+        missing = [name for name, p in self.parameters.items() if id(p) not in self._watched]
+        if factors.update != 1 and missing:
+            raise ValueError(
+                f"lam = {self.schedule.lam} acts on the optimizer's steps, and none that trains {missing[0]} is "
+                "watched: call gap.watch(optimizer) first, or choose lam=1"
+            )
+        # M7's factor of the summed gradient is one number, so it may as well act on every sample's part of the sum
+        sample = torch.from_numpy(factors.sample * factors.gradient)
+        sample = sample.to(next(iter(self.parameters.values())).device, non_blocking=True)
+        before = self._sample, self._identity
+        self._sample, self._identity = (sample[0, 0] if rho is None else sample), not active
+        self._update = float(factors.update)
         try:
             yield
         finally:
-            self._sample = None
-
-    def _on_output(self, submodule: nn.Module, inputs: Any, output: Any) -> Any:
-        if self._sample is None or not torch.is_grad_enabled():
-            return None
-        if not isinstance(output, torch.Tensor):
-            raise TypeError(
-                f"submodule {self._name!r} returns a {type(output).__name__}, not a tensor; attach GAP to the part of "
-                "it that does"
+            self._sample, self._identity = before
+        if not self._called:
+            raise ValueError(
+                f"no forward pass went through {', '.join(self.parameters)} while rho was set, so GAP adjusts nothing. "
+                "Is another submodule used? A compiled policy must be compiled after GAP is attached"
             )
-        return scale_gradient(output, self._shaped(output))
 
-    def _shaped(self, output: torch.Tensor) -> torch.Tensor:
-        """The factors in the output's leading axes: (B, W, …), (B·W, …), or (B, …) with the window's last ρ."""
-        assert self._sample is not None
-        sample = self._sample.to(output.device)
-        batch, window = sample.shape
-        if output.ndim >= 3 and output.shape[:2] == (batch, window):
-            return sample.reshape(batch, window, *[1] * (output.ndim - 2))
-        if len(output) == batch:
-            return sample[:, -1].reshape(batch, *[1] * (output.ndim - 1))
-        if len(output) == batch * window:
-            return sample.reshape(batch * window, *[1] * (output.ndim - 1))
-        raise ValueError(
-            f"submodule {self._name!r} returned shape {tuple(output.shape)} for rho of shape {tuple(sample.shape)}; "
-            "its first axis must be the batch (or batch times window)"
-        )
+    @contextlib.contextmanager
+    def plain(self) -> Iterator[None]:
+        """Within this context gradients are those of the policy without GAP, and need no ρ."""
+        before, self._plain = self._plain, True
+        try:
+            yield
+        finally:
+            self._plain = before
 
-    def watch(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Applies λ (M6) or the batch factor (M7) to this optimizer's steps, and returns it.
+    def _on_output(self, place: Place, module: nn.Module, inputs: Any, output: Any) -> Any:
+        self._called = True
+        if self._plain:
+            return None
+        if not torch.is_grad_enabled():
+            if self._sample is not None and module.training:
+                self._remember(self._sample)
+            return None
+        sample, identity = self._sample, self._identity
+        if sample is None:
+            sample, identity = self._sample_outside(place, module), False
+            if sample is None:
+                return None
+        else:
+            self._scaled = not identity
+        if place.columns is not None:
+            assert isinstance(module, nn.Linear)
+            factor = factor_of_columns(place, sample, inputs[0], self._differs)
+            return None if identity else scale_columns(output, inputs[0], module, factor)
+        leaves, structure = tree_flatten(output)
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
+                factor = factor_of_output(place.name, sample, leaf.shape, self._differs)
+                leaves[i] = leaf if identity else scale_gradient(leaf, factor)
+        return None if identity else tree_unflatten(leaves, structure)
 
-        The adjusted parameters get a parameter group of their own. During a step its learning rate is multiplied by λ
-        and its weight decay divided by it, so that decay stays what it was; learning-rate schedulers do not notice.
+    def _remember(self, sample: torch.Tensor) -> None:
+        if self._recomputed:
+            self._unrecorded.clear()
+            self._recomputed = False
+        self._unrecorded.append(sample)
+
+    def _sample_outside(self, place: Place, module: nn.Module) -> torch.Tensor | None:
+        """The factors of a forward pass with a graph for which no ρ is set: recomputation, inference, or a mistake."""
+        if in_backward():
+            if any(sample is not self._unrecorded[0] for sample in self._unrecorded):
+                raise RuntimeError(
+                    "reentrant activation checkpointing recomputes one of several forward passes, and GAP cannot tell "
+                    "whose rho is meant; pass use_reentrant=False, or go backward after each forward pass"
+                )
+            if self._unrecorded:
+                self._recomputed = True
+                return self._unrecorded[0]
+            # not reentrant: the first pass's nodes hold its factors; the same tensors must be saved once more
+            return torch.ones(()) if place.columns is not None and self._scaled else None
+        if module.training and any(p.requires_grad for p in module.parameters()):
+            raise ValueError(
+                f"the policy is in training mode and went through {place.name!r} without rho: wrap the forward pass in "
+                "`with gap.rho(batch['rho'], step):`, or in `with gap.plain():` for gradients without GAP"
+            )
+        return None
+
+    def watch(self, optimizer: torch.optim.Optimizer, *, decoupled: bool | None = None) -> torch.optim.Optimizer:
+        """Applies λ (M6) to this optimizer's steps on the adjusted parameters, and returns it.
+
+        Call it for each optimizer that trains some of them, at any time, also after loading its state. Decoupled
+        weight decay is not scaled; one that is added to the gradient (Adam, SGD with momentum) is part of the update.
+
+        Args:
+            optimizer: any `torch.optim.Optimizer`. Its groups, state and learning rates are left alone.
+            decoupled: whether it subtracts lr·weight_decay·p from the parameter itself. Known of torch's optimizers
+                and of every class with AdamW in its name; say it of others.
 
         Raises:
-            ValueError: the optimizer does not hold all adjusted parameters, or has taken steps already.
+            ValueError: the optimizer holds none of the adjusted parameters, or is watched already.
         """
-        own = {id(p) for p in self.parameters.values()}
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not own <= held:
-            missing = next(n for n, p in self.parameters.items() if id(p) not in held)
-            raise ValueError(f"the optimizer does not train {missing}; give it all parameters before watching it")
-        if optimizer.state:
-            raise ValueError("the optimizer has taken steps already; watch it before the first one")
-        for group in list(optimizer.param_groups):
-            mine = [p for p in group["params"] if id(p) in own]
-            if mine and len(mine) < len(group["params"]):
-                group["params"] = [p for p in group["params"] if id(p) not in own]
-                optimizer.add_param_group({**{k: v for k, v in group.items() if k != "params"}, "params": mine})
-        groups = [g for g in optimizer.param_groups if any(id(p) in own for p in g["params"])]
-        saved: list[tuple[Any, Any]] = []
-
-        def before(*_: Any) -> None:
-            factors = self._factors
-            if factors is None:
-                return
-            for parameter in self.parameters.values():
-                if parameter.grad is not None and factors.gradient != 1:
-                    parameter.grad.mul_(float(factors.gradient))
-            for group in groups:
-                saved.append((group["lr"], group.get("weight_decay")))
-                if factors.update != 1:
-                    lam = max(float(factors.update), 1e-12)
-                    group["lr"] = group["lr"] * lam
-                    if group.get("weight_decay"):
-                        group["weight_decay"] = group["weight_decay"] / lam
-
-        def after(*_: Any) -> None:
-            for group, (rate, decay) in zip(groups, saved):
-                group["lr"] = rate
-                if decay is not None:
-                    group["weight_decay"] = decay
-            saved.clear()
-
-        self._handles += [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+        mine = {name: p for name, p in self.parameters.items() if id(p) in held}
+        if not mine:
+            raise ValueError(f"the optimizer does not train {next(iter(self.parameters))}; watch the one that does")
+        twice = [name for name, p in mine.items() if id(p) in self._watched]
+        if twice:
+            raise ValueError(f"an optimizer that trains {twice[0]} is watched already; λ would act twice")
+        targets = [(p, self._columns.get(name)) for name, p in mine.items()]
+        scaled = ScaledUpdates(optimizer, targets, lambda: self._update, self._unrecorded.clear, decoupled)
+        self._watched |= {id(p) for p in mine.values()}
+        self._handles += scaled.handles
         return optimizer
 
     def detach(self) -> None:
@@ -167,19 +223,55 @@ class Adjustment:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._watched.clear()
 
 
-def attach(module: nn.Module, submodule_name: str, schedule: AdjustmentSchedule, *, total_steps: int) -> Adjustment:
+def attach(
+    module: nn.Module, submodule_name: str | Sequence[str], schedule: AdjustmentSchedule, *, total_steps: int
+) -> Adjustment:
     """Attaches GAP to the part of a policy that encodes proprioception.
 
     Args:
-        module: the policy.
-        submodule_name: its proprioceptive encoder as in `module.named_modules()`, e.g. `"model.state_proj"`. Its output
-            must be a tensor whose first axis is the batch; everything in it is adjusted, nothing else.
+        module: the policy, before it is compiled or wrapped for several processes (or its wrapped module).
+        submodule_name: its proprioceptive encoder, or several, as in `module.named_modules()`: `"model.state_proj"`.
+            The first axis of its output (tensors in tuples and dicts too) must be the batch; every parameter in it is
+            adjusted, nothing else.
         schedule: when and how strongly. With one loss per window use `rho="current"`.
         total_steps: length of the training run; the window of the schedule is a fraction of it.
 
     Raises:
         ValueError: no such submodule, nothing trainable in it, or parameters that are used outside it too.
     """
-    return Adjustment(module, submodule_name, schedule, total_steps)
+    names = (submodule_name,) if isinstance(submodule_name, str) else tuple(submodule_name)
+    return Adjustment(find_places(module, names), schedule, total_steps)
+
+
+def attach_columns(
+    module: nn.Module,
+    columns: Mapping[str, slice | Sequence[slice]],
+    schedule: AdjustmentSchedule,
+    *,
+    total_steps: int,
+) -> Adjustment:
+    """Attaches GAP to a policy that concatenates the raw state with other features, and has no encoder for it.
+
+    The first parameters that read the state are then columns of the weights of linear layers. Their gradient becomes
+    Σ_b (1 - ρ_b)·g_b over samples b (M6) and λ acts on their updates; the other columns, the bias and every other
+    parameter keep their gradients. Whatever lies between state and layer must leave its values in their places.
+
+    Args:
+        module: the policy.
+        columns: for every linear layer that reads the state, by name: the slice of its input where the state lies, or
+            one slice for each step of the window, in order (`rho="step"` gives each its own ρ).
+        schedule, total_steps: as in `attach`.
+
+    Raises:
+        ValueError: no such layer, another kind of layer, or columns that it does not have.
+
+    Example:
+        >>> policy = nn.Sequential(nn.Linear(5, 2), nn.ReLU(), nn.Linear(2, 1))  # of 3 image features and 2 states
+        >>> attach_columns(policy, {"0": slice(3, 5)}, AdjustmentSchedule(lam=0.3), total_steps=100)
+        GAP (sample, lam 0.3) on 10 values:
+          0.weight (2, 5) columns 3:5
+    """
+    return Adjustment(find_columns(module, columns), schedule, total_steps)

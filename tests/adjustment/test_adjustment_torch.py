@@ -1,6 +1,7 @@
 """GAP on a PyTorch policy: what it changes, what it leaves alone."""
 
 import copy
+import io
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from gap_vla.adjustment import AdjustmentSchedule
-from gap_vla.adjustment.torch import attach
+from gap_vla.adjustment.torch import attach, scale_gradient
 
 
 class Policy(nn.Module):
@@ -35,6 +36,7 @@ IMAGE = torch.randn(4, 6, generator=GENERATOR)
 PROPRIO = torch.randn(4, 3, generator=GENERATOR)
 TARGET = torch.randn(4, 2, generator=GENERATOR)
 RHO = torch.tensor([0.0, 0.3, 0.9, 1.0])
+ONLY_RHO = AdjustmentSchedule(lam=1.0)
 
 
 def gradients(policy, image=IMAGE, proprio=PROPRIO, target=TARGET):
@@ -44,16 +46,13 @@ def gradients(policy, image=IMAGE, proprio=PROPRIO, target=TARGET):
 
 
 def adjusted(policy, rho=RHO, step=0):
-    gap = attach(policy, "state", AdjustmentSchedule(lam=1.0), total_steps=10)
-    with gap.rho(rho, step):
-        found = gradients(policy)
-    gap.detach()
-    return found
+    with attach(policy, "state", ONLY_RHO, total_steps=10) as gap, gap.rho(rho, step):
+        return gradients(policy)
 
 
 def test_forward_is_identical_and_only_the_proprio_gradient_changes(policy):
     plain, output = gradients(policy), policy(IMAGE, PROPRIO)
-    gap = attach(policy, "state", AdjustmentSchedule(), total_steps=10)
+    gap = attach(policy, "state", ONLY_RHO, total_steps=10)
     with gap.rho(RHO, 0):
         assert torch.equal(policy(IMAGE, PROPRIO), output)
         found = gradients(policy)
@@ -72,65 +71,116 @@ def test_the_proprio_gradient_is_the_sum_of_samples_weighted_with_one_minus_rho(
 
 def test_after_the_window_and_after_detaching_training_is_plain(policy):
     plain = gradients(policy)
-    for found in (adjusted(policy, step=5), gradients(policy)):
+    for found in (adjusted(policy, step=5), adjusted(policy, rho=None, step=5), gradients(policy)):
         assert all(torch.equal(plain[name], found[name]) for name in plain)
-    assert not policy.state._forward_hooks
+
+
+def test_detaching_leaves_policy_and_optimizer_bit_for_bit_as_they_were(policy):
+    def picture(module):
+        file = io.BytesIO()
+        torch.save(module.state_dict(), file)
+        hooks = [(n, k, v) for n, m in module.named_modules() for k, v in vars(m).items() if "hook" in k]
+        return file.getvalue(), repr(hooks), policy(IMAGE, PROPRIO)
+
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1)
+    before, groups = picture(policy), repr(optimizer.param_groups)
+    with attach(policy, "state", AdjustmentSchedule(lam=0.3), total_steps=10) as gap:
+        gap.watch(optimizer)
+        assert policy.state._forward_hooks and optimizer._optimizer_step_pre_hooks
+        copied = copy.deepcopy(policy).eval()  # as a moving average of the weights does
+        assert torch.equal(copied(IMAGE, PROPRIO), before[2])
+    after = picture(policy)
+    assert after[:2] == before[:2] and torch.equal(after[2], before[2])
+    assert repr(optimizer.param_groups) == groups
+    assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
 
 
 def test_a_window_of_rho_reaches_tokens_of_their_own_step():
     torch.manual_seed(0)
     module = nn.ModuleDict({"state": nn.Linear(3, 4, bias=False)})
     x, rho = torch.randn(2, 3, 3), torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.0, 0.0]])
-    gap = attach(module, "state", AdjustmentSchedule(), total_steps=2)
+    gap = attach(module, "state", ONLY_RHO, total_steps=2)
     for shape in ((2, 3, 3), (6, 3)):
         module.zero_grad()
         with gap.rho(rho, 0):
             module["state"](x.reshape(shape)).sum().backward()
         expected = ((1 - rho)[..., None] * x).sum((0, 1)).expand(4, 3)
         torch.testing.assert_close(module["state"].weight.grad, expected)
+    with pytest.raises(ValueError, match="differs over the window"), gap.rho(rho, 0):
+        module["state"](x[:, 0])
 
 
-@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW])
-def test_lambda_scales_the_update_but_not_the_weight_decay_nor_the_scheduled_rate(policy, make):
-    policies = [copy.deepcopy(policy), copy.deepcopy(policy)]
-    moved = []
-    for lam, p in zip((1.0, 0.25), policies):
-        before = {n: v.detach().clone() for n, v in p.named_parameters()}
-        gap = attach(p, "state", AdjustmentSchedule(mode="fixed", fixed_rho=0.0, lam=lam), total_steps=2)
-        optimizer = gap.watch(make(p.parameters(), lr=0.1, weight_decay=0.2))
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
-        with gap.rho(RHO, 0):
-            gradients(p)
-        optimizer.step()
-        scheduler.step()
-        assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.05] * 2)
-        decay = {n: -0.1 * 0.2 * v for n, v in before.items()}
-        moved.append({n: v.detach() - before[n] - decay[n] for n, v in p.named_parameters()})
-    for name in moved[0]:
-        factor = 0.25 if name.startswith("state") else 1.0
-        torch.testing.assert_close(moved[1][name], factor * moved[0][name], rtol=1e-4, atol=1e-6)
+def test_the_current_rho_reaches_all_tokens_of_its_window():
+    module = nn.ModuleDict({"state": nn.Linear(3, 4, bias=False)})
+    x, rho = torch.randn(2, 3, 3), torch.tensor([[0.0, 0.5, 1.0], [1.0, 1.0, 0.25]])
+    gap = attach(module, "state", AdjustmentSchedule(lam=1.0, rho="current"), total_steps=2)
+    for given in (rho, rho[:, -1]):
+        module.zero_grad()
+        with gap.rho(given, 0):
+            module["state"](x).sum().backward()
+        expected = (torch.tensor([0.0, 0.75])[:, None] * x.sum(1)).sum(0).expand(4, 3)
+        torch.testing.assert_close(module["state"].weight.grad, expected)
 
 
-def test_the_release_mode_scales_the_summed_gradient(policy):
+class TwoViews(nn.Module):
+    """An encoder that returns a tuple with a dict in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.near, self.far = nn.Linear(3, 4), nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.near(x), {"far": self.far(x), "count": 7}
+
+
+def test_tuples_and_several_calls_in_a_step_are_adjusted_whole():
+    torch.manual_seed(0)
+    policy = nn.ModuleDict({"state": TwoViews()})
+    samples = torch.randn(4, 3), torch.randn(4, 3)
+
+    def run(rows):
+        policy.zero_grad()
+        for x in samples:
+            near, rest = policy["state"](x[rows])
+            assert rest["count"] == 7
+            (near.square().sum() + rest["far"].pow(3).sum()).backward()
+        return [p.grad.clone() for p in policy.parameters()]
+
+    singles = [run(slice(b, b + 1)) for b in range(4)]
+    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap, gap.rho(RHO, 0):
+        found = run(slice(0, 4))
+    for i, gradient in enumerate(found):
+        expected = sum((1 - RHO[b]) * singles[b][i] for b in range(4))
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_several_submodules_are_adjusted_together(policy):
     plain = gradients(policy)
-    gap = attach(policy, "state", AdjustmentSchedule(mode="batch", lam=0.3), total_steps=2)
-    optimizer = gap.watch(torch.optim.SGD(policy.parameters(), lr=1.0))
-    before = {n: v.detach().clone() for n, v in policy.named_parameters()}
-    with gap.rho(RHO, 0):
-        gradients(policy)
-    optimizer.step()
-    for name, value in policy.named_parameters():
-        factor = 0.7 if name.startswith("state") else 1.0
-        torch.testing.assert_close(before[name] - value.detach(), factor * plain[name], rtol=1e-4, atol=1e-6)
+    with attach(policy, ["state.0", "vision"], ONLY_RHO, total_steps=2) as gap, gap.rho(torch.ones(4), 0):
+        found = gradients(policy)
+    for name in plain:
+        if name.startswith(("state.0", "vision")):
+            assert not found[name].any()
+        else:
+            assert torch.equal(found[name], plain[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_factors_are_applied_in_full_precision(dtype):
+    x = torch.randn(4, 8, dtype=dtype, requires_grad=True)
+    factor, cotangent = torch.tensor([1.0, 0.999, 0.3, 0.0]), torch.randn(4, 8).to(dtype)
+    scale_gradient(x, factor).backward(cotangent)
+    assert torch.equal(x.grad, (cotangent.float() * factor[:, None]).to(dtype))
 
 
 def test_autocast_and_gradient_accumulation(policy):
-    gap = attach(policy, "state", AdjustmentSchedule(), total_steps=2)
+    gap = attach(policy, "state", ONLY_RHO, total_steps=2)
     policy.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         for half in (slice(0, 2), slice(2, 4)):
             with gap.rho(RHO[half], 0):
-                ((policy(IMAGE[half], PROPRIO[half]) - TARGET[half]) ** 2).mean().backward()
+                loss = ((policy(IMAGE[half], PROPRIO[half]) - TARGET[half]) ** 2).mean()
+            loss.backward()
     summed = {n: p.grad.clone() / 2 for n, p in policy.named_parameters()}
     gap.detach()
     whole = adjusted(policy)
@@ -138,16 +188,127 @@ def test_autocast_and_gradient_accumulation(policy):
         torch.testing.assert_close(summed[name], whole[name], rtol=0.1, atol=0.02)
 
 
+def test_a_later_backward_pass_uses_the_rho_of_its_own_forward_pass(policy):
+    whole = adjusted(policy)
+    with attach(policy, "state", ONLY_RHO, total_steps=10) as gap:
+        policy.zero_grad()
+        losses = []
+        for half in (slice(0, 2), slice(2, 4)):
+            with gap.rho(RHO[half], 0):
+                losses.append(((policy(IMAGE[half], PROPRIO[half]) - TARGET[half]) ** 2).mean() / 2)
+        sum(losses).backward()
+    for name, parameter in policy.named_parameters():
+        torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-5, atol=1e-7)
+
+
+class Checkpointed(Policy):
+    """The whole policy is computed again in the backward pass."""
+
+    reentrant = False
+
+    def forward(self, image, proprio):
+        from torch.utils.checkpoint import checkpoint
+
+        return checkpoint(super().forward, image, proprio, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_keeps_the_rho_of_the_forward_pass(policy, reentrant):
+    whole = adjusted(policy)
+    again = Checkpointed()
+    again.load_state_dict(policy.state_dict())
+    again.reentrant = reentrant
+    image = IMAGE.clone().requires_grad_()  # without it, reentrant checkpointing gives no gradients at all
+    with attach(again, "state", ONLY_RHO, total_steps=10) as gap:
+        for _ in range(2):
+            again.zero_grad()
+            with gap.rho(RHO, 0):
+                loss = ((again(image, PROPRIO) - TARGET) ** 2).mean()
+            loss.backward()  # outside of the context
+            for name, parameter in again.named_parameters():
+                torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-5, atol=1e-7)
+        losses = []
+        again.zero_grad()
+        for half in (slice(0, 2), slice(2, 4)):
+            with gap.rho(RHO[half], 0):
+                losses.append(((again(image[half], PROPRIO[half]) - TARGET[half]) ** 2).mean() / 2)
+        if reentrant:
+            with pytest.raises(RuntimeError, match="use_reentrant=False"):
+                sum(losses).backward()
+            return
+        sum(losses).backward()
+    for name, parameter in again.named_parameters():
+        torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-5, atol=1e-7)
+
+
+def test_plain_gradients_need_no_rho(policy):
+    plain = gradients(policy)
+    with attach(policy, "state", ONLY_RHO, total_steps=10) as gap, gap.plain():
+        found = gradients(policy)
+    assert all(torch.equal(plain[name], found[name]) for name in plain)
+
+
+def test_a_constant_rho_needs_no_column(policy):
+    schedule = AdjustmentSchedule(mode="fixed", fixed_rho=0.25, lam=1.0)
+    plain = gradients(policy)
+    with attach(policy, "state", schedule, total_steps=2) as gap, gap.rho(None, 0):
+        found = gradients(policy)
+    for name in plain:
+        torch.testing.assert_close(found[name], plain[name] * (0.75 if name.startswith("state") else 1.0))
+
+
+def test_the_release_mode_scales_the_summed_gradient(policy):
+    plain = gradients(policy)
+    gap = attach(policy, "state", AdjustmentSchedule(mode="batch", lam=0.3), total_steps=2)
+    with gap.rho(RHO, 0):
+        found = gradients(policy)  # before clipping, as in M7
+    for name in plain:
+        torch.testing.assert_close(found[name], (0.7 if name.startswith("state") else 1.0) * plain[name])
+
+
+def test_names_that_are_nearly_right_are_answered_with_the_right_ones(policy):
+    with pytest.raises(ValueError, match="no submodule 'state_0'; near that: state"):
+        attach(policy, "state_0", ONLY_RHO, total_steps=2)
+    model = nn.ModuleDict({"model": nn.ModuleDict({"state_proj": nn.Linear(2, 2), "vision": nn.Linear(2, 2)})})
+    for wrong in ("state_proj", "model.proprio_projector", "policy.model.state_proj"):
+        with pytest.raises(ValueError, match=r"near that: .*model\.state_proj"):
+            attach(model, wrong, ONLY_RHO, total_steps=2)
+
+
 def test_impossible_attachments_are_refused_in_words(policy):
-    with pytest.raises(ValueError, match="no submodule 'proprio'; it has vision, state"):
-        attach(policy, "proprio", AdjustmentSchedule(), total_steps=2)
+    with pytest.raises(ValueError, match="no submodule 'xyz'"):
+        attach(policy, "xyz", ONLY_RHO, total_steps=2)
+    with pytest.raises(ValueError, match="no submodule is named"):
+        attach(policy, [], ONLY_RHO, total_steps=2)
     with pytest.raises(ValueError, match="no trainable parameter"):
-        attach(policy, "state.1", AdjustmentSchedule(), total_steps=2)
+        attach(policy, "state.1", ONLY_RHO, total_steps=2)
     policy.head2 = policy.state[2]
     with pytest.raises(ValueError, match=r"head2\.weight is shared"):
-        attach(policy, "state", AdjustmentSchedule(), total_steps=2)
-    gap = attach(policy, "vision", AdjustmentSchedule(), total_steps=2)
-    with pytest.raises(ValueError, match="must be the batch"), gap.rho(np.zeros(3, np.float32), 0):
+        attach(policy, "state", ONLY_RHO, total_steps=2)
+    del policy.head2
+    policy.alias = policy.state  # the same module under two names is adjusted under both
+    attach(policy, "state", ONLY_RHO, total_steps=2).detach()
+
+
+def test_a_rho_that_does_not_fit_or_is_absent_stops_before_the_backward_pass(policy):
+    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
+        with pytest.raises(ValueError, match="must be the batch"), gap.rho(np.zeros(3, np.float32), 0):
+            policy(IMAGE, PROPRIO)
+        with pytest.raises(ValueError, match="training step 0 has no rho"), gap.rho(None, 0):
+            policy(IMAGE, PROPRIO)
+        with pytest.raises(ValueError, match="must lie in"), gap.rho(RHO + 0.5, 0):
+            policy(IMAGE, PROPRIO)
+        with pytest.raises(ValueError, match="is empty"), gap.rho(RHO[:0], 0):
+            policy(IMAGE, PROPRIO)
+        with pytest.raises(ValueError, match="without rho"):
+            policy(IMAGE, PROPRIO)
+        policy.eval()(IMAGE, PROPRIO)
+        with torch.no_grad():
+            policy.train()(IMAGE, PROPRIO)
+
+
+def test_a_submodule_that_is_never_called_is_noticed_at_the_first_step(policy):
+    policy.unused = nn.Linear(3, 4)
+    gap = attach(policy, "unused", ONLY_RHO, total_steps=2)
+    with pytest.raises(ValueError, match=r"no forward pass went through unused\.weight"), gap.rho(RHO, 0):
         policy(IMAGE, PROPRIO)
-    with pytest.raises(ValueError, match=r"does not train vision\.weight"):
-        gap.watch(torch.optim.SGD(policy.head.parameters(), lr=1.0))

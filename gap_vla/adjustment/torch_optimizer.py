@@ -1,0 +1,84 @@
+"""λ on the update of some parameters, whatever the optimizer (M6): what a step did to them is scaled after it.
+
+Under Adam a constant factor on the gradient cancels, so λ multiplies the step itself: p ← p₀ + λ·(p₁ − p₀), where p₀ is
+the parameter before and p₁ after the optimizer's own step. The optimizer, its groups, its state and its learning-rate
+schedule stay as they are, so checkpoints and schedulers do not notice; it holds for fused, foreach and foreign
+optimizers, and for single columns of a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+Columns = Sequence[slice] | None
+
+
+def unscaled_decay(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
+    """Whether a step subtracts lr·weight_decay·p from the parameter itself, so that λ can leave it out.
+
+    So do AdamW, other optimizers with `decoupled_weight_decay`, and SGD without momentum. Elsewhere the decay is a
+    summand of the gradient, is normalised with it, and is scaled with the update.
+    """
+    if "decoupled_weight_decay" in group:
+        return bool(group["decoupled_weight_decay"])
+    if isinstance(optimizer, torch.optim.SGD):
+        return group["momentum"] == 0
+    return "AdamW" in type(optimizer).__name__
+
+
+class ScaledUpdates:
+    """Hooks on one optimizer's steps.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        targets: parameters, each with the columns that are meant (None: all of it).
+        update: gives λ of the step that is about to be taken.
+        finished: called after every step.
+        decoupled: overrides `unscaled_decay`.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        targets: Sequence[tuple[torch.Tensor, Columns]],
+        update: Callable[[], float],
+        finished: Callable[[], None],
+        decoupled: bool | None = None,
+    ):
+        self._optimizer, self._targets = optimizer, targets
+        self._update, self._finished, self._decoupled = update, finished, decoupled
+        self._before: list[tuple[torch.Tensor, torch.Tensor, Any]] = []
+        self.handles = [
+            optimizer.register_step_pre_hook(self._remember),
+            optimizer.register_step_post_hook(self._scale),
+        ]
+
+    def _remember(self, *_: Any) -> None:
+        self._before = []
+        self._lam = self._update()
+        if self._lam == 1:
+            return
+        group_of = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
+        for parameter, columns in self._targets:
+            group = group_of.get(id(parameter))
+            if group is None or parameter.grad is None:  # the optimizer passes over it
+                continue
+            decay: Any = 0.0
+            decoupled = unscaled_decay(self._optimizer, group) if self._decoupled is None else self._decoupled
+            if decoupled and group.get("weight_decay"):
+                decay = group["lr"] * group["weight_decay"]
+            regions = [parameter.detach()] if columns is None else [parameter.detach()[:, c] for c in columns]
+            self._before += [(region, region.clone(), decay) for region in regions]
+
+    @torch.no_grad()
+    def _scale(self, *_: Any) -> None:
+        for region, before, decay in self._before:
+            start = before * (1 - decay)
+            scaled = torch.lerp(start, region, self._lam)
+            # a step that a gradient scaler gave up inside a fused kernel has moved nothing, and decayed nothing
+            region.copy_(torch.where(region == before, region, scaled))
+        self._before = []
+        self._finished()

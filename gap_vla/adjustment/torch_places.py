@@ -1,0 +1,104 @@
+"""Where GAP acts in a torch policy: named submodules, or the columns of linear layers that read proprioception."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One hooked module.
+
+    Attributes:
+        columns: None: all its parameters are adjusted, through its output. Otherwise parts of its input's last axis,
+            in the order of the window's steps.
+    """
+
+    name: str
+    module: nn.Module
+    columns: tuple[slice, ...] | None = None
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The adjusted parameters by their full name."""
+        named = dict(self.module.named_parameters())
+        names = ["weight"] if self.columns is not None else list(named)
+        return {f"{self.name}.{n}": named[n] for n in names if named[n].requires_grad}
+
+
+def find_places(policy: nn.Module, names: Sequence[str]) -> list[Place]:
+    """The submodules of these names.
+
+    Raises:
+        ValueError: no such submodule, nothing trainable in it, or parameters that are used outside of it too.
+    """
+    if not names:
+        raise ValueError("no submodule is named, so GAP would adjust nothing")
+    places = [Place(name, _submodule(policy, name)) for name in names]
+    for place in places:
+        if not place.parameters():
+            raise ValueError(f"submodule {place.name!r} has no trainable parameter, so GAP would adjust nothing")
+    _refuse_shared(policy, places)
+    return places
+
+
+def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice]]) -> list[Place]:
+    """The linear layers of these names, with the columns that read proprioception.
+
+    Raises:
+        ValueError: no such layer, not a linear one, columns outside of its input or overlapping, or a shared weight.
+    """
+    if not columns:
+        raise ValueError("no layer is named, so GAP would adjust nothing")
+    places = []
+    for name, slices in columns.items():
+        layer = _submodule(policy, name)
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(
+                f"{name!r} is a {type(layer).__name__}; columns can be adjusted in nn.Linear only. Give the state a "
+                "linear layer of its own and attach GAP to that"
+            )
+        width = layer.in_features
+        parts = (slices,) if isinstance(slices, slice) else tuple(slices)
+        read = [column for part in parts for column in range(width)[part]]
+        beyond = [part for part in parts if part.step not in (None, 1) or not 0 <= (part.start or 0) <= width]
+        beyond += [part for part in parts if part.stop is not None and not 0 <= part.stop <= width]
+        if beyond or not read or len(set(read)) < len(read):
+            raise ValueError(
+                f"{list(parts)} is no choice of columns of {name!r}: it reads {width} values; give slices within them "
+                "that do not overlap, one for each step of the window"
+            )
+        if not layer.weight.requires_grad:
+            raise ValueError(f"the weight of {name!r} is not trained, so GAP would adjust nothing")
+        places.append(Place(name, layer, parts))
+    _refuse_shared(policy, places)
+    return places
+
+
+def _submodule(policy: nn.Module, name: str) -> nn.Module:
+    submodules = dict(policy.named_modules(remove_duplicate=False))
+    if name and name in submodules:
+        return submodules[name]
+    names = [n for n in submodules if n]
+    last = name.rpartition(".")[2]
+    near = [n for n in names if n.rpartition(".")[2] == last]
+    near += [n for n in difflib.get_close_matches(name, names, n=5, cutoff=0.6) if n not in near]
+    near += [n for n in names if n not in near and ("state" in n or "proprio" in n) and not n[-1].isdigit()]
+    if near:
+        raise ValueError(f"the policy has no submodule {name!r}; near that: {', '.join(near[:8])}")
+    known = ", ".join(n for n in names if n.count(".") <= 1)
+    raise ValueError(f"the policy has no submodule {name!r}; it has {known or 'none'}")
+
+
+def _refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
+    own = {id(p): place.name for place in places for p in place.parameters().values()}
+    hooked = {id(place.module) for place in places}
+    prefixes = [n for n, m in policy.named_modules(remove_duplicate=False) if id(m) in hooked and n]
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        if id(parameter) in own and not any(name.startswith(f"{prefix}.") for prefix in prefixes):
+            raise ValueError(
+                f"{name} is shared with {own[id(parameter)]!r}: GAP would adjust it outside the proprio branch"
+            )

@@ -1,0 +1,165 @@
+"""λ on an optimizer's steps: the update is scaled, whatever the optimizer, and nothing else."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment.torch import attach
+from gap_vla.adjustment.torch_optimizer import unscaled_decay
+
+GENERATOR = torch.Generator().manual_seed(2)
+X = torch.randn(8, 3, generator=GENERATOR)
+LAM_ONLY = {lam: AdjustmentSchedule(mode="fixed", fixed_rho=0.0, lam=lam) for lam in (1.0, 0.25, 0.0)}
+
+
+def make_policy():
+    torch.manual_seed(0)
+    return nn.ModuleDict({"state": nn.Linear(3, 4), "head": nn.Linear(4, 1)})
+
+
+def backward(policy, scaler=None):
+    loss = policy["head"](policy["state"](X).tanh()).square().mean()
+    (loss if scaler is None else scaler.scale(loss)).backward()
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.2),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2, foreach=False),
+    "adamw_foreach": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2, foreach=True),
+    "adamw_fused": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2, fused=True),
+    "adamw_amsgrad": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2, amsgrad=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_lambda_scales_the_update_but_not_the_weight_decay_nor_the_scheduled_rate(name):
+    moved = []
+    for lam in (1.0, 0.25):
+        policy = make_policy()
+        before = {n: v.detach().clone() for n, v in policy.named_parameters()}
+        gap = attach(policy, "state", LAM_ONLY[lam], total_steps=2)
+        optimizer = gap.watch(OPTIMIZERS[name](policy.parameters()))
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+        with gap.rho(None, 0):
+            backward(policy)
+        optimizer.step()
+        scheduler.step()
+        assert [g["lr"] for g in optimizer.param_groups] == [0.05]
+        decay = 0.1 * optimizer.param_groups[0]["weight_decay"]
+        moved.append({n: v.detach() - before[n] * (1 - decay) for n, v in policy.named_parameters()})
+    for name in moved[0]:
+        factor = 0.25 if name.startswith("state") else 1.0
+        torch.testing.assert_close(moved[1][name], factor * moved[0][name], rtol=1e-4, atol=1e-6)
+
+
+def test_lambda_zero_freezes_the_branch_for_the_window_and_not_a_step_longer():
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.0], total_steps=4)
+    optimizer = gap.watch(torch.optim.SGD(policy.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1))
+    start = policy["state"].weight.detach().clone()
+    for step in range(3):
+        optimizer.zero_grad()
+        with gap.rho(None, step):
+            backward(policy)
+        optimizer.step()
+        assert torch.equal(policy["state"].weight, start) == (step < 2)
+
+
+def test_a_gradient_scaler_that_skips_a_step_moves_nothing_and_an_ordinary_step_is_scaled():
+    results = {}
+    for fused in (False, True):
+        policy = make_policy()
+        gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+        optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=0.1, weight_decay=0.2, fused=fused))
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        start = copy.deepcopy(policy.state_dict())
+        for step, broken in enumerate((True, False)):
+            optimizer.zero_grad()
+            with gap.rho(None, step):
+                backward(policy, scaler)
+            if broken:
+                policy["head"].weight.grad[0, 0] = torch.inf
+            scaler.step(optimizer)
+            scaler.update()
+            same = [torch.equal(v, start[n]) for n, v in policy.state_dict().items()]
+            assert all(same) if broken else not any(same)
+        results[fused] = policy.state_dict()
+    plain = make_policy()
+    gap = attach(plain, "state", LAM_ONLY[0.25], total_steps=4)
+    optimizer = gap.watch(torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=0.2))
+    with gap.rho(None, 0):
+        backward(plain)
+    optimizer.step()
+    for name, value in plain.state_dict().items():
+        for found in results.values():
+            torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_each_of_several_optimizers_is_scaled_on_its_own_parameters():
+    once, twice = make_policy(), make_policy()
+    for policy, split in ((once, False), (twice, True)):
+        gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
+        groups = [policy["head"].parameters(), policy["state"].parameters()] if split else [policy.parameters()]
+        optimizers = [torch.optim.AdamW(list(group), lr=0.1) for group in groups]
+        for optimizer in optimizers[-1:]:
+            gap.watch(optimizer)
+        with gap.rho(None, 0):
+            backward(policy)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(once.parameters(), twice.parameters()))
+    with pytest.raises(ValueError, match=r"does not train state\.weight"):
+        attach(twice, "state", LAM_ONLY[1.0], total_steps=2).watch(optimizers[0])
+
+
+def test_an_optimizer_resumes_from_a_checkpoint_made_without_gap():
+    policy = make_policy()
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1)
+    backward(policy)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
+    gap.watch(optimizer)  # after steps were taken
+    optimizer.load_state_dict(saved)
+    assert [len(g["params"]) for g in optimizer.state_dict()["param_groups"]] == [4]
+
+
+def test_parameters_without_a_gradient_are_passed_over():
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
+    optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=0.1, weight_decay=0.2))
+    with gap.rho(None, 0):
+        backward(policy)
+    policy["state"].bias.grad = None
+    bias = policy["state"].bias.detach().clone()
+    optimizer.step()
+    assert torch.equal(policy["state"].bias, bias)
+
+
+def test_which_weight_decay_is_left_unscaled():
+    parameter = [nn.Parameter(torch.ones(1))]
+    known = {
+        torch.optim.AdamW(parameter, weight_decay=0.1): True,
+        torch.optim.Adam(parameter, weight_decay=0.1): False,
+        torch.optim.SGD(parameter, lr=0.1, weight_decay=0.1): True,
+        torch.optim.SGD(parameter, lr=0.1, momentum=0.9, weight_decay=0.1): False,
+        torch.optim.RMSprop(parameter, weight_decay=0.1): False,
+    }
+    for optimizer, expected in known.items():
+        assert unscaled_decay(optimizer, optimizer.param_groups[0]) == expected, type(optimizer)
+
+
+def test_lambda_without_a_watched_optimizer_is_an_error_at_the_first_step():
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
+    with pytest.raises(ValueError, match=r"state\.weight is watched: call gap\.watch"), gap.rho(None, 0):
+        backward(policy)
+    optimizer = gap.watch(torch.optim.SGD(policy.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="watched already"):
+        gap.watch(optimizer)
