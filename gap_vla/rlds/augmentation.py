@@ -1,4 +1,4 @@
-"""Random changes of pictures, the same for all frames of a window; numpy and PIL."""
+"""Random changes of pictures, the same for all frames of a window: upstream Octo's operations, in its order."""
 
 from __future__ import annotations
 
@@ -7,25 +7,33 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, UInt8
+
+DRAWS = 8
+"""Random numbers that one window takes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What may change; ranges are drawn from uniformly, once per window.
+    """What may change, drawn once per window; the operations are those of upstream's `augment_image` (dlimp) in the
+    order of its configs: crop, brightness, contrast, saturation, hue, each cut to [0, 1].
 
     Attributes:
         crop_scale: (least, greatest) share of the picture's area that is kept, then resized to the full size.
-        crop_ratio: (least, greatest) width to height ratio of the crop, relative to the picture's own.
+        crop_ratio: (least, greatest) width to height ratio of the crop, relative to the picture's own; drawn evenly
+            in its logarithm.
         brightness: at most this is added or subtracted, as a share of the full range.
-        contrast: (least, greatest) factor about the picture's mean.
+        contrast: (least, greatest) factor about each channel's mean.
+        saturation: (least, greatest) factor on HSV saturation.
+        hue: at most this is added to or subtracted from HSV hue, as a share of the circle.
     """
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
     crop_ratio: tuple[float, float] = (1.0, 1.0)
     brightness: float = 0.0
     contrast: tuple[float, float] = (1.0, 1.0)
+    saturation: tuple[float, float] = (1.0, 1.0)
+    hue: float = 0.0
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | Augmentation) -> Augmentation:
@@ -33,26 +41,41 @@ class Augmentation:
         return options if isinstance(options, cls) else cls(**options)  # type: ignore[arg-type]
 
     def __call__(
-        self, windows: UInt8[np.ndarray, "B W h w 3"], real: np.ndarray, rng: np.random.Generator
+        self,
+        windows: UInt8[np.ndarray, "B W h w 3"],
+        real: Bool[np.ndarray, "B W"],
+        draws: Float[np.ndarray, "B n"],
     ) -> UInt8[np.ndarray, "B W h w 3"]:
-        """Changed copies of the windows; frames where `real` (bool[B, W]) is False are padding and stay as they are."""
-        batch, _, height, width, _ = windows.shape
-        out = windows.copy()
-        scale = np.sqrt(rng.uniform(*self.crop_scale, batch))
-        ratio = np.sqrt(rng.uniform(*self.crop_ratio, batch))
-        sides = np.minimum(np.stack([scale * ratio * width, scale / ratio * height], 1), (width, height))
-        corner = rng.uniform(0, 1, (batch, 2)) * (np.array([width, height]) - sides)
-        shift = np.asarray(rng.uniform(-self.brightness, self.brightness, batch)) * 255
-        factor = np.asarray(rng.uniform(*self.contrast, batch))
-        recolour = self.brightness > 0 or self.contrast != (1.0, 1.0)
-        for b, w in zip(*np.nonzero(real)):
-            box = (*corner[b], *(corner[b] + sides[b]))
-            frame = Image.fromarray(windows[b, w]).resize((width, height), Image.Resampling.BILINEAR, box=box)
-            if recolour:
-                pixels = np.asarray(frame, np.float32)
-                mean = float(pixels.mean())
-                pixels = (pixels - mean) * factor[b] + mean + shift[b]
-                out[b, w] = np.clip(np.round(pixels), 0, 255)
-            else:
-                out[b, w] = frame
+        """Changed copies of the windows.
+
+        Args:
+            windows: pictures.
+            real: False for padding, which stays as it is.
+            draws: `DRAWS` numbers in [0, 1) per window.
+        """
+        from gap_vla.rlds.pixels import change_frames
+
+        out = np.array(windows)
+        change_frames(out, np.ascontiguousarray(real), self.parameters(draws).astype(np.float32))
         return out
+
+    def parameters(self, draws: Float[np.ndarray, "B n"]) -> Float[np.ndarray, "B 8"]:
+        """Per window: crop top, left, height, width (shares of the picture), brightness, contrast, saturation, hue."""
+        scale = _between(draws[:, 0], *self.crop_scale)
+        ratio = np.exp(_between(draws[:, 1], *np.log(self.crop_ratio)))
+        height, width = np.minimum(np.sqrt(scale / ratio), 1), np.minimum(np.sqrt(scale * ratio), 1)
+        columns = [
+            draws[:, 2] * (1 - height),
+            draws[:, 3] * (1 - width),
+            height,
+            width,
+            _between(draws[:, 4], -self.brightness, self.brightness),
+            _between(draws[:, 5], *self.contrast),
+            _between(draws[:, 6], *self.saturation),
+            _between(draws[:, 7], -self.hue, self.hue),
+        ]
+        return np.stack(columns, axis=1)
+
+
+def _between(draw: np.ndarray, low: float, high: float) -> np.ndarray:
+    return low + draw * (high - low)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.identity import digest
-from gap_vla.rlds.mixture import Mixture
+from gap_vla.rlds.mixture import Mixture, address
 from gap_vla.rlds.store import EpisodeStore
 from gap_vla.rlds.windows import Batch, Goal, Rho, Windows
 
@@ -44,9 +44,11 @@ class WindowLoader:
         process_count: … of so many; each sees its own share of the windows.
         language: whether to deliver `task.language_instruction`.
         upstream_action_mask: upstream's action mask, two steps late (see `window_indices`).
-        goal: `"uniform"` adds to `task` the whole observation at a random later step (goal relabelling).
+        goal: `"uniform"` adds to `task` the whole observation at a random later step (goal relabelling), drawn anew
+            in each epoch.
         max_goal_distance: steps from the window's last to the goal, at most.
-        augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes), used if `train`.
+        augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes), used if `train`. What a
+            window's draws are depends on the seed, the epoch and the window alone.
         threads: threads that gather ahead; 0 gathers when asked.
         prefetch: batches held ready when `threads` > 0.
     """
@@ -95,6 +97,7 @@ class WindowLoader:
                 goal=goal,
                 max_goal_distance=max_goal_distance,
                 augment=augment if train else None,
+                seed=seed,
             )
             for one, _ in stores
         ]
@@ -115,8 +118,11 @@ class WindowLoader:
             if len(part) < process_count:
                 raise ValueError(f"split {split!r} has {len(part)} windows for {process_count} processes")
             order = grain.MapDataset.range(process_index, len(part), process_count)
+            own = len(order)
             order = order.seed(seed).shuffle().repeat() if train else order
-            orders.append(order if len(parts) == 1 else order.map(functools.partial(Mixture.tag, number)))
+            if len(parts) > 1 or part.random:
+                order = order.map_with_index(functools.partial(address, number, own))
+            orders.append(order)
         self.windows_per_epoch = sum(len(range(process_index, len(part), process_count)) for part in parts)
         if len(orders) == 1:
             order = orders[0]
@@ -125,10 +131,7 @@ class WindowLoader:
         else:
             order = grain.MapDataset.concatenate(orders)
         batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray)
-        if self.windows.random:
-            batches = batches.seed(seed).random_map(self.windows.gather)
-        else:
-            batches = batches.map(self.windows.gather)
+        batches = batches.map(self._gather)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
         self._batches = batches.to_iter_dataset(options)
         self._iterator = iter(self._batches)
@@ -138,6 +141,14 @@ class WindowLoader:
     def statistics(self) -> Any:
         """The statistics that `action` and `proprio` were normalised with; a list of them for several stores."""
         return self._statistics[0] if len(self._statistics) == 1 else self._statistics
+
+    def _gather(self, rows: np.ndarray) -> Batch:
+        """Rows are windows, or addresses: (store, epoch, window)."""
+        if rows.ndim == 1:
+            return self.windows.gather(rows)  # type: ignore[union-attr,call-arg]
+        if isinstance(self.windows, Mixture):
+            return self.windows.gather(rows)
+        return self.windows.gather(rows[:, 2], rows[:, 1])
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._train:

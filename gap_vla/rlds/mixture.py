@@ -34,25 +34,21 @@ class Mixture:
             if ("change_point" in shape) != ("change_point" in shapes[0]):
                 raise ValueError(f"{part.store.directory}: not all of the datasets have rho; annotate them all")
 
-    @property
-    def random(self) -> bool:
-        return self._parts[0].random
-
-    @staticmethod
-    def tag(number: int, window: int) -> tuple[int, int]:
-        """A window's address: which store, which window."""
-        return number, window
-
-    def gather(self, addresses: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
-        """The batch of these addresses (int[B, 2]) in their order."""
+    def gather(self, addresses: np.ndarray) -> Batch:
+        """The batch of these addresses (int[B, 3]: store, epoch, window) in their order."""
         batches, rows = [], []
         for number, part in enumerate(self._parts):
             mine = np.flatnonzero(addresses[:, 0] == number)
             if len(mine):
-                batches.append(part.gather(addresses[mine, 1], rng))
+                batches.append(part.gather(addresses[mine, 2], addresses[mine, 1]))
                 rows.append(mine)
         order = np.argsort(np.concatenate(rows), kind="stable")
         return _concatenate(batches, order)
+
+
+def address(store: int, windows_per_epoch: int, position: int, window: int) -> tuple[int, int, int]:
+    """Which store, which pass over it, which window."""
+    return store, position // windows_per_epoch, window
 
 
 def _concatenate(batches: list[Any], order: np.ndarray) -> Any:

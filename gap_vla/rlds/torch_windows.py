@@ -36,8 +36,9 @@ class WindowDataset(torch.utils.data.Dataset):
         return _first(self.__getitems__([index]))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        rng = np.random.default_rng(int(torch.randint(2**62, ()))) if self.windows.random else None
-        return as_tensors(self.windows.gather(np.asarray(indices), rng))
+        # A Dataset is not told the epoch; torch's generator, which a DataLoader seeds per worker and pass, stands in.
+        epoch = np.full(len(indices), int(torch.randint(2**62, ()))) if self.windows.random else None
+        return as_tensors(self.windows.gather(np.asarray(indices), epoch))
 
     @staticmethod
     def collate(batch: Batch) -> Batch:

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from gap_vla.episode import EpisodeError
-from gap_vla.rlds.augmentation import Augmentation
+from gap_vla.rlds.augmentation import DRAWS, Augmentation
+from gap_vla.rlds.draws import goal_steps, uniform
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
 
@@ -83,7 +84,7 @@ def window_indices(
 class Windows:
     """Every window of one split of a store, by number: window i ends at the split's step i.
 
-    Args: as `gap_vla.rlds.WindowLoader`.
+    Args: as `gap_vla.rlds.WindowLoader`. Goals and augmentations are drawn for (seed, epoch, window) alone.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Windows:
         goal: Goal = "none",
         max_goal_distance: int | None = None,
         augment: Mapping[str, Any] | None = None,
+        seed: int = 0,
     ) -> None:
         if window_size < 1 or action_horizon < 1:
             raise ValueError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
@@ -123,7 +125,7 @@ class Windows:
         self.image_keys, self.proprio, self.rho, self.language = tuple(image_keys), proprio, rho, language
         self._shape = window_size, action_horizon
         self._normalization, self._upstream_mask = normalization, upstream_action_mask
-        self._goal, self._goal_distance = goal, max_goal_distance
+        self._goal, self._goal_distance, self._seed = goal, max_goal_distance, seed
         self._augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
         self._texts = np.array([text.encode() for text in self.data.languages], object)
         self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}
@@ -136,26 +138,25 @@ class Windows:
         """Whether batches depend on random numbers (goals, augmentation)."""
         return self._goal != "none" or bool(self._augment)
 
-    def gather(self, windows: Int[np.ndarray, " B"], rng: np.random.Generator | None = None) -> Batch:
-        """The batch of these windows, in freshly allocated arrays; `rng` draws goals and augmentations."""
+    def gather(self, windows: Int[np.ndarray, " B"], epoch: Int[np.ndarray, " B"] | None = None) -> Batch:
+        """The batch of these windows, in freshly allocated arrays; `epoch` says which draws of each window."""
         windows = np.asarray(windows, np.int64)
+        epoch = np.zeros_like(windows) if epoch is None else np.asarray(epoch)
         offsets = self.data.offsets
         episode = np.searchsorted(offsets, windows, side="right") - 1
         start, length = offsets[episode], offsets[episode + 1] - offsets[episode]
+        address = epoch, episode, windows - start
         goal = None
         if self._goal == "uniform":
-            assert rng is not None
-            reach = length if self._goal_distance is None else windows - start + self._goal_distance + 1
-            goal = rng.integers(windows - start, np.minimum(length, reach))
+            goal = goal_steps(self._seed, *address, length, self._goal_distance)
         index = window_indices(
             windows - start, length, *self._shape, goal=goal, upstream_action_mask=self._upstream_mask
         )
         step = index.observation + start[:, None]
         observation = self._observation(step, index)
-        for key, augmentation in self._augment.items():
-            assert rng is not None
-            observation[key] = augmentation(observation[key], index.timestep_pad_mask, rng)
         task = {"pad_mask_dict": {}} if goal is None else self._goal_of(goal + start, goal)
+        if self._augment:
+            augment_batch(observation, task, self._augment, uniform(self._seed, "augment", *address, DRAWS))
         if self.language:
             texts = self._texts[self.data.language[episode]]
             task["language_instruction"] = texts
@@ -208,3 +209,14 @@ class Windows:
         if "change_point" in self._small:
             phases["change_point"] = self._small["change_point"][step]
         return phases
+
+
+def augment_batch(
+    observation: dict[str, Any], task: dict[str, Any], augment: Mapping[str, Augmentation], draws: np.ndarray
+) -> None:
+    """Changes the pictures of a batch, those of its goals with the same draws as their window's, as upstream does."""
+    for key, augmentation in augment.items():
+        observation[key] = augmentation(observation[key], observation["timestep_pad_mask"], draws)
+        if key in task:
+            goals = task[key][:, None]
+            task[key] = augmentation(goals, np.ones(goals.shape[:2], bool), draws)[:, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -75,3 +76,15 @@ def assert_equal(found: Episode, expected: Episode) -> None:
         assert np.array_equal(found.images[key], value), key
     assert found.language_instruction == expected.language_instruction
     assert found.success == expected.success
+
+
+def same(first: Any, second: Any, path: str = "") -> None:
+    """Batches are equal: numbers to 1e-5, everything else exactly."""
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), path
+        for key in first:
+            same(first[key], second[key], f"{path}/{key}")
+    elif first.dtype.kind == "f":
+        np.testing.assert_allclose(first, second, atol=1e-5, err_msg=path)
+    else:
+        np.testing.assert_array_equal(first, second, err_msg=path)
