@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import string
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,10 @@ _WORLDS = {
     "handover": "gap_vla.sim.tasks.handover:Handover",
 }
 CAMERAS = ("primary", "wrist")
+_REACH = (*(5.0,) * 3, *(1.01,) * 4, *(0.1,) * 2)
+"""Generous bounds of one arm's proprio: xyz (m), quaternion, fingers (m)."""
+MAX_INSTRUCTION = 100
+"""Characters in the longest instruction that the observation space allows."""
 
 
 class ActionError(ValueError):
@@ -40,9 +45,9 @@ class ActionError(ValueError):
 class SimEnv(gymnasium.Env):
     """One task as a gymnasium environment; made by `make`.
 
-    Observation: a dict of `image_primary` and `image_wrist` (uint8[h, w, 3], those asked for) and `proprio`
+    Observation: a dict of `image_primary` and `image_wrist` (uint8[h, w, 3], those asked for), `proprio`
     (float32[9 * arms]: per arm eef xyz (m, world), quaternion wxyz in one hemisphere and continuous within an
-    episode, two finger positions (m)).
+    episode, two finger positions (m)) and `language_instruction` (str: what the robot is told).
     Action: float32[7 * arms] in [-1, 1]: per arm delta xyz, delta rotation vector (world frame; scale in
     `task.position_scale`, `task.rotation_scale`), gripper (+1 closes, -1 opens). Values outside are clipped.
     Info: `success` (bool), `episode_seed` (int), `language_instruction` (str). Reward is 1.0 where the task's
@@ -54,7 +59,7 @@ class SimEnv(gymnasium.Env):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
-    render_mode = "rgb_array"
+    render_mode: str | None
 
     def __init__(
         self, spec: TaskSpec, variant: Variant, world: World, image_size: int, views: Mapping[str, View | StockView]
@@ -73,13 +78,15 @@ class SimEnv(gymnasium.Env):
         spaces: dict[str, gymnasium.Space] = {
             f"image_{camera}": gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8) for camera in views
         }
-        spaces["proprio"] = gymnasium.spaces.Box(-np.inf, np.inf, (spec.proprio_dim,), np.float32)
+        reach = np.tile(_REACH, spec.n_arms).astype(np.float32)
+        spaces["proprio"] = gymnasium.spaces.Box(-reach, reach)
+        spaces["language_instruction"] = gymnasium.spaces.Text(MAX_INSTRUCTION, charset=string.ascii_letters + " ,.")
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts the episode that `seed` names: the same one in every process, whatever happened before.
 
         Without a seed the next one is drawn from the generator that the last seed started.
@@ -97,7 +104,7 @@ class SimEnv(gymnasium.Env):
         self._started, self._quaternions = True, None
         return self._observe(), self._info()
 
-    def step(self, action: Float[np.ndarray, " a"]) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Float[np.ndarray, " a"]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Executes one action. Returns (observation, reward, terminated, truncated, info).
 
         Raises:
@@ -163,9 +170,10 @@ class SimEnv(gymnasium.Env):
     def _draw(self, camera: str) -> np.ndarray:
         return self.renderer.draw(self.world.data, self.camera_pose(camera))
 
-    def _observe(self) -> dict[str, np.ndarray]:
+    def _observe(self) -> dict[str, Any]:
         images = {f"image_{camera}": self._draw(camera) for camera in self.cameras}
-        return {**images, "proprio": self._continuous(self.world.proprio())}
+        proprio = self._continuous(self.world.proprio())
+        return {**images, "proprio": proprio, "language_instruction": self.task.instruction}
 
     @property
     def cameras(self) -> list[str]:
@@ -210,6 +218,7 @@ def make(
     variant: str = "default",
     camera: str = "near",
     seed: int | None = None,
+    render_mode: str | None = "rgb_array",
 ) -> SimEnv:
     """Makes a task's environment.
 
@@ -220,6 +229,7 @@ def make(
         variant: `gap_vla.sim.VARIANT_NAMES`.
         camera: the view of `primary`: the task's own `near`, or a camera of the simulator's model by name.
         seed: of the first `reset()` without a seed.
+        render_mode: gymnasium's; `render()` returns the primary picture in either case.
 
     >>> env = make("assembly", cameras=())
     >>> observation, info = env.reset(seed=7)
@@ -227,12 +237,14 @@ def make(
     (9,)
 
     Raises:
-        UnknownNameError: unknown task, variant, camera or view (lists the names).
+        UnknownNameError: unknown task, variant, camera, view or render mode (lists the names).
         RenderingError: pictures are asked for and no OpenGL library is there (names the apt package).
     """
     spec, chosen = task_spec(name), variant_spec(variant)
     for wanted in cameras:
         check_name("camera", wanted, CAMERAS)
+    if render_mode is not None:
+        check_name("render mode", render_mode, SimEnv.metadata["render_modes"])
     if cameras:
         require_rendering()
     else:
@@ -241,6 +253,7 @@ def make(
     world: World = getattr(importlib.import_module(module), class_name)(spec, chosen)
     views = {c: find_view(camera if c == "primary" else c, world.views, world.model) for c in cameras}
     env = SimEnv(spec, chosen, world, image_size, views)
+    env.render_mode = render_mode
     if seed is not None:
         gymnasium.Env.reset(env, seed=seed)
     return env

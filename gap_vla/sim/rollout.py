@@ -16,7 +16,7 @@ class Demonstration:
     """What happened in one episode of `T` steps.
 
     Attributes:
-        observations: by name, [T, ...]: what was seen *before* each action.
+        observations: pictures and proprio by name, [T, ...]: what was seen *before* each action.
         actions: float32[T, 7 * arms]: the expert's clean actions, the labels to imitate.
         executed_actions: float32[T, 7 * arms]: what was done: the label plus the disturbance.
         rewards: float32[T].
@@ -74,7 +74,11 @@ def demonstrate(env: SimEnv, seed: int, action_noise: float = 0.0) -> Demonstrat
         log["reward"].append(reward)
         over = terminated or truncated
     return Demonstration(
-        observations={key: np.stack([seen[key] for seen in log["seen"]]) for key in observation},
+        observations={
+            key: np.stack([seen[key] for seen in log["seen"]])
+            for key in observation
+            if key != "language_instruction"  # the same in every step: an attribute of the collection
+        },
         actions=np.stack(log["label"]),
         executed_actions=np.stack(log["done"]),
         rewards=np.array(log["reward"], np.float32),

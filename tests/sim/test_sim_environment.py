@@ -9,6 +9,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 import gap_vla.sim as sim
 
@@ -20,7 +21,7 @@ def play(env, seed, steps=25):
     expert = sim.make_expert(env, seed=seed)
     for _ in range(steps):
         for key in sorted(observation):
-            digest.update(observation[key].tobytes())
+            digest.update(np.asarray(observation[key]).tobytes())
         digest.update(env.unwrapped.world.data.qpos.tobytes())
         digest.update(env.unwrapped.world.data.qvel.tobytes())
         observation = env.step(expert.act())[0]
@@ -33,7 +34,7 @@ def test_observations_have_the_stated_shapes_and_units(request, fixture):
     observation, info = env.reset(seed=3)
     assert env.observation_space.contains(observation)
     assert env.action_space.shape == (7,)
-    assert info["language_instruction"] == env.task.instruction
+    assert observation["language_instruction"] == info["language_instruction"] == env.task.instruction
     quaternion, fingers = observation["proprio"][3:7], observation["proprio"][7:9]
     np.testing.assert_allclose(np.linalg.norm(quaternion), 1, atol=1e-5)
     assert 0 < fingers[0] < 0.06 and -0.06 < fingers[1] < 0  # open: apart, in metres
@@ -102,6 +103,24 @@ def test_gymnasium_makes_the_environment():
     env.step(env.action_space.sample())
     assert sim.make_expert(env, seed=0).act().shape == (7,)
     env.close()
+
+
+@pytest.mark.parametrize("name", ["assembly", *(pytest.param(n, marks=pytest.mark.slow) for n in sim.TASK_NAMES)])
+@pytest.mark.filterwarnings("error")
+def test_gymnasiums_own_checker_finds_nothing_to_complain_about(name):
+    env = gymnasium.make(sim.task_spec(name).gymnasium_id, image_size=32)
+    check_env(env.unwrapped)
+    env.close()
+
+
+def test_gymnasium_finds_a_task_that_nobody_has_imported():
+    code = """
+import gymnasium, sys
+env = gymnasium.make("gap_vla.sim:gap_vla/Assembly-v0", cameras=())
+print(sorted(env.reset(seed=0)[0]))
+"""
+    printed = subprocess.check_output([sys.executable, "-W", "ignore", "-c", code], text=True)
+    assert printed.strip().splitlines()[-1] == "['language_instruction', 'proprio']"
 
 
 def test_the_first_picture_shows_the_episode_and_not_the_one_before(assembly):
