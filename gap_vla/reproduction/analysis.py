@@ -9,7 +9,7 @@ import numpy as np
 
 from gap_vla.evaluation.statistics import PairedDifference, paired_difference, wilson
 from gap_vla.reproduction.cells import Cell
-from gap_vla.reproduction.ledger import FAILED, FINISHED, Entry, Ledger
+from gap_vla.reproduction.ledger import FAILED, FINISHED, Entry, Ledger, Rollouts
 from gap_vla.reproduction.tables import Block
 
 
@@ -76,12 +76,16 @@ def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
     found = [(cell, ledger.matching(cell)) for cell in cells if cell.block.name == block.name]
     finished = [entry for _, entry in found if entry is not None and entry.status == FINISHED]
     stale = ledger.stale([cell for cell, _ in found])
-    by_arm = {arm.name: {e.seed: e for e in finished if e.arm == arm.name} for arm in block.arms}
-    success = {arm: _success(entries) for arm, entries in by_arm.items() if entries}
+    by_arm = {arm.name: {e.seed: e.variants for e in finished if e.arm == arm.name} for arm in block.arms}
+    differences = [
+        Difference(first, second, variant, found_one)
+        for first, second in pairs_of(block)
+        for variant, found_one in differences_of(by_arm.get(first, {}), by_arm.get(second, {})).items()
+    ]
     return BlockResult(
         block=block,
-        success=success,
-        differences=tuple(_differences(block, by_arm)),
+        success={arm: success_of(by_seed) for arm, by_seed in by_arm.items() if by_seed},
+        differences=tuple(differences),
         failed=tuple(entry for _, entry in found if entry is not None and entry.status == FAILED),
         missing=tuple(cell for cell, entry in found if entry is None and cell not in stale),
         stale=tuple(stale),
@@ -89,11 +93,12 @@ def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
     )
 
 
-def _success(entries: Mapping[int, Entry]) -> dict[str, Success]:
-    variants = dict.fromkeys(name for entry in entries.values() for name in entry.variants)
+def success_of(by_seed: Mapping[int, Mapping[str, Rollouts]]) -> dict[str, Success]:
+    """Success on each variant, from training seed to variant to outcomes; every seed has all variants."""
+    variants = dict.fromkeys(name for of_seed in by_seed.values() for name in of_seed)
     found = {}
     for variant in variants:
-        rollouts = {seed: entries[seed].variants[variant] for seed in sorted(entries)}
+        rollouts = {seed: by_seed[seed][variant] for seed in sorted(by_seed) if variant in by_seed[seed]}
         wins, all_of_them = (sum(getattr(r, what) for r in rollouts.values()) for what in ("successes", "episodes"))
         per_seed = {seed: r.successes / r.episodes for seed, r in rollouts.items()}
         found[variant] = Success(per_seed, wins, all_of_them, wilson(wins, all_of_them))
@@ -106,27 +111,17 @@ def pairs_of(block: Block) -> list[tuple[str, str]]:
     return list(dict.fromkeys([*against_reference, *block.against]))
 
 
-def _differences(block: Block, by_arm: Mapping[str, Mapping[int, Entry]]) -> list[Difference]:
-    differences = []
-    for first, second in pairs_of(block):
-        a, b = by_arm.get(first, {}), by_arm.get(second, {})
-        seeds = sorted(set(a) & set(b))
-        variants = dict.fromkeys(name for seed in seeds for name in a[seed].variants)
-        for variant in variants:
-            found = _paired(
-                [a[seed].variants[variant].outcomes for seed in seeds],
-                [b[seed].variants[variant].outcomes for seed in seeds if variant in b[seed].variants],
-            )
-            if found is not None:
-                differences.append(Difference(first, second, variant, found))
-    return differences
-
-
-def _paired(a: Sequence[Mapping[int, bool]], b: Sequence[Mapping[int, bool]]) -> PairedDifference | None:
-    if len(a) != len(b) or not a:
-        return None
-    layouts = sorted(set.intersection(*(set(outcomes) for outcomes in (*a, *b))))
-    if not layouts:
-        return None
-    first, second = (np.array([[outcomes[layout] for layout in layouts] for outcomes in rows]) for rows in (a, b))
-    return paired_difference(first, second)
+def differences_of(
+    first: Mapping[int, Mapping[str, Rollouts]], second: Mapping[int, Mapping[str, Rollouts]]
+) -> dict[str, PairedDifference]:
+    """`first` minus `second` on each variant, over the training seeds and layouts that both have; empty without."""
+    seeds = sorted(set(first) & set(second))
+    found = {}
+    for variant in dict.fromkeys(name for seed in seeds for name in first[seed]):
+        both = [seed for seed in seeds if variant in first[seed] and variant in second[seed]]
+        rows = [[of[seed][variant].outcomes for seed in both] for of in (first, second)]
+        layouts = sorted(set.intersection(*(set(outcomes) for outcomes in (*rows[0], *rows[1])))) if both else []
+        if layouts:
+            a, b = (np.array([[outcomes[layout] for layout in layouts] for outcomes in some]) for some in rows)
+            found[variant] = paired_difference(a, b)
+    return found

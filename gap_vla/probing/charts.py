@@ -1,0 +1,188 @@
+"""The report's figures, as SVG images that need nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.probing.runs import Run, by_method
+from gap_vla.reproduction.analysis import Success
+from gap_vla.reproduction.tables_text import words
+
+COLORS = ("#2b6fd9", "#d98b2b", "#3f8f4e", "#8a4fb0", "#c0392b", "#148f8f", "#7f6a3f", "#5d6d7e")
+PARTS = {"transition": "-", "consistent": "--"}
+"""Line style of steps with ρ > 0.5, and of the others."""
+
+
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def _svg(figure: Any) -> str:
+    """The figure as a data URI."""
+    import matplotlib
+
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "gap_vla", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def success_chart(success: Mapping[str, Mapping[str, Success]]) -> str:
+    """Method to variant to success: mean, 95 % interval, seeds."""
+    variants = list(dict.fromkeys(v for found in success.values() for v in found))
+    figure, ((axes,),) = _figure(8, 0.9 + 0.5 * max(len(success), 2))
+    for place, (_method, found) in enumerate(reversed(list(success.items()))):
+        for number, variant in enumerate(variants):
+            if variant not in found:
+                continue
+            y = place + 0.22 * ((len(variants) - 1) / 2 - number)
+            color, one = COLORS[number % len(COLORS)], found[variant]
+            axes.hlines(y, *(100 * end for end in one.interval), color=color, linewidth=3)
+            seeds = [100 * rate for rate in one.per_seed.values()]
+            axes.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.4, markersize=5, markeredgewidth=0)
+            axes.plot(100 * one.mean, y, "D", color=color, label=words(variant) if place == 0 else None)
+    axes.set_yticks(range(len(success)), list(reversed(list(success))))
+    axes.set_ylim(-0.6, len(success) - 0.4)
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("success, %")
+    axes.grid(axis="x", color="#eeeeee")
+    figure.legend(loc="outside upper right", ncols=len(variants), frameon=False)
+    return _svg(figure)
+
+
+def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
+    """One panel per measurement (key to title), one line per run, one colour per method."""
+    methods = list(by_method(list(runs)))
+    shown = {name: title for name, title in names.items() if any(len(run.curve(name)[0]) for run in runs)}
+    if not shown:
+        return None
+    figure, (panels,) = _figure(4.4 * len(shown), 3.0, len(shown))
+    for axes, (name, title) in zip(panels, shown.items()):
+        for method_number, method in enumerate(methods):
+            for number, run in enumerate(r for r in runs if r.method == method):
+                steps, values = run.curve(name)
+                if len(steps):
+                    color = COLORS[method_number % len(COLORS)]
+                    axes.plot(steps, values, color=color, alpha=0.85, linewidth=1.3, label=None if number else method)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("training step")
+        axes.set_yscale("log")
+        axes.grid(color="#f0f0f0")
+    panels[0].legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def branch_chart(runs: Sequence[Run]) -> str | None:
+    """Gradient norms, signals and losses of each branch over training, split by ρ; means over a method's seeds."""
+    kinds = {"signal": "loss gradient at the features, per sample", "loss": "loss with this branch alone"}
+    panels = [("gradient", name) for name in ("vision", "proprio")]
+    panels += [(kind, name) for kind in kinds for name in ("vision", "proprio")]
+    if not any(key.startswith("branch/") for run in runs for row in run.metrics for key in row):
+        return None
+    methods = by_method(list(runs))
+    figure, grid = _figure(9.4, 7.6, 2, 3)
+    for axes, (kind, branch) in zip(grid.flat, panels):
+        for number, (method, of_method) in enumerate(methods.items()):
+            color = COLORS[number % len(COLORS)]
+            for part, style in {"": "-"}.items() if kind == "gradient" else PARTS.items():
+                steps, values = _mean_curve(of_method, f"branch/{branch}_{kind}{'_' * bool(part)}{part}")
+                if len(steps):
+                    axes.plot(steps, values, style, color=color, linewidth=1.3, label=method if style == "-" else None)
+        title = "parameter gradient, as the optimizer gets it" if kind == "gradient" else kinds[kind]
+        axes.set_title(f"{branch}: {title}", fontsize=9)
+        axes.set_yscale("log")
+        axes.grid(color="#f0f0f0")
+    for axes in grid[-1]:
+        axes.set_xlabel("training step")
+    grid[0, 0].legend(frameon=False, fontsize=8)
+    grid[1, 0].plot([], [], "-", color="#555555", label="ρ > 0.5")
+    grid[1, 0].plot([], [], "--", color="#555555", label="ρ ≤ 0.5")
+    grid[1, 0].legend(*_last_handles(grid[1, 0], 2), frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def _last_handles(axes: Any, count: int) -> tuple[list[Any], list[str]]:
+    handles, labels = axes.get_legend_handles_labels()
+    return handles[-count:], labels[-count:]
+
+
+def _mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over runs and over neighbouring measurements, which are of single batches and noisy."""
+    found = [run.curve(name) for run in runs]
+    steps = np.concatenate([s for s, _ in found]) if found else np.zeros(0)
+    values = np.concatenate([v for _, v in found]) if found else np.zeros(0)
+    if not len(steps):
+        return steps, values
+    edges = np.linspace(steps.min(), steps.max() + 1, min(bins, len(np.unique(steps))) + 1)
+    place = np.digitize(steps, edges) - 1
+    kept = [b for b in range(len(edges) - 1) if (place == b).any()]
+    return (np.array([np.mean(x[place == b]) for b in kept]) for x in (steps, values))  # type: ignore[return-value]
+
+
+def probe_chart(result: Mapping[str, Any]) -> str:
+    """R² of each object before the grasp, and AUC of transitions, with bootstrap intervals."""
+    labels = result["labels"]
+    objects = list(dict.fromkeys(name for found in result["probes"].values() for name in found["positions"]))
+    panels: list[tuple[str, list[Any]]] = []
+    for name in objects:
+        for part in ("before grasp", "all steps"):
+            found = [result["probes"][label]["positions"].get(name, {}).get(part) for label in labels]
+            if any(found):
+                values = [None if f is None else (f["r2"], *f["r2_interval"]) for f in found]
+                panels.append((f"position of {name}\n{part}: R²", values))
+    areas = [result["probes"][label]["transition"] for label in labels]
+    panels.append(("motion transitions:\nAUC", [(f["auc"], *f["auc_interval"]) for f in areas]))
+    figure, (row,) = _figure(2.0 + 2.1 * len(panels), 1.0 + 0.36 * len(labels), len(panels), sharey=True)
+    for axes, (title, values) in zip(row, panels):
+        for place, value in enumerate(reversed(values)):
+            if value is not None:
+                color = "#999999" if labels[-1 - place] == "untrained" else COLORS[0]
+                axes.hlines(place, value[1], value[2], color=color, linewidth=2.5)
+                axes.plot(value[0], place, "D", color=color)
+        axes.set_title(title, fontsize=9)
+        axes.grid(axis="x", color="#eeeeee")
+    row[0].set_yticks(range(len(labels)), list(reversed(labels)))
+    return _svg(figure)
+
+
+def similarity_chart(labels: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
+    """CKA between all pairs."""
+    size = 1.8 + 0.55 * len(labels)
+    figure, ((axes,),) = _figure(size + 1.2, size)
+    axes.imshow(np.array(matrix), vmin=0, vmax=1, cmap="Blues")
+    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    for y, row in enumerate(matrix):
+        for x, value in enumerate(row):
+            axes.text(
+                x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "#222", fontsize=8
+            )
+    return _svg(figure)
+
+
+def takeover_chart(result: Mapping[str, Any]) -> str:
+    """Change of success for each window, with paired intervals."""
+    windows = [w for w in result["windows"] if w["window"] != "never"]
+    figure, ((axes,),) = _figure(max(5.0, 1.6 + 0.62 * len(windows)), 3.4)
+    for place, window in enumerate(windows):
+        color = "#999999" if window["window"] == "always" else COLORS[0]
+        low, high = (100 * end for end in window["difference_interval"])
+        axes.vlines(place, low, high, color=color, linewidth=3)
+        axes.plot(place, 100 * window["difference"], "D", color=color)
+    axes.axhline(0, color="#555555", linewidth=1)
+    axes.set_xticks(range(len(windows)), [w["window"] for w in windows], rotation=35, ha="right")
+    axes.set_ylabel("change of success, points")
+    axes.grid(axis="y", color="#eeeeee")
+    return _svg(figure)

@@ -1,0 +1,69 @@
+"""What scripts/report.py does once its command line is read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from gap_vla.atomic import write_json
+from gap_vla.probing.page import write_report
+from gap_vla.probing.runs import ReportError, Run
+
+
+def report(options: argparse.Namespace) -> int:
+    """Probes and takeovers if asked for, then the page; returns the exit status."""
+    command = shlex.join(["python", *sys.argv])
+    runs = [Run.read(path) for path in options.runs]
+    if options.takeover:
+        _take_over(runs, options, command)
+    probe = _probe(runs, options, command)
+    page = write_report(options.runs, options.out, command=command, probe=probe, videos=options.videos)
+    print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB, opens without a network)")
+    return 0
+
+
+def _take_over(runs: list[Run], options: argparse.Namespace, command: str) -> None:
+    from gap_vla.probing.takeover_run import take_over_runs
+
+    for run in runs:
+        if run.path.resolve() == options.takeover.resolve():
+            continue
+        folder = take_over_runs(
+            run.path,
+            options.takeover,
+            by=options.by,
+            episodes=options.episodes,
+            variant=options.variant,
+            workers=options.workers,
+        )
+        settings = json.loads((folder / "settings.json").read_text())
+        write_json(folder / "settings.json", {**settings, "command": command})
+
+
+def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[str, Any] | None:
+    """The probe's result: made if asked for, otherwise that of an earlier call beside the same page."""
+    kept = options.out.with_suffix(".probe") / "probe.json"
+    if not options.probe:
+        return json.loads(kept.read_text()) if kept.exists() else None
+    from gap_vla.probing.probe_data import collect_probe_demos
+    from gap_vla.probing.probe_run import probe_runs
+
+    small = [run for run in runs if run.small]
+    if not small:
+        raise ReportError("only small policies can be probed, and none of these runs is one; leave --probe away")
+    config = small[0].config
+    demos = options.demos or collect_probe_demos(
+        small[0].task,
+        options.probe_episodes,
+        Path(config["data"]["root"]),
+        image_size=config["demos"]["image_size"],
+        cameras=config["demos"]["cameras"],
+        workers=options.workers,
+    )
+    result = {**probe_runs([run.path for run in small], demos, kept.parent), "command": command}
+    write_json(kept, result)
+    return result

@@ -1,0 +1,185 @@
+"""Linear probes: how much of the scene can be read off frozen features by a linear map, on episodes held out.
+
+Every step is predicted by a probe that saw no step of its episode (five folds of episodes). The ridge strength is
+chosen on the training episodes alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+FOLDS = 5
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Ridge strengths tried, in units of the number of training steps."""
+
+
+class ProbeError(ValueError):
+    """Data that cannot be probed; the message says what is missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionProbe:
+    """How well positions can be read off features, on held-out episodes.
+
+    Attributes:
+        r2: share of the positions' variance (about the training episodes' mean) that is explained; negative: worse than
+            that mean.
+        r2_interval: 95 %, bootstrapped over episodes.
+        error: mean distance in m.
+        mean_error: the same when the training episodes' mean is guessed.
+        steps, episodes: what was predicted.
+    """
+
+    r2: float
+    r2_interval: tuple[float, float]
+    error: float
+    mean_error: float
+    steps: int
+    episodes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TransitionProbe:
+    """How well transition steps can be told from others, on held-out episodes.
+
+    Attributes:
+        auc: probability that a transition step scores higher than another one; 0.5 is chance.
+        auc_interval: 95 %, bootstrapped over episodes.
+        balanced_accuracy: mean of both classes' hit rates, at the threshold that balances the training episodes.
+        share: of transition steps.
+    """
+
+    auc: float
+    auc_interval: tuple[float, float]
+    balanced_accuracy: float
+    share: float
+    steps: int
+    episodes: int
+
+
+def probe_positions(
+    features: Float[np.ndarray, "n d"],
+    positions: Float[np.ndarray, "n k"],
+    episodes: Int[np.ndarray, " n"],
+    *,
+    seed: int = 0,
+) -> PositionProbe:
+    """Reads positions (m) off features, one row per step.
+
+    Args:
+        episodes: number of each row's episode.
+
+    Raises:
+        ProbeError: fewer than `FOLDS` episodes.
+    """
+    predicted, guessed = np.empty_like(positions, float), np.empty_like(positions, float)
+    for train, test in _folds(episodes, seed):
+        predicted[test] = _fit_predict(features[train], positions[train], episodes[train], features[test], seed)
+        guessed[test] = positions[train].mean(0)
+    residual, total = ((positions - predicted) ** 2).sum(1), ((positions - guessed) ** 2).sum(1)
+
+    def r2(rows: Int[np.ndarray, " m"]) -> float:
+        return float(1 - residual[rows].sum() / max(total[rows].sum(), 1e-12))
+
+    return PositionProbe(
+        r2=r2(np.arange(len(positions))),
+        r2_interval=_bootstrap(r2, episodes, seed),
+        error=float(np.linalg.norm(positions - predicted, axis=1).mean()),
+        mean_error=float(np.linalg.norm(positions - guessed, axis=1).mean()),
+        steps=len(positions),
+        episodes=len(np.unique(episodes)),
+    )
+
+
+def probe_transitions(
+    features: Float[np.ndarray, "n d"],
+    transition: Bool[np.ndarray, " n"],
+    episodes: Int[np.ndarray, " n"],
+    *,
+    seed: int = 0,
+) -> TransitionProbe:
+    """Tells transition steps from others by a linear score (ridge regression on the two classes).
+
+    Raises:
+        ProbeError: fewer than `FOLDS` episodes, or only one class.
+    """
+    if transition.all() or not transition.any():
+        raise ProbeError("every step is of the same class; there is nothing to tell apart")
+    score, said = np.empty(len(transition)), np.empty(len(transition), bool)
+    target = np.where(transition, 1 - transition.mean(), -transition.mean())[:, None]
+    for train, test in _folds(episodes, seed):
+        own = _fit_predict(features[train], target[train], episodes[train], features[train], seed)[:, 0]
+        score[test] = _fit_predict(features[train], target[train], episodes[train], features[test], seed)[:, 0]
+        threshold = (own[transition[train]].mean() + own[~transition[train]].mean()) / 2
+        said[test] = score[test] > threshold
+
+    def area(rows: Int[np.ndarray, " m"]) -> float:
+        return _auc(score[rows], transition[rows])
+
+    hits = (said[transition].mean() + (~said[~transition]).mean()) / 2
+    return TransitionProbe(
+        auc=area(np.arange(len(score))),
+        auc_interval=_bootstrap(area, episodes, seed),
+        balanced_accuracy=float(hits),
+        share=float(transition.mean()),
+        steps=len(score),
+        episodes=len(np.unique(episodes)),
+    )
+
+
+def _folds(episodes: Int[np.ndarray, " n"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    names = np.unique(episodes)
+    if len(names) < FOLDS:
+        raise ProbeError(f"{len(names)} episode(s); a probe needs {FOLDS} or more, to hold some out")
+    parts = np.array_split(np.random.default_rng(seed).permutation(names), FOLDS)
+    return [(np.flatnonzero(~np.isin(episodes, part)), np.flatnonzero(np.isin(episodes, part))) for part in parts]
+
+
+def _fit_predict(
+    features: np.ndarray, target: np.ndarray, episodes: np.ndarray, asked: np.ndarray, seed: int
+) -> Float[np.ndarray, "m k"]:
+    """Ridge regression with the strength that predicts a fifth of the training episodes best."""
+    names = np.random.default_rng([seed, 1]).permutation(np.unique(episodes))
+    held = np.isin(episodes, names[: max(len(names) // 5, 1)])
+    tried = _ridge(features[~held], target[~held], features[held], STRENGTHS)
+    best = int(np.argmin([((found - target[held]) ** 2).sum() for found in tried]))
+    return _ridge(features, target, asked, STRENGTHS[best : best + 1])[0]
+
+
+def _ridge(
+    features: np.ndarray, target: np.ndarray, asked: np.ndarray, strengths: Sequence[float]
+) -> list[Float[np.ndarray, "m k"]]:
+    """Predictions for `asked`, one for each strength; features are standardised, the mean is not penalised."""
+    mean, scale, offset = features.mean(0), features.std(0) + 1e-8, target.mean(0)
+    x, z = ((some - mean) / scale for some in (features.astype(float), asked.astype(float)))
+    values, vectors = np.linalg.eigh(x.T @ x)
+    moved = vectors.T @ (x.T @ (target - offset))
+    return [offset + z @ (vectors @ (moved / (values + s * len(x))[:, None])) for s in strengths]
+
+
+def _auc(score: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """Area under the ROC curve, from ranks; ties count half. NaN with one class only.
+
+    >>> _auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+    0.75
+    """
+    from scipy.stats import rankdata
+
+    n, m = int(positive.sum()), int((~positive).sum())
+    if not n or not m:
+        return float("nan")
+    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def _bootstrap(statistic, episodes: Int[np.ndarray, " n"], seed: int, draws: int = 400) -> tuple[float, float]:
+    """95 % interval of `statistic(rows)`, drawing whole episodes."""
+    names = np.unique(episodes)
+    rows_of = {name: np.flatnonzero(episodes == name) for name in names}
+    rng = np.random.default_rng([seed, 2])
+    found = [statistic(np.concatenate([rows_of[n] for n in rng.choice(names, len(names))])) for _ in range(draws)]
+    low, high = np.nanquantile(found, (0.025, 0.975))
+    return float(low), float(high)

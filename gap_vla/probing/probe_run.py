@@ -1,0 +1,118 @@
+"""Probes the frozen visual features of small policies, beside those of an untrained network of the same kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.atomic import write_json
+from gap_vla.probing.linear_probe import probe_positions, probe_transitions
+from gap_vla.probing.probe_data import ProbeData, read_probe_data
+from gap_vla.probing.runs import ReportError, Run
+from gap_vla.probing.similarity import cka
+
+UNTRAINED = "untrained"
+STILL = 1e-3
+"""Objects whose position varies by less (standard deviation, m) are nothing to probe for."""
+
+
+def features_of(policy: Any, images: Mapping[str, np.ndarray], *, batch: int = 128) -> Float[np.ndarray, "n d"]:
+    """Visual features of single frames by a `SmallPolicy`.
+
+    Args:
+        images: uint8[N, h, w, 3] for each `image_<camera>` of the policy.
+
+    Raises:
+        ReportError: the policy looks through no camera, or one that the pictures lack.
+    """
+    import torch
+
+    keys = [f"image_{camera}" for camera in policy.cameras]
+    if not keys or not set(keys) <= set(images):
+        raise ReportError(f"the policy looks through {keys or 'no camera'}; the demonstrations have {sorted(images)}")
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(images[keys[0]]), batch):
+            some = {key: torch.from_numpy(images[key][start : start + batch])[:, None] for key in keys}
+            found.append(policy.features(some)[:, 0].float().numpy())
+    return np.concatenate(found)
+
+
+def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]:
+    """All probes of one set of features, as plain values.
+
+    Returns:
+        `positions`: object to `{"before grasp": …, "all steps": …}`, for objects that move between episodes;
+        `transition`: telling motion transitions from the rest.
+    """
+    positions: dict[str, dict[str, Any]] = {}
+    for name, where in data.positions.items():
+        for part, rows in (("before grasp", data.free), ("all steps", np.ones(len(where), bool))):
+            if where[rows].std(0).max() > STILL:
+                found = probe_positions(features[rows], where[rows], data.episodes[rows])
+                positions.setdefault(name, {})[part] = dataclasses.asdict(found)
+    transition = probe_transitions(features, data.transition, data.episodes)
+    return {"positions": positions, "transition": dataclasses.asdict(transition)}
+
+
+def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) -> dict[str, Any]:
+    """Probes every run on the same pictures and compares their features (CKA).
+
+    Args:
+        runs: directories of small policies that see; those without a visual branch are left out.
+        demos: demonstrations that say where the objects are, best such that no policy was trained on.
+        out: receives `probe.json`.
+
+    Returns:
+        `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `labels` and `cka` (matrix in
+        their order). The last label is an untrained network of the first run's architecture.
+
+    Raises:
+        ReportError: no run has visual features.
+        ProbeError: the demonstrations do not fit.
+    """
+    import torch
+
+    from gap_vla.policies.policy import build_policy
+    from gap_vla.policies.saving import load_saved_policy
+
+    data = read_probe_data(demos, every=every)
+    features: dict[str, np.ndarray] = {}
+    paths: dict[str, str] = {}
+    first = None
+    for path in runs:
+        run = Run.read(path)
+        if not run.small:
+            continue
+        policy = load_saved_policy(run.checkpoint)[0]
+        if policy.uses_vision:
+            print(f"probe: features of {run.path}", flush=True)
+            features[run.label] = features_of(policy, data.images)
+            paths[run.label] = str(run.path)
+            first = first or policy
+    if first is None:
+        raise ReportError("none of the runs is a small policy that sees; only those can be probed")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        bare = build_policy(
+            first.config, first.method, first.image_shape, first.proprio_dim, first.action_dim, first.built_cameras
+        )
+    features[UNTRAINED] = features_of(bare.eval(), data.images)
+    labels = list(features)
+    result = {
+        "demos": str(demos),
+        "steps": len(data.episodes),
+        "episodes": len(np.unique(data.episodes)),
+        "runs": paths,
+        "probes": {label: probe(found, data) for label, found in features.items()},
+        "labels": labels,
+        "cka": [[round(cka(features[a], features[b]), 4) for b in labels] for a in labels],
+    }
+    write_json(out / "probe.json", result)
+    return json.loads(json.dumps(result))

@@ -1,0 +1,108 @@
+"""Finished runs as a report reads them, whichever command made them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.reproduction.ledger import Rollouts
+from gap_vla.training.metrics import read_metrics
+from gap_vla.training.run_directory import RunDirectory
+
+
+class ReportError(ValueError):
+    """Something that cannot be reported; the message says what to give instead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run directory of `train_small.py` or `finetune.py`.
+
+    Attributes:
+        summary: empty while the run is not complete.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path | str) -> Run:
+        """
+        Raises:
+            ReportError: no run directory.
+        """
+        run = RunDirectory(path)
+        if not run.config.exists():
+            raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
+        config = json.loads(run.config.read_text())
+        return cls(run.path, config, run.read_summary() if run.complete else {})
+
+    @property
+    def task(self) -> str:
+        return self.config["task"]
+
+    @property
+    def method(self) -> str:
+        return self.config["method"]
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["train"]["seed"])
+
+    @property
+    def label(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return RunDirectory(self.path).checkpoint
+
+    @property
+    def small(self) -> bool:
+        """Whether it is a small torch policy, whose features can be probed."""
+        return (self.checkpoint / "policy.json").is_file()
+
+    @cached_property
+    def evaluations(self) -> dict[str, Mapping[str, Any]]:
+        """Variant to what `evaluate` returned."""
+        one = self.summary.get("rollouts") or {}
+        return dict(self.summary.get("variants") or ({one["task"]["variant"]: one} if one else {}))
+
+    @cached_property
+    def rollouts(self) -> dict[str, Rollouts]:
+        """Variant to outcomes."""
+        return {name: Rollouts.from_summary(found) for name, found in self.evaluations.items()}
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        path = RunDirectory(self.path).metrics
+        return read_metrics(path) if path.exists() else []
+
+    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of one measurement; empty where it was not taken."""
+        rows = [(row["step"], row[name]) for row in self.metrics if name in row]
+        steps, values = zip(*rows) if rows else ((), ())
+        return np.array(steps), np.array(values, float)
+
+    def mean_steps(self, variant: str) -> float | None:
+        """Mean length of successful episodes."""
+        return self.evaluations.get(variant, {}).get("mean_steps_success")
+
+    def videos(self, variant: str) -> list[Path]:
+        """Those that are still there."""
+        folder = RunDirectory(self.path).rollouts
+        found = self.evaluations.get(variant, {}).get("videos", [])
+        places = [base / name for name in found for base in (folder / variant, folder)]
+        return [place for place in places if place.is_file()]
+
+
+def by_method(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs of each method, in the order in which the methods were given."""
+    return {method: [r for r in runs if r.method == method] for method in dict.fromkeys(run.method for run in runs)}

@@ -1,0 +1,49 @@
+"""One self-contained HTML page about some runs: success, curves, ρ, videos, and on request what explains them.
+
+    python scripts/report.py runs/assembly/small-* --out report.html
+    python scripts/report.py RUN… --probe --out report.html            # what can be read off the visual features
+    python scripts/report.py RUN… --takeover VISION_RUN --out report.html    # another policy acts for ten steps
+    python scripts/report.py RUN… --takeover VISION_RUN --by step --episodes 50 --out report.html
+
+Takeovers are kept in the runs, a probe beside the page, so that later calls show them without doing them again; all
+are resumable. The page needs no network and no files beside it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from gap_vla.sim import VARIANT_NAMES
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="run directories of one task")
+    add("--out", type=Path, default=Path("report.html"), help="page to write (default report.html)")
+    add("--videos", type=int, default=2, help="videos per run and scene, at most (default 2)")
+    add("--probe", action="store_true", help="probe the visual features of small policies")
+    add("--demos", type=Path, help="demonstrations to probe with (default: collected from the expert)")
+    add("--probe_episodes", type=int, default=60, help="how many are collected for it (default 60)")
+    add("--takeover", type=Path, metavar="RUN", help="policy that takes over in windows, usually the vision policy")
+    add("--by", choices=("phase", "step"), default="phase", help="windows: starts of phases, or every ten steps")
+    add("--episodes", type=int, default=50, help="rollouts per window (default 50)")
+    add("--variant", choices=VARIANT_NAMES, default="default", help="scene of the takeovers (default: default)")
+    add("--workers", type=int, default=2, help="simulator processes (default 2)")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parse()
+    from gap_vla.probing.command import report
+
+    try:
+        return report(options)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

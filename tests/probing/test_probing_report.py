@@ -1,0 +1,111 @@
+"""The report is one file that needs nothing else, and says what it is made of."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from gap_vla.probing.page import write_report
+from gap_vla.probing.runs import ReportError, Run
+
+
+def make_run(folder, method, seed, wins, task="assembly"):
+    config = {"task": task, "method": method, "train": {"seed": seed, "steps": 20}, "data": {"root": "data"}}
+    path = folder / f"{method}-seed{seed}"
+    videos = path / "rollouts" / "default" / "videos"
+    videos.mkdir(parents=True)
+    (videos / "episode_0001_failure.mp4").write_bytes(b"not really a video")
+    evaluation = {"layout_seeds": [5, 6, 7, 8], "outcomes": wins, "videos": ["videos/episode_0001_failure.mp4"]}
+    summary = {
+        "variants": {"default": {**evaluation, "mean_steps_success": 12.0}},
+        "seconds": {"train": 3.0},
+        "steps": 20,
+        "machine": {"commit": "abc123"},
+    }
+    rows = [
+        {"step": step, "train/loss": 1 / (step + 1), "branch/vision_gradient": 0.1 * step + 0.1}
+        | {f"branch/proprio_signal_{part}": 0.2 + 0.01 * step for part in ("transition", "consistent")}
+        for step in range(20)
+    ]
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "summary.json").write_text(json.dumps(summary))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    takeover = path / "takeover" / "phase-default-vision"
+    takeover.mkdir(parents=True)
+    window = {"successes": 2, "difference": 0.25, "difference_interval": [0.0, 0.5]}
+    windows = [{**window, "window": name} for name in ("never", "start of grasp", "always")]
+    found = {"main": method, "other": "vision", "episodes": 4, "windows": windows}
+    (takeover / "takeover.json").write_text(json.dumps(found))
+    (takeover / "settings.json").write_text(json.dumps({"variant": "default", "command": "python make_takeover"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    wins = {"concat": [1, 0, 0, 1], "gap": [1, 1, 0, 1]}
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gap_vla.probing.sections.training_rho", lambda run: None)
+        yield [make_run(folder, method, seed, wins[method]) for seed in (0, 1) for method in ("concat", "gap")]
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    out = runs[0].parent / "report.html"
+    return write_report(runs, out, command="python make_page", probe=PROBE, videos=1).read_text()
+
+
+PROBE = {
+    "command": "python make_probe",
+    "episodes": 9,
+    "steps": 90,
+    "labels": ["concat, seed 0", "gap, seed 0", "untrained"],
+    "cka": np.eye(3).tolist(),
+    "probes": {
+        label: {
+            "positions": {
+                "ring": {"before grasp": {"r2": 0.5, "r2_interval": [0.4, 0.6], "error": 0.01, "mean_error": 0.03}}
+            },
+            "transition": {"auc": 0.7, "auc_interval": [0.6, 0.8], "balanced_accuracy": 0.65},
+        }
+        for label in ("concat, seed 0", "gap, seed 0", "untrained")
+    },
+}
+
+
+def test_the_page_is_one_file_that_fetches_nothing(page):
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources and all(source.startswith(("data:", "#")) for source in sources)
+    assert not re.search(r"(?:https?:)?//\w+\.\w+", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
+    assert "<script" not in page and "@import" not in page
+    for anchor in re.findall(r'href="#(\w+)"', page):
+        assert f'id="{anchor}"' in page
+
+
+def test_the_page_shows_success_differences_figures_and_videos_with_their_commands(page):
+    cells = re.findall(r"<td>([^<]*)</td>", page)
+    assert ["concat", "in distribution", "50", "22 to 78", "8", "0: 50, 1: 50"] == cells[:6]
+    assert "gap − concat" in cells and cells[cells.index("gap − concat") + 2] == "+25"
+    for command in ("python make_page", "python make_probe", "python make_takeover"):
+        assert f"<pre>{command}</pre>" in page
+    assert page.count("data:video/mp4;base64,") == 4 and page.count("data:image/svg+xml;base64,") >= 8
+    assert "abc123" in page and "vision takes over from gap" in page
+
+
+def test_sections_without_anything_to_show_are_left_out(runs, tmp_path):
+    page = write_report(runs[:1], tmp_path / "report.html", command="make").read_text()
+    assert 'id="probe"' not in page and 'id="similarity"' not in page and 'id="rho"' not in page
+
+
+def test_the_same_runs_give_the_same_page(runs, page, tmp_path):
+    again = write_report(runs, tmp_path / "again.html", command="python make_page", probe=PROBE, videos=1)
+    assert again.read_text() == page
+
+
+def test_runs_of_two_tasks_and_folders_that_are_no_runs_are_refused(runs, tmp_path):
+    other = make_run(tmp_path / "other", "gap", 0, [0, 0, 0, 1], task="stack")
+    with pytest.raises(ReportError, match="assembly, stack"):
+        write_report([*runs, other], tmp_path / "report.html", command="make")
+    with pytest.raises(ReportError, match=r"no config\.json"):
+        Run.read(tmp_path)
