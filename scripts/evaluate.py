@@ -41,7 +41,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
     add("--patience", type=float, default=60.0, help="seconds to wait for a server that is away (default 60)")
     add("--image_size", type=int, help="pixels, square (default: the checkpoint's, or 64)")
-    add("--cameras", nargs="+", choices=("primary", "wrist"), help="default: the checkpoint's, or primary")
+    add(
+        "--cameras",
+        nargs="*",
+        choices=("primary", "wrist"),
+        help="default: the checkpoint's, or primary; no name after it: nothing is drawn (expert, random, replay)",
+    )
     add("--camera", default="near", help="view of the primary camera (default: near)")
     add("--horizon", type=int, help="control steps per episode (default: the task's)")
     add("--workers", type=int, default=2, help="simulator processes (default 2)")

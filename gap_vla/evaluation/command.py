@@ -74,8 +74,10 @@ def _evaluations(options: argparse.Namespace) -> Any:
     variants = VARIANT_NAMES if options.ood == "all" else (options.ood,)
     for variant in variants:
         variant_spec(variant)
-    require_rendering()
     loaded, task = _load(options)
+    cameras = options.cameras if options.cameras is not None else loaded.cameras or ("primary",)
+    if cameras:
+        require_rendering()
     root = options.out or _default_out(options, task)
     for variant in variants:
         folder = root / variant if len(variants) > 1 else root
@@ -88,7 +90,7 @@ def _evaluations(options: argparse.Namespace) -> Any:
                 seed=variant_spec(variant).first_seed if options.seed is None else options.seed,
                 out_dir=folder,
                 image_size=options.image_size or loaded.image_size or 64,
-                cameras=options.cameras or loaded.cameras or ("primary",),
+                cameras=cameras,
                 variant=variant,
                 camera=options.camera,
                 workers=options.workers,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from gap_vla.evaluation.interventions import DESCRIPTIONS, INTERVENTIONS, OBJECTS_MOVED, IntervenedPolicy
+from gap_vla.evaluation.interventions import INTERVENTIONS, OBJECTS_MOVED, IntervenedPolicy
 from gap_vla.evaluation.policy import Policy, PolicyError
 from gap_vla.evaluation.progress import Progress
 from gap_vla.evaluation.recordings import Recording
@@ -29,6 +29,8 @@ class Effect:
         change: mean distance between the action with and without the intervention; None where it does not apply.
         change_transition, change_consistent: the same over transition steps, and over the others.
         error: mean distance between the action under the intervention and the recorded one.
+        cost: that error as a multiple of the undisturbed one.
+        cost_interval: 95 %, bootstrapped over episodes.
     """
 
     intervention: str
@@ -36,6 +38,8 @@ class Effect:
     change_transition: float | None
     change_consistent: float | None
     error: float | None
+    cost: float | None = None
+    cost_interval: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,26 +136,42 @@ def _measure(
     for number, recording in enumerate(recordings):
         other = actions[(number + 1) % len(recordings), "none"]
         others.append(other[np.minimum(np.arange(len(recording)), len(other) - 1)])
+    undisturbed = distance(whole["none"], recorded)
+    starts = np.cumsum([0, *map(len, recordings)])[:-1]
     effects = []
     for name in names[1:]:
         counted = free if name == OBJECTS_MOVED else np.ones(len(recorded), bool)
-        change = distance(whole[name], whole["none"])
+        change, error = distance(whole[name], whole["none"]), distance(whole[name], recorded)
+        comparable = name != OBJECTS_MOVED  # where the objects lay elsewhere, the expert would have acted otherwise
         effects.append(
             Effect(
                 intervention=name,
                 change=_mean(change, counted),
                 change_transition=None if transition is None else _mean(change, counted & transition),
                 change_consistent=None if transition is None else _mean(change, counted & ~transition),
-                error=None if name == OBJECTS_MOVED else _mean(distance(whole[name], recorded), counted),
+                error=_mean(error, counted) if comparable else None,
+                cost=float(error.sum() / max(undisturbed.sum(), 1e-9)) if comparable else None,
+                cost_interval=_ratio_interval(error, undisturbed, starts) if comparable else None,
             )
         )
     return OpenLoop(
         effects=tuple(effects),
-        error=float(distance(whole["none"], recorded).mean()),
+        error=float(undisturbed.mean()),
         between=float(distance(whole["none"], np.concatenate(others)).mean()),
         steps=len(recorded),
         transition_steps=0 if transition is None else int(transition.sum()),
     )
+
+
+def _ratio_interval(
+    above: Float[np.ndarray, " T"], below: Float[np.ndarray, " T"], starts: Int[np.ndarray, " E"], draws: int = 2000
+) -> tuple[float, float]:
+    """95 % interval of sum(above) / sum(below), episodes (which begin at `starts`) drawn with replacement."""
+    sums = np.stack([np.add.reduceat(above, starts), np.add.reduceat(below, starts)])
+    chosen = np.random.default_rng(0).integers(len(starts), size=(draws, len(starts)))
+    drawn = sums[:, chosen].sum(2)
+    low, high = np.quantile(drawn[0] / np.maximum(drawn[1], 1e-9), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _mean(values: Float[np.ndarray, " T"], where: Bool[np.ndarray, " T"]) -> float | None:
@@ -197,57 +217,3 @@ def closed_loop(
         difference = None if name == "none" else paired_difference(outcomes, baseline)
         found.append(ClosedLoop(name, summary["successes"], summary["episodes"], difference))
     return tuple(found)
-
-
-def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
-    """Both results as a table, and what they say in a sentence."""
-    success = {entry.intervention: entry for entry in closed}
-    heading = ["intervention", "change", "transition", "consistent", "error", *(["success"] if closed else [])]
-    rows = [heading, ["none", "", "", "", _figure(opened.error), *([_rate(success["none"])] if closed else [])]]
-    for effect in opened.effects:
-        figures = [effect.change, effect.change_transition, effect.change_consistent, effect.error]
-        row = [effect.intervention, *map(_figure, figures)]
-        rows.append([*row, *([_rate(success[effect.intervention])] if effect.intervention in success else [])])
-    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(heading))]
-    table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
-    legend = "\n".join(f"  {effect.intervention}: {DESCRIPTIONS[effect.intervention]}" for effect in opened.effects)
-    return (
-        f"{table}\n\nchange, error: in standard deviations of the recorded actions; {opened.steps} steps, "
-        f"{opened.transition_steps} of them transitions; with everything swapped the actions move by "
-        f"{opened.between:.3f}\n{legend}\n\n{verdict(opened)}"
-    )
-
-
-LOOKS, HARDLY = 1.25, 1.05
-"""Verdicts: under another episode's pictures its error grows by at least this factor, or by less than this one."""
-
-
-def verdict(opened: OpenLoop) -> str:
-    """One sentence: what another episode's pictures cost in accuracy, and how far they move the actions.
-
-    Judged by the error, since also a policy that was taught to ignore its pictures is moved by them a little, at
-    random. The thresholds are a convention.
-    """
-    effects = {effect.intervention: effect for effect in opened.effects}
-    costs = {}
-    for name in ("images_swapped", "proprio_swapped"):
-        costs[name] = (effects[name].error or 0.0) / (opened.error or 1e-9)
-    cost = costs["images_swapped"]
-    share = (effects["images_swapped"].change or 0.0) / (opened.between or 1e-9)
-    looks = "It looks" if cost >= LOOKS else "It hardly looks" if cost < HARDLY else "It looks a little"
-    return (
-        f"{looks}: another episode's pictures multiply its error by {cost:.2f} (another episode's proprioception by "
-        f"{costs['proprio_swapped']:.2f}) and move its actions {share:.0%} as far as swapping everything does."
-    )
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _rate(entry: ClosedLoop) -> str:
-    text = f"{entry.successes}/{entry.episodes}"
-    if entry.difference is None:
-        return text
-    low, high = (100 * end for end in entry.difference.interval)
-    return f"{text} ({100 * entry.difference.difference:+.0f}, {low:+.0f} to {high:+.0f})"

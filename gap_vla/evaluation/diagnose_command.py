@@ -11,7 +11,8 @@ from typing import Any
 
 from gap_vla.atomic import write_json
 from gap_vla.episode import EpisodeError
-from gap_vla.evaluation.diagnose import closed_loop, open_loop, report, verdict
+from gap_vla.evaluation.diagnose import closed_loop, open_loop
+from gap_vla.evaluation.diagnose_report import report, verdict
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.record import EvaluationError
@@ -69,7 +70,7 @@ def _diagnose(options: argparse.Namespace) -> None:
         "policy": {"name": loaded.policy.name, **getattr(loaded.policy, "identity", {})},
         "open_loop": dataclasses.asdict(opened),
         "closed_loop": [dataclasses.asdict(entry) for entry in closed],
-        "verdict": verdict(opened),
+        "verdict": verdict(opened, closed),
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "diagnosis.json", content)

@@ -5,7 +5,8 @@ import pytest
 from pointmass import STEP, PointExpert, PointTask
 
 from gap_vla.episode import Episode
-from gap_vla.evaluation.diagnose import closed_loop, open_loop, report, verdict
+from gap_vla.evaluation.diagnose import closed_loop, open_loop
+from gap_vla.evaluation.diagnose_report import report, verdict
 from gap_vla.evaluation.interventions import INTERVENTIONS, IntervenedPolicy
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.recordings import Recording, from_episodes, near_switches
@@ -127,6 +128,8 @@ def test_training_with_pictures_shuffled_between_episodes_shows_in_the_table():
     assert seen["images_swapped"].change > 2 * unseen["images_swapped"].change
     assert seen["images_swapped"].error > 1.5 * seeing.error
     assert unseen["images_swapped"].error < 1.05 * blind.error
+    low, high = seen["images_swapped"].cost_interval
+    assert 1.25 < low < seen["images_swapped"].cost < high and unseen["images_swapped"].cost_interval[1] < 1.1
     assert verdict(seeing).startswith("It looks:") and verdict(blind).startswith("It hardly looks")
 
 
@@ -171,6 +174,7 @@ def test_closed_loop_every_intervention_is_paired_with_the_undisturbed_policy(re
     assert found["images_swapped"].difference.difference == -1
     text = report(open_loop(Seeing(), recordings), tuple(found.values()))
     assert "0/6 (-100, -100 to -100)" in text and "6/6 (+0, +0 to +0)" in text
+    assert text.endswith("It succeeds in 6 of 6 layouts, with another episode's pictures in 0.")
 
 
 def test_demonstrations_with_rho_phases_or_neither_become_recordings():
