@@ -13,6 +13,7 @@ from jaxtyping import Float
 from gap_vla.config import ConfigError
 from gap_vla.evaluation.chunks import ChunkExecutor, RecedingHorizon, TemporalEnsemble
 from gap_vla.evaluation.history import EpisodeHistory
+from gap_vla.evaluation.octo_policy import _resized
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.policies.saving import load_saved_policy, parameter_digest
@@ -171,10 +172,12 @@ class SmallTorchPolicy:
                     "was it trained for this task, with these cameras?"
                 )
             value = observations[key]
-            if value.shape[1:] != self._shape(key):
+            if key.startswith("image_"):
+                value = _resized(value, self._shape(key))
+            elif value.shape[1:] != self._shape(key):
                 raise PolicyError(
-                    f"the policy takes {key} of shape {self._shape(key)}, the task gives {value.shape[1:]}: "
-                    "it was trained for another task, robot or image size"
+                    f"the policy takes {key} of width {self._shape(key)[0]}, the task gives {value.shape[1]}: "
+                    "it was trained for another task or robot"
                 )
             if key == "proprio":
                 value = normalize(value, self._statistics["proprio"], self._normalization)

@@ -9,7 +9,7 @@ from resnet18_names import PARAMETERS, TENSORS
 from toy_store import SIZE, toy_config, write_store
 
 from gap_vla.config import ConfigError
-from gap_vla.policies import METHODS, SmallModelConfig, build_policy
+from gap_vla.policies import METHODS, SmallModelConfig, build_policy, registry
 from gap_vla.policies.encoders.resnet18 import Trunk, load_imagenet
 from gap_vla.policies.encoders.spatial_softmax import SpatialSoftmax
 from gap_vla.policies.registry import FUSIONS, HEADS
@@ -68,6 +68,34 @@ def test_sampled_chunks_depend_on_the_sample_and_its_generator_alone():
     together = policy(batch, seeds)
     alone = policy({key: value[1:2] for key, value in batch.items()}, [torch.Generator().manual_seed(6)])
     assert torch.allclose(together[1], alone[0], atol=1e-5)
+
+
+def test_the_diffusion_head_learns_where_the_answer_depends_on_the_feature():
+    torch.manual_seed(0)
+    config = SmallModelConfig(**TINY | dict(action_horizon=2, head_dim=64), head="diffusion")
+    head = registry.find(HEADS, "diffusion")(config, 1, 1)
+    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(600):
+        feature = torch.randint(0, 2, (64, 1), generator=generator) * 2.0 - 1
+        head.loss(feature, 0.7 * feature[:, None].expand(-1, 2, -1), generator).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found = head.predict(torch.tensor([[-1.0], [1.0]]), generator)
+    assert torch.allclose(found, torch.tensor([-0.7, 0.7])[:, None, None].expand(-1, 2, -1), atol=0.15)
+
+
+def test_the_mixture_keeps_two_answers_apart():
+    torch.manual_seed(0)
+    head = registry.find(HEADS, "gmm")(SmallModelConfig(**TINY | dict(action_horizon=1), head="gmm"), 1, 1)
+    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
+    for _ in range(200):
+        answer = torch.full((8, 1, 1), 1.0)
+        answer[:3] = -1.0
+        head.loss(torch.ones(8, 1), answer).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert head.predict(torch.ones(1, 1)).item() == pytest.approx(1.0, abs=0.1)  # not their mean, 0.25
 
 
 class TestResNet18:

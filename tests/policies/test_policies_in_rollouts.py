@@ -1,0 +1,124 @@
+"""A trained small policy acts in rollouts, is found by its directory, and does what its network says."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from toy_store import SIZE, episode, place_store, toy_config
+
+from gap_vla.evaluation import PolicyError, load_checkpoint
+from gap_vla.evaluation.diagnose import open_loop
+from gap_vla.evaluation.heldout import held_out
+from gap_vla.evaluation.policy import Policy
+from gap_vla.evaluation.recordings import from_episode
+from gap_vla.evaluation.small_policy import SmallTorchPolicy
+from gap_vla.rlds.statistics import normalize, unnormalize
+from gap_vla.training.small import run_directory_of, train_small
+
+
+@pytest.fixture(scope="module", params=["gap", "vision", "diffusion"])
+def run(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    method = "concat" if request.param == "diffusion" else request.param
+    head = "diffusion" if request.param == "diffusion" else "mlp"
+    config = toy_config(
+        root, method, model=dict(head=head, image_history=2), train=dict(steps=60), eval=dict(execute=2)
+    )
+    place_store(config)
+    train_small(config)
+    return run_directory_of(config)
+
+
+def observation(seeds, step=0):
+    shown = [episode(seed) for seed in seeds]
+    return {
+        "image_primary": np.stack([one.images["image_primary"][step] for one in shown]),
+        "proprio": np.stack([one.proprio[step] for one in shown]),
+        "language_instruction": np.array([""] * len(shown)),
+    }
+
+
+def test_a_run_and_its_checkpoint_are_found_by_their_files(run):
+    for path in (run, run / "checkpoint"):
+        loaded = load_checkpoint(path, task="assembly")
+        assert isinstance(loaded.policy, SmallTorchPolicy) and isinstance(loaded.policy, Policy)
+        assert (loaded.task, loaded.image_size, loaded.cameras) == ("assembly", SIZE, ("primary",))
+        assert loaded.policy.identity["execute"] == 2
+    with pytest.raises(PolicyError, match="trained for assembly"):
+        load_checkpoint(run, task="threading")
+
+
+def test_actions_are_those_of_the_network_in_the_units_of_the_data(run):
+    policy = SmallTorchPolicy.load(run)
+    if policy.model.head.samples:
+        pytest.skip("its actions are drawn")
+    first, second = observation([0], 0), observation([0], 1)
+    policy.reset([7])
+    policy.act(first, [7])
+    action = policy.act(second, [7])
+    history = [first, first, second]
+    statistics = policy._statistics
+    proprio = np.stack([normalize(moment["proprio"], statistics["proprio"], "normal") for moment in history], 1)
+    images = np.stack([moment["image_primary"] for moment in history[1:]], 1)
+    with torch.no_grad():
+        chunk = policy.model({"proprio": torch.from_numpy(proprio), "image_primary": torch.from_numpy(images)})
+    expected = unnormalize(chunk.numpy()[:, 0], statistics["action"], "normal")
+    np.testing.assert_allclose(action, expected, atol=1e-5)
+
+
+def test_an_episode_does_not_depend_on_its_neighbours(run):
+    alone, among = SmallTorchPolicy.load(run, execute=2), SmallTorchPolicy.load(run, execute=2)
+    alone.reset([3])
+    among.reset([2, 3, 4])
+    for step in range(4):
+        one = alone.act(observation([3], step), [3])
+        three = among.act(observation([2, 3, 4], step), [2, 3, 4])
+        np.testing.assert_allclose(one[0], three[1], atol=1e-4)
+
+
+def test_a_chunk_is_executed_before_the_next_is_asked_for(run):
+    policy = SmallTorchPolicy.load(run, execute=3)
+    policy.reset([0])
+    chunk = policy.predict(observation([0]), [0])[0]
+    policy.reset([0])
+    if not policy.model.head.samples:
+        acted = [policy.act(observation([0]), [0])[0] for _ in range(3)]
+        np.testing.assert_allclose(acted, chunk[:3], atol=1e-5)
+    with pytest.raises(PolicyError, match="4 actions"):
+        SmallTorchPolicy.load(run, execute=5)
+
+
+def test_wrong_inputs_are_refused_in_words_and_larger_pictures_made_smaller(run):
+    policy = SmallTorchPolicy.load(run)
+    policy.reset([0])
+    seen = observation([0])
+    with pytest.raises(PolicyError, match="takes image_primary"):
+        policy.act({"proprio": seen["proprio"]}, [0])
+    if policy.uses_proprio:
+        with pytest.raises(PolicyError, match="of width 9"):
+            policy.act({**seen, "proprio": np.zeros((1, 18), np.float32)}, [0])
+    large = np.repeat(np.repeat(seen["image_primary"], 2, 1), 2, 2)
+    assert policy.act({**seen, "image_primary": large}, [0]).shape == (1, 7)
+
+
+def test_held_out_error_and_tampering_work_as_for_octo(run):
+    policy = SmallTorchPolicy.load(run)
+    recordings = [from_episode(episode(seed)) for seed in (0, 1)]
+    error = held_out(policy, recordings).error
+    assert error < 1 if policy.name == "gap" else np.isfinite(error)
+    effects = {effect.intervention: effect.change for effect in open_loop(policy, recordings).effects}
+    blind = next(name for name in effects if "image" in name)
+    assert effects[blind] > 0
+
+
+def test_a_policy_loads_without_jax_and_tensorflow(run):
+    if "gap" not in run.name:
+        pytest.skip("the same for every method")
+    program = (
+        "import sys; from gap_vla.evaluation import load_checkpoint; "
+        f"load_checkpoint({str(run)!r}).policy.warm_up(); print({{'jax', 'tensorflow'}} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
