@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,21 @@ def test_foreign_folders_and_versions_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path, "lerobot")
     with pytest.raises(EpisodeError, match=r"no feature 'observation.pose' .*observation.state"):
         open_source(tmp_path, "lerobot", state_key="observation.pose")
+
+
+TINY = Path(__file__).parents[1] / "data" / "lerobot"
+
+
+@pytest.mark.parametrize(("folder", "tolerance"), [("v21_video", 25), ("v30_video", 25), ("v30_image", 0)])
+def test_what_lerobots_own_library_wrote_comes_back(folder: str, tolerance: int) -> None:
+    recording = runpy.run_path(str(TINY / "write_tiny.py"))["recording"]
+    source = open_source(TINY / folder, "lerobot")
+    assert [len(e) for e in source] == [12, 9]
+    for index, found in enumerate(source):
+        made = recording(index)
+        np.testing.assert_array_equal(found.proprio, made["state"])
+        np.testing.assert_array_equal(found.action, made["action"])
+        assert found.language_instruction == f"push block {index}"
+        off = np.abs(found.images["image_primary"].astype(int) - made["frames"])
+        assert np.quantile(off, 0.9) <= tolerance, "the moving block is where it was at that step"
+        assert not source.read(index, images=False).images
