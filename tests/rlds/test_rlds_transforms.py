@@ -60,6 +60,16 @@ def test_chunking_with_goals_is_upstreams(w: int, h: int) -> None:
     )
 
 
+def test_empty_texts_and_pictures_are_marked_as_upstream_does() -> None:
+    given = trajectory()
+    given["observation"]["image_primary"] = tf.constant([b"png", b"png", b"", b"png", b"png", b"png"])
+    given["task"]["language_instruction"] = tf.constant(["go", "go", "go", "", "", ""])
+    found = tr.add_pad_mask_dict(given)
+    for part in ("observation", "task"):
+        for key, mask in found[part]["pad_mask_dict"].items():
+            np.testing.assert_array_equal(mask, GOLDEN[f"add_pad_mask_dict/{part}/{key}"])
+
+
 def test_padding_of_widths_is_upstreams() -> None:
     found = tr.pad_actions_and_proprio(trajectory(), 5, 4)
     np.testing.assert_array_equal(found["action"], GOLDEN["pad_dims/action"])
