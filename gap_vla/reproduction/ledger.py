@@ -62,7 +62,7 @@ class Entry:
 
     Attributes:
         variants: variant of the scene to outcomes; empty after a failure.
-        seconds: of the whole cell, on the wall; `stages` splits them.
+        seconds: of the cell, on the wall; `stages` splits them (of its last part, where it was stopped and continued).
         whole: whether it ran in one go, so that its time says how long such a cell takes.
         account: commit, machine, time, command, and whatever else is only for the reader.
     """

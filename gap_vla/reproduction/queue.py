@@ -170,7 +170,8 @@ class _Queue:
         variants = {} if error else rollouts_of(summary)
         if not error and not variants:
             error = "the run was not rolled out (eval.episodes is 0)"
-        seconds = time.monotonic() - run.started
+        stages = summary.get("seconds", {})
+        seconds = sum(stages.values()) if run.resumed and stages else time.monotonic() - run.started
         return Entry(
             cell=cell.name,
             status=FAILED if error else FINISHED,
@@ -184,13 +185,14 @@ class _Queue:
             whole=not run.resumed,
             variants=variants,
             error=error,
-            stages=summary.get("seconds", {}),
+            stages=stages,
             validation=summary.get("validation", {}),
             config=cell.settings,
             account={
                 "machine": self._machine,
                 "used": run.process.used,
                 "commit": commit(),
+                "run_commit": summary.get("machine", {}).get("commit"),
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "command": self._options.command,
                 "run": str(self._kind.run_directory(cell.config)),

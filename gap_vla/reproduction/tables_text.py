@@ -131,7 +131,7 @@ def notes(result: BlockResult) -> list[str]:
 
 
 def _origin(result: BlockResult) -> str:
-    commits = sorted({str(e.account.get("commit")) for e in result.finished})
+    commits = sorted({str(e.account.get("run_commit") or e.account.get("commit")) for e in result.finished})
     machines = []
     for entry in result.finished:
         m = entry.account.get("machine", {})
