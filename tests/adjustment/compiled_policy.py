@@ -1,0 +1,87 @@
+"""Run by test_adjustment_torch_wrapped.py: GAP inside a policy under `torch.compile`, against the eager one.
+
+A process of its own, because the test suite's checks of array annotations are no code that dynamo traces.
+Prints one line for every claim that held; the backend is the first argument.
+"""
+
+import sys
+
+import torch
+from torch import nn
+
+from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment.torch import attach, attach_columns
+
+
+class Policy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.vision, self.state, self.head = nn.Linear(6, 4), nn.Linear(3, 4), nn.Linear(8, 2)
+
+    def forward(self, image, proprio):
+        return self.head(torch.cat([self.vision(image), self.state(proprio).tanh()], -1)).tanh()
+
+
+def gradients(module, policy, image, proprio):
+    policy.zero_grad()
+    module(image, proprio).square().mean().backward()
+    return [p.grad.clone() for p in policy.parameters()]
+
+
+def close(found, expected):
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def main() -> None:
+    backend = sys.argv[1]
+    torch.manual_seed(0)
+    policy = Policy()
+    image, proprio, rho = torch.randn(4, 6), torch.randn(4, 3), torch.tensor([0.0, 0.3, 0.9, 1.0])
+    plain = gradients(policy, policy, image, proprio)
+    schedule = AdjustmentSchedule(lam=1.0)
+    for name, make in {
+        "submodule": lambda: attach(policy, "state", schedule, total_steps=2),
+        "columns": lambda: attach_columns(policy, {"head": slice(4, 8)}, schedule, total_steps=2),
+    }.items():
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        with make() as gap:
+            compiled = torch.compile(policy, backend=backend, fullgraph=True)
+            for given in (rho, rho.flip(0), rho**2):
+                with gap.rho(given, 0):
+                    expected = gradients(policy, policy, image, proprio)
+                    close(gradients(compiled, policy, image, proprio), expected)
+                    changed = 2 if name == "submodule" else 4  # in the order of the parameters
+                    assert not torch.allclose(expected[changed], plain[changed])
+            graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            assert graphs == 1, f"{graphs} graphs for three values of rho"
+            with gap.rho(rho, 1):  # the window ended
+                close(gradients(compiled, policy, image, proprio), plain)
+            policy.eval()
+            with torch.no_grad():
+                close([compiled(image, proprio)], [policy(image, proprio)])
+            policy.train()
+        close(gradients(compiled, policy, image, proprio), plain)
+        print(f"{name}: whole graph, one compilation for every rho, plain after the window and after detaching")
+    torch._dynamo.reset()
+    compiled = torch.compile(policy, backend=backend)
+    gradients(compiled, policy, image, proprio)
+    gap = attach(policy, "state", schedule, total_steps=2)
+    try:
+        with gap.rho(rho, 0):
+            found = gradients(compiled, policy, image, proprio)
+        close(found, gradients_of(gap, policy, rho, image, proprio))
+        print("late: noticed by the compiler")
+    except ValueError as error:
+        assert "must be compiled after GAP is attached" in str(error)
+        print("late: refused in words")
+
+
+def gradients_of(gap, policy, rho, image, proprio):
+    with gap.rho(rho, 0):
+        return gradients(policy, policy, image, proprio)
+
+
+if __name__ == "__main__":
+    main()

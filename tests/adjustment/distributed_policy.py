@@ -1,0 +1,60 @@
+"""Run by test_adjustment_torch_wrapped.py: two processes train one policy with DDP (gloo), each on half of a batch.
+
+Prints one line if gradients, λ and the weights after two steps are those of one process with the whole batch.
+"""
+
+import os
+import sys
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment.torch import attach
+
+
+class Policy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.vision, self.state, self.head = nn.Linear(6, 4), nn.Linear(3, 4), nn.Linear(8, 2)
+
+    def forward(self, image, proprio):
+        return self.head(torch.cat([self.vision(image), self.state(proprio).tanh()], -1))
+
+
+def train(policy, module, rows):
+    gap = attach(policy, "state", AdjustmentSchedule(lam=0.25), total_steps=4)
+    optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=0.05, weight_decay=0.1))
+    generator = torch.Generator().manual_seed(1)
+    for step in range(3):  # GAP acts in the first two
+        image, proprio = torch.randn(4, 6, generator=generator), torch.randn(4, 3, generator=generator)
+        rho = torch.rand(4, generator=generator)
+        optimizer.zero_grad()
+        with gap.rho(rho[rows], step):
+            loss = module(image[rows], proprio[rows]).square().mean()
+        loss.backward()
+        optimizer.step()
+    return policy.state_dict()
+
+
+def main() -> None:
+    rank, file = int(sys.argv[1]), sys.argv[2]
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    whole = Policy()
+    policy = Policy()
+    policy.load_state_dict(whole.state_dict())
+    start = {name: value.clone() for name, value in whole.state_dict().items()}
+    expected = train(whole, whole, slice(0, 4))
+    found = train(policy, DistributedDataParallel(policy), slice(2 * rank, 2 * rank + 2))
+    for name, value in expected.items():
+        assert not torch.allclose(value, start[name], atol=1e-4), name
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+    torch.distributed.destroy_process_group()
+    print("both processes hold the weights of one with the whole batch")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

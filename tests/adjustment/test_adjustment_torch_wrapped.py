@@ -1,0 +1,31 @@
+"""GAP inside what people wrap around a policy: a compiler, and several processes. Each in processes of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+BACKEND = "inductor" if shutil.which("g++") else "aot_eager"  # the former needs a C++ compiler
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+
+
+def run(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param(BACKEND, marks=pytest.mark.slow)])
+def test_a_compiled_policy_is_adjusted_in_one_whole_graph(backend):
+    output = run(HERE / "compiled_policy.py", backend).communicate(timeout=900)[0]
+    assert "submodule: whole graph" in output and "columns: whole graph" in output and "late: " in output, output
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path):
+    workers = [run(HERE / "distributed_policy.py", rank, tmp_path / "rendezvous") for rank in range(2)]
+    for worker in workers:
+        output = worker.communicate(timeout=300)[0]
+        assert "both processes hold the weights of one" in output, output
