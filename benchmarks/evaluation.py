@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import platform
+import resource
 import tempfile
 import threading
 import time
@@ -62,8 +63,18 @@ def server_overhead(image_size: int, calls: int = 300) -> dict[str, float]:
     return {**cpu, "median_ms": float(np.median(taken[20:])), "p95_ms": float(np.quantile(taken[20:], 0.95))}
 
 
+def processor_seconds() -> dict[str, float]:
+    """Of this process (the policy, and the loop), and of its finished children (simulators, video encoders)."""
+    whose = {"policy_and_loop": resource.RUSAGE_SELF, "simulators": resource.RUSAGE_CHILDREN}
+    return {part: sum(resource.getrusage(who)[:2]) for part, who in whose.items()}
+
+
 def rollouts(checkpoint: str | None, task: str | None, episodes: int) -> dict[str, object]:
-    """Wall time of an evaluation with two workers."""
+    """Wall and processor time of an evaluation with two workers.
+
+    Processor time hardly depends on what else the machine does. Simulators wait while the policy decides, so that on a
+    quiet machine with two cores the wall time is about half the simulators' time and the policy's.
+    """
     from gap_vla.evaluation import ExpertPolicy, evaluate, load_checkpoint
 
     loaded = load_checkpoint(checkpoint, task=task) if checkpoint else None
@@ -72,12 +83,20 @@ def rollouts(checkpoint: str | None, task: str | None, episodes: int) -> dict[st
     size = (loaded.image_size if loaded else None) or 64
     cameras = (loaded.cameras if loaded else None) or ("primary",)
     with tempfile.TemporaryDirectory() as out:
-        started = time.perf_counter()
+        started, before = time.perf_counter(), processor_seconds()
         summary = evaluate(policy, name, episodes=episodes, seed=100_000, out_dir=out, image_size=size, cameras=cameras)
         wall = time.perf_counter() - started
+        used = {part: round(after - before[part], 1) for part, after in processor_seconds().items()}
     per_step = {part: 1e3 * (value or 0) for part, value in summary["seconds_per_step"].items()}
     kept = {key: summary[key] for key in ("episodes", "successes", "interval", "mean_steps")}
-    return {"policy": policy.name, "task": name, **kept, "wall_s": round(wall, 1), "ms_per_step": per_step}
+    return {
+        "policy": policy.name,
+        "task": name,
+        **kept,
+        "wall_s": round(wall, 1),
+        "processor_s": used,
+        "ms_per_step": per_step,
+    }
 
 
 def main() -> None:

@@ -12,6 +12,10 @@ LOOKS, HARDLY = 1.25, 1.1
 convention; the second was set after seeing a policy that had been trained on shuffled pictures (1.07)."""
 
 
+SAME = 0.02
+"""Standard deviations: actions that differ by less between episodes do not depend on what the policy is shown."""
+
+
 def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
     """Both results as a table, and what they say in a sentence."""
     success = {entry.intervention: entry for entry in closed}
@@ -44,10 +48,12 @@ def verdict(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
     share = (pictures.change or 0.0) / (opened.between or 1e-9)
     looks = "It looks" if cost >= LOOKS else "It hardly looks" if cost < HARDLY else "It looks a little"
     sentences = [
-        f"{looks}: another episode's pictures multiply its error by {_cost(pictures)} (another episode's "
-        f"proprioception by {_cost(effects['proprio_swapped'])}) and move its actions {share:.0%} as far as swapping "
-        "everything does."
+        f"{looks}: another episode's pictures multiply its error by {_cost(pictures)}, another episode's "
+        f"proprioception by {_cost(effects['proprio_swapped'])}; the pictures move its actions {share:.0%} as far as "
+        "swapping everything does."
     ]
+    if opened.between < SAME:
+        sentences.append("But it does nearly the same in every episode: it may not have learned enough to be judged.")
     success = {entry.intervention: entry for entry in closed}
     if closed:
         before, after = success["none"], success["images_swapped"]

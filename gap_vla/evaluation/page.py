@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
         f"<p><strong>{100 * summary['success_rate']:.0f} %</strong> of {summary['episodes']} episodes succeeded "
         f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %).</p>",
         _phases(summary["phases"]),
-        _videos(summary["videos"]),
+        _videos(summary),
         _errors(summary["errors"]),
         f"<h2>In words</h2><pre>{html.escape(describe(summary))}</pre>",
         f"<h2>What was evaluated</h2><table>{_rows(what)}{_rows(summary['policy'], 'policy ')}</table>",
@@ -42,9 +43,13 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
 
 def _rows(entries: dict[str, Any], prefix: str = "") -> str:
     return "".join(
-        f"<tr><th>{html.escape(prefix + key)}</th><td>{html.escape(str(value))}</td></tr>"
+        f"<tr><th>{html.escape(prefix + key)}</th><td>{html.escape(_plain(value))}</td></tr>"
         for key, value in entries.items()
     )
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _phases(phases: dict[str, Any] | None) -> str:
@@ -58,17 +63,23 @@ def _phases(phases: dict[str, Any] | None) -> str:
     return f"<h2>How far episodes got</h2><table><tr><th>phase<th>reached<th><th>failures in it</tr>{rows}</table>"
 
 
-def _videos(videos: list[str]) -> str:
-    if not videos:
+def _videos(summary: Mapping[str, Any]) -> str:
+    if not summary["videos"]:
         return ""
+    ended = dict(zip(summary["episode_numbers"], zip(summary["last_phases"], summary["steps"])))
     figures = []
-    for name in videos:
-        _, episode, outcome = Path(name).stem.split("_")
+    for name in summary["videos"]:
+        _, number, outcome = Path(name).stem.split("_")
+        phase, steps = ended.get(int(number), (None, None))
+        where = f" in {phase}" if outcome == "failure" and phase else ""
+        after = f", {steps} steps" if steps is not None else ""
         figures.append(
-            f"<figure class={outcome}><video controls loop muted src='{html.escape(name)}'></video>"
-            f"<figcaption>episode {int(episode)}, {outcome}</figcaption></figure>"
+            f"<figure class={outcome}>"
+            f"<video autoplay controls loop muted playsinline src='{html.escape(name)}'></video>"
+            f"<figcaption>episode {int(number)}: {outcome}{html.escape(where)}{after}</figcaption></figure>"
         )
-    return "<h2>Rollouts</h2>" + "".join(figures)
+    kept, total = len(figures), summary["episodes"]
+    return f"<h2>Rollouts</h2><p>{kept} of {total}, failures first.</p>" + "".join(figures)
 
 
 def _errors(errors: list[dict[str, Any]]) -> str:

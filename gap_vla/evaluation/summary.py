@@ -18,7 +18,8 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
     Returns:
         JSON-able: `episodes`, `successes`, `success_rate`, `interval` (Wilson, 95 %),
         `interval_clopper_pearson`, `mean_steps`, `mean_steps_success`, `outcomes` (0/1 in the order of the
-        episodes), `layout_seeds`, `errors` (episode and reason), `phases` (see `phase_progress`),
+        episodes), `layout_seeds`, `steps`, `last_phases` (where each ended), `errors` (episode and reason), `phases`
+        (see `phase_progress`),
         `seconds_per_step` (simulation, rendering, policy).
     """
     ordered = sorted(records, key=lambda record: record.episode)
@@ -39,6 +40,8 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         "outcomes": [int(record.success) for record in ordered],
         "episode_numbers": [record.episode for record in ordered],
         "layout_seeds": [record.layout_seed for record in ordered],
+        "steps": [record.steps for record in ordered],
+        "last_phases": [record.phase for record in ordered],
         "errors": [{"episode": record.episode, "error": record.error} for record in ordered if record.error],
         "phases": phase_progress(ordered, phases),
         "seconds": seconds,

@@ -82,6 +82,20 @@ def test_a_policy_that_looks_is_told_from_one_that_does_not(recordings):
     assert verdict(seeing).startswith("It looks:") and verdict(blind).startswith("It hardly looks")
 
 
+class Idle(Seeing):
+    """Knows one action."""
+
+    name = "idle"
+
+    def act(self, observations, episode_ids):
+        return np.full((len(episode_ids), 7), 0.1, np.float32)
+
+
+def test_a_policy_that_always_does_the_same_is_said_to_be_none_to_judge(recordings):
+    assert "may not have learned enough" in verdict(open_loop(Idle(), recordings))
+    assert "may not have learned enough" not in verdict(open_loop(Blind(), recordings))
+
+
 def test_swapping_costs_the_seeing_policy_its_accuracy_and_the_blind_one_nothing(recordings):
     seeing, seen = effects(Seeing(), recordings)
     blind, unseen = effects(Blind(), recordings)

@@ -36,7 +36,7 @@ def test_the_words_name_rate_interval_time_and_what_was_cut_short():
 def test_the_page_shows_videos_and_errors_and_escapes_what_it_is_given(tmp_path):
     page = write_page(tmp_path, summary("<script>")).read_text()
     assert "a &lt;b&gt; on stack" in page and "<script>" not in page and "&lt;script&gt;" in page
-    assert "videos/episode_0001_failure.mp4" in page and "episode 1, failure" in page
+    assert "videos/episode_0001_failure.mp4" in page and "episode 1: failure in move, 60 steps" in page
 
 
 def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path):
