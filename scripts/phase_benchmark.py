@@ -20,13 +20,11 @@ from gap_vla.sim import TASK_NAMES
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "M5, lookahead 2 (default for labels)": {"lookahead": 2},
-    "M5, causal": {"lookahead": 0},
-    "M5, lookahead 2, w(d) at most 1": {"lookahead": 2, "greatest_weight": 1.0},
-    "M5, lookahead 2, 25 epochs": {"lookahead": 2, "epochs": 25},
-    "spread 2, lookahead 2": {"lookahead": 2, "spread": 2.0},
     "spread 4, lookahead 2": {"lookahead": 2, "spread": 4.0},
+    "spread 2, lookahead 2": {"lookahead": 2, "spread": 2.0},
+    "M5, causal": {"lookahead": 0},
     "spread 4, causal": {"lookahead": 0, "spread": 4.0},
-    "spread 6, lookahead 2": {"lookahead": 2, "spread": 6.0},
+    "M5, lookahead 2, 25 epochs": {"lookahead": 2, "epochs": 25},
 }
 STAGES = ("finders", "rho", "sensitivity", "demonstrations")
 
@@ -59,14 +57,15 @@ def main(argv: list[str] | None = None) -> int:
             collect_demos(task, arguments.episodes, path, seed=7, cameras=())
         tasks[task] = load_recordings(path, arguments.episodes)
     run = {
-        "finders": lambda: compare(tasks),
-        "rho": lambda: rho_scores(tasks, LSTM_VARIANTS),
-        "sensitivity": lambda: sensitivity(tasks),
-        "demonstrations": lambda: by_demonstrations(tasks),
+        "finders": lambda keep: compare(tasks, keep=keep),
+        "rho": lambda keep: rho_scores(tasks, LSTM_VARIANTS, keep=keep),
+        "sensitivity": lambda keep: keep(sensitivity(tasks)),
+        "demonstrations": lambda keep: keep(by_demonstrations(tasks)),
     }
+    counts = {task: len(recordings) for task, recordings in tasks.items()}
     for stage in arguments.stages:
-        counts = {task: len(recordings) for task, recordings in tasks.items()}
-        write_json(arguments.out / f"{stage}.json", {"recordings": counts, "results": run[stage]()})
+        path = arguments.out / f"{stage}.json"
+        run[stage](lambda results, path=path: write_json(path, {"recordings": counts, "results": results}))
     missing = [stage for stage in STAGES if not (arguments.out / f"{stage}.json").exists()]
     if missing:
         print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")

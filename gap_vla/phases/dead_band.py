@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gap_vla.phases.motion import (
-    RESTING_STEP,
     DeadBand,
     Motion,
     MotionError,
-    noise_level,
     rotation_is_held,
     steps_of,
 )
-from gap_vla.phases.smoothing import smooth_motion
+from gap_vla.phases.smoothing import resting_step, smooth_motion
 
 FLOOR = DeadBand(position=1e-6, rotation=1e-5, gripper=1e-6, extra=1e-6)
 """Rounding of float32 recordings: less than this is never motion, however quiet the recording is."""
@@ -32,11 +30,12 @@ SLOW_TURN = 0.15
 
 
 def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1) -> DeadBand:
-    """max(4 σ / window, 5 % of the fast steps, rounding), and two more rules for rotations.
+    """max(resting steps, 5 % of the fast steps, rounding), and two more rules for rotations.
 
-    σ is `noise_level` of the raw recording; fast steps are the 95 % quantile of step lengths after smoothing; both are
-    medians over the recordings, so one broken recording changes nothing, and both scale with the data's unit. The
-    noise term is capped at half a fast step: where all steps are as short as the noise, something must still count.
+    Resting steps are `resting_step` of the recordings at the window; fast steps are the 95 % quantile of step lengths
+    after smoothing; both are medians over the recordings, so one broken recording changes nothing, and both scale with
+    the data's unit. Resting steps are capped at half a fast step: where all steps are as short as the noise, something
+    must still count.
 
     A cosine does not know how small a rotation is. So a rotation must move a point 0.1 m away by at least 15 % of a
     fast translation, and the band is π (no rotation counts) where orientations are held (`rotation_is_held`).
@@ -57,15 +56,15 @@ def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1) -> DeadBand
                 continue
             after = getattr(smoothed, name)
             lengths = np.abs(after) if name == "gripper" else np.linalg.norm(after, axis=-1)
-            noise[name].append(noise_level(value) / (1 if name == "gripper" else smooth))
+            noise[name].append(resting_step(value, 1 if name == "gripper" else smooth))
             fast[name].append(float(np.quantile(lengths, 0.95)))
     bands = []
     for name, floor in zip(DeadBand._fields, FLOOR):
         if not fast[name]:
             bands.append(floor)
             continue
-        sigma, quick = float(np.median(noise[name])), float(np.median(fast[name]))
-        bands.append(max(min(RESTING_STEP * sigma, 0.5 * quick), SLOW_STEP * quick, floor))
+        resting, quick = float(np.median(noise[name])), float(np.median(fast[name]))
+        bands.append(max(min(resting, 0.5 * quick), SLOW_STEP * quick, floor))
     band = DeadBand(*bands)
     if not fast["rotation"]:
         return band

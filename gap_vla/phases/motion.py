@@ -21,6 +21,9 @@ UNIT_QUATERNION_TOLERANCE = 1e-2
 RESTING_STEP = 4.0
 """95 % of the steps of a resting 3-D signal with noise σ per coordinate are shorter than 3.95 σ (χ² with 3 d.o.f.)."""
 
+DISTURBED_STEP = 5.1
+"""The same for a random walk, in units of what `noise_level` finds in it: 2.795 s where it finds s √(6 / 20)."""
+
 HELD = 0.25
 """rad. An orientation that never leaves this range (half the recordings) is held: its wobble is not motion."""
 
@@ -223,6 +226,22 @@ def noise_level(steps: Float[np.ndarray, "N ..."]) -> float:
         return 0.0
     spread = np.median(np.abs(third), axis=0) / 0.6745
     return float(np.sqrt(np.mean(spread**2) / 20.0))
+
+
+def is_disturbed(steps: Float[np.ndarray, "N ..."]) -> bool:
+    """Whether what looks like noise is motion: random displacements that add up, as under noisy actions.
+
+    Noise of measurement is the same over any interval; a random walk's grows as the root of the interval. So
+    `noise_level` of every second sample is compared with that of all: 1 or √2 times as much, whichever is nearer.
+
+    >>> rng = np.random.default_rng(0)
+    >>> walk, white = np.cumsum(rng.normal(size=(400, 3)), axis=0), rng.normal(size=(400, 3))
+    >>> is_disturbed(np.diff(walk, axis=0)), is_disturbed(np.diff(white, axis=0))
+    (True, False)
+    """
+    flat = _flat(steps)
+    pairs = flat[: len(flat) // 2 * 2].reshape(len(flat) // 2, 2, flat.shape[1]).sum(axis=1)
+    return noise_level(pairs) > 2**0.25 * noise_level(flat)
 
 
 def rotation_range(motion: Motion) -> float:

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.phases.motion import RESTING_STEP, Motion, MotionError, noise_level, rotation_is_held, steps_of
+from gap_vla.phases.motion import (
+    DISTURBED_STEP,
+    RESTING_STEP,
+    Motion,
+    MotionError,
+    is_disturbed,
+    noise_level,
+    rotation_is_held,
+    steps_of,
+)
 
 NOISE_SHARE = 0.2
 """The resting steps of a smoothed recording should be below this share of its fast steps."""
@@ -64,26 +73,37 @@ def moving_average(values: Float[np.ndarray, "T c"], window: int) -> Float[np.nd
 def default_window(motions: Sequence[Motion]) -> int:
     """The least odd window, up to 11, whose smoothed resting steps are below 20 % of the smoothed fast steps.
 
-    White noise σ gives a moving average of w samples resting steps shorter than 4 σ / w (95 %). Clean recordings get
-    1, that is, no smoothing, and so do recordings of fewer than 45 samples. Position decides, and rotation where it
-    is not held.
+    How long resting steps still are after smoothing: `resting_step`. Clean recordings get 1, that is, no smoothing, and
+    so do recordings of fewer than 45 samples. Position decides, and rotation where it is not held.
     """
     motions = [motion for motion in motions if len(motion) > 3]
     if not motions:
         return 1
     raw = [steps_of(motion) for motion in motions]
     names = ["position"] if rotation_is_held(motions) else ["position", "rotation"]
-    noise = {name: float(np.median([noise_level(getattr(steps, name)) for steps in raw])) for name in names}
     longest = float(np.median([len(motion) for motion in motions])) / SAMPLES_PER_WINDOW
     windows = [window for window in WINDOWS if window == 1 or window <= longest]
     for window in windows:
         smoothed = [steps_of(smooth_motion(motion, window)) for motion in motions]
         if all(
-            RESTING_STEP * noise[name] / window <= NOISE_SHARE * fast_step([getattr(s, name) for s in smoothed])
+            float(np.median([resting_step(getattr(s, name), window) for s in raw]))
+            <= NOISE_SHARE * fast_step([getattr(s, name) for s in smoothed])
             for name in names
         ):
             return window
     return windows[-1]
+
+
+def resting_step(steps: Float[np.ndarray, "N ..."], window: int) -> float:
+    """The length below which 95 % of the steps of a resting recording stay after smoothing over `window` samples.
+
+    4 σ / w for noise of measurement, σ the `noise_level` of the raw steps; 5.1 σ / √w where the motion itself is
+    disturbed (`is_disturbed`), which smoothing averages but does not cancel.
+    """
+    sigma = noise_level(steps)
+    if is_disturbed(steps):
+        return DISTURBED_STEP * sigma / window**0.5
+    return RESTING_STEP * sigma / window
 
 
 def fast_step(steps: Sequence[Float[np.ndarray, "_ _ _"]]) -> float:

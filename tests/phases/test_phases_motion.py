@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from gap_vla.phases import DeadBand, Motion, MotionError, default_dead_band, default_penalty
-from gap_vla.phases.motion import motion_between, noise_level, relative_rotation_vector, steps_of
-from gap_vla.phases.smoothing import default_window, smooth_motion
+from gap_vla.phases.motion import is_disturbed, motion_between, noise_level, relative_rotation_vector, steps_of
+from gap_vla.phases.smoothing import default_window, resting_step, smooth_motion
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -95,6 +95,30 @@ def test_a_held_orientation_does_not_count_and_a_turning_one_does():
     held, turned = (Motion.of(moving(rng), wxyz(r)) for r in (wobble, turning))
     assert default_dead_band([held]).rotation == np.pi
     assert default_dead_band([turned]).rotation < 0.03
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 3e-3])
+def test_resting_steps_of_noise_and_of_a_disturbed_motion_are_told_apart_and_measured(sigma):
+    rng = np.random.default_rng(4)
+    white, walk = rng.normal(0, sigma, (600, 3)), np.cumsum(rng.normal(0, sigma, (600, 3)), axis=0)
+    assert not is_disturbed(np.diff(white, axis=0)) and is_disturbed(np.diff(walk, axis=0))
+    for path in (white, walk):
+        for window in (1, 3, 9):
+            left = steps_of(smooth_motion(Motion.of(path), window)).position[20:-20]
+            lengths = np.linalg.norm(left, axis=-1)
+            found = resting_step(np.diff(path, axis=0), window)
+            # a moving average's steps are x[t+w] - x[t] over w: of noise √2 σ / w; of a walk s / √w
+            assert found == pytest.approx(np.quantile(lengths, 0.95), rel=0.25)
+
+
+def test_a_disturbed_motion_gets_a_wider_dead_band_than_noise_that_looks_alike():
+    rng = np.random.default_rng(0)
+    path = moving(rng, speed=0.01)
+    noisy = Motion.of(path + rng.normal(0, 1e-3, path.shape))
+    disturbed = Motion.of(path + np.cumsum(rng.normal(0, 1e-3 / 0.548, path.shape), axis=0))
+    assert noise_level(steps_of(disturbed).position) == pytest.approx(noise_level(steps_of(noisy).position), rel=0.3)
+    bands = [default_dead_band([motion], smooth=5).position for motion in (noisy, disturbed)]
+    assert bands[1] > 1.8 * bands[0]
 
 
 def test_clean_recordings_are_not_smoothed_and_noisy_ones_are():

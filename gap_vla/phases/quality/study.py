@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,19 @@ def halves(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Recor
     return list(recordings[::2]), list(recordings[1::2])
 
 
-def compare(tasks: Mapping[str, Sequence[Recording]], finders: Mapping[str, Finder] = FINDERS) -> dict[str, Any]:
+def nothing(results: dict[str, Any]) -> None:
+    """Keeps no intermediate results."""
+
+
+def compare(
+    tasks: Mapping[str, Sequence[Recording]],
+    finders: Mapping[str, Finder] = FINDERS,
+    keep: Callable[[dict[str, Any]], Any] = nothing,
+) -> dict[str, Any]:
     """Scores every finder on every task.
+
+    Args:
+        keep: is given the results so far after every finder.
 
     Returns:
         {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
@@ -42,15 +53,21 @@ def compare(tasks: Mapping[str, Sequence[Recording]], finders: Mapping[str, Find
         each = {task: _score_finder(finder, *halves(recordings)) for task, recordings in tasks.items()}
         keys = [key for key in next(iter(each.values())) if key != "value"]
         out[name] = {"tasks": each, "mean": {key: float(np.nanmean([s[key] for s in each.values()])) for key in keys}}
+        keep(out)
         print(f"{name}: F1@5 {out[name]['mean']['f1@5']:.3f}", flush=True)
     return out
 
 
-def rho_scores(tasks: Mapping[str, Sequence[Recording]], variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def rho_scores(
+    tasks: Mapping[str, Sequence[Recording]],
+    variants: Mapping[str, Mapping[str, Any]],
+    keep: Callable[[dict[str, Any]], Any] = nothing,
+) -> dict[str, Any]:
     """Area under the precision-recall curve of the LSTM's ρ, trained on one half and scored on the other.
 
     Args:
         variants: name to settings of `PhaseEstimator`.
+        keep: is given the results so far after every variant.
 
     Returns:
         {variant: {"tasks": {task: {"auprc", "rho_mean", "rho_width", "held_out_loss", "calibration"}}, "mean": {…}}};
@@ -74,6 +91,7 @@ def rho_scores(tasks: Mapping[str, Sequence[Recording]], variants: Mapping[str, 
             }
         keys = next(iter(each.values()))
         out[name] = {"tasks": each, "mean": {k: float(np.mean([s[k] for s in each.values()])) for k in keys}}
+        keep(out)
         print(f"{name}: AUPRC {out[name]['mean']['auprc']:.3f}", flush=True)
     return out
 
