@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
-.PHONY: setup finetune debug test test-slow lint clean
+.PHONY: setup finetune debug test test-slow test-lerobot lint clean
 
 setup: .venv/ready
 
@@ -28,10 +28,21 @@ test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/sim
 	$(BIN)/python -m pytest -q -m slow tests/sim
 
+# LeRobot's real policy classes, in an environment of their own: its version ranges are not this project's. torchvision
+# without its dependencies, which would replace torch.
+test-lerobot: .venv-lerobot/ready
+	.venv-lerobot/bin/python -m pytest -q tests/adjustment/test_adjustment_lerobot.py
+
+.venv-lerobot/ready: tests/adjustment/lerobot_requirements.txt
+	@test -x .venv-lerobot/bin/python || $(PYTHON) -m venv .venv-lerobot
+	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check -r tests/adjustment/lerobot_requirements.txt
+	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.4 torchvision==0.28.0
+	@touch .venv-lerobot/ready
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv data runs
+	rm -rf .venv .venv-lerobot data runs

@@ -1,0 +1,123 @@
+"""What GAP adds to a training step of a torch policy: the same policy with and without, step by step in turns.
+
+    python benchmarks/adjustment.py
+
+`submodule`: the small policy of `finetune_configs/small_assembly.py` (64×64 images), GAP on its proprioceptive encoder.
+`columns`: Diffusion Policy's way, 12 convolution blocks that each read a condition with raw state in it.
+Prints medians of processor time on one thread and the median ratio of pairs; docs/PERFORMANCE.md holds the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment.torch import Adjustment, attach, attach_columns
+
+SCHEDULE = AdjustmentSchedule(lam=0.3, window=1.0, rho="current")
+STEPS = 1_000_000
+
+
+class Block(nn.Module):
+    """A convolution over the chunk, shifted by a linear function of the condition."""
+
+    def __init__(self, channels: int, condition: int):
+        super().__init__()
+        self.convolve = nn.Sequential(nn.Conv1d(channels, channels, 5, padding=2), nn.GroupNorm(8, channels), nn.Mish())
+        self.cond_encoder = nn.Sequential(nn.Mish(), nn.Linear(condition, channels))
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return x + self.convolve(x) + self.cond_encoder(condition)[..., None]
+
+
+class Denoiser(nn.Module):
+    def __init__(self, channels: int = 256, condition: int = 128 + 2 * 80):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(channels, condition) for _ in range(12)])
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x, condition)
+        return x
+
+
+Step = tuple[nn.Module, Callable[[nn.Module], torch.Tensor], Callable[[nn.Module], Adjustment]]
+
+
+def submodule_case(batch_size: int) -> Step:
+    from gap_vla.policies.config import SmallModelConfig
+    from gap_vla.policies.policy import build_policy
+
+    config = SmallModelConfig()
+    policy = build_policy(config, "gap", (64, 64, 3), proprio_dim=9, action_dim=4)
+    batch = {
+        "image_primary": torch.randint(0, 255, (batch_size, 1, 64, 64, 3), dtype=torch.uint8),
+        "proprio": torch.randn(batch_size, config.proprio_history, 9),
+    }
+    target = torch.randn(batch_size, config.action_horizon, 4)
+    return (
+        policy,
+        lambda p: (p(batch) - target).square().mean(),
+        lambda p: attach(p, "proprio_encoder", SCHEDULE, total_steps=STEPS),
+    )
+
+
+def columns_case(batch_size: int) -> Step:
+    x, condition = torch.randn(batch_size, 256, 16), torch.randn(batch_size, 288)
+    read = [slice(128, 137), slice(208, 217)]
+    columns = {f"blocks.{i}.cond_encoder.1": read for i in range(12)}
+    return (
+        Denoiser(),
+        lambda p: p(x, condition).square().mean(),
+        lambda p: attach_columns(p, columns, SCHEDULE, total_steps=STEPS),
+    )
+
+
+def measure(name: str, case: Step, pairs: int, batch_size: int) -> None:
+    policy, loss, adjust = case
+    policies = {"with GAP": policy.train(), "without": copy.deepcopy(policy).train()}
+    optimizers = {key: torch.optim.AdamW(p.parameters(), lr=1e-4, foreach=True) for key, p in policies.items()}
+    gap = adjust(policies["with GAP"])
+    gap.watch(optimizers["with GAP"])
+    rho = torch.rand(batch_size, 2)
+    seconds: dict[str, list[float]] = {key: [] for key in policies}
+    for pair in range(pairs + 3):  # the first three warm up
+        for key in sorted(policies, reverse=bool(pair % 2)):
+            start = time.process_time()
+            if key == "with GAP":
+                with gap.rho(rho, pair):
+                    value = loss(policies[key])
+            else:
+                value = loss(policies[key])
+            value.backward()
+            optimizers[key].step()
+            optimizers[key].zero_grad()
+            if pair >= 3:
+                seconds[key].append(time.process_time() - start)
+    ratios = [a / b for a, b in zip(seconds["with GAP"], seconds["without"])]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    medians = ", ".join(f"{key} {1e3 * statistics.median(v):.1f} ms" for key, v in seconds.items())
+    print(f"{name} (batch {batch_size}): {medians}")
+    print(f"  GAP costs {100 * (middle - 1):+.2f} % (median of {pairs} pairs; half of them within "
+          f"{100 * (low - 1):+.2f} to {100 * (high - 1):+.2f} %)")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
+    parser.add_argument("--batch_size", type=int, default=64, help="samples in a step (default 64)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name, case in (("submodule", submodule_case), ("columns", columns_case)):
+        measure(name, case(options.batch_size), options.pairs, options.batch_size)
+
+
+if __name__ == "__main__":
+    main()
