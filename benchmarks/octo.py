@@ -1,186 +1,161 @@
-"""How fast Octo trains, samples and compiles here: `python benchmarks/octo.py [--case tiny|small|small4] [--json out]`.
+"""How fast Octo compiles, trains and samples here, beside upstream's own code where its environment is given.
 
-Upstream's own figures stand beside ours. They were taken on an idle machine with two cores, float32, with upstream's
-pins (jax 0.4.20), which cannot be installed beside ours; compare only on an idle machine of that kind.
-CPU seconds are given too: unlike wall time they hardly depend on what else the machine does.
+    python benchmarks/octo.py                                             # golden case c and octo-small-1.5, ours alone
+    python benchmarks/octo.py --upstream UPSTREAM_VENV                    # both, in turns; docs/OCTO.md builds the venv
+    python benchmarks/octo.py --gap                                       # what GAP adds to a step, in turns
+    python benchmarks/octo.py --device gpu                                # bf16 by batch size, on an accelerator
+
+Every implementation is a process of its own and is told to compile, to step or to sample in turns, so that whatever
+else the machine does meets both; ratios are medians over pairs. Upstream and ours get the same configuration, inputs,
+parameters and random bits, and the losses that come out are compared. CPU seconds count all threads of a process;
+unlike wall time they hardly depend on what else the machine does.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import resource
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from gap_vla.octo import Compute, OctoModule, create_optimizer, presets
-from gap_vla.octo.language import embed_language
-from gap_vla.octo.model import parameter_shapes
-from gap_vla.octo.partition import join_frozen, split_frozen
+WORKERS = Path(__file__).parent / "octo_workers"
+sys.path.append(str(WORKERS))
 
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One benchmark: a config, a batch size, and what upstream takes (seconds; None where nobody measured)."""
-
-    description: str
-    batch_size: int
-    upstream: dict[str, float | None]
-
-
-CASES = {
-    "tiny": Case(
-        "64-wide, 2 layers, one 64-pixel camera with goal, proprioception, diffusion head, window 2 "
-        "(upstream's figures are with a tiny T5 besides)",
-        1,
-        {"train_step_s": 0.0044, "compile_s": 26.0, "sample_s": None, "peak_gb": None},
-    ),
-    "small": Case(
-        "octo-small-1.5 with T5, 690 tokens, window 2",
-        1,
-        {"train_step_s": 1.8, "compile_s": 275.0, "sample_s": 0.28, "peak_gb": 3.9},
-    ),
-    "small4": Case(
-        "octo-small-1.5 with T5, 690 tokens, window 2",
-        4,
-        {"train_step_s": 10.4, "compile_s": None, "sample_s": 1.7, "peak_gb": None},
-    ),
+BOUNDS = {
+    "step": {"tiny": ("ratio", 0.5), "small": ("ratio", 0.5)},
+    "compile_step": {"tiny": ("seconds", 5.0), "small": ("seconds", 20.0)},
+    "sample": {"tiny": ("ratio", 0.3), "small": ("ratio", 0.3)},
+    "peak_gb": {"tiny": ("ratio", 0.7), "small": ("ratio", 0.7)},
 }
+"""What ours may take: a ratio to upstream's, or seconds of wall time."""
 
 
-def build(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The config and a random batch of a case."""
-    size = CASES[name].batch_size
-    if name == "tiny":
-        shape: dict[str, Any] = {"goal_images": True, "proprio_dim": 5, "window_size": 2}
-        stem = {"stem_features": (32, 32, 32, 32), "mlp_dim": 128, "head": "diffusion"}
-        options = {"diffusion_steps": 20, "n_diffusion_samples": 2, "hidden_dim": 64, "time_dim": 16, "num_blocks": 2}
-        config = presets.small_config(**shape, **stem, head_options=options)
-        return config, presets.example_batch(**shape, batch_size=size)
-    batch = presets.example_batch(
-        image_keys=("image_primary",), image_size=256, proprio_dim=None, batch_size=size, goal_images=True
-    )
-    wrist = presets.example_batch(
-        image_keys=("image_wrist",), image_size=128, proprio_dim=None, batch_size=size, goal_images=True
-    )
-    for part in ("observation", "task"):
-        batch[part]["image_wrist"] = wrist[part]["image_wrist"]
-        batch[part]["pad_mask_dict"]["image_wrist"] = wrist[part]["pad_mask_dict"]["image_wrist"]
-    words = np.random.default_rng(0).integers(2, 32000, (size, 16))
-    batch["task"]["language_instruction"] = {"input_ids": words, "attention_mask": np.ones_like(words)}
-    batch["task"]["pad_mask_dict"]["language_instruction"] = np.ones(size, bool)
-    return presets.published_config("octo-small-1.5"), batch
+class Worker:
+    """A process of `octo_workers/`."""
+
+    def __init__(self, python: Path | str, script: str, *arguments: str):
+        command = [str(python), str(WORKERS / script), *arguments]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def do(self, action: str) -> dict[str, Any]:
+        """`wall` and `cpu` seconds of one action, what it gave, and the process's peak memory so far (GB)."""
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._process.stdin.write(action + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the worker ended during {action}:\n{self._process.stderr.read()[-4000:]}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
-def measure(name: str, repeats: int, compute: Compute, embedded: bool) -> dict[str, Any]:
-    """All figures of one case; `embedded` runs the language encoder once, outside of steps and samples."""
-    config, batch = build(name)
-    module = OctoModule.create(**config["model"], compute=compute)
-    rng = np.random.default_rng(0)
-    shapes = parameter_shapes(module, batch)
-    params = jax.tree.map(lambda leaf: jnp.asarray(0.02 * rng.standard_normal(leaf.shape, np.float32)), shapes)
-    if embedded:
-        batch["task"] = embed_language(module, params, batch["task"])
-    trainable, frozen = split_frozen(params, ["*hf_model*"] if name != "tiny" else None)
-    del params
-    schedule = {"name": "rsqrt", "init_value": 0.0, "peak_value": 3e-4, "warmup_steps": 2000}
-    tx, _, _ = create_optimizer(trainable, schedule, weight_decay=0.1, clip_gradient=1.0)
-    state, key = tx.init(trainable), jax.random.PRNGKey(0)
-
-    def loss(trainable: Any, frozen: Any, batch: Any, key: jax.Array) -> jax.Array:
-        bound = module.bind({"params": join_frozen(trainable, frozen)}, rngs={"dropout": key})
-        mask = batch["observation"]["timestep_pad_mask"]
-        outputs = bound.octo_transformer(batch["observation"], batch["task"], mask, train=True)
-        return bound.heads["action"].loss(outputs, batch["action"], mask, batch["action_pad_mask"])[0]
-
-    def step(trainable: Any, state: Any, frozen: Any, batch: Any, key: jax.Array) -> tuple[Any, Any, jax.Array]:
-        value, grads = jax.value_and_grad(loss)(trainable, frozen, batch, key)
-        updates, state = tx.update(grads, state, trainable)
-        return optax.apply_updates(trainable, updates), state, value
-
-    def sample(trainable: Any, frozen: Any, batch: Any, key: jax.Array) -> jax.Array:
-        def act(bound: OctoModule) -> jax.Array:
-            mask = batch["observation"]["timestep_pad_mask"]
-            outputs = bound.octo_transformer(batch["observation"], batch["task"], mask, train=False)
-            return bound.heads["action"].predict_action(outputs, rng=key, train=False)
-
-        return module.apply({"params": join_frozen(trainable, frozen)}, method=act)  # type: ignore[return-value]
-
-    result: dict[str, Any] = {}
-    run_sample, result["sample_compile_s"], result["sample_compile_cpu_s"] = _compile(
-        jax.jit(sample), trainable, frozen, batch, key
-    )
-    result["sample_s"], result["sample_cpu_s"] = _time(
-        lambda: jax.block_until_ready(run_sample(trainable, frozen, batch, key)), repeats
-    )
-    run_step, result["compile_s"], result["compile_cpu_s"] = _compile(
-        jax.jit(step, donate_argnums=(0, 1)), trainable, state, frozen, batch, key
-    )
-
-    def one() -> None:
-        nonlocal trainable, state
-        trainable, state, value = run_step(trainable, state, frozen, batch, key)
-        jax.block_until_ready(value)
-
-    result["train_step_s"], result["train_step_cpu_s"] = _time(one, repeats)
-    result["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return result
+def compare(workers: dict[str, Worker], repeats: int) -> dict[str, dict[str, Any]]:
+    """Figures of every worker; `repeats` steps and samples of each, in turns."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in workers}
+    for name, worker in workers.items():
+        found[name]["versions"] = worker.do("ready")["value"]
+        found[name]["compile_step"] = worker.do("compile_step")
+    for action in ("step", "sample"):
+        if action == "sample":
+            for name, worker in workers.items():
+                found[name]["compile_sample"] = worker.do("compile_sample")
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+        for turn in range(repeats + 1):
+            for name in sorted(workers, reverse=bool(turn % 2)):
+                runs[name].append(workers[name].do(action))
+        for name, answers in runs.items():
+            found[name][action] = {
+                **{kind: [answer[kind] for answer in answers[1:]] for kind in ("wall", "cpu")},
+                "values": [answer["value"] for answer in answers],
+            }
+            found[name]["peak_gb"] = answers[-1]["peak_gb"]
+    return found
 
 
-def _compile(function: Any, *arguments: Any) -> tuple[Callable[..., Any], float, float]:
-    """The compiled function, and the wall and CPU seconds of tracing and compiling it."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    compiled = function.lower(*arguments).compile()
-    return compiled, time.perf_counter() - wall, time.process_time() - cpu
+def ratio(found: dict[str, dict[str, Any]], action: str, kind: str) -> float | None:
+    """Ours over upstream's: the median over pairs."""
+    if "upstream" not in found:
+        return None
+    ours, theirs = (found[name][action] for name in ("ours", "upstream"))
+    ours, theirs = (value[kind] if isinstance(value, dict) else value for value in (ours, theirs))
+    return float(np.median(np.asarray(ours) / np.asarray(theirs)))
 
 
-def _time(function: Callable[[], None], repeats: int) -> tuple[float, float]:
-    """Median wall and CPU seconds after one call to warm up."""
-    function()
-    walls, cpus = [], []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        function()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return float(np.median(walls)), float(np.median(cpus))
+def report(case: str, found: dict[str, dict[str, Any]]) -> str:
+    """A table with ratios, and the bounds that are missed."""
+    lines = [f"{'':16s}{'':6s}" + "".join(f"{name:>12s}" for name in found) + "       ratio       bound"]
+    for action in ("compile_step", "step", "compile_sample", "sample", "peak_gb"):
+        for kind in ("wall", "cpu") if action != "peak_gb" else ("",):
+            values = [found[name][action] for name in found]
+            shown = [float(np.median(value[kind])) if kind else value for value in values]
+            line = f"{action:16s}{kind:6s}" + "".join(f"{value:12.4f}" for value in shown)
+            share = ratio(found, action, kind)
+            line += "            " if share is None else f"{share:12.3f}"
+            limit = BOUNDS.get(action, {}).get(case)
+            if limit and kind != "cpu":
+                reached = share if limit[0] == "ratio" else shown[0]
+                verdict = "" if reached is None else ("  met" if reached <= limit[1] else "  MISSED")
+                line += f"   {limit[0]} {limit[1]:g}{verdict}"
+            lines.append(line)
+    if "upstream" in found:
+        losses = [np.asarray(found[name]["step"]["values"]) for name in ("ours", "upstream")]
+        gap = float(np.max(np.abs(losses[0] - losses[1]) / np.abs(losses[1])))
+        lines.append(f"losses of {len(losses[0])} steps differ by at most {gap:.1e} of upstream's")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=CASES, action="append", help="default: tiny")
+    parser.add_argument("--case", choices=["tiny", "small", "base"], action="append", help="default: tiny and small")
+    parser.add_argument("--upstream", type=Path, help="virtual environment with upstream's pins")
+    parser.add_argument("--gap", action="store_true", help="the tiny case with GAP beside the same without")
+    parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--remat", action="store_true", help="recompute activations")
     parser.add_argument("--unrolled", action="store_true", help="do not loop over layers")
     parser.add_argument("--embedded", action="store_true", help="run the language encoder once, beforehand")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (default: H200, dense)")
+    parser.add_argument("--json", type=Path, help="also write all figures there")
     arguments = parser.parse_args()
-    compute = Compute(
-        dtype=jnp.dtype(arguments.dtype).type,
-        scan_layers=False if arguments.unrolled else None,
-        remat=arguments.remat,
-    )
-    report = {}
-    for name in arguments.case or ["tiny"]:
-        case = CASES[name]
-        found = measure(name, arguments.repeats, compute, arguments.embedded and name != "tiny")
-        report[name] = found
-        print(f"{name}: {case.description}; batch {case.batch_size}, {arguments.dtype}, {jax.default_backend()}")
-        for key, value in found.items():
-            upstream = case.upstream.get(key)
-            beside = "" if upstream is None else f"   upstream {upstream:g}, ratio {value / upstream:.2f}"
-            print(f"  {key:22s}{value:10.4f}{beside}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.device == "gpu":
+        from accelerator import measure_accelerator
+
+        measure_accelerator(arguments.case or ["small", "base"], arguments.peak_tflops, arguments.json)
+        return
+    options = {key: getattr(arguments, key) for key in ("dtype", "remat", "unrolled", "embedded")}
+    from cases import DESCRIPTIONS, write_case
+
+    everything = {}
+    for case in ["tiny"] if arguments.gap else arguments.case or ["tiny", "small"]:
+        with tempfile.TemporaryDirectory() as folder:
+            write_case(case, Path(folder), arguments.batch_size)
+            workers = {"ours": Worker(sys.executable, "ours.py", folder, json.dumps(options))}
+            if arguments.gap:
+                workers["without"] = Worker(sys.executable, "ours.py", folder, json.dumps(options | {"adjust": False}))
+            elif arguments.upstream:
+                workers["upstream"] = Worker(arguments.upstream / "bin" / "python", "upstream.py", folder)
+            print(f"{case}: {DESCRIPTIONS[case]}; batch {arguments.batch_size}, {arguments.dtype}", flush=True)
+            found = compare(workers, arguments.repeats)
+            for worker in workers.values():
+                worker.close()
+        everything[case] = found
+        print(report(case, found), flush=True)
+        if arguments.gap:
+            shares = np.asarray(found["ours"]["step"]["cpu"]) / np.asarray(found["without"]["step"]["cpu"])
+            print(f"GAP: {100 * (np.median(shares) - 1):+.2f} % of a step's CPU time, median of {len(shares)} pairs")
+        if arguments.json:
+            arguments.json.write_text(json.dumps(everything, indent=1) + "\n")
 
 
 if __name__ == "__main__":

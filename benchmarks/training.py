@@ -24,7 +24,7 @@ def measure(pairs: int, batch_size: int) -> None:
     from gap_vla.config import FinetuneConfig
     from gap_vla.octo.presets import example_batch
     from gap_vla.training.octo import build
-    from gap_vla.training.step import DeviceFactors, make_train_step
+    from gap_vla.training.step import DeviceFactors, TrainStep
 
     config = FinetuneConfig.from_dict(load_config("finetune_configs/threading.py").to_dict())
     size, window, horizon = config.demos.image_size, config.model.window_size, config.model.action_horizon
@@ -38,8 +38,8 @@ def measure(pairs: int, batch_size: int) -> None:
     factors = DeviceFactors(found.sample, found.gradient, found.update)
     seconds: dict[str, list[float]] = {"with GAP": [], "without": []}
     steps, states = {}, {}
-    for name, group in (("with GAP", trainer.group), ("without", {})):
-        steps[name] = make_train_step(trainer.model.module, trainer.tx, group)
+    for name, adjust in (("with GAP", True), ("without", False)):
+        steps[name] = TrainStep(trainer.model.module, trainer.tx, trainer.packing, trainer.adam, adjust=adjust)
         start = time.perf_counter()
         fresh = jax.tree_util.tree_map(lambda leaf: leaf.copy(), trainer.state)  # a step donates its state
         states[name], measured = steps[name](fresh, inputs, factors)

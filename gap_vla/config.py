@@ -15,9 +15,10 @@ from typing import Any
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.phases import METHODS as METHODS_OF_RHO
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+from gap_vla.training.rivals import RIVALS, rival_of
 
-METHODS = ("v", "vp", "vp_gap")
-"""V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment."""
+METHODS = ("v", "vp", "vp_gap", *RIVALS)
+"""V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment; rivals train VP their way."""
 
 
 class ConfigError(ValueError):
@@ -146,9 +147,13 @@ class TrainConfig:
     log_every: int = 50
     validate_every: int = 500
     save_every: int = 500
+    accumulate: int = 1  # parts that a batch is computed in, one after the other, to save memory
+    fsdp: int = 1  # devices that share one copy of parameters and optimizer; the others repeat it
 
     def __post_init__(self) -> None:
-        _positive(self, "train", "steps", "batch_size", "log_every", "validate_every", "save_every")
+        _positive(self, "train", *(field.name for field in dataclasses.fields(self) if field.name != "seed"))
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"train.accumulate {self.accumulate} does not divide train.batch_size {self.batch_size}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +187,7 @@ class FinetuneConfig:
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     adjustment: AdjustmentSchedule = dataclasses.field(default_factory=AdjustmentSchedule)
+    rival: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of a rival method
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -191,6 +197,7 @@ class FinetuneConfig:
         choose(self.method, METHODS, "method")
         if self.demos.image_size % 16:
             raise ConfigError(f"demos.image_size is {self.demos.image_size}; Octo's stem needs a multiple of 16")
+        rival_of(self.method, self.rival)
         if self.eval.execute > self.model.action_horizon:
             raise ConfigError(
                 f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "
@@ -203,8 +210,10 @@ class FinetuneConfig:
 
     @property
     def schedule(self) -> AdjustmentSchedule:
-        """The adjustment of this method: the configured one for vp_gap, none for v and vp."""
-        return self.adjustment if self.method == "vp_gap" else AdjustmentSchedule(mode="none")
+        """The adjustment of this method: the configured one for vp_gap, none for v and vp, a rival's own."""
+        rival = rival_of(self.method, self.rival)
+        none = AdjustmentSchedule(mode="none")
+        return self.adjustment if self.method == "vp_gap" else rival.schedule if rival else none
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FinetuneConfig:
@@ -244,7 +253,7 @@ def _update(values: dict[str, Any], changes: Mapping[str, Any], where: str) -> N
             raise ConfigError(
                 f"unknown configuration key {where}{key}" + (f"; did you mean {near[0]}?" if near else "")
             )
-        if isinstance(value, Mapping) and key != "options":
+        if isinstance(value, Mapping) and key not in ("options", "rival"):
             _update(values[key], value, f"{where}{key}.")
         else:
             values[key] = value

@@ -20,6 +20,7 @@ from gap_vla.config import ConfigError, FinetuneConfig
 from gap_vla.identity import digest
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.progress import duration
+from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.run_directory import RunDirectory
 
 
@@ -126,31 +127,35 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
 
         require_rendering()
     stages_of(config)  # missing inputs are named before a run directory exists
-    run = RunDirectory.claim(run_directory_of(config, run_name), config.to_dict(), resume)
-    if run.complete:
-        print(f"{run.path} is complete", flush=True)
-        return run.read_summary()
-    started = time.monotonic()
-    stages = prepare_data(config)
+    join_hosts()
+    with first_host_first():
+        run = RunDirectory.claim(
+            run_directory_of(config, run_name), config.to_dict(), resume=resume or not is_first_host()
+        )
+        if run.complete:
+            print(f"{run.path} is complete", flush=True)
+            return run.read_summary()
+        started = time.monotonic()
+        stages = prepare_data(config)
 
-    from gap_vla.rlds import EpisodeStore
-    from gap_vla.training.data import describe_store, make_loader, require_rho
-    from gap_vla.training.octo import build, describe, fine_tune
-    from gap_vla.training.picture import save_batch_picture
+        from gap_vla.rlds import EpisodeStore
+        from gap_vla.training.data import describe_store, make_loader, require_rho
+        from gap_vla.training.octo import build, describe, fine_tune
+        from gap_vla.training.picture import save_batch_picture
 
-    store = EpisodeStore.build(stages.rlds, stages.store)
+        store = EpisodeStore.build(stages.rlds, stages.store)
     print(describe_store(store), flush=True)
     require_rho(config, store)
     loader = make_loader(config, store, "train", train=True)
     first_batch = loader.peek()
-    if not run.first_batch.exists():
+    if is_first_host() and not run.first_batch.exists():
         save_batch_picture(first_batch, run.first_batch)
     trainer = build(config, first_batch, store.statistics)
-    print(describe(config, trainer.state.params, trainer.state.opt_state, trainer.group), flush=True)
+    print(describe(config, trainer.model.params, trainer.state.opt_state, trainer.group), flush=True)
     prepared = time.monotonic()
     _, measured = fine_tune(config, trainer, loader, make_loader(config, store, "val", train=False), run)
     trained = time.monotonic()
-    rollouts = _evaluate(config, run)
+    rollouts = _evaluate(config, run) if is_first_host() else {}
     summary = {
         "task": config.task,
         "method": config.method,
@@ -166,7 +171,8 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
         },
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": _commit()},
     }
-    write_json(run.summary, summary)
+    if is_first_host():
+        write_json(run.summary, summary)
     return summary
 
 

@@ -42,6 +42,33 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
         raise BatchError("; ".join(wrong))
 
 
+def check_statistics(statistics: Mapping[str, Any], kind: str, action_dim: int) -> None:
+    """Statistics for un-normalisation must be those of one data set's actions, at most as wide as the model's.
+
+    Args:
+        kind: "normal" needs mean and std, "bounds" needs mean, p01 and p99.
+
+    Raises:
+        BatchError: a key is missing, or a vector is wider than the actions or than the others.
+    """
+    needed = {"normal": ("mean", "std"), "bounds": ("mean", "p01", "p99")}[kind]
+    missing = [key for key in needed if key not in statistics]
+    if missing:
+        raise BatchError(
+            f"unnormalization_statistics lacks {', '.join(missing)} for normalization {kind!r}; found "
+            f"{sorted(statistics)}. Pass those of one data set's actions, such as "
+            'model.dataset_statistics["action"] or model.dataset_statistics["bridge_dataset"]["action"]'
+        )
+    width = np.shape(statistics["mean"])
+    for key in (*needed, *(["mask"] if "mask" in statistics else [])):
+        shape = np.shape(statistics[key])
+        if shape != width or len(shape) != 1 or shape[0] > action_dim:
+            raise BatchError(
+                f"unnormalization_statistics/{key} is {shape}, mean is {width}, and the model's actions are "
+                f"({action_dim},) wide: these are statistics of another robot"
+            )
+
+
 def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
     """Parameters must have exactly the names and shapes of `expected`.
 

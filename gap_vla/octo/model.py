@@ -196,6 +196,9 @@ class OctoModel:
         if timestep_pad_mask is None:
             timestep_pad_mask = observations["timestep_pad_mask"]
         statistics = unnormalization_statistics
+        if statistics is not None and "action" in self.module.heads:
+            kind = NormalizationType(normalization_type).value
+            batch_checks.check_statistics(statistics, kind, self.module.heads["action"].action_dim)
         dims = None if statistics is None else len(statistics["mean"])
         static = (self.module, train, argmax, tuple(sample_shape))
         rng = jax.random.PRNGKey(0) if rng is None else rng

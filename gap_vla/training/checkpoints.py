@@ -15,11 +15,15 @@ from gap_vla.training.step import TrainState
 class StateCheckpoints:
     """Training states under one folder; the newest two are kept.
 
-    Each holds the train state (parameters, optimizer, step, random key) and the data loader's position. A checkpoint
-    that a kill interrupted has no final name yet, so the one before it is found instead.
+    Each holds the train state (trainable parameters, optimizer, step, random key) and the data loader's position. A
+    checkpoint that a kill interrupted has no final name yet, so the one before it is found instead.
+
+    Args:
+        layout: which number of the packed parameters means what (`Packing.identity`); another one is not restored.
     """
 
-    def __init__(self, directory: Path | str):
+    def __init__(self, directory: Path | str, layout: str = ""):
+        self._layout = layout
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
@@ -33,15 +37,27 @@ class StateCheckpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), loader=ocp.args.JsonSave({"state": json.dumps(loader_state)})
+            state=ocp.args.StandardSave(state),
+            loader=ocp.args.JsonSave({"state": json.dumps(loader_state), "layout": self._layout}),
         )
         self._manager.save(step, args=args)
 
     def restore(self, template: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """The newest (or given) checkpoint with the template's structure and placement, and the loader's position."""
+        """The newest (or given) checkpoint with the template's structure and placement, and the loader's position.
+
+        Raises:
+            ValueError: it holds the parameters of another model, or was written by another version of this code.
+        """
+        step = self.latest if step is None else step
+        described = self._manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
+        if described.get("layout", "") != self._layout:
+            raise ValueError(
+                f"{self._manager.directory}/{step} holds parameters in another order or of another model; it cannot be "
+                "resumed by this version: start a new run with --run_name NAME"
+            )
         abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, template)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loader=ocp.args.JsonRestore())
-        restored = self._manager.restore(self.latest if step is None else step, args=args)
+        restored = self._manager.restore(step, args=args)
         return restored["state"], json.loads(restored["loader"]["state"])
 
     def wait(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +20,10 @@ from gap_vla.atomic import replacing
 from gap_vla.config import TrainConfig
 from gap_vla.progress import Progress, duration
 from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.training.hosts import is_first_host
 from gap_vla.training.interrupt import StopRequest
-from gap_vla.training.metrics import MetricsWriter
-from gap_vla.training.step import DeviceFactors, TrainState
+from gap_vla.training.metrics import MetricsWriter, NoMetrics
+from gap_vla.training.step import DeviceFactors, TrainState, TrainStep
 
 
 class DivergedError(RuntimeError):
@@ -45,7 +46,7 @@ def train(
     config: TrainConfig,
     schedule: AdjustmentSchedule,
     state: TrainState,
-    step: Callable[[TrainState, Any, DeviceFactors], tuple[TrainState, dict[str, jax.Array]]],
+    step: TrainStep,
     loader: Loader,
     validate: Callable[[Any], dict[str, float]],
     checkpoints: StateCheckpoints,
@@ -53,20 +54,23 @@ def train(
     tensorboard: Path,
     inputs: Callable[[Any], Any],
     place: Callable[[Any], Any] = jax.device_put,
+    change: Callable[[Any, int, int], Any] | None = None,
 ) -> tuple[TrainState, dict[str, float]]:
     """Trains to `config.steps` from the newest checkpoint, or from `state`.
 
     Args:
-        step: from `make_train_step`.
+        step: the compiled step; at logging steps it also measures the parts of the gradient by ρ.
         validate: parameters to held-out measurements.
         inputs: a loader's batch to the step's arguments.
         place: puts them on the device mesh.
+        change: (batch, step, seed) to what the step sees instead, for methods that mask or disturb inputs.
 
     Returns:
         The final state, and the last held-out measurements with `steps_per_second` of this process.
 
     Raises:
-        DivergedError: the loss became NaN or infinite; the batch lies beside the metrics as `bad_batch.npz`.
+        DivergedError: the loss or the gradient became NaN or infinite; the batch lies beside the metrics as
+            `bad_batch.npz`.
         KeyboardInterrupt: after the checkpoint of the last whole step was written.
     """
     done = 0
@@ -75,23 +79,27 @@ def train(
         loader.restore(loader_state)
         done = int(state.step)
         print(f"train: resumed after step {done}", flush=True)
-    metrics = MetricsWriter(metrics_file, tensorboard, start_step=done)
+    metrics = MetricsWriter(metrics_file, tensorboard, start_step=done) if is_first_host() else NoMetrics()
     progress = Progress("train", config.steps, "step", done)
     held_out = validate(state.params)
     if done == 0:
         metrics.write(0, held_out)
     batches = iter(loader)
-    pending: tuple[Any, Any] | None = None  # last batch and its loss, looked at while the next step runs
+    pending: tuple[Any, Any] | None = None  # last batch and what was measured on it, looked at during the next step
     started = time.monotonic()
     with StopRequest() as stop, contextlib.closing(metrics):
         while done < config.steps and not stop.requested:
             batch = inputs(next(batches))
             factors = schedule.factors(batch["rho"], done, config.steps, batch["observation"]["timestep_pad_mask"])
-            state, measured = step(state, place(batch), DeviceFactors(factors.sample, factors.gradient, factors.update))
+            if change is not None:
+                batch = change(batch, done, config.seed)
+            logged = (done + 1) % config.log_every == 0 or done + 1 == config.steps
+            factors_on_device = DeviceFactors(place(factors.sample), factors.gradient, factors.update)
+            state, measured = step(state, place(batch), factors_on_device, split=logged)
             done += 1
             if pending:
                 _require_finite(*pending, done - 1, metrics_file.parent)
-            pending = (batch, measured["loss"])
+            pending = (batch, measured)
             if done == 1:
                 jax.block_until_ready(measured)
                 print(
@@ -100,8 +108,10 @@ def train(
                 )
                 progress = Progress("train", config.steps, "step", done)
             last = done == config.steps
-            if done % config.log_every == 0 or last:
+            save = done % config.save_every == 0 or last or stop.requested
+            if logged or save:  # what is not finite is never saved
                 _require_finite(*pending, done, metrics_file.parent)
+            if logged:
                 values = {f"train/{k}": float(v) for k, v in measured.items()}
                 values["train/steps_per_second"] = progress.rate(done)
                 values["gap/sample_factor"] = float(factors.sample.mean())
@@ -113,7 +123,7 @@ def train(
                 metrics.write(done, held_out)
                 shown = ", ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in held_out.items())
                 print(f"validation after step {done}: {shown}", flush=True)
-            if done % config.save_every == 0 or last or stop.requested:
+            if save:
                 checkpoints.save(done, state, loader.state())
     checkpoints.wait()
     if done < config.steps:
@@ -122,13 +132,20 @@ def train(
     return state, {**held_out, "steps_per_second": progress.rate(done)}
 
 
-def _require_finite(batch: Any, loss: jax.Array, step: int, folder: Path) -> None:
-    if np.isfinite(float(loss)):
+def _require_finite(batch: Any, measured: Mapping[str, jax.Array], step: int, folder: Path) -> None:
+    loss, gradient = float(measured["loss"]), float(measured["grad_norm"])
+    if np.isfinite(loss) and np.isfinite(gradient):
         return
     flat = {"/".join(str(k.key) for k in path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]}
     with replacing(folder / "bad_batch.npz") as temporary:
         np.savez(temporary.open("wb"), **flat)
     raise DivergedError(
-        f"the loss is {float(loss)} after step {step}; the batch is saved as {folder / 'bad_batch.npz'}. "
+        f"the loss is {loss} and the gradient's norm {gradient} at step {step}; the batch is saved as "
+        f"{folder / 'bad_batch.npz'}{_not_finite(flat)}. "
         "Look at it for extreme values; if it is ordinary, lower optimizer.learning_rate"
     )
+
+
+def _not_finite(flat: Mapping[str, Any]) -> str:
+    bad = [name for name, leaf in flat.items() if not np.isfinite(np.asarray(leaf, np.float64)).all()]
+    return f" (not finite: {', '.join(bad)})" if bad else ""

@@ -10,19 +10,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gap_vla.adjustment.jax import match_group, scale_group_updates
+from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
 from gap_vla.config import FinetuneConfig
 from gap_vla.octo import OctoModel
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer
+from gap_vla.octo.partition import join_frozen, split_frozen
 from gap_vla.training.architecture import adapted_config, small_model
+from gap_vla.training.branches import Adam
 from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Loader, train
+from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
+from gap_vla.training.packing import Packing
+from gap_vla.training.rivals import Rival, rival_of
+from gap_vla.training.rivals.updates import scale_branch_updates
 from gap_vla.training.run_directory import RunDirectory
-from gap_vla.training.step import TrainState, make_train_step, make_validation_step
+from gap_vla.training.step import TrainState, TrainStep, make_validation_step
 from gap_vla.training.validation import validate
 
 MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask")
@@ -33,15 +39,22 @@ class Trainer:
     """A model with everything that a training step needs, before the first step.
 
     Attributes:
-        group: leaves that GAP adjusts, with their shapes; empty without proprioception.
+        packing: how the optimizer sees the trainable parameters; its `group` are GAP's leaves with their shapes, empty
+            without proprioception.
         inputs: a loader's batch to what the compiled step takes (numbers only, instructions as word pieces).
     """
 
     model: OctoModel
-    group: Mapping[str, tuple[int, ...]]
+    packing: Packing
     tx: optax.GradientTransformationExtraArgs
+    adam: Adam
     state: TrainState
     inputs: Callable[[Mapping[str, Any]], dict[str, Any]]
+    rival: Rival | None = None
+
+    @property
+    def group(self) -> Mapping[str, tuple[int, ...]]:
+        return self.packing.group
 
 
 def model_inputs(batch: Mapping[str, Any], text_processor: Any = None) -> dict[str, Any]:
@@ -85,19 +98,40 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Traine
         dataset_statistics=statistics,
         pretrained=source.params if source else None,
     )
-    group, tx = optimizer_of(config, model.params)
-    state = TrainState(model.params, tx.init(model.params), jnp.zeros([], jnp.int32), step_rng)
-    return Trainer(model, group, tx, state, lambda batch: model_inputs(batch, text_processor))
+    packing, tx, adam = optimizer_of(config, model.params)
+    trainable, _ = split_frozen(model.params, config.optimizer.frozen_keys)
+    rival = rival_of(config.method, config.rival)
+    memory = rival.init() if rival else {}
+
+    def fresh(tree: Any, rng: jax.Array) -> TrainState:
+        packed = packing.pack(tree)
+        return TrainState(packed, tx.init(packed), jnp.zeros([], jnp.int32), rng, memory)
+
+    state = jax.jit(fresh)(trainable, step_rng)
+    return Trainer(model, packing, tx, adam, state, lambda batch: model_inputs(batch, text_processor), rival)
 
 
-def optimizer_of(
-    config: FinetuneConfig, params: Any
-) -> tuple[dict[str, tuple[int, ...]], optax.GradientTransformationExtraArgs]:
-    """GAP's leaves and the optimizer that can scale their update."""
+def optimizer_of(config: FinetuneConfig, params: Any) -> tuple[Packing, optax.GradientTransformationExtraArgs, Adam]:
+    """How the trainable leaves are packed, and the optimizer of the packed ones that can scale the branches' updates.
+
+    Raises:
+        GroupError: a leaf that GAP would adjust is frozen.
+    """
     group = match_group(params) if config.uses_proprio else {}
     settings = config.optimizer
-    tx, _, _ = create_optimizer(
-        params,
+    trainable, _ = split_frozen(params, settings.frozen_keys)
+    packing = Packing.of(trainable, group, multiple=config.train.fsdp)
+    still = [path for path in group if path not in packing.shapes]
+    if still and config.schedule.mode != "none":
+        raise GroupError(
+            f"method {config.method} adjusts {still[0]}, which optimizer.frozen_keys freezes "
+            f"({', '.join(settings.frozen_keys)})"
+        )
+    scaled = [scale_group_updates(packing.group_labels)]
+    if rival_of(config.method, config.rival) is not None:
+        scaled.append(scale_branch_updates())
+    tx, learning_rate, _ = create_optimizer(
+        jax.eval_shape(packing.pack, trainable),
         {
             "name": "cosine",
             "init_value": 0.0,
@@ -108,21 +142,22 @@ def optimizer_of(
         },
         weight_decay=settings.weight_decay,
         clip_gradient=settings.clip_gradient,
-        frozen_keys=settings.frozen_keys,
-        after_normalization=scale_group_updates(group),
+        after_normalization=optax.chain(*scaled),
         mu_dtype=jnp.dtype(settings.moment_dtype),
     )
-    return group, tx
+    return packing, optax.with_extra_args_support(tx), Adam(learning_rate, settings.clip_gradient)
 
 
 def describe(config: FinetuneConfig, params: Any, opt_state: Any, group: Mapping[str, tuple[int, ...]]) -> str:
     """What will be trained: size, memory, and the leaves that GAP adjusts. Works on arrays and on their shapes."""
     leaves = jax.tree_util.tree_leaves(params)
     count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
-    weights = _bytes(params)
+    trainable, frozen = split_frozen(params, config.optimizer.frozen_keys)
+    fixed = sum(int(np.prod(leaf.shape)) for leaf in jax.tree_util.tree_leaves(frozen))
     lines = [
-        f"model: Octo, {count:,} parameters in {len(leaves)} leaves",
-        f"memory: parameters {_mib(weights)}, gradients {_mib(weights)}, optimizer {_mib(_bytes(opt_state))}; "
+        f"model: Octo, {count:,} parameters in {len(leaves)} leaves" + (f", {fixed:,} frozen" if fixed else ""),
+        f"memory: parameters {_mib(_bytes(params))}, gradients {_mib(_bytes(trainable))}, "
+        f"optimizer {_mib(_bytes(opt_state))}; "
         "activations come on top",
     ]
     schedule = config.schedule
@@ -144,9 +179,10 @@ def dry_run(config: FinetuneConfig, batch: Mapping[str, Any], layout: Mapping[st
         layout: the model's configuration, e.g. of a published checkpoint that need not be there.
     """
     params = parameter_shapes(OctoModule.create(**layout["model"]), batch)
-    group, tx = optimizer_of(config, params)
-    opt_state = jax.eval_shape(tx.init, params)
-    lines = [describe(config, params, opt_state, group), "inputs of a step:"]
+    packing, tx, _ = optimizer_of(config, params)
+    trainable, _ = split_frozen(params, config.optimizer.frozen_keys)
+    opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), trainable)
+    lines = [describe(config, params, opt_state, packing.group), "inputs of a step:"]
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
         lines.append(f"  {'/'.join(str(k.key) for k in path)} {leaf.dtype}{list(leaf.shape)}")
     return "\n".join(lines)
@@ -173,17 +209,28 @@ def fine_tune(
     Returns:
         The trained model and its last held-out measurements.
     """
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    replicated, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    step = make_train_step(trainer.model.module, trainer.tx, trainer.group)
-    measure = make_validation_step(trainer.model.module)
+    mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
+    shardings = state_shardings(mesh, trainer.state)
+    _, frozen = split_frozen(trainer.model.params, config.optimizer.frozen_keys)
+    frozen = place_state(frozen, state_shardings(mesh, frozen))
+    step = TrainStep(
+        trainer.model.module,
+        trainer.tx,
+        trainer.packing,
+        trainer.adam,
+        frozen,
+        config.train.accumulate,
+        rival=trainer.rival if trainer.rival and trainer.rival.modulates else None,
+        shardings=shardings if mesh.size > 1 else None,
+    )
+    measure = make_validation_step(trainer.model.module, trainer.packing, frozen)
     validation_batches = [trainer.inputs(batch) for batch in held_out]
-    checkpoints = StateCheckpoints(run.state)
+    checkpoints = StateCheckpoints(run.state, trainer.packing.identity)
     try:
         state, measured = train(
             config.train,
             config.schedule,
-            jax.device_put(trainer.state, replicated),
+            place_state(trainer.state, shardings),
             step,
             loader,
             lambda params: validate(measure, params, validation_batches, config.train.seed),
@@ -191,11 +238,15 @@ def fine_tune(
             run.metrics,
             run.tensorboard,
             inputs=trainer.inputs,
-            place=lambda batch: jax.device_put(batch, split),
+            place=lambda batch: place_batch(mesh, batch),
+            change=trainer.rival.batch if trainer.rival else None,
         )
     finally:
         checkpoints.close()
-    model = trainer.model.replace(params=jax.device_get(state.params))
-    if not (run.checkpoint / str(config.train.steps)).exists():  # a run that was stopped during its rollouts has it
+    params = join_frozen(trainer.packing.unpack(gather(mesh, state.params)), gather(mesh, frozen))
+    model = trainer.model.replace(params=params)
+    if (
+        is_first_host() and not (run.checkpoint / str(config.train.steps)).exists()
+    ):  # a run that was stopped during its rollouts has it
         model.save_pretrained(step=config.train.steps, checkpoint_path=str(run.checkpoint))
     return model, measured

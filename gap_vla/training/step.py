@@ -15,17 +15,31 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gap_vla.adjustment.jax import adjusted_gradients, path_of, scale_group_gradients
+from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
+from gap_vla.octo.partition import join_frozen
+from gap_vla.training.accumulation import accumulated, counted_entries
+from gap_vla.training.branches import Adam, branch_measurements, split_measurements
+from gap_vla.training.packing import Packing
+from gap_vla.training.rivals import Rival
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes: parameters, optimizer state, number of steps done, and the random key."""
+    """All that a step changes.
+
+    Attributes:
+        params: the trainable parameters, packed (`gap_vla.training.packing`).
+        opt_state: of these.
+        step: number of steps done.
+        rng: the random key.
+        rival: what a rival method remembers; empty for V, VP and VP+GAP.
+    """
 
     params: Any
     opt_state: Any
     step: jax.Array
     rng: jax.Array
+    rival: Any = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -35,24 +49,6 @@ class DeviceFactors:
     sample: Any
     gradient: Any
     update: Any
-
-
-def branch_of(path: str, group: Mapping[str, Any]) -> str:
-    """Which branch a parameter belongs to: `proprio` (GAP's group), `vision` (image tokenizers), or `shared`."""
-    if path in group:
-        return "proprio"
-    owner = path.split("/")[1] if path.startswith("octo_transformer/") else ""
-    is_task = owner.startswith(("task_", "readout_", "BlockTransformer"))
-    return "vision" if owner.startswith("ob") and not is_task else "shared"
-
-
-def branch_norms(tree: Any, group: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """L2 norm of a parameter-shaped tree, by branch."""
-    squares: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        branch = branch_of(path_of(path), group)
-        squares[branch] = squares.get(branch, 0.0) + jnp.sum(jnp.square(leaf.astype(jnp.float32)))
-    return {branch: jnp.sqrt(total) for branch, total in squares.items()}
 
 
 def head_loss(
@@ -73,40 +69,110 @@ def head_loss(
     return bound.heads["action"].loss(outputs, batch["action"], mask, batch["action_pad_mask"], train=train)
 
 
-def make_train_step(
-    module: Any, tx: optax.GradientTransformationExtraArgs, group: Mapping[str, Any]
-) -> Callable[[TrainState, Any, DeviceFactors], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step `(state, batch, factors) -> (state, metrics)`; `state` is donated.
+class TrainStep:
+    """`step(state, batch, factors, split=False) -> (state, metrics)`; `state` is donated.
+
+    Two compiled programs: the gradient of the loss in the trainable parameters, packed into a few vectors, and the
+    optimizer on these. With `split` the gradient is taken once more over the window steps with ρ > `threshold` alone,
+    and the metrics tell what these and the others contribute to each branch; the step itself stays the same.
 
     Args:
         module: `OctoModule`.
-        tx: optimizer that holds `scale_group_updates(group)`.
-        group: leaves that GAP may adjust (`match_group`); empty for a policy without proprioception.
+        tx: optimizer of the packed trainable parameters, with `scale_group_updates(packing.group_labels)`.
+        packing: of the trainable parameters.
+        adam: what the measurements split by ρ must know of `tx`.
+        frozen: tree of the parameters that have neither gradient nor optimizer state.
+        accumulate: number of parts that a batch is cut into, one after the other, to save memory.
+        adjust: False leaves GAP out of the program, for measuring what it costs.
+        rival: another method's modulation of branches.
+        shardings: of the state (a `TrainState` of `NamedSharding`); None on a single device.
+        threshold: ρ above which a window step counts as transition.
     """
 
-    def step(state: TrainState, batch: Any, factors: DeviceFactors) -> tuple[TrainState, dict[str, jax.Array]]:
-        rng, dropout_rng = jax.random.split(state.rng)
+    def __init__(
+        self,
+        module: Any,
+        tx: optax.GradientTransformationExtraArgs,
+        packing: Packing,
+        adam: Adam,
+        frozen: Any = None,
+        accumulate: int = 1,
+        adjust: bool = True,
+        rival: Rival | None = None,
+        shardings: TrainState | None = None,
+        threshold: float = 0.5,
+    ):
+        self.frozen = frozen or {}
+        self._rival = rival is not None
+        adjust = adjust and bool(packing.group)
 
-        def loss_of(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return head_loss(module, params, batch, dropout_rng, True, factors.sample if group else None)
+        def gradient(params: Any, frozen: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
+            def loss_of(tree: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
+                return head_loss(module, join_frozen(tree, frozen), batch, rng, True, sample if adjust else None)
 
-        (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        gradients = scale_group_gradients(gradients, group, factors.gradient)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params, update_factor=factors.update)
-        params = optax.apply_updates(state.params, updates)
-        measured = {"loss": loss, "mse": metrics["mse"], "grad_norm": optax.global_norm(gradients)}
-        parameter_norms = branch_norms(state.params, group)
-        update_norms = branch_norms(updates, group)
-        for branch, norm in branch_norms(gradients, group).items():
-            measured[f"grad_norm/{branch}"] = norm
-            measured[f"update_ratio/{branch}"] = update_norms[branch] / jnp.maximum(parameter_norms[branch], 1e-12)
-        return TrainState(params, opt_state, state.step + 1, rng), measured
+            def packed(tree: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
+                (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(tree, batch, sample, rng)
+                return {"loss": loss, "mse": metrics["mse"]}, packing.pack(gradients)
 
-    return jax.jit(step, donate_argnums=0)
+            step_rng = jax.random.split(rng)[1]
+            measured, gradients = accumulated(packed, packing.unpack(params), batch, sample, step_rng, accumulate)
+            return gradients, measured
+
+        def update(state: TrainState, frozen: Any, gradients: Any, batch: Any, factors: DeviceFactors) -> Any:
+            rng, step_rng = jax.random.split(state.rng)
+            gradients = scale_group_gradients(gradients, packing.group_labels, factors.gradient)
+            memory, extra = state.rival, {}
+            if rival is not None:
+                tree = join_frozen(packing.unpack(state.params), frozen)
+
+                def loss_of(batch: Any) -> jax.Array:
+                    return head_loss(module, tree, batch, step_rng, False, None)[0]
+
+                gradients, extra["branch_factors"], memory = rival.adjust(memory, gradients, loss_of, batch, step_rng)
+            updates, opt_state = tx.update(
+                gradients, state.opt_state, state.params, update_factor=factors.update, **extra
+            )
+            measured = {"grad_norm": optax.global_norm(gradients), "learning_rate": adam.learning_rate(state.step)}
+            measured |= branch_measurements(gradients, updates, state.params)
+            for branch, factor in extra.get("branch_factors", {}).items():
+                measured[f"rival_factor/{branch}"] = factor
+            params = optax.apply_updates(state.params, updates)
+            return TrainState(params, opt_state, state.step + 1, rng, memory), measured
+
+        def split_by_rho(state: TrainState, gradients: Any, transition: Any, share: Any, update: Any) -> Any:
+            return split_measurements(gradients, transition, share, state.opt_state, state.params, update, adam)
+
+        def transitions(batch: Any) -> tuple[Any, jax.Array]:
+            chosen = batch["action_pad_mask"] & (batch["rho"] > threshold)[:, :, None, None]
+            part = {**batch, "action_pad_mask": chosen}
+            return part, counted_entries(part) / jnp.maximum(counted_entries(batch), 1)
+
+        whole = None if shardings is None else (shardings, None)
+        self.gradient = jax.jit(gradient)
+        self.update = jax.jit(update, donate_argnums=0, out_shardings=whole)
+        self._split = jax.jit(split_by_rho)
+        self._transitions = jax.jit(transitions)
+
+    def __call__(
+        self, state: TrainState, batch: Any, factors: DeviceFactors, split: bool = False
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        gradients, measured = self.gradient(state.params, self.frozen, batch, factors.sample, state.rng)
+        if split:
+            measured |= self._measure_split(state, gradients, batch, factors)
+        others = batch if self._rival else None
+        state, more = self.update(state, self.frozen if self._rival else None, gradients, others, factors)
+        return state, measured | more
+
+    def _measure_split(self, state: TrainState, gradients: Any, batch: Any, factors: DeviceFactors) -> Any:
+        part, share = self._transitions(batch)
+        transition, _ = self.gradient(state.params, self.frozen, part, factors.sample, state.rng)
+        return self._split(state, gradients, transition, share, factors.update)
 
 
-def make_validation_step(module: Any, threshold: float = 0.5) -> Callable[[Any, Any, jax.Array], dict[str, jax.Array]]:
-    """The compiled measurement `(params, batch, rng) -> sums`, to be added up over held-out batches.
+def make_validation_step(
+    module: Any, packing: Packing, frozen: Any = None, threshold: float = 0.5
+) -> Callable[[Any, Any, jax.Array], dict[str, jax.Array]]:
+    """The compiled measurement `(packed params, batch, rng) -> sums`, to be added up over held-out batches.
 
     For every part of the steps (`all`; `transition`: ρ > threshold; `consistent`: the others) it gives `<part>/loss` as
     a sum weighted with the number of counted action entries, and that number as `<part>/entries`. `action_error` and
@@ -114,10 +180,10 @@ def make_validation_step(module: Any, threshold: float = 0.5) -> Callable[[Any, 
     normalisation) at the window's last step, over `action_entries` entries.
     """
 
-    def step(params: Any, batch: Any, rng: jax.Array) -> dict[str, jax.Array]:
+    def step(params: Any, frozen: Any, batch: Any, rng: jax.Array) -> dict[str, jax.Array]:
         observation = batch["observation"]
         mask = observation["timestep_pad_mask"]
-        bound = module.bind({"params": params}, rngs={"dropout": rng})
+        bound = module.bind({"params": join_frozen(packing.unpack(params), frozen)}, rngs={"dropout": rng})
         outputs = bound.octo_transformer(observation, batch["task"], mask, train=False)
         transition = batch["rho"] > threshold
         sums = {}
@@ -127,7 +193,7 @@ def make_validation_step(module: Any, threshold: float = 0.5) -> Callable[[Any, 
             ("consistent", ~transition),
         ):
             counted = batch["action_pad_mask"] & chosen[:, :, None, None]
-            entries = jnp.sum((counted & mask[:, :, None, None]).astype(jnp.float32))
+            entries = counted_entries({**batch, "action_pad_mask": counted})
             loss, _ = bound.heads["action"].loss(outputs, batch["action"], mask, counted, train=False)
             sums[f"{part}/loss"] = loss * entries
             sums[f"{part}/entries"] = entries
@@ -138,4 +204,5 @@ def make_validation_step(module: Any, threshold: float = 0.5) -> Callable[[Any, 
         sums["action_entries"] = jnp.sum(counted.astype(jnp.float32))
         return sums
 
-    return jax.jit(step)
+    compiled = jax.jit(step)
+    return lambda params, batch, rng: compiled(params, frozen or {}, batch, rng)

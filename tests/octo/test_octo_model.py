@@ -49,6 +49,22 @@ def test_an_observation_of_another_shape_is_named_with_both_shapes() -> None:
         case.model.sample_actions(batch["observation"], batch["task"])
 
 
+def test_statistics_of_another_robot_or_of_no_data_set_are_named() -> None:
+    case = golden.load("b")
+    wide = {"mean": np.zeros(9), "std": np.ones(9)}
+    uneven = {"mean": np.zeros(7), "std": np.ones(6)}
+    nested = {"bridge_dataset": {"action": wide}}
+    for statistics, message in (
+        (wide, r"mean is \(9,\), mean is \(9,\), and the model's actions are \(7,\) wide"),
+        (uneven, r"std is \(6,\), mean is \(7,\)"),
+        (nested, r"lacks mean, std for normalization 'normal'; found \['bridge_dataset'\]"),
+    ):
+        with pytest.raises(BatchError, match=message):
+            case.model.sample_actions(
+                case.batch["observation"], case.batch["task"], unnormalization_statistics=statistics
+            )
+
+
 def test_windows_that_differ_or_are_too_long_are_refused() -> None:
     case = golden.load("b")
     batch = copy.deepcopy(case.batch)

@@ -44,7 +44,7 @@ class Training:
         """The run directory of a finished training; the same name is trained once."""
         if name not in self._finished:
             process = self.start(name, **settings)
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=900)
             assert process.returncode == 0, output
             self._finished[name] = self.root / name
         return self._finished[name]

@@ -45,8 +45,8 @@ def vision_checkpoint(tmp_path_factory):
 def test_proprioception_is_added_and_everything_else_is_kept(vision_checkpoint, capsys):
     before = flat(OctoModel.load_pretrained(vision_checkpoint).params)
     trainer = build(config_for(str(vision_checkpoint)), batch_with(), {})
-    after = flat(trainer.state.params)
-    assert set(trainer.group) == set(match_group(trainer.state.params))
+    after = flat(trainer.model.params)
+    assert set(trainer.group) == set(match_group(trainer.model.params))
     new = {name for name in after if name not in before}
     assert new and all("obs_proprio" in name for name in new)
     dropped = {name for name in before if name not in after}
@@ -63,7 +63,7 @@ def test_a_vision_only_run_drops_the_proprioceptive_tokenizer(vision_checkpoint,
     trainer = build(config_for(str(vision_checkpoint)), batch_with(), {})
     trainer.model.save_pretrained(0, tmp_path / "vp")
     vision = build(config_for(str(tmp_path / "vp"), method="v"), batch_with(proprio=None), {})
-    assert not vision.group and not [name for name in flat(vision.state.params) if "proprio" in name]
+    assert not vision.group and not [name for name in flat(vision.model.params) if "proprio" in name]
 
 
 def test_published_models_get_proprio_after_the_cameras_that_the_data_have():

@@ -1,0 +1,108 @@
+"""Parameter-shaped trees as a few long vectors, so that the optimizer is one short program instead of one per leaf.
+
+Octo has 200 to 400 leaves; AdamW spelled out for each is two thirds of a step's program before compilation, and handing
+so many arrays over takes longer than a small model's step. Leaves are packed by branch and by whether weight decay
+applies, the only two things by which the optimizer tells them apart:
+
+    {"vision/kernel": float32[n], "vision/rest": …, "proprio/kernel": …, "proprio/rest": …, "shared/kernel": …, …}
+
+AdamW, clipping and GAP's λ act element by element (clipping through the norm of everything), so the result is that of
+the tree up to the order of summation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from gap_vla.identity import digest
+
+BRANCHES = ("vision", "proprio", "shared")
+
+
+def branch_of(path: str, group: Mapping[str, Any]) -> str:
+    """Which branch a parameter belongs to: `proprio` (GAP's group), `vision` (image tokenizers), or `shared`."""
+    if path in group:
+        return "proprio"
+    owner = path.split("/")[1] if path.startswith("octo_transformer/") else ""
+    is_task = owner.startswith(("task_", "readout_", "BlockTransformer"))
+    return "vision" if owner.startswith("ob") and not is_task else "shared"
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Where every leaf of one tree lies in the vectors.
+
+    Args:
+        shapes: '/'-joined path to shape, sorted: the order in the vectors.
+        group: GAP's leaves (`match_group`).
+        multiple: every vector is padded with zeros to a multiple of this, so that a mesh axis of that size divides it.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    group: Mapping[str, Any]
+    multiple: int = 1
+
+    @classmethod
+    def of(cls, params: Any, group: Mapping[str, Any], multiple: int = 1) -> Packing:
+        """The packing of a tree of arrays or of their shapes."""
+        flat = traverse_util.flatten_dict(dict(params), sep="/")
+        return cls({path: tuple(flat[path].shape) for path in sorted(flat)}, group, multiple)
+
+    def label(self, path: str) -> str:
+        """The vector that a leaf is part of."""
+        return f"{branch_of(path, self.group)}/{'kernel' if 'kernel' in path else 'rest'}"
+
+    @property
+    def paths(self) -> dict[str, list[str]]:
+        """The leaves of every vector, in order."""
+        found: dict[str, list[str]] = {}
+        for path in self.shapes:
+            found.setdefault(self.label(path), []).append(path)
+        return found
+
+    @property
+    def group_labels(self) -> dict[str, tuple[int, ...]]:
+        """The vectors that hold GAP's leaves and nothing else: what `scale_group_updates` takes."""
+        return {label: (len(paths),) for label, paths in self.paths.items() if label.startswith("proprio/")}
+
+    def pack(self, tree: Any) -> dict[str, jax.Array]:
+        """The vectors of a tree."""
+        flat = traverse_util.flatten_dict(dict(tree), sep="/")
+        packed = {}
+        for label, paths in self.paths.items():
+            vector = jnp.concatenate([jnp.ravel(flat[path]) for path in paths])
+            missing = -len(vector) % self.multiple
+            packed[label] = jnp.pad(vector, (0, missing)) if missing else vector
+        return packed
+
+    def unpack(self, packed: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """The tree of the vectors."""
+        flat = {}
+        for label, paths in self.paths.items():
+            start = 0
+            for path in paths:
+                size = int(np.prod(self.shapes[path]))
+                flat[path] = jax.lax.slice(packed[label], (start,), (start + size,)).reshape(self.shapes[path])
+                start += size
+        return traverse_util.unflatten_dict(flat, sep="/")
+
+    @property
+    def identity(self) -> str:
+        """A hash of which number means what; checkpoints of packed parameters carry it."""
+        return digest({"order": [[self.label(path), path, list(shape)] for path, shape in self.shapes.items()]})
+
+
+def branch_norms(packed: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """L2 norm of packed vectors, by branch."""
+    squares: dict[str, jax.Array] = {}
+    for label, vector in packed.items():
+        branch = label.split("/")[0]
+        squares[branch] = squares.get(branch, jnp.zeros([])) + jnp.sum(jnp.square(vector.astype(jnp.float32)))
+    return {branch: jnp.sqrt(total) for branch, total in squares.items()}

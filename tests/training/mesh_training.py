@@ -1,0 +1,50 @@
+"""Trains the linear policy on every mesh of the devices here: `python mesh_training.py OUT.npz`.
+
+With JAX_COORDINATOR_ADDRESS and its companions set, the devices are those of all processes; the first one writes.
+"""
+
+import sys
+
+import jax
+import numpy as np
+from linear_policy import linear_training, trained
+
+from gap_vla.training.hosts import is_first_host, join_hosts
+from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
+
+
+def main(out):
+    several = join_hosts()
+    found = {}
+    meshes = {"one": None, "data": 1, "fsdp": 4, "both": 2}
+    if several:
+        meshes = {"data": 1, "fsdp": 2}
+    for name, fsdp in meshes.items():
+        print(f"mesh {name}", flush=True)
+        for accumulate in (1, 2):
+            if fsdp is None:
+                state, step, packing = linear_training(accumulate=accumulate)
+                params, measured = trained(state, step)
+            else:
+                mesh = make_mesh(fsdp, batch_size=8)
+                state, _, _ = linear_training(multiple=fsdp)
+                shardings = state_shardings(mesh, state, smallest=1)
+                _, step, packing = linear_training(multiple=fsdp, accumulate=accumulate, shardings=shardings)
+                params, measured = trained(
+                    place_state(state, shardings), step, place=lambda batch, mesh=mesh: place_batch(mesh, batch)
+                )
+                if fsdp > 1:
+                    assert {part.data.size for part in params["proprio/kernel"].addressable_shards} == {
+                        params["proprio/kernel"].size // fsdp
+                    }, "the parameters are not cut"
+                params = gather(mesh, params)
+            tree = packing.unpack(params)
+            leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+            found |= {f"{name}{accumulate}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
+            found[f"{name}{accumulate}/transition"] = np.asarray(measured["grad_norm/proprio/transition"])
+    if is_first_host():
+        np.savez(out, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

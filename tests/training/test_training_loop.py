@@ -1,0 +1,98 @@
+"""What the loop refuses: batches and losses that are not finite, checkpoints of another model."""
+
+import jax
+import numpy as np
+import pytest
+from linear_policy import batch_of, linear_training
+
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.config import TrainConfig
+from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.training.loop import DivergedError, train
+from gap_vla.training.metrics import read_metrics
+from gap_vla.training.rivals import rival_of
+
+
+class Batches:
+    """Endless batches; from number `bad` on the proprioception holds a NaN."""
+
+    def __init__(self, bad=None):
+        self.number, self.bad = 0, bad
+
+    def __iter__(self):
+        while True:
+            batch = batch_of(seed=self.number)
+            if self.bad is not None and self.number >= self.bad:
+                batch["observation"]["proprio"][0, 0, 0] = np.nan
+                batch["observation"]["timestep_pad_mask"][:] = True
+            self.number += 1
+            yield batch
+
+    def state(self):
+        return {"number": self.number}
+
+    def restore(self, state):
+        self.number = state["number"]
+
+
+def run(folder, loader, steps=4, save_every=1, **options):
+    state, step, packing = linear_training(options.pop("rival", None))
+    checkpoints = StateCheckpoints(folder / "state", options.pop("layout", packing.identity))
+    config = TrainConfig(steps=steps, batch_size=8, log_every=2, validate_every=100, save_every=save_every)
+    try:
+        return train(
+            config,
+            AdjustmentSchedule(mode="none"),
+            state,
+            step,
+            loader,
+            lambda params: {},
+            checkpoints,
+            folder / "metrics.jsonl",
+            folder / "tensorboard",
+            inputs=lambda batch: batch,
+            **options,
+        )
+    finally:
+        checkpoints.close()
+
+
+def test_a_nan_in_a_batch_stops_training_names_the_key_and_is_never_saved(tmp_path):
+    with pytest.raises(DivergedError, match=r"at step 3; .*bad_batch\.npz \(not finite: observation/proprio\)"):
+        run(tmp_path, Batches(bad=2))
+    with np.load(tmp_path / "bad_batch.npz") as saved:
+        assert np.isnan(saved["observation/proprio"]).sum() == 1
+    assert max(int(path.name) for path in (tmp_path / "state").iterdir() if path.name.isdigit()) == 2
+
+
+def test_metrics_hold_the_branches_and_their_parts_at_every_logging_step(tmp_path):
+    run(tmp_path, Batches())
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in row]
+    assert [row["step"] for row in rows] == [2, 4]
+    for branch in ("vision", "proprio"):
+        for kind in ("grad_norm", "update_ratio"):
+            assert all(
+                row[f"train/{kind}/{branch}{part}"] > 0 for row in rows for part in ("", "/transition", "/consistent")
+            )
+
+
+def test_a_rival_changes_the_batches_that_the_step_sees(tmp_path):
+    plain, _ = run(tmp_path / "plain", Batches())
+    rival = rival_of("proprio_mask", {"probability": 0.9})
+    masked, _ = run(tmp_path / "masked", Batches(), change=rival.batch)
+    assert not np.array_equal(plain.params["proprio/kernel"], masked.params["proprio/kernel"])
+
+
+def test_a_modulating_rival_resumes_with_what_it_remembers(tmp_path):
+    rival = rival_of("gradnorm")
+    whole, _ = run(tmp_path / "whole", Batches(), rival=rival)
+    run(tmp_path / "resumed", Batches(), steps=2, rival=rival)
+    resumed, _ = run(tmp_path / "resumed", Batches(), rival=rival)
+    for a, b in zip(jax.tree_util.tree_leaves(whole), jax.tree_util.tree_leaves(resumed)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_checkpoint_of_another_layout_is_not_resumed(tmp_path):
+    run(tmp_path, Batches())
+    with pytest.raises(ValueError, match="another order or of another model"):
+        run(tmp_path, Batches(), steps=6, layout="another")

@@ -1,0 +1,76 @@
+"""Four devices, or two hosts, train what one device trains."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gap_vla.training.hosts import join_hosts
+
+HERE = Path(__file__).parent
+
+
+def environment(devices: int, **more: str) -> dict[str, str]:
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **more}
+
+
+@pytest.fixture(scope="module")
+def on_four_devices(tmp_path_factory):
+    out = tmp_path_factory.mktemp("mesh") / "four.npz"
+    command = [sys.executable, HERE / "mesh_training.py", out]
+    done = subprocess.run(command, env=environment(4), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(out))
+
+
+@pytest.mark.parametrize("mesh", ["data", "fsdp", "both"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_four_devices_train_what_one_trains(on_four_devices, mesh, accumulate):
+    one = {key.removeprefix("one1"): value for key, value in on_four_devices.items() if key.startswith("one1")}
+    assert len(one) == 5
+    for key, expected in one.items():
+        np.testing.assert_allclose(on_four_devices[f"{mesh}{accumulate}{key}"], expected, rtol=2e-4, atol=1e-5)
+
+
+def test_two_hosts_train_what_one_trains(on_four_devices, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, HERE / "mesh_training.py", tmp_path / "hosts.npz"],
+            env=environment(1, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for host in hosts:
+        _, errors = host.communicate(timeout=900)
+        assert host.returncode == 0, errors
+    found = np.load(tmp_path / "hosts.npz")
+    for key, expected in on_four_devices.items():
+        if key.startswith("one1"):
+            for mesh in ("data", "fsdp"):
+                np.testing.assert_allclose(found[f"{mesh}1{key.removeprefix('one1')}"], expected, rtol=2e-4, atol=1e-5)
+
+
+def test_half_an_address_is_refused(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES, JAX_PROCESS_ID is not set"):
+        join_hosts()
+
+
+def test_meshes_that_do_not_divide_are_refused():
+    from gap_vla.training.mesh import make_mesh
+
+    with pytest.raises(ValueError, match=r"train\.fsdp is 3, which does not divide the 1 devices"):
+        make_mesh(3)

@@ -1,0 +1,154 @@
+"""Packing, accumulation, and measurements by branch and by ρ, on a policy that can be computed by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from linear_policy import GROUP, batch_of, linear_training, neutral, parameters, trained
+
+from gap_vla.adjustment.jax import path_of
+from gap_vla.octo.optimizer import create_optimizer
+from gap_vla.training.branches import Adam, branch_measurements, split_measurements
+from gap_vla.training.packing import Packing, branch_norms, branch_of
+
+
+def flat(tree):
+    return {path_of(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_packing_and_unpacking_are_inverse(multiple):
+    packing = Packing.of(parameters(), GROUP, multiple)
+    packed = packing.pack(parameters())
+    assert set(packed) == {"vision/kernel", "proprio/kernel", "shared/kernel", "shared/rest"}
+    assert all(len(vector) % multiple == 0 for vector in packed.values())
+    found, expected = flat(packing.unpack(packed)), flat(parameters())
+    assert found.keys() == expected.keys()
+    for path in expected:
+        np.testing.assert_array_equal(found[path], expected[path])
+
+
+def test_another_order_or_group_is_another_identity():
+    packing = Packing.of(parameters(), GROUP)
+    assert packing.identity == Packing.of(dict(reversed(parameters().items())), GROUP).identity
+    assert packing.identity != Packing.of(parameters(), {}).identity
+
+
+def test_branches_are_told_by_the_owner_of_a_leaf_not_by_a_substring():
+    group = {"octo_transformer/obs_proprio_projection/kernel": (1, 4)}
+    expected = {
+        "octo_transformer/obs_proprio_projection/kernel": "proprio",
+        "octo_transformer/obs_primary_projection/kernel": "vision",
+        "octo_transformer/observation_tokenizers_primary/SmallStem16_0/embedding/kernel": "vision",
+        "octo_transformer/task_language_projection/kernel": "shared",
+        "octo_transformer/BlockTransformer_0/Transformer_0/encoder_norm/scale": "shared",
+        "heads_action/mean_proj/kernel": "shared",
+    }
+    assert {path: branch_of(path, group) for path in expected} == expected
+
+
+def test_the_packed_optimizer_does_what_the_optimizer_of_the_tree_does():
+    gradients = [jax.tree_util.tree_map(lambda leaf, s=seed: leaf * s, parameters(seed)) for seed in (2, 3)]
+    packing = Packing.of(parameters(), GROUP)
+    results = []
+    for pack, unpack in ((packing.pack, packing.unpack), (lambda tree: tree, lambda tree: tree)):
+        params = pack(parameters())
+        tx, _, _ = create_optimizer(params, 0.01, weight_decay=0.1, clip_gradient=1.0)
+        state = tx.init(params)
+        for gradient in gradients:
+            updates, state = tx.update(pack(gradient), state, params)
+            params = optax.apply_updates(params, updates)
+        results.append(flat(unpack(params)))
+    for path in results[0]:
+        np.testing.assert_allclose(results[0][path], results[1][path], rtol=1e-6)
+
+
+def test_a_batch_in_parts_gives_the_step_of_the_whole():
+    whole, _ = trained(*linear_training()[:2])
+    for parts in (2, 4):
+        found, _ = trained(*linear_training(accumulate=parts)[:2])
+        for label in whole:
+            np.testing.assert_allclose(found[label], whole[label], rtol=2e-5, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_cut_is_refused():
+    state, step, _ = linear_training(accumulate=3)
+    batch = batch_of()
+    with pytest.raises(ValueError, match="a batch of 8 cannot be accumulated in 3 equal parts"):
+        step(state, batch, neutral(batch))
+
+
+def test_measuring_by_rho_does_not_change_the_step():
+    batch, results = batch_of(), []
+    for split in (False, True):
+        state, step, _ = linear_training()
+        results.append(step(state, batch, neutral(batch), split=split)[0])
+    for plain, measured in zip(jax.tree_util.tree_leaves(results[0]), jax.tree_util.tree_leaves(results[1])):
+        np.testing.assert_array_equal(plain, measured)
+
+
+def test_the_parts_by_rho_are_the_gradients_of_their_own_entries():
+    batch = batch_of()
+    state, step, _ = linear_training()
+    high, low = batch["rho"] > 0.5, batch["rho"] <= 0.5
+    counted = batch["action_pad_mask"] & batch["observation"]["timestep_pad_mask"][:, :, None, None]
+
+    def gradient_of(part):
+        own = {**batch, "action_pad_mask": batch["action_pad_mask"] & part[:, :, None, None]}
+        share = (counted & part[:, :, None, None]).sum() / counted.sum()
+        gradients, _ = step.gradient(state.params, {}, own, neutral(batch).sample, state.rng)
+        return branch_norms({label: share * vector for label, vector in gradients.items()})
+
+    expected = {"transition": gradient_of(high), "consistent": gradient_of(low)}
+    _, measured = step(state, batch, neutral(batch), split=True)
+    for part, norms in expected.items():
+        for branch in ("vision", "proprio", "shared"):
+            np.testing.assert_allclose(measured[f"grad_norm/{branch}/{part}"], norms[branch], rtol=1e-4)
+
+
+def test_the_first_update_by_rho_adds_up_to_the_update():
+    packing = Packing.of(parameters(), GROUP)
+    params = packing.pack(parameters())
+    tx, rate, _ = create_optimizer(params, 0.01, weight_decay=0.0, clip_gradient=0.5, mu_dtype=jnp.float32)
+    gradients = packing.pack(parameters(5))
+    state = tx.init(params)
+    updates, _ = tx.update(gradients, state, params)
+    everything = split_measurements(gradients, gradients, 1.0, state, params, 1.0, Adam(rate, 0.5))
+    whole = branch_measurements(gradients, updates, params)
+    for branch in ("vision", "proprio"):
+        np.testing.assert_allclose(
+            everything[f"update_ratio/{branch}/transition"], whole[f"update_ratio/{branch}"], rtol=1e-4
+        )
+        assert everything[f"update_ratio/{branch}/consistent"] == 0
+    scaled = split_measurements(gradients, gradients, 1.0, state, params, 0.3, Adam(rate, 0.5))
+    key = "update_ratio/proprio/transition"
+    np.testing.assert_allclose(scaled[key], 0.3 * everything[key], rtol=1e-5)
+    assert scaled["update_ratio/vision/transition"] == everything["update_ratio/vision/transition"]
+
+
+def test_frozen_leaves_have_neither_gradient_nor_optimizer_state():
+    from gap_vla.config import FinetuneConfig
+    from gap_vla.octo.partition import split_frozen
+    from gap_vla.training.octo import optimizer_of
+
+    tree = {"octo_transformer": {"obs_proprio_pos_embedding": np.zeros((1, 1, 2, 4)), "hf_model": np.zeros(1000)}}
+    tree["octo_transformer"]["obs_proprio_projection"] = {"kernel": np.zeros((1, 4)), "bias": np.zeros(4)}
+    values = {"task": "threading", "optimizer": {"frozen_keys": ["*hf_model*"]}}
+    packing, tx, _ = optimizer_of(FinetuneConfig.from_dict(values), tree)
+    trainable, frozen = split_frozen(tree, ["*hf_model*"])
+    assert "octo_transformer/hf_model" not in packing.shapes and frozen["octo_transformer"]["hf_model"].shape == (1000,)
+    state = tx.init(packing.pack(trainable))
+    assert sum(leaf.size for leaf in jax.tree_util.tree_leaves(state)) < 60
+
+
+def test_gap_on_a_frozen_branch_is_refused_before_the_first_step():
+    from gap_vla.adjustment.jax import GroupError
+    from gap_vla.config import FinetuneConfig
+    from gap_vla.training.octo import optimizer_of
+
+    tree = {"octo_transformer": {"obs_proprio_projection": {"kernel": np.zeros((1, 4))}}, "heads_action": np.zeros(3)}
+    values = {"task": "threading", "optimizer": {"frozen_keys": ["octo_transformer.*"]}}
+    with pytest.raises(GroupError, match=r"obs_proprio_projection/kernel.*frozen_keys freezes"):
+        optimizer_of(FinetuneConfig.from_dict(values), tree)
+    optimizer_of(FinetuneConfig.from_dict(values | {"method": "vp"}), tree)
