@@ -14,6 +14,8 @@ from gap_vla.reproduction.analysis import Success
 from gap_vla.reproduction.tables_text import words
 
 COLORS = ("#2b6fd9", "#d98b2b", "#3f8f4e", "#8a4fb0", "#c0392b", "#148f8f", "#7f6a3f", "#5d6d7e")
+LOWEST = -0.25
+"""Of the axes for R²; what is worse stands at the edge as an arrow (the table has its value)."""
 PARTS = {"transition": "-", "consistent": "--"}
 """Line style of steps with ρ > 0.5, and of the others."""
 
@@ -37,6 +39,16 @@ def _svg(figure: Any) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "gap_vla", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _log_axis(axes: Any) -> None:
+    """Logarithmic, with labels at 1, 2 and 5 times the powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def success_chart(success: Mapping[str, Mapping[str, Success]]) -> str:
@@ -78,7 +90,7 @@ def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
                     axes.plot(steps, values, color=color, alpha=0.85, linewidth=1.3, label=None if number else method)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("training step")
-        axes.set_yscale("log")
+        _log_axis(axes)
         axes.grid(color="#f0f0f0")
     panels[0].legend(frameon=False, fontsize=8)
     return _svg(figure)
@@ -102,7 +114,7 @@ def branch_chart(runs: Sequence[Run]) -> str | None:
                     axes.plot(steps, values, style, color=color, linewidth=1.3, label=method if style == "-" else None)
         title = "parameter gradient, as the optimizer gets it" if kind == "gradient" else kinds[kind]
         axes.set_title(f"{branch}: {title}", fontsize=9)
-        axes.set_yscale("log")
+        _log_axis(axes)
         axes.grid(color="#f0f0f0")
     for axes in grid[-1]:
         axes.set_xlabel("training step")
@@ -150,8 +162,10 @@ def probe_chart(result: Mapping[str, Any]) -> str:
             if value is not None:
                 color = "#999999" if labels[-1 - place] == "untrained" else COLORS[0]
                 axes.hlines(place, value[1], value[2], color=color, linewidth=2.5)
-                axes.plot(value[0], place, "D", color=color)
+                inside = value[0] >= LOWEST
+                axes.plot(max(value[0], LOWEST + 0.04), place, "D" if inside else "<", color=color)
         axes.set_title(title, fontsize=9)
+        axes.set_xlim(max(axes.get_xlim()[0], LOWEST), 1.03)
         axes.grid(axis="x", color="#eeeeee")
     row[0].set_yticks(range(len(labels)), list(reversed(labels)))
     return _svg(figure)

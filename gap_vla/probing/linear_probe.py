@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 FOLDS = 5
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Ridge strengths tried, in units of the number of training steps."""
 
 
@@ -153,8 +153,13 @@ def _fit_predict(
 def _ridge(
     features: np.ndarray, target: np.ndarray, asked: np.ndarray, strengths: Sequence[float]
 ) -> list[Float[np.ndarray, "m k"]]:
-    """Predictions for `asked`, one for each strength; features are standardised, the mean is not penalised."""
-    mean, scale, offset = features.mean(0), features.std(0) + 1e-8, target.mean(0)
+    """Predictions for `asked`, one for each strength; features are standardised, the mean is not penalised.
+
+    A feature that hardly varies in training could be anything in a held-out episode, so it is not blown up: no scale is
+    smaller than a hundredth of the largest.
+    """
+    mean, scale, offset = features.mean(0), features.std(0), target.mean(0)
+    scale = np.maximum(scale, max(scale.max() / 100, 1e-12))
     x, z = ((some - mean) / scale for some in (features.astype(float), asked.astype(float)))
     values, vectors = np.linalg.eigh(x.T @ x)
     moved = vectors.T @ (x.T @ (target - offset))

@@ -9,7 +9,7 @@ from typing import Any
 
 from gap_vla.config import ConfigError, choose
 from gap_vla.reproduction.kinds import PROFILES, Kind
-from gap_vla.reproduction.settings import config_hash, same_settings
+from gap_vla.reproduction.settings import config_hash, same_settings, training_length
 from gap_vla.reproduction.tables import Arm, Block, Table
 
 
@@ -48,8 +48,8 @@ class Cell:
         return same_settings(recorded, self.settings, self.defaults)
 
     @property
-    def steps(self) -> int:
-        return int(self.settings.get("train", {}).get("steps", 0))
+    def length(self) -> int:
+        return training_length(self.settings)
 
 
 def plan(

@@ -180,7 +180,7 @@ class _Queue:
             arm=cell.arm.name,
             method=cell.arm.method,
             seed=cell.seed,
-            steps=cell.steps,
+            steps=int(summary.get("steps", 0)),
             seconds=round(seconds, 1),
             whole=not run.resumed,
             variants=variants,

@@ -23,6 +23,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield name, list(value) if isinstance(value, tuple) else value
 
 
+def training_length(config: Mapping[str, Any]) -> int:
+    """Passes over the data where the configuration counts those, otherwise steps; comparable within a profile."""
+    train = config.get("train", {})
+    return int(train.get("epochs") or train.get("steps") or 0)
+
+
 def config_hash(config: Mapping[str, Any]) -> str:
     """Hash of everything in a configuration that can change its result."""
     return digest(dict(flat(config)), 12)

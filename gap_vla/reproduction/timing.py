@@ -12,6 +12,7 @@ from typing import Any
 from gap_vla.reproduction.cells import Cell
 from gap_vla.reproduction.kinds import Kind
 from gap_vla.reproduction.ledger import FINISHED, Entry
+from gap_vla.reproduction.settings import training_length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +41,23 @@ def predict(cell: Cell, entries: Sequence[Entry], kind: Kind, here: dict[str, An
             out; those with another number of cells at once too, unless there are no others.
         here: `machine()` of the coming run.
     """
-    measured = [e for e in entries if e.status == FINISHED and e.whole and e.steps]
+    measured = [e for e in entries if e.status == FINISHED and e.whole]
     usable = [e for e in measured if e.account.get("machine") == here]
     if not usable:
         usable = [e for e in measured if {**e.account.get("machine", {}), "jobs": here["jobs"]} == here]
+    length = {e.cell: training_length(e.config) for e in usable}
     tiers = (
         ("the same cell before", [e for e in usable if e.config_hash == cell.hash]),
         (
             f"{cell.arm.name} on {cell.block.task}",
-            [e for e in usable if (e.task, e.arm, e.steps) == (cell.block.task, cell.arm.name, cell.steps)],
+            [e for e in usable if (e.task, e.arm, length[e.cell]) == (cell.block.task, cell.arm.name, cell.length)],
         ),
-        ("cells of this task", [e for e in usable if (e.task, e.steps) == (cell.block.task, cell.steps)]),
+        ("cells of this task", [e for e in usable if (e.task, length[e.cell]) == (cell.block.task, cell.length)]),
     )
     for source, like in tiers:
         if like:
             return Prediction(median(e.seconds for e in like), source)
-    if usable and cell.steps:
-        return Prediction(
-            cell.steps * median(e.seconds / e.steps for e in usable), "cells of other tasks, by their steps"
-        )
+    rates = [e.seconds / length[e.cell] for e in usable if length[e.cell]]
+    if rates and cell.length:
+        return Prediction(cell.length * median(rates), "cells of other tasks, by their length")
     return Prediction(kind.stated_seconds[cell.profile], f"stated by profile {cell.profile}")

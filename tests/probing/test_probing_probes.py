@@ -46,6 +46,13 @@ def test_an_episodes_number_in_the_features_helps_nobody():
     assert probe_positions(np.eye(EPISODES)[episodes], position, episodes).r2 < 0.05
 
 
+def test_a_feature_that_hardly_varies_in_training_does_not_spoil_another_episode(planted):
+    features, position, _, episodes = planted
+    dead = np.where(episodes == 3, 1.0, 1e-6 * np.arange(len(episodes)) / len(episodes))
+    found = probe_positions(np.concatenate([features, dead[:, None]], axis=1), position, episodes)
+    assert found.r2 > 0.9
+
+
 def test_planted_transitions_are_told_apart_and_shuffled_ones_are_not(planted):
     features, _, transition, episodes = planted
     found = probe_transitions(features, transition, episodes)

@@ -62,7 +62,12 @@ def train(config):
     (store / "store.json").write_text("{}")
     note(config, "end")
     rollouts = {"layout_seeds": list(range(10)), "outcomes": wins(config)}
-    return {"variants": {"default": rollouts}, "seconds": {"train": 0.1}, "validation": {"val/loss": 0.5}}
+    return {
+        "variants": {"default": rollouts},
+        "steps": config.steps,
+        "seconds": {"train": 0.1},
+        "validation": {"val/loss": 0.5},
+    }
 
 
 def fake_kind(runs, stated=0.5, **changed):

@@ -5,7 +5,9 @@ from fake_cells import cells_of, fake_kind, fake_table
 
 from gap_vla.config import ConfigError
 from gap_vla.reproduction.analysis import analyse
+from gap_vla.reproduction.cells import plan
 from gap_vla.reproduction.command import seconds
+from gap_vla.reproduction.kinds import PROFILES, find_kind
 from gap_vla.reproduction.ledger import FAILED, FINISHED, Entry, Ledger, Rollouts
 from gap_vla.reproduction.paper import PAPER_TABLES, paper_success
 from gap_vla.reproduction.render import RenderError, markers, render
@@ -22,7 +24,7 @@ def entry_of(cell, outcomes, status=FINISHED, error=None):
         cell.arm.name,
         cell.arm.method,
         cell.seed,
-        cell.steps,
+        10,
         60.0,
         True,
         variants,
@@ -140,6 +142,18 @@ def test_every_table_compares_arms_that_it_has(name):
         names = {arm.name for arm in block.arms}
         assert len(names) == len(block.arms) and block.reference in names
         assert all(first in names and second in names for first, second in block.against)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", TABLES)
+def test_every_cell_of_every_table_has_a_configuration_that_fits_together(name, profile):
+    table = find_table(name)
+    cells = plan(table, profile, find_kind(table.kind), seeds=[7])
+    assert len(cells) == sum(len(block.arms) for block in table.blocks)
+    assert all(cell.settings["train"]["seed"] == 7 and cell.settings["method"] == cell.arm.method for cell in cells)
+    assert len({cell.hash for cell in cells}) == len(cells), "no two lines are the same experiment"
+    if profile != "debug":
+        assert all(cell.settings["eval"]["episodes"] == 100 for cell in cells)
 
 
 def test_a_table_can_be_narrowed_to_tasks_and_methods():
