@@ -29,7 +29,8 @@ class Progress:
         total: number of units.
         done: units that an earlier, interrupted run did; they do not count into the rate.
         every: least seconds between two lines.
-        after: nothing is printed before so many seconds have passed, so that short work stays quiet.
+        after: nothing is printed before so many seconds have passed, nor if all is done by the first line, so that
+            short work stays quiet.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Progress:
 
     def update(self, done: int, extra: str = "", force: bool = False) -> None:
         now = time.monotonic()
-        if now - self._start < self.after:
+        if self.after and (now - self._start < self.after or (done >= self.total and not self._last_line)):
             return
         if not force and done < self.total and now - self._last_line < self.every:
             return

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -151,7 +152,7 @@ class Annotator:
         maker = RHO[rho_name]
         if maker is None:
             assert self.estimator is not None
-            rho = _counted(map(self.estimator.predict, motions), Progress("ρ", len(motions), "episode", after=PATIENCE))
+            rho = _counted(map(self.estimator.predict, motions), "ρ", len(motions))
         else:
             rho = [maker(p, len(motion), self.options) for motion, p in zip(motions, points)]
         report = label_report(rho, points)
@@ -223,6 +224,14 @@ def load_annotator(directory: str | Path) -> Annotator:
     Raises:
         FileNotFoundError: there is none in the directory.
         MotionError: its files do not belong together.
+
+    >>> import tempfile
+    >>> demo = Episode({}, np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (9, 1)), np.zeros((9, 7), np.float32))
+    >>> annotation = annotate([demo], method="fixed", value=0.25)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     later = load_annotator(annotation.save(folder)).label([demo])
+    >>> later.rho[0][:2], later.identity == annotation.identity
+    (array([0.25, 0.25], dtype=float32), True)
     """
     path = Path(directory) / "annotator.json"
     if not path.is_file():
@@ -267,15 +276,16 @@ def _find_points(
         pairs = sum(len(m) * min(len(m), options.max_segment or len(m)) for m in motions)
         workers = (os.cpu_count() or 1) if pairs > PAIRS_WORTH_PROCESSES else 1
     jobs = [(name, motion, phase, options) for motion, phase in zip(motions, phases)]
-    progress = Progress("change points", len(jobs), "episode", after=PATIENCE)
     if workers <= 1 or len(jobs) < 2:
-        return _counted(map(_find, jobs), progress)
+        return _counted(map(_find, jobs), "change points", len(jobs))
     # spawn: forking a process that holds TensorFlow's or JAX's threads can hang
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        return _counted(pool.map(_find, jobs, chunksize=max(1, len(jobs) // (8 * workers))), progress)
+        found = pool.map(_find, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
+        return _counted(found, "change points", len(jobs))
 
 
-def _counted(results: Iterable[np.ndarray], progress: Progress) -> list[np.ndarray]:
+def _counted(results: Iterable[np.ndarray], what: str, total: int) -> list[np.ndarray]:
+    progress = Progress(what, total, "episode", after=PATIENCE, out=sys.stderr)
     done = []
     for result in results:
         done.append(result)

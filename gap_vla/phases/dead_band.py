@@ -46,6 +46,10 @@ def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1) -> DeadBand
 
     Returns:
         DeadBand in m, rad, gripper units, extra units.
+
+    >>> still_then_fast = np.concatenate([np.zeros(20), np.arange(20)])[:, None] * [[0.01, 0.0, 0.0]]
+    >>> round(default_dead_band([Motion.of(still_then_fast)]).position, 6)
+    0.0005
     """
     noise: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
     fast: dict[str, list[float]] = {name: [] for name in DeadBand._fields}

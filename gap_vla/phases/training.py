@@ -7,6 +7,7 @@ the state is carried from piece to piece (truncated backpropagation through time
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -85,7 +86,7 @@ def _train(features, targets, weights, hidden, epochs, learning_rate, batch_size
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(features) // batch_size))
     history: list[float] = []
-    progress = Progress("LSTM of ρ", epochs, "epoch", after=PATIENCE)
+    progress = Progress("LSTM of ρ", epochs, "epoch", after=PATIENCE, out=sys.stderr)
     for _ in range(epochs):
         # neighbours in length share a batch, so that little is padded
         order = sorted(range(len(features)), key=lambda i: lengths[i] + rng.uniform(0, 0.2 * lengths[i] + 1))

@@ -310,6 +310,26 @@ def test_an_rlds_version_of_several_shards_is_labelled_in_their_order(tmp_path):
     assert read_episode(new, 4).rho.tobytes() == again.rho[4].tobytes()
 
 
+def test_a_bad_value_in_a_record_is_named_and_nothing_appears(tmp_path):
+    import tensorflow as tf
+
+    from gap_vla.rlds import write_rlds
+
+    old = write_rlds(demos(2), tmp_path, "corners", val_fraction=0.0)
+    (shard,) = old.glob("*-train.tfrecord*")
+    records = [tf.train.Example.FromString(r) for r in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()]
+    records[1].features.feature["steps/observation/proprio"].float_list.value[7 * 9 + 2] = float("nan")
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in records:
+            writer.write(record.SerializeToString())
+    with pytest.raises(MotionError, match=r"corners-train\.tfrecord.*, episode 1: position is nan at step 7, column 2"):
+        label_files(old, old.parent / "1.1.0", method="gaussian")
+    assert [path.name for path in old.parent.iterdir()] == ["1.0.0"]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(LabellingError, match=r"corners-train\.tfrecord.* is truncated or damaged"):
+        label_files(old, old.parent / "1.1.0", method="gaussian")
+
+
 def _reshard(tf, folder, split, number):
     """Spreads a split of one shard over several, as TFDS would have written it."""
     (single,) = folder.glob(f"*-{split}.tfrecord*")

@@ -120,15 +120,43 @@ def test_two_arms_are_segmented_together_or_each():
 
 
 @pytest.mark.parametrize("method", ["lstm", "gaussian", "hdbscan", "cotpc"])
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
 def test_tiny_and_stationary_episodes_have_labels(method, steps):
     tiny = demo(0)
     tiny = tiny.replace(proprio=tiny.proprio[:steps], action=tiny.action[:steps], phase=None)
-    still = tiny.replace(proprio=np.tile(tiny.proprio[:1], (90, 1)), action=np.zeros((90, 7), np.float32))
+    still = tiny.replace(proprio=np.tile(demo(0).proprio[:1], (90, 1)), action=np.zeros((90, 7), np.float32))
     annotation = annotate([tiny, still], method=method, **FAST.get(method, {}))
     assert [len(rho) for rho in annotation.rho] == [steps, 90]
     assert annotation.change_points[1].tolist() == []
     assert np.isfinite(annotation.rho[1]).all()
+
+
+@pytest.mark.parametrize("method", ["lstm", "gaussian", "hdbscan", "cotpc"])
+def test_a_data_set_in_which_nothing_moves_has_no_change_points(method):
+    still = demo(0)
+    still = still.replace(proprio=np.tile(still.proprio[:1], (60, 1)), action=np.zeros((60, 7), np.float32), phase=None)
+    annotation = annotate([still, still], method=method, **FAST.get(method, {}))
+    assert [points.tolist() for points in annotation.change_points] == [[], []]
+    assert np.isfinite(annotation.rho).all()
+
+
+def test_one_episode_alone_is_labelled_and_an_empty_one_alone_is_refused_by_the_lstm():
+    annotation = annotate(DEMOS[:1], epochs=3)
+    assert annotation.change_points[0].tolist() == [20, 40, 60]
+    assert annotation.report["estimator"]["held_out_loss"] is None
+    empty = DEMOS[0].replace(proprio=DEMOS[0].proprio[:0], action=DEMOS[0].action[:0], phase=None)
+    with pytest.raises(MotionError, match="nothing to learn ρ from"):
+        annotate([empty])
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_duplicated_time_stamps_move_no_change_point_by_more_than_two_samples(times):
+    repeated = [
+        e.replace(proprio=np.repeat(e.proprio, times, axis=0), action=np.repeat(e.action, times, axis=0), phase=None)
+        for e in DEMOS
+    ]
+    for points in annotate(repeated, method="change_points").change_points:
+        np.testing.assert_allclose(points, times * np.array([20, 40, 60]), atol=2)
 
 
 def test_errors_name_the_episode_the_option_and_the_method():
