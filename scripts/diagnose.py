@@ -15,6 +15,15 @@ from pathlib import Path
 
 from gap_vla.sim import TASK_NAMES
 
+INTERVENTIONS = (
+    "images_black",
+    "images_frozen",
+    "images_swapped",
+    "proprio_frozen",
+    "proprio_swapped",
+    "objects_moved",
+)
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
@@ -29,6 +38,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
     add("--episodes", type=int, default=10, help="recorded episodes to show (default 10)")
     add("--closed_loop", type=int, default=0, metavar="N", help="rollouts per intervention (default 0: open loop only)")
+    add(
+        "--interventions",
+        nargs="+",
+        choices=INTERVENTIONS,
+        metavar="NAME",
+        help=f"of the rollouts (default: all): {', '.join(INTERVENTIONS)}",
+    )
     add("--seed", type=int, default=100_000, help="first layout seed (default 100000)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
     add("--step", type=int, help="which step of the checkpoint (default: the latest)")

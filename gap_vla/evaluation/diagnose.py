@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from gap_vla.evaluation.interventions import INTERVENTIONS, OBJECTS_MOVED, IntervenedPolicy
+from gap_vla.evaluation.interventions import ALL_INTERVENTIONS, INTERVENTIONS, OBJECTS_MOVED, IntervenedPolicy
 from gap_vla.evaluation.policy import Policy, PolicyError
 from gap_vla.evaluation.progress import Progress
 from gap_vla.evaluation.recordings import Recording
@@ -196,6 +196,7 @@ def closed_loop(
     episodes: int,
     seed: int,
     out_dir: Path,
+    interventions: Sequence[str] = ALL_INTERVENTIONS,
     **options: Any,
 ) -> tuple[ClosedLoop, ...]:
     """Success undisturbed and under each intervention, on the same layouts; the first entry is the undisturbed one.
@@ -203,11 +204,12 @@ def closed_loop(
     Args:
         library: recordings of other layouts, for the interventions that swap.
         out_dir: one folder per intervention; resumable like any evaluation.
+        interventions: which.
         options: passed on to `evaluate`.
     """
     found: list[ClosedLoop] = []
     baseline = np.empty(0)
-    for name in ["none", *INTERVENTIONS, OBJECTS_MOVED]:
+    for name in ["none", *interventions]:
         shown = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
         where = dataclasses.replace(task, disturbance="objects_moved") if name == OBJECTS_MOVED else task
         summary = evaluate(shown, where, episodes=episodes, seed=seed, out_dir=out_dir / name, **options)

@@ -13,6 +13,7 @@ from gap_vla.atomic import write_json
 from gap_vla.episode import EpisodeError
 from gap_vla.evaluation.diagnose import closed_loop, open_loop
 from gap_vla.evaluation.diagnose_report import report, verdict
+from gap_vla.evaluation.interventions import ALL_INTERVENTIONS
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.record import EvaluationError
@@ -62,6 +63,7 @@ def _diagnose(options: argparse.Namespace) -> None:
             episodes=options.closed_loop,
             seed=options.seed,
             out_dir=out,
+            interventions=options.interventions or ALL_INTERVENTIONS,
             workers=options.workers,
             progress=not options.quiet,
         )

@@ -55,7 +55,7 @@ def verdict(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
     if opened.between < SAME:
         sentences.append("But it does nearly the same in every episode: it may not have learned enough to be judged.")
     success = {entry.intervention: entry for entry in closed}
-    if closed:
+    if "images_swapped" in success:
         before, after = success["none"], success["images_swapped"]
         sentences.append(
             f"It succeeds in {before.successes} of {before.episodes} layouts, with another episode's pictures in "

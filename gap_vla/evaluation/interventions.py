@@ -31,6 +31,8 @@ the same step of another episode."""
 OBJECTS_MOVED = "objects_moved"
 """The objects lie elsewhere while the robot is where it was. Needs the simulator, not only a recording."""
 
+ALL_INTERVENTIONS = (*INTERVENTIONS, OBJECTS_MOVED)
+
 DESCRIPTIONS = {
     "images_black": "all pictures black",
     "images_frozen": "pictures stay those of the first step",

@@ -14,7 +14,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .8rem; text-align: left }
 tr { border-bottom: 1px solid #ddd } .bar { background: #3b7dd8; height: .8rem } .frame { background: #eee;
-width: 20rem } figure { display: inline-block; margin: .5rem } video { width: 16rem; background: #000 }
+width: 20rem } figure { display: inline-block; margin: .5rem; width: 16rem; vertical-align: top }
+video { width: 16rem; background: #000 }
 .failure figcaption { color: #b3261e } .success figcaption { color: #1a7f37 } pre { white-space: pre-wrap }
 """
 

@@ -277,6 +277,32 @@ def openpi_python(cache):
     return str(python)
 
 
+def through_openpi_client(policy, steps, folder):
+    """The actions that openpi-client, in a Python of its own, gets for these observations."""
+    python = openpi_python(Path(__file__).parents[2] / ".cache" / "openpi-client")
+    stacked = {"image": [s["image_primary"][0] for s in steps], "state": [s["proprio"][0] for s in steps]}
+    np.savez(folder / "observations.npz", **stacked)
+    client = folder / "client.py"
+    client.write_text(OPENPI)
+    with serving(policy, whole_chunks=False) as port:
+        arguments = [str(client), str(port), str(folder / "observations.npz"), str(folder / "actions.npy")]
+        subprocess.run([python, *arguments], check=True, timeout=120)
+    return np.load(folder / "actions.npy")[:, 0]
+
+
+def in_process(policy, steps):
+    policy.reset([0])
+    return [policy.act(step, [0])[0] for step in steps]
+
+
+def test_openpi_client_gets_the_actions_that_a_policy_gives_in_process(tmp_path):
+    rng = np.random.default_rng(0)
+    shown = {"image_primary": np.zeros((1, 4, 4, 3), np.uint8)}
+    steps = [{**shown, "proprio": rng.standard_normal((1, 9)).astype(np.float32)} for _ in range(4)]
+    found = through_openpi_client(Counting(), steps, tmp_path)
+    np.testing.assert_array_equal(found, in_process(Counting(), steps))
+
+
 @pytest.mark.slow
 def test_a_checkpoint_gives_openpi_client_the_actions_that_it_gives_in_process(tmp_path):
     from test_evaluation_octo_policy import build, observations
@@ -285,15 +311,5 @@ def test_a_checkpoint_gives_openpi_client_the_actions_that_it_gives_in_process(t
 
     model = build()
     steps = [observations(1, seed=s) for s in range(6)]
-    local = OctoPolicy(model, execute=2, batch_size=1)
-    local.reset([0])
-    expected = [local.act(step, [0])[0] for step in steps]
-    stacked = {"image": [s["image_primary"][0] for s in steps], "state": [s["proprio"][0] for s in steps]}
-    np.savez(tmp_path / "observations.npz", **stacked)
-    client = tmp_path / "client.py"
-    client.write_text(OPENPI)
-    python = openpi_python(Path(__file__).parents[2] / ".cache" / "openpi-client")
-    with serving(OctoPolicy(model, execute=2, batch_size=1), whole_chunks=False) as port:
-        arguments = [str(client), str(port), str(tmp_path / "observations.npz"), str(tmp_path / "actions.npy")]
-        subprocess.run([python, *arguments], check=True, timeout=120)
-    np.testing.assert_array_equal(np.load(tmp_path / "actions.npy")[:, 0], expected)
+    found = through_openpi_client(OctoPolicy(model, execute=2, batch_size=1), steps, tmp_path)
+    np.testing.assert_array_equal(found, in_process(OctoPolicy(model, execute=2, batch_size=1), steps))
