@@ -2,13 +2,18 @@
 
 python benchmarks/rlds.py                      # small: under a minute on free cores
 python benchmarks/rlds.py --episodes 500 --steps 150 --size 84 --workers 2     # the stated bound: 90 s
+python benchmarks/rlds.py --episodes 40 --steps 150 --size 84 --upstream /path/to/venv   # beside upstream Octo
+
+For the last one see "Measured beside upstream's pipeline" in docs/UPSTREAM.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +24,17 @@ from PIL import Image
 
 from gap_vla.demos import open_source
 from gap_vla.rlds import EpisodeStore, StreamingLoader, WindowLoader, build_dataset
+
+ROOT = Path(__file__).parents[1]
+AUGMENT = {
+    "crop_scale": (0.8, 1.0),
+    "crop_ratio": (0.9, 1.1),
+    "brightness": 0.1,
+    "contrast": (0.9, 1.1),
+    "saturation": (0.9, 1.1),
+    "hue": 0.05,
+}
+"""Upstream's fine-tuning values, see `upstream_data.py`."""
 
 
 def scene(rng: np.random.Generator, steps: int, size: int) -> np.ndarray:
@@ -37,11 +53,12 @@ def write_demos(path: Path, episodes: int, steps: int, size: int) -> Path:
         for i in range(episodes):
             demo = data.create_group(f"demo_{i}")
             demo.attrs["language_instruction"] = "benchmark"
-            quaternion = np.tile([0, 0, 0, 1.0], (steps, 1))
+            quaternion = rng.normal(size=(steps, 4))
+            quaternion /= np.linalg.norm(quaternion, axis=1, keepdims=True)
             demo["actions"] = rng.uniform(-1, 1, (steps, 7))
             demo["obs/robot0_eef_pos"] = np.cumsum(rng.normal(0, 0.01, (steps, 3)), 0)
             demo["obs/robot0_eef_quat"] = quaternion
-            demo["obs/robot0_gripper_qpos"] = np.zeros((steps, 2))
+            demo["obs/robot0_gripper_qpos"] = rng.uniform(0, 0.04, (steps, 2))
             demo["obs/agentview_image"] = scene(rng, steps, size)
     return path
 
@@ -77,6 +94,64 @@ def rate(batches: object, batch_size: int, count: int) -> dict[str, float]:
     }
 
 
+def upstream(environment: Path, dataset: Path, *arguments: object) -> str:
+    """What `upstream_data.py` prints last, run by the Python of upstream's environment."""
+    command = [environment / "bin" / "python", "-P", ROOT / "benchmarks" / "upstream_data.py"]
+    done = subprocess.run(
+        [*map(str, command), str(dataset.parents[1]), dataset.parent.name, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"error: upstream's pipeline failed\n{done.stderr[-3000:]}")
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
+def beside_upstream(environment: Path, store: EpisodeStore, dataset: Path, windows: dict, count: int) -> None:
+    """The same windows by both: that they are equal, and how fast they come, without and with random transforms."""
+    shape = ("--window-size", windows["window_size"], "--action-horizon", windows["action_horizon"])
+    with tempfile.TemporaryDirectory() as folder:
+        upstream(environment, dataset, *shape, "--dump", f"{folder}/theirs.npz")
+        theirs = dict(np.load(f"{folder}/theirs.npz"))
+    report("upstream_equal", windows=equal_windows(store, windows, theirs))
+    cases: dict[str, tuple[dict, tuple[str, ...]]] = {
+        "plain": ({}, ()),
+        "goals": ({"goal": "uniform"}, ("--goals",)),
+        "goals_and_augmentation": (
+            {"goal": "uniform", "augment": {"image_primary": AUGMENT}},
+            ("--goals", "--augment"),
+        ),
+    }
+    for name, (ours, flags) in cases.items():
+        batches = ("--batch-size", windows["batch_size"], "--batches", count)
+        there = json.loads(upstream(environment, dataset, *shape, *batches, *flags))
+        here = rate(WindowLoader(store, **windows, **ours), windows["batch_size"], max(2 * count, 40))
+        ratio = {f"times_{key}": here[key] / there[key] for key in here}
+        upstreams = {f"upstream_{key}": value for key, value in there.items() if key != "tensorflow"}
+        report(f"upstream_{name}", **upstreams, **here, **ratio)
+
+
+def equal_windows(store: EpisodeStore, windows: dict, theirs: dict[str, np.ndarray]) -> float:
+    """The number of windows, all of which upstream gives as well: pictures and masks exactly, numbers to 1e-5."""
+    loader = WindowLoader(store, **{**windows, "train": False, "upstream_action_mask": True})
+    observed = ("image_primary", "proprio", "timestep", "timestep_pad_mask")
+    acted = ("action", "action_pad_mask")
+    batches = [{**{k: b["observation"][k] for k in observed}, **{k: b[k] for k in acted}} for b in loader]
+    ours = {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
+    orders = []
+    for some in (ours, theirs):
+        keys = [picture.tobytes() + step.tobytes() for picture, step in zip(some["image_primary"], some["timestep"])]
+        orders.append(sorted(range(len(keys)), key=keys.__getitem__))
+    if len(orders[0]) != len(orders[1]):
+        raise SystemExit(f"error: {len(orders[0])} windows here, {len(orders[1])} from upstream")
+    for key, value in ours.items():
+        mine, other = value[orders[0]], theirs[key][orders[1]]
+        if not (np.allclose(mine, other, atol=1e-5) if mine.dtype.kind == "f" else np.array_equal(mine, other)):
+            raise SystemExit(f"error: {key} differs from upstream's")
+    return len(orders[0])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=40)
@@ -87,6 +162,7 @@ def main() -> None:
     parser.add_argument("--window-size", type=int, default=2)
     parser.add_argument("--action-horizon", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--upstream", type=Path, help="environment with upstream's octo and dlimp, to measure beside")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -119,6 +195,8 @@ def main() -> None:
                 next(loader)
             memory.append(anonymous_megabytes())
         report("loader_memory_mb", first_epoch=memory[0], last_epoch=memory[-1], growth=memory[-1] - memory[0])
+        if options.upstream:
+            beside_upstream(options.upstream, store, path, windows, max(per_epoch, 20))
         stream = StreamingLoader(path, **windows)
         report("streaming", **rate(stream, options.batch_size, max(per_epoch // 2, 10)))
 

@@ -83,7 +83,6 @@ def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     from gap_vla.rlds import DatasetError, dataset_builder
-    from gap_vla.rlds.convert import dry_run
 
     labels: dict[str, Any] = {
         "method": arguments.method,
@@ -96,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
         if arguments.dry_run:
-            print(dry_run(builder.open(arguments.source, reader), Path(f"{arguments.name}_dry_run.png"), **labels))
+            print(builder.dry_run(arguments.source, Path(f"{arguments.name}_dry_run.png"), reader=reader, **labels))
             return 0
         path = builder.convert(arguments.source, reader=reader, **labels, **writing_options(arguments))
     except (EpisodeError, DatasetError, ValueError, TypeError) as error:

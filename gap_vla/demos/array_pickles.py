@@ -87,6 +87,14 @@ class ArrayPickles(Source):
         cameras = {camera: key for key, camera in self.options["image_keys"].items()}
         return cameras | {"proprio": self.options["state_key"], "action": self.options["action_key"]}
 
+    def dropped(self) -> dict[str, str]:
+        file, key = self._places[0]
+        content = load_arrays(file)
+        first = content if key is None else content[key]
+        used = {self.options["state_key"], self.options["action_key"], *self.options["image_keys"], "phase"}
+        names = [str(name) for name in first] if isinstance(first, Mapping) else []
+        return {name: "not named as state, action or camera" for name in names if name not in used}
+
     def read(self, index: int, *, images: bool = True) -> Episode:
         file, key = self._places[index]
         if self._opened is None or self._opened[0] != file:

@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "DatasetError": "shards",
+    "DatasetError": "disk",
     "EpisodeStore": "store",
     "Labels": "shards",
     "StreamingLoader": "streaming",

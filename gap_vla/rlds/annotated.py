@@ -11,6 +11,7 @@ import numpy as np
 
 from gap_vla.demos.layout import StateLayout
 from gap_vla.episode import Episode, EpisodeError
+from gap_vla.rlds.disk import naming_a_full_disk
 from gap_vla.rlds.fields import flatten
 from gap_vla.rlds.labelled import change_point_mask
 from gap_vla.rlds.reader import dataset_metadata, open_builder, read_steps
@@ -79,10 +80,13 @@ def annotate_rlds(
             "labels_version": LABELS_VERSION,
         },
     }
-    with DatasetTarget(data_dir, name, version, settings, overwrite) as target:
+    with (
+        DatasetTarget(data_dir, name, version, settings, overwrite) as target,
+        naming_a_full_disk(target.partial, "nothing is half-written under the final name"),
+    ):
         if target.reused:
             return target.path
-        episodes = list(_low_dimensional(version_dir, builder, state_key, action_key, layout))
+        episodes = list(low_dimensional(version_dir, builder, state_key, action_key, layout))
         if annotator is not None:
             annotation = load_annotator(annotator).label(episodes)
         else:
@@ -119,9 +123,10 @@ def _content(version_dir: Path) -> dict[str, Any]:
     return {p.name: p.stat().st_size for p in sorted(version_dir.iterdir()) if p.is_file()}
 
 
-def _low_dimensional(
+def low_dimensional(
     version_dir: Path, builder: Any, state_key: str, action_key: str, layout: StateLayout
 ) -> Iterator[Episode]:
+    """The episodes of all splits, poses and actions only; `metadata["state"]` is the state as it stands there."""
     for split in builder.info.splits:
         for index, (steps, _) in enumerate(read_steps(version_dir, split, images=False)):
             fields = flatten(steps)

@@ -16,9 +16,10 @@ import numpy as np
 from gap_vla.demos.source import Source
 from gap_vla.episode import Episode, EpisodeError
 from gap_vla.progress import Progress
+from gap_vla.rlds.disk import DatasetError, naming_a_full_disk
 from gap_vla.rlds.identity import content_hash
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
-from gap_vla.rlds.shards import DatasetError, Labels, ShardJob, plan_shards, plan_splits, remove_accounts, write_shard
+from gap_vla.rlds.shards import KEPT, Labels, ShardJob, plan_shards, plan_splits, remove_accounts, write_shard
 from gap_vla.rlds.spool import spool
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.target import DESCRIPTION, MODULE, DatasetTarget
@@ -91,6 +92,7 @@ def write_rlds(
         target = stack.enter_context(DatasetTarget(data_dir, name, version, settings, overwrite))
         if target.reused:
             return target.path
+        stack.enter_context(naming_a_full_disk(target.partial, KEPT))
         lengths, sizes, schema = _write_all(episodes, labels, target, workers, runner)
         target.write_info(schema.features(), lengths, sizes, module=module, description=description)
         target.write_metadata(target.settings["annotator"], schema=schema.to_json())

@@ -12,10 +12,11 @@ import numpy as np
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.rlds.builder import write_rlds
+from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.labelled import LabelledSource, change_point_mask
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import SCHEMA_VERSION
-from gap_vla.rlds.shards import DatasetError, Labels
+from gap_vla.rlds.shards import Labels
 
 DEFAULT_VERSION = "1.0.0"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 from collections.abc import Sequence
@@ -13,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from gap_vla.episode import Episode
+from gap_vla.rlds.disk import DatasetError, naming_a_full_disk
 from gap_vla.rlds.schema import Schema
 
 SHARD_BYTES = 128 * 2**20
 MAX_EPISODES_PER_SHARD = 32
-
-
-class DatasetError(RuntimeError):
-    """A dataset that cannot be written, or that is not the one that was asked for."""
+KEPT = "finished shards are kept"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,24 +78,14 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
         account = json.loads(account_path.read_text())
         if job.path.exists() and job.path.stat().st_size == account["file_bytes"]:
             return account
-    try:
+    with naming_a_full_disk(job.path.parent, KEPT):
         return _write(job, account_path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(job.path.parent) from None
-        raise
 
 
 def remove_accounts(directory: Path) -> None:
     """Removes what `write_shard` left beside the shards, once the dataset's own description says it."""
     for path in [*directory.glob("*.tfrecord-*.json"), *directory.glob("*.tfrecord-*.npz")]:
         path.unlink()
-
-
-def disk_full(directory: Path) -> DatasetError:
-    return DatasetError(
-        f"no space left on the disk of {directory}; free some and run the same command again: finished shards are kept"
-    )
 
 
 def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:
@@ -121,11 +108,6 @@ def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:
                 payload += len(record)
                 actions.append(episode.action)
                 proprios.append(episode.proprio)
-    except (tf.errors.ResourceExhaustedError, tf.errors.UnknownError) as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, tf.errors.ResourceExhaustedError) or "space" in str(error):
-            raise disk_full(job.path.parent) from None
-        raise
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.episode import Episode, EpisodeError
+from gap_vla.rlds.disk import naming_a_full_disk
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
 
 STORE_VERSION = 1
@@ -98,7 +99,7 @@ class EpisodeStore:
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
         source_hash = dataset_hash(version_dir, {"resize": resize, "keys": dict(keys or {})})
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _building(directory):
+        with _building(directory), naming_a_full_disk(directory.parent, "nothing of the store is left"):
             if (directory / "store.json").exists():
                 recorded = json.loads((directory / "store.json").read_text())
                 if recorded["source_hash"] == source_hash and recorded["store_version"] == STORE_VERSION:
@@ -179,6 +180,8 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
         raise EpisodeError(f"{version_dir}: no dataset_info.json; give the folder of one finished dataset version")
     total = hashlib.sha256(json.dumps([STORE_VERSION, options], sort_keys=True).encode())
     for path in sorted(version_dir.iterdir()):
+        if path.name.startswith("dataset_statistics_"):
+            continue  # the cache that upstream Octo and OpenVLA leave beside the shards
         if path.suffix == ".json":
             total.update(path.name.encode() + path.read_bytes())
         elif path.is_file():

@@ -13,9 +13,9 @@ from typing import Any
 
 from gap_vla.atomic import write_json
 from gap_vla.identity import digest
+from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.identity import differences
 from gap_vla.rlds.reader import dataset_metadata
-from gap_vla.rlds.shards import DatasetError
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
 MODULE = "gap_vla.rlds"

@@ -20,8 +20,9 @@ import tensorflow_datasets as tfds
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source
 from gap_vla.rlds.annotated import annotate_rlds
-from gap_vla.rlds.convert import build_dataset
-from gap_vla.rlds.shards import DatasetError
+from gap_vla.rlds.annotated_preview import dry_run_rlds
+from gap_vla.rlds.convert import build_dataset, dry_run
+from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.target import DESCRIPTION
 
 BUILDERS = Path(__file__).parents[2] / "rlds_builders"
@@ -93,6 +94,13 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
             return source
         return open_source(source, self.KIND, **{**self.READER_OPTIONS, **(reader or {})})
 
+    def dry_run(
+        self, source: Source | str | Path, picture: Path, *, reader: Mapping[str, Any] | None = None, **settings: Any
+    ) -> str:
+        """What `convert` would write, as text, and the first episode with ρ as a picture; see `convert.dry_run`."""
+        chosen = {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS}
+        return dry_run(self.open(source, reader), picture, **{**chosen, **settings})
+
     def _writer(self) -> dict[str, Any]:
         """What the dataset says of the class that wrote it."""
         about = f"{self.name}: {inspect.getdoc(type(self))}" if type(self).__doc__ else DESCRIPTION
@@ -156,19 +164,34 @@ class AnnotatedRldsBuilder(DemosBuilder, skip_registration=True):  # type: ignor
         """Writes the dataset in the version directory `source` with ρ; `settings` are those of `annotate_rlds`."""
         if isinstance(source, Source):
             raise TypeError(f"{source.path}: demonstrations, but {type(self).__name__} extends an RLDS dataset")
-        chosen: dict[str, Any] = {
+        self._refuse_other_splits(source, settings)
+        settings.pop("workers", None)
+        return annotate_rlds(
+            source, self._data_dir_root, self.name, **self._writer(), **{**self._reading(reader), **settings}
+        )
+
+    def dry_run(
+        self, source: Source | str | Path, picture: Path, *, reader: Mapping[str, Any] | None = None, **settings: Any
+    ) -> str:
+        """What `convert` would do; see `gap_vla.rlds.annotated_preview.dry_run_rlds`."""
+        settings.pop("workers", None)
+        return dry_run_rlds(str(source), picture, **{**self._reading(reader), **settings})
+
+    def _reading(self, reader: Mapping[str, Any] | None) -> dict[str, Any]:
+        own = {
             "state_key": self.STATE_KEY,
             "layout": self.LAYOUT,
             "method": self.METHOD,
             "seed": self.SEED,
             "options": self.OPTIONS,
         }
+        return {**own, **(reader or {})}
+
+    @staticmethod
+    def _refuse_other_splits(source: Any, settings: Mapping[str, Any]) -> None:
         for option in ("val_fraction", "fit_episodes", "runner"):
             if settings.get(option) is not None:
                 raise DatasetError(f"{option}: splits, shards and episodes are those of {source}; leave it out")
-        settings.pop("workers", None)
-        chosen |= {**(reader or {}), **settings}
-        return annotate_rlds(source, self._data_dir_root, self.name, **self._writer(), **chosen)
 
 
 def dataset_builder(

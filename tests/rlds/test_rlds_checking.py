@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gap_vla.demos.layout import StateLayout, quaternion_product, rotation_steps, to_quaternion
+from gap_vla.demos.layout import quaternion_product, to_quaternion
 from gap_vla.episode import Episode
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
@@ -149,10 +149,21 @@ ALL = list(range(7))
         (_action(_columns([2, 0, 1, 3, 4, 5, 6], [1] * 7)), ("error", "frame")),
         (_action(_columns(ALL, [1, 1, 1, 1, 1, -1, 1])), ("error", "frame")),
         (_action(lambda a: np.concatenate([a[:1], a[:-1]])), ("error", "time")),
+        (_action(lambda a: a * [1, 1, 0.1, 1, 1, 1, 1]), ("warning", "scale")),
+        (lambda r: dataclasses.replace(r, language=["lift"] * 30 + ["drop"] * 30), ("note", "language")),
     ],
 )
 def test_spoiled_data_is_caught(spoil: Callable[[Recording], Recording], finding: tuple[str, str]) -> None:
     assert finding in findings([spoil(r) for r in SOUND])
+
+
+def test_one_episode_of_another_scale_is_found() -> None:
+    odd = _action(lambda a: a * ([0.05] * 6 + [1]))(SOUND[2])
+    assert ("warning", "scale") in findings([*SOUND[:2], odd, SOUND[3]])
+
+
+def test_false_starts_are_pointed_out() -> None:
+    assert ("warning", "length") in findings([*SOUND, physical(7, steps=3)])
 
 
 def test_unrelated_actions_are_doubted() -> None:
@@ -267,28 +278,6 @@ def test_foreign_datasets_are_checked_with_a_layout(tmp_path: Path) -> None:
         assert [f.check for f in unknown.findings] == ["layout", "range"] and unknown.exit_status() == 0
         report = check_dataset(str(builder.data_path), layout="bridge")
         assert report.exit_status() == int(broken), report.text()
-
-
-def test_layouts_agree_on_rotations() -> None:
-    rng = np.random.default_rng(0)
-    rotvec = rng.normal(size=(20, 3)) * 0.5
-    wxyz = to_quaternion(rotvec, "rotvec")
-    state = np.concatenate([rng.normal(size=(20, 3)), np.roll(wxyz, -1, 1), rng.random((20, 2))], 1)
-    ours = StateLayout.of("robomimic").to_proprio(state)
-    np.testing.assert_allclose(ours[:, 3:7], wxyz, atol=1e-6)
-    about_z = np.array([[0, 0, 0.3], [0, 0, 0.7]])
-    np.testing.assert_allclose(to_quaternion(about_z, "euler_xyz"), to_quaternion(about_z, "rotvec"), atol=1e-12)
-    steps = rotation_steps(to_quaternion(about_z, "rotvec"))
-    np.testing.assert_allclose(steps, [[0, 0, 0.4]], atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [("robot", "unknown layout 'robot'; known: gap"), ({"gripper": (12,)}, "column 12 is outside")],
-)
-def test_impossible_layouts_are_refused(layout, message: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ValueError, match=message):
-        StateLayout.of(layout)
 
 
 def test_synthetic_noise_is_reported_not_crashed_on(version_dir: Path) -> None:

@@ -11,6 +11,8 @@ from gap_vla.demos.layout import rotation_steps
 from gap_vla.rlds.checking.findings import Finding, Recording
 
 ACTION_PER_ARM = 7
+_OFF_SCALE = 4.0
+"""Distances per unit of action that differ by more than this are not wear or friction."""
 
 
 def check_duplicates(episodes: Sequence[Recording]) -> Iterator[Finding]:
@@ -93,6 +95,36 @@ def check_rotation(episodes: Sequence[Recording]) -> Iterator[Finding]:
             yield Finding("error", "quaternion", text + f"{other:.2f}); the columns are xyzw where wxyz is expected")
         else:
             yield from _frame_and_sign(f"arm {arm} rotation", command, turned)
+
+
+def check_scale(episodes: Sequence[Recording]) -> Iterator[Finding]:
+    """One unit of action moves every episode, and every axis, by about the same distance."""
+    for arm, states, actions in _per_arm(episodes):
+        moved = [np.diff(s[:, :3], axis=0) for s in states]
+        command = [a[: len(m), :3] for a, m in zip(actions, moved)]
+        gains = np.array([_gain(c, m) for c, m in zip(command, moved)])
+        known = np.flatnonzero(np.isfinite(gains))
+        usual = np.median(gains[known]) if len(known) else np.nan
+        for index in known[(gains[known] > _OFF_SCALE * usual) | (gains[known] < usual / _OFF_SCALE)]:
+            text = (
+                f"arm {arm}, usable episode {index}: one unit of action moves {gains[index]:.2g} m, in the others "
+                f"{usual:.2g} m; these actions have another scale"
+            )
+            yield Finding("warning", "scale", text)
+        a, m = np.concatenate(command), np.concatenate(moved)
+        axes = np.array([_gain(a[:, i : i + 1], m[:, i : i + 1]) for i in range(3)])
+        if np.isfinite(axes).sum() > 1 and np.nanmax(axes) > _OFF_SCALE * np.nanmin(axes):
+            shown = ", ".join(f"{name} {gain:.2g}" for name, gain in zip("xyz", axes))
+            text = f"arm {arm}: one unit of action moves the axes by different distances ({shown} m); one is in other "
+            yield Finding("warning", "scale", text + "units")
+
+
+def _gain(command: np.ndarray, moved: np.ndarray) -> float:
+    """Distance per unit of action; NaN where the action does not explain the motion."""
+    size_a, size_b = np.sqrt((command**2).mean()), np.sqrt((moved**2).mean())
+    if size_a < 1e-6 or size_b < 1e-9 or (command * moved).mean() / (size_a * size_b) < 0.5:
+        return float("nan")
+    return float((command * moved).mean() / (command**2).mean())
 
 
 def _per_arm(episodes: Sequence[Recording]) -> Iterator[tuple[int, list[np.ndarray], list[np.ndarray]]]:
@@ -180,4 +212,5 @@ DATASET_CHECKS: tuple[Callable[[Sequence[Recording]], Iterator[Finding]], ...] =
     check_gripper,
     check_translation,
     check_rotation,
+    check_scale,
 )

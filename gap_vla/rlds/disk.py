@@ -1,0 +1,42 @@
+"""A full disk, a quota or a file size limit as one error that says so, whichever library met it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TEXTS = ("no space left", "disk quota exceeded", "file too large")
+
+
+class DatasetError(RuntimeError):
+    """A dataset that cannot be written, or that is not the one that was asked for."""
+
+
+@contextlib.contextmanager
+def naming_a_full_disk(directory: Path, kept: str) -> Iterator[None]:
+    """Errors of a full disk become a DatasetError; all others pass.
+
+    Args:
+        directory: where the writing goes.
+        kept: what running the same command again finds.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise DatasetError(
+            f"no space left on the disk of {directory} (or a quota or limit is reached); free some and run the same "
+            f"command again: {kept}"
+        ) from None
+
+
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    # TensorFlow and HDF5 put the system's message into errors of their own.
+    foreign = type(error).__module__.startswith(("tensorflow", "h5py")) or isinstance(error, OSError)
+    return foreign and any(text in str(error).lower() for text in _TEXTS)

@@ -1,0 +1,87 @@
+"""`build_dataset.py --dry_run` of every kind says where each field comes from and draws the first episode with ρ."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_demos import make_episode, write_robomimic
+
+from gap_vla.rlds import write_rlds
+
+ROOT = Path(__file__).parents[2]
+
+
+def npz(folder: Path) -> Path:
+    for i in range(2):
+        episode = make_episode(i, annotated=False)
+        columns = {"proprio": episode.proprio, "action": episode.action, "torque": np.zeros((len(episode), 7))}
+        np.savez(folder / f"demo_{i}.npz", image_primary=episode.images["image_primary"], **columns)
+    return folder
+
+
+def pickles(folder: Path) -> Path:
+    recordings = [make_episode(i, annotated=False) for i in range(2)]
+    plain = [
+        {"state": e.proprio, "action": e.action, "image": e.images["image_primary"], "reset": 1} for e in recordings
+    ]
+    (folder / "all.pkl").write_bytes(pickle.dumps([{k: np.asarray(v) for k, v in one.items()} for one in plain]))
+    return folder / "all.pkl"
+
+
+def robomimic(folder: Path) -> Path:
+    return write_robomimic(folder / "d.hdf5", [make_episode(i, annotated=False) for i in range(2)])
+
+
+def lerobot(_: Path) -> Path:
+    return ROOT / "tests" / "data" / "lerobot" / "v30_video"
+
+
+def rlds(folder: Path) -> Path:
+    return write_rlds([make_episode(i, annotated=False) for i in range(3)], folder, "old")
+
+
+RLDS = ("state_key=observation/proprio", "layout=gap")
+EXPECTED = {
+    "robomimic_hdf5": (robomimic, (), ["image_primary: uint8 16x16x3  <- obs/agentview_image", "dropped: obs/object"]),
+    "npz": (npz, (), ["proprio: float32 9  <- proprio", "dropped: torque"]),
+    "pickle": (
+        pickles,
+        ('image_keys={"image": "image_primary"}',),
+        ["image_primary: uint8 16x16x3  <- image", "reset"],
+    ),
+    "lerobot": (lerobot, (), ["image_primary: uint8 64x64x3  <- observation.images.front", "'push block 0'"]),
+    "rlds": (
+        rlds,
+        RLDS,
+        ["proprio: float32 9  kept, read as the pose", "steps/rho: float32 scalar  added", "dropped: nothing"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_dry_run_of_every_kind(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, reader, lines = EXPECTED[kind]
+    source = make(tmp_path)
+    before = sorted(p for p in tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("build_dataset", ROOT / "scripts" / "build_dataset.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    options = [word for option in reader for word in ("--reader", option)]
+    labels = ["--method", "fixed", "--workers", "1"]
+    command = [str(source), "--kind", kind, "--name", "look", *labels, "--dry_run", *options]
+    assert script.main(command) == 0
+    shown = capsys.readouterr().out
+    for line in lines:
+        assert line in shown, shown
+    picture = np.asarray(Image.open(tmp_path / "look_dry_run.png"))
+    assert (picture == (214, 90, 48)).all(-1).any(), "the curve of rho is drawn"
+    assert sorted(p for p in tmp_path.rglob("*")) == sorted([*before, tmp_path / "look_dry_run.png"])

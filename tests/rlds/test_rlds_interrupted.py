@@ -1,0 +1,134 @@
+"""A limit reached or a kill at a random moment leaves nothing half-written, and the same command finishes the work."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from synthetic_demos import make_episode, write_robomimic
+
+from gap_vla.rlds import DatasetError, EpisodeStore, annotate_rlds, build_dataset, write_rlds
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The kernel refuses to make files longer, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def leftovers(home: Path) -> list[str]:
+    return [p.name for p in home.iterdir() if not p.name.startswith(".")] if home.exists() else []
+
+
+def test_writing_says_that_the_disk_is_full_and_goes_on_later(tmp_path: Path) -> None:
+    episodes = [make_episode(i, steps=20, size=32) for i in range(3)]
+    with files_of_at_most(20_000), pytest.raises(DatasetError, match=r"no space left.*same command again: finished"):
+        write_rlds(episodes, tmp_path, "toy")
+    assert leftovers(tmp_path / "toy") == []
+    path = write_rlds(episodes, tmp_path, "toy")
+    clean = write_rlds(episodes, tmp_path / "clean", "toy")
+    assert all(p.read_bytes() == (clean / p.name).read_bytes() for p in path.iterdir())
+
+
+def test_a_store_says_that_the_disk_is_full(version_dir: Path, tmp_path: Path) -> None:
+    with files_of_at_most(20_000), pytest.raises(DatasetError, match=r"no space left.*nothing of the store is left"):
+        EpisodeStore.build(version_dir, tmp_path / "store")
+    assert leftovers(tmp_path) == [] and not (tmp_path / ".store.partial").exists()
+    assert EpisodeStore.build(version_dir, tmp_path / "store").splits
+
+
+def test_annotating_a_dataset_says_that_the_disk_is_full(version_dir: Path, tmp_path: Path) -> None:
+    options = {"state_key": "observation/proprio", "layout": "gap", "method": "fixed"}
+    with files_of_at_most(20_000), pytest.raises(DatasetError, match="no space left"):
+        annotate_rlds(version_dir, tmp_path, "again", **options)  # type: ignore[arg-type]
+    assert leftovers(tmp_path / "again") == []
+    assert annotate_rlds(version_dir, tmp_path, "again", **options).exists()  # type: ignore[arg-type]
+
+
+KILLED = """
+import os, random, shutil, signal, sys
+from pathlib import Path
+import tensorflow, tensorflow_datasets
+from gap_vla.demos import open_source
+from gap_vla.rlds import build_dataset, shards
+shards.MAX_EPISODES_PER_SHARD = 2
+source, home = Path(sys.argv[1]), Path(sys.argv[2])
+
+def convert(die_after=0):
+    '''In a child process, which is killed at its `die_after`-th function call or return; returns its status.'''
+    child = os.fork()
+    if not child:
+        events = 0
+        def count(frame, event, argument):
+            nonlocal events
+            events += 1
+            if events == die_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.setprofile(count)
+        build_dataset(open_source(source), home, "toy", method="none", workers=1)
+        sys.setprofile(None)
+        (home / "events").write_text(str(events))
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+assert convert() == 0
+total = int((home / "events").read_text())
+clean = {p.name: p.read_bytes() for p in (home / "toy/1.0.0").iterdir() if p.is_file()}
+chance = random.Random(int(sys.argv[3]))
+for moment in [chance.randrange(1, total) for _ in range(int(sys.argv[4]))]:
+    shutil.rmtree(home / "toy")
+    assert convert(moment) == signal.SIGKILL
+    finished = home / "toy" / "1.0.0"
+    assert not finished.exists() or (finished / "metadata.json").exists()
+    assert convert() == 0, moment
+    found = {p.name: p.read_bytes() for p in finished.iterdir() if p.is_file()}
+    assert found == clean, (moment, sorted(found), sorted(clean))
+    assert not list((home / "toy").glob(".1.0.0.partial")), moment
+print("survived", total)
+"""
+
+
+def test_a_kill_at_any_moment_is_survived(tmp_path: Path) -> None:
+    file = write_robomimic(tmp_path / "d.hdf5", [make_episode(i, annotated=False) for i in range(6)])
+    (tmp_path / "data").mkdir()
+    command = [sys.executable, "-c", KILLED, str(file), str(tmp_path / "data"), "0", "4"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "survived" in run.stdout
+
+
+def test_a_truncated_shard_is_named_when_a_dataset_is_annotated(version_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(version_dir, tmp_path / "toy" / "1.0.0")
+    shard = next(copy.glob("*train*"))
+    with open(shard, "r+b") as stream:
+        stream.truncate(shard.stat().st_size - 1000)
+    with pytest.raises(ValueError, match=r"split train, episode 7: unreadable .*train.tfrecord"):
+        annotate_rlds(copy, tmp_path, "again", state_key="observation/proprio", layout="gap", method="fixed")
+    assert leftovers(tmp_path / "again") == []
+
+
+def test_demonstrations_of_no_steps_are_named(tmp_path: Path) -> None:
+    import h5py
+    import numpy as np
+
+    file = write_robomimic(tmp_path / "d.hdf5", [make_episode(i, annotated=False) for i in range(3)])
+    with h5py.File(file, "a") as stored:
+        demo = stored["data/demo_1"]
+        for name in ("actions", "obs/robot0_eef_pos", "obs/robot0_eef_quat", "obs/robot0_gripper_qpos"):
+            width = demo[name].shape[1]
+            del demo[name]
+            demo[name] = np.zeros((0, width))
+    with pytest.raises(ValueError, match=r"d.hdf5, episode demo_1: .*(0 steps|no steps|empty)"):
+        build_dataset(file, tmp_path / "data", "toy", method="fixed", workers=1)
+    assert leftovers(tmp_path / "data" / "toy") == []
