@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import http
 import itertools
+import signal
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -145,8 +146,14 @@ def _health_check(connection: ServerConnection, request: Request) -> Response | 
 
 
 async def serve_forever(server: PolicyServer, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Runs until cancelled; `ready` is called with the port once clients can connect."""
+    """Runs until cancelled, or until the process is told to end (SIGINT, SIGTERM); for the main thread only.
+
+    Args:
+        ready: called with the port once clients can connect.
+    """
     listening = await server.start(host, port)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, listening.close)
     ready(listening.sockets[0].getsockname()[1])
     try:
         await listening.wait_closed()

@@ -15,7 +15,7 @@ from gap_vla.evaluation.policy_server import PolicyServer, serve_forever
 
 
 def serve_command(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 after Ctrl-C, 1 for an error that is explained."""
+    """Returns the exit status: 0 after Ctrl-C or SIGTERM, 1 for an error that is explained."""
     try:
         keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
         loaded = load_checkpoint(
@@ -52,8 +52,6 @@ def serve_command(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"error: cannot listen on {options.host}:{options.port}: {error.strerror or error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        pass
     return 0
 
 
