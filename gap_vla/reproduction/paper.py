@@ -17,12 +17,12 @@ class PaperTable:
     """One table of the paper.
 
     Attributes:
-        source: which table it is.
+        table: which of the paper's tables it is.
         measured: how, as far as the paper says.
         success: task to method to success, in %.
     """
 
-    source: str
+    table: str
     measured: str
     success: Mapping[str, Mapping[str, float]]
 
@@ -33,7 +33,7 @@ def _columns(tasks: tuple[str, ...], rows: Mapping[str, tuple[float, ...]]) -> d
 
 PAPER_TABLES: dict[str, PaperTable] = {
     "main": PaperTable(
-        f"{PAPER}, main results in simulation",
+        "main results in simulation",
         "ResNet policies, 100 (Meta-World) or 500 (RoboSuite) demonstrations, 5 seeds × 100 rollouts",
         _columns(
             (
@@ -57,7 +57,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         ),
     ),
     "octo": PaperTable(
-        f"{PAPER}, fine-tuning of Octo",
+        "fine-tuning of Octo",
         "octo-small-1.5 pretrained, 100 rollouts",
         _columns(
             ("disassemble", "push_wall", "hammer_drawer", "threading"),
@@ -65,7 +65,7 @@ PAPER_TABLES: dict[str, PaperTable] = {
         ),
     ),
     "ood": PaperTable(
-        f"{PAPER}, generalisation out of distribution",
+        "generalisation out of distribution",
         "the policies of the main table; what is moved how far is not stated where we could read it",
         _columns(
             ("assembly", "bin_picking", "stack", "threading"),

@@ -11,7 +11,7 @@ from gap_vla.reproduction.cells import Cell
 from gap_vla.reproduction.ledger import Ledger
 from gap_vla.reproduction.picture import draw_block
 from gap_vla.reproduction.tables import Table
-from gap_vla.reproduction.tables_text import block_heading, difference_table, notes, success_table
+from gap_vla.reproduction.tables_text import difference_table, notes, success_table, title_of
 
 EXPLANATION = (
     "Success is the mean over training seeds; its interval (Wilson) counts all rollouts as independent. Differences "
@@ -62,12 +62,12 @@ def _section(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, 
     for block in table.blocks:
         result = analyse(block, cells, ledger)
         if not (result.finished or result.failed or result.stale):
-            parts += [block_heading(result), "Not run yet."]
+            parts += [f"### {title_of(block)}", "Not run yet."]
             continue
-        parts.append(block_heading(result))
+        parts.append(f"### {title_of(block)}")
         if result.finished:
             name = f"reproduce_{table.name}_{profile}_{block.name}.png"
-            draw_block(result, folder / "pictures" / name, title=f"{block.task} {block.regime}".replace("_", " "))
+            draw_block(result, folder / "pictures" / name, title=title_of(block))
             parts += [f"![Success and paired differences on {block.task}](pictures/{name})", success_table(result)]
             parts.append(difference_table(result))
             written = True

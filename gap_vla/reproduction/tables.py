@@ -109,7 +109,7 @@ TABLES: dict[str, Table] = {
                     regime="few_clean",
                     description="40 clean demonstrations, five steps of proprioceptive history",
                     changes=_FEW_CLEAN,
-                    against=(*_CONTROLS, ("gap_gaussian", "lambda_only")),
+                    against=(*_CONTROLS, *(("gap_gaussian", other) for other in ("vision", "gap", "lambda_only"))),
                 ),
                 Block("threading", arms("vision", "concat", "gap"), against=_GAP_PAIRS),
             ),

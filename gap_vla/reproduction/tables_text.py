@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from gap_vla.evaluation.statistics import PairedDifference
 from gap_vla.progress import duration
 from gap_vla.reproduction.analysis import BlockResult, Success, pairs_of
-from gap_vla.reproduction.paper import PAPER_TABLES, paper_success
-from gap_vla.reproduction.tables import IN, OUT
+from gap_vla.reproduction.paper import PAPER, PAPER_TABLES, paper_success
+from gap_vla.reproduction.tables import IN, OUT, Block
 
 VARIANT_WORDS = {IN: "in distribution", OUT: "wide positions"}
 
@@ -17,9 +17,8 @@ def words(variant: str) -> str:
     return VARIANT_WORDS.get(variant, variant.replace("_", " "))
 
 
-def block_heading(result: BlockResult) -> str:
-    description = result.block.description
-    return f"### {result.block.task}{': ' + description if description else ''}"
+def title_of(block: Block) -> str:
+    return f"{block.task}: {block.description}" if block.description else block.task
 
 
 def success_table(result: BlockResult) -> str:
@@ -35,7 +34,7 @@ def success_table(result: BlockResult) -> str:
     heading = ["method"]
     for variant in variants:
         heading += [f"{words(variant)} %", "95 % interval", "per seed"]
-    heading += [f"paper, {words(v)} %" for v in shown]
+    heading += ["paper %" if variant == IN else "paper, out of distribution %" for variant in shown]
     rows = [heading]
     for arm in result.block.arms:
         found = result.success.get(arm.name)
@@ -50,8 +49,8 @@ def success_table(result: BlockResult) -> str:
         rows.append(row)
     text = markdown_table(rows)
     if shown:
-        sources = "; ".join(f"{PAPER_TABLES[k].source}: {PAPER_TABLES[k].measured}" for k in shown.values())
-        text += f"\n\nPaper: {sources}. Its data, model size and evaluation differ from ours."
+        sources = "; ".join(f"{PAPER_TABLES[k].table} ({PAPER_TABLES[k].measured})" for k in shown.values())
+        text += f"\n\nPaper: {PAPER}: {sources}. Its data, model size and evaluation differ from ours."
     return text
 
 

@@ -1,0 +1,58 @@
+"""The command: a queue with predicted times, cells, a page; and errors in words before anything runs."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from fake_cells import events, fake_kind, fake_table
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """scripts/reproduce.py with a table of fake cells under the name `evidence`; call it with arguments."""
+    spec = importlib.util.spec_from_file_location("reproduce_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    table = fake_table("good", "poor", "diverging", seeds=(0,))
+    monkeypatch.setattr("gap_vla.reproduction.command.find_table", lambda name: table)
+    monkeypatch.setattr("gap_vla.reproduction.command.find_kind", lambda name: fake_kind(tmp_path))
+    places = [f"--{name}={tmp_path / name}" for name in ("results", "logs")] + [f"--page={tmp_path / 'docs' / 'R.md'}"]
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["scripts/reproduce.py", "--table=evidence", *places, *arguments])
+        return module.main()
+
+    return call
+
+
+def test_a_dry_run_lists_the_queue_and_writes_nothing(script, tmp_path, capsys):
+    assert script("--dry_run", "--jobs=2") == 0
+    out = capsys.readouterr().out
+    assert "3 cells, 0 finished, 0 failed, 3 to run" in out and "assembly-good-seed0" in out
+    assert "stated by profile cpu" in out and list(tmp_path.iterdir()) == []
+
+
+def test_the_command_runs_records_renders_and_goes_on(script, tmp_path, capsys):
+    assert script("--methods=good,diverging", "--budget=60s") == 0
+    page = (tmp_path / "docs" / "R.md").read_text()
+    assert "| good | 90 |" in page and "Failed: assembly-diverging-seed0 (FloatingPointError" in page
+    assert "Not run yet: poor (seed 0)." in page
+    recorded = json.loads((tmp_path / "results" / "fake" / "cpu" / "assembly-good-seed0.json").read_text())
+    assert recorded["account"]["command"].startswith("python scripts/reproduce.py --table=evidence")
+    capsys.readouterr()
+    assert script("--budget=60s") == 0
+    assert "1 finished, 1 failed (give --retry to try them again), 1 to run" in capsys.readouterr().out
+    assert events(tmp_path, "begin") == ["assembly-good-0", "assembly-diverging-0", "assembly-poor-0"]
+    assert "| poor | 60 |" in (tmp_path / "docs" / "R.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "argument, words",
+    [("--methods=godo", "did you mean 'good'"), ("--seeds=a", "whole numbers"), ("--budget=soon", "60m")],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(script, tmp_path, capsys, argument, words):
+    assert script(argument) == 1
+    assert words in capsys.readouterr().err and not events(tmp_path, "begin")
