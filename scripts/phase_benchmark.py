@@ -26,7 +26,15 @@ LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "spread 4, causal": {"lookahead": 0, "spread": 4.0},
     "M5, lookahead 2, 25 epochs": {"lookahead": 2, "epochs": 25},
 }
-STAGES = ("finders", "rho", "sensitivity", "demonstrations")
+DRAWN = (
+    "M5, lookahead 2 (default for labels)",
+    "M5, lookahead 2, 25 epochs",
+    "spread 2, lookahead 2",
+    "spread 4, lookahead 2",
+)
+"""Variants whose ρ is drawn over a recording."""
+
+STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", nargs="*", default=list(TASK_NAMES), help="default: all")
     parser.add_argument("--episodes", type=int, default=16, help="per task, half of them for tuning (default: 16)")
     parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES, help="what to measure (default: all)")
+    parser.add_argument("--finders", nargs="*", help="only these of the stage finders; others' results are kept")
     parser.add_argument(
         "--out", type=Path, default=Path("results/phases"), help="folder of a JSON per stage and tables.md"
     )
@@ -46,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     from gap_vla.phases.quality import by_demonstrations, compare, load_recordings, sensitivity
     from gap_vla.phases.quality.figures import draw, markdown
+    from gap_vla.phases.quality.finders import FINDERS
     from gap_vla.phases.quality.study import rho_scores
+    from gap_vla.phases.quality.width import draw_widths, widths
 
     tasks = {}
     for task in arguments.tasks:
@@ -56,16 +67,24 @@ def main(argv: list[str] | None = None) -> int:
 
             collect_demos(task, arguments.episodes, path, seed=7, cameras=())
         tasks[task] = load_recordings(path, arguments.episodes)
+    finders = {name: finder for name, finder in FINDERS.items() if name in (arguments.finders or FINDERS)}
     run = {
-        "finders": lambda keep: compare(tasks, keep=keep),
+        "finders": lambda keep: compare(tasks, finders, keep=keep),
         "rho": lambda keep: rho_scores(tasks, LSTM_VARIANTS, keep=keep),
         "sensitivity": lambda keep: keep(sensitivity(tasks)),
         "demonstrations": lambda keep: keep(by_demonstrations(tasks)),
+        "width": lambda keep: keep(widths(tasks, {name: LSTM_VARIANTS[name] for name in DRAWN})),
     }
     counts = {task: len(recordings) for task, recordings in tasks.items()}
     for stage in arguments.stages:
         path = arguments.out / f"{stage}.json"
-        run[stage](lambda results, path=path: write_json(path, {"recordings": counts, "results": results}))
+        before = json.loads(path.read_text()) if path.exists() else {}
+        kept = before["results"] if arguments.finders and before.get("recordings") == counts else {}
+        run[stage](
+            lambda results, path=path, kept=kept: write_json(path, {"recordings": counts, "results": kept | results})
+        )
+    if (path := arguments.out / "width.json").exists() and (found := json.loads(path.read_text())["results"]):
+        print(draw_widths(found, arguments.figures / "phases_width.png"))
     missing = [stage for stage in STAGES if not (arguments.out / f"{stage}.json").exists()]
     if missing:
         print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")

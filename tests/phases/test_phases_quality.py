@@ -1,5 +1,7 @@
 """The benchmark's own parts: recordings under noise and at other rates, and its bookkeeping."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,9 @@ from gap_vla.phases import Motion
 from gap_vla.phases.motion import noise_level, steps_of
 from gap_vla.phases.quality import Recording, compare, sensitivity
 from gap_vla.phases.quality.figures import draw, markdown
-from gap_vla.phases.quality.finders import FINDERS
+from gap_vla.phases.quality.finders import FINDERS, Finder
 from gap_vla.phases.quality.recordings import at_rate, true_switches, with_noise
+from gap_vla.phases.quality.width import draw_widths, widths
 
 
 def corners(seed, legs=4, leg=20):
@@ -42,10 +45,37 @@ def test_other_rates_move_the_switches_with_the_motion(hz):
 
 def test_every_finder_runs_and_ours_finds_clean_corners():
     tasks = {"corners": [corners(seed) for seed in range(4)]}
-    results = compare(tasks, {name: f for name, f in FINDERS.items() if name != "ruptures Pelt rbf"})
+    kept = []
+    finders = {name: f for name, f in FINDERS.items() if "rbf" not in name}
+    results = compare(tasks, finders, keep=lambda so_far: kept.append(list(so_far)))
+    assert kept[0] == [next(iter(finders))] and kept[-1] == list(finders)
     assert results["ours, defaults"]["mean"]["f1@2"] == 1.0
     assert results["ours, defaults"]["mean"]["timing_error"] < 0.5
     assert all(0 <= r["mean"]["f1@5"] <= 1 for r in results.values())
+
+
+def test_a_finder_that_would_take_too_long_is_skipped_and_named(capsys):
+    def slow(motions, parameter):
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+        return [np.array([40]) for _ in motions]
+
+    tasks = {"corners": [corners(seed) for seed in range(2)]}
+    assert compare(tasks, {"slow": Finder(slow, (1.0, 2.0))}, most_seconds=0.1) == {}
+    assert "slow: skipped, a task would take about" in capsys.readouterr().out
+
+
+def test_rho_is_drawn_over_a_recording_for_every_variant(tmp_path):
+    tasks = {"assembly": [corners(seed) for seed in range(4)], "elsewhere": []}
+    found = widths(tasks, {"M5": {"epochs": 1}, "spread": {"epochs": 1, "spread": 3.0}})
+    assert list(found) == ["assembly"] and found["assembly"]["change_points"] == [20, 40, 60]
+    assert {name: len(values) for name, values in found["assembly"]["rho"].items()} == {
+        "M5": 80,
+        "spread": 80,
+        "bumps, σ 4": 80,
+    }
+    assert draw_widths(found, tmp_path / "width.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_tables_and_figures_hold_every_line(tmp_path):

@@ -108,6 +108,9 @@ def key_states(motions: Sequence[Motion], threshold: float | int) -> Points:
 
 
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
+RBF_PENALTIES = (0.3, 1.0, 2.0, 4.0, 8.0)
+NORMAL_PENALTIES = (10.0, 30.0, 60.0, 120.0, 240.0)
+AR_PENALTIES = (0.3, 1.0, 3.0, 10.0)
 
 FINDERS: dict[str, Finder] = {
     "ours, defaults": Finder(ours, (0.0,)),
@@ -117,11 +120,17 @@ FINDERS: dict[str, Finder] = {
         lambda m, p: ours(m, p, rest=0.0, reduction="mean"), (0.01, 0.03, 0.1, 0.2, 0.3)
     ),
     "ruptures Pelt l2": Finder(with_ruptures("Pelt", "l2"), PENALTIES),
-    "ruptures Pelt rbf": Finder(with_ruptures("Pelt", "rbf"), (0.3, 1.0, 2.0, 4.0, 8.0)),
+    "ruptures Pelt rbf": Finder(with_ruptures("Pelt", "rbf"), RBF_PENALTIES),
+    "ruptures Pelt normal": Finder(with_ruptures("Pelt", "normal"), NORMAL_PENALTIES),
+    "ruptures Pelt ar": Finder(with_ruptures("Pelt", "ar"), AR_PENALTIES),
     "ruptures BottomUp l2": Finder(with_ruptures("BottomUp", "l2"), PENALTIES),
-    "ruptures BottomUp normal": Finder(with_ruptures("BottomUp", "normal"), (10.0, 30.0, 60.0, 120.0, 240.0)),
+    "ruptures BottomUp rbf": Finder(with_ruptures("BottomUp", "rbf"), RBF_PENALTIES),
+    "ruptures BottomUp normal": Finder(with_ruptures("BottomUp", "normal"), NORMAL_PENALTIES),
+    "ruptures BottomUp ar": Finder(with_ruptures("BottomUp", "ar"), AR_PENALTIES),
     "ruptures Window l2": Finder(with_ruptures("Window", "l2"), PENALTIES),
-    "ruptures Window ar": Finder(with_ruptures("Window", "ar"), (0.3, 1.0, 3.0, 10.0)),
+    "ruptures Window rbf": Finder(with_ruptures("Window", "rbf"), RBF_PENALTIES),
+    "ruptures Window normal": Finder(with_ruptures("Window", "normal"), NORMAL_PENALTIES),
+    "ruptures Window ar": Finder(with_ruptures("Window", "ar"), AR_PENALTIES),
     "speed threshold": Finder(slow_moments, (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), "share of fast speed"),
     "CoTPC key states": Finder(key_states, (0.0, 0.3, 0.5, 0.7, 0.85, 0.95), "cosine"),
     "HDBSCAN": Finder(clusters, (4.0, 6.0, 8.0, 12.0), "cluster size"),

@@ -37,11 +37,14 @@ def compare(
     tasks: Mapping[str, Sequence[Recording]],
     finders: Mapping[str, Finder] = FINDERS,
     keep: Callable[[dict[str, Any]], Any] = nothing,
+    most_seconds: float | int = 120.0,
 ) -> dict[str, Any]:
     """Scores every finder on every task.
 
     Args:
         keep: is given the results so far after every finder.
+        most_seconds: a finder whose first recording says that a task would take it longer (processor time) is skipped,
+            and that is printed.
 
     Returns:
         {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
@@ -50,6 +53,9 @@ def compare(
     """
     out: dict[str, Any] = {}
     for name, finder in finders.items():
+        if (needed := max(_seconds_needed(finder, recordings) for recordings in tasks.values())) > most_seconds:
+            print(f"{name}: skipped, a task would take about {needed:.0f} s (more than {most_seconds:.0f})", flush=True)
+            continue
         each = {task: _score_finder(finder, *halves(recordings)) for task, recordings in tasks.items()}
         keys = [key for key in next(iter(each.values())) if key != "value"]
         out[name] = {"tasks": each, "mean": {key: float(np.nanmean([s[key] for s in each.values()])) for key in keys}}
@@ -112,6 +118,16 @@ def area(rho: Sequence[np.ndarray], recordings: Sequence[Recording]) -> float:
 def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.ndarray]:
     """ρ as bumps of width 2 steps around change points, for finders without a ρ of their own."""
     return [gaussian_rho(p, len(m), Options(sigma=2.0)) for p, m in zip(points, motions)]
+
+
+def _seconds_needed(finder: Finder, recordings: Sequence[Recording]) -> float:
+    """An estimate from one recording, timed the second time, when everything is loaded and compiled."""
+    motions = [recordings[0].motion]
+    finder.find(motions, finder.grid[-1])
+    start = time.process_time()
+    finder.find(motions, finder.grid[-1])
+    tuned = len(finder.grid) * len(recordings) / 2 if len(finder.grid) > 1 else 0
+    return (time.process_time() - start) * (tuned + len(recordings) / 2)
 
 
 def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, float]:
