@@ -55,6 +55,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     closed: tuple[Any, ...] = ()
     if options.closed_loop:
         assert task is not None
+        print(f"{report(opened)}\n\nrollouts follow", flush=True)
         acting, _ = _load(options, execute=None)
         closed = closed_loop(
             acting.policy,
