@@ -2,5 +2,5 @@
 
 from jaxtyping import install_import_hook
 
-CHECKED = ["gap_vla.adjustment", "gap_vla.phases"]
+CHECKED = ["gap_vla.adjustment", "gap_vla.phases", "gap_vla.policies"]
 install_import_hook(CHECKED, "beartype.beartype")

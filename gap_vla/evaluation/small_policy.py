@@ -74,8 +74,12 @@ class SmallTorchPolicy:
         self._episodes: dict[int, EpisodeHistory] = {}
 
     @classmethod
-    def load(cls, run_or_checkpoint: str | Path, **options: Any) -> SmallTorchPolicy:
+    def load(cls, run_or_checkpoint: str | Path, *, device: str = "cpu", **options: Any) -> SmallTorchPolicy:
         """From a run directory of `train_small` or its `checkpoint/`.
+
+        Args:
+            device: where the network runs.
+            **options: of the class.
 
         Raises:
             PolicyError: no small policy there, or a damaged one.
@@ -86,7 +90,7 @@ class SmallTorchPolicy:
             policy, account, statistics = load_saved_policy(directory)
         except ConfigError as error:
             raise PolicyError(str(error)) from error
-        loaded = cls(policy, statistics, normalization=account["normalization"], **options)
+        loaded = cls(policy.to(device), statistics, normalization=account["normalization"], **options)
         loaded.source = str(run_or_checkpoint)
         return loaded
 

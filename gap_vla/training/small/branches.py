@@ -5,8 +5,8 @@
 `branch/<branch>_loss_<part>`    loss of what the policy does with this branch alone: the other branch's features are
                                  replaced by their mean over the batch
 
-`<branch>` is vision or proprio, `<part>` transition (ρ of the present step > 0.5) or consistent. A part without any
-sample in the batch is left out.
+`<branch>` is vision or proprio, `<part>` transition (the dataset's ρ of the present step > 0.5, whatever ρ the method
+trains with) or consistent. A part without any sample in the batch is left out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def branch_measurements(
     policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
 ) -> dict[str, float]:
     """Signals and losses of the branches; the module says what they are."""
-    transition = batch["rho"][:, -1] > 0.5
+    transition = batch["transition"]
     parts = {"transition": transition, "consistent": ~transition}
     found: dict[str, float] = {}
     for name, features in (("vision", out.vision), ("proprio", out.proprio)):

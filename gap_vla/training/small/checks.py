@@ -6,17 +6,24 @@ from gap_vla.config import ConfigError
 from gap_vla.policies.config import SmallConfig
 from gap_vla.policies.names import method_of
 from gap_vla.rlds import EpisodeStore
+from gap_vla.sim import TASK_NAMES
 from gap_vla.training.small.windows import phase_names
 
 
 def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int]:
-    """Checks images, phases and change points; returns the images' height, width and channels.
+    """Checks task, images, phases and change points; returns the images' height, width and channels.
 
     ρ is checked where it is read, see `labels.rho_of`.
 
     Raises:
         ConfigError: says what is missing or differs, and what to do.
     """
+    recorded = store.metadata.get("identity", {}).get("name")
+    if recorded in TASK_NAMES and recorded != config.task:
+        raise ConfigError(
+            f"{store.directory} holds demonstrations of {recorded}, the task is {config.task}; give that task's "
+            f"dataset, or --config.task={recorded}"
+        )
     for split in ("train", "val"):
         if split not in store.splits:
             raise ConfigError(f"{store.directory} has no split {split!r}; build it with data.val_fraction above 0")

@@ -59,7 +59,8 @@ def train(trainer: SmallTrainer, windows: SmallWindows, held_out: SmallWindows, 
             logged = (done + 1) % settings.log_every == 0 or last
             measured_now = trainer.step(batch, done, measure=logged)
             done += 1
-            if trainer.device.type == "cpu" or done % 10 == 0 or last:
+            saving = done % settings.save_every == 0 or last
+            if trainer.device.type == "cpu" or logged or saving:  # a GPU is not asked, and waited for, at every step
                 _require_finite(trainer.loss, batch, done, run)
             if logged:
                 values = {
@@ -78,9 +79,12 @@ def train(trainer: SmallTrainer, windows: SmallWindows, held_out: SmallWindows, 
                 metrics.write(done, measured)
                 shown = ", ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in measured.items())
                 print(f"validation after step {done}: {shown}", flush=True)
-            if done % settings.save_every == 0 or last or stop.requested:
+            if saving:
                 state.save(done, trainer.state())
     if done < total:
+        if done > first:
+            _require_finite(trainer.loss, batch, done, run)
+        state.save(done, trainer.state())
         print(f"train: interrupted; step {done} is saved, go on with --resume", flush=True)
         raise KeyboardInterrupt
     seconds = time.perf_counter() - started
@@ -91,7 +95,9 @@ def train(trainer: SmallTrainer, windows: SmallWindows, held_out: SmallWindows, 
 
 @torch.no_grad()
 def validate(trainer: SmallTrainer, windows: SmallWindows) -> dict[str, float]:
-    """Means over all held-out windows: `val/loss`, the same at ρ > 0.5 and below, `val/action_mse` of the predicted
+    """Means over all held-out windows.
+
+    `val/loss`, `val/loss_transition` (the dataset's ρ > 0.5), `val/loss_consistent`, `val/action_mse` of the predicted
     chunk, and `val/mean_action_mse`, what predicting the mean action would give. A part without any step is left out.
     """
     policy = trainer.policy.eval()
@@ -109,7 +115,7 @@ def validate(trainer: SmallTrainer, windows: SmallWindows) -> dict[str, float]:
         feature = policy.embed(*policy.branch_features(batch))
         loss = policy.head.loss(feature, action, trainer.generator(index))
         chunk = policy.head.predict(feature, trainer.generator(index))
-        transition = (batch["rho"][:, -1:] > 0.5) & mask
+        transition = batch["transition"][:, None] & mask
         add("val/loss", loss, mask)
         add("val/loss_transition", loss, transition)
         add("val/loss_consistent", loss, mask & ~transition)

@@ -151,7 +151,11 @@ def rollouts(config: SmallConfig, run: RunDirectory) -> dict[str, Any]:
     from gap_vla.sim import variant_spec
 
     policy = SmallTorchPolicy.load(
-        run.checkpoint, execute=config.eval.execute, ensemble=config.eval.ensemble, threads=config.train.threads
+        run.checkpoint,
+        device=config.train.device,
+        execute=config.eval.execute,
+        ensemble=config.eval.ensemble,
+        threads=config.train.threads,
     )
     found = {}
     for variant in config.eval.variants:

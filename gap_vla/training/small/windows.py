@@ -13,6 +13,9 @@ from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Windows
 
+TRANSITION = 0.5
+"""Steps of larger ρ count as transitions in measurements: the dataset's own ρ, whatever ρ a method trains with."""
+
 
 class SmallWindows:
     """The windows of one split; window i ends at the split's step i.
@@ -48,6 +51,7 @@ class SmallWindows:
         )
         self._data = store.split(split)
         self._rho = np.asarray(rho, np.float32)
+        self._transition = np.asarray(self._data.fields.get("rho", self._rho)) > TRANSITION
         self._distance = _change_distances(self._data)
         self._phase = _phase_codes(store, split)
         self._shuffle_images = config.data.shuffle_images and split == "train"
@@ -87,6 +91,7 @@ class SmallWindows:
             "action": found["action"][:, -1],
             "action_pad_mask": found["action_pad_mask"][:, -1, :, 0],
             "rho": self._rho[steps],
+            "transition": self._transition[numbers],
             "change_distance": self._distance[numbers],
             "phase": self._phase[numbers],
             "window": numbers,

@@ -1,0 +1,132 @@
+"""What a training step of the small policies costs on one core, what GAP adds to it, and how fast they act.
+
+    python benchmarks/policies.py                         # threads 1, profile cpu of small_assembly, made-up data
+    python benchmarks/policies.py --precision float32     # or --threads 2, --config FILE:PROFILE
+
+Times are processor time, which other programs on the machine disturb least; shares and ratios are within this one run.
+docs/PERFORMANCE.md holds the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gap_vla.command import load_config
+from gap_vla.episode import Episode
+from gap_vla.policies import SmallConfig, build_policy
+from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.statistics import dataset_statistics, save_statistics
+from gap_vla.rlds.store import STORE_VERSION, _SplitWriter
+from gap_vla.training.small.step import SmallTrainer
+from gap_vla.training.small.windows import SmallWindows
+
+
+def made_up_store(directory: Path, size: int, episodes: int = 40, length: int = 113) -> EpisodeStore:
+    """A store of the size of the assembly demonstrations, of random numbers."""
+    import json
+
+    rng = np.random.default_rng(0)
+    writer, table = _SplitWriter(directory, "train"), []
+    for _ in range(episodes):
+        proprio = rng.normal(size=(length, 9)).astype(np.float32)
+        action = rng.uniform(-1, 1, (length, 7)).astype(np.float32)
+        pictures = rng.integers(0, 256, (length, size, size, 3), np.uint8)
+        rho, points = rng.uniform(0, 1, length).astype(np.float32), rng.uniform(size=length) < 0.03
+        table.append(
+            Episode(images={"image_primary": pictures}, proprio=proprio, action=action, rho=rho, change_point=points)
+        )
+        writer.add(table[-1])
+    split = writer.close()
+    statistics_ = dataset_statistics([e.action for e in table], [e.proprio for e in table])
+    save_statistics(statistics_, directory / "dataset_statistics.json")
+    account = {
+        "store_version": STORE_VERSION,
+        "source": "made up",
+        "source_hash": "made up",
+        "metadata": {},
+        "splits": {"train": split},
+        "files": {},
+    }
+    (directory / "store.json").write_text(json.dumps(account))
+    return EpisodeStore.open(directory)
+
+
+def clocked(action: Callable[[], Any]) -> float:
+    start = time.process_time()
+    action()
+    return time.process_time() - start
+
+
+def measure(config: SmallConfig, pairs: int) -> None:
+    torch.set_num_threads(config.train.threads)
+    size = config.demos.image_size
+    with tempfile.TemporaryDirectory() as folder:
+        store = made_up_store(Path(folder), size)
+        windows = SmallWindows(config, store, "train", np.asarray(store.split("train").fields["rho"]))
+        trainers = {
+            method: SmallTrainer(
+                dataclasses.replace(config, method=method),
+                build_policy(config.model, method, (size, size, 3), 9, 7),
+                10_000,
+            )
+            for method in ("concat", "gap")
+        }
+        seconds: dict[str, list[float]] = {"concat": [], "gap": [], "data": []}
+        for number in range(-3, pairs):
+            batch = windows.batch(number + 3)
+            gathering = clocked(lambda step=number + 3: windows.batch(step))
+            found = {
+                method: clocked(lambda t=trainers[method], b=batch: (t.step(b, 0), float(t.loss)))
+                for method in sorted(trainers, reverse=bool(number % 2))
+            }
+            if number >= 0:
+                seconds["data"].append(gathering)
+                for method, value in found.items():
+                    seconds[method].append(value)
+        middle = {name: statistics.median(values) for name, values in seconds.items()}
+        ratios = [gap / plain for gap, plain in zip(seconds["gap"], seconds["concat"])]
+        print(
+            f"step: {1e3 * middle['concat']:.1f} ms (concat), {1e3 * middle['gap']:.1f} ms (gap), batch "
+            f"{config.train.batch_size}, {size} × {size}, {config.train.precision}, {config.train.threads} thread(s)"
+        )
+        print(
+            f"data: {1e3 * middle['data']:.2f} ms a batch, {middle['data'] / (middle['data'] + middle['concat']):.1%}"
+        )
+        print(
+            f"GAP: {100 * (statistics.median(ratios) - 1):+.2f} % of a step (median of {pairs} pairs; middle half "
+            f"from {100 * (np.quantile(ratios, 0.25) - 1):+.1f} to {100 * (np.quantile(ratios, 0.75) - 1):+.1f} %)"
+        )
+        policy = trainers["gap"].policy.eval()
+        policy.autocast_dtype = None
+        for rows in (1, 8):
+            seen = {key: value[:rows] for key, value in windows.batch(0).items()}
+            with torch.inference_mode():
+                times = [clocked(lambda s=seen: policy(s)) for _ in range(30)]
+            print(f"inference: {1e3 * statistics.median(times):.2f} ms for {rows} observation(s)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="finetune_configs/small_assembly.py", help="FILE[:PROFILE]")
+    parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
+    parser.add_argument("--threads", type=int, help="processor threads")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), help="of the image encoder")
+    options = parser.parse_args()
+    config = SmallConfig.from_dict(load_config(options.config).to_dict())
+    train = {k: v for k in ("threads", "precision") if (v := getattr(options, k)) is not None}
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+    measure(config, options.pairs)
+
+
+if __name__ == "__main__":
+    main()
