@@ -1,17 +1,25 @@
-"""Pictures and steps of our path against the simulators' stock path, in one run, on one core.
+"""The simulation's costs: pictures against the simulators' stock path, collections, and what grows with use.
 
-    python benchmarks/sim.py            # about 2 minutes; prints a table, CPU milliseconds
+    python benchmarks/sim.py pictures       # stock and ours in turns, every task at 64 and 84 pixels; about 3 minutes
+    python benchmarks/sim.py collections    # 100 demonstrations of threading and assembly, 84 pixels, two processes
+    python benchmarks/sim.py leaks          # memory over 1,000 resets and 500 episodes in one process
 
+Costs are processor milliseconds of one core unless it says wall: they hardly depend on what else the machine does.
 Stock means: for Meta-World, mujoco.Renderer on the library's camera `corner2` with the model's own settings (shadow
-map, 4 x multisampling); for robosuite, `use_camera_obs=True` with `agentview`, a whole step with its picture.
+map, 4 x multisampling), picture against picture; for robosuite, an environment of the same number of arms with
+`use_camera_obs=True` on `agentview`, a whole step with its picture against ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
+import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,17 +30,24 @@ import numpy as np
 import gap_vla.sim as sim
 
 
-def cost(act: Callable[[], Any], n: int) -> float:
-    """CPU milliseconds of one call."""
-    act()
-    start = time.process_time()
-    for _ in range(n):
+def in_turns(first: Callable[[], Any], second: Callable[[], Any], blocks: int, calls: tuple[int, int]) -> list[float]:
+    """Median processor milliseconds of one call of each, and the median of the blocks' ratios."""
+    times = []
+    for act in (first, second):
         act()
-    return (time.process_time() - start) / n * 1e3
+    for _ in range(blocks):
+        block = []
+        for act, n in zip((first, second), calls):
+            start = time.process_time()
+            for _ in range(n):
+                act()
+            block.append((time.process_time() - start) / n * 1e3)
+        times.append((*block, block[0] / block[1]))
+    return [statistics.median(column) for column in zip(*times)]
 
 
-def metaworld(task: str, size: int) -> tuple[float, float, float]:
-    """Stock picture, our picture, our step with its picture (ms)."""
+def metaworld(task: str, size: int) -> str:
+    """Stock picture against ours, and our step with its picture."""
     import mujoco
 
     env = sim.make(task, image_size=size)
@@ -44,20 +59,24 @@ def metaworld(task: str, size: int) -> tuple[float, float, float]:
         stock.update_scene(world.data, "corner2")
         return stock.render()
 
-    slow, fast = cost(draw, 15), cost(env.render, 60)
+    slow, fast, ratio = in_turns(draw, env.render, 5, (3, 20))
     stock.close()
-    step = cost(lambda: env.step(np.zeros(7)), 100)
+    start = time.process_time()
+    for _ in range(150):
+        env.step(np.zeros(7))
+    step = (time.process_time() - start) / 150 * 1e3
     env.close()
-    return slow, fast, step
+    return f"| `{task}` | {size} | picture | {slow:.1f} | {fast:.1f} | {ratio:.1f} | {step:.1f} |"
 
 
-def robosuite(task: str, size: int) -> tuple[float, float, float]:
-    """Stock step with its picture, our picture, our step with its picture (ms); `stack` for the stock side."""
+def robosuite(task: str, size: int) -> str:
+    """A stock step with its picture against ours; `Stack` or `TwoArmLift` stand for tasks that robosuite lacks."""
     import robosuite as suite
 
+    spec = sim.task_spec(task)
     stock = suite.make(
-        "Stack",
-        robots="Panda",
+        "Stack" if spec.n_arms == 1 else "TwoArmLift",
+        robots=["Panda"] * spec.n_arms,
         has_renderer=False,
         has_offscreen_renderer=True,
         use_camera_obs=True,
@@ -68,32 +87,104 @@ def robosuite(task: str, size: int) -> tuple[float, float, float]:
         renderer="mujoco",
     )
     stock.reset()
-    slow = cost(lambda: stock.step(np.zeros(7)), 30)
-    stock.close()
     env = sim.make(task, image_size=size)
     env.reset(seed=0)
-    fast, step = cost(env.render, 60), cost(lambda: env.step(np.zeros(7)), 100)
+    action = np.zeros(spec.action_dim)
+    env.task = _endless(env.task)
+    slow, fast, ratio = in_turns(lambda: stock.step(action), lambda: env.step(action), 5, (6, 15))
+    stock.close()
     env.close()
-    return slow, fast, step
+    return f"| `{task}` | {size} | step + picture | {slow:.1f} | {fast:.1f} | {ratio:.1f} | {fast:.1f} |"
+
+
+def _endless(spec: sim.TaskSpec) -> sim.TaskSpec:
+    import dataclasses
+
+    return dataclasses.replace(spec, horizon=10**9)
+
+
+def pictures(tasks: list[str], sizes: list[int]) -> None:
+    """Prints one row per task and size."""
+    sim.require_rendering()
+    print("| task | pixels | what | stock ms | ours ms | ratio | our step + picture ms |\n|" + "---|" * 7)
+    for task in tasks:
+        for size in sizes:
+            measure = metaworld if sim.task_spec(task).family == "metaworld" else robosuite
+            print(measure(task, size), flush=True)
+
+
+def collections(tasks: list[str]) -> None:
+    """Prints wall and processor time of 100 demonstrations at 84 pixels in two processes."""
+    for task in tasks:
+        with tempfile.TemporaryDirectory() as folder:
+            used = _children()
+            start = time.perf_counter()
+            sim.collect_demos(task, 100, Path(folder) / "demos.hdf5", image_size=84, progress=False)
+            wall = time.perf_counter() - start
+        cpu = _children() - used
+        print(
+            f"100 demonstrations of {task}, 84 pixels, two processes: {wall:.0f} s wall, {cpu:.0f} s of processor time "
+            f"(load average {os.getloadavg()[0]:.1f})",
+            flush=True,
+        )
+
+
+def _children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def leaks(tasks: list[str]) -> None:
+    """Prints the growth of resident memory."""
+    for task in tasks:
+        env = sim.make(task, image_size=84, cameras=("primary", "wrist"))
+        for seed in range(100):
+            env.reset(seed=seed)
+        start = _resident()
+        for seed in range(1000):
+            env.reset(seed=seed)
+        resets = _resident()
+        for seed in range(500):
+            env.reset(seed=seed)
+            expert, over = sim.make_expert(env, seed=seed), False
+            for _ in range(20):
+                *_, terminated, truncated, _ = env.step(expert.act())
+                over = terminated or truncated
+                if over:
+                    break
+        episodes = _resident()
+        env.close()
+        for seed in range(100):
+            env = sim.make(task, image_size=84)
+            env.reset(seed=seed)
+            env.close()
+            if seed == 9:
+                tenth = _resident()
+        print(
+            f"{task}: resident memory {start:.0f} MiB after 100 resets; 1,000 more: {resets - start:+.1f}; "
+            f"500 episodes of 20 steps: {episodes - resets:+.1f}; environments 11 to 100, one after the other: "
+            f"{_resident() - tenth:+.1f}",
+            flush=True,
+        )
+
+
+def _resident() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="64,84", help="comma separated (default: 64,84)")
-    parser.add_argument("--tasks", default=",".join(sim.TASK_NAMES), help="comma separated (default: all)")
+    parser.add_argument("part", choices=("pictures", "collections", "leaks"), nargs="?", default="pictures")
+    parser.add_argument("--sizes", default="64,84", help="of pictures, comma separated (default: 64,84)")
+    parser.add_argument("--tasks", help="comma separated (default: all for pictures, assembly and threading otherwise)")
     options = parser.parse_args()
-    sim.require_rendering()
-    print("| task | size | stock | our picture | our step + picture | ratio |")
-    print("|---|---|---|---|---|---|")
-    for task in options.tasks.split(","):
-        for size in map(int, options.sizes.split(",")):
-            family = sim.task_spec(task).family
-            slow, fast, step = (metaworld if family == "metaworld" else robosuite)(task, size)
-            ours = fast if family == "metaworld" else step
-            what = "picture" if family == "metaworld" else "step + picture"
-            print(
-                f"| {task} | {size} | {slow:.1f} ({what}) | {fast:.1f} | {step:.1f} | {slow / ours:.1f} |", flush=True
-            )
+    if options.part == "pictures":
+        tasks = options.tasks.split(",") if options.tasks else list(sim.TASK_NAMES)
+        pictures(tasks, [int(size) for size in options.sizes.split(",")])
+    else:
+        tasks = options.tasks.split(",") if options.tasks else ["threading", "assembly"]
+        {"collections": collections, "leaks": leaks}[options.part](tasks)
 
 
 if __name__ == "__main__":

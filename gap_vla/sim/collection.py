@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.progress import Progress
 from gap_vla.sim.collection_worker import CRASHED, KEPT, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
 from gap_vla.sim.rendering_backend import require_rendering
@@ -171,6 +172,7 @@ def _play(
     kept, attempt = already, 0
     if kept >= n:
         return
+    shown = Progress(task, n, "demonstration", done=already, out=sys.stderr) if progress else None
     with _workers(workers, (task, env_kwargs, action_noise, folder)) as pool:
         idle = list(pool)
         busy: dict[Any, int] = {}
@@ -203,10 +205,9 @@ def _play(
                     f"{task}: the expert failed in {failures} of {len(done)} attempts (action_noise={action_noise}, "
                     f"{env_kwargs['variant']}); use less noise or another variant"
                 )
-            if progress:
-                _report(task, kept, n, failures, steps, kept - already, time.perf_counter() - start)
-    if progress:
-        print(file=sys.stderr)
+            if shown:
+                rate = steps / (time.perf_counter() - start)
+                shown.update(kept, f"{failures} failed and not kept, {rate:.0f} steps/s")
 
 
 def _answer(connection: Any, busy: dict[Any, int]) -> tuple[int, str, Any]:
@@ -240,9 +241,9 @@ def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
             process.join(timeout=10.0)
     finally:
         for process in processes:
-            if process.is_alive():
-                process.terminate()
-                process.join()
+            process.terminate()
+        for process in processes:
+            process.join()
 
 
 @contextlib.contextmanager
@@ -258,11 +259,3 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _report(task: str, kept: int, n: int, failures: int, steps: int, new: int, seconds: float) -> None:
-    left = f"{seconds / new * (n - kept):.0f} s left" if new else "no estimate yet"
-    text = f"{task}: {kept}/{n} kept, {failures} failed, {steps / seconds:.0f} steps/s, {seconds:.0f} s, {left}"
-    end = "\r" if sys.stderr.isatty() else "\n"
-    if sys.stderr.isatty() or kept == n or kept % max(1, n // 10) == 0:
-        print(text.ljust(80), end=end, file=sys.stderr, flush=True)

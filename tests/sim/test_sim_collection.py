@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -69,20 +70,38 @@ def test_one_worker_writes_what_two_write(collection, tmp_path):
     assert alone.read_bytes() == collection.read_bytes()
 
 
-def test_a_killed_collection_leaves_no_file_and_continues(collection, tmp_path):
-    out = tmp_path / "killed.hdf5"
+def interrupted(out, workers, stop):
+    """Starts the command as a terminal would, in a group of its own; calls `stop` after the first finished episode."""
     command = [sys.executable, "scripts/collect_demos.py", "--task", "assembly", "--num", "3", "--out", str(out)]
-    command += ["--image-size", "32", "--seed", "3", "--action-noise", "0.1", "--workers", "1", "--show", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    parts = tmp_path / "killed.hdf5.parts"
+    command += ["--image-size", "32", "--seed", "3", "--action-noise", "0.1", "--workers", str(workers), "--show", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    parts = out.with_name(out.name + ".parts")
     deadline = time.time() + 120
     while not list(parts.glob("attempt_*")) and time.time() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    stop(process)
+    said = process.communicate(timeout=240)[1]
     assert not out.exists() and list(parts.glob("attempt_*"))
+    return command, parts, process.returncode, said
+
+
+def test_a_killed_collection_leaves_no_file_and_continues(collection, tmp_path):
+    out = tmp_path / "killed.hdf5"
+    command, parts, _, _ = interrupted(out, 1, lambda process: process.kill())
     (parts / ".attempt_000009.hdf5.1").write_text("half written")
     subprocess.run(command, check=True, capture_output=True)
+    assert out.read_bytes() == collection.read_bytes() and not parts.exists()
+
+
+def test_ctrl_c_ends_all_processes_and_the_same_command_continues(collection, tmp_path):
+    out = tmp_path / "stopped.hdf5"
+    command, parts, code, said = interrupted(out, 2, lambda process: os.killpg(process.pid, signal.SIGINT))
+    assert code == 130 and "the same command continues" in said and "Traceback" not in said
+    for part in parts.glob("attempt_*.hdf5"):
+        with h5py.File(part) as file:
+            assert file["demo"].attrs["success"]  # whole, not half written
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "continuing after" in again.stderr
     assert out.read_bytes() == collection.read_bytes() and not parts.exists()
 
 

@@ -91,16 +91,16 @@ def test_the_projection_agrees_with_the_picture(assembly):
     assert np.linalg.norm(seen - wanted) < 2
 
 
-@pytest.mark.parametrize("task", ["assembly", "threading"])
+@pytest.mark.parametrize("task", sim.TASK_NAMES)
 def test_gripper_and_objects_stay_in_the_picture_and_large_enough(task):
     env = sim.make(task, cameras=())
-    check_visibility(env, seeds=(31, 32))
+    check_visibility(env, seeds=(31,))
     env.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", sim.TASK_NAMES)
-def test_every_camera_keeps_gripper_and_objects_in_the_picture(task):
+def test_gripper_and_objects_stay_in_the_picture_in_many_episodes(task):
     env = sim.make(task, cameras=())
     check_visibility(env, seeds=range(200, 208))
     env.close()
