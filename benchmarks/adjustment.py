@@ -4,7 +4,9 @@
 
 `submodule`: the small policy of `finetune_configs/small_assembly.py` (64×64 images), GAP on its proprioceptive encoder.
 `columns`: Diffusion Policy's way, 12 convolution blocks that each read a condition with raw state in it.
-Prints medians of processor time on one thread and the median ratio of pairs; docs/PERFORMANCE.md holds the figures.
+Prints medians of processor time on one thread and the median ratio of pairs. A ratio near 1 drowns in what other jobs
+do to the caches, so the adjusted part is also run alone, where GAP's own work shows, and that is compared with a step.
+docs/PERFORMANCE.md holds the figures.
 """
 
 from __future__ import annotations
@@ -48,10 +50,11 @@ class Denoiser(nn.Module):
         return x
 
 
-Step = tuple[nn.Module, Callable[[nn.Module], torch.Tensor], Callable[[nn.Module], Adjustment]]
+Case = tuple[nn.Module, Callable[[nn.Module], torch.Tensor], Callable[[nn.Module], Adjustment]]
+"""A policy, its loss, and how GAP is attached."""
 
 
-def submodule_case(batch_size: int) -> Step:
+def submodule_case(batch_size: int) -> tuple[Case, Case]:
     from gap_vla.policies.config import SmallModelConfig
     from gap_vla.policies.policy import build_policy
 
@@ -62,27 +65,44 @@ def submodule_case(batch_size: int) -> Step:
         "proprio": torch.randn(batch_size, config.proprio_history, 9),
     }
     target = torch.randn(batch_size, config.action_horizon, 4)
+
+    def adjust(p: nn.Module) -> Adjustment:
+        return attach(p, "proprio_encoder", SCHEDULE, total_steps=STEPS)
+
+    encoder = policy.proprio_encoder
+    assert isinstance(encoder, nn.Module)
+    alone = nn.ModuleDict({"proprio_encoder": encoder})
     return (
-        policy,
-        lambda p: (p(batch) - target).square().mean(),
-        lambda p: attach(p, "proprio_encoder", SCHEDULE, total_steps=STEPS),
+        (policy, lambda p: (p(batch) - target).square().mean(), adjust),
+        (alone, lambda p: p["proprio_encoder"](batch["proprio"]).square().mean(), adjust),
     )
 
 
-def columns_case(batch_size: int) -> Step:
+def columns_case(batch_size: int) -> tuple[Case, Case]:
     x, condition = torch.randn(batch_size, 256, 16), torch.randn(batch_size, 288)
     read = [slice(128, 137), slice(208, 217)]
-    columns = {f"blocks.{i}.cond_encoder.1": read for i in range(12)}
+    policy = Denoiser()
+
+    def adjust(p: nn.Module) -> Adjustment:
+        columns = {name: read for name, _ in p.named_modules() if name.endswith("cond_encoder.1")}
+        return attach_columns(p, columns, SCHEDULE, total_steps=STEPS)
+
+    alone = nn.ModuleDict(
+        {f"{i}": nn.ModuleDict({"cond_encoder": b.cond_encoder}) for i, b in enumerate(policy.blocks)}
+    )
     return (
-        Denoiser(),
-        lambda p: p(x, condition).square().mean(),
-        lambda p: attach_columns(p, columns, SCHEDULE, total_steps=STEPS),
+        (policy, lambda p: p(x, condition).square().mean(), adjust),
+        (alone, lambda p: sum(b["cond_encoder"](condition).square().mean() for b in p.values()), adjust),
     )
 
 
-def measure(name: str, case: Step, pairs: int, batch_size: int) -> None:
+CASES = {"submodule": submodule_case, "columns": columns_case}
+
+
+def times(case: Case, pairs: int, batch_size: int) -> dict[str, list[float]]:
+    """Seconds of processor time of every step, with and without GAP."""
     policy, loss, adjust = case
-    policies = {"with GAP": policy.train(), "without": copy.deepcopy(policy).train()}
+    policies = {"with GAP": copy.deepcopy(policy).train(), "without": copy.deepcopy(policy).train()}
     optimizers = {key: torch.optim.AdamW(p.parameters(), lr=1e-4, foreach=True) for key, p in policies.items()}
     gap = adjust(policies["with GAP"])
     gap.watch(optimizers["with GAP"])
@@ -101,21 +121,34 @@ def measure(name: str, case: Step, pairs: int, batch_size: int) -> None:
             optimizers[key].zero_grad()
             if pair >= 3:
                 seconds[key].append(time.process_time() - start)
-    ratios = [a / b for a, b in zip(seconds["with GAP"], seconds["without"])]
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    medians = ", ".join(f"{key} {1e3 * statistics.median(v):.1f} ms" for key, v in seconds.items())
-    print(f"{name} (batch {batch_size}): {medians}")
-    print(f"  GAP costs {100 * (middle - 1):+.2f} % (median of {pairs} pairs; half of them within "
-          f"{100 * (low - 1):+.2f} to {100 * (high - 1):+.2f} %)")  # fmt: skip
+    return seconds
+
+
+def measure(name: str, cases: tuple[Case, Case], pairs: int, batch_size: int) -> None:
+    alone = times(cases[1], 5 * pairs, batch_size)
+    own = statistics.median(a - b for a, b in zip(alone["with GAP"], alone["without"]))
+    whole = times(cases[0], pairs, batch_size)
+    step = statistics.median(whole["without"])
+    ratios = [a / b for a, b in zip(whole["with GAP"], whole["without"])]
+    low, middle, high = (100 * (ratio - 1) for ratio in statistics.quantiles(ratios, n=4))
+    print(f"{name} (batch {batch_size}): a step takes {1e3 * step:.1f} ms without GAP")
+    print(f"  with GAP {middle:+.2f} % (median of {pairs} pairs; half of them within {low:+.2f} to {high:+.2f} %)")
+    print(
+        f"  GAP's own work, on the adjusted part alone: {1e3 * own:.2f} ms, {100 * own / step:.2f} % of a step",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
     parser.add_argument("--batch_size", type=int, default=64, help="samples in a step (default 64)")
+    parser.add_argument("--case", choices=[*CASES, "all"], default="all")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for name, case in (("submodule", submodule_case), ("columns", columns_case)):
+    for name, case in CASES.items():
+        if options.case not in (name, "all"):
+            continue
         measure(name, case(options.batch_size), options.pairs, options.batch_size)
 
 

@@ -66,7 +66,7 @@ class ScaledUpdates:
             group = group_of.get(id(parameter))
             if group is None or parameter.grad is None:  # the optimizer passes over it
                 continue
-            decay: Any = 0.0
+            decay = None
             decoupled = unscaled_decay(self._optimizer, group) if self._decoupled is None else self._decoupled
             if decoupled and group.get("weight_decay"):
                 decay = group["lr"] * group["weight_decay"]
@@ -75,10 +75,13 @@ class ScaledUpdates:
 
     @torch.no_grad()
     def _scale(self, *_: Any) -> None:
+        # a gradient scaler that gives up inside a fused kernel moves nothing, and decays nothing
+        may_skip = hasattr(self._optimizer, "found_inf")
+        starts = []
         for region, before, decay in self._before:
-            start = before * (1 - decay)
-            scaled = torch.lerp(start, region, self._lam)
-            # a step that a gradient scaler gave up inside a fused kernel has moved nothing, and decayed nothing
-            region.copy_(torch.where(region == before, region, scaled))
+            start = before if decay is None else before * (1 - decay)
+            starts.append(torch.where(region == before, before, start) if may_skip else start)
+        if starts:
+            torch._foreach_lerp_([region for region, _, _ in self._before], starts, 1 - self._lam)
         self._before = []
         self._finished()
