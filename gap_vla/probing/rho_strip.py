@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,34 +20,35 @@ def training_rho(run: Run) -> tuple[Any, Float[np.ndarray, " S"]] | None:
     """The store's training split and ρ of its steps as this run used it; None where the store is not here or the
     method uses no ρ.
     """
-    from gap_vla.config import ConfigError
-    from gap_vla.pipeline import stages_of
     from gap_vla.rlds import EpisodeStore
 
+    directory = store_of(run)
+    if directory is None:
+        return None
     if run.small:
         from gap_vla.policies import SmallConfig, method_of
-
-        config = SmallConfig.from_dict(run.config)
-        method = method_of(config.method)
-        stages_config, used = config.data_stages, method.schedule(config.adjustment).needs_rho
-    else:
-        from gap_vla.config import FinetuneConfig
-
-        octo = FinetuneConfig.from_dict(run.config)
-        stages_config, used = octo, octo.schedule.needs_rho
-    try:
-        directory = stages_of(stages_config).store
-    except ConfigError:  # data of others that is not here any more
-        return None
-    if not used or not (directory / "store.json").exists():
-        return None
-    store = EpisodeStore.open(directory)
-    if run.small:
         from gap_vla.training.small.labels import rho_of
 
+        config = SmallConfig.from_dict(run.config)
+        if not method_of(config.method).schedule(config.adjustment).needs_rho:
+            return None
+        store = EpisodeStore.open(directory)
         return store.split("train"), rho_of(config, store)["train"]
-    split = store.split("train")
+    from gap_vla.config import FinetuneConfig
+
+    if not FinetuneConfig.from_dict(run.config).schedule.needs_rho:
+        return None
+    split = EpisodeStore.open(directory).split("train")
     return (split, np.asarray(split.fields["rho"])) if "rho" in split.fields else None
+
+
+def store_of(run: Run) -> Path | None:
+    """The episode store that the run was trained on: as its summary says, seen from here or from beside its `runs`."""
+    recorded = Path(run.summary.get("dataset", {}).get("path", ""))
+    if not run.small:  # an RLDS dataset, root/rlds/NAME/TASK/VERSION; its store is root/store/NAME
+        recorded = recorded.parents[3] / "store" / recorded.parents[1].name if len(recorded.parents) > 3 else recorded
+    beside = run.path.absolute().parents[2] / recorded
+    return next((place for place in (recorded, beside) if (place / "store.json").exists()), None)
 
 
 def rho_strip(split: Any, rho: Mapping[str, np.ndarray], episode: int = 0) -> str:

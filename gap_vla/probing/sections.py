@@ -16,7 +16,11 @@ from gap_vla.reproduction.analysis import differences_of, success_of
 from gap_vla.reproduction.paper import PAPER_PROBE
 from gap_vla.reproduction.tables_text import points, words
 
-CURVES = {"train/loss": "training loss", "val/action_mse": "held-out action error", "train/gradient_norm": "gradient"}
+CURVES = {
+    "train/loss": "training loss",
+    "val/action_mse": "held-out action error",
+    "train/gradient_norm": "gradient norm",
+}
 """Measurements that every kind of run takes, and what they are called."""
 
 
@@ -69,9 +73,8 @@ def branches_section(runs: list[Run], command: str) -> str:
         return ""
     note = (
         '<p class="note">Measured at single training steps. Loss with a branch alone: the other branch\'s features are '
-        "replaced by their mean over the batch. GAP does not change the gradient at the features of its own sample "
-        "before scaling, so a low proprioceptive signal at high ρ is not its doing; the parameter gradient is after "
-        "it.</p>"
+        "replaced by their mean over the batch. The loss gradient at the features is taken before GAP scales it, the "
+        "parameter gradient after.</p>"
     )
     return chart_image(chart, "gradients and losses of each branch") + note + command_block(command)
 
@@ -93,22 +96,13 @@ def rho_section(runs: list[Run], command: str) -> str:
 def probe_section(probe: Mapping[str, Any] | None) -> str:
     if not probe:
         return ""
-    rows = [["features of", "what", "R² or AUC", "95 % interval", "error", "guessing the mean"]]
-    for label, found in probe["probes"].items():
-        for name, of_object in found["positions"].items():
-            for part, one in of_object.items():
-                low, high = one["r2_interval"]
-                centimetres = [f"{100 * one[key]:.1f} cm" for key in ("error", "mean_error")]
-                rows.append([label, f"{name}, {part}", f"{one['r2']:.2f}", f"{low:.2f} to {high:.2f}", *centimetres])
-        one = found["transition"]
-        low, high = one["auc_interval"]
-        accuracy = f"balanced accuracy {100 * one['balanced_accuracy']:.0f} %"
-        rows.append([label, "motion transitions", f"{one['auc']:.2f}", f"{low:.2f} to {high:.2f}", accuracy, "50 %"])
+    rows = _probe_rows(probe)
     paper = ", ".join(f"{method} {value:.0f} %" for method, value in PAPER_PROBE.items())
     note = (
         f'<p class="note">{probe["episodes"]} episodes of the expert, {probe["steps"]} steps; every step is predicted '
         "by a ridge regression that saw no step of its episode. Before the grasp only the pictures tell where an "
-        "object is; afterwards it moves with the hand. The paper's probe on assembly is another one (its text gives "
+        "object is; afterwards it moves with the hand. The figure's intervals are bootstrapped over "
+        "episodes. The paper's probe on assembly is another one (its text gives "
         f"{paper}).</p>"
     )
     return (
@@ -117,6 +111,22 @@ def probe_section(probe: Mapping[str, Any] | None) -> str:
         + note
         + command_block(probe["command"])
     )
+
+
+def _probe_rows(probe: Mapping[str, Any]) -> list[list[str]]:
+    """What is read off, one line each; R² and error in cm, or AUC, of every run's features."""
+    found = probe["probes"]
+    of_all = {label: one["positions"] for label, one in found.items()}
+    kinds = dict.fromkeys((name, part) for of_run in of_all.values() for name in of_run for part in of_run[name])
+    rows = [["held-out", *found, "guessing the mean"]]
+    for name, part in kinds:
+        ones = [of_run.get(name, {}).get(part) for of_run in of_all.values()]
+        cells = ["" if one is None else f"R² {one['r2']:.2f}, {100 * one['error']:.1f} cm" for one in ones]
+        guess = next(one["mean_error"] for one in ones if one is not None)
+        rows.append([f"position of {name}, {part}", *cells, f"{100 * guess:.1f} cm"])
+    areas = [one["transition"] for one in found.values()]
+    cells = [f"AUC {one['auc']:.3f}, {100 * one['balanced_accuracy']:.0f} %" for one in areas]
+    return [*rows, ["motion transitions (balanced accuracy)", *cells, "50 %"]]
 
 
 def similarity_section(probe: Mapping[str, Any] | None) -> str:

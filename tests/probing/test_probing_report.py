@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gap_vla.probing.page import write_report
+from gap_vla.probing.rho_strip import store_of
 from gap_vla.probing.runs import ReportError, Run
 
 
@@ -101,6 +102,21 @@ def test_sections_without_anything_to_show_are_left_out(runs, tmp_path):
 def test_the_same_runs_give_the_same_page(runs, page, tmp_path):
     again = write_report(runs, tmp_path / "again.html", command="python make_page", probe=PROBE, videos=1)
     assert again.read_text() == page
+
+
+def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
+    path = make_run(tmp_path / "project" / "runs" / "assembly", "gap", 0, [1, 1, 0, 1])
+    summary = json.loads((path / "summary.json").read_text())
+    (path / "summary.json").write_text(json.dumps({**summary, "dataset": {"path": "data/store/assembly-1"}}))
+    (path / "checkpoint").mkdir()
+    (path / "checkpoint" / "policy.json").write_text("{}")
+    assert store_of(Run.read(path)) is None
+    store = tmp_path / "project" / "data" / "store" / "assembly-1"
+    store.mkdir(parents=True)
+    (store / "store.json").write_text("{}")
+    assert store_of(Run.read(path)) == store
+    monkeypatch.chdir(tmp_path / "project")
+    assert store_of(Run.read("runs/assembly/gap-seed0")).resolve() == store
 
 
 def test_runs_of_two_tasks_and_folders_that_are_no_runs_are_refused(runs, tmp_path):
