@@ -87,9 +87,8 @@ def columns_case(batch_size: int) -> tuple[Case, Case]:
         columns = {name: read for name, _ in p.named_modules() if name.endswith("cond_encoder.1")}
         return attach_columns(p, columns, SCHEDULE, total_steps=STEPS)
 
-    alone = nn.ModuleDict(
-        {f"{i}": nn.ModuleDict({"cond_encoder": b.cond_encoder}) for i, b in enumerate(policy.blocks)}
-    )
+    readers = [module for name, module in policy.named_modules() if name.endswith("cond_encoder")]
+    alone = nn.ModuleDict({f"{i}": nn.ModuleDict({"cond_encoder": reader}) for i, reader in enumerate(readers)})
     return (
         (policy, lambda p: p(x, condition).square().mean(), adjust),
         (alone, lambda p: sum(b["cond_encoder"](condition).square().mean() for b in p.values()), adjust),
