@@ -148,7 +148,8 @@ def dry_run(
         shape = "x".join(str(n) for n in value.shape[1:]) or "scalar"
         kind = "string" if value.dtype.kind == "U" else value.dtype.name
         lines.append(f"  {key}: {kind} {shape}  <- {mapping.get(key.split('/')[-1], 'annotator')}")
-    lines.append(f"  steps/language_instruction: {first.language_instruction!r}")
+    missing = "" if first.language_instruction else '  (none; give one with --reader language_instruction="…")'
+    lines.append(f"  steps/language_instruction: {first.language_instruction!r}{missing}")
     lines += [f"  dropped: {key} ({reason})" for key, reason in sorted(source.dropped().items())]
     return "\n".join([*lines, f"picture: {save_episode_picture(first, picture)}"])
 

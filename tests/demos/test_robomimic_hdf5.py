@@ -141,3 +141,19 @@ def test_unknown_kinds_and_missing_files_are_named(tmp_path: Path) -> None:
         open_source(tmp_path, kind="bag")
     with pytest.raises(EpisodeError, match="no such file"):
         open_source(tmp_path / "no.hdf5")
+
+
+def test_a_file_written_by_robomimics_own_scripts_is_read() -> None:
+    path = Path(__file__).parents[1] / "data" / "robomimic" / "lift.hdf5"
+    source = open_source(path, language_instruction="lift the cube")
+    assert [len(e) for e in source] == [14, 17]
+    episode = source[1]
+    with h5py.File(path) as stored:
+        obs = stored["data/demo_1/obs"]
+        np.testing.assert_array_equal(episode.images["image_primary"], obs["agentview_image"])
+        np.testing.assert_array_equal(episode.images["image_wrist"], obs["robot0_eye_in_hand_image"])
+        np.testing.assert_allclose(episode.proprio[:, :3], obs["robot0_eef_pos"], atol=1e-6)
+        np.testing.assert_allclose(episode.proprio[:, 3:7], np.roll(obs["robot0_eef_quat"], 1, axis=1), atol=1e-6)
+    assert episode.language_instruction == "lift the cube"
+    assert "next_obs" not in source.mapping() and "obs/robot0_joint_pos" in source.dropped()
+    assert [e.metadata["episode_id"] for e in open_source(path, filter_key="train")] == ["demo_0"]

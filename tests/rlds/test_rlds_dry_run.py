@@ -48,7 +48,7 @@ def rlds(folder: Path) -> Path:
 RLDS = ("state_key=observation/proprio", "layout=gap")
 EXPECTED = {
     "robomimic_hdf5": (robomimic, (), ["image_primary: uint8 16x16x3  <- obs/agentview_image", "dropped: obs/object"]),
-    "npz": (npz, (), ["proprio: float32 9  <- proprio", "dropped: torque"]),
+    "npz": (npz, (), ["proprio: float32 9  <- proprio", "dropped: torque", "''  (none; give one"]),
     "pickle": (
         pickles,
         ('image_keys={"image": "image_primary"}',),
