@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.sim.cameras import CameraPose
 from gap_vla.sim.textures import COUNT, paint, pattern_name
 from gap_vla.sim.variants import Variant
 
@@ -43,12 +44,15 @@ class Appearance:
             paint(model)
         self._headlight = model.vis.headlight.diffuse.copy(), model.vis.headlight.ambient.copy()
 
-    def redraw(self, rng: np.random.Generator, middle: Sequence[float], taken: Iterable[np.ndarray]) -> None:
+    def redraw(
+        self, rng: np.random.Generator, middle: Sequence[float], taken: Iterable[np.ndarray], camera: CameraPose
+    ) -> None:
         """Draws the looks of one episode.
 
         Args:
             middle: point on the table's surface about which the distractors lie (m).
             taken: positions (m) of things from which they keep away.
+            camera: in whose picture they lie.
         """
         model, variant = self._model, self._variant
         for name, value in self._kept.items():
@@ -67,7 +71,7 @@ class Appearance:
             self._recolor(self._objects, rng)
         occupied = [np.asarray(point)[:2] for point in taken]
         for i in range(variant.distractors):
-            place = _free_place(rng, np.array(middle[:2]), occupied)
+            place = _free_place(rng, np.array(middle), occupied, camera)
             occupied.append(place)
             model.body_pos[model.body(f"{_DISTRACTOR}{i}").id] = [*place, middle[2] + 0.02]
 
@@ -81,8 +85,12 @@ class Appearance:
             self._model.geom_rgba[geom, :3] = colors[body]
 
 
-def _free_place(rng: np.random.Generator, middle: np.ndarray, occupied: Sequence[np.ndarray]) -> np.ndarray:
-    """A point within 20 cm of the middle, 6 cm from everything, or the emptiest of 50."""
-    candidates = middle + rng.uniform(-0.2, 0.2, (50, 2))
+def _free_place(
+    rng: np.random.Generator, middle: np.ndarray, occupied: Sequence[np.ndarray], camera: CameraPose
+) -> np.ndarray:
+    """A point (x, y) in the picture within 20 cm of the middle, 6 cm from everything, or the emptiest of many."""
+    candidates = middle[:2] + rng.uniform(-0.2, 0.2, (200, 2))
+    pixels = camera.project(np.column_stack([candidates, np.full(len(candidates), middle[2] + 0.02)]), 1)
+    candidates = candidates[((pixels > 0.08) & (pixels < 0.92)).all(1)]
     room = [min((float(np.linalg.norm(c - other)) for other in occupied), default=1.0) for c in candidates]
     return candidates[next((i for i, r in enumerate(room) if r > 0.06), int(np.argmax(room)))]

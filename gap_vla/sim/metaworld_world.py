@@ -68,7 +68,8 @@ class MetaWorldWorld(World):
             mujoco.mj_kinematics(self.model, self.data)  # reset_model moved parts of the model: positions are stale
             if self.starts_well():
                 break
-        self._appearance.redraw(rng, (*self.views["near"].target[:2], 0.0), self.landmarks().values())
+        near = self.views["near"]
+        self._appearance.redraw(rng, (*near.target[:2], 0.0), self.landmarks().values(), near.pose(self.data))
         mujoco.mj_forward(self.model, self.data)
 
     def _move_fixtures(self) -> None:

@@ -93,7 +93,8 @@ class RobosuiteWorld(World):
             mujoco.mj_kinematics(self.model, self.data)
             if self.starts_well():
                 break
-        self._appearance.redraw(rng, (*self.views["near"].target[:2], TABLE_Z), self.landmarks().values())
+        near = self.views["near"]
+        self._appearance.redraw(rng, (*near.target[:2], TABLE_Z), self.landmarks().values(), near.pose(self.data))
         self.data.qacc_warmstart[:] = 0.0  # the solver's memory of what came before
         mujoco.mj_forward(self.model, self.data)
 

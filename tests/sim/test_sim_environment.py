@@ -153,6 +153,16 @@ def test_a_variant_changes_the_first_picture(assembly, variant):
     env.close()
 
 
+@pytest.mark.parametrize("task", ["bin_picking", "stack"])
+def test_every_distractor_lies_in_the_picture(task):
+    env = sim.make(task, cameras=(), variant="distractors")
+    for seed in env.variant.seeds(20):
+        env.reset(seed=seed)
+        places = [env.world.data.body(f"distractor{i}").xpos for i in range(3)]
+        pixels = env.camera_pose().project(np.array(places), 64)
+        assert (pixels > 3).all() and (pixels < 61).all()
+
+
 def test_quaternions_are_continuous_and_start_in_one_hemisphere(threading_env):
     env, quaternions = threading_env, []
     observation, _ = env.reset(seed=8)
