@@ -57,6 +57,7 @@ def write_report(
         ("branches", "What each branch learns", parts.branches_section(found, command)),
         ("rho", "ρ over a demonstration", parts.rho_section(found, command)),
         ("probe", "Linear probe of the frozen visual features", parts.probe_section(probe)),
+        ("silenced", "What the policies need", parts.silenced_section(probe)),
         ("similarity", "How alike the visual features are", parts.similarity_section(probe)),
         ("takeover", "Another policy takes over", parts.takeovers_section(found)),
         ("videos", "Rollouts", parts.videos_section(found, videos, command)),

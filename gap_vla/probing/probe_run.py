@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.atomic import write_json
+from gap_vla.probing.branch_loss import branch_losses
 from gap_vla.probing.linear_probe import probe_positions, probe_transitions
 from gap_vla.probing.probe_data import ProbeData, read_probe_data
 from gap_vla.probing.runs import ReportError, Run
@@ -70,8 +71,9 @@ def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) 
         out: receives `probe.json`.
 
     Returns:
-        `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `labels` and `cka` (matrix in
-        their order). The last label is an untrained network of the first run's architecture.
+        `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `branch_losses` (label to what
+        `losses_by_branch` returns), `labels` and `cka` (matrix in their order). The last label is an untrained network
+        of the first run's architecture.
 
     Raises:
         ReportError: no run has visual features.
@@ -85,12 +87,15 @@ def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) 
     data = read_probe_data(demos, every=every)
     features: dict[str, np.ndarray] = {}
     paths: dict[str, str] = {}
+    branches: dict[str, Any] = {}
     first = None
     for path in runs:
         run = Run.read(path)
         if not run.small:
             continue
         policy = load_saved_policy(run.checkpoint)[0]
+        if (losses := branch_losses(run)) is not None:
+            branches[run.label] = losses
         if policy.uses_vision:
             print(f"probe: features of {run.path}", flush=True)
             features[run.label] = features_of(policy, data.images)
@@ -111,6 +116,7 @@ def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) 
         "episodes": len(np.unique(data.episodes)),
         "runs": paths,
         "probes": {label: probe(found, data) for label, found in features.items()},
+        "branch_losses": branches,
         "labels": labels,
         "cka": [[round(cka(features[a], features[b]), 4) for b in labels] for a in labels],
     }

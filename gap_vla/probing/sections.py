@@ -129,6 +129,21 @@ def _probe_rows(probe: Mapping[str, Any]) -> list[list[str]]:
     return [*rows, ["motion transitions (balanced accuracy)", *cells, "50 %"]]
 
 
+def silenced_section(probe: Mapping[str, Any] | None) -> str:
+    if not probe or not probe.get("branch_losses"):
+        return ""
+    rows = [["held-out loss of", "windows", "both branches", "vision alone", "proprioception alone"]]
+    for label, found in probe["branch_losses"].items():
+        for part in found["both"]:
+            rows.append([label, part, *(f"{found[heard][part]:.4f}" for heard in ("both", "vision", "proprio"))])
+    note = (
+        '<p class="note">Finished policies on the held-out episodes of their own dataset. Alone: the other branch\'s '
+        "features are replaced by their mean. A large loss with vision alone means that the policy leans on "
+        "proprioception, and the other way round. Transition: the window ends within three steps of a change point.</p>"
+    )
+    return html_table(rows) + note + command_block(probe["command"])
+
+
 def similarity_section(probe: Mapping[str, Any] | None) -> str:
     if not probe or len(probe["labels"]) < 3:
         return ""

@@ -63,6 +63,9 @@ PROBE = {
     "steps": 90,
     "labels": ["concat, seed 0", "gap, seed 0", "untrained"],
     "cka": np.eye(3).tolist(),
+    "branch_losses": {
+        "gap, seed 0": {heard: {"all": 0.1234, "transition": 0.2} for heard in ("both", "vision", "proprio")}
+    },
     "probes": {
         label: {
             "positions": {
@@ -91,6 +94,7 @@ def test_the_page_shows_success_differences_figures_and_videos_with_their_comman
     for command in ("python make_page", "python make_probe", "python make_takeover"):
         assert f"<pre>{command}</pre>" in page
     assert page.count("data:video/mp4;base64,") == 4 and page.count("data:image/svg+xml;base64,") >= 8
+    assert cells[cells.index("0.1234") - 2 : cells.index("0.1234")] == ["gap, seed 0", "all"]
     assert "abc123" in page and "vision takes over from gap" in page
 
 
