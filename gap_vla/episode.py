@@ -86,15 +86,21 @@ class Episode:
         for key, value in arrays.items():
             if len(value) != steps:
                 raise EpisodeError(
-                    f"{self.name}: {key} has {len(value)} steps, proprio has {steps}; they must be equal"
+                    f"{self.name}: {key} has {len(value)} steps, proprio has {steps}; cut them to the same steps "
+                    "or drop the episode"
                 )
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 bad = int(np.argwhere(~np.isfinite(value.reshape(steps, -1)).all(1))[0, 0])
                 raise EpisodeError(f"{self.name}: {key} is NaN or infinite at step {bad}; repair or drop the episode")
         for key, value in self.images.items():
             if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3:
-                raise EpisodeError(f"{self.name}: {key} is {value.dtype}{list(value.shape)}, not uint8[T, h, w, 3]")
+                raise EpisodeError(
+                    f"{self.name}: {key} is {value.dtype}{list(value.shape)}, not uint8[T, h, w, 3]; "
+                    "store pictures as RGB bytes"
+                )
         for key in ("proprio", "action"):
             if getattr(self, key).ndim != 2:
-                raise EpisodeError(f"{self.name}: {key} has shape {getattr(self, key).shape}, not (T, width)")
+                raise EpisodeError(
+                    f"{self.name}: {key} has shape {getattr(self, key).shape}, not (T, width); store one row per step"
+                )
         return self

@@ -32,11 +32,16 @@ def make_episode(
     """
     for key in (state_key, action_key, *(image_keys if images else ())):
         if key not in arrays:
-            raise EpisodeError(f"{where}: no {key!r} (found: {', '.join(map(str, arrays)) or 'nothing'})")
+            raise EpisodeError(
+                f"{where}: no {key!r} (found: {', '.join(map(str, arrays)) or 'nothing'}); name it with --reader"
+            )
     state, action = np.asarray(arrays[state_key]), np.asarray(arrays[action_key])
     for key, value in ((state_key, state), (action_key, action)):
         if value.ndim != 2 or value.dtype.kind not in "fiu":
-            raise EpisodeError(f"{where}: {key!r} is {value.dtype}{list(value.shape)}, not numbers of shape (T, width)")
+            raise EpisodeError(
+                f"{where}: {key!r} is {value.dtype}{list(value.shape)}, not numbers of shape (T, width); "
+                "store one row per step"
+            )
     cameras = {name: as_frames(arrays[key], f"{where}: {key!r}") for key, name in image_keys.items()} if images else {}
     phase = arrays.get("phase")
     return Episode(
@@ -54,7 +59,10 @@ def as_frames(value: Any, where: str) -> np.ndarray:
     if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[-1] != 3:
         frames = frames.transpose(0, 2, 3, 1)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise EpisodeError(f"{where} is {frames.dtype}{list(frames.shape)}, not uint8 pictures (T, h, w, 3)")
+        raise EpisodeError(
+            f"{where} is {frames.dtype}{list(frames.shape)}, not uint8 pictures (T, h, w, 3); "
+            "store pictures as RGB bytes"
+        )
     return np.ascontiguousarray(frames)
 
 

@@ -99,7 +99,8 @@ class RobomimicHDF5(Source):
     def _demo_names(self, file: h5py.File) -> list[str]:
         if "data" not in file or not isinstance(file["data"], h5py.Group):
             raise EpisodeError(
-                f"{self.path}: no group 'data' (found: {', '.join(file) or 'nothing'}); this is not robomimic's layout"
+                f"{self.path}: no group 'data' (found: {', '.join(file) or 'nothing'}); this is not robomimic's "
+                "layout: give another --kind, or export it with robomimic's dataset_states_to_obs.py"
             )
         names = list(file["data"])
         filter_key = self.options["filter_key"]
@@ -109,7 +110,7 @@ class RobomimicHDF5(Source):
                 raise EpisodeError(f"{self.path}: no filter 'mask/{filter_key}' (filters: {known})")
             names = [_text(n) for n in file[f"mask/{filter_key}"][()]]
         if not names:
-            raise EpisodeError(f"{self.path}: group 'data' holds no demonstrations")
+            raise EpisodeError(f"{self.path}: group 'data' holds no demonstrations; record some, or give another file")
         return sorted(names, key=_natural)
 
     def _file_language(self, file: h5py.File) -> str:
@@ -142,7 +143,7 @@ class RobomimicHDF5(Source):
             elif key in demo["obs"] and len(demo[f"obs/{key}"]) != len(proprio):
                 raise EpisodeError(
                     f"{self.path}, episode {name}: obs/{key} has {len(demo[f'obs/{key}'])} images, "
-                    f"obs/robot0_eef_pos has {len(proprio)} steps; they must be equal"
+                    f"obs/robot0_eef_pos has {len(proprio)} steps; cut them to the same steps or drop the episode"
                 )
         phase = np.array([_text(p) for p in demo["phase"][()]]) if "phase" in demo else None
         return Episode(
@@ -164,12 +165,12 @@ class RobomimicHDF5(Source):
             if quaternion.shape != (len(position), 4):
                 raise EpisodeError(
                     f"{self.path}, episode {name}: obs/{arm}_eef_quat has shape {quaternion.shape}, "
-                    f"not ({len(position)}, 4)"
+                    f"not ({len(position)}, 4); repair or drop the episode"
                 )
             if len(gripper) != len(position):
                 raise EpisodeError(
                     f"{self.path}, episode {name}: obs/{arm}_gripper_qpos has {len(gripper)} steps, "
-                    f"eef_pos {len(position)}"
+                    f"eef_pos {len(position)}; cut them to the same steps or drop the episode"
                 )
             arms.append(np.concatenate([position, np.roll(quaternion, 1, axis=1), gripper], axis=1))
         return np.concatenate(arms, axis=1).astype(np.float32)
@@ -177,7 +178,10 @@ class RobomimicHDF5(Source):
     def _get(self, demo: h5py.Group, key: str, name: str) -> Any:
         if key not in demo:
             parent = demo["obs"] if key.startswith("obs/") and "obs" in demo else demo
-            raise EpisodeError(f"{self.path}, episode {name}: no '{key}' (found: {', '.join(parent)})")
+            raise EpisodeError(
+                f"{self.path}, episode {name}: no '{key}' (found: {', '.join(parent)}); "
+                "export the file with it, for pictures and poses with robomimic's dataset_states_to_obs.py"
+            )
         return demo[key]
 
 

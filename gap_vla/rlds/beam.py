@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gap_vla.rlds.shards import DatasetError, ShardJob, write_shard
+from gap_vla.rlds.disk import DatasetError
+from gap_vla.rlds.labelled import with_rho
+from gap_vla.rlds.shards import ShardJob, write_shard
 
 
 class BeamRunner:
@@ -36,3 +38,18 @@ class BeamRunner:
         with beam.Pipeline(runner=self.runner, options=options) as pipeline:
             (pipeline | "shards" >> beam.Create(jobs) | "spread" >> beam.Reshuffle() | "write" >> beam.Map(write_shard))
         return [write_shard(job) for job in jobs]  # every account is on disk: this only reads them
+
+
+def annotate_with(annotator: Any) -> Any:
+    """A Beam transform from episodes to episodes with ρ, for pipelines of your own.
+
+    Args:
+        annotator: fitted before (`gap_vla.phases.annotate(...).annotator`, `load_annotator(...)`); it is sent to the
+            workers.
+
+    Example:
+        episodes | annotate_with(load_annotator("annotator")) | …
+    """
+    import apache_beam as beam
+
+    return "rho" >> beam.Map(with_rho, annotator)

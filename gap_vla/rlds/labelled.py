@@ -29,13 +29,17 @@ class LabelledSource(Source):
         return len(self._source)
 
     def read(self, index: int, *, images: bool = True) -> Episode:
-        episode = self._source.read(index, images=images)
-        annotation = self._annotator.label([episode], workers=1)
-        mark = change_point_mask(annotation.change_points[0], len(episode))
-        return episode.replace(rho=np.asarray(annotation.rho[0], np.float32), change_point=mark)
+        return with_rho(self._source.read(index, images=images), self._annotator)
 
     def identity(self) -> dict[str, Any]:
         return self._source.identity()
+
+
+def with_rho(episode: Episode, annotator: Annotator) -> Episode:
+    """The episode with the annotator's ρ and change points."""
+    annotation = annotator.label([episode], workers=1)
+    mask = change_point_mask(annotation.change_points[0], len(episode))
+    return episode.replace(rho=np.asarray(annotation.rho[0], np.float32), change_point=mask)
 
 
 def change_point_mask(points: np.ndarray, steps: int) -> np.ndarray:

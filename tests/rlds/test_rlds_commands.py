@@ -184,3 +184,19 @@ def test_beam_writes_the_same_bytes(file: Path, tmp_path: Path) -> None:
     beam = build_dataset(open_source(file), tmp_path / "b", "toy", method="gaussian", runner=BeamRunner())
     for path in here.glob("*.*"):
         assert path.read_bytes() == (beam / path.name).read_bytes(), path.name
+
+
+@pytest.mark.skipif(not find_spec("apache_beam"), reason="needs apache-beam")
+def test_rho_is_a_beam_transform(tmp_path: Path) -> None:
+    import apache_beam as beam
+    from apache_beam.testing.util import assert_that, equal_to
+
+    from gap_vla.phases import annotate
+    from gap_vla.rlds.beam import annotate_with
+
+    episodes = [make_episode(i, annotated=False) for i in range(4)]
+    annotation = annotate(episodes, method="gaussian", workers=1)
+    expected = [np.asarray(rho, np.float32).tolist() for rho in annotation.rho]
+    with beam.Pipeline() as pipeline:
+        found = pipeline | beam.Create(episodes) | annotate_with(annotation.annotator)
+        assert_that(found | beam.Map(lambda episode: episode.rho.tolist()), equal_to(expected))
