@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true", help="recompute activations")
     parser.add_argument("--unrolled", action="store_true", help="do not loop over layers")
     parser.add_argument("--embedded", action="store_true", help="run the language encoder once, beforehand")
+    parser.add_argument("--quick", action="store_true", help="compile quickly, as short runs do")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (default: H200, dense)")
     parser.add_argument("--json", type=Path, help="also write all figures there")
@@ -133,7 +134,7 @@ def main() -> None:
 
         measure_accelerator(arguments.case or ["small", "base"], arguments.peak_tflops, arguments.json)
         return
-    options = {key: getattr(arguments, key) for key in ("dtype", "remat", "unrolled", "embedded")}
+    options = {key: getattr(arguments, key) for key in ("dtype", "remat", "unrolled", "embedded", "quick")}
     from cases import DESCRIPTIONS, write_case
 
     everything = {}

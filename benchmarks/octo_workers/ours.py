@@ -31,8 +31,8 @@ class Ours:
     """Compiles and runs our training step and `sample_actions` on one case.
 
     Args:
-        options: `dtype`, `remat`, `unrolled`, `embedded` (the language encoder runs once, beforehand) and `adjust`
-            (False leaves GAP out of the program).
+        options: `dtype`, `remat`, `unrolled`, `quick` (compilation), `embedded` (the language encoder runs once,
+            beforehand) and `adjust` (False leaves GAP out of the program).
     """
 
     def __init__(self, folder: Path, options: dict[str, Any]):
@@ -70,7 +70,8 @@ class Ours:
         self.state = TrainState(packed, opt_state, jnp.zeros([], jnp.int32), jax.random.PRNGKey(0))
         self.batch, self.example = batch, {key: batch[key] for key in ("observation", "task")}
         adam, adjust = Adam(learning_rate, 1.0), options.get("adjust", True)
-        self.train_step = TrainStep(module, tx, packing, adam, fixed, adjust=adjust)
+        quick = bool(options.get("quick"))
+        self.train_step = TrainStep(module, tx, packing, adam, fixed, adjust=adjust, quick=quick)
         self.module, self.config = module, config
         self._key = jax.random.PRNGKey(1)
 
@@ -78,11 +79,7 @@ class Ours:
         return [jax.__version__, flax.__version__, jax.default_backend()]
 
     def compile_step(self) -> None:
-        step, state = self.train_step, self.state
-        gradient = step.gradient.lower(state.params, step.frozen, self.batch, self.factors.sample, state.rng)
-        gradients, _ = gradient.out_info
-        update = step.update.lower(state, None, gradients, None, self.factors)
-        step.gradient, step.update = gradient.compile(), update.compile()
+        self.train_step.compile(self.state, self.batch, self.factors)
 
     def step(self) -> float:
         self.state, measured = self.train_step(self.state, self.batch, self.factors)

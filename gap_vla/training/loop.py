@@ -95,7 +95,10 @@ def train(
                 batch = change(batch, done, config.seed)
             logged = (done + 1) % config.log_every == 0 or done + 1 == config.steps
             factors_on_device = DeviceFactors(place(factors.sample), factors.gradient, factors.update)
-            state, measured = step(state, place(batch), factors_on_device, split=logged)
+            placed = place(batch)
+            if pending is None:
+                step.compile(state, placed, factors_on_device)
+            state, measured = step(state, placed, factors_on_device, split=logged)
             done += 1
             if pending:
                 _require_finite(*pending, done - 1, metrics_file.parent)

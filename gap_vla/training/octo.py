@@ -31,6 +31,9 @@ from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.step import TrainState, TrainStep, make_validation_step
 from gap_vla.training.validation import validate
 
+SHORT_RUN = 200
+"""Training steps up to which compiling quickly saves more than it costs."""
+
 MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask")
 
 
@@ -222,6 +225,7 @@ def fine_tune(
         config.train.accumulate,
         rival=trainer.rival if trainer.rival and trainer.rival.modulates else None,
         shardings=shardings if mesh.size > 1 else None,
+        quick=config.train.steps <= SHORT_RUN,
     )
     measure = make_validation_step(trainer.model.module, trainer.packing, frozen)
     validation_batches = [trainer.inputs(batch) for batch in held_out]

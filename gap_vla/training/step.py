@@ -19,6 +19,7 @@ from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
 from gap_vla.octo.partition import join_frozen
 from gap_vla.training.accumulation import accumulated, counted_entries
 from gap_vla.training.branches import Adam, branch_measurements, split_measurements
+from gap_vla.training.compilation import quick_compilation, return_free_memory
 from gap_vla.training.packing import Packing
 from gap_vla.training.rivals import Rival
 
@@ -87,6 +88,7 @@ class TrainStep:
         rival: another method's modulation of branches.
         shardings: of the state (a `TrainState` of `NamedSharding`); None on a single device.
         threshold: ρ above which a window step counts as transition.
+        quick: compile with `quick_compilation`, for a short run.
     """
 
     def __init__(
@@ -101,9 +103,11 @@ class TrainStep:
         rival: Rival | None = None,
         shardings: TrainState | None = None,
         threshold: float = 0.5,
+        quick: bool = False,
     ):
         self.frozen = frozen or {}
         self._rival = rival is not None
+        self._shardings = shardings
         adjust = adjust and bool(packing.group)
 
         def gradient(params: Any, frozen: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
@@ -148,10 +152,23 @@ class TrainStep:
             return part, counted_entries(part) / jnp.maximum(counted_entries(batch), 1)
 
         whole = None if shardings is None else (shardings, None)
-        self.gradient = jax.jit(gradient)
-        self.update = jax.jit(update, donate_argnums=0, out_shardings=whole)
+        options = quick_compilation() if quick else None
+        self.gradient: Any = jax.jit(gradient, compiler_options=options)
+        self.update: Any = jax.jit(update, donate_argnums=0, out_shardings=whole, compiler_options=options)
         self._split = jax.jit(split_by_rho)
         self._transitions = jax.jit(transitions)
+
+    def compile(self, state: TrainState, batch: Any, factors: DeviceFactors) -> None:
+        """Compiles both programs for such arguments, if they lie on one device, and frees what that took.
+
+        Without this the first call compiles, and the compiler's memory stays.
+        """
+        if self._shardings is None:
+            gradient = self.gradient.lower(state.params, self.frozen, batch, factors.sample, state.rng)
+            others = (self.frozen, batch) if self._rival else (None, None)
+            update = self.update.lower(state, others[0], gradient.out_info[0], others[1], factors)
+            self.gradient, self.update = gradient.compile(), update.compile()
+            return_free_memory()
 
     def __call__(
         self, state: TrainState, batch: Any, factors: DeviceFactors, split: bool = False

@@ -16,32 +16,30 @@ from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, s
 def main(out):
     several = join_hosts()
     found = {}
-    meshes = {"one": None, "data": 1, "fsdp": 4, "both": 2}
+    meshes = {"one": (None, 1), "data": (1, 1), "fsdp": (4, 1), "both": (2, 2)}  # fsdp axis, parts of a batch
     if several:
-        meshes = {"data": 1, "fsdp": 2}
-    for name, fsdp in meshes.items():
-        print(f"mesh {name}", flush=True)
-        for accumulate in (1, 2):
-            if fsdp is None:
-                state, step, packing = linear_training(accumulate=accumulate)
-                params, measured = trained(state, step)
-            else:
-                mesh = make_mesh(fsdp, batch_size=8)
-                state, _, _ = linear_training(multiple=fsdp)
-                shardings = state_shardings(mesh, state, smallest=1)
-                _, step, packing = linear_training(multiple=fsdp, accumulate=accumulate, shardings=shardings)
-                params, measured = trained(
-                    place_state(state, shardings), step, place=lambda batch, mesh=mesh: place_batch(mesh, batch)
-                )
-                if fsdp > 1:
-                    assert {part.data.size for part in params["proprio/kernel"].addressable_shards} == {
-                        params["proprio/kernel"].size // fsdp
-                    }, "the parameters are not cut"
-                params = gather(mesh, params)
-            tree = packing.unpack(params)
-            leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-            found |= {f"{name}{accumulate}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
-            found[f"{name}{accumulate}/transition"] = np.asarray(measured["grad_norm/proprio/transition"])
+        meshes = {"data": (1, 1), "fsdp": (2, 1)}
+    for name, (fsdp, accumulate) in meshes.items():
+        if fsdp is None:
+            state, step, packing = linear_training(accumulate=accumulate)
+            params, measured = trained(state, step)
+        else:
+            mesh = make_mesh(fsdp, batch_size=8)
+            state, _, _ = linear_training(multiple=fsdp)
+            shardings = state_shardings(mesh, state, smallest=1)
+            _, step, packing = linear_training(multiple=fsdp, accumulate=accumulate, shardings=shardings)
+            params, measured = trained(
+                place_state(state, shardings), step, place=lambda batch, mesh=mesh: place_batch(mesh, batch)
+            )
+            if fsdp > 1:
+                assert {part.data.size for part in params["proprio/kernel"].addressable_shards} == {
+                    params["proprio/kernel"].size // fsdp
+                }, "the parameters are not cut"
+            params = gather(mesh, params)
+        tree = packing.unpack(params)
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        found |= {f"{name}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
+        found[f"{name}/transition"] = np.asarray(measured["grad_norm/proprio/transition"])
     if is_first_host():
         np.savez(out, **found)
 
