@@ -70,7 +70,7 @@ def metaworld(task: str, size: int) -> str:
 
 
 def robosuite(task: str, size: int) -> str:
-    """A stock picture, and a stock step with its picture, against ours; `Stack` or `TwoArmLift` stand for tasks that robosuite lacks."""
+    """A stock picture and a stock step with its picture against ours; `Stack` or `TwoArmLift` stand for every task."""
     import robosuite as suite
 
     spec = sim.task_spec(task)

@@ -25,6 +25,7 @@ class Culling:
 
     def __init__(self, model: Any, groups: Iterable[int]) -> None:
         self._planes = model.geom_type == int(mujoco.mjtGeom.mjGEOM_PLANE)
+        self._box = model.geom_aabb.reshape(-1, 2, 3).copy()  # middle and half edges, in the geom's own frame
         self._geom_radius = np.where(self._planes, np.inf, model.geom_rbound)
         self._site_radius = model.site_size.sum(1)  # a bound for every shape
         self._table = _widest_table(model, groups)
@@ -32,7 +33,11 @@ class Culling:
 
     def geoms(self, data: Any, camera: CameraPose) -> Bool[np.ndarray, " ngeom"]:
         """True where a geom cannot be in the picture of the state `data` (mujoco.MjData)."""
-        unseen = _beside(data.geom_xpos, self._geom_radius, camera)
+        rotations = data.geom_xmat.reshape(-1, 3, 3)
+        middles = data.geom_xpos - camera.position + np.einsum("nij,nj->ni", rotations, self._box[:, 0])
+        inwards = _inwards(camera)
+        reach = np.abs(np.einsum("pi,nij->npj", inwards, rotations)) @ self._box[:, 1, :, None]
+        unseen = ~self._planes & ((middles @ inwards.T + reach[..., 0]) < 0).any(1)
         top = self._covering_height(data, camera)
         if top is not None:
             upright = self._planes & (data.geom_xmat[:, 8] > 0.9999)
@@ -66,16 +71,19 @@ class Culling:
 _CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
 
 
+def _inwards(camera: CameraPose) -> Float[np.ndarray, "5 3"]:
+    """Unit normals of the planes through the camera that bound its picture, pointing inwards; the last is behind it."""
+    half = np.radians(camera.fovy) / 2
+    right = np.cross(camera.forward, camera.up)
+    sides = [np.sin(half) * camera.forward + np.cos(half) * side for side in (right, -right, camera.up, -camera.up)]
+    return np.array([*sides, camera.forward])
+
+
 def _beside(
     centres: Float[np.ndarray, "n 3"], radii: Float[np.ndarray, " n"], camera: CameraPose
 ) -> Bool[np.ndarray, " n"]:
-    """Whether a sphere lies wholly outside the camera's (square) cone of view."""
-    offset = centres - camera.position
-    depth = offset @ camera.forward
-    slope = np.tan(np.radians(camera.fovy) / 2)
-    margin = radii * np.hypot(1.0, slope) + depth * slope
-    across, upwards = offset @ np.cross(camera.forward, camera.up), offset @ camera.up
-    return (np.abs(across) > margin) | (np.abs(upwards) > margin) | (depth < -radii)
+    """Whether a sphere lies wholly outside the camera's pyramid of view."""
+    return ((centres - camera.position) @ _inwards(camera).T < -radii[:, None]).any(1)
 
 
 def _widest_table(model: Any, groups: Iterable[int]) -> int | None:
