@@ -96,38 +96,53 @@ def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
     return _svg(figure)
 
 
+BRANCH_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("parameter gradient, as the optimizer gets it", ("branch/{branch}_gradient", "train/grad_norm/{branch}")),
+    ("parameter gradient of these samples", ("train/grad_norm/{branch}/{part}",)),
+    ("loss gradient at the features, per sample", ("branch/{branch}_signal_{part}",)),
+    ("loss with this branch alone", ("branch/{branch}_loss_{part}",)),
+)
+"""Title, and what small policies and Octo call the measurement; split by ρ where the name says so."""
+
+
 def branch_chart(runs: Sequence[Run]) -> str | None:
-    """Gradient norms, signals and losses of each branch over training, split by ρ; means over a method's seeds."""
-    kinds = {"signal": "loss gradient at the features, per sample", "loss": "loss with this branch alone"}
-    panels = [("gradient", name) for name in ("vision", "proprio")]
-    panels += [(kind, name) for kind in kinds for name in ("vision", "proprio")]
-    if not any(key.startswith("branch/") for run in runs for row in run.metrics for key in row):
-        return None
+    """Gradients and losses of each branch over training, split by ρ; means over a method's seeds. None without any."""
     methods = by_method(list(runs))
-    figure, grid = _figure(9.4, 7.6, 2, 3)
-    for axes, (kind, branch) in zip(grid.flat, panels):
-        for number, (method, of_method) in enumerate(methods.items()):
-            color = COLORS[number % len(COLORS)]
-            for part, style in {"": "-"}.items() if kind == "gradient" else PARTS.items():
-                steps, values = _mean_curve(of_method, f"branch/{branch}_{kind}{'_' * bool(part)}{part}")
-                if len(steps):
-                    axes.plot(steps, values, style, color=color, linewidth=1.3, label=method if style == "-" else None)
-        title = "parameter gradient, as the optimizer gets it" if kind == "gradient" else kinds[kind]
-        axes.set_title(f"{branch}: {title}", fontsize=9)
-        _log_axis(axes)
-        axes.grid(color="#f0f0f0")
+    measured = {key for run in runs for row in run.metrics for key in row}
+    rows = [(title, names) for title, names in BRANCH_PANELS if any(_names(names, measured).values())]
+    if not rows:
+        return None
+    figure, grid = _figure(9.4, 0.6 + 2.4 * len(rows), 2, len(rows))
+    for (title, names), panels in zip(rows, grid):
+        for axes, branch in zip(panels, ("vision", "proprio")):
+            for number, (method, of_method) in enumerate(methods.items()):
+                for name, style in _names(names, measured, branch).items():
+                    steps, values = _mean_curve(of_method, name)
+                    if len(steps):
+                        label = method if style == "-" else None
+                        axes.plot(steps, values, style, color=COLORS[number % len(COLORS)], linewidth=1.3, label=label)
+            axes.set_title(f"{branch}: {title}", fontsize=9)
+            _log_axis(axes)
+            axes.grid(color="#f0f0f0")
+        if "{part}" in names[0]:
+            styles = [panels[1].plot([], [], style, color="#555555")[0] for style in PARTS.values()]
+            panels[1].legend(styles, ["ρ > 0.5", "ρ ≤ 0.5"], frameon=False, fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("training step")
     grid[0, 0].legend(frameon=False, fontsize=8)
-    grid[1, 0].plot([], [], "-", color="#555555", label="ρ > 0.5")
-    grid[1, 0].plot([], [], "--", color="#555555", label="ρ ≤ 0.5")
-    grid[1, 0].legend(*_last_handles(grid[1, 0], 2), frameon=False, fontsize=8)
     return _svg(figure)
 
 
-def _last_handles(axes: Any, count: int) -> tuple[list[Any], list[str]]:
-    handles, labels = axes.get_legend_handles_labels()
-    return handles[-count:], labels[-count:]
+def _names(templates: Sequence[str], measured: set[str], *branches: str) -> dict[str, str]:
+    """Measurements of these branches (none given: of any) that were taken, with their line styles."""
+    found = {}
+    for template in templates:
+        for branch in branches or ("vision", "proprio"):
+            for part, style in PARTS.items():
+                name = template.format(branch=branch, part=part)
+                if name in measured:
+                    found[name] = style if "{part}" in template else "-"
+    return found
 
 
 def _mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
