@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests_labelling_demos import demos, write_hdf5, write_npz
 
-KILLS = {"hdf5": 8, "npz": 8, "rlds": 4}
+KILLS = {"hdf5": 8, "npz": 8, "rlds": 3}
 
 
 @pytest.mark.parametrize(("kind", "option"), [("hdf5", []), ("npz", []), ("npz", ["no-exchange"]), ("rlds", [])])

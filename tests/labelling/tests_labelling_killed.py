@@ -17,7 +17,7 @@ from pathlib import Path
 
 WATCHED = ("gap_vla/labelling/", "gap_vla/atomic.py", "gap_vla/phases/saving.py")
 LAST = 10
-"""So many lines before the end are all tried: there the old gives way to the new."""
+"""So many lines before the end are all tried, or twice NUMBER: there the old gives way to the new."""
 
 
 def digest(out: Path) -> str:
@@ -107,7 +107,8 @@ def main() -> None:
         if name == "old":
             shutil.copytree(out.parent, old.parent, ignore=lambda *_: ["old"])
     rng = random.Random(int(seed))
-    kills = sorted(rng.sample(range(lines - LAST), int(number))) + list(range(lines - LAST, lines))
+    last = min(LAST, 2 * int(number))
+    kills = sorted(rng.sample(range(lines - last), int(number))) + list(range(lines - last, lines))
     results = []
     for kill_at in kills:
         for path in [p for p in out.parent.iterdir() if p.name != "old"]:
