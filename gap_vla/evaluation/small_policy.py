@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from gap_vla.config import ConfigError
 from gap_vla.evaluation.chunks import ChunkExecutor, RecedingHorizon, TemporalEnsemble
+from gap_vla.evaluation.frame_features import FrameFeatures
 from gap_vla.evaluation.history import EpisodeHistory
 from gap_vla.evaluation.octo_policy import _resized
 from gap_vla.evaluation.policy import PolicyError
@@ -60,6 +61,7 @@ class SmallTorchPolicy:
         self._policy, self._statistics, self._normalization = policy, statistics, normalization
         self._window, self._horizon, self._seed, self._threads = policy.config.window_size, horizon, seed, threads
         self._sizes = sorted({-(-batch_size // 4), batch_size})
+        self._features = FrameFeatures(policy, self._sizes)
         self._device = next(policy.parameters()).device
         self._keys = [f"image_{camera}" for camera in policy.cameras] + ["proprio"] * policy.uses_proprio
         self._new_chunks: Callable[[], ChunkExecutor] = (
@@ -141,6 +143,7 @@ class SmallTorchPolicy:
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
+            self._features.forget(episode)
             self._episodes[episode] = EpisodeHistory(episode, self._window, self._new_chunks())
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
@@ -162,6 +165,7 @@ class SmallTorchPolicy:
     def forget(self, episode_ids: Sequence[int]) -> None:
         """These episodes are over."""
         for episode in episode_ids:
+            self._features.forget(episode)
             self._episodes.pop(episode, None)
 
     def _shape(self, key: str) -> tuple[int, ...]:
@@ -204,13 +208,12 @@ class SmallTorchPolicy:
         size = next(size for size in self._sizes if size >= len(episodes))
         filled = [*episodes, *[episodes[0]] * (size - len(episodes))]
         inputs = [episode.inputs() for episode in filled]
-        config = self._policy.config
-        batch = {}
-        for key in self._keys:
-            steps = config.image_history if key.startswith("image_") else config.proprio_history
-            stacked = np.stack([one[key][-steps:] for one in inputs])
-            batch[key] = torch.from_numpy(stacked).to(self._device)
-        chunk = self._policy(batch, self._generators(filled))
+        features = self._features.of(filled, inputs) if self._policy.uses_vision else None
+        proprio = None
+        if self.uses_proprio:
+            steps = self._policy.config.proprio_history
+            proprio = torch.from_numpy(np.stack([one["proprio"][-steps:] for one in inputs])).to(self._device)
+        chunk = self._policy.predict(features, proprio, self._generators(filled))
         normalized = chunk.float().cpu().numpy()[: len(episodes)]
         return unnormalize(normalized, self._statistics["action"], self._normalization)
 

@@ -113,7 +113,9 @@ class SmallPolicy(nn.Module):
 
     def vision_tokens(self, batch: Batch) -> Float[torch.Tensor, "b w d"]:
         """Image features as the fusion wants them: per step, or the frames of the history side by side."""
-        features = self.features(batch)
+        return self._as_tokens(self.features(batch))
+
+    def _as_tokens(self, features: Float[torch.Tensor, "b w d"]) -> Float[torch.Tensor, "b w2 d2"]:
         return features if self.stepwise else features.flatten(1)[:, None]
 
     def embed(
@@ -135,6 +137,17 @@ class SmallPolicy(nn.Module):
     def forward(self, batch: Batch, generator: Generators = None) -> Float[torch.Tensor, "b h a"]:
         """The predicted chunk, normalised as the training data."""
         return self.head.predict(self.embed(*self.branch_features(batch)), generator)
+
+    def predict(
+        self,
+        features: Float[torch.Tensor, "b w d"] | None,
+        proprio: Float[torch.Tensor, "b w2 p"] | None,
+        generator: Generators = None,
+    ) -> Float[torch.Tensor, "b h a"]:
+        """As `forward`, from image features that are known already (`features`); None for a branch that is absent."""
+        vision = None if features is None else self._as_tokens(features)
+        encoded = None if proprio is None else self.proprio_encoder(proprio)
+        return self.head.predict(self.embed(vision, encoded), generator)
 
 
 def build_policy(

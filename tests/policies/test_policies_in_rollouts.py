@@ -122,3 +122,21 @@ def test_a_policy_loads_without_jax_and_tensorflow(run):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_every_frame_is_encoded_once_and_seen_as_long_as_the_window_shows_it(run, monkeypatch):
+    policy = SmallTorchPolicy.load(run, execute=1)
+    seen, encode = [], policy.model.features
+    monkeypatch.setattr(policy.model, "features", lambda images: seen.append(images) or encode(images))
+    policy.reset([0])
+    for step in range(3):
+        policy.predict(observation([0], step), [0])
+    assert [int(images["image_primary"].shape[1]) for images in seen] == [1, 1, 1]
+    shown = [images["image_primary"][0, 0].numpy() for images in seen]
+    assert all(np.array_equal(one, observation([0], step)["image_primary"][0]) for step, one in enumerate(shown))
+    late = SmallTorchPolicy.load(run, execute=1)
+    late.reset([0])
+    for step in range(3):
+        late._show(observation([0], step), [0])
+    expected, found = late._predict([late._episodes[0]])[0], policy._predict([policy._episodes[0]])[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
