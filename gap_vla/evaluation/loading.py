@@ -52,7 +52,10 @@ def load_checkpoint(
     if (Path(directory) / "policy.json").is_file():
         from gap_vla.evaluation.small_policy import SmallTorchPolicy
 
-        small = SmallTorchPolicy.load(directory, execute=execute, ensemble=ensemble, batch_size=batch_size)
+        threads = int(run.get("train", {}).get("threads", 1))
+        small = SmallTorchPolicy.load(
+            directory, execute=execute, ensemble=ensemble, batch_size=batch_size, threads=threads
+        )
         return LoadedPolicy(small, trained_for, small.image_size, small.cameras or None)
 
     from gap_vla.evaluation.octo_policy import OctoPolicy
