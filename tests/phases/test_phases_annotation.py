@@ -1,6 +1,10 @@
 """annotate(): every method, its identity, its files, its errors."""
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -74,6 +78,26 @@ def test_equal_bits_for_one_process_and_for_several():
     assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.rho, together.rho))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(alone.change_points, together.change_points))
     assert annotate(DEMOS, seed=5, epochs=2).identity["hash"] != alone.identity["hash"]
+
+
+def test_another_process_with_other_threads_gives_the_same_bits(tmp_path):
+    """A fresh interpreter, spawned workers, other numbers of threads: the same ρ, the same hash."""
+    here = annotate(DEMOS, seed=4, epochs=2)
+    np.save(tmp_path / "proprio.npy", np.stack([e.proprio for e in DEMOS]))
+    code = (
+        "import sys, hashlib, numpy as np\n"
+        "from gap_vla.episode import Episode\n"
+        "from gap_vla.phases import annotate\n"
+        "if __name__ == '__main__':\n"
+        "    demos = [Episode({}, p, np.zeros((len(p), 7), np.float32)) for p in np.load(sys.argv[1])]\n"
+        "    a = annotate(demos, seed=4, epochs=2, workers=2)\n"
+        "    print(a.identity['hash'], hashlib.sha256(b''.join(r.tobytes() for r in a.rho)).hexdigest())\n"
+    )
+    (tmp_path / "label.py").write_text(code)
+    environment = {**os.environ, "OMP_NUM_THREADS": "3", "PYTHONHASHSEED": "7"}
+    command = [sys.executable, str(tmp_path / "label.py"), str(tmp_path / "proprio.npy")]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert said == [here.identity["hash"], hashlib.sha256(b"".join(r.tobytes() for r in here.rho)).hexdigest()]
 
 
 def test_identity_and_report_are_json_and_say_what_was_resolved():
