@@ -13,8 +13,9 @@ import pytest
 import torch
 from toy_store import episode, place_store, toy_config, write_store
 
+from gap_vla.command import load_config
 from gap_vla.config import ConfigError
-from gap_vla.policies import METHODS, build_policy, method_of
+from gap_vla.policies import METHODS, SmallConfig, build_policy, method_of
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.metrics import read_metrics
 from gap_vla.training.run_directory import RunDirectory
@@ -23,6 +24,8 @@ from gap_vla.training.small.labels import rho_of
 from gap_vla.training.small.loop import DivergedError, train
 from gap_vla.training.small.step import SmallTrainer
 from gap_vla.training.small.windows import SmallWindows
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +144,14 @@ def test_pictures_of_other_episodes_leave_everything_else_alone(store, tmp_path)
     assert not torch.equal(one["image_primary"], other["image_primary"])
 
 
-def test_a_run_needs_neither_tensorflow_nor_jax_nor_a_simulator(tmp_path):
-    config = toy_config(tmp_path, "gap_gaussian")
-    place_store(config)
+def test_the_command_needs_neither_tensorflow_nor_jax_nor_a_simulator(tmp_path):
+    file = str(ROOT / "finetune_configs" / "small_assembly.py:debug")
+    values = load_config(file).to_dict()
+    changes = {"data.root": f"{tmp_path}/data", "demos.image_size": 32, "eval.episodes": 0, "train.steps": 4}
+    for key, value in changes.items():
+        section, name = key.split(".")
+        values[section][name] = value
+    place_store(SmallConfig.from_dict(values))
     absent = [
         "tensorflow",
         "tensorflow_datasets",
@@ -155,16 +163,20 @@ def test_a_run_needs_neither_tensorflow_nor_jax_nor_a_simulator(tmp_path):
         "metaworld",
         "gymnasium",
     ]
+    arguments = ["--config", file, f"--config.runs={tmp_path}/runs", "--config.method=gap_gaussian"]
+    script = str(ROOT / "scripts" / "train_small.py")
     program = (
-        "import json, sys\n"
+        "import runpy, sys\n"
         f"sys.modules.update(dict.fromkeys({absent}))\n"  # importing them fails
-        "from gap_vla.policies import SmallConfig\n"
-        "from gap_vla.training.small import train_small\n"
-        "train_small(SmallConfig.from_dict(json.loads(sys.argv[1])))\n"
+        f"sys.argv = {[script, *arguments, *(f'--config.{key}={value}' for key, value in changes.items())]}\n"
+        f"runpy.run_path({script!r}, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, json.dumps(config.to_dict())], capture_output=True, text=True)
+    environment = {**os.environ, "GLIBC_TUNABLES": ""}  # set: the command does not start itself again
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert RunDirectory(run_directory_of(config)).complete
+    assert "assembly, method gap_gaussian, seed 0, 4 steps" in done.stdout
+    run = next((tmp_path / "runs" / "assembly").iterdir())
+    assert run.name.startswith("small-gap_gaussian-seed0-") and (run / "summary.json").exists()
 
 
 def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path):
