@@ -191,6 +191,7 @@ class _Queue:
             account={
                 "machine": self._machine,
                 "used": run.process.used,
+                "load_average": round(os.getloadavg()[2], 1),  # of 15 minutes: how far to trust the time
                 "commit": commit(),
                 "run_commit": summary.get("machine", {}).get("commit"),
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
