@@ -16,7 +16,7 @@ from gap_vla.probing.runs import ReportError, Run
 
 def report(options: argparse.Namespace) -> int:
     """Probes and takeovers if asked for, then the page; returns the exit status."""
-    command = shlex.join(["python", *sys.argv])
+    command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     runs = [Run.read(path) for path in options.runs]
     if options.takeover:
         _take_over(runs, options, command)

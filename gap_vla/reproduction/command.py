@@ -61,7 +61,7 @@ def reproduce(options: argparse.Namespace) -> int:
             retry=options.retry,
             device=options.device,
             logs=Path(options.logs),
-            command=shlex.join(["python", *sys.argv]),
+            command=shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         )
         print(describe_queue(cells, ledger, kind, options), flush=True)
         signal.signal(signal.SIGTERM, _as_interrupt)
