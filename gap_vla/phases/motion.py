@@ -228,22 +228,6 @@ def noise_level(steps: Float[np.ndarray, "N ..."]) -> float:
     return float(np.sqrt(np.mean(spread**2) / 20.0))
 
 
-def is_disturbed(steps: Float[np.ndarray, "N ..."]) -> bool:
-    """Whether what looks like noise is motion: random displacements that add up, as under noisy actions.
-
-    Noise of measurement is the same over any interval; a random walk's grows as the root of the interval. So
-    `noise_level` of every second sample is compared with that of all: 1 or √2 times as much, whichever is nearer.
-
-    >>> rng = np.random.default_rng(0)
-    >>> walk, white = np.cumsum(rng.normal(size=(400, 3)), axis=0), rng.normal(size=(400, 3))
-    >>> is_disturbed(np.diff(walk, axis=0)), is_disturbed(np.diff(white, axis=0))
-    (True, False)
-    """
-    flat = _flat(steps)
-    pairs = flat[: len(flat) // 2 * 2].reshape(len(flat) // 2, 2, flat.shape[1]).sum(axis=1)
-    return noise_level(pairs) > 2**0.25 * noise_level(flat)
-
-
 def rotation_range(motion: Motion) -> float:
     """Greatest angle (rad) of any arm's orientation from its first one; 0 without orientations."""
     if motion.quaternion is None or len(motion) == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,6 @@ from gap_vla.phases.motion import (
     RESTING_STEP,
     Motion,
     MotionError,
-    is_disturbed,
     noise_level,
     rotation_is_held,
     steps_of,
@@ -92,6 +92,22 @@ def default_window(motions: Sequence[Motion]) -> int:
         ):
             return window
     return windows[-1]
+
+
+def is_disturbed(steps: Float[np.ndarray, "N ..."]) -> bool:
+    """Whether what looks like noise is motion: random displacements that add up, as under noisy actions.
+
+    Noise of measurement is the same over any interval; a random walk's grows as the root of the interval. So
+    `noise_level` of every second sample is compared with that of all: 1 or √2 times as much, whichever is nearer.
+
+    >>> rng = np.random.default_rng(0)
+    >>> walk, white = np.cumsum(rng.normal(size=(400, 3)), axis=0), rng.normal(size=(400, 3))
+    >>> is_disturbed(np.diff(walk, axis=0)), is_disturbed(np.diff(white, axis=0))
+    (True, False)
+    """
+    flat = steps.reshape(len(steps), math.prod(steps.shape[1:]))
+    pairs = flat[: len(flat) // 2 * 2].reshape(len(flat) // 2, 2, flat.shape[1]).sum(axis=1)
+    return noise_level(pairs) > 2**0.25 * noise_level(flat)
 
 
 def resting_step(steps: Float[np.ndarray, "N ..."], window: int) -> float:
