@@ -14,7 +14,6 @@ import torch
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.command import load_config
-from gap_vla.config import ConfigError
 from gap_vla.policies import METHODS, SmallConfig, build_policy, method_of
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.metrics import read_metrics
@@ -248,75 +247,6 @@ def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_
     rows = read_metrics(run.metrics)
     assert {"val/action_mse", "val/mean_action_mse"} <= rows[0].keys()
     assert rows[1]["gap/update_factor"] == pytest.approx(0.3) and rows[-2]["gap/update_factor"] == 1
-
-
-class TestErrorsBeforeTraining:
-    def test_a_dataset_without_rho_is_refused_for_gap_and_trains_concat(self, tmp_path):
-        gap, concat = toy_config(tmp_path, "gap"), toy_config(tmp_path, "concat")
-        place_store(gap, rho=False)
-        with pytest.raises(ConfigError, match="no steps/rho, which method gap needs"):
-            train_small(gap)
-        assert train_small(concat)["steps"] == 12
-
-    def test_labels_of_other_episodes_are_refused(self, tmp_path):
-        config = toy_config(tmp_path, "gap_gaussian")
-        store = place_store(config)
-        rho_of(config, store)
-        other = write_store(tmp_path / "other", length=30)
-        other.directory, other.source_hash = store.directory, store.source_hash
-        with pytest.raises(ConfigError, match="of other episodes"):
-            rho_of(config, other)
-
-    def test_a_state_of_another_dataset_is_refused(self, tmp_path):
-        config = toy_config(tmp_path)
-        store = place_store(config)
-        train_small(config, "run")
-        run = RunDirectory(run_directory_of(config, "run"))
-        run.summary.unlink()
-        account = json.loads((store.directory / "store.json").read_text())
-        (store.directory / "store.json").write_text(json.dumps(account | {"source_hash": "another"}))
-        with pytest.raises(ConfigError, match="another dataset"):
-            train_small(config, "run", resume=True)
-
-    def test_images_of_another_size_are_refused(self, tmp_path):
-        config = toy_config(tmp_path, demos=dict(image_size=64))
-        place_store(config)
-        with pytest.raises(ConfigError, match="32 × 32"):
-            train_small(config)
-
-    def test_demonstrations_of_another_task_are_refused(self, tmp_path):
-        config = toy_config(tmp_path)
-        path = place_store(config).directory / "store.json"
-        account = json.loads(path.read_text())
-        path.write_text(json.dumps(account | {"metadata": {"identity": {"name": "threading"}}}))
-        with pytest.raises(ConfigError, match="demonstrations of threading"):
-            train_small(config)
-
-    def test_a_missing_camera_and_a_missing_phase_are_refused(self, tmp_path):
-        config = toy_config(tmp_path, demos=dict(cameras=("wrist",)))
-        place_store(config)
-        with pytest.raises(ConfigError, match="no camera 'wrist'"):
-            train_small(config)
-        config = toy_config(tmp_path, "msbot")
-        place_store(config, phases=False)
-        with pytest.raises(ConfigError, match="steps/phase"):
-            train_small(config)
-
-    @pytest.mark.parametrize(
-        "method, model, message",
-        [
-            ("gradnorm", dict(head="gmm"), "negative"),
-            ("ogm_ge", dict(head="gmm"), "negative"),
-            ("msbot", dict(fusion="film"), "own fusion"),
-            ("vision", dict(fusion="film"), "single branch"),
-        ],
-    )
-    def test_method_fusion_and_head_that_do_not_fit_leave_no_run(self, method, model, message, tmp_path):
-        config = toy_config(tmp_path, method, model=model)
-        place_store(config)
-        with pytest.raises(ConfigError, match=message):
-            train_small(config)
-        assert not Path(config.runs).exists()
 
 
 def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, capsys):
