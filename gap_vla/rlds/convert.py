@@ -102,6 +102,9 @@ def build_dataset(
             **common,
         )
     annotation, labels = _annotate(source, method, seed, options, workers)
+    from gap_vla.phases.report import describe
+
+    print(*describe(annotation.report), sep="\n", flush=True)
     return write_rlds(
         source,
         data_dir,
