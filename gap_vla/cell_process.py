@@ -106,6 +106,7 @@ class CellProcess:
 def _cell(answers: Connection, settings: tuple[int, Path | None], work: Callable, arguments: tuple) -> None:
     parent, log = settings
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background start deaf to `interrupt`
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before it could be watched

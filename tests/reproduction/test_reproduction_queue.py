@@ -169,6 +169,7 @@ def start_queue(tmp_path, *methods):
         env=environment,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # hears Ctrl-C as from a terminal
     )
 
 
