@@ -70,11 +70,17 @@ def test_one_worker_writes_what_two_write(collection, tmp_path):
     assert alone.read_bytes() == collection.read_bytes()
 
 
+def hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs deaf to it
+
+
 def interrupted(out, workers, stop):
     """Starts the command as a terminal would, in a group of its own; calls `stop` after the first finished episode."""
     command = [sys.executable, "scripts/collect_demos.py", "--task", "assembly", "--num", "3", "--out", str(out)]
     command += ["--image-size", "32", "--seed", "3", "--action-noise", "0.1", "--workers", str(workers), "--show", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
+    )
     parts = out.with_name(out.name + ".parts")
     deadline = time.time() + 120
     while not list(parts.glob("attempt_*")) and time.time() < deadline:
