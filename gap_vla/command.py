@@ -15,8 +15,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from gap_vla.config import ConfigError, FinetuneConfig
+from gap_vla.config import FinetuneConfig
 from gap_vla.sim import TASK_NAMES
+from gap_vla.typed_config import ConfigError
 
 OPTIONS = "config.phases.options."
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from gap_vla.atomic import write_json
 from gap_vla.cell_process import CellProcess
-from gap_vla.config import METHODS, ConfigError, FinetuneConfig, choose
+from gap_vla.config import METHODS, FinetuneConfig
 from gap_vla.identity import digest
 from gap_vla.training.run_directory import RunDirectory
+from gap_vla.typed_config import ConfigError, choose
 
 
 def cell_config(config: FinetuneConfig, method: str, seed: int) -> FinetuneConfig:

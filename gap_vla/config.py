@@ -7,8 +7,6 @@ types. Only the standard library is imported, so a wrong value is reported befor
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,34 +14,18 @@ from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.phases import METHODS as METHODS_OF_RHO
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
 from gap_vla.training.rivals import RIVALS, rival_of
+from gap_vla.typed_config import (
+    ConfigError,
+    apply_changes,
+    build_config,
+    check_fraction,
+    check_positive,
+    choose,
+    to_plain,
+)
 
 METHODS = ("v", "vp", "vp_gap", *RIVALS)
 """V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment; rivals train VP their way."""
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key, the value and the choices."""
-
-
-def _positive(config: Any, section: str, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{section}.{name} is {getattr(config, name)}; it must be greater than 0")
-
-
-def _fraction(config: Any, section: str, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"{section}.{name} is {getattr(config, name)}; it must lie in [0, 1)")
-
-
-def choose(value: str, choices: tuple[str, ...], what: str) -> str:
-    """Returns `value`, or raises ConfigError listing the choices and the nearest one."""
-    if value in choices:
-        return value
-    near = difflib.get_close_matches(str(value), choices, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ConfigError(f"{what} {value!r} is unknown{hint}; choose one of {', '.join(choices)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +41,7 @@ class DemosConfig:
     kind: str = "robomimic_hdf5"  # reader of `path`
 
     def __post_init__(self) -> None:
-        _positive(self, "demos", "episodes", "image_size")
+        check_positive(self, "demos", "episodes", "image_size")
         for camera in self.cameras:
             choose(camera, ("primary", "wrist"), "demos.cameras")
         if self.action_noise < 0:
@@ -89,7 +71,7 @@ class DataConfig:
     shuffle_images: bool = False  # a control that cannot see: train with pictures of other episodes (EVALUATION.md)
 
     def __post_init__(self) -> None:
-        _fraction(self, "data", "val_fraction")
+        check_fraction(self, "data", "val_fraction")
         choose(self.normalization, ("normal", "bounds"), "data.normalization")
 
 
@@ -109,7 +91,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         choose(self.head, ("l1", "mse", "diffusion"), "model.head")
-        _positive(self, "model", "window_size", "action_horizon", "num_layers", "num_heads", "mlp_dim")
+        check_positive(self, "model", "window_size", "action_horizon", "num_layers", "num_heads", "mlp_dim")
         if self.token_embedding_size % self.num_heads or self.token_embedding_size % 8:
             raise ConfigError(
                 f"model.token_embedding_size is {self.token_embedding_size}; it must be divisible by "
@@ -131,7 +113,7 @@ class OptimizerConfig:
     moment_dtype: str = "bfloat16"  # of AdamW's stored first moment; upstream's is bfloat16
 
     def __post_init__(self) -> None:
-        _positive(self, "optimizer", "learning_rate", "clip_gradient")
+        check_positive(self, "optimizer", "learning_rate", "clip_gradient")
         choose(self.moment_dtype, ("bfloat16", "float32"), "optimizer.moment_dtype")
         if self.weight_decay < 0 or self.warmup_steps < 0:
             raise ConfigError("optimizer.weight_decay and optimizer.warmup_steps must be at least 0")
@@ -151,7 +133,7 @@ class TrainConfig:
     fsdp: int = 1  # devices that share one copy of parameters and optimizer; the others repeat it
 
     def __post_init__(self) -> None:
-        _positive(self, "train", *(field.name for field in dataclasses.fields(self) if field.name != "seed"))
+        check_positive(self, "train", *(field.name for field in dataclasses.fields(self) if field.name != "seed"))
         if self.batch_size % self.accumulate:
             raise ConfigError(f"train.accumulate {self.accumulate} does not divide train.batch_size {self.batch_size}")
 
@@ -169,7 +151,7 @@ class EvalConfig:
     variant: str = "default"  # out-of-distribution variant of the task, by name
 
     def __post_init__(self) -> None:
-        _positive(self, "eval", "workers", "execute")
+        check_positive(self, "eval", "workers", "execute")
         choose(self.variant, tuple(VARIANT_NAMES), "eval.variant")
         if self.episodes < 0 or self.videos < 0:
             raise ConfigError("eval.episodes and eval.videos must be at least 0")
@@ -222,11 +204,11 @@ class FinetuneConfig:
         Raises:
             ConfigError: unknown key (names the nearest), wrong type, or an impossible value.
         """
-        return _build(cls, values, "")
+        return build_config(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back."""
-        return _plain(dataclasses.asdict(self))
+        return to_plain(dataclasses.asdict(self))
 
 
 def experiment(task: str, changes: Mapping[str, Any], profiles: Mapping[str, Mapping[str, Any]], profile: str) -> Any:
@@ -242,63 +224,5 @@ def experiment(task: str, changes: Mapping[str, Any], profiles: Mapping[str, Map
     choose(profile, tuple(profiles), "profile")
     values = dataclasses.asdict(FinetuneConfig(task=task))
     for source in (changes, profiles[profile]):
-        _update(values, source, "")
+        apply_changes(values, source)
     return ConfigDict(values)
-
-
-def _update(values: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
-    for key, value in changes.items():
-        if key not in values:
-            near = difflib.get_close_matches(key, values, 1)
-            raise ConfigError(
-                f"unknown configuration key {where}{key}" + (f"; did you mean {near[0]}?" if near else "")
-            )
-        if isinstance(value, Mapping) and key not in ("options", "rival"):
-            _update(values[key], value, f"{where}{key}.")
-        else:
-            values[key] = value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
-
-
-def _build(cls: Any, values: Any, where: str) -> Any:
-    if not isinstance(values, Mapping) and not hasattr(values, "items"):
-        raise ConfigError(f"{where.rstrip('.') or 'the configuration'} is {values!r}; it must be a section with keys")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    arguments = {}
-    for key, value in values.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f"; did you mean {where}{near[0]}?" if near else ""
-            raise ConfigError(f"unknown configuration key {where}{key}{hint} (known here: {', '.join(fields)})")
-        arguments[key] = _convert(value, hints[key], f"{where}{key}")
-    try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"{where.rstrip('.') or 'the configuration'}: {error}") from None
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, f"{where}.")
-    if origin is tuple:
-        if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
-            raise ConfigError(f"{where} is {value!r}; it must be a sequence")
-        return tuple(_convert(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is not None and issubclass(origin, Mapping):
-        return {str(k): v for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); it must be {hint.__name__}")
-    return value

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import write_json
-from gap_vla.config import ConfigError, FinetuneConfig
+from gap_vla.config import FinetuneConfig
 from gap_vla.identity import digest
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.progress import duration
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.run_directory import RunDirectory
+from gap_vla.typed_config import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gap_vla.config import ConfigError, FinetuneConfig, experiment
+from gap_vla.config import FinetuneConfig, experiment
+from gap_vla.typed_config import ConfigError
 
 ROOT = Path(__file__).parent.parent
 

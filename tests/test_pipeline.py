@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from gap_vla import comparison, pipeline
-from gap_vla.config import ConfigError, DemosConfig, FinetuneConfig, PhasesConfig
+from gap_vla.config import DemosConfig, FinetuneConfig, PhasesConfig
 from gap_vla.training.run_directory import RunDirectory
+from gap_vla.typed_config import ConfigError
 
 CONFIG = FinetuneConfig(task="threading")
 

@@ -7,22 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.config import (
-    ConfigError,
-    DataConfig,
-    DemosConfig,
-    EvalConfig,
-    FinetuneConfig,
-    PhasesConfig,
-    _build,
-    _plain,
-    _positive,
-    _update,
-    choose,
-)
+from gap_vla.config import DataConfig, DemosConfig, EvalConfig, FinetuneConfig, PhasesConfig
 from gap_vla.policies import registry
 from gap_vla.policies.names import METHODS
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+from gap_vla.typed_config import ConfigError, apply_changes, build_config, check_positive, choose, to_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +42,7 @@ class SmallModelConfig:
         choose(self.fusion, tuple(registry.FUSIONS), "model.fusion")
         choose(self.head, tuple(registry.HEADS), "model.head")
         names = [f.name for f in dataclasses.fields(self) if isinstance(getattr(self, f.name), int)]
-        _positive(self, "model", *names)
+        check_positive(self, "model", *names)
         if self.encoder_weights and self.encoder != "resnet18":
             raise ConfigError(f"model.encoder_weights is given, but model.encoder {self.encoder!r} has no such weights")
         if self.encoder == "small" and self.encoder_width % 8:
@@ -84,7 +73,7 @@ class SmallOptimizerConfig:
     clip_gradient: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self, "optimizer", "learning_rate", "clip_gradient")
+        check_positive(self, "optimizer", "learning_rate", "clip_gradient")
         if self.weight_decay < 0 or self.warmup_steps < 0:
             raise ConfigError("optimizer.weight_decay and optimizer.warmup_steps must be at least 0")
 
@@ -105,7 +94,7 @@ class SmallTrainConfig:
     precision: str = "bfloat16"  # of the image encoder: bfloat16 | float32
 
     def __post_init__(self) -> None:
-        _positive(self, "train", "steps", "batch_size", "log_every", "validate_every", "save_every", "threads")
+        check_positive(self, "train", "steps", "batch_size", "log_every", "validate_every", "save_every", "threads")
         if self.epochs < 0:
             raise ConfigError(f"train.epochs is {self.epochs}; it must be at least 0 (0: train.steps counts)")
         choose(self.device, ("cpu", "cuda"), "train.device")
@@ -149,7 +138,7 @@ class SmallEvalConfig:
     variants: tuple[str, ...] = ("default",)
 
     def __post_init__(self) -> None:
-        _positive(self, "eval", "workers", "execute")
+        check_positive(self, "eval", "workers", "execute")
         for variant in self.variants:
             choose(variant, tuple(VARIANT_NAMES), "eval.variants")
         if not self.variants or len(set(self.variants)) < len(self.variants):
@@ -197,11 +186,11 @@ class SmallConfig:
         Raises:
             ConfigError: unknown key (names the nearest), wrong type, or an impossible value.
         """
-        return _build(cls, values, "")
+        return build_config(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back."""
-        return _plain(dataclasses.asdict(self))
+        return to_plain(dataclasses.asdict(self))
 
 
 def small_experiment(
@@ -217,5 +206,5 @@ def small_experiment(
     choose(profile, tuple(profiles), "profile")
     values = dataclasses.asdict(SmallConfig(task=task))
     for source in (changes, profiles[profile]):
-        _update(values, source, "")
+        apply_changes(values, source)
     return ConfigDict(values)

@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from gap_vla.atomic import replacing, write_json
-from gap_vla.config import ConfigError, _build
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.policy import SmallPolicy, build_policy
 from gap_vla.rlds.statistics import load_statistics, save_statistics
+from gap_vla.typed_config import ConfigError, build_config
 
 FORMAT = 1
 
@@ -59,7 +59,7 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, dict[str, Any
     account = json.loads((directory / "policy.json").read_text())
     if account.get("format") != FORMAT:
         raise ConfigError(f"{directory}: format {account.get('format')}, this program reads {FORMAT}")
-    config = _build(SmallModelConfig, account["model"], "model.")
+    config = build_config(SmallModelConfig, account["model"], "model.")
     policy = build_policy(
         config,
         account["method"],

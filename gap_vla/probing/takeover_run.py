@@ -96,10 +96,10 @@ def take_over_runs(
     Raises:
         PolicyError: the runs are of different tasks, or have no checkpoint.
     """
-    from gap_vla.config import choose
     from gap_vla.evaluation.loading import load_checkpoint
     from gap_vla.probing.runs import Run
     from gap_vla.sim import variant_spec
+    from gap_vla.typed_config import choose
 
     choose(by, ("phase", "step"), "by")
     run = Run.read(main)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from gap_vla.config import ConfigError, choose
 from gap_vla.reproduction.kinds import PROFILES, Kind
 from gap_vla.reproduction.settings import config_hash, same_settings, training_length
 from gap_vla.reproduction.tables import Arm, Block, Table
+from gap_vla.typed_config import ConfigError, choose
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from gap_vla.config import ConfigError
 from gap_vla.progress import duration
 from gap_vla.reproduction.cells import Cell, plan
 from gap_vla.reproduction.kinds import Kind, find_kind
@@ -21,6 +20,7 @@ from gap_vla.reproduction.queue import QueueOptions, run_queue, waiting_cells
 from gap_vla.reproduction.render import render
 from gap_vla.reproduction.tables import find_table, narrowed
 from gap_vla.reproduction.timing import machine, predict
+from gap_vla.typed_config import ConfigError
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from gap_vla.config import ConfigError, choose
 from gap_vla.reproduction.tables import IN, OUT
+from gap_vla.typed_config import ConfigError, choose
 
 PROFILES = ("cpu", "paper", "debug")
 ROLLOUTS = 100

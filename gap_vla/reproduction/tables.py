@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from gap_vla.config import ConfigError, choose
+from gap_vla.typed_config import ConfigError, choose
 
 SEEDS = (0, 1, 2)
 IN, OUT = "default", "positions_wide"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import write_json
-from gap_vla.config import ConfigError
+from gap_vla.typed_config import ConfigError
 
 
 class RunExistsError(RuntimeError):

@@ -99,8 +99,8 @@ def test_an_episode_depends_on_seed_number_and_step_but_not_on_what_runs_beside_
 def test_the_model_is_asked_once_per_executed_chunk(model, monkeypatch):
     policy = OctoPolicy(model, execute=3, batch_size=2)
     calls = []
-    original = policy._predict_batch
-    monkeypatch.setattr(policy, "_predict_batch", lambda *a: calls.append(1) or original(*a))
+    original = policy._normalized_chunks
+    monkeypatch.setattr(policy, "_normalized_chunks", lambda *a: calls.append(1) or original(*a))
     policy.reset([0])
     for step in range(7):
         policy.act(observations(1, seed=step), [0])

@@ -3,7 +3,6 @@
 import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 
-from gap_vla.config import ConfigError
 from gap_vla.reproduction.analysis import analyse
 from gap_vla.reproduction.cells import plan
 from gap_vla.reproduction.command import seconds
@@ -12,6 +11,7 @@ from gap_vla.reproduction.ledger import FAILED, FINISHED, Entry, Ledger, Rollout
 from gap_vla.reproduction.paper import PAPER_TABLES, paper_success
 from gap_vla.reproduction.render import RenderError, markers, render
 from gap_vla.reproduction.tables import TABLES, find_table, narrowed
+from gap_vla.typed_config import ConfigError
 
 
 def entry_of(cell, outcomes, status=FINISHED, error=None):

@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from gap_vla.config import ConfigError
 from gap_vla.progress import Progress, duration
 from gap_vla.training.metrics import MetricsWriter, read_metrics
 from gap_vla.training.picture import STRIP, batch_picture
 from gap_vla.training.run_directory import RunDirectory, RunExistsError
+from gap_vla.typed_config import ConfigError
 
 CONFIG = {"task": "threading", "train": {"steps": 3}}
 

@@ -105,9 +105,9 @@ def test_instructions_become_word_pieces_or_are_left_out():
 
 
 def test_a_dataset_without_rho_trains_vp_but_is_refused_for_gap(tmp_path):
-    from gap_vla.config import ConfigError
     from gap_vla.rlds import EpisodeStore, write_rlds
     from gap_vla.training.data import describe_store, make_loader, require_rho
+    from gap_vla.typed_config import ConfigError
 
     bare = [episode.replace(rho=None, change_point=None) for episode in made_up_episodes()]
     store = EpisodeStore.build(write_rlds(bare, tmp_path, "dots", val_fraction=0.2, annotator={}, identity={}))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gap_vla.atomic import replacing
-from gap_vla.config import ConfigError
+from gap_vla.typed_config import ConfigError
 
 
 class SmallState:
