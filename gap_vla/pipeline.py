@@ -20,6 +20,7 @@ from gap_vla.config import FinetuneConfig
 from gap_vla.identity import digest
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.progress import duration
+from gap_vla.sim import task_spec
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.typed_config import ConfigError
@@ -52,8 +53,10 @@ def stages_of(config: FinetuneConfig) -> Stages:
         demos_identity = {"path": str(path.absolute()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
         demos_path = path
     else:
+        pictures = task_spec(config.task).pictures_version
         demos_identity = {
             "task": config.task,
+            **({"pictures_version": pictures} if pictures > 1 else {}),
             **{k: v for k, v in demos.items() if k not in ("path", "kind")},
         }
         demos_path = root / "demos" / f"{config.task}-{digest(demos_identity)}" / "demos.hdf5"
@@ -186,7 +189,6 @@ def dry_run(config: FinetuneConfig) -> str:
 
     from gap_vla.octo import checkpoint
     from gap_vla.octo.presets import example_batch, published_config
-    from gap_vla.sim import task_spec
     from gap_vla.training import octo
     from gap_vla.training.architecture import INSTRUCTION_LENGTH, adapted_config, small_model
 

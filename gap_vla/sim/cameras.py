@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,15 +50,12 @@ class View:
 
     def pose(self, data: Any) -> CameraPose:
         """The camera's pose in the state `data` (mujoco.MjData)."""
+        if self.body is None:
+            return _fixed(self)
         position, target, up = (np.array(v, float) for v in (self.position, self.target, self.up))
-        if self.body is not None:
-            body = data.body(self.body)
-            rotation = body.xmat.reshape(3, 3)
-            position, target = body.xpos + rotation @ position, body.xpos + rotation @ target
-            up = rotation @ up
-        forward = (target - position) / np.linalg.norm(target - position)
-        up = up - (up @ forward) * forward
-        return CameraPose(position, forward, up / np.linalg.norm(up), self.fovy)
+        body = data.body(self.body)
+        rotation = body.xmat.reshape(3, 3)
+        return _looking(body.xpos + rotation @ position, body.xpos + rotation @ target, rotation @ up, self.fovy)
 
     def shifted(self, rng: np.random.Generator, distance: float = 0.04, angle: float = 3.0) -> View:
         """The same view from up to `distance` m away and turned by up to `angle` degrees (uniform per axis)."""
@@ -65,6 +63,21 @@ class View:
         reach = np.linalg.norm(np.array(self.target) - self.position) * np.radians(angle)
         target = np.array(self.target) + rng.uniform(-reach, reach, 3)
         return dataclasses.replace(self, position=tuple(position), target=tuple(target))
+
+
+def _looking(position: np.ndarray, target: np.ndarray, up: np.ndarray, fovy: float) -> CameraPose:
+    forward = (target - position) / np.linalg.norm(target - position)
+    up = up - (up @ forward) * forward
+    return CameraPose(position, forward, up / np.linalg.norm(up), fovy)
+
+
+@functools.lru_cache(maxsize=16)
+def _fixed(view: View) -> CameraPose:
+    """The pose of a view that does not move; its arrays are shared, and so cannot be written."""
+    pose = _looking(np.array(view.position), np.array(view.target), np.array(view.up), view.fovy)
+    for array in (pose.position, pose.forward, pose.up):
+        array.flags.writeable = False
+    return pose
 
 
 @dataclasses.dataclass(frozen=True)

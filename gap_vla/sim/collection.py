@@ -95,6 +95,7 @@ def collect_demos(
     env_kwargs = dict(image_size=image_size, cameras=list(cameras), camera=camera, variant=variant)
     settings = {
         "layout_version": LAYOUT_VERSION,
+        "pictures_version": spec.pictures_version,
         "env_kwargs": env_kwargs,
         "task": task,
         "variant": variant,

@@ -6,8 +6,9 @@ contributes no fragment to the picture, so that the pixels stay the same.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -35,7 +36,7 @@ class Culling:
         """True where a geom cannot be in the picture of the state `data` (mujoco.MjData)."""
         rotations = data.geom_xmat.reshape(-1, 3, 3)
         middles = data.geom_xpos - camera.position + np.einsum("nij,nj->ni", rotations, self._box[:, 0])
-        inwards = _inwards(camera)
+        inwards = _pyramid(camera).inwards
         reach = np.abs(np.einsum("pi,nij->npj", inwards, rotations)) @ self._box[:, 1, :, None]
         unseen = ~self._planes & ((middles @ inwards.T + reach[..., 0]) < 0).any(1)
         top = self._covering_height(data, camera)
@@ -57,9 +58,7 @@ class Culling:
             return None
         centre = data.geom_xpos[self._table]
         top = float(centre[2] + self._table_half[2])
-        slope = np.tan(np.radians(camera.fovy) / 2)
-        right = np.cross(camera.forward, camera.up)
-        corners = camera.forward + slope * (_CORNERS[:, :1] * right + _CORNERS[:, 1:] * camera.up)
+        corners = _pyramid(camera).corners
         if camera.position[2] <= top or (corners[:, 2] > -1e-3).any():
             return None
         meets = camera.position + corners * ((top - camera.position[2]) / corners[:, 2:])
@@ -71,19 +70,39 @@ class Culling:
 _CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
 
 
-def _inwards(camera: CameraPose) -> Float[np.ndarray, "5 3"]:
-    """Unit normals of the planes through the camera that bound its picture, pointing inwards; the last is behind it."""
-    half = np.radians(camera.fovy) / 2
-    right = np.cross(camera.forward, camera.up)
-    sides = [np.sin(half) * camera.forward + np.cos(half) * side for side in (right, -right, camera.up, -camera.up)]
-    return np.array([*sides, camera.forward])
+class _Pyramid(NamedTuple):
+    """What a camera sees.
+
+    Attributes:
+        inwards: unit normals of the planes through the camera that bound its picture, pointing inwards; the last plane
+            is behind it.
+        corners: lines of sight of the picture's corners.
+    """
+
+    inwards: Float[np.ndarray, "5 3"]
+    corners: Float[np.ndarray, "4 3"]
+
+
+def _pyramid(camera: CameraPose) -> _Pyramid:
+    return _pyramid_of(camera.forward.tobytes(), camera.up.tobytes(), camera.fovy)
+
+
+@functools.lru_cache(maxsize=16)
+def _pyramid_of(forward_bytes: bytes, up_bytes: bytes, fovy: float) -> _Pyramid:
+    """A fixed camera's is computed once, not for every picture."""
+    forward, up = np.frombuffer(forward_bytes), np.frombuffer(up_bytes)
+    half = np.radians(fovy) / 2
+    right = np.cross(forward, up)
+    sides = [np.sin(half) * forward + np.cos(half) * side for side in (right, -right, up, -up)]
+    corners = forward + np.tan(half) * (_CORNERS[:, :1] * right + _CORNERS[:, 1:] * up)
+    return _Pyramid(np.array([*sides, forward]), corners)
 
 
 def _beside(
     centres: Float[np.ndarray, "n 3"], radii: Float[np.ndarray, " n"], camera: CameraPose
 ) -> Bool[np.ndarray, " n"]:
     """Whether a sphere lies wholly outside the camera's pyramid of view."""
-    return ((centres - camera.position) @ _inwards(camera).T < -radii[:, None]).any(1)
+    return ((centres - camera.position) @ _pyramid(camera).inwards.T < -radii[:, None]).any(1)
 
 
 def _widest_table(model: Any, groups: Iterable[int]) -> int | None:

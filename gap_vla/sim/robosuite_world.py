@@ -13,6 +13,7 @@ from jaxtyping import Float
 from gap_vla.sim.appearance import Appearance, distractors_mjcf
 from gap_vla.sim.arm_control import ArmController
 from gap_vla.sim.cameras import View
+from gap_vla.sim.mesh_detail import simplify_meshes
 from gap_vla.sim.robosuite_env import TABLE_Z, PrimitiveEnv
 from gap_vla.sim.rotations import as_rotation_vector
 from gap_vla.sim.specs import TaskSpec
@@ -26,6 +27,8 @@ NEUTRAL_YAW = np.pi / 2
 """Panda's own yaw at the start; its last joint allows about -25 to +290 degrees."""
 MAX_TURN = 0.5
 """Largest rotation command: turning faster drags the position along."""
+ROUND = 20, 4
+"""Slices around and rings along each cylinder and capsule that is drawn (MuJoCo's own are 28 and 16)."""
 SUBSTEPS = 25
 """Physics steps of 2 ms per action."""
 
@@ -47,6 +50,8 @@ class RobosuiteWorld(World):
         *("mount", "pedestal", "controller_box", "base"),
     )
     """Bodies whose name contains one of these are out of the picture and are not drawn."""
+    coarse: ClassVar[Mapping[str, float]] = {"link5": 0.1, "link6": 0.1, "link7": 0.1, "right_gripper": 0.35}
+    """Bodies whose name contains one of these are drawn with this share of their triangles; the fingers keep all."""
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
         super().__init__(spec, variant)
@@ -54,6 +59,9 @@ class RobosuiteWorld(World):
         with _global_numpy_rng(0):
             self.env = PrimitiveEnv(bodies, patterns_mjcf() if variant.table else "", self.friction, self.bases)
         self.model, self.data = self.env.sim.model._model, self.env.sim.data._data
+        for part, keep in self.coarse.items():
+            simplify_meshes(self.model, self._geoms_of([part]), keep)
+        self.model.vis.quality.numslices, self.model.vis.quality.numstacks = ROUND
         self._robots = self.env.robots
         self._eef = [robot.eef_site_id["right"] for robot in self._robots]
         self._finger_addresses = [robot._ref_gripper_joint_pos_indexes["right"] for robot in self._robots]
@@ -138,21 +146,17 @@ class RobosuiteWorld(World):
         return np.concatenate([move, turn, [gripper]])
 
     def geoms(self, kind: str) -> Sequence[int]:
-        chosen = []
-        for geom in range(self.model.ngeom):
-            body = self.model.body(self.model.geom_bodyid[geom]).name
-            if self.model.geom_group[geom] != 1 and kind != "unseen":
-                continue
-            match kind:
-                case "object":
-                    matches = body in self.object_bodies
-                case "table":
-                    matches = self.model.geom(geom).name == "table_visual"
-                case _:
-                    matches = any(part in body for part in self.unseen)
-            if matches:
-                chosen.append(geom)
-        return chosen
+        if kind == "unseen":
+            return self._geoms_of(self.unseen)
+        drawn = [geom for geom in range(self.model.ngeom) if self.model.geom_group[geom] == 1]
+        if kind == "table":
+            return [geom for geom in drawn if self.model.geom(geom).name == "table_visual"]
+        return [geom for geom in drawn if self.model.body(self.model.geom_bodyid[geom]).name in self.object_bodies]
+
+    def _geoms_of(self, parts: Sequence[str]) -> list[int]:
+        """Geoms of the bodies whose name contains one of `parts`."""
+        bodies = (self.model.body(body).name for body in self.model.geom_bodyid)
+        return [geom for geom, body in enumerate(bodies) if any(part in body for part in parts)]
 
     def landmarks(self) -> dict[str, np.ndarray]:
         return {f"hand{arm}": self.hand(arm)[0] for arm in range(self.spec.n_arms)}

@@ -66,6 +66,14 @@ class TaskSpec:
         return ACTION_PER_ARM * self.n_arms
 
     @property
+    def pictures_version(self) -> int:
+        """Raised when the picture of a state changes, so that old demonstrations are not mixed with new rollouts.
+
+        robosuite 2: the arm's links are drawn with a tenth of their triangles.
+        """
+        return 2 if self.family == "robosuite" else 1
+
+    @property
     def gymnasium_id(self) -> str:
         """The name under which gymnasium knows the task (`"gap_vla/Threading-v0"`)."""
         return f"gap_vla/{self.name.title().replace('_', '')}-v0"

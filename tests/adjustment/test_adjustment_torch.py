@@ -3,40 +3,19 @@
 import copy
 import io
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, TARGET, Policy
 
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.torch import attach, scale_gradient
-
-
-class Policy(nn.Module):
-    """Image features and proprioception, concatenated."""
-
-    def __init__(self):
-        super().__init__()
-        self.vision = nn.Linear(6, 4)
-        self.state = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4))
-        self.head = nn.Linear(8, 2)
-
-    def forward(self, image, proprio):
-        return self.head(torch.cat([self.vision(image), self.state(proprio)], -1)).tanh()
 
 
 @pytest.fixture
 def policy():
     torch.manual_seed(0)
     return Policy()
-
-
-GENERATOR = torch.Generator().manual_seed(1)
-IMAGE = torch.randn(4, 6, generator=GENERATOR)
-PROPRIO = torch.randn(4, 3, generator=GENERATOR)
-TARGET = torch.randn(4, 2, generator=GENERATOR)
-RHO = torch.tensor([0.0, 0.3, 0.9, 1.0])
-ONLY_RHO = AdjustmentSchedule(lam=1.0)
 
 
 def gradients(policy, image=IMAGE, proprio=PROPRIO, target=TARGET):
@@ -264,51 +243,3 @@ def test_the_release_mode_scales_the_summed_gradient(policy):
         found = gradients(policy)  # before clipping, as in M7
     for name in plain:
         torch.testing.assert_close(found[name], (0.7 if name.startswith("state") else 1.0) * plain[name])
-
-
-def test_names_that_are_nearly_right_are_answered_with_the_right_ones(policy):
-    with pytest.raises(ValueError, match="no submodule 'state_0'; near that: state"):
-        attach(policy, "state_0", ONLY_RHO, total_steps=2)
-    model = nn.ModuleDict({"model": nn.ModuleDict({"state_proj": nn.Linear(2, 2), "vision": nn.Linear(2, 2)})})
-    for wrong in ("state_proj", "model.proprio_projector", "policy.model.state_proj"):
-        with pytest.raises(ValueError, match=r"near that: .*model\.state_proj"):
-            attach(model, wrong, ONLY_RHO, total_steps=2)
-
-
-def test_impossible_attachments_are_refused_in_words(policy):
-    with pytest.raises(ValueError, match="no submodule 'xyz'"):
-        attach(policy, "xyz", ONLY_RHO, total_steps=2)
-    with pytest.raises(ValueError, match="no submodule is named"):
-        attach(policy, [], ONLY_RHO, total_steps=2)
-    with pytest.raises(ValueError, match="no trainable parameter"):
-        attach(policy, "state.1", ONLY_RHO, total_steps=2)
-    policy.head2 = policy.state[2]
-    with pytest.raises(ValueError, match=r"head2\.weight is shared"):
-        attach(policy, "state", ONLY_RHO, total_steps=2)
-    del policy.head2
-    policy.alias = policy.state  # the same module under two names is adjusted under both
-    attach(policy, "state", ONLY_RHO, total_steps=2).detach()
-
-
-def test_a_rho_that_does_not_fit_or_is_absent_stops_before_the_backward_pass(policy):
-    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
-        with pytest.raises(ValueError, match="must be the batch"), gap.rho(np.zeros(3, np.float32), 0):
-            policy(IMAGE, PROPRIO)
-        with pytest.raises(ValueError, match="training step 0 has no rho"), gap.rho(None, 0):
-            policy(IMAGE, PROPRIO)
-        with pytest.raises(ValueError, match="must lie in"), gap.rho(RHO + 0.5, 0):
-            policy(IMAGE, PROPRIO)
-        with pytest.raises(ValueError, match="is empty"), gap.rho(RHO[:0], 0):
-            policy(IMAGE, PROPRIO)
-        with pytest.raises(ValueError, match="without rho"):
-            policy(IMAGE, PROPRIO)
-        policy.eval()(IMAGE, PROPRIO)
-        with torch.no_grad():
-            policy.train()(IMAGE, PROPRIO)
-
-
-def test_a_submodule_that_is_never_called_is_noticed_at_the_first_step(policy):
-    policy.unused = nn.Linear(3, 4)
-    gap = attach(policy, "unused", ONLY_RHO, total_steps=2)
-    with pytest.raises(ValueError, match=r"no forward pass went through unused\.weight"), gap.rho(RHO, 0):
-        policy(IMAGE, PROPRIO)

@@ -1,0 +1,121 @@
+"""ρ and change points written into a new version of an RLDS dataset."""
+
+import json
+
+import numpy as np
+import pytest
+from tests_labelling_demos import demos
+
+from gap_vla.labelling import LabellingError, label_files
+from gap_vla.labelling.pages import read_episode
+from gap_vla.phases import MotionError, annotate
+
+
+def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from gap_vla.rlds import read_rlds, write_rlds
+
+    old = write_rlds(demos(6), tmp_path, "corners", val_fraction=0.34)
+    files = {p.name: p.read_bytes() for p in old.iterdir() if p.is_file()}
+    new = label_files(old, old.parent / "1.1.0", method="gaussian").path
+    assert {p.name: p.read_bytes() for p in old.iterdir() if p.is_file()} == files
+
+    for split in ("train", "val"):
+        for before, after in zip(_records(tf, old, split), _records(tf, new, split), strict=True):
+            assert set(after) - set(before) == {"steps/rho", "steps/change_point"}
+            assert all(after[key] == before[key] for key in before)
+        for episode in read_rlds(new, split):
+            assert np.flatnonzero(episode.change_point).tolist() == [20, 40, 60]
+            assert episode.rho[20] == 1
+    builder = tfds.builder_from_directory(str(new))
+    assert str(builder.info.version) == "1.1.0"
+    assert builder.info.splits["train"].num_examples == 4
+    again = annotate(list(read_rlds(old, "train")), method="gaussian")
+    assert json.loads((new / "metadata.json").read_text())["annotator"] == again.identity
+    with pytest.raises(LabellingError, match="must be a version such as"):
+        label_files(old, old.parent / "labelled")
+    with_hands = label_files(old, old.parent / "1.3.0", method="gaussian", extra="action").annotation
+    assert with_hands.annotator.options.dead_band.extra > again.annotator.options.dead_band.extra
+    with pytest.raises(LabellingError, match=r"episode 0: no 'steps/hands' \(found: steps/action"):
+        label_files(old, old.parent / "1.4.0", extra="hands")
+    with pytest.raises(LabellingError, match=r"no split 'test'; it has train, val"):
+        read_episode(old, 0, split="test")
+    with pytest.raises(LabellingError, match=r"split val: no episode 2"):
+        read_episode(old, 2, split="val")
+    assert read_episode(new, 1, split="val").images["image_primary"].shape == (80, 16, 16, 3)
+    relabelled = label_files(new, new.parent / "1.2.0", method="fixed").path
+    assert set(next(read_rlds(relabelled, "val")).rho.tolist()) == {0.5}
+
+
+def test_an_rlds_version_of_several_shards_is_labelled_in_their_order(tmp_path):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from gap_vla.rlds import read_rlds, write_rlds
+
+    old = write_rlds(demos(7), tmp_path, "corners", val_fraction=0.0)
+    _reshard(tf, old, "train", 3)
+    new = label_files(old, old.parent / "1.1.0", method="gaussian").path
+    shards = sorted(path.name for path in new.glob("*.tfrecord*"))
+    assert shards == [f"corners-train.tfrecord-{k:05d}-of-00003" for k in range(3)]
+    for name in shards:
+        for before, after in zip(_examples(tf, old / name), _examples(tf, new / name), strict=True):
+            assert all(after[key] == before[key] for key in before) and len(after) == len(before) + 2
+    builder = tfds.builder_from_directory(str(new))
+    assert builder.info.splits["train"].shard_lengths == [3, 2, 2]
+    again = annotate(list(read_rlds(old, "train")), method="gaussian")
+    assert [e.rho.tobytes() for e in read_rlds(new, "train")] == [r.tobytes() for r in again.rho]
+    assert read_episode(new, 4).rho.tobytes() == again.rho[4].tobytes()
+
+
+def test_a_bad_value_in_a_record_is_named_and_nothing_appears(tmp_path):
+    import tensorflow as tf
+
+    from gap_vla.rlds import write_rlds
+
+    old = write_rlds(demos(2), tmp_path, "corners", val_fraction=0.0)
+    (shard,) = old.glob("*-train.tfrecord*")
+    records = [tf.train.Example.FromString(r) for r in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()]
+    records[1].features.feature["steps/observation/proprio"].float_list.value[7 * 9 + 2] = float("nan")
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in records:
+            writer.write(record.SerializeToString())
+    with pytest.raises(MotionError, match=r"corners-train\.tfrecord.*, episode 1: position is nan at step 7, column 2"):
+        label_files(old, old.parent / "1.1.0", method="gaussian")
+    assert [path.name for path in old.parent.iterdir()] == ["1.0.0"]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(LabellingError, match=r"corners-train\.tfrecord.* is truncated or damaged"):
+        label_files(old, old.parent / "1.1.0", method="gaussian")
+
+
+def _reshard(tf, folder, split, number):
+    """Spreads a split of one shard over several, as TFDS would have written it."""
+    (single,) = folder.glob(f"*-{split}.tfrecord*")
+    records = list(tf.data.TFRecordDataset(str(single)).as_numpy_iterator())
+    single.unlink()
+    stem = single.name.rsplit("-", 3)[0]
+    parts = np.array_split(np.arange(len(records)), number)
+    for k, part in enumerate(parts):
+        with tf.io.TFRecordWriter(str(folder / f"{stem}-{k:05d}-of-{number:05d}")) as writer:
+            for i in part:
+                writer.write(records[i])
+    path = folder / "dataset_info.json"
+    info = json.loads(path.read_text())
+    (entry,) = [entry for entry in info["splits"] if entry["name"] == split]
+    entry["shardLengths"] = [str(len(part)) for part in parts]
+    path.write_text(json.dumps(info))
+
+
+def _examples(tf, path):
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        features = tf.train.Example.FromString(record).features.feature
+        yield {key: value.SerializeToString(deterministic=True) for key, value in features.items()}
+
+
+def _records(tf, folder, split):
+    for path in sorted(folder.glob(f"*-{split}.tfrecord*")):
+        if path.suffix in (".json", ".npz"):
+            continue
+        yield from _examples(tf, path)
