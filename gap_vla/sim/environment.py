@@ -146,12 +146,14 @@ class SimEnv(gymnasium.Env):
     def renderer(self) -> FastRenderer:
         """This environment's renderer, made when first needed."""
         if self._renderer is None:
+            metaworld = self.task.family == "metaworld"
             self._renderer = FastRenderer(
                 self.world.model,
                 self._image_size,
                 groups=self.world.groups,
                 hidden=self._unseen(),
-                sites=self.task.family == "metaworld",
+                sites=metaworld,
+                blend_mipmaps=metaworld,
             )
         return self._renderer
 

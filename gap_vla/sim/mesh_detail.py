@@ -18,7 +18,7 @@ NEIGHBOURS = 8
 """Old corners that a new one takes its normal from."""
 
 
-def simplify_meshes(model: Any, geoms: Iterable[int], keep: float, least: int = 300) -> dict[str, tuple[int, int]]:
+def simplify_meshes(model: Any, geoms: Iterable[int], keep: float, least: int) -> dict[str, tuple[int, int]]:
     """Thins out the meshes of a compiled model in place, before its first picture; nothing else changes.
 
     Only meshes that no geom collides with and that carry no texture are touched, so that contacts, masses and inertia

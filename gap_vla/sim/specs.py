@@ -69,7 +69,7 @@ class TaskSpec:
     def pictures_version(self) -> int:
         """Raised when the picture of a state changes, so that old demonstrations are not mixed with new rollouts.
 
-        robosuite 2: the arm's links are drawn with a tenth of their triangles.
+        robosuite 2: the arm is drawn with fewer triangles, textures without blending of their sizes.
         """
         return 2 if self.family == "robosuite" else 1
 

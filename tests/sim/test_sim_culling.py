@@ -31,7 +31,8 @@ def check_nothing_visible_is_left_out(env, seeds, every):
     env.reset(seed=0)
     fast = env.renderer
     hidden = model.geom_group.copy()
-    full = FastRenderer(model, 64, groups=world.groups, sites=env.task.family == "metaworld")
+    metaworld = env.task.family == "metaworld"
+    full = FastRenderer(model, 64, groups=world.groups, sites=metaworld, blend_mipmaps=metaworld)
     full._culling = _Nothing(model)
     geoms = []
     for seed in seeds:
