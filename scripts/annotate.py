@@ -14,21 +14,8 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`key=value` pairs; a value is JSON if it parses as JSON, otherwise text."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"{pair!r} is not KEY=VALUE")
-        try:
-            options[key] = json.loads(value)
-        except json.JSONDecodeError:
-            options[key] = value
-    return options
+from gap_vla.key_values import key_value
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -36,7 +23,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
     parser.add_argument("--out", type=Path, required=True, help="where the labelled copy goes")
     parser.add_argument("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="option of the method")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", type=key_value, help="option of the method"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the LSTM (default: 0)")
     parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
     parser.add_argument(
@@ -62,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         job = LabelJob(
             method=arguments.method,
             seed=arguments.seed,
-            options=parse_options(arguments.option),
+            options=dict(arguments.option),
             annotator=arguments.annotator,
             layout=layout,
             state=arguments.state,

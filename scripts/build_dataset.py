@@ -13,27 +13,13 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from gap_vla.demos import READERS
 from gap_vla.episode import EpisodeError
-
-
-def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`key=value` pairs; a value is JSON if it parses as JSON, otherwise text."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SystemExit(f"{pair!r} is not KEY=VALUE")
-        try:
-            options[key] = json.loads(value)
-        except json.JSONDecodeError:
-            options[key] = value
-    return options
+from gap_vla.key_values import key_value
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,8 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", help="annotator of ρ; 'none' writes a dataset without (default: lstm)")
     parser.add_argument("--seed", type=int, help="of the annotator (default: 0)")
     parser.add_argument("--val-fraction", "--val_fraction", type=float, help="default: 0.1")
-    parser.add_argument("--reader", action="append", default=[], metavar="KEY=VALUE", help="option of the reader")
-    parser.add_argument("--annotate", action="append", default=[], metavar="KEY=VALUE", help="option of the annotator")
+    pairs: dict[str, Any] = dict(action="append", default=[], metavar="KEY=VALUE", type=key_value)
+    parser.add_argument("--reader", help="option of the reader", **pairs)
+    parser.add_argument("--annotate", help="option of the annotator", **pairs)
     parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
     parser.add_argument("--fit-episodes", type=int, help="fit the annotator on so many episodes (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
@@ -87,11 +74,11 @@ def main(argv: list[str] | None = None) -> int:
     labels: dict[str, Any] = {
         "method": arguments.method,
         "seed": arguments.seed,
-        "options": parse_options(arguments.annotate) or None,
+        "options": dict(arguments.annotate) or None,
         "workers": arguments.workers,
     }
     labels = {key: value for key, value in labels.items() if value is not None}
-    reader = parse_options(arguments.reader)
+    reader = dict(arguments.reader)
     try:
         builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
         if arguments.dry_run:

@@ -233,7 +233,8 @@ def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, c
     assert (tmp_path / "out.hdf5.report.html").exists()
     assert run([str(hdf5), "--out", str(tmp_path / "out.hdf5")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
-    assert run([str(hdf5), "--out", str(tmp_path / "x.hdf5"), "--option", "sigma"]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        run([str(hdf5), "--out", str(tmp_path / "x.hdf5"), "--option", "sigma"])
     assert "is not KEY=VALUE" in capsys.readouterr().err
     assert not (tmp_path / "x.hdf5").exists()
     show = _command("show_episode")
