@@ -114,8 +114,9 @@ def prepare_data(config: FinetuneConfig) -> Stages:
 
 
 def run_directory_of(config: FinetuneConfig, run_name: str = "") -> Path:
-    """`runs/<task>/<method>-seed<seed>-<hash of the configuration>`, or the given name."""
-    name = run_name or f"{config.method}-seed{config.train.seed}-{digest(config.to_dict())}"
+    """`runs/<task>/<method>-seed<seed>-<hash of the configuration and of what the data are made from>`, or the name."""
+    made_from = {"config": config.to_dict(), "dataset": stages_of(config).rlds_identity}
+    name = run_name or f"{config.method}-seed{config.train.seed}-{digest(made_from)}"
     return Path(config.runs) / config.task / name
 
 
@@ -130,11 +131,14 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
         from gap_vla.sim import require_rendering
 
         require_rendering()
-    stages_of(config)  # missing inputs are named before a run directory exists
+    stages = stages_of(config)  # missing inputs are named before a run directory exists
     join_hosts()
     with first_host_first():
         run = RunDirectory.claim(
-            run_directory_of(config, run_name), config.to_dict(), resume=resume or not is_first_host()
+            run_directory_of(config, run_name),
+            config.to_dict(),
+            resume=resume or not is_first_host(),
+            dataset=stages.rlds_identity,
         )
         if run.complete:
             print(f"{run.path} is complete", flush=True)

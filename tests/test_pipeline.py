@@ -12,6 +12,7 @@ import pytest
 
 from gap_vla import comparison, pipeline
 from gap_vla.config import DemosConfig, FinetuneConfig, PhasesConfig
+from gap_vla.sim import task_spec
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.typed_config import ConfigError
 
@@ -36,6 +37,17 @@ def test_method_seed_and_model_share_the_data_but_not_the_run():
     other = dataclasses.replace(CONFIG, method="vp")
     assert pipeline.stages_of(CONFIG) == pipeline.stages_of(other)
     assert pipeline.run_directory_of(CONFIG) != pipeline.run_directory_of(other)
+
+
+@pytest.mark.parametrize("version", ["labels", "pictures"])
+def test_other_code_that_makes_the_data_gets_another_dataset_and_another_run(monkeypatch, version):
+    before, run = pipeline.stages_of(CONFIG), pipeline.run_directory_of(CONFIG)
+    if version == "labels":
+        monkeypatch.setattr(pipeline, "LABELS_VERSION", 99)
+    else:
+        monkeypatch.setattr(type(task_spec(CONFIG.task)), "pictures_version", 99)
+    assert pipeline.stages_of(CONFIG).rlds != before.rlds
+    assert pipeline.run_directory_of(CONFIG) != run
 
 
 def test_a_replaced_demonstration_file_is_another_dataset(tmp_path):

@@ -1,14 +1,15 @@
-"""The folder of one training run: never overwritten, resumed only with the configuration that made it.
+"""The folder of one training run: never overwritten, resumed only with the configuration and data that made it.
 
-config.json        resolved configuration            metrics.jsonl, tensorboard/   what was measured while training
-first_batch.png    what the model saw, with ρ        state/        resumable checkpoints (newest kept)
-checkpoint/        exported in upstream's layout     rollouts/     videos and one line per episode
-summary.json       written last: the run is complete
+config.json        resolved configuration            dataset.json  what the data were made from
+first_batch.png    what the model saw, with ρ        metrics.jsonl, tensorboard/   what was measured while training
+state/             resumable checkpoints             checkpoint/   exported in upstream's layout
+rollouts/          videos, a line per episode        summary.json  written last: the run is complete
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class RunDirectory:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self.config = self.path / "config.json"
+        self.dataset = self.path / "dataset.json"
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.first_batch = self.path / "first_batch.png"
@@ -42,12 +44,20 @@ class RunDirectory:
         return json.loads(self.summary.read_text())
 
     @classmethod
-    def claim(cls, path: Path | str, config: dict[str, Any], resume: bool) -> RunDirectory:
+    def claim(
+        cls, path: Path | str, config: dict[str, Any], resume: bool, dataset: Mapping[str, Any] | None = None
+    ) -> RunDirectory:
         """Creates the directory, or takes an existing one up again.
+
+        Args:
+            path: of the directory.
+            config: the resolved configuration.
+            resume: whether an existing run may be taken up.
+            dataset: what the data are made from, versions of the code that makes them included.
 
         Raises:
             RunExistsError: it exists and `resume` is False.
-            ConfigError: it was made with another configuration; the differing keys are named.
+            ConfigError: it was made with another configuration or from other data; the differing keys are named.
         """
         run = cls(path)
         if run.config.exists():
@@ -56,16 +66,24 @@ class RunDirectory:
                     f"{run.path} holds a {'finished' if run.complete else 'started'} run; "
                     "pass --resume to go on with it, or --run_name NAME to start another"
                 )
-            stored = json.loads(run.config.read_text())
-            changed = _differences(stored, config)
+            changed = _differences(json.loads(run.config.read_text()), config)
             if changed:
                 raise ConfigError(
                     f"{run.path} was made with another configuration ({'; '.join(changed)}); "
                     "resume with the same settings, or start another run with --run_name NAME"
                 )
+            if dataset is not None and run.dataset.exists():
+                changed = _differences(json.loads(run.dataset.read_text()), json.loads(json.dumps(dataset)))
+                if changed:
+                    raise ConfigError(
+                        f"{run.path} was trained on other data ({'; '.join(changed)}), perhaps by an older version; "
+                        "start another run with --run_name NAME"
+                    )
             return run
         if run.path.exists() and any(run.path.iterdir()):
             raise RunExistsError(f"{run.path} exists and is no run of ours (no config.json); pass --run_name NAME")
+        if dataset is not None:
+            write_json(run.dataset, dict(dataset))
         write_json(run.config, config)
         return run
 

@@ -35,6 +35,14 @@ def test_resuming_with_another_configuration_names_the_key_and_both_values(tmp_p
         RunDirectory.claim(tmp_path / "run", {**CONFIG, "train": {"steps": 4}}, resume=True)
 
 
+def test_a_run_goes_on_only_with_the_data_it_was_trained_on(tmp_path):
+    data = {"phases": {"labels_version": 3}, "cameras": ("primary",)}
+    RunDirectory.claim(tmp_path / "run", CONFIG, resume=False, dataset=data)
+    RunDirectory.claim(tmp_path / "run", CONFIG, resume=True, dataset=data)
+    with pytest.raises(ConfigError, match=r"other data \(phases\.labels_version: 3 then, 4 now\).*--run_name"):
+        RunDirectory.claim(tmp_path / "run", CONFIG, resume=True, dataset={**data, "phases": {"labels_version": 4}})
+
+
 def test_resumed_metrics_forget_the_steps_that_will_be_measured_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
     first = MetricsWriter(path, tmp_path / "board")

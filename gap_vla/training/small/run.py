@@ -20,8 +20,12 @@ from gap_vla.training.run_directory import RunDirectory
 
 
 def run_directory_of(config: SmallConfig, run_name: str = "") -> Path:
-    """`runs/<task>/small-<method>-seed<seed>-<hash of the configuration>`, or the given name."""
-    name = run_name or f"small-{config.method}-seed{config.train.seed}-{digest(config.to_dict())}"
+    """`runs/<task>/small-<method>-seed<seed>-<hash of the configuration and of what the data are made from>`, or the
+    given name."""
+    from gap_vla.pipeline import stages_of
+
+    made_from = {"config": config.to_dict(), "dataset": stages_of(config.data_stages).rlds_identity}
+    name = run_name or f"small-{config.method}-seed{config.train.seed}-{digest(made_from)}"
     return Path(config.runs) / config.task / name
 
 
@@ -64,12 +68,12 @@ def train_small(config: SmallConfig, run_name: str = "", resume: bool = False) -
     from gap_vla.policies import method_of
 
     method_of(config.method).check(config)
-    stages_of(config.data_stages)  # missing inputs are named before a run directory exists
+    stages = stages_of(config.data_stages)  # missing inputs are named before a run directory exists
     if config.eval.episodes:
         from gap_vla.sim import require_rendering
 
         require_rendering()
-    run = RunDirectory.claim(run_directory_of(config, run_name), config.to_dict(), resume)
+    run = RunDirectory.claim(run_directory_of(config, run_name), config.to_dict(), resume, dataset=stages.rlds_identity)
     if run.complete:
         print(f"{run.path} is complete", flush=True)
         return run.read_summary()
