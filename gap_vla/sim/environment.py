@@ -151,16 +151,10 @@ class SimEnv(gymnasium.Env):
                 self.world.model,
                 self._image_size,
                 groups=self.world.groups,
-                hidden=self._unseen(),
                 sites=metaworld,
                 blend_mipmaps=metaworld,
             )
         return self._renderer
-
-    def _unseen(self) -> Sequence[int]:
-        """Geoms that lie outside of the task's own views; a stock camera may see all."""
-        stock = any(isinstance(view, StockView) for view in self._base_views.values())
-        return [] if stock else self.world.geoms("unseen")
 
     def close(self) -> None:
         """Frees the OpenGL context and the simulator."""

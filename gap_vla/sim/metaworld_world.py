@@ -35,11 +35,6 @@ class MetaWorldWorld(World):
     """Bodies that the task is about; the first one is what the hand manipulates."""
     stretch: ClassVar[Sequence[float]] = (1.5,) * 6
     """Factors on the library's ranges (object xyz, goal xyz) in the wide variants; 1 where they mean nothing."""
-    unseen: ClassVar[Sequence[str]] = (
-        *("pedestal", "right_arm_base_link", "controller_box", "torso", "head", "screen"),
-        *(f"right_l{i}" for i in range(4)),
-    )
-    """Bodies whose name contains one of these are out of the picture and are not drawn."""
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
         super().__init__(spec, variant)
@@ -126,14 +121,7 @@ class MetaWorldWorld(World):
             if self.model.geom_group[geom] not in self.groups:
                 continue
             body = self.model.body(self.model.geom_bodyid[geom]).name
-            match kind:
-                case "object":
-                    matches = body in self.object_bodies
-                case "table":
-                    matches = "table" in body
-                case _:
-                    matches = any(part in body for part in self.unseen)
-            if matches:
+            if body in self.object_bodies if kind == "object" else "table" in body:
                 chosen.append(geom)
         return chosen
 

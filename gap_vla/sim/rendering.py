@@ -39,10 +39,9 @@ class FastRenderer:
     position of things thinner than a pixel. The sky stays (it costs 0.5 ms and gives the background its colour).
 
     Args:
-        model: mujoco.MjModel. Geoms named in `hidden` are moved to a group that is not drawn.
+        model: mujoco.MjModel.
         size: height and width (pixels).
         groups: visible geom groups.
-        hidden: ids of geoms that are not drawn (outside the picture, but costly).
         supersample: how many times larger the picture is drawn before averaging.
         sites: whether sites are drawn (goals of some tasks are sites).
         blend_mipmaps: False reads textures from the nearest of their sizes instead of blending the nearest two, which
@@ -58,7 +57,6 @@ class FastRenderer:
         size: int,
         *,
         groups: Iterable[int] = (0, 1, 2),
-        hidden: Iterable[int] = (),
         supersample: int = 2,
         sites: bool = True,
         blend_mipmaps: bool = True,
@@ -103,7 +101,6 @@ class FastRenderer:
         if not sites:
             self._options.sitegroup[:] = 0
         self._free_camera = mujoco.MjvCamera()
-        model.geom_group[list(hidden)] = _HIDDEN_GROUP
         _open.add(self)
         atexit.unregister(_close_all)
         atexit.register(_close_all)  # last registered runs first: before MuJoCo terminates EGL

@@ -45,13 +45,9 @@ class RobosuiteWorld(World):
     friction: ClassVar[tuple[float, float, float]] = (1.0, 0.005, 0.0001)
     object_bodies: ClassVar[Sequence[str]] = ()
     """Bodies that the task is about."""
-    unseen: ClassVar[Sequence[str]] = (
-        *(f"link{i}" for i in range(6)),
-        *("mount", "pedestal", "controller_box", "base"),
-    )
-    """Bodies whose name contains one of these are out of the picture and are not drawn."""
     coarse: ClassVar[Mapping[str, tuple[float, int]]] = {
-        "link5": (0.1, 300),
+        **{part: (0.1, 300) for part in ("mount", "pedestal", "controller_box", "base")},
+        **{f"link{i}": (0.1, 300) for i in range(6)},
         "link6": (0.1, 300),
         "link7": (0.1, 150),
         "right_gripper": (0.25, 300),
@@ -152,8 +148,6 @@ class RobosuiteWorld(World):
         return np.concatenate([move, turn, [gripper]])
 
     def geoms(self, kind: str) -> Sequence[int]:
-        if kind == "unseen":
-            return self._geoms_of(self.unseen)
         drawn = [geom for geom in range(self.model.ngeom) if self.model.geom_group[geom] == 1]
         if kind == "table":
             return [geom for geom in drawn if self.model.geom(geom).name == "table_visual"]

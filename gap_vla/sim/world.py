@@ -82,7 +82,7 @@ class World(abc.ABC):
 
     @abc.abstractmethod
     def geoms(self, kind: str) -> Sequence[int]:
-        """Ids of visible geoms: `object` (what the task is about), `table`, or `unseen` (costly and out of view)."""
+        """Ids of visible geoms: `object` (what the task is about) or `table`."""
 
     def objects(self) -> dict[str, Float[np.ndarray, " 3"]]:
         """Positions (m, world) of the task's objects and goals, by name; the landmarks without the hands."""
