@@ -121,7 +121,8 @@ class MetaWorldWorld(World):
             if self.model.geom_group[geom] not in self.groups:
                 continue
             body = self.model.body(self.model.geom_bodyid[geom]).name
-            if body in self.object_bodies if kind == "object" else "table" in body:
+            matches = body in self.object_bodies if kind == "object" else "table" in body
+            if matches:
                 chosen.append(geom)
         return chosen
 

@@ -47,13 +47,12 @@ class RobosuiteWorld(World):
     """Bodies that the task is about."""
     coarse: ClassVar[Mapping[str, tuple[float, int]]] = {
         **{part: (0.1, 300) for part in ("mount", "pedestal", "controller_box", "base")},
-        **{f"link{i}": (0.1, 300) for i in range(6)},
-        "link6": (0.1, 300),
+        **{f"link{i}": (0.1, 300) for i in range(7)},
         "link7": (0.1, 150),
         "right_gripper": (0.25, 300),
     }
     """Bodies whose name contains one of these are drawn with this share of their triangles, but at least this many of
-    each mesh. A test holds the surfaces to 4 mm, less than a pixel. The fingers keep all."""
+    each mesh. A test holds the links' surfaces to 4 mm, less than a pixel. The fingers keep all."""
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
         super().__init__(spec, variant)

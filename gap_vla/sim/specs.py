@@ -69,10 +69,10 @@ class TaskSpec:
     def pictures_version(self) -> int:
         """Raised when the picture of a state changes, so that old demonstrations are not mixed with new rollouts.
 
-        robosuite 2: the arm is drawn with fewer triangles, textures without blending of their sizes. disassemble 2: no
-        part of the arm is left out any more.
+        robosuite 2: the arm is drawn with fewer triangles, textures without blending of their sizes. robosuite 3 and
+        disassemble 2: no part of the arm is left out any more.
         """
-        return 2 if self.family == "robosuite" or self.name == "disassemble" else 1
+        return 3 if self.family == "robosuite" else 2 if self.name == "disassemble" else 1
 
     @property
     def gymnasium_id(self) -> str:

@@ -72,8 +72,9 @@ class RunDirectory:
                     f"{run.path} was made with another configuration ({'; '.join(changed)}); "
                     "resume with the same settings, or start another run with --run_name NAME"
                 )
-            if dataset is not None and run.dataset.exists():
-                changed = _differences(json.loads(run.dataset.read_text()), json.loads(json.dumps(dataset)))
+            if dataset is not None:
+                stored = json.loads(run.dataset.read_text()) if run.dataset.exists() else {}  # older versions: unknown
+                changed = _differences(stored, json.loads(json.dumps(dataset)))
                 if changed:
                     raise ConfigError(
                         f"{run.path} was trained on other data ({'; '.join(changed)}), perhaps by an older version; "

@@ -43,6 +43,12 @@ def test_a_run_goes_on_only_with_the_data_it_was_trained_on(tmp_path):
         RunDirectory.claim(tmp_path / "run", CONFIG, resume=True, dataset={**data, "phases": {"labels_version": 4}})
 
 
+def test_a_run_whose_data_nobody_noted_is_not_gone_on_with(tmp_path):
+    RunDirectory.claim(tmp_path / "run", CONFIG, resume=False)
+    with pytest.raises(ConfigError, match=r"other data .*older version"):
+        RunDirectory.claim(tmp_path / "run", CONFIG, resume=True, dataset={"demos": "x"})
+
+
 def test_resumed_metrics_forget_the_steps_that_will_be_measured_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
     first = MetricsWriter(path, tmp_path / "board")

@@ -37,8 +37,7 @@ class Handover(RobosuiteWorld):
     bases = ((np.pi / 2, (0.0, -0.05, 0.0)), (-np.pi / 2, (0.0, 0.05, 0.0)))
     object_bodies = ("bar",)
     coarse: ClassVar[dict[str, tuple[float, int]]] = {  # two arms, seen from further away
-        **{part: (0.1, 300) for part in ("mount", "pedestal", "controller_box", "base")},
-        **{f"link{i}": (0.1, 300) for i in range(6)},
+        **RobosuiteWorld.coarse,
         "link6": (0.05, 300),
         "link7": (0.05, 75),
         "right_gripper": (0.12, 150),
