@@ -200,7 +200,7 @@ def fresh_processes() -> dict[str, object]:
         "import time; t = time.perf_counter(); import gap_vla.phases as p; a = time.perf_counter() - t\n"
         "import numpy as np; x = np.cumsum(np.ones((50, 3)), axis=0); import numba; t = time.perf_counter()\n"
         "p.segment(x, penalty=1.0); b = time.perf_counter() - t\n"
-        "from gap_vla.phases.search import optimal_with_penalty as s\n"
+        "from gap_vla.phases.search import optimal_with_prices as s\n"
         "import json; print(json.dumps([a, b, sum(s.stats.cache_hits.values())]))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

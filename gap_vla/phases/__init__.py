@@ -11,6 +11,7 @@ _HOME = {
     "DeadBand": "motion",
     "default_dead_band": "dead_band",
     "default_penalty": "penalty",
+    "stroke_starts": "strokes",
     "segment": "segmentation",
     "segment_all": "segmentation",
     "segment_cost": "segmentation",

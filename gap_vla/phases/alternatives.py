@@ -18,6 +18,7 @@ from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
 from gap_vla.phases.penalty import default_min_size, default_penalty
 from gap_vla.phases.segmentation import MIN_SIZE, segment
 from gap_vla.phases.smoothing import default_window, smooth_motion
+from gap_vla.phases.strokes import default_stroke, stroke_starts
 from gap_vla.phases.targets import change_targets, soft_targets
 
 
@@ -29,8 +30,10 @@ class Options:
         penalty, n_change_points, min_size, max_segment, jump: as for `segment`; None follows the data set
             (penalty, min_size) or means no bound.
         alpha, beta, extra_weight, rest, smooth, dead_band, reduction: as for `Objective`; here smooth None and
-            dead_band None follow the data set, and pauses count (rest 0.25; the paper's 0 finds fewer of the experts'
+            dead_band None follow the data set, and pauses count (rest 0.5; the paper's 0 finds fewer of the experts'
             switches, docs/PHASES.md).
+        stroke: where a hand begins to open or close by at least so much (gripper units), a change point has no price
+            (`stroke_starts`); None: a quarter of its range; 0: never, as in the paper.
         arms: "joint": one segmentation for all arms, their distances add; "each": one per arm, change points united.
         rho: how hdbscan, cotpc and column make ρ of their change points: "gaussian", "hard" or "lstm".
         sigma: width of the bumps of "gaussian", steps.
@@ -45,13 +48,14 @@ class Options:
     alpha: float | int = 1.0
     beta: float | int = 2e-3
     extra_weight: float | int = 1.0
-    rest: float | int = 0.25
+    rest: float | int = 0.5
     smooth: int | None = None
     min_size: int | None = None
     max_segment: int | None = None
     jump: int = 1
     dead_band: DeadBand | Sequence[float | int] | None = None
     reduction: str = "sum"
+    stroke: float | int | None = None
     arms: str = "joint"
     rho: str = "gaussian"
     sigma: float | int = 4.0
@@ -76,9 +80,10 @@ def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int6
     parts = [motion] if o.arms == "joint" else split_arms(motion)
     found = [
         segment(
-            part, penalty=o.penalty, n_change_points=o.n_change_points, alpha=o.alpha, beta=o.beta,
-            extra_weight=o.extra_weight,
-            rest=o.rest,
+            part,
+            penalty=o.penalty, n_change_points=o.n_change_points,
+            free=() if o.n_change_points is not None else stroke_starts(part, o.stroke or 0.0),
+            alpha=o.alpha, beta=o.beta, extra_weight=o.extra_weight, rest=o.rest,
             smooth=o.smooth or 1, min_size=o.min_size or MIN_SIZE, max_segment=o.max_segment, jump=o.jump,
             dead_band=o.dead_band, reduction=o.reduction,
         )
@@ -222,14 +227,17 @@ def method_parts(method: str, options: Options) -> tuple[str, str]:
 
 
 def resolved(options: Options, motions: Sequence[Motion]) -> Options:
-    """The options, with what is None and can follow the data set (smooth, dead_band, penalty, min_size) resolved."""
+    """The options with what follows the data set (smooth, dead_band, penalty, min_size, stroke) in place of None."""
     smooth = default_window(motions) if options.smooth is None else options.smooth
-    band = default_dead_band(motions, smooth=smooth) if options.dead_band is None else options.dead_band
+    band = options.dead_band
+    if band is None:
+        band = default_dead_band(motions, smooth=smooth, pauses=options.rest > 0)
     penalty = options.penalty
     if penalty is None and options.n_change_points is None:
         penalty = default_penalty(motions)
     least = default_min_size(motions) if options.min_size is None else options.min_size
-    return dataclasses.replace(options, smooth=smooth, dead_band=band, penalty=penalty, min_size=least)
+    stroke = default_stroke(motions) if options.stroke is None else options.stroke
+    return dataclasses.replace(options, smooth=smooth, dead_band=band, penalty=penalty, min_size=least, stroke=stroke)
 
 
 def jsonable(options: Options) -> dict[str, Any]:

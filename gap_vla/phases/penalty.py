@@ -10,8 +10,8 @@ from gap_vla.phases.motion import Motion
 
 SAMPLES_PER_UNIT = 80
 LEAST_PENALTY, MOST_PENALTY = 0.5, 2.0
-SAMPLES_PER_LEAST_SEGMENT = 13
-SHORTEST_SEGMENT, LONGEST_LEAST_SEGMENT = 2, 5
+SAMPLES_PER_LEAST_SEGMENT = 11
+SHORTEST_SEGMENT, LONGEST_LEAST_SEGMENT = 2, 6
 
 
 def default_penalty(motions: Sequence[Motion]) -> float:
@@ -41,13 +41,13 @@ def default_penalty(motions: Sequence[Motion]) -> float:
 
 
 def default_min_size(motions: Sequence[Motion]) -> int:
-    """T / 13 samples, at least 2 and at most 5, with T the median number of samples.
+    """T / 11 samples, at least 2 and at most 6, with T the median number of samples.
 
     A segment shorter than that is the rounding of a corner or tremor where samples are dense; where they are sparse
     (few samples per demonstration) two samples can be a phase.
 
     >>> [default_min_size([Motion.of(np.zeros((steps, 3)))]) for steps in (20, 40, 100)]
-    [2, 3, 5]
+    [2, 3, 6]
     """
     samples = float(np.median([len(motion) for motion in motions])) if motions else 0.0
     return int(np.clip(samples // SAMPLES_PER_LEAST_SEGMENT, SHORTEST_SEGMENT, LONGEST_LEAST_SEGMENT))

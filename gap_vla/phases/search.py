@@ -110,15 +110,15 @@ def segment_score(a, b, t, mean):
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def optimal_with_penalty(t, penalty, min_size, max_segment, jump, mean):
-    """Exact minimum of Σ cost + penalty · change points. Memory O(T), time O(T · max_segment / jump²).
+def optimal_with_prices(t, prices, min_size, max_segment, jump, mean):
+    """Exact minimum of Σ cost + Σ prices[change points]; f64[T] prices. Memory O(T), time O(T · max_segment / jump²).
 
     Returns the start of the last segment for every end, and the cost; of equally good starts the earliest is kept.
     """
     n = t.vectors.shape[0]
     best = np.full(n + 1, np.inf)
     start = np.full(n + 1, -1, np.int64)
-    best[0] = -penalty  # the first segment begins with no change point
+    best[0] = 0.0
     for b in range(1, n + 1):
         if b != n and b % jump != 0:
             continue
@@ -127,7 +127,9 @@ def optimal_with_penalty(t, penalty, min_size, max_segment, jump, mean):
         for a in range(first, b - min_size + 1, jump):
             if np.isinf(best[a]):
                 continue
-            value = best[a] + segment_score(a, b, t, mean) + penalty
+            value = best[a] + segment_score(a, b, t, mean)
+            if a > 0:  # the first segment begins with no change point
+                value += prices[a]
             if value < best[b] - TIE:
                 best[b] = value
                 start[b] = a

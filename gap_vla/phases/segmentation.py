@@ -30,6 +30,7 @@ def segment(
     extra: np.ndarray | None = None,
     penalty: float | int | None = None,
     n_change_points: int | None = None,
+    free: Sequence[int] | np.ndarray = (),
     alpha: float | int = 1.0,
     beta: float | int = 2e-3,
     extra_weight: float | int = 1.0,
@@ -58,6 +59,8 @@ def segment(
         extra: T×E, further joints or hand channels; their joint displacement enters as one more cosine.
         penalty: price of a change point, in perfectly aligned steps; None: `default_penalty`.
         n_change_points: exactly so many change points instead of a penalty.
+        free: samples where a change point has no price, because something else says that a phase begins there
+            (`stroke_starts`: the hand begins to open or close); our addition, none in the paper.
         min_size: least number of samples in a segment.
         max_segment: greatest number of samples in a segment; None: no bound up to 10,000 samples, else 2,000. Time
             is O(T · max_segment), memory O(T).
@@ -84,6 +87,8 @@ def segment(
     if n_change_points is not None:
         if penalty is not None:
             raise MotionError("give penalty or n_change_points, not both")
+        if len(free):
+            raise MotionError("free samples are those without the penalty; with n_change_points there is no penalty")
         return _best_by_number(motion, objective, n_change_points, min_size, max_segment, jump)[-1]
     bounds = _checked_bounds(len(motion), min_size, max_segment, jump)
     if penalty is None:
@@ -92,9 +97,10 @@ def segment(
         raise MotionError(f"penalty must be finite and not negative, got {penalty}")
     if len(motion) < 2 * min_size:
         return np.zeros(0, np.int64)
-    from gap_vla.phases.search import optimal_with_penalty
+    from gap_vla.phases.search import optimal_with_prices
 
-    start, cost = optimal_with_penalty(objective.tables(motion), float(penalty), *bounds, objective.mean)
+    prices = _prices(len(motion), float(penalty), free, bounds[2])
+    start, cost = optimal_with_prices(objective.tables(motion), prices, *bounds, objective.mean)
     if not np.isfinite(cost):
         raise MotionError(
             f"{motion.where}: {len(motion)} samples cannot be cut into segments of {min_size} to {bounds[1]} samples "
@@ -225,6 +231,16 @@ def _best_by_number(
             end = points[row - 1] = start[row, end]
         found.append(points)
     return found
+
+
+def _prices(steps: int, penalty: float, free: Sequence[int] | np.ndarray, jump: int) -> np.ndarray:
+    """f64[T]: what a change point at each sample costs; a free sample between multiples of `jump` is the one before."""
+    prices = np.full(steps, penalty)
+    at = np.asarray(free, np.int64).ravel()
+    if len(at) and not 0 <= at.min() <= at.max() < steps:
+        raise MotionError(f"free samples {at.tolist()} must lie within the {steps} of the recording")
+    prices[at - at % jump] = 0.0
+    return prices
 
 
 def _checked_bounds(steps: int, min_size: int, max_segment: int | None, jump: int) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ def _demo(seed: int, arms: int, turns: int = 4, leg: int = 20) -> Episode:
         corners = np.linalg.qr(rng.normal(size=(3, 3)))[0]
         path = np.cumsum(0.01 * np.repeat(corners[np.arange(turns) % 3], leg, axis=0), axis=0)
         path = np.concatenate([np.zeros((1, 3)), path[:-1]])
-        fingers = np.where(np.arange(steps) < steps // 2, 0.04, 0.0)[:, None] * [[1, -1]]
+        fingers = np.where(np.arange(steps) <= steps // 2, 0.04, 0.0)[:, None] * [[1, -1]]
         blocks += [path, np.tile([1.0, 0, 0, 0], (steps, 1)), fingers]
     return Episode(
         images={"image_primary": rng.integers(0, 255, (steps, 16, 16, 3), dtype=np.uint8)},

@@ -15,7 +15,7 @@ from gap_vla.phases.report import describe
 
 
 def demo(seed, turns=4, leg=20, arms=1):
-    """An arm that walks around right-angled corners and closes its fingers half way; `phase` is the leg."""
+    """An arm that walks around right-angled corners; a leg begins by closing the fingers; `phase` is the leg."""
     rng = np.random.default_rng(seed)
     steps = turns * leg
     blocks = []
@@ -23,7 +23,7 @@ def demo(seed, turns=4, leg=20, arms=1):
         corners = np.linalg.qr(rng.normal(size=(3, 3)))[0]  # right angles, turned at random
         heading = np.repeat(corners[np.arange(turns) % 3], leg, axis=0)
         path = np.concatenate([np.zeros((1, 3)), np.cumsum(0.01 * heading, axis=0)[:-1]])
-        fingers = np.where(np.arange(steps) < steps // 2, 0.04, 0.0)[:, None] * [[1, -1]]
+        fingers = np.where(np.arange(steps) <= steps // 2, 0.04, 0.0)[:, None] * [[1, -1]]
         blocks += [path, np.tile([1.0, 0, 0, 0], (steps, 1)), fingers]
     return Episode(
         images={},
@@ -105,10 +105,10 @@ def test_identity_and_report_are_json_and_say_what_was_resolved():
     identity = json.loads(json.dumps(annotation.identity))
     assert (
         identity["options"]["penalty"] == 1.0
-        and identity["options"]["min_size"] == 5
+        and identity["options"]["min_size"] == 6
         and identity["options"]["smooth"] == 1
     )
-    assert identity["options"]["dead_band"][0] == pytest.approx(0.0005, rel=0.01)
+    assert identity["options"]["dead_band"][0] == pytest.approx(0.0015, rel=0.01)
     assert identity["estimator"]["lookahead"] == 2
     report = json.loads(json.dumps(annotation.report))
     assert report["episodes"] == 6 and report["change_points_per_episode"] == 3

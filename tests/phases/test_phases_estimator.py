@@ -224,7 +224,7 @@ def test_importing_is_light_and_the_compiled_search_is_kept_between_processes():
         "import sys, time; t = time.perf_counter(); import gap_vla.phases as p; took = time.perf_counter() - t\n"
         "heavy = [m for m in ('numba', 'torch', 'jax', 'tensorflow', 'mujoco', 'sklearn') if m in sys.modules]\n"
         "import numpy as np; p.segment(np.zeros((9, 3)), penalty=1.0)\n"
-        "from gap_vla.phases.search import optimal_with_penalty as s\n"
+        "from gap_vla.phases.search import optimal_with_prices as s\n"
         "print(took, heavy, sum(s.stats.cache_hits.values()), 'torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from gap_vla.phases import DeadBand, Motion, MotionError, default_dead_band, default_penalty
 from gap_vla.phases.motion import motion_between, noise_level, relative_rotation_vector, steps_of
-from gap_vla.phases.smoothing import default_window, is_disturbed, resting_step, smooth_motion
+from gap_vla.phases.smoothing import default_window, fast_step, is_disturbed, resting_step, smooth_motion
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -74,12 +74,17 @@ def test_noise_is_measured_within_a_fifth(sigma):
 
 
 def test_dead_bands_scale_with_the_unit_and_grow_with_the_noise():
-    rng = np.random.default_rng(0)
     quiet, loud = (Motion.of(moving(np.random.default_rng(1), sigma=s)) for s in (1e-4, 1e-3))
-    assert default_dead_band([loud]).position > 4 * default_dead_band([quiet]).position
+    steps = [steps_of(motion).position for motion in (quiet, loud)]
+    assert default_dead_band([quiet], pauses=True).position == pytest.approx(0.15 * fast_step(steps[:1]))
+    assert default_dead_band([quiet]).position == pytest.approx(
+        max(0.05 * fast_step(steps[:1]), resting_step(steps[0], 1))
+    )
+    assert (
+        default_dead_band([loud]).position == pytest.approx(resting_step(steps[1], 1)) == pytest.approx(4e-3, rel=0.2)
+    )
     millimetres = Motion.of(loud.position * 1000)
     assert default_dead_band([millimetres]).position == pytest.approx(1000 * default_dead_band([loud]).position)
-    del rng
 
 
 def test_a_recording_at_rest_has_dead_bands_above_rounding():
@@ -113,7 +118,7 @@ def test_resting_steps_of_noise_and_of_a_disturbed_motion_are_told_apart_and_mea
 
 def test_a_disturbed_motion_gets_a_wider_dead_band_than_noise_that_looks_alike():
     rng = np.random.default_rng(0)
-    path = moving(rng, speed=0.01)
+    path = moving(rng, speed=0.004)
     noisy = Motion.of(path + rng.normal(0, 1e-3, path.shape))
     disturbed = Motion.of(path + np.cumsum(rng.normal(0, 1e-3 / 0.548, path.shape), axis=0))
     assert noise_level(steps_of(disturbed).position) == pytest.approx(noise_level(steps_of(noisy).position), rel=0.3)

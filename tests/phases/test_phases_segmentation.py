@@ -100,6 +100,26 @@ def test_the_search_finds_the_minimum_that_brute_force_finds(seed, steps, min_si
     np.testing.assert_allclose(segment_cost(*signals, found, **options) + penalty * len(found), best, **CLOSE)
 
 
+@given(SEEDS, st.integers(4, 12), st.sets(st.integers(0, 3), max_size=3))
+@settings(max_examples=30, deadline=None)
+def test_change_points_at_free_samples_cost_nothing(seed, steps, free):
+    signals = recording(seed, steps)
+
+    def objective(points):
+        return segment_cost(*signals, points, dead_band=BAND) + 2.0 * sum(int(p) not in free for p in points)
+
+    found = segment(*signals, penalty=2.0, free=sorted(free), min_size=1, dead_band=BAND)
+    best = min(objective(points) for points in all_segmentations(steps, 1))
+    np.testing.assert_allclose(objective(found), best, **CLOSE)
+
+
+def test_a_free_sample_between_multiples_of_jump_is_the_one_before():
+    line = np.linspace(0, 1, 40)[:, None] * [[1.0, 0, 0]]
+    line[20:, 1] += np.linspace(0, 0.05, 20)  # too small a turn to pay for a change point
+    assert segment(line, penalty=1.0, jump=4).tolist() == []
+    assert segment(line, penalty=1.0, jump=4, free=[19, 22]).tolist() == [20]
+
+
 @given(SEEDS, st.integers(4, 12))
 @settings(max_examples=30, deadline=None)
 def test_every_number_of_change_points_is_optimal(seed, steps):
@@ -255,6 +275,10 @@ def test_what_does_not_fit_is_said():
         segment(*path, n_change_points=4, min_size=5)
     with pytest.raises(MotionError, match="not both"):
         segment(*path, n_change_points=1, penalty=1.0)
+    with pytest.raises(MotionError, match="with n_change_points there is no penalty"):
+        segment(*path, n_change_points=1, free=[5])
+    with pytest.raises(MotionError, match=r"free samples \[20\] must lie within the 20"):
+        segment(*path, free=[20])
     with pytest.raises(MotionError, match="max_segment 2 is below min_size 3"):
         segment(*path, max_segment=2)
     with pytest.raises(MotionError, match="finite"):

@@ -115,9 +115,9 @@ AR_PENALTIES = (0.3, 1.0, 3.0, 10.0)
 FINDERS: dict[str, Finder] = {
     "ours, defaults": Finder(ours, (0.0,)),
     "ours, penalty tuned": Finder(ours, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)),
-    "paper's M2 (no rest term), defaults": Finder(lambda m, p: ours(m, p, rest=0.0), (0.0,)),
+    "paper's M2 (no rest, no strokes), defaults": Finder(lambda m, p: ours(m, p, rest=0.0, stroke=0.0), (0.0,)),
     "release's mean reduction, tuned": Finder(
-        lambda m, p: ours(m, p, rest=0.0, reduction="mean"), (0.01, 0.03, 0.1, 0.2, 0.3)
+        lambda m, p: ours(m, p, rest=0.0, stroke=0.0, reduction="mean"), (0.01, 0.03, 0.1, 0.2, 0.3)
     ),
     "ruptures Pelt l2": Finder(with_ruptures("Pelt", "l2"), PENALTIES),
     "ruptures Pelt rbf": Finder(with_ruptures("Pelt", "rbf"), RBF_PENALTIES),
