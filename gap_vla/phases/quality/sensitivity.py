@@ -17,6 +17,7 @@ ALPHAS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 BETAS = (0.0, 2e-3, 2e-2, 0.1, 0.3, 1.0)
 RESTS = (0.0, 0.1, 0.25, 0.5, 1.0)
 MIN_SIZES = (1, 2, 3, 4, 5, 6, 8)
+STROKES = {"off": 0.0, "on": None}
 NOISES = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 RATES = (5.0, 10.0, 20.0, 30.0, 50.0)
 DEMOS = (1, 2, 4, 8)
@@ -26,8 +27,8 @@ def sensitivity(tasks: Mapping[str, Sequence[Recording]], seed: int = 0) -> dict
     """F1@5 over the tasks as one thing changes and all else keeps its default.
 
     Returns:
-        {what: {value: {"mean": float, "tasks": {task: float}}}} for penalty, alpha, beta, rest, min_size; noise (mm and
-        degrees), once with smoothing and dead-bands that follow the data and once without; rate (Hz; tolerance
+        {what: {value: {"mean": float, "tasks": {task: float}}}} for penalty, alpha, beta, rest, min_size,
+        strokes; noise (mm and degrees), once with smoothing and dead-bands that follow the data and once without; rate (Hz; tolerance
         scaled with the rate from 5 steps at the recording's own rate, at least 1).
     """
     out: dict[str, Any] = {
@@ -36,6 +37,7 @@ def sensitivity(tasks: Mapping[str, Sequence[Recording]], seed: int = 0) -> dict
         "beta": {b: _over(tasks, lambda r, b=b: _f1(r, 5, 0.0, beta=b)) for b in BETAS},
         "rest": {v: _over(tasks, lambda r, v=v: _f1(r, 5, 0.0, rest=v)) for v in RESTS},
         "min_size": {v: _over(tasks, lambda r, v=v: _f1(r, 5, 0.0, min_size=v)) for v in MIN_SIZES},
+        "strokes": {name: _over(tasks, lambda r, v=v: _f1(r, 5, 0.0, stroke=v)) for name, v in STROKES.items()},
     }
     noisy = {
         s: {
