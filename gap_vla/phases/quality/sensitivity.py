@@ -28,8 +28,8 @@ def sensitivity(tasks: Mapping[str, Sequence[Recording]], seed: int = 0) -> dict
 
     Returns:
         {what: {value: {"mean": float, "tasks": {task: float}}}} for penalty, alpha, beta, rest, min_size,
-        strokes; noise (mm and degrees), once with smoothing and dead-bands that follow the data and once without; rate (Hz; tolerance
-        scaled with the rate from 5 steps at the recording's own rate, at least 1).
+        strokes; noise (mm and degrees), once with smoothing and dead-bands that follow the data and once without; rate
+        (Hz; tolerance scaled with the rate from 5 steps at the recording's own rate, at least 1).
     """
     out: dict[str, Any] = {
         "penalty": {p: _over(tasks, lambda r, p=p: _f1(r, 5, p)) for p in PENALTIES},
