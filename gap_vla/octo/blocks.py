@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,46 @@ from jaxtyping import Array, Bool, Float
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.layer_scan import run_layers
 from gap_vla.octo.tokens import TokenGroup
+
+RECOMPUTE_FROM = 256
+"""Tokens from which attention weights are computed twice rather than kept."""
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array,
+    dropout_rng: jax.Array | None,
+    dropout_rate: float,
+    broadcast_dropout: bool,
+    deterministic: bool,
+    dtype: Any,
+    force_fp32_for_softmax: bool,
+) -> jax.Array:
+    """`nn.dot_product_attention`; the backward pass computes its N × N weights again instead of keeping all layers'.
+
+    float[B, N, heads, D] each, `mask` bool[B, 1, N, N]. With few tokens the weights are small and are kept. The names
+    of the arguments are those by which flax passes them on.
+    """
+
+    def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return nn.dot_product_attention(
+            query,
+            key,
+            value,
+            mask=mask,
+            dropout_rng=dropout_rng,
+            dropout_rate=dropout_rate,
+            broadcast_dropout=broadcast_dropout,
+            deterministic=deterministic,
+            dtype=dtype,
+            force_fp32_for_softmax=force_fp32_for_softmax,
+        )
+
+    if query.shape[1] >= RECOMPUTE_FROM:
+        attend = jax.checkpoint(attend, prevent_cse=False)
+    return attend(query, key, value)
 
 
 class MlpBlock(nn.Module):
@@ -29,7 +71,8 @@ class MlpBlock(nn.Module):
                 bias_init=nn.initializers.normal(1e-6),
             )
 
-        hidden = nn.gelu(dense(self.mlp_dim)(x))
+        # what the derivative of GELU needs besides its input is cheaper to compute again than to keep
+        hidden = jax.checkpoint(nn.gelu, prevent_cse=False)(dense(self.mlp_dim)(x))
         hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
         return nn.Dropout(self.dropout_rate)(dense(x.shape[-1])(hidden), deterministic=deterministic)
 
@@ -53,6 +96,7 @@ class Encoder1DBlock(nn.Module):
             broadcast_dropout=False,
             dropout_rate=self.attention_dropout_rate,
             force_fp32_for_softmax=True,
+            attention_fn=attention,
         )(hidden, mask=mask, deterministic=deterministic)
         x = x + nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
         hidden = nn.LayerNorm(dtype=self.compute.dtype)(x)
