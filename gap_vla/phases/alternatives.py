@@ -229,9 +229,7 @@ def method_parts(method: str, options: Options) -> tuple[str, str]:
 def resolved(options: Options, motions: Sequence[Motion]) -> Options:
     """The options with what follows the data set (smooth, dead_band, penalty, min_size, stroke) in place of None."""
     smooth = default_window(motions) if options.smooth is None else options.smooth
-    band = options.dead_band
-    if band is None:
-        band = default_dead_band(motions, smooth=smooth, pauses=options.rest > 0)
+    band = default_dead_band(motions, smooth=smooth) if options.dead_band is None else options.dead_band
     penalty = options.penalty
     if penalty is None and options.n_change_points is None:
         penalty = default_penalty(motions)

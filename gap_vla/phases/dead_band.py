@@ -22,9 +22,6 @@ FLOOR = DeadBand(position=1e-6, rotation=1e-5, gripper=1e-6, extra=1e-6)
 SLOW_STEP = 0.05
 """A step below this share of the fast steps (the 95 % quantile of their lengths) is drift, not motion."""
 
-SLOW_STEP_OF_PAUSES = 0.15
-"""The same where pauses can be segments: settling on a target then has a phase of its own to belong to."""
-
 LEVER = 0.1
 """m from wrist to fingertip: how far away a point is whose displacement says whether a rotation matters."""
 
@@ -32,7 +29,7 @@ SLOW_TURN = 0.15
 """A rotation that moves the point at `LEVER` by less than this share of a fast translation is compliance."""
 
 
-def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1, pauses: bool = False) -> DeadBand:
+def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1) -> DeadBand:
     """max(resting steps, 5 % of the fast steps, rounding), and two more rules for rotations.
 
     Resting steps are `resting_step` of the recordings at the window; fast steps are the 95 % quantile of step lengths
@@ -46,7 +43,6 @@ def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1, pauses: boo
     Args:
         motions: one recording or all of a data set, not smoothed.
         smooth: window with which they will be smoothed.
-        pauses: whether pauses can be segments (`Objective.rest`); then 15 % of the fast steps, but for grippers.
 
     Returns:
         DeadBand in m, rad, gripper units, extra units.
@@ -72,8 +68,7 @@ def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1, pauses: boo
             bands.append(floor)
             continue
         resting, quick = float(np.median(noise[name])), float(np.median(fast[name]))
-        slow = SLOW_STEP_OF_PAUSES if pauses and name != "gripper" else SLOW_STEP
-        bands.append(max(min(resting, 0.5 * quick), slow * quick, floor))
+        bands.append(max(min(resting, 0.5 * quick), SLOW_STEP * quick, floor))
     band = DeadBand(*bands)
     if not fast["rotation"]:
         return band
@@ -84,10 +79,7 @@ def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1, pauses: boo
 
 
 def as_dead_band(
-    value: DeadBand | Mapping[str, float] | Sequence[float] | None,
-    motion: Motion,
-    smooth: int = 1,
-    pauses: bool = False,
+    value: DeadBand | Mapping[str, float] | Sequence[float] | None, motion: Motion, smooth: int = 1
 ) -> DeadBand:
     """The dead-band that a caller means; None follows the recording's own noise, and so does what a mapping omits.
 
@@ -95,11 +87,11 @@ def as_dead_band(
         MotionError: unknown names, or values that are negative or not finite.
     """
     if value is None:
-        return default_dead_band([motion], smooth=smooth, pauses=pauses)
+        return default_dead_band([motion], smooth=smooth)
     if isinstance(value, Mapping):
         if unknown := set(value) - set(DeadBand._fields):
             raise MotionError(f"dead_band knows {', '.join(DeadBand._fields)}, not {', '.join(sorted(unknown))}")
-        band = default_dead_band([motion], smooth=smooth, pauses=pauses)._replace(**value)
+        band = default_dead_band([motion], smooth=smooth)._replace(**value)
     else:
         band = DeadBand(*value)
     if not all(np.isfinite(band)) or min(band) < 0:

@@ -56,7 +56,7 @@ class Objective:
         """Prefix sums of the unit steps and of the sign counts, from which any segment costs O(1)."""
         from gap_vla.phases.search import Tables
 
-        band = as_dead_band(self.dead_band, motion, self.smooth, pauses=self.rest > 0)
+        band = as_dead_band(self.dead_band, motion, self.smooth)
         motion = smooth_motion(motion, self.smooth)
         steps = unit_steps(motion, band)
         arms = motion.arms

@@ -108,7 +108,7 @@ def test_identity_and_report_are_json_and_say_what_was_resolved():
         and identity["options"]["min_size"] == 6
         and identity["options"]["smooth"] == 1
     )
-    assert identity["options"]["dead_band"][0] == pytest.approx(0.0015, rel=0.01)
+    assert identity["options"]["dead_band"][0] == pytest.approx(0.0005, rel=0.01)
     assert identity["estimator"]["lookahead"] == 2
     report = json.loads(json.dumps(annotation.report))
     assert report["episodes"] == 6 and report["change_points_per_episode"] == 3
@@ -210,3 +210,13 @@ def test_a_tampered_annotator_is_refused(tmp_path):
     path.write_text(path.read_text().replace('"sigma": 4.0', '"sigma": 5.0'))
     with pytest.raises(MotionError, match="does not fit"):
         load_annotator(tmp_path)
+
+
+def test_turns_within_a_slow_phase_are_found_beside_fast_ones():
+    """Ten times slower than the rest is still motion: an insertion must not pass for a pause."""
+    speed = np.repeat([0.02, 0.02, 0.002, 0.002], 30)[:, None]
+    heading = np.repeat([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 0, 0]], 30, axis=0)
+    proprio = np.zeros((120, 9), np.float32)
+    proprio[1:, :3], proprio[:, 3] = np.cumsum(speed * heading, axis=0)[:-1], 1
+    slow = Episode(images={}, proprio=proprio, action=np.zeros((120, 7), np.float32))
+    assert annotate([slow], method="change_points").change_points[0].tolist() == [30, 60, 90]

@@ -76,7 +76,6 @@ def test_noise_is_measured_within_a_fifth(sigma):
 def test_dead_bands_scale_with_the_unit_and_grow_with_the_noise():
     quiet, loud = (Motion.of(moving(np.random.default_rng(1), sigma=s)) for s in (1e-4, 1e-3))
     steps = [steps_of(motion).position for motion in (quiet, loud)]
-    assert default_dead_band([quiet], pauses=True).position == pytest.approx(0.15 * fast_step(steps[:1]))
     assert default_dead_band([quiet]).position == pytest.approx(
         max(0.05 * fast_step(steps[:1]), resting_step(steps[0], 1))
     )
