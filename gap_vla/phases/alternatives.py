@@ -7,7 +7,9 @@ belong together. The LSTM is the one ρ that has to be fitted; `annotation.py` d
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,9 @@ from gap_vla.phases.segmentation import MIN_SIZE, segment
 from gap_vla.phases.smoothing import default_window, smooth_motion
 from gap_vla.phases.strokes import default_stroke, stroke_starts
 from gap_vla.phases.targets import change_targets, soft_targets
+
+COUNTS = ("n_change_points", "smooth", "min_size", "max_segment", "jump", "window", "cluster_size")
+"""Options that are whole numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +70,24 @@ class Options:
     cluster_size: int = 8
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is None or name in ("dead_band", "reduction", "arms", "rho"):
+                continue
+            if not (isinstance(value, Real) and math.isfinite(float(value))):
+                raise MotionError(f"option {name} is a finite number, not {value!r}")
+            if name in COUNTS and not isinstance(value, Integral):
+                raise MotionError(f"option {name} is a whole number, not {value!r}")
         if self.dead_band is not None and not isinstance(self.dead_band, DeadBand):
+            if np.ndim(self.dead_band) != 1 or len(self.dead_band) not in (3, 4):
+                raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
             object.__setattr__(self, "dead_band", DeadBand(*self.dead_band))
         if self.arms not in ("joint", "each"):
             raise MotionError(f'arms is "joint" or "each", not {self.arms!r}')
         if self.rho not in RHO:
             raise MotionError(f"rho is one of {', '.join(RHO)}, not {self.rho!r}")
-        if self.sigma <= 0 or not 0 <= self.value <= 1 or self.window < 1:
-            raise MotionError(f"sigma > 0, 0 ≤ value ≤ 1 and window ≥ 1 are needed, got {self}")
+        if self.sigma <= 0 or not 0 <= self.value <= 1 or self.window < 1 or (self.stroke or 0) < 0:
+            got = f"{self.sigma}, {self.value}, {self.window} and {self.stroke}"
+            raise MotionError(f"sigma > 0, 0 ≤ value ≤ 1, window ≥ 1 and stroke ≥ 0 are needed, got {got}")
 
 
 def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:

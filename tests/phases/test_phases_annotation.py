@@ -220,3 +220,16 @@ def test_turns_within_a_slow_phase_are_found_beside_fast_ones():
     proprio[1:, :3], proprio[:, 3] = np.cumsum(speed * heading, axis=0)[:-1], 1
     slow = Episode(images={}, proprio=proprio, action=np.zeros((120, 7), np.float32))
     assert annotate([slow], method="change_points").change_points[0].tolist() == [30, 60, 90]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"penalty": float("nan")}, "option penalty is a finite number, not nan"),
+        ({"stroke": -1}, "stroke ≥ 0"),
+        ({"dead_band": (1e-3,)}, "dead_band is 3 or 4 numbers"),
+    ],
+)
+def test_options_that_are_no_sensible_numbers_are_refused_by_name(options, message):
+    with pytest.raises(MotionError, match=message):
+        annotate(DEMOS[:1], method="cotpc", **options)
