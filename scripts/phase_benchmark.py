@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import replacing, write_json
-from gap_vla.sim import TASK_NAMES
+from gap_vla.sim import TASK_NAMES, UnknownNameError
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "M5, lookahead 2 (default for labels)": {"lookahead": 2},
@@ -62,11 +63,15 @@ def main(argv: list[str] | None = None) -> int:
     tasks = {}
     for task in arguments.tasks:
         path = arguments.demos / f"{task}.hdf5"
-        if not path.exists():
-            from gap_vla.sim import collect_demos
+        try:
+            if not path.exists():
+                from gap_vla.sim import collect_demos
 
-            collect_demos(task, arguments.episodes, path, seed=7, cameras=())
-        tasks[task] = load_recordings(path, arguments.episodes)
+                collect_demos(task, arguments.episodes, path, seed=7, cameras=())
+            tasks[task] = load_recordings(path, arguments.episodes)
+        except (UnknownNameError, ValueError, KeyError, OSError) as error:
+            print(f"error: recordings of {task} ({path}): {error}", file=sys.stderr)
+            return 1
     finders = {name: finder for name, finder in FINDERS.items() if name in (arguments.finders or FINDERS)}
     run = {
         "finders": lambda keep: compare(tasks, finders, keep=keep),

@@ -32,6 +32,11 @@ def test_strokes_start_slowly_and_creep_under_load_is_none():
     assert stroke_starts(fingers(slow_start, creep), 0.1).tolist() == [4]
 
 
+def test_creep_before_a_stroke_is_not_its_beginning():
+    creep = 0.6 - 0.001 * np.arange(20)
+    assert stroke_starts(fingers(creep, creep[-1] - 0.1 * np.arange(1, 5)), 0.1).tolist() == [19]
+
+
 @pytest.mark.parametrize("sigma", [1e-6, 1e-3, 1.0])
 def test_noise_alone_has_no_strokes(sigma):
     for seed in range(20):
