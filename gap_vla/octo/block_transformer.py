@@ -7,14 +7,16 @@ interceptor written against one (as `gap_vla.adjustment` does it) also works on 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from gap_vla.octo.attention import key_spans
 from gap_vla.octo.attention_rules import AttentionRule, find_rule, layout_mask
 from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.compute import Compute
@@ -47,6 +49,8 @@ class BlockTransformer(nn.Module):
 
     Sequence: all prefix groups, then for every timestep all timestep groups in the order given. Masked tokens are
     hidden as keys only; a token without any allowed key averages over the whole sequence, as upstream.
+
+    Called with `only`, names of timestep groups, it returns no others, and its last block computes no others.
     """
 
     transformer_kwargs: Mapping[str, Any]
@@ -61,6 +65,7 @@ class BlockTransformer(nn.Module):
         timestep_groups: Sequence[TimestepGroup],
         train: bool,
         verbose: bool = False,
+        only: Collection[str] | None = None,
     ) -> tuple[list[PrefixGroup], list[TimestepGroup]]:
         if not timestep_groups:
             raise ValueError("no timestep tokens: none of the observation tokenizers found its keys")
@@ -86,15 +91,19 @@ class BlockTransformer(nn.Module):
         if verbose:
             print(describe_layout(prefix_groups, timestep_groups))
 
-        out = Transformer(**self.transformer_kwargs, compute=self.compute)(
-            jnp.concatenate(tokens, axis=1), mask, train=train
-        )
-        prefix_tokens, step_tokens = out[:, : sum(prefix_sizes)], out[:, sum(prefix_sizes) :]
-        step_tokens = step_tokens.reshape(batch, horizon, sum(timestep_sizes), width)
-        return (
-            [dataclasses.replace(g, tokens=t) for g, t in zip(prefix_groups, _split(prefix_tokens, prefix_sizes))],
-            [dataclasses.replace(g, tokens=t) for g, t in zip(timestep_groups, _split(step_tokens, timestep_sizes))],
-        )
+        transformer = Transformer(**self.transformer_kwargs, compute=self.compute)
+        prefix, step = sum(prefix_sizes), sum(timestep_sizes)
+        spans = key_spans(allowed, [prefix + step * (time + 1) for time in range(horizon)])
+        if only is not None:
+            chosen = np.repeat([group.name in only for group in timestep_groups], timestep_sizes)
+            rows = np.flatnonzero(np.concatenate([np.zeros(prefix, bool), np.tile(chosen, horizon)]))
+            out = transformer(jnp.concatenate(tokens, axis=1), mask, train=train, rows=rows, spans=spans)
+            kept = [group for group in timestep_groups if group.name in only]
+            step_tokens = out.reshape(batch, horizon, -1, width)
+            return [], _replaced(kept, step_tokens)
+        out = transformer(jnp.concatenate(tokens, axis=1), mask, train=train, spans=spans)
+        prefix_tokens, step_tokens = out[:, :prefix], out[:, prefix:].reshape(batch, horizon, step, width)
+        return _replaced(prefix_groups, prefix_tokens), _replaced(timestep_groups, step_tokens)
 
 
 def describe_layout(prefix_groups: Sequence[PrefixGroup], timestep_groups: Sequence[TimestepGroup]) -> str:
@@ -107,12 +116,14 @@ def describe_layout(prefix_groups: Sequence[PrefixGroup], timestep_groups: Seque
     return "\n".join(lines)
 
 
-def _split(tokens: jax.Array, sizes: Sequence[int]) -> list[jax.Array]:
-    pieces, start = [], 0
-    for size in sizes:
-        pieces.append(tokens[..., start : start + size, :])
+def _replaced(groups: Sequence[Any], tokens: jax.Array) -> list[Any]:
+    """The groups with new tokens, float[..., n, D], where n is that of all groups together."""
+    found, start = [], 0
+    for group in groups:
+        size = group.tokens.shape[-2]
+        found.append(dataclasses.replace(group, tokens=tokens[..., start : start + size, :]))
         start += size
-    return pieces
+    return found
 
 
 def _check_causal(prefix_groups: Sequence[PrefixGroup], timestep_groups: Sequence[TimestepGroup]) -> None:

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from gap_vla.octo.attention import Spans, attention
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.layer_scan import run_layers
 from gap_vla.octo.tokens import TokenGroup
 
-RECOMPUTE_FROM = 256
-"""Tokens from which attention weights are computed twice rather than kept."""
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """tanh-approximated GELU; of it only `x` is kept for the gradient, the rest is cheaper to compute again."""
+    return nn.gelu(x)
 
 
-def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    mask: jax.Array,
-    dropout_rng: jax.Array | None,
-    dropout_rate: float,
-    broadcast_dropout: bool,
-    deterministic: bool,
-    dtype: Any,
-    force_fp32_for_softmax: bool,
-) -> jax.Array:
-    """`nn.dot_product_attention`; the backward pass computes its N × N weights again instead of keeping all layers'.
+def _gelu_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    # the sum keeps the compiler from computing and keeping the rest in the forward pass, as in `attention`
+    return jax.vjp(nn.gelu, x + 0 * cotangent)[1](cotangent)
 
-    float[B, N, heads, D] each, `mask` bool[B, 1, N, N]. With few tokens the weights are small and are kept. The names
-    of the arguments are those by which flax passes them on.
-    """
 
-    def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        return nn.dot_product_attention(
-            query,
-            key,
-            value,
-            mask=mask,
-            dropout_rng=dropout_rng,
-            dropout_rate=dropout_rate,
-            broadcast_dropout=broadcast_dropout,
-            deterministic=deterministic,
-            dtype=dtype,
-            force_fp32_for_softmax=force_fp32_for_softmax,
-        )
-
-    if query.shape[1] >= RECOMPUTE_FROM:
-        attend = jax.checkpoint(attend, prevent_cse=False)
-    return attend(query, key, value)
+gelu.defvjp(lambda x: (nn.gelu(x), x), _gelu_backward)
 
 
 class MlpBlock(nn.Module):
@@ -71,24 +47,29 @@ class MlpBlock(nn.Module):
                 bias_init=nn.initializers.normal(1e-6),
             )
 
-        # what the derivative of GELU needs besides its input is cheaper to compute again than to keep
-        hidden = jax.checkpoint(nn.gelu, prevent_cse=False)(dense(self.mlp_dim)(x))
+        hidden = gelu(dense(self.mlp_dim)(x))
         hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
         return nn.Dropout(self.dropout_rate)(dense(x.shape[-1])(hidden), deterministic=deterministic)
 
 
 class Encoder1DBlock(nn.Module):
-    """h = x + attention(LN(x)); y = h + MLP(LN(h)). `x` is float[B, N, D], `mask` bool[B, 1, N, N]."""
+    """h = x + attention(LN(x)); y = h + MLP(LN(h)). `x` is float[B, N, D], `mask` bool[B, 1, N, N].
+
+    With `rows`, indices of tokens, the result is float[B, len(rows), D]: only these are computed.
+    """
 
     mlp_dim: int
     num_heads: int
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     compute: Compute = Compute()
+    spans: Spans = ()
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
-        hidden = nn.LayerNorm(dtype=self.compute.dtype)(x)
+    def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool, rows: np.ndarray | None = None) -> jax.Array:
+        hidden = keys = nn.LayerNorm(dtype=self.compute.dtype)(x)
+        if rows is not None:
+            x, hidden, mask = x[:, rows], hidden[:, rows], mask[:, :, rows]
         hidden = nn.MultiHeadDotProductAttention(
             num_heads=self.num_heads,
             dtype=self.compute.dtype,
@@ -96,8 +77,8 @@ class Encoder1DBlock(nn.Module):
             broadcast_dropout=False,
             dropout_rate=self.attention_dropout_rate,
             force_fp32_for_softmax=True,
-            attention_fn=attention,
-        )(hidden, mask=mask, deterministic=deterministic)
+            attention_fn=functools.partial(attention, spans=self.spans),
+        )(hidden, keys, mask=mask, deterministic=deterministic)
         x = x + nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
         hidden = nn.LayerNorm(dtype=self.compute.dtype)(x)
         mlp = MlpBlock(mlp_dim=self.mlp_dim, dropout_rate=self.dropout_rate, compute=self.compute)
@@ -105,7 +86,10 @@ class Encoder1DBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`num_layers` blocks and a final LayerNorm; float[B, N, D] in and out, attention where `mask` is True."""
+    """`num_layers` blocks and a final LayerNorm; float[B, N, D] in and out, attention where `mask` is True.
+
+    With `rows`, indices of tokens, only these come out, float[B, len(rows), D], and the last block computes no others.
+    """
 
     num_layers: int
     mlp_dim: int
@@ -116,7 +100,15 @@ class Transformer(nn.Module):
     compute: Compute = Compute()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"], mask: Bool[Array, "B 1 N N"], *, train: bool) -> Float[Array, "B N D"]:
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "B 1 N N"],
+        *,
+        train: bool,
+        rows: np.ndarray | None = None,
+        spans: Spans = (),
+    ) -> Float[Array, "B M D"]:
         if self.add_position_embedding:
             raise ValueError("add_position_embedding must be False: Octo adds its own embeddings per token group")
 
@@ -127,6 +119,7 @@ class Transformer(nn.Module):
                 dropout_rate=self.dropout_rate,
                 attention_dropout_rate=self.attention_dropout_rate,
                 compute=self.compute,
+                spans=spans,
                 name=name,
             )
 
@@ -134,7 +127,15 @@ class Transformer(nn.Module):
         names = [f"encoderblock_{layer}" for layer in range(self.num_layers)]
         needs_rng = train and (self.dropout_rate > 0 or self.attention_dropout_rate > 0)
         x = run_layers(
-            self, block, names, x, (mask,), deterministic=not train, needs_rng=needs_rng, compute=self.compute
+            self,
+            block,
+            names,
+            x,
+            (mask,),
+            deterministic=not train,
+            needs_rng=needs_rng,
+            compute=self.compute,
+            rows=rows,
         )
         return nn.LayerNorm(dtype=self.compute.dtype, name="encoder_norm")(x)
 

@@ -1,15 +1,25 @@
-"""Instructions embedded once instead of at every step."""
+"""Instructions embedded once instead of at every step, and remembered while a policy acts on them."""
 
 from __future__ import annotations
 
+import collections
+import functools
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
+from gap_vla.octo.compute import Compute
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.t5 import T5Config, encode
 from gap_vla.octo.tokenizers import LanguageTokenizer
+
+REMEMBERED = 64
+"""Batches of instructions whose embedding is kept."""
+
+_REMEMBERED: collections.OrderedDict[Any, tuple[tuple[weakref.ref, ...], jax.Array]] = collections.OrderedDict()
 
 
 def embed_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,26 +31,67 @@ def embed_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[
     Raises:
         ValueError: the model fine-tunes its encoder, or has none, or the task holds no word pieces.
     """
-    tokenizers = module.octo_transformer.task_tokenizers.items()
-    names = [name for name, tokenizer in tokenizers if isinstance(tokenizer, LanguageTokenizer)]
-    instruction = task.get("language_instruction")
-    if len(names) != 1 or not isinstance(instruction, Mapping):
-        raise ValueError(
-            f"expected one LanguageTokenizer and word pieces in task['language_instruction']; found {names} and "
-            f"{type(instruction).__name__}"
-        )
-    tokenizer = module.octo_transformer.task_tokenizers[names[0]]
-    if tokenizer.encoder is None or tokenizer.finetune_encoder:
-        raise ValueError(
-            f"{names[0]}: encoder={tokenizer.encoder!r}, finetune_encoder={tokenizer.finetune_encoder}: only a frozen "
-            "encoder's output can be stored"
-        )
-    weights = params["octo_transformer"][f"task_tokenizers_{names[0]}"]["hf_model"]
-    config = T5Config.find(tokenizer.encoder)
-
-    @jax.jit
-    def run(weights: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
-        return encode(config, weights, ids, mask, tokenizer.compute)
-
-    embedded = run(weights, instruction["input_ids"], instruction["attention_mask"])
+    name, found = _word_pieces(module, task)
+    if name is None:
+        raise ValueError(f"only a frozen encoder's output of word pieces can be stored: {found}")
+    tokenizer = module.octo_transformer.task_tokenizers[name]
+    weights = params["octo_transformer"][f"task_tokenizers_{name}"]["hf_model"]
+    instruction = task["language_instruction"]
+    embedded = _encode(
+        T5Config.find(tokenizer.encoder),
+        tokenizer.compute,
+        weights,
+        instruction["input_ids"],
+        instruction["attention_mask"],
+    )
     return {**task, "language_instruction": embedded}
+
+
+def recall_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`embed_language` for a policy in action: the last instructions are remembered as long as their weights live.
+
+    What cannot be stored (an encoder that is fine-tuned, no word pieces, values that are being traced) comes back as
+    it is, for the model to encode.
+    """
+    name, _ = _word_pieces(module, task)
+    if name is None:
+        return task
+    instruction = task["language_instruction"]
+    weights = jax.tree.leaves(params["octo_transformer"][f"task_tokenizers_{name}"]["hf_model"])
+    words = (instruction["input_ids"], instruction["attention_mask"])
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in (*weights, *words)):
+        return task
+    arrays = [np.asarray(array) for array in words]
+    key = (
+        module.octo_transformer.task_tokenizers[name],
+        tuple(map(id, weights)),
+        *((array.shape, array.dtype.str, array.tobytes()) for array in arrays),
+    )
+    if key in _REMEMBERED:
+        living, embedded = _REMEMBERED[key]
+        if all(reference() is leaf for reference, leaf in zip(living, weights, strict=True)):
+            _REMEMBERED.move_to_end(key)
+            return {**task, "language_instruction": embedded}
+    stored = embed_language(module, params, task)
+    _REMEMBERED[key] = (tuple(map(weakref.ref, weights)), stored["language_instruction"])
+    while len(_REMEMBERED) > REMEMBERED:
+        _REMEMBERED.popitem(last=False)
+    return stored
+
+
+def _word_pieces(module: OctoModule, task: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The tokenizer with a frozen encoder that reads the task's word pieces, if there is one; and what was found."""
+    tokenizers = module.octo_transformer.task_tokenizers
+    names = [name for name, tokenizer in tokenizers.items() if isinstance(tokenizer, LanguageTokenizer)]
+    instruction = task.get("language_instruction")
+    found = f"LanguageTokenizer: {names}; task['language_instruction']: {type(instruction).__name__}"
+    if len(names) != 1 or not isinstance(instruction, Mapping):
+        return None, found
+    tokenizer = tokenizers[names[0]]
+    found += f"; encoder={tokenizer.encoder!r}, finetune_encoder={tokenizer.finetune_encoder}"
+    return (None if tokenizer.encoder is None or tokenizer.finetune_encoder else names[0]), found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(config: T5Config, compute: Compute, weights: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    return encode(config, weights, ids, mask, compute)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 from gap_vla.octo import batch_checks, checkpoint
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.initialization import initialize, initialize_around, parameter_shapes
+from gap_vla.octo.language import recall_language
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
@@ -200,6 +201,7 @@ class OctoModel:
             kind = NormalizationType(normalization_type).value
             batch_checks.check_statistics(statistics, kind, self.module.heads["action"].action_dim)
         dims = None if statistics is None else len(statistics["mean"])
+        tasks = recall_language(self.module, self.params, tasks)
         static = (self.module, train, argmax, tuple(sample_shape))
         rng = jax.random.PRNGKey(0) if rng is None else rng
         actions = _sample_actions(
@@ -270,8 +272,10 @@ def _sample_actions(
     def act(bound: OctoModule) -> jax.Array:
         if "action" not in bound.heads:
             raise ValueError(f"sample_actions needs a head called 'action'; the model has {sorted(bound.heads)}")
-        outputs = bound.octo_transformer(observations, tasks, timestep_pad_mask, train=train)
-        return bound.heads["action"].predict_action(
+        head = bound.heads["action"]
+        read = [head.readout_key]
+        outputs = bound.octo_transformer(observations, tasks, timestep_pad_mask, train=train, only=read)
+        return head.predict_action(
             outputs,
             rng=rng,
             train=train,

@@ -8,7 +8,7 @@ How it is called (`params` is the tree of `OctoModel.params`, `key` a PRNG key):
 
     # the loss of a head, differentiable in params
     bound = module.bind({"params": params}, rngs={"dropout": key})
-    outputs = bound.octo_transformer(observations, tasks, timestep_pad_mask, train=True)
+    outputs = bound.octo_transformer(observations, tasks, timestep_pad_mask, train=True, only=["readout_action"])
     loss, metrics = bound.heads["action"].loss(
         outputs, batch["action"], timestep_pad_mask, batch["action_pad_mask"], train=True)
 
@@ -18,7 +18,7 @@ Parameter names are upstream's: `octo_transformer/...` and `heads_<name>/...`, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -71,6 +71,7 @@ class OctoTransformer(nn.Module):
         readouts: Sequence[str] | None = None,
         train: bool = False,
         verbose: bool = False,
+        only: Collection[str] | None = None,
     ) -> dict[str, TokenGroup]:
         """Token groups by name: `task_*`, `obs_*`, `readout_*`, and the concatenations `task` and `obs`.
 
@@ -80,6 +81,8 @@ class OctoTransformer(nn.Module):
             tasks: leading axis (B,): goal images `image_*`, `language_instruction`, `pad_mask_dict` of bool[B].
             timestep_pad_mask: bool[B, W], False for steps before the episode.
             readouts: names of the readouts to compute, None for all.
+            only: names of timestep groups, such as the head's `readout_key`; if they all are, nothing else is
+                returned and most of the last layer is not computed.
         """
         horizon = self._window(observations, timestep_pad_mask)
         batch = timestep_pad_mask.shape[0]
@@ -123,13 +126,15 @@ class OctoTransformer(nn.Module):
             )
             steps.append(TimestepGroup.create(tokens, name=f"readout_{name}", attention_rules=rules))
 
+        if only is not None and not set(only) <= {group.name for group in steps}:
+            only = None
         prefix, steps = BlockTransformer(
             self.transformer_kwargs,
             use_correct_attention=self.use_correct_attention,
             compute=self.compute,
             name="BlockTransformer_0",
-        )(prefix, steps, train, verbose=verbose)
-        return self._outputs(prefix, steps)
+        )(prefix, steps, train, verbose=verbose, only=only)
+        return self._outputs(prefix, steps) if only is None else _float_groups(steps)
 
     def _project(self, name: str, tokens: jax.Array, *, per_timestep: bool) -> jax.Array:
         dense = nn.Dense(self.token_embedding_size, name=f"{name}_projection", dtype=self.compute.dtype)
@@ -142,8 +147,7 @@ class OctoTransformer(nn.Module):
         return tokens + (embedding[:, : tokens.shape[1]] if per_timestep else embedding).astype(tokens.dtype)
 
     def _outputs(self, prefix: Sequence[PrefixGroup], steps: Sequence[TimestepGroup]) -> dict[str, TokenGroup]:
-        groups: list[PrefixGroup | TimestepGroup] = [*prefix, *steps]
-        outputs = {group.name: TokenGroup(group.tokens.astype(jnp.float32), group.mask) for group in groups}
+        outputs = _float_groups([*prefix, *steps])
         if prefix:
             outputs["task"] = TokenGroup.concatenate([outputs[group.name] for group in prefix])
         outputs["obs"] = TokenGroup.concatenate(
@@ -162,6 +166,10 @@ class OctoTransformer(nn.Module):
         if horizon > self.max_horizon:
             raise ValueError(f"the window is {horizon} steps long; this model embeds at most {self.max_horizon}")
         return horizon
+
+
+def _float_groups(groups: Sequence[PrefixGroup | TimestepGroup]) -> dict[str, TokenGroup]:
+    return {group.name: TokenGroup(group.tokens.astype(jnp.float32), group.mask) for group in groups}
 
 
 class OctoModule(nn.Module):

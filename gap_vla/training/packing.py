@@ -6,6 +6,8 @@ applies, the only two things by which the optimizer tells them apart:
 
     {"vision/kernel": float32[n], "vision/rest": …, "proprio/kernel": …, "proprio/rest": …, "shared/kernel": …, …}
 
+A large leaf is a vector of its own, because copying its gradient takes longer than handing over one more array.
+
 AdamW, clipping and GAP's λ act element by element (clipping through the norm of everything), so the result is that of
 the tree up to the order of summation.
 """
@@ -13,6 +15,7 @@ the tree up to the order of summation.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +27,9 @@ from flax import traverse_util
 from gap_vla.identity import digest
 
 BRANCHES = ("vision", "proprio", "shared")
+
+LARGE = 2**17
+"""Numbers from which a leaf is a vector of its own."""
 
 
 def branch_of(path: str, group: Mapping[str, Any]) -> str:
@@ -57,7 +63,8 @@ class Packing:
 
     def label(self, path: str) -> str:
         """The vector that a leaf is part of."""
-        return f"{branch_of(path, self.group)}/{'kernel' if 'kernel' in path else 'rest'}"
+        label = f"{branch_of(path, self.group)}/{'kernel' if 'kernel' in path else 'rest'}"
+        return f"{label}/{path}" if math.prod(self.shapes[path]) >= LARGE else label
 
     @property
     def paths(self) -> dict[str, list[str]]:

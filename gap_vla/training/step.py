@@ -64,10 +64,11 @@ def head_loss(
     observation = batch["observation"]
     mask = observation["timestep_pad_mask"]
     bound = module.bind({"params": params}, rngs={"dropout": rng})
+    head = bound.heads["action"]
     adjusted = contextlib.nullcontext() if sample_factor is None else adjusted_gradients(sample_factor)
     with adjusted:
-        outputs = bound.octo_transformer(observation, batch["task"], mask, train=train)
-    return bound.heads["action"].loss(outputs, batch["action"], mask, batch["action_pad_mask"], train=train)
+        outputs = bound.octo_transformer(observation, batch["task"], mask, train=train, only=[head.readout_key])
+    return head.loss(outputs, batch["action"], mask, batch["action_pad_mask"], train=train)
 
 
 class TrainStep:
@@ -160,15 +161,18 @@ class TrainStep:
         self._transitions = jax.jit(transitions)
 
     def compile(self, state: TrainState, batch: Any, factors: DeviceFactors) -> None:
-        """Compiles both programs for such arguments, if they lie on one device, and frees what that took.
+        """Compiles both programs for such arguments, if they lie on one device, and frees what that and set-up took.
 
         Without this the first call compiles, and the compiler's memory stays.
         """
         if self._shardings is None:
+            return_free_memory()
             gradient = self.gradient.lower(state.params, self.frozen, batch, factors.sample, state.rng)
             others = (self.frozen, batch) if self._rival else (None, None)
             update = self.update.lower(state, others[0], gradient.out_info[0], others[1], factors)
-            self.gradient, self.update = gradient.compile(), update.compile()
+            self.gradient = gradient.compile()
+            return_free_memory()
+            self.update = update.compile()
             return_free_memory()
 
     def __call__(
@@ -202,7 +206,8 @@ def make_validation_step(
         observation = batch["observation"]
         mask = observation["timestep_pad_mask"]
         bound = module.bind({"params": join_frozen(packing.unpack(params), frozen)}, rngs={"dropout": rng})
-        outputs = bound.octo_transformer(observation, batch["task"], mask, train=False)
+        head = bound.heads["action"]
+        outputs = bound.octo_transformer(observation, batch["task"], mask, train=False, only=[head.readout_key])
         transition = batch["rho"] > threshold
         sums = {}
         for part, chosen in (
@@ -212,10 +217,10 @@ def make_validation_step(
         ):
             counted = batch["action_pad_mask"] & chosen[:, :, None, None]
             entries = counted_entries({**batch, "action_pad_mask": counted})
-            loss, _ = bound.heads["action"].loss(outputs, batch["action"], mask, counted, train=False)
+            loss, _ = head.loss(outputs, batch["action"], mask, counted, train=False)
             sums[f"{part}/loss"] = loss * entries
             sums[f"{part}/entries"] = entries
-        predicted = bound.heads["action"].predict_action(outputs, rng=rng, train=False)
+        predicted = head.predict_action(outputs, rng=rng, train=False)
         target, counted = batch["action"][:, -1], batch["action_pad_mask"][:, -1]
         sums["action_error"] = jnp.sum(jnp.where(counted, jnp.square(predicted - target), 0.0))
         sums["mean_action_error"] = jnp.sum(jnp.where(counted, jnp.square(target), 0.0))

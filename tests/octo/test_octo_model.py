@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import functools
@@ -14,7 +15,7 @@ import octo_golden as golden
 import pytest
 
 from gap_vla.adjustment.jax import adjusted_gradients
-from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, merge_params, presets
+from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, language, merge_params, presets
 from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.language import embed_language
 from gap_vla.octo.model import parameter_shapes
@@ -88,6 +89,44 @@ def test_an_instruction_embedded_beforehand_gives_the_same_tokens() -> None:
     np.testing.assert_allclose(
         outputs["readout_action"].tokens, case.outputs["transformer/readout_action/tokens"], atol=1e-4
     )
+
+
+def test_sampling_encodes_an_instruction_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = golden.load("c")
+    runs: list[int] = []
+    encode = language.embed_language
+    monkeypatch.setattr(language, "embed_language", lambda *args: runs.append(1) or encode(*args))
+    monkeypatch.setattr(language, "_REMEMBERED", collections.OrderedDict())
+
+    def sample(model: OctoModel, task: Any) -> np.ndarray:
+        with golden.upstream_randomness(case):
+            return np.asarray(model.sample_actions(case.batch["observation"], task, rng=jax.random.PRNGKey(0)))
+
+    first = sample(case.model, case.batch["task"])
+    np.testing.assert_array_equal(sample(case.model, copy.deepcopy(case.batch["task"])), first)
+    assert len(runs) == 1
+    changed = copy.deepcopy(case.batch["task"])
+    changed["language_instruction"]["input_ids"][0, 0] += 1
+    assert not np.allclose(sample(case.model, changed), first)
+    assert len(runs) == 2
+    weights = jax.tree.map(lambda leaf: leaf * 1.5, case.model.params)
+    fresh = sample(case.model.replace(params=weights), case.batch["task"])
+    assert len(runs) == 3 and not np.allclose(fresh, first)
+    monkeypatch.setattr(language, "REMEMBERED", 1)
+    sample(case.model.replace(params=jax.tree.map(jnp.copy, weights)), case.batch["task"])
+    assert len(runs) == 4 and len(language._REMEMBERED) == 1
+
+
+def test_what_cannot_be_remembered_is_left_to_the_model() -> None:
+    case = golden.load("c")
+    module, params, task = case.model.module, case.model.params, case.batch["task"]
+    without = {key: value for key, value in task.items() if key != "language_instruction"}
+    assert language.recall_language(module, params, without) is without
+    traced = []
+    jax.eval_shape(lambda task: traced.append(language.recall_language(module, params, task) is task), task)
+    assert traced == [True]
+    with pytest.raises(ValueError, match=r"only a frozen encoder's output of word pieces can be stored.*NoneType"):
+        embed_language(module, params, without)
 
 
 def _transformer_gradients(compute: Compute, train: bool = False) -> tuple[Any, Any]:

@@ -23,7 +23,7 @@ class LinearPolicy:
     def bind(self, variables, rngs):
         self_params = variables["params"]
 
-        def transformer(observation, task, mask, train):
+        def transformer(observation, task, mask, train, only):
             pictures = jnp.asarray(observation["image_primary"], jnp.float32).mean((2, 3)) / 255
             kernels = self_params["octo_transformer"]
             vision = pictures @ kernels["observation_tokenizers_primary"]["kernel"]
@@ -36,7 +36,7 @@ class LinearPolicy:
             value = jnp.mean(error * counted) / jnp.maximum(jnp.mean(counted), 1e-5)
             return value, {"mse": value}
 
-        head = types.SimpleNamespace(loss=loss)
+        head = types.SimpleNamespace(loss=loss, readout_key="readout_action")
         return types.SimpleNamespace(octo_transformer=transformer, heads={"action": head})
 
 

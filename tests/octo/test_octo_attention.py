@@ -1,0 +1,189 @@
+"""Attention over many tokens, and last layers that compute only what is read: the same results for less work."""
+
+import contextlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import octo_golden as golden
+import pytest
+
+from gap_vla.octo import Compute, blocks
+from gap_vla.octo import attention as module
+from gap_vla.octo.attention import attend, attention, key_spans
+from gap_vla.octo.attention_rules import AttentionRule
+from gap_vla.octo.block_transformer import BlockTransformer, TimestepGroup
+from gap_vla.octo.blocks import Transformer
+
+BATCH, TOKENS, HEADS, WIDTH = 2, 12, 3, 8
+STOPS = [4, 8, 12]
+CAUSAL = np.repeat(np.repeat(np.tril(np.ones((3, 3), bool)), 4, axis=0), 4, axis=1)
+
+
+def inputs(seed: int = 0) -> tuple[list[jax.Array], np.ndarray]:
+    """Query, key, value and a cotangent; a mask with padded keys, and queries that no key is allowed to."""
+    rng = np.random.default_rng(seed)
+    arrays = [jnp.asarray(rng.normal(size=(BATCH, TOKENS, HEADS, WIDTH)), jnp.float32) for _ in range(4)]
+    mask = np.array(np.broadcast_to(CAUSAL & (rng.random((BATCH, 1, 1, TOKENS)) < 0.7), (BATCH, 1, TOKENS, TOKENS)))
+    mask[0, 0, :3] = mask[1, 0, 5] = False
+    return arrays, mask
+
+
+def ours(query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray, **options: Any) -> jax.Array:
+    settings = {"dropout_rate": 0.0, "broadcast_dropout": False, "deterministic": True, "force_fp32_for_softmax": True}
+    settings |= {"dropout_rng": None, "dtype": jnp.float32} | options
+    return attention(query, key, value, jnp.asarray(mask), **settings)
+
+
+@pytest.mark.parametrize("spans", [(), key_spans(CAUSAL, STOPS)], ids=["whole", "in spans"])
+def test_few_passes_give_flaxs_result_and_gradient(monkeypatch: pytest.MonkeyPatch, spans: Any) -> None:
+    monkeypatch.setattr(module, "MANY", TOKENS)
+    (*arrays, cotangent), mask = inputs()
+    found, back = jax.vjp(lambda *x: ours(*x, mask, spans=spans), *arrays)
+    expected, flax_back = jax.vjp(lambda *x: nn.dot_product_attention(*x, mask=mask, deterministic=True), *arrays)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    for gradient, plain in zip(back(cotangent), flax_back(cotangent), strict=True):
+        np.testing.assert_allclose(gradient, plain, atol=2e-6)
+
+
+def test_bfloat16_stays_within_its_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MANY", TOKENS)
+    (*arrays, _), mask = inputs()
+    found = ours(*arrays, mask, dtype=jnp.bfloat16, spans=key_spans(CAUSAL, STOPS))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), ours(*arrays, mask), atol=0.03)
+
+
+def test_dropout_is_flaxs(monkeypatch: pytest.MonkeyPatch) -> None:
+    (*arrays, _), mask = inputs()
+    options = {"dropout_rate": 0.5, "deterministic": False, "dropout_rng": jax.random.PRNGKey(0)}
+    plain = ours(*arrays, mask, **options)
+    monkeypatch.setattr(module, "MANY", TOKENS)
+    np.testing.assert_array_equal(ours(*arrays, mask, **options), plain)
+    assert not np.allclose(plain, ours(*arrays, mask))
+
+
+def test_forbidden_keys_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MANY", TOKENS)
+    (query, key, value, _), _ = inputs()
+    spans = key_spans(CAUSAL, STOPS)
+    before = ours(query, key, value, CAUSAL[None, None], spans=spans)
+    after = ours(query, key.at[:, 8:].add(1), value.at[:, 8:].add(1), CAUSAL[None, None], spans=spans)
+    np.testing.assert_array_equal(before[:, :8], after[:, :8])
+    assert not np.allclose(before[:, 8:], after[:, 8:])
+
+
+def test_spans_end_at_the_last_key_that_a_layout_allows() -> None:
+    assert key_spans(CAUSAL, STOPS) == ((4, 4), (8, 8), (12, 12))
+    assert key_spans(CAUSAL.T, STOPS) == ((4, 12), (8, 12), (12, 12))
+    assert key_spans(np.zeros((4, 4), bool), [2, 4]) == ((2, 4), (4, 4))  # blind queries average over everything
+
+
+def working_memory(layer: Any, x: jax.Array, layers: int) -> int:
+    """Bytes that the compiled gradient of so many layers, one after the other, works in."""
+
+    def loss(x: jax.Array) -> jax.Array:
+        for _ in range(layers):
+            x = layer(x)
+        return jnp.sum(x**2)
+
+    return jax.jit(jax.grad(loss)).lower(x).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_no_layers_weights_are_kept_for_the_gradient() -> None:
+    tokens, mask = 512, jnp.ones((1, 1, 512, 512), bool)
+    x = jnp.ones((1, tokens, 1, 4))
+
+    def weights_a_layer(one: Any) -> float:
+        memory = [working_memory(lambda x: one(x, x, x), x, layers) for layers in (2, 8)]
+        return (memory[1] - memory[0]) / 6 / (4 * tokens**2)
+
+    assert weights_a_layer(lambda q, k, v: nn.dot_product_attention(q, k, v, mask=mask)) > 0.9
+    assert weights_a_layer(lambda q, k, v: attend(q, k, v, mask)) < 0.2
+
+
+def test_only_the_input_of_gelu_is_kept_for_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = jnp.linspace(-3, 3, 50)
+    for ours, plain in (
+        (blocks.gelu, nn.gelu),
+        (jax.grad(lambda x: blocks.gelu(x).sum()), jax.grad(lambda x: nn.gelu(x).sum())),
+    ):
+        np.testing.assert_allclose(ours(grid), plain(grid), atol=1e-6)
+
+    block = blocks.MlpBlock(mlp_dim=256)
+    x = jnp.ones((1024, 8))
+    params = block.init(jax.random.PRNGKey(0), x, deterministic=True)
+
+    def hidden_a_layer() -> float:
+        memory = [working_memory(lambda x: block.apply(params, x, deterministic=True), x, n) for n in (2, 8)]
+        return (memory[1] - memory[0]) / 6 / (4 * 1024 * 256)
+
+    assert hidden_a_layer() < 1.2
+    monkeypatch.setattr(blocks, "gelu", nn.gelu)
+    assert hidden_a_layer() > 1.8
+
+
+@pytest.mark.parametrize(
+    "compute", [Compute(), Compute(scan_layers=True), Compute(remat=True), Compute(scan_layers=True, remat=True)]
+)
+def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(compute: Compute) -> None:
+    transformer = Transformer(num_layers=3, mlp_dim=16, num_attention_heads=2, dropout_rate=0.0, compute=compute)
+    rng = np.random.default_rng(0)
+    x, mask = jnp.asarray(rng.normal(size=(2, TOKENS, WIDTH)), jnp.float32), jnp.asarray(CAUSAL[None, None])
+    params = transformer.init(jax.random.PRNGKey(0), x, mask, train=False)
+    rows = np.array([3, 7, 11])
+
+    def loss(params: Any, picked: np.ndarray | None) -> tuple[jax.Array, jax.Array]:
+        out = transformer.apply(params, x, mask, train=False, rows=picked)
+        out = out[:, rows] if picked is None else out
+        return jnp.sum(out**3), out
+
+    def run(picked: np.ndarray | None) -> Any:
+        return jax.jit(jax.value_and_grad(lambda p: loss(p, picked), has_aux=True))(params)
+
+    (_, found), gradients = run(rows)
+    (_, expected), plain = run(None)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for gradient, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-5)
+    if not compute.scan_layers:  # what a loop takes is counted once
+        few, whole = (
+            jax.jit(lambda p, picked=picked: loss(p, picked)[0]).lower(params).compile().cost_analysis()["flops"]
+            for picked in (rows, None)
+        )
+        assert few < 0.85 * whole
+
+
+def test_only_the_groups_that_a_head_reads_are_returned() -> None:
+    case = golden.load("c")
+    model, observation = case.model, case.batch["observation"]
+
+    def outputs(only: list[str] | None) -> Any:
+        bound = model.module.bind({"params": model.params})
+        with contextlib.chdir(case.directory):
+            return bound.octo_transformer(observation, case.batch["task"], observation["timestep_pad_mask"], only=only)
+
+    whole, part = outputs(None), outputs(["readout_action"])
+    assert set(part) == {"readout_action"}
+    np.testing.assert_allclose(part["readout_action"].tokens, whole["readout_action"].tokens, atol=1e-5)
+    np.testing.assert_array_equal(part["readout_action"].mask, whole["readout_action"].mask)
+    assert set(outputs(["obs"])) == set(whole)  # a concatenation, which no token group is
+    two = outputs(["readout_action", "obs_proprio"])
+    np.testing.assert_allclose(two["obs_proprio"].tokens, whole["obs_proprio"].tokens, atol=1e-5)
+
+
+def test_layouts_with_later_timesteps_allowed_are_not_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MANY", 1)
+    rules = {"obs_*": AttentionRule.ALL}
+    tokens = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4, WIDTH)), jnp.float32)
+    group = TimestepGroup.create(tokens, name="obs_a", attention_rules=rules)
+    options = {"num_layers": 1, "mlp_dim": 8, "num_attention_heads": 2}
+    block = BlockTransformer(options, enforce_causal=False, use_correct_attention=True)
+    params = block.init(jax.random.PRNGKey(0), [], [group], False)
+
+    def first_step(tokens: jax.Array) -> jax.Array:
+        return block.apply(params, [], [group.replace(tokens=tokens)], False)[1][0].tokens[:, 0]
+
+    assert not np.allclose(first_step(tokens), first_step(tokens.at[:, 2, :, 0].add(1)))
