@@ -6,9 +6,10 @@
     python benchmarks/octo.py --device gpu                                # bf16 by batch size, on an accelerator
 
 Every implementation is a process of its own and is told to compile, to step or to sample in turns, so that whatever
-else the machine does meets both; ratios are medians over pairs. Upstream and ours get the same configuration, inputs,
-parameters and random bits, and the losses that come out are compared. CPU seconds count all threads of a process;
-unlike wall time they hardly depend on what else the machine does.
+else the machine does meets both; ratios are medians over pairs. A turn is 20 steps or samples of the tiny case, which
+last milliseconds and in use follow each other, and one of the others. Upstream and ours get the same configuration,
+inputs, parameters and random bits, and the losses that come out are compared. CPU seconds count all threads of a
+process; unlike wall time they hardly depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -58,24 +59,28 @@ class Worker:
         self._process.communicate()
 
 
-def compare(workers: dict[str, Worker], repeats: int) -> dict[str, dict[str, Any]]:
-    """Figures of every worker; `repeats` steps and samples of each, in turns."""
+TURN = {"tiny": 20}
+"""Steps or samples in a turn; others: 1."""
+
+
+def compare(workers: dict[str, Worker], repeats: int, turn: int = 1) -> dict[str, dict[str, Any]]:
+    """Figures of every worker; `repeats` turns of `turn` steps and samples of each."""
     found: dict[str, dict[str, Any]] = {name: {} for name in workers}
     for name, worker in workers.items():
-        found[name]["versions"] = worker.do("ready")["value"]
+        found[name]["versions"] = worker.do("ready")["values"][0]
         found[name]["compile_step"] = worker.do("compile_step")
     for action in ("step", "sample"):
         if action == "sample":
             for name, worker in workers.items():
                 found[name]["compile_sample"] = worker.do("compile_sample")
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
-        for turn in range(repeats + 1):
-            for name in sorted(workers, reverse=bool(turn % 2)):
-                runs[name].append(workers[name].do(action))
+        for count in range(repeats + 1):
+            for name in sorted(workers, reverse=bool(count % 2)):
+                runs[name].append(workers[name].do(f"{action} {turn}"))
         for name, answers in runs.items():
             found[name][action] = {
                 **{kind: [answer[kind] for answer in answers[1:]] for kind in ("wall", "cpu")},
-                "values": [answer["value"] for answer in answers],
+                "values": [value for answer in answers for value in answer["values"]],
             }
             found[name]["peak_gb"] = answers[-1]["peak_gb"]
     return found
@@ -119,7 +124,7 @@ def main() -> None:
     parser.add_argument("--upstream", type=Path, help="virtual environment with upstream's pins")
     parser.add_argument("--gap", action="store_true", help="the tiny case with GAP beside the same without")
     parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="turns (default 5)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--remat", action="store_true", help="recompute activations")
     parser.add_argument("--unrolled", action="store_true", help="do not loop over layers")
@@ -147,7 +152,7 @@ def main() -> None:
             elif arguments.upstream:
                 workers["upstream"] = Worker(arguments.upstream / "bin" / "python", "upstream.py", folder)
             print(f"{case}: {DESCRIPTIONS[case]}; batch {arguments.batch_size}, {arguments.dtype}", flush=True)
-            found = compare(workers, arguments.repeats)
+            found = compare(workers, arguments.repeats, TURN.get(case, 1))
             for worker in workers.values():
                 worker.close()
         everything[case] = found

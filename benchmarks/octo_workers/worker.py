@@ -38,10 +38,15 @@ def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def serve(worker: Any) -> None:
-    """Calls the methods of `worker` named on the input's lines; prints wall and CPU seconds, value, peak memory."""
+    """Calls the methods of `worker` named on the input's lines, so often as the line says after the name.
+
+    Prints wall and CPU seconds of one call, the values of all calls, and the peak memory.
+    """
     for line in sys.stdin:
+        name, times = [*line.split(), "1"][:2]
         wall, cpu = time.perf_counter(), time.process_time()
-        value = getattr(worker, line.strip())()
-        answer = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "value": value}
+        values = [getattr(worker, name)() for _ in range(int(times))]
+        answer = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        answer = {kind: seconds / int(times) for kind, seconds in answer.items()} | {"values": values}
         answer["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(json.dumps(answer), flush=True)

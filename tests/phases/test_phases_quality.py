@@ -8,6 +8,7 @@ import pytest
 from gap_vla.phases import Motion
 from gap_vla.phases.motion import noise_level, steps_of
 from gap_vla.phases.quality import Recording, compare, sensitivity
+from gap_vla.phases.quality.differences import against_the_best, paired_difference
 from gap_vla.phases.quality.figures import draw, markdown
 from gap_vla.phases.quality.finders import FINDERS, Finder
 from gap_vla.phases.quality.recordings import at_rate, true_switches, with_noise
@@ -78,19 +79,46 @@ def test_rho_is_drawn_over_a_recording_for_every_variant(tmp_path):
     assert draw_widths(found, tmp_path / "width.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_differences_are_paired_and_their_interval_covers_chance():
+    rng = np.random.default_rng(0)
+
+    def counts(share, size=20):
+        return [(int(hits), 5, 5) for hits in rng.binomial(5, share, size)]
+
+    covered = 0
+    for trial in range(100):
+        _, low, high = paired_difference(counts(0.8), counts(0.6), seed=trial, resamples=500)
+        covered += low <= 0.2 <= high
+    assert 85 <= covered <= 99
+    same = counts(0.7)
+    assert paired_difference(same, same) == (0, 0, 0)
+    with pytest.raises(ValueError, match="20 and 10 recordings"):
+        paired_difference(same, same[:10])
+
+
+def test_the_best_rival_is_none_of_our_own_lines():
+    def line(matched):
+        return {"tasks": {"a": {"f1@5": matched / 4, "counts@5": [[matched, 4, 4]] * 3}}}
+
+    finders = {"ours, defaults": line(3), "paper's M2": line(4), "uniform": line(1), "speed": line(2)}
+    assert against_the_best(finders) == [["a", "0.75", "speed", "0.50", "+0.25 (+0.25 to +0.25)"]]
+
+
 def test_tables_and_figures_hold_every_line(tmp_path):
     tasks = {"corners": [corners(seed) for seed in range(2)]}
+    before = next(name for name in FINDERS if name.startswith("ours before"))
     one = {"mean": 0.5, "tasks": {"corners": 0.5}}
     rho = {"auprc": 0.5, "rho_mean": 0.1, "rho_width": 2.0, "held_out_loss": 0.3, "calibration": 0.01}
     results = {
         "finders": {
             "recordings": {"corners": 2},
-            "results": compare(tasks, {"ours, defaults": FINDERS["ours, defaults"]}),
+            "results": compare(tasks, {name: FINDERS[name] for name in ("ours, defaults", "uniform", before)}),
         },
         "rho": {"results": {"lstm": {"mean": rho, "tasks": {"corners": rho}}}},
         "sensitivity": {"results": sensitivity(tasks)},
         "demonstrations": {"results": {1: one, 2: one}},
     }
     text = markdown(results)
+    assert "| corners | 1.00 | uniform | 1.00 | +0.00 (+0.00 to +0.00) | 1.00 |" in text
     assert "| ours, defaults |" in text and "**noise, no smoothing, no dead-band**" in text and "**demos**" in text
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in draw(results, tmp_path))

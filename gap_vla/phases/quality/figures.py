@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import replacing
+from gap_vla.phases.quality.differences import against_the_best
 
 TITLES = {"noise": "noise (mm and °)", "rate": "rate (Hz)", "demos": "demonstrations (AUPRC of ρ)"}
 SHOWN = ("f1@2", "f1@5", "f1@10", "precision@5", "recall@5", "timing_error", "auprc")
@@ -24,6 +25,17 @@ def markdown(results: Mapping[str, Any]) -> str:
     tasks = list(next(iter(finders.values()))["tasks"])
     rows = [[name, *(f"{finders[name]['tasks'][task]['f1@5']:.2f}" for task in tasks)] for name in ranked]
     parts += ["**F1@5 by task**", "", table(("finder", *tasks), rows)]
+    rows = against_the_best(finders)
+    head = (
+        "task",
+        "default",
+        "best rival, tuned",
+        "its F1@5",
+        "default − rival (95 %)",
+        "before",
+        "default − before (95 %)",
+    )
+    parts += ["**F1@5 beside the best rival of each task**", "", table(head[: len(rows[0])], rows)]
     rho = results["rho"]["results"]
     rows = []
     for name in sorted(rho, key=lambda name: -rho[name]["mean"]["auprc"]):

@@ -39,6 +39,12 @@ def ours(motions: Sequence[Motion], penalty: float | int, **options: Any) -> Poi
     return [segment_points(motion, None, settings) for motion in motions]
 
 
+def before(motions: Sequence[Motion], penalty: float | int) -> Points:
+    """Ours with the defaults that labels of version 3 had, to show what today's gain."""
+    samples = float(np.median([len(motion) for motion in motions]))
+    return ours(motions, penalty, rest=0.25, stroke=0.0, min_size=int(np.clip(samples // 13, 2, 5)))
+
+
 def step_signal(motion: Motion) -> np.ndarray:
     """What ruptures' stock costs see: every sample's step in position, rotation and fingers, unit variance each.
 
@@ -115,6 +121,7 @@ AR_PENALTIES = (0.3, 1.0, 3.0, 10.0)
 FINDERS: dict[str, Finder] = {
     "ours, defaults": Finder(ours, (0.0,)),
     "ours, penalty tuned": Finder(ours, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)),
+    "ours before (no strokes, rest 0.25, segments from T / 13)": Finder(before, (0.0,)),
     "paper's M2 (no rest, no strokes), defaults": Finder(lambda m, p: ours(m, p, rest=0.0, stroke=0.0), (0.0,)),
     "release's mean reduction, tuned": Finder(
         lambda m, p: ours(m, p, rest=0.0, stroke=0.0, reduction="mean"), (0.01, 0.03, 0.1, 0.2, 0.3)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gap_vla.phases.alternatives import Options, gaussian_rho, resolved, segment_points
 from gap_vla.phases.estimator import PhaseEstimator
-from gap_vla.phases.metrics import average_precision, boundary_scores, near_boundaries
+from gap_vla.phases.metrics import average_precision, boundary_scores, match_boundaries, near_boundaries
 from gap_vla.phases.motion import Motion
 from gap_vla.phases.quality.finders import FINDERS, Finder
 from gap_vla.phases.quality.recordings import Recording
@@ -49,7 +49,7 @@ def compare(
     Returns:
         {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
         timing_error (steps, matched within 10), auprc (of bumps around the change points), value (of the tuned
-        parameter), seconds (per recording).
+        parameter), seconds (per recording), and by task counts@5: (matched, found, true) of every test recording.
     """
     out: dict[str, Any] = {}
     for name, finder in finders.items():
@@ -57,7 +57,7 @@ def compare(
             print(f"{name}: skipped, a task would take about {needed:.0f} s (more than {most_seconds:.0f})", flush=True)
             continue
         each = {task: _score_finder(finder, *halves(recordings)) for task, recordings in tasks.items()}
-        keys = [key for key in next(iter(each.values())) if key != "value"]
+        keys = [key for key in next(iter(each.values())) if key not in ("value", "counts@5")]
         out[name] = {"tasks": each, "mean": {key: float(np.nanmean([s[key] for s in each.values()])) for key in keys}}
         keep(out)
         print(f"{name}: F1@5 {out[name]['mean']['f1@5']:.3f}", flush=True)
@@ -130,7 +130,7 @@ def _seconds_needed(finder: Finder, recordings: Sequence[Recording]) -> float:
     return (time.process_time() - start) * (tuned + len(recordings) / 2)
 
 
-def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, float]:
+def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, Any]:
     value = finder.grid[0]
     if len(finder.grid) > 1:
         motions, true = [r.motion for r in train], [r.switches for r in train]
@@ -149,4 +149,5 @@ def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Rec
         "auprc": area(bumps(points, motions), test),
         "value": value,
         "seconds": seconds,
+        "counts@5": [[len(match_boundaries(p, t, 5)), len(p), len(t)] for p, t in zip(points, true, strict=True)],
     }
