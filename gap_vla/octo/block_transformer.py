@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from gap_vla.octo.attention import key_spans
+from gap_vla.octo.attention import MANY, key_spans
 from gap_vla.octo.attention_rules import AttentionRule, find_rule, layout_mask
 from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.compute import Compute
@@ -50,7 +50,9 @@ class BlockTransformer(nn.Module):
     Sequence: all prefix groups, then for every timestep all timestep groups in the order given. Masked tokens are
     hidden as keys only; a token without any allowed key averages over the whole sequence, as upstream.
 
-    Called with `only`, names of timestep groups, it returns no others, and its last block computes no others.
+    Called with `only`, names of timestep groups, it returns no others, and its last block computes no others. (With
+    few tokens it does so in training only: a product of few rows may round otherwise than one of many, and a policy's
+    actions should not depend on how many episodes share a batch.)
     """
 
     transformer_kwargs: Mapping[str, Any]
@@ -94,16 +96,19 @@ class BlockTransformer(nn.Module):
         transformer = Transformer(**self.transformer_kwargs, compute=self.compute)
         prefix, step = sum(prefix_sizes), sum(timestep_sizes)
         spans = key_spans(allowed, [prefix + step * (time + 1) for time in range(horizon)])
-        if only is not None:
-            chosen = np.repeat([group.name in only for group in timestep_groups], timestep_sizes)
-            rows = np.flatnonzero(np.concatenate([np.zeros(prefix, bool), np.tile(chosen, horizon)]))
-            out = transformer(jnp.concatenate(tokens, axis=1), mask, train=train, rows=rows, spans=spans)
-            kept = [group for group in timestep_groups if group.name in only]
-            step_tokens = out.reshape(batch, horizon, -1, width)
-            return [], _replaced(kept, step_tokens)
-        out = transformer(jnp.concatenate(tokens, axis=1), mask, train=train, spans=spans)
-        prefix_tokens, step_tokens = out[:, :prefix], out[:, prefix:].reshape(batch, horizon, step, width)
-        return _replaced(prefix_groups, prefix_tokens), _replaced(timestep_groups, step_tokens)
+        sequence = jnp.concatenate(tokens, axis=1)
+        if only is None:
+            out = transformer(sequence, mask, train=train, spans=spans)
+            step_tokens = out[:, prefix:].reshape(batch, horizon, step, width)
+            return _replaced(prefix_groups, out[:, :prefix]), _replaced(timestep_groups, step_tokens)
+        chosen = np.repeat([group.name in only for group in timestep_groups], timestep_sizes)
+        rows = np.flatnonzero(np.concatenate([np.zeros(prefix, bool), np.tile(chosen, horizon)]))
+        if train or len(allowed) >= MANY:
+            out = transformer(sequence, mask, train=train, rows=rows, spans=spans)
+        else:
+            out = transformer(sequence, mask, train=train, spans=spans)[:, rows]
+        kept = [group for group in timestep_groups if group.name in only]
+        return [], _replaced(kept, out.reshape(batch, horizon, -1, width))
 
 
 def describe_layout(prefix_groups: Sequence[PrefixGroup], timestep_groups: Sequence[TimestepGroup]) -> str:

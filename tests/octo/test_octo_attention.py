@@ -156,14 +156,16 @@ def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(compute: Compute)
         assert few < 0.85 * whole
 
 
-def test_only_the_groups_that_a_head_reads_are_returned() -> None:
+@pytest.mark.parametrize("train", [False, True])
+def test_only_the_groups_that_a_head_reads_are_returned(train: bool) -> None:
     case = golden.load("c")
     model, observation = case.model, case.batch["observation"]
 
     def outputs(only: list[str] | None) -> Any:
-        bound = model.module.bind({"params": model.params})
+        bound = model.module.bind({"params": model.params}, rngs={"dropout": jax.random.PRNGKey(0)})
+        mask = observation["timestep_pad_mask"]
         with contextlib.chdir(case.directory):
-            return bound.octo_transformer(observation, case.batch["task"], observation["timestep_pad_mask"], only=only)
+            return bound.octo_transformer(observation, case.batch["task"], mask, train=train, only=only)
 
     whole, part = outputs(None), outputs(["readout_action"])
     assert set(part) == {"readout_action"}
