@@ -15,7 +15,8 @@ class Compute:
     Attributes:
         dtype: arithmetic of encoders and transformers; parameters stay float32. bfloat16 pays on accelerators only.
         scan_layers: trace and compile one transformer layer and loop over it, which copies the layers' parameters and
-            gradients at every step. None means from 24 layers on: with 12 it saves a second or two of compilation.
+            gradients at every step. None means from 24 layers on, and with `remat`: with 12 layers it saves only a
+            second or two of compilation, but without a loop XLA does little of what `remat` asks for on a CPU.
         remat: recompute each layer's activations in the backward pass: less memory, about a third more time.
     """
 
@@ -25,4 +26,4 @@ class Compute:
 
     def scans(self, num_layers: int) -> bool:
         """Whether a stack of `num_layers` is looped over."""
-        return num_layers >= 24 if self.scan_layers is None else self.scan_layers
+        return (self.remat or num_layers >= 24) if self.scan_layers is None else self.scan_layers

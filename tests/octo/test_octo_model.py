@@ -151,7 +151,7 @@ def _transformer_gradients(compute: Compute, train: bool = False) -> tuple[Any, 
     return golden.quick(jax.grad(loss, argnums=(0, 1)), params, x)(params, x)
 
 
-OPTIONS = [Compute(scan_layers=True), Compute(remat=True), Compute(scan_layers=True, remat=True)]
+OPTIONS = [Compute(scan_layers=True), Compute(scan_layers=False, remat=True), Compute(remat=True)]
 
 
 @pytest.mark.parametrize("compute", OPTIONS)
@@ -160,6 +160,11 @@ def test_looping_and_recomputing_layers_change_nothing(compute: Compute) -> None
     assert jax.tree.structure(ours) == jax.tree.structure(plain)
     for found, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain)):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_are_looped_over_where_that_pays() -> None:
+    assert [Compute().scans(layers) for layers in (12, 24)] == [False, True]
+    assert Compute(remat=True).scans(12) and not Compute(remat=True, scan_layers=False).scans(24)
 
 
 def test_looped_layers_drop_out_different_units() -> None:
