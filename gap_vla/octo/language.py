@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import threading
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ REMEMBERED = 64
 """Batches of instructions whose embedding is kept."""
 
 _REMEMBERED: collections.OrderedDict[Any, tuple[tuple[weakref.ref, ...], jax.Array]] = collections.OrderedDict()
+_LOCK = threading.Lock()
 
 
 def embed_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,16 +69,15 @@ def recall_language(module: OctoModule, params: Mapping[str, Any], task: Mapping
         tuple(map(id, weights)),
         *((array.shape, array.dtype.str, array.tobytes()) for array in arrays),
     )
-    if key in _REMEMBERED:
-        living, embedded = _REMEMBERED[key]
-        if all(reference() is leaf for reference, leaf in zip(living, weights, strict=True)):
-            _REMEMBERED.move_to_end(key)
-            return {**task, "language_instruction": embedded}
-    stored = embed_language(module, params, task)
-    _REMEMBERED[key] = (tuple(map(weakref.ref, weights)), stored["language_instruction"])
-    while len(_REMEMBERED) > REMEMBERED:
-        _REMEMBERED.popitem(last=False)
-    return stored
+    with _LOCK:
+        living, embedded = _REMEMBERED.pop(key, ((), None))
+        if embedded is None or any(reference() is not leaf for reference, leaf in zip(living, weights, strict=True)):
+            living = tuple(map(weakref.ref, weights))
+            embedded = embed_language(module, params, task)["language_instruction"]
+        _REMEMBERED[key] = (living, embedded)  # as the newest
+        while len(_REMEMBERED) > REMEMBERED:
+            _REMEMBERED.popitem(last=False)
+    return {**task, "language_instruction": embedded}
 
 
 def _word_pieces(module: OctoModule, task: Mapping[str, Any]) -> tuple[str | None, str]:
