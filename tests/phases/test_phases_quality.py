@@ -98,7 +98,7 @@ def test_differences_are_paired_and_their_interval_covers_chance():
 
 def test_the_best_rival_is_none_of_our_own_lines():
     def line(matched):
-        return {"tasks": {"a": {"f1@5": matched / 4, "counts@5": [[matched, 4, 4]] * 3}}}
+        return {"tasks": {"a": {"f1@5": matched / 4, "counts@5": f"{matched}/4/4 " * 3}}}
 
     finders = {"ours, defaults": line(3), "paper's M2": line(4), "uniform": line(1), "speed": line(2)}
     assert against_the_best(finders) == [["a", "0.75", "speed", "0.50", "+0.25 (+0.25 to +0.25)"]]

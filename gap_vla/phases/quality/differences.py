@@ -18,13 +18,26 @@ def pooled_f1(counts: np.ndarray) -> np.ndarray:
     return np.where(found + true > 0, 2 * matched / np.maximum(found + true, 1), 1.0)
 
 
+def counts_of(text: str) -> np.ndarray:
+    """int[recordings, (matched, found, true)] of a line's `counts@5`.
+
+    Example:
+        >>> counts_of("4/5/5 5/5/6").tolist()
+        [[4, 5, 5], [5, 5, 6]]
+    """
+    return np.array([[int(number) for number in recording.split("/")] for recording in text.split()])
+
+
 def paired_difference(
-    first: Sequence[Sequence[int]], second: Sequence[Sequence[int]], seed: int = 0, resamples: int = 10_000
+    first: np.ndarray | Sequence[Sequence[int]],
+    second: np.ndarray | Sequence[Sequence[int]],
+    seed: int = 0,
+    resamples: int = 10_000,
 ) -> tuple[float, float, float]:
     """F1 of the first less that of the second, and its 95 % interval, bootstrapped over the recordings both saw.
 
     Args:
-        first, second: (matched, found, true) of every recording, from `compare`.
+        first, second: int[recordings, (matched, found, true)], from `counts_of`.
 
     Example:
         >>> paired_difference([(4, 4, 4)] * 5, [(2, 4, 4)] * 5)
@@ -50,14 +63,15 @@ def against_the_best(finders: Mapping[str, Any]) -> list[list[str]]:
         best = max(rivals, key=lambda name: finders[name]["tasks"][task]["f1@5"])
         rival = finders[best]["tasks"][task]
         row = [task, f"{default['f1@5']:.2f}", best, f"{rival['f1@5']:.2f}"]
-        row.append(_shown(paired_difference(default["counts@5"], rival["counts@5"])))
+        row.append(_shown(default, rival))
         if before is not None:
             earlier = finders[before]["tasks"][task]
-            row += [f"{earlier['f1@5']:.2f}", _shown(paired_difference(default["counts@5"], earlier["counts@5"]))]
+            row += [f"{earlier['f1@5']:.2f}", _shown(default, earlier)]
         rows.append(row)
     return rows
 
 
-def _shown(difference: tuple[float, float, float]) -> str:
+def _shown(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    difference = paired_difference(counts_of(first["counts@5"]), counts_of(second["counts@5"]))
     value, low, high = (f"{number:+.2f}".replace("-", "−") for number in difference)
     return f"{value} ({low} to {high})"

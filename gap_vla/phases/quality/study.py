@@ -49,7 +49,8 @@ def compare(
     Returns:
         {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
         timing_error (steps, matched within 10), auprc (of bumps around the change points), value (of the tuned
-        parameter), seconds (per recording), and by task counts@5: (matched, found, true) of every test recording.
+        parameter), seconds (per recording), and by task counts@5: matched/found/true of every test recording,
+        such as "4/5/5 5/5/5".
     """
     out: dict[str, Any] = {}
     for name, finder in finders.items():
@@ -149,5 +150,5 @@ def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Rec
         "auprc": area(bumps(points, motions), test),
         "value": value,
         "seconds": seconds,
-        "counts@5": [[len(match_boundaries(p, t, 5)), len(p), len(t)] for p, t in zip(points, true, strict=True)],
+        "counts@5": " ".join(f"{len(match_boundaries(p, t, 5))}/{len(p)}/{len(t)}" for p, t in zip(points, true)),
     }
