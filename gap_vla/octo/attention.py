@@ -58,7 +58,7 @@ def attention(
     allowed key averages over all values, as upstream. The names of the arguments are those by which flax passes them.
 
     Args:
-        spans: of the queries, from `key_spans`.
+        spans: of all queries, from `key_spans`; none if the queries are a selection.
     """
     drops = not deterministic and dropout_rate > 0
     if query.shape[1] < MANY or drops or not force_fp32_for_softmax:
@@ -117,7 +117,7 @@ def _backward(kept: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, ja
     query, key, value, mask, top, share, out = kept
     # A query that depends on the cotangent: else the compiler finds the weights equal to those of the forward pass,
     # computes them there and keeps them (XLA drops optimization barriers on CPUs).
-    query = query + 0 * cotangent[:1, :1, :1, :1].astype(query.dtype)
+    query = query + 0 * cotangent[:, :1, :1, :1].astype(query.dtype)
     weights = jnp.exp(_scores(query, key, mask) - top) * share
     towards = jnp.einsum("bqhd,bkhd->bhqk", cotangent, value)
     mean = jnp.einsum("bqhd,bqhd->bhq", cotangent, out)[..., None]

@@ -77,7 +77,7 @@ class Encoder1DBlock(nn.Module):
             broadcast_dropout=False,
             dropout_rate=self.attention_dropout_rate,
             force_fp32_for_softmax=True,
-            attention_fn=functools.partial(attention, spans=self.spans),
+            attention_fn=functools.partial(attention, spans=self.spans if rows is None else ()),
         )(hidden, keys, mask=mask, deterministic=deterministic)
         x = x + nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
         hidden = nn.LayerNorm(dtype=self.compute.dtype)(x)
