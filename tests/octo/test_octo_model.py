@@ -112,9 +112,12 @@ def test_sampling_encodes_an_instruction_once(monkeypatch: pytest.MonkeyPatch) -
     weights = jax.tree.map(lambda leaf: leaf * 1.5, case.model.params)
     fresh = sample(case.model.replace(params=weights), case.batch["task"])
     assert len(runs) == 3 and not np.allclose(fresh, first)
+    monkeypatch.setattr(language, "id", lambda leaf: 0, raising=False)  # as if new weights lay where old ones were
+    np.testing.assert_array_equal(sample(case.model, case.batch["task"]), first)
+    np.testing.assert_array_equal(sample(case.model.replace(params=weights), case.batch["task"]), fresh)
     monkeypatch.setattr(language, "REMEMBERED", 1)
     sample(case.model.replace(params=jax.tree.map(jnp.copy, weights)), case.batch["task"])
-    assert len(runs) == 4 and len(language._REMEMBERED) == 1
+    assert len(runs) == 6 and len(language._REMEMBERED) == 1
 
 
 def test_what_cannot_be_remembered_is_left_to_the_model() -> None:
