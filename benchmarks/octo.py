@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="turns (default 5)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--remat", action="store_true", help="recompute activations")
-    parser.add_argument("--unrolled", action="store_true", help="do not loop over layers")
+    parser.add_argument("--looped", action="store_true", help="loop over layers")
     parser.add_argument("--embedded", action="store_true", help="run the language encoder once, beforehand")
     parser.add_argument("--quick", action="store_true", help="compile quickly, as short runs do")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
@@ -139,7 +139,7 @@ def main() -> None:
 
         measure_accelerator(arguments.case or ["small", "base"], arguments.peak_tflops, arguments.json)
         return
-    options = {key: getattr(arguments, key) for key in ("dtype", "remat", "unrolled", "embedded", "quick")}
+    options = {key: getattr(arguments, key) for key in ("dtype", "remat", "looped", "embedded", "quick")}
     from cases import DESCRIPTIONS, write_case
 
     everything = {}

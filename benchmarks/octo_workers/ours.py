@@ -31,7 +31,7 @@ class Ours:
     """Compiles and runs our training step and `sample_actions` on one case.
 
     Args:
-        options: `dtype`, `remat`, `unrolled`, `quick` (compilation), `embedded` (the language encoder runs once,
+        options: `dtype`, `remat`, `looped`, `quick` (compilation), `embedded` (the language encoder runs once,
             beforehand) and `adjust` (False leaves GAP out of the program).
     """
 
@@ -40,7 +40,7 @@ class Ours:
         batch = read_batch(folder)
         compute = Compute(
             dtype=jnp.dtype(options.get("dtype", "float32")).type,
-            scan_layers=False if options.get("unrolled") else None,
+            scan_layers=True if options.get("looped") else None,
             remat=bool(options.get("remat")),
         )
         module = OctoModule.create(**config["model"], compute=compute)
