@@ -22,6 +22,9 @@ from gap_vla.reproduction.tables import find_table, narrowed
 from gap_vla.reproduction.timing import machine, predict
 from gap_vla.typed_config import ConfigError
 
+JOBS = {"cpu": 1, "cuda": 4}
+"""Cells at once where --jobs names no number: those of a GPU wait for their simulators most of the time."""
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -42,6 +45,15 @@ def seconds(text: str) -> float:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Runs what fits into the budget, then renders; returns the exit status."""
+    options.jobs = JOBS[options.device] if options.jobs is None else options.jobs
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs is {options.jobs}; at least 1 cell has to run at once")
+    runs = not (options.dry_run or options.render)
+    if runs and machine(options.device).get("device_name") == "none":
+        raise ConfigError(
+            "--device is cuda, but torch finds no CUDA device here: leave --device out, or install a build of torch "
+            "for this machine's GPU into .venv"
+        )
     whole = find_table(options.table)
     table = narrowed(whole, tuple(options.tasks), tuple(options.methods))
     kind = find_kind(table.kind)
@@ -54,7 +66,7 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(describe_queue(cells, ledger, kind, options))
         return 0
-    if not options.render:
+    if runs:
         queue = QueueOptions(
             budget=seconds(options.budget),
             jobs=options.jobs,

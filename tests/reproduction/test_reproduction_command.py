@@ -51,8 +51,30 @@ def test_the_command_runs_records_renders_and_goes_on(script, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "argument, words",
-    [("--methods=godo", "did you mean 'good'"), ("--seeds=a", "whole numbers"), ("--budget=soon", "60m")],
+    [
+        ("--methods=godo", "did you mean 'good'"),
+        ("--seeds=a", "whole numbers"),
+        ("--budget=soon", "60m"),
+        ("--jobs=0", "at least 1"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_runs(script, tmp_path, capsys, argument, words):
     assert script(argument) == 1
     assert words in capsys.readouterr().err and not events(tmp_path, "begin")
+
+
+def test_a_gpu_that_is_not_there_ends_the_command_before_the_first_cell(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert script("--device=cuda") == 1
+    assert "torch finds no CUDA device" in capsys.readouterr().err and not events(tmp_path, "begin")
+    assert script("--device=cuda", "--dry_run") == 0
+
+
+def test_a_gpu_takes_several_cells_at_once(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "a GPU")
+    assert script("--device=cuda", "--budget=60s", "--methods=good") == 0
+    assert "with 4 at once" in capsys.readouterr().out
+    recorded = json.loads((tmp_path / "results" / "fake" / "cpu" / "assembly-good-seed0.json").read_text())
+    machine = recorded["account"]["machine"]
+    assert (machine["device"], machine["device_name"], machine["jobs"]) == ("cuda", "a GPU", 4)
