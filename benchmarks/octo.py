@@ -35,6 +35,9 @@ BOUNDS = {
 }
 """What ours may take: a ratio to upstream's, or seconds of wall time."""
 
+TURN = {"tiny": 20}
+"""Steps or samples in a turn; others: 1."""
+
 
 class Worker:
     """A process of `octo_workers/`."""
@@ -57,10 +60,6 @@ class Worker:
 
     def close(self) -> None:
         self._process.communicate()
-
-
-TURN = {"tiny": 20}
-"""Steps or samples in a turn; others: 1."""
 
 
 def compare(workers: dict[str, Worker], repeats: int, turn: int = 1) -> dict[str, dict[str, Any]]:
@@ -134,6 +133,10 @@ def main() -> None:
     parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (default: H200, dense)")
     parser.add_argument("--json", type=Path, help="also write all figures there")
     arguments = parser.parse_args()
+    if arguments.upstream and not (arguments.upstream / "bin" / "python").exists():
+        parser.error(
+            f"--upstream: {arguments.upstream} holds no bin/python; docs/OCTO.md says how to build the environment"
+        )
     if arguments.device == "gpu":
         from accelerator import measure_accelerator
 

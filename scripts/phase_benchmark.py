@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     from gap_vla.phases.quality.study import rho_scores
     from gap_vla.phases.quality.width import draw_widths, widths
 
+    if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
+        print(f"error: no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}", file=sys.stderr)
+        return 1
     tasks = {}
     for task in arguments.tasks:
         path = arguments.demos / f"{task}.hdf5"

@@ -101,6 +101,9 @@ def test_the_best_rival_is_none_of_our_own_lines():
         return {"tasks": {"a": {"f1@5": matched / 4, "counts@5": f"{matched}/4/4 " * 3}}}
 
     finders = {"ours, defaults": line(3), "paper's M2": line(4), "uniform": line(1), "speed": line(2)}
+    for missing in ({"ours, defaults"}, {"speed", "uniform"}):
+        assert against_the_best({name: finder for name, finder in finders.items() if name not in missing}) == []
+    finders["counted before counts were kept"] = {"tasks": {"a": {"f1@5": 1.0}}}
     assert against_the_best(finders) == [["a", "0.75", "speed", "0.50", "+0.25 (+0.25 to +0.25)"]]
 
 

@@ -54,9 +54,13 @@ def paired_difference(
 def against_the_best(finders: Mapping[str, Any]) -> list[list[str]]:
     """A row per task: the default, the best rival on it, and the difference; and what the default gained.
 
-    The best rival is the one with the highest F1@5 on the same test recordings, so the choice is in its favour.
+    The best rival is the one with the highest F1@5 on the same test recordings, so the choice is in its favour. There
+    are no rows without the default, without any rival, or without the counts, which older results do not have.
     """
+    finders = {name: f for name, f in finders.items() if all("counts@5" in scores for scores in f["tasks"].values())}
     rivals = [name for name in finders if not name.startswith(OWN)]
+    if DEFAULT not in finders or not rivals:
+        return []
     before = next((name for name in finders if name.startswith("ours before")), None)
     rows = []
     for task, default in finders[DEFAULT]["tasks"].items():

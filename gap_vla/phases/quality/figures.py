@@ -25,10 +25,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     tasks = list(next(iter(finders.values()))["tasks"])
     rows = [[name, *(f"{finders[name]['tasks'][task]['f1@5']:.2f}" for task in tasks)] for name in ranked]
     parts += ["**F1@5 by task**", "", table(("finder", *tasks), rows)]
-    rows = against_the_best(finders)
-    beside: list[str] = ["task", "default", "best rival, tuned", "its F1@5", "default − rival (95 %)"]
-    beside += ["before", "default − before (95 %)"][: len(rows[0]) - len(beside)]
-    parts += ["**F1@5 beside the best rival of each task**", "", table(beside, rows)]
+    if rows := against_the_best(finders):
+        beside = ["task", "default", "best rival, tuned", "its F1@5", "default − rival (95 %)"]
+        beside += ["before", "default − before (95 %)"][: len(rows[0]) - len(beside)]
+        parts += ["**F1@5 beside the best rival of each task**", "", table(beside, rows)]
     rho = results["rho"]["results"]
     rows = []
     for name in sorted(rho, key=lambda name: -rho[name]["mean"]["auprc"]):
