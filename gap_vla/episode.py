@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.errors import UserError
+
 PROPRIO_PER_ARM = 9
 """Width of one arm's proprioception: eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
 
 
-class EpisodeError(ValueError):
+class EpisodeError(UserError, ValueError):
     """A demonstration that cannot be used; the message says where, what was found and what to do."""
 
 

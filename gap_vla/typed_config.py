@@ -11,8 +11,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from gap_vla.core.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be run; the message names the key, the value and the choices."""
 
 

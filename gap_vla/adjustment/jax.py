@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gap_vla.core.errors import UserError
+
 PROPRIO_TOKEN_GROUP = "obs_proprio"
 """Name that Octo gives to the tokens of the observation tokenizer called `proprio`."""
 
 
-class GroupError(ValueError):
+class GroupError(UserError, ValueError):
     """GAP would touch no parameter, or one outside the proprioceptive branch."""
 
 

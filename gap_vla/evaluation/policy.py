@@ -8,11 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.core.errors import UserError
+
 EXPERT_ACTION = "expert_action"
 """Observation key of the scripted expert's action; only policies with `privileged = True` are given it."""
 
 
-class PolicyError(RuntimeError):
+class PolicyError(UserError, RuntimeError):
     """A policy that cannot be loaded or does not fit the task; the message says what to do."""
 
 

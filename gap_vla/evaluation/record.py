@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import write_json
+from gap_vla.core.errors import UserError
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(UserError, RuntimeError):
     """An evaluation that cannot start or go on; the message says what to do."""
 
 

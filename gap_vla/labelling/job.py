@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.errors import UserError
 from gap_vla.episode import Episode
 from gap_vla.phases import Annotation, annotate, load_annotator
 
 
-class LabellingError(ValueError):
+class LabellingError(UserError, ValueError):
     """Files that cannot be labelled as asked; the message says what to do."""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from gap_vla.core.errors import UserError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(UserError, ValueError):
     """A checkpoint directory that cannot be used; the message names the file or the parameters, and what to do."""
 
 
-class BatchError(ValueError):
+class BatchError(UserError, ValueError):
     """Observations or tasks that do not fit the model; the message names the key and both shapes."""

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int8
 
+from gap_vla.core.errors import UserError
+
 UNIT_QUATERNION_TOLERANCE = 1e-2
 """Stored quaternions may be this far from unit length (float16 files are); they are normalised. More is an error."""
 
@@ -28,7 +30,7 @@ HELD = 0.25
 """rad. An orientation that never leaves this range (half the recordings) is held: its wobble is not motion."""
 
 
-class MotionError(ValueError):
+class MotionError(UserError, ValueError):
     """A recording that cannot be used; the message says where, what was found and what to do."""
 
 

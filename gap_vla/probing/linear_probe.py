@@ -12,12 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from gap_vla.core.errors import UserError
+
 FOLDS = 5
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Ridge strengths tried, in units of the number of training steps."""
 
 
-class ProbeError(ValueError):
+class ProbeError(UserError, ValueError):
     """Data that cannot be probed; the message says what is missing."""
 
 

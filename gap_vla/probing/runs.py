@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.errors import UserError
 from gap_vla.reproduction.ledger import Rollouts
 from gap_vla.training.metrics import read_metrics
 from gap_vla.training.run_directory import RunDirectory
 
 
-class ReportError(ValueError):
+class ReportError(UserError, ValueError):
     """Something that cannot be reported; the message says what to give instead."""
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import write_json
+from gap_vla.core.errors import UserError
 from gap_vla.reproduction.cells import Cell
 
 FINISHED, FAILED = "finished", "failed"
 
 
-class LedgerError(ValueError):
+class LedgerError(UserError, ValueError):
     """A ledger file that cannot be read; the message names it."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.cell_process import CellProcess
+from gap_vla.core.errors import UserError
 from gap_vla.progress import duration
 from gap_vla.reproduction.cells import Cell
 from gap_vla.reproduction.kinds import Kind
@@ -22,7 +23,7 @@ from gap_vla.reproduction.timing import Prediction, machine, predict
 POLL_SECONDS = 0.2
 
 
-class QueueError(RuntimeError):
+class QueueError(UserError, RuntimeError):
     """The queue cannot start; the message says why."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gap_vla.atomic import replacing
+from gap_vla.core.errors import UserError
 from gap_vla.reproduction.analysis import analyse
 from gap_vla.reproduction.cells import Cell
 from gap_vla.reproduction.ledger import Ledger
@@ -20,7 +21,7 @@ EXPLANATION = (
 )
 
 
-class RenderError(ValueError):
+class RenderError(UserError, ValueError):
     """The page's markers are broken; the message says where."""
 
 

@@ -7,11 +7,13 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+from gap_vla.core.errors import UserError
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 
-class DatasetError(RuntimeError):
+class DatasetError(UserError, RuntimeError):
     """A dataset that cannot be written, or that is not the one that was asked for."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.errors import UserError
 from gap_vla.progress import Progress
 from gap_vla.sim.collection_worker import CRASHED, KEPT, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
@@ -31,7 +32,7 @@ _PATIENCE = 900.0
 """Seconds without any finished episode after which a collection gives up."""
 
 
-class CollectionError(RuntimeError):
+class CollectionError(UserError, RuntimeError):
     """Demonstrations could not be collected; the message says why and what to do."""
 
 

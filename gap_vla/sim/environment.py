@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.core.errors import UserError
 from gap_vla.sim.cameras import CameraPose, StockView, View, find_view
 from gap_vla.sim.rendering import FastRenderer, check_owner
 from gap_vla.sim.rendering_backend import RenderingError, require_rendering
@@ -38,7 +39,7 @@ MAX_INSTRUCTION = 100
 """Characters in the longest instruction that the observation space allows."""
 
 
-class ActionError(ValueError):
+class ActionError(UserError, ValueError):
     """An action that cannot be executed; the message says what was found."""
 
 

@@ -9,12 +9,14 @@ import importlib
 import os
 import sys
 
+from gap_vla.core.errors import UserError
+
 APT_EGL = "apt-get install -y libegl1 libegl-mesa0 libgl1-mesa-dri"
 APT_OSMESA = "apt-get install -y libosmesa6"
 _LIBRARIES = {"egl": ("EGL", "libEGL.so.1"), "osmesa": ("OSMesa", "libOSMesa.so.8")}
 
 
-class RenderingError(RuntimeError):
+class RenderingError(UserError, RuntimeError):
     """Pictures cannot be drawn here; the message says why and what to do."""
 
 

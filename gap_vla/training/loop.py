@@ -18,6 +18,7 @@ import numpy as np
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.atomic import replacing
 from gap_vla.config import TrainConfig
+from gap_vla.core.errors import UserError
 from gap_vla.progress import Progress, duration
 from gap_vla.training.checkpoints import StateCheckpoints
 from gap_vla.training.hosts import is_first_host
@@ -26,7 +27,7 @@ from gap_vla.training.metrics import MetricsWriter, NoMetrics
 from gap_vla.training.step import DeviceFactors, TrainState, TrainStep
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError, RuntimeError):
     """The loss is not finite; the batch is saved."""
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import write_json
+from gap_vla.core.errors import UserError
 from gap_vla.typed_config import ConfigError
 
 
-class RunExistsError(RuntimeError):
+class RunExistsError(UserError, RuntimeError):
     """The run directory is there already and resuming was not asked for."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gap_vla.atomic import replacing
+from gap_vla.core.errors import UserError
 from gap_vla.progress import Progress
 from gap_vla.training.interrupt import StopRequest
 from gap_vla.training.metrics import MetricsWriter
@@ -19,7 +20,7 @@ from gap_vla.training.small.step import SmallTrainer
 from gap_vla.training.small.windows import SmallWindows
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError, RuntimeError):
     """The loss is not finite; the batch is saved."""
 
 

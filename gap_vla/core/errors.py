@@ -1,0 +1,80 @@
+"""One way to fail for all commands: a line that says what, where and what to do, and an exit status with a meaning.
+
+| status | meaning |
+|---|---|
+| 0 | done |
+| 1 | a documented negative answer, e.g. `check_dataset.py` found errors |
+| 2 | the user can put it right: a wrong argument, a damaged file, a full disk |
+| 70 | a bug of this package (sysexits' EX_SOFTWARE); the traceback is shown |
+| 130 | interrupted with Ctrl-C; the message says what is kept |
+
+Only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
+
+
+class UserError(Exception):
+    """What the user can put right; the message is one line with file, episode, step or key, and what to do."""
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Wraps the `main` of a command: what goes wrong becomes a line on stderr and an exit status (table above).
+
+    A `KeyboardInterrupt` with an argument says what is kept: `raise KeyboardInterrupt("12 episodes lie in …")`.
+
+    >>> @command
+    ... def main():
+    ...     raise UserError("demos.hdf5 holds no episodes; collect some first")
+    >>> main()  # doctest: +SKIP
+    error: demos.hdf5 holds no episodes; collect some first
+    2
+    """
+
+    @functools.wraps(main)
+    def guarded(*args: Any, **kwargs: Any) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except KeyboardInterrupt as interrupt:
+            kept = f"; {interrupt.args[0]}" if interrupt.args else ""
+            return _say(f"interrupted{kept}", INTERRUPTED)
+        except BrokenPipeError:  # the reader of our output has gone, as `head` does
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except (UserError, OSError, MemoryError) as error:
+            return _say(f"error: {message_of(error)}", USER_ERROR)
+        except Exception as error:
+            traceback.print_exc()
+            return _say(f"this is a bug of gap_vla, not a mistake of yours: {type(error).__name__}", BUG)
+
+    return guarded
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, on one line.
+
+    >>> message_of(FileNotFoundError(2, "No such file or directory", "demos.hdf5"))
+    'demos.hdf5: No such file or directory'
+    """
+    if isinstance(error, MemoryError):
+        return f"not enough memory{': ' + str(error) if str(error) else ''}; use fewer or smaller pieces at a time"
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _say(line: str, status: int) -> int:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    return status
