@@ -33,8 +33,8 @@ class BinTokenizer(nn.Module):
         if self.bin_type == "uniform":
             return np.linspace(self.low, self.high, self.n_bins + 1, dtype=np.float32)
         if self.bin_type == "normal":
-            quantiles = jnp.linspace(_EPS, 1 - _EPS, self.n_bins + 1)
-            with jax.ensure_compile_time_eval():
+            with jax.ensure_compile_time_eval():  # also inside of jit, where every array would be a tracer
+                quantiles = jnp.linspace(_EPS, 1 - _EPS, self.n_bins + 1)
                 return np.asarray(jax.scipy.stats.norm.ppf(quantiles), np.float32)
         raise ValueError(f"bin_type must be 'uniform' or 'normal', found {self.bin_type!r}")
 

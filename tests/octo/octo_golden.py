@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from gap_vla.octo import OctoModel
 
 DATA = Path(__file__).parents[1] / "data" / "octo"
-CASES = ("a", "b", "c")
+CASES = ("a", "b", "c", "d")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,6 +83,18 @@ def test_sampled_actions_match(name: str) -> None:
     np.testing.assert_allclose(sample(five), case.outputs["sample/unnorm_normal_5dims"], atol=2 * tolerance)
 
 
+@pytest.mark.parametrize("argmax", [False, True])
+def test_sampled_actions_of_normal_bins_match(argmax: bool) -> None:
+    case = golden.load("d")
+    inputs = (case.batch["observation"], case.batch["task"])
+    with golden.upstream_randomness(case):
+        actions = case.model.sample_actions(*inputs, argmax=argmax, rng=case.outputs["sample/rng"])
+    np.testing.assert_allclose(actions, case.outputs["sample/argmax" if argmax else "sample/default"], atol=1e-5)
+    scaled = unnormalize(actions, case.model.dataset_statistics["action"], "normal")
+    if argmax:
+        np.testing.assert_allclose(scaled, case.outputs["sample/unnorm_normal"], atol=2e-5)
+
+
 def test_several_samples_match() -> None:
     case = golden.load("a")
     with golden.upstream_randomness(case):
@@ -138,7 +150,7 @@ def test_reduced_inputs_and_legacy_attention_match(name: str, variant: str) -> N
             np.testing.assert_allclose(found.tokens, expected, atol=1e-4, err_msg=group)
 
 
-@pytest.mark.parametrize("name", [pytest.param("a", marks=pytest.mark.slow), "b", "c"])
+@pytest.mark.parametrize("name", [pytest.param("a", marks=pytest.mark.slow), "b", "c", "d"])
 def test_four_optimizer_steps_match(name: str) -> None:
     case = golden.load(name)
     tx, schedule, param_norm = create_optimizer(case.model.params, **case.model.config["optimizer"])
