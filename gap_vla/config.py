@@ -158,6 +158,17 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SharedStages:
+    """What the stages before training read of an experiment, whatever policy is trained."""
+
+    task: str
+    demos: DemosConfig
+    phases: PhasesConfig
+    data: DataConfig
+    eval: EvalConfig
+
+
+@dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
     """One experiment, from demonstrations to a success rate."""
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import write_json
-from gap_vla.config import FinetuneConfig
+from gap_vla.config import FinetuneConfig, SharedStages
 from gap_vla.identity import digest
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.progress import duration
 from gap_vla.sim import task_spec
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
+from gap_vla.training.origin import TRAINING_VERSION, origin
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.typed_config import ConfigError
 
@@ -37,7 +38,7 @@ class Stages:
     rlds_identity: Mapping[str, Any]
 
 
-def stages_of(config: FinetuneConfig) -> Stages:
+def stages_of(config: FinetuneConfig | SharedStages) -> Stages:
     """The stages that a configuration needs; nothing is made.
 
     Raises:
@@ -76,7 +77,7 @@ def stages_of(config: FinetuneConfig) -> Stages:
     return Stages(demos_path, rlds_path, root / "store" / name, demos_identity, rlds_identity)
 
 
-def prepare_data(config: FinetuneConfig) -> Stages:
+def prepare_data(config: FinetuneConfig | SharedStages) -> Stages:
     """Makes what is missing of demonstrations, RLDS dataset and episode store."""
     stages = stages_of(config)
     if stages.rlds.exists():
@@ -114,10 +115,15 @@ def prepare_data(config: FinetuneConfig) -> Stages:
 
 
 def run_directory_of(config: FinetuneConfig, run_name: str = "") -> Path:
-    """`runs/<task>/<method>-seed<seed>-<hash of the configuration and of what the data are made from>`, or the name."""
-    made_from = {"config": config.to_dict(), "dataset": stages_of(config).rlds_identity}
+    """`runs/<task>/<method>-seed<seed>-<hash of the configuration, the data's making and the code's version>`, or the
+    name."""
+    made_from = {"config": config.to_dict(), "dataset": _made_from(stages_of(config))}
     name = run_name or f"{config.method}-seed{config.train.seed}-{digest(made_from)}"
     return Path(config.runs) / config.task / name
+
+
+def _made_from(stages: Stages) -> dict[str, Any]:
+    return {**stages.rlds_identity, "training_version": TRAINING_VERSION["octo"]}
 
 
 def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -> dict[str, Any]:
@@ -138,7 +144,7 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
             run_directory_of(config, run_name),
             config.to_dict(),
             resume=resume or not is_first_host(),
-            dataset=stages.rlds_identity,
+            dataset=_made_from(stages),
         )
         if run.complete:
             print(f"{run.path} is complete", flush=True)
@@ -172,6 +178,7 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
         "validation": measured,
         "rollouts": rollouts,
         "dataset": {"path": str(stages.rlds), "identity": stages.rlds_identity},
+        "origin": origin("octo", config.task, store),
         "seconds": {
             "prepare": round(prepared - started, 1),
             "train": round(trained - prepared, 1),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.config import DataConfig, DemosConfig, EvalConfig, FinetuneConfig, PhasesConfig
+from gap_vla.config import DataConfig, DemosConfig, EvalConfig, PhasesConfig, SharedStages
 from gap_vla.policies import registry
 from gap_vla.policies.names import METHODS
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
@@ -174,10 +174,10 @@ class SmallConfig:
             )
 
     @property
-    def data_stages(self) -> FinetuneConfig:
+    def data_stages(self) -> SharedStages:
         """The same demonstrations, ρ and dataset for `gap_vla.pipeline`, so that all policies share them."""
         shared = EvalConfig(workers=self.eval.workers)
-        return FinetuneConfig(self.task, demos=self.demos, phases=self.phases, data=self.data, eval=shared)
+        return SharedStages(self.task, self.demos, self.phases, self.data, shared)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SmallConfig:

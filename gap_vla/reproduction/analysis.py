@@ -9,7 +9,7 @@ import numpy as np
 
 from gap_vla.evaluation.statistics import PairedDifference, paired_difference, wilson
 from gap_vla.reproduction.cells import Cell
-from gap_vla.reproduction.ledger import FAILED, FINISHED, Entry, Ledger, Rollouts
+from gap_vla.reproduction.ledger import FAILED, FINISHED, Entry, Ledger, Rollouts, Stale
 from gap_vla.reproduction.tables import Block
 
 
@@ -52,7 +52,7 @@ class BlockResult:
         differences: those that can be formed.
         failed: recorded failures.
         missing: cells that have not run.
-        stale: cells whose entry was made with other settings; they count in nothing.
+        stale: entries that are not of today's settings, code or data; they count in nothing.
     """
 
     block: Block
@@ -60,7 +60,7 @@ class BlockResult:
     differences: tuple[Difference, ...]
     failed: tuple[Entry, ...]
     missing: tuple[Cell, ...]
-    stale: tuple[Cell, ...]
+    stale: tuple[Stale, ...]
     finished: tuple[Entry, ...]
 
     @property
@@ -76,6 +76,7 @@ def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
     found = [(cell, ledger.matching(cell)) for cell in cells if cell.block.name == block.name]
     finished = [entry for _, entry in found if entry is not None and entry.status == FINISHED]
     stale = ledger.stale([cell for cell, _ in found])
+    outdated = {one.cell.name for one in stale}
     by_arm = {arm.name: {e.seed: e.variants for e in finished if e.arm == arm.name} for arm in block.arms}
     differences = [
         Difference(first, second, variant, found_one)
@@ -87,7 +88,7 @@ def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
         success={arm: success_of(by_seed) for arm, by_seed in by_arm.items() if by_seed},
         differences=tuple(differences),
         failed=tuple(entry for _, entry in found if entry is not None and entry.status == FAILED),
-        missing=tuple(cell for cell, entry in found if entry is None and cell not in stale),
+        missing=tuple(cell for cell, entry in found if entry is None and cell.name not in outdated),
         stale=tuple(stale),
         finished=tuple(finished),
     )

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from gap_vla.reproduction.kinds import PROFILES, Kind
-from gap_vla.reproduction.settings import config_hash, same_settings, training_length
+from gap_vla.reproduction.settings import changed_origin, changed_settings, config_hash, training_length
 from gap_vla.reproduction.tables import Arm, Block, Table
 from gap_vla.typed_config import ConfigError, choose
 
@@ -19,7 +19,9 @@ class Cell:
 
     Attributes:
         config: typed configuration of the run.
-        defaults: settings that nobody changed; see `matches`.
+        defaults: settings that nobody changed; see `changed_settings`.
+        origin: what else makes the outcome, as of now (`gap_vla.training.origin`).
+        reads_labels: whether the outcome depends on ρ or change points.
     """
 
     table: str
@@ -29,6 +31,8 @@ class Cell:
     seed: int
     config: Any
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reads_labels: bool = True
 
     @property
     def name(self) -> str:
@@ -43,9 +47,10 @@ class Cell:
     def hash(self) -> str:
         return config_hash(self.settings)
 
-    def matches(self, recorded: Mapping[str, Any]) -> bool:
-        """Whether a recorded configuration is this cell's; see `same_settings`."""
-        return same_settings(recorded, self.settings, self.defaults)
+    def why_stale(self, config: Mapping[str, Any], origin: Mapping[str, Any]) -> list[str]:
+        """Why an outcome of these settings and this origin is not this cell's, in words; empty: it is."""
+        settings = changed_settings(config, self.settings, self.defaults)
+        return [*settings, *changed_origin(origin, self.origin, self.reads_labels)]
 
     @property
     def length(self) -> int:
@@ -72,7 +77,8 @@ def plan(
                 except ConfigError as error:
                     where = f"table {table.name}, {block.name}, {arm.name}"
                     raise ConfigError(f"{where}: {error}") from None
-                cells.append(Cell(table.name, profile, block, arm, seed, config, defaults))
+                made_from, reads = kind.origin(config), kind.reads_labels(config)
+                cells.append(Cell(table.name, profile, block, arm, seed, config, defaults, made_from, reads))
     names = [cell.name for cell in cells]
     for twice in {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"table {table.name} has two cells called {twice}; give each seed once")

@@ -60,8 +60,10 @@ def reproduce(options: argparse.Namespace) -> int:
     seeds = _seeds(options.seeds)
     cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)
     ledger = Ledger(options.results, table.name, options.profile)
-    for cell in ledger.stale(cells):
-        print(f"{ledger.path(cell)} was made with other settings: it counts in no table, and running replaces it")
+    for one in ledger.stale(cells):
+        print(
+            f"{ledger.path(one.cell)} is stale ({'; '.join(one.reasons)}): it counts in no table; running replaces it"
+        )
     status = 0
     if options.dry_run:
         print(describe_queue(cells, ledger, kind, options))

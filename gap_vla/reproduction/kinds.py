@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gap_vla.reproduction.tables import IN, OUT
+from gap_vla.training.origin import expected_origin
 from gap_vla.typed_config import ConfigError, choose
 
 PROFILES = ("cpu", "paper", "debug")
@@ -34,6 +35,8 @@ class Kind:
         defaults: what the settings are that nobody changes, so that an option added later leaves recorded cells valid.
         store: folder of the episodes that it trains on; cells that share it wait until the first has made it.
         stated_seconds: profile to how long a cell takes, before any has been measured.
+        origin: what a cell that starts now is made from besides its settings (`gap_vla.training.origin`).
+        reads_labels: whether its outcome depends on ρ or change points.
     """
 
     configure: Callable[[str, str, str, int, Mapping[str, Any], str], CellConfig]
@@ -42,6 +45,8 @@ class Kind:
     defaults: Callable[[], dict[str, Any]]
     store: Callable[[Any], Path]
     stated_seconds: Mapping[str, float]
+    origin: Callable[[Any], Mapping[str, Any]] = lambda config: {}
+    reads_labels: Callable[[Any], bool] = lambda config: True
 
 
 def _values(file: str, profile: str) -> Any:
@@ -105,6 +110,17 @@ def _small_store(config: Any) -> Path:
     return _store(config.data_stages)
 
 
+def _small_origin(config: Any) -> Mapping[str, Any]:
+    return expected_origin("small", config.task, _small_store(config))
+
+
+def _small_reads_labels(config: Any) -> bool:
+    from gap_vla.policies import method_of
+
+    method = method_of(config.method)
+    return method.needs_rho or method.needs_change_points or method.rho_source not in ("dataset", "zero")
+
+
 def _configure_octo(
     task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str
 ) -> CellConfig:
@@ -138,6 +154,14 @@ def _octo_defaults() -> dict[str, Any]:
     return FinetuneConfig("assembly").to_dict()
 
 
+def _octo_origin(config: Any) -> Mapping[str, Any]:
+    return expected_origin("octo", config.task, _store(config))
+
+
+def _octo_reads_labels(config: Any) -> bool:
+    return bool(config.schedule.needs_rho)
+
+
 def _store(config: Any) -> Path:
     from gap_vla.pipeline import stages_of
 
@@ -152,6 +176,8 @@ KINDS: dict[str, Kind] = {
         _small_defaults,
         _small_store,
         {"cpu": 20 * 60.0, "paper": 2 * 3600.0, "debug": 60.0},
+        _small_origin,
+        _small_reads_labels,
     ),
     "octo": Kind(
         _configure_octo,
@@ -160,6 +186,8 @@ KINDS: dict[str, Kind] = {
         _octo_defaults,
         _store,
         {"cpu": 15 * 60.0, "paper": 24 * 3600.0, "debug": 90.0},
+        _octo_origin,
+        _octo_reads_labels,
     ),
 }
 

@@ -65,6 +65,7 @@ class Entry:
         variants: variant of the scene to outcomes; empty after a failure.
         seconds: of the cell, on the wall; `stages` splits them (of its last part, where it was stopped and continued).
         whole: whether it ran in one go, so that its time says how long such a cell takes.
+        origin: versions of the code and content of the data that it was made from (`gap_vla.training.origin`).
         account: commit, machine, time, command, and whatever else is only for the reader.
     """
 
@@ -83,6 +84,7 @@ class Entry:
     stages: Mapping[str, float] = dataclasses.field(default_factory=dict)
     validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     account: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -93,6 +95,19 @@ class Entry:
     def from_json(cls, found: Mapping[str, Any]) -> Entry:
         variants = {name: Rollouts.from_json(value) for name, value in found["variants"].items()}
         return cls(**{**found, "variants": variants})
+
+
+@dataclasses.dataclass(frozen=True)
+class Stale:
+    """An entry whose settings, code or data are not today's; it counts in no table.
+
+    Attributes:
+        reasons: in words, at least one.
+    """
+
+    cell: Cell
+    entry: Entry
+    reasons: tuple[str, ...]
 
 
 class Ledger:
@@ -110,18 +125,20 @@ class Ledger:
         return self.directory / f"{cell.name}.json"
 
     def read(self, cell: Cell) -> Entry | None:
-        """What was recorded under this cell's name, whatever the settings it was made with."""
+        """What was recorded under this cell's name, whatever it was made with."""
         path = self.path(cell)
         return _read(path) if path.exists() else None
 
     def matching(self, cell: Cell) -> Entry | None:
-        """The same, if it was made with this cell's settings."""
+        """The same, if it was made with this cell's settings, by today's code, on today's data."""
         entry = self.read(cell)
-        return entry if entry is not None and cell.matches(entry.config) else None
+        return entry if entry is not None and not cell.why_stale(entry.config, entry.origin) else None
 
-    def stale(self, cells: Iterable[Cell]) -> list[Cell]:
-        """Cells under whose name something was recorded that was made with other settings."""
-        return [cell for cell in cells if (entry := self.read(cell)) is not None and not cell.matches(entry.config)]
+    def stale(self, cells: Iterable[Cell]) -> list[Stale]:
+        """What was recorded under these cells' names and is not theirs any more."""
+        read = [(cell, entry) for cell in cells if (entry := self.read(cell)) is not None]
+        judged = [Stale(cell, entry, tuple(cell.why_stale(entry.config, entry.origin))) for cell, entry in read]
+        return [one for one in judged if one.reasons]
 
     def write(self, cell: Cell, entry: Entry) -> None:
         write_json(self.path(cell), entry.to_json())

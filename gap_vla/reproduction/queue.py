@@ -62,7 +62,7 @@ class _Running:
 
 
 def waiting_cells(cells: Sequence[Cell], ledger: Ledger, *, retry: bool = False) -> list[Cell]:
-    """Those that still have to run, in order: without an entry, with one of other settings, failed ones if `retry`."""
+    """Those that still have to run, in order: without an entry, with a stale one, failed ones if `retry`."""
     settled = (FINISHED,) if retry else (FINISHED, FAILED)
     return [cell for cell in cells if (entry := ledger.matching(cell)) is None or entry.status not in settled]
 
@@ -189,6 +189,7 @@ class _Queue:
             stages=stages,
             validation=summary.get("validation", {}),
             config=cell.settings,
+            origin=summary.get("origin") or cell.origin,
             account={
                 "machine": self._machine,
                 "used": run.process.used,

@@ -1,4 +1,4 @@
-"""Whether a recorded cell was made with the settings of today."""
+"""Whether a recorded cell was made with the settings, the code and the data of today."""
 
 from __future__ import annotations
 
@@ -34,19 +34,50 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return digest(dict(flat(config)), 12)
 
 
-def same_settings(recorded: Mapping[str, Any], present: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
-    """Whether both configurations mean the same experiment.
+def changed_settings(recorded: Mapping[str, Any], present: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """What differs between two configurations, in words; empty: they mean the same experiment.
 
     An option that did not exist when the cell was recorded must have its default now: an addition leaves recorded
     cells valid, a changed value or a vanished option does not.
 
-    >>> same_settings({"steps": 5}, {"steps": 5, "new": 1}, {"new": 1})
-    True
-    >>> same_settings({"steps": 5}, {"steps": 5, "new": 2}, {"new": 1})
-    False
+    >>> changed_settings({"steps": 5}, {"steps": 5, "new": 1}, {"new": 1})
+    []
+    >>> changed_settings({"steps": 5, "old": 1}, {"steps": 6, "new": 2}, {"new": 1})
+    ['steps 5 then, 6 now', 'old 1 then, not there now', 'new not there then, 2 now']
     """
     then, now, usual = dict(flat(recorded)), dict(flat(present)), dict(flat(defaults))
-    added = now.keys() - then.keys()
-    if then.keys() - now.keys() or any(key not in usual or now[key] != usual[key] for key in added):
-        return False
-    return all(now[key] == value for key, value in then.items())
+    if not then:
+        return ["its settings were not recorded"]
+    found = [
+        f"{key} {value} then, {now.get(key, 'not there')} now" for key, value in then.items() if now.get(key) != value
+    ]
+    added = [key for key in now if key not in then and (key not in usual or now[key] != usual[key])]
+    return [*found, *(f"{key} not there then, {now[key]} now" for key in added)]
+
+
+ORIGIN = {
+    "training_version": "version of the training code",
+    "pictures_version": "version of the pictures",
+    "episodes": "content of the demonstrations",
+    "labels_version": "version of the labels",
+    "labels": "content of the labels",
+}
+"""Keys of `gap_vla.training.origin`, and what they are called."""
+
+
+def changed_origin(recorded: Mapping[str, Any], present: Mapping[str, Any], reads_labels: bool) -> list[str]:
+    """What differs between the origins of two outcomes, in words; empty: neither code nor data differ.
+
+    Labels count only where the outcome depends on them; the data's content, only where it is known now.
+
+    >>> changed_origin({"training_version": 1, "labels": "a"}, {"training_version": 2, "labels": "b"}, False)
+    ['version of the training code 1 then, 2 now']
+    >>> changed_origin({}, {"training_version": 2}, True)
+    ['version of the training code not recorded then, 2 now']
+    """
+    asked = [key for key in ORIGIN if key in present and (reads_labels or not key.startswith("labels"))]
+    return [
+        f"{ORIGIN[key]} {recorded.get(key, 'not recorded')} then, {present[key]} now"
+        for key in asked
+        if recorded.get(key) != present[key]
+    ]

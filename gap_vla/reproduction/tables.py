@@ -141,7 +141,7 @@ TABLES: dict[str, Table] = {
             "Fine-tuning Octo",
             tuple(
                 Block(task, arms("v", "vp", "vp_gap"), reference="vp", against=(("vp_gap", "v"),), paper=("octo", ""))
-                for task in ("threading", "disassemble", "push_wall", "hammer_drawer")
+                for task in ("assembly", "threading", "disassemble", "push_wall", "hammer_drawer")
             ),
             kind="octo",
         ),

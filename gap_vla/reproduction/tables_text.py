@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gap_vla.evaluation.statistics import PairedDifference
 from gap_vla.progress import duration
 from gap_vla.reproduction.analysis import BlockResult, Success, pairs_of
+from gap_vla.reproduction.ledger import Entry
 from gap_vla.reproduction.paper import PAPER, PAPER_TABLES, paper_success
 from gap_vla.reproduction.tables import IN, OUT, Block
 
@@ -119,14 +120,34 @@ def notes(result: BlockResult) -> list[str]:
         found.append(f"Not run yet: {listing}.")
     for entry in result.failed:
         found.append(f"Failed: {entry.cell} ({entry.error}).")
-    if result.stale:
-        found.append(
-            "Made with other settings than the present ones, and left out: "
-            f"{', '.join(cell.name for cell in result.stale)}."
-        )
+    found += _stale(result)
     if result.finished:
         found.append(_origin(result))
     return found
+
+
+def _stale(result: BlockResult) -> list[str]:
+    """What was recorded before and counts no more, grouped by the reason."""
+    by_reason: dict[tuple[str, ...], dict[str, list[Entry]]] = {}
+    for one in result.stale:
+        by_reason.setdefault(one.reasons, {}).setdefault(one.cell.arm.name, []).append(one.entry)
+    found = []
+    for reasons, by_arm in by_reason.items():
+        more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        listing = "; ".join(f"{arm}, {_recorded(entries)}" for arm, entries in by_arm.items())
+        found.append(f"**Stale, counted in no table** ({'; '.join(reasons[:3])}{more}): {listing}.")
+    return found
+
+
+def _recorded(entries: Sequence[Entry]) -> str:
+    """Seeds, and the success of each on each variant."""
+    seeds = f"seed{'s' * (len(entries) > 1)} {', '.join(str(entry.seed) for entry in entries)}"
+    parts = [seeds]
+    for variant in dict.fromkeys(name for entry in entries for name in entry.variants):
+        of_variant = [entry.variants[variant] for entry in entries if variant in entry.variants]
+        rates = ", ".join(f"{100 * one.successes / one.episodes:.0f}" for one in of_variant)
+        parts.append(f"{words(variant)} {rates} %")
+    return ": ".join([parts[0], ", ".join(parts[1:])]) if parts[1:] else parts[0]
 
 
 def _origin(result: BlockResult) -> str:

@@ -242,6 +242,7 @@ def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_
     config = toy_config(tmp_path, "gap")
     place_store(config)
     summary = train_small(config)
+    assert {"training_version", "labels_version", "episodes", "labels"} <= set(summary["origin"])
     run = RunDirectory(run_directory_of(config))
     assert run.first_batch.exists() and run.read_summary() == summary
     rows = read_metrics(run.metrics)

@@ -67,15 +67,22 @@ def train(config):
         "steps": config.steps,
         "seconds": {"train": 0.1},
         "validation": {"val/loss": 0.5},
+        "origin": ORIGIN,
     }
 
 
-def fake_kind(runs, stated=0.5, **changed):
+ORIGIN = {"training_version": 2, "pictures_version": 1, "labels_version": 5, "episodes": "aa", "labels": "bb"}
+
+
+def fake_kind(runs, stated=0.5, origin=ORIGIN, reads_labels=True, **changed):
     def configure(task, profile, method, seed, changes, device):
         return FakeConfig(task, method, seed, str(runs), **{**changed, **changes})
 
     store = lambda config: Path(config.runs) / "store" / config.task  # noqa: E731
-    return Kind(configure, train, directory, lambda: {"train": {"learning_rate": 1e-3}}, store, {"cpu": stated})
+    defaults = {"train": {"learning_rate": 1e-3}}
+    made_from = lambda config: origin  # noqa: E731
+    reads = lambda config: reads_labels  # noqa: E731
+    return Kind(configure, train, directory, lambda: defaults, store, {"cpu": stated}, made_from, reads)
 
 
 def fake_table(*methods, tasks=("assembly",), seeds=(0, 1), reference=None):

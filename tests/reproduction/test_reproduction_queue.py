@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fake_cells
 import pytest
-from fake_cells import cells_of, events, fake_kind, fake_table
+from fake_cells import ORIGIN, cells_of, events, fake_kind, fake_table
 
 from gap_vla.reproduction.ledger import FAILED, FINISHED, Ledger, LedgerError, Rollouts
 from gap_vla.reproduction.queue import QueueError, QueueOptions, run_queue, waiting_cells
@@ -125,11 +125,42 @@ def test_entries_of_other_settings_are_named_and_run_again(tmp_path, ledger):
     cells = cells_of(fake_table("good", seeds=(0,)), kind)
     run_queue(cells, ledger, kind, options(tmp_path))
     changed = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, learning_rate=0.1))
-    assert ledger.stale(changed) == changed and ledger.matching(changed[0]) is None
+    (stale,) = ledger.stale(changed)
+    assert stale.reasons == ("train.learning_rate 0.001 then, 0.1 now",) and ledger.matching(changed[0]) is None
     moved = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path / "elsewhere"))
     assert not ledger.stale(moved), "folders are no part of the settings"
     run_queue(changed, ledger, kind, options(tmp_path))
     assert ledger.matching(changed[0]).config["train"]["learning_rate"] == 0.1
+
+
+@pytest.mark.parametrize("key", ORIGIN)
+def test_a_cell_of_another_version_of_code_labels_or_data_is_stale_and_runs_again(tmp_path, ledger, key):
+    cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    run_queue(cells, ledger, fake_kind(tmp_path), options(tmp_path))
+    assert ledger.matching(cells[0]).origin == ORIGIN
+    today = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, origin={**ORIGIN, key: "new"}))
+    (stale,) = ledger.stale(today)
+    assert len(stale.reasons) == 1 and stale.reasons[0].endswith(f"{ORIGIN[key]} then, new now")
+    assert waiting_cells(today, ledger) == today
+    blind = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, origin=today[0].origin, reads_labels=False))
+    assert bool(ledger.stale(blind)) is not key.startswith("labels"), "labels count only where they are read"
+
+
+def test_the_content_of_data_that_are_not_here_makes_no_cell_stale(tmp_path, ledger):
+    cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    run_queue(cells, ledger, fake_kind(tmp_path), options(tmp_path))
+    versions = {key: value for key, value in ORIGIN.items() if key.endswith("version")}
+    assert not ledger.stale(cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, origin=versions)))
+
+
+def test_a_cell_recorded_before_versions_were_is_stale(tmp_path, ledger):
+    cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    run_queue(cells, ledger, fake_kind(tmp_path), options(tmp_path))
+    recorded = json.loads(ledger.path(cells[0]).read_text())
+    del recorded["origin"]
+    ledger.path(cells[0]).write_text(json.dumps(recorded))
+    (stale,) = ledger.stale(cells)
+    assert stale.reasons[0] == "version of the training code not recorded then, 2 now"
 
 
 def test_an_option_added_later_leaves_recorded_cells_valid_while_it_has_its_default(tmp_path, ledger):

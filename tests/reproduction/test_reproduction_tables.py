@@ -30,6 +30,7 @@ def entry_of(cell, outcomes, status=FINISHED, error=None):
         variants,
         error,
         config=cell.settings,
+        origin=cell.origin,
         account={"commit": "abc", "machine": {"cores": 2, "device": "cpu", "jobs": 1}},
     )
 
@@ -84,9 +85,10 @@ def test_cells_of_other_settings_count_in_no_table_and_are_named(filled, tmp_pat
     table, cells, ledger = filled
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
     result = analyse(table.blocks[0], [other[0], *cells[1:]], ledger)
-    assert result.stale == (other[0],) and result.success["concat"]["default"].episodes == 4
+    assert [one.cell for one in result.stale] == [other[0]] and result.success["concat"]["default"].episodes == 4
     text = render(table, "cpu", [other[0], *cells[1:]], ledger, tmp_path / "page.md")
-    assert "Made with other settings than the present ones, and left out: assembly-concat-seed0." in text
+    reason = "train.learning_rate 0.001 then, 0.5 now"
+    assert f"**Stale, counted in no table** ({reason}): concat, seed 0: in distribution 25 %." in text
 
 
 def test_rendering_shows_ours_beside_the_papers_and_what_failed(filled, tmp_path):

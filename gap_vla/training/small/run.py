@@ -16,17 +16,23 @@ from gap_vla.atomic import write_json
 from gap_vla.identity import digest
 from gap_vla.policies.config import SmallConfig
 from gap_vla.progress import duration
+from gap_vla.training.origin import TRAINING_VERSION, origin
 from gap_vla.training.run_directory import RunDirectory
 
 
 def run_directory_of(config: SmallConfig, run_name: str = "") -> Path:
-    """`runs/<task>/small-<method>-seed<seed>-<hash of the configuration and of what the data are made from>`, or the
-    given name."""
-    from gap_vla.pipeline import stages_of
-
-    made_from = {"config": config.to_dict(), "dataset": stages_of(config.data_stages).rlds_identity}
+    """`runs/<task>/small-<method>-seed<seed>-<hash of the configuration, the data's making and the code's version>`, or
+    the given name."""
+    made_from = {"config": config.to_dict(), "dataset": _made_from(config)}
     name = run_name or f"small-{config.method}-seed{config.train.seed}-{digest(made_from)}"
     return Path(config.runs) / config.task / name
+
+
+def _made_from(config: SmallConfig) -> dict[str, Any]:
+    from gap_vla.pipeline import stages_of
+
+    identity = stages_of(config.data_stages).rlds_identity
+    return {**identity, "training_version": TRAINING_VERSION["small"]}
 
 
 def open_data(config: SmallConfig) -> Any:
@@ -64,16 +70,15 @@ def train_small(config: SmallConfig, run_name: str = "", resume: bool = False) -
         RunExistsError: the run directory exists and `resume` is False.
         DivergedError: the loss is not finite.
     """
-    from gap_vla.pipeline import stages_of
     from gap_vla.policies import method_of
 
     method_of(config.method).check(config)
-    stages = stages_of(config.data_stages)  # missing inputs are named before a run directory exists
+    made_from = _made_from(config)  # missing inputs are named before a run directory exists
     if config.eval.episodes:
         from gap_vla.sim import require_rendering
 
         require_rendering()
-    run = RunDirectory.claim(run_directory_of(config, run_name), config.to_dict(), resume, dataset=stages.rlds_identity)
+    run = RunDirectory.claim(run_directory_of(config, run_name), config.to_dict(), resume, dataset=made_from)
     if run.complete:
         print(f"{run.path} is complete", flush=True)
         return run.read_summary()
@@ -199,6 +204,7 @@ def _summary(
         "rollouts": dict(first),
         "variants": dict(variants),
         "dataset": {"path": str(store.directory), "hash": store.source_hash},
+        "origin": origin("small", config.task, store),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": _commit()},
     }
 

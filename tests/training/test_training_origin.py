@@ -1,0 +1,74 @@
+"""What a run is made from: the values of the data whatever their layout, and versions of the code."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gap_vla.policies import SmallConfig
+from gap_vla.training import origin as origin_module
+from gap_vla.training.origin import digests, origin
+from gap_vla.training.small import run_directory_of
+
+
+def store_of(**changed):
+    """Two episodes of 4 and 3 steps in `train`, as a store holds them; `changed` replaces fields."""
+    steps = np.arange(7)
+    fields = {
+        "image_primary": np.tile(steps[:, None, None, None], (1, 2, 2, 3)).astype(np.uint8),
+        "proprio": np.tile(steps[:, None], (1, 9)).astype(np.float32),
+        "action": np.tile(steps[:, None], (1, 7)).astype(np.float32),
+        "rho": (steps / 7).astype(np.float32),
+        "change_point": steps == 2,
+        "phase": (steps > 3).astype(np.int32),
+    }
+    split = SimpleNamespace(
+        offsets=np.array([0, 4, 7]), languages=["go"], language=np.zeros(2, int), phases=["reach", "lift"], fields={}
+    )
+    split.fields = {**fields, **changed}
+    return SimpleNamespace(splits={"train": split})
+
+
+def test_the_same_values_in_another_layout_have_the_same_digests():
+    plain = digests(store_of())
+    wide = store_of(proprio=store_of().splits["train"].fields["proprio"].astype(np.float64))
+    wide.splits["train"].fields["extra"] = np.zeros(7)
+    wide.splits["train"].phases = ["lift", "reach"]
+    wide.splits["train"].fields["phase"] = 1 - wide.splits["train"].fields["phase"]
+    assert digests(wide) == plain
+
+
+@pytest.mark.parametrize("field", ["image_primary", "proprio", "action", "phase", "rho", "change_point"])
+def test_a_changed_value_changes_the_digest_of_its_part_only(field):
+    before = digests(store_of())
+    value = store_of().splits["train"].fields[field].copy()
+    value[3] = 1 - value[3]
+    after = digests(store_of(**{field: value}))
+    part = "labels" if field in ("rho", "change_point") else "episodes"
+    assert {key for key in before if before[key] != after[key]} == {part}
+
+
+def test_other_episode_borders_splits_or_instructions_are_other_data():
+    before = digests(store_of())
+    borders, split, words = store_of(), store_of(), store_of()
+    borders.splits["train"].offsets = np.array([0, 3, 7])
+    split.splits["val"] = split.splits.pop("train")
+    words.splits["train"].languages = ["stop"]
+    assert all(digests(other)["episodes"] != before["episodes"] for other in (borders, split, words))
+
+
+def test_data_without_labels_have_no_digest_of_labels():
+    store = store_of()
+    del store.splits["train"].fields["rho"], store.splits["train"].fields["change_point"]
+    assert set(digests(store)) == {"episodes"}
+
+
+def test_a_raised_version_gives_runs_another_directory_and_another_origin(monkeypatch):
+    config = SmallConfig("assembly")
+    before = run_directory_of(config), origin("small", "assembly", store_of())
+    raised = {**origin_module.TRAINING_VERSION, "small": 1000}
+    monkeypatch.setattr("gap_vla.training.origin.TRAINING_VERSION", raised)
+    monkeypatch.setattr("gap_vla.training.small.run.TRAINING_VERSION", raised)
+    after = run_directory_of(config), origin("small", "assembly", store_of())
+    assert after[0] != before[0]
+    assert {key for key in before[1] if before[1][key] != after[1][key]} == {"training_version"}
