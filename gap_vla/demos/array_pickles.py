@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from gap_vla.demos.boundary import refusing
 from gap_vla.demos.fields import make_episode
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import Source
 from gap_vla.episode import Episode, EpisodeError
-
-_ALLOWED = {
-    (module, name)
-    for core in ("numpy.core", "numpy._core")
-    for module, name in (
-        (f"{core}.multiarray", "_reconstruct"),
-        (f"{core}.multiarray", "scalar"),
-        (f"{core}.numeric", "_frombuffer"),
-    )
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Accepts what numpy arrays need and nothing else: loading an ordinary pickle can run anything."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it contains {module}.{name}; only dictionaries of numpy arrays are read")
-        return super().find_class(module, name)
 
 
 class ArrayPickles(Source):
@@ -123,12 +106,8 @@ def load_arrays(file: Path) -> Any:
     Raises:
         EpisodeError: it holds anything else, or is damaged. No code of it has run.
     """
-    stream: BinaryIO
-    try:
-        with open(file, "rb") as stream:
-            return _ArraysOnly(stream).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        raise EpisodeError(f"{file}: not read as a pickle of arrays: {error}") from None
+    with refusing(f"{file}: not read as a pickle of arrays", "write it again"), open(file, "rb") as stream:
+        return read_pickle(stream, os.fstat(stream.fileno()).st_size)
 
 
 def _keys(content: Any, file: Path) -> list[Any]:

@@ -1,0 +1,66 @@
+"""Where foreign data enter: what other libraries raise becomes an error of one line that names the file and the place.
+
+Each reader puts its reading into one `refusing` block; what it checks itself it raises as an `EpisodeError` inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from gap_vla.core.errors import UserError
+from gap_vla.episode import EpisodeError
+
+FOREIGN = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError, ArithmeticError,
+    AssertionError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What h5py, numpy, Pillow, zipfile, json and pyarrow are known to raise on damaged files."""
+
+MOST_COMPRESSED = 1100
+"""No file holds more than this many times its own size: deflate, the strongest compression in use, reaches 1032."""
+
+
+@contextlib.contextmanager
+def refusing(where: object, advice: str, error_type: type[UserError] = EpisodeError) -> Iterator[None]:
+    """Errors of other libraries inside become `error_type`, on one line; `UserError`s pass.
+
+    Args:
+        where: file, and episode or key, that the message begins with.
+        advice: what to do, e.g. "copy the file again".
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FOREIGN as error:
+        found = f"no {error.args[0]!r}" if type(error) is KeyError and error.args else f"{error}"
+        raise error_type(f"{where}: {one_line(found) or type(error).__name__}; {advice}") from error
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """Foreign text for a message: on one line, without control characters, not too long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * most]).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def refuse_too_large(where: object, declared: int, stored: int, error_type: type[UserError] = EpisodeError) -> None:
+    """Raises if data declare more bytes than the file can hold, or than this machine has, before any are asked for."""
+    if declared > MOST_COMPRESSED * stored + 4096:
+        raise error_type(
+            f"{where}: declares {declared:,} bytes and stores {stored:,}; the file is damaged, get it again"
+        )
+    if declared > (free := _free_memory()):
+        raise error_type(f"{where}: needs {declared:,} bytes of memory, {free:,} are free; use a machine with more")
+
+
+def _free_memory() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return 2**62  # not Linux: the system itself says no
