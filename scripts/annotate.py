@@ -3,6 +3,8 @@ of npz. Everything else in the copy is the same byte for byte; the source is not
 
 Examples:
     python scripts/annotate.py data/rlds/threading/1.0.0 --out data/rlds/threading/1.1.0 --report
+    python scripts/annotate.py ~/tensorflow_datasets/bridge_dataset/1.0.0 --layout bridge --state observation/state \\
+        --out ~/tensorflow_datasets/bridge_dataset/1.1.0
     python scripts/annotate.py demos.hdf5 --out demos_rho.hdf5 --method gaussian --option sigma=3
     python scripts/annotate.py new.hdf5 --out new_rho.hdf5 --annotator demos_rho.hdf5.annotator
 """
@@ -31,7 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--layout", default="gap", help="layout of the state: gap, robomimic, bridge, libero, ... or JSON"
     )
-    parser.add_argument("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
+    parser.add_argument(
+        "--state", default="observation/proprio", help="RLDS: the state's feature below steps/, or several joined by +"
+    )
     parser.add_argument("--extra", default="", help="further joints or hand channels that count: names joined by +")
     parser.add_argument("--workers", type=int, help="processes (default: by the amount of work)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is complete")

@@ -6,8 +6,8 @@ Examples:
     python scripts/build_dataset.py demos.hdf5 --name my_task --data-dir data/rlds
     python scripts/build_dataset.py demos.hdf5 --name my_task --dry-run      # what would be written, with a picture
     python scripts/build_dataset.py demos.hdf5 --name my_task --reader language_instruction="stack the blocks"
-    python scripts/build_dataset.py ~/tensorflow_datasets/bridge_dataset/1.0.0 --kind rlds --name bridge_rho \\
-        --reader state_key=observation/state --reader layout=bridge
+
+An RLDS dataset that is there already gets ρ from scripts/annotate.py.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("source", type=Path, help="file or folder of demonstrations")
     parser.add_argument(
         "--kind",
-        help=f"{', '.join(READERS)}, or rlds: add ρ to a dataset (default: what the builder of this name reads, else "
-        "robomimic_hdf5)",
+        help=f"{', '.join(READERS)} (default: what the builder of this name reads, else robomimic_hdf5)",
     )
     parser.add_argument("--name", required=True, help="dataset name: letters, digits, underscores")
     parser.add_argument("--data-dir", "--data_dir", type=Path, default=Path("data/rlds"), help="default: data/rlds")
@@ -38,9 +37,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--val-fraction", "--val_fraction", type=float, help="default: 0.1")
     pairs: dict[str, Any] = dict(action="append", default=[], metavar="KEY=VALUE", type=key_value)
     parser.add_argument("--reader", help="option of the reader", **pairs)
-    parser.add_argument("--annotate", help="option of the annotator", **pairs)
+    parser.add_argument("--option", "--annotate", dest="annotate", help="option of the annotator", **pairs)
     parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
-    parser.add_argument("--fit-episodes", type=int, help="fit the annotator on so many episodes (default: all)")
+    parser.add_argument("--fit-episodes", type=int, help="fit the annotator on so many of `train` (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument(
         "--overwrite", action="store_true", default=None, help="replace a dataset that was made differently"
@@ -55,7 +54,6 @@ def make_parser() -> argparse.ArgumentParser:
 def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was said about the writing; the builder's own settings hold where nothing was said."""
     options = {
-        "val_fraction": arguments.val_fraction,
         "annotator": arguments.annotator,
         "fit_episodes": arguments.fit_episodes,
         "overwrite": arguments.overwrite,
@@ -75,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         "method": arguments.method,
         "seed": arguments.seed,
         "options": dict(arguments.annotate) or None,
+        "val_fraction": arguments.val_fraction,
         "workers": arguments.workers,
     }
     labels = {key: value for key, value in labels.items() if value is not None}

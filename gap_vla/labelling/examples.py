@@ -42,7 +42,9 @@ def episode_of(example: Any, file: str, number: int, job: LabelJob, *, images: b
     """
     where = f"{file}, episode {number}"
     steps = _steps(example, where)
-    proprio = StateLayout.of(job.layout).to_proprio(_column(example, job.state, steps, where).astype(np.float32), where)
+    state = joined({name: _column(example, name, steps, where) for name in job.state_names}, where)
+    assert state is not None
+    proprio = StateLayout.of(job.layout).to_proprio(state.astype(np.float32), where)
     features = example.features.feature
     known: dict[str, Any] = {}
     if "steps/phase" in features:

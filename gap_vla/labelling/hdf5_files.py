@@ -11,7 +11,7 @@ import numpy as np
 
 from gap_vla.demos import open_source
 from gap_vla.episode import Episode
-from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, change_flags, joined
+from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
 from gap_vla.labelling.replacing import put, workplace
 
 
@@ -30,7 +30,7 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
                 group = file[f"data/{episode.metadata['episode_id']}"]
                 labels: dict[str, np.ndarray] = {
                     "rho": annotation.rho[index],
-                    "change_point": change_flags(annotation, index),
+                    "change_point": annotation.flags(index),
                 }
                 for name, value in labels.items():
                     if name in group:

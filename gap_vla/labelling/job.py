@@ -26,7 +26,7 @@ class LabelJob:
         method, seed, options: of `gap_vla.phases.annotate`.
         annotator: folder of a saved annotator: label with it, fit nothing.
         layout: of foreign states, see `gap_vla.demos.layout.StateLayout`; a name or its fields.
-        state: RLDS: the state's feature below `steps/`.
+        state: RLDS: the state's feature below `steps/`, or several joined by `+`.
         extra: further joints or hand channels whose motion counts too: RLDS features below `steps/`, HDF5 observations
             below `obs/`, arrays of an npz; several joined by `+`; empty: none.
         workers: processes.
@@ -44,29 +44,28 @@ class LabelJob:
     overwrite: bool = False
 
     @property
+    def state_names(self) -> list[str]:
+        return self.state.split("+")
+
+    @property
     def extra_names(self) -> list[str]:
         return [name for name in self.extra.split("+") if name]
 
     def run(
         self, episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None = None, fit: Sequence[int] | None = None
     ) -> Annotation:
-        """Labels the episodes; the annotator is fitted on those named by `fit`, by default on all."""
+        """Labels the episodes; the annotator is fitted on those named by `fit` (a training split), else on all."""
         if self.annotator is not None:
             return load_annotator(self.annotator).label(episodes, workers=self.workers, extra=extra)
-        chosen = range(len(episodes)) if fit is None else fit
-        fitted = annotate(
-            [episodes[i] for i in chosen],
+        return annotate(
+            episodes,
             method=self.method,
             seed=self.seed,
             workers=self.workers,
-            extra=None if extra is None else [extra[i] for i in chosen],
+            extra=extra,
+            fit=fit,
             **self.options,
         )
-        if len(chosen) == len(episodes):
-            return fitted
-        everything = fitted.annotator.label(episodes, workers=self.workers, extra=extra)
-        report = {**everything.report, "estimator": fitted.report.get("estimator")}
-        return dataclasses.replace(everything, report=report)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +101,3 @@ def joined(columns: Mapping[str, np.ndarray], where: str) -> np.ndarray | None:
     if len({len(part) for part in parts}) > 1:
         raise LabellingError(f"{where}: {', '.join(columns)} have {[len(part) for part in parts]} steps")
     return np.concatenate(parts, axis=1) if parts else None
-
-
-def change_flags(annotation: Annotation, index: int) -> np.ndarray:
-    """bool[T] of one episode."""
-    flags = np.zeros(len(annotation.rho[index]), bool)
-    flags[annotation.change_points[index]] = True
-    return flags

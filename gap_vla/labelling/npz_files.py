@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.episode import Episode
-from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, change_flags, joined
+from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
 from gap_vla.labelling.replacing import put, workplace
 
 
@@ -28,7 +28,7 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
         new = folder / out.name
         new.mkdir()
         for index, file in enumerate(files):
-            labels = {"rho": annotation.rho[index], "change_point": change_flags(annotation, index)}
+            labels = {"rho": annotation.rho[index], "change_point": annotation.flags(index)}
             _copy_with(file, new / file.name, labels)
         annotation.annotator.save(new / "annotator")
         put(new, out)

@@ -15,7 +15,7 @@ from typing import Any
 
 from gap_vla.episode import Episode
 from gap_vla.labelling.examples import episode_of, examples, extra_of
-from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, change_flags
+from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
 from gap_vla.labelling.replacing import put, workplace
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -117,7 +117,7 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
                 if key in features:
                     del features[key]
             features["steps/rho"].float_list.value.extend(annotation.rho[index].tolist())
-            features["steps/change_point"].int64_list.value.extend(change_flags(annotation, index).astype(int).tolist())
+            features["steps/change_point"].int64_list.value.extend(annotation.flags(index).astype(int).tolist())
             record = example.SerializeToString(deterministic=True)
             writer.write(record)
             index, size = index + 1, size + len(record)

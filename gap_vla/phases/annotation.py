@@ -40,12 +40,16 @@ def annotate(
     seed: int = 0,
     workers: int | None = None,
     extra: Sequence[np.ndarray] | None = None,
+    fit: Sequence[int] | None = None,
     **options: Any,
 ) -> Annotation:
     """Labels every step of every episode with ρ, and finds the change points (M1-M5).
 
     Dead-bands and penalty are resolved once for the data set, the LSTM is trained once on it; both are kept in the
     annotator. The same episodes, options and seed give the same bits, on any number of processes.
+
+    Where the data have a split, everything is fitted on the training episodes alone (`fit`), so that the labels of
+    the others are predictions.
 
     Args:
         episodes: demonstrations with the 9-per-arm proprioception of `gap_vla.episode.Episode`.
@@ -54,6 +58,7 @@ def annotate(
         workers: processes; None decides by the amount of work. Scripts that use several need the usual
             `if __name__ == "__main__":`.
         extra: T×E per episode, further joints or hand channels whose motion counts too (`segment`).
+        fit: which episodes the annotator is fitted on; default: all.
         **options: fields of `alternatives.Options` (segmentation, bumps, …) and, where ρ comes from the LSTM, of
             `EstimatorSettings`.
 
@@ -88,11 +93,17 @@ def annotate(
     elif of_lstm:
         raise MotionError(f"{', '.join(sorted(of_lstm))}: options of the LSTM, which method {method!r} does not use")
     motions = _motions(episodes, extra)
+    chosen = list(range(len(episodes)) if fit is None else fit)
+    if not chosen:
+        raise MotionError("there is no episode to fit the annotator on")
     if points_name != "column":
-        own = resolved(own, motions)
+        own = resolved(own, [motions[i] for i in chosen])
     points = _find_points(points_name, motions, [e.phase for e in episodes], own, workers)
-    estimator = PhaseEstimator(**of_lstm, seed=seed).fit(motions, points) if rho_name == "lstm" else None
-    return Annotator(method, own, seed, estimator)._annotation(motions, points)
+    estimator = None
+    if rho_name == "lstm":
+        estimator = PhaseEstimator(**of_lstm, seed=seed).fit([motions[i] for i in chosen], [points[i] for i in chosen])
+    annotation = Annotator(method, own, seed, estimator)._annotation(motions, points)
+    return dataclasses.replace(annotation, report={"fitted_episodes": len(chosen), **annotation.report})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +190,12 @@ class Annotation:
     identity: dict[str, Any]
     annotator: Annotator
 
+    def flags(self, index: int) -> np.ndarray:
+        """bool[T]: True at the change points of one episode, the first steps of its segments but the first."""
+        flags = np.zeros(len(self.rho[index]), bool)
+        flags[self.change_points[index]] = True
+        return flags
+
     def apply(self, episodes: Sequence[Episode]) -> list[Episode]:
         """The episodes with `rho` and `change_point` filled in.
 
@@ -187,12 +204,7 @@ class Annotation:
         """
         if [len(e) for e in episodes] != [len(r) for r in self.rho]:
             raise MotionError("the episodes differ in number or length from those that were annotated")
-        out = []
-        for episode, rho, points in zip(episodes, self.rho, self.change_points):
-            flags = np.zeros(len(episode), bool)
-            flags[points] = True
-            out.append(episode.replace(rho=rho, change_point=flags))
-        return out
+        return [e.replace(rho=rho, change_point=self.flags(i)) for i, (e, rho) in enumerate(zip(episodes, self.rho))]
 
     def save(self, directory: str | Path) -> Path:
         """Writes the annotator, labels.safetensors and labels.json into the directory."""

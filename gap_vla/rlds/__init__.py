@@ -13,7 +13,6 @@ _HOME = {
     "StreamingLoader": "streaming",
     "WindowDataset": "torch_windows",
     "WindowLoader": "loader",
-    "annotate_rlds": "annotated",
     "build_dataset": "convert",
     "dataset_builder": "tfds_builder",
     "dataset_metadata": "reader",

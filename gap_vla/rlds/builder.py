@@ -119,22 +119,25 @@ def _write_all(
         first = first.replace(rho=labels[0].rho, change_point=labels[0].change_point)
     schema = Schema.of(first)
     size = sum(image.nbytes for image in first.images.values()) + first.proprio.nbytes
-    jobs, lengths = [], {}
+    jobs: dict[str, list[ShardJob]] = {}
+    lengths = {}
     for split, indices in plan_splits(len(episodes), target.settings["val_fraction"]).items():
         shards = plan_shards(indices, size)
         lengths[split] = [len(s) for s in shards]
+        jobs[split] = []
         for i, shard in enumerate(shards):
             path = target.partial / f"{target.name}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
             own = tuple(labels[j] for j in shard) if labels is not None else None
-            jobs.append(ShardJob(episodes, shard, own, schema, path))
+            jobs[split].append(ShardJob(episodes, shard, own, schema, path))
+    every = [job for of_split in jobs.values() for job in of_split]
     if runner is not None:
-        accounts = runner(jobs)
+        accounts = runner(every)
     elif workers > 1 and isinstance(episodes, Source) and size * len(episodes) > _WORTH_PROCESSES:
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            accounts = _watched(pool.map(write_shard, jobs), target.name, len(jobs))
+            accounts = _watched(pool.map(write_shard, every), target.name, len(every))
     else:
-        accounts = _watched(map(write_shard, jobs), target.name, len(jobs))
-    _gather_statistics(target, jobs)
+        accounts = _watched(map(write_shard, every), target.name, len(every))
+    _gather_statistics(target, jobs["train"])
     return lengths, [account["bytes"] for account in accounts], schema
 
 
@@ -149,6 +152,7 @@ def _watched(accounts: Iterable[dict[str, Any]], name: str, total: int) -> list[
 
 
 def _gather_statistics(target: DatasetTarget, jobs: list[ShardJob]) -> None:
+    """`dataset_statistics.json` of the episodes in these shards: those of `train`."""
     tables = [np.load(f"{job.path}.npz") for job in jobs]
     actions = [part for t in tables for part in np.split(t["action"], np.cumsum(t["lengths"])[:-1])]
     proprios = [part for t in tables for part in np.split(t["proprio"], np.cumsum(t["lengths"])[:-1])]

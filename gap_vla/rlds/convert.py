@@ -13,10 +13,10 @@ from gap_vla.demos.source import Source, open_source
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.disk import DatasetError
-from gap_vla.rlds.labelled import LabelledSource, change_point_mask
+from gap_vla.rlds.labelled import LabelledSource
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import SCHEMA_VERSION
-from gap_vla.rlds.shards import Labels
+from gap_vla.rlds.shards import Labels, plan_splits
 
 DEFAULT_VERSION = "1.0.0"
 
@@ -41,6 +41,9 @@ def build_dataset(
 ) -> Path:
     """Annotates demonstrations with ρ and writes them as the RLDS dataset `data_dir/name/version`.
 
+    Which episodes are validation is decided first (`plan_splits`); everything that is fitted, the annotator and the
+    statistics for normalisation, sees the split `train` alone.
+
     Args:
         source: `gap_vla.demos.open_source(...)`, or a path of the given kind.
         data_dir: TFDS data directory.
@@ -53,8 +56,8 @@ def build_dataset(
         val_fraction: share of episodes in the split `val`.
         identity: what the data are made from; default: reader, options and a hash of the files' content.
         annotator: folder of a saved annotator: label with it, fit nothing (`method`, `seed`, `options` are its own).
-        fit_episodes: fit the annotator on this many episodes, spread evenly, and label the rest where they are
-            written; for data whose proprioception does not fit into memory. Default: on all of them.
+        fit_episodes: fit the annotator on this many episodes of `train`, spread evenly, and label the rest where they
+            are written; for data whose proprioception does not fit into memory. Default: on the whole split.
         workers: processes.
         overwrite: replace an existing, different dataset.
         **write_options: of `write_rlds`.
@@ -91,8 +94,9 @@ def build_dataset(
     }
     if method == "none" and annotator is None:
         return write_rlds(source, data_dir, name, **common)
+    train = plan_splits(len(source), val_fraction)["train"]
     if annotator is not None or fit_episodes is not None:
-        fitted = _load(annotator) if annotator else _fit(source, method, seed, options, workers, fit_episodes or 1)
+        fitted = _load(annotator) if annotator else _fit(source, train, method, seed, options, workers, fit_episodes)
         return write_rlds(
             LabelledSource(source, fitted),
             data_dir,
@@ -101,7 +105,7 @@ def build_dataset(
             companion=lambda directory: fitted.save(directory / "annotator"),
             **common,
         )
-    annotation, labels = _annotate(source, method, seed, options, workers)
+    annotation = _annotate(source, train, method, seed, options, workers)
     from gap_vla.phases.report import describe
 
     print(*describe(annotation.report), sep="\n", flush=True)
@@ -110,7 +114,7 @@ def build_dataset(
         data_dir,
         name,
         annotator=annotation.identity,
-        labels=labels,
+        labels=[Labels(rho, annotation.flags(i)) for i, rho in enumerate(annotation.rho)],
         companion=lambda directory: annotation.save(directory / "annotator"),
         **common,
     )
@@ -123,6 +127,7 @@ def dry_run(
     method: str = "lstm",
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    val_fraction: float = 0.1,
     workers: int = 2,
 ) -> str:
     """What a conversion would write: the mapping, what is dropped, and the first episode with ρ as a picture.
@@ -130,7 +135,7 @@ def dry_run(
     Args:
         source: `gap_vla.demos.open_source(...)`.
         picture: PNG file to write.
-        method, seed, options, workers: as in `build_dataset`.
+        method, seed, options, val_fraction, workers: as in `build_dataset`.
 
     Returns:
         The account, as lines of text.
@@ -139,8 +144,9 @@ def dry_run(
 
     first = source.read(0)
     if method != "none":
-        labels = _annotate(source, method, seed, options, workers)[1]
-        first = first.replace(rho=labels[0].rho, change_point=labels[0].change_point)
+        train = plan_splits(len(source), val_fraction)["train"]
+        annotation = _annotate(source, train, method, seed, options, workers)
+        first = first.replace(rho=annotation.rho[0], change_point=annotation.flags(0))
     lengths = [len(e) for e in source.without_images()]
     fields = {f"steps/observation/{key}": value for key, value in sorted(first.images.items())}
     fields |= {"steps/observation/proprio": first.proprio, "steps/action": first.action}
@@ -158,18 +164,12 @@ def dry_run(
 
 
 def _annotate(
-    source: Source, method: str, seed: int, options: Mapping[str, Any] | None, workers: int
-) -> tuple[Any, list[Labels]]:
+    source: Source, fit: list[int], method: str, seed: int, options: Mapping[str, Any] | None, workers: int
+) -> Any:
     from gap_vla.phases import annotate
 
-    annotation = annotate(
-        source.without_images(), method=method, seed=seed, workers=_few(workers), **dict(options or {})
-    )
-    labels = [
-        Labels(np.asarray(rho, np.float32), change_point_mask(points, len(rho)))
-        for rho, points in zip(annotation.rho, annotation.change_points, strict=True)
-    ]
-    return annotation, labels
+    episodes = source.without_images()
+    return annotate(episodes, method=method, seed=seed, workers=_few(workers), fit=fit, **dict(options or {}))
 
 
 def _load(annotator: str | Path) -> Any:
@@ -182,11 +182,20 @@ def _annotator_identity(annotator: str | Path) -> dict[str, Any]:
     return json.loads(json.dumps(_load(annotator).identity, default=str))
 
 
-def _fit(source: Source, method: str, seed: int, options: Mapping[str, Any] | None, workers: int, count: int) -> Any:
+def _fit(
+    source: Source,
+    train: list[int],
+    method: str,
+    seed: int,
+    options: Mapping[str, Any] | None,
+    workers: int,
+    count: int | None,
+) -> Any:
     from gap_vla.phases import annotate
 
-    chosen = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int))
-    episodes = [source.read(int(i), images=False) for i in chosen]
+    most = min(count or 1, len(train))
+    chosen = np.unique(np.linspace(0, len(train) - 1, most).round().astype(int))
+    episodes = [source.read(train[i], images=False) for i in chosen]
     return annotate(episodes, method=method, seed=seed, workers=_few(workers), **dict(options or {})).annotator
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gap_vla.demos.source import Source
 from gap_vla.episode import Episode
 
@@ -37,14 +35,4 @@ class LabelledSource(Source):
 
 def with_rho(episode: Episode, annotator: Annotator) -> Episode:
     """The episode with the annotator's ρ and change points."""
-    annotation = annotator.label([episode], workers=1)
-    mask = change_point_mask(annotation.change_points[0], len(episode))
-    return episode.replace(rho=np.asarray(annotation.rho[0], np.float32), change_point=mask)
-
-
-def change_point_mask(points: np.ndarray, steps: int) -> np.ndarray:
-    """bool[T], True at the first step of every segment but the first."""
-    mask = np.zeros(steps, bool)
-    mask[np.asarray(points, int)] = True
-    mask[0] = False
-    return mask
+    return annotator.label([episode], workers=1).apply([episode])[0]

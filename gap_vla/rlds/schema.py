@@ -13,7 +13,8 @@ from PIL import Image
 
 from gap_vla.episode import Episode, EpisodeError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Raise it whenever a change of code gives the same episodes another dataset: its layout, splits or statistics."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,10 +48,15 @@ class ShardJob:
 
 
 def plan_splits(episodes: int, val_fraction: float) -> dict[str, list[int]]:
-    """Every 1/val_fraction-th episode is validation, spread evenly; at least one if there are two episodes or more."""
+    """Which episodes are in `train` and which in `val`; it depends on the two numbers alone.
+
+    Every 1/val_fraction-th episode is validation, spread evenly; if there are two episodes or more, each split has at
+    least one. What is fitted on the data asks this function for `train`.
+    """
     if not 0 <= val_fraction < 1:
         raise DatasetError(f"val_fraction is {val_fraction}; it must be in [0, 1)")
-    count = max(1, round(episodes * val_fraction)) if val_fraction > 0 and episodes > 1 else 0
+    wanted = max(1, round(episodes * val_fraction)) if val_fraction > 0 else 0
+    count = max(0, min(wanted, episodes - 1))
     held = {int((i + 0.5) * episodes / count) for i in range(count)}
     train = [i for i in range(episodes) if i not in held]
     return {"train": train} | ({"val": sorted(held)} if held else {})

@@ -22,7 +22,7 @@ from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds.disk import naming_a_full_disk
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 
 
 class EpisodeStore:
@@ -31,7 +31,7 @@ class EpisodeStore:
     Attributes:
         directory: where the store is.
         splits: split names.
-        statistics: the dataset's statistics (see `gap_vla.rlds.statistics`).
+        statistics: of the split `train`, or of all where there is none of that name (`gap_vla.rlds.statistics`).
         metadata: the dataset's own metadata (identity, annotator).
         source_hash: hash of the dataset that it was built from.
     """
@@ -209,21 +209,23 @@ def _decode(
     from gap_vla.rlds.reader import dataset_metadata, open_builder, read_rlds
 
     splits: dict[str, Any] = {}
-    table: dict[str, list[np.ndarray]] = {"action": [], "proprio": []}
-    for split in open_builder(version_dir).info.splits:
+    actions, proprios = [], []
+    names = list(open_builder(version_dir).info.splits)
+    for split in names:
         writer = _SplitWriter(partial, split)
         for episode in read_rlds(version_dir, split, workers=workers, resize=resize, keys=keys):
             writer.add(episode)
-            table["action"].append(episode.action)
-            table["proprio"].append(episode.proprio)
+            if split == "train" or "train" not in names:
+                actions.append(episode.action)
+                proprios.append(episode.proprio)
         splits[split] = writer.close()
-    if not table["action"]:
-        raise EpisodeError(f"{version_dir}: the dataset holds no episodes")
+    if not actions:
+        raise EpisodeError(f"{version_dir}: the dataset holds no episodes to train on")
     statistics = version_dir / "dataset_statistics.json"
     if statistics.exists() and not keys:
         shutil.copyfile(statistics, partial / "dataset_statistics.json")
     else:
-        save_statistics(dataset_statistics(table["action"], table["proprio"]), partial / "dataset_statistics.json")
+        save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
     files = {p.name: (p.stat().st_size, _digest(p)) for p in sorted(partial.iterdir())}
     account = {
         "store_version": STORE_VERSION,

@@ -19,8 +19,6 @@ import tensorflow_datasets as tfds
 
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source
-from gap_vla.rlds.annotated import annotate_rlds
-from gap_vla.rlds.annotated_preview import dry_run_rlds
 from gap_vla.rlds.convert import build_dataset, dry_run
 from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.target import DESCRIPTION
@@ -98,7 +96,7 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         self, source: Source | str | Path, picture: Path, *, reader: Mapping[str, Any] | None = None, **settings: Any
     ) -> str:
         """What `convert` would write, as text, and the first episode with ρ as a picture; see `convert.dry_run`."""
-        chosen = {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS}
+        chosen = {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS, "val_fraction": self.VAL_FRACTION}
         return dry_run(self.open(source, reader), picture, **{**chosen, **settings})
 
     def _writer(self) -> dict[str, Any]:
@@ -148,52 +146,6 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         return tfds.builder_from_directory(str(self.data_dir))._as_dataset(split, **options)
 
 
-class AnnotatedRldsBuilder(DemosBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A TFDS builder of an existing RLDS dataset with ρ; the source is its version directory.
-
-    Attributes:
-        STATE_KEY: step field with the end effector's pose, see `gap_vla.rlds.annotate_rlds`.
-        LAYOUT: its columns, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes.
-    """
-
-    KIND: ClassVar[str] = "rlds"
-    STATE_KEY: ClassVar[str] = "observation/state"
-    LAYOUT: ClassVar[str | dict[str, Any]] = "bridge"
-
-    def convert(self, source: Source | str | Path, *, reader: Mapping[str, Any] | None = None, **settings: Any) -> Path:
-        """Writes the dataset in the version directory `source` with ρ; `settings` are those of `annotate_rlds`."""
-        if isinstance(source, Source):
-            raise TypeError(f"{source.path}: demonstrations, but {type(self).__name__} extends an RLDS dataset")
-        self._refuse_other_splits(source, settings)
-        settings.pop("workers", None)
-        return annotate_rlds(
-            source, self._data_dir_root, self.name, **self._writer(), **{**self._reading(reader), **settings}
-        )
-
-    def dry_run(
-        self, source: Source | str | Path, picture: Path, *, reader: Mapping[str, Any] | None = None, **settings: Any
-    ) -> str:
-        """What `convert` would do; see `gap_vla.rlds.annotated_preview.dry_run_rlds`."""
-        settings.pop("workers", None)
-        return dry_run_rlds(str(source), picture, **{**self._reading(reader), **settings})
-
-    def _reading(self, reader: Mapping[str, Any] | None) -> dict[str, Any]:
-        own = {
-            "state_key": self.STATE_KEY,
-            "layout": self.LAYOUT,
-            "method": self.METHOD,
-            "seed": self.SEED,
-            "options": self.OPTIONS,
-        }
-        return {**own, **(reader or {})}
-
-    @staticmethod
-    def _refuse_other_splits(source: Any, settings: Mapping[str, Any]) -> None:
-        for option in ("val_fraction", "fit_episodes", "runner"):
-            if settings.get(option) is not None:
-                raise DatasetError(f"{option}: splits, shards and episodes are those of {source}; leave it out")
-
-
 def dataset_builder(
     name: str, data_dir: str | Path, *, kind: str | None = None, version: str | None = None
 ) -> DemosBuilder:
@@ -206,17 +158,23 @@ def dataset_builder(
     Args:
         name: dataset name; for the demonstrations of a simulated task, the task's.
         data_dir: TFDS data directory.
-        kind: what the demonstrations are (`gap_vla.demos.READERS`, or `rlds`). Default: what the class reads.
+        kind: what the demonstrations are (`gap_vla.demos.READERS`). Default: what the class reads.
         version: `major.minor.patch`. Default: the class's.
 
     Raises:
-        DatasetError: the folder's file defines no builder of its name; or the name is not an identifier.
+        DatasetError: the folder's file defines no builder of its name; the name is not an identifier; or the kind is
+            `rlds`: a dataset that is there already gets ρ from `gap_vla.labelling`.
     """
+    if kind == "rlds":
+        raise DatasetError(
+            "ρ is added to an RLDS dataset by: python scripts/annotate.py SOURCE --out DATA_DIR/NAME/VERSION "
+            "--state observation/state --layout bridge (the field with the state, and what its columns are)"
+        )
     if not name.isidentifier():
         raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores")
     found = _class_in_folder(name)
     if found is None or kind not in (None, found.KIND):
-        base = AnnotatedRldsBuilder if kind == "rlds" else DemosBuilder
+        base = DemosBuilder
         found = _derived(base, name, version or str(base.VERSION), KIND=kind or base.KIND, __doc__=None)
     elif version not in (None, str(found.VERSION)):
         found = _derived(found, name, str(version), __doc__=found.__doc__)

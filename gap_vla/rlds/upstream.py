@@ -20,7 +20,7 @@ def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
         ValueError: the dataset has no ρ.
     """
     if "rho" not in trajectory:
-        raise ValueError("the dataset has no steps/rho; add it with `build_dataset.py --kind rlds`")
+        raise ValueError("the dataset has no steps/rho; add it with `scripts/annotate.py`")
     rho = tf.cast(trajectory["rho"], tf.float32)[:, None]
     return {**trajectory, "action": tf.concat([tf.cast(trajectory["action"], tf.float32), rho], axis=1)}
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tests_labelling_demos import demos
+from tests_labelling_demos import demos, write_hdf5
 
 from gap_vla.labelling import LabellingError, label_files
 from gap_vla.labelling.pages import read_episode
@@ -47,6 +47,34 @@ def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):
     assert read_episode(new, 1, split="val").images["image_primary"].shape == (80, 16, 16, 3)
     relabelled = label_files(new, new.parent / "1.2.0", method="fixed").path
     assert set(next(read_rlds(relabelled, "val")).rho.tolist()) == {0.5}
+
+
+def test_what_is_held_out_changes_nothing_that_is_fitted(tmp_path):
+    """Recordings of `val` may be wild: dead-bands, penalty, LSTM and statistics are those of `train`."""
+    from gap_vla.rlds import build_dataset, dataset_metadata, read_rlds
+    from gap_vla.rlds.shards import plan_splits
+
+    calm = demos(6)
+    far = np.array([10, 10, 10, 1, 1, 1, 1, 10, 10], np.float32)
+    wild = [e.replace(proprio=far * e.proprio, action=e.action / 2) if i in (1, 4) else e for i, e in enumerate(calm)]
+    assert plan_splits(6, 0.34)["val"] == [1, 4]
+    made, fitted, statistics = [], [], []
+    for name, episodes in (("calm", calm), ("wild", wild)):
+        (tmp_path / name).mkdir()
+        file = write_hdf5(tmp_path / name / "demos.hdf5", episodes)
+        path = build_dataset(file, tmp_path / name, "corners", val_fraction=0.34, workers=1, options={"epochs": 2})
+        made.append(path)
+        fitted.append(dataset_metadata(path)["annotator"])
+        statistics.append((path / "dataset_statistics.json").read_text())
+    assert fitted[0] == fitted[1]
+    assert statistics[0] == statistics[1]
+    assert json.loads(statistics[0])["num_trajectories"] == 4
+    labelled = label_files(made[1], made[1].parent / "1.1.0", options={"epochs": 2})
+    assert labelled.annotation.identity == fitted[0]
+    assert labelled.annotation.report["fitted_episodes"] == 4
+    for split in ("train", "val"):
+        for one, other in zip(read_rlds(made[1], split), read_rlds(labelled.path, split), strict=True):
+            assert one.rho.tobytes() == other.rho.tobytes(), "adding ρ goes one way, whichever command does it"
 
 
 def test_an_rlds_version_of_several_shards_is_labelled_in_their_order(tmp_path):

@@ -72,11 +72,18 @@ def test_a_saved_annotator_gives_the_same_labels(file: Path, tmp_path: Path) -> 
     source = open_source(file)
     first = build_dataset(source, tmp_path, "first", method="gaussian", workers=1)
     again = build_dataset(source, tmp_path, "again", annotator=first / "annotator", workers=1)
-    fitted = build_dataset(source, tmp_path, "fitted", method="gaussian", fit_episodes=6, workers=1)
+    fitted = build_dataset(source, tmp_path, "fitted", method="gaussian", fit_episodes=5, workers=1)
     for one, two, three in zip(*(read_rlds(p, "train") for p in (first, again, fitted)), strict=True):
         assert_equal(one, two)
         assert_equal(one, three)
     assert dataset_metadata(first)["annotator"]["hash"] == dataset_metadata(again)["annotator"]["hash"]
+
+
+def test_an_rlds_dataset_is_sent_to_the_command_that_adds_rho(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("build_dataset", tmp_path, "--kind", "rlds", "--name", "x") != 0
+    assert "scripts/annotate.py SOURCE --out" in capsys.readouterr().err
 
 
 def test_dry_run_shows_mapping_and_picture_and_writes_no_dataset(

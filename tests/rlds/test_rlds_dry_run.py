@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 from synthetic_demos import make_episode, write_robomimic
 
-from gap_vla.rlds import write_rlds
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,11 +39,6 @@ def lerobot(_: Path) -> Path:
     return ROOT / "tests" / "data" / "lerobot" / "v30_video"
 
 
-def rlds(folder: Path) -> Path:
-    return write_rlds([make_episode(i, annotated=False) for i in range(3)], folder, "old")
-
-
-RLDS = ("state_key=observation/proprio", "layout=gap")
 EXPECTED = {
     "robomimic_hdf5": (robomimic, (), ["image_primary: uint8 16x16x3  <- obs/agentview_image", "dropped: obs/object"]),
     "npz": (npz, (), ["proprio: float32 9  <- proprio", "dropped: torque", "''  (none; give one"]),
@@ -55,11 +48,6 @@ EXPECTED = {
         ["image_primary: uint8 16x16x3  <- image", "reset"],
     ),
     "lerobot": (lerobot, (), ["image_primary: uint8 64x64x3  <- observation.images.front", "'push block 0'"]),
-    "rlds": (
-        rlds,
-        RLDS,
-        ["proprio: float32 9  kept, read as the pose", "steps/rho: float32 scalar  added", "dropped: nothing"],
-    ),
 }
 
 

@@ -11,8 +11,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from gap_vla.episode import EpisodeError
-from gap_vla.rlds import DatasetError, EpisodeStore, WindowLoader, annotate_rlds, dataset_metadata
+from gap_vla.labelling import LabellingError, label_files
+from gap_vla.rlds import EpisodeStore, WindowLoader, dataset_metadata
 from gap_vla.rlds.reader import read_steps
+
+BRIDGE = {"state": "observation/state", "layout": "bridge"}
 
 
 def bridge_steps(index: int) -> list[dict[str, Any]]:
@@ -79,13 +82,13 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def annotated(bridge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return annotate_rlds(bridge, tmp_path_factory.mktemp("out"), "bridge_rho", layout="bridge", method="gaussian")
+def labelled(bridge: Path) -> Path:
+    return label_files(bridge, bridge.parent / "1.1.0", method="gaussian", **BRIDGE).path
 
 
-def test_everything_is_kept_and_rho_is_added(bridge: Path, annotated: Path) -> None:
+def test_everything_is_kept_and_rho_is_added(bridge: Path, labelled: Path) -> None:
     for split in ("train", "val"):
-        before, after = list(read_steps(bridge, split)), list(read_steps(annotated, split))
+        before, after = list(read_steps(bridge, split)), list(read_steps(labelled, split))
         assert len(before) == len(after)
         for (old, old_metadata), (new, new_metadata) in zip(before, after):
             assert old_metadata == new_metadata
@@ -94,42 +97,38 @@ def test_everything_is_kept_and_rho_is_added(bridge: Path, annotated: Path) -> N
             assert rho.dtype == np.float32 and (rho[points] == 1).all()
             turn = len(rho) // 2
             assert abs(np.flatnonzero(points) - turn).min() <= 2
-    assert dataset_metadata(annotated)["annotator"]["method"] == "gaussian"
+    assert dataset_metadata(labelled)["annotator"]["method"] == "gaussian"
 
 
-def test_records_are_extended_not_encoded_again(bridge: Path, annotated: Path) -> None:
-    for old_file, new_file in zip(sorted(bridge.glob("*tfrecord*")), sorted(annotated.glob("*tfrecord*")), strict=True):
-        for old, new in zip(*(tf.data.TFRecordDataset(str(f)).as_numpy_iterator() for f in (old_file, new_file))):
-            a, b = tf.train.Example.FromString(old), tf.train.Example.FromString(new)
-            for key in ("steps/rho", "steps/change_point"):
-                del b.features.feature[key]
-            assert a == b
-
-
-def test_a_store_of_foreign_fields_delivers_windows_with_rho(annotated: Path) -> None:
+def test_a_store_of_foreign_fields_delivers_windows_with_rho_and_statistics_of_the_training_split(
+    labelled: Path,
+) -> None:
     keys = {"image_primary": "observation/image_0", "proprio": "observation/state+observation/nested/joints"}
-    store = EpisodeStore.build(annotated, keys=keys, resize={"image_primary": (8, 8)})
+    store = EpisodeStore.build(labelled, keys=keys, resize={"image_primary": (8, 8)})
     loader = WindowLoader(store, split="train", window_size=2, action_horizon=2, batch_size=4, seed=0)
     batch = next(loader)
     assert batch["observation"]["image_primary"].shape == (4, 2, 8, 8, 3)
     assert batch["observation"]["proprio"].shape == (4, 2, 10) and batch["rho"].shape == (4, 2)
     assert batch["task"]["language_instruction"][0].startswith(b"task ")
+    train = store.split("train")
+    assert store.statistics["num_trajectories"] == len(train) == 4
+    np.testing.assert_allclose(store.statistics["action"]["mean"], train.fields["action"].mean(0), atol=1e-6)
+
+
+def test_a_state_may_lie_in_several_fields(bridge: Path, tmp_path: Path) -> None:
+    layout = {"position": 0, "rotation": 3, "rotation_kind": "euler_xyz", "gripper": [6], "width": 10}
+    state = "observation/state+observation/nested/joints"
+    done = label_files(bridge, tmp_path / "1.2.0", method="change_points", state=state, layout=layout)
+    alone = label_files(bridge, tmp_path / "1.3.0", method="change_points", **BRIDGE)
+    for joined, single in zip(done.annotation.change_points, alone.annotation.change_points, strict=True):
+        np.testing.assert_array_equal(joined, single)
 
 
 def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_path: Path) -> None:
-    with pytest.raises(EpisodeError, match=r"train\[0\]: no step field 'observation/pose' .*observation/nested/joints"):
-        annotate_rlds(bridge, tmp_path, "x", state_key="observation/pose", method="gaussian")
-    with pytest.raises(EpisodeError, match=r"train\[0\]: the state has shape .* the layout has 9 columns"):
-        annotate_rlds(bridge, tmp_path, "x", layout="gap", method="gaussian")
-    assert not (tmp_path / "x" / "1.0.0").exists()
+    with pytest.raises(LabellingError, match=r"no 'steps/observation/pose' .*observation/nested/joints"):
+        label_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/pose", layout="bridge")
+    with pytest.raises(EpisodeError, match=r"episode 0: the state has shape .* the layout has 9 columns"):
+        label_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/state", layout="gap")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(EpisodeError, match=r"no step field 'observation/image_9'"):
         EpisodeStore.build(bridge, tmp_path / "store", keys={"image_primary": "observation/image_9"})
-
-
-def test_the_same_annotation_is_reused_and_another_noticed(bridge: Path, annotated: Path) -> None:
-    home = annotated.parents[1]
-    stamp = (annotated / "metadata.json").stat().st_mtime_ns
-    annotate_rlds(bridge, home, "bridge_rho", layout="bridge", method="gaussian")
-    assert (annotated / "metadata.json").stat().st_mtime_ns == stamp
-    with pytest.raises(DatasetError, match=r"data.annotation.method: gaussian → fixed"):
-        annotate_rlds(bridge, home, "bridge_rho", layout="bridge", method="fixed")
