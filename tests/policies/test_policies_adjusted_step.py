@@ -1,0 +1,192 @@
+"""From a stored ρ to the parameters after a step (M6, M7): `train_small` beside the equations, sample by sample.
+
+What is expected is computed from the store's own ρ, the plain loss of one sample at a time, and AdamW written out.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from toy_store import place_store, toy_config
+
+from gap_vla.policies import build_policy
+from gap_vla.training.metrics import read_metrics
+from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.small import run_directory_of, train_small
+from gap_vla.training.small.step import SmallTrainer
+
+STEPS, LAST = 9, 4  # λ and ρ act during the first half: steps 0 to 4
+LAM, FIXED, CLIP, DECAY = 0.3, 0.6, 0.05, 0.1
+TOLERANCE = 2e-3  # of what a branch moves; any other factor changes that by several per cent
+
+ADJUSTED = {
+    # method and mode: factor of each sample, of the summed gradient, and of the update
+    ("gap", "sample"): lambda rho: (1 - rho, 1.0, LAM),
+    ("gap", "sample_lambda"): lambda rho: (1 - LAM * rho, 1.0, 1.0),
+    ("gap", "batch"): lambda rho: (np.ones_like(rho), 1 - LAM * rho.max(), 1.0),
+    ("gap", "fixed"): lambda rho: (np.full_like(rho, 1 - FIXED), 1.0, LAM),
+    ("gap", "none"): lambda rho: (np.ones_like(rho), 1.0, 1.0),
+    ("rho_only", "sample"): lambda rho: (1 - rho, 1.0, 1.0),
+    ("lambda_only", "sample"): lambda rho: (np.ones_like(rho), 1.0, LAM),
+    ("fixed_rho", "sample"): lambda rho: (np.full_like(rho, 1 - FIXED), 1.0, LAM),
+    ("concat", "sample"): lambda rho: (np.ones_like(rho), 1.0, 1.0),
+}
+
+PER_STEP = dict(temporal="transformer", temporal_layers=1, temporal_heads=2, temporal_head_dim=8, image_history=3)
+
+
+CASES = [(*case, {}) for case in ADJUSTED] + [("gap", mode, PER_STEP) for mode in ("sample", "batch")]
+NAMES = [f"{method}-{mode}-{'step' if model else 'current'}" for method, mode, model in CASES]
+
+
+def configured(root, method, mode, model):
+    return toy_config(
+        root,
+        method,
+        model=model,
+        adjustment=dict(mode=mode, lam=LAM, window=0.5, fixed_rho=FIXED, rho="step" if model else "current"),
+        optimizer=dict(clip_gradient=CLIP, weight_decay=DECAY),
+        train=dict(steps=STEPS, log_every=1, validate_every=STEPS, save_every=STEPS),
+    )
+
+
+def observed_training(config):
+    """Trains as the command does; [(state before, batch, state after)] of every step."""
+    seen, step_of = [], SmallTrainer.step
+
+    def observing(trainer, batch, step, measure=False):
+        before = copy.deepcopy(trainer.state())
+        measured = step_of(trainer, batch, step, measure)
+        seen.append((before, batch, copy.deepcopy(trainer.state())))
+        return measured
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SmallTrainer, "step", observing)
+        train_small(config)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("adjusted")
+
+
+@pytest.fixture(scope="module")
+def store(root):
+    return place_store(toy_config(root))
+
+
+@pytest.fixture(scope="module", params=CASES, ids=NAMES)
+def training(request, root, store):
+    """(method, mode, model), its configuration, and what its steps did."""
+    config = configured(root, *request.param)
+    return request.param, config, observed_training(config)
+
+
+def policy_of(config, state):
+    policy = build_policy(config.model, config.method, (32, 32, 3), 9, 7)
+    policy.load_state_dict(state["policy"])
+    return policy
+
+
+def stored_rho(store, windows, history):
+    """ρ [B, W] of the windows that end at these steps of the store, read from its column."""
+    data = store.split("train")
+    found = np.zeros((len(windows), history))
+    for row, end in zip(found, windows):
+        start = max(offset for offset in data.offsets if offset <= end)
+        row[:] = [data.fields["rho"][max(step, start)] for step in range(end - history + 1, end + 1)]
+    return found
+
+
+def gradients_by_sample(policy, batch):
+    """Of the plain loss: {name: whole gradient}, and {name: [B][tokens] gradients} through each proprio token alone."""
+    whole, single = {}, {}
+    counted = batch["action_pad_mask"].sum()
+    for b in range(len(batch["action"])):
+        one = {key: value[b : b + 1] for key, value in batch.items()}
+        vision, proprio = policy.branch_features(one)
+        for token in range(proprio.shape[1]):
+            through = proprio.detach().clone()
+            through[:, token] = proprio[:, token]
+            loss = policy.head.loss(policy.embed(vision, through), one["action"], None)
+            policy.zero_grad()
+            ((loss * one["action_pad_mask"]).sum() / counted).backward(retain_graph=True)
+            for name, parameter in policy.named_parameters():
+                gradient = parameter.grad.double()
+                if name.startswith("proprio_encoder."):
+                    single.setdefault(name, {})[b, token] = gradient
+                elif token == 0:
+                    whole[name] = whole.get(name, 0) + gradient
+    return whole, single
+
+
+def expected_parameters(config, policy, optimizer, gradients, step, lam):
+    """AdamW (Loshchilov & Hutter 2019) after clipping; λ on the normalised direction, not on the decay."""
+    warmup, peak = config.optimizer.warmup_steps, config.optimizer.learning_rate
+    part = (step - warmup) / (STEPS - warmup)
+    rate = peak * (step + 1) / warmup if step < warmup else peak * (1 + np.cos(np.pi * part)) / 2
+    norm = float(torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt())
+    assert norm > CLIP, "clipping should act, so that it is seen which gradients it measures"
+    found = {}
+    for number, (name, parameter) in enumerate(policy.named_parameters()):
+        moments, p = optimizer["state"][number], parameter.detach().double()
+        gradient, count = gradients[name] * CLIP / norm, float(moments["step"]) + 1
+        m = (0.9 * moments["exp_avg"].double() + 0.1 * gradient) / (1 - 0.9**count)
+        v = (0.999 * moments["exp_avg_sq"].double() + 0.001 * gradient.square()) / (1 - 0.999**count)
+        scale = lam if name.startswith("proprio_encoder.") else 1.0
+        found[name] = p - rate * scale * m / (v.sqrt() + 1e-8) - rate * DECAY * p
+    return found
+
+
+def test_the_step_moves_every_branch_as_the_equations_say(training, store):
+    (method, mode, model), config, steps = training
+    assert len(steps) == STEPS
+    for step in (1, LAST):
+        before, batch, after = steps[step]
+        policy = policy_of(config, before)
+        rho = stored_rho(store, batch["window"].tolist(), 3)
+        rho = rho if model else rho[:, -1:]
+        assert np.ptp(rho) > 0.5, "the batch should hold transitions and consistent motion"
+        factor, summed, lam = ADJUSTED[method, mode](rho)
+        gradients, single = gradients_by_sample(policy, batch)
+        for name, parts in single.items():
+            gradients[name] = summed * sum(factor[place] * gradient for place, gradient in parts.items())
+        expected = expected_parameters(config, policy, before["optimizer"], gradients, step, lam)
+        moved, should = {}, {}
+        for name, value in expected.items():  # of a branch together: a bias before a softmax learns from rounding alone
+            start, branch = before["policy"][name].double(), name.split(".")[0]
+            moved.setdefault(branch, []).append((after["policy"][name].double() - start).ravel())
+            should.setdefault(branch, []).append((value - start).ravel())
+        for branch in moved:
+            found, wanted = torch.cat(moved[branch]), torch.cat(should[branch])
+            assert (found - wanted).norm() < TOLERANCE * wanted.norm(), (step, branch)
+
+
+def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(training, root):
+    (method, mode, model), config, steps = training
+    for step in (LAST, LAST + 1, STEPS - 1):
+        before, batch, after = steps[step]
+        plain = SmallTrainer(configured(root, "concat", "none", model), policy_of(config, before), STEPS)
+        plain.restore(copy.deepcopy(before))
+        plain.step(batch, step)
+        found, wanted = after["policy"], plain.policy.state_dict()
+        differing = {name.split(".")[0] for name in wanted if not torch.equal(wanted[name], found[name])}
+        adjusted = step == LAST and mode != "none" and method != "concat"
+        assert ("proprio_encoder" in differing) == adjusted, step
+        assert adjusted or not differing, step
+
+
+def test_the_logged_factors_are_those_that_acted(training, store):
+    (method, mode, model), config, steps = training
+    if method == "concat" or mode == "none":
+        return  # nothing acts, nothing is logged
+    rows = [row for row in read_metrics(RunDirectory(run_directory_of(config)).metrics) if "train/loss" in row]
+    for step, (_, batch, _) in enumerate(steps):
+        rho = stored_rho(store, batch["window"].tolist(), 3)
+        sample, _, update = (
+            ADJUSTED[method, mode](rho if model else rho[:, -1:]) if step <= LAST else (np.ones(1), 1, 1)
+        )
+        assert rows[step]["gap/update_factor"] == pytest.approx(update)
+        assert rows[step]["gap/sample_factor"] == pytest.approx(sample.mean())

@@ -1,0 +1,256 @@
+"""From a stored ρ to Octo's parameters after a step (M6, M7): `fine_tune` beside the equations, token by token.
+
+What is expected is computed from the store's own ρ, the plain loss of one sample at a time, and AdamW written out. The
+gradient at a single proprioceptive token is that of its own entry of the positional embedding.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+from short_training import MODEL
+
+import gap_vla.training.octo as octo
+from gap_vla.config import FinetuneConfig
+from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.statistics import normalize
+from gap_vla.training.compilation import quick_compilation
+from gap_vla.training.data import make_loader
+from gap_vla.training.metrics import read_metrics
+from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.step import DeviceFactors, TrainStep, head_loss
+
+STEPS, LAST = 7, 3  # λ and ρ act during the first half: steps 0 to 3
+LAM, FIXED, CLIP, DECAY, WARMUP, PEAK = 0.3, 0.6, 0.5, 0.1, 2, 1e-2
+TOLERANCE = 2e-3  # of what a leaf moves; any other factor changes that by several per cent
+KERNEL, BIAS, PLACE = (
+    f"octo_transformer/obs_proprio_{end}" for end in ("projection/kernel", "projection/bias", "pos_embedding")
+)
+
+
+def current(rho):
+    return np.repeat(rho[:, -1:], rho.shape[1], 1)
+
+
+ADJUSTED = {
+    # factor of each token's gradient, of the summed gradient, and of the update; `real` tells steps from padding
+    "sample": ("vp_gap", {}, lambda rho, real: (1 - rho, 1.0, LAM)),
+    "current": ("vp_gap", {"rho": "current"}, lambda rho, real: (1 - np.repeat(rho[:, -1:], 2, 1), 1.0, LAM)),
+    "sample_lambda": ("vp_gap", {"mode": "sample_lambda"}, lambda rho, real: (1 - LAM * rho, 1.0, 1.0)),
+    "batch": ("vp_gap", {"mode": "batch"}, lambda rho, real: (np.ones_like(rho), 1 - LAM * rho[real].max(), 1.0)),
+    "fixed": ("vp_gap", {"mode": "fixed"}, lambda rho, real: (np.full_like(rho, 1 - FIXED), 1.0, LAM)),
+    "neutral": (
+        "vp_gap",
+        {"mode": "fixed", "fixed_rho": 0.0, "lam": 1.0},
+        lambda rho, real: (np.ones_like(rho), 1.0, 1.0),
+    ),
+    "none": ("vp_gap", {"mode": "none"}, lambda rho, real: (np.ones_like(rho), 1.0, 1.0)),
+    "vp": ("vp", {}, lambda rho, real: (np.ones_like(rho), 1.0, 1.0)),
+}
+
+
+def flattened(tree):
+    return traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+
+
+class Observed(TrainStep):
+    """The command's step, which keeps what it saw; all of this file share one compilation."""
+
+    programs = ()
+
+    def compile(self, state, batch, factors):
+        if not Observed.programs:
+            super().compile(state, batch, factors)
+            Observed.programs = self.gradient, self.update
+        self.gradient, self.update = Observed.programs
+        self.seen = []
+
+    def __call__(self, state, batch, factors, split=False):
+        before = jax.device_get(state)
+        state, measured = super().__call__(state, batch, factors, split)
+        self.seen.append((before, jax.device_get(batch), jax.device_get(state)))
+        return state, measured
+
+
+def configured(method, adjustment):
+    values = {"task": "threading", "method": method, "model": MODEL, "eval": {"execute": 1}, "adjustment": adjustment}
+    values["train"] = {"steps": STEPS, "batch_size": 6, "log_every": 1, "validate_every": 99, "save_every": 99}
+    values["optimizer"] = {"warmup_steps": WARMUP, "learning_rate": PEAK, "weight_decay": DECAY}
+    values["optimizer"] |= {"clip_gradient": CLIP, "moment_dtype": "float32"}
+    return FinetuneConfig.from_dict(values)
+
+
+class Training:
+    """One training as the command does it; `steps` holds (state before, batch, state after) of each."""
+
+    def __init__(self, config, store, trainer, folder):
+        self.config, self.store, self.trainer = config, store, trainer
+        self.run = RunDirectory.claim(folder, config.to_dict(), resume=False)
+        fresh = dataclasses.replace(trainer, state=jax.tree_util.tree_map(jnp.copy, trainer.state))
+        made = []
+
+        def observed(*args, **options):
+            made.append(Observed(*args, **options))
+            return made[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(octo, "TrainStep", observed)
+            octo.fine_tune(config, fresh, make_loader(config, store, "train", train=True), [], self.run)
+        (self.step,) = made
+        self.steps = self.step.seen
+
+    def tree(self, packed):
+        return flattened(self.trainer.packing.unpack(packed))
+
+    def stored_rho(self, batch):
+        """ρ [B, W] from the store's column, at the steps whose proprioception and number the batch holds."""
+        data, observation = self.store.split("train"), batch["observation"]
+        states = normalize(np.asarray(data.fields["proprio"]), self.store.statistics["proprio"], "normal")
+        steps = np.concatenate([np.arange(n) for n in np.diff(data.offsets)])
+        found = np.zeros(observation["timestep"].shape)
+        for place in np.ndindex(found.shape):
+            same = (states == observation["proprio"][place]).all(1) & (steps == observation["timestep"][place])
+            found[place] = data.fields["rho"][int(np.flatnonzero(same).item())]
+        return found
+
+
+@functools.cache
+def plain_gradient(module):
+    def loss(params, batch, rng):
+        return head_loss(module, params, batch, rng, True, None)[0]
+
+    return jax.jit(jax.grad(loss), compiler_options=quick_compilation())
+
+
+def expected_gradients(training, params, batch, rng, sample, summed):
+    """Σ over samples of the plain gradient, the proprioceptive leaves' token by token with their factors."""
+    tree = traverse_util.unflatten_dict(params, sep="/")
+    mask = batch["action_pad_mask"] & batch["observation"]["timestep_pad_mask"][:, :, None, None]
+    total = {}
+    for b in range(len(mask)):
+        alone = np.zeros_like(mask)
+        alone[b] = mask[b]  # the others stay in the batch, since the head's dropout is drawn for all of it
+        gradients = plain_gradient(training.trainer.model.module)(tree, {**batch, "action_pad_mask": alone}, rng)
+        flat = {path: np.float64(g) for path, g in flattened(gradients).items()}
+        tokens, states = flat[PLACE][0], batch["observation"]["proprio"][b]  # gradients [W, P, E] at the tokens
+        np.testing.assert_allclose(flat[KERNEL][0], np.einsum("wp,wpe->e", states, tokens), rtol=1e-3, atol=1e-4)
+        tokens = summed * sample[b][:, None, None] * tokens
+        flat |= {PLACE: tokens[None], BIAS: tokens.sum((0, 1)), KERNEL: np.einsum("wp,wpe->e", states, tokens)[None]}
+        for path, gradient in flat.items():
+            total[path] = total.get(path, 0) + mask[b].sum() / mask.sum() * gradient
+    return total
+
+
+def expected_parameters(training, before, gradients, step, lam):
+    """AdamW after clipping; λ on the normalised direction, not on the decay, which kernels alone have."""
+    params = training.tree(before.params)
+    moments = [training.tree(optax.tree_utils.tree_get(before.opt_state, name)) for name in ("mu", "nu")]
+    part = max(step - WARMUP, 0) / (STEPS - WARMUP)
+    rate = PEAK * min(step / WARMUP, (1 + np.cos(np.pi * part)) / 2)
+    norm = np.sqrt(sum(np.square(g).sum() for g in gradients.values()))
+    assert norm > CLIP, "clipping should act, so that it is seen which gradients it measures"
+    found = {}
+    for path, p in params.items():
+        gradient = gradients[path] * CLIP / norm
+        m = (0.9 * moments[0][path] + 0.1 * gradient) / (1 - 0.9 ** (step + 1))
+        v = (0.999 * moments[1][path] + 0.001 * gradient**2) / (1 - 0.999 ** (step + 1))
+        direction = m / (np.sqrt(v) + 1e-8) * (lam if path in (KERNEL, BIAS, PLACE) else 1)
+        found[path] = p - rate * (direction + ("kernel" in path) * DECAY * p)
+    return found
+
+
+def check_step(training, factors_of, step):
+    before, batch, after = training.steps[step]
+    real = batch["observation"]["timestep_pad_mask"]
+    rho = training.stored_rho(batch)
+    sample, summed, lam = factors_of(rho, real)
+    params = training.tree(before.params)
+    rng = jax.random.split(before.rng)[1]
+    gradients = expected_gradients(training, params, batch, rng, sample, summed)
+    expected, found = expected_parameters(training, before, gradients, step, lam), training.tree(after.params)
+    for path in (KERNEL, BIAS, PLACE):
+        moved, should = found[path] - params[path], expected[path] - params[path]
+        assert np.linalg.norm(moved - should) < TOLERANCE * np.linalg.norm(should), (step, path)
+    others = sorted(set(expected) - {KERNEL, BIAS, PLACE})
+    moved, should = (np.concatenate([(tree[p] - params[p]).ravel() for p in others]) for tree in (found, expected))
+    assert np.linalg.norm(moved - should) < 10 * TOLERANCE * np.linalg.norm(should), step
+
+
+@pytest.fixture(scope="module")
+def trainer(store):
+    config, episodes = configured("vp_gap", {}), EpisodeStore.open(store)
+    batch = make_loader(config, episodes, "train", train=True).peek()
+    return octo.build(config, batch, episodes.statistics)
+
+
+@pytest.fixture(scope="module")
+def trainings(store, trainer, tmp_path_factory):
+    """The finished training of each name in `ADJUSTED`."""
+
+    @functools.cache
+    def of(name):
+        method, adjustment, _ = ADJUSTED[name]
+        config = configured(method, {"lam": LAM, "fixed_rho": FIXED, "window": 0.5, **adjustment})
+        return Training(config, EpisodeStore.open(store), trainer, tmp_path_factory.mktemp("run") / "run")
+
+    return of
+
+
+@pytest.mark.parametrize("name", ADJUSTED)
+def test_the_step_moves_every_leaf_as_the_equations_say(name, trainings):
+    training, factors_of = trainings(name), ADJUSTED[name][2]
+    assert len(training.steps) == STEPS
+    for step in (1, LAST):
+        before, batch, after = training.steps[step]
+        rho, params = training.stored_rho(batch), training.tree(before.params)
+        assert np.ptp(rho) > 0.5, "the batch should hold transitions and consistent motion"
+        sample, summed, lam = factors_of(rho, batch["observation"]["timestep_pad_mask"])
+        rng = jax.random.split(before.rng)[1]
+        gradients = expected_gradients(training, params, batch, rng, sample, summed)
+        expected, found = expected_parameters(training, before, gradients, step, lam), training.tree(after.params)
+        others = sorted(set(expected) - {KERNEL, BIAS, PLACE})  # together: some biases learn from rounding alone
+        for paths in ((KERNEL,), (BIAS,), (PLACE,), others):
+            moved, should = (np.concatenate([(t[p] - params[p]).ravel() for p in paths]) for t in (found, expected))
+            assert np.linalg.norm(moved - should) < TOLERANCE * np.linalg.norm(should), (step, paths[0])
+
+
+@pytest.mark.parametrize("name", ADJUSTED)
+def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(name, trainings):
+    training = trainings(name)
+    for step in (LAST, LAST + 1, STEPS - 1):
+        before, batch, after = training.steps[step]
+        ones = DeviceFactors(np.ones(batch["rho"].shape, np.float32), np.float32(1), np.float32(1))
+        wanted, found = training.tree(training.step(before, batch, ones)[0].params), training.tree(after.params)
+        differing = {path for path in wanted if not np.array_equal(wanted[path], found[path])}
+        acts = step == LAST and name not in ("none", "vp", "neutral")
+        assert {KERNEL, BIAS, PLACE} <= differing if acts else not differing, step
+
+
+@pytest.mark.parametrize("name", ADJUSTED)
+def test_the_logged_factors_are_those_that_acted(name, trainings):
+    training, factors_of = trainings(name), ADJUSTED[name][2]
+    rows = [row for row in read_metrics(training.run.metrics) if "train/loss" in row]
+    for step, (row, (_, batch, _)) in enumerate(zip(rows, training.steps[:STEPS], strict=True)):
+        sample, update = np.ones(1), 1.0
+        if step <= LAST:
+            sample, _, update = factors_of(training.stored_rho(batch), batch["observation"]["timestep_pad_mask"])
+        assert row["gap/update_factor"] == pytest.approx(update)
+        assert row["gap/sample_factor"] == pytest.approx(sample.mean())
+
+
+@pytest.mark.parametrize("name", ["neutral", "none"])
+def test_a_whole_training_without_rho_and_lambda_is_vp_to_the_bit(name, trainings):
+    plain, found = (flattened(trainings(n).steps[STEPS - 1][2].params) for n in ("vp", name))
+    assert plain.keys() == found.keys() and all(np.array_equal(plain[path], found[path]) for path in plain)
+
+
+def test_under_adam_the_release_mode_moves_the_proprio_branch_less_than_the_papers_but_moves_it(trainings):
+    plain, batch, sample = (
+        flattened(trainings(name).steps[STEPS - 1][2].params)["proprio/rest"] for name in ("vp", "batch", "sample")
+    )
+    assert 0 < np.linalg.norm(batch - plain) < 0.3 * np.linalg.norm(sample - plain)
