@@ -6,6 +6,8 @@
 Listens on this machine only, unless --host says otherwise; there is no authentication. A client sends a map with
 "observation/image", "observation/wrist_image", "observation/state" and "prompt" (or the names of --keys), and gets one
 with "actions", float32 [H, A] in the units of the training data. Each connection is one episode. Ctrl-C ends it.
+
+What one client may ask for is bounded (--max_message, --max_prompt, --max_connections, --idle).
 """
 
 import argparse
@@ -26,6 +28,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--whole_chunks", action="store_true", help="answer with whole chunks; default: one action per observation")
     add("--dataset", help="whose statistics, if the checkpoint carries several")
     add("--keys", type=Path, help="JSON file: our observation keys to the clients' names")
+    add("--max_message", type=int, default=16, metavar="MIB", help="of one observation: 1 to 256 MiB (default 16)")
+    add("--max_prompt", type=int, default=2000, metavar="N", help="characters of it: 1 to 100000 (default 2000)")
+    add("--max_connections", type=int, default=64, metavar="N", help="at once: 1 to 1000 (default 64)")
+    add(
+        "--idle",
+        type=float,
+        default=600,
+        metavar="S",
+        help="seconds until a silent client is dropped: 1 to 86400 (600)",
+    )
     return parser.parse_args(arguments)
 
 

@@ -95,6 +95,11 @@ class ChunkPolicy(abc.ABC):
         return "proprio" in self._inputs
 
     @property
+    def proprio_dim(self) -> int | None:
+        """Width of the proprioception that the policy takes, if any."""
+        return self._inputs["proprio"][0] if self.uses_proprio else None
+
+    @property
     def action_horizon(self) -> int:
         """Actions in a predicted chunk."""
         return self._horizon

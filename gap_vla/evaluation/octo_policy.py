@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ from gap_vla.evaluation.policy import PolicyError
 
 if TYPE_CHECKING:
     from gap_vla.octo import OctoModel
+
+REMEMBERED_TASKS = 16
+"""Batches of instructions whose task input is kept: with goal images, one may take megabytes."""
 
 _SAMPLING_HEADS = ("DiffusionActionHead", "UNetDDPMActionHead", "DiscreteActionHead", "TokenPerDimActionHead")
 
@@ -48,7 +52,7 @@ class OctoPolicy(ChunkPolicy):
         self._model = model
         self._has_pad_mask_dict = "pad_mask_dict" in example
         self._run = self._compile()
-        self._tasks: dict[tuple[str, ...], Any] = {}
+        self._tasks: collections.OrderedDict[tuple[str, ...] | int, Any] = collections.OrderedDict()
 
     @classmethod
     def load(cls, checkpoint: str | Path, *, step: int | None = None, **options: Any) -> OctoPolicy:
@@ -82,16 +86,24 @@ class OctoPolicy(ChunkPolicy):
         root = jax.random.PRNGKey(self._seed)
         if not self._samples:
             return np.asarray(root)
-        return np.asarray(jax.random.fold_in(jax.random.fold_in(root, episode.number), episode.steps))
+        number = episode.number % 2**32  # those of `warm_up` are negative
+        return np.asarray(jax.random.fold_in(jax.random.fold_in(root, number), episode.steps))
 
     def _task(self, texts: tuple[str, ...]) -> Any:
-        """The model's task input: the instructions if it reads them, everything else absent."""
-        if texts not in self._tasks:
-            if self._model.text_processor is not None:
-                self._tasks[texts] = self._model.create_tasks(texts=list(texts))
-            else:
-                self._tasks[texts] = _zeros(self._model.example_batch["task"], len(texts))
-        return self._tasks[texts]
+        """The model's task input: instructions if it reads them, everything else absent; the last are remembered."""
+        reads = self._model.text_processor is not None
+        key = texts if reads else len(texts)
+        if key in self._tasks:
+            self._tasks.move_to_end(key)
+            return self._tasks[key]
+        if reads:
+            task = self._model.create_tasks(texts=list(texts))
+        else:
+            task = _zeros(self._model.example_batch["task"], len(texts))
+        self._tasks[key] = task
+        while len(self._tasks) > REMEMBERED_TASKS:
+            self._tasks.popitem(last=False)
+        return task
 
     def _compile(self) -> Callable[..., Any]:
         import jax

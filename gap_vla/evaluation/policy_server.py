@@ -2,6 +2,7 @@
 
 Each connection is one episode: its history starts empty. A greeting with metadata comes first; each observation (a
 map) is answered by `{"actions": float32[H, A], "server_timing": {...}}`, anything unusable by a text that says why.
+What one client may ask for is bounded by `ServerLimits`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from typing import Any
 import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
+from gap_vla.core.foreign import shown, whole
 from gap_vla.evaluation.key_mapping import KeyMapping
-from gap_vla.evaluation.policy import Policy
+from gap_vla.evaluation.policy import Policy, PolicyError
+from gap_vla.evaluation.server_limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from gap_vla.evaluation.wire import WireError, pack, unpack
 
-MAX_MESSAGE = 16 * 2**20
-"""Bytes; a larger message closes its connection (code 1009, "message too big")."""
+MAX_COMPLAINT = 2000
+"""Characters of a text that says why an observation cannot be used."""
 
 _NAMES = {"image_primary": "uint8 [h, w, 3]", "image_wrist": "uint8 [h, w, 3]", "proprio": "numbers [P]"}
 
@@ -43,6 +47,7 @@ class PolicyServer:
             one action, and the policy keeps its own chunks and history.
         metadata: entries of the greeting.
         keys: how clients name things; our own names are understood as well.
+        limits: what a client may ask for.
     """
 
     def __init__(
@@ -52,8 +57,9 @@ class PolicyServer:
         whole_chunks: bool,
         metadata: Mapping[str, Any] | None = None,
         keys: KeyMapping | None = None,
+        limits: ServerLimits = DEFAULT_SERVER_LIMITS,
     ) -> None:
-        self._policy, self._keys = policy, keys or KeyMapping()
+        self._policy, self._keys, self._limits = policy, keys or KeyMapping(), limits
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]
         self._metadata = {
             "policy": policy.name,
@@ -62,43 +68,73 @@ class PolicyServer:
             **(metadata or {}),
         }
         self._numbers = itertools.count()
+        self._open = 0
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="policy")
 
     async def start(self, host: str, port: int) -> Server:
-        """Listens; port 0 takes a free one. Close what is returned to stop."""
+        """Listens; port 0 takes a free one. Close what is returned to stop.
+
+        Raises:
+            PolicyError: no such port.
+            OSError: the address cannot be listened on.
+        """
+        whole("port", port, 0, 65535, PolicyError)
         return await serve(
-            self._converse, host, port, compression=None, max_size=MAX_MESSAGE, process_request=_health_check
+            self._admit,
+            host,
+            port,
+            compression=None,
+            max_size=self._limits.max_message * 2**20,
+            max_queue=1,  # messages that have come and nobody has looked at: one and no more
+            close_timeout=2,
+            process_request=_health_check,
         )
 
-    async def _converse(self, connection: ServerConnection) -> None:
-        episode = next(self._numbers)
-        run = asyncio.get_running_loop().run_in_executor
-        await run(self._thread, self._policy.reset, [episode])
+    async def _admit(self, connection: ServerConnection) -> None:
+        if self._open >= self._limits.max_connections:
+            reason = f"{self._open} connections are open, as many as there may be"
+            return await connection.close(CloseCode.TRY_AGAIN_LATER, reason)
+        self._open += 1
         try:
-            await connection.send(pack(self._metadata))
-            async for message in connection:
-                await connection.send(await run(self._thread, self._answer, message, episode))
+            await self._converse(connection, next(self._numbers))
         except ConnectionClosed:
             pass  # clients come and go
+        except TimeoutError:
+            await connection.close(CloseCode.POLICY_VIOLATION, f"idle for {self._limits.idle:g} s")
+        finally:
+            self._open -= 1
+
+    async def _converse(self, connection: ServerConnection, episode: int) -> None:
+        run = asyncio.get_running_loop().run_in_executor
+        try:
+            await run(self._thread, self._policy.reset, [episode])
+            answer: bytes | str = pack(self._metadata)
+            while True:
+                async with asyncio.timeout(self._limits.idle):
+                    await connection.send(answer)
+                    message = await connection.recv(decode=False)
+                answer = await run(self._thread, self._answer, message, episode)
         finally:
             forget = getattr(self._policy, "forget", None)
             if forget is not None:
                 await run(self._thread, forget, [episode])
 
-    def _answer(self, message: str | bytes, episode: int) -> bytes | str:
+    def _answer(self, message: bytes, episode: int) -> bytes | str:
         started = time.perf_counter()
         try:
-            observation = self._observation(unpack(message if isinstance(message, bytes) else message.encode()))
+            observation = self._observation(unpack(message))
             batch = {key: np.asarray(value)[None] for key, value in observation.items()}
             ready = time.perf_counter()
             actions = np.asarray(self._call(batch, [episode])[0], np.float32)
             finished = time.perf_counter()
+            if not np.isfinite(actions).all():
+                raise PolicyError("the policy's actions are NaN or infinite; its checkpoint is damaged")
             milliseconds = {"infer_ms": 1e3 * (finished - ready), "decode_ms": 1e3 * (ready - started)}
             return pack({"actions": np.atleast_2d(actions), "server_timing": milliseconds})
         except (WireError, ObservationError) as error:
-            return f"bad observation: {error}"
+            return f"bad observation: {error}"[:MAX_COMPLAINT]
         except Exception as error:  # whatever the policy cannot take is the client's to know, not the server's end
-            return f"{type(error).__name__}: {error}"
+            return f"{type(error).__name__}: {error}"[:MAX_COMPLAINT]
 
     def _observation(self, found: Any) -> dict[str, Any]:
         if not isinstance(found, dict):
@@ -109,17 +145,22 @@ class PolicyServer:
             if value is None:
                 continue
             observation[ours] = (
-                _text(value, theirs) if ours == "language_instruction" else _numbers(value, ours, theirs)
+                _text(value, theirs, self._limits.max_prompt)
+                if ours == "language_instruction"
+                else _numbers(value, ours, theirs)
             )
         if not any(key in observation for key in _NAMES):
             names = ", ".join(f"{theirs} (or {ours})" for ours, theirs in self._keys.observation.items())
-            raise ObservationError(f"none of the known keys in {sorted(map(str, found))[:20]}; known: {names}")
+            there = ", ".join(sorted(map(shown, list(found)[:20]))) or "an empty map"
+            raise ObservationError(f"none of the known keys in {there}; known: {names}")
         return observation
 
 
-def _text(value: Any, name: str) -> str:
+def _text(value: Any, name: str, longest: int) -> str:
     if not isinstance(value, str):
         raise ObservationError(f"{name} is a {type(value).__name__}, not a text")
+    if len(value) > longest:
+        raise ObservationError(f"{name} has {len(value)} characters; this server takes {longest}")
     return value
 
 
@@ -134,9 +175,14 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
         raise ObservationError(f"{name} is {array.dtype} {list(array.shape)}, not uint8 [h, w, 3]")
     if not image and (array.dtype.kind not in "biuf" or array.ndim != 1):
         raise ObservationError(f"{name} is {array.dtype} {list(array.shape)}, not {_NAMES[ours]}")
-    if not image and not np.isfinite(array).all():
-        raise ObservationError(f"{name} is NaN or infinite at index {int(np.flatnonzero(~np.isfinite(array))[0])}")
-    return array if image else array.astype(np.float32)
+    if image:
+        return array
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)  # first: 1e308 is finite until then
+    if not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise ObservationError(f"{name} is NaN or infinite at index {bad}, as a float32 number")
+    return array
 
 
 def _health_check(connection: ServerConnection, request: Request) -> Response | None:

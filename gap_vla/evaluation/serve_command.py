@@ -12,6 +12,7 @@ from gap_vla.evaluation.key_mapping import KeyMapping
 from gap_vla.evaluation.loading import load_checkpoint
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.policy_server import PolicyServer, serve_forever
+from gap_vla.evaluation.server_limits import BOUNDS, ServerLimits
 
 
 def serve_command(options: argparse.Namespace) -> int:
@@ -36,11 +37,13 @@ def serve_command(options: argparse.Namespace) -> int:
         "task": loaded.task or "",
         "image_size": policy.image_size,
         "cameras": list(policy.cameras),
+        "proprio_dim": policy.proprio_dim,
         "action_dim": policy.action_dim,
         "action_horizon": policy.action_horizon,
         "window_size": policy.window_size,
     }
-    server = PolicyServer(policy, whole_chunks=options.whole_chunks, metadata=metadata, keys=keys)
+    limits = ServerLimits(**{name: getattr(options, name) for name in BOUNDS})
+    server = PolicyServer(policy, whole_chunks=options.whole_chunks, metadata=metadata, keys=keys, limits=limits)
 
     def ready(port: int) -> None:
         print(f"serving {options.checkpoint} at ws://{options.host}:{port} (Ctrl-C ends it)", flush=True)

@@ -16,6 +16,10 @@ _KINDS = "biufSU"
 """Kinds of dtype that may travel: booleans, numbers, fixed-width strings; no objects, structures or complex numbers."""
 
 
+MAX_ITEMS, MAX_ITEMS_TOGETHER = 10_000, 100_000
+"""Entries of one list or map, and of all in a message: in one byte each, millions would become as many objects."""
+
+
 class WireError(ValueError):
     """A message that is not of this format; the message says what was found."""
 
@@ -39,10 +43,26 @@ def unpack(message: bytes) -> Any:
     """The content of a message. Arrays are read-only views of it.
 
     Raises:
-        WireError: no msgpack, or an array whose bytes do not fit its shape, or whose type may not travel.
+        WireError: no msgpack, an array whose bytes do not fit its shape, or whose type may not travel, or too many
+            entries (`MAX_ITEMS`; arrays count as one).
     """
+    seen = 0
+
+    def counted(items: Any) -> Any:
+        nonlocal seen
+        seen += len(items)
+        if seen > MAX_ITEMS_TOGETHER:
+            raise WireError(f"more than {MAX_ITEMS_TOGETHER} entries in lists and maps; send numbers as numpy arrays")
+        return items
+
     try:
-        return msgpack.unpackb(message, object_hook=_decode)
+        return msgpack.unpackb(
+            message,
+            object_hook=lambda found: _decode(counted(found)),
+            list_hook=counted,
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_ITEMS,
+        )
     except WireError:
         raise
     except Exception as error:  # msgpack has many ways to say no, some of them plain ValueError or RecursionError

@@ -8,7 +8,7 @@ import pytest
 from gap_vla.evaluation.chunks import RecedingHorizon, TemporalEnsemble
 from gap_vla.evaluation.history import EpisodeHistory
 from gap_vla.evaluation.loading import load_checkpoint
-from gap_vla.evaluation.octo_policy import OctoPolicy
+from gap_vla.evaluation.octo_policy import REMEMBERED_TASKS, OctoPolicy
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.octo import OctoModel, small_config
 from gap_vla.octo.presets import example_batch
@@ -94,6 +94,27 @@ def test_an_episode_depends_on_seed_number_and_step_but_not_on_what_runs_beside_
         policy.reset([0])
         renamed = policy.act(rows(steps[0], [3]), [0])[0]
         assert np.abs(renamed - alone[0]).max() > 1e-3
+
+
+def test_warming_up_leaves_no_episode_and_no_trace_in_the_actions():
+    policy, batch, found = OctoPolicy(build("diffusion"), batch_size=1), observations(1), []
+    for _ in range(2):
+        policy.reset([0])
+        found.append(policy.act(batch, [0]))
+        policy.forget([0])
+        policy.warm_up()
+    np.testing.assert_array_equal(*found)
+    assert not policy._episodes
+
+
+def test_only_the_last_instructions_are_remembered(model, monkeypatch):
+    encoded = []
+    monkeypatch.setattr(OctoModel, "create_tasks", lambda model, texts: encoded.append(texts[0]) or {"read": texts})
+    policy = OctoPolicy(model.replace(text_processor=object()), batch_size=1)
+    for number in [*range(3 * REMEMBERED_TASKS), 3 * REMEMBERED_TASKS - 1, 0]:
+        assert policy._task((f"text {number}",)) == {"read": [f"text {number}"]}
+        assert len(policy._tasks) <= REMEMBERED_TASKS
+    assert encoded == [f"text {number}" for number in [*range(3 * REMEMBERED_TASKS), 0]]
 
 
 def test_the_model_is_asked_once_per_executed_chunk(model, monkeypatch):

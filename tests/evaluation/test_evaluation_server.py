@@ -19,8 +19,8 @@ from websockets.sync.client import connect
 
 from gap_vla.evaluation import PolicyError, PolicyUnavailable, evaluate
 from gap_vla.evaluation.key_mapping import KeyMapping
-from gap_vla.evaluation.policy_server import MAX_MESSAGE
 from gap_vla.evaluation.remote_policy import RemotePolicy
+from gap_vla.evaluation.server_limits import DEFAULT_SERVER_LIMITS
 from gap_vla.evaluation.wire import WireError, pack, unpack
 
 GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "openpi_client_0.1.2_message.msgpack"
@@ -111,7 +111,7 @@ def test_an_oversized_message_closes_its_connection_and_no_other(talk):
     bystander, _ = talk()
     connection, _ = talk()
     with pytest.raises(ConnectionClosed) as closed:
-        connection.send(b"x" * (MAX_MESSAGE + 1))
+        connection.send(b"x" * (DEFAULT_SERVER_LIMITS.max_message * 2**20 + 1))
         connection.recv(timeout=30)
     assert closed.value.rcvd.code == 1009
     assert ask(bystander, {"proprio": STATE})["actions"].shape == (3, 7)

@@ -1,0 +1,127 @@
+"""Values that come from outside, a caller's or those of a JSON file: checked by name, once, where they enter.
+
+Only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import numbers
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gap_vla.core.errors import UserError
+
+T = TypeVar("T")
+_REQUIRED: Any = object()
+
+
+def whole(what: str, value: Any, least: int, greatest: int, error: type[UserError] = UserError) -> int:
+    """`value` as int, or the error naming `what`, the value and the bounds.
+
+    >>> whole("episodes", 20, 1, 100)
+    20
+    """
+    number: Any = value
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= number <= greatest:
+        raise error(f"{what} is {shown(value)}; it must be a whole number from {least} to {greatest}")
+    return int(value)
+
+
+def finite(what: str, value: Any, least: float, greatest: float, error: type[UserError] = UserError) -> float:
+    """`value` as float, or the error naming `what`, the value and the bounds; NaN lies in no bounds."""
+    number: Any = value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= number <= greatest:
+        raise error(f"{what} is {shown(value)}; it must be a number from {least:g} to {greatest:g}")
+    return float(value)
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, on one line.
+
+    >>> shown("a" * 100)
+    "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…"
+    """
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value) if isinstance(value, str | bytes | int | float | None) else type(value).__name__
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+class Section:
+    """An object of a JSON file, or a part of one: values by key, of the kind and within the bounds that are asked for.
+
+    What is missing or of another kind raises `error`, which names the file (`where`), the key and what was found.
+
+    >>> Section({"eval": {"execute": 2}}, "config.json").section("eval").whole("execute", 1, 100)
+    2
+    """
+
+    def __init__(self, values: Any, where: str, error: type[UserError] = UserError) -> None:
+        self.where, self.error = where, error
+        if not isinstance(values, Mapping):
+            raise error(f"{where} is {_kind(values)}; it must be an object with keys")
+        self.values = values
+
+    @classmethod
+    def read(cls, path: Path, error: type[UserError] = UserError) -> Section:
+        """The object in a JSON file, or `error`: no such file, no JSON, or no object."""
+        try:
+            return cls(json.loads(path.read_text(encoding="utf-8")), str(path), error)
+        except OSError as problem:
+            raise error(f"{path}: {problem.strerror or problem}") from None
+        except RecursionError:
+            raise error(f"{path}: not valid JSON (nested too deeply)") from None
+        except ValueError as problem:  # no JSON, no UTF-8, or a number of thousands of digits
+            raise error(f"{path}: not valid JSON ({problem}); copy the file again") from None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def name(self, key: str) -> str:
+        """How messages call the value of `key`: the file, then the path of keys."""
+        return f"{self.where}{'.' if ': ' in self.where else ': '}{key}"
+
+    def refuse(self, key: str, needed: str) -> UserError:
+        """The error for a value of another kind than what is `needed`."""
+        return self.error(f"{self.name(key)} is {_kind(self.values.get(key))}; it must be {needed}")
+
+    def section(self, key: str, default: Mapping[str, Any] = _REQUIRED) -> Section:
+        return Section(self._value(key, default), self.name(key), self.error)
+
+    def whole(self, key: str, least: int, greatest: int, default: int = _REQUIRED) -> int:
+        return whole(self.name(key), self._value(key, default), least, greatest, self.error)
+
+    def finite(self, key: str, least: float, greatest: float, default: float = _REQUIRED) -> float:
+        return finite(self.name(key), self._value(key, default), least, greatest, self.error)
+
+    def text(self, key: str, default: str = _REQUIRED) -> str:
+        return self._of_type(key, default, str, "a text")
+
+    def flag(self, key: str, default: bool = _REQUIRED) -> bool:
+        return self._of_type(key, default, bool, "true or false")
+
+    def list(self, key: str, item: Callable[[Section, str], T]) -> tuple[T, ...]:
+        """The items of a list, each taken by `item`, such as `Section.text`."""
+        value = self._of_type(key, _REQUIRED, list, "a list")
+        items = Section({f"{key}[{place}]": one for place, one in enumerate(value)}, self.where, self.error)
+        return tuple(item(items, name) for name in items.values)
+
+    def _value(self, key: str, default: Any) -> Any:
+        if key in self.values:
+            return self.values[key]
+        if default is _REQUIRED:
+            found = ", ".join(sorted(map(str, self.values))[:20]) or "none"
+            raise self.error(f"{self.name(key)} is missing; found {found[:400]}")
+        return default
+
+    def _of_type(self, key: str, default: Any, kind: type, needed: str) -> Any:
+        value = self._value(key, default)
+        if not isinstance(value, kind):
+            raise self.refuse(key, needed)
+        return value
+
+
+def _kind(value: Any) -> str:
+    return f"{shown(value)} ({type(value).__name__})" if isinstance(value, str | int | float) else type(value).__name__
