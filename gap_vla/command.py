@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from gap_vla.config import FinetuneConfig
+from gap_vla.core.errors import UserError, command, keeping, message_of
 from gap_vla.sim import TASK_NAMES
 from gap_vla.typed_config import ConfigError
 
@@ -26,19 +29,38 @@ def load_config(path_and_profile: str) -> ConfigDict:
     """The ConfigDict of `finetune_configs/NAME.py[:PROFILE]`, unlocked for overrides.
 
     Raises:
-        ConfigError: no such file, no `get_config` in it, or no such profile.
+        ConfigError: no such file, code that fails (with its line), no `get_config` in it, or no such profile.
     """
     path, _, profile = path_and_profile.partition(":")
     if not Path(path).is_file():
         near = ", ".join(str(p) for p in sorted(Path(path).parent.glob("*.py"))) or "none there"
         raise ConfigError(f"configuration file {path!r} does not exist (files: {near})")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec and spec.loader
+    if not (spec and spec.loader):
+        raise ConfigError(f"{path}: a configuration file is Python and ends with .py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
-    return module.get_config(profile) if profile else module.get_config()
+    with _naming_the_line(path):
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
+        config = module.get_config(profile) if profile else module.get_config()
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
+    return config
+
+
+@contextlib.contextmanager
+def _naming_the_line(path: str) -> Iterator[None]:
+    """Errors of the code in `path` become a ConfigError with the line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        what = error.msg if isinstance(error, SyntaxError) else message_of(error)
+        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {what}") from None
 
 
 def _config_argument(argv: list[str]) -> str | None:
@@ -115,19 +137,17 @@ def help_text(doc: str, script: str, config_type: type[Any] = FinetuneConfig) ->
     )
 
 
+@command
 def run_command(
     main: Callable[[Any], Any],
     doc: str,
     argv: list[str] | None = None,
     config_type: type[Any] = FinetuneConfig,
-) -> int:
-    """Parses the flags, calls `main(config)`, and turns foreseeable errors into one line on stderr.
+) -> None:
+    """Parses the flags and calls `main(config)`; fails like every command (`gap_vla.core.errors`).
 
     Args:
         config_type: a frozen dataclass with `from_dict`; its defaults stand in the help text.
-
-    Returns:
-        Exit status: 0, 1 after an error of the run, 2 after a wrong command line or configuration, 130 after Ctrl-C.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes about instructions drown the progress lines
     argv = list(sys.argv if argv is None else argv)
@@ -138,42 +158,36 @@ def run_command(
     if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
         flags.FLAGS.mark_as_parsed()
         print(help_text(doc, argv[0], config_type))
-        return 0
-    try:
-        named = _config_argument(argv)
-        if named is None:
-            raise ConfigError("--config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py")
-        arguments, options = take_options(argv)
-        require_known_keys(load_config(named), arguments)
-        positional = _parse(arguments)
-        if positional:
-            raise ConfigError(f"unexpected argument {positional[0]!r}; flags start with --")
-        values = flags.FLAGS.config.to_dict()
-        if options:
-            values["phases"]["options"] = {**values["phases"]["options"], **options}
-        config = config_type.from_dict(values)
-    except KeyError as error:
-        return _fail(" ".join(str(error.args[0]).split()), 2)
-    except (ValueError, TypeError, AttributeError, OSError, flags.Error) as error:
-        return _fail(str(error), 2)
+        return
+    named = _config_argument(argv)
+    if named is None:
+        raise ConfigError("--config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py")
+    arguments, options = take_options(argv)
+    require_known_keys(load_config(named), arguments)
+    values = _parse(arguments).to_dict()
+    if options:
+        values["phases"]["options"] = {**values["phases"]["options"], **options}
+    config = config_type.from_dict(values)
     if argv == sys.argv:
         restart_with_huge_pages()
-    try:
+    with keeping("finished stages are kept; the same command with --resume goes on"):
         main(config)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        return _fail(str(error), 1)
-    return 0
 
 
-def _parse(arguments: list[str]) -> list[str]:
-    """Sets the flags and returns what is left over."""
+def _parse(arguments: list[str]) -> ConfigDict:
+    """Sets the flags and returns the configuration with its overrides."""
     kept, sys.argv = sys.argv, arguments  # config_flags looks for overrides there
     try:
-        return flags.FLAGS(arguments)[1:]
+        positional = flags.FLAGS(arguments)[1:]
+        config = flags.FLAGS.config
+    except (KeyError, ValueError, TypeError, AttributeError, flags.Error) as error:
+        # how absl and ml_collections refuse values: each in its own class, some on several lines
+        raise ConfigError(message_of(error)) from None
     finally:
         sys.argv = kept
+    if positional:
+        raise ConfigError(f"unexpected argument {positional[0]!r}; flags start with --")
+    return config
 
 
 def restart_with_huge_pages() -> None:
@@ -187,8 +201,3 @@ def restart_with_huge_pages() -> None:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return status

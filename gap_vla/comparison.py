@@ -13,6 +13,7 @@ from pathlib import Path
 from gap_vla.atomic import write_json
 from gap_vla.cell_process import CellProcess
 from gap_vla.config import METHODS, FinetuneConfig
+from gap_vla.core.errors import keeping
 from gap_vla.identity import digest
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.typed_config import ConfigError, choose
@@ -67,9 +68,10 @@ def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]
 def _run_in_a_process(config: FinetuneConfig) -> str | None:
     """Runs one cell with memory of its own; returns what went wrong, or None."""
     cell = CellProcess(_cell, config)
-    cell.wait()
-    if cell.interrupted:
-        raise KeyboardInterrupt
+    with keeping("finished and started cells are kept, the same command goes on"):
+        cell.wait()
+        if cell.interrupted:
+            raise KeyboardInterrupt
     return cell.error
 
 

@@ -12,12 +12,12 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 
-from gap_vla.key_values import key_value
+from gap_vla.core.arguments import json_or_name, key_value
+from gap_vla.core.errors import command
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +31,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the LSTM (default: 0)")
     parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
     parser.add_argument(
-        "--layout", default="gap", help="layout of the state: gap, robomimic, bridge, libero, ... or JSON"
+        "--layout",
+        default="gap",
+        type=json_or_name,
+        help="layout of the state: gap, robomimic, bridge, libero, ... or JSON",
     )
     parser.add_argument(
         "--state", default="observation/proprio", help="RLDS: the state's feature below steps/, or several joined by +"
@@ -44,29 +47,25 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = make_parser().parse_args(argv)
     from gap_vla.labelling import LabelJob, label_files
     from gap_vla.phases.report import describe
 
-    try:
-        layout = json.loads(arguments.layout) if arguments.layout.startswith("{") else arguments.layout
-        job = LabelJob(
-            method=arguments.method,
-            seed=arguments.seed,
-            options=dict(arguments.option),
-            annotator=arguments.annotator,
-            layout=layout,
-            state=arguments.state,
-            extra=arguments.extra,
-            workers=arguments.workers,
-            overwrite=arguments.overwrite,
-        )
-        done = label_files(arguments.source, arguments.out, job)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    job = LabelJob(
+        method=arguments.method,
+        seed=arguments.seed,
+        options=dict(arguments.option),
+        annotator=arguments.annotator,
+        layout=arguments.layout,
+        state=arguments.state,
+        extra=arguments.extra,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+    )
+    done = label_files(arguments.source, arguments.out, job)
     print(*describe(done.annotation.report), sep="\n")
     print(f"labelled copy: {done.path}\nannotator:     {done.annotator}")
     if arguments.report is not None:
@@ -74,8 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
         page = Path(arguments.report) if arguments.report else done.path.with_name(done.path.name + ".report.html")
         print(f"report:        {write_report(done, page, arguments.episodes)}")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -17,12 +17,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gap_vla.demos import READERS
-from gap_vla.episode import EpisodeError
-from gap_vla.key_values import key_value
+from gap_vla.core.arguments import key_value
+from gap_vla.core.errors import command
 
 
 def make_parser() -> argparse.ArgumentParser:
+    from gap_vla.demos import READERS
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="file or folder of demonstrations")
     parser.add_argument(
@@ -65,9 +66,10 @@ def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
-    from gap_vla.rlds import DatasetError, dataset_builder
+    from gap_vla.rlds import dataset_builder
 
     labels: dict[str, Any] = {
         "method": arguments.method,
@@ -78,18 +80,13 @@ def main(argv: list[str] | None = None) -> int:
     }
     labels = {key: value for key, value in labels.items() if value is not None}
     reader = dict(arguments.reader)
-    try:
-        builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
-        if arguments.dry_run:
-            print(builder.dry_run(arguments.source, Path(f"{arguments.name}_dry_run.png"), reader=reader, **labels))
-            return 0
-        path = builder.convert(arguments.source, reader=reader, **labels, **writing_options(arguments))
-    except (EpisodeError, DatasetError, ValueError, TypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
+    if arguments.dry_run:
+        print(builder.dry_run(arguments.source, Path(f"{arguments.name}_dry_run.png"), reader=reader, **labels))
+        return
+    path = builder.convert(arguments.source, reader=reader, **labels, **writing_options(arguments))
     print(f"dataset: {path}")
     print(f"check it: python scripts/check_dataset.py {path}")
-    return 0
 
 
 if __name__ == "__main__":

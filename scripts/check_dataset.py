@@ -1,4 +1,6 @@
-"""Checks an RLDS dataset of whatever origin and writes a page with pictures. Exit status 0: usable, 1: errors.
+"""Checks an RLDS dataset of whatever origin and writes a page with pictures.
+
+Exit status 0: usable, 1: errors were found, 2: it could not be checked.
 
 Examples:
     python scripts/check_dataset.py data/rlds/threading/1.0.0
@@ -8,18 +10,21 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from gap_vla.episode import EpisodeError
+from gap_vla.core.arguments import json_or_name
+from gap_vla.core.errors import command
 
 
+@command
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="version directory, e.g. data/rlds/threading/1.0.0")
     parser.add_argument("--state-key", help="step field with the robot's state (default: observation/proprio or state)")
-    parser.add_argument("--layout", help="columns of the state: a name of gap_vla.demos.layout.LAYOUTS, or JSON")
+    parser.add_argument(
+        "--layout", type=json_or_name, help="columns of the state: a name of gap_vla.demos.layout.LAYOUTS, or JSON"
+    )
     parser.add_argument("--out", type=Path, help="folder of the page (default: <name>-<version>-check)")
     parser.add_argument("--pictures", type=int, default=6, help="episodes shown on the page (default: 6)")
     parser.add_argument("--max-episodes", type=int, help="per split (default: all)")
@@ -27,18 +32,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     from gap_vla.rlds.checking import check_dataset
 
-    layout = arguments.layout
-    try:
-        report = check_dataset(
-            arguments.dataset,
-            state_key=arguments.state_key,
-            layout=json.loads(layout) if layout and layout.startswith("{") else layout,
-            pictures=arguments.pictures,
-            max_episodes=arguments.max_episodes,
-        )
-    except (EpisodeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    report = check_dataset(
+        arguments.dataset,
+        state_key=arguments.state_key,
+        layout=arguments.layout,
+        pictures=arguments.pictures,
+        max_episodes=arguments.max_episodes,
+    )
     print(report.text())
     name = f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check"
     print(f"page: {report.save(arguments.out or Path(name))}")

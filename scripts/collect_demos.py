@@ -10,10 +10,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, RenderingError, UnknownNameError
+from gap_vla.core.errors import command
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: list[str] | None = None) -> None:
+    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True, help=f"one of: {', '.join(TASK_NAMES)}")
     parser.add_argument("--num", type=int, default=100, help="number of successful episodes to keep (default: 100)")
@@ -42,37 +45,27 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
-    from gap_vla.sim.collection import CollectionError, collect_demos
+    from gap_vla.sim.collection import collect_demos
 
-    try:
-        out = collect_demos(
-            options.task,
-            options.num,
-            options.out,
-            seed=options.seed,
-            image_size=options.image_size,
-            cameras=() if options.cameras == "none" else tuple(options.cameras.split(",")),
-            camera=options.camera,
-            action_noise=options.action_noise,
-            workers=options.workers,
-            variant=options.variant,
-            progress=not options.quiet,
-        )
-    except (CollectionError, RenderingError, UnknownNameError, FileExistsError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; finished episodes are in {options.out}.parts, the same command continues", file=sys.stderr
-        )
-        return 130
+    out = collect_demos(
+        options.task,
+        options.num,
+        options.out,
+        seed=options.seed,
+        image_size=options.image_size,
+        cameras=() if options.cameras == "none" else tuple(options.cameras.split(",")),
+        camera=options.camera,
+        action_noise=options.action_noise,
+        workers=options.workers,
+        variant=options.variant,
+        progress=not options.quiet,
+    )
     print(out)
     if options.show and options.cameras != "none":
         from gap_vla.sim.contact_sheet import contact_sheet, video
 
         print(contact_sheet(out, episodes=options.show))
         print(video(out, episodes=options.show))
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,23 +10,30 @@ paired differences, and leaves the same as table.md and table.png in runs/TASK/c
 
 import sys
 
-from absl import flags
-
-from gap_vla.command import run_command
-
-FLAGS = flags.FLAGS
-flags.DEFINE_list("seeds", ["0", "1", "2"], "Training seeds, separated by commas.")
-flags.DEFINE_list("methods", ["v", "vp", "vp_gap"], "Methods, separated by commas.")
+from gap_vla.core.errors import UserError, command
 
 
-def main(config) -> None:
+@command
+def main() -> int:
+    from absl import flags
+
+    from gap_vla.command import run_command
+
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "Training seeds, separated by commas.")
+    flags.DEFINE_list("methods", ["v", "vp", "vp_gap"], "Methods, separated by commas.")
+    return run_command(run, __doc__)
+
+
+def run(config) -> None:
+    from absl.flags import FLAGS
+
     from gap_vla.comparison import compare, comparison_directory
 
     if not all(seed.isdigit() for seed in FLAGS.seeds):
-        raise ValueError(f"--seeds is {','.join(FLAGS.seeds)!r}; give whole numbers separated by commas, such as 0,1,2")
+        raise UserError(f"--seeds is {','.join(FLAGS.seeds)!r}; give whole numbers separated by commas, such as 0,1,2")
     print(compare(config, FLAGS.methods, [int(seed) for seed in FLAGS.seeds]))
     print(f"table.md and table.png lie in {comparison_directory(config)}")
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, __doc__))
+    sys.exit(main())

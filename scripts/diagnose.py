@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gap_vla.sim import TASK_NAMES
+from gap_vla.core.errors import command
 
 INTERVENTIONS = (
     "images_black",
@@ -27,6 +27,8 @@ INTERVENTIONS = (
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
+    from gap_vla.sim import TASK_NAMES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
@@ -58,11 +60,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> int:
-    options = parse()
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
     from gap_vla.evaluation.diagnose_command import diagnose_command
 
-    return diagnose_command(options)
+    diagnose_command(options)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+from gap_vla.core.errors import command
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
+    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
@@ -57,11 +59,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> int:
-    options = parse()
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
     from gap_vla.evaluation.command import evaluate_command
 
-    return evaluate_command(options)
+    evaluate_command(options)
 
 
 if __name__ == "__main__":

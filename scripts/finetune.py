@@ -13,17 +13,25 @@ tensorboard/, first_batch.png, rollouts/, summary.json.
 
 import sys
 
-from absl import flags
-
-from gap_vla.command import run_command
-
-FLAGS = flags.FLAGS
-flags.DEFINE_bool("resume", False, "Go on with this configuration's run from its last checkpoint (or start it).")
-flags.DEFINE_string("run_name", "", "Name of the run directory below runs/TASK/; default: method, seed and hash.")
-flags.DEFINE_bool("dry_run", False, "Build everything, print shapes, parameter groups and memory, and stop.")
+from gap_vla.core.errors import command
 
 
-def main(config) -> None:
+@command
+def main() -> int:
+    from absl import flags
+
+    from gap_vla.command import run_command
+
+    add = flags.DEFINE_bool
+    add("resume", False, "Go on with this configuration's run from its last checkpoint (or start it).")
+    add("dry_run", False, "Build everything, print shapes, parameter groups and memory, and stop.")
+    flags.DEFINE_string("run_name", "", "Name of the run directory below runs/TASK/; default: method, seed and hash.")
+    return run_command(finetune, __doc__)
+
+
+def finetune(config) -> None:
+    from absl.flags import FLAGS
+
     from gap_vla import pipeline
 
     if FLAGS.dry_run:
@@ -34,4 +42,4 @@ def main(config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, __doc__))
+    sys.exit(main())

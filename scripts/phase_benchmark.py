@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import replacing, write_json
-from gap_vla.sim import TASK_NAMES, UnknownNameError
+from gap_vla.core.errors import UserError, command
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "M5, lookahead 2 (default for labels)": {"lookahead": 2},
@@ -39,6 +38,8 @@ STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width")
 
 
 def make_parser() -> argparse.ArgumentParser:
+    from gap_vla.sim import TASK_NAMES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demos", type=Path, default=Path("data/phase_demos"), help="folder of TASK.hdf5")
     parser.add_argument("--tasks", nargs="*", default=list(TASK_NAMES), help="default: all")
@@ -52,8 +53,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
+    from gap_vla.atomic import replacing, write_json
     from gap_vla.phases.quality import by_demonstrations, compare, load_recordings, sensitivity
     from gap_vla.phases.quality.figures import draw, markdown
     from gap_vla.phases.quality.finders import FINDERS
@@ -61,20 +64,15 @@ def main(argv: list[str] | None = None) -> int:
     from gap_vla.phases.quality.width import draw_widths, widths
 
     if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
-        print(f"error: no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}", file=sys.stderr)
-        return 1
+        raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")
     tasks = {}
     for task in arguments.tasks:
         path = arguments.demos / f"{task}.hdf5"
-        try:
-            if not path.exists():
-                from gap_vla.sim import collect_demos
+        if not path.exists():
+            from gap_vla.sim import collect_demos
 
-                collect_demos(task, arguments.episodes, path, seed=7, cameras=())
-            tasks[task] = load_recordings(path, arguments.episodes)
-        except (UnknownNameError, ValueError, KeyError, OSError) as error:
-            print(f"error: recordings of {task} ({path}): {error}", file=sys.stderr)
-            return 1
+            collect_demos(task, arguments.episodes, path, seed=7, cameras=())
+        tasks[task] = load_recordings(path, arguments.episodes)
     finders = {name: finder for name, finder in FINDERS.items() if name in (arguments.finders or FINDERS)}
     run = {
         "finders": lambda keep: compare(tasks, finders, keep=keep),
@@ -96,13 +94,12 @@ def main(argv: list[str] | None = None) -> int:
     missing = [stage for stage in STAGES if not (arguments.out / f"{stage}.json").exists()]
     if missing:
         print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")
-        return 0
+        return
     results = {stage: json.loads((arguments.out / f"{stage}.json").read_text()) for stage in STAGES}
     with replacing(arguments.out / "tables.md") as temporary:
         temporary.write_text(markdown(results))
     print(arguments.out / "tables.md", *draw(results, arguments.figures), sep="\n")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

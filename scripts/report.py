@@ -13,11 +13,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from gap_vla.sim import VARIANT_NAMES
+from gap_vla.core.errors import command
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
+    from gap_vla.sim import VARIANT_NAMES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="run directories of one task")
@@ -34,15 +36,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> int:
-    options = parse()
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
     from gap_vla.probing.command import report
 
-    try:
-        return report(options)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    report(options)
 
 
 if __name__ == "__main__":

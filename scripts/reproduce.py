@@ -12,12 +12,14 @@ kill. Tables (ours beside the paper's) and pictures are written into docs/RESULT
 import argparse
 import sys
 
-from gap_vla.reproduction.kinds import PROFILES
-from gap_vla.reproduction.tables import TABLES
+from gap_vla.core.errors import command
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
+    from gap_vla.reproduction.kinds import PROFILES
+    from gap_vla.reproduction.tables import TABLES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def names(text: str) -> list[str]:
@@ -41,15 +43,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> int:
-    options = parse()
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
     from gap_vla.reproduction.command import reproduce
 
-    try:
-        return reproduce(options)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    reproduce(options)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from gap_vla.core.errors import command
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
@@ -41,11 +43,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> int:
-    options = parse()
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
     from gap_vla.evaluation.serve_command import serve_command
 
-    return serve_command(options)
+    serve_command(options)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
+
+from gap_vla.core.arguments import json_or_name
+from gap_vla.core.errors import command
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,7 +28,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--camera", help="image to show (default: the first)")
     parser.add_argument("--fps", type=float, default=20, help="of a video (default: 20)")
     parser.add_argument(
-        "--layout", default="gap", help="layout of the state: gap, robomimic, bridge, libero, ... or JSON"
+        "--layout",
+        default="gap",
+        type=json_or_name,
+        help="layout of the state: gap, robomimic, bridge, libero, ... or JSON",
     )
     parser.add_argument("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
     parser.add_argument("--method", help="label the episode with this method instead of its stored labels")
@@ -34,30 +39,26 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = make_parser().parse_args(argv)
     from gap_vla.labelling.pages import show_episode
 
-    try:
-        where = show_episode(
-            arguments.source,
-            arguments.out,
-            episode=arguments.episode,
-            split=arguments.split,
-            camera=arguments.camera,
-            fps=arguments.fps,
-            method=arguments.method,
-            annotator=arguments.annotator,
-            layout=json.loads(arguments.layout) if arguments.layout.startswith("{") else arguments.layout,
-            state=arguments.state,
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    where = show_episode(
+        arguments.source,
+        arguments.out,
+        episode=arguments.episode,
+        split=arguments.split,
+        camera=arguments.camera,
+        fps=arguments.fps,
+        method=arguments.method,
+        annotator=arguments.annotator,
+        layout=arguments.layout,
+        state=arguments.state,
+    )
     print(where)
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -12,10 +12,13 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process make a step slower
-from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, RenderingError, UnknownNameError
+from gap_vla.core.errors import command
 
 
-def main(argv: list[str] | None = None) -> int:
+@command
+def main(argv: list[str] | None = None) -> None:
+    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", default=",".join(TASK_NAMES), help="comma separated (default: all)")
     parser.add_argument("--variants", default=",".join(VARIANT_NAMES), help="comma separated (default: all)")
@@ -30,24 +33,19 @@ def main(argv: list[str] | None = None) -> int:
     from gap_vla.sim.task_table import as_markdown, draw_pictures, insert_table, update_results
 
     tasks = options.tasks.split(",")
-    try:
-        results = update_results(
-            options.docs / "task_table.json",
-            tasks=tasks,
-            variants=options.variants.split(","),
-            n=options.episodes,
-            n_looks=options.look_episodes,
-            again=options.again,
-        )
-        insert_table(options.docs / "TASKS.md", as_markdown(results))
-        if options.pictures:
-            for task in tasks:
-                print(draw_pictures(task, options.docs / "pictures"))
-    except (RenderingError, UnknownNameError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    results = update_results(
+        options.docs / "task_table.json",
+        tasks=tasks,
+        variants=options.variants.split(","),
+        n=options.episodes,
+        n_looks=options.look_episodes,
+        again=options.again,
+    )
+    insert_table(options.docs / "TASKS.md", as_markdown(results))
+    if options.pictures:
+        for task in tasks:
+            print(draw_pictures(task, options.docs / "pictures"))
     print(options.docs / "TASKS.md")
-    return 0
 
 
 if __name__ == "__main__":

@@ -12,17 +12,24 @@ summary.json.
 
 import sys
 
-from absl import flags
-
-from gap_vla.command import run_command
-from gap_vla.policies import SmallConfig
-
-FLAGS = flags.FLAGS
-flags.DEFINE_bool("resume", False, "Go on with this configuration's run from its last saved state (or start it).")
-flags.DEFINE_string("run_name", "", "Name of the run directory below runs/TASK/; default: method, seed and hash.")
+from gap_vla.core.errors import command
 
 
-def main(config: SmallConfig) -> None:
+@command
+def main() -> int:
+    from absl import flags
+
+    from gap_vla.command import run_command
+    from gap_vla.policies import SmallConfig
+
+    flags.DEFINE_bool("resume", False, "Go on with this configuration's run from its last saved state (or start it).")
+    flags.DEFINE_string("run_name", "", "Name of the run directory below runs/TASK/; default: method, seed and hash.")
+    return run_command(train, __doc__, config_type=SmallConfig)
+
+
+def train(config) -> None:
+    from absl.flags import FLAGS
+
     from gap_vla.training.small import report, run_directory_of, train_small
 
     summary = train_small(config, FLAGS.run_name, FLAGS.resume)
@@ -30,4 +37,4 @@ def main(config: SmallConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, __doc__, config_type=SmallConfig))
+    sys.exit(main())

@@ -18,7 +18,7 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
@@ -28,10 +28,20 @@ class UserError(Exception):
     """What the user can put right; the message is one line with file, episode, step or key, and what to do."""
 
 
+@contextlib.contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """A Ctrl-C inside says what is kept, unless something further inside has said it."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(*(interrupt.args or (what,))) from None
+
+
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Wraps the `main` of a command: what goes wrong becomes a line on stderr and an exit status (table above).
 
-    A `KeyboardInterrupt` with an argument says what is kept: `raise KeyboardInterrupt("12 episodes lie in …")`.
+    The argument of a `KeyboardInterrupt` says what is kept: `raise KeyboardInterrupt("12 episodes lie in …")`, or
+    `keeping`.
 
     >>> @command
     ... def main():

@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import write_json
-from gap_vla.episode import EpisodeError
+from gap_vla.core.errors import keeping
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.page import write_page
 from gap_vla.evaluation.policy import PolicyError
-from gap_vla.evaluation.record import EvaluationError
 from gap_vla.evaluation.rollout import Limits, evaluate
 from gap_vla.evaluation.summary import describe
 from gap_vla.evaluation.variants import variants_table, write_variants
-from gap_vla.sim import VARIANT_NAMES, RenderingError, UnknownNameError, require_rendering, task_spec, variant_spec
+from gap_vla.sim import VARIANT_NAMES, require_rendering, task_spec, variant_spec
 
 
-def evaluate_command(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0, 1 for an error that is explained, 130 for Ctrl-C."""
-    try:
-        if options.rlds:
-            _held_out(options)
-            return 0
-        found = {}
+def evaluate_command(options: argparse.Namespace) -> None:
+    """Evaluates, prints, and writes the pages."""
+    if options.rlds:
+        return _held_out(options)
+    found = {}
+    with keeping("finished episodes are kept, the same command continues"):
         for folder, summary in _evaluations(options):
             print(describe(summary))
             print(f"→ {folder / 'summary.json'}, {write_page(folder, summary)}", flush=True)
             found[summary["task"]["variant"]] = summary
-        if len(found) > 1:
-            print(f"{variants_table(found)}\n→ {write_variants(folder.parent, found)}")
-    except (PolicyError, EvaluationError, RenderingError, UnknownNameError, EpisodeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; finished episodes are kept, the same command continues", file=sys.stderr)
-        return 130
-    return 0
+    if len(found) > 1:
+        print(f"{variants_table(found)}\n→ {write_variants(folder.parent, found)}")
 
 
 def _held_out(options: argparse.Namespace) -> None:

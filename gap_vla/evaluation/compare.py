@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.atomic import replacing, write_json
+from gap_vla.evaluation.record import EvaluationError
 from gap_vla.evaluation.statistics import PairedDifference, paired_difference, wilson
 
 LABELS = {"v": "V", "vp": "VP", "vp_gap": "VP+GAP"}
@@ -84,13 +85,13 @@ def compare(cells: Sequence[Cell]) -> Comparison:
     """Compares the methods of `cells`, in the paper's order, then alphabetically.
 
     Raises:
-        ValueError: no cells, or two of the same method and seed.
+        EvaluationError: no cells, or two of the same method and seed.
     """
     if not cells:
-        raise ValueError("no finished evaluation to compare")
+        raise EvaluationError("no finished evaluation to compare")
     found = [(cell.method, cell.seed) for cell in cells]
     for twice in {key for key in found if found.count(key) > 1}:
-        raise ValueError(f"two evaluations of method {twice[0]}, seed {twice[1]}; give one of each")
+        raise EvaluationError(f"two evaluations of method {twice[0]}, seed {twice[1]}; give one of each")
     order = list(LABELS)
     names = sorted({cell.method for cell in cells}, key=lambda m: (order.index(m) if m in order else len(order), m))
     by_method = {name: {cell.seed: cell for cell in cells if cell.method == name} for name in names}
@@ -199,7 +200,7 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path, *, methods: Seq
         The tables as text.
 
     Raises:
-        ValueError: runs of different tasks, of the same method and seed, or without rollouts.
+        EvaluationError: runs of different tasks, of the same method and seed, or without rollouts.
     """
     from gap_vla.evaluation.compare_picture import draw_comparison
 
@@ -207,10 +208,12 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path, *, methods: Seq
     runs = [(path, run) for path, run in runs if methods is None or run["method"] in methods]
     for path, run in runs:
         if not run["rollouts"]:
-            raise ValueError(f"{path}: the run was not evaluated (eval.episodes is 0); there is nothing to compare")
+            raise EvaluationError(
+                f"{path}: the run was not evaluated (eval.episodes is 0); there is nothing to compare"
+            )
     tasks = sorted({run["task"] for _, run in runs})
     if len(tasks) > 1:
-        raise ValueError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
+        raise EvaluationError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
     comparison = compare([Cell.from_summary(run["method"], run["seed"], run["rollouts"]) for _, run in runs])
     title = f"{tasks[0]}: {', '.join(label(row.method) for row in comparison.methods)}"
     out = Path(out_dir)

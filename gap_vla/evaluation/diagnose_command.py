@@ -10,32 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.atomic import write_json
-from gap_vla.episode import EpisodeError
+from gap_vla.core.errors import keeping
 from gap_vla.evaluation.diagnose import closed_loop, open_loop
 from gap_vla.evaluation.diagnose_report import report, verdict
 from gap_vla.evaluation.interventions import ALL_INTERVENTIONS
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.policy import PolicyError
-from gap_vla.evaluation.record import EvaluationError
 from gap_vla.evaluation.recordings import Recording, from_episodes, from_simulator, require_task
 from gap_vla.evaluation.task import SimTask, sim_task
-from gap_vla.sim import RenderingError, UnknownNameError, require_rendering, task_spec
+from gap_vla.sim import require_rendering, task_spec
 
 LIBRARY = 5_000
 """Recordings are of layouts this far behind `--seed`, so that no rollout is shown its own."""
 
 
-def diagnose_command(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0, 1 for an error that is explained, 130 for Ctrl-C."""
-    try:
+def diagnose_command(options: argparse.Namespace) -> None:
+    """Tampers, prints, and writes `diagnosis.json`."""
+    with keeping("finished rollouts are kept, the same command continues"):
         _diagnose(options)
-    except (PolicyError, EvaluationError, RenderingError, UnknownNameError, EpisodeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; finished rollouts are kept, the same command continues", file=sys.stderr)
-        return 130
-    return 0
 
 
 def _diagnose(options: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
-import sys
 from typing import Any
 
 from gap_vla.evaluation.key_mapping import KeyMapping
@@ -15,21 +14,21 @@ from gap_vla.evaluation.policy_server import PolicyServer, serve_forever
 from gap_vla.evaluation.server_limits import BOUNDS, ServerLimits
 
 
-def serve_command(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 after Ctrl-C or SIGTERM, 1 for an error that is explained."""
-    try:
-        keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
-        loaded = load_checkpoint(
-            options.checkpoint,
-            step=options.step,
-            execute=options.execute,
-            ensemble=options.ensemble,
-            dataset=options.dataset,
-            batch_size=1,
-        )
-    except PolicyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+def serve_command(options: argparse.Namespace) -> None:
+    """Serves until Ctrl-C or SIGTERM, which are its ordinary end.
+
+    Raises:
+        PolicyError: no such checkpoint, a damaged one, or an address that cannot be listened on.
+    """
+    keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
+    loaded = load_checkpoint(
+        options.checkpoint,
+        step=options.step,
+        execute=options.execute,
+        ensemble=options.ensemble,
+        dataset=options.dataset,
+        batch_size=1,
+    )
     policy: Any = loaded.policy
     print(f"compiling {policy.name} …", flush=True)
     policy.warm_up()
@@ -53,9 +52,7 @@ def serve_command(options: argparse.Namespace) -> int:
     try:
         asyncio.run(serve_forever(server, options.host, options.port, ready))
     except OSError as error:
-        print(f"error: cannot listen on {options.host}:{options.port}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    return 0
+        raise PolicyError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -61,13 +61,13 @@ class EstimatorSettings:
     def __post_init__(self) -> None:
         for name in ("hidden", "epochs", "batch_size", "max_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise MotionError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.lookahead < 0 or not 0 <= self.held_out < 1 or self.distance_weight <= 0:
-            raise ValueError(f"lookahead ≥ 0, 0 ≤ held_out < 1 and distance_weight > 0 are needed, got {self}")
+            raise MotionError(f"lookahead ≥ 0, 0 ≤ held_out < 1 and distance_weight > 0 are needed, got {self}")
         if not 0 <= self.spread < np.inf:
-            raise ValueError(f"spread is a number of steps, 0 (M5) or more, got {self.spread}")
+            raise MotionError(f"spread is a number of steps, 0 (M5) or more, got {self.spread}")
         if self.spread and (self.greatest_weight is not None or self.distance_weight != 0.005):
-            raise ValueError("spread replaces the weights w(d): give spread, or distance_weight and greatest_weight")
+            raise MotionError("spread replaces the weights w(d): give spread, or distance_weight and greatest_weight")
 
     def record(self) -> dict[str, Any]:
         """JSON-able; `spread` only where it is used, so that labels made before there was one keep their identity."""

@@ -14,8 +14,8 @@ from gap_vla.probing.page import write_report
 from gap_vla.probing.runs import ReportError, Run
 
 
-def report(options: argparse.Namespace) -> int:
-    """Probes and takeovers if asked for, then the page; returns the exit status."""
+def report(options: argparse.Namespace) -> None:
+    """Probes and takeovers if asked for, then the page."""
     command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     runs = [Run.read(path) for path in options.runs]
     if options.takeover:
@@ -23,7 +23,6 @@ def report(options: argparse.Namespace) -> int:
     probe = _probe(runs, options, command)
     page = write_report(options.runs, options.out, command=command, probe=probe, videos=options.videos)
     print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB, opens without a network)")
-    return 0
 
 
 def _take_over(runs: list[Run], options: argparse.Namespace, command: str) -> None:

@@ -43,8 +43,8 @@ def seconds(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def reproduce(options: argparse.Namespace) -> int:
-    """Runs what fits into the budget, then renders; returns the exit status."""
+def reproduce(options: argparse.Namespace) -> None:
+    """Runs what fits into the budget, then renders, also after Ctrl-C."""
     options.jobs = JOBS[options.device] if options.jobs is None else options.jobs
     if options.jobs < 1:
         raise ConfigError(f"--jobs is {options.jobs}; at least 1 cell has to run at once")
@@ -64,10 +64,10 @@ def reproduce(options: argparse.Namespace) -> int:
         print(
             f"{ledger.path(one.cell)} is stale ({'; '.join(one.reasons)}): it counts in no table; running replaces it"
         )
-    status = 0
+    stopped = False
     if options.dry_run:
         print(describe_queue(cells, ledger, kind, options))
-        return 0
+        return
     if runs:
         queue = QueueOptions(
             budget=seconds(options.budget),
@@ -82,12 +82,12 @@ def reproduce(options: argparse.Namespace) -> int:
         try:
             run_queue(cells, ledger, kind, queue)
         except KeyboardInterrupt:
-            print("stopped; the same command goes on")
-            status = 130
+            stopped = True
     every = plan(whole, options.profile, kind, seeds=sorted({*whole.seeds, *(seeds or ())}), device=options.device)
     render(whole, options.profile, every, ledger, Path(options.page))
     print(f"cells: {ledger.directory}; tables and pictures: {options.page}")
-    return status
+    if stopped:
+        raise KeyboardInterrupt("finished cells are recorded; the same command goes on")
 
 
 def _seeds(texts: Sequence[str]) -> list[int] | None:

@@ -12,6 +12,7 @@ from gap_vla.rlds.fields import flatten
 from gap_vla.rlds.reader import open_builder
 from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics
 from gap_vla.rlds.windows import Goal, Rho
+from gap_vla.typed_config import ConfigError
 
 _EPISODES_SHUFFLED = 256
 
@@ -43,7 +44,7 @@ class EpisodeStream:
         process_count: int,
     ) -> None:
         if normalization not in NORMALIZATIONS:
-            raise ValueError(f"unknown normalization {normalization!r}; known: {', '.join(NORMALIZATIONS)}")
+            raise ConfigError(f"unknown normalization {normalization!r}; known: {', '.join(NORMALIZATIONS)}")
         self.version_dir = Path(version_dir)
         self._split, self._seed, self._train = split, seed, train
         self._chunk = {"window_size": window_size, "action_horizon": action_horizon}
@@ -87,7 +88,7 @@ class EpisodeStream:
         episodes = episodes.shard(count, index)
         total = self._builder.info.splits[self._split].num_examples
         if total < count:
-            raise ValueError(f"split {self._split!r} has {total} episodes for {count} processes")
+            raise ConfigError(f"split {self._split!r} has {total} episodes for {count} processes")
 
         def epoch(number: Any) -> Any:
             ordered = episodes.shuffle(min(total, _EPISODES_SHUFFLED), self._seed + number) if self._train else episodes

@@ -12,6 +12,7 @@ from gap_vla.identity import digest
 from gap_vla.rlds.mixture import Mixture, address
 from gap_vla.rlds.store import EpisodeStore
 from gap_vla.rlds.windows import Batch, Goal, Rho, Windows
+from gap_vla.typed_config import ConfigError
 
 
 class WindowLoader:
@@ -81,7 +82,7 @@ class WindowLoader:
 
         stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else list(store)
         if not 0 <= process_index < process_count:
-            raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
+            raise ConfigError(f"process_index {process_index} is not in [0, {process_count})")
         parts = [
             Windows(
                 one,
@@ -116,7 +117,7 @@ class WindowLoader:
         orders = []
         for number, part in enumerate(parts):
             if len(part) < process_count:
-                raise ValueError(f"split {split!r} has {len(part)} windows for {process_count} processes")
+                raise ConfigError(f"split {split!r} has {len(part)} windows for {process_count} processes")
             order = grain.MapDataset.range(process_index, len(part), process_count)
             own = len(order)
             order = order.seed(seed).shuffle().repeat() if train else order
@@ -173,10 +174,10 @@ class WindowLoader:
         """Continues exactly behind `state`.
 
         Raises:
-            ValueError: the state is of other data, another seed, batch size or number of processes.
+            ConfigError: the state is of other data, another seed, batch size or number of processes.
         """
         if state.get("loader") != self._identity:
-            raise ValueError(
+            raise ConfigError(
                 "the data position was saved with other data, split, seed, batch size or process count; "
                 "resume with the same settings or start a new run"
             )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.rlds.windows import Batch, Windows
+from gap_vla.typed_config import ConfigError
 
 
 class Mixture:
@@ -17,7 +18,7 @@ class Mixture:
         parts: windows with equal picture sizes, widths and fields.
 
     Raises:
-        ValueError: they differ; says in what.
+        ConfigError: they differ; says in what.
     """
 
     def __init__(self, parts: Sequence[Windows]) -> None:
@@ -27,12 +28,12 @@ class Mixture:
         for part, shape in zip(self._parts, shapes):
             for key in needed:
                 if shape.get(key) != shapes[0].get(key):
-                    raise ValueError(
+                    raise ConfigError(
                         f"{part.store.directory}: {key} is {shape.get(key)}, in {self._parts[0].store.directory} it is "
                         f"{shapes[0].get(key)}; build the stores with `resize`, or pad the smaller one"
                     )
             if ("change_point" in shape) != ("change_point" in shapes[0]):
-                raise ValueError(f"{part.store.directory}: not all of the datasets have rho; annotate them all")
+                raise ConfigError(f"{part.store.directory}: not all of the datasets have rho; annotate them all")
 
     def gather(self, addresses: np.ndarray) -> Batch:
         """The batch of these addresses (int[B, 3]: store, epoch, window) in their order."""

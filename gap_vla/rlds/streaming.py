@@ -12,6 +12,7 @@ from gap_vla.rlds.draws import uniform
 from gap_vla.rlds.episode_stream import EpisodeStream
 from gap_vla.rlds.store import dataset_hash
 from gap_vla.rlds.windows import Batch, Goal, Rho
+from gap_vla.typed_config import ConfigError
 
 
 class StreamingLoader:
@@ -59,9 +60,9 @@ class StreamingLoader:
         shuffle_windows: int = 2000,
     ) -> None:
         if unknown := set(augment or ()) - set(image_keys):
-            raise ValueError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
+            raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
         if not 0 <= process_index < process_count:
-            raise ValueError(f"process_index {process_index} is not in [0, {process_count})")
+            raise ConfigError(f"process_index {process_index} is not in [0, {process_count})")
         parts = [(version_dir, 1.0)] if isinstance(version_dir, str | Path) else list(version_dir)
         self._weights = [weight for _, weight in parts]
         options: dict[str, Any] = {
@@ -127,10 +128,10 @@ class StreamingLoader:
                 tf.nest.assert_same_structure(spec, specs[0])
             except ValueError:
                 where = self._streams[0].version_dir
-                raise ValueError(f"{stream.version_dir} and {where} have different fields; annotate both") from None
+                raise ConfigError(f"{stream.version_dir} and {where} have different fields; annotate both") from None
             for path, own, first in zip(_paths(spec), tf.nest.flatten(spec), tf.nest.flatten(specs[0])):
                 if not own.shape.is_compatible_with(first.shape):
-                    raise ValueError(
+                    raise ConfigError(
                         f"{stream.version_dir}: {path} is {own.shape}, in {self._streams[0].version_dir} it is "
                         f"{first.shape}; stream with `resize`, or pad the smaller one"
                     )
@@ -173,10 +174,10 @@ class StreamingLoader:
         """Continues behind `state` by reading up to it.
 
         Raises:
-            ValueError: the state is of other data, another seed or batch size, or other settings.
+            ConfigError: the state is of other data, another seed or batch size, or other settings.
         """
         if state.get("loader") != self._identity:
-            raise ValueError(
+            raise ConfigError(
                 "the data position was saved with other data, seed, batch size or settings; resume with the same ones "
                 "or start a new run"
             )

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gap_vla.typed_config import ConfigError
+
 
 def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
     """Appends `rho` to `action`; give `action_normalization_mask` one more entry, False (`mask_with_rho`).
 
     Raises:
-        ValueError: the dataset has no ρ.
+        ConfigError: the dataset has no ρ.
     """
     if "rho" not in trajectory:
-        raise ValueError("the dataset has no steps/rho; add it with `scripts/annotate.py`")
+        raise ConfigError("the dataset has no steps/rho; add it with `scripts/annotate.py`")
     rho = tf.cast(trajectory["rho"], tf.float32)[:, None]
     return {**trajectory, "action": tf.concat([tf.cast(trajectory["action"], tf.float32), rho], axis=1)}
 

@@ -17,6 +17,7 @@ from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.draws import goal_steps, uniform
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
+from gap_vla.typed_config import ConfigError
 
 Rho = Literal["step", "current", "none"]
 Goal = Literal["none", "uniform"]
@@ -106,15 +107,15 @@ class Windows:
         seed: int = 0,
     ) -> None:
         if window_size < 1 or action_horizon < 1:
-            raise ValueError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
+            raise ConfigError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
         if normalization not in NORMALIZATIONS:
-            raise ValueError(f"unknown normalization {normalization!r}; known: {', '.join(NORMALIZATIONS)}")
+            raise ConfigError(f"unknown normalization {normalization!r}; known: {', '.join(NORMALIZATIONS)}")
         if rho not in ("step", "current", "none"):
-            raise ValueError(f"unknown rho {rho!r}; known: step, current, none")
+            raise ConfigError(f"unknown rho {rho!r}; known: step, current, none")
         if goal not in ("none", "uniform"):
-            raise ValueError(f"unknown goal {goal!r}; known: none, uniform")
+            raise ConfigError(f"unknown goal {goal!r}; known: none, uniform")
         if unknown := set(augment or ()) - set(image_keys):
-            raise ValueError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
+            raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
         self.store, self.data = store, store.split(split)
         known = [key for key in self.data.fields if key.startswith("image_")]
         for key in image_keys:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.errors import UserError
+from gap_vla.core.errors import UserError, keeping
 from gap_vla.progress import Progress
 from gap_vla.sim.collection_worker import CRASHED, KEPT, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
@@ -76,9 +76,8 @@ def collect_demos(
         `out`.
 
     Raises:
-        FileExistsError: `out` exists.
-        CollectionError: the parts of another collection are in the way, another process is collecting into the
-            same file, a worker died, or the expert hardly ever succeeds.
+        CollectionError: `out` exists, the parts of another collection are in the way, another process is collecting
+            into the same file, a worker died, or the expert hardly ever succeeds.
         UnknownNameError: task, variant or camera.
         RenderingError: no OpenGL library.
     """
@@ -88,11 +87,11 @@ def collect_demos(
     for wanted in cameras:
         check_name("camera", wanted, ("primary", "wrist"))
     if n < 1 or workers < 1:
-        raise ValueError(f"n and workers must be at least 1, got n={n}, workers={workers}")
+        raise CollectionError(f"n and workers must be at least 1, got n={n}, workers={workers}")
     if cameras:
         require_rendering()
     if out.exists():
-        raise FileExistsError(f"{out} exists; choose another name, or delete it first")
+        raise CollectionError(f"{out} exists; choose another name, or delete it first")
     env_kwargs = dict(image_size=image_size, cameras=list(cameras), camera=camera, variant=variant)
     settings = {
         "layout_version": LAYOUT_VERSION,
@@ -107,7 +106,7 @@ def collect_demos(
         "collection_seed": seed,
     }
     folder = out.with_name(out.name + ".parts")
-    with _parts(folder, settings):
+    with keeping(f"finished episodes are in {folder}, the same command continues"), _parts(folder, settings):
         done = _finished(folder)
         if done and progress:
             print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.errors import UserError
 from gap_vla.sim.environment import SimEnv, make
 from gap_vla.sim.expert import make_expert
 from gap_vla.sim.specs import TASK_NAMES, task_spec
@@ -182,11 +183,11 @@ def insert_table(document: Path, table: str) -> None:
     """Replaces what stands between the two marks of the document.
 
     Raises:
-        ValueError: the marks are missing.
+        UserError: the marks are missing.
     """
     text = document.read_text()
     if BEGIN not in text or END not in text:
-        raise ValueError(f"{document} has no lines {BEGIN!r} and {END!r}; put them where the table belongs")
+        raise UserError(f"{document} has no lines {BEGIN!r} and {END!r}; put them where the table belongs")
     head, rest = text.split(BEGIN)
     temporary = document.with_name(f".{document.name}.{os.getpid()}")
     temporary.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")

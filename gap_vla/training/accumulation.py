@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gap_vla.typed_config import ConfigError
+
 
 def counted_entries(batch: Mapping[str, Any]) -> jax.Array:
     """How many action entries a batch's loss is a mean over: neither padded in the window nor in the chunk."""
@@ -29,13 +31,13 @@ def accumulated(
         sample: float32[B, W], GAP's factor.
 
     Raises:
-        ValueError: the batch cannot be cut into so many parts.
+        ConfigError: the batch cannot be cut into so many parts.
     """
     if parts == 1:
         return function(params, batch, sample, rng)
     size = len(sample)
     if size % parts:
-        raise ValueError(f"a batch of {size} cannot be accumulated in {parts} equal parts; change train.accumulate")
+        raise ConfigError(f"a batch of {size} cannot be accumulated in {parts} equal parts; change train.accumulate")
 
     def cut(leaf: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)

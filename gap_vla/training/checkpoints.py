@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from gap_vla.training.step import TrainState
+from gap_vla.typed_config import ConfigError
 
 
 class StateCheckpoints:
@@ -46,12 +47,12 @@ class StateCheckpoints:
         """The newest (or given) checkpoint with the template's structure and placement, and the loader's position.
 
         Raises:
-            ValueError: it holds the parameters of another model, or was written by another version of this code.
+            ConfigError: it holds the parameters of another model, or was written by another version of this code.
         """
         step = self.latest if step is None else step
         described = self._manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
         if described.get("layout", "") != self._layout:
-            raise ValueError(
+            raise ConfigError(
                 f"{self._manager.directory}/{step} holds parameters in another order or of another model; it cannot be "
                 "resumed by this version: start a new run with --run_name NAME"
             )

@@ -13,6 +13,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from gap_vla.typed_config import ConfigError
+
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -20,14 +22,14 @@ def join_hosts() -> bool:
     """Joins the hosts named in the environment, before the first array is made; False if there are none.
 
     Raises:
-        ValueError: only some of the three variables are set.
+        ConfigError: only some of the three variables are set.
     """
     given = [name for name in VARIABLES if os.environ.get(name)]
     if not given:
         return False
     if len(given) < len(VARIABLES):
         missing = ", ".join(name for name in VARIABLES if name not in given)
-        raise ValueError(f"training on several hosts needs {', '.join(VARIABLES)}; {missing} is not set")
+        raise ConfigError(f"training on several hosts needs {', '.join(VARIABLES)}; {missing} is not set")
     import jax
 
     address, count, number = (os.environ[name] for name in VARIABLES)

@@ -131,8 +131,7 @@ def train(
                 checkpoints.save(done, state, loader.state())
     checkpoints.wait()
     if done < config.steps:
-        print(f"train: interrupted; step {done} is saved, go on with --resume", flush=True)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
     return state, {**held_out, "steps_per_second": progress.rate(done)}
 
 

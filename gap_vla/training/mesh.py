@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gap_vla.typed_config import ConfigError
+
 SMALLEST_CUT = 4096
 """Leaves with fewer entries are repeated on every device: fetching them would cost more than they weigh."""
 
@@ -20,13 +22,13 @@ def make_mesh(fsdp: int = 1, batch_size: int | None = None) -> Mesh:
     """All devices of all hosts as (data, fsdp).
 
     Raises:
-        ValueError: the number of devices is not a multiple of `fsdp`, or the batch not one of the number of devices.
+        ConfigError: the number of devices is not a multiple of `fsdp`, or the batch not one of the number of devices.
     """
     count = jax.device_count()
     if count % fsdp:
-        raise ValueError(f"train.fsdp is {fsdp}, which does not divide the {count} devices")
+        raise ConfigError(f"train.fsdp is {fsdp}, which does not divide the {count} devices")
     if batch_size is not None and batch_size % count:
-        raise ValueError(f"train.batch_size is {batch_size}; it must be a multiple of the {count} devices")
+        raise ConfigError(f"train.batch_size is {batch_size}; it must be a multiple of the {count} devices")
     return Mesh(np.array(jax.devices()).reshape(-1, fsdp), ("data", "fsdp"))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rlds.windows import Batch
+from gap_vla.typed_config import ConfigError
 
 
 class ShuffledImages:
@@ -48,10 +49,10 @@ class ShuffledImages:
         """Continues exactly behind `state`.
 
         Raises:
-            ValueError: the state is of other data, or of a run whose pictures were not shuffled.
+            ConfigError: the state is of other data, or of a run whose pictures were not shuffled.
         """
         if "shuffled_images" not in state:
-            raise ValueError("the run was trained without data.shuffle_images; resume with the same settings")
+            raise ConfigError("the run was trained without data.shuffle_images; resume with the same settings")
         self._loader.restore({key: value for key, value in state.items() if key != "shuffled_images"})
         self._delivered = state["shuffled_images"]
 

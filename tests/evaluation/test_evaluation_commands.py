@@ -15,8 +15,6 @@ from test_evaluation_octo_policy import build, observations
 
 from gap_vla.episode import Episode
 from gap_vla.evaluation import load_checkpoint
-from gap_vla.evaluation.command import evaluate_command
-from gap_vla.evaluation.diagnose_command import diagnose_command
 from gap_vla.evaluation.interventions import ALL_INTERVENTIONS
 from gap_vla.evaluation.remote_policy import RemotePolicy
 from gap_vla.rlds import write_rlds
@@ -67,7 +65,7 @@ def dataset(tmp_path_factory):
 
 def test_held_out_error_is_printed_and_written_apart_for_transitions(run, dataset, tmp_path, capsys):
     options = ["--checkpoint", str(run), "--rlds", str(dataset("assembly")), "--out", str(tmp_path), "--quiet"]
-    assert evaluate_command(script("evaluate").parse(options)) == 0
+    assert script("evaluate").main(options) == 0
     printed = capsys.readouterr().out
     assert re.search(r"held-out action error [\d.]+ \(transition steps [\d.]+, consistent steps [\d.]+\)", printed)
     found = json.loads((tmp_path / "held_out.json").read_text())
@@ -76,16 +74,16 @@ def test_held_out_error_is_printed_and_written_apart_for_transitions(run, datase
 
 def test_data_of_another_task_are_refused(run, dataset, capsys):
     other = dataset("threading")
-    for name, command in (("evaluate", evaluate_command), ("diagnose", diagnose_command)):
+    for name in ("evaluate", "diagnose"):
         options = ["--checkpoint", str(run), "--rlds", str(other), "--quiet"]
-        assert command(script(name).parse(options)) == 1
+        assert script(name).main(options) == 2
         assert "holds demonstrations of threading; the policy was trained for assembly" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_diagnosis_of_a_dataset_prints_a_table_and_writes_it(run, dataset, tmp_path, capsys):
     options = ["--checkpoint", str(run), "--rlds", str(dataset("assembly")), "--out", str(tmp_path), "--quiet"]
-    assert diagnose_command(script("diagnose").parse(options)) == 0
+    assert script("diagnose").main(options) == 0
     printed = capsys.readouterr().out
     assert "images_swapped" in printed and "× error (95 %)" in printed and "objects_moved" not in printed
     found = json.loads((tmp_path / "diagnosis.json").read_text())
@@ -127,7 +125,5 @@ def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):
     ],
 )
 def test_mistakes_when_serving_are_explained(arguments, message, capsys):
-    from gap_vla.evaluation.serve_command import serve_command
-
-    assert serve_command(script("serve_policy").parse(arguments)) == 1
+    assert script("serve_policy").main(arguments) == 2
     assert message in capsys.readouterr().err

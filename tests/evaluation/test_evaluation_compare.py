@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gap_vla.evaluation.compare import Cell, as_markdown, as_text, compare, render
+from gap_vla.evaluation.record import EvaluationError
 
 
 def cells(rates, *, seeds=(0, 1, 2), layouts=60):
@@ -58,9 +59,9 @@ def test_one_cell_alone_makes_a_table():
 
 
 def test_duplicates_and_emptiness_are_refused():
-    with pytest.raises(ValueError, match="two evaluations of method v, seed 0"):
+    with pytest.raises(EvaluationError, match="two evaluations of method v, seed 0"):
         compare([Cell("v", 0, {1: True})] * 2)
-    with pytest.raises(ValueError, match="no finished evaluation"):
+    with pytest.raises(EvaluationError, match="no finished evaluation"):
         compare([])
 
 
@@ -91,5 +92,5 @@ def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_p
 def test_methods_can_be_chosen_and_tasks_cannot_be_mixed(tmp_path):
     paths = runs(tmp_path, cells({"v": 0.4, "vp": 0.5}))
     assert "VP" not in render(paths, tmp_path, methods=["v"])
-    with pytest.raises(ValueError, match="different tasks cannot be compared: assembly, stack"):
+    with pytest.raises(EvaluationError, match="different tasks cannot be compared: assembly, stack"):
         render([*paths, *runs(tmp_path, cells({"v": 0.4}), task="stack")], tmp_path)

@@ -98,7 +98,7 @@ def test_the_command_evaluates_the_expert_and_writes_everything(tmp_path):
 )
 def test_mistakes_on_the_command_line_are_explained(arguments, message):
     done = run("scripts/evaluate.py", *arguments)
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("script", ["evaluate", "serve_policy", "diagnose"])

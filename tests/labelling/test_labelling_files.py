@@ -231,7 +231,7 @@ def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, c
     said = capsys.readouterr().out
     assert "5 episodes, 400 steps, 15 change points" in said
     assert (tmp_path / "out.hdf5.report.html").exists()
-    assert run([str(hdf5), "--out", str(tmp_path / "out.hdf5")]) == 1
+    assert run([str(hdf5), "--out", str(tmp_path / "out.hdf5")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     with pytest.raises(SystemExit, match="2"):
         run([str(hdf5), "--out", str(tmp_path / "x.hdf5"), "--option", "sigma"])
@@ -240,7 +240,7 @@ def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, c
     show = _command("show_episode")
     assert show([str(hdf5), "--method", "cotpc", "--out", str(tmp_path / "e.html")]) == 0
     assert "labels: cotpc" in (tmp_path / "e.html").read_text()
-    assert show([str(hdf5), "--camera", "wrist", "--out", str(tmp_path / "e.html")]) == 1
+    assert show([str(hdf5), "--camera", "wrist", "--out", str(tmp_path / "e.html")]) == 2
     assert "no camera 'wrist' (cameras: image_primary)" in capsys.readouterr().err
 
 

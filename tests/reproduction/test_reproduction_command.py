@@ -59,13 +59,13 @@ def test_the_command_runs_records_renders_and_goes_on(script, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_runs(script, tmp_path, capsys, argument, words):
-    assert script(argument) == 1
+    assert script(argument) == 2
     assert words in capsys.readouterr().err and not events(tmp_path, "begin")
 
 
 def test_a_gpu_that_is_not_there_ends_the_command_before_the_first_cell(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert script("--device=cuda") == 1
+    assert script("--device=cuda") == 2
     assert "torch finds no CUDA device" in capsys.readouterr().err and not events(tmp_path, "begin")
     assert script("--device=cuda", "--dry_run") == 0
 

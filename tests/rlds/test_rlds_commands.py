@@ -64,7 +64,7 @@ def test_build_dataset_annotates_writes_and_reuses(
     stamp = (path / "metadata.json").stat().st_mtime_ns
     assert call(*command, "--method", "gaussian") == 0
     assert (path / "metadata.json").stat().st_mtime_ns == stamp
-    assert call(*command, "--method", "fixed") == 1
+    assert call(*command, "--method", "fixed") == 2
     assert "gaussian → fixed" in capsys.readouterr().err
 
 

@@ -112,7 +112,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_continues(collection, tm
 
 
 def test_an_existing_file_and_other_settings_are_refused(collection, tmp_path):
-    with pytest.raises(FileExistsError, match="choose another name"):
+    with pytest.raises(CollectionError, match="choose another name"):
         collect_demos("assembly", 1, collection, **SETTINGS)
     parts = tmp_path / "x.hdf5.parts"
     parts.mkdir()

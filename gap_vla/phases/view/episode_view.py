@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from gap_vla.episode import Episode
+from gap_vla.episode import Episode, EpisodeError
 from gap_vla.phases.alternatives import label_changes
 from gap_vla.phases.annotation import motion_of
 from gap_vla.phases.motion import steps_of
@@ -64,7 +64,7 @@ def view_of(episode: Episode, *, camera: str | None = None, facts: tuple[str, ..
         ValueError: the episode has no such camera.
     """
     if camera is not None and camera not in episode.images:
-        raise ValueError(f"{episode.name}: no camera {camera!r} (cameras: {', '.join(episode.images) or 'none'})")
+        raise EpisodeError(f"{episode.name}: no camera {camera!r} (cameras: {', '.join(episode.images) or 'none'})")
     cameras = sorted(episode.images)
     frames = episode.images[camera or cameras[0]] if cameras else None
     points = np.zeros(0, np.int64) if episode.change_point is None else np.flatnonzero(episode.change_point)

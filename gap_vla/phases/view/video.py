@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from gap_vla.atomic import replacing
+from gap_vla.episode import EpisodeError
 from gap_vla.phases.view.episode_view import EpisodeView
 
 SIDE, STRIP = 384, 96
@@ -28,7 +29,7 @@ def write_video(view: EpisodeView, path: str | Path, *, fps: float | int = 20) -
         ValueError: the episode has no camera images.
     """
     if view.frames is None:
-        raise ValueError(f"{view.title}: no camera images, so no video; write the page or the picture instead")
+        raise EpisodeError(f"{view.title}: no camera images, so no video; write the page or the picture instead")
     import imageio.v2 as imageio
 
     with replacing(path) as temporary:

@@ -86,8 +86,7 @@ def train(trainer: SmallTrainer, windows: SmallWindows, held_out: SmallWindows, 
         if done > first:
             _require_finite(trainer.loss, batch, done, run)
         state.save(done, trainer.state())
-        print(f"train: interrupted; step {done} is saved, go on with --resume", flush=True)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
     seconds = time.perf_counter() - started
     if done > first:
         measured |= {"steps_per_second": (done - first) / seconds, "data_share": gathering / seconds}

@@ -1,0 +1,128 @@
+"""All commands fail in one way: a line and status 2 for what a user can put right, 130 for Ctrl-C, 70 for our bugs."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call, load, start
+
+from gap_vla.command import load_config
+from gap_vla.core.errors import BUG, INTERRUPTED, USER_ERROR, UserError, command, keeping
+from gap_vla.typed_config import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (
+            UserError("demos.hdf5: no episodes;\ncollect some"),
+            USER_ERROR,
+            "error: demos.hdf5: no episodes; collect some",
+        ),
+        (OSError(28, "No space left on device", "/full/x"), USER_ERROR, "error: /full/x: No space left on device"),
+        (MemoryError(), USER_ERROR, "error: not enough memory"),
+        (KeyboardInterrupt("3 episodes are kept"), INTERRUPTED, "interrupted; 3 episodes are kept"),
+        (ZeroDivisionError("x"), BUG, "this is a bug of gap_vla"),
+    ],
+)
+def test_a_command_turns_what_goes_wrong_into_a_line_and_a_status(error, status, said, capsys):
+    @command
+    def main():
+        raise error
+
+    assert main() == status
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(said)
+
+
+def test_the_innermost_word_about_what_is_kept_holds():
+    with pytest.raises(KeyboardInterrupt, match="the shard"), keeping("nothing"), keeping("the shard"):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_wrapped_and_loads_nothing_before(name):
+    """A Ctrl-C that comes before `main` is running would end in a traceback."""
+    assert load(name).main.__wrapped__
+    code = f"import sys; sys.path.insert(0, 'scripts'); import {name}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"numpy", "absl", "ml_collections", "jax", "torch", "tensorflow"} & set(loaded.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments", "words"),
+    [
+        ("annotate", ["nothing", "--out", "x"], "nothing: no such file or folder"),
+        ("annotate", ["nothing", "--out", "x", "--layout", '{"position"'], "is no JSON"),
+        ("build_dataset", ["nothing.hdf5", "--name", "x y"], "letters, digits and underscores"),
+        ("check_dataset", ["nothing"], "nothing"),
+        ("collect_demos", ["--task", "sewing", "--out", "x.hdf5"], "sewing"),
+        ("diagnose", ["--checkpoint", "nowhere"], "nowhere: no such directory"),
+        ("evaluate", ["--checkpoint", "nowhere"], "nowhere: no such directory"),
+        ("phase_benchmark", ["--finders", "x"], "no finder 'x'"),
+        ("report", ["nowhere"], "nowhere"),
+        ("reproduce", ["--table", "evidence", "--budget", "soon"], "60m"),
+        ("serve_policy", ["--checkpoint", "nowhere"], "nowhere: no such directory"),
+        ("show_episode", ["nothing"], "nothing: no such file or folder"),
+        ("task_table", ["--tasks", "sewing"], "sewing"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(line, arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(line, *arguments) == USER_ERROR
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "error: " in said and words in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config(:\n", "line 1: SyntaxError"),
+        ("\nx = 1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
+        ("def get_config(profile=''):\n    return missing\n", "line 2: NameError"),
+        ("import nowhere\n", "line 1: ModuleNotFoundError"),
+        ("def get_config():\n    return 3\n", "it must return a ConfigDict"),
+        ("x = '\x00'\n", "SyntaxError"),
+    ],
+)
+def test_a_broken_configuration_file_is_named_with_its_line(text, words, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_config(str(path))
+
+
+ENOUGH = {
+    "annotate": ["d.hdf5", "--out", "x"],
+    "build_dataset": ["d.hdf5", "--name", "x"],
+    "check_dataset": ["d"],
+    "collect_demos": ["--task", "assembly", "--out", "x.hdf5"],
+    "diagnose": ["--checkpoint", "d"],
+    "evaluate": ["--checkpoint", "d"],
+    "report": ["d"],
+    "reproduce": ["--table", "evidence"],
+    "serve_policy": ["--checkpoint", "d"],
+    "show_episode": ["d.hdf5"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_while_libraries_load_ends_in_a_line(name, tmp_path):
+    (tmp_path / "d.hdf5").touch()
+    slow = tmp_path / "slow"  # what every command needs, and what never finishes loading
+    slow.mkdir()
+    (slow / "numpy.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    process = start(name, *ENOUGH.get(name, ()), cwd=tmp_path, first_on_path=slow)
+    assert process.stdout and process.stdout.readline() == "loading\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED and said.startswith("interrupted") and "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", WITH_CONFIG)
+def test_commands_with_a_configuration_name_what_is_missing(name, tmp_path):
+    process = start(name, cwd=tmp_path)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == USER_ERROR and said.startswith("error: --config FILE[:PROFILE] is missing")
