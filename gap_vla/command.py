@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from gap_vla.bounds import NumberField, all_number_fields
 from gap_vla.config import FinetuneConfig
 from gap_vla.core.errors import UserError, command, keeping, message_of
 from gap_vla.sim import TASK_NAMES
@@ -117,23 +118,26 @@ def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
             section = section[key]
 
 
-def _keys(values: Mapping[str, Any], prefix: str = "--config") -> list[str]:
+def _keys(values: Mapping[str, Any], fields: Mapping[str, NumberField], prefix: str = "--config") -> list[str]:
     lines = []
     for key, value in values.items():
+        name = f"{prefix}.{key}"
         if isinstance(value, dict) and value:
-            lines += _keys(value, f"{prefix}.{key}")
+            lines += _keys(value, fields, name)
         else:
-            lines.append(f"  {prefix}.{key}={value!r}")
+            bounds = fields[name].bounds if name in fields else None
+            lines.append(f"  {name}={value!r}" + (f"  {bounds}" if bounds else ""))
     return lines
 
 
 def help_text(doc: str, script: str, config_type: type[Any] = FinetuneConfig) -> str:
     """The command's docstring, its flags, and every configuration key with the library's default."""
     defaults = dataclasses.asdict(config_type(task=TASK_NAMES[0]))
+    bounds = {f"--config.{key}": field for key, field in all_number_fields(config_type).items()}
     return (
         f"{doc.strip()}\n\nflags:\n{flags.FLAGS.module_help(script)}\n\n"
         "configuration keys with the library's defaults (a configuration file sets some of them; what each means\n"
-        f"is documented in {config_type.__module__.replace('.', '/')}.py):\n" + "\n".join(_keys(defaults))
+        f"is documented in {config_type.__module__.replace('.', '/')}.py):\n" + "\n".join(_keys(defaults, bounds))
     )
 
 

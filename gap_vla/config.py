@@ -8,44 +8,50 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.bounds import SEED, STEPS, Bounds, Items, check_numbers
+from gap_vla.demos import READERS
 from gap_vla.phases import METHODS as METHODS_OF_RHO
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
 from gap_vla.training.rivals import RIVALS, rival_of
-from gap_vla.typed_config import (
-    ConfigError,
-    apply_changes,
-    build_config,
-    check_fraction,
-    check_positive,
-    choose,
-    to_plain,
-)
+from gap_vla.typed_config import ConfigError, apply_changes, build_config, choose, to_plain
 
 METHODS = ("v", "vp", "vp_gap", *RIVALS)
 """V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment; rivals train VP their way."""
+
+EPISODES = Bounds(0, 100_000, "0: none; each takes seconds")
+STEP_COUNT = Bounds(1, STEPS, "steps are counted in 32 bits")
+BATCH = Bounds(1, 65_536, "windows computed at once")
+HORIZON = Bounds(1, 256, "control steps; a task takes some hundred")
+LAYOUT_SEED = Bounds(0, SEED.most - EPISODES.most, "layouts count from it, in 31 bits")
+WORKERS = Bounds(1, 256, "processes, each with a simulator")
+PEAK_RATE = Bounds(1e-10, 1.0, "about how far Adam moves a parameter in a step")
+DECAY = Bounds(0, 1, "share of a parameter that is taken away, times the learning rate")
+CLIP = Bounds(1e-9, 1e9, "norm of the whole gradient; the greatest never clips")
 
 
 @dataclasses.dataclass(frozen=True)
 class DemosConfig:
     """Demonstrations: from a file of other people's tools, or from the scripted expert in the simulator."""
 
-    episodes: int = 100
-    seed: int = 0
-    image_size: int = 64  # pixels, square
-    cameras: tuple[str, ...] = ("primary",)
-    action_noise: float = 0.0  # std of what disturbs the executed action; the recorded label stays clean
+    episodes: Annotated[int, Bounds(2, 100_000, "one to learn from, one to measure with")] = 100
+    seed: Annotated[int, SEED] = 0
+    image_size: Annotated[int, Bounds(16, 1024, "pixels; smaller ones show nothing")] = 64  # square
+    cameras: Annotated[tuple[str, ...], Items(1, 2)] = ("primary",)
+    # std of what disturbs the executed action; the recorded label stays clean
+    action_noise: Annotated[float, Bounds(0, 1, "actions lie in -1 to 1")] = 0.0
     path: str = ""  # an existing demonstration file or folder; empty: collect from the expert
     kind: str = "robomimic_hdf5"  # reader of `path`
 
     def __post_init__(self) -> None:
-        check_positive(self, "demos", "episodes", "image_size")
+        check_numbers(self, "demos")
         for camera in self.cameras:
             choose(camera, ("primary", "wrist"), "demos.cameras")
-        if self.action_noise < 0:
-            raise ConfigError(f"demos.action_noise is {self.action_noise}; it must be at least 0")
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ConfigError(f"demos.cameras is {self.cameras}; name each once")
+        choose(self.kind, tuple(READERS), "demos.kind")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +59,19 @@ class PhasesConfig:
     """How ρ is found (M1 to M5)."""
 
     method: str = "lstm"
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_numbers(self, "phases")
         choose(self.method, (*METHODS_OF_RHO, "none"), "phases.method")
+        if self.options and self.method != "none":
+            from gap_vla.phases.annotation import checked_options
+
+            try:
+                checked_options(self.method, self.options)
+            except ValueError as error:
+                raise ConfigError(f"phases.options: {error}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +80,12 @@ class DataConfig:
 
     root: str = "data"  # where collected demonstrations, RLDS datasets and episode stores are kept
     rlds: str = ""  # an existing RLDS dataset (…/name/version) with steps/rho; empty: made from the demonstrations
-    val_fraction: float = 0.1
+    val_fraction: Annotated[float, Bounds(0.0001, 0.9, "both splits need episodes")] = 0.1
     normalization: str = "normal"  # of action and proprio: normal | bounds
     shuffle_images: bool = False  # a control that cannot see: train with pictures of other episodes (EVALUATION.md)
 
     def __post_init__(self) -> None:
-        check_fraction(self, "data", "val_fraction")
+        check_numbers(self, "data")
         choose(self.normalization, ("normal", "bounds"), "data.normalization")
 
 
@@ -80,24 +94,28 @@ class ModelConfig:
     """Octo: pretrained weights, or a small one from scratch."""
 
     pretrained: str = ""  # checkpoint directory or hf://…; empty: the small model below
-    window_size: int = 1
-    action_horizon: int = 8
+    window_size: Annotated[int, Bounds(1, 128, "steps of history; attention grows with the square")] = 1
+    action_horizon: Annotated[int, HORIZON] = 8
     head: str = "l1"  # l1 | mse | diffusion
-    token_embedding_size: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    mlp_dim: int = 256
-    stem_features: tuple[int, ...] = (32, 64, 128)  # one stride-2 stage each, multiples of 32
+    token_embedding_size: Annotated[int, Bounds(8, 4096, "numbers of a token; the published have 384 and 768")] = 128
+    num_layers: Annotated[int, Bounds(1, 64, "the published have 12")] = 4
+    num_heads: Annotated[int, Bounds(1, 64, "the published have 6 and 12")] = 4
+    mlp_dim: Annotated[int, Bounds(1, 16_384, "the published have 1536 and 3072")] = 256
+    stem_features: Annotated[tuple[Annotated[int, Bounds(32, 2048, "channels in groups of 32")], ...], Items(1, 6)] = (
+        32,
+        64,
+        128,
+    )  # one stride-2 stage each, multiples of 32
 
     def __post_init__(self) -> None:
         choose(self.head, ("l1", "mse", "diffusion"), "model.head")
-        check_positive(self, "model", "window_size", "action_horizon", "num_layers", "num_heads", "mlp_dim")
+        check_numbers(self, "model")
         if self.token_embedding_size % self.num_heads or self.token_embedding_size % 8:
             raise ConfigError(
                 f"model.token_embedding_size is {self.token_embedding_size}; it must be divisible by "
                 f"model.num_heads ({self.num_heads}) and by 8 (the heads' attention pooling)"
             )
-        if not self.stem_features or any(f % 32 for f in self.stem_features):
+        if any(f % 32 for f in self.stem_features):
             raise ConfigError(f"model.stem_features is {self.stem_features}; each must be a multiple of 32 (GroupNorm)")
 
 
@@ -105,35 +123,34 @@ class ModelConfig:
 class OptimizerConfig:
     """AdamW with warm-up and cosine decay over the training run, as upstream."""
 
-    learning_rate: float = 3e-4
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    clip_gradient: float = 1.0
-    frozen_keys: tuple[str, ...] = ()
+    learning_rate: Annotated[float, PEAK_RATE] = 3e-4
+    warmup_steps: Annotated[int, Bounds(0, STEPS, "steps are counted in 32 bits")] = 100
+    weight_decay: Annotated[float, DECAY] = 0.01
+    clip_gradient: Annotated[float, CLIP] = 1.0
+    frozen_keys: Annotated[tuple[str, ...], Items(0, 1000)] = ()
     moment_dtype: str = "bfloat16"  # of AdamW's stored first moment; upstream's is bfloat16
 
     def __post_init__(self) -> None:
-        check_positive(self, "optimizer", "learning_rate", "clip_gradient")
+        check_numbers(self, "optimizer")
         choose(self.moment_dtype, ("bfloat16", "float32"), "optimizer.moment_dtype")
-        if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ConfigError("optimizer.weight_decay and optimizer.warmup_steps must be at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Length and rhythm of the training run."""
 
-    steps: int = 2000
-    batch_size: int = 64
-    seed: int = 0
-    log_every: int = 50
-    validate_every: int = 500
-    save_every: int = 500
-    accumulate: int = 1  # parts that a batch is computed in, one after the other, to save memory
-    fsdp: int = 1  # devices that share one copy of parameters and optimizer; the others repeat it
+    steps: Annotated[int, STEP_COUNT] = 2000
+    batch_size: Annotated[int, BATCH] = 64
+    seed: Annotated[int, SEED] = 0
+    log_every: Annotated[int, STEP_COUNT] = 50
+    validate_every: Annotated[int, STEP_COUNT] = 500
+    save_every: Annotated[int, STEP_COUNT] = 500
+    accumulate: Annotated[int, BATCH] = 1  # parts that a batch is computed in, one after the other, to save memory
+    # devices that share one copy of parameters and optimizer; the others repeat it
+    fsdp: Annotated[int, Bounds(1, 4096, "devices")] = 1
 
     def __post_init__(self) -> None:
-        check_positive(self, "train", *(field.name for field in dataclasses.fields(self) if field.name != "seed"))
+        check_numbers(self, "train")
         if self.batch_size % self.accumulate:
             raise ConfigError(f"train.accumulate {self.accumulate} does not divide train.batch_size {self.batch_size}")
 
@@ -142,19 +159,17 @@ class TrainConfig:
 class EvalConfig:
     """Rollouts in the simulator after training."""
 
-    episodes: int = 20
-    seed: int = 100_000  # first layout; demonstrations use seeds from demos.seed on
-    workers: int = 2
-    execute: int = 4  # actions executed of each predicted chunk
+    episodes: Annotated[int, EPISODES] = 20
+    seed: Annotated[int, LAYOUT_SEED] = 100_000  # first layout; demonstrations use seeds from demos.seed on
+    workers: Annotated[int, WORKERS] = 2
+    execute: Annotated[int, HORIZON] = 4  # actions executed of each predicted chunk
     ensemble: bool = False  # temporal ensembling instead of executing chunks
-    videos: int = 4
+    videos: Annotated[int, EPISODES] = 4
     variant: str = "default"  # out-of-distribution variant of the task, by name
 
     def __post_init__(self) -> None:
-        check_positive(self, "eval", "workers", "execute")
+        check_numbers(self, "eval")
         choose(self.variant, tuple(VARIANT_NAMES), "eval.variant")
-        if self.episodes < 0 or self.videos < 0:
-            raise ConfigError("eval.episodes and eval.videos must be at least 0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,20 +18,6 @@ class ConfigError(UserError, ValueError):
     """A configuration that cannot be run; the message names the key, the value and the choices."""
 
 
-def check_positive(config: Any, section: str, *names: str) -> None:
-    """Raises ConfigError unless each of these values of `config` is greater than 0."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ConfigError(f"{section}.{name} is {getattr(config, name)}; it must be greater than 0")
-
-
-def check_fraction(config: Any, section: str, *names: str) -> None:
-    """Raises ConfigError unless each of these values of `config` lies in [0, 1)."""
-    for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise ConfigError(f"{section}.{name} is {getattr(config, name)}; it must lie in [0, 1)")
-
-
 def choose(value: str, choices: tuple[str, ...], what: str) -> str:
     """Returns `value`, or raises ConfigError listing the choices and the nearest one."""
     if value in choices:
@@ -71,7 +57,7 @@ def build_config(cls: Any, values: Any, where: str = "") -> Any:
     if not isinstance(values, Mapping) and not hasattr(values, "items"):
         raise ConfigError(f"{where.rstrip('.') or 'the configuration'} is {values!r}; it must be a section with keys")
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)  # without bounds; `cls` itself checks those
     arguments = {}
     for key, value in values.items():
         if key not in fields:

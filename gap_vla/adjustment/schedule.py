@@ -21,9 +21,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from gap_vla.bounds import Bounds, check_numbers
+from gap_vla.typed_config import choose
 
 MODES = ("sample", "sample_lambda", "batch", "fixed", "none")
 RHO_OF_WINDOW = ("step", "current")
@@ -51,7 +55,7 @@ class AdjustmentSchedule:
         fixed_rho: the constant ρ of mode `fixed`.
 
     Raises:
-        ValueError: unknown mode or a value outside [0, 1].
+        ConfigError: unknown mode or a value outside [0, 1].
 
     Example:
         >>> import numpy as np
@@ -64,19 +68,15 @@ class AdjustmentSchedule:
     """
 
     mode: str = "sample"
-    lam: float = 0.3
-    window: float = 0.5
+    lam: Annotated[float, Bounds(0, 1, "a factor that slows down")] = 0.3
+    window: Annotated[float, Bounds(0, 1, "share of the training steps")] = 0.5
     rho: str = "step"
-    fixed_rho: float = 0.5
+    fixed_rho: Annotated[float, Bounds(0, 1, "a probability")] = 0.5
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"adjustment mode {self.mode!r} is unknown; choose one of {', '.join(MODES)}")
-        if self.rho not in RHO_OF_WINDOW:
-            raise ValueError(f"adjustment rho {self.rho!r} is unknown; choose one of {', '.join(RHO_OF_WINDOW)}")
-        for name in ("lam", "window", "fixed_rho"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"adjustment {name} is {getattr(self, name)}; it must lie in [0, 1]")
+        choose(self.mode, MODES, "adjustment.mode")
+        choose(self.rho, RHO_OF_WINDOW, "adjustment.rho")
+        check_numbers(self, "adjustment")
 
     @property
     def needs_rho(self) -> bool:
@@ -85,7 +85,11 @@ class AdjustmentSchedule:
 
     def active(self, step: int, total_steps: int) -> bool:
         """Whether GAP acts at training step `step` (0-based) of `total_steps`."""
-        return self.mode != "none" and step < math.ceil(self.window * total_steps)
+        return step < self.active_steps(total_steps)
+
+    def active_steps(self, total_steps: int) -> int:
+        """How many of `total_steps` GAP acts in, from the first on."""
+        return 0 if self.mode == "none" else math.ceil(self.window * total_steps)
 
     def factors(
         self,

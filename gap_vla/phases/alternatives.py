@@ -7,14 +7,13 @@ belong together. The LSTM is the one ρ that has to be fitted; `annotation.py` d
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 
+from gap_vla.bounds import Bounds, check_numbers
 from gap_vla.phases.dead_band import as_dead_band, default_dead_band
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
 from gap_vla.phases.penalty import default_min_size, default_penalty
@@ -23,8 +22,8 @@ from gap_vla.phases.smoothing import default_window, smooth_motion
 from gap_vla.phases.strokes import default_stroke, stroke_starts
 from gap_vla.phases.targets import change_targets, soft_targets
 
-COUNTS = ("n_change_points", "smooth", "min_size", "max_segment", "jump", "window", "cluster_size")
-"""Options that are whole numbers."""
+WEIGHT = Bounds(0, 1e6, "against a position term of weight 1")
+SAMPLES = Bounds(1, 1_000_000, "samples of a recording")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,46 +47,39 @@ class Options:
         cluster_size: least cluster of hdbscan, steps.
     """
 
-    penalty: float | int | None = None
-    n_change_points: int | None = None
-    alpha: float | int = 1.0
-    beta: float | int = 2e-3
-    extra_weight: float | int = 1.0
-    rest: float | int = 0.5
-    smooth: int | None = None
-    min_size: int | None = None
-    max_segment: int | None = None
-    jump: int = 1
+    penalty: Annotated[float | int | None, Bounds(0, 1e6, "perfectly aligned steps")] = None
+    n_change_points: Annotated[int | None, Bounds(0, 1_000_000, "samples of a recording")] = None
+    alpha: Annotated[float | int, WEIGHT] = 1.0
+    beta: Annotated[float | int, WEIGHT] = 2e-3
+    extra_weight: Annotated[float | int, WEIGHT] = 1.0
+    rest: Annotated[float | int, WEIGHT] = 0.5
+    smooth: Annotated[int | None, SAMPLES] = None
+    min_size: Annotated[int | None, SAMPLES] = None
+    max_segment: Annotated[int | None, SAMPLES] = None
+    jump: Annotated[int, SAMPLES] = 1
     dead_band: DeadBand | Sequence[float | int] | None = None
     reduction: str = "sum"
-    stroke: float | int | None = None
+    stroke: Annotated[float | int | None, Bounds(0, 1e6, "units of the gripper's signal")] = None
     arms: str = "joint"
     rho: str = "gaussian"
-    sigma: float | int = 4.0
-    value: float | int = 0.5
-    window: int = 4
-    threshold: float | int = 0.5
-    cluster_size: int = 8
+    sigma: Annotated[float | int, Bounds(1e-3, 1e6, "steps")] = 4.0
+    value: Annotated[float | int, Bounds(0, 1, "a probability")] = 0.5
+    window: Annotated[int, SAMPLES] = 4
+    threshold: Annotated[float | int, Bounds(-1, 1, "a cosine")] = 0.5
+    cluster_size: Annotated[int, Bounds(2, 1_000_000, "samples of a recording")] = 8
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is None or name in ("dead_band", "reduction", "arms", "rho"):
-                continue
-            if not (isinstance(value, Real) and math.isfinite(float(value))):
-                raise MotionError(f"option {name} is a finite number, not {value!r}")
-            if name in COUNTS and not isinstance(value, Integral):
-                raise MotionError(f"option {name} is a whole number, not {value!r}")
+        check_numbers(self, "", MotionError)
         if self.dead_band is not None and not isinstance(self.dead_band, DeadBand):
             if np.ndim(self.dead_band) != 1 or len(self.dead_band) not in (3, 4):
                 raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
             object.__setattr__(self, "dead_band", DeadBand(*self.dead_band))
+        if self.dead_band is not None and not all(0 <= width < np.inf for width in self.dead_band):
+            raise MotionError(f"dead_band must be finite and not negative, got {self.dead_band}")
         if self.arms not in ("joint", "each"):
             raise MotionError(f'arms is "joint" or "each", not {self.arms!r}')
         if self.rho not in RHO:
             raise MotionError(f"rho is one of {', '.join(RHO)}, not {self.rho!r}")
-        if self.sigma <= 0 or not 0 <= self.value <= 1 or self.window < 1 or (self.stroke or 0) < 0:
-            got = f"{self.sigma}, {self.value}, {self.window} and {self.stroke}"
-            raise MotionError(f"sigma > 0, 0 ≤ value ≤ 1, window ≥ 1 and stroke ≥ 0 are needed, got {got}")
 
 
 def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:

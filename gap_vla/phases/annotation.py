@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -78,20 +78,8 @@ def annotate(
     """
     if not episodes:
         raise MotionError("there is no episode to annotate")
-    estimator_fields = {f.name for f in dataclasses.fields(EstimatorSettings)} - {"seed"}
-    own_fields = {f.name for f in dataclasses.fields(Options)}
-    if unknown := set(options) - own_fields - estimator_fields:
-        raise MotionError(
-            f"unknown option {', '.join(sorted(unknown))}; known are "
-            f"{', '.join(sorted(own_fields))}; for the LSTM {', '.join(sorted(estimator_fields))}"
-        )
-    own = Options(**{k: v for k, v in options.items() if k in own_fields})
+    own, of_lstm = checked_options(method, options)
     points_name, rho_name = method_parts(method, own)
-    of_lstm = {k: v for k, v in options.items() if k in estimator_fields}
-    if rho_name == "lstm":
-        of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
-    elif of_lstm:
-        raise MotionError(f"{', '.join(sorted(of_lstm))}: options of the LSTM, which method {method!r} does not use")
     motions = _motions(episodes, extra)
     chosen = list(range(len(episodes)) if fit is None else fit)
     if not chosen:
@@ -104,6 +92,29 @@ def annotate(
         estimator = PhaseEstimator(**of_lstm, seed=seed).fit([motions[i] for i in chosen], [points[i] for i in chosen])
     annotation = Annotator(method, own, seed, estimator)._annotation(motions, points)
     return dataclasses.replace(annotation, report={"fitted_episodes": len(chosen), **annotation.report})
+
+
+def checked_options(method: str, options: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
+    """The options of `annotate`: those of change points and bumps, and those of the LSTM.
+
+    Raises:
+        MotionError: an unknown option, one that the method does not use, or an impossible value.
+    """
+    estimator_fields = {f.name for f in dataclasses.fields(EstimatorSettings)} - {"seed"}
+    own_fields = {f.name for f in dataclasses.fields(Options)}
+    if unknown := set(options) - own_fields - estimator_fields:
+        raise MotionError(
+            f"unknown option {', '.join(sorted(unknown))}; known are "
+            f"{', '.join(sorted(own_fields))}; for the LSTM {', '.join(sorted(estimator_fields))}"
+        )
+    own = Options(**{k: v for k, v in options.items() if k in own_fields})
+    of_lstm = {k: v for k, v in options.items() if k in estimator_fields}
+    if method_parts(method, own)[1] == "lstm":
+        of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
+    elif of_lstm:
+        raise MotionError(f"{', '.join(sorted(of_lstm))}: options of the LSTM, which method {method!r} does not use")
+    EstimatorSettings(**of_lstm)
+    return own, of_lstm
 
 
 @dataclasses.dataclass(frozen=True)

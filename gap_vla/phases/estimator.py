@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.bounds import SEED, Bounds, check_numbers
 from gap_vla.phases.metrics import calibration, weighted_loss
 from gap_vla.phases.motion import Motion, MotionError
 from gap_vla.phases.saving import read_arrays, write_arrays
@@ -45,27 +46,21 @@ class EstimatorSettings:
         seed: of initialisation, order and split.
     """
 
-    hidden: int = 64
-    distance_weight: float | int = 0.005
-    greatest_weight: float | int | None = None
+    hidden: Annotated[int, Bounds(1, 4096, "numbers of the LSTM's state")] = 64
+    distance_weight: Annotated[float | int, Bounds(1e-12, 1e6, "weight of a step one step away")] = 0.005
+    greatest_weight: Annotated[float | int | None, Bounds(0, 1e12, "weight of a step")] = None
     one_sided: bool = False
-    spread: float | int = 0.0
-    lookahead: int = 0
-    epochs: int = 100
-    learning_rate: float | int = 1e-2
-    batch_size: int = 8
-    held_out: float | int = 0.1
-    max_steps: int = 2_000_000
-    seed: int = 0
+    spread: Annotated[float | int, Bounds(0, 1e6, "steps; 0 is M5")] = 0.0
+    lookahead: Annotated[int, Bounds(0, 100_000, "steps that a stream is late")] = 0
+    epochs: Annotated[int, Bounds(1, 1_000_000, "passes over the recordings")] = 100
+    learning_rate: Annotated[float | int, Bounds(1e-10, 1, "about how far Adam moves a parameter in a step")] = 1e-2
+    batch_size: Annotated[int, Bounds(1, 65_536, "recordings computed at once")] = 8
+    held_out: Annotated[float | int, Bounds(0, 0.9, "some must be learnt from")] = 0.1
+    max_steps: Annotated[int, Bounds(1, 10**12, "days of computing")] = 2_000_000
+    seed: Annotated[int, SEED] = 0
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "epochs", "batch_size", "max_steps"):
-            if getattr(self, name) < 1:
-                raise MotionError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.lookahead < 0 or not 0 <= self.held_out < 1 or self.distance_weight <= 0:
-            raise MotionError(f"lookahead ≥ 0, 0 ≤ held_out < 1 and distance_weight > 0 are needed, got {self}")
-        if not 0 <= self.spread < np.inf:
-            raise MotionError(f"spread is a number of steps, 0 (M5) or more, got {self.spread}")
+        check_numbers(self, "", MotionError)
         if self.spread and (self.greatest_weight is not None or self.distance_weight != 0.005):
             raise MotionError("spread replaces the weights w(d): give spread, or distance_weight and greatest_weight")
 

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.config import DataConfig, DemosConfig, EvalConfig, PhasesConfig, SharedStages
+from gap_vla.bounds import SEED, STEPS, Bounds, Items, check_numbers
+from gap_vla.config import (
+    BATCH,
+    CLIP,
+    DECAY,
+    EPISODES,
+    HORIZON,
+    LAYOUT_SEED,
+    PEAK_RATE,
+    STEP_COUNT,
+    WORKERS,
+    DataConfig,
+    DemosConfig,
+    EvalConfig,
+    PhasesConfig,
+    SharedStages,
+)
 from gap_vla.policies import registry
 from gap_vla.policies.names import METHODS
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
-from gap_vla.typed_config import ConfigError, apply_changes, build_config, check_positive, choose, to_plain
+from gap_vla.typed_config import ConfigError, apply_changes, build_config, choose, to_plain
+
+LAYERS = Bounds(1, 32, "each a matrix; the recipe has 2 to 4")
+WIDTH = Bounds(1, 8192, "numbers of a feature; the recipe has 512")
+WEIGHT = Bounds(0, 1000, "beside a loss of weight 1")
+PROBABILITY = Bounds(0, 0.999, "something must be left")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,30 +40,32 @@ class SmallModelConfig:
     """The parts of the policy by name, and their sizes."""
 
     encoder: str = "small"
-    encoder_width: int = 16  # channels of the small encoder's stem
+    # channels of the small encoder's stem
+    encoder_width: Annotated[int, Bounds(8, 1024, "channels in groups of 8")] = 16
     encoder_weights: str = ""  # .pth or .safetensors with torchvision's names, for resnet18
-    feature_dim: int = 256  # of the image features per frame, and of the proprioceptive features
-    image_history: int = 1  # frames that the policy sees, the present one included
-    proprio_history: int = 5  # steps of proprioception that it sees
-    proprio_layers: int = 3
+    feature_dim: Annotated[int, WIDTH] = 256  # of the image features per frame, and of the proprioceptive features
+    # frames that the policy sees, the present one included
+    image_history: Annotated[int, Bounds(1, 64, "pictures that are encoded for one action")] = 1
+    proprio_history: Annotated[int, HORIZON] = 5  # steps of proprioception that it sees
+    proprio_layers: Annotated[int, LAYERS] = 3
     temporal: str = "none"  # none | transformer
-    temporal_layers: int = 4
-    temporal_heads: int = 6
-    temporal_head_dim: int = 64
+    temporal_layers: Annotated[int, LAYERS] = 4
+    temporal_heads: Annotated[int, Bounds(1, 64, "the recipe has 6")] = 6
+    temporal_head_dim: Annotated[int, Bounds(1, 512, "the recipe has 64")] = 64
     fusion: str = "concat"
     head: str = "mlp"
-    head_dim: int = 512
-    head_layers: int = 2  # hidden layers of the head
-    action_horizon: int = 9
-    phases: int = 8  # phase tokens of the phase_gate fusion; at least as many as the dataset has phases
+    head_dim: Annotated[int, WIDTH] = 512
+    head_layers: Annotated[int, LAYERS] = 2  # hidden layers of the head
+    action_horizon: Annotated[int, HORIZON] = 9
+    # phase tokens of the phase_gate fusion; at least as many as the dataset has phases
+    phases: Annotated[int, Bounds(1, 256, "a task has some ten")] = 8
 
     def __post_init__(self) -> None:
         choose(self.encoder, tuple(registry.ENCODERS), "model.encoder")
         choose(self.temporal, tuple(registry.TEMPORALS), "model.temporal")
         choose(self.fusion, tuple(registry.FUSIONS), "model.fusion")
         choose(self.head, tuple(registry.HEADS), "model.head")
-        names = [f.name for f in dataclasses.fields(self) if isinstance(getattr(self, f.name), int)]
-        check_positive(self, "model", *names)
+        check_numbers(self, "model")
         if self.encoder_weights and self.encoder != "resnet18":
             raise ConfigError(f"model.encoder_weights is given, but model.encoder {self.encoder!r} has no such weights")
         if self.encoder == "small" and self.encoder_width % 8:
@@ -67,36 +90,33 @@ class SmallModelConfig:
 class SmallOptimizerConfig:
     """AdamW with warm-up and cosine decay to zero."""
 
-    learning_rate: float = 3e-4
-    warmup_steps: int = 100
-    weight_decay: float = 0.01
-    clip_gradient: float = 1.0
+    learning_rate: Annotated[float, PEAK_RATE] = 3e-4
+    warmup_steps: Annotated[int, Bounds(0, STEPS, "steps are counted in 32 bits")] = 100
+    weight_decay: Annotated[float, DECAY] = 0.01
+    clip_gradient: Annotated[float, CLIP] = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(self, "optimizer", "learning_rate", "clip_gradient")
-        if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ConfigError("optimizer.weight_decay and optimizer.warmup_steps must be at least 0")
+        check_numbers(self, "optimizer")
 
 
 @dataclasses.dataclass(frozen=True)
 class SmallTrainConfig:
     """Length and rhythm of the training run, and where it runs."""
 
-    steps: int = 2500
-    epochs: int = 0  # if greater than 0: as many passes over the training windows, instead of `steps`
-    batch_size: int = 64
-    seed: int = 0
-    log_every: int = 50
-    validate_every: int = 500
-    save_every: int = 500
-    threads: int = 1  # processor threads; with 1, two runs share two cores without waiting for each other
+    steps: Annotated[int, STEP_COUNT] = 2500
+    epochs: Annotated[int, Bounds(0, 100_000, "0: train.steps counts")] = 0  # passes over the training windows instead
+    batch_size: Annotated[int, BATCH] = 64
+    seed: Annotated[int, SEED] = 0
+    log_every: Annotated[int, STEP_COUNT] = 50
+    validate_every: Annotated[int, STEP_COUNT] = 500
+    save_every: Annotated[int, STEP_COUNT] = 500
+    # processor threads; with 1, two runs share two cores without waiting for each other
+    threads: Annotated[int, Bounds(1, 256, "processors of a machine")] = 1
     device: str = "cpu"  # cpu | cuda
     precision: str = "bfloat16"  # of the image encoder: bfloat16 | float32
 
     def __post_init__(self) -> None:
-        check_positive(self, "train", "steps", "batch_size", "log_every", "validate_every", "save_every", "threads")
-        if self.epochs < 0:
-            raise ConfigError(f"train.epochs is {self.epochs}; it must be at least 0 (0: train.steps counts)")
+        check_numbers(self, "train")
         choose(self.device, ("cpu", "cuda"), "train.device")
         choose(self.precision, ("bfloat16", "float32"), "train.precision")
 
@@ -105,46 +125,39 @@ class SmallTrainConfig:
 class RivalsConfig:
     """Settings of the methods other than GAP; each file in `gap_vla.policies.methods` says what they mean."""
 
-    msbot_weight: float = 0.1
-    aux_weight: float = 1.0
-    mask_probability: float = 0.5
-    dropout: float = 0.2
-    noise: float = 0.1
-    keyframe_weight: float = 4.0
-    keyframe_radius: int = 5
-    gradnorm_alpha: float = 1.5
-    gradnorm_rate: float = 0.025
-    ogm_alpha: float = 0.5
+    msbot_weight: Annotated[float, WEIGHT] = 0.1
+    aux_weight: Annotated[float, WEIGHT] = 1.0
+    mask_probability: Annotated[float, PROBABILITY] = 0.5
+    dropout: Annotated[float, PROBABILITY] = 0.2
+    noise: Annotated[float, Bounds(0, 100, "standard deviations of the state")] = 0.1
+    keyframe_weight: Annotated[float, WEIGHT] = 4.0
+    keyframe_radius: Annotated[int, Bounds(0, 256, "control steps around a change point")] = 5
+    gradnorm_alpha: Annotated[float, Bounds(0, 100, "an exponent; the authors' are below 3")] = 1.5
+    gradnorm_rate: Annotated[float, Bounds(0, 1, "how far a weight of about 1 moves in a step")] = 0.025
+    ogm_alpha: Annotated[float, Bounds(0, 100, "inside a tanh")] = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("mask_probability", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"rivals.{name} is {getattr(self, name)}; it must lie in [0, 1)")
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 0:
-                raise ConfigError(f"rivals.{field.name} is {getattr(self, field.name)}; it must be at least 0")
+        check_numbers(self, "rivals")
 
 
 @dataclasses.dataclass(frozen=True)
 class SmallEvalConfig:
     """Rollouts after training, the same layouts for every method and seed."""
 
-    episodes: int = 100  # of each variant
-    seed: int = 0  # first layout, counted from the first seed of each variant
-    workers: int = 1
-    execute: int = 1  # actions executed of each predicted chunk
+    episodes: Annotated[int, EPISODES] = 100  # of each variant
+    seed: Annotated[int, LAYOUT_SEED] = 0  # first layout, counted from the first seed of each variant
+    workers: Annotated[int, WORKERS] = 1
+    execute: Annotated[int, HORIZON] = 1  # actions executed of each predicted chunk
     ensemble: bool = False
-    videos: int = 2
-    variants: tuple[str, ...] = ("default",)
+    videos: Annotated[int, EPISODES] = 2
+    variants: Annotated[tuple[str, ...], Items(1, len(VARIANT_NAMES))] = ("default",)
 
     def __post_init__(self) -> None:
-        check_positive(self, "eval", "workers", "execute")
+        check_numbers(self, "eval")
         for variant in self.variants:
             choose(variant, tuple(VARIANT_NAMES), "eval.variants")
-        if not self.variants or len(set(self.variants)) < len(self.variants):
-            raise ConfigError(f"eval.variants is {self.variants}; name at least one variant, each once")
-        if self.episodes < 0 or self.videos < 0 or self.seed < 0:
-            raise ConfigError("eval.episodes, eval.videos and eval.seed must be at least 0")
+        if len(set(self.variants)) < len(self.variants):
+            raise ConfigError(f"eval.variants is {self.variants}; name each once")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -166,7 +166,7 @@ def describe(config: FinetuneConfig, params: Any, opt_state: Any, group: Mapping
     schedule = config.schedule
     if schedule.mode == "none":
         return "\n".join([*lines, f"method {config.method}: no gradient is adjusted"])
-    until = sum(schedule.active(step, config.train.steps) for step in range(config.train.steps))
+    until = schedule.active_steps(config.train.steps)
     lines.append(
         f"method {config.method}: mode {schedule.mode}, λ = {schedule.lam}, during the first {until} of "
         f"{config.train.steps} steps; adjusted leaves:"

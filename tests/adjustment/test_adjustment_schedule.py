@@ -77,3 +77,12 @@ def test_rho_outside_the_unit_interval_is_an_error_that_names_it():
 def test_impossible_schedules_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         AdjustmentSchedule(**settings)
+
+
+@pytest.mark.parametrize("window", [0.0, 0.1, 1 / 3, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("mode", ["sample", "none"])
+def test_the_number_of_active_steps_is_known_without_counting_them(window, mode):
+    schedule = AdjustmentSchedule(mode=mode, window=window)
+    for total in (1, 2, 3, 7, 100):
+        assert schedule.active_steps(total) == sum(schedule.active(step, total) for step in range(total))
+    assert schedule.active_steps(10**12) <= 10**12

@@ -225,8 +225,8 @@ def test_turns_within_a_slow_phase_are_found_beside_fast_ones():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"penalty": float("nan")}, "option penalty is a finite number, not nan"),
-        ({"stroke": -1}, "stroke ≥ 0"),
+        ({"penalty": float("nan")}, "penalty is nan; it must be a number from 0"),
+        ({"stroke": -1}, "stroke is -1; it must be a number from 0"),
         ({"dead_band": (1e-3,)}, "dead_band is 3 or 4 numbers"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_spread_makes_rho_as_wide_as_asked():
 def test_a_spread_replaces_the_weights_and_is_not_half_used():
     with pytest.raises(ValueError, match="spread replaces the weights"):
         PhaseEstimator(spread=2.0, distance_weight=0.05)
-    with pytest.raises(ValueError, match="spread is a number of steps"):
+    with pytest.raises(ValueError, match=r"spread is -1\.0; it must be a number from 0"):
         PhaseEstimator(spread=-1.0)
     assert "spread" not in PhaseEstimator().settings.record()
     assert PhaseEstimator(spread=2.0).settings.record()["spread"] == 2.0
@@ -215,7 +215,7 @@ def test_wrong_use_is_said(trained):
         trained.stream().step(np.zeros(3))
     with pytest.raises(MotionError, match="nothing to learn"):
         PhaseEstimator().fit([], [])
-    with pytest.raises(ValueError, match="epochs must be at least 1"):
+    with pytest.raises(ValueError, match="epochs is 0; it must be a whole number from 1"):
         PhaseEstimator(epochs=0)
 
 

@@ -184,7 +184,7 @@ class TestConfig:
             (dict(temporal="transformer"), "step by step"),
             (dict(encoder_weights="x.pth"), "no such weights"),
             (dict(encoder_width=12), "multiple of 8"),
-            (dict(action_horizon=0), "greater than 0"),
+            (dict(action_horizon=0), "action_horizon is 0; it must be a whole number from 1"),
         ],
     )
     def test_impossible_models_are_refused(self, changes, message):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gap_vla.training.rivals.interface import Rival
+from gap_vla.typed_config import ConfigError
 
 RIVALS = {
     "constant_lr": "ConstantLearningRate",
@@ -26,17 +27,17 @@ def rival_of(method: str, options: Mapping[str, Any] | None = None) -> Rival | N
     """The rival called `method`, or None for methods that are none (v, vp, vp_gap).
 
     Raises:
-        ValueError: an option that the rival does not have, or an impossible value.
+        ConfigError: an option that the rival does not have, or an impossible value.
     """
     if method not in RIVALS:
         if options:
-            raise ValueError(f"rival has the options {sorted(options)}, but method {method} is none of {list(RIVALS)}")
+            raise ConfigError(f"rival has the options {sorted(options)}, but method {method} is none of {list(RIVALS)}")
         return None
     kind = getattr(importlib.import_module(f"{__name__}.{method}"), RIVALS[method])
     known = [field for field in kind.__dataclass_fields__]
     unknown = sorted(set(options or {}) - set(known))
     if unknown:
-        raise ValueError(f"rival.{unknown[0]} is no option of method {method}; it has {', '.join(known) or 'none'}")
+        raise ConfigError(f"rival.{unknown[0]} is no option of method {method}; it has {', '.join(known) or 'none'}")
     return kind(**(options or {}))
 
 

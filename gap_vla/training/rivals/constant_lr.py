@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.bounds import Bounds
 from gap_vla.training.rivals.interface import Rival
 
 
@@ -20,7 +22,7 @@ class ConstantLearningRate(Rival):
     Source: the usual per-group learning rates of optimizers; here the control for M6.
     """
 
-    factor: float = 0.3
+    factor: Annotated[float, Bounds(0, 1, "a factor that slows down")] = 0.3
 
     @property
     def schedule(self) -> AdjustmentSchedule:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
+from gap_vla.bounds import Bounds
 from gap_vla.training.packing import branch_norms
 from gap_vla.training.rivals.interface import Rival
 
@@ -29,13 +30,9 @@ class GradNorm(Rival):
     Source: Chen et al. 2018, GradNorm (arXiv 1711.02257), equation 2 and algorithm 1.
     """
 
-    rate: float = 0.025
+    rate: Annotated[float, Bounds(1e-10, 1, "how far a weight of about 1 moves in a step")] = 0.025
 
     modulates = True
-
-    def __post_init__(self) -> None:
-        if self.rate <= 0:
-            raise ValueError(f"rival.rate is {self.rate}; it must be greater than 0")
 
     def init(self) -> dict[str, Any]:
         return {"weights": jnp.ones(len(BALANCED))}

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.bounds import Bounds, check_numbers
+
+PROBABILITY = Bounds(0, 0.999, "something must be left")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +21,9 @@ class Rival:
 
     modulates = False
     """Whether `adjust` is called at every step."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "rival")
 
     @property
     def schedule(self) -> AdjustmentSchedule:
@@ -57,9 +63,3 @@ def with_proprio(batch: Mapping[str, Any], change: Callable[[np.ndarray], np.nda
     observation = copy.copy(dict(batch["observation"]))
     observation["proprio"] = change(np.asarray(observation["proprio"])).astype(np.float32)
     return {**batch, "observation": observation}
-
-
-def require_probability(name: str, value: float) -> None:
-    """Raises ValueError unless 0 ≤ value < 1."""
-    if not 0 <= value < 1:
-        raise ValueError(f"rival.{name} is {value}; it must lie in [0, 1)")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from gap_vla.bounds import Bounds
 from gap_vla.training.rivals.interface import Rival
 
 
@@ -30,14 +31,10 @@ class OgmGe(Rival):
     equations 8 to 13.
     """
 
-    alpha: float = 0.5
+    alpha: Annotated[float, Bounds(0, 100, "inside a tanh")] = 0.5
     enhancement: bool = True
 
     modulates = True
-
-    def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise ValueError(f"rival.alpha is {self.alpha}; it must be at least 0")
 
     def adjust(
         self,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from gap_vla.training.rivals.interface import Rival, require_probability, with_proprio
+from gap_vla.training.rivals.interface import PROBABILITY, Rival, with_proprio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +21,7 @@ class ProprioDropout(Rival):
     Source: Srivastava et al. 2014, Dropout, on the input layer.
     """
 
-    probability: float = 0.3
-
-    def __post_init__(self) -> None:
-        require_probability("probability", self.probability)
+    probability: Annotated[float, PROBABILITY] = 0.3
 
     def batch(self, batch: Mapping[str, Any], step: int, seed: int) -> Mapping[str, Any]:
         rng = np.random.default_rng([seed, step])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from gap_vla.training.rivals.interface import Rival, require_probability, with_proprio
+from gap_vla.training.rivals.interface import PROBABILITY, Rival, with_proprio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,7 @@ class ProprioMask(Rival):
     (arXiv 1501.00102).
     """
 
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_probability("probability", self.probability)
+    probability: Annotated[float, PROBABILITY] = 0.5
 
     def batch(self, batch: Mapping[str, Any], step: int, seed: int) -> Mapping[str, Any]:
         rng = np.random.default_rng([seed, step])

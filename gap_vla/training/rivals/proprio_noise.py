@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from gap_vla.bounds import Bounds
 from gap_vla.training.rivals.interface import Rival, with_proprio
 
 
@@ -21,11 +22,7 @@ class ProprioNoise(Rival):
     Source: Bishop 1995, Training with noise is equivalent to Tikhonov regularization.
     """
 
-    std: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.std < 0:
-            raise ValueError(f"rival.std is {self.std}; it must be at least 0")
+    std: Annotated[float, Bounds(0, 100, "standard deviations of the state")] = 0.3
 
     def batch(self, batch: Mapping[str, Any], step: int, seed: int) -> Mapping[str, Any]:
         rng = np.random.default_rng([seed, step])
