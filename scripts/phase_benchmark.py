@@ -24,11 +24,11 @@ LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "spread 2, lookahead 2": {"lookahead": 2, "spread": 2.0},
     "M5, causal": {"lookahead": 0},
     "spread 4, causal": {"lookahead": 0, "spread": 4.0},
-    "M5, lookahead 2, 25 epochs": {"lookahead": 2, "epochs": 25},
+    "M5, lookahead 2, 100 epochs": {"lookahead": 2, "epochs": 100},
 }
 DRAWN = (
     "M5, lookahead 2 (default for labels)",
-    "M5, lookahead 2, 25 epochs",
+    "M5, lookahead 2, 100 epochs",
     "spread 2, lookahead 2",
     "spread 4, lookahead 2",
 )

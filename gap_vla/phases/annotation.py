@@ -21,7 +21,7 @@ from gap_vla.episode import Episode
 from gap_vla.phases.alternatives import POINTS, RHO, Options, jsonable, method_parts, resolved
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.motion import DeadBand, Motion, MotionError
-from gap_vla.phases.report import label_report
+from gap_vla.phases.report import label_report, notes
 from gap_vla.phases.saving import read_arrays, write_arrays
 from gap_vla.progress import PATIENCE, Progress
 
@@ -180,6 +180,7 @@ class Annotator:
         report = label_report(rho, points)
         if self.estimator is not None:
             report["estimator"] = self.estimator.report
+        report["notes"] = notes(report)
         return Annotation(rho, points, report, self.identity, self)
 
 
@@ -190,7 +191,8 @@ class Annotation:
     Attributes:
         rho: f32[T] per episode, in [0, 1].
         change_points: int64[K] per episode.
-        report: JSON-able figures: rate of change points, mean ρ, ρ by distance, held-out loss, calibration.
+        report: JSON-able figures: rate of change points, mean ρ, ρ by distance, held-out loss, calibration, and
+            `notes`, what a user should know before using the labels.
         identity: JSON-able identity of the annotator.
         annotator: labels further episodes in the same way.
     """
@@ -246,7 +248,7 @@ def load_annotator(directory: str | Path) -> Annotator:
 
     Raises:
         FileNotFoundError: there is none in the directory.
-        MotionError: its files do not belong together.
+        MotionError: its files do not belong together, or this version does not know them.
 
     >>> import tempfile
     >>> demo = Episode({}, np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (9, 1)), np.zeros((9, 7), np.float32))
@@ -259,13 +261,20 @@ def load_annotator(directory: str | Path) -> Annotator:
     path = Path(directory) / "annotator.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no annotator.json; was an annotation saved there?")
-    record = json.loads(path.read_text())
-    estimator = PhaseEstimator.load(directory) if "estimator" in record else None
-    options = dict(record["options"])
-    if options["dead_band"] is not None:
-        options["dead_band"] = DeadBand(*options["dead_band"])
-    annotator = Annotator(record["method"], Options(**options), record["seed"], estimator)
-    if record["version"] == __version__ and annotator.identity["hash"] != record["hash"]:
+    try:
+        record = json.loads(path.read_text())
+        estimator = PhaseEstimator.load(directory) if "estimator" in record else None
+        options = dict(record["options"])
+        if options["dead_band"] is not None:
+            options["dead_band"] = DeadBand(*options["dead_band"])
+        annotator = Annotator(record["method"], Options(**options), record["seed"], estimator)
+        fits = record["version"] != __version__ or annotator.identity["hash"] == record["hash"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise MotionError(
+            f"{path}: not an annotator that this version reads ({error!r}); make it again: "
+            "python scripts/annotate.py SOURCE --out COPY"
+        ) from error
+    if not fits:
         raise MotionError(f"{path}: hash {record['hash']} does not fit the files beside it; annotate again")
     return annotator
 

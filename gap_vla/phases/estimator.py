@@ -37,10 +37,12 @@ class EstimatorSettings:
         spread: our addition, 0 is M5: if positive, targets are exp(-d² / 2 spread²), d in steps (seconds × rate), and
             all steps count alike, so that ρ_t = E[exp(-d_t² / 2 spread²) | Δs]: as wide as asked (`soft_targets`).
         lookahead: ρ_t may depend on samples up to t + lookahead; a stream is that much late.
-        epochs: passes over the training recordings.
+        epochs: passes over the training recordings; None: an epoch for every 50 time steps of them, at most 100 (with
+            little data more would learn it by heart). The weights of the epoch with the least held-out loss are kept.
         learning_rate: Adam's, decayed to zero along a half cosine.
         batch_size: recordings per update.
-        held_out: share of the recordings kept for the held-out loss and calibration; none of a single one.
+        held_out: share of the recordings that are not learnt: they choose the epoch, and the held-out loss and
+            calibration are measured on them; none of a single recording.
         max_steps: bound on the time steps seen in training, epochs × recordings × length; epochs are cut to it, and
             recordings are then learnt in pieces of 100 steps, so that updates do not become few.
         seed: of initialisation, order and split.
@@ -52,7 +54,7 @@ class EstimatorSettings:
     one_sided: bool = False
     spread: Annotated[float | int, Bounds(0, 1e6, "steps; 0 is M5")] = 0.0
     lookahead: Annotated[int, Bounds(0, 100_000, "steps that a stream is late")] = 0
-    epochs: Annotated[int, Bounds(1, 1_000_000, "passes over the recordings")] = 100
+    epochs: Annotated[int | None, Bounds(1, 1_000_000, "passes over the recordings")] = None
     learning_rate: Annotated[float | int, Bounds(1e-10, 1, "about how far Adam moves a parameter in a step")] = 1e-2
     batch_size: Annotated[int, Bounds(1, 65_536, "recordings computed at once")] = 8
     held_out: Annotated[float | int, Bounds(0, 0.9, "some must be learnt from")] = 0.1
@@ -121,16 +123,17 @@ class PhaseEstimator:
         scale = np.where(scale > LEAST_SCALE, scale, 1).astype(np.float32)
         examples = {i: self._example((features[i] - mean) / scale, change_points[i]) for i in usable}
         s = self.settings
-        arrays, history = train(
-            *zip(*(examples[i] for i in kept)), hidden=s.hidden, epochs=s.epochs, learning_rate=s.learning_rate,
-            batch_size=s.batch_size, max_steps=s.max_steps, seed=s.seed,
+        trained = train(
+            [examples[i] for i in kept], [examples[i] for i in held], hidden=s.hidden, epochs=s.epochs,
+            learning_rate=s.learning_rate, batch_size=s.batch_size, max_steps=s.max_steps, seed=s.seed,
         )  # fmt: skip
-        self._weights = Weights(mean=mean, scale=scale, **arrays)
+        self._weights = Weights(mean=mean, scale=scale, **trained.arrays)
         self.report = {
             "recordings": len(usable),
             "held_out_recordings": len(held),
-            "epochs": len(history),
-            "train_loss": history[-1],
+            "epochs": len(trained.losses),
+            "kept_epoch": trained.kept + 1,
+            "train_loss": trained.losses[trained.kept],
             **self._measure(motions, change_points, held, "held_out_"),
         }
         return self

@@ -9,6 +9,9 @@ import numpy as np
 
 from gap_vla.phases.targets import distance_to_change
 
+POOR = 0.1
+"""Calibration error on held-out recordings from which on ρ should not be read as a probability."""
+
 PROFILE = 10
 """ρ is reported by distance from the nearest change point up to this many steps."""
 
@@ -49,12 +52,27 @@ def describe(report: Mapping[str, Any]) -> list[str]:
         return lines
     mean, width = report["rho_mean"], report["rho_width"]
     lines.append(f"ρ: {mean:.3f} on average, above 0.5 for {width:.1f} steps per change point")
-    if mean < LITTLE:
-        lines.append(
-            f"note: the factor 1 - ρ is {1 - mean:.2f} on average, so GAP has little to act on; "
+    return lines + [f"note: {note}" for note in notes(report)]
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What a user should know before using these labels, a sentence each; of `Annotation.report`."""
+    found = []
+    mean, estimator = report["rho_mean"], report.get("estimator")
+    if mean is not None and mean < LITTLE:
+        found.append(
+            f"the factor 1 - ρ is {1 - mean:.2f} on average, so GAP has little to act on; "
             "the option `spread` of the LSTM widens ρ (docs/PHASES.md)"
         )
-    return lines
+    if estimator and not estimator["held_out_recordings"]:
+        found.append("no recording was held out, so nothing says how well the LSTM does on recordings it has not seen")
+    elif estimator and (error := estimator["held_out_calibration"]["error"]) > POOR:
+        found.append(
+            f"on the {estimator['held_out_recordings']} recordings held out, ρ misses the share of change points by "
+            f"{error:.2f} on average (calibration error), so it ranks steps but is no probability; more or longer "
+            "recordings help, and method `gaussian` needs none"
+        )
+    return found
 
 
 def _distance(points: np.ndarray, length: int) -> np.ndarray:

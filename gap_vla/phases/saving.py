@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.atomic import replacing, write_json
+from gap_vla.phases.motion import MotionError
 
 
 def write_arrays(directory: Path, name: str, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Path:
@@ -27,10 +28,15 @@ def read_arrays(directory: Path, name: str) -> tuple[dict[str, np.ndarray], dict
 
     Raises:
         FileNotFoundError: naming the missing file.
+        MotionError: a damaged file.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     for suffix in ("json", "safetensors"):
         if not (directory / f"{name}.{suffix}").is_file():
             raise FileNotFoundError(f"{directory} holds no {name}.{suffix}; was it saved there?")
-    return load_file(directory / f"{name}.safetensors"), json.loads((directory / f"{name}.json").read_text())
+    try:
+        return load_file(directory / f"{name}.safetensors"), json.loads((directory / f"{name}.json").read_text())
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise MotionError(f"{directory}: {name} is damaged ({error}); make it again or copy it again") from error

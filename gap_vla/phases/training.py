@@ -1,14 +1,17 @@
 """Training the LSTM of M5 in torch: seeded, on one CPU thread, so that the same data give the same bits.
 
-For 40 demonstrations of 100 steps an epoch is 5 updates, and 100 epochs are enough. Where there is so much data that
-`max_steps` allows fewer epochs, recordings are learnt in pieces, one update each, so that updates do not become few;
-the state is carried from piece to piece (truncated backpropagation through time).
+From 5,000 time steps on, 100 epochs are trained; with less there are fewer, because the LSTM then learns its recordings
+by heart. The weights kept are those of the epoch whose loss on the held-out recordings is least.
+
+Where there is so much data that `max_steps` allows fewer epochs, recordings are learnt in pieces, one update each, so
+that updates do not become few; the state is carried from piece to piece (truncated backpropagation through time).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +23,28 @@ State = tuple[torch.Tensor, torch.Tensor]
 
 PIECE = 100
 """Steps of a piece, where recordings are learnt in pieces."""
+
+MOST_EPOCHS, STEPS_PER_EPOCH, LEAST_UPDATES = 100, 50, 40
+"""An epoch for every so many time steps of the data, and never so few that the weights have hardly moved."""
+
+Example = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Features f32[T, F] (scaled), targets f32[T] (c_t of M4) and weights f32[T] of one recording."""
+
+
+class Trained(NamedTuple):
+    """What training gives.
+
+    Attributes:
+        arrays: the parameters in the layout of `lstm.Weights`, without scaling, after the epoch `kept`.
+        losses: training loss of every epoch.
+        held_losses: loss on the held-out recordings after every epoch; empty without any.
+        kept: index of the epoch whose parameters these are: least held-out loss, else the last.
+    """
+
+    arrays: dict[str, np.ndarray]
+    losses: list[float]
+    held_losses: list[float]
+    kept: int
 
 
 class PhaseLSTM(nn.Module):
@@ -40,29 +65,24 @@ class PhaseLSTM(nn.Module):
 
 
 def train(
-    features: Sequence[np.ndarray],
-    targets: Sequence[np.ndarray],
-    weights: Sequence[np.ndarray],
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
     *,
     hidden: int,
-    epochs: int,
+    epochs: int | None,
     learning_rate: float | int,
     batch_size: int,
     max_steps: int,
     seed: int,
-) -> tuple[dict[str, np.ndarray], list[float]]:
+) -> Trained:
     """Minimises the weighted binary cross-entropy of M5.
 
     Args:
-        features: f32[T, F] per recording, scaled.
-        targets: f32[T] per recording, c_t of M4.
-        weights: f32[T] per recording.
-        epochs: passes over the recordings; fewer if they would exceed `max_steps` time steps in all, and then in
-            pieces of `PIECE` steps.
+        examples: recordings to learn.
+        held_out: recordings that choose the epoch and are not learnt; may be none.
+        epochs: passes over the recordings; None: by the amount of data (`planned_epochs`). Fewer if they would exceed
+            `max_steps` time steps in all, and then in pieces of `PIECE` steps.
         learning_rate: Adam's, falling to zero along a half cosine.
-
-    Returns:
-        The parameters in the layout of `lstm.Weights`, without scaling, and the training loss per epoch.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the order of summation, and with it the result, depends on the number of threads
@@ -70,49 +90,78 @@ def train(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return _train(
-                features, targets, weights, hidden, epochs, learning_rate, batch_size, max_steps,
-                np.random.default_rng(seed),
-            )  # fmt: skip
+                examples, held_out, hidden, epochs, learning_rate, batch_size, max_steps, np.random.default_rng(seed)
+            )
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(features, targets, weights, hidden, epochs, learning_rate, batch_size, max_steps, rng):
-    model = PhaseLSTM(features[0].shape[1], hidden)
-    lengths = [len(f) for f in features]
+def planned_epochs(steps: int, updates: int) -> int:
+    """How many passes over so many time steps, in so many updates each.
+
+    >>> planned_epochs(10_000, 13), planned_epochs(500, 7), planned_epochs(100, 1)
+    (100, 10, 40)
+    """
+    return min(MOST_EPOCHS, max(steps // STEPS_PER_EPOCH, -(-LEAST_UPDATES // max(updates, 1))))
+
+
+def _train(examples, held_out, hidden, epochs, learning_rate, batch_size, max_steps, rng):
+    model = PhaseLSTM(examples[0][0].shape[1], hidden)
+    lengths = [len(example[0]) for example in examples]
+    updates = -(-len(examples) // batch_size)
+    epochs = planned_epochs(sum(lengths), updates) if epochs is None else epochs
     affordable = max_steps // max(sum(lengths), 1)
     piece = PIECE if affordable < epochs else max(lengths)
     epochs = max(1, min(epochs, affordable))
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(features) // batch_size))
-    history: list[float] = []
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * updates)
+    losses: list[float] = []
+    held_losses: list[float] = []
+    kept = 0
+    best: dict[str, np.ndarray] = {}
     progress = Progress("LSTM of ρ", epochs, "epoch", after=PATIENCE, out=sys.stderr)
     for _ in range(epochs):
         # neighbours in length share a batch, so that little is padded
-        order = sorted(range(len(features)), key=lambda i: lengths[i] + rng.uniform(0, 0.2 * lengths[i] + 1))
+        order = sorted(range(len(examples)), key=lambda i: lengths[i] + rng.uniform(0, 0.2 * lengths[i] + 1))
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         rng.shuffle(batches)
         loss_sum = weight_sum = 0.0
         for batch in batches:
-            x, y, w = (_padded([arrays[i] for i in batch]) for arrays in (features, targets, weights))
+            x, y, w = (_padded(arrays) for arrays in zip(*(examples[i] for i in batch)))
             state = None
             for part in _pieces(x.shape[1], piece):
                 logits, state = model.run(x[:, part], state)
                 state = (state[0].detach(), state[1].detach())
-                losses = nn.functional.binary_cross_entropy_with_logits(
-                    logits, y[:, part], weight=w[:, part], reduction="sum"
-                )
-                total = w[:, part].sum()
+                loss, total = _weighted_loss(logits, y[:, part], w[:, part])
                 optimizer.zero_grad()
-                (losses / total).backward()
+                (loss / total).backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
-                loss_sum += float(losses.detach())
+                loss_sum += float(loss.detach())
                 weight_sum += float(total)
             schedule.step()
-        history.append(loss_sum / weight_sum)
-        progress.update(len(history), f"loss {history[-1]:.3g}")
-    return _parameters(model), history
+        losses.append(loss_sum / weight_sum)
+        if held_out:
+            held_losses.append(_held_out_loss(model, held_out, batch_size))
+        if not best or not held_out or held_losses[-1] <= held_losses[kept]:
+            kept, best = len(losses) - 1, _parameters(model)
+        progress.update(len(losses), f"loss {losses[-1]:.3g}")
+    return Trained(best, losses, held_losses, kept)
+
+
+def _weighted_loss(logits: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of the weighted cross-entropies, and of the weights."""
+    return nn.functional.binary_cross_entropy_with_logits(logits, y, weight=w, reduction="sum"), w.sum()
+
+
+@torch.no_grad()
+def _held_out_loss(model: PhaseLSTM, held_out: Sequence[Example], batch_size: int) -> float:
+    loss_sum = weight_sum = 0.0
+    for start in range(0, len(held_out), batch_size):
+        x, y, w = (_padded(arrays) for arrays in zip(*held_out[start : start + batch_size]))
+        loss, total = _weighted_loss(model(x), y, w)
+        loss_sum, weight_sum = loss_sum + float(loss), weight_sum + float(total)
+    return loss_sum / weight_sum
 
 
 def _pieces(length: int, most: int) -> list[slice]:
@@ -134,7 +183,7 @@ def _padded(arrays: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def _parameters(model: PhaseLSTM) -> dict[str, np.ndarray]:
-    p = {name: value.detach().numpy() for name, value in model.named_parameters()}
+    p = {name: value.detach().numpy().copy() for name, value in model.named_parameters()}
     out = {}
     for name, layer in (("first", "l0"), ("second", "l1")):
         out[f"{name}_in"] = np.ascontiguousarray(p[f"lstm.weight_ih_{layer}"].T)

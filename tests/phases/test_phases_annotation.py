@@ -12,6 +12,7 @@ import pytest
 from gap_vla.episode import Episode
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
 from gap_vla.phases.report import describe
+from gap_vla.phases.view import report_page
 
 
 def demo(seed, turns=4, leg=20, arms=1):
@@ -125,6 +126,48 @@ def test_the_report_says_how_much_rho_there_is_to_act_on():
     assert len(describe(wide)) == 2
     empty = DEMOS[0].replace(proprio=DEMOS[0].proprio[:0], action=DEMOS[0].action[:0], phase=None)
     assert describe(annotate([empty], method="gaussian").report) == ["1 episodes, 0 steps, 0 change points"]
+
+
+def test_poor_calibration_and_missing_held_out_recordings_are_said_in_plain_words():
+    report = annotate(DEMOS, epochs=1).report
+    poor = {"held_out_recordings": 5, "held_out_calibration": {"error": 0.163}}
+    (line,) = [line for line in describe({**report, "estimator": poor}) if "calibration error" in line]
+    assert line.startswith("note: on the 5 recordings held out, ρ misses the share of change points by 0.16 on average")
+    fine = {"held_out_recordings": 5, "held_out_calibration": {"error": 0.02}}
+    assert not [line for line in describe({**report, "estimator": fine}) if "held out" in line]
+    alone = annotate(DEMOS[:1], epochs=1).report
+    assert alone["notes"][-1].startswith("no recording was held out")
+    page = report_page("x", alone, {}, [])
+    assert "Note: no recording was held out" in page
+
+
+def test_an_annotator_of_before_is_loaded_and_a_foreign_one_is_refused_in_a_line(tmp_path):
+    """Before, `epochs` was a number and the report did not say which epoch was kept."""
+    annotation = annotate(DEMOS, epochs=2)
+    annotation.save(tmp_path)
+    path = tmp_path / "estimator.json"
+    record = json.loads(path.read_text())
+    assert record["settings"]["epochs"] == 2
+    del record["report"]["kept_epoch"]
+    path.write_text(json.dumps(record))
+    again = load_annotator(tmp_path).label(DEMOS)
+    assert again.rho[0].tobytes() == annotation.rho[0].tobytes() and describe(again.report)
+    record["settings"]["layers"] = 3
+    path.write_text(json.dumps(record))
+    with pytest.raises(MotionError, match=r"annotator\.json: not an annotator that this version reads .*annotate\.py"):
+        load_annotator(tmp_path)
+    (tmp_path / "estimator.safetensors").write_bytes(b"short")
+    with pytest.raises(MotionError, match=r"annotator\.json: not an annotator .*estimator is damaged"):
+        load_annotator(tmp_path)
+
+
+def test_what_is_fitted_sees_only_the_episodes_named():
+    wild = [e.replace(proprio=np.float32([9, 9, 9, 1, 1, 1, 1, 9, 9]) * e.proprio) for e in DEMOS[4:]]
+    calm, other = (annotate(DEMOS[:4] + held, epochs=2, fit=range(4)) for held in (DEMOS[4:], wild))
+    assert calm.identity == other.identity == annotate(DEMOS[:4], epochs=2).identity
+    assert len(calm.rho) == 6 and calm.report["fitted_episodes"] == 4
+    with pytest.raises(MotionError, match="no episode to fit"):
+        annotate(DEMOS, fit=[])
 
 
 def test_apply_fills_rho_and_change_point():

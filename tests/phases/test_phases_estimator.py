@@ -1,5 +1,6 @@
 """M4, M5: targets, weights, the LSTM, its stream and its files."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gap_vla.phases import Motion, MotionError, PhaseEstimator
+from gap_vla.phases.estimator import EstimatorSettings, _split
 from gap_vla.phases.lstm import lstm_run
 from gap_vla.phases.targets import change_targets, distance_to_change, soft_targets, step_weights
-from gap_vla.phases.training import PhaseLSTM
+from gap_vla.phases.training import PhaseLSTM, train
 
 
 def zigzag(seed, steps=60):
@@ -26,6 +28,16 @@ def zigzag(seed, steps=60):
     half = np.cumsum(0.01 * rng.normal(size=steps))
     turn = np.stack([np.cos(half), np.zeros(steps), np.zeros(steps), np.sin(half)], axis=1)
     return Motion.of(path, turn, np.repeat(rng.random((steps // 15, 2)), 15, axis=0)), np.arange(15, steps, 15)
+
+
+def scraps(seed, steps=10):
+    """Ten noisy steps with at most one turn."""
+    rng = np.random.default_rng(seed)
+    turn = int(rng.integers(3, 2 * steps))
+    heading = rng.normal(size=(2, 3))
+    speed = 0.01 * np.where(np.arange(steps)[:, None] < turn, heading[0], heading[1])
+    path = np.cumsum(speed + rng.normal(0, 0.004, (steps, 3)), axis=0)
+    return Motion.of(path), np.array([turn] if turn < steps else [], np.int64)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +117,41 @@ def test_where_the_data_allow_few_epochs_recordings_are_learnt_in_pieces_and_bet
         assert report["epochs"] == 60_000 // (18 * 300)  # 2 of 20 are held out
         losses[piece] = report["held_out_loss"]
     assert losses[60] < losses[1000]
+
+
+def test_short_recordings_are_not_learnt_by_heart():
+    """Fifty recordings of ten noisy steps: ρ must hold on others like them, not only on those it was trained on."""
+    recordings, points = zip(*(scraps(seed) for seed in range(50)))
+    others, true = zip(*(scraps(seed) for seed in range(100, 150)))
+    error = {}
+    for epochs in (None, 100):
+        estimator = PhaseEstimator(epochs=epochs, held_out=0.1 if epochs is None else 0.0, lookahead=2)
+        estimator.fit(recordings, points)
+        error[epochs] = estimator._measure(others, true, range(50), "")["calibration"]["error"]
+    assert error[None] < 0.1 < error[100]
+
+
+def test_the_epoch_kept_is_the_best_one_on_recordings_that_are_held_out(monkeypatch):
+    recordings, points = zip(*(scraps(seed) for seed in range(30)))
+    seen = []
+    monkeypatch.setattr("gap_vla.phases.training.train", lambda *a, **k: seen.append(train(*a, **k)) or seen[-1])
+    report = PhaseEstimator(epochs=40, held_out=0.2).fit(recordings, points).report
+    held_losses = seen[0].held_losses
+    assert seen[0].kept == np.argmin(held_losses) < 39, "forty epochs are too many for 240 steps"
+    assert report["epochs"] == len(held_losses) == 40 and report["kept_epoch"] == seen[0].kept + 1
+    assert report["held_out_loss"] == pytest.approx(min(held_losses), rel=1e-3), "the weights are of that epoch"
+
+
+def test_nothing_is_learnt_from_what_is_held_out():
+    """Not the weights, not the scale of the features: only which epoch is kept depends on it."""
+    recordings, points = zip(*(zigzag(seed) for seed in range(10)))
+    settings = EstimatorSettings(epochs=1, held_out=0.2)
+    _, held = _split(list(range(10)), settings)
+    wild = list(recordings)
+    for i in held:
+        wild[i] = dataclasses.replace(wild[i], position=100 * wild[i].position)
+    calm, other = (PhaseEstimator(epochs=1, held_out=0.2).fit(r, points).weights for r in (recordings, wild))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(calm, other))
 
 
 def test_rho_is_high_at_change_points_and_low_between(trained):

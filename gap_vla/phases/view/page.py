@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gap_vla.phases.report import notes
 from gap_vla.phases.view.episode_view import EpisodeView
 from gap_vla.phases.view.svg import episode_svg
 from gap_vla.phases.view.tables import report_tables
@@ -106,7 +107,9 @@ def report_page(title: str, report: dict[str, Any], identity: dict[str, Any], vi
         identity: `Annotation.identity`.
         views: the episodes to show.
     """
-    body = [f"<h1>{html.escape(title)}</h1>", report_tables(report, identity)]
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    body += [f'<p class="fact">Note: {html.escape(note)}.</p>' for note in notes(report)]
+    body.append(report_tables(report, identity))
     if views:
         body.append(_legend(views))
     for view in views:
