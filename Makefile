@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
-.PHONY: setup finetune debug test test-slow test-lerobot lint clean
+.PHONY: setup finetune debug test test-slow corpus chaos test-lerobot lint clean
 
 setup: .venv/ready
 
@@ -27,6 +27,13 @@ test: setup lint
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/sim
 	$(BIN)/python -m pytest -q -m slow tests/sim
+
+# Hostile calls with a table of what they did, and every stage killed, starved and doubled.
+corpus: setup
+	$(BIN)/python tests/corpus/test_corpus.py
+
+chaos: setup
+	$(BIN)/python tests/chaos/chaos.py
 
 # LeRobot's real policy classes, in an environment of their own: its version ranges are not this project's. torchvision
 # without its dependencies, which would replace torch.
