@@ -3,6 +3,7 @@
     python scripts/reproduce.py --table evidence --profile cpu --budget 60m --jobs 2
     python scripts/reproduce.py --table main --dry_run                     # the queue with predicted times
     python scripts/reproduce.py --table octo --tasks threading --seeds 0
+    python scripts/reproduce.py --table evidence --look probe,takeover     # what finished policies see and need
     python scripts/reproduce.py --table evidence --render                  # only write the tables again
 
 Every finished cell is one JSON file in results/TABLE/PROFILE/. The same command continues after the budget, Ctrl-C or a
@@ -36,6 +37,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where small policies train (default cpu)")
     add("--retry", action="store_true", help="try failed cells again")
     add("--dry_run", action="store_true", help="print the queue with predicted times, run and write nothing")
+    add("--look", type=names, default=[], help="run nothing new; look into finished cells: probe,takeover")
     add("--render", action="store_true", help="write tables and pictures from what is recorded, run nothing")
     add("--results", default="results", help="folder of the recorded cells (default results)")
     add("--page", default="docs/RESULTS.md", help="page to write into (default docs/RESULTS.md)")

@@ -13,7 +13,13 @@ import numpy as np
 
 from gap_vla.atomic import replacing, write_json
 from gap_vla.evaluation.record import EvaluationError
-from gap_vla.evaluation.statistics import PairedDifference, paired_difference, wilson
+from gap_vla.evaluation.statistics import PairedDifference, mean_rate, paired_difference, points
+
+HOW_INTERVALS = (
+    "Success is the mean over training seeds, differences are paired on shared seeds and layouts. Intervals (95 %) are "
+    "over training seeds (Student's t with their number) and never narrower than what the rollouts alone leave open "
+    "(Wilson's interval; for differences a bootstrap over layouts); one seed alone speaks about those policies only."
+)
 
 LABELS = {"v": "V", "vp": "VP", "vp_gap": "VP+GAP"}
 """How the paper calls the methods; others go by their own names."""
@@ -41,11 +47,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class MethodRow:
-    """Success of one method.
-
-    `interval` is Wilson's for all its rollouts together, as if they were independent; how much training seeds differ
-    shows in `per_seed`.
-    """
+    """Success of one method; `interval` is over training seeds (`gap_vla.evaluation.statistics.mean_rate`)."""
 
     method: str
     per_seed: Mapping[int, float]
@@ -110,7 +112,8 @@ def compare(cells: Sequence[Cell]) -> Comparison:
 def _row(method: str, cells: Mapping[int, Cell]) -> MethodRow:
     outcomes = [won for cell in cells.values() for won in cell.outcomes.values()]
     per_seed = {seed: float(np.mean(list(cells[seed].outcomes.values()))) for seed in sorted(cells)}
-    return MethodRow(method, per_seed, sum(outcomes), len(outcomes), wilson(sum(outcomes), len(outcomes)))
+    counts = [(sum(cell.outcomes.values()), len(cell.outcomes)) for cell in cells.values()]
+    return MethodRow(method, per_seed, sum(outcomes), len(outcomes), mean_rate(counts))
 
 
 def _pair(first: Mapping[int, Cell], second: Mapping[int, Cell], notes: list[str]) -> PairRow:
@@ -133,10 +136,6 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f}"
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.0f}".replace("-", "−") if round(100 * value) else "0"
-
-
 def _tables(comparison: Comparison) -> list[list[list[str]]]:
     """Two tables as rows of texts, headings first: success, and paired differences."""
     success = [["method", "success %", "95 % interval", "rollouts", "per seed %"]]
@@ -155,10 +154,10 @@ def _tables(comparison: Comparison) -> list[list[list[str]]]:
         pairs.append(
             [
                 name,
-                _points(pair.found.difference),
-                f"{_points(low)} to {_points(high)}",
+                points(pair.found.difference),
+                f"{points(low)} to {points(high)}",
                 f"{pair.found.seeds} × {pair.found.layouts}",
-                ", ".join(_points(value) for value in pair.found.per_seed),
+                ", ".join(points(value) for value in pair.found.per_seed),
                 f"{pair.found.p_mcnemar:.2g}",
             ]
         )
@@ -180,11 +179,7 @@ def as_markdown(comparison: Comparison, title: str) -> str:
     for table in _tables(comparison):
         heading, *rows = ["| " + " | ".join(row) + " |" for row in table]
         blocks.append("\n".join([heading, "|" + "---|" * len(table[0]), *rows]))
-    blocks.append(
-        "Success is the mean over training seeds; its interval (Wilson) counts all rollouts as independent. "
-        "Differences are paired on shared layouts, their intervals bootstrapped over training seeds and layouts; "
-        "McNemar's test counts all pairs as independent."
-    )
+    blocks.append(f"{HOW_INTERVALS} McNemar's test counts all pairs as independent.")
     return "\n\n".join([*blocks, *(f"Note: {note}." for note in comparison.notes)]) + "\n"
 
 

@@ -53,7 +53,7 @@ def draw_comparison(comparison: Comparison, path: Path, *, title: str) -> Path:
     right.set_yticks(range(len(pairs)), names)
     right.set_ylim(-0.6, max(len(pairs), 1) - 0.4)
     right.set_xlabel("difference in success, points")
-    right.set_title("paired on layouts; line: 95 % bootstrap interval; dots: seeds", fontsize=9)
+    right.set_title("paired on layouts; line: 95 % interval over seeds; dots: seeds", fontsize=9)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -55,6 +56,18 @@ def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float,
     return low, high
 
 
+def mean_rate(counts: Sequence[tuple[int, int]], level: float = 0.95) -> tuple[float, float]:
+    """Interval of a success rate over training seeds, from each seed's successes and episodes.
+
+    Student's t over the seeds' rates, never narrower than Wilson's interval for all rollouts together.
+
+    >>> [round(x, 2) for x in mean_rate([(81, 100), (93, 100), (94, 100)])]
+    [0.71, 1.0]
+    """
+    wins, episodes = (sum(column) for column in zip(*counts))
+    return over_seeds([w / n for w, n in counts], wilson(wins, episodes, level), level=level, bounds=(0.0, 1.0))
+
+
 def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> float:
     """Exact two-sided McNemar test on paired outcomes: the probability, if both were equally good, of a
     split of the discordant pairs at least as uneven as the observed one. 1.0 without discordant pairs.
@@ -70,13 +83,38 @@ def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> float:
     return float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
 
 
+def over_seeds(
+    per_seed: Sequence[float],
+    within: tuple[float, float],
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-1.0, 1.0),
+) -> tuple[float, float]:
+    """Interval of a mean over training seeds: Student's t with their number, and never narrower than `within`.
+
+    Args:
+        per_seed: one figure for each seed. With a single one the interval is `within`, which then speaks about that
+            policy alone.
+        within: what the rollouts alone leave open; seeds that happen to agree do not make it smaller.
+        bounds: the figure cannot lie outside.
+
+    >>> [round(x, 2) for x in over_seeds([0.18, 0.02, 0.05], (0.01, 0.19))]
+    [-0.13, 0.29]
+    """
+    if len(per_seed) < 2:
+        return within
+    mean, spread = float(np.mean(per_seed)), float(np.std(per_seed, ddof=1)) / math.sqrt(len(per_seed))
+    half = float(stats.t.ppf(0.5 + level / 2, len(per_seed) - 1)) * spread
+    return max(bounds[0], min(within[0], mean - half)), min(bounds[1], max(within[1], mean + half))
+
+
 @dataclasses.dataclass(frozen=True)
 class PairedDifference:
     """Success of `a` minus success of `b` on shared layouts.
 
     Attributes:
         difference: mean over seeds and layouts, in [-1, 1].
-        interval: bootstrap interval of it, over seeds and layouts.
+        interval: of it, over seeds (Student's t), never narrower than a bootstrap over seeds and layouts.
         p_mcnemar: exact McNemar probability over all pairs. It treats the pairs of several seeds as
             independent and so says nothing about how much training seeds scatter; the interval does.
         per_seed: the difference of each seed.
@@ -103,9 +141,9 @@ def paired_difference(
 
     Seeds and layouts are crossed (each seed's policy is rolled out on every layout), and both are samples of
     something larger, so the bootstrap draws rows and columns independently (A. Owen, "The pigeonhole
-    bootstrap", 2007). With one seed only layouts are drawn: the interval then speaks about that pair of
-    checkpoints alone.
-    With two or three seeds it is rough: few rows cannot show a spread well, and it tends to be too narrow.
+    bootstrap", 2007). Few rows cannot show a spread well, and the bootstrap alone would be too narrow, so the interval
+    reaches at least as far as Student's t over the seeds' differences. With one seed only layouts are drawn: the
+    interval then speaks about that pair of checkpoints alone.
 
     Args:
         a, b: outcomes, bool or 0/1, `[layouts]` or `[seeds, layouts]`; entry (s, l) of both is the same
@@ -131,9 +169,20 @@ def paired_difference(
     low, high = np.quantile(means, (tail, 1 - tail))
     return PairedDifference(
         difference=float(gain.mean()),
-        interval=(float(low), float(high)),
+        interval=over_seeds(gain.mean(1).tolist(), (float(low), float(high)), level=level),
         p_mcnemar=mcnemar(first.ravel() > 0, second.ravel() > 0),
         per_seed=tuple(float(x) for x in gain.mean(1)),
         seeds=seeds,
         layouts=layouts,
     )
+
+
+def points(value: float) -> str:
+    """A difference of rates in percentage points; one decimal where rounding would hide the sign.
+
+    >>> points(0.123), points(-0.05), points(-0.003), points(0.0)
+    ('+12', '−5', '−0.3', '0')
+    """
+    if value == 0:
+        return "0"
+    return f"{100 * value:+.{0 if round(100 * value) else 1}f}".replace("-", "−")

@@ -9,6 +9,7 @@ _HOME = {
     "TakeoverPolicy": "takeover",
     "Window": "takeover",
     "cka": "similarity",
+    "probe_beyond": "partial_probe",
     "phase_windows": "takeover",
     "probe_positions": "linear_probe",
     "probe_runs": "probe_run",

@@ -79,8 +79,8 @@ def probe_positions(
         ProbeError: fewer than `FOLDS` episodes.
     """
     predicted, guessed = np.empty_like(positions, float), np.empty_like(positions, float)
-    for train, test in _folds(episodes, seed):
-        predicted[test] = _fit_predict(features[train], positions[train], episodes[train], features[test], seed)
+    for train, test in folds(episodes, seed):
+        predicted[test] = fit_predict(features[train], positions[train], episodes[train], features[test], seed)
         guessed[test] = positions[train].mean(0)
     residual, total = ((positions - predicted) ** 2).sum(1), ((positions - guessed) ** 2).sum(1)
 
@@ -89,7 +89,7 @@ def probe_positions(
 
     return PositionProbe(
         r2=r2(np.arange(len(positions))),
-        r2_interval=_bootstrap(r2, episodes, seed),
+        r2_interval=bootstrap(r2, episodes, seed),
         error=float(np.linalg.norm(positions - predicted, axis=1).mean()),
         mean_error=float(np.linalg.norm(positions - guessed, axis=1).mean()),
         steps=len(positions),
@@ -113,9 +113,9 @@ def probe_transitions(
         raise ProbeError("every step is of the same class; there is nothing to tell apart")
     score, said = np.empty(len(transition)), np.empty(len(transition), bool)
     target = np.where(transition, 1 - transition.mean(), -transition.mean())[:, None]
-    for train, test in _folds(episodes, seed):
-        own = _fit_predict(features[train], target[train], episodes[train], features[train], seed)[:, 0]
-        score[test] = _fit_predict(features[train], target[train], episodes[train], features[test], seed)[:, 0]
+    for train, test in folds(episodes, seed):
+        own = fit_predict(features[train], target[train], episodes[train], features[train], seed)[:, 0]
+        score[test] = fit_predict(features[train], target[train], episodes[train], features[test], seed)[:, 0]
         threshold = (own[transition[train]].mean() + own[~transition[train]].mean()) / 2
         said[test] = score[test] > threshold
 
@@ -125,7 +125,7 @@ def probe_transitions(
     hits = (said[transition].mean() + (~said[~transition]).mean()) / 2
     return TransitionProbe(
         auc=area(np.arange(len(score))),
-        auc_interval=_bootstrap(area, episodes, seed),
+        auc_interval=bootstrap(area, episodes, seed),
         balanced_accuracy=float(hits),
         share=float(transition.mean()),
         steps=len(score),
@@ -133,7 +133,8 @@ def probe_transitions(
     )
 
 
-def _folds(episodes: Int[np.ndarray, " n"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def folds(episodes: Int[np.ndarray, " n"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to fit and rows to predict, five times; no episode is in both."""
     names = np.unique(episodes)
     if len(names) < FOLDS:
         raise ProbeError(f"{len(names)} episode(s); a probe needs {FOLDS} or more, to hold some out")
@@ -141,7 +142,7 @@ def _folds(episodes: Int[np.ndarray, " n"], seed: int) -> list[tuple[np.ndarray,
     return [(np.flatnonzero(~np.isin(episodes, part)), np.flatnonzero(np.isin(episodes, part))) for part in parts]
 
 
-def _fit_predict(
+def fit_predict(
     features: np.ndarray, target: np.ndarray, episodes: np.ndarray, asked: np.ndarray, seed: int
 ) -> Float[np.ndarray, "m k"]:
     """Ridge regression with the strength that predicts a fifth of the training episodes best."""
@@ -182,7 +183,7 @@ def _auc(score: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> fl
     return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def _bootstrap(statistic, episodes: Int[np.ndarray, " n"], seed: int, draws: int = 400) -> tuple[float, float]:
+def bootstrap(statistic, episodes: Int[np.ndarray, " n"], seed: int, draws: int = 400) -> tuple[float, float]:
     """95 % interval of `statistic(rows)`, drawing whole episodes."""
     names = np.unique(episodes)
     rows_of = {name: np.flatnonzero(episodes == name) for name in names}

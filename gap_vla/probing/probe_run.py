@@ -14,6 +14,7 @@ from jaxtyping import Float
 from gap_vla.atomic import write_json
 from gap_vla.probing.branch_loss import branch_losses
 from gap_vla.probing.linear_probe import probe_positions, probe_transitions
+from gap_vla.probing.partial_probe import probe_beyond
 from gap_vla.probing.probe_data import ProbeData, read_probe_data
 from gap_vla.probing.runs import ReportError, Run
 from gap_vla.probing.similarity import cka
@@ -49,17 +50,72 @@ def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]
     """All probes of one set of features, as plain values.
 
     Returns:
-        `positions`: object to `{"before grasp": …, "all steps": …}`, for objects that move between episodes;
+        `positions`: object to part (`before grasp`, `before transport`, `all steps`) to `PositionProbe`, for objects
+        that move between episodes in it;
+        `beyond_proprio`: the same to `PartialProbe`: what the features tell of the object that proprioception does not
+        (it misses by more than `STILL`);
+        `actions`: `all steps` and `transitions` to `PartialProbe`: the expert's action beyond proprioception;
         `transition`: telling motion transitions from the rest.
     """
+    everywhere = np.ones(len(data.episodes), bool)
+    parts = {"before grasp": data.free, "before transport": data.waiting, "all steps": everywhere}
+
+    def beyond(target: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+        found = probe_beyond(features[rows], target[rows], data.proprio[rows], data.episodes[rows])
+        return dataclasses.asdict(found)
+
     positions: dict[str, dict[str, Any]] = {}
+    partial: dict[str, dict[str, Any]] = {}
     for name, where in data.positions.items():
-        for part, rows in (("before grasp", data.free), ("all steps", np.ones(len(where), bool))):
-            if where[rows].std(0).max() > STILL:
+        for part, rows in parts.items():
+            if rows.any() and where[rows].std(0).max() > STILL:
                 found = probe_positions(features[rows], where[rows], data.episodes[rows])
                 positions.setdefault(name, {})[part] = dataclasses.asdict(found)
-    transition = probe_transitions(features, data.transition, data.episodes)
-    return {"positions": positions, "transition": dataclasses.asdict(transition)}
+                more = beyond(where, rows)
+                if more["covariate_error"] > STILL:
+                    partial.setdefault(name, {})[part] = more
+    return {
+        "positions": positions,
+        "beyond_proprio": partial,
+        "actions": {
+            part: beyond(data.actions, rows)
+            for part, rows in (("all steps", everywhere), ("transitions", data.transition))
+        },
+        "transition": dataclasses.asdict(probe_transitions(features, data.transition, data.episodes)),
+    }
+
+
+def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
+    """What one small policy sees: `probe` (missing if it has no eyes), and `branch_losses` (missing if it has one
+    branch, or its data are not here).
+    """
+    from gap_vla.policies.saving import load_saved_policy
+
+    policy = load_saved_policy(run.checkpoint)[0]
+    found: dict[str, Any] = {}
+    if policy.uses_vision:
+        found["probe"] = probe(features_of(policy, data.images), data)
+    if (losses := branch_losses(run)) is not None:
+        found["branch_losses"] = losses
+    return found
+
+
+def probe_untrained(run: Run, data: ProbeData) -> dict[str, Any]:
+    """The same probes on an untrained network of the run's architecture."""
+    from gap_vla.policies.saving import load_saved_policy
+
+    return probe(features_of(_untrained(load_saved_policy(run.checkpoint)[0]), data.images), data)
+
+
+def _untrained(policy: Any) -> Any:
+    import torch
+
+    from gap_vla.policies.policy import build_policy
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = policy.image_shape, policy.proprio_dim, policy.action_dim, policy.built_cameras
+        return build_policy(policy.config, policy.method, *sizes).eval()
 
 
 def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) -> dict[str, Any]:
@@ -79,9 +135,6 @@ def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) 
         ReportError: no run has visual features.
         ProbeError: the demonstrations do not fit.
     """
-    import torch
-
-    from gap_vla.policies.policy import build_policy
     from gap_vla.policies.saving import load_saved_policy
 
     data = read_probe_data(demos, every=every)
@@ -103,12 +156,7 @@ def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) 
             first = first or policy
     if first is None:
         raise ReportError("none of the runs is a small policy that sees; only those can be probed")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        bare = build_policy(
-            first.config, first.method, first.image_shape, first.proprio_dim, first.action_dim, first.built_cameras
-        )
-    features[UNTRAINED] = features_of(bare.eval(), data.images)
+    features[UNTRAINED] = features_of(_untrained(first), data.images)
     labels = list(features)
     result = {
         "demos": str(demos),

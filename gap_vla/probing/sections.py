@@ -8,13 +8,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gap_vla.evaluation.compare import HOW_INTERVALS
+from gap_vla.evaluation.statistics import points
 from gap_vla.probing import charts
 from gap_vla.probing.markup import chart_image, command_block, html_table
 from gap_vla.probing.rho_strip import rho_strip, training_rho
 from gap_vla.probing.runs import Run, by_method
 from gap_vla.reproduction.analysis import differences_of, success_of
 from gap_vla.reproduction.paper import PAPER_PROBE
-from gap_vla.reproduction.tables_text import points, words
+from gap_vla.reproduction.tables_text import words
 
 CURVES = {
     "train/loss": "training loss",
@@ -55,10 +57,7 @@ def success_section(runs: list[Run], command: str) -> str:
                 )
     if len(differences) > 1:
         parts.append(html_table(differences))
-    parts.append(
-        '<p class="note">Success: mean over training seeds; interval (Wilson) over all rollouts. Differences: paired '
-        "on layouts and seeds, intervals bootstrapped over both; McNemar's test counts all pairs as independent.</p>"
-    )
+    parts.append(f'<p class="note">{HOW_INTERVALS} McNemar\'s test counts all pairs as independent.</p>')
     return "".join(parts) + command_block(command)
 
 

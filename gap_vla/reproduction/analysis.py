@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gap_vla.evaluation.statistics import PairedDifference, paired_difference, wilson
+from gap_vla.evaluation.statistics import PairedDifference, mean_rate, paired_difference
 from gap_vla.reproduction.cells import Cell
 from gap_vla.reproduction.ledger import FAILED, FINISHED, Entry, Ledger, Rollouts, Stale
 from gap_vla.reproduction.tables import Block
@@ -19,7 +19,7 @@ class Success:
 
     Attributes:
         per_seed: training seed to rate.
-        interval: Wilson's, 95 %, over all rollouts as if they were independent.
+        interval: 95 %, over training seeds (`gap_vla.evaluation.statistics.mean_rate`).
     """
 
     per_seed: Mapping[int, float]
@@ -102,7 +102,8 @@ def success_of(by_seed: Mapping[int, Mapping[str, Rollouts]]) -> dict[str, Succe
         rollouts = {seed: by_seed[seed][variant] for seed in sorted(by_seed) if variant in by_seed[seed]}
         wins, all_of_them = (sum(getattr(r, what) for r in rollouts.values()) for what in ("successes", "episodes"))
         per_seed = {seed: r.successes / r.episodes for seed, r in rollouts.items()}
-        found[variant] = Success(per_seed, wins, all_of_them, wilson(wins, all_of_them))
+        counts = [(r.successes, r.episodes) for r in rollouts.values()]
+        found[variant] = Success(per_seed, wins, all_of_them, mean_rate(counts))
     return found
 
 

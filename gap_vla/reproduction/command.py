@@ -16,6 +16,7 @@ from gap_vla.progress import duration
 from gap_vla.reproduction.cells import Cell, plan
 from gap_vla.reproduction.kinds import Kind, find_kind
 from gap_vla.reproduction.ledger import FAILED, FINISHED, Ledger
+from gap_vla.reproduction.looks import look
 from gap_vla.reproduction.queue import QueueOptions, run_queue, waiting_cells
 from gap_vla.reproduction.render import render
 from gap_vla.reproduction.tables import find_table, narrowed
@@ -48,7 +49,7 @@ def reproduce(options: argparse.Namespace) -> None:
     options.jobs = JOBS[options.device] if options.jobs is None else options.jobs
     if options.jobs < 1:
         raise ConfigError(f"--jobs is {options.jobs}; at least 1 cell has to run at once")
-    runs = not (options.dry_run or options.render)
+    runs = not (options.dry_run or options.render or options.look)
     if runs and machine(options.device).get("device_name") == "none":
         raise ConfigError(
             "--device is cuda, but torch finds no CUDA device here: leave --device out, or install a build of torch "
@@ -68,14 +69,17 @@ def reproduce(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(describe_queue(cells, ledger, kind, options))
         return
-    if runs:
+    command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    if options.look:
+        look(cells, ledger, kind, options.look, command=command)
+    elif runs:
         queue = QueueOptions(
             budget=seconds(options.budget),
             jobs=options.jobs,
             retry=options.retry,
             device=options.device,
             logs=Path(options.logs),
-            command=shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+            command=command,
         )
         print(describe_queue(cells, ledger, kind, options), flush=True)
         signal.signal(signal.SIGTERM, _as_interrupt)

@@ -91,7 +91,19 @@ def _configure_small(
 def _train_small(config: Any) -> dict[str, Any]:
     from gap_vla.training.small import train_small
 
-    return train_small(config, resume=True)
+    summary = train_small(config, resume=True)
+    return {**summary, "gradients": first_half_means(_small_directory(config), summary["steps"])}
+
+
+def first_half_means(run: Path, steps: int) -> dict[str, float]:
+    """Mean of every `branch/…` measurement over the logged steps 1 to `steps` / 2 (GAP's usual window)."""
+    from gap_vla.training.metrics import read_metrics
+    from gap_vla.training.run_directory import RunDirectory
+
+    rows = [row for row in read_metrics(RunDirectory(run).metrics) if 0 < row["step"] <= steps / 2]
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith("branch/"))
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: round(sum(of_name) / len(of_name), 6) for name, of_name in values.items()}
 
 
 def _small_directory(config: Any) -> Path:

@@ -66,6 +66,7 @@ class Entry:
         seconds: of the cell, on the wall; `stages` splits them (of its last part, where it was stopped and continued).
         whole: whether it ran in one go, so that its time says how long such a cell takes.
         origin: versions of the code and content of the data that it was made from (`gap_vla.training.origin`).
+        gradients: `branch/…` measurements of its training, each the mean over the logged steps of the first half.
         account: commit, machine, time, command, and whatever else is only for the reader.
     """
 
@@ -85,6 +86,7 @@ class Entry:
     validation: Mapping[str, float] = dataclasses.field(default_factory=dict)
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    gradients: Mapping[str, float] = dataclasses.field(default_factory=dict)
     account: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def draw_block(result: BlockResult, path: Path, *, title: str) -> Path:
     right.set_yticks(range(len(pairs)), [f"{first} − {second}" for first, second in reversed(pairs)])
     right.set_ylim(-0.6, max(len(pairs), 1) - 0.4)
     right.set_xlabel("difference in success, points")
-    right.set_title("paired on layouts, bootstrap over seeds and layouts", fontsize=9)
+    right.set_title("paired on layouts; 95 % interval over seeds", fontsize=9)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#eeeeee")

@@ -189,6 +189,7 @@ class _Queue:
             stages=stages,
             validation=summary.get("validation", {}),
             config=cell.settings,
+            gradients=summary.get("gradients", {}),
             origin=summary.get("origin") or cell.origin,
             account={
                 "machine": self._machine,

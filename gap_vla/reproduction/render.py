@@ -7,18 +7,16 @@ from pathlib import Path
 
 from gap_vla.atomic import replacing
 from gap_vla.core.errors import UserError
+from gap_vla.evaluation.compare import HOW_INTERVALS
 from gap_vla.reproduction.analysis import analyse
 from gap_vla.reproduction.cells import Cell
 from gap_vla.reproduction.ledger import Ledger
+from gap_vla.reproduction.looks import Looks
+from gap_vla.reproduction.looks_text import looks_text
 from gap_vla.reproduction.picture import draw_block
 from gap_vla.reproduction.tables import Table
 from gap_vla.reproduction.tables_text import difference_table, notes, success_table, title_of
-
-EXPLANATION = (
-    "Success is the mean over training seeds; its interval (Wilson) counts all rollouts as independent. Differences "
-    "are paired on shared layouts and seeds; their intervals are bootstrapped over both (with two or three seeds they "
-    "are rough, and rather too narrow); McNemar's test counts all pairs as independent."
-)
+from gap_vla.reproduction.verdict import verdicts
 
 
 class RenderError(UserError, ValueError):
@@ -60,6 +58,7 @@ def _section(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, 
     command = f"python scripts/reproduce.py --table {table.name} --profile {profile}"
     parts = [f"## {table.title}", f"```\n{command}\n```"]
     written = False
+    looks = Looks(ledger)
     for block in table.blocks:
         result = analyse(block, cells, ledger)
         if not (result.finished or result.failed or result.stale):
@@ -71,8 +70,12 @@ def _section(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, 
             draw_block(result, folder / "pictures" / name, title=title_of(block))
             parts += [f"![Success and paired differences on {block.task}](pictures/{name})", success_table(result)]
             parts.append(difference_table(result))
+            parts += verdicts(result)
+            parts += looks_text(block, result.finished, looks)
             written = True
         parts += notes(result)
+        before = looks_text(block, [one.entry for one in result.stale], looks)
+        parts += [f"What was found out about stale cells of {block.name}:", *before] if before else []
     if written:
-        parts.append(EXPLANATION)
+        parts.append(HOW_INTERVALS)
     return "\n\n".join(part for part in parts if part)

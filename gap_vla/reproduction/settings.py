@@ -73,8 +73,10 @@ def changed_origin(recorded: Mapping[str, Any], present: Mapping[str, Any], read
     >>> changed_origin({"training_version": 1, "labels": "a"}, {"training_version": 2, "labels": "b"}, False)
     ['version of the training code 1 then, 2 now']
     >>> changed_origin({}, {"training_version": 2}, True)
-    ['version of the training code not recorded then, 2 now']
+    ['recorded before the versions of code and data were']
     """
+    if present and not recorded:
+        return ["recorded before the versions of code and data were"]
     asked = [key for key in ORIGIN if key in present and (reads_labels or not key.startswith("labels"))]
     return [
         f"{ORIGIN[key]} {recorded.get(key, 'not recorded')} then, {present[key]} now"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gap_vla.evaluation.statistics import PairedDifference
+from gap_vla.evaluation.statistics import PairedDifference, points
 from gap_vla.progress import duration
 from gap_vla.reproduction.analysis import BlockResult, Success, pairs_of
 from gap_vla.reproduction.ledger import Entry
@@ -68,7 +68,7 @@ def difference_table(result: BlockResult) -> str:
     variants = result.variants
     heading = ["difference"]
     for variant in variants:
-        heading += [f"{words(variant)}, points", "95 % interval", "per seed", "McNemar p"]
+        heading += [f"{words(variant)}, points", "95 % interval", "per seed"]
     rows = [heading]
     for first, second in pairs_of(result.block):
         found = result.differences_on(first, second)
@@ -82,18 +82,10 @@ def difference_table(result: BlockResult) -> str:
 
 def _difference_cells(found: PairedDifference | None) -> list[str]:
     if found is None:
-        return ["", "", "", ""]
+        return ["", "", ""]
     low, high = found.interval
     per_seed = ", ".join(map(points, found.per_seed))
-    return [points(found.difference), f"{points(low)} to {points(high)}", per_seed, f"{found.p_mcnemar:.2g}"]
-
-
-def points(value: float) -> str:
-    """
-    >>> points(0.123), points(-0.05), points(0.001)
-    ('+12', '−5', '0')
-    """
-    return f"{100 * value:+.0f}".replace("-", "−") if round(100 * value) else "0"
+    return [points(found.difference), f"{points(low)} to {points(high)}", per_seed]
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gap_vla.evaluation import clopper_pearson, mcnemar, paired_difference, wilson
+from gap_vla.evaluation.statistics import mean_rate
 
 counts = st.integers(0, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -90,6 +91,42 @@ def test_the_paired_interval_covers_the_true_difference():
         low, high = paired_difference(a, b, draws=400).interval
         hits += low <= truth <= high
     assert hits >= 180
+
+
+def experiment(rng, seeds, spread, truth=0.0, layouts=50):
+    """Outcomes of two methods whose success differs by `truth`, with effects of seed and of layout."""
+    layout, seed = rng.uniform(-0.2, 0.2, layouts), rng.normal(0, spread, (2, seeds, 1))
+    return [rng.random((seeds, layouts)) < 0.5 + shift + layout + s for shift, s in zip((truth, 0), seed)]
+
+
+@pytest.mark.parametrize("seeds, spread", [(2, 0.09), (3, 0.09), (3, 0.0), (5, 0.09)])
+def test_the_interval_is_right_about_no_difference_19_times_of_20(seeds, spread):
+    """At few seeds that scatter by 9 points too, where a bootstrap alone finds differences that are not there."""
+    rng = np.random.default_rng(3)
+    found = [paired_difference(*experiment(rng, seeds, spread), draws=300).interval for _ in range(400)]
+    wrong = np.mean([low > 0 or high < 0 for low, high in found])
+    assert wrong <= 0.07
+    assert np.median([high - low for low, high in found]) < (2.0 if seeds == 2 else 1.0)
+
+
+def test_one_seed_that_stands_out_leaves_the_question_open():
+    gains = [[1] * wins + [0] * (100 - wins) for wins in (18, 2, 5)]
+    found = paired_difference(np.array(gains), np.zeros((3, 100)))
+    assert found.interval == pytest.approx((-0.128, 0.295), abs=2e-3)
+
+
+def test_seeds_that_agree_by_chance_do_not_make_an_interval_of_no_width():
+    alike = np.tile(np.arange(100) < 60, (3, 1))
+    low, high = paired_difference(alike, np.tile(np.arange(100) < 50, (3, 1))).interval
+    assert low < 0.06 and high > 0.14
+
+
+def test_a_rate_over_seeds_reaches_as_far_as_its_seeds_and_its_rollouts_say():
+    low, high = mean_rate([(50, 100)] * 3)
+    assert (low, high) == pytest.approx(wilson(150, 300))
+    assert mean_rate([(7, 30)]) == wilson(7, 30)
+    low, high = mean_rate([(40, 100), (60, 100)])
+    assert (low, high) == (0.0, 1.0), "two seeds 20 points apart say nothing"
 
 
 def test_unequal_shapes_are_refused():

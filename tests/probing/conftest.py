@@ -6,5 +6,5 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
-CHECKED = ["linear_probe", "probe_data", "probe_run", "similarity", "takeover"]
+CHECKED = ["linear_probe", "partial_probe", "probe_data", "probe_run", "similarity", "takeover"]
 install_import_hook([f"gap_vla.probing.{name}" for name in CHECKED], "beartype.beartype")

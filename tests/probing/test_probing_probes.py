@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from gap_vla.probing.linear_probe import ProbeError, probe_positions, probe_transitions
+from gap_vla.probing.partial_probe import probe_beyond
 from gap_vla.probing.probe_data import read_probe_data
 from gap_vla.probing.similarity import cka
 
@@ -62,6 +63,33 @@ def test_planted_transitions_are_told_apart_and_shuffled_ones_are_not(planted):
     assert abs(nothing.auc - 0.5) < 0.1 and nothing.auc_interval[0] < 0.5 < nothing.auc_interval[1]
 
 
+@pytest.fixture(scope="module")
+def carried():
+    """A hand, an object that it carries, a goal that only half of the features know, in 30 episodes."""
+    rng = np.random.default_rng(5)
+    episodes = np.repeat(np.arange(EPISODES), STEPS)
+    hand = rng.normal(0, 0.1, (EPISODES * STEPS, 3))
+    goal = np.repeat(rng.uniform(-0.1, 0.1, (EPISODES, 3)), STEPS, axis=0)
+    noise = rng.normal(size=(EPISODES * STEPS, 6))
+    blind = np.concatenate([hand / 0.1, hand**2 / 0.01, noise], axis=1) @ rng.normal(size=(12, 12))
+    seeing = np.concatenate([hand / 0.1, goal / 0.05, noise], axis=1) @ rng.normal(size=(12, 12))
+    return hand, hand + 0.02, goal, blind, seeing, episodes
+
+
+def test_a_carried_object_read_off_the_hand_is_nothing_beyond_proprioception(carried):
+    hand, load, _, blind, _, episodes = carried
+    assert probe_positions(blind, load, episodes).r2 > 0.95, "the plain probe is fooled"
+    load = load + np.random.default_rng(6).normal(0, 0.01, load.shape)
+    found = probe_beyond(blind, load, hand, episodes)
+    assert found.r2 < 0.05 and found.error == pytest.approx(found.covariate_error, rel=0.05)
+
+
+def test_what_the_hand_does_not_tell_is_found_in_features_that_know_it(carried):
+    hand, _, goal, blind, seeing, episodes = carried
+    assert probe_beyond(seeing, goal + 2 * hand**2, hand, episodes).r2 > 0.9
+    assert probe_beyond(blind, goal + 2 * hand**2, hand, episodes).r2 < 0.05
+
+
 def test_too_few_episodes_or_one_class_only_are_refused(planted):
     features, position, transition, episodes = planted
     with pytest.raises(ProbeError, match="4 episode"):
@@ -88,9 +116,12 @@ def write_demos(path, with_objects=True):
             if with_objects:
                 demo["obs/object"] = np.arange(72, dtype=np.float32).reshape(12, 6) + number
                 demo["obs/object"].attrs["names"] = ["ring", "peg"]
+            demo["obs/robot0_eef_pos"] = np.arange(36, dtype=np.float32).reshape(12, 3)
             demo["actions"] = np.tile([0, 0, 0, 0, 0, 0, -1.0], (12, 1))
             demo["actions"][6:, 6] = 1.0
-            demo.create_dataset("phase", data=["reach"] * 6 + ["grasp"] * 6, dtype=h5py.string_dtype())
+            demo.create_dataset(
+                "phase", data=["reach"] * 6 + ["grasp"] * 3 + ["transport"] * 3, dtype=h5py.string_dtype()
+            )
 
 
 def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_grasp(tmp_path):
@@ -99,7 +130,14 @@ def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_
     assert data.images["image_primary"][:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4 + [10] * 4
     assert data.positions["peg"][1].tolist() == [21, 22, 23] and data.episodes.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert data.free.tolist() == [True, True, False, False] * 3
+    assert data.waiting.tolist() == [True, True, True, False] * 3
     assert data.transition.tolist() == [False, True, True, True] * 3
+    assert data.proprio[:4].tolist() == [
+        [0, 1, 2, 0, 0, 0],
+        [9, 10, 11, 9, 9, 9],
+        *([x, x + 1, x + 2, 12, 12, 12] for x in (18, 27)),
+    ]
+    assert data.actions.std(0)[6] == pytest.approx(1.0, abs=0.01) and not data.actions[:, :6].any()
 
 
 def test_demonstrations_without_object_positions_are_refused_in_words(tmp_path):

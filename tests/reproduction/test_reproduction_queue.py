@@ -160,7 +160,7 @@ def test_a_cell_recorded_before_versions_were_is_stale(tmp_path, ledger):
     del recorded["origin"]
     ledger.path(cells[0]).write_text(json.dumps(recorded))
     (stale,) = ledger.stale(cells)
-    assert stale.reasons[0] == "version of the training code not recorded then, 2 now"
+    assert stale.reasons == ("recorded before the versions of code and data were",)
 
 
 def test_an_option_added_later_leaves_recorded_cells_valid_while_it_has_its_default(tmp_path, ledger):

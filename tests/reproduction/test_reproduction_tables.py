@@ -65,8 +65,8 @@ def test_paired_differences_agree_with_a_count_by_hand(filled):
     # Discordant pairs: 3 for gap, 1 for concat; exact two-sided binomial 2 * (1 + 4) / 16.
     assert difference.found.p_mcnemar == pytest.approx(10 / 16)
     assert result.success["gap"]["default"].mean == 5 / 8
-    # Wilson for 5 of 8 with z = 1.96, from its closed form.
-    assert result.success["gap"]["default"].interval == pytest.approx((0.3057, 0.8632), abs=2e-4)
+    # Two seeds 25 points apart, t(1) = 12.7: everything is possible.
+    assert result.success["gap"]["default"].interval == (0, 1)
 
 
 def test_pairs_use_only_the_seeds_and_layouts_that_both_have(filled):
@@ -95,7 +95,7 @@ def test_rendering_shows_ours_beside_the_papers_and_what_failed(filled, tmp_path
     table, cells, ledger = filled
     ledger.write(cells[3], entry_of(cells[3], [], FAILED, "FloatingPointError: the loss is nan"))
     text = render(table, "cpu", cells, ledger, tmp_path / "docs" / "page.md")
-    assert "| concat | 38 | 14 to 69 | 25, 50 | 74.6 |" in text
+    assert "| concat | 38 | 0 to 100 | 25, 50 | 74.6 |" in text
     assert "| gap | 75 | 30 to 95 | 75 | 94.2 |" in text
     assert "| gap − concat | +50 |" in text
     assert "Failed: assembly-gap-seed1 (FloatingPointError: the loss is nan)." in text
