@@ -52,7 +52,26 @@ def test_every_finder_runs_and_ours_finds_clean_corners():
     assert kept[0] == [next(iter(finders))] and kept[-1] == list(finders)
     assert results["ours, defaults"]["mean"]["f1@2"] == 1.0
     assert results["ours, defaults"]["mean"]["timing_error"] < 0.5
-    assert all(0 <= r["mean"]["f1@5"] <= 1 for r in results.values())
+    exact = [name for name in finders if name.endswith((" l2", " normal")) or name in ("CoTPC key states", "uniform")]
+    assert len(exact) == 8 and all(results[name]["mean"]["f1@2"] == 1.0 for name in exact)
+    assert results["HDBSCAN"]["mean"]["f1@5"] == 1.0
+    blind = ("speed threshold", "ruptures Pelt ar")  # to corners that are taken at constant speed
+    assert all(results[name]["mean"]["f1@5"] == 0.0 for name in blind)
+
+
+def test_every_finder_is_tuned_on_one_half_and_scored_on_the_other():
+    recordings = [corners(seed) for seed in range(6)]
+    train, asked = [recording.motion for recording in recordings[::2]], []
+
+    def find(motions, parameter):
+        asked.append(parameter)
+        learning = any(motion is known for motion in motions for known in train)
+        right = parameter == (2.0 if learning else 3.0)  # on the other half another value would be best
+        return [np.array([20, 40, 60]) if right else np.array([10]) for _ in motions]
+
+    scores = compare({"corners": recordings}, {"chosen": Finder(find, (1.0, 2.0, 3.0))})["chosen"]["tasks"]["corners"]
+    assert {1.0, 2.0, 3.0} <= set(asked)
+    assert scores["value"] == 2.0 and scores["f1@5"] == 0.0 and scores["counts@5"] == "0/1/3 0/1/3 0/1/3"
 
 
 def test_a_finder_that_would_take_too_long_is_skipped_and_named(capsys):

@@ -72,11 +72,12 @@ def test_gap_with_rho_zero_and_lambda_one_is_concat_to_the_bit(changes, store, t
     assert all(torch.equal(concat[name], gap[name]) for name in concat)
 
 
-def test_gap_changes_the_first_step_of_the_proprioceptive_branch_and_of_nothing_else(store, tmp_path):
+@pytest.mark.parametrize("method", ["rho_only", "lambda_only"])
+def test_rho_alone_and_lambda_alone_change_the_proprioceptive_branch_and_nothing_else(method, store, tmp_path):
     unclipped = dict(optimizer=dict(learning_rate=3e-3, warmup_steps=2, clip_gradient=1e9))
     concat = trained(toy_config(tmp_path, "concat", **unclipped), store, steps=1)
-    gap = trained(toy_config(tmp_path, "gap", **unclipped), store, steps=1)
-    changed = {name.split(".")[0] for name in concat if not torch.equal(concat[name], gap[name])}
+    adjusted = trained(toy_config(tmp_path, method, **unclipped), store, steps=1)
+    changed = {name.split(".")[0] for name in concat if not torch.equal(concat[name], adjusted[name])}
     assert changed == {"proprio_encoder"}
 
 

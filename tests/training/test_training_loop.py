@@ -1,11 +1,11 @@
-"""What the loop refuses: batches and losses that are not finite, checkpoints of another model."""
+"""What the loop hands to its steps, and what it refuses: losses that are not finite, checkpoints of another model."""
 
 import jax
 import numpy as np
 import pytest
 from linear_policy import batch_of, linear_training
 
-from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.adjustment.schedule import MODES, AdjustmentSchedule
 from gap_vla.config import TrainConfig
 from gap_vla.training.checkpoints import StateCheckpoints
 from gap_vla.training.loop import DivergedError, train
@@ -37,12 +37,13 @@ class Batches:
 
 def run(folder, loader, steps=4, save_every=1, **options):
     state, step, packing = linear_training(options.pop("rival", None))
+    step = options.pop("watch", lambda step: step)(step)
     checkpoints = StateCheckpoints(folder / "state", options.pop("layout", packing.identity))
     config = TrainConfig(steps=steps, batch_size=8, log_every=2, validate_every=100, save_every=save_every)
     try:
         return train(
             config,
-            AdjustmentSchedule(mode="none"),
+            options.pop("schedule", AdjustmentSchedule()),
             state,
             step,
             loader,
@@ -55,6 +56,32 @@ def run(folder, loader, steps=4, save_every=1, **options):
         )
     finally:
         checkpoints.close()
+
+
+class Watched:
+    """A step that keeps the factors it was given."""
+
+    def __init__(self, step):
+        self.step, self.compile, self.factors = step, step.compile, []
+
+    def __call__(self, state, batch, factors, split=False):
+        self.factors.append((batch, factors))
+        return self.step(state, batch, factors, split)
+
+
+@pytest.mark.parametrize("schedule", [*(AdjustmentSchedule(mode) for mode in MODES), rival_of("constant_lr").schedule])
+def test_every_step_gets_the_factors_of_its_own_number_and_batch(schedule, tmp_path):
+    watched = []
+    run(tmp_path, Batches(), steps=5, schedule=schedule, watch=lambda step: watched.append(Watched(step)) or watched[0])
+    assert len(watched[0].factors) == 5
+    for number, (batch, given) in enumerate(watched[0].factors):
+        own = batch_of(seed=number)
+        np.testing.assert_array_equal(batch["rho"], own["rho"])
+        expected = schedule.factors(own["rho"], number, 5, own["observation"]["timestep_pad_mask"])
+        np.testing.assert_array_equal(given.sample, expected.sample)
+        assert (given.gradient, given.update) == (expected.gradient, expected.update)
+        plain = (np.asarray(given.sample) == 1).all() and given.gradient == given.update == 1
+        assert plain == (schedule.mode == "none" or (number >= 3 and schedule.window < 1)), number
 
 
 def test_a_nan_in_a_batch_stops_training_names_the_key_and_is_never_saved(tmp_path):
@@ -84,10 +111,10 @@ def test_a_rival_changes_the_batches_that_the_step_sees(tmp_path):
 
 
 def test_a_modulating_rival_resumes_with_what_it_remembers(tmp_path):
-    rival = rival_of("gradnorm")
-    whole, _ = run(tmp_path / "whole", Batches(), rival=rival)
-    run(tmp_path / "resumed", Batches(), steps=2, rival=rival)
-    resumed, _ = run(tmp_path / "resumed", Batches(), rival=rival)
+    always = {"rival": rival_of("gradnorm"), "schedule": AdjustmentSchedule(window=1.0)}
+    whole, _ = run(tmp_path / "whole", Batches(), **always)
+    run(tmp_path / "resumed", Batches(), steps=2, **always)
+    resumed, _ = run(tmp_path / "resumed", Batches(), **always)
     for a, b in zip(jax.tree_util.tree_leaves(whole), jax.tree_util.tree_leaves(resumed)):
         np.testing.assert_array_equal(a, b)
 

@@ -10,6 +10,7 @@ from linear_policy import GROUP, batch_of, linear_training, neutral, parameters,
 from gap_vla.adjustment.jax import path_of
 from gap_vla.octo.optimizer import create_optimizer
 from gap_vla.training import packing as packing_module
+from gap_vla.training.accumulation import accumulated
 from gap_vla.training.branches import Adam, branch_measurements, split_measurements
 from gap_vla.training.packing import Packing, branch_norms, branch_of
 
@@ -90,6 +91,18 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole():
         found, _ = trained(*linear_training(accumulate=parts)[:2])
         for label in whole:
             np.testing.assert_allclose(found[label], whole[label], rtol=2e-5, atol=1e-6)
+
+
+def test_in_parts_every_sample_keeps_its_own_factor_of_gap():
+    batch, rng = batch_of(), jax.random.PRNGKey(0)
+
+    def function(params, part, sample, rng):
+        counted = part["action_pad_mask"] & part["observation"]["timestep_pad_mask"][:, :, None, None]
+        return jnp.sum(jnp.asarray(sample)[:, :, None, None] * part["action"] * counted) / jnp.sum(counted)
+
+    whole = accumulated(function, {}, batch, batch["rho"], rng, 1)
+    for parts in (2, 4):
+        np.testing.assert_allclose(accumulated(function, {}, batch, batch["rho"], rng, parts), whole, rtol=1e-5)
 
 
 def test_a_batch_that_cannot_be_cut_is_refused():
