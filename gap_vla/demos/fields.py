@@ -44,6 +44,7 @@ def make_episode(
             )
     cameras = {name: as_frames(arrays[key], f"{where}: {key!r}") for key, name in image_keys.items()} if images else {}
     phase = arrays.get("phase")
+    rest["metadata"] = {**rest.get("metadata", {}), **layout.facts}
     return Episode(
         images=cameras,
         proprio=layout.to_proprio(state.astype(np.float32), where),

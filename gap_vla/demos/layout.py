@@ -15,6 +15,9 @@ Rotation = Literal["quat_wxyz", "quat_xyzw", "euler_xyz", "rotvec", "none"]
 ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "rotvec": 3, "none": 0}
 """Rotation representations and their widths. `euler_xyz` is roll, pitch, yaw about the fixed axes x, y, z (rad)."""
 
+OPENING_UNIT = "opening_unit"
+"""The key of an episode's metadata that says the unit of its gripper; without it, m."""
+
 
 @dataclasses.dataclass(frozen=True)
 class StateLayout:
@@ -24,8 +27,10 @@ class StateLayout:
         position: first column of xyz (m).
         rotation: first column of the rotation.
         rotation_kind: its representation.
-        gripper: column(s) of the gripper: one opening, or two finger positions (m).
+        gripper: column(s) of the gripper: one opening, or two finger positions.
         width: columns per arm; the state is this many columns times the number of arms.
+        opening_unit: of the gripper's columns: "m", or "1" for a number without unit (0 closed, 1 open). None: two
+            fingers are in m, one opening is a number.
     """
 
     position: int = 0
@@ -33,6 +38,7 @@ class StateLayout:
     rotation_kind: Rotation = "quat_wxyz"
     gripper: tuple[int, ...] = (7, 8)
     width: int = PROPRIO_PER_ARM
+    opening_unit: Literal["m", "1"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gripper", tuple(self.gripper))
@@ -40,6 +46,10 @@ class StateLayout:
             raise ValueError(f"unknown rotation {self.rotation_kind!r}; known: {', '.join(ROTATIONS)}")
         if len(self.gripper) not in (1, 2):
             raise ValueError(f"gripper columns {self.gripper}: name one opening or two finger positions")
+        if self.opening_unit not in ("m", "1", None):
+            raise ValueError(f'opening_unit is "m" or "1" (a number without unit), not {self.opening_unit!r}')
+        if self.opening_unit is None:
+            object.__setattr__(self, "opening_unit", "m" if len(self.gripper) == 2 else "1")
         last = max(self.position + 2, self.rotation + ROTATIONS[self.rotation_kind] - 1, *self.gripper)
         if last >= self.width:
             raise ValueError(f"column {last} is outside of an arm's {self.width} columns")
@@ -54,6 +64,11 @@ class StateLayout:
                 raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
             return LAYOUTS[layout]
         return cls(**layout)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What an episode's metadata must say of its proprioception, because its numbers do not."""
+        return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}
 
     def to_proprio(self, state: Float[np.ndarray, "T S"], where: str = "state") -> Float[np.ndarray, "T P"]:
         """Per arm xyz (m), quaternion wxyz, two gripper columns (a single opening is repeated).

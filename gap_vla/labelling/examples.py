@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.layout import OPENING_UNIT, StateLayout
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabellingError, joined
 
@@ -44,7 +46,8 @@ def episode_of(example: Any, file: str, number: int, job: LabelJob, *, images: b
     steps = _steps(example, where)
     state = joined({name: _column(example, name, steps, where) for name in job.state_names}, where)
     assert state is not None
-    proprio = StateLayout.of(job.layout).to_proprio(state.astype(np.float32), where)
+    layout = StateLayout.of(job.layout)
+    proprio = layout.to_proprio(state.astype(np.float32), where)
     features = example.features.feature
     known: dict[str, Any] = {}
     if "steps/phase" in features:
@@ -61,7 +64,7 @@ def episode_of(example: Any, file: str, number: int, job: LabelJob, *, images: b
         _images(example, steps) if images else {},
         proprio,
         np.zeros((steps, 0), np.float32),
-        metadata={"file_path": file, "episode_id": number},
+        metadata={"file_path": file, "episode_id": number, **_recorded(features), **layout.facts},
         **known,
     )
 
@@ -73,6 +76,16 @@ def extra_of(example: Any, file: str, number: int, job: LabelJob) -> np.ndarray:
     columns = joined({name: _column(example, name, steps, where) for name in job.extra_names}, where)
     assert columns is not None
     return columns
+
+
+def _recorded(features: Any) -> dict[str, Any]:
+    """The unit of the gripper, where a dataset of ours was converted from one whose openings are not in m."""
+    key = "episode_metadata/extra_json"
+    if key not in features or not (text := features[key].bytes_list.value):
+        return {}
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return {OPENING_UNIT: json.loads(text[0])[OPENING_UNIT]}
+    return {}
 
 
 def _steps(example: Any, where: str) -> int:

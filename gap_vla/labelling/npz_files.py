@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.demos.layout import StateLayout
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
 from gap_vla.labelling.replacing import put, workplace
@@ -51,9 +52,10 @@ def read_npz(file: Path, job: LabelJob, *, images: bool = True) -> Episode:
     """One episode with what labels it has, and its `image_*` arrays if wanted."""
     with _opened(file) as arrays:
         proprio = _proprio(file, arrays, job)
+        facts = StateLayout.of(job.layout).facts if "proprio" in arrays else {}
         known: dict[str, Any] = {name: arrays[name] for name in ("phase", "rho", "change_point") if name in arrays}
         pictures = {name: arrays[name] for name in arrays if images and name.startswith("image_")}
-    metadata = {"file_path": str(file), "episode_id": file.stem}
+    metadata = {"file_path": str(file), "episode_id": file.stem, **facts}
     return Episode(pictures, proprio, np.zeros((len(proprio), 0), np.float32), metadata=metadata, **known)
 
 
@@ -65,8 +67,6 @@ def _opened(file: Path) -> np.lib.npyio.NpzFile:
 
 
 def _proprio(file: Path, arrays: np.lib.npyio.NpzFile, job: LabelJob) -> np.ndarray:
-    from gap_vla.demos.layout import StateLayout
-
     if "proprio" in arrays:
         return StateLayout.of(job.layout).to_proprio(arrays["proprio"], str(file))
     missing = {"position", "quaternion", "gripper"} - set(arrays)

@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from gap_vla.demos import open_source
 from gap_vla.episode import EpisodeError
-from gap_vla.labelling import LabellingError, label_files
+from gap_vla.labelling import LabelJob, LabellingError, label_files
 from gap_vla.rlds import EpisodeStore, WindowLoader, dataset_metadata
 from gap_vla.rlds.reader import read_steps
 
@@ -132,3 +133,28 @@ def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_
     assert not list(tmp_path.iterdir())
     with pytest.raises(EpisodeError, match=r"no step field 'observation/image_9'"):
         EpisodeStore.build(bridge, tmp_path / "store", keys={"image_primary": "observation/image_9"})
+
+
+def test_openings_are_drawn_in_the_unit_of_the_layout(bridge: Path, tmp_path: Path) -> None:
+    from gap_vla.demos.layout import StateLayout
+    from gap_vla.labelling.pages import read_episode
+    from gap_vla.phases.view import view_of
+    from gap_vla.rlds import write_rlds
+
+    def drawn(source: Path, **job: Any) -> tuple[str, float]:
+        signal = view_of(read_episode(source, 0, job=LabelJob(**job))).signals[-1]
+        return signal.name, float(max(values.max() for values in signal.lines.values()))
+
+    assert drawn(bridge, **BRIDGE) == ("opening (no unit)", 1.0)
+    in_metres = {**vars(StateLayout.of("bridge")), "opening_unit": "m"}
+    assert drawn(bridge, state="observation/state", layout=in_metres) == ("fingers (mm)", 1000.0)
+    # a dataset of ours that was converted from such data remembers it
+    (tmp_path / "npz").mkdir()
+    for index in range(2):
+        steps = bridge_steps(index)
+        state = np.stack([step["observation"]["state"] for step in steps])
+        action = np.stack([step["action"] for step in steps])
+        np.savez(tmp_path / "npz" / f"demo_{index}.npz", proprio=state, action=action)
+    converted = write_rlds(open_source(tmp_path / "npz", "npz", layout="bridge"), tmp_path, "converted")
+    assert drawn(converted) == ("opening (no unit)", 1.0)
+    assert drawn(tmp_path / "npz", layout="bridge") == ("opening (no unit)", 1.0)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from gap_vla.demos.layout import OPENING_UNIT
 from gap_vla.episode import Episode, EpisodeError
 from gap_vla.phases.alternatives import label_changes
 from gap_vla.phases.annotation import motion_of
@@ -81,6 +82,7 @@ def view_of(episode: Episode, *, camera: str | None = None, facts: tuple[str, ..
 
 def _signals(episode: Episode) -> tuple[Signal, ...]:
     motion = motion_of(episode)
+    in_metres = episode.metadata.get(OPENING_UNIT, "m") == "m"
     steps = steps_of(motion)
     place, speed, turn, opening = {}, {}, {}, {}
     for arm in range(motion.arms):
@@ -96,12 +98,12 @@ def _signals(episode: Episode) -> tuple[Signal, ...]:
         for column in range(motion.gripper.shape[1]):
             arm, finger = divmod(column, fingers)
             name = f"finger {finger}" + (f", arm {arm}" if motion.arms > 1 else "")
-            opening[name] = 1000 * motion.gripper[:, column]
+            opening[name] = motion.gripper[:, column] * (1000 if in_metres else 1)
     signals = [Signal("displacement (mm)", place), Signal("translation (mm / step)", speed)]
     if turn:
         signals.append(Signal("rotation (° / step)", turn))
     if opening:
-        signals.append(Signal("fingers (mm)", opening))
+        signals.append(Signal("fingers (mm)" if in_metres else "opening (no unit)", opening))
     return tuple(signals)
 
 
