@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from gap_vla.atomic import write_json
 from gap_vla.cell_process import CellProcess
 from gap_vla.config import METHODS, FinetuneConfig
 from gap_vla.core.errors import keeping
+from gap_vla.core.whole import write_json
 from gap_vla.identity import digest
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.typed_config import ConfigError, choose

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import write_json
 from gap_vla.config import FinetuneConfig, SharedStages
+from gap_vla.core.whole import write_json
 from gap_vla.identity import digest
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.progress import duration

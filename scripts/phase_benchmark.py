@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
-    from gap_vla.atomic import replacing, write_json
+    from gap_vla.core.whole import replacing, write_json
     from gap_vla.phases.quality import by_demonstrations, compare, load_recordings, sensitivity
     from gap_vla.phases.quality.figures import draw, markdown
     from gap_vla.phases.quality.finders import FINDERS

@@ -7,8 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import write_json
 from gap_vla.core.errors import keeping
+from gap_vla.core.whole import write_json
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.page import write_page
 from gap_vla.evaluation.policy import PolicyError

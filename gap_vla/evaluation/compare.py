@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.atomic import replacing, write_json
+from gap_vla.core.whole import replacing, write_json
 from gap_vla.evaluation.record import EvaluationError
 from gap_vla.evaluation.statistics import PairedDifference, mean_rate, paired_difference, points
 

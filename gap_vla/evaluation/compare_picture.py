@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.evaluation.compare import Comparison, label
 
 _COLORS = {"v": "#8a8a8a", "vp": "#d98b2b", "vp_gap": "#2b6fd9"}

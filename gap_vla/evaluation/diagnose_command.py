@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import write_json
 from gap_vla.core.errors import keeping
+from gap_vla.core.whole import write_json
 from gap_vla.evaluation.diagnose import closed_loop, open_loop
 from gap_vla.evaluation.diagnose_report import report, verdict
 from gap_vla.evaluation.interventions import ALL_INTERVENTIONS

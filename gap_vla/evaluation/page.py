@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.evaluation.summary import describe, title
 
 STYLE = """

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import write_json
 from gap_vla.core.errors import UserError
+from gap_vla.core.whole import write_json
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
 

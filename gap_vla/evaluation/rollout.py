@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.atomic import write_json
+from gap_vla.core.whole import write_json
 from gap_vla.evaluation.guard import GuardedPolicy
 from gap_vla.evaluation.policy import Policy, PolicyUnavailable, identity
 from gap_vla.evaluation.pool import WorkerPool

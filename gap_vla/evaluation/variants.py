@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import replacing, write_json
+from gap_vla.core.whole import replacing, write_json
 from gap_vla.evaluation.page import STYLE
 
 Summaries = Mapping[str, Mapping[str, Any]]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 
 SHOWN_SIZE = 256
 """Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they are."""

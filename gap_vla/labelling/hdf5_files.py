@@ -9,10 +9,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from gap_vla.core.whole import put, workplace
 from gap_vla.demos import open_source
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
-from gap_vla.labelling.replacing import put, workplace
 
 
 def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.whole import put, workplace
 from gap_vla.demos.layout import StateLayout
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
-from gap_vla.labelling.replacing import put, workplace
 
 
 def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.whole import put, workplace
 from gap_vla.episode import Episode
 from gap_vla.labelling.examples import episode_of, examples, extra_of
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
-from gap_vla.labelling.replacing import put, workplace
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla import __version__
-from gap_vla.atomic import write_json
+from gap_vla.core.whole import write_json
 from gap_vla.episode import Episode
 from gap_vla.phases.alternatives import POINTS, RHO, Options, jsonable, method_parts, resolved
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator

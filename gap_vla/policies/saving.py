@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from gap_vla.atomic import replacing, write_json
+from gap_vla.core.whole import replacing, write_json
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.policy import SmallPolicy, build_policy
 from gap_vla.rlds.statistics import load_statistics, save_statistics

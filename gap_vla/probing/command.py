@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import write_json
+from gap_vla.core.whole import write_json
 from gap_vla.probing.page import write_report
 from gap_vla.probing.runs import ReportError, Run
 

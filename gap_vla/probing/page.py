@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.probing import sections as parts
 from gap_vla.probing.runs import ReportError, Run, by_method
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.atomic import write_json
+from gap_vla.core.whole import write_json
 from gap_vla.probing.branch_loss import branch_losses
 from gap_vla.probing.linear_probe import probe_positions, probe_transitions
 from gap_vla.probing.partial_probe import probe_beyond

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.atomic import write_json
+from gap_vla.core.whole import write_json
 from gap_vla.evaluation.policy import Policy
 from gap_vla.evaluation.rollout import evaluate
 from gap_vla.evaluation.statistics import paired_difference, wilson

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import write_json
 from gap_vla.core.errors import UserError
+from gap_vla.core.whole import write_json
 from gap_vla.reproduction.cells import Cell
 
 FINISHED, FAILED = "finished", "failed"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import write_json
+from gap_vla.core.whole import write_json
 from gap_vla.reproduction.cells import Cell
 from gap_vla.reproduction.kinds import Kind
 from gap_vla.reproduction.ledger import FINISHED, Entry, Ledger, LedgerError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.reproduction.analysis import BlockResult, pairs_of
 from gap_vla.reproduction.paper import paper_success
 from gap_vla.reproduction.tables import IN, OUT

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gap_vla.atomic import replacing
 from gap_vla.core.errors import UserError
+from gap_vla.core.whole import replacing
 from gap_vla.evaluation.compare import HOW_INTERVALS
 from gap_vla.reproduction.analysis import analyse
 from gap_vla.reproduction.cells import Cell

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import write_json
+from gap_vla.core.whole import write_json
 from gap_vla.identity import digest
 from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.identity import differences

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.atomic import replacing
 from gap_vla.config import TrainConfig
 from gap_vla.core.errors import UserError
+from gap_vla.core.whole import replacing
 from gap_vla.progress import Progress, duration
 from gap_vla.training.checkpoints import StateCheckpoints
 from gap_vla.training.hosts import is_first_host

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

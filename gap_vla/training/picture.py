@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 
 STRIP = 6  # height of the ρ strip, pixels of the enlarged frame
 LOW, HIGH = np.array([60, 90, 200]), np.array([240, 70, 40])  # blue: consistent motion, red: transition

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import write_json
 from gap_vla.core.errors import UserError
+from gap_vla.core.whole import write_json
 from gap_vla.typed_config import ConfigError
 
 

@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-WATCHED = ("gap_vla/labelling/", "gap_vla/atomic.py", "gap_vla/phases/saving.py")
+WATCHED = ("gap_vla/labelling/", "gap_vla/core/whole.py", "gap_vla/phases/saving.py")
 LAST = 10
 """So many lines before the end are all tried, or twice NUMBER: there the old gives way to the new."""
 
@@ -89,7 +89,7 @@ def main() -> None:
     source, out, method, number, seed, *rest = sys.argv[1:]
     source, out = Path(source), Path(out)
     if rest:
-        import gap_vla.labelling.replacing as replacing
+        import gap_vla.core.whole as replacing
 
         replacing._exchange = lambda one, other: False
     load()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.phases.quality.differences import against_the_best
 
 TITLES = {"noise": "noise (mm and °)", "rate": "rate (Hz)", "demos": "demonstrations (AUPRC of ρ)"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.phases.alternatives import Options, gaussian_rho, resolved, segment_points
 from gap_vla.phases.quality.recordings import Recording
 from gap_vla.phases.quality.study import fitted, halves

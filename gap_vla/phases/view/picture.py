@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.phases.view.episode_view import EpisodeView, Signal
 
 MOST_FRAMES = 9

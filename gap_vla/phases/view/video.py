@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.episode import EpisodeError
 from gap_vla.phases.view.episode_view import EpisodeView
 

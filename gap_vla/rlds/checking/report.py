@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.rlds.checking.findings import Finding
 
 _SHOWN_PER_CHECK = 8

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gap_vla.atomic import replacing
+from gap_vla.core.whole import replacing
 from gap_vla.typed_config import ConfigError
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.atomic import write_json
+from gap_vla.core.whole import write_json
 from gap_vla.identity import digest
 from gap_vla.policies.config import SmallConfig
 from gap_vla.progress import duration

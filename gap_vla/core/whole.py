@@ -1,7 +1,8 @@
-"""Folders and files that take the place of old ones whole, whatever moment their writer is killed at.
+"""Files and folders that are whole or absent, whatever moment their writer is killed at.
 
-New files are written into a hidden, locked folder beside their destination. The kernel drops the lock of a killed
-writer, so that the next one knows which hidden folders nobody works in any more, and removes them.
+A file is written under a temporary name beside its destination and renamed. A folder is written into a hidden, locked
+folder beside its destination; the kernel drops the lock of a killed writer, so that the next one knows which hidden
+folders nobody works in any more, and removes them.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 SUFFIX = ".partial"
 OLD = "replaced."
@@ -21,8 +24,38 @@ OLD = "replaced."
 
 
 @contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it takes its place, on an error it is removed.
+
+    A symbolic link stays one: what it points to is replaced.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _give_usual_mode(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, name, temporary):
+            error.filename = str(path)  # the name that the user knows
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+@contextlib.contextmanager
 def workplace(path: Path) -> Iterator[Path]:
     """Yields an empty hidden folder beside `path`, which is removed in the end; those of killed writers are too."""
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=SUFFIX, dir=path.parent))
@@ -38,6 +71,7 @@ def workplace(path: Path) -> Iterator[Path]:
 
 def put(new: Path, path: Path) -> None:
     """Moves `new`, a file or folder in a workplace, to `path`; an old or a new one is there at every moment."""
+    path = Path(os.path.realpath(path))
     _give_usual_mode(new)
     if not path.is_dir():
         os.replace(new, path)
