@@ -16,6 +16,7 @@ from gap_vla.core.errors import keeping
 from gap_vla.core.whole import write_json
 from gap_vla.identity import digest
 from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.settings import of_result
 from gap_vla.typed_config import ConfigError, choose
 
 
@@ -27,7 +28,7 @@ def cell_config(config: FinetuneConfig, method: str, seed: int) -> FinetuneConfi
 
 def comparison_directory(config: FinetuneConfig) -> Path:
     """Where the tables of a configuration lie; the cells of all methods and seeds share it."""
-    return Path(config.runs) / config.task / f"compare-{digest(cell_config(config, 'vp', 0).to_dict())}"
+    return Path(config.runs) / config.task / f"compare-{digest(of_result(cell_config(config, 'vp', 0).to_dict()))}"
 
 
 def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]) -> str:
@@ -50,15 +51,16 @@ def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]
     text = ""
     for number, cell in enumerate(cells, 1):
         run = RunDirectory(run_directory_of(cell))
-        state = "finished before" if run.complete else "running"
+        complete = run.complete_with(cell.to_dict())
+        state = "finished before" if complete else "running"
         print(f"cell {number}/{len(cells)}: {cell.method}, seed {cell.train.seed}: {state} ({run.path})", flush=True)
-        if not run.complete:
+        if not complete:
             error = _run_in_a_process(cell)
             if error:
                 failures.append({"run": str(run.path), "error": error})
                 print(f"cell {number}/{len(cells)} failed: {error}", flush=True)
-        finished = [RunDirectory(run_directory_of(c)).summary for c in cells]
-        finished = [path for path in finished if path.exists()]
+        runs = [RunDirectory(run_directory_of(c)) for c in cells]
+        finished = [run.summary for run, c in zip(runs, cells) if run.complete_with(c.to_dict())]
         write_json(out / "cells.json", {"finished": [str(path) for path in finished], "failed": failures})
         if finished:
             text = render(finished, out, methods=list(methods))

@@ -6,6 +6,7 @@ it, so other settings never meet the same data.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -13,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gap_vla.config import FinetuneConfig, SharedStages
 from gap_vla.core.whole import write_json
@@ -24,7 +25,11 @@ from gap_vla.sim import task_spec
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.origin import TRAINING_VERSION, origin
 from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.settings import of_training
 from gap_vla.typed_config import ConfigError
+
+if TYPE_CHECKING:
+    from gap_vla.rlds import EpisodeStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +120,9 @@ def prepare_data(config: FinetuneConfig | SharedStages) -> Stages:
 
 
 def run_directory_of(config: FinetuneConfig, run_name: str = "") -> Path:
-    """`runs/<task>/<method>-seed<seed>-<hash of the configuration, the data's making and the code's version>`, or the
+    """`runs/<task>/<method>-seed<seed>-<hash of what is trained, the data's making and the code's version>`, or the
     name."""
-    made_from = {"config": config.to_dict(), "dataset": _made_from(stages_of(config))}
+    made_from = {"config": of_training(config.to_dict()), "dataset": _made_from(stages_of(config))}
     name = run_name or f"{config.method}-seed{config.train.seed}-{digest(made_from)}"
     return Path(config.runs) / config.task / name
 
@@ -132,6 +137,7 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
     Raises:
         RenderingError: no EGL or OSMesa library; before anything else runs.
         RunExistsError: the run directory exists and `resume` is False.
+        InUseError: another process is at work in it.
     """
     if config.eval.episodes or not config.demos.path:
         from gap_vla.sim import require_rendering
@@ -139,33 +145,43 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
         require_rendering()
     stages = stages_of(config)  # missing inputs are named before a run directory exists
     join_hosts()
-    with first_host_first():
-        run = RunDirectory.claim(
-            run_directory_of(config, run_name),
-            config.to_dict(),
-            resume=resume or not is_first_host(),
-            dataset=_made_from(stages),
-        )
-        if run.complete:
-            print(f"{run.path} is complete", flush=True)
-            return run.read_summary()
-        started = time.monotonic()
-        stages = prepare_data(config)
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        with first_host_first():
+            held = RunDirectory.held(
+                run_directory_of(config, run_name),
+                config.to_dict(),
+                resume=resume or not is_first_host(),
+                dataset=_made_from(stages),
+                lock=is_first_host(),
+            )
+            run = stack.enter_context(held)
+            if run.complete:
+                print(f"{run.path} is complete", flush=True)
+                return run.read_summary()
+            stages = prepare_data(config)
 
-        from gap_vla.rlds import EpisodeStore
-        from gap_vla.training.data import describe_store, make_loader, require_rho
-        from gap_vla.training.octo import build, describe, fine_tune
-        from gap_vla.training.picture import save_batch_picture
+            from gap_vla.rlds import EpisodeStore
 
-        store = EpisodeStore.build(stages.rlds, stages.store)
+            store = EpisodeStore.build(stages.rlds, stages.store)
+        return _train_and_roll_out(config, run, stages, store, started)
+
+
+def _train_and_roll_out(
+    config: FinetuneConfig, run: RunDirectory, stages: Stages, store: EpisodeStore, started: float
+) -> dict[str, Any]:
+    from gap_vla.training.data import describe_store, make_loader, require_rho
+    from gap_vla.training.octo import build, describe, fine_tune
+    from gap_vla.training.picture import save_batch_picture
+
     print(describe_store(store), flush=True)
     require_rho(config, store)
     loader = make_loader(config, store, "train", train=True)
     first_batch = loader.peek()
-    if is_first_host() and not run.first_batch.exists():
-        save_batch_picture(first_batch, run.first_batch)
     trainer = build(config, first_batch, store.statistics)
     print(describe(config, trainer.model.params, trainer.state.opt_state, trainer.group), flush=True)
+    if is_first_host() and not run.first_batch.exists():
+        save_batch_picture(first_batch, run.first_batch)
     prepared = time.monotonic()
     _, measured = fine_tune(config, trainer, loader, make_loader(config, store, "val", train=False), run)
     trained = time.monotonic()

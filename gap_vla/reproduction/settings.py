@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gap_vla.identity import digest
-
-NO_PART_OF_THE_RESULT = frozenset(
-    "runs data.root eval.workers eval.videos train.log_every train.save_every train.threads train.device".split()
-)
-"""Folders, workers, rhythm and device: they leave a cell what it is."""
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of everything that can change a result; sequences as lists, as JSON has them."""
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{name}.")
-        elif name not in NO_PART_OF_THE_RESULT:
-            yield name, list(value) if isinstance(value, tuple) else value
+from gap_vla.training.settings import of_result
 
 
 def training_length(config: Mapping[str, Any]) -> int:
@@ -31,7 +17,7 @@ def training_length(config: Mapping[str, Any]) -> int:
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Hash of everything in a configuration that can change its result."""
-    return digest(dict(flat(config)), 12)
+    return digest(of_result(config), 12)
 
 
 def changed_settings(recorded: Mapping[str, Any], present: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -45,7 +31,7 @@ def changed_settings(recorded: Mapping[str, Any], present: Mapping[str, Any], de
     >>> changed_settings({"steps": 5, "old": 1}, {"steps": 6, "new": 2}, {"new": 1})
     ['steps 5 then, 6 now', 'old 1 then, not there now', 'new not there then, 2 now']
     """
-    then, now, usual = dict(flat(recorded)), dict(flat(present)), dict(flat(defaults))
+    then, now, usual = of_result(recorded), of_result(present), of_result(defaults)
     if not then:
         return ["its settings were not recorded"]
     found = [

@@ -25,7 +25,8 @@ class MetricsWriter:
     """Appends rows to `metrics.jsonl` and to TensorBoard.
 
     Args:
-        jsonl: file of JSON lines; rows at or after `start_step` are dropped first (they will be measured again).
+        jsonl: file of JSON lines; rows after `start_step` are dropped first (they will be measured again), and all of
+            them where nothing was saved before.
         tensorboard: folder of event files.
         start_step: number of training steps done so far.
     """
@@ -34,11 +35,11 @@ class MetricsWriter:
         from tensorboardX import SummaryWriter
 
         if jsonl.exists():
-            kept = [row for row in read_metrics(jsonl) if row["step"] <= start_step]
+            kept = [row for row in read_metrics(jsonl) if row["step"] <= start_step] if start_step else []
             with replacing(jsonl) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._lines = jsonl.open("a")
-        self._board = SummaryWriter(str(tensorboard), purge_step=start_step + 1 if start_step else None)
+        self._board = SummaryWriter(str(tensorboard), purge_step=start_step + 1 if start_step else 0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` after `step` training steps; on disk when this returns."""

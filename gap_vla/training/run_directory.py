@@ -1,4 +1,4 @@
-"""The folder of one training run: never overwritten, resumed only with the configuration and data that made it.
+"""The folder of one training run: never overwritten, resumed only with the settings and data that it is trained with.
 
 config.json        resolved configuration            dataset.json  what the data were made from
 first_batch.png    what the model saw, with ρ        metrics.jsonl, tensorboard/   what was measured while training
@@ -8,14 +8,22 @@ rollouts/          videos, a line per episode        summary.json  written last:
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
+from gap_vla.core.locks import alone
 from gap_vla.core.whole import write_json
+from gap_vla.training.settings import differences, in_words, of_result, of_training
 from gap_vla.typed_config import ConfigError
+
+EARLIER = "earlier"
+"""Key of `config.json` that lists values which were changed when the run was taken up again."""
 
 
 class RunExistsError(UserError, RuntimeError):
@@ -36,6 +44,7 @@ class RunDirectory:
         self.checkpoint = self.path / "checkpoint"
         self.rollouts = self.path / "rollouts"
         self.summary = self.path / "summary.json"
+        self.lock = self.path / ".lock"
 
     @property
     def complete(self) -> bool:
@@ -44,11 +53,66 @@ class RunDirectory:
     def read_summary(self) -> dict[str, Any]:
         return json.loads(self.summary.read_text())
 
+    def complete_with(self, config: Mapping[str, Any]) -> bool:
+        """Whether it is complete, and was trained and measured as this configuration says."""
+        return self.complete and of_result(self.read_config()) == of_result(config)
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration, without the note on earlier values."""
+        stored = Section.read(self.config, ConfigError).values
+        return {key: value for key, value in stored.items() if key != EARLIER}
+
+    @classmethod
+    @contextlib.contextmanager
+    def held(
+        cls,
+        path: Path | str,
+        config: dict[str, Any],
+        resume: bool,
+        dataset: Mapping[str, Any] | None = None,
+        lock: bool = True,
+    ) -> Iterator[RunDirectory]:
+        """`claim` for the duration of the block, alone; a new directory in which nothing came to be is removed again.
+
+        Args:
+            lock: False for the other hosts of a training on several.
+
+        Raises:
+            InUseError: another process is at work in it.
+        """
+        run = cls(path)
+        with contextlib.ExitStack() as stack:
+            if lock:
+                run.require_free_place()
+                run.path.mkdir(parents=True, exist_ok=True)
+                stack.callback(run._remove_if_empty)
+                stack.enter_context(alone(run.lock, f"{run.path}"))
+            new = lock and not run.config.exists()
+            try:
+                yield cls.claim(path, config, resume, dataset)
+            except BaseException:
+                if new and not any(p not in (run.config, run.dataset, run.lock) for p in run.path.iterdir()):
+                    run.config.unlink(missing_ok=True)
+                    run.dataset.unlink(missing_ok=True)
+                raise
+
+    def require_free_place(self) -> None:
+        """Raises RunExistsError if something that is no run of ours lies there."""
+        if not self.config.exists() and self.path.exists() and any(p != self.lock for p in self.path.iterdir()):
+            raise RunExistsError(f"{self.path} exists and is no run of ours (no config.json); pass --run_name NAME")
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     @classmethod
     def claim(
         cls, path: Path | str, config: dict[str, Any], resume: bool, dataset: Mapping[str, Any] | None = None
     ) -> RunDirectory:
         """Creates the directory, or takes an existing one up again.
+
+        Settings that are no part of what was trained (`gap_vla.training.settings`) may have changed; the new values
+        are recorded and the old ones noted. Where they decide what is measured, rollouts that are there are set aside.
 
         Args:
             path: of the directory.
@@ -58,40 +122,56 @@ class RunDirectory:
 
         Raises:
             RunExistsError: it exists and `resume` is False.
-            ConfigError: it was made with another configuration or from other data; the differing keys are named.
+            ConfigError: it was trained with another configuration or on other data; the differing keys are named.
         """
         run = cls(path)
-        if run.config.exists():
-            if not resume:
-                raise RunExistsError(
-                    f"{run.path} holds a {'finished' if run.complete else 'started'} run; "
-                    "pass --resume to go on with it, or --run_name NAME to start another"
-                )
-            changed = _differences(json.loads(run.config.read_text()), config)
-            if changed:
-                raise ConfigError(
-                    f"{run.path} was made with another configuration ({'; '.join(changed)}); "
-                    "resume with the same settings, or start another run with --run_name NAME"
-                )
+        if not run.config.exists():
+            run.require_free_place()
             if dataset is not None:
-                stored = json.loads(run.dataset.read_text()) if run.dataset.exists() else {}  # older versions: unknown
-                changed = _differences(stored, json.loads(json.dumps(dataset)))
-                if changed:
-                    raise ConfigError(
-                        f"{run.path} was trained on other data ({'; '.join(changed)}), perhaps by an older version; "
-                        "start another run with --run_name NAME"
-                    )
+                write_json(run.dataset, dict(dataset))
+            write_json(run.config, config)
             return run
-        if run.path.exists() and any(run.path.iterdir()):
-            raise RunExistsError(f"{run.path} exists and is no run of ours (no config.json); pass --run_name NAME")
+        if not resume:
+            raise RunExistsError(
+                f"{run.path} holds a {'finished' if run.complete else 'started'} run; "
+                "pass --resume to go on with it, or --run_name NAME to start another"
+            )
         if dataset is not None:
-            write_json(run.dataset, dict(dataset))
-        write_json(run.config, config)
+            stored = Section.read(run.dataset, ConfigError).values if run.dataset.exists() else {}  # older versions
+            if changed := differences(stored, json.loads(json.dumps(dataset))):
+                raise ConfigError(
+                    f"{run.path} was trained on other data ({in_words(changed)}), perhaps by an older version; "
+                    "start another run with --run_name NAME"
+                )
+        run._take_up(config)
         return run
 
+    def _take_up(self, config: dict[str, Any]) -> None:
+        stored = self.read_config()
+        if changed := differences(of_training(stored), of_training(config)):
+            raise ConfigError(
+                f"{self.path} was trained with another configuration ({in_words(changed)}); "
+                "resume with the same settings, or start another run with --run_name NAME"
+            )
+        changed = differences(stored, config)
+        if not changed:
+            return
+        if of_result(stored) != of_result(config):
+            self._set_rollouts_aside()
+        noted = json.loads(self.config.read_text()).get(EARLIER, [])
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        noted.append({"until": now, **{key: old for key, (old, _) in changed.items()}})
+        write_json(self.config, {**config, EARLIER: noted})
+        print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
 
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = list(dict.fromkeys([*old, *new]))
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{where}.{k}".lstrip("."))]
-    return [] if old == new else [f"{where}: {old!r} then, {new!r} now"]
+    def _set_rollouts_aside(self) -> None:
+        number = 1
+        while any(self._aside(p, number).exists() for p in (self.summary, self.rollouts)):
+            number += 1
+        for path in (self.summary, self.rollouts):  # first what says that the run is complete
+            if path.exists():
+                path.rename(self._aside(path, number))
+                print(f"resume: the earlier {path.name} is kept as {self._aside(path, number).name}", flush=True)
+
+    def _aside(self, path: Path, number: int) -> Path:
+        return path.with_name(f"{path.stem}-earlier-{number}{path.suffix}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import time
@@ -12,18 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.locks import waiting
 from gap_vla.core.whole import write_json
 from gap_vla.identity import digest
 from gap_vla.policies.config import SmallConfig
 from gap_vla.progress import duration
 from gap_vla.training.origin import TRAINING_VERSION, origin
 from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.settings import of_training
 
 
 def run_directory_of(config: SmallConfig, run_name: str = "") -> Path:
-    """`runs/<task>/small-<method>-seed<seed>-<hash of the configuration, the data's making and the code's version>`, or
+    """`runs/<task>/small-<method>-seed<seed>-<hash of what is trained, the data's making and the code's version>`, or
     the given name."""
-    made_from = {"config": config.to_dict(), "dataset": _made_from(config)}
+    made_from = {"config": of_training(config.to_dict()), "dataset": _made_from(config)}
     name = run_name or f"small-{config.method}-seed{config.train.seed}-{digest(made_from)}"
     return Path(config.runs) / config.task / name
 
@@ -46,8 +47,7 @@ def open_data(config: SmallConfig) -> Any:
     stages = stages_of(config.data_stages)
     lock = stages.store.with_name(f".{stages.store.name}.making")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # of runs started side by side, one makes the data
+    with waiting(lock):  # of runs started side by side, one makes the data
         return _open(config, stages)
 
 
@@ -68,6 +68,7 @@ def train_small(config: SmallConfig, run_name: str = "", resume: bool = False) -
     Raises:
         ConfigError: the data do not fit the configuration.
         RunExistsError: the run directory exists and `resume` is False.
+        InUseError: another process is at work in it.
         DivergedError: the loss is not finite.
     """
     from gap_vla.policies import method_of
@@ -78,10 +79,15 @@ def train_small(config: SmallConfig, run_name: str = "", resume: bool = False) -
         from gap_vla.sim import require_rendering
 
         require_rendering()
-    run = RunDirectory.claim(run_directory_of(config, run_name), config.to_dict(), resume, dataset=made_from)
-    if run.complete:
-        print(f"{run.path} is complete", flush=True)
-        return run.read_summary()
+    directory = run_directory_of(config, run_name)
+    with RunDirectory.held(directory, config.to_dict(), resume, dataset=made_from) as run:
+        if run.complete:
+            print(f"{run.path} is complete", flush=True)
+            return run.read_summary()
+        return _run_stages(config, run)
+
+
+def _run_stages(config: SmallConfig, run: RunDirectory) -> dict[str, Any]:
     started = time.monotonic()
     store = open_data(config)
     prepared = time.monotonic()

@@ -1,0 +1,128 @@
+"""A run goes on with settings that no training depends on, alone, and leaves nothing where it never began."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gap_vla import pipeline
+from gap_vla.config import FinetuneConfig
+from gap_vla.core.locks import InUseError
+from gap_vla.policies.config import SmallConfig
+from gap_vla.training.metrics import MetricsWriter, read_metrics
+from gap_vla.training.run_directory import EARLIER, RunDirectory, RunExistsError
+from gap_vla.training.settings import NO_PART_OF_THE_RESULT, flat, of_training
+from gap_vla.training.small.run import run_directory_of as small_directory_of
+from gap_vla.typed_config import ConfigError
+
+CONFIG = {"task": "threading", "runs": "runs", "train": {"steps": 3, "log_every": 1}, "eval": {"seed": 5, "workers": 1}}
+
+
+def changed(key, value):
+    config = json.loads(json.dumps(CONFIG))
+    section, _, name = key.partition(".")
+    config[section][name] = value
+    return config
+
+
+def finished_run(path):
+    run = RunDirectory.claim(path, CONFIG, resume=False)
+    run.rollouts.mkdir()
+    (run.rollouts / "episodes.jsonl").write_text("{}\n")
+    run.summary.write_text('{"rollouts": "of seed 5"}')
+    return run
+
+
+def test_logging_and_workers_may_change_and_the_old_values_are_noted(tmp_path):
+    run = finished_run(tmp_path / "run")
+    for config in (changed("train.log_every", 2), changed("eval.workers", 4)):
+        assert RunDirectory.claim(run.path, config, resume=True).complete_with(config)
+        assert run.read_config() == config
+    stored = json.loads(run.config.read_text())
+    assert [{k: v for k, v in entry.items() if k != "until"} for entry in stored[EARLIER]] == [
+        {"train.log_every": 1},
+        {"train.log_every": 2, "eval.workers": 1},
+    ]
+
+
+def test_another_evaluation_keeps_the_training_and_sets_the_earlier_rollouts_aside(tmp_path):
+    run = finished_run(tmp_path / "run")
+    for number, seed in enumerate((6, 7), 1):
+        config = changed("eval.seed", seed)
+        assert not run.complete_with(config)
+        RunDirectory.claim(run.path, config, resume=True)
+        assert not run.complete and not run.rollouts.exists()
+        assert (run.path / f"rollouts-earlier-{number}").is_dir()
+        assert (run.path / f"summary-earlier-{number}.json").exists()
+        run.rollouts.mkdir()
+        run.summary.write_text("{}")
+
+
+def test_what_is_trained_may_not_change(tmp_path):
+    run = finished_run(tmp_path / "run")
+    before = run.config.read_text()
+    with pytest.raises(ConfigError, match=r"trained with another configuration \(train\.steps: 3 then, 4 now\)"):
+        RunDirectory.claim(run.path, changed("train.steps", 4), resume=True)
+    assert run.config.read_text() == before and run.complete
+
+
+def test_a_run_is_named_after_what_is_trained_alone():
+    for config, directory_of in (
+        (FinetuneConfig("threading"), pipeline.run_directory_of),
+        (SmallConfig("threading"), small_directory_of),
+    ):
+        name = directory_of(config).name
+        of_eval = dataclasses.replace(config, eval=dataclasses.replace(config.eval, seed=9, episodes=3, workers=3))
+        rhythm = dataclasses.replace(config, train=dataclasses.replace(config.train, log_every=7, save_every=9))
+        longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=9))
+        assert directory_of(of_eval).name == name == directory_of(rhythm).name != directory_of(longer).name
+
+
+def test_every_setting_that_is_no_part_of_the_result_exists():
+    known = {key for config in (FinetuneConfig, SmallConfig) for key, _ in flat(config("threading").to_dict())}
+    assert known >= NO_PART_OF_THE_RESULT
+    assert {"train.seed", "model.head", "demos.seed", "adjustment.lam"} <= of_training(
+        FinetuneConfig("threading").to_dict()
+    ).keys()
+
+
+def test_a_second_process_on_a_run_is_refused_with_the_first_ones_number(tmp_path):
+    code = (
+        "import sys, time; from gap_vla.training.run_directory import RunDirectory\n"
+        f"with RunDirectory.held({str(tmp_path / 'run')!r}, {{}}, resume=True):\n"
+        "    print('held', flush=True); time.sleep(60)\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(InUseError, match=rf"in use by process {first.pid} on \S+; wait"):
+            with RunDirectory.held(tmp_path / "run", {}, resume=True):
+                pass
+    finally:
+        first.kill()
+        first.wait()
+    with RunDirectory.held(tmp_path / "run", {}, resume=True) as run:  # the killed process's lock is gone
+        assert run.config.exists()
+
+
+def test_a_run_that_fails_before_anything_came_of_it_leaves_no_directory(tmp_path):
+    with pytest.raises(ConfigError), RunDirectory.held(tmp_path / "run", CONFIG, resume=False, dataset={"demos": 1}):
+        raise ConfigError("the dataset has no rho")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(KeyboardInterrupt), RunDirectory.held(tmp_path / "run", CONFIG, resume=False) as run:
+        run.metrics.write_text("{}")
+        raise KeyboardInterrupt
+    assert run.config.exists() and not run.lock.exists()
+    with pytest.raises(RunExistsError, match="started run"), RunDirectory.held(run.path, CONFIG, resume=False):
+        pass
+    assert run.config.exists()
+
+
+def test_a_run_killed_before_its_first_save_measures_step_0_once(tmp_path):
+    for _ in range(2):
+        writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "board", start_step=0)
+        writer.write(0, {"val/loss": 1.0})
+        writer.close()
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0]
