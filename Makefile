@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
-.PHONY: setup finetune debug test test-slow corpus chaos test-lerobot lint clean
+.PHONY: setup finetune debug test test-slow mutants corpus chaos test-lerobot lint clean
 
 setup: .venv/ready
 
@@ -23,6 +23,7 @@ debug: setup
 test: setup lint
 	$(BIN)/python -m pytest -q --ignore=tests/sim
 	$(BIN)/python -m pytest -q tests/sim
+	$(BIN)/python -m pytest -q --doctest-modules gap_vla
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/sim
@@ -34,6 +35,10 @@ corpus: setup
 
 chaos: setup
 	$(BIN)/python tests/chaos/chaos.py
+
+# Small wrong changes of the code, each with a test that must notice it.
+mutants: setup
+	$(BIN)/python tests/mutants/run.py
 
 # LeRobot's real policy classes, in an environment of their own: its version ranges are not this project's. torchvision
 # without its dependencies, which would replace torch.

@@ -12,8 +12,8 @@ def binarize_gripper_actions(actions: Float[np.ndarray, "t"]) -> Float[np.ndarra
     Values in between at the end of the episode, after which nothing is reached, become the last action, as upstream.
 
     Example:
-        >>> binarize_gripper_actions(np.array([0.99, 0.5, 0.02, 0.4], np.float32)).round(1).tolist()
-        [1.0, 0.0, 0.0, 0.4]
+        >>> binarize_gripper_actions(np.array([0.99, 0.5, 0.02, 0.25], np.float32)).tolist()
+        [1.0, 0.0, 0.0, 0.25]
     """
     decided = (actions > 0.95) | (actions < 0.05)
     values = np.where(decided, actions > 0.95, actions[-1]).astype(np.float32)

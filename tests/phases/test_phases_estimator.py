@@ -1,7 +1,6 @@
 """M4, M5: targets, weights, the LSTM, its stream and its files."""
 
 import dataclasses
-import itertools
 import json
 import subprocess
 import sys
@@ -71,21 +70,6 @@ def test_soft_targets_are_the_kernel_of_the_distance():
     np.testing.assert_allclose(soft_targets(np.array([9]), 14, 2.0)[[0, 2, 9, 11, 13]], np.exp([0, -0.5, 0, -0.5, -2]))
     after = soft_targets(np.array([9]), 14, 2.0, one_sided=True)
     np.testing.assert_allclose(after[[8, 9, 11]], np.exp([-8, 0, -0.5]), rtol=1e-6)
-
-
-def test_the_scale_of_the_signals_is_that_of_the_recordings_learnt_from_alone():
-    rng = np.random.default_rng(0)
-    steps = [2.0**number * rng.normal(size=(30, 3)) for number in range(6)]  # each recording shows in the scale
-    motions = [Motion.of(np.cumsum(np.concatenate([np.zeros((1, 3)), step]), axis=0)) for step in steps]
-    estimator = PhaseEstimator(epochs=1, held_out=0.34).fit(motions, [np.array([10, 20])] * 6)
-    held = estimator.report["held_out_recordings"]
-    assert held == 2
-    matching = [
-        kept
-        for kept in itertools.combinations(range(6), 6 - held)
-        if np.allclose(np.concatenate([steps[i] for i in kept]).std(axis=0), estimator.weights.scale, rtol=1e-4)
-    ]
-    assert len(matching) == 1
 
 
 def test_a_spread_makes_rho_as_wide_as_asked():

@@ -140,6 +140,11 @@ def expected_parameters(config, policy, optimizer, gradients, step, lam):
     return found
 
 
+def test_an_epoch_shows_every_window_once(training, store):
+    windows = np.concatenate([batch["window"] for _, batch, _ in training[2]])
+    assert sorted(windows) == list(range(store.split("train").steps))
+
+
 def test_the_step_moves_every_branch_as_the_equations_say(training, store):
     (method, mode, model), config, steps = training
     assert len(steps) == STEPS
