@@ -87,6 +87,11 @@ class Section:
         """The error for a value of another kind than what is `needed`."""
         return self.error(f"{self.name(key)} is {_kind(self.values.get(key))}; it must be {needed}")
 
+    def require(self, *keys: str) -> None:
+        """Raises the error for the first of these keys that is missing."""
+        for key in keys:
+            self._value(key, _REQUIRED)
+
     def section(self, key: str, default: Mapping[str, Any] = _REQUIRED) -> Section:
         return Section(self._value(key, default), self.name(key), self.error)
 

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from gap_vla.evaluation.chunks import ChunkExecutor, RecedingHorizon, TemporalEnsemble
 from gap_vla.evaluation.history import EpisodeHistory
 from gap_vla.evaluation.policy import PolicyError
-from gap_vla.rlds.statistics import normalize, unnormalize
+from gap_vla.octo.errors import CheckpointError
+from gap_vla.rlds.statistics import check_statistics, normalize, unnormalize
 
 
 class ChunkPolicy(abc.ABC):
@@ -30,11 +31,14 @@ class ChunkPolicy(abc.ABC):
         horizon: actions in a predicted chunk.
         execute: actions executed of each predicted chunk.
         ensemble: predict at every step and average the chunks instead; `ensemble_decay` as in `TemporalEnsemble`.
+        action_dim: dimensions that the network predicts; those beyond the statistics' are dropped.
         samples: whether the head draws its actions.
         details: entries for `identity`.
+        source: the directory that it comes from, for messages and for whoever reads the result.
 
     Raises:
-        PolicyError: an impossible `execute`.
+        PolicyError: an impossible `execute`, or inputs that are none.
+        CheckpointError: statistics that cannot be used.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class ChunkPolicy(abc.ABC):
         *,
         window: int,
         horizon: int,
+        action_dim: int,
         samples: bool,
         normalization: str = "normal",
         execute: int = 1,
@@ -53,11 +58,24 @@ class ChunkPolicy(abc.ABC):
         seed: int = 0,
         name: str = "",
         details: Mapping[str, Any] | None = None,
+        source: str | None = None,
     ) -> None:
         if not 1 <= execute <= horizon:
             raise PolicyError(f"execute={execute}: the model predicts {horizon} actions at a time")
+        where = f"{source or name}/dataset_statistics.json"
+        check_statistics(statistics, "action", normalization, where, CheckpointError, widest=action_dim)
+        for key, shape in inputs.items():
+            if len(shape) != (3 if key.startswith("image_") else 1) or (len(shape) == 3 and shape[2] != 3):
+                raise PolicyError(
+                    f"{source or name}: one step of {key} is {shape}; pictures are (h, w, 3), proprio (P,)"
+                )
+        if "proprio" in inputs:
+            width = inputs["proprio"][0]
+            found = check_statistics(statistics, "proprio", normalization, where, CheckpointError, widest=width)
+            if found < width:
+                raise CheckpointError(f"{where}: proprio.mean is {found} wide, the network takes {width} dimensions")
         self.name = name
-        self.source: str | None = None
+        self.source = source
         self._inputs, self._statistics, self._normalization = dict(inputs), statistics, normalization
         self._window, self._horizon, self._samples, self._seed = window, horizon, samples, seed
         self._sizes = sorted({-(-batch_size // 4), batch_size})
@@ -130,7 +148,7 @@ class ChunkPolicy(abc.ABC):
         """One action per row, in the units of the training data.
 
         Raises:
-            PolicyError: an input of the network is missing, or has another shape than in training.
+            PolicyError: an input of the network is missing, has another shape than in training, or is not finite.
         """
         episodes = self._show(observations, episode_ids)
         asking = [episode for episode in episodes if episode.chunks.wants_chunk]
@@ -169,7 +187,14 @@ class ChunkPolicy(abc.ABC):
                 f"the policy takes {key} of width {shape[0]}, the task gives {value.shape[1]}: "
                 "it was trained for another task or robot"
             )
-        return normalize(value, self._statistics["proprio"], self._normalization)
+        with np.errstate(over="ignore", invalid="ignore"):
+            normalized = normalize(
+                value, self._statistics["proprio"], self._normalization
+            )  # float32: 1e308 is too much
+        if not np.isfinite(normalized).all():
+            row, column = np.argwhere(~np.isfinite(normalized))[0]
+            raise PolicyError(f"{key} is {value[row, column]} at index {column}; it cannot be normalised to a number")
+        return normalized
 
     def _predict(self, episodes: Sequence[EpisodeHistory]) -> list[Float[np.ndarray, "H A"]]:
         chunks: list[np.ndarray] = []

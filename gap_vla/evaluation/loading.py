@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.foreign import Section, whole
 from gap_vla.evaluation.policy import ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
+from gap_vla.octo.errors import CheckpointError
+
+MAX_BATCH = 4096
+"""Episodes that a policy is asked about at once: environments per process times processes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,44 +41,32 @@ def load_checkpoint(
     given here has the last word on execution, never on the task.
 
     Raises:
-        PolicyError: no checkpoint there, or one that was trained for another task.
+        PolicyError: no checkpoint there, one that was trained for another task, or an impossible argument.
+        CheckpointError: a damaged checkpoint, or values in it that no policy can act on; names file and key.
     """
-    if str(path).startswith("hf://"):
-        directory, run = str(path), dict[str, Any]()
-    else:
-        directory, run = _locate(Path(path))
-    trained_for = run.get("task")
-    if task is not None and trained_for not in (None, task):
-        raise PolicyError(f"{path} was trained for {trained_for}, not for {task}; pass --task {trained_for}")
-    evaluation, data = run.get("eval", {}), run.get("data", {})
-    execute = execute or evaluation.get("execute", 1)
-    ensemble = bool(evaluation.get("ensemble", False)) if ensemble is None else ensemble
+    for what, value, greatest in (("execute", execute, 100_000), ("batch_size", batch_size, MAX_BATCH)):
+        if value is not None:
+            whole(what, value, 1, greatest, PolicyError)
+    directory, run = (str(path), _Run()) if str(path).startswith("hf://") else _locate(Path(path))
+    if task is not None and run.task not in (None, task):
+        raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
+    how: dict[str, Any] = {
+        "execute": run.execute if execute is None else execute,
+        "ensemble": run.ensemble if ensemble is None else ensemble,
+        "batch_size": batch_size,
+    }
     if (Path(directory) / "policy.json").is_file():
         from gap_vla.evaluation.small_policy import SmallTorchPolicy
 
-        threads = int(run.get("train", {}).get("threads", 1))
-        small = SmallTorchPolicy.load(
-            directory, execute=execute, ensemble=ensemble, batch_size=batch_size, threads=threads
-        )
-        return LoadedPolicy(small, trained_for, small.image_size, small.cameras or None)
+        small = SmallTorchPolicy.load(directory, threads=run.threads, **how)
+        return LoadedPolicy(small, run.task, small.image_size, small.cameras or None)
 
     from gap_vla.evaluation.octo_policy import OctoPolicy
-    from gap_vla.octo import CheckpointError
 
-    try:
-        policy = OctoPolicy.load(
-            directory,
-            step=step,
-            execute=execute,
-            ensemble=ensemble,
-            normalization=data.get("normalization", "normal"),
-            dataset=dataset,
-            batch_size=batch_size,
-            name=run.get("method") or "octo",
-        )
-    except CheckpointError as error:
-        raise PolicyError(str(error)) from error
-    return LoadedPolicy(policy, trained_for, policy.image_size, policy.cameras)
+    policy = OctoPolicy.load(
+        directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
+    )
+    return LoadedPolicy(policy, run.task, policy.image_size, policy.cameras)
 
 
 def load_policy(
@@ -127,13 +119,37 @@ def replay(path: Path, action_dim: int) -> ReplayPolicy:
     return policy
 
 
-def _locate(path: Path) -> tuple[str, dict[str, Any]]:
-    """The checkpoint's directory, and the configuration of the run that made it (empty if unknown)."""
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the `config.json` of the run that made a checkpoint says about acting; the defaults if nobody knows."""
+
+    task: str | None = None
+    method: str | None = None
+    execute: int = 1
+    ensemble: bool = False
+    normalization: str = "normal"
+    threads: int = 1
+
+    @classmethod
+    def read(cls, path: Path) -> _Run:
+        found = Section.read(path, CheckpointError)
+        if "method" not in found or "task" not in found:
+            return cls()  # somebody else's file
+        evaluation, train = found.section("eval", {}), found.section("train", {})
+        return cls(
+            task=found.text("task"),
+            method=found.text("method"),
+            execute=evaluation.whole("execute", 1, 100_000, 1),
+            ensemble=evaluation.flag("ensemble", False),
+            normalization=found.section("data", {}).text("normalization", "normal"),
+            threads=train.whole("threads", 1, 1024, 1),
+        )
+
+
+def _locate(path: Path) -> tuple[str, _Run]:
+    """The checkpoint's directory, and what is known of the run that made it."""
     if not path.is_dir():
         raise PolicyError(f"{path}: no such directory; give a run directory or a checkpoint directory")
     directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, path.parent)
     settings = run / "config.json"
-    if not settings.is_file():
-        return str(directory), {}
-    found = json.loads(settings.read_text())
-    return str(directory), found if "method" in found and "task" in found else {}
+    return str(directory), _Run.read(settings) if settings.is_file() else _Run()

@@ -33,18 +33,23 @@ class OctoPolicy(ChunkPolicy):
         **options: of `ChunkPolicy`.
 
     Raises:
-        PolicyError: no statistics, statistics of several datasets, or an impossible `execute`.
+        PolicyError: no statistics, statistics of several datasets, no action head, or an impossible `execute`.
+        CheckpointError: statistics that cannot be used.
     """
 
     def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
         example = model.example_batch["observation"]
         inputs = {key: value.shape[2:] for key, value in example.items() if _is_input(key)}
-        head = model.config["model"]["heads"]["action"]
+        heads = model.config["model"]["heads"]
+        if "action" not in heads:
+            raise PolicyError(f"the checkpoint has no head 'action' to act with; it has {', '.join(heads) or 'none'}")
+        head, built = heads["action"], model.module.heads["action"]
         super().__init__(
             inputs,
             _statistics(model.dataset_statistics, "proprio" in inputs, dataset),
             window=example["timestep_pad_mask"].shape[1],
-            horizon=int(head["kwargs"].get("action_horizon", 1)),
+            horizon=built.action_horizon,
+            action_dim=built.action_dim,
             samples=head["name"] in _SAMPLING_HEADS,
             name=name,
             **options,
@@ -66,9 +71,7 @@ class OctoPolicy(ChunkPolicy):
 
         model = OctoModel.load_pretrained(checkpoint, step=step)
         details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
-        policy = cls(model, details=details, **options)
-        policy.source = str(checkpoint)
-        return policy
+        return cls(model, details=details, source=str(checkpoint), **options)
 
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         inputs = [episode.inputs() for episode in episodes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import ipaddress
 from typing import Any
 
@@ -11,7 +12,7 @@ from gap_vla.evaluation.key_mapping import KeyMapping
 from gap_vla.evaluation.loading import load_checkpoint
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.policy_server import PolicyServer, serve_forever
-from gap_vla.evaluation.server_limits import BOUNDS, ServerLimits
+from gap_vla.evaluation.server_limits import ServerLimits
 
 
 def serve_command(options: argparse.Namespace) -> None:
@@ -41,7 +42,7 @@ def serve_command(options: argparse.Namespace) -> None:
         "action_horizon": policy.action_horizon,
         "window_size": policy.window_size,
     }
-    limits = ServerLimits(**{name: getattr(options, name) for name in BOUNDS})
+    limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
     server = PolicyServer(policy, whole_chunks=options.whole_chunks, metadata=metadata, keys=keys, limits=limits)
 
     def ready(port: int) -> None:

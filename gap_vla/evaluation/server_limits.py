@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from typing import Annotated
 
-from gap_vla.core.foreign import finite, whole
+from gap_vla.bounds import Bounds, check_numbers
 from gap_vla.evaluation.policy import PolicyError
-
-BOUNDS: Mapping[str, tuple[int, int]] = {
-    "max_message": (1, 256),
-    "max_prompt": (1, 100_000),
-    "max_connections": (1, 1000),
-    "idle": (1, 86_400),
-}
-"""Least and greatest value of each limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +20,16 @@ class ServerLimits:
         idle: seconds without a whole message after which a connection is closed (code 1008).
 
     Raises:
-        PolicyError: a limit outside of its `BOUNDS`.
+        PolicyError: a limit outside of its bounds.
     """
 
-    max_message: int = 16
-    max_prompt: int = 2_000
-    max_connections: int = 64
-    idle: float = 600.0
+    max_message: Annotated[int, Bounds(1, 256, "MiB; pictures of a camera have less")] = 16
+    max_prompt: Annotated[int, Bounds(1, 100_000, "characters")] = 2_000
+    max_connections: Annotated[int, Bounds(1, 1000, "an open file each")] = 64
+    idle: Annotated[float, Bounds(1, 86_400, "seconds; at most a day")] = 600.0
 
     def __post_init__(self) -> None:
-        for name, (least, greatest) in BOUNDS.items():
-            check = finite if name == "idle" else whole
-            check(name, getattr(self, name), least, greatest, PolicyError)
+        check_numbers(self, "", PolicyError)
 
 
 DEFAULT_SERVER_LIMITS = ServerLimits()

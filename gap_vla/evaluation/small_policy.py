@@ -13,10 +13,9 @@ from jaxtyping import Float
 from gap_vla.evaluation.chunk_policy import ChunkPolicy
 from gap_vla.evaluation.frame_features import FrameFeatures
 from gap_vla.evaluation.history import EpisodeHistory
-from gap_vla.evaluation.policy import PolicyError
+from gap_vla.octo.errors import CheckpointError
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.policies.saving import load_saved_policy, parameter_digest
-from gap_vla.typed_config import ConfigError
 
 
 class SmallTorchPolicy(ChunkPolicy):
@@ -31,6 +30,7 @@ class SmallTorchPolicy(ChunkPolicy):
 
     Raises:
         PolicyError: an impossible `execute`.
+        CheckpointError: statistics that cannot be used.
     """
 
     def __init__(
@@ -44,11 +44,17 @@ class SmallTorchPolicy(ChunkPolicy):
             statistics,
             window=policy.config.window_size,
             horizon=policy.config.action_horizon,
+            action_dim=policy.action_dim,
             samples=policy.head.samples,
             name=name or policy.method,
             details={"parameters": parameter_digest(policy)},
             **options,
         )
+        if self.action_dim != policy.action_dim:
+            raise CheckpointError(
+                f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide, "
+                f"the network predicts {policy.action_dim} dimensions"
+            )
         self._policy, self._threads = policy, threads
         self._features = FrameFeatures(policy, self._sizes)
         self._device = next(policy.parameters()).device
@@ -62,17 +68,12 @@ class SmallTorchPolicy(ChunkPolicy):
             **options: of the class.
 
         Raises:
-            PolicyError: no small policy there, or a damaged one.
+            CheckpointError: no small policy there, or a damaged one.
         """
         path = Path(run_or_checkpoint)
         directory = path / "checkpoint" if (path / "checkpoint").is_dir() else path
-        try:
-            policy, account, statistics = load_saved_policy(directory)
-        except ConfigError as error:
-            raise PolicyError(str(error)) from error
-        loaded = cls(policy.to(device), statistics, normalization=account["normalization"], **options)
-        loaded.source = str(run_or_checkpoint)
-        return loaded
+        policy, normalization, statistics = load_saved_policy(directory)
+        return cls(policy.to(device), statistics, normalization=normalization, source=str(directory), **options)
 
     @property
     def model(self) -> SmallPolicy:

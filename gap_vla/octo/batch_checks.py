@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -73,23 +74,34 @@ def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: P
     """Parameters must have exactly the names and shapes of `expected`.
 
     Raises:
-        CheckpointError: with the names that are missing, additional, or of another shape.
+        CheckpointError: with the names that are missing, additional, or of another shape; or the first one that
+            holds NaN, infinity, or no numbers.
     """
-    have, want = _flatten(params), _flatten(expected)
+    have = {key: np.asarray(leaf) for key, leaf in _flatten(params).items()}
+    want = _flatten(expected)
     problems = [
-        f"{key} is {np.shape(have[key])}, the config's model has {tuple(want[key].shape)}"
+        f"{key} is {have[key].shape}, the config's model has {tuple(want[key].shape)}"
         for key in sorted(set(have) & set(want))
-        if np.shape(have[key]) != tuple(want[key].shape)
+        if have[key].shape != tuple(want[key].shape)
     ]
     problems += [f"missing {key} {tuple(want[key].shape)}" for key in sorted(set(want) - set(have))]
-    problems += [f"unexpected {key} {np.shape(have[key])}" for key in sorted(set(have) - set(want))]
+    problems += [f"unexpected {key} {have[key].shape}" for key in sorted(set(have) - set(want))]
     if problems:
-        shown = "\n  ".join(problems[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise CheckpointError(
-            f"{path}: the parameters are not those of the model in config.json:\n  {shown}{more}\n"
+            f"{path}: the parameters are not those of the model in config.json: {'; '.join(problems[:20])}{more}. "
             "Use the config.json that belongs to them, or merge them with gap_vla.octo.merge.merge_params."
         )
+    for key, leaf in have.items():
+        if not jax.dtypes.issubdtype(leaf.dtype, np.floating):
+            raise CheckpointError(f"{path}: {key} holds {leaf.dtype}, parameters are floating-point numbers")
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(leaf.astype(want[key].dtype, copy=False))
+        if bad.any():
+            raise CheckpointError(
+                f"{path}: {key} holds {int(bad.sum())} values of {bad.size} that are NaN or infinite; the training "
+                "diverged or the file is damaged, take another step"
+            )
 
 
 def _pattern(shape: tuple[int, ...], leading: int) -> str:

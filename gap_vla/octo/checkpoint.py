@@ -21,18 +21,32 @@ import jax
 import numpy as np
 from flax import serialization
 
-from gap_vla.octo.errors import CheckpointError
+from gap_vla.core.foreign import Section, finite, whole
+from gap_vla.octo.errors import CheckpointError, blaming
+from gap_vla.octo.spec import ModuleSpec
 
 CONFIG = "config.json"
 STATISTICS = "dataset_statistics.json"
 EXAMPLE_BATCH = "example_batch.msgpack"
+
+GREATEST = 1_000_000
+"""Greatest whole number in a model's config, unless `_GREATEST` has another."""
+
+_GREATEST = {"num_layers": 256, "num_blocks": 256, "readouts": 4096, "num_tokens": 4096, "max_horizon": 100_000}
+_COUNTS = {
+    *("token_embedding_size", "max_horizon", "num_layers", "mlp_dim", "num_attention_heads", "readouts", "num_tokens"),
+    *("action_horizon", "action_dim", "n_bins", "patch_size", "features", "kernel_sizes", "strides", "num_features"),
+    *("diffusion_steps", "n_diffusion_samples", "time_dim", "hidden_dim", "vocab_size", "max_length"),
+}
+"""Names of whole numbers, or lists of them, that cannot be 0."""
 
 
 def available_steps(root: Path) -> list[int]:
     """Steps in `root` that hold parameters, ascending."""
     if not root.is_dir():
         raise CheckpointError(f"{root}: no such directory")
-    return sorted(int(entry.name) for entry in root.iterdir() if entry.name.isdigit() and entry.is_dir())
+    names = [entry.name for entry in root.iterdir() if entry.name.isascii() and entry.is_dir()]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def params_path(root: Path, step: int) -> Path:
@@ -57,34 +71,100 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
 
 
 def read_config(root: Path) -> dict[str, Any]:
-    """The config, with names of older releases replaced by today's."""
-    config = _read_json(root / CONFIG)
-    for key in ("model", "text_processor"):
-        if key not in config:
-            raise CheckpointError(f"{root / CONFIG}: the key {key!r} is missing; found {sorted(config)}")
-    for head in config["model"].get("heads", {}).values():
-        if "pred_horizon" in head["kwargs"]:
-            head["kwargs"]["action_horizon"] = head["kwargs"].pop("pred_horizon")
-    return config
+    """The config, with names of older releases replaced by today's.
+
+    Raises:
+        CheckpointError: no such file, a key of another kind than a model has, a size that no model has, or a class
+            that is not registered; nothing that the file names is imported.
+    """
+    config = Section.read(root / CONFIG, CheckpointError)
+    model, heads = config.section("model"), config.section("model").section("heads")
+    for name in heads.values:
+        kwargs = dict(heads.section(name).section("kwargs").values)
+        if "pred_horizon" in kwargs:
+            kwargs["action_horizon"] = kwargs.pop("pred_horizon")
+        heads.values[name]["kwargs"] = kwargs
+    if "text_processor" not in config:
+        raise config.refuse("text_processor", "a module spec, or null")
+    with blaming(root / CONFIG, "its model cannot be read"):
+        _check_config(model.values, model.where, "model")
+        _check_config(config.values["text_processor"], config.name("text_processor"), "text_processor")
+    return dict(config.values)
+
+
+def _check_config(value: Any, where: str, name: str) -> None:
+    """Module specs name classes that there are, and numbers are ones that a model can have; at any depth.
+
+    Args:
+        name: the nearest key.
+    """
+    if isinstance(value, dict):
+        if "module" in value:
+            with blaming(where, "no module spec"):
+                ModuleSpec.instantiate(value)
+        for key, inner in value.items():
+            _check_config(inner, f"{where}.{key}", name if name == "readouts" else key)
+    elif isinstance(value, list):
+        if not value and name in _COUNTS:
+            raise CheckpointError(f"{where} is empty; it must have a number for each stage")
+        for place, inner in enumerate(value):
+            _check_config(inner, f"{where}[{place}]", name)
+    elif isinstance(value, float):
+        finite(where, value, -1e9, 1e9, CheckpointError)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        greatest = _GREATEST.get(name, GREATEST)
+        whole(where, value, 1 if name in _COUNTS else -greatest, greatest, CheckpointError)
+    elif name in _COUNTS and value is not None:
+        raise CheckpointError(f"{where} is {type(value).__name__}; it must be a whole number")
 
 
 def read_example_batch(root: Path) -> dict[str, Any]:
-    """The example batch, with names of older releases replaced by today's."""
-    batch = read_msgpack(root / EXAMPLE_BATCH)
+    """The example batch, with names of older releases replaced by today's.
+
+    Raises:
+        CheckpointError: an entry is missing, or not as long as the others (B, W of `timestep_pad_mask`).
+    """
+    path = root / EXAMPLE_BATCH
+    batch = dict(Section(read_msgpack(path), str(path), CheckpointError).values)
     if "tasks" in batch:
         batch["task"] = batch.pop("tasks")
-    for key in ("observation", "task"):
-        if key not in batch:
-            raise CheckpointError(f"{root / EXAMPLE_BATCH}: the key {key!r} is missing; found {sorted(batch)}")
-    observation = batch["observation"]
+    found = Section(batch, str(path), CheckpointError)
+    observation, task = dict(found.section("observation").values), found.section("task").values
     if "timestep_pad_mask" not in observation and "pad_mask" in observation:
         observation["timestep_pad_mask"] = observation["pad_mask"]
-    return batch
+    window = np.shape(observation.get("timestep_pad_mask", 0))
+    if len(window) != 2 or 0 in window:
+        raise CheckpointError(f"{path}: observation.timestep_pad_mask is {window}; it must be (B, W)")
+    for leading, (key, entry) in ((window, ("observation", observation)), (window[:1], ("task", task))):
+        for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(entry):
+            place = f"{path}: {key}{jax.tree_util.keystr(leaf_path)}"
+            if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
+                raise CheckpointError(f"{place} is {type(leaf).__name__}; it must be an array of numbers")
+            if leaf.shape[: len(leading)] != leading or leaf.size == 0:
+                raise CheckpointError(f"{place} is {leaf.shape}; it must start with {leading} as timestep_pad_mask")
+    return {**batch, "observation": observation}
 
 
 def read_statistics(root: Path) -> dict[str, Any]:
-    """The statistics, every leaf a numpy array."""
-    return jax.tree.map(np.array, _read_json(root / STATISTICS), is_leaf=lambda leaf: not isinstance(leaf, dict))
+    """The statistics, every leaf a numpy array of numbers; whether they can be used, who uses them checks."""
+    path = root / STATISTICS
+    with blaming(path, "no statistics"):
+        return _arrays(Section.read(path, CheckpointError))
+
+
+def _arrays(section: Section) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in section.values.items():
+        if isinstance(value, dict):
+            found[key] = _arrays(section.section(key))
+            continue
+        try:
+            found[key] = np.array(value)
+        except ValueError:
+            raise section.refuse(key, "numbers, all rows equally long") from None
+        if found[key].dtype.kind not in "biuf":
+            raise section.refuse(key, "numbers")
+    return found
 
 
 def read_msgpack(path: Path) -> Any:
@@ -93,10 +173,8 @@ def read_msgpack(path: Path) -> Any:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}; the checkpoint is incomplete") from error
-    try:
+    with blaming(path, "not a readable msgpack file, copy the checkpoint again"):
         return serialization.msgpack_restore(content)
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a readable msgpack file ({error}); copy the checkpoint again") from error
 
 
 def write_checkpoint(
@@ -139,15 +217,6 @@ def _to_numpy(tree: Any) -> Any:
 
 def _to_lists(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), tree)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}; the checkpoint is incomplete") from error
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); copy the checkpoint again") from error
 
 
 def _write(path: Path, content: bytes) -> None:

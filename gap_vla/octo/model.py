@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from gap_vla.octo import batch_checks, checkpoint
 from gap_vla.octo.compute import Compute
+from gap_vla.octo.errors import blaming
 from gap_vla.octo.initialization import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.language import recall_language
 from gap_vla.octo.module import OctoModule
@@ -110,13 +111,16 @@ class OctoModel:
         config = checkpoint.read_config(root)
         example = checkpoint.read_example_batch(root)
         params, step = checkpoint.read_params(root, step)
-        module = OctoModule.create(**config["model"], compute=compute)
-        expected = parameter_shapes(module, example)
-        batch_checks.check_params(params, expected, checkpoint.params_path(root, step))
+        with blaming(root / checkpoint.CONFIG, "no model can be built from it and the example batch"):
+            module = OctoModule.create(**config["model"], compute=compute)
+            expected = parameter_shapes(module, example)
+            text_processor = _text_processor(config["text_processor"], root)
+        with blaming(checkpoint.params_path(root, step), "no parameters"):
+            batch_checks.check_params(params, expected, checkpoint.params_path(root, step))
         return cls(
             module=module,
             params=jax.tree.map(jnp.asarray, params),
-            text_processor=_text_processor(config["text_processor"], root),
+            text_processor=text_processor,
             example_batch=example,
             config=config,
             dataset_statistics=checkpoint.read_statistics(root),

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from flax.core import FrozenDict
 
+from gap_vla.octo.errors import CheckpointError
+
 _DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
 
 
@@ -80,7 +82,11 @@ def _load(name: str, directory: str | None) -> Any:
     """A function from a string to its word pieces, without the end."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(tokenizer_file(name, directory)))
+    path = tokenizer_file(name, directory)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{path}: no tokenizer ({' '.join(str(error).split())})") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return lambda string: tokenizer.encode(string, add_special_tokens=False).ids

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from gap_vla.core.foreign import Section
 from gap_vla.core.whole import replacing, write_json
+from gap_vla.octo.errors import CheckpointError, blaming
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.policy import SmallPolicy, build_policy
 from gap_vla.rlds.statistics import load_statistics, save_statistics
-from gap_vla.typed_config import ConfigError, build_config
+from gap_vla.typed_config import build_config
 
 FORMAT = 1
 
@@ -47,32 +49,56 @@ def save_policy(policy: SmallPolicy, directory: Path | str, statistics: Mapping[
     write_json(directory / "policy.json", account)
 
 
-def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, dict[str, Any], dict[str, Any]]:
-    """The policy in evaluation mode, what `policy.json` says, and the statistics.
+def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str, Any]]:
+    """The policy in evaluation mode, the normalisation of its inputs and actions, and the statistics for it.
 
     Raises:
-        ConfigError: missing, of another format, or weights that do not fit.
+        CheckpointError: missing, of another format, or weights that do not fit or are not finite; names file and key.
     """
     directory = Path(directory)
-    if not (directory / "policy.json").is_file():
-        raise ConfigError(f"{directory}: no policy.json; give a run directory of train_small.py or its checkpoint/")
-    account = json.loads((directory / "policy.json").read_text())
-    if account.get("format") != FORMAT:
-        raise ConfigError(f"{directory}: format {account.get('format')}, this program reads {FORMAT}")
-    config = build_config(SmallModelConfig, account["model"], "model.")
-    policy = build_policy(
-        config,
-        account["method"],
-        tuple(account["image_shape"]),
-        account["proprio_dim"],
-        account["action_dim"],
-        tuple(account["cameras"]),
-    )
-    try:
-        policy.load_state_dict(load_file(directory / "policy.safetensors"))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"{directory / 'policy.safetensors'} does not hold this policy's weights: {error}") from error
-    return policy.eval(), account, load_statistics(directory / "dataset_statistics.json")
+    described, weights = directory / "policy.json", directory / "policy.safetensors"
+    if not described.is_file():
+        raise CheckpointError(f"{directory}: no policy.json; give a run directory of train_small.py or its checkpoint/")
+    account = Section.read(described, CheckpointError)
+    account.whole("format", FORMAT, FORMAT)
+    normalization = account.text("normalization")
+    with blaming(described, "no policy can be built from it"):
+        height, width, channels = account.list("image_shape", lambda items, key: items.whole(key, 1, 4096))
+        arguments = (
+            build_config(SmallModelConfig, account.section("model").values, "model."),
+            account.text("method"),
+            (height, width, channels),
+            account.whole("proprio_dim", 1, 10_000),
+            account.whole("action_dim", 1, 10_000),
+            account.list("cameras", Section.text),
+        )
+        with torch.device("meta"):  # sizes that the weights do not have take no memory
+            expected = build_policy(*arguments).state_dict()
+    with blaming(weights, "not this policy's weights"):
+        with safe_open(weights, "pt") as file:
+            _check_shapes(weights, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, expected)
+        tensors = load_file(weights)
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{weights}: {name} holds NaN or infinity; the training diverged, take another")
+        policy = build_policy(*arguments)
+        policy.load_state_dict(tensors)
+    statistics = directory / "dataset_statistics.json"
+    with blaming(statistics, "no statistics"):
+        return policy.eval(), normalization, load_statistics(statistics)
+
+
+def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Tensor]) -> None:
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in expected]
+    problems += [
+        f"{name} is {found[name]}, policy.json's policy has {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name] != tuple(tensor.shape)
+    ]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(f"{path}: not the weights of the policy in policy.json: {'; '.join(problems[:5])}{more}")
 
 
 def parameter_digest(policy: SmallPolicy) -> str:

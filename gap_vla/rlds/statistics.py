@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section, shown
+
 NORMALIZATIONS = ("normal", "bounds", "bounds_q99", "min_max", "none")
 
 MIN_STD = 1e-4
@@ -111,6 +114,54 @@ def unnormalize(
     return np.where(mask, y, x).astype(np.float32)
 
 
+def check_statistics(
+    statistics: Any, field: str, kind: str, where: str, error: type[UserError] = UserError, *, widest: int
+) -> int:
+    """Can one field of the statistics be normalised with? Asked once, where statistics come from a file.
+
+    Args:
+        statistics: all fields; `field` is `action` or `proprio`.
+        kind: see `normalize`.
+        where: the file, for the message.
+        widest: how many dimensions the network has.
+
+    Returns:
+        How many dimensions the statistics have.
+
+    Raises:
+        error: naming the key, for what is missing, of another width, NaN, infinite, or says of a dimension that the
+            mask does not leave out that it never varied, or that its maximum is below its minimum.
+    """
+    section = Section(statistics, where, error).section(field)
+    if kind not in NORMALIZATIONS:
+        raise error(f"{where}: unknown normalization {shown(kind)}; known: {', '.join(NORMALIZATIONS)}")
+    limits = () if kind in ("none", "normal") else _limit_names(section.values, kind)
+    vectors: dict[str, np.ndarray] = {}
+    for key in ("mean", *(["std"] if kind == "normal" else []), *limits, *(["mask"] if "mask" in section else [])):
+        section.require(key)
+        try:
+            with np.errstate(over="ignore"):
+                vector = np.asarray(section.values[key], np.float32)
+        except (TypeError, ValueError):
+            raise section.refuse(key, "a list of numbers") from None
+        width = len(vectors.get("mean", vector)) if vector.ndim else 0
+        if vector.shape != (width,) or not 1 <= width <= widest:
+            raise error(f"{section.name(key)} has shape {vector.shape}; the network takes {widest} dimensions")
+        if not np.isfinite(vector).all():
+            raise error(f"{section.name(key)} is NaN or infinite at index {int(np.argmin(np.isfinite(vector)))}")
+        vectors[key] = vector
+    used = vectors.get("mask", np.ones(width)) != 0
+    if kind == "normal" and (constant := used & (vectors["std"] <= _EPS)).any():
+        index = int(np.argmax(constant))
+        raise error(
+            f"{section.name('std')} is {vectors['std'][index]:g} at index {index}: what does not vary cannot be "
+            f"normalised; set {field}.mask to false there, if it is right"
+        )
+    if limits and (crossed := used & (vectors[limits[0]] > vectors[limits[1]])).any():
+        raise error(f"{section.name(limits[0])} is above {limits[1]} at index {int(np.argmax(crossed))}")
+    return width
+
+
 def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
     """Writes JSON with lists for arrays."""
     plain = {
@@ -122,12 +173,13 @@ def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
 
 def load_statistics(path: Path) -> dict[str, Any]:
     """Reads what `save_statistics` (or upstream Octo) wrote."""
-    return {
-        key: {n: np.asarray(v, bool if n == "mask" else np.float32) for n, v in value.items()}
-        if isinstance(value, dict)
-        else value
-        for key, value in json.loads(path.read_text()).items()
-    }
+    with np.errstate(over="ignore"):  # what does not fit into float32 becomes infinite; `check_statistics` says so
+        return {
+            key: {n: np.asarray(v, bool if n == "mask" else np.float32) for n, v in value.items()}
+            if isinstance(value, dict)
+            else value
+            for key, value in json.loads(path.read_text()).items()
+        }
 
 
 def _vector(statistics: Mapping[str, Any], name: str) -> np.ndarray:
@@ -144,7 +196,10 @@ def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
 def _limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
     if kind not in NORMALIZATIONS:
         raise ValueError(f"unknown normalization {kind!r}; known: {', '.join(NORMALIZATIONS)}")
-    low, high = ("min", "max") if kind == "min_max" else ("p01", "p99")
-    if low not in statistics:
-        low, high = "q01", "q99"
+    low, high = _limit_names(statistics, kind)
     return _vector(statistics, low), _vector(statistics, high)
+
+
+def _limit_names(statistics: Mapping[str, Any], kind: str) -> tuple[str, str]:
+    low, high = ("min", "max") if kind == "min_max" else ("p01", "p99")
+    return (low, high) if low in statistics else ("q01", "q99")

@@ -10,7 +10,7 @@ from gap_vla.evaluation.history import EpisodeHistory
 from gap_vla.evaluation.loading import load_checkpoint
 from gap_vla.evaluation.octo_policy import REMEMBERED_TASKS, OctoPolicy
 from gap_vla.evaluation.policy import PolicyError
-from gap_vla.octo import OctoModel, small_config
+from gap_vla.octo import CheckpointError, OctoModel, small_config
 from gap_vla.octo.presets import example_batch
 
 GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "octo_wrappers.npz"
@@ -192,5 +192,5 @@ def test_a_missing_or_incomplete_checkpoint_is_named(model, tmp_path):
         load_checkpoint(tmp_path / "nowhere")
     model.save_pretrained(step=7, checkpoint_path=tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "dataset_statistics.json").unlink()
-    with pytest.raises(PolicyError, match=r"dataset_statistics\.json"):
+    with pytest.raises(CheckpointError, match=r"dataset_statistics\.json"):
         load_checkpoint(tmp_path / "checkpoint")

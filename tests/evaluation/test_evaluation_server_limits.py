@@ -13,9 +13,10 @@ from test_evaluation_server import STATE, ask, opened
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
+from gap_vla.bounds import number_fields
 from gap_vla.evaluation import PolicyError
 from gap_vla.evaluation.policy_server import MAX_COMPLAINT
-from gap_vla.evaluation.server_limits import BOUNDS, ServerLimits
+from gap_vla.evaluation.server_limits import ServerLimits
 from gap_vla.evaluation.wire import MAX_ITEMS, WireError, unpack
 
 ROOT = Path(__file__).parents[2]
@@ -121,13 +122,12 @@ def test_messages_of_very_many_small_things_are_refused(content):
         unpack(content)
 
 
-@pytest.mark.parametrize("name", BOUNDS)
-def test_limits_have_bounds(name):
-    least, greatest = BOUNDS[name]
-    for wrong in (least - 1, greatest + 1, float("nan"), True, "many"):
+@pytest.mark.parametrize(("name", "field"), number_fields(ServerLimits).items())
+def test_limits_have_bounds(name, field):
+    for wrong in (field.bounds.least - 1, field.bounds.most + 1, float("nan"), True, "many"):
         with pytest.raises(PolicyError, match=f"{name} is"):
             ServerLimits(**{name: wrong})
-    assert getattr(ServerLimits(**{name: greatest}), name) == greatest
+    assert getattr(ServerLimits(**{name: field.bounds.most}), name) == field.bounds.most
 
 
 @pytest.mark.parametrize("port", [99999, -1])

@@ -97,7 +97,7 @@ def test_a_config_cannot_name_code_to_run(copied: Path) -> None:
     config = json.loads((copied / "config.json").read_text())
     config["text_processor"] = {"module": "os", "name": "system", "args": ["true"], "kwargs": {}}
     (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(KeyError, match="no class is registered for os:system"):
+    with pytest.raises(CheckpointError, match=r"config\.json: text_processor: .*no class is registered for os:system"):
         OctoModel.load_pretrained(copied)
 
 

@@ -8,6 +8,7 @@ import torch
 from resnet18_names import PARAMETERS, TENSORS
 from toy_store import SIZE, toy_config, write_store
 
+from gap_vla.octo import CheckpointError
 from gap_vla.policies import METHODS, SmallModelConfig, build_policy, registry
 from gap_vla.policies.encoders.resnet18 import Trunk, load_imagenet
 from gap_vla.policies.encoders.spatial_softmax import SpatialSoftmax
@@ -145,19 +146,20 @@ class TestSaving:
         policy = build_policy(config, method, (SIZE, SIZE, 3), 9, 7).eval()
         statistics = write_store(tmp_path / "store").statistics
         save_policy(policy, tmp_path / "checkpoint", statistics, "normal")
-        loaded, account, found = load_saved_policy(tmp_path / "checkpoint")
+        loaded, normalization, found = load_saved_policy(tmp_path / "checkpoint")
         batch = a_batch(config)
         assert torch.equal(policy(batch), loaded(batch))
-        assert account["method"] == method and np.array_equal(found["action"]["mean"], statistics["action"]["mean"])
+        assert (loaded.method, normalization) == (method, "normal")
+        assert np.array_equal(found["action"]["mean"], statistics["action"]["mean"])
 
     def test_a_folder_without_a_policy_and_damaged_weights_are_refused(self, tmp_path):
-        with pytest.raises(ConfigError, match=r"no policy.json"):
+        with pytest.raises(CheckpointError, match=r"no policy.json"):
             load_saved_policy(tmp_path)
         policy = build_policy(SmallModelConfig(**TINY), "gap", (SIZE, SIZE, 3), 9, 7)
         save_policy(policy, tmp_path / "c", write_store(tmp_path / "store").statistics, "normal")
         weights = tmp_path / "c" / "policy.safetensors"
         weights.write_bytes(weights.read_bytes()[:200])
-        with pytest.raises(ConfigError, match="weights"):
+        with pytest.raises(CheckpointError, match="weights"):
             load_saved_policy(tmp_path / "c")
 
 
