@@ -34,7 +34,8 @@ class Episode:
     Attributes:
         images: camera name (`"image_primary"`, `"image_wrist"`) to uint8[T, h, w, 3], row 0 is the top.
         proprio: float32[T, 9 * arms]; per arm eef xyz (m, world), quaternion wxyz, two finger positions (m).
-        action: float32[T, 7 * arms]; per arm delta xyz, delta rotation vector, gripper (+1 closes), in [-1, 1].
+        action: float32[T, 7 * arms]; per arm delta xyz, delta rotation vector, gripper (+1 closes), in [-1, 1], or in
+            the range that the reader's option `action_limit` states.
         language_instruction: what the robot is told to do.
         success: whether the task was achieved.
         phase: the expert's own phase name per step, or None. Ground truth for change points, never a policy input.
@@ -91,8 +92,7 @@ class Episode:
                     f"{self.name}: {key} has {len(value)} steps, proprio has {steps}; cut them to the same steps "
                     "or drop the episode"
                 )
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
-                bad = int(np.argwhere(~np.isfinite(value.reshape(steps, -1)).all(1))[0, 0])
+            if (bad := first_infinite(value)) is not None:
                 raise EpisodeError(f"{self.name}: {key} is NaN or infinite at step {bad}; repair or drop the episode")
         for key, value in self.images.items():
             if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3:
@@ -106,3 +106,12 @@ class Episode:
                     f"{self.name}: {key} has shape {getattr(self, key).shape}, not (T, width); store one row per step"
                 )
         return self
+
+
+def first_infinite(value: np.ndarray) -> int | None:
+    """The first step that is NaN or infinite in float32, as which numbers are stored; None if all are finite."""
+    if value.dtype.kind != "f":
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(value.astype(np.float32, copy=False)).reshape(len(value), -1).all(1)
+    return None if finite.all() else int((~finite).argmax())

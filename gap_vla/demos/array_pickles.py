@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.demos.boundary import refusing
-from gap_vla.demos.fields import make_episode
+from gap_vla.demos.fields import ACTION_LIMIT, make_episode
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import Source
@@ -24,6 +24,7 @@ class ArrayPickles(Source):
         image_keys: name to camera name, e.g. `{"image": "image_primary"}`.
         layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes.
         language_instruction: these files have none.
+        action_limit: the largest action; null: whatever is there.
 
     Raises:
         EpisodeError: anything but plain arrays in a pickle, damage, missing keys; names the file.
@@ -40,6 +41,7 @@ class ArrayPickles(Source):
         image_keys: Mapping[str, str] | None = None,
         layout: str | Mapping[str, Any] = "gap",
         language_instruction: str = "",
+        action_limit: float | None = ACTION_LIMIT,
     ) -> None:
         self.path = Path(path)
         self.options = {
@@ -48,6 +50,7 @@ class ArrayPickles(Source):
             "image_keys": dict(image_keys or {}),
             "layout": layout if isinstance(layout, str) else dict(layout),
             "language_instruction": language_instruction,
+            **self.stated_limit(action_limit),
         }
         self._layout = StateLayout.of(layout)
         files = [self.path]
@@ -95,6 +98,7 @@ class ArrayPickles(Source):
             image_keys=self.options["image_keys"],
             layout=self._layout,
             images=images,
+            action_limit=self.action_limit,
             language_instruction=self.options["language_instruction"],
             metadata={"file_path": str(file), "episode_id": name},
         )

@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gap_vla.demos.boundary import one_line
 from gap_vla.demos.layout import StateLayout
 from gap_vla.episode import Episode, EpisodeError
 
 IMAGE_NAMES = ("image_primary", "image_wrist")
+
+ACTION_LIMIT = 1.0
+"""An Episode's actions lie in [-1, 1] unless the reader's option `action_limit` says otherwise."""
+
+LARGEST_UNIT = 1e6
+"""No robot is commanded in units in which an action is larger than this, whatever its limit."""
+
+_TRUE, _FALSE = ("true", "yes", "1", "success", "t", "y"), ("false", "no", "0", "failure", "f", "n", "")
 
 
 def make_episode(
@@ -23,35 +32,110 @@ def make_episode(
     image_keys: Mapping[str, str],
     layout: StateLayout,
     images: bool,
+    action_limit: float | None = ACTION_LIMIT,
     **rest: Any,
 ) -> Episode:
     """Picks state, action and cameras (file's name to camera's name) out of one recording's arrays.
 
     Raises:
-        EpisodeError: a key is missing (says which there are), or a field has another shape or length.
+        EpisodeError: a key is missing (says which there are), a field has another shape or length, a number is not
+            finite in float32, or an action beyond its limit.
     """
     for key in (state_key, action_key, *(image_keys if images else ())):
         if key not in arrays:
             raise EpisodeError(
                 f"{where}: no {key!r} (found: {', '.join(map(str, arrays)) or 'nothing'}); name it with --reader"
             )
-    state, action = np.asarray(arrays[state_key]), np.asarray(arrays[action_key])
-    for key, value in ((state_key, state), (action_key, action)):
-        if value.ndim != 2 or value.dtype.kind not in "fiu":
-            raise EpisodeError(
-                f"{where}: {key!r} is {value.dtype}{list(value.shape)}, not numbers of shape (T, width); "
-                "store one row per step"
-            )
+    state = as_rows(arrays[state_key], f"{where}: {state_key!r}")
+    action = as_actions(arrays[action_key], action_limit, f"{where}: {action_key!r}")
     cameras = {name: as_frames(arrays[key], f"{where}: {key!r}") for key, name in image_keys.items()} if images else {}
     phase = arrays.get("phase")
     rest["metadata"] = {**rest.get("metadata", {}), **layout.facts}
     return Episode(
         images=cameras,
-        proprio=layout.to_proprio(state.astype(np.float32), where),
-        action=action.astype(np.float32),
-        phase=None if phase is None else np.asarray(phase).astype(str),
+        proprio=layout.to_proprio(state, where),
+        action=action,
+        phase=None if phase is None else as_names(phase, f"{where}: 'phase'"),
         **rest,
     ).validate()
+
+
+def as_rows(value: Any, where: str) -> np.ndarray:
+    """float32[T, width].
+
+    Raises:
+        EpisodeError: no such numbers, or one that is not finite in float32; says step and column.
+    """
+    rows = np.asarray(value)
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu":
+        raise EpisodeError(
+            f"{where} is {rows.dtype}{list(rows.shape)}, not numbers of shape (T, width); store one row per step"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = rows.astype(np.float32)
+    if not np.isfinite(single).all():
+        step, column = np.argwhere(~np.isfinite(single))[0]
+        raise EpisodeError(
+            f"{where} is NaN or infinite at step {step}, column {column} ({rows[step, column]}, in float32); repair or "
+            "drop the episode"
+        )
+    return single
+
+
+def as_actions(value: Any, limit: float | None, where: str) -> np.ndarray:
+    """float32[T, A] of numbers in [-limit, limit]; None: in the robot's own units.
+
+    Raises:
+        EpisodeError: as `as_rows`, or a number beyond the limit; says step and column.
+    """
+    actions = as_rows(value, where)
+    most = LARGEST_UNIT if limit is None else limit * 1.001
+    beyond = np.abs(actions) > most
+    if beyond.any():
+        step, column = np.argwhere(beyond)[0]
+        own = "" if limit is None else f"[-{limit:g}, {limit:g}]: rescale them, or state their largest value with "
+        advice = f"{own}--reader action_limit=…" if own else "any robot's units: repair or drop the episode"
+        raise EpisodeError(
+            f"{where} is {actions[step, column]:g} at step {step}, column {column}; actions lie in {advice}"
+        )
+    return actions
+
+
+def checked_limit(limit: Any) -> float | None:
+    """The reader's option `action_limit`. Raises EpisodeError: neither a positive number nor null."""
+    if limit is None or (isinstance(limit, (int, float)) and not isinstance(limit, bool) and 0 < limit <= LARGEST_UNIT):
+        return limit
+    raise EpisodeError(f"action_limit is {limit!r}; give the largest action, a number above 0, or null for any")
+
+
+def as_names(value: Any, where: str) -> np.ndarray:
+    """A phase's name per step.
+
+    Raises:
+        EpisodeError: it is no list of names.
+    """
+    names = np.asarray(value)
+    if names.ndim != 1 or names.dtype.kind not in "USiub":
+        raise EpisodeError(f"{where} is {names.dtype}{list(names.shape)}, not one name per step; store text (T)")
+    return names.astype(str)
+
+
+def as_truth(value: Any, where: str) -> bool:
+    """What a file says of success: a truth value, 0 or 1, or a word for it.
+
+    Raises:
+        EpisodeError: neither; `bool("False")` would be True.
+
+    >>> as_truth(b"False", "demo_0: success"), as_truth(1, "demo_0: success")
+    (False, True)
+    """
+    plain = value.item() if isinstance(value, (np.generic, np.ndarray)) and np.size(value) == 1 else value
+    word = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
+    if isinstance(word, (bool, int, float)) and word in (0, 1):
+        return bool(word)
+    if isinstance(word, str) and word.strip().lower() in _TRUE + _FALSE:
+        return word.strip().lower() in _TRUE
+    raise EpisodeError(f"{where} is {one_line(repr(plain), 60)}, neither true nor false; store a truth value")
 
 
 def as_frames(value: Any, where: str) -> np.ndarray:

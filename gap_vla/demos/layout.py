@@ -41,28 +41,40 @@ class StateLayout:
     opening_unit: Literal["m", "1"] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.gripper, (tuple, list)):
+            raise EpisodeError(f"layout: gripper is {self.gripper!r}; give a list of one or two columns")
         object.__setattr__(self, "gripper", tuple(self.gripper))
         if self.rotation_kind not in ROTATIONS:
-            raise ValueError(f"unknown rotation {self.rotation_kind!r}; known: {', '.join(ROTATIONS)}")
+            raise EpisodeError(f"unknown rotation {self.rotation_kind!r}; known: {', '.join(ROTATIONS)}")
         if len(self.gripper) not in (1, 2):
-            raise ValueError(f"gripper columns {self.gripper}: name one opening or two finger positions")
+            raise EpisodeError(f"gripper columns {self.gripper}: name one opening or two finger positions")
         if self.opening_unit not in ("m", "1", None):
-            raise ValueError(f'opening_unit is "m" or "1" (a number without unit), not {self.opening_unit!r}')
+            raise EpisodeError(f'opening_unit is "m" or "1" (a number without unit), not {self.opening_unit!r}')
         if self.opening_unit is None:
             object.__setattr__(self, "opening_unit", "m" if len(self.gripper) == 2 else "1")
+        for column in (self.position, self.rotation, *self.gripper, self.width):
+            if type(column) is not int or column < 0:
+                raise EpisodeError(f"layout: column {column!r} is no whole number of 0 or more")
         last = max(self.position + 2, self.rotation + ROTATIONS[self.rotation_kind] - 1, *self.gripper)
         if last >= self.width:
-            raise ValueError(f"column {last} is outside of an arm's {self.width} columns")
+            raise EpisodeError(f"column {last} is outside of an arm's {self.width} columns")
 
     @classmethod
     def of(cls, layout: str | Mapping[str, Any] | StateLayout) -> StateLayout:
-        """A named layout (`LAYOUTS`), a dictionary of this class's attributes, or the layout itself."""
+        """A named layout (`LAYOUTS`), a dictionary of this class's attributes, or the layout itself.
+
+        Raises:
+            EpisodeError: unknown name, unknown attribute, or columns that do not fit together.
+        """
         if isinstance(layout, StateLayout):
             return layout
         if isinstance(layout, str):
             if layout not in LAYOUTS:
-                raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
+                raise EpisodeError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}, or JSON of its columns")
             return LAYOUTS[layout]
+        known = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(layout, Mapping) or set(layout) - set(known):
+            raise EpisodeError(f"layout {layout!r}: give a name ({', '.join(LAYOUTS)}), or JSON of {', '.join(known)}")
         return cls(**layout)
 
     @property
@@ -76,9 +88,9 @@ class StateLayout:
         Raises:
             EpisodeError: the state's width is not a multiple of `width`.
         """
-        if state.ndim != 2 or state.shape[1] % self.width:
+        if state.ndim != 2 or not state.shape[1] or state.shape[1] % self.width or state.dtype.kind not in "fiu":
             raise EpisodeError(
-                f"{where}: the state has shape {state.shape}, the layout has {self.width} columns per arm; "
+                f"{where}: the state has shape {state.shape}, the layout has {self.width} columns of numbers per arm; "
                 "name the columns (position, rotation, rotation_kind, gripper, width)"
             )
         arms = []
@@ -88,7 +100,8 @@ class StateLayout:
             grip = np.repeat(grip, 2, axis=1) if grip.shape[1] == 1 else grip
             position = arm[:, self.position : self.position + 3]
             arms.append(np.concatenate([position, to_quaternion(turn, self.rotation_kind), grip], axis=1))
-        return np.concatenate(arms, axis=1).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.concatenate(arms, axis=1).astype(np.float32)
 
 
 LAYOUTS: dict[str, StateLayout] = {

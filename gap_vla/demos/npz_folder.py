@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.demos.fields import IMAGE_NAMES, make_episode
+from gap_vla.demos.fields import ACTION_LIMIT, IMAGE_NAMES, as_truth, make_episode
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import Source
 from gap_vla.episode import Episode, EpisodeError
@@ -25,6 +25,7 @@ class NpzFolder(Source):
         image_keys: array name to camera name; default: `image_primary` and `image_wrist` where they exist.
         layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes.
         language_instruction: used where a file has none.
+        action_limit: the largest action; null: whatever is there.
 
     Raises:
         EpisodeError: no files, a damaged file, a missing array, or arrays that do not fit; names the file.
@@ -41,6 +42,7 @@ class NpzFolder(Source):
         image_keys: Mapping[str, str] | None = None,
         layout: str | Mapping[str, Any] = "gap",
         language_instruction: str = "",
+        action_limit: float | None = ACTION_LIMIT,
     ) -> None:
         self.path = Path(path)
         self.options = {
@@ -49,6 +51,7 @@ class NpzFolder(Source):
             "image_keys": dict(image_keys) if image_keys is not None else None,
             "layout": layout if isinstance(layout, str) else dict(layout),
             "language_instruction": language_instruction,
+            **self.stated_limit(action_limit),
         }
         self._layout = StateLayout.of(layout)
         self._files = sorted(self.path.glob("*.npz")) if self.path.is_dir() else []
@@ -81,8 +84,9 @@ class NpzFolder(Source):
             image_keys=self._image_keys,
             layout=self._layout,
             images=images,
+            action_limit=self.action_limit,
             language_instruction=str(arrays.get("language_instruction", self.options["language_instruction"])),
-            success=bool(arrays.get("success", True)),
+            success=as_truth(arrays.get("success", True), f"{file}: 'success'"),
             metadata={"file_path": str(file), "episode_id": file.stem},
         )
 

@@ -5,14 +5,20 @@ robomimic stores quaternions xyzw; an Episode has wxyz. Positions are metres in 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from gap_vla.demos.boundary import one_line, refusing
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_truth
+from gap_vla.demos.hdf5_heaps import damaged_heap
+from gap_vla.demos.hdf5_members import attribute_of, attributes_of, group_at, has, length_at, numbers_at, text, texts_at
 from gap_vla.demos.source import Source
 from gap_vla.episode import Episode, EpisodeError
 
@@ -36,9 +42,10 @@ class RobomimicHDF5(Source):
         language_instruction: used where the file has none.
         filter_key: a robomimic filter (`mask/<name>`), e.g. `"train"`; default: every demonstration.
         action_key: `"actions"`; other files use `"actions_abs"`.
+        action_limit: the largest action; null: whatever is there.
 
     Raises:
-        EpisodeError: truncated or foreign file, missing keys, no demonstrations.
+        EpisodeError: truncated or foreign file, missing keys, no demonstrations, fewer than the file says.
     """
 
     kind = "robomimic_hdf5"
@@ -51,24 +58,34 @@ class RobomimicHDF5(Source):
         language_instruction: str | None = None,
         filter_key: str | None = None,
         action_key: str = "actions",
+        action_limit: float | None = ACTION_LIMIT,
     ) -> None:
         self.path = Path(path)
-        self.options = {
+        self.options: dict[str, Any] = {
             "image_keys": image_keys,
             "language_instruction": language_instruction,
             "filter_key": filter_key,
             "action_key": action_key,
+            **self.stated_limit(action_limit),
         }
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
-        with self._open() as file:
+        with refusing(f"{self.path}: not a complete HDF5 file", "get the file again"):
+            if (heap := damaged_heap(self.path)) is not None:
+                raise EpisodeError(f"{self.path}: its text is damaged at byte {heap}; get the file again")
+        with self.opened() as file:
             self._names = self._demo_names(file)
             self._language = self._file_language(file)
-            first = file[f"data/{self._names[0]}"]
+            first = group_at(file, f"data/{self._names[0]}", f"{self.path}")
             self._dropped = self._unused(first)
-            self._cameras = [key for key in self._image_keys if f"obs/{key}" in first]
+            self._cameras = [key for key in self._image_keys if has(first, f"obs/{key}")]
 
     def __len__(self) -> int:
         return len(self._names)
+
+    @property
+    def names(self) -> list[str]:
+        """The demonstrations below `data`, in the order of the episodes."""
+        return list(self._names)
 
     def mapping(self) -> dict[str, str]:
         names = {camera: f"obs/{key}" for key, camera in self._image_keys.items() if key in self._cameras}
@@ -80,125 +97,150 @@ class RobomimicHDF5(Source):
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         name = self._names[index]
-        with self._open() as file:
-            try:
-                return self._episode(file[f"data/{name}"], name, images).validate()
-            except OSError as error:
-                raise EpisodeError(
-                    f"{self.path}, episode {name}: cannot be read ({error}); copy the file again"
-                ) from None
+        with self.opened(f", episode {name}") as file:
+            return self._episode(file, name, images).validate()
 
-    def _open(self) -> h5py.File:
-        try:
-            return h5py.File(self.path, "r")
-        except OSError as error:
-            raise EpisodeError(
-                f"{self.path}: not a complete HDF5 file ({error}); the copy or the recording was cut off, get it again"
-            ) from None
+    @contextlib.contextmanager
+    def opened(self, place: str = "") -> Iterator[h5py.File]:
+        """The file for reading; what goes wrong with it inside becomes an EpisodeError that names file and place."""
+        with refusing(f"{self.path}: not a complete HDF5 file", "the copy or the recording was cut off, get it again"):
+            file = h5py.File(self.path, "r")
+        with file, refusing(f"{self.path}{place}: cannot be read", "copy the file again"):
+            yield file
 
     def _demo_names(self, file: h5py.File) -> list[str]:
-        if "data" not in file or not isinstance(file["data"], h5py.Group):
+        if not has(file, "data"):
             raise EpisodeError(
-                f"{self.path}: no group 'data' (found: {', '.join(file) or 'nothing'}); this is not robomimic's "
-                "layout: give another --kind, or export it with robomimic's dataset_states_to_obs.py"
+                f"{self.path}: no group 'data' (found: {one_line(', '.join(file)) or 'nothing'}); this is not "
+                "robomimic's layout: give another --kind, or export it with robomimic's dataset_states_to_obs.py"
             )
-        names = list(file["data"])
-        filter_key = self.options["filter_key"]
-        if filter_key is not None:
-            if f"mask/{filter_key}" not in file:
-                known = ", ".join(file["mask"]) if "mask" in file else "none"
-                raise EpisodeError(f"{self.path}: no filter 'mask/{filter_key}' (filters: {known})")
-            names = [_text(n) for n in file[f"mask/{filter_key}"][()]]
+        data = group_at(file, "data", f"{self.path}")
+        names = list(data)
         if not names:
             raise EpisodeError(f"{self.path}: group 'data' holds no demonstrations; record some, or give another file")
-        return sorted(names, key=_natural)
+        for name in names:
+            group_at(data, name, f"{self.path}, data")
+        filter_key = self.options["filter_key"]
+        if filter_key is None:
+            self._check_total(data, names)
+            return sorted(names, key=_natural)
+        if not has(file, f"mask/{filter_key}"):
+            known = ", ".join(group_at(file, "mask", f"{self.path}")) if has(file, "mask") else "none"
+            raise EpisodeError(f"{self.path}: no filter 'mask/{filter_key}' (filters: {one_line(known)})")
+        chosen = texts_at(file, f"mask/{filter_key}", f"{self.path}")
+        if missing := sorted(set(chosen) - set(names)):
+            raise EpisodeError(
+                f"{self.path}: filter 'mask/{filter_key}' names {one_line(missing[0], 60)!r}, which 'data' does not "
+                "hold; correct the filter"
+            )
+        if not chosen:
+            raise EpisodeError(f"{self.path}: filter 'mask/{filter_key}' is empty; give another")
+        return sorted(chosen, key=_natural)
+
+    def _check_total(self, data: h5py.Group, names: list[str]) -> None:
+        """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
+        total = attribute_of(data, "total")
+        lengths = [attribute_of(data[name], "num_samples") for name in names] if total is not None else []
+        if lengths and None not in lengths and (held := sum(map(int, lengths))) != total:
+            raise EpisodeError(
+                f"{self.path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total}; get "
+                "the whole file, or correct the attribute if demonstrations were removed on purpose"
+            )
 
     def _file_language(self, file: h5py.File) -> str:
-        attrs = file["data"].attrs
-        if "language_instruction" in attrs:
-            return _text(attrs["language_instruction"])
+        data = group_at(file, "data", f"{self.path}")
+        if (stated := attribute_of(data, "language_instruction")) is not None:
+            return text(stated)
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]
         try:
-            env_args = json.loads(_text(attrs.get("env_args", "{}")))
-        except json.JSONDecodeError:
+            env_args = json.loads(attribute_of(data, "env_args") or "{}")
+        except (ValueError, TypeError, RecursionError):
             return ""
-        return _text(env_args.get("lang", "")) if isinstance(env_args, dict) else ""
+        return text(env_args.get("lang", "")) if isinstance(env_args, dict) else ""
 
     def _unused(self, demo: h5py.Group) -> dict[str, str]:
         taken = {"obs", "phase", self.options["action_key"]}
         unused = {key: "not part of the schema" for key in demo if key not in taken}
-        for key in demo.get("obs", ()):
+        for key in group_at(demo, "obs", f"{self.path}, {demo.name}") if has(demo, "obs") else ():
             if key not in self._image_keys and not key.endswith(_USED):
                 unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
         return unused
 
-    def _episode(self, demo: h5py.Group, name: str, images: bool) -> Episode:
-        proprio = self._proprio(demo, name)
-        action = np.asarray(self._get(demo, self.options["action_key"], name), np.float32)
+    def _episode(self, file: h5py.File, name: str, images: bool) -> Episode:
+        where = f"{self.path}, episode {name}"
+        demo = group_at(file, f"data/{name}", where)
+        proprio = self._proprio(demo, where)
+        key = self.options["action_key"]
+        action = as_actions(self._get(demo, key, where), self.action_limit, f"{where}: {key!r}")
+        attrs = attributes_of(demo)
+        if attrs.get("num_samples", len(action)) != len(action):
+            raise EpisodeError(
+                f"{where}: {len(action)} actions, the attribute 'num_samples' says {attrs['num_samples']}; get the "
+                "file again or drop the episode"
+            )
         cameras: dict[str, np.ndarray] = {}
         for key, camera in self._image_keys.items():
-            if key in demo["obs"] and images:
-                cameras[camera] = demo[f"obs/{key}"][()]
-            elif key in demo["obs"] and len(demo[f"obs/{key}"]) != len(proprio):
+            if not has(demo, f"obs/{key}"):
+                continue
+            if images:
+                cameras[camera] = as_frames(numbers_at(demo, f"obs/{key}", where), f"{where}: 'obs/{key}'")
+            elif (count := length_at(demo, f"obs/{key}", where)) != len(proprio):
                 raise EpisodeError(
-                    f"{self.path}, episode {name}: obs/{key} has {len(demo[f'obs/{key}'])} images, "
+                    f"{where}: obs/{key} has {count} images, "
                     f"obs/robot0_eef_pos has {len(proprio)} steps; cut them to the same steps or drop the episode"
                 )
-        phase = np.array([_text(p) for p in demo["phase"][()]]) if "phase" in demo else None
+        phase = texts_at(demo, "phase", where) if has(demo, "phase") else None
         return Episode(
             images=cameras,
             proprio=proprio,
             action=action,
-            language_instruction=_text(demo.attrs.get("language_instruction", self._language)),
-            success=bool(demo.attrs.get("success", True)),
-            phase=phase,
-            metadata={"file_path": str(self.path), "episode_id": name} | _scalars(demo.attrs),
+            language_instruction=text(attrs.get("language_instruction", self._language)),
+            success=as_truth(attrs.get("success", True), f"{where}: the attribute 'success'"),
+            phase=None if phase is None else np.array(phase, str),
+            metadata={"file_path": str(self.path), "episode_id": name} | _short(attrs),
         )
 
-    def _proprio(self, demo: h5py.Group, name: str) -> np.ndarray:
+    def _proprio(self, demo: h5py.Group, where: str) -> np.ndarray:
         arms: list[np.ndarray] = []
-        obs = self._get(demo, "obs", name)
-        while f"robot{len(arms)}_eef_pos" in obs or not arms:
-            arm = f"robot{len(arms)}"
-            position, quaternion, gripper = (self._get(demo, f"obs/{arm}_{key}", name)[()] for key in _USED)
-            if quaternion.shape != (len(position), 4):
-                raise EpisodeError(
-                    f"{self.path}, episode {name}: obs/{arm}_eef_quat has shape {quaternion.shape}, "
-                    f"not ({len(position)}, 4); repair or drop the episode"
-                )
+        while has(demo, f"obs/robot{len(arms)}_eef_pos") or not arms:
+            keys = [f"obs/robot{len(arms)}_{key}" for key in _USED]
+            position, quaternion, gripper = (as_rows(self._get(demo, key, where), f"{where}: {key!r}") for key in keys)
+            for key, value, width in ((keys[0], position, 3), (keys[1], quaternion, 4)):
+                if value.shape != (len(position), width):
+                    raise EpisodeError(
+                        f"{where}: {key} has shape {value.shape}, not ({len(position)}, {width}); repair or drop the "
+                        "episode"
+                    )
             if len(gripper) != len(position):
                 raise EpisodeError(
-                    f"{self.path}, episode {name}: obs/{arm}_gripper_qpos has {len(gripper)} steps, "
+                    f"{where}: {keys[2]} has {len(gripper)} steps, "
                     f"eef_pos {len(position)}; cut them to the same steps or drop the episode"
                 )
             arms.append(np.concatenate([position, np.roll(quaternion, 1, axis=1), gripper], axis=1))
-        return np.concatenate(arms, axis=1).astype(np.float32)
+            if len(arms[-1]) != len(arms[0]):
+                raise EpisodeError(
+                    f"{where}: {keys[0]} has {len(position)} steps, the first arm {len(arms[0])}; repair it"
+                )
+        return np.concatenate(arms, axis=1)
 
-    def _get(self, demo: h5py.Group, key: str, name: str) -> Any:
-        if key not in demo:
-            parent = demo["obs"] if key.startswith("obs/") and "obs" in demo else demo
+    def _get(self, demo: h5py.Group, key: str, where: str) -> np.ndarray:
+        if not has(demo, key):
+            parent = group_at(demo, "obs", where) if key.startswith("obs/") and has(demo, "obs") else demo
             raise EpisodeError(
-                f"{self.path}, episode {name}: no '{key}' (found: {', '.join(parent)}); "
+                f"{where}: no '{key}' (found: {one_line(', '.join(parent))}); "
                 "export the file with it, for pictures and poses with robomimic's dataset_states_to_obs.py"
             )
-        return demo[key]
+        return numbers_at(demo, key, where)
 
 
-def _scalars(attrs: Any) -> dict[str, Any]:
-    plain = {}
-    for key, value in attrs.items():
-        if key == "language_instruction" or (isinstance(value, (str, bytes)) and len(value) > 200):
-            continue  # robomimic keeps the whole model XML in an attribute
-        if isinstance(value, (str, bytes)):
-            plain[key] = _text(value)
-        elif np.ndim(value) == 0:
-            plain[key] = np.asarray(value).item()
-    return plain
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _short(attrs: dict[str, Any]) -> dict[str, Any]:
+    """What is worth keeping of a demonstration's attributes: robomimic has the whole model XML in one of them."""
+    return {
+        key: value
+        for key, value in attrs.items()
+        if key != "language_instruction" and not (isinstance(value, str) and len(value) > 200)
+    }
 
 
 def _natural(name: str) -> list[Any]:

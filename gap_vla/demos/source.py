@@ -5,11 +5,14 @@ from __future__ import annotations
 import abc
 import hashlib
 import importlib
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from gap_vla.demos import fields
+from gap_vla.demos.boundary import one_line
 from gap_vla.episode import Episode, EpisodeError
 
 READERS: dict[str, str] = {
@@ -30,6 +33,16 @@ class Source(Sequence[Episode], abc.ABC):
     kind: str
     path: Path
     options: dict[str, Any]
+    ACTION_LIMIT: ClassVar[float | None] = fields.ACTION_LIMIT
+
+    @property
+    def action_limit(self) -> float | None:
+        """The largest action that these demonstrations may hold; None: any."""
+        return self.options.get("action_limit", self.ACTION_LIMIT)
+
+    def stated_limit(self, limit: float | None) -> dict[str, float | None]:
+        """The option `action_limit` where it is another than this reader's; datasets made without it stay the same."""
+        return {} if fields.checked_limit(limit) == self.ACTION_LIMIT else {"action_limit": limit}
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -88,15 +101,24 @@ def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) 
         **options: the reader's own options.
 
     Raises:
-        EpisodeError: unknown kind, missing path, or a file that is not of this kind.
+        EpisodeError: unknown kind or option, missing path, or a file that is not of this kind.
     """
     if kind not in READERS:
         raise EpisodeError(f"unknown kind {kind!r}; known: {', '.join(sorted(READERS))}")
     path = Path(path)
     if not path.exists():
         raise EpisodeError(f"{path}: no such file or folder")
+    reader = reader_class(kind)
+    known = [name for name in inspect.signature(reader).parameters if name != "path"]
+    if unknown := sorted(set(options) - set(known)):
+        raise EpisodeError(f"{kind} has no option {one_line(unknown[0], 60)!r}; it has {', '.join(known)}")
+    return reader(path, **options)
+
+
+def reader_class(kind: str) -> type[Any]:
+    """The reader of a known format."""
     module, name = READERS[kind].split(":")
-    return getattr(importlib.import_module(module), name)(path, **options)
+    return getattr(importlib.import_module(module), name)
 
 
 def read(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) -> Iterator[Episode]:

@@ -123,10 +123,10 @@ def _nan(path: Path) -> None:
         (_empty, "holds no demonstrations"),
         (_edit("obs/robot0_eef_quat", None), "episode demo_5: no 'obs/robot0_eef_quat' .found:.*robot0_eef_pos"),
         (_edit("actions", None), "episode demo_5: no 'actions'"),
-        (_edit("actions", np.zeros(0)), "episode demo_5: action has .* steps"),
+        (_edit("actions", np.zeros(0)), "episode demo_5: .* actions, the attribute 'num_samples' says"),
         (_edit("obs/agentview_image", np.zeros(0)), "episode demo_5: .*image"),
         (_edit("obs/robot0_gripper_qpos", np.zeros((3, 2))), "episode demo_5: obs/robot0_gripper_qpos has 3 steps"),
-        (_nan, "episode demo_5: proprio is NaN or infinite at step 7"),
+        (_nan, "episode demo_5: 'obs/robot0_eef_pos' is NaN or infinite at step 7, column 1"),
     ],
 )
 def test_bad_files_are_refused_with_place_and_reason(file: Path, spoil, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -1,0 +1,124 @@
+"""Numbers, text and attributes out of an HDF5 file that somebody else wrote.
+
+HDF5 lets a file name other files (external links, virtual and external data sets) and lets it mark bytes as pointers of
+this process (opaque data tagged `NUMPY:O`, which h5py would follow). Neither is read here: what a member is, is looked
+at before anything of it is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gap_vla.demos.boundary import one_line, refuse_too_large
+from gap_vla.episode import EpisodeError
+
+_NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
+_MOST_LINKS = 16
+
+
+def has(group: h5py.Group, path: str) -> bool:
+    """Whether something lies at a path, be it a link that leads nowhere."""
+    *parents, name = path.split("/")
+    for parent in parents:
+        if not isinstance(group, h5py.Group) or not group.id.links.exists(parent.encode()):
+            return False
+        group = member(group, parent, "")
+    return isinstance(group, h5py.Group) and bool(group.id.links.exists(name.encode()))
+
+
+def member(group: h5py.Group, path: str, where: str, *, links: int = 0) -> Any:
+    """The group or data set at a path of this file.
+
+    Raises:
+        EpisodeError: nothing is there (says what is), the link leads nowhere or to another file.
+    """
+    here: Any = group
+    for part in [p for p in path.split("/") if p]:
+        if not isinstance(here, h5py.Group):
+            raise EpisodeError(f"{where}: {here.name} is a data set, not a group that holds {part!r}; write it again")
+        if not here.id.links.exists(part.encode()):
+            raise EpisodeError(f"{where}: no {path!r} (found: {one_line(', '.join(here)) or 'nothing'})")
+        kind = here.id.links.get_info(part.encode()).type
+        if kind == h5py.h5l.TYPE_SOFT and links < _MOST_LINKS:
+            target = here.id.links.get_val(part.encode()).decode()
+            here = member(here.file if target.startswith("/") else here, target, where, links=links + 1)
+        elif kind != h5py.h5l.TYPE_HARD:
+            raise EpisodeError(
+                f"{where}: {part!r} is a link to another file or in a circle; only what lies in the file itself is "
+                "read: copy it in (h5repack, or h5py's copy with expand_external)"
+            )
+        else:
+            here = here[part]
+    return here
+
+
+def group_at(group: h5py.Group, path: str, where: str) -> h5py.Group:
+    """The group at a path. Raises EpisodeError: there is none, or it is a data set."""
+    found = member(group, path, where)
+    if not isinstance(found, h5py.Group):
+        raise EpisodeError(f"{where}: {path!r} is a data set, not a group; remove it or write the file again")
+    return found
+
+
+def numbers_at(group: h5py.Group, path: str, where: str) -> np.ndarray:
+    """The numbers at a path, of any shape with at least one axis.
+
+    Raises:
+        EpisodeError: there are none, or more are declared than the file can hold.
+    """
+    found = _dataset(group, path, where)
+    if found.id.get_type().get_class() not in _NUMBERS:
+        raise EpisodeError(f"{where}: {path!r} holds no numbers; write one row of numbers per step")
+    values = found[()]
+    return values.view(np.uint8) != 0 if values.dtype == bool else values
+
+
+def texts_at(group: h5py.Group, path: str, where: str) -> list[str]:
+    """The list of text at a path. Raises EpisodeError: it is none."""
+    found = _dataset(group, path, where)
+    if found.id.get_type().get_class() != h5py.h5t.STRING or found.ndim != 1:
+        raise EpisodeError(f"{where}: {path!r} is no list of text; write one name per step")
+    return [text(value) for value in found[()]]
+
+
+def length_at(group: h5py.Group, path: str, where: str) -> int:
+    """Steps of the numbers at a path, without reading them."""
+    return len(_dataset(group, path, where))
+
+
+def attributes_of(item: h5py.Group) -> dict[str, Any]:
+    """Those attributes that are a number, a truth value or text; others are left out."""
+    found = {name: attribute_of(item, name) for name in item.attrs}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def attribute_of(item: h5py.Group, name: str) -> Any:
+    """One attribute that is a number, a truth value or text; None if there is none."""
+    if name not in item.attrs or item.attrs.get_id(name).get_type().get_class() not in (*_NUMBERS, h5py.h5t.STRING):
+        return None
+    value = item.attrs[name]
+    if isinstance(value, (str, bytes)):
+        return text(value)
+    return np.asarray(value).item() if isinstance(value, (np.generic, np.ndarray)) and np.ndim(value) == 0 else None
+
+
+def text(value: Any) -> str:
+    """Text of HDF5, stored as bytes or not."""
+    decoded = value.decode() if isinstance(value, bytes) else str(value)
+    decoded.encode()  # bytes that are no text come out of h5py as halves of surrogate pairs: UnicodeEncodeError
+    return decoded
+
+
+def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
+    found = member(group, path, where)
+    if not isinstance(found, h5py.Dataset):
+        raise EpisodeError(f"{where}: {path!r} is a group, not an array; write one row per step")
+    if found.shape is None or found.ndim == 0:
+        raise EpisodeError(f"{where}: {path!r} is no array; write one row per step")
+    if found.is_virtual or found.external:
+        raise EpisodeError(f"{where}: {path!r} lies in other files; copy it into this one (h5repack)")
+    refuse_too_large(f"{where}: {path!r}", found.size * found.id.get_type().get_size(), found.id.get_storage_size())
+    return found

@@ -1,0 +1,164 @@
+"""What an HDF5 file can hold besides demonstrations: links, pointers, endless text, words for truth, wild numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from synthetic_demos import make_episode, write_robomimic
+
+from gap_vla.demos import open_source
+from gap_vla.episode import EpisodeError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_robomimic(
+        tmp_path / "demos.hdf5", [make_episode(i, steps=8, size=4, annotated=False) for i in range(2)]
+    )
+
+
+def put(path: str, value: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        if path in file:
+            del file[path]
+        file[path] = value
+
+    return change
+
+
+def _elsewhere(file: h5py.File) -> None:
+    other = Path(file.filename).with_name("other.hdf5")
+    with h5py.File(other, "w") as stored:
+        stored["actions"] = file["data/demo_1/actions"][()]
+    put("data/demo_1/actions", h5py.ExternalLink(other.name, "/actions"))(file)
+
+
+def _virtual(file: h5py.File) -> None:
+    _elsewhere(file)
+    del file["data/demo_1/actions"]
+    layout = h5py.VirtualLayout((8, 7), "f8")
+    layout[:] = h5py.VirtualSource("other.hdf5", "actions", (8, 7))
+    file.create_virtual_dataset("data/demo_1/actions", layout)
+
+
+def _raw(file: h5py.File) -> None:
+    del file["data/demo_1/actions"]
+    file.create_dataset("data/demo_1/actions", (8, 7), "f8", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
+
+
+def _pointers(file: h5py.File) -> None:
+    del file["data/demo_1/actions"]
+    kind = h5py.h5t.create(h5py.h5t.OPAQUE, 8)
+    kind.set_tag(b"NUMPY:|O")  # h5py takes these bytes for addresses of objects
+    made = h5py.h5d.create(file["data/demo_1"].id, b"actions", kind, h5py.h5s.create_simple((8, 7)))
+    made.write(h5py.h5s.ALL, h5py.h5s.ALL, np.full((8, 7), 0x41414141).view("V8"), mtype=kind)
+
+
+def _huge(file: h5py.File) -> None:
+    del file["data/demo_1/actions"]
+    file.create_dataset("data/demo_1/actions", (2**40, 7), "f8", chunks=(64, 7))
+
+
+def _cell(value: float) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file["data/demo_1/actions"][3, 6] = value
+
+    return change
+
+
+def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file[owner].attrs[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_elsewhere, "episode demo_1: 'actions' is a link to another file"),
+        (_virtual, "episode demo_1: 'actions' lies in other files"),
+        (_raw, "episode demo_1: 'actions' lies in other files"),
+        (put("data/demo_1/actions", h5py.SoftLink("/nowhere")), "episode demo_1: no '/nowhere'"),
+        (put("data/demo_1/actions", h5py.SoftLink("/data/demo_1/actions")), "episode demo_1: .* in a circle"),
+        (_pointers, "episode demo_1: 'actions' holds no numbers"),
+        (_huge, "episode demo_1: 'actions': declares .* bytes and stores 0"),
+        (put("data/notes", np.zeros(3)), "data: 'notes' is a data set, not a group"),
+        (put("data/demo_1/obs", np.zeros(3)), "episode demo_1: 'obs' is a data set, not a group"),
+        (put("data/demo_1/obs/robot0_gripper_qpos", np.zeros(8)), r"demo_1: 'obs/robot0_gripper_qpos' is float64\[8\]"),
+        (put("data/demo_1/actions", [b"a"] * 8), "episode demo_1: 'actions' holds no numbers"),
+        (_cell(1e308), r"episode demo_1: 'actions' is NaN or infinite at step 3, column 6 \(1e\+308, in float32\)"),
+        (_cell(1e30), "episode demo_1: 'actions' is 1e.30 at step 3, column 6; actions lie in .*--reader action_limit"),
+        (_cell(-127), "episode demo_1: 'actions' is -127 at step 3, column 6; actions lie in .*--reader action_limit"),
+        (_attribute("data/demo_1", "success", "perhaps"), "episode demo_1: the attribute 'success' is 'perhaps'"),
+        (put("data/demo_1/actions", np.zeros((7, 7))), "demo_1: 7 actions, the attribute 'num_samples' says 8"),
+        (lambda file: file["data"].__delitem__("demo_1"), "have 8 steps, the attribute 'total' of 'data' says 16"),
+    ],
+)  # fmt: skip
+def test_what_is_no_demonstration_is_refused_in_one_line(
+    file: Path, spoil: Callable[[h5py.File], None], message: str
+) -> None:
+    with h5py.File(file, "r+") as stored:
+        spoil(stored)
+    with pytest.raises(EpisodeError, match=message) as error:
+        list(open_source(file))
+    assert str(error.value).startswith(f"{file}") and len(str(error.value).splitlines()) == 1
+
+
+def test_a_filter_that_names_a_missing_demonstration_is_refused(file: Path) -> None:
+    with h5py.File(file, "r+") as stored:
+        stored["mask/train"] = [b"demo_0", b"demo_7"]
+    with pytest.raises(EpisodeError, match=r"filter 'mask/train' names 'demo_7', which 'data' does not hold"):
+        open_source(file, filter_key="train")
+
+
+def test_links_inside_the_file_are_followed(file: Path) -> None:
+    with h5py.File(file, "r+") as stored:
+        stored.move("data/demo_1/actions", "kept")
+        stored["data/demo_1/actions"] = h5py.SoftLink("/kept")
+    assert len(open_source(file)[1].action) == 8
+
+
+@pytest.mark.parametrize("meant", [False, True])
+def test_words_for_success_mean_what_they_say(file: Path, meant: bool) -> None:
+    for word in {False: ("False", b"False", "0", "no", 0, np.bool_(0)), True: ("True", b"1", "yes", 1.0)}[meant]:
+        with h5py.File(file, "r+") as stored:
+            stored["data/demo_0"].attrs["success"] = word
+        assert open_source(file)[0].success is meant, word
+
+
+def test_another_range_of_actions_can_be_stated(file: Path) -> None:
+    with h5py.File(file, "r+") as stored:
+        _cell(-127)(stored)
+    for limit in (127, None):
+        source = open_source(file, action_limit=limit)
+        assert source[1].action[3, 6] == -127 and source.options["action_limit"] == limit
+    assert "action_limit" not in open_source(file).options
+    with h5py.File(file, "r+") as stored:
+        _cell(1e30)(stored)
+    with pytest.raises(EpisodeError, match="any robot's units"):
+        list(open_source(file, action_limit=None))
+    with pytest.raises(EpisodeError, match="action_limit is 'wide'"):
+        open_source(file, action_limit="wide")
+
+
+def test_options_with_a_typo_are_refused(file: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"robomimic_hdf5 has no option 'filter'; it has image_keys, .*filter_key"):
+        open_source(file, filter="train")
+
+
+def test_text_on_which_the_hdf5_library_hangs_is_refused(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    heap = content.find(b"GCOL")
+    place = heap + 16
+    while content[place : place + 2] != b"\0\0":
+        place += 16 + -(-int.from_bytes(content[place + 8 : place + 16], "little") // 8) * 8
+    content[place + 8 : place + 16] = bytes(8)  # free space of size 0
+    file.write_bytes(content)
+    with pytest.raises(EpisodeError, match=f"text is damaged at byte {heap}"):
+        open_source(file)
