@@ -471,18 +471,18 @@ DATA_AND_ROLLOUTS = (
         f"{ROLLOUTS}::test_a_chunk_is_executed_before_the_next_is_asked_for",
     ),
     Mutant(
-        "intervals: layouts alone are drawn again",
+        "intervals: a normal distribution for few seeds",
         "evaluation/statistics.py",
-        "rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds",
-        "rows = np.full((draws, seeds), 1 / seeds)",
-        f"{STATISTICS}::test_the_paired_interval_covers_the_true_difference_as_often_as_is_said",
+        "half = float(stats.t.ppf(0.5 + level / 2, len(per_seed) - 1)) * spread",
+        "half = float(stats.norm.ppf(0.5 + level / 2)) * spread",
+        f"{STATISTICS}::test_the_interval_covers_the_true_difference_as_often_as_it_says",
     ),
     Mutant(
         "intervals: seeds alone are drawn again",
         "evaluation/statistics.py",
         "columns = rng.multinomial(layouts, np.full(layouts, 1 / layouts), size=draws) / layouts",
         "columns = np.full((draws, layouts), 1 / layouts)",
-        f"{STATISTICS}::test_the_paired_interval_covers_the_true_difference_as_often_as_is_said",
+        f"{STATISTICS}::test_the_interval_covers_the_true_difference_as_often_as_it_says",
     ),
 )
 
