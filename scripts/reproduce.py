@@ -4,7 +4,7 @@
     python scripts/reproduce.py --table main --dry_run                     # the queue with predicted times
     python scripts/reproduce.py --table octo --tasks threading --seeds 0
     python scripts/reproduce.py --table evidence --look probe,takeover     # what finished policies see and need
-    python scripts/reproduce.py --table evidence --render                  # only write the tables again
+    python scripts/reproduce.py --render                                   # only write all tables again
 
 Every finished cell is one JSON file in results/TABLE/PROFILE/. The same command continues after the budget, Ctrl-C or a
 kill. Tables (ours beside the paper's) and pictures are written into docs/RESULTS.md between its markers.
@@ -27,7 +27,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         return [name for name in text.split(",") if name]
 
     add = parser.add_argument
-    add("--table", required=True, choices=tuple(TABLES), metavar="TABLE", help=f"one of {', '.join(TABLES)}")
+    add("--table", choices=tuple(TABLES), metavar="TABLE", help=f"one of {', '.join(TABLES)}")
     add("--profile", default="cpu", choices=PROFILES, help="size of model, data and training (default cpu)")
     add("--budget", default="60m", help="time for this call, such as 60m or 1.5h (default 60m)")
     add("--jobs", type=int, help="cells at once, one thread each if more than one (default 1; with --device cuda 4)")
@@ -38,9 +38,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--retry", action="store_true", help="try failed cells again")
     add("--dry_run", action="store_true", help="print the queue with predicted times, run and write nothing")
     add("--look", type=names, default=[], help="run nothing new; look into finished cells: probe,takeover")
-    add("--render", action="store_true", help="write tables and pictures from what is recorded, run nothing")
+    add("--render", action="store_true", help="run nothing; write what is recorded, without --table all of it")
     add("--results", default="results", help="folder of the recorded cells (default results)")
     add("--page", default="docs/RESULTS.md", help="page to write into (default docs/RESULTS.md)")
+    add("--front_page", default="README.md", help="page with the main results between markers (default README.md)")
     add("--logs", default="runs/reproduce", help="folder for the cells' output (default runs/reproduce)")
     return parser.parse_args(arguments)
 

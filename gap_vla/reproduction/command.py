@@ -14,12 +14,13 @@ from types import FrameType
 
 from gap_vla.progress import duration
 from gap_vla.reproduction.cells import Cell, plan
+from gap_vla.reproduction.front_page import SHOWN, write_front_page
 from gap_vla.reproduction.kinds import Kind, find_kind
 from gap_vla.reproduction.ledger import FAILED, FINISHED, Ledger
 from gap_vla.reproduction.looks import look
 from gap_vla.reproduction.queue import QueueOptions, run_queue, waiting_cells
 from gap_vla.reproduction.render import render
-from gap_vla.reproduction.tables import find_table, narrowed
+from gap_vla.reproduction.tables import TABLES, Table, find_table, narrowed
 from gap_vla.reproduction.timing import machine, predict
 from gap_vla.typed_config import ConfigError
 
@@ -45,7 +46,16 @@ def seconds(text: str) -> float:
 
 
 def reproduce(options: argparse.Namespace) -> None:
-    """Runs what fits into the budget, then renders, also after Ctrl-C."""
+    """Runs what fits into the budget, then renders, also after Ctrl-C; without a table only renders them all.
+
+    Raises:
+        ConfigError: no table, and more to do than to render.
+    """
+    if not options.table:
+        if not options.render:
+            raise ConfigError(f"--table is missing; give one of {', '.join(TABLES)}, or --render to render all of them")
+        render_all(options)
+        return
     options.jobs = JOBS[options.device] if options.jobs is None else options.jobs
     if options.jobs < 1:
         raise ConfigError(f"--jobs is {options.jobs}; at least 1 cell has to run at once")
@@ -88,10 +98,29 @@ def reproduce(options: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             stopped = True
     every = plan(whole, options.profile, kind, seeds=sorted({*whole.seeds, *(seeds or ())}), device=options.device)
-    render(whole, options.profile, every, ledger, Path(options.page))
+    _render(whole, every, ledger, options)
     print(f"cells: {ledger.directory}; tables and pictures: {options.page}")
     if stopped:
         raise KeyboardInterrupt("finished cells are recorded; the same command goes on")
+
+
+def render_all(options: argparse.Namespace) -> None:
+    """Writes the tables of everything that is recorded, and the front page."""
+    for table in TABLES.values():
+        ledger = Ledger(options.results, table.name, options.profile)
+        if list(ledger.directory.glob("*.json")):
+            cells = plan(table, options.profile, find_kind(table.kind), device=options.device)
+            _render(table, cells, ledger, options)
+            print(
+                f"{table.name}: {len(ledger.stale(cells))} of {len(cells)} cells are stale; written to {options.page}"
+            )
+
+
+def _render(table: Table, cells: Sequence[Cell], ledger: Ledger, options: argparse.Namespace) -> None:
+    results = render(table, options.profile, cells, ledger, Path(options.page))
+    front = Path(options.front_page)
+    if (table.name, options.profile) == SHOWN and front.exists():
+        write_front_page(results, front)
 
 
 def _seeds(texts: Sequence[str]) -> list[int] | None:

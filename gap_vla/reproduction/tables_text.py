@@ -112,13 +112,13 @@ def notes(result: BlockResult) -> list[str]:
         found.append(f"Not run yet: {listing}.")
     for entry in result.failed:
         found.append(f"Failed: {entry.cell} ({entry.error}).")
-    found += _stale(result)
+    found += stale_notes(result)
     if result.finished:
         found.append(_origin(result))
     return found
 
 
-def _stale(result: BlockResult) -> list[str]:
+def stale_notes(result: BlockResult) -> list[str]:
     """What was recorded before and counts no more, grouped by the reason."""
     by_reason: dict[tuple[str, ...], dict[str, list[Entry]]] = {}
     for one in result.stale:

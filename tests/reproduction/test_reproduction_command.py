@@ -21,8 +21,8 @@ def script(tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.reproduction.command.find_kind", lambda name: fake_kind(tmp_path))
     places = [f"--{name}={tmp_path / name}" for name in ("results", "logs")] + [f"--page={tmp_path / 'docs' / 'R.md'}"]
 
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["scripts/reproduce.py", "--table=evidence", *places, *arguments])
+    def call(*arguments, table=("--table=evidence",)):
+        monkeypatch.setattr("sys.argv", ["scripts/reproduce.py", *table, *places, *arguments])
         return module.main()
 
     return call
@@ -61,6 +61,19 @@ def test_the_command_runs_records_renders_and_goes_on(script, tmp_path, capsys):
 def test_what_cannot_be_meant_is_refused_before_anything_runs(script, tmp_path, capsys, argument, words):
     assert script(argument) == 2
     assert words in capsys.readouterr().err and not events(tmp_path, "begin")
+
+
+def test_rendering_without_a_table_writes_all_that_is_recorded(script, tmp_path, monkeypatch, capsys):
+    assert script("--methods=good", "--budget=60s") == 0
+    page = tmp_path / "docs" / "R.md"
+    written = page.read_text()
+    page.unlink()
+    monkeypatch.setattr(
+        "gap_vla.reproduction.command.TABLES", {"fake": fake_table("good", "poor", "diverging", seeds=(0,))}
+    )
+    assert script("--render", table=()) == 0
+    assert page.read_text() == written and "fake: 0 of 3 cells are stale" in capsys.readouterr().out
+    assert script(table=()) == 2 and "--table is missing" in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_not_there_ends_the_command_before_the_first_cell(script, tmp_path, monkeypatch, capsys):

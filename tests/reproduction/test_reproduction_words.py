@@ -2,12 +2,14 @@
 
 import pytest
 from fake_cells import cells_of, fake_kind, fake_table
-from test_reproduction_tables import entry_of
+from test_reproduction_tables import entry_of, rendered
 
 from gap_vla.evaluation.statistics import PairedDifference
+from gap_vla.reproduction.analysis import analyse
+from gap_vla.reproduction.front_page import NAME, NOTHING, write_front_page
 from gap_vla.reproduction.ledger import Ledger
 from gap_vla.reproduction.looks import Looks
-from gap_vla.reproduction.render import render
+from gap_vla.reproduction.page import markers
 from gap_vla.reproduction.verdict import verdict
 
 
@@ -46,10 +48,37 @@ def test_looks_stand_below_their_cells_and_below_the_stale_ones_when_those_are_s
         looks = {"takeover": {"other": "vision, seed 0", "outcomes": outcomes}} if cell is cells[0] else {}
         Looks(ledger).add(ledger.read(cell), probe=probe, **looks)
     page = tmp_path / "page.md"
-    text = render(table, "cpu", cells, ledger, page)
+    text = rendered(table, "cpu", cells, ledger, page)
     assert "| concat | 11.0 (10.0, 12.0) | 0.50 (0.50, 0.50) |" in text and "−0.10" in text
     assert "9000" not in text, "where a carried object is, the hand tells"
     assert "| start of transport | 6 | 6 / 1 | 0.12 |" in text and "undecided between `gap` and `concat`" not in text
-    text = render(table, "cpu", cells_of(table, fake_kind(tmp_path, learning_rate=0.5)), ledger, page)
+    text = rendered(table, "cpu", cells_of(table, fake_kind(tmp_path, learning_rate=0.5)), ledger, page)
     assert text.index("What was found out about stale cells") < text.index("| concat | 11.0")
     assert not any(word in text for word in ("succeeds", "undecided", "as good as"))
+
+
+def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_path):
+    kind = fake_kind(tmp_path)
+    table = fake_table("concat", "gap", seeds=(0, 1, 2))
+    cells, ledger = cells_of(table, kind), Ledger(tmp_path / "results", "fake", "cpu")
+    for cell in cells:
+        ledger.write(cell, entry_of(cell, [cell.arm.name == "gap"] * 40))
+    page = tmp_path / "README.md"
+    begin, end = markers(NAME)
+    page.write_text(f"# A project\n\n{begin}\n{end}\n\nMore.\n")
+    write_front_page([analyse(table.blocks[0], cells, ledger)], page)
+    text = page.read_text()
+    assert "`gap` succeeds more often than `concat`: +100 points (+100 to +100 over 3 seeds)" in text
+    assert text.index("succeeds") < text.index("| `gap` | 100 (97 to 100): 100, 100, 100 |")
+    assert text.startswith("# A project") and text.endswith("More.\n")
+    other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
+    write_front_page([analyse(table.blocks[0], other, ledger)], page)
+    text = page.read_text()
+    assert NOTHING in text and "succeeds" not in text and "**Stale, counted in no table**" in text
+
+
+def test_a_front_page_without_the_markers_stays_as_it_is(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("# A project\n")
+    write_front_page([], page)
+    assert page.read_text() == "# A project\n"
