@@ -1,0 +1,93 @@
+"""Figures in prose are those of the files under results/: a page that says something else fails here.
+
+Tables between markers are written by scripts/reproduce.py; what stands outside of them is listed here.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+
+
+def result(name):
+    return json.loads((ROOT / "results" / name).read_text())
+
+
+def text_of(page):
+    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
+def finders():
+    """Mean F1 at ±5 steps of our defaults, and of the best finder that is not ours."""
+    found = {name: one["mean"]["f1@5"] for name, one in result("phases/finders.json")["results"].items()}
+    rivals = [score for name, score in found.items() if not re.match("ours|paper|release|uniform", name)]
+    return f"{found['ours, defaults']:.2f} (best rival, tuned on each task: {max(rivals):.2f})"
+
+
+def diagnosed():
+    words = result("diagnosis/assembly-vp.json")["verdict"]
+    pictures, proprio = re.search(r"by ([\d.]+) \(.*?proprioception by ([\d.]+) ", words).groups()
+    return (
+        f"another episode's proprioception multiplies its error by {proprio}, another episode's pictures by {pictures}"
+    )
+
+
+@pytest.mark.parametrize("page, said", [("README.md", finders), ("docs/RESULTS.md", diagnosed)])
+def test_a_page_says_what_was_measured(page, said):
+    assert said() in text_of(page), f"{page} should say: {said()}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_of_results_that_a_page_names_is_there(page):
+    named = re.findall(r"results/[\w./-]*\w", text_of(page))
+    missing = [name for name in named if not (ROOT / name).exists() and not name.startswith("results/TABLE")]
+    assert [name for name in missing if "benchmarks/" + name not in text_of(page)] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/PHASES.md"])
+def test_no_figure_rests_on_what_nobody_can_run(page):
+    assert "not in the repository" not in text_of(page)
+
+
+def test_recorded_measurements_are_shown_word_for_word(tmp_path):
+    from benchmarks.record import render
+
+    page = tmp_path / "PERFORMANCE.md"
+    shutil.copy(ROOT / "docs" / "PERFORMANCE.md", page)
+    render(page=page)
+    assert page.read_text() == (ROOT / "docs" / "PERFORMANCE.md").read_text(), "run benchmarks/record.py"
+
+
+def test_a_benchmark_that_fails_keeps_nothing_and_one_that_ends_is_kept(tmp_path, monkeypatch, capsys):
+    from benchmarks import record
+
+    monkeypatch.setattr(record, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(record, "render", lambda: None)
+    assert record.main(["bad", "--", "-c", "raise SystemExit(3)"]) == 2
+    assert "status 3" in capsys.readouterr().err and not (tmp_path / "kept").exists()
+    assert record.main(["good", "--", "-c", "print('7.0 ms')"]) == 0
+    kept = json.loads((tmp_path / "kept" / "good.json").read_text())
+    assert kept["output"] == ["7.0 ms"] and kept["command"] == "python -c 'print('\"'\"'7.0 ms'\"'\"')'"
+    record_page = tmp_path / "page.md"
+    monkeypatch.undo()
+    record.render(tmp_path / "kept", record_page)
+    assert "7.0 ms\n```" in record_page.read_text()
+
+
+def test_recorded_tables_are_rendered(tmp_path, monkeypatch):
+    """The pages hold what `scripts/reproduce.py --render` writes from what is recorded."""
+    from gap_vla.reproduction.command import render_all
+
+    page, front = tmp_path / "RESULTS.md", tmp_path / "README.md"
+    shutil.copy(ROOT / "docs" / "RESULTS.md", page)
+    shutil.copy(ROOT / "README.md", front)
+    monkeypatch.chdir(ROOT)
+    render_all(SimpleNamespace(results="results", profile="cpu", device="cpu", page=page, front_page=front))
+    assert page.read_text() == (ROOT / "docs" / "RESULTS.md").read_text(), "run scripts/reproduce.py --render"
+    assert front.read_text() == (ROOT / "README.md").read_text(), "run scripts/reproduce.py --render"
