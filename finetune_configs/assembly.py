@@ -3,7 +3,7 @@
 python scripts/finetune.py --config finetune_configs/assembly.py             # VP+GAP
 python scripts/compare.py --config finetune_configs/assembly.py --seeds 0,1,2
 
-default: 2 CPU cores, about 5 minutes a run; V 79 %, VP 75 %, VP+GAP 73 % of 100 rollouts (3 seeds, docs/RESULTS.md).
+default: 2 CPU cores, minutes; success is in docs/RESULTS.md.
 gaussian_rho: the same with wide phases. debug: the same path in a minute.
 """
 

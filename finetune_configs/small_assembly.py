@@ -3,8 +3,7 @@
 python scripts/train_small.py --config finetune_configs/small_assembly.py                          # gap
 python scripts/train_small.py --config finetune_configs/small_assembly.py --config.method=vision   # or concat, …
 
-cpu (default): one core, 10 min with 2 x 100 rollouts, more on a busy machine. Success over three seeds, in
-distribution / wider positions (%): vision 97 / 74, concat 89 / 72, gap 96 / 70, gap_gaussian 100 / 75.
+cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (not trained yet). debug: the same path in less than a minute.
 """
 

@@ -3,7 +3,7 @@
 python scripts/train_small.py --config finetune_configs/small_threading.py                         # gap
 python scripts/train_small.py --config finetune_configs/small_threading.py --config.method=vision  # or concat, …
 
-cpu (default): one core; 3,000 steps of 0.12 to 0.17 s, then rollouts; success is in docs/RESULTS.md.
+cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (not trained yet). debug: the same path in less than a minute.
 """
 

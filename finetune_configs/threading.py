@@ -3,7 +3,7 @@
 python scripts/finetune.py --config finetune_configs/threading.py            # VP+GAP
 python scripts/finetune.py --config finetune_configs/threading.py --config.method=vp
 
-default: 2 CPU cores, 12 minutes after installation (9 of them training); VP+GAP threads the needle in 3 of 20 rollouts.
+default: 2 CPU cores, minutes; success is in docs/RESULTS.md.
 debug: the same path in a minute. paper: octo-small-1.5 and the paper's numbers, for a GPU; look with --dry_run.
 """
 

@@ -38,7 +38,23 @@ def diagnosed():
     )
 
 
-@pytest.mark.parametrize("page, said", [("README.md", finders), ("docs/RESULTS.md", diagnosed)])
+def seeing():
+    return result("diagnosis/assembly-vp.json")["verdict"]
+
+
+def blind():
+    return result("diagnosis/assembly-vp-shuffled-images.json")["verdict"]
+
+
+@pytest.mark.parametrize(
+    "page, said",
+    [
+        ("README.md", finders),
+        ("docs/RESULTS.md", diagnosed),
+        ("docs/EVALUATION.md", seeing),
+        ("docs/EVALUATION.md", blind),
+    ],
+)
 def test_a_page_says_what_was_measured(page, said):
     assert said() in text_of(page), f"{page} should say: {said()}"
 
