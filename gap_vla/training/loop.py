@@ -118,7 +118,8 @@ def train(
             if logged:
                 values = {f"train/{k}": float(v) for k, v in measured.items()}
                 values["train/steps_per_second"] = progress.rate(done)
-                values["gap/sample_factor"] = float(factors.sample.mean())
+                real = np.asarray(batch["observation"]["timestep_pad_mask"], bool)  # padded steps learn nothing
+                values["gap/sample_factor"] = float(factors.sample[real].mean())
                 values["gap/update_factor"] = float(factors.update)
                 metrics.write(done, values)
                 progress.update(done, f"loss {values['train/loss']:.4f}", force=last)

@@ -232,15 +232,19 @@ def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(name, 
 
 
 @pytest.mark.parametrize("name", ADJUSTED)
-def test_the_logged_factors_are_those_that_acted(name, trainings):
+def test_the_logged_factors_are_those_that_acted_and_padded_steps_are_not_counted(name, trainings):
     training, factors_of = trainings(name), ADJUSTED[name][2]
     rows = [row for row in read_metrics(training.run.metrics) if "train/loss" in row]
+    padded = 0
     for step, (row, (_, batch, _)) in enumerate(zip(rows, training.steps[:STEPS], strict=True)):
-        sample, update = np.ones(1), 1.0
+        real = batch["observation"]["timestep_pad_mask"]
+        sample, update = np.ones(real.shape), 1.0
         if step <= LAST:
-            sample, _, update = factors_of(training.stored_rho(batch), batch["observation"]["timestep_pad_mask"])
+            sample, _, update = factors_of(training.stored_rho(batch), real)
         assert row["gap/update_factor"] == pytest.approx(update)
-        assert row["gap/sample_factor"] == pytest.approx(sample.mean())
+        assert row["gap/sample_factor"] == pytest.approx(sample[real].mean())
+        padded += (~real).sum()
+    assert padded, "some windows should reach before their episode"
 
 
 @pytest.mark.parametrize("name", ["neutral", "none"])
