@@ -100,9 +100,9 @@ def probe_section(probe: Mapping[str, Any] | None) -> str:
     note = (
         f'<p class="note">{probe["episodes"]} episodes of the expert, {probe["steps"]} steps; every step is predicted '
         "by a ridge regression that saw no step of its episode. Before the grasp only the pictures tell where an "
-        "object is; afterwards it moves with the hand. The figure's intervals are bootstrapped over "
-        "episodes. The paper's probe on assembly is another one (its text gives "
-        f"{paper}).</p>"
+        "object is; afterwards it moves with the hand. Beyond proprioception: what the features explain of what the "
+        "hand's pose, gripper and motion leave open. The figure's intervals are bootstrapped over episodes. The "
+        f"paper's probe on assembly is another one (its text gives {paper}).</p>"
     )
     return (
         chart_image(charts.probe_chart(probe), "probe results")
@@ -123,9 +123,23 @@ def _probe_rows(probe: Mapping[str, Any]) -> list[list[str]]:
         cells = ["" if one is None else f"R² {one['r2']:.2f}, {100 * one['error']:.1f} cm" for one in ones]
         guess = next(one["mean_error"] for one in ones if one is not None)
         rows.append([f"position of {name}, {part}", *cells, f"{100 * guess:.1f} cm"])
+    for what, figures in _beyond_proprioception(found).items():
+        cells = ["" if one is None else f"R² {one['r2']:.2f}" for one in figures]
+        rows.append([f"{what}, beyond proprioception", *cells, "R² 0"])
     areas = [one["transition"] for one in found.values()]
     cells = [f"AUC {one['auc']:.3f}, {100 * one['balanced_accuracy']:.0f} %" for one in areas]
     return [*rows, ["motion transitions (balanced accuracy)", *cells, "50 %"]]
+
+
+def _beyond_proprioception(found: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What is asked to the result of each run's features, None where it was not asked."""
+    flat: list[dict[str, Any]] = []
+    for one in found.values():
+        objects = one.get("beyond_proprio", {}).items()
+        of_run = {f"position of {name}, {part}": result for name, parts in objects for part, result in parts.items()}
+        flat.append(of_run | {f"expert's action, {part}": result for part, result in one.get("actions", {}).items()})
+    names = dict.fromkeys(name for of_run in flat for name in of_run)
+    return {name: [of_run.get(name) for of_run in flat] for name in names}
 
 
 def silenced_section(probe: Mapping[str, Any] | None) -> str:

@@ -1,5 +1,6 @@
 """The report is one file that needs nothing else, and says what it is made of."""
 
+import html
 import json
 import re
 
@@ -71,6 +72,8 @@ PROBE = {
             "positions": {
                 "ring": {"before grasp": {"r2": 0.5, "r2_interval": [0.4, 0.6], "error": 0.01, "mean_error": 0.03}}
             },
+            "beyond_proprio": {"peg": {"before transport": {"r2": 0.25}}} if "gap" in label else {},
+            "actions": {"all steps": {"r2": 0.125}},
             "transition": {"auc": 0.7, "auc_interval": [0.6, 0.8], "balanced_accuracy": 0.65},
         }
         for label in ("concat, seed 0", "gap, seed 0", "untrained")
@@ -95,6 +98,9 @@ def test_the_page_shows_success_differences_figures_and_videos_with_their_comman
         assert f"<pre>{command}</pre>" in page
     assert page.count("data:video/mp4;base64,") == 4 and page.count("data:image/svg+xml;base64,") >= 8
     assert cells[cells.index("0.1234") - 2 : cells.index("0.1234")] == ["gap, seed 0", "all"]
+    asked = cells.index("position of peg, before transport, beyond proprioception")
+    assert cells[asked + 1 : asked + 4] == ["", "R² 0.25", ""]
+    assert "expert's action, all steps, beyond proprioception" in html.unescape("|".join(cells))
     assert "abc123" in page and "vision takes over from gap" in page
 
 
