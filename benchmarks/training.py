@@ -26,7 +26,7 @@ def measure(pairs: int, batch_size: int) -> None:
     from gap_vla.training.octo import build
     from gap_vla.training.step import DeviceFactors, TrainStep
 
-    config = FinetuneConfig.from_dict(load_config("finetune_configs/threading.py").to_dict())
+    config = FinetuneConfig.from_dict(load_config("finetune_configs/threading.py:one_camera").to_dict())
     size, window, horizon = config.demos.image_size, config.model.window_size, config.model.action_horizon
     batch = example_batch(
         image_size=size, window_size=window, action_horizon=horizon, batch_size=batch_size

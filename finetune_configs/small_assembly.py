@@ -11,6 +11,7 @@ from gap_vla.policies import small_experiment
 
 CHANGES = dict(
     demos=dict(episodes=40, image_size=64, action_noise=0.0),
+    data=dict(augment=dict(cameras=())),
     eval=dict(episodes=100, variants=("default", "positions_wide")),
 )
 

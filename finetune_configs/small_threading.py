@@ -11,6 +11,7 @@ from gap_vla.policies import small_experiment
 
 CHANGES = dict(
     demos=dict(episodes=100, image_size=64, action_noise=0.1),
+    data=dict(augment=dict(cameras=())),
     train=dict(steps=3000),
     eval=dict(episodes=100, variants=("default", "positions_wide")),
 )

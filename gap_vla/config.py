@@ -7,14 +7,15 @@ types. Only the standard library is imported, so a wrong value is reported befor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.bounds import SEED, STEPS, Bounds, Items, check_numbers
 from gap_vla.demos import READERS
 from gap_vla.phases import METHODS as METHODS_OF_RHO
-from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+from gap_vla.rlds.augmentation import UPSTREAM, Augmentation
+from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, task_spec
 from gap_vla.training.rivals import RIVALS, rival_of
 from gap_vla.typed_config import ConfigError, apply_changes, build_config, choose, to_plain
 
@@ -40,6 +41,8 @@ class DemosConfig:
     seed: Annotated[int, SEED] = 0
     image_size: Annotated[int, Bounds(16, 1024, "pixels; smaller ones show nothing")] = 64  # square
     cameras: Annotated[tuple[str, ...], Items(1, 2)] = ("primary",)
+    # the view of `primary` in demonstrations and rollouts: the task's own, or one of the simulator's
+    camera: str = "near"
     # std of what disturbs the executed action; the recorded label stays clean
     action_noise: Annotated[float, Bounds(0, 1, "actions lie in -1 to 1")] = 0.0
     path: str = ""  # an existing demonstration file or folder; empty: collect from the expert
@@ -75,6 +78,28 @@ class PhasesConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training pictures, drawn once for all frames of a window."""
+
+    # whose pictures are changed, each as below; empty: none are
+    cameras: Annotated[tuple[str, ...], Items(0, 2)] = ()
+    primary: Augmentation = UPSTREAM["primary"]
+    wrist: Augmentation = UPSTREAM["wrist"]
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "data.augment")
+        for camera in self.cameras:
+            choose(camera, ("primary", "wrist"), "data.augment.cameras")
+        for camera in ("primary", "wrist"):
+            getattr(self, camera).check(f"data.augment.{camera}")
+
+    @property
+    def of_images(self) -> dict[str, Augmentation]:
+        """`image_<camera>` to its changes, for the cameras that are changed."""
+        return {f"image_{camera}": getattr(self, camera) for camera in self.cameras}
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The RLDS dataset and how windows are read from it."""
 
@@ -83,10 +108,22 @@ class DataConfig:
     val_fraction: Annotated[float, Bounds(0.0001, 0.9, "both splits need episodes")] = 0.1
     normalization: str = "normal"  # of action and proprio: normal | bounds
     shuffle_images: bool = False  # a control that cannot see: train with pictures of other episodes (EVALUATION.md)
+    augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self) -> None:
         check_numbers(self, "data")
         choose(self.normalization, ("normal", "bounds"), "data.normalization")
+
+
+def check_pictures(task: str, demos: DemosConfig, data: DataConfig) -> None:
+    """Raises ConfigError for a view that the task's simulator lacks, or changes of a camera that is not trained on."""
+    choose(demos.camera, task_spec(task).views, "demos.camera")
+    for camera in data.augment.cameras:
+        if camera not in demos.cameras:
+            raise ConfigError(
+                f"data.augment.cameras names {camera!r}, but demos.cameras is {demos.cameras}; take it out there "
+                '(--config.data.augment.cameras="()" changes no pictures), or train on that camera'
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +143,8 @@ class ModelConfig:
         64,
         128,
     )  # one stride-2 stage each, multiples of 32
+    # pixels of the patches that the first stage maps; 0: it is a 3×3 convolution of stride 2 as the others
+    stem_patch: Annotated[int, Bounds(0, 16, "pixels of a patch")] = 0
 
     def __post_init__(self) -> None:
         choose(self.head, ("l1", "mse", "diffusion"), "model.head")
@@ -203,6 +242,7 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         choose(self.task, TASK_NAMES, "task")
         choose(self.method, METHODS, "method")
+        check_pictures(self.task, self.demos, self.data)
         if self.demos.image_size % 16:
             raise ConfigError(f"demos.image_size is {self.demos.image_size}; Octo's stem needs a multiple of 16")
         rival_of(self.method, self.rival)
@@ -237,8 +277,10 @@ class FinetuneConfig:
         return to_plain(dataclasses.asdict(self))
 
 
-def experiment(task: str, changes: Mapping[str, Any], profiles: Mapping[str, Mapping[str, Any]], profile: str) -> Any:
-    """The ConfigDict of one experiment file: defaults, then the file's `changes`, then those of the profile.
+def experiment(
+    task: str, changes: Sequence[Mapping[str, Any]], profiles: Mapping[str, Mapping[str, Any]], profile: str
+) -> Any:
+    """The ConfigDict of one experiment file: defaults, then the `changes` in turn, then those of the profile.
 
     Every key is present, so that each can be overridden on the command line.
 
@@ -249,6 +291,6 @@ def experiment(task: str, changes: Mapping[str, Any], profiles: Mapping[str, Map
 
     choose(profile, tuple(profiles), "profile")
     values = dataclasses.asdict(FinetuneConfig(task=task))
-    for source in (changes, profiles[profile]):
+    for source in (*changes, profiles[profile]):
         apply_changes(values, source)
     return ConfigDict(values)

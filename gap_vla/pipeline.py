@@ -27,6 +27,7 @@ from gap_vla.training.origin import TRAINING_VERSION, origin
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.settings import of_training
 from gap_vla.typed_config import ConfigError
+from gap_vla.views import require_view
 
 if TYPE_CHECKING:
     from gap_vla.rlds import EpisodeStore
@@ -47,7 +48,7 @@ def stages_of(config: FinetuneConfig | SharedStages) -> Stages:
     """The stages that a configuration needs; nothing is made.
 
     Raises:
-        ConfigError: a named demonstration file or dataset does not exist.
+        ConfigError: a named demonstration file or dataset does not exist, or shows another view.
     """
     root = Path(config.data.root)
     demos = dataclasses.asdict(config.demos)
@@ -63,7 +64,8 @@ def stages_of(config: FinetuneConfig | SharedStages) -> Stages:
         demos_identity = {
             "task": config.task,
             **({"pictures_version": pictures} if pictures > 1 else {}),
-            **{k: v for k, v in demos.items() if k not in ("path", "kind")},
+            **{k: v for k, v in demos.items() if k not in ("path", "kind", "camera")},
+            **({"camera": config.demos.camera} if config.demos.camera != "near" else {}),
         }
         demos_path = root / "demos" / f"{config.task}-{digest(demos_identity)}" / "demos.hdf5"
     rlds_identity = {
@@ -79,6 +81,7 @@ def stages_of(config: FinetuneConfig | SharedStages) -> Stages:
             raise ConfigError(f"data.rlds is {config.data.rlds!r}, which holds no RLDS dataset (dataset_info.json)")
         rlds_identity = {"rlds": str(rlds_path.absolute())}
         name = f"{config.task}-{digest(rlds_identity)}"
+    require_view(config)
     return Stages(demos_path, rlds_path, root / "store" / name, demos_identity, rlds_identity)
 
 
@@ -99,6 +102,7 @@ def prepare_data(config: FinetuneConfig | SharedStages) -> Stages:
             seed=config.demos.seed,
             image_size=config.demos.image_size,
             cameras=config.demos.cameras,
+            camera=config.demos.camera,
             action_noise=config.demos.action_noise,
             workers=config.eval.workers,
         )
@@ -274,6 +278,7 @@ def _evaluate(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
         out_dir=run.rollouts,
         image_size=config.demos.image_size,
         cameras=config.demos.cameras,
+        camera=config.demos.camera,
         variant=config.eval.variant,
         workers=config.eval.workers,
         videos=config.eval.videos,

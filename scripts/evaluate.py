@@ -49,7 +49,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("primary", "wrist"),
         help="default: the checkpoint's, or primary; no name after it: nothing is drawn (expert, random, replay)",
     )
-    add("--camera", default="near", help="view of the primary camera (default: near)")
+    add("--camera", help="view of the primary camera (default: the one of training, or near)")
+    add("--other_view", action="store_true", help="let --camera be another view than the policy was trained through")
     add("--horizon", type=int, help="control steps per episode (default: the task's)")
     add("--workers", type=int, default=2, help="simulator processes (default 2)")
     add("--slots", type=int, default=4, help="environments per process; a batch is workers * slots (default 4)")

@@ -38,6 +38,11 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ({"task": "threading", "eval": {"execute": 99}}, "action_horizon"),
         ({"task": "threading", "phases": {"method": "lstn"}}, "did you mean 'lstm'"),
         ({"task": "threading", "eval": {"variant": "lihgt"}}, "did you mean 'light'"),
+        ({"task": "threading", "demos": {"camera": "agentveiw"}}, "did you mean 'agentview'"),
+        ({"task": "assembly", "demos": {"camera": "agentview"}}, "choose one of near, topview"),
+        ({"task": "threading", "data": {"augment": {"cameras": ["wrist"]}}}, "names 'wrist', but demos.cameras is"),
+        ({"task": "threading", "data": {"augment": {"cameras": ["left"]}}}, "choose one of primary, wrist"),
+        ({"task": "threading", "data": {"augment": {"primary": {"contrast": [2.0, 1.0]}}}}, "smaller one comes first"),
         ({}, "task"),
     ],
 )
@@ -54,10 +59,10 @@ def test_only_vp_gap_adjusts_gradients_and_only_v_is_blind_to_proprio():
 
 def test_an_experiment_applies_defaults_then_changes_then_profile():
     profiles = {"default": {}, "short": {"train": {"steps": 2}}}
-    config = experiment("threading", {"train": {"steps": 9, "batch_size": 4}}, profiles, "short")
+    config = experiment("threading", [{"train": {"steps": 9}}, {"train": {"batch_size": 4}}], profiles, "short")
     assert (config.train.steps, config.train.batch_size, config.train.seed) == (2, 4, 0)
     with pytest.raises(ConfigError, match="did you mean steps"):
-        experiment("threading", {"train": {"step": 9}}, profiles, "default")
+        experiment("threading", [{"train": {"step": 9}}], profiles, "default")
 
 
 OCTO_CONFIGS = sorted(p for p in (ROOT / "finetune_configs").glob("*.py") if not p.stem.startswith("small_"))
@@ -82,6 +87,7 @@ def test_every_experiment_file_and_profile_is_valid(path):
         (["--config.phases.options.sigma"], "needs a value"),
         (["--config.method=gap"], "choose one of v, vp, vp_gap"),
         (["--config.task=sewing"], "task 'sewing' is unknown"),
+        (["--config.demos.camera=corner"], "choose one of near, frontview"),
         (["--config.train.steps=-1"], "train.steps is -1; it must be a whole number from 1 to"),
         (["--stepz=1"], "stepz"),
     ],

@@ -59,6 +59,28 @@ def test_a_replaced_demonstration_file_is_another_dataset(tmp_path):
     assert first.demos == path and first.rlds != changed(demos=demos).rlds
 
 
+def test_another_view_is_another_dataset_and_near_is_what_it_always_was():
+    near, stock = changed(demos=DemosConfig(camera="near")), changed(demos=DemosConfig(camera="agentview"))
+    assert near == pipeline.stages_of(CONFIG) and "camera" not in near.demos_identity
+    assert stock.demos != near.demos and stock.rlds != near.rlds
+
+
+def test_demonstrations_of_another_view_than_the_configurations_are_refused(tmp_path):
+    import h5py
+
+    path = tmp_path / "demos.hdf5"
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps({"env_kwargs": {"camera": "agentview"}})
+    with pytest.raises(ConfigError, match=r"through the view 'agentview'.*--config\.demos\.camera=agentview"):
+        changed(demos=DemosConfig(path=str(path)))
+    changed(demos=DemosConfig(path=str(path), camera="agentview"))
+    (tmp_path / "dataset_info.json").write_text("{}")
+    collected = {"task": "threading", "camera": "frontview"}
+    (tmp_path / "metadata.json").write_text(json.dumps({"identity": {"data": {"demos": collected}}}))
+    with pytest.raises(ConfigError, match="through the view 'frontview'"):
+        changed(data=dataclasses.replace(CONFIG.data, rlds=str(tmp_path)))
+
+
 def test_missing_inputs_are_named():
     with pytest.raises(ConfigError, match=r"demos\.path is '/nowhere', which does not exist"):
         changed(demos=DemosConfig(path="/nowhere"))

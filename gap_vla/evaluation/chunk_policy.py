@@ -76,6 +76,7 @@ class ChunkPolicy(abc.ABC):
                 raise CheckpointError(f"{where}: proprio.mean is {found} wide, the network takes {width} dimensions")
         self.name = name
         self.source = source
+        self.camera: str | None = None  # the primary camera's view in training, where the checkpoint tells
         self._inputs, self._statistics, self._normalization = dict(inputs), statistics, normalization
         self._window, self._horizon, self._samples, self._seed = window, horizon, samples, seed
         self._sizes = sorted({-(-batch_size // 4), batch_size})

@@ -66,6 +66,7 @@ def _evaluations(options: argparse.Namespace) -> Any:
         variant_spec(variant)
     loaded, task = _load(options)
     cameras = options.cameras if options.cameras is not None else loaded.cameras or ("primary",)
+    view = loaded.view(options.camera, other=options.other_view)
     if cameras:
         require_rendering()
     root = options.out or _default_out(options, task)
@@ -82,7 +83,7 @@ def _evaluations(options: argparse.Namespace) -> Any:
                 image_size=options.image_size or loaded.image_size or 64,
                 cameras=cameras,
                 variant=variant,
-                camera=options.camera,
+                camera=view,
                 workers=options.workers,
                 slots_per_worker=options.slots,
                 horizon=options.horizon,

@@ -36,7 +36,9 @@ def _diagnose(options: argparse.Namespace) -> None:
         require_rendering()
     loaded, task_name = _load(options, execute=1)
     size, cameras = options.image_size or loaded.image_size or 64, options.cameras or loaded.cameras or ("primary",)
-    task = sim_task(task_name, image_size=size, cameras=tuple(cameras)) if task_name else None
+    task = None
+    if task_name:
+        task = sim_task(task_name, image_size=size, cameras=tuple(cameras), camera=loaded.view())
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed_loop)")
     if options.rlds:

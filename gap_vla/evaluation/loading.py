@@ -22,6 +22,20 @@ class LoadedPolicy:
     task: str | None = None
     image_size: int | None = None
     cameras: tuple[str, ...] | None = None
+    camera: str | None = None
+
+    def view(self, asked: str | None = None, *, other: bool = False) -> str:
+        """The view for the primary camera: the one of training, unless `asked` names one.
+
+        Raises:
+            PolicyError: `asked` is another one than in training, and not with `other`.
+        """
+        if asked and self.camera and asked != self.camera and not other:
+            raise PolicyError(
+                f"the policy was trained through the view {self.camera!r}; leave --camera away, or pass --other_view "
+                f"to let it look through {asked!r}"
+            )
+        return asked or self.camera or "near"
 
 
 def load_checkpoint(
@@ -59,14 +73,14 @@ def load_checkpoint(
         from gap_vla.evaluation.small_policy import SmallTorchPolicy
 
         small = SmallTorchPolicy.load(directory, threads=run.threads, **how)
-        return LoadedPolicy(small, run.task, small.image_size, small.cameras or None)
+        return LoadedPolicy(small, run.task, small.image_size, small.cameras or None, small.camera or run.camera)
 
     from gap_vla.evaluation.octo_policy import OctoPolicy
 
     policy = OctoPolicy.load(
         directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
     )
-    return LoadedPolicy(policy, run.task, policy.image_size, policy.cameras)
+    return LoadedPolicy(policy, run.task, policy.image_size, policy.cameras, policy.camera or run.camera)
 
 
 def load_policy(
@@ -129,6 +143,7 @@ class _Run:
     ensemble: bool = False
     normalization: str = "normal"
     threads: int = 1
+    camera: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> _Run:
@@ -143,6 +158,7 @@ class _Run:
             ensemble=evaluation.flag("ensemble", False),
             normalization=found.section("data", {}).text("normalization", "normal"),
             threads=train.whole("threads", 1, 1024, 1),
+            camera=found.section("demos", {}).text("camera", "") or None,
         )
 
 

@@ -55,6 +55,8 @@ class OctoPolicy(ChunkPolicy):
             **options,
         )
         self._model = model
+        camera = model.config.get("camera")
+        self.camera = camera if isinstance(camera, str) else None
         self._has_pad_mask_dict = "pad_mask_dict" in example
         self._run = self._compile()
         self._tasks: collections.OrderedDict[tuple[str, ...] | int, Any] = collections.OrderedDict()

@@ -38,6 +38,7 @@ def serve_command(options: argparse.Namespace) -> None:
         "image_size": policy.image_size,
         "cameras": list(policy.cameras),
         "proprio_dim": policy.proprio_dim,
+        "camera": loaded.view(),
         "action_dim": policy.action_dim,
         "action_horizon": policy.action_horizon,
         "window_size": policy.window_size,

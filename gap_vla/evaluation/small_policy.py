@@ -73,7 +73,9 @@ class SmallTorchPolicy(ChunkPolicy):
         path = Path(run_or_checkpoint)
         directory = path / "checkpoint" if (path / "checkpoint").is_dir() else path
         policy, normalization, statistics = load_saved_policy(directory)
-        return cls(policy.to(device), statistics, normalization=normalization, source=str(directory), **options)
+        loaded = cls(policy.to(device), statistics, normalization=normalization, source=str(directory), **options)
+        loaded.camera = policy.view
+        return loaded
 
     @property
     def model(self) -> SmallPolicy:

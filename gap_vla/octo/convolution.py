@@ -10,8 +10,21 @@ import jax.numpy as jnp
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any) -> jax.Array:
-    """Convolution of float[B, h, w, c] with float[kh, kw, c, f]; padding as `jax.lax.conv_general_dilated`."""
+    """Convolution of float[B, h, w, c] with float[kh, kw, c, f]; padding as `jax.lax.conv_general_dilated`.
+
+    Strides as large as the kernel, without padding, make it one matrix product over flattened patches.
+    """
+    size = strides[0]
+    if kernel.shape[:2] == tuple(strides) == (size, size) and not any(map(any, padding)):
+        return patches(x, size) @ kernel.reshape(-1, kernel.shape[-1])
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def patches(x: jax.Array, size: int) -> jax.Array:
+    """float[B, h, w, c] to float[B, h / size, w / size, size * size * c]; what does not fill a patch is cut off."""
+    batch, rows, columns, channels = len(x), x.shape[1] // size, x.shape[2] // size, x.shape[-1]
+    x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, size * size * channels)
 
 
 def standardize(kernel: jax.Array) -> jax.Array:
@@ -50,8 +63,5 @@ class PatchConv(nn.Module):
         size, channels = self.patch_size, x.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (size, size, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        batch, rows, columns = len(x), x.shape[1] // size, x.shape[2] // size
-        x = x[:, : rows * size, : columns * size].astype(self.dtype)
-        x = x.reshape(batch, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(batch, rows, columns, size * size * channels)
-        return x @ kernel.astype(self.dtype).reshape(-1, self.features) + bias.astype(self.dtype)
+        product = patches(x.astype(self.dtype), size) @ kernel.astype(self.dtype).reshape(-1, self.features)
+        return product + bias.astype(self.dtype)

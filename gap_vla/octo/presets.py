@@ -95,6 +95,7 @@ def small_config(
     window_size: int = 2,
     max_horizon: int | None = None,
     stem_features: Sequence[int] = (32, 32, 64),
+    stem_patch: int = 0,
     patch_size: int = 16,
     num_readouts: int = 1,
     dropout_rate: float = 0.0,
@@ -112,6 +113,8 @@ def small_config(
         window_size: steps of history in the data; max_horizon: longest window that positions are embedded for.
         stem_features: channels per stage, multiples of 32; every stage halves the image, so three stages make
             8x8 = 64 tokens of a 64x64 image.
+        stem_patch: the first stage maps patches of so many pixels instead, by one matrix product; 0: it is a 3x3
+            convolution of stride 2 as the others. Patches of 4 take less than half of the time on a CPU.
         patch_size: 16 makes one token per cell of the last stage, 32 one per 2x2 cells.
         goal_images: stack a goal image of each camera behind the observed one.
         language_embedding: add a task tokenizer for precomputed instruction embeddings.
@@ -124,16 +127,16 @@ def small_config(
             f"token_embedding_size {token_embedding_size} must be divisible by num_attention_heads "
             f"{num_attention_heads}, and by 8 for attention pooling"
         )
-    if image_size % (2 ** len(stem_features) * max(1, patch_size // 16)):
-        raise ValueError(f"{len(stem_features)} stages and patch_size {patch_size} do not divide {image_size} pixels")
-    stages = len(stem_features)
+    stages, first = len(stem_features), stem_patch or 2
+    if image_size % (first * 2 ** (stages - 1) * max(1, patch_size // 16)):
+        raise ValueError(f"{stages} stages and patch_size {patch_size} do not divide {image_size} pixels")
     encoder = ModuleSpec.create(
         f"{_ENCODERS}:SmallStem16",
         patch_size=patch_size,
-        kernel_sizes=[3] * stages,
-        strides=[2] * stages,
+        kernel_sizes=[stem_patch or 3] + [3] * (stages - 1),
+        strides=[first] + [2] * (stages - 1),
         features=list(stem_features),
-        padding=[1] * stages,
+        padding=[0 if stem_patch else 1] + [1] * (stages - 1),
         num_features=token_embedding_size,
     )
     observation_tokenizers = {

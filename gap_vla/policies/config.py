@@ -23,6 +23,7 @@ from gap_vla.config import (
     EvalConfig,
     PhasesConfig,
     SharedStages,
+    check_pictures,
 )
 from gap_vla.policies import registry
 from gap_vla.policies.names import METHODS
@@ -180,6 +181,7 @@ class SmallConfig:
     def __post_init__(self) -> None:
         choose(self.task, TASK_NAMES, "task")
         choose(self.method, METHODS, "method")
+        check_pictures(self.task, self.demos, self.data)
         if self.eval.execute > self.model.action_horizon:
             raise ConfigError(
                 f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "

@@ -58,6 +58,7 @@ class SmallPolicy(nn.Module):
         self.cameras = self.built_cameras if how.vision else ()
         self.uses_vision, self.uses_proprio = how.vision, how.proprio
         self.autocast_dtype: torch.dtype | None = None  # of the image encoders, while training
+        self.view: str | None = None  # of the primary camera in training, where a saved policy tells
         temporal = registry.find(registry.TEMPORALS, config.temporal)
         self.stepwise = bool(temporal.stepwise)
         vision_dim = proprio_width = 0

@@ -23,12 +23,15 @@ from gap_vla.typed_config import build_config
 FORMAT = 1
 
 
-def save_policy(policy: SmallPolicy, directory: Path | str, statistics: Mapping[str, Any], normalization: str) -> None:
+def save_policy(
+    policy: SmallPolicy, directory: Path | str, statistics: Mapping[str, Any], normalization: str, camera: str = "near"
+) -> None:
     """Writes the three files; `policy.json` last, so that a folder which has it is whole.
 
     Args:
         statistics: of the dataset, for proprioception in and actions out.
         normalization: of both, in training.
+        camera: the view of the primary camera in training.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -45,6 +48,7 @@ def save_policy(policy: SmallPolicy, directory: Path | str, statistics: Mapping[
         "action_dim": policy.action_dim,
         "cameras": list(policy.built_cameras),
         "normalization": normalization,
+        "camera": camera,
     }
     write_json(directory / "policy.json", account)
 
@@ -83,6 +87,7 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
                 raise CheckpointError(f"{weights}: {name} holds NaN or infinity; the training diverged, take another")
         policy = build_policy(*arguments)
         policy.load_state_dict(tensors)
+        policy.view = account.text("camera", "") or None
     statistics = directory / "dataset_statistics.json"
     with blaming(statistics, "no statistics"):
         return policy.eval(), normalization, load_statistics(statistics)

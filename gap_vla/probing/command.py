@@ -61,6 +61,7 @@ def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[s
         Path(config["data"]["root"]),
         image_size=config["demos"]["image_size"],
         cameras=config["demos"]["cameras"],
+        camera=config["demos"].get("camera", "near"),
         workers=options.workers,
     )
     result = {**probe_runs([run.path for run in small], demos, kept.parent), "command": command}

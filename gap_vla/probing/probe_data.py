@@ -52,17 +52,34 @@ class ProbeData:
 
 
 def collect_probe_demos(
-    task: str, episodes: int, root: Path, *, image_size: int, cameras: Sequence[str], workers: int = 1
+    task: str,
+    episodes: int,
+    root: Path,
+    *,
+    image_size: int,
+    cameras: Sequence[str],
+    camera: str = "near",
+    workers: int = 1,
 ) -> Path:
     """The expert's episodes for probing, made if they are not there."""
     settings = {"task": task, "episodes": episodes, "image_size": image_size, "cameras": list(cameras)}
+    settings |= {"camera": camera} if camera != "near" else {}
     path = root / "probes" / f"{task}-{digest(settings)}" / "demos.hdf5"
     if not path.exists():
         from gap_vla.sim import collect_demos
 
         print(f"collect: {episodes} demonstrations of {task} to probe with → {path}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        collect_demos(task, episodes, path, seed=PROBE_SEED, image_size=image_size, cameras=cameras, workers=workers)
+        collect_demos(
+            task,
+            episodes,
+            path,
+            seed=PROBE_SEED,
+            image_size=image_size,
+            cameras=cameras,
+            camera=camera,
+            workers=workers,
+        )
     return path
 
 

@@ -106,7 +106,13 @@ def take_over_runs(
     first = load_checkpoint(main)
     second = load_checkpoint(other, task=first.task)
     first.policy.name, second.policy.name = run.label, Run.read(other).label
-    task = sim_task(run.task, image_size=first.image_size or 64, cameras=first.cameras or ("primary",), variant=variant)
+    task = sim_task(
+        run.task,
+        image_size=first.image_size or 64,
+        cameras=first.cameras or ("primary",),
+        variant=variant,
+        camera=first.view(),
+    )
     if by == "phase":
         windows = phase_windows(task.phases)
     else:

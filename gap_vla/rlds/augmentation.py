@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from gap_vla.bounds import Bounds, Items, check_numbers
+from gap_vla.typed_config import ConfigError
+
 DRAWS = 8
 """Random numbers that one window takes."""
+
+PAIR = Items(2, 2)  # least and greatest
+FACTOR = Bounds(0, 10, "1 changes nothing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +34,27 @@ class Augmentation:
         hue: at most this is added to or subtracted from HSV hue, as a share of the circle.
     """
 
-    crop_scale: tuple[float, float] = (1.0, 1.0)
-    crop_ratio: tuple[float, float] = (1.0, 1.0)
-    brightness: float = 0.0
-    contrast: tuple[float, float] = (1.0, 1.0)
-    saturation: tuple[float, float] = (1.0, 1.0)
-    hue: float = 0.0
+    crop_scale: Annotated[tuple[Annotated[float, Bounds(0.01, 1, "share of the area")], ...], PAIR] = (1.0, 1.0)
+    crop_ratio: Annotated[tuple[Annotated[float, Bounds(0.1, 10, "width to height")], ...], PAIR] = (1.0, 1.0)
+    brightness: Annotated[float, Bounds(0, 1, "share of the full range")] = 0.0
+    contrast: Annotated[tuple[Annotated[float, FACTOR], ...], PAIR] = (1.0, 1.0)
+    saturation: Annotated[tuple[Annotated[float, FACTOR], ...], PAIR] = (1.0, 1.0)
+    hue: Annotated[float, Bounds(0, 0.5, "share of the circle, in either direction")] = 0.0
+
+    def check(self, where: str = "augmentation") -> None:
+        """Raises ConfigError for impossible numbers, which are called `where.NAME`."""
+        check_numbers(self, where)
+        for name in ("crop_scale", "crop_ratio", "contrast", "saturation"):
+            least, greatest = getattr(self, name)
+            if least > greatest:
+                raise ConfigError(f"{where}.{name} is {(least, greatest)}; the smaller one comes first")
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | Augmentation) -> Augmentation:
         """From a dictionary of this class's attributes; unknown names are errors."""
-        return options if isinstance(options, cls) else cls(**options)  # type: ignore[arg-type]
+        made = options if isinstance(options, cls) else cls(**options)  # type: ignore[arg-type]
+        made.check()
+        return made
 
     def __call__(
         self,
@@ -79,3 +95,10 @@ class Augmentation:
 
 def _between(draw: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + draw * (high - low)
+
+
+UPSTREAM = {
+    "primary": Augmentation((0.8, 1.0), (0.9, 1.1), 0.1, (0.9, 1.1), (0.9, 1.1), 0.05),
+    "wrist": Augmentation((1.0, 1.0), (1.0, 1.0), 0.1, (0.9, 1.1), (0.9, 1.1), 0.05),
+}
+"""What upstream's fine-tuning configuration does to the pictures of each camera: the wrist's are not cropped."""

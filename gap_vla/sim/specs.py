@@ -67,6 +67,14 @@ class TaskSpec:
         return ACTION_PER_ARM * self.n_arms
 
     @property
+    def views(self) -> tuple[str, ...]:
+        """What the primary camera can show: the task's own view `near`, or a camera of the simulator's model."""
+        if self.family == "metaworld":
+            return ("near", "topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
+        arms = [f"robot{arm}_{view}" for arm in range(self.n_arms) for view in ("robotview", "eye_in_hand")]
+        return ("near", "frontview", "birdview", "agentview", "sideview", *arms)
+
+    @property
     def pictures_version(self) -> int:
         """Raised when the picture of a state changes, so that old demonstrations are not mixed with new rollouts.
 

@@ -31,6 +31,7 @@ def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, A
         num_attention_heads=config.model.num_heads,
         mlp_dim=config.model.mlp_dim,
         stem_features=config.model.stem_features,
+        stem_patch=config.model.stem_patch,
     )
 
 

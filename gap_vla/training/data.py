@@ -37,7 +37,8 @@ def describe_store(store: EpisodeStore) -> str:
 
 
 def make_loader(config: FinetuneConfig, store: EpisodeStore, split: str, train: bool) -> WindowLoader | ShuffledImages:
-    """Windows of one split as this configuration wants them."""
+    """Windows of one split as this configuration wants them; pictures are changed in training only."""
+    shuffled = config.data.shuffle_images and train
     loader = WindowLoader(
         store,
         split=split,
@@ -51,7 +52,8 @@ def make_loader(config: FinetuneConfig, store: EpisodeStore, split: str, train: 
         rho="step" if has_rho(store) else "none",
         language=bool(config.model.pretrained),
         train=train,
+        augment=config.data.augment.of_images if train and not shuffled else None,
     )
-    if config.data.shuffle_images and train:
-        return ShuffledImages(loader, store, split, config.train.seed)
+    if shuffled:
+        return ShuffledImages(loader, store, split, config.train.seed, config.data.augment.of_images)
     return loader

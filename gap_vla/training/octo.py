@@ -94,7 +94,7 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Traine
     batch = model_inputs(example_batch, text_processor)
     layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
     model = OctoModel.from_config(
-        layout,
+        {**layout, "camera": config.demos.camera},
         batch,
         text_processor=text_processor,
         rng=init_rng,

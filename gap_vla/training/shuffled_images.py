@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from gap_vla.rlds import EpisodeStore, WindowLoader
+from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.windows import Batch
 from gap_vla.typed_config import ConfigError
 
@@ -22,9 +23,18 @@ class ShuffledImages:
     Args:
         loader: of windows of `split` of `store`.
         seed: of the drawing.
+        augment: `image_<camera>` to the random changes of the pictures that are shown instead.
     """
 
-    def __init__(self, loader: WindowLoader, store: EpisodeStore, split: str, seed: int) -> None:
+    def __init__(
+        self,
+        loader: WindowLoader,
+        store: EpisodeStore,
+        split: str,
+        seed: int,
+        augment: Mapping[str, Augmentation] | None = None,
+    ) -> None:
+        self._augment = augment or {}
         self._loader, self._data, self._seed = loader, store.split(split), seed
         self._delivered = 0
 
@@ -59,8 +69,13 @@ class ShuffledImages:
     def _shuffled(self, batch: Batch) -> Batch:
         timestep = batch["observation"]["timestep"]
         offsets = self._data.offsets
-        drawn = np.random.default_rng([self._seed, self._delivered]).integers(len(offsets) - 1, size=len(timestep))
+        rng = np.random.default_rng([self._seed, self._delivered])
+        drawn = rng.integers(len(offsets) - 1, size=len(timestep))
         step = np.minimum(offsets[drawn][:, None] + timestep, offsets[drawn + 1][:, None] - 1)
         cameras = [key for key in batch["observation"] if key.startswith("image_")]
         pictures = {key: np.take(self._data.fields[key], step, axis=0) for key in cameras}
+        if self._augment:
+            draws = rng.random((len(timestep), DRAWS))
+            for key, augmentation in self._augment.items():
+                pictures[key] = augmentation(pictures[key], batch["observation"]["timestep_pad_mask"], draws)
         return {**batch, "observation": {**batch["observation"], **pictures}}

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,18 @@ def dataset(tmp_path_factory):
         return write_rlds(episodes, root, "dots", val_fraction=0.5, annotator={}, identity=identity)
 
     return write
+
+
+def test_a_checkpoint_tells_its_view_and_looks_through_another_only_if_told(run, tmp_path, capsys):
+    assert load_checkpoint(run).view() == "near"
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    settings = {"task": "assembly", "method": "vp", "eval": {"execute": 2}, "demos": {"camera": "corner2"}}
+    (old / "config.json").write_text(json.dumps(settings))
+    loaded = load_checkpoint(old)
+    assert loaded.view() == loaded.view("corner2") == "corner2" and loaded.view("near", other=True) == "near"
+    assert script("evaluate").main(["--checkpoint", str(old), "--camera", "near", "--episodes", "1"]) == 2
+    assert "trained through the view 'corner2'; leave --camera away, or pass --other_view" in capsys.readouterr().err
 
 
 def test_held_out_error_is_printed_and_written_apart_for_transitions(run, dataset, tmp_path, capsys):

@@ -144,6 +144,20 @@ def test_pictures_of_other_episodes_leave_everything_else_alone(store, tmp_path)
     assert not torch.equal(one["image_primary"], other["image_primary"])
 
 
+def test_augmentation_changes_pictures_alone_and_follows_from_seed_and_step(store, tmp_path):
+    augment = {"cameras": ["primary"], "primary": {"brightness": 0.3}}
+    configs = [toy_config(tmp_path, "concat", data=data) for data in ({}, {"augment": augment})]
+    plain, changed = (made(config, store)[1] for config in configs)
+    again = made(configs[1], store)[1].batch(5)
+    for step in (0, 5):
+        before, after = plain.batch(step), changed.batch(step)
+        assert (before["image_primary"] != after["image_primary"]).any()
+        assert all((before[key] == after[key]).all() for key in before if key != "image_primary")
+    assert (again["image_primary"] == after["image_primary"]).all()
+    shown = [next(iter(windows.in_order()))["image_primary"] for windows in (plain, changed)]
+    assert (shown[0] == shown[1]).all()
+
+
 def test_the_command_needs_neither_tensorflow_nor_jax_nor_a_simulator(tmp_path):
     file = str(ROOT / "finetune_configs" / "small_assembly.py:debug")
     values = load_config(file).to_dict()

@@ -30,6 +30,14 @@ def play(env, seed, steps=25):
     return digest.hexdigest()
 
 
+@pytest.mark.parametrize("task", ["assembly", "threading", "handover"])
+def test_the_views_that_a_task_names_are_those_of_its_simulator(task):
+    env = sim.make(task, cameras=())
+    model = env.world.model
+    assert set(sim.task_spec(task).views) == {"near", *(model.camera(i).name for i in range(model.ncam))}
+    env.close()
+
+
 @pytest.mark.parametrize("fixture", ["assembly", "threading_env"])
 def test_observations_have_the_stated_shapes_and_units(request, fixture):
     env = request.getfixturevalue(fixture)

@@ -144,7 +144,7 @@ def _train(config: SmallConfig, store: Any, run: RunDirectory) -> dict[str, floa
     if not run.first_batch.exists() and method.vision:
         save_batch_picture(_picture_batch(windows.batch(0)), run.first_batch)
     measured = train(trainer, windows, held_out, run, store.source_hash)
-    save_policy(policy, run.checkpoint, store.statistics, config.data.normalization)
+    save_policy(policy, run.checkpoint, store.statistics, config.data.normalization, config.demos.camera)
     return {**measured, "steps": steps, "mean_rho": float(np.mean(rho["train"]))}
 
 
@@ -184,6 +184,7 @@ def rollouts(config: SmallConfig, run: RunDirectory) -> dict[str, Any]:
             out_dir=out,
             image_size=config.demos.image_size,
             cameras=config.demos.cameras,
+            camera=config.demos.camera,
             variant=variant,
             workers=config.eval.workers,
             videos=config.eval.videos,

@@ -10,6 +10,8 @@ import torch
 
 from gap_vla.policies.config import SmallConfig
 from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.augmentation import DRAWS
+from gap_vla.rlds.draws import uniform
 from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Windows
 
@@ -56,6 +58,7 @@ class SmallWindows:
         self._phase = _phase_codes(store, split)
         self._shuffle_images = config.data.shuffle_images and split == "train"
         self._cameras = tuple(f"image_{camera}" for camera in config.demos.cameras) if vision else ()
+        self._augment = config.data.augment.of_images
         self._frames, self._steps = config.model.image_history, config.model.proprio_history
         self._batch, self._seed = config.train.batch_size, config.train.seed
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, np.int64))
@@ -66,21 +69,24 @@ class SmallWindows:
     def batch(self, step: int) -> dict[str, Any]:
         """The batch of a 0-based training step; every window once per epoch."""
         numbers = self._numbers(step)
-        if not self._shuffle_images:
-            return self.gather(numbers)
-        drawn = np.random.default_rng([self._seed, step, 1]).integers(len(self._data), size=len(numbers))
-        return self.gather(numbers, drawn)
+        drawn = None
+        if self._shuffle_images:
+            drawn = np.random.default_rng([self._seed, step, 1]).integers(len(self._data), size=len(numbers))
+        return self.gather(numbers, drawn, self._epochs(step))
 
     def in_order(self, size: int = 256) -> Iterator[dict[str, Any]]:
         """Every window once."""
         for start in range(0, len(self), size):
             yield self.gather(np.arange(start, min(start + size, len(self))))
 
-    def gather(self, numbers: np.ndarray, pictures_of: np.ndarray | None = None) -> dict[str, Any]:
+    def gather(
+        self, numbers: np.ndarray, pictures_of: np.ndarray | None = None, epochs: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """The batch of these windows; see `gap_vla.policies.policy.Batch`.
 
         Args:
             pictures_of: take the pictures from these episodes instead, at the same steps: a control that cannot see.
+            epochs: which random changes of the pictures each window gets, where the configuration wants them.
         """
         found = self._windows.gather(numbers)
         offsets = self._data.offsets
@@ -105,12 +111,19 @@ class SmallWindows:
             stored = self._data.fields[key]
             images = np.empty((*frames.shape, *stored.shape[1:]), np.uint8)
             np.take(stored, frames, axis=0, out=images, mode="clip")  # "raise" would copy through a buffer
+            if epochs is not None and key in self._augment:
+                address = epochs, np.searchsorted(offsets, start), numbers - start
+                draws = uniform(self._seed, "augment", *address, DRAWS)
+                images = self._augment[key](images, np.ones(frames.shape, bool), draws)
             arrays[key] = images
         return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
 
+    def _epochs(self, step: int) -> np.ndarray:
+        """The epoch that each window of a batch belongs to."""
+        return np.arange(step * self._batch, (step + 1) * self._batch) // len(self)
+
     def _numbers(self, step: int) -> np.ndarray:
-        positions = np.arange(step * self._batch, (step + 1) * self._batch)
-        epochs = positions // len(self)
+        positions, epochs = np.arange(step * self._batch, (step + 1) * self._batch), self._epochs(step)
         return np.concatenate(
             [self._permutation(int(epoch))[positions[epochs == epoch] % len(self)] for epoch in np.unique(epochs)]
         )
