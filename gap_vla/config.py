@@ -245,6 +245,12 @@ class FinetuneConfig:
         check_pictures(self.task, self.demos, self.data)
         if self.demos.image_size % 16:
             raise ConfigError(f"demos.image_size is {self.demos.image_size}; Octo's stem needs a multiple of 16")
+        cell = (self.model.stem_patch or 2) * 2 ** (len(self.model.stem_features) - 1)
+        if not self.model.pretrained and self.demos.image_size % cell:
+            raise ConfigError(
+                f"demos.image_size is {self.demos.image_size}; model.stem_features and model.stem_patch make one token "
+                f"of {cell} × {cell} pixels, which must divide it"
+            )
         rival_of(self.method, self.rival)
         if self.eval.execute > self.model.action_horizon:
             raise ConfigError(

@@ -43,6 +43,7 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ({"task": "threading", "data": {"augment": {"cameras": ["wrist"]}}}, "names 'wrist', but demos.cameras is"),
         ({"task": "threading", "data": {"augment": {"cameras": ["left"]}}}, "choose one of primary, wrist"),
         ({"task": "threading", "data": {"augment": {"primary": {"contrast": [2.0, 1.0]}}}}, "smaller one comes first"),
+        ({"task": "threading", "model": {"stem_patch": 12}}, "one token of 48 × 48 pixels"),
         ({}, "task"),
     ],
 )

@@ -17,6 +17,7 @@ import pytest
 from gap_vla.adjustment.jax import adjusted_gradients
 from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, language, merge_params, presets
 from gap_vla.octo.blocks import Transformer
+from gap_vla.octo.convolution import convolve
 from gap_vla.octo.language import embed_language
 from gap_vla.octo.model import parameter_shapes
 
@@ -197,6 +198,20 @@ def test_small_models_have_the_shapes_they_were_asked_for(head: str) -> None:
     tree = golden.flat_shapes(parameter_shapes(module, batch))
     assert tree["octo_transformer/obs_primary_pos_embedding"][0] == (1, 2, 64, 32)
     assert ("octo_transformer/obs_proprio_projection/kernel" in tree) == (head != "mse")
+
+
+def test_a_stem_of_patches_is_the_convolution_that_upstream_would_compute() -> None:
+    options: dict[str, Any] = {"image_size": 32, "window_size": 1}
+    config = presets.small_config(**options, stem_features=(32, 32, 32), stem_patch=4)
+    encoder = config["model"]["observation_tokenizers"]["primary"]["kwargs"]["encoder"]["kwargs"]
+    assert (encoder["kernel_sizes"], encoder["strides"], encoder["padding"]) == ([4, 3, 3], [4, 2, 2], [0, 1, 1])
+    tree = golden.flat_shapes(parameter_shapes(OctoModule.create(**config["model"]), presets.example_batch(**options)))
+    assert tree["octo_transformer/obs_primary_pos_embedding"][0] == (1, 1, 2 * 2, 64)
+    rng = np.random.default_rng(0)
+    image, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 10, 8, 3), (4, 4, 3, 5)))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(image, kernel, (4, 4), ((0, 0), (0, 0)), dimension_numbers=numbers)
+    np.testing.assert_allclose(convolve(image, kernel, (4, 4), ((0, 0), (0, 0))), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_only_what_is_not_pretrained_is_initialised(capsys: pytest.CaptureFixture[str]) -> None:
