@@ -82,6 +82,8 @@ class Episode:
         steps = len(self.proprio)
         if steps == 0:
             raise EpisodeError(f"{self.name}: no steps; drop the episode")
+        if not isinstance(self.language_instruction, str):
+            raise EpisodeError(f"{self.name}: the instruction is {self.language_instruction!r:.60}, not text")
         arrays = {**self.images, "proprio": self.proprio, "action": self.action}
         for optional in ("phase", "rho", "change_point"):
             if getattr(self, optional) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.demos.boundary import refusing
+from gap_vla.core.boundary import refusing
 from gap_vla.demos.fields import ACTION_LIMIT, make_episode
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.pickle_tokens import read_pickle
@@ -110,7 +110,10 @@ def load_arrays(file: Path) -> Any:
     Raises:
         EpisodeError: it holds anything else, or is damaged. No code of it has run.
     """
-    with refusing(f"{file}: not read as a pickle of arrays", "write it again"), open(file, "rb") as stream:
+    with (
+        refusing(f"{file}: not read as a pickle of arrays", "write it again", EpisodeError),
+        open(file, "rb") as stream,
+    ):
         return read_pickle(stream, os.fstat(stream.fileno()).st_size)
 
 

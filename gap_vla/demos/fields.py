@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gap_vla.demos.boundary import one_line
+from gap_vla.core.boundary import one_line, refusing
 from gap_vla.demos.layout import StateLayout
 from gap_vla.episode import Episode, EpisodeError
 
@@ -41,23 +41,27 @@ def make_episode(
         EpisodeError: a key is missing (says which there are), a field has another shape or length, a number is not
             finite in float32, or an action beyond its limit.
     """
-    for key in (state_key, action_key, *(image_keys if images else ())):
-        if key not in arrays:
-            raise EpisodeError(
-                f"{where}: no {key!r} (found: {', '.join(map(str, arrays)) or 'nothing'}); name it with --reader"
-            )
-    state = as_rows(arrays[state_key], f"{where}: {state_key!r}")
-    action = as_actions(arrays[action_key], action_limit, f"{where}: {action_key!r}")
-    cameras = {name: as_frames(arrays[key], f"{where}: {key!r}") for key, name in image_keys.items()} if images else {}
-    phase = arrays.get("phase")
-    rest["metadata"] = {**rest.get("metadata", {}), **layout.facts}
-    return Episode(
-        images=cameras,
-        proprio=layout.to_proprio(state, where),
-        action=action,
-        phase=None if phase is None else as_names(phase, f"{where}: 'phase'"),
-        **rest,
-    ).validate()
+    with refusing(where, "write it again", EpisodeError):
+        for key in (state_key, action_key, *(image_keys if images else ())):
+            if key not in arrays:
+                raise EpisodeError(
+                    f"{where}: no {key!r} (found: {one_line(', '.join(map(str, arrays))) or 'nothing'}); "
+                    "name it with --reader"
+                )
+        state = as_rows(arrays[state_key], f"{where}: {state_key!r}")
+        action = as_actions(arrays[action_key], action_limit, f"{where}: {action_key!r}")
+        cameras = (
+            {name: as_frames(arrays[key], f"{where}: {key!r}") for key, name in image_keys.items()} if images else {}
+        )
+        phase = arrays.get("phase")
+        rest["metadata"] = {**rest.get("metadata", {}), **layout.facts}
+        return Episode(
+            images=cameras,
+            proprio=layout.to_proprio(state, where),
+            action=action,
+            phase=None if phase is None else as_names(phase, f"{where}: 'phase'"),
+            **rest,
+        ).validate()
 
 
 def as_rows(value: Any, where: str) -> np.ndarray:
@@ -118,6 +122,19 @@ def as_names(value: Any, where: str) -> np.ndarray:
     if names.ndim != 1 or names.dtype.kind not in "USiub":
         raise EpisodeError(f"{where} is {names.dtype}{list(names.shape)}, not one name per step; store text (T)")
     return names.astype(str)
+
+
+def as_text(value: Any, where: str) -> str:
+    """An instruction.
+
+    Raises:
+        EpisodeError: something other than text.
+    """
+    plain = value.item() if isinstance(value, (np.generic, np.ndarray)) and np.size(value) == 1 else value
+    text = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
+    if not isinstance(text, str):
+        raise EpisodeError(f"{where}: the instruction is {one_line(repr(text), 60)}, not text; store text")
+    return text
 
 
 def as_truth(value: Any, where: str) -> bool:

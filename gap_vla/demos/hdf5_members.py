@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gap_vla.demos.boundary import one_line, refuse_too_large
+from gap_vla.core.boundary import one_line, refuse_too_large
 from gap_vla.episode import EpisodeError
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
@@ -120,5 +120,7 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
         raise EpisodeError(f"{where}: {path!r} is no array; write one row per step")
     if found.is_virtual or found.external:
         raise EpisodeError(f"{where}: {path!r} lies in other files; copy it into this one (h5repack)")
-    refuse_too_large(f"{where}: {path!r}", found.size * found.id.get_type().get_size(), found.id.get_storage_size())
+    refuse_too_large(
+        f"{where}: {path!r}", found.size * found.id.get_type().get_size(), found.id.get_storage_size(), EpisodeError
+    )
     return found

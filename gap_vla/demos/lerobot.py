@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
+from gap_vla.core.boundary import one_line, refusing
 from gap_vla.demos.fields import make_episode, resized
 from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.lerobot_index import EpisodePlace, read_index
+from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index
+from gap_vla.demos.parquet_rows import read_rows
 from gap_vla.demos.source import Source
 from gap_vla.episode import Episode, EpisodeError
 
@@ -28,12 +30,14 @@ class LeRobot(Source):
         layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes. Joint positions are no
             end-effector pose: ρ needs one; name its columns, or write the dataset with `--method none`.
         image_size: (height, width) to resize to.
+        action_limit: the largest action; default: the robot's own units.
 
     Raises:
         EpisodeError: not a LeRobot folder, an unknown version, a damaged table or video; names the file.
     """
 
     kind = "lerobot"
+    ACTION_LIMIT: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class LeRobot(Source):
         action_key: str = "action",
         layout: str | Mapping[str, Any] = "gap",
         image_size: tuple[int, int] | list[int] | None = None,
+        action_limit: float | None = None,
     ) -> None:
         self.path = Path(path)
         self.options = {
@@ -52,24 +57,22 @@ class LeRobot(Source):
             "action_key": action_key,
             "layout": layout if isinstance(layout, str) else dict(layout),
             "image_size": list(image_size) if image_size else None,
+            **self.stated_limit(action_limit),
         }
+        if image_size and (len(image_size) != 2 or not all(type(n) is int and 0 < n <= 8192 for n in image_size)):
+            raise EpisodeError(f"image_size is {image_size!r:.60}; give [height, width] in pixels")
         self._size = (image_size[0], image_size[1]) if image_size else None
         self._layout = StateLayout.of(layout)
-        info_file = self.path / "meta" / "info.json"
-        if not info_file.exists():
-            raise EpisodeError(f"{self.path}: no meta/info.json; give the folder of one LeRobot dataset")
-        try:
-            self._info = json.loads(info_file.read_text())
-        except json.JSONDecodeError as error:
-            raise EpisodeError(f"{info_file}: not JSON ({error})") from None
-        self._features = self._info["features"]
-        cameras = [key for key, value in self._features.items() if value["dtype"] in ("video", "image")]
+        described = read_description(self.path)
+        self._features = described.features
+        cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
         names = ("image_primary", "image_wrist")
         self._image_keys = dict(image_keys) if image_keys is not None else dict(zip(cameras, names))
         for key in (state_key, action_key, *self._image_keys):
             if key not in self._features:
-                raise EpisodeError(f"{info_file}: no feature {key!r} (features: {', '.join(self._features)})")
-        self._places = read_index(self.path, self._info)
+                known = one_line(", ".join(self._features))
+                raise EpisodeError(f"{self.path}/meta/info.json: no feature {key!r} (features: {known})")
+        self._places = read_index(described)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -83,23 +86,18 @@ class LeRobot(Source):
         return {key: "not named as state, action or camera" for key in self._features if key not in used}
 
     def read(self, index: int, *, images: bool = True) -> Episode:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         place = self._places[index]
         where = f"{place.table}, episode {place.index}"
-        stored = [k for k in self._image_keys if images and self._features[k]["dtype"] == "image"]
+        stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *stored]
-        try:
-            table = pq.read_table(place.table, columns=columns, filters=[("episode_index", "==", place.index)])
-        except (pa.ArrowException, OSError) as error:
-            raise EpisodeError(f"{where}: the table cannot be read ({error}); download it again") from None
-        if len(table) != place.length:
-            raise EpisodeError(f"{where}: {len(table)} rows, the index says {place.length}; download it again")
+        table = read_rows(place.table, columns, ("episode_index", place.index))
+        if (rows := len(table["episode_index"])) != place.length:
+            raise EpisodeError(f"{where}: {rows} rows, the index says {place.length}; download it again")
         arrays: dict[str, Any] = {}
         for key in columns[:2]:
-            width = int(np.prod(self._features[key]["shape"]))
-            arrays[key] = np.stack([np.asarray(row, np.float32).reshape(width) for row in table[key].to_pylist()])
+            with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
+                width = self._features[key].width
+                arrays[key] = np.stack([np.asarray(row, np.float64).reshape(width) for row in table[key]])
         for key in self._image_keys if images else ():
             frames = _pictures(table[key], where) if key in stored else _video(place, key)
             arrays[key] = resized(frames, self._size)
@@ -111,16 +109,19 @@ class LeRobot(Source):
             image_keys=self._image_keys,
             layout=self._layout,
             images=images,
+            action_limit=self.action_limit,
             language_instruction=place.task,
             metadata={"file_path": str(place.table), "episode_id": str(place.index)},
         )
 
 
-def _pictures(column: Any, where: str) -> np.ndarray:
-    try:
-        return np.stack([np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")) for row in column.to_pylist()])
-    except (OSError, TypeError, ValueError) as error:
-        raise EpisodeError(f"{where}: a picture cannot be decoded ({error})") from None
+def _pictures(rows: list[Any], where: str) -> np.ndarray:
+    bomb = (Image.DecompressionBombError,)
+    with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
+        pictures = [Image.open(io.BytesIO(row["bytes"])) for row in rows]
+        if len(sizes := {picture.size for picture in pictures}) > 1:
+            raise EpisodeError(f"{where}: pictures of {len(sizes)} sizes; download it again")
+        return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
 def _video(place: EpisodePlace, key: str) -> np.ndarray:
@@ -134,14 +135,16 @@ def _video(place: EpisodePlace, key: str) -> np.ndarray:
     seek = ["-ss", f"{start:.6f}"] if start > 0 else []
     reader = imageio_ffmpeg.read_frames(str(video), input_params=seek, output_params=["-frames:v", str(place.length)])
     frames = []
-    try:
-        width, height = next(reader)["size"]
+    with (
+        refusing(f"{where}: the video cannot be decoded", "download it again", EpisodeError),
+        contextlib.closing(reader),
+    ):
+        found: Any = next(reader, None)
+        if found is None:
+            raise EpisodeError(f"{where}: the video cannot be decoded; download it again")
+        width, height = found["size"]
         for raw in reader:
             frames.append(np.frombuffer(raw, np.uint8).reshape(height, width, 3))
-    except (OSError, RuntimeError, StopIteration, ValueError) as error:
-        raise EpisodeError(f"{where}: the video cannot be decoded ({error}); download it again") from None
-    finally:
-        reader.close()
     if len(frames) != place.length:
         raise EpisodeError(f"{where}: {len(frames)} frames, the episode has {place.length} steps; download it again")
     return np.stack(frames)

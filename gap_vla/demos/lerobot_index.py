@@ -4,11 +4,66 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.boundary import refusing
+from gap_vla.core.foreign import Section
+from gap_vla.demos.parquet_rows import read_rows
 from gap_vla.episode import EpisodeError
+
+MOST = 2**31
+"""No dataset has more episodes, files, chunks or steps than this."""
+
+_FIELD = re.compile(r"\{(\w+)(?::0?\d{1,2}d?)?\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """A column of the dataset: its kind (`float32`, `image`, `video`, …) and the numbers in one row of it."""
+
+    dtype: str
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """`meta/info.json`, checked.
+
+    Attributes:
+        root: folder of the dataset.
+        version: "v2" or "v3".
+        features: by name.
+        data_path, video_path: where files lie, with fields in braces.
+        chunks_size: v2: episodes per folder.
+        episodes, steps: how many there are; None: not said.
+    """
+
+    root: Path
+    version: str
+    features: Mapping[str, Feature]
+    data_path: str
+    video_path: str
+    chunks_size: int
+    episodes: int | None
+    steps: int | None
+
+    @property
+    def videos(self) -> list[str]:
+        return [key for key, feature in self.features.items() if feature.dtype == "video"]
+
+    def file(self, template: str, **fields: Any) -> Path:
+        """A file of the dataset. Raises EpisodeError: the template names other fields, or leads out of the folder."""
+        left = _FIELD.sub("", template)
+        if "{" in left or "}" in left or not set(_FIELD.findall(template)) <= set(fields):
+            raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100}: known are {', '.join(fields)}")
+        path = self.root / template.format(**fields)
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100} leads out of the dataset")
+        return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,71 +77,98 @@ class EpisodePlace:
     videos: dict[str, tuple[Path, float]]
 
 
-def read_index(root: Path, info: Mapping[str, Any]) -> list[EpisodePlace]:
+def read_description(root: Path) -> Description:
+    """The dataset's `meta/info.json`.
+
+    Raises:
+        EpisodeError: there is none, an unknown version, or a key of another kind; names the key.
+    """
+    file = root / "meta" / "info.json"
+    if not file.exists():
+        raise EpisodeError(f"{root}: no meta/info.json; give the folder of one LeRobot dataset")
+    info = Section.read(file, EpisodeError)
+    version = info.text("codebase_version", "unknown")
+    if version[:2] not in ("v2", "v3"):
+        raise EpisodeError(f"{root}: LeRobot format {version!s:.40}; v2 and v3 are read")
+    features, found = info.section("features"), {}
+    for name in features.values:
+        feature = features.section(name)
+        shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST)) if "shape" in feature else None
+        if shape is None:
+            feature.require("shape")
+        found[name] = Feature(feature.text("dtype"), math.prod(shape or ()))
+    has_videos = any(feature.dtype == "video" for feature in found.values())
+    return Description(
+        root,
+        version[:2],
+        found,
+        info.text("data_path"),
+        info.text("video_path") if has_videos else "",
+        info.whole("chunks_size", 1, MOST) if version[:2] == "v2" else 1,
+        info.whole("total_episodes", 0, MOST) if "total_episodes" in info else None,
+        info.whole("total_frames", 0, MOST) if "total_frames" in info else None,
+    )
+
+
+def read_index(described: Description) -> list[EpisodePlace]:
     """The dataset's episodes in order.
 
     Raises:
-        EpisodeError: a format that is neither v2 nor v3, or an unreadable index.
+        EpisodeError: an unreadable index, or one of other episodes than the description says.
     """
-    version = str(info.get("codebase_version", ""))
-    cameras = [key for key, value in info["features"].items() if value["dtype"] == "video"]
-    try:
-        if version.startswith("v2"):
-            places = _version_2(root, info, cameras)
-        elif version.startswith("v3"):
-            places = _version_3(root, info, cameras)
-        else:
-            raise EpisodeError(f"{root}: LeRobot format {version or 'unknown'}; v2 and v3 are read")
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise EpisodeError(
-            f"{root}/meta: the index of episodes cannot be read ({error!r}); download it again"
-        ) from None
+    root = described.root
+    rows = _rows_2(root) if described.version == "v2" else _rows_3(root)
+    place = _place_2 if described.version == "v2" else _place_3
+    places = sorted((place(described, row) for row in rows), key=lambda place: place.index)
     if not places:
         raise EpisodeError(f"{root}: no episodes")
+    if len({place.index for place in places}) < len(places):
+        raise EpisodeError(f"{root}/meta: an episode is listed twice; download the index again")
+    for what, listed, said in (
+        ("episodes", len(places), described.episodes),
+        ("frames", sum(place.length for place in places), described.steps),
+    ):
+        if said is not None and listed != said:
+            raise EpisodeError(
+                f"{root}/meta: the index lists {listed} {what}, info.json says total_{what} {said}; download both again"
+            )
     return places
 
 
-def _version_2(root: Path, info: Mapping[str, Any], cameras: list[str]) -> list[EpisodePlace]:
-    places = []
-    for line in (root / "meta" / "episodes.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        index = row["episode_index"]
-        keys = {"episode_chunk": index // info["chunks_size"], "episode_index": index}
-        videos = {key: (root / info["video_path"].format(video_key=key, **keys), 0.0) for key in cameras}
-        table = root / info["data_path"].format(**keys)
-        places.append(EpisodePlace(table, index, row["length"], _task(row["tasks"]), videos))
-    return sorted(places, key=lambda place: place.index)
+def _rows_2(root: Path) -> list[Section]:
+    file = root / "meta" / "episodes.jsonl"
+    with refusing(f"{file}: the index of episodes cannot be read", "download it again", EpisodeError):
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [Section(json.loads(line), f"{file} line {i}", EpisodeError) for i, line in enumerate(lines, start=1)]
 
 
-def _version_3(root: Path, info: Mapping[str, Any], cameras: list[str]) -> list[EpisodePlace]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    places = []
+def _rows_3(root: Path) -> list[Section]:
+    rows = []
     for file in sorted((root / "meta" / "episodes").rglob("*.parquet")):
-        try:
-            rows = pq.read_table(file).to_pylist()
-        except pa.ArrowException as error:
-            raise EpisodeError(f"{file}: the table cannot be read ({error}); download it again") from None
-        for row in rows:
-            table = root / info["data_path"].format(
-                chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
-            )
-            videos = {
-                key: (
-                    root
-                    / info["video_path"].format(
-                        video_key=key,
-                        chunk_index=row[f"videos/{key}/chunk_index"],
-                        file_index=row[f"videos/{key}/file_index"],
-                    ),
-                    float(row[f"videos/{key}/from_timestamp"]),
-                )
-                for key in cameras
-            }
-            places.append(EpisodePlace(table, row["episode_index"], row["length"], _task(row["tasks"]), videos))
-    return sorted(places, key=lambda place: place.index)
+        columns = read_rows(file)
+        for i in range(len(next(iter(columns.values()), []))):
+            rows.append(Section({key: values[i] for key, values in columns.items()}, f"{file} row {i}", EpisodeError))
+    return rows
 
 
-def _task(tasks: list[str]) -> str:
-    return tasks[0] if tasks else ""
+def _place_2(described: Description, row: Section) -> EpisodePlace:
+    index = row.whole("episode_index", 0, MOST)
+    keys = {"episode_chunk": index // described.chunks_size, "episode_index": index}
+    videos = {key: (described.file(described.video_path, video_key=key, **keys), 0.0) for key in described.videos}
+    table = described.file(described.data_path, **keys)
+    return EpisodePlace(table, index, row.whole("length", 1, MOST), _task(row), videos)
+
+
+def _place_3(described: Description, row: Section) -> EpisodePlace:
+    keys = {name: row.whole(f"data/{name}", 0, MOST) for name in ("chunk_index", "file_index")}
+    videos = {}
+    for key in described.videos:
+        place = {name: row.whole(f"videos/{key}/{name}", 0, MOST) for name in ("chunk_index", "file_index")}
+        start = row.finite(f"videos/{key}/from_timestamp", 0, MOST)
+        videos[key] = described.file(described.video_path, video_key=key, **place), start
+    table = described.file(described.data_path, **keys)
+    return EpisodePlace(table, row.whole("episode_index", 0, MOST), row.whole("length", 1, MOST), _task(row), videos)
+
+
+def _task(row: Section) -> str:
+    return next(iter(row.list("tasks", lambda part, key: part.text(key))), "")

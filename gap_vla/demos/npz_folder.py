@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gap_vla.demos.fields import ACTION_LIMIT, IMAGE_NAMES, as_truth, make_episode
+from gap_vla.demos.fields import ACTION_LIMIT, IMAGE_NAMES, as_text, as_truth, make_episode
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.npz_arrays import array_names, read_arrays
 from gap_vla.demos.source import Source
 from gap_vla.episode import Episode, EpisodeError
 
@@ -57,7 +55,7 @@ class NpzFolder(Source):
         self._files = sorted(self.path.glob("*.npz")) if self.path.is_dir() else []
         if not self._files:
             raise EpisodeError(f"{self.path}: no .npz files in this folder")
-        names = _load(self._files[0], ()).keys()
+        names = sorted({name for file in self._files for name in array_names(file)})
         self._image_keys = image_keys if image_keys is not None else {k: k for k in IMAGE_NAMES if k in names}
         used = {state_key, action_key, *self._image_keys, "phase", "language_instruction", "success"}
         self._dropped = {key: "not named as state, action or camera" for key in names if key not in used}
@@ -75,7 +73,7 @@ class NpzFolder(Source):
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         file = self._files[index]
-        arrays = _load(file, () if images else tuple(self._image_keys))
+        arrays = read_arrays(file, lambda name: images or name not in self._image_keys)
         return make_episode(
             arrays,
             str(file),
@@ -85,15 +83,9 @@ class NpzFolder(Source):
             layout=self._layout,
             images=images,
             action_limit=self.action_limit,
-            language_instruction=str(arrays.get("language_instruction", self.options["language_instruction"])),
+            language_instruction=as_text(
+                arrays.get("language_instruction", self.options["language_instruction"]), f"{file}"
+            ),
             success=as_truth(arrays.get("success", True), f"{file}: 'success'"),
             metadata={"file_path": str(file), "episode_id": file.stem},
         )
-
-
-def _load(file: Path, without: tuple[str, ...]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files if key not in without}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise EpisodeError(f"{file}: not a readable .npz of plain arrays ({error}); write it again") from None

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gap_vla.demos.boundary import one_line, refusing
+from gap_vla.core.boundary import one_line, refusing
 from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_truth
 from gap_vla.demos.hdf5_heaps import damaged_heap
 from gap_vla.demos.hdf5_members import attribute_of, attributes_of, group_at, has, length_at, numbers_at, text, texts_at
@@ -69,7 +69,7 @@ class RobomimicHDF5(Source):
             **self.stated_limit(action_limit),
         }
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
-        with refusing(f"{self.path}: not a complete HDF5 file", "get the file again"):
+        with refusing(f"{self.path}: not a complete HDF5 file", "get the file again", EpisodeError):
             if (heap := damaged_heap(self.path)) is not None:
                 raise EpisodeError(f"{self.path}: its text is damaged at byte {heap}; get the file again")
         with self.opened() as file:
@@ -103,9 +103,13 @@ class RobomimicHDF5(Source):
     @contextlib.contextmanager
     def opened(self, place: str = "") -> Iterator[h5py.File]:
         """The file for reading; what goes wrong with it inside becomes an EpisodeError that names file and place."""
-        with refusing(f"{self.path}: not a complete HDF5 file", "the copy or the recording was cut off, get it again"):
+        with refusing(
+            f"{self.path}: not a complete HDF5 file",
+            "the copy or the recording was cut off, get it again",
+            EpisodeError,
+        ):
             file = h5py.File(self.path, "r")
-        with file, refusing(f"{self.path}{place}: cannot be read", "copy the file again"):
+        with file, refusing(f"{self.path}{place}: cannot be read", "copy the file again", EpisodeError):
             yield file
 
     def _demo_names(self, file: h5py.File) -> list[str]:

@@ -163,7 +163,7 @@ def _cut(path: Path) -> None:
 def test_damage_is_named(tmp_path: Path) -> None:
     root = version_2(tmp_path)
     _cut(root / "data/chunk-000/episode_000001.parquet")
-    with pytest.raises(EpisodeError, match=r"episode_000001.parquet, episode 1: the table cannot be read"):
+    with pytest.raises(EpisodeError, match=r"episode_000001.parquet: the table cannot be read"):
         open_source(root, "lerobot")[1]
     _cut(root / "videos/chunk-000/observation.images.top/episode_000000.mp4")
     with pytest.raises(EpisodeError, match=r"episode_000000.mp4, episode 0: .*(decoded|frames)"):
@@ -180,7 +180,7 @@ def test_foreign_folders_and_versions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=r"LeRobot format v1.6; v2 and v3 are read"):
         open_source(tmp_path, "lerobot")
     with pytest.raises(EpisodeError, match=r"no feature 'observation.pose' .*observation.state"):
-        open_source(tmp_path, "lerobot", state_key="observation.pose")
+        open_source(version_2(tmp_path / "whole"), "lerobot", state_key="observation.pose")
 
 
 TINY = Path(__file__).parents[1] / "data" / "lerobot"

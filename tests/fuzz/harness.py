@@ -104,14 +104,15 @@ def damaged(draw: random.Random, content: bytes) -> bytes:
 
 
 def damage_a_file(draw: random.Random, path: Path) -> None:
-    """Bytes of one file, of the folder's if it is one; sometimes the file is emptied or removed."""
+    """Bytes of one file, of the folder's if it is one; sometimes the file is emptied."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     file = draw.choice(files)
-    kind = draw.randrange(12)
-    if kind == 0 and path.is_dir():
-        file.unlink()
-    else:
-        file.write_bytes(b"" if kind == 1 else damaged(draw, file.read_bytes()))
+    file.write_bytes(b"" if draw.random() < 0.1 else damaged(draw, file.read_bytes()))
+
+
+def remove_a_file(draw: random.Random, path: Path) -> None:
+    """One file of a folder; only for formats that say how many there are."""
+    draw.choice(sorted(p for p in path.rglob("*") if p.is_file())).unlink()
 
 
 def damaged_json(draw: random.Random, value: Any) -> Any:
