@@ -112,6 +112,8 @@ def notes(result: BlockResult) -> list[str]:
         found.append(f"Not run yet: {listing}.")
     for entry in result.failed:
         found.append(f"Failed: {entry.cell} ({entry.error}).")
+    if len({entry.origin.get("episodes") for entry in result.finished}) > 1:
+        found.append("The cells were not all trained on the same demonstrations: their content differs.")
     found += stale_notes(result)
     if result.finished:
         found.append(_origin(result))

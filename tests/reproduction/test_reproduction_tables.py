@@ -1,5 +1,7 @@
 """The tables say what the ledger holds, beside the paper's figures, and leave hand-written text alone."""
 
+import dataclasses
+
 import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 
@@ -96,6 +98,15 @@ def test_cells_of_other_settings_count_in_no_table_and_are_named(filled, tmp_pat
     text = rendered(table, "cpu", [other[0], *cells[1:]], ledger, tmp_path / "page.md")
     reason = "train.learning_rate 0.001 then, 0.5 now"
     assert f"**Stale, counted in no table** ({reason}): concat, seed 0: in distribution 25 %." in text
+
+
+def test_cells_of_different_demonstrations_are_named_beside_their_table(filled, tmp_path):
+    table, cells, ledger = filled
+    blind = [dataclasses.replace(cell, origin={"training_version": 2}) for cell in cells]
+    assert "same demonstrations" not in rendered(table, "cpu", blind, ledger, tmp_path / "page.md")
+    entry = ledger.read(cells[0])
+    ledger.write(cells[0], dataclasses.replace(entry, origin={**entry.origin, "episodes": "others"}))
+    assert "not all trained on the same demonstrations" in rendered(table, "cpu", blind, ledger, tmp_path / "page.md")
 
 
 def test_rendering_shows_ours_beside_the_papers_and_what_failed(filled, tmp_path):
