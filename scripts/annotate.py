@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = make_parser().parse_args(argv)
+    from gap_vla.core.outputs import claim
     from gap_vla.labelling import LabelJob, label_files
     from gap_vla.phases.report import describe
 
@@ -65,13 +66,15 @@ def main(argv: list[str] | None = None) -> None:
         workers=arguments.workers,
         overwrite=arguments.overwrite,
     )
+    page = Path(arguments.report or f"{arguments.out}.report.html")
+    if arguments.report is not None:
+        claim(page, "report", sources=[arguments.source, arguments.annotator, arguments.out], suffixes=(".html",))
     done = label_files(arguments.source, arguments.out, job)
     print(*describe(done.annotation.report), sep="\n")
     print(f"labelled copy: {done.path}\nannotator:     {done.annotator}")
     if arguments.report is not None:
         from gap_vla.labelling.pages import write_report
 
-        page = Path(arguments.report) if arguments.report else done.path.with_name(done.path.name + ".report.html")
         print(f"report:        {write_report(done, page, arguments.episodes)}")
 
 

@@ -69,6 +69,7 @@ def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
+    from gap_vla.core.outputs import claim, require_apart
     from gap_vla.rlds import dataset_builder
 
     labels: dict[str, Any] = {
@@ -82,8 +83,10 @@ def main(argv: list[str] | None = None) -> None:
     reader = dict(arguments.reader)
     builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
     if arguments.dry_run:
-        print(builder.dry_run(arguments.source, Path(f"{arguments.name}_dry_run.png"), reader=reader, **labels))
+        picture = claim(f"{arguments.name}_dry_run.png", "dry_run", sources=[arguments.source], suffixes=(".png",))
+        print(builder.dry_run(arguments.source, picture, reader=reader, **labels))
         return
+    require_apart(Path(builder.data_dir), arguments.source)
     path = builder.convert(arguments.source, reader=reader, **labels, **writing_options(arguments))
     print(f"dataset: {path}")
     print(f"check it: python scripts/check_dataset.py {path}")

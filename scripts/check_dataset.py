@@ -30,8 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-episodes", type=int, help="per split (default: all)")
     parser.add_argument("--strict", action="store_true", help="warnings count as errors")
     arguments = parser.parse_args(argv)
+    from gap_vla.core.outputs import claim
     from gap_vla.rlds.checking import check_dataset
 
+    out = arguments.out or Path(f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check")
+    for name in ("check.json", "check.html"):
+        claim(out / name, "check", sources=[arguments.dataset], suffixes=(".json", ".html"))
     report = check_dataset(
         arguments.dataset,
         state_key=arguments.state_key,
@@ -40,8 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         max_episodes=arguments.max_episodes,
     )
     print(report.text())
-    name = f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check"
-    print(f"page: {report.save(arguments.out or Path(name))}")
+    print(f"page: {report.save(out)}")
     return report.exit_status(arguments.strict)
 
 

@@ -46,7 +46,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
     from gap_vla.sim.collection import collect_demos
+    from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 
+    shown = options.show and options.cameras != "none"
+    if shown:
+        claim_pictures(options.out)
     out = collect_demos(
         options.task,
         options.num,
@@ -61,9 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         progress=not options.quiet,
     )
     print(out)
-    if options.show and options.cameras != "none":
-        from gap_vla.sim.contact_sheet import contact_sheet, video
-
+    if shown:
         print(contact_sheet(out, episodes=options.show))
         print(video(out, episodes=options.show))
 

@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
-    from gap_vla.core.whole import replacing, write_json
+    from gap_vla.core.outputs import claim, write_output
     from gap_vla.phases.quality import by_demonstrations, compare, load_recordings, sensitivity
     from gap_vla.phases.quality.figures import draw, markdown
     from gap_vla.phases.quality.finders import FINDERS
@@ -65,6 +65,9 @@ def main(argv: list[str] | None = None) -> None:
 
     if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
         raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")
+    outputs = [*(f"{stage}.json" for stage in arguments.stages), "tables.md"]
+    for output in outputs:
+        claim(arguments.out / output, "phase_benchmark", suffixes=(".json", ".md"))
     tasks = {}
     for task in arguments.tasks:
         path = arguments.demos / f"{task}.hdf5"
@@ -86,9 +89,11 @@ def main(argv: list[str] | None = None) -> None:
         path = arguments.out / f"{stage}.json"
         before = json.loads(path.read_text()) if path.exists() else {}
         kept = before["results"] if arguments.finders and before.get("recordings") == counts else {}
-        run[stage](
-            lambda results, path=path, kept=kept: write_json(path, {"recordings": counts, "results": kept | results})
-        )
+
+        def keep(results: dict[str, Any], path: Path = path, kept: dict[str, Any] = kept) -> None:
+            write_output(path, "phase_benchmark", json.dumps({"recordings": counts, "results": kept | results}))
+
+        run[stage](keep)
     if (path := arguments.out / "width.json").exists() and (found := json.loads(path.read_text())["results"]):
         print(draw_widths(found, arguments.figures / "phases_width.png"))
     missing = [stage for stage in STAGES if not (arguments.out / f"{stage}.json").exists()]
@@ -96,8 +101,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")
         return
     results = {stage: json.loads((arguments.out / f"{stage}.json").read_text()) for stage in STAGES}
-    with replacing(arguments.out / "tables.md") as temporary:
-        temporary.write_text(markdown(results))
+    write_output(arguments.out / "tables.md", "phase_benchmark", markdown(results))
     print(arguments.out / "tables.md", *draw(results, arguments.figures), sep="\n")
 
 

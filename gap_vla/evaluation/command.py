@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import keeping
-from gap_vla.core.whole import write_json
+from gap_vla.core.outputs import claim, write_output
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.page import write_page
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.rollout import Limits, evaluate
 from gap_vla.evaluation.summary import describe
-from gap_vla.evaluation.variants import variants_table, write_variants
+from gap_vla.evaluation.variants import claim_variants, variants_table, write_variants
 from gap_vla.sim import VARIANT_NAMES, require_rendering, task_spec, variant_spec
 
 
@@ -44,6 +45,8 @@ def _held_out(options: argparse.Namespace) -> None:
         options.checkpoint, task=options.task, step=options.step, execute=1, dataset=options.dataset
     )
     require_task(options.rlds, loaded.task)
+    if options.out:
+        claim(options.out / "held_out.json", "held_out", sources=[options.rlds], suffixes=(".json",))
     episodes = read_rlds(options.rlds, options.split)
     found = held_out(loaded.policy, map(from_episode, episodes), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
@@ -55,8 +58,7 @@ def _held_out(options: argparse.Namespace) -> None:
     if not split:
         print("the dataset has no ρ, so transitions are not told apart; scripts/annotate.py adds it")
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_json(options.out / "held_out.json", dataclasses.asdict(found))
+        write_output(options.out / "held_out.json", "held_out", json.dumps(dataclasses.asdict(found)))
 
 
 def _evaluations(options: argparse.Namespace) -> Any:
@@ -70,6 +72,8 @@ def _evaluations(options: argparse.Namespace) -> Any:
     if cameras:
         require_rendering()
     root = options.out or _default_out(options, task)
+    if len(variants) > 1:
+        claim_variants(root)
     for variant in variants:
         folder = root / variant if len(variants) > 1 else root
         yield (

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import keeping
-from gap_vla.core.whole import write_json
+from gap_vla.core.outputs import claim, write_output
 from gap_vla.evaluation.diagnose import closed_loop, open_loop
 from gap_vla.evaluation.diagnose_report import report, verdict
 from gap_vla.evaluation.interventions import ALL_INTERVENTIONS
@@ -31,6 +32,8 @@ def diagnose_command(options: argparse.Namespace) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
+    out = options.out or _default_out(options)
+    claim(out / "diagnosis.json", "diagnosis", sources=[options.rlds, options.demos], suffixes=(".json",))
     simulated = not (options.demos or options.rlds)
     if simulated or options.closed_loop:
         require_rendering()
@@ -45,7 +48,6 @@ def _diagnose(options: argparse.Namespace) -> None:
         require_task(options.rlds, task_name)
     recordings = _recordings(options, task)
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
-    out = options.out or _default_out(options)
     closed: tuple[Any, ...] = ()
     if options.closed_loop:
         assert task is not None
@@ -69,8 +71,7 @@ def _diagnose(options: argparse.Namespace) -> None:
         "closed_loop": [dataclasses.asdict(entry) for entry in closed],
         "verdict": verdict(opened, closed),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "diagnosis.json", content)
+    write_output(out / "diagnosis.json", "diagnosis", json.dumps(content))
     print(f"→ {out / 'diagnosis.json'}")
 
 

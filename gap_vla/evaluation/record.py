@@ -15,6 +15,9 @@ from gap_vla.core.whole import write_json
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
 
+OWN = (EPISODES_FILE, "summary.json", "index.html", "videos")
+"""What an evaluation writes beside its identity."""
+
 
 class EvaluationError(UserError, RuntimeError):
     """An evaluation that cannot start or go on; the message says what to do."""
@@ -59,7 +62,6 @@ class EpisodeLog:
     def __init__(self, directory: Path, identity: dict[str, Any], *, resume: bool = True) -> None:
         self.directory = directory
         self.path = directory / EPISODES_FILE
-        directory.mkdir(parents=True, exist_ok=True)
         marker = directory / IDENTITY_FILE
         identity = json.loads(json.dumps(identity))
         if marker.exists():
@@ -70,6 +72,8 @@ class EpisodeLog:
             if not resume:
                 raise EvaluationError(f"{directory} already holds this evaluation; resume it or choose another --out")
         else:
+            if others := [name for name in OWN if (directory / name).exists()]:
+                raise EvaluationError(f"{directory} holds {others[0]}, but no evaluation; choose another --out")
             write_json(marker, identity)
         self.records = self._read()
         self._file = open(self.path, "a", encoding="utf-8")

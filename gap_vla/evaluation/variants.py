@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.whole import replacing, write_json
+from gap_vla.core.outputs import claim, write_output
 from gap_vla.evaluation.page import STYLE
 
 Summaries = Mapping[str, Mapping[str, Any]]
@@ -28,7 +29,8 @@ def write_variants(folder: Path, found: Summaries) -> Path:
         The page.
     """
     kept = ("episodes", "successes", "success_rate", "interval", "interval_clopper_pearson", "mean_steps", "phases")
-    write_json(folder / "variants.json", {name: {key: one[key] for key in kept} for name, one in found.items()})
+    figures = {name: {key: one[key] for key in kept} for name, one in found.items()}
+    write_output(folder / "variants.json", "variants", json.dumps(figures))
     first = next(iter(found.values()))
     title = html.escape(f"{first['policy']['name']} on {first['task']['task']}, variants of the scene")
     rows = "".join(
@@ -41,9 +43,17 @@ def write_variants(folder: Path, found: Summaries) -> Path:
         f"<table><tr><th>variant<th>episodes<th>success<th><th>95 % interval</tr>{rows}</table>"
         "<p>Layouts differ between variants: compare the rates by their intervals.</p>\n"
     )
-    with replacing(folder / "index.html") as temporary:
-        temporary.write_text(document, encoding="utf-8")
-    return folder / "index.html"
+    return write_output(folder / "index.html", "variants", document)
+
+
+def claim_variants(folder: Path) -> None:
+    """Makes sure that both may be written.
+
+    Raises:
+        OutputError: something else stands there.
+    """
+    for name in ("variants.json", "index.html"):
+        claim(folder / name, "variants", suffixes=(".json", ".html"))
 
 
 def _cells(found: Summaries) -> list[tuple[str, str, str, str]]:

@@ -6,10 +6,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.outputs import HDF5, claim
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
 
 KINDS = {"rlds": "tfds_files", "robomimic_hdf5": "hdf5_files", "npz": "npz_files"}
 """Kind of source: the module that knows it."""
+
+OUTPUTS = {"rlds": "dataset", "robomimic_hdf5": "labelled_demos", "npz": "labelled_npz"}
+"""Kind of source: the kind of output (`gap_vla.core.outputs`) that its labelled copy is."""
+
+FILES = (*HDF5, ".npz", ".html", ".mp4", ".png", ".json")
+"""Suffixes that no folder of episodes has."""
 
 __all__ = ["KINDS", "LabelJob", "LabelledFiles", "LabellingError", "kind_of", "label_files"]
 
@@ -47,14 +54,15 @@ def label_files(source: str | Path, out: str | Path, job: LabelJob | None = None
         What was written, with the annotation.
 
     Raises:
-        LabellingError: unknown kind, or `out` exists.
+        LabellingError: unknown kind.
+        OutputError: `out` must not be written: it is, holds or lies in what is read, or something else stands there.
         MotionError, EpisodeError: an episode that cannot be labelled; `out` does not appear, nothing else changes.
     """
     source, out = Path(source), Path(out)
     job = job or LabelJob(**job_fields)
     kind = kind_of(source)
-    if out.resolve() == source.resolve():
-        raise LabellingError(f"{out} is the source; name another place")
-    if out.exists() and not job.overwrite:
-        raise LabellingError(f"{out} exists; name another place or allow overwriting")
+    suffixes = HDF5 if kind == "robomimic_hdf5" else ()
+    if not suffixes and out.suffix in FILES:
+        raise LabellingError(f"{out}: the labelled copy of {source} is a folder; give a name without {out.suffix}")
+    claim(out, OUTPUTS[kind], overwrite=job.overwrite, sources=[source, job.annotator], suffixes=suffixes)
     return import_module(f"gap_vla.labelling.{KINDS[kind]}").label(source, out, job)

@@ -9,7 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gap_vla.core.whole import put, workplace
+from gap_vla.core.outputs import HDF5, OutputError, claim, deliver
+from gap_vla.core.whole import workplace
 from gap_vla.demos import open_source
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
@@ -18,10 +19,11 @@ from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joine
 def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
     """Copies the file, adds float32 `rho` and bool `change_point` to every demonstration, and the annotator's identity
     as the attribute `annotator` of `data`; the annotator itself goes to `<out>.annotator/`."""
+    saved = out.with_name(out.name + ".annotator")
+    claim(saved, "annotator", overwrite=job.overwrite, sources=[source, job.annotator])
     demos = open_source(source)
     episodes = [demos.read(i, images=False) for i in range(len(demos))]
     annotation = job.run(episodes, _extra(source, episodes, job))
-    saved = out.with_name(out.name + ".annotator")
     with workplace(out) as folder:
         new = folder / out.name
         shutil.copyfile(source, new)
@@ -37,9 +39,13 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
                         del group[name]
                     group.create_dataset(name, data=value)
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
+        with h5py.File(new) as file:
+            for index, episode in enumerate(episodes):
+                if not np.array_equal(file[f"data/{episode.metadata['episode_id']}/rho"][()], annotation.rho[index]):
+                    raise OutputError(f"{out}: the labels of {episode.name} were not written whole; is the disk full?")
         # the annotator first: where the labelled file is, its annotator is too
-        put(annotation.annotator.save(folder / saved.name), saved)
-        put(new, out)
+        deliver(annotation.annotator.save(folder / saved.name), saved, "annotator", overwrite=job.overwrite)
+        deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
     return LabelledFiles(out, saved, annotation, episodes, lambda index: read(out, index))
 
 

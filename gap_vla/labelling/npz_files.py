@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.whole import put, workplace
+from gap_vla.core.outputs import deliver
+from gap_vla.core.whole import workplace
 from gap_vla.demos.layout import StateLayout
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
@@ -32,7 +33,7 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
             labels = {"rho": annotation.rho[index], "change_point": annotation.flags(index)}
             _copy_with(file, new / file.name, labels)
         annotation.annotator.save(new / "annotator")
-        put(new, out)
+        deliver(new, out, "labelled_npz", overwrite=job.overwrite)
     return LabelledFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.whole import replacing
+from gap_vla.core.outputs import claim, write_output
 from gap_vla.episode import Episode
-from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
+from gap_vla.labelling.job import LabelJob, LabelledFiles
 
 LARGEST = 160
 """Pixels of the longer side of the report's frames: a page of a few episodes stays a few megabytes."""
@@ -27,9 +27,7 @@ def write_report(done: LabelledFiles, path: Path, episodes: int = 3) -> Path:
         images = {name: shrunk(frames) for name, frames in done.read(i).images.items()}
         views.append(view_of(labelled[i].replace(images=images)))
     text = report_page(f"Labels of {done.path}", done.annotation.report, done.annotation.identity, views)
-    with replacing(path) as temporary:
-        temporary.write_text(text)
-    return path
+    return write_output(path, "report", text)
 
 
 def shrunk(frames: np.ndarray) -> np.ndarray:
@@ -84,13 +82,13 @@ def show_episode(
         layout, state: of states of others, see `LabelJob`.
 
     Raises:
-        LabellingError: unknown files, episode, or kind of output.
+        LabellingError: unknown files or episode.
+        OutputError: `out` must not be written.
     """
     from gap_vla.phases import annotate, load_annotator
     from gap_vla.phases.view import episode_page, view_of, write_picture, write_video
 
-    if out.suffix not in (".html", ".mp4", ".png"):
-        raise LabellingError(f"{out}: the name must end in .html, .mp4 or .png")
+    claim(out, "episode", sources=[source, annotator], suffixes=(".html", ".mp4", ".png"))
     chosen = read_episode(source, episode, split=split, job=LabelJob(layout=layout, state=state))
     facts: tuple[str, ...] = ()
     if method is not None or annotator is not None:
@@ -102,6 +100,4 @@ def show_episode(
         return write_video(view, out, fps=fps)
     if out.suffix == ".png":
         return write_picture(view, out)
-    with replacing(out) as temporary:
-        temporary.write_text(episode_page(view))
-    return out
+    return write_output(out, "episode", episode_page(view))

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.whole import put, workplace
+from gap_vla.core.outputs import FOLDER_MARK, deliver
+from gap_vla.core.whole import workplace
 from gap_vla.episode import Episode
 from gap_vla.labelling.examples import episode_of, examples, extra_of
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
@@ -56,7 +57,7 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
         _write_metadata(source, new, annotation.identity)
         shutil.rmtree(new / "annotator", ignore_errors=True)
         annotation.annotator.save(new / "annotator")
-        put(new, out)
+        deliver(new, out, "dataset", overwrite=job.overwrite)
 
     def reread(index: int) -> Episode:
         name, number = places[index]
@@ -151,5 +152,5 @@ def _copy_other_files(source: Path, out: Path, shards: set[str]) -> None:
             continue
         if path.is_dir():
             shutil.copytree(path, out / path.name)
-        else:
+        elif path.name != FOLDER_MARK:
             shutil.copyfile(path, out / path.name)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.outputs import claim, write_output
 from gap_vla.core.whole import write_json
 from gap_vla.probing.page import write_report
 from gap_vla.probing.runs import ReportError, Run
@@ -17,6 +18,7 @@ from gap_vla.probing.runs import ReportError, Run
 def report(options: argparse.Namespace) -> None:
     """Probes and takeovers if asked for, then the page."""
     command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    claim(options.out, "runs_report", suffixes=(".html",))
     runs = [Run.read(path) for path in options.runs]
     if options.takeover:
         _take_over(runs, options, command)
@@ -46,6 +48,7 @@ def _take_over(runs: list[Run], options: argparse.Namespace, command: str) -> No
 def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[str, Any] | None:
     """The probe's result: made if asked for, otherwise that of an earlier call beside the same page."""
     kept = options.out.with_suffix(".probe") / "probe.json"
+    claim(kept, "probe", suffixes=(".json",))
     if not options.probe:
         return json.loads(kept.read_text()) if kept.exists() else None
     from gap_vla.probing.probe_data import collect_probe_demos
@@ -65,5 +68,5 @@ def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[s
         workers=options.workers,
     )
     result = {**probe_runs([run.path for run in small], demos, kept.parent), "command": command}
-    write_json(kept, result)
+    write_output(kept, "probe", json.dumps(result, indent=2))
     return result

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.whole import replacing
+from gap_vla.core.outputs import write_output
 from gap_vla.probing import sections as parts
 from gap_vla.probing.runs import ReportError, Run, by_method
 
@@ -67,12 +67,10 @@ def write_report(
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in shown)
     title = f"{tasks[0]}: {', '.join(by_method(found))}"
     body = "".join(f'<section id="{key}"><h2>{title}</h2>{text}</section>' for key, title, text in shown)
-    with replacing(out) as temporary:
-        temporary.write_text(
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-            f"<nav>{links}</nav>{body}</body></html>\n",
-            encoding="utf-8",
-        )
-    return out
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
+        f"<nav>{links}</nav>{body}</body></html>\n"
+    )
+    return write_output(out, "runs_report", page)

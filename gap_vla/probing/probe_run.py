@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.whole import write_json
+from gap_vla.core.outputs import write_output
 from gap_vla.probing.branch_loss import branch_losses
 from gap_vla.probing.linear_probe import probe_positions, probe_transitions
 from gap_vla.probing.partial_probe import probe_beyond
@@ -168,5 +168,5 @@ def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) 
         "labels": labels,
         "cka": [[round(cka(features[a], features[b]), 4) for b in labels] for a in labels],
     }
-    write_json(out / "probe.json", result)
+    write_output(out / "probe.json", "probe", json.dumps(result, indent=2))
     return json.loads(json.dumps(result))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gap_vla.core.whole import replacing
+from gap_vla.core.outputs import writing
 from gap_vla.reproduction.analysis import BlockResult, pairs_of
 from gap_vla.reproduction.paper import paper_success
 from gap_vla.reproduction.tables import IN, OUT
@@ -66,6 +66,6 @@ def draw_block(result: BlockResult, path: Path, *, title: str) -> Path:
         left.plot([], [], "D", color=color[variant], label=words(variant))
     figure.legend(loc="outside lower center", ncols=len(variants), frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    with replacing(path) as temporary:
+    with writing(path, "results_picture") as temporary:
         figure.savefig(temporary, dpi=130, format="png", metadata={"Software": None})
     return path

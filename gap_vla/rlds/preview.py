@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gap_vla.core.outputs import writing
 from gap_vla.episode import Episode
 
 _FRAME, _STRIP, _LABEL = 112, 40, 16
@@ -36,7 +37,8 @@ def episode_picture(episode: Episode, frames: int = 8) -> Image.Image:
 
 def save_episode_picture(episode: Episode, path: Path) -> Path:
     """Writes the picture as PNG."""
-    episode_picture(episode).save(path, "png")
+    with writing(path, "dry_run") as temporary:
+        episode_picture(episode).save(temporary, "png")
     return path
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.whole import write_json
+from gap_vla.core.locks import alone
+from gap_vla.core.outputs import claim, stamp
+from gap_vla.core.whole import put, write_json
 from gap_vla.identity import digest
 from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.identity import differences
@@ -59,13 +59,8 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
 
     def __enter__(self) -> DatasetTarget:
         self._home.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self._lock_path, "w")
-        try:
-            # The kernel releases the lock of a killed process.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise DatasetError(f"{self._home}: another process is writing this dataset; wait for it") from None
+        self._lock = alone(self._lock_path, f"{self._home}")
+        self._lock.__enter__()
         try:
             self._prepare()
         except BaseException:
@@ -74,8 +69,7 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock_path.unlink(missing_ok=True)
-        self._lock.close()
+        self._lock.__exit__(None, None, None)
 
     def _prepare(self) -> None:
         if self.path.exists():
@@ -85,11 +79,15 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
                 return
             if not self._overwrite:
                 raise DatasetError(self._in_the_way(recorded))
+        claim(self.path, "dataset")
         mark = self.partial / _MARK
-        if self.partial.exists() and not (mark.exists() and json.loads(mark.read_text()) == self.settings):
+        if self.partial.exists() and not (mark.exists() and mark.read_text() == self._described()):
             shutil.rmtree(self.partial)
         self.partial.mkdir(exist_ok=True)
         write_json(mark, self.settings)
+
+    def _described(self) -> str:
+        return json.dumps(self.settings, indent=2) + "\n"
 
     def _in_the_way(self, recorded: Mapping[str, Any]) -> str:
         if not recorded.get("identity"):
@@ -147,7 +145,8 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
     def finish(self) -> Path:
         """Gives the dataset its final name."""
         (self.partial / _MARK).unlink()
-        if self.path.exists():
-            shutil.rmtree(self.path)
-        os.replace(self.partial, self.path)
+        stamp(self.partial, "dataset")
+        claim(self.path, "dataset", overwrite=self._overwrite)
+        put(self.partial, self.path)
+        shutil.rmtree(self.partial, ignore_errors=True)  # the old one, after the exchange
         return self.path

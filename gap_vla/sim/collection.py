@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import time
@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError, keeping
+from gap_vla.core.locks import alone
+from gap_vla.core.outputs import HDF5, claim
+from gap_vla.core.whole import replacing
 from gap_vla.progress import Progress
 from gap_vla.sim.collection_worker import CRASHED, KEPT, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
@@ -30,6 +33,9 @@ _SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 _PATIENCE = 900.0
 """Seconds without any finished episode after which a collection gives up."""
+
+_OWN = re.compile(r"(lock|settings\.json)$|\.?attempt_\d{6}\b|\.settings\.")
+"""Names in the folder of finished episodes."""
 
 
 class CollectionError(UserError, RuntimeError):
@@ -76,8 +82,10 @@ def collect_demos(
         `out`.
 
     Raises:
-        CollectionError: `out` exists, the parts of another collection are in the way, another process is collecting
-            into the same file, a worker died, or the expert hardly ever succeeds.
+        OutputError: `out` exists or is no name of an HDF5 file.
+        CollectionError: the parts of another collection are in the way, a worker died, or the expert hardly ever
+            succeeds.
+        InUseError: another process is collecting into the same file.
         UnknownNameError: task, variant or camera.
         RenderingError: no OpenGL library.
     """
@@ -90,8 +98,7 @@ def collect_demos(
         raise CollectionError(f"n and workers must be at least 1, got n={n}, workers={workers}")
     if cameras:
         require_rendering()
-    if out.exists():
-        raise CollectionError(f"{out} exists; choose another name, or delete it first")
+    claim(out, "demos", overwrite=None, suffixes=HDF5)
     env_kwargs = dict(image_size=image_size, cameras=list(cameras), camera=camera, variant=variant)
     settings = {
         "layout_version": LAYOUT_VERSION,
@@ -123,25 +130,21 @@ def collect_demos(
 @contextlib.contextmanager
 def _parts(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
     """Opens the folder of finished episodes, alone, and only if it was made with the same settings."""
+    described = folder / "settings.json"
+    others = [path.name for path in folder.glob("*") if not _OWN.match(path.name)]
+    if others:
+        raise CollectionError(f"{folder} holds {others[0]}, which no collection wrote; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CollectionError(
-                f"another process is collecting into {folder}; wait for it or choose another name"
-            ) from None
+    with alone(folder / "lock", str(folder)):
         text = json.dumps(settings, sort_keys=True, indent=1)
-        described = folder / "settings.json"
         if described.exists() and described.read_text() != text:
             raise CollectionError(
                 f"{folder} holds demonstrations made with other settings:\n{described.read_text()}\n"
                 "delete the folder, choose another name, or use the same settings to continue"
             )
         if not described.exists():
-            temporary = folder / ".settings.json"
-            temporary.write_text(text)
-            os.replace(temporary, described)
+            with replacing(described) as temporary:
+                temporary.write_text(text)
         for leftover in folder.glob(".attempt_*"):
             leftover.unlink()  # a process that was killed while it wrote
         yield

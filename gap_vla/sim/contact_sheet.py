@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import h5py
 import numpy as np
+
+from gap_vla.core.outputs import claim, writing
+from gap_vla.core.video import write_video
+
+
+def claim_pictures(path: Path) -> None:
+    """Makes sure, before demonstrations are collected, that the sheet and the video may be written beside them.
+
+    Raises:
+        OutputError: something else stands there.
+    """
+    claim(path.with_suffix(".png"), "demos_sheet", suffixes=(".png",))
+    claim(path.with_suffix(".mp4"), "demos_video", suffixes=(".mp4",))
 
 
 def contact_sheet(path: str | Path, *, episodes: int = 4, columns: int = 8, scale: int = 2) -> Path:
@@ -24,9 +36,8 @@ def contact_sheet(path: str | Path, *, episodes: int = 4, columns: int = 8, scal
         rows.append(np.concatenate(list(frames[chosen]), axis=1))
     sheet = Image.fromarray(np.concatenate(rows, axis=0))
     out = path.with_suffix(".png")
-    temporary = out.with_name(f".{os.getpid()}.{out.name}")
-    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(temporary)
-    os.replace(temporary, out)
+    with writing(out, "demos_sheet") as temporary:
+        sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(temporary)
     return out
 
 
@@ -36,23 +47,17 @@ def video(path: str | Path, *, episodes: int = 4, scale: int = 4) -> Path:
     Returns:
         Path of the video, `<path without suffix>.mp4`.
     """
-    import imageio.v2 as imageio
-
     path = Path(path)
     with h5py.File(path, "r") as file:
         rate = int(file["data"].attrs["control_hz"])
         per_episode = len(_cameras(file["data/demo_0"]))
     films = _films(path, episodes)
-    out = path.with_suffix(".mp4")
-    temporary = out.with_name(f".{os.getpid()}.{out.name}")
-    with imageio.get_writer(temporary, fps=rate, macro_block_size=None, codec="libx264") as writer:
-        for first in range(0, len(films), per_episode):
-            for frames in zip(*films[first : first + per_episode]):
-                writer.append_data(  # type: ignore[attr-defined]
-                    np.concatenate(frames, axis=1).repeat(scale, 0).repeat(scale, 1)
-                )
-    os.replace(temporary, out)
-    return out
+    frames = (
+        np.concatenate(cameras, axis=1)
+        for first in range(0, len(films), per_episode)
+        for cameras in zip(*films[first : first + per_episode])
+    )
+    return write_video(path.with_suffix(".mp4"), frames, "demos_video", fps=rate, scale=scale)
 
 
 def _films(path: Path, episodes: int) -> list[np.ndarray]:

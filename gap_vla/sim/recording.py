@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gap_vla.core.whole import replacing
 from gap_vla.episode import PROPRIO_PER_ARM
 from gap_vla.sim.rollout import Demonstration
 
@@ -27,8 +27,7 @@ def write_demonstration(path: Path, demo: Demonstration) -> None:
     `obs/object` is float32[T, 3 * objects]: xyz (m, world) of each object and goal, in the order of its attribute
     `names`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group("demo")
         group.attrs["num_samples"] = len(demo)
         group.attrs["seed"] = demo.seed
@@ -50,7 +49,6 @@ def write_demonstration(path: Path, demo: Demonstration) -> None:
             group[f"obs/{name}"] = value
         group["obs/object"] = np.concatenate(list(demo.objects.values()), axis=1)
         group["obs/object"].attrs["names"] = list(demo.objects)
-    os.replace(temporary, path)
 
 
 def split_proprio(proprio: np.ndarray) -> dict[str, np.ndarray]:
@@ -73,8 +71,7 @@ def assemble(
         settings: how the demonstrations were made; stored as attributes of `data`.
         counts: what happened on the way (`attempts`, `failures`).
     """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    with h5py.File(temporary, "w") as file:
+    with replacing(out) as temporary, h5py.File(temporary, "w") as file:
         data = file.create_group("data")
         total = 0
         for i, part in enumerate(parts):
@@ -87,5 +84,4 @@ def assemble(
         for key, value in {**settings, **counts}.items():
             if key != "env_kwargs":
                 data.attrs[key] = value
-    os.replace(temporary, out)
     return out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.outputs import write_output, writing
+from gap_vla.core.whole import replacing
 from gap_vla.sim.environment import SimEnv, make
 from gap_vla.sim.expert import make_expert
 from gap_vla.sim.specs import TASK_NAMES, task_spec
@@ -89,7 +90,6 @@ def draw_pictures(task: str, folder: Path, image_size: int = 128, columns: int =
     """Writes `<task>.png`: a row along one expert episode, and a row with the first picture of every variant."""
     from PIL import Image
 
-    folder.mkdir(parents=True, exist_ok=True)
     env = make(task, image_size=image_size)
     observation, _ = env.reset(seed=0)
     expert, film, over = make_expert(env, seed=0), [observation["image_primary"]], False
@@ -108,7 +108,8 @@ def draw_pictures(task: str, folder: Path, image_size: int = 128, columns: int =
     blank = [np.full_like(film[0], 255)] * (width - len(episode))
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in (episode + blank, looks)], axis=0)
     path = folder / f"{task}.png"
-    Image.fromarray(sheet).save(path)
+    with writing(path, "task_picture") as temporary:
+        Image.fromarray(sheet).save(temporary)
     return path
 
 
@@ -139,9 +140,7 @@ def update_results(
 
 
 def _save(path: Path, results: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_output(path, "task_table", json.dumps(results, indent=1))
 
 
 def as_markdown(results: dict[str, Any]) -> str:
@@ -189,6 +188,5 @@ def insert_table(document: Path, table: str) -> None:
     if BEGIN not in text or END not in text:
         raise UserError(f"{document} has no lines {BEGIN!r} and {END!r}; put them where the table belongs")
     head, rest = text.split(BEGIN)
-    temporary = document.with_name(f".{document.name}.{os.getpid()}")
-    temporary.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
-    os.replace(temporary, document)
+    with replacing(document) as temporary:
+        temporary.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")

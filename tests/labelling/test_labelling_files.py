@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from tests_labelling_demos import demos, write_hdf5, write_npz
 
+from gap_vla.core.outputs import OutputError
 from gap_vla.labelling import LabellingError, label_files
 from gap_vla.labelling.pages import read_episode, show_episode, write_report
 from gap_vla.phases import MotionError
@@ -133,9 +134,9 @@ def test_what_exists_is_replaced_only_when_asked_and_only_by_something_complete(
     out = tmp_path / "out.hdf5"
     label_files(hdf5, out, method="gaussian")
     first = out.read_bytes()
-    with pytest.raises(LabellingError, match=r"exists; name another place"):
+    with pytest.raises(OutputError, match=r"exists; name another place"):
         label_files(hdf5, out, method="gaussian")
-    with pytest.raises(LabellingError, match="is the source"):
+    with pytest.raises(OutputError, match=r"is .*, which is read"):
         label_files(hdf5, hdf5, overwrite=True)
     with h5py.File(hdf5, "r+") as file:
         file["data/demo_2/obs/robot0_eef_pos"][7, 1] = np.nan
@@ -156,9 +157,33 @@ def test_files_that_are_none_of_ours_are_named(tmp_path):
         label_files(tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(LabellingError, match=r"neither an RLDS dataset version .* nor a folder of \.npz"):
         label_files(tmp_path, tmp_path / "out")
-    np.savez(tmp_path / "a.npz", joints=np.zeros((3, 7)))
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "a.npz", joints=np.zeros((3, 7)))
     with pytest.raises(LabellingError, match=r"a\.npz: neither 'proprio' nor 'gripper', 'position', 'quaternion'"):
-        label_files(tmp_path, tmp_path / "out")
+        label_files(tmp_path / "in", tmp_path / "out")
+
+
+def test_labels_destroy_nothing(hdf5, npz, tmp_path):
+    """Neither the source, whatever OUT has to do with it, nor what others put where labels go."""
+    before = {path: path.read_bytes() for path in (hdf5, *npz.glob("*.npz"))}
+    for out in (npz, npz.parent, npz / "deeper"):
+        with pytest.raises(OutputError, match="which is read"):
+            label_files(npz, out, method="gaussian", overwrite=True)
+    out = tmp_path / "out.hdf5"
+    beside = tmp_path / "out.hdf5.annotator"
+    beside.mkdir()
+    (beside / "thesis.tex").write_text("the only copy")
+    with pytest.raises(OutputError, match=r"out\.hdf5\.annotator exists and was not written"):
+        label_files(hdf5, out, method="gaussian", overwrite=True)
+    assert [path.name for path in beside.iterdir()] == ["thesis.tex"] and not out.exists()
+    with pytest.raises(OutputError, match=r"must end in \.hdf5 or \.h5"):
+        label_files(hdf5, tmp_path / "out.npz", method="gaussian")
+    with pytest.raises(OutputError, match="exists and was not written"):
+        label_files(npz, beside, method="gaussian", overwrite=True)
+    done = label_files(hdf5, tmp_path / "own.hdf5", method="gaussian")
+    with pytest.raises(OutputError, match="which is read"):
+        label_files(hdf5, done.path, annotator=done.annotator, overwrite=True)
+    assert before == {path: path.read_bytes() for path in before}
 
 
 def test_the_wrong_columns_for_a_saved_annotator_are_refused(hdf5, tmp_path):
@@ -182,7 +207,7 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(hdf5, tmp_pat
     assert [len(data["frames"]) for data in shown] == [80, 80] and shown[0]["frames"] != shown[1]["frames"]
     assert show_episode(done.path, tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
     assert show_episode(done.path, tmp_path / "page.mp4").read_bytes()[4:8] == b"ftyp"
-    with pytest.raises(LabellingError, match="must end in"):
+    with pytest.raises(OutputError, match="must end in"):
         show_episode(done.path, tmp_path / "page.gif")
     with pytest.raises(LabellingError, match="no episode 9; it has 5"):
         show_episode(done.path, tmp_path / "page.html", episode=9)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from synthetic_demos import assert_equal, make_episode, write_robomimic
 
+from gap_vla.core.locks import InUseError
 from gap_vla.demos import open_source
 from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
@@ -173,7 +174,7 @@ def test_a_killed_conversion_leaves_nothing_finished_and_continues(tmp_path: Pat
 
 
 def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes: list[Episode]) -> None:
-    with DatasetTarget(tmp_path, "toy", "1.0.0", {}), pytest.raises(DatasetError, match="another process is writing"):
+    with DatasetTarget(tmp_path, "toy", "1.0.0", {}), pytest.raises(InUseError, match="in use by process"):
         write_rlds(episodes[:2], tmp_path, "toy")
     write_rlds(episodes[:2], tmp_path, "toy")
 

@@ -56,7 +56,8 @@ def test_dry_run_of_every_kind(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make, reader, lines = EXPECTED[kind]
-    source = make(tmp_path)
+    (tmp_path / "in").mkdir()
+    source = make(tmp_path / "in")
     before = sorted(p for p in tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location("build_dataset", ROOT / "scripts" / "build_dataset.py")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import gap_vla.sim as sim
+from gap_vla.core.errors import UserError
 from gap_vla.sim.collection import CollectionError, collect_demos
 from gap_vla.sim.specs import UnknownNameError
 
@@ -112,7 +113,7 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_continues(collection, tm
 
 
 def test_an_existing_file_and_other_settings_are_refused(collection, tmp_path):
-    with pytest.raises(CollectionError, match="choose another name"):
+    with pytest.raises(UserError, match="exists; choose another name"):
         collect_demos("assembly", 1, collection, **SETTINGS)
     parts = tmp_path / "x.hdf5.parts"
     parts.mkdir()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.whole import replacing
+from gap_vla.core.outputs import writing
 from gap_vla.phases.quality.differences import against_the_best
 
 TITLES = {"noise": "noise (mm and °)", "rate": "rate (Hz)", "demos": "demonstrations (AUPRC of ρ)"}
@@ -91,6 +91,6 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     out = []
     for name, picture in (("phases_finders", figure), ("phases_sensitivity", sheet)):
         out.append(folder / f"{name}.png")
-        with replacing(out[-1]) as temporary:
+        with writing(out[-1], "phase_benchmark") as temporary:
             picture.savefig(temporary, dpi=110, format="png")
     return out

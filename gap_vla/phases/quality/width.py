@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.whole import replacing
+from gap_vla.core.outputs import writing
 from gap_vla.phases.alternatives import Options, gaussian_rho, resolved, segment_points
 from gap_vla.phases.quality.recordings import Recording
 from gap_vla.phases.quality.study import fitted, halves
@@ -61,6 +61,6 @@ def draw_widths(found: Mapping[str, Any], path: Path) -> Path:
             panel.set_title(f"{task}: {name}, mean {np.mean(values):.2f}", fontsize=8, loc="left", pad=3)
     for panel in axes[-1]:
         panel.set_xlabel("step", fontsize=8)
-    with replacing(path) as temporary:
+    with writing(path, "phase_benchmark") as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     return path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gap_vla.core.whole import replacing
+from gap_vla.core.outputs import writing
 from gap_vla.phases.view.episode_view import EpisodeView, Signal
 
 MOST_FRAMES = 9
@@ -53,6 +53,6 @@ def write_picture(view: EpisodeView, path: str | Path) -> Path:
     first.set_title("red: change points" + ("; dashed: true switches" if view.phases is not None else ""), fontsize=8)
     figure.axes[-1].set_xlabel("step", fontsize=8)
     figure.suptitle(view.title, fontsize=9)
-    with replacing(path) as temporary:
+    with writing(path, "episode") as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     return Path(path)

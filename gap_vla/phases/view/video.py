@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gap_vla.core.whole import replacing
+from gap_vla.core import video
 from gap_vla.episode import EpisodeError
 from gap_vla.phases.view.episode_view import EpisodeView
 
@@ -26,18 +25,11 @@ def write_video(view: EpisodeView, path: str | Path, *, fps: float | int = 20) -
         The path.
 
     Raises:
-        ValueError: the episode has no camera images.
+        EpisodeError: the episode has no camera images.
     """
     if view.frames is None:
         raise EpisodeError(f"{view.title}: no camera images, so no video; write the page or the picture instead")
-    import imageio.v2 as imageio
-
-    with replacing(path) as temporary:
-        writer: Any = imageio.get_writer(temporary, format="FFMPEG", fps=fps, codec="libx264", macro_block_size=2)  # type: ignore[arg-type]
-        with writer:
-            for picture in video_frames(view):
-                writer.append_data(picture)
-    return Path(path)
+    return video.write_video(Path(path), video_frames(view), "episode", fps=fps)
 
 
 def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from gap_vla.core.whole import replacing
+from gap_vla.core.outputs import writing
 from gap_vla.rlds.checking.findings import Finding
 
 _SHOWN_PER_CHECK = 8
@@ -60,12 +60,11 @@ class Report:
 
     def save(self, directory: Path) -> Path:
         """Writes `check.json` and `check.html`; returns the page."""
-        directory.mkdir(parents=True, exist_ok=True)
-        with replacing(directory / "check.json") as path:
+        with writing(directory / "check.json", "check") as path:
             found = [dataclasses.asdict(f) for f in self.findings]
             account = {"dataset": str(self.dataset), **self.summary, "findings": found}
             path.write_text(json.dumps(account, indent=2, default=str) + "\n")
-        with replacing(directory / "check.html") as path:
+        with writing(directory / "check.html", "check") as path:
             path.write_text(self.page())
         return directory / "check.html"
 

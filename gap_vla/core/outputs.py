@@ -1,0 +1,226 @@
+"""What a command may write where: nothing that it did not make is replaced, and nothing is written over its source.
+
+Every output carries a mark, the bytes `gap_vla:KIND`: in a chunk of a PNG, a box of an MP4, a comment of a page or a
+text, a key of a JSON object, an attribute of an HDF5 file, and in a folder as the file `made_by.json`, which also lists
+what was written with it. An existing output is replaced only if it carries the mark of the same kind, and, for a
+folder, if nothing else was put into it since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.whole import put, replacing
+
+FOLDER_MARK = "made_by.json"
+HDF5 = (".hdf5", ".h5")
+_MARK = re.compile(rb"gap_vla:([a-z_]+)")
+_PNG_HEAD = 33  # bytes: the signature and the chunk IHDR, which has to come first
+
+
+class OutputError(UserError):
+    """Something that must not be written there, or that did not arrive whole; says what to do."""
+
+
+def claim(
+    path: str | Path,
+    kind: str,
+    *,
+    overwrite: bool | None = True,
+    sources: Sequence[str | Path | None] = (),
+    suffixes: Sequence[str] = (),
+) -> Path:
+    """Makes sure that `path` may be written, before the work for it begins; writes nothing itself.
+
+    Args:
+        kind: of what will stand there, lower case and `_`.
+        overwrite: whether an older output of the same kind may be replaced; None: this command never replaces any.
+        sources: files and folders that are read: the output must not be, contain, or lie in any of them.
+        suffixes: how the name may end; none: it is a folder.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OutputError: it may not.
+    """
+    path = Path(path)
+    if suffixes and path.suffix not in suffixes:
+        raise OutputError(f"{path}: the name must end in {' or '.join(suffixes)}")
+    require_apart(path, *sources)
+    if os.path.lexists(path) and os.path.exists(path):
+        _require_own(path, kind, overwrite, folder=not suffixes)
+    parent = Path(os.path.realpath(path)).parent
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    if not parent.is_dir():
+        raise OutputError(f"{path} cannot be written: {parent} is no folder; name another place")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path} cannot be written: {parent} is read-only; name another place")
+    return path
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yields a temporary path for a file; what was written there is marked, read back, and takes its place.
+
+    An old output stays until then, and for good if anything fails.
+
+    Raises:
+        OutputError: see `claim`; or it did not arrive whole.
+    """
+    claim(path, kind, overwrite=overwrite, suffixes=(Path(path).suffix,))
+    with replacing(path) as temporary:
+        yield temporary
+        stamp(temporary, kind)
+        _require_whole(temporary, Path(path), kind)
+
+
+def write_output(path: str | Path, kind: str, text: str) -> Path:
+    """Writes a text file, see `writing`; returns its path."""
+    with writing(path, kind) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def deliver(new: Path, path: Path, kind: str, *, overwrite: bool = True, suffixes: Sequence[str] = ()) -> None:
+    """Marks a finished file or folder in a `workplace` and moves it to `path`, if that is still allowed.
+
+    Raises:
+        OutputError: see `claim`.
+    """
+    stamp(new, kind)
+    claim(path, kind, overwrite=overwrite, suffixes=suffixes)
+    put(new, path)
+
+
+def require_apart(path: Path, *sources: str | Path | None) -> None:
+    """Makes sure that an output is, contains and lies in nothing that is read.
+
+    Raises:
+        OutputError: it does.
+    """
+    here = Path(os.path.realpath(path))
+    for source in sources:
+        if source is None:
+            continue
+        there = Path(os.path.realpath(source))
+        same = here == there or (here.exists() and there.exists() and here.samefile(there))
+        if same or here in there.parents or there in here.parents:
+            how = "is" if same else "contains" if here in there.parents else "lies in"
+            raise OutputError(f"{path} {how} {source}, which is read; name another place")
+
+
+def stamp(path: Path, kind: str) -> None:
+    """Puts the mark into a file by its suffix, or into a folder with a list of its files."""
+    mark = f"gap_vla:{kind}"
+    if path.is_dir():
+        files = sorted(str(file.relative_to(path)) for file in _files(path))
+        (path / FOLDER_MARK).write_text(json.dumps({"made_by": mark, "files": files}, indent=1) + "\n")
+    elif path.suffix in HDF5:
+        import h5py
+
+        with h5py.File(path, "r+") as file:
+            file.attrs["made_by"] = mark
+    else:
+        path.write_bytes(_STAMPS[path.suffix](path.read_bytes(), mark))
+
+
+def made_by(path: Path) -> str | None:
+    """The kind of output that a file or folder is, or None if it is none of ours."""
+    if path.is_dir():
+        path = path / FOLDER_MARK
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        ends = stream.read(4096)
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
+        ends += stream.read()
+    if path.suffix in HDF5:
+        import h5py
+
+        with contextlib.suppress(OSError), h5py.File(path) as file:
+            ends = str(file.attrs.get("made_by", "")).encode()
+    found = _MARK.search(ends)
+    return found[1].decode() if found else None
+
+
+def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) -> None:
+    if path.is_dir() != folder or not (path.is_file() or path.is_dir()):
+        wanted = "folder" if folder else "file"
+        raise OutputError(f"{path} exists and is no {wanted}; name another place")
+    if folder and not any(path.iterdir()):
+        return
+    if overwrite is None:
+        raise OutputError(f"{path} exists; choose another name, or move it away")
+    found = made_by(path)
+    if found != kind:
+        what = f"holds something else of gap_vla ({found})" if found else "was not written by this command"
+        raise OutputError(f"{path} exists and {what}; name another place, or move it away")
+    if not overwrite:
+        raise OutputError(f"{path} exists; name another place, or allow overwriting")
+    if folder:
+        known = json.loads((path / FOLDER_MARK).read_text()).get("files", [])
+        if others := sorted({str(file.relative_to(path)) for file in _files(path)} - {*known, FOLDER_MARK}):
+            raise OutputError(f"{path} also holds {others[0]}, which was not written with it; move that away first")
+
+
+def _require_whole(temporary: Path, path: Path, kind: str) -> None:
+    try:
+        if path.suffix == ".png":
+            from PIL import Image
+
+            with Image.open(temporary) as picture:
+                picture.load()
+        if path.suffix == ".json":
+            json.loads(temporary.read_bytes())
+        whole = made_by(temporary) == kind
+    except (OSError, SyntaxError, ValueError):
+        whole = False
+    if not whole:
+        raise OutputError(f"{path} was not written whole; is the disk full?")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (file for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
+
+
+def _in_png(content: bytes, mark: str) -> bytes:
+    chunk = b"tEXtmade_by\0" + mark.encode()
+    whole = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return content[:_PNG_HEAD] + whole + content[_PNG_HEAD:]
+
+
+def _in_mp4(content: bytes, mark: str) -> bytes:
+    return content + struct.pack(">I", 8 + len(mark)) + b"free" + mark.encode()
+
+
+def _in_json(content: bytes, mark: str) -> bytes:
+    value = {"made_by": mark, **json.loads(content)}
+    indent = re.match(rb"\{\n( +)", content)
+    return (json.dumps(value, indent=len(indent[1]) if indent else 2) + "\n").encode()
+
+
+def _in_html(content: bytes, mark: str) -> bytes:
+    return content.replace(b">", f"><!-- {mark} -->".encode(), 1)  # behind <!doctype html>
+
+
+def _in_text(content: bytes, mark: str) -> bytes:
+    return content.rstrip() + f"\n<!-- {mark} -->\n".encode()
+
+
+_STAMPS: dict[str, Callable[[bytes, str], bytes]] = {
+    ".png": _in_png,
+    ".mp4": _in_mp4,
+    ".json": _in_json,
+    ".html": _in_html,
+    ".md": _in_text,
+}

@@ -1,0 +1,174 @@
+"""Nothing that we did not make is replaced, nothing is written over its source, nothing arrives in part."""
+
+import itertools
+import os
+import subprocess
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from gap_vla.core.outputs import FOLDER_MARK, OutputError, claim, deliver, made_by, stamp, write_output, writing
+from gap_vla.core.video import write_video
+from gap_vla.core.whole import workplace
+
+FRAMES = np.random.default_rng(0).integers(0, 255, (12, 32, 48, 3), np.uint8)
+
+
+def write(path: Path, kind: str) -> Path:
+    """An output of ours, by its suffix."""
+    if path.suffix == ".mp4":
+        return write_video(path, FRAMES, kind)
+    with writing(path, kind) as temporary:
+        if path.suffix == ".png":
+            Image.fromarray(FRAMES[0]).save(temporary)
+        elif path.suffix == ".hdf5":
+            with h5py.File(temporary, "w") as file:
+                file["data"] = np.arange(9)
+        elif path.suffix == ".json":
+            temporary.write_text('{"a": 1}')
+        else:
+            temporary.write_text("<!doctype html><p>text</html>\n")
+    return path
+
+
+SUFFIXES = (".png", ".mp4", ".hdf5", ".json", ".html", ".md")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_format_carries_a_mark_stays_readable_and_is_replaced_only_by_its_kind(suffix, tmp_path):
+    path = write(tmp_path / f"x{suffix}", "episode")
+    assert made_by(path) == "episode"
+    write(path, "episode")
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match=r"holds something else of gap_vla \(episode\)"):
+        write(path, "report")
+    with pytest.raises(OutputError, match="allow overwriting"):
+        claim(path, "episode", overwrite=False, suffixes=(suffix,))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_marked_files_are_read_by_others(tmp_path):
+    import imageio.v3
+
+    assert np.array_equal(Image.open(write(tmp_path / "x.png", "a")), FRAMES[0])
+    assert len(imageio.v3.imread(write(tmp_path / "x.mp4", "a"))) == len(FRAMES)
+    with h5py.File(write(tmp_path / "x.hdf5", "a")) as file:
+        assert file["data"][()].tolist() == list(range(9))
+    assert write(tmp_path / "x.html", "a").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_others_made_is_never_replaced(suffix, tmp_path):
+    path = tmp_path / f"x{suffix}"
+    path.write_text("the only copy")
+    with pytest.raises(OutputError, match="was not written by this command"):
+        write(path, "episode")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OutputError, match="is no file"):
+        write(path, "episode")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_only_if_nothing_else_was_put_into_it(tmp_path):
+    path = tmp_path / "labelled"
+
+    def make(content: str) -> None:
+        with workplace(path) as place:
+            (place / "new").mkdir()
+            (place / "new" / "a.npz").write_text(content)
+            deliver(place / "new", path, "labelled_npz")
+
+    make("1")
+    make("2")
+    assert (path / "a.npz").read_text() == "2" and sorted(p.name for p in path.iterdir()) == ["a.npz", FOLDER_MARK]
+    (path / "notes").mkdir()
+    (path / "notes" / "thesis.tex").write_text("the only copy")
+    with pytest.raises(OutputError, match=r"also holds notes/thesis.tex"):
+        make("3")
+    assert (path / "a.npz").read_text() == "2" and (path / "notes" / "thesis.tex").exists()
+    for other in (tmp_path / "foreign", tmp_path / "file"):
+        other.mkdir() if other.name == "foreign" else other.write_text("x")
+        if other.is_dir():
+            (other / "x").touch()
+        with pytest.raises(OutputError):
+            claim(other, "labelled_npz")
+
+
+def test_an_output_is_contains_and_lies_in_nothing_that_is_read(tmp_path):
+    source = tmp_path / "data" / "source"
+    source.mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    for out, how in itertools.product((source, source.parent, source / "deeper" / "out"), ("", "link", "relative")):
+        path = Path(str(out).replace(str(source), str(link))) if how == "link" else out
+        path = Path(os.path.relpath(path)) if how == "relative" else path
+        with pytest.raises(OutputError, match="which is read"):
+            claim(path, "dataset", sources=[source])
+    claim(tmp_path / "data" / "other", "dataset", sources=[source, None])
+
+
+def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
+    write(tmp_path / "real.html", "episode")
+    (tmp_path / "link.html").symlink_to("real.html")
+    write_output(tmp_path / "link.html", "episode", "<!doctype html>new")
+    assert (tmp_path / "link.html").is_symlink() and "new" in (tmp_path / "real.html").read_text()
+
+
+def test_places_that_cannot_be_written_are_found_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="is no folder"):
+        claim(tmp_path / "file" / "deeper" / "x.html", "episode", suffixes=(".html",))
+    with pytest.raises(OutputError, match=r"must end in \.html or \.png"):
+        claim(tmp_path / "x.txt", "episode", suffixes=(".html", ".png"))
+    assert write_output(tmp_path / "new" / "folder" / "x.html", "episode", "<p>").exists()
+
+
+def test_the_old_output_stays_when_the_new_one_fails(tmp_path):
+    path = write(tmp_path / "x.png", "episode")
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="not written whole"), writing(path, "episode") as temporary:
+        Image.fromarray(FRAMES[0]).save(temporary)
+        temporary.write_bytes(temporary.read_bytes()[:-700])
+    with pytest.raises(KeyboardInterrupt), writing(path, "episode"):
+        raise KeyboardInterrupt
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """200 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk], capture_output=True).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_leaves_no_video_no_picture_and_no_page(small_disk):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 128, 128, 3), np.uint8)
+    with pytest.raises(OutputError, match=r"x\.mp4"):
+        write_video(small_disk / "x.mp4", noise, "episode")
+    with pytest.raises(OSError, match="No space left"), writing(small_disk / "x.png", "episode") as temporary:
+        Image.fromarray(np.concatenate(noise[:10])).save(temporary)
+    with pytest.raises(OSError, match="No space left") as full:
+        write_output(small_disk / "x.html", "episode", "x" * 300_000)
+    assert full.value.filename == str(small_disk / "x.html") and list(small_disk.iterdir()) == []
+
+
+def test_a_read_only_folder_is_found_before_any_work(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OutputError, match="is read-only"):
+        claim(small_disk / "new" / "x.html", "episode", suffixes=(".html",))
+
+
+def test_marks_are_the_same_bytes_each_time(tmp_path):
+    paths = [write(tmp_path / f"{name}.png", "episode") for name in "ab"]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    for path in paths:
+        stamp(path, "episode")
+        assert np.array_equal(Image.open(path), FRAMES[0])
