@@ -48,7 +48,7 @@ def _what_is_seen(
             rows.append([arm.name, *cells])
     if len(rows) == 1:
         return []
-    if untrained:
+    if untrained and any(one.get("probe") for _, one in seen):
         nobody = seen[0][0]
         values = [_probe_only(name, read, nobody, untrained) for name, read in readers.items()]
         rows.append(["the same encoder, untrained", *values])

@@ -153,6 +153,8 @@ def _origin(result: BlockResult) -> str:
         at_once = f", {m.get('jobs')} cells at once" if m.get("jobs", 1) > 1 else ""
         machines.append(f"{m.get('cores')} cores, {device}{at_once}")
     whole = [entry.seconds for entry in result.finished if entry.whole]
-    time = f"; a cell took {duration(min(whole))} to {duration(max(whole))}" if whole else ""
+    times = dict.fromkeys(duration(seconds) for seconds in ((min(whole), max(whole)) if whole else ()))
+    time = f"; a cell took {' to '.join(times)}" if times else ""
     where = "; ".join(dict.fromkeys(machines))
-    return f"{len(result.finished)} cells, commit{'s' * (len(commits) > 1)} {', '.join(commits)}, {where}{time}."
+    count = len(result.finished)
+    return f"{count} cell{'s' * (count > 1)}, commit{'s' * (len(commits) > 1)} {', '.join(commits)}, {where}{time}."

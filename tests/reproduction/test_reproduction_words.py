@@ -6,10 +6,11 @@ from test_reproduction_tables import entry_of, rendered
 
 from gap_vla.evaluation.statistics import PairedDifference
 from gap_vla.reproduction.analysis import analyse
-from gap_vla.reproduction.front_page import NAME, NOTHING, write_front_page
+from gap_vla.reproduction.front_page import NAME, NO_PAIR, NOTHING, write_front_page
 from gap_vla.reproduction.ledger import Ledger
 from gap_vla.reproduction.looks import Looks
 from gap_vla.reproduction.page import markers
+from gap_vla.reproduction.tables_text import notes
 from gap_vla.reproduction.verdict import verdict
 
 
@@ -71,6 +72,9 @@ def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_
     assert "`gap` succeeds more often than `concat`: +100 points (+100 to +100 over 3 seeds)" in text
     assert text.index("succeeds") < text.index("| `gap` | 100 (97 to 100): 100, 100, 100 |")
     assert text.startswith("# A project") and text.endswith("More.\n")
+    alone = analyse(table.blocks[0], cells[:1], ledger)
+    write_front_page([alone], page)
+    assert NO_PAIR in page.read_text() and "1 cell, commit" in " ".join(notes(alone))
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
     write_front_page([analyse(table.blocks[0], other, ledger)], page)
     text = page.read_text()
