@@ -20,7 +20,7 @@ _HOME = {
     "Task": "task",
     "SimTask": "task",
     "sim_task": "task",
-    "Limits": "rollout",
+    "Limits": "settings",
     "evaluate": "rollout",
     "layout_seed": "rollout",
     "summarize": "summary",

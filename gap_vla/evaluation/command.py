@@ -13,7 +13,8 @@ from gap_vla.core.outputs import claim, write_output
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.page import write_page
 from gap_vla.evaluation.policy import PolicyError
-from gap_vla.evaluation.rollout import Limits, evaluate
+from gap_vla.evaluation.rollout import evaluate
+from gap_vla.evaluation.settings import Limits, Settings
 from gap_vla.evaluation.summary import describe
 from gap_vla.evaluation.variants import claim_variants, variants_table, write_variants
 from gap_vla.sim import VARIANT_NAMES, require_rendering, task_spec, variant_spec
@@ -64,9 +65,12 @@ def _held_out(options: argparse.Namespace) -> None:
 def _evaluations(options: argparse.Namespace) -> Any:
     """Yields (folder, summary) of each variant asked for."""
     variants = VARIANT_NAMES if options.ood == "all" else (options.ood,)
-    for variant in variants:
-        variant_spec(variant)
+    limits = Limits(policy=options.policy_limit)
+    for variant in variants:  # all of it before anything heavy is loaded
+        first = variant_spec(variant).first_seed if options.seed is None else options.seed
+        Settings(options.episodes, first, options.workers, options.slots, options.videos)
     loaded, task = _load(options)
+    image_size = (loaded.image_size or 64) if options.image_size is None else options.image_size
     cameras = options.cameras if options.cameras is not None else loaded.cameras or ("primary",)
     view = loaded.view(options.camera, other=options.other_view)
     if cameras:
@@ -84,7 +88,7 @@ def _evaluations(options: argparse.Namespace) -> Any:
                 episodes=options.episodes,
                 seed=variant_spec(variant).first_seed if options.seed is None else options.seed,
                 out_dir=folder,
-                image_size=options.image_size or loaded.image_size or 64,
+                image_size=image_size,
                 cameras=cameras,
                 variant=variant,
                 camera=view,
@@ -93,7 +97,7 @@ def _evaluations(options: argparse.Namespace) -> Any:
                 horizon=options.horizon,
                 videos=options.videos,
                 progress=not options.quiet,
-                limits=Limits(policy=options.policy_limit),
+                limits=limits,
             ),
         )
 
@@ -116,8 +120,14 @@ def _load(options: argparse.Namespace) -> tuple[LoadedPolicy, str]:
     if options.task is None:
         raise PolicyError(f"--policy {options.policy} needs --task")
     width = task_spec(options.task).action_dim
-    seed = options.seed or 0
-    loaded = load_policy(options.policy, action_dim=width, seed=seed, keys=options.keys, patience=options.patience)
+    loaded = load_policy(
+        options.policy,
+        action_dim=width,
+        task=options.task,
+        seed=options.seed or 0,
+        keys=options.keys,
+        patience=options.patience,
+    )
     return loaded, options.task
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gap_vla.core.foreign import Section
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.evaluation.record import EvaluationError
 from gap_vla.evaluation.statistics import PairedDifference, mean_rate, paired_difference, points
@@ -41,8 +41,17 @@ class Cell:
 
     @classmethod
     def from_summary(cls, method: str, seed: int, summary: Mapping[str, Any]) -> Cell:
-        """From what `evaluate` returns and `summary.json` holds (`layout_seeds` and `outcomes` are read)."""
-        return cls(method, seed, dict(zip(summary["layout_seeds"], map(bool, summary["outcomes"]))))
+        """From what `evaluate` returns and `summary.json` holds (`layout_seeds` and `outcomes` are read).
+
+        Raises:
+            EvaluationError: no outcomes, others than 0 and 1, or not one for each layout.
+        """
+        found = Section(summary, f"the evaluation of {method}, seed {seed}", EvaluationError)
+        layouts = found.list("layout_seeds", lambda items, key: items.whole(key, 0, 2**53))
+        outcomes = found.list("outcomes", lambda items, key: items.whole(key, 0, 1))
+        if not outcomes or not len(set(layouts)) == len(layouts) == len(outcomes):
+            raise EvaluationError(f"{found.where}: {len(outcomes)} outcomes of {len(set(layouts))} layouts")
+        return cls(method, seed, {layout: won == 1 for layout, won in zip(layouts, outcomes, strict=True)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,17 +208,20 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path, *, methods: Seq
     """
     from gap_vla.evaluation.compare_picture import draw_comparison
 
-    runs = [(path, json.loads(Path(path).read_text())) for path in summaries]
-    runs = [(path, run) for path, run in runs if methods is None or run["method"] in methods]
-    for path, run in runs:
-        if not run["rollouts"]:
+    runs = [Section.read(Path(path), EvaluationError) for path in summaries]
+    runs = [run for run in runs if methods is None or run.text("method") in methods]
+    cells = []
+    for run in runs:
+        if not run.values.get("rollouts"):
             raise EvaluationError(
-                f"{path}: the run was not evaluated (eval.episodes is 0); there is nothing to compare"
+                f"{run.where}: the run was not evaluated (eval.episodes is 0); there is nothing to compare"
             )
-    tasks = sorted({run["task"] for _, run in runs})
+        rollouts = run.section("rollouts").values
+        cells.append(Cell.from_summary(run.text("method"), run.whole("seed", 0, 2**53), rollouts))
+    tasks = sorted({run.text("task") for run in runs})
     if len(tasks) > 1:
         raise EvaluationError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
-    comparison = compare([Cell.from_summary(run["method"], run["seed"], run["rollouts"]) for _, run in runs])
+    comparison = compare(cells)
     title = f"{tasks[0]}: {', '.join(label(row.method) for row in comparison.methods)}"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)

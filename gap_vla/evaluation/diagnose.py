@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from gap_vla.core.foreign import whole
 from gap_vla.evaluation.interventions import ALL_INTERVENTIONS, INTERVENTIONS, OBJECTS_MOVED, IntervenedPolicy
-from gap_vla.evaluation.policy import Policy, PolicyError
+from gap_vla.evaluation.policy import Policy, PolicyError, asked, forget
 from gap_vla.evaluation.progress import Progress
-from gap_vla.evaluation.recordings import Recording
+from gap_vla.evaluation.record import EvaluationError
+from gap_vla.evaluation.recordings import Recording, varying
 from gap_vla.evaluation.rollout import evaluate
 from gap_vla.evaluation.statistics import PairedDifference, paired_difference
 from gap_vla.evaluation.task import SimTask
@@ -69,7 +71,12 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, batch: int = 8
     Args:
         recordings: two or more.
         batch: episodes under way at once.
+
+    Raises:
+        PolicyError: fewer recordings, of another action width, or actions that are not finite.
+        EvaluationError: recorded actions that never vary, or an impossible `batch`.
     """
+    whole("batch", batch, 1, 4096, EvaluationError)
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
     names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
@@ -96,8 +103,9 @@ def _actions(
         live = [job for job in jobs if step < len(recordings[job[0]])]
         moments = [_moment(recordings, number, name, step) for number, name in live]
         observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
-        for job, action in zip(live, policy.act(observations, [ids[job] for job in live])):
+        for job, action in zip(live, asked(policy, observations, [ids[job] for job in live])):
             found[job].append(action)
+    forget(policy, list(ids.values()))
     return {job: np.array(rows) for job, rows in found.items()}
 
 
@@ -123,7 +131,7 @@ def _measure(
             "the recordings are of another task"
         )
     scale = recorded.std(0)
-    varies = scale > 1e-4
+    varies = varying(scale)
 
     def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
         return np.sqrt((((a - b)[:, varies] / scale[varies]) ** 2).mean(1))

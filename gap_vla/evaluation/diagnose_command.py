@@ -10,14 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gap_vla.config import EPISODES
 from gap_vla.core.errors import keeping
+from gap_vla.core.foreign import whole
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.evaluation.diagnose import closed_loop, open_loop
 from gap_vla.evaluation.diagnose_report import report, verdict
 from gap_vla.evaluation.interventions import ALL_INTERVENTIONS
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.policy import PolicyError
+from gap_vla.evaluation.record import EvaluationError
 from gap_vla.evaluation.recordings import Recording, from_episodes, from_simulator, require_task
+from gap_vla.evaluation.settings import Settings
 from gap_vla.evaluation.task import SimTask, sim_task
 from gap_vla.sim import require_rendering, task_spec
 
@@ -27,6 +31,9 @@ LIBRARY = 5_000
 
 def diagnose_command(options: argparse.Namespace) -> None:
     """Tampers, prints, and writes `diagnosis.json`."""
+    whole("episodes", options.episodes, 2, int(EPISODES.most), EvaluationError)
+    whole("closed_loop", options.closed_loop, 0, int(EPISODES.most), EvaluationError)
+    Settings(max(options.closed_loop, 1), options.seed, options.workers)
     with keeping("finished rollouts are kept, the same command continues"):
         _diagnose(options)
 
@@ -38,14 +45,15 @@ def _diagnose(options: argparse.Namespace) -> None:
     if simulated or options.closed_loop:
         require_rendering()
     loaded, task_name = _load(options, execute=1)
-    size, cameras = options.image_size or loaded.image_size or 64, options.cameras or loaded.cameras or ("primary",)
+    size = (loaded.image_size or 64) if options.image_size is None else options.image_size
+    cameras = options.cameras or loaded.cameras or ("primary",)
     task = None
     if task_name:
         task = sim_task(task_name, image_size=size, cameras=tuple(cameras), camera=loaded.view())
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed_loop)")
-    if options.rlds:
-        require_task(options.rlds, task_name)
+    if data := options.rlds or options.demos:
+        require_task(data, task_name)
     recordings = _recordings(options, task)
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
     closed: tuple[Any, ...] = ()
@@ -84,7 +92,10 @@ def _load(options: argparse.Namespace, execute: int | None) -> tuple[LoadedPolic
     if options.task is None:
         raise PolicyError(f"--policy {options.policy} needs --task")
     width = task_spec(options.task).action_dim
-    return load_policy(options.policy, action_dim=width, keys=options.keys, patience=options.patience), options.task
+    loaded = load_policy(
+        options.policy, action_dim=width, task=options.task, keys=options.keys, patience=options.patience
+    )
+    return loaded, options.task
 
 
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.evaluation.policy import EXPERT_ACTION, Policy
+from gap_vla.evaluation.policy import EXPERT_ACTION, Policy, forget
 
 
 class _Thread:
@@ -48,6 +48,7 @@ class GuardedPolicy:
     Attributes:
         silent: how many calls it has not answered in time since it last acted (to begin an episode is no sign of
             life: a client of a server that hangs can do that).
+        answered: whether it has ever acted.
     """
 
     def __init__(self, policy: Policy, action_dim: int, *, limit: float, first_limit: float) -> None:
@@ -56,7 +57,7 @@ class GuardedPolicy:
         self._limit, self._next_limit = limit + patience, first_limit + patience
         self._privileged = bool(getattr(policy, "privileged", False))
         self._thread = _Thread()
-        self.silent = 0
+        self.silent, self.answered = 0, False
 
     def reset(self, episode_ids: Sequence[int]) -> str | None:
         """Returns why the policy could not start these episodes, or None."""
@@ -73,7 +74,7 @@ class GuardedPolicy:
         result, fault = self._call(lambda: self._policy.act(observations, episode_ids), self._next_limit)
         self._next_limit = self._limit
         if fault is None:
-            self.silent = 0
+            self.silent, self.answered = 0, True
             fault = self._misshapen(result, rows)
         if fault is not None:
             return unusable, dict.fromkeys(range(rows), fault)
@@ -84,6 +85,11 @@ class GuardedPolicy:
             entries = [entry for entry, value in enumerate(actions[row]) if not np.isfinite(value)]
             faults[int(row)] = f"the policy returned NaN or infinity in action entries {entries}"
         return np.clip(np.where(finite[:, None], actions, 0), -1, 1), faults
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        """These episodes are over; policies that remember something about each need not do so any longer."""
+        if not self.silent:
+            self._call(lambda: forget(self._policy, episode_ids), self._limit)
 
     def close(self) -> None:
         self._thread.end()

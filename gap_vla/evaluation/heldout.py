@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from gap_vla.evaluation.policy import Policy, PolicyError
+from gap_vla.core.foreign import whole
+from gap_vla.evaluation.policy import Policy, PolicyError, asked, forget
 from gap_vla.evaluation.progress import Progress
-from gap_vla.evaluation.recordings import Recording
+from gap_vla.evaluation.record import EvaluationError
+from gap_vla.evaluation.recordings import Recording, varying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,10 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8,
         recordings: read as they are needed; only `batch` of them are held with their pictures.
 
     Raises:
-        PolicyError: no recordings, or of another action width.
+        PolicyError: no recordings, or of another action width; or actions that are not finite.
+        EvaluationError: recorded actions that never vary, or an impossible `batch`.
     """
+    whole("batch", batch, 1, 4096, EvaluationError)
     predicted: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     known: list[np.ndarray | None] = []
@@ -66,7 +70,7 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8,
         raise PolicyError("no held-out episodes; name a split that has some, or more demonstrations")
     recorded = np.concatenate(actions)
     scale = recorded.std(0)
-    varies = scale > 1e-4
+    varies = varying(scale)
     errors = (((np.concatenate(predicted) - recorded)[:, varies] / scale[varies]) ** 2).mean(1)
     split = [steps for steps in known if steps is not None]
     transition = np.concatenate(split) if len(split) == len(actions) else None
@@ -91,6 +95,7 @@ def _play(policy: Policy, recordings: Sequence[Recording], first_id: int) -> lis
         live = [place for place, recording in enumerate(recordings) if step < len(recording)]
         moments = [recordings[place].observation(step) for place in live]
         observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
-        for place, action in zip(live, policy.act(observations, [ids[place] for place in live])):
+        for place, action in zip(live, asked(policy, observations, [ids[place] for place in live])):
             found[place].append(action)
+    forget(policy, ids)
     return [np.array(rows) for rows in found]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.evaluation.policy import Policy
+from gap_vla.evaluation.policy import Policy, forget
 from gap_vla.evaluation.recordings import Recording
 
 Observation = Mapping[str, np.ndarray]
@@ -61,6 +61,11 @@ class IntervenedPolicy:
         self._policy.reset(episode_ids)
         for episode in episode_ids:
             self._step[episode] = 0
+            self._first.pop(episode, None)
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        forget(self._policy, episode_ids)
+        for episode in episode_ids:
             self._first.pop(episode, None)
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:

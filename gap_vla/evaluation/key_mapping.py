@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.core.foreign import Section
 from gap_vla.evaluation.policy import PolicyError
+
+OBSERVATION = {
+    "image_primary": "observation/image",
+    "image_wrist": "observation/wrist_image",
+    "proprio": "observation/state",
+    "language_instruction": "prompt",
+}
+"""Our names of what is observed, and openpi's for LIBERO-like policies."""
 
 
 @dataclasses.dataclass(frozen=True)
 class KeyMapping:
-    """Names on the wire, and what has to be done to the values. The defaults are openpi's for LIBERO-like policies.
+    """Names on the wire, and what has to be done to the values. The defaults are openpi's.
 
     Attributes:
         observation: our key to the server's. Keys that are not listed are not sent.
@@ -28,14 +36,7 @@ class KeyMapping:
         action_signs: factor on each of our columns (for a gripper that opens with +1, say); None: all 1.
     """
 
-    observation: Mapping[str, str] = dataclasses.field(
-        default_factory=lambda: {
-            "image_primary": "observation/image",
-            "image_wrist": "observation/wrist_image",
-            "proprio": "observation/state",
-            "language_instruction": "prompt",
-        }
-    )
+    observation: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(OBSERVATION))
     actions: str = "actions"
     execute: int = 1
     image_size: int | None = None
@@ -47,20 +48,34 @@ class KeyMapping:
         """From a JSON file with some of the attributes.
 
         Raises:
-            PolicyError: no such file, not JSON, or an unknown key.
+            PolicyError: no such file, not JSON, an unknown key, or a value of another kind; names file and key.
         """
-        try:
-            found = json.loads(path.read_text())
-        except OSError as error:
-            raise PolicyError(f"{path}: {error.strerror}") from None
-        except ValueError as error:
-            raise PolicyError(f"{path}: not JSON ({error})") from None
+        found = Section.read(path, PolicyError)
         known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(found) - set(known)) if isinstance(found, dict) else ["(no object)"]
-        if unknown:
+        if unknown := sorted(set(found.values) - set(known)):
             raise PolicyError(f"{path}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
-        lists = {key: tuple(found[key]) for key in ("action_columns", "action_signs") if found.get(key) is not None}
-        return cls(**{**found, **lists})
+        given: dict[str, Any] = {}
+        if "observation" in found:
+            names = found.section("observation")
+            if unknown := sorted(set(names.values) - set(OBSERVATION)):
+                raise PolicyError(f"{names.name(unknown[0])} is none of our observations: {', '.join(OBSERVATION)}")
+            given["observation"] = {ours: names.text(ours) for ours in names.values}
+            if len(set(given["observation"].values())) < len(names.values):
+                raise PolicyError(f"{names.where} gives two of our observations the same name")
+        if "actions" in found:
+            given["actions"] = found.text("actions")
+        if "execute" in found:
+            given["execute"] = found.whole("execute", 1, 1000)
+        if found.values.get("image_size") is not None:
+            given["image_size"] = found.whole("image_size", 1, 4096)
+        if found.values.get("action_columns") is not None:
+            given["action_columns"] = found.list("action_columns", lambda items, key: items.whole(key, 0, 10_000))
+        if found.values.get("action_signs") is not None:
+            given["action_signs"] = found.list("action_signs", lambda items, key: items.finite(key, -1e6, 1e6))
+        for key in ("action_columns", "action_signs"):
+            if given.get(key) == ():
+                raise PolicyError(f"{found.name(key)} is empty; name a column for each of our actions, or leave it out")
+        return cls(**given)
 
     def to_wire(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """One observation (no batch axis) under the server's names."""
@@ -98,7 +113,11 @@ class KeyMapping:
             if max(self.action_columns) >= actions.shape[1]:
                 raise PolicyError(f"action_columns asks for column {max(self.action_columns)} of {actions.shape[1]}")
             actions = actions[:, list(self.action_columns)]
-        return actions if self.action_signs is None else actions * np.asarray(self.action_signs, np.float32)
+        if self.action_signs is None:
+            return actions
+        if len(self.action_signs) != actions.shape[1]:
+            raise PolicyError(f"action_signs has {len(self.action_signs)} factors for {actions.shape[1]} columns")
+        return actions * np.asarray(self.action_signs, np.float32)
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:

@@ -84,22 +84,34 @@ def load_checkpoint(
 
 
 def load_policy(
-    name: str, *, action_dim: int, seed: int = 0, keys: str | Path | None = None, patience: float = 60.0
+    name: str,
+    *,
+    action_dim: int,
+    task: str | None = None,
+    seed: int = 0,
+    keys: str | Path | None = None,
+    patience: float = 60.0,
 ) -> LoadedPolicy:
     """A policy that is no checkpoint.
 
     Args:
         name: `expert`, `random`, `replay:FILE` (recorded demonstrations), or `ws://host:port` (a policy server that
             speaks openpi's protocol).
+        task: where it will act; recordings of another one are refused.
         keys: for a server, a JSON file that maps our observations to its input names; see `KeyMapping`.
         patience: seconds to wait for a server that is away.
+
+    Raises:
+        PolicyError: no such policy, recordings that cannot be replayed there, or a server's address that is none.
     """
+    if keys is not None and not name.startswith(("ws://", "wss://")):
+        raise PolicyError(f"a key file ({keys}) is for servers; {name} has none")
     if name == "expert":
         return LoadedPolicy(ExpertPolicy())
     if name == "random":
         return LoadedPolicy(RandomPolicy(action_dim, seed))
     if name.startswith("replay:"):
-        return LoadedPolicy(replay(Path(name.removeprefix("replay:")), action_dim))
+        return LoadedPolicy(replay(Path(name.removeprefix("replay:")), action_dim, task))
     if name.startswith(("ws://", "wss://")):
         from gap_vla.evaluation.remote_policy import KeyMapping, RemotePolicy
 
@@ -108,27 +120,33 @@ def load_policy(
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
 
 
-def replay(path: Path, action_dim: int) -> ReplayPolicy:
+def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:
     """The recorded actions of a robomimic HDF5 file, each on the layout on which it was recorded if the file says so.
 
     Where the file tells what was executed from what is to be imitated, the former is played.
-    """
-    import h5py
 
+    Raises:
+        PolicyError: recordings of another task, or seeds that are none or that only some of them have.
+        EpisodeError: no such recordings.
+    """
     from gap_vla import demos
+    from gap_vla.evaluation.recordings import require_task
 
     reader = demos.open_source(path)
-    with h5py.File(path, "r") as file:
-        disturbed = "executed_actions" in next(iter(file["data"].values()))
-    if disturbed:
-        reader = demos.open_source(path, action_key="executed_actions")
+    if reader.kind == "robomimic_hdf5":
+        require_task(path, task, foreign=False)
+        if "executed_actions" in reader.dropped():
+            reader = demos.open_source(path, action_key="executed_actions")
     episodes = [reader.read(number, images=False) for number in range(len(reader))]
     width = episodes[0].action.shape[1]
     if width != action_dim:
         raise PolicyError(f"{path}: actions are {width} wide, the task takes {action_dim}; it is of another task")
-    seeds = [episode.metadata.get("seed") for episode in episodes]
-    known = None if any(seed is None for seed in seeds) else [int(seed) for seed in seeds if seed is not None]
-    policy = ReplayPolicy([episode.action for episode in episodes], known)
+    seeds = {episode.name: episode.metadata["seed"] for episode in episodes if "seed" in episode.metadata}
+    if len(seeds) not in (0, len(episodes)):
+        raise PolicyError(f"{path}: only {len(seeds)} of {len(episodes)} recordings say on which layout they were made")
+    for name, seed in seeds.items():
+        whole(f"{name}: seed", seed, 0, 2**32 - 1, PolicyError)
+    policy = ReplayPolicy([episode.action for episode in episodes], list(seeds.values()) or None)
     policy.source = str(path)
     return policy
 

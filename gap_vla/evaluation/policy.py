@@ -32,7 +32,8 @@ class Policy(Protocol):
     Optional attributes: `privileged` (bool; also receive `expert_action`), `layout_seeds` (episode number to
     simulator seed, for policies that only make sense on certain layouts), `identity` (JSON-able dict that
     says which policy this is; a resumed evaluation compares it), `source` (where it was loaded from, for the
-    reader), `patience` (seconds that a call may wait for a server, on top of its own time limit).
+    reader), `patience` (seconds that a call may wait for a server, on top of its own time limit),
+    `forget(episode_ids)` (these episodes are over: nothing needs to be remembered about them).
     """
 
     name: str
@@ -44,6 +45,27 @@ class Policy(Protocol):
         """Actions in the simulator's units: per arm delta xyz, delta rotation vector, gripper (+1 closes),
         in [-1, 1].
         """
+
+
+def asked(policy: Policy, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+    """The policy's actions where nothing but they is measured.
+
+    Raises:
+        PolicyError: another number of rows, no numbers, or NaN or infinity in them.
+    """
+    actions = np.asarray(policy.act(observations, episode_ids))
+    if actions.ndim != 2 or len(actions) != len(episode_ids) or actions.dtype.kind not in "biuf":
+        raise PolicyError(f"{policy.name} returned {actions.dtype} {actions.shape} for {len(episode_ids)} observations")
+    if not np.isfinite(actions).all():
+        row = int(np.argmin(np.isfinite(actions).all(1)))
+        raise PolicyError(f"{policy.name}: the action is NaN or infinite in episode {episode_ids[row]}")
+    return actions
+
+
+def forget(policy: Policy, episode_ids: Sequence[int]) -> None:
+    """Tells a policy that remembers something about episodes that these are over."""
+    if hasattr(policy, "forget"):
+        policy.forget(episode_ids)
 
 
 def identity(policy: Policy) -> dict[str, Any]:

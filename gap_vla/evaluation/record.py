@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
 from gap_vla.core.whole import write_json
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
@@ -48,6 +49,22 @@ class EpisodeRecord:
     rendering_seconds: float = 0.0
     policy_seconds: float = 0.0
 
+    @classmethod
+    def read(cls, values: Any, where: str) -> EpisodeRecord:
+        """From a line of `episodes.jsonl`, or EvaluationError naming what is none of an episode."""
+        found = Section(values, where, EvaluationError)
+        record = cls(**found.values)
+        for key in ("episode", "layout_seed", "steps"):
+            found.whole(key, 0, 2**53)
+        for key in ("simulation_seconds", "rendering_seconds", "policy_seconds"):
+            found.finite(key, 0, 1e9, 0.0)
+        for key in ("phase", "error"):
+            if found.values.get(key) is not None:
+                found.text(key)
+        if found.flag("success") and record.error is not None:
+            raise EvaluationError(f"{where}: an episode that was cut short cannot have succeeded; remove the line")
+        return record
+
 
 class EpisodeLog:
     """`episodes.jsonl` in `directory`, append-only.
@@ -65,7 +82,7 @@ class EpisodeLog:
         marker = directory / IDENTITY_FILE
         identity = json.loads(json.dumps(identity))
         if marker.exists():
-            found = json.loads(marker.read_text())
+            found = Section.read(marker, EvaluationError).values
             if found != identity:
                 listing = ", ".join(_differences(found, identity))
                 raise EvaluationError(f"{directory} holds another evaluation ({listing}); choose another --out")
@@ -89,8 +106,8 @@ class EpisodeLog:
         records = {}
         for number, line in enumerate(whole.decode().splitlines(), 1):
             try:
-                record = EpisodeRecord(**json.loads(line))
-            except (ValueError, TypeError) as error:
+                record = EpisodeRecord.read(json.loads(line), f"{self.path}, line {number}")
+            except (ValueError, TypeError, RecursionError) as error:
                 raise EvaluationError(
                     f"{self.path}, line {number}: not an episode ({error}); remove the line"
                 ) from None

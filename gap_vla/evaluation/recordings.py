@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import multiprocessing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,9 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gap_vla.config import EPISODES, WORKERS
+from gap_vla.core.foreign import whole
 from gap_vla.episode import Episode
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.pool import single_threaded
+from gap_vla.evaluation.record import EvaluationError
 from gap_vla.evaluation.task import SimTask
 
 NEAR_SWITCH = 3
@@ -35,6 +40,9 @@ class Recording:
         moved: like `images`, of the same moments with the objects moved; None without a simulator.
         free: bool[T], steps at which moved objects make sense (nothing is held yet); with `moved` only.
         instruction: what the robot is told.
+
+    Raises:
+        EvaluationError: no steps, or NaN or infinity in its numbers.
     """
 
     images: dict[str, np.ndarray]
@@ -44,6 +52,14 @@ class Recording:
     moved: dict[str, np.ndarray] | None = None
     free: Bool[np.ndarray, " T"] | None = None
     instruction: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.proprio) == 0 or len(self.action) != len(self.proprio):
+            raise EvaluationError(f"a recording of {len(self.proprio)} steps and {len(self.action)} actions")
+        for name, values in (("proprio", self.proprio), ("action", self.action)):
+            if not np.isfinite(values).all():
+                step = int(np.argmin(np.isfinite(values).all(1)))
+                raise EvaluationError(f"a recording's {name} is NaN or infinite at step {step}; leave the episode out")
 
     def __len__(self) -> int:
         return len(self.proprio)
@@ -56,7 +72,12 @@ class Recording:
 
 
 def from_episode(episode: Episode) -> Recording:
-    """A demonstration; transitions are the steps of high ρ, or those near a change of phase where there is no ρ."""
+    """A demonstration; transitions are the steps of high ρ, or those near a change of phase where there is no ρ.
+
+    Raises:
+        EpisodeError: NaN, infinity, or fields of different lengths in it; names file, episode, field and step.
+    """
+    episode.validate()
     return Recording(
         images=dict(episode.images),
         proprio=np.asarray(episode.proprio, np.float32),
@@ -71,19 +92,51 @@ def from_episodes(episodes: Iterable[Episode]) -> list[Recording]:
     return [from_episode(episode) for episode in episodes]
 
 
-def require_task(version_dir: str | Path, task: str | None) -> None:
-    """Raises PolicyError if an RLDS dataset of ours was collected in another task; other data are taken as they are.
+def require_task(data: str | Path, task: str | None, *, foreign: bool = True) -> None:
+    """Raises PolicyError if data of ours were collected in another task.
 
     Args:
-        task: that the policy was trained for; None if nobody knows.
+        data: RLDS dataset (.../NAME/VERSION), or HDF5 file of demonstrations.
+        task: what the policy was trained for, or will be rolled out in; None if nobody knows.
+        foreign: whether other people's data are taken as they are; otherwise what they call their environment counts.
     """
+    found = _task_of(Path(data), foreign)
+    if isinstance(found, str) and task not in (None, found):
+        raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}")
+
+
+def _task_of(data: Path, foreign: bool) -> Any:
+    if data.is_file():
+        import h5py
+
+        if not h5py.is_hdf5(data):
+            return None
+        with h5py.File(data, "r") as file:
+            said = dict(file["data"].attrs) if isinstance(file.get("data"), h5py.Group) else {}
+        if foreign or "task" in said:
+            return said.get("task")
+        with contextlib.suppress(TypeError, ValueError):
+            environment = json.loads(said.get("env_args", "{}"))
+            return environment.get("env_name") if isinstance(environment, dict) else None
+        return None
     from gap_vla.rlds import dataset_metadata
 
-    found: Any = dataset_metadata(version_dir)
+    found: Any = dataset_metadata(data)
     for key in ("identity", "data", "demos", "task"):
         found = found.get(key) if isinstance(found, dict) else None
-    if isinstance(found, str) and task not in (None, found):
-        raise PolicyError(f"{version_dir} holds demonstrations of {found}; the policy was trained for {task}")
+    return found
+
+
+def varying(scale: Float[np.ndarray, " A"]) -> Bool[np.ndarray, " A"]:
+    """Which columns of the recorded actions vary, given their standard deviations; errors are in units of these.
+
+    Raises:
+        EvaluationError: none does, so there is nothing to measure an error in.
+    """
+    varies = np.asarray(scale > 1e-4)
+    if not varies.any():
+        raise EvaluationError("the recorded actions are all the same, so an error in their units means nothing")
+    return varies
 
 
 def _transition(episode: Episode) -> np.ndarray | None:
@@ -110,7 +163,12 @@ def from_simulator(
 
     Args:
         shift: how far they are moved (m), in a direction of the layout's own.
+
+    Raises:
+        EvaluationError: no layouts, or no such number of processes.
     """
+    whole("layouts", len(layout_seeds), 1, int(EPISODES.most), EvaluationError)
+    whole("workers", workers, int(WORKERS.least), int(WORKERS.most), EvaluationError)
     jobs = [(task, seed, shift) for seed in layout_seeds]
     with single_threaded(), multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
         return pool.starmap(record_expert, jobs)

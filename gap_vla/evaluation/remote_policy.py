@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from jaxtyping import Float
-from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
 
+from gap_vla.core.foreign import finite, shown
 from gap_vla.evaluation.key_mapping import KeyMapping
 from gap_vla.evaluation.policy import PolicyError, PolicyUnavailable
 from gap_vla.evaluation.wire import WireError, pack, unpack
 
 _PAUSE = 0.5
 """Seconds between two attempts to reach a server that is away."""
+
+
+MAX_ANSWER = 64 * 2**20
+"""Bytes of a server's answer; a chunk of actions has some thousand."""
 
 
 class _Link:
@@ -28,7 +36,7 @@ class _Link:
         """Raises OSError or WebSocketException if nobody answers, WireError for a greeting in another protocol."""
         self._stack = contextlib.ExitStack()
         self.connection: ClientConnection = self._stack.enter_context(
-            connect(address, compression=None, max_size=None, open_timeout=10, close_timeout=1)
+            connect(address, compression=None, max_size=MAX_ANSWER, open_timeout=10, close_timeout=1)
         )
         with self._stack:
             greeting = self.connection.recv(timeout=10)
@@ -55,11 +63,13 @@ class RemotePolicy:
 
     Raises:
         PolicyUnavailable: nobody answers at `address` within `patience`.
+        PolicyError: `address` is none, or `patience` no time.
     """
 
     def __init__(self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0) -> None:
         self.name = "remote"
-        self.patience = patience
+        self.patience = finite("patience", patience, 0, 86_400, PolicyError)
+        _check_address(address)
         self._address, self._keys = address, keys or KeyMapping()
         self._links: dict[int, _Link] = {}
         self._turn = 0  # number of the latest call; an earlier one that was given up on must not go on beside it
@@ -141,8 +151,20 @@ class RemotePolicy:
                 time.sleep(_PAUSE)
 
 
+def _check_address(address: str) -> None:
+    """Raises PolicyError for what no server can be reached at, however long one waits."""
+    try:
+        parse_uri(address)
+        problem = "no such port" if urlsplit(address).port == 0 else None
+    except (InvalidURI, ValueError) as error:
+        problem = " ".join(str(error).split())
+    if problem:
+        raise PolicyError(f"{shown(address)} is no address ({problem}); give ws://HOST:PORT, as ws://localhost:8000")
+
+
 def _plain(metadata: Any) -> Any:
     """The part of the greeting that can be written down as JSON."""
     if not isinstance(metadata, dict):
         return None
-    return {str(key): value for key, value in metadata.items() if isinstance(value, str | int | float | bool)}
+    plain = {str(key): value for key, value in metadata.items() if isinstance(value, str | int | float | bool)}
+    return {key: value for key, value in plain.items() if isinstance(value, str) or math.isfinite(value)}

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gap_vla.core.foreign import whole
 from gap_vla.core.whole import write_json
 from gap_vla.evaluation.guard import GuardedPolicy
 from gap_vla.evaluation.policy import Policy, PolicyUnavailable, identity
 from gap_vla.evaluation.pool import WorkerPool
 from gap_vla.evaluation.progress import Progress
 from gap_vla.evaluation.record import EpisodeLog, EpisodeRecord, EvaluationError
+from gap_vla.evaluation.settings import DEFAULT_LIMITS, STEPS, Limits, Settings
 from gap_vla.evaluation.summary import scene, summarize
 from gap_vla.evaluation.task import Task, sim_task
 from gap_vla.evaluation.video import VideoShelf
@@ -29,17 +31,12 @@ MAX_SILENT_IN_A_ROW = 3
 """So many calls in a row without an answer in time mean that the policy, or its server, hangs for good."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Seconds to wait for one answer; the first one includes building the simulator, or compiling the policy."""
-
-    simulator: float = 60.0
-    simulator_first: float = 300.0
-    policy: float = 60.0
-    policy_first: float = 600.0
-
-
-DEFAULT_LIMITS = Limits()
+def not_finite(observation: Mapping[str, np.ndarray]) -> str | None:
+    """Which entry of an observation holds NaN or infinity, and where; None if none does."""
+    for key, value in observation.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            return f"{key} is NaN or infinite at index {int(np.argmin(np.isfinite(value)))}"
+    return None
 
 
 def layout_seed(seed: int, episode: int) -> int:
@@ -111,6 +108,8 @@ class _Rollout:
             for slot, answer in self._pool.collect().items():
                 self._settle(slot, answer, waiting)
             self._act()
+        if self._unanswered and not self._policy.answered:
+            raise PolicyUnavailable(self._unanswered[0][1].partition(": ")[2])
         self._record_unanswered()
 
     def _start(self, waiting: deque[_Live]) -> None:
@@ -132,7 +131,11 @@ class _Rollout:
             return
         if isinstance(answer, Frame):
             episode.take(answer)
-            if answer.done or episode.steps >= self._task.horizon:
+            unusable = not_finite(answer.observation)
+            if unusable is not None:
+                self._lost_in_a_row = 0
+                self._finish(slot, False, f"step {episode.steps}: the simulator's {unusable}")
+            elif answer.done or episode.steps >= self._task.horizon:
                 self._lost_in_a_row = 0
                 self._finish(slot, answer.success, None)
             return
@@ -173,6 +176,7 @@ class _Rollout:
 
     def _finish(self, slot: int, success: bool, error: str | None) -> None:
         episode = self._live.pop(slot)
+        self._policy.forget([episode.number])
         if error is not None and self._policy.silent:
             self._unanswered.append((episode, error))
             if self._policy.silent >= MAX_SILENT_IN_A_ROW:
@@ -230,13 +234,11 @@ def evaluate(
         The content of `summary.json`: `summarize`'s figures and what was evaluated.
 
     Raises:
-        EvaluationError: `out_dir` holds something else, or the simulator fails again and again.
+        EvaluationError: a setting that measures nothing, `out_dir` holds something else, the simulator fails again and
+            again, or not one episode was played to its end.
         PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
     """
-    if episodes < 1 or workers < 1 or slots_per_worker < 1:
-        raise EvaluationError(
-            f"episodes={episodes}, workers={workers}, slots_per_worker={slots_per_worker}; need 1 or more"
-        )
+    Settings(episodes, seed, workers, slots_per_worker, videos)
     if isinstance(task, str):
         chosen: Task = sim_task(
             task,
@@ -250,6 +252,7 @@ def evaluate(
         raise EvaluationError(f"horizon={horizon}: a task given as an object has its own, {task.horizon}")
     else:
         chosen = task
+    whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
     layouts = getattr(policy, "layout_seeds", None) or {e: layout_seed(seed, e) for e in range(episodes)}
     if len(layouts) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
@@ -289,6 +292,12 @@ def evaluate(
             if shown is not None:
                 shown.close()
     log.close()
+    cut_short = [record for e in range(episodes) if (record := log.records[e]).error is not None]
+    if len(cut_short) == episodes:
+        raise EvaluationError(
+            f"all {episodes} episodes were cut short, so nothing was measured; the first at {cut_short[0].error}. They "
+            f"are kept in {log.path}: remove it to try again"
+        )
     summary = {
         **what,
         "source": getattr(policy, "source", None),

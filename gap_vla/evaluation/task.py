@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
+
+from gap_vla.bounds import check_numbers
+from gap_vla.evaluation.record import EvaluationError
+from gap_vla.evaluation.settings import IMAGE_SIZE, STEPS
 
 
 class ActingExpert(Protocol):
@@ -64,14 +68,17 @@ class SimTask:
 
     name: str
     instruction: str
-    horizon: int
+    horizon: Annotated[int, STEPS]
     action_dim: int
     phases: tuple[str, ...]
-    image_size: int = 64
+    image_size: Annotated[int, IMAGE_SIZE] = 64
     cameras: tuple[str, ...] = ("primary",)
     variant: str = "default"
     camera: str = "near"
     disturbance: str | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", EvaluationError)
 
     def make(self) -> Any:
         from gap_vla import sim
@@ -120,14 +127,18 @@ def sim_task(
     camera: str = "near",
     horizon: int | None = None,
 ) -> SimTask:
-    """Looks the task up in `gap_vla.sim`. An unknown name is an error that lists the known ones."""
+    """Looks the task up in `gap_vla.sim`. An unknown name is an error that lists the known ones.
+
+    Raises:
+        EvaluationError: an impossible `horizon` or `image_size`.
+    """
     from gap_vla import sim
 
     spec = sim.task_spec(name)
     return SimTask(
         name=spec.name,
         instruction=spec.instruction,
-        horizon=horizon or spec.horizon,
+        horizon=spec.horizon if horizon is None else horizon,
         action_dim=spec.action_dim,
         phases=tuple(spec.phases),
         image_size=image_size,

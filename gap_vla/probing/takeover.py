@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.evaluation.policy import Policy, PolicyError, identity
+from gap_vla.evaluation.policy import Policy, PolicyError, forget, identity
 
 LENGTH = 10
 """Steps that a takeover lasts (the paper's)."""
@@ -79,6 +79,10 @@ class TakeoverPolicy:
         for episode in episode_ids:
             self._step[episode] = 0
             self._start[episode] = self._window.first
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        forget(self._main, episode_ids)
+        forget(self._other, episode_ids)
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         shown = {key: value for key, value in observations.items() if key != PHASE_KEY}

@@ -90,7 +90,7 @@ def test_data_of_another_task_are_refused(run, dataset, capsys):
     for name in ("evaluate", "diagnose"):
         options = ["--checkpoint", str(run), "--rlds", str(other), "--quiet"]
         assert script(name).main(options) == 2
-        assert "holds demonstrations of threading; the policy was trained for assembly" in capsys.readouterr().err
+        assert "holds demonstrations of threading; the policy is one for assembly" in capsys.readouterr().err
 
 
 @pytest.mark.slow
