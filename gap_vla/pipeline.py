@@ -1,4 +1,4 @@
-"""The main job: demonstrations → phases → RLDS → fine-tuning → rollouts → summary.
+"""The main job: demonstrations → phases → RLDS → fine-tuning → rollouts → summary and page.
 
 Every stage is found if it is there and made if it is not. A stage's folder carries the hash of the settings that made
 it, so other settings never meet the same data.
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gap_vla.agenda import Agenda, Stage
 from gap_vla.config import FinetuneConfig, SharedStages
 from gap_vla.core.whole import write_json
 from gap_vla.identity import digest
@@ -85,8 +86,12 @@ def stages_of(config: FinetuneConfig | SharedStages) -> Stages:
     return Stages(demos_path, rlds_path, root / "store" / name, demos_identity, rlds_identity)
 
 
-def prepare_data(config: FinetuneConfig | SharedStages) -> Stages:
-    """Makes what is missing of demonstrations, RLDS dataset and episode store."""
+def prepare_data(config: FinetuneConfig | SharedStages, agenda: Agenda | None = None) -> Stages:
+    """Makes what is missing of demonstrations and RLDS dataset.
+
+    Args:
+        agenda: says where it is in a longer command.
+    """
     stages = stages_of(config)
     if stages.rlds.exists():
         print(f"dataset: reusing {stages.rlds}", flush=True)
@@ -94,6 +99,8 @@ def prepare_data(config: FinetuneConfig | SharedStages) -> Stages:
     if not stages.demos.exists():
         from gap_vla.sim import collect_demos
 
+        if agenda:
+            agenda.begin("demonstrations")
         print(f"collect: {config.demos.episodes} demonstrations of {config.task} → {stages.demos}", flush=True)
         collect_demos(
             config.task,
@@ -110,6 +117,8 @@ def prepare_data(config: FinetuneConfig | SharedStages) -> Stages:
         print(f"collect: reusing {stages.demos}", flush=True)
     from gap_vla.rlds import dataset_builder
 
+    if agenda:
+        agenda.begin("phases and dataset")
     print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
     builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
     builder.convert(
@@ -163,17 +172,38 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
             if run.complete:
                 print(f"{run.path} is complete", flush=True)
                 return run.read_summary()
-            stages = prepare_data(config)
+            agenda = stack.enter_context(agenda_of(config))
+            stages = prepare_data(config, agenda)
 
             from gap_vla.rlds import EpisodeStore
 
+            agenda.begin("model")
             store = EpisodeStore.build(stages.rlds, stages.store)
-        return _train_and_roll_out(config, run, stages, store, started)
+        return _train_and_roll_out(config, run, stages, store, started, agenda)
+
+
+def agenda_of(config: FinetuneConfig) -> Agenda:
+    """What `finetune` goes through, with the seconds that each stage takes on two quiet cores."""
+    slow, cameras = task_spec(config.task).family == "robosuite", len(config.demos.cameras)
+    episode = (0.35 if slow else 0.1) + (0.15 if slow else 0.07) * cameras
+    windows = config.train.steps * config.train.batch_size / 64
+    training = None if config.model.pretrained else 20 + windows * (0.03 + 0.02 * cameras)
+    return Agenda(
+        [
+            Stage("demonstrations", 5 + config.demos.episodes * episode, counted=True),
+            Stage("phases and dataset", 10 + config.demos.episodes * 0.25),
+            Stage("model", 5),
+            Stage("training", training, counted=True),
+            Stage("rollouts", 10 + config.eval.episodes * 1.5 * episode, counted=True),
+            Stage("page", 3),
+        ]
+    )
 
 
 def _train_and_roll_out(
-    config: FinetuneConfig, run: RunDirectory, stages: Stages, store: EpisodeStore, started: float
+    config: FinetuneConfig, run: RunDirectory, stages: Stages, store: EpisodeStore, started: float, agenda: Agenda
 ) -> dict[str, Any]:
+    from gap_vla.probing.page import write_report
     from gap_vla.training.data import describe_store, make_loader, require_rho
     from gap_vla.training.octo import build, describe, fine_tune
     from gap_vla.training.picture import save_batch_picture
@@ -187,8 +217,10 @@ def _train_and_roll_out(
     if is_first_host() and not run.first_batch.exists():
         save_batch_picture(first_batch, run.first_batch)
     prepared = time.monotonic()
+    agenda.begin("training")
     _, measured = fine_tune(config, trainer, loader, make_loader(config, store, "val", train=False), run)
     trained = time.monotonic()
+    agenda.begin("rollouts")
     rollouts = _evaluate(config, run) if is_first_host() else {}
     summary = {
         "task": config.task,
@@ -208,6 +240,8 @@ def _train_and_roll_out(
     }
     if is_first_host():
         write_json(run.summary, summary)
+        agenda.begin("page")
+        write_report([run.path], run.page, command=f"python scripts/report.py {run.path}", videos=config.eval.videos)
     return summary
 
 
@@ -310,5 +344,5 @@ def report(summary: Mapping[str, Any], run: Path) -> str:
             f"  success {rollouts['successes']}/{rollouts['episodes']} = {rollouts['success_rate']:.0%} "
             f"(95% interval {low:.0%} to {high:.0%})"
         )
-    lines.append(f"  all of it lies in {run}")
+    lines.append(f"  all of it lies in {run}; to look at: {RunDirectory(run).page}")
     return "\n".join(lines)

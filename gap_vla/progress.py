@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from gap_vla.agenda import Agenda
+
 PATIENCE = 5.0
 """Seconds of work that need no line; for `after`."""
 
@@ -19,6 +21,17 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {seconds:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def heading() -> str:
+    """`[3/6] ` in the third of six stages, otherwise nothing."""
+    return Agenda.running.heading if Agenda.running else ""
+
+
+def whole_left(of_stage: float, of: float) -> str:
+    """` (9 min 05 s of everything)` while stages run; the arguments are those of `Agenda.left`."""
+    left = Agenda.running.left(of_stage, of) if Agenda.running else None
+    return "" if left is None else f" ({duration(left)} of everything)"
 
 
 class Progress:
@@ -61,6 +74,8 @@ class Progress:
         self._last_line = now
         rate = self.rate(done)
         left = duration((self.total - done) / rate) if rate > 0 else "?"
+        whole = whole_left((self.total - done) / rate, self.total / rate) if rate > 0 else ""
         tail = f", {extra}" if extra else ""
-        line = f"{self.what}: {done}/{self.total} {self.unit}s, {rate:.2f} {self.unit}s/s, {left} left{tail}"
+        counted = f"{done}/{self.total} {self.unit}s, {rate:.2f} {self.unit}s/s"
+        line = f"{heading()}{self.what}: {counted}, {left} left{whole}{tail}"
         print(line, file=self.out, flush=True)

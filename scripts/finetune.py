@@ -8,7 +8,7 @@
 The rivals are constant_lr, gradnorm, ogm_ge, proprio_dropout, proprio_mask and proprio_noise (gap_vla/training/rivals).
 Stages that are there already (demonstrations, dataset, episode store) are reused; any key of the configuration can be
 overridden with --config.KEY=VALUE. The results lie in runs/TASK/NAME/: config.json, checkpoint/, metrics.jsonl,
-tensorboard/, first_batch.png, rollouts/, summary.json.
+tensorboard/, first_batch.png, rollouts/, summary.json, and report.html, the page to look at.
 """
 
 import sys

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from gap_vla.config import FinetuneConfig, experiment
+from gap_vla.sim import TASK_NAMES
+from gap_vla.small_octo import PROFILES
 from gap_vla.typed_config import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -75,8 +77,17 @@ def test_every_experiment_file_and_profile_is_valid(path):
 
     scope: dict = {}
     exec(path.read_text(), scope)
-    for profile in scope["PROFILES"]:
+    for profile in scope.get("PROFILES", PROFILES):
         FinetuneConfig.from_dict(load_config(f"{path}:{profile}").to_dict())
+
+
+def test_every_task_has_an_experiment_file_of_its_own():
+    from gap_vla.command import load_config
+
+    assert {path.stem for path in OCTO_CONFIGS} == set(TASK_NAMES)
+    for path in OCTO_CONFIGS:
+        config = FinetuneConfig.from_dict(load_config(str(path)).to_dict())
+        assert (config.task, config.demos.cameras) == (path.stem, config.data.augment.cameras)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,15 @@ def test_demonstrations_of_another_view_than_the_configurations_are_refused(tmp_
         changed(data=dataclasses.replace(CONFIG.data, rlds=str(tmp_path)))
 
 
+def test_a_dry_run_of_two_arms_takes_eighteen_numbers_of_state_and_fourteen_of_action():
+    from gap_vla.command import load_config
+
+    config = FinetuneConfig.from_dict(load_config("finetune_configs/handover.py:debug").to_dict())
+    lines = pipeline.dry_run(config)
+    assert "observation/proprio float32[8, 1, 18]" in lines and "  action float32[8, 1, 8, 14]" in lines
+    assert "observation/image_wrist uint8[8, 1, 64, 64, 3]" in lines
+
+
 def test_missing_inputs_are_named():
     with pytest.raises(ConfigError, match=r"demos\.path is '/nowhere', which does not exist"):
         changed(demos=DemosConfig(path="/nowhere"))

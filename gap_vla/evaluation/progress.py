@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from gap_vla.progress import heading, whole_left
+
 
 def duration(seconds: float) -> str:
     """
@@ -50,13 +52,14 @@ class Progress:
         now = time.monotonic()
         self._shown, self._said = now, self._done
         elapsed, new = now - self._started, self._done - self._first
-        parts = [f"{self._what}: {self._done}" + (f"/{self._total}" if self._total is not None else "")]
+        parts = [f"{heading()}{self._what}: {self._done}" + (f"/{self._total}" if self._total is not None else "")]
         if self._note:
             parts.append(self._note)
         if new:
             parts.append(f"{new / elapsed * 60:.1f} a minute")
             if self._total is not None:
-                parts.append(f"{duration((self._total - self._done) * elapsed / new)} left")
+                left = (self._total - self._done) * elapsed / new
+                parts.append(f"{duration(left)} left{whole_left(left, self._total * elapsed / new)}")
         else:
             parts.append(f"{duration(elapsed)} so far")
         line = ", ".join(parts)

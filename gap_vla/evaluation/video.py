@@ -14,7 +14,8 @@ SHOWN_SIZE = 256
 
 
 class VideoShelf:
-    """At most `limit` videos in a folder; a failure takes the place of a success. Survives a resumed evaluation."""
+    """At most `limit` videos in a folder: a failure takes the place of a success, but one success stays where there is
+    room for two. Survives a resumed evaluation."""
 
     def __init__(self, directory: Path, limit: int, *, fps: float = 20.0) -> None:
         self._directory, self._limit, self._fps = directory, limit, fps
@@ -27,9 +28,8 @@ class VideoShelf:
 
     def wants(self, success: bool) -> bool:
         shelved = self.paths
-        if len(shelved) < self._limit:
-            return True
-        return not success and any(path.stem.endswith("success") for path in shelved)
+        won = sum(path.stem.endswith("success") for path in shelved)
+        return len(shelved) < self._limit or (not won and self._limit > 1 if success else won > (self._limit > 1))
 
     def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:
         if not frames or not self.wants(success):
@@ -37,5 +37,9 @@ class VideoShelf:
         outcome = "success" if success else "failure"
         path = self._directory / f"episode_{episode:04d}_{outcome}.mp4"
         write_video(path, frames, "rollout", fps=self._fps, scale=max(1, SHOWN_SIZE // frames[0].shape[0]))
-        for surplus in self.paths[self._limit :]:
+        shelved = self.paths
+        lost = [path for path in shelved if path.stem.endswith("failure")]
+        won = shelved[len(lost) :]
+        lost = lost[: self._limit - bool(won and self._limit > 1)]
+        for surplus in set(shelved) - {*lost, *won[: self._limit - len(lost)]}:
             surplus.unlink()

@@ -53,6 +53,7 @@ def write_report(
         raise ReportError(f"a report needs runs of one task; these are of {', '.join(tasks) or 'none'}")
     sections = [
         ("success", "Success", parts.success_section(found, command)),
+        ("phases", "How far episodes got", parts.phases_section(found, command)),
         ("curves", "Training", parts.curves_section(found, command)),
         ("branches", "What each branch learns", parts.branches_section(found, command)),
         ("rho", "ρ over a demonstration", parts.rho_section(found, command)),

@@ -61,6 +61,20 @@ def success_section(runs: list[Run], command: str) -> str:
     return "".join(parts) + command_block(command)
 
 
+def phases_section(runs: list[Run], command: str) -> str:
+    """How far episodes got in the expert's phases, and in which of them the failed ones ended."""
+    rows = [["run", "scene", "phase", "reached in %", "failed in it"]]
+    for run in runs:
+        for variant, found in run.evaluations.items():
+            phases = found.get("phases") or {"reached": {}, "failed_in": {}}
+            for name, share in phases["reached"].items():
+                failed = phases["failed_in"].get(name, 0)
+                rows.append(
+                    [run.label, words(variant), words(name), f"{100 * share:.0f}", str(failed) if failed else ""]
+                )
+    return html_table(rows) + command_block(command) if len(rows) > 1 else ""
+
+
 def curves_section(runs: list[Run], command: str) -> str:
     chart = charts.curve_chart(runs, CURVES)
     return chart_image(chart, "training curves") + command_block(command) if chart else ""

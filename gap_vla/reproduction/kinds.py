@@ -138,7 +138,7 @@ def _configure_octo(
 ) -> CellConfig:
     from gap_vla.config import FinetuneConfig
 
-    file = "threading" if profile == "paper" else _family_file(task, "assembly", "threading")
+    file = "threading" if profile == "paper" else task
     values = _values(file, "default" if profile == "cpu" else profile)
     fixed: dict[str, Any] = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
     if profile != "debug":

@@ -4,6 +4,7 @@ config.json        resolved configuration            dataset.json  what the data
 first_batch.png    what the model saw, with ρ        metrics.jsonl, tensorboard/   what was measured while training
 state/             resumable checkpoints             checkpoint/   exported in upstream's layout
 rollouts/          videos, a line per episode        summary.json  written last: the run is complete
+report.html        one page: success, videos, curves, ρ over a demonstration, how far episodes got
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class RunDirectory:
         self.checkpoint = self.path / "checkpoint"
         self.rollouts = self.path / "rollouts"
         self.summary = self.path / "summary.json"
+        self.page = self.path / "report.html"
         self.lock = self.path / ".lock"
 
     @property

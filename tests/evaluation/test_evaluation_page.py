@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
+
 from gap_vla.evaluation.page import write_page
 from gap_vla.evaluation.record import EpisodeRecord
 from gap_vla.evaluation.summary import describe, summarize
 from gap_vla.evaluation.variants import variants_table, write_variants
+from gap_vla.evaluation.video import VideoShelf
 
 
 def summary(error=None):
@@ -52,3 +55,18 @@ def test_another_variant_than_the_default_is_named():
     other = summary()
     other["task"] = {"task": "stack", "variant": "light"}
     assert "on stack, light: 1 of 2" in describe(other) and "on stack: 1 of 2" in describe(summary())
+
+
+def test_videos_show_failures_first_and_one_success(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.evaluation.video.write_video", lambda path, *_, **__: path.write_bytes(b"film"))
+    for outcomes in ("WWLLLLWL", "LLLLLWWW", "LWLWLLLL"):
+        folder = tmp_path / outcomes
+        folder.mkdir()
+        for number, outcome in enumerate(outcomes):
+            VideoShelf(folder, 3).add(number, outcome == "W", [np.zeros((8, 8, 3), np.uint8)])  # resumed after each
+        kept = [path.stem.rsplit("_")[-1] for path in VideoShelf(folder, 3).paths]
+        assert kept == ["failure", "failure", "success"]
+    single = VideoShelf(tmp_path, 1)
+    for number, success in enumerate((True, False, True)):
+        single.add(number, success, [np.zeros((8, 8, 3), np.uint8)])
+    assert [path.stem for path in single.paths] == ["episode_0001_failure"]

@@ -19,6 +19,7 @@ def make_run(folder, method, seed, wins, task="assembly"):
     videos.mkdir(parents=True)
     (videos / "episode_0001_failure.mp4").write_bytes(b"not really a video")
     evaluation = {"layout_seeds": [5, 6, 7, 8], "outcomes": wins, "videos": ["videos/episode_0001_failure.mp4"]}
+    evaluation["phases"] = {"reached": {"reach": 1.0, "insert": 0.75}, "failed_in": {"insert": 2}}
     summary = {
         "variants": {"default": {**evaluation, "mean_steps_success": 12.0}},
         "seconds": {"train": 3.0},
@@ -101,6 +102,8 @@ def test_the_page_shows_success_differences_figures_and_videos_with_their_comman
     asked = cells.index("position of peg, before transport, beyond proprioception")
     assert cells[asked + 1 : asked + 4] == ["", "R² 0.25", ""]
     assert "expert's action, all steps, beyond proprioception" in html.unescape("|".join(cells))
+    reached = cells.index("insert")
+    assert cells[reached - 2 : reached + 3] == ["concat, seed 0", "in distribution", "insert", "75", "2"]
     assert "abc123" in page and "vision takes over from gap" in page
 
 

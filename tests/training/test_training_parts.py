@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from gap_vla.agenda import Agenda, Stage
 from gap_vla.progress import Progress, duration
 from gap_vla.training.metrics import MetricsWriter, read_metrics
 from gap_vla.training.picture import STRIP, batch_picture
@@ -76,6 +77,24 @@ def test_the_picture_shows_frames_with_their_rho_from_blue_to_red_and_padding_da
     assert padded.max() < current.min()
     strip = picture[8 + STRIP, :, :]
     assert strip[14, 0] > strip[14, 2] and strip[24, 2] > strip[24, 0]  # red at rho 1, blue at rho 0
+
+
+def test_progress_of_a_stage_says_which_it_is_and_how_long_everything_takes(monkeypatch):
+    times = iter([0.0, 20.0, 20.0])
+    monkeypatch.setattr("gap_vla.progress.time.monotonic", lambda: next(times))
+    out = io.StringIO()
+    stages = [Stage("collect", 10, counted=True), Stage("label", 5), Stage("train", 60, counted=True)]
+    with Agenda(stages) as agenda:
+        agenda.begin("collect")
+        Progress("threading", 4, "demonstration", out=out).update(2, force=True)  # 40 s in all: four times its figure
+        assert "[1/3] threading: 2/4" in out.getvalue()
+        assert "20 s left (4 min 40 s of everything)" in out.getvalue()  # 20 + 4 · (5 + 60)
+        agenda.begin("label")
+        assert agenda.left(3.0, of=99.0) == 3 + 4 * 60  # a stage that is not counted says nothing of the pace
+    with Agenda([Stage("collect", 10, counted=True), Stage("train", None)]) as agenda:
+        agenda.begin("collect")
+        assert agenda.left(1.0, of=2.0) is None
+    assert Agenda.running is None
 
 
 def test_progress_says_how_far_how_fast_and_how_long():

@@ -1,0 +1,14 @@
+"""Hammer and drawer: open a drawer, put a hammer in, close it (robosuite, Panda); the longest task.
+
+python scripts/finetune.py --config finetune_configs/hammer_drawer.py            # or --config.method=v, vp
+
+default: 2 CPU cores, minutes. debug: the same path in a minute.
+"""
+
+from gap_vla.small_octo import small_octo
+
+CHANGES = dict(train=dict(steps=4000))
+
+
+def get_config(profile: str = "default"):
+    return small_octo("hammer_drawer", profile, CHANGES)
