@@ -157,6 +157,11 @@ class ModelConfig:
         if any(f % 32 for f in self.stem_features):
             raise ConfigError(f"model.stem_features is {self.stem_features}; each must be a multiple of 32 (GroupNorm)")
 
+    @property
+    def pixels_of_token(self) -> int:
+        """Along each side of a picture: the first stage of the stem maps patches, each further one halves."""
+        return 16 if self.pretrained else (self.stem_patch or 2) * 2 ** (len(self.stem_features) - 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -243,13 +248,11 @@ class FinetuneConfig:
         choose(self.task, TASK_NAMES, "task")
         choose(self.method, METHODS, "method")
         check_pictures(self.task, self.demos, self.data)
-        if self.demos.image_size % 16:
-            raise ConfigError(f"demos.image_size is {self.demos.image_size}; Octo's stem needs a multiple of 16")
-        cell = (self.model.stem_patch or 2) * 2 ** (len(self.model.stem_features) - 1)
-        if not self.model.pretrained and self.demos.image_size % cell:
+        token = self.model.pixels_of_token
+        if self.demos.image_size % token:
             raise ConfigError(
                 f"demos.image_size is {self.demos.image_size}; model.stem_features and model.stem_patch make one token "
-                f"of {cell} × {cell} pixels, which must divide it"
+                f"of {token} × {token} pixels, so it must be a multiple of {token}"
             )
         rival_of(self.method, self.rival)
         if self.eval.execute > self.model.action_horizon:

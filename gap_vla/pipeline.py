@@ -21,6 +21,7 @@ from gap_vla.config import FinetuneConfig, SharedStages
 from gap_vla.core.whole import write_json
 from gap_vla.identity import digest
 from gap_vla.phases import LABELS_VERSION
+from gap_vla.preflight import require_ready
 from gap_vla.progress import duration
 from gap_vla.sim import task_spec
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
@@ -148,21 +149,19 @@ def finetune(config: FinetuneConfig, run_name: str = "", resume: bool = False) -
     """Runs every stage and returns the run's summary (also in `summary.json`).
 
     Raises:
-        RenderingError: no EGL or OSMesa library; before anything else runs.
+        ConfigError, ResourceError, RenderingError: what cannot work is said before anything runs (`gap_vla.preflight`).
         RunExistsError: the run directory exists and `resume` is False.
         InUseError: another process is at work in it.
     """
-    if config.eval.episodes or not config.demos.path:
-        from gap_vla.sim import require_rendering
-
-        require_rendering()
-    stages = stages_of(config)  # missing inputs are named before a run directory exists
+    stages, directory = stages_of(config), run_directory_of(config, run_name)
+    if not RunDirectory(directory).complete_with(config.to_dict()):
+        require_ready(config, stages)
     join_hosts()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         with first_host_first():
             held = RunDirectory.held(
-                run_directory_of(config, run_name),
+                directory,
                 config.to_dict(),
                 resume=resume or not is_first_host(),
                 dataset=_made_from(stages),

@@ -32,7 +32,7 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ({"task": "threading", "train": {"steps": True}}, "must be int"),
         ({"task": "threading", "train": 3}, "must be a section"),
         ({"task": "threading", "demos": {"cameras": "primary"}}, "must be a sequence"),
-        ({"task": "threading", "demos": {"image_size": 60}}, "multiple of 16"),
+        ({"task": "threading", "demos": {"image_size": 60}}, "must be a multiple of 8"),
         ({"task": "threading", "data": {"val_fraction": 1.0}}, r"data.val_fraction is 1.0; .* to 0.9 \(both splits"),
         ({"task": "threading", "adjustment": {"mode": "sampel"}}, "sample_lambda"),
         ({"task": "threading", "adjustment": {"lam": 1.5}}, "adjustment.lam is 1.5; it must be a number from 0 to 1"),

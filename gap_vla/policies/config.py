@@ -182,6 +182,12 @@ class SmallConfig:
         choose(self.task, TASK_NAMES, "task")
         choose(self.method, METHODS, "method")
         check_pictures(self.task, self.demos, self.data)
+        smallest = registry.SMALLEST_IMAGE[self.model.encoder]
+        if self.demos.image_size < smallest:
+            raise ConfigError(
+                f"demos.image_size is {self.demos.image_size}; model.encoder {self.model.encoder!r} needs at least "
+                f"{smallest}"
+            )
         if self.eval.execute > self.model.action_horizon:
             raise ConfigError(
                 f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "

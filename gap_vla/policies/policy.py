@@ -64,10 +64,11 @@ class SmallPolicy(nn.Module):
         vision_dim = proprio_width = 0
         if how.vision:
             encoder = registry.find(registry.ENCODERS, config.encoder)
-            if min(image_shape[:2]) < encoder.smallest:
+            smallest = registry.SMALLEST_IMAGE[config.encoder]
+            if min(image_shape[:2]) < smallest:
                 raise ConfigError(
                     f"images are {image_shape[0]} × {image_shape[1]}; encoder {config.encoder} needs at least "
-                    f"{encoder.smallest} × {encoder.smallest}"
+                    f"{smallest} × {smallest}"
                 )
             self.encoders = nn.ModuleDict({camera: encoder(config, image_shape) for camera in cameras})
             vision_dim = config.feature_dim * len(cameras) * (1 if self.stepwise else config.image_history)

@@ -11,6 +11,9 @@ ENCODERS: Mapping[str, str] = {
     "resnet18": "gap_vla.policies.encoders.resnet18:ResNet18",
 }
 
+SMALLEST_IMAGE: Mapping[str, int] = {"small": 16, "resnet18": 33}
+"""Pixels; in smaller pictures the last map of a ResNet has one position, and its spatial softmax is constant."""
+
 TEMPORALS: Mapping[str, str] = {
     "none": "gap_vla.policies.temporal:LastStep",
     "transformer": "gap_vla.policies.temporal:TemporalTransformer",

@@ -25,6 +25,7 @@ from gap_vla.progress import Progress
 from gap_vla.sim.collection_worker import CRASHED, KEPT, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
 from gap_vla.sim.rendering_backend import require_rendering
+from gap_vla.sim.space import require_space
 from gap_vla.sim.specs import check_name, task_spec
 from gap_vla.sim.variants import variant_spec
 
@@ -115,6 +116,9 @@ def collect_demos(
     folder = out.with_name(out.name + ".parts")
     with keeping(f"finished episodes are in {folder}, the same command continues"), _parts(folder, settings):
         done = _finished(folder)
+        missing = n - sum(outcome == KEPT for outcome in done.values())
+        if missing > 0:
+            require_space(task, missing, image_size, len(cameras), workers, folder)
         if done and progress:
             print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)
         _play(task, n, seed, env_kwargs, action_noise, min(workers, n), folder, done, progress)

@@ -62,7 +62,6 @@ class ResNet18(nn.Module):
 
     mean: torch.Tensor
     std: torch.Tensor
-    smallest = 33  # pixels; below, layer4 has a single position and the spatial softmax is constant
 
     def __init__(self, config: SmallModelConfig, image_shape: tuple[int, int, int]):
         super().__init__()

@@ -18,8 +18,6 @@ class SmallEncoder(nn.Module):
     1 × 1 to 64 maps, spatial softmax, linear to `feature_dim`.
     """
 
-    smallest = 16  # pixels
-
     def __init__(self, config: SmallModelConfig, image_shape: tuple[int, int, int]):
         super().__init__()
         width = config.encoder_width

@@ -15,6 +15,7 @@ from gap_vla.core.locks import waiting
 from gap_vla.core.whole import write_json
 from gap_vla.identity import digest
 from gap_vla.policies.config import SmallConfig
+from gap_vla.preflight import require_ready
 from gap_vla.progress import duration
 from gap_vla.training.origin import TRAINING_VERSION, origin
 from gap_vla.training.run_directory import RunDirectory
@@ -66,20 +67,20 @@ def train_small(config: SmallConfig, run_name: str = "", resume: bool = False) -
     """Runs every stage and returns the run's summary (also in `summary.json`).
 
     Raises:
-        ConfigError: the data do not fit the configuration.
+        ConfigError, ResourceError: what cannot work is said before anything runs (`gap_vla.preflight`), or the data
+            do not fit the configuration.
         RunExistsError: the run directory exists and `resume` is False.
         InUseError: another process is at work in it.
         DivergedError: the loss is not finite.
     """
-    from gap_vla.policies import method_of
+    from gap_vla.pipeline import stages_of
 
-    method_of(config.method).check(config)
-    made_from = _made_from(config)  # missing inputs are named before a run directory exists
-    if config.eval.episodes:
-        from gap_vla.sim import require_rendering
+    made_from, directory = _made_from(config), run_directory_of(config, run_name)
+    if not RunDirectory(directory).complete_with(config.to_dict()):
+        require_ready(config, stages_of(config.data_stages))
+        from gap_vla.policies import method_of
 
-        require_rendering()
-    directory = run_directory_of(config, run_name)
+        method_of(config.method).check(config)
     with RunDirectory.held(directory, config.to_dict(), resume, dataset=made_from) as run:
         if run.complete:
             print(f"{run.path} is complete", flush=True)

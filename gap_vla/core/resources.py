@@ -1,0 +1,96 @@
+"""What the machine has, and refusing beforehand what needs more. Only the standard library is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from gap_vla.core.errors import UserError
+
+
+class ResourceError(UserError, RuntimeError):
+    """The machine has less than is needed; the message says how much of what."""
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take: of the machine, and of the container that it runs in (cgroup 1 and 2).
+
+    None where the system does not say.
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    for limit, used, statistics in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+            "/sys/fs/cgroup/memory/memory.stat",
+        ),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such cgroup, or no limit ("max")
+            entries = dict(line.split() for line in Path(statistics).read_text().splitlines())
+            dropped_first = int(entries.get("inactive_file", 0))  # cached files give way
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()) + dropped_first)
+    return max(min(found), 0) if found else None
+
+
+def free_disk(folder: Path | str) -> int:
+    """Bytes that may still be written to a folder, which need not exist yet."""
+    return shutil.disk_usage(existing_parent(folder)).free
+
+
+def existing_parent(path: Path | str) -> Path:
+    """The path itself, or the nearest of its parents that exists."""
+    path = Path(path).absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def require_writable(folder: Path | str, key: str) -> None:
+    """Raises ResourceError if nothing can be created in a folder (or in what exists of it); `key` names the setting."""
+    place = existing_parent(folder)
+    if not place.is_dir():
+        raise ResourceError(f"{key} is {str(folder)!r}, but {place} is a file; give a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ResourceError(f"{key} is {str(folder)!r}, but {place} is not writable; give another folder")
+
+
+def require_memory(needs: Mapping[str, float], advice: str) -> None:
+    """Refuses what is estimated to need more memory than there is.
+
+    Args:
+        needs: what, and how many bytes of it.
+        advice: which settings make it less.
+
+    Raises:
+        ResourceError: with all numbers.
+    """
+    have = available_memory()
+    if have is not None and sum(needs.values()) > have:
+        raise ResourceError(_too_much(needs, "memory", have, advice))
+
+
+def require_disk(needs: Mapping[str, float], folder: Path | str, advice: str) -> None:
+    """The same for the disk that a folder is on."""
+    have = free_disk(folder)
+    if sum(needs.values()) > have:
+        raise ResourceError(_too_much(needs, f"disk in {folder}", have, advice))
+
+
+def _too_much(needs: Mapping[str, float], what: str, have: float, advice: str) -> str:
+    parts = ", ".join(f"{name} {gib(size)}" for name, size in needs.items() if size >= 2**20)
+    return f"about {gib(sum(needs.values()))} of {what} are needed ({parts}), {gib(have)} are free; lower {advice}"
+
+
+def gib(size: float) -> str:
+    """
+    >>> gib(3 * 2**29)
+    '1.5 GiB'
+    """
+    return f"{size / 2**30:.1f} GiB" if size < 1000 * 2**30 else f"{size / 2**30:,.0f} GiB"

@@ -1,0 +1,189 @@
+"""What cannot work is refused before anything is made: wrong inputs, folders, devices, too little memory or disk."""
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gap_vla import preflight
+from gap_vla.command import load_config
+from gap_vla.config import FinetuneConfig
+from gap_vla.core import resources
+from gap_vla.core.errors import UserError
+from gap_vla.core.resources import ResourceError
+from gap_vla.estimates import require_training_memory
+from gap_vla.pipeline import stages_of
+from gap_vla.policies.config import SmallConfig
+from gap_vla.sim.space import require_space
+
+ROOT = Path(__file__).parent.parent
+PROFILES = []
+for path in sorted((ROOT / "finetune_configs").glob("*.py")):
+    scope: dict = {}
+    exec(path.read_text(), scope)
+    PROFILES += [(path, profile) for profile in scope["PROFILES"]]
+
+
+def config_of(path, profile="debug", **changes):
+    kind = SmallConfig if path.stem.startswith("small_") else FinetuneConfig
+    values = load_config(f"{path}:{profile}").to_dict()
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            values[section][name] = value
+        else:
+            values[section] = value
+    return kind.from_dict(values)
+
+
+def octo(**changes):
+    return config_of(ROOT / "finetune_configs/threading.py", **changes)
+
+
+def small(**changes):
+    return config_of(ROOT / "finetune_configs/small_threading.py", **changes)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return {"data__root": str(tmp_path / "data"), "runs": str(tmp_path / "runs")}
+
+
+def ready(config):
+    preflight.require_ready(config, stages_of(config.data_stages if isinstance(config, SmallConfig) else config))
+
+
+@pytest.mark.parametrize("make", [octo, small])
+def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_path):
+    ready(make(**folders))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "words"),
+    [
+        (octo, {"model__pretrained": "/nowhere"}, r"model\.pretrained is '/nowhere', which holds no checkpoint"),
+        (octo, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),
+        (small, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),
+        (octo, {"demos__path": str(ROOT / "README.md")}, "not a complete HDF5 file"),
+        (octo, {"train__fsdp": 3, "train__batch_size": 9}, r"train\.fsdp is 3, which does not divide"),
+        (small, {"train__device": "cuda"}, r"train\.device is 'cuda', but there is no such device"),
+        (small, {"model__encoder": "resnet18", "model__encoder_weights": "/x.pth"}, "encoder_weights .* is no file"),
+        (octo, {"train__batch_size": 65_536, "demos__image_size": 1024}, "GiB of memory are needed .* are free; lower"),
+        (octo, {"demos__episodes": 100_000, "demos__image_size": 1024}, "GiB of disk in .* are needed"),
+        (octo, {"runs": str(ROOT / "README.md" / "runs")}, r"runs is .*README\.md is a file; give a folder"),
+    ],
+)
+def test_what_cannot_work_is_refused_and_nothing_is_made(make, changes, words, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(resources, "available_memory", lambda: 20 * 2**30)
+    with pytest.raises(UserError, match=words):
+        ready(make(**folders | changes))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("script", "config", "setting"),
+    [
+        ("finetune", "threading", "--config.demos.path=README.md"),
+        ("train_small", "small_threading", "--config.train.device=cuda"),
+        ("train_small", "small_threading", "--config.eval.seed=-5"),
+    ],
+)
+def test_the_command_refuses_wrong_inputs_within_two_seconds(script, config, setting, tmp_path):
+    folders = [f"--config.data.root={tmp_path}/data", f"--config.runs={tmp_path}/runs"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    found = subprocess.run(
+        [sys.executable, f"scripts/{script}.py", "--config", f"finetune_configs/{config}.py:debug", *folders, setting],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert found.returncode == 2 and found.stderr.startswith("error: "), found.stderr
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2  # a busy machine does not lengthen it
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """The description of an RLDS dataset of 64 × 64 pictures without ρ, as TFDS writes it."""
+
+    def features(**parts):
+        return {"featuresDict": {"features": parts}}
+
+    picture = {"image": {"dtype": "uint8", "shape": {"dimensions": ["64", "64", "3"]}}}
+    step = features(observation=features(image_primary=picture), action={"tensor": {}})
+    folder = tmp_path / "rlds" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "features.json").write_text(json.dumps(features(steps={"sequence": {"feature": step}})))
+    (folder / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train"}, {"name": "val"}]}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "has no steps/rho, which this method needs; add it with scripts/annotate.py"),
+        (
+            {"method": "vp", "demos__cameras": ("primary", "wrist")},
+            r"has no camera 'wrist' .*; it has image_primary",
+        ),
+        ({"method": "vp", "demos__image_size": 32}, "holds images of 64 × 64, .*set --config.demos.image_size=64"),
+    ],
+)
+def test_a_dataset_that_does_not_fit_is_named_before_it_is_read(dataset, changes, words, folders):
+    config = octo(**folders, data__rlds=str(dataset), **changes)
+    with pytest.raises(UserError, match=words):
+        ready(config)
+    assert not Path(folders["runs"]).exists()
+
+
+def test_a_dataset_without_a_split_is_named_before_it_is_read(dataset, folders):
+    (dataset / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train"}]}))
+    with pytest.raises(UserError, match="has no split 'val'"):
+        ready(octo(**folders, method="vp", data__rlds=str(dataset)))
+
+
+@pytest.mark.parametrize(("path", "profile"), PROFILES, ids=lambda value: getattr(value, "stem", value))
+def test_no_profile_that_runs_on_a_cpu_is_refused_with_8_gigabytes(path, profile, monkeypatch):
+    monkeypatch.setattr(resources, "available_memory", lambda: 7 * 2**30)
+    config = config_of(path, profile)
+    published = isinstance(config, FinetuneConfig) and bool(config.model.pretrained)
+    require_training_memory(config, on_cpu=not published)
+    if published:  # a batch of 256 of Octo-small on a CPU, which is for looking at with --dry_run
+        with pytest.raises(ResourceError, match=r"transformer \d+\.\d GiB"):
+            require_training_memory(config, on_cpu=True)
+
+
+def test_a_collection_that_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ResourceError, match=r"of disk in .* are needed \(100000 demonstrations"):
+        require_space("threading", 100_000, 1024, 2, 1, tmp_path)
+    require_space("threading", 100, 64, 1, 2, tmp_path)
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(resources.os, "access", lambda place, mode: False)
+    with pytest.raises(ResourceError, match=rf"runs is '.*', but {tmp_path} is not writable"):
+        resources.require_writable(tmp_path / "runs" / "here", "runs")
+
+
+def test_memory_is_known_and_no_more_than_the_machine_has():
+    total = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+    assert 0 < resources.available_memory() <= total
+
+
+@pytest.mark.parametrize("config", [FinetuneConfig("threading"), SmallConfig("threading")], ids=["octo", "small"])
+def test_estimates_grow_with_what_is_asked_for(config, monkeypatch):
+    limits = []
+
+    def noted(needs, advice):
+        limits.append(sum(needs.values()))
+
+    monkeypatch.setattr("gap_vla.estimates.require_memory", noted)
+    bigger = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=1024))
+    larger = dataclasses.replace(config, demos=dataclasses.replace(config.demos, image_size=128))
+    for one in (config, bigger, larger):
+        require_training_memory(one, on_cpu=True)
+    assert limits[0] < min(limits[1:]) and np.isfinite(limits).all()
