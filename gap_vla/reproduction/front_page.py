@@ -8,7 +8,8 @@ from pathlib import Path
 from gap_vla.evaluation.compare import HOW_INTERVALS
 from gap_vla.reproduction.analysis import BlockResult, Success
 from gap_vla.reproduction.page import replace_between
-from gap_vla.reproduction.tables_text import markdown_table, stale_notes, title_of, words
+from gap_vla.reproduction.tables import IN
+from gap_vla.reproduction.tables_text import markdown_table, title_of, words
 from gap_vla.reproduction.verdict import verdicts
 
 SHOWN = "evidence", "cpu"
@@ -31,13 +32,25 @@ def write_front_page(results: Sequence[BlockResult], page: Path) -> None:
 def _of_block(result: BlockResult) -> list[str]:
     title = title_of(result.block)
     parts = [f"**{title[0].upper()}{title[1:]}.** {_summary(result)}"]
-    return [*parts, *([_table(result)] if result.finished else []), *stale_notes(result)]
+    return [*parts, *([_table(result)] if result.finished else []), *_before(result)]
 
 
 def _summary(result: BlockResult) -> str:
     if not result.finished:
         return NOTHING
     return " ".join(verdicts(result, HEADLINES)) or NO_PAIR
+
+
+def _before(result: BlockResult) -> list[str]:
+    """What stale cells gave on layouts like those of the demonstrations, in one sentence."""
+    by_arm: dict[str, list[str]] = {}
+    for one in sorted(result.stale, key=lambda one: one.cell.seed):
+        if IN in one.entry.variants:
+            found = one.entry.variants[IN]
+            by_arm.setdefault(one.cell.arm.name, []).append(f"{100 * found.successes / found.episodes:.0f}")
+    listing = "; ".join(f"`{arm}` {', '.join(rates)}" for arm, rates in by_arm.items())
+    where = "success % of each seed on layouts like those of the demonstrations"
+    return [f"Stale, counted in no table, {where}: {listing}."] if listing else []
 
 
 def _table(result: BlockResult) -> str:

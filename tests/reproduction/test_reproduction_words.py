@@ -78,7 +78,8 @@ def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
     write_front_page([analyse(table.blocks[0], other, ledger)], page)
     text = page.read_text()
-    assert NOTHING in text and "succeeds" not in text and "**Stale, counted in no table**" in text
+    assert NOTHING in text and "succeeds" not in text and "Stale, counted in no table" in text
+    assert "`concat` 0, 0, 0; `gap` 100, 100, 100." in text
 
 
 def test_a_front_page_without_the_markers_stays_as_it_is(tmp_path):
