@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
-.PHONY: setup finetune debug test test-slow mutants corpus chaos test-lerobot lint clean
+.PHONY: setup finetune debug test test-slow mutants corpus chaos performance test-lerobot lint clean
 
 setup: .venv/ready
 
@@ -39,6 +39,20 @@ chaos: setup
 # Small wrong changes of the code, each with a test that must notice it.
 mutants: setup
 	$(BIN)/python tests/mutants/run.py
+
+# Every benchmark that needs nothing from outside, kept in results/performance; about half an hour of an idle machine.
+RECORD = $(BIN)/python benchmarks/record.py
+performance: setup
+	$(RECORD) adjustment -- benchmarks/adjustment.py --pairs 30
+	$(RECORD) evaluation -- benchmarks/evaluation.py
+	$(RECORD) octo_gap -- benchmarks/octo.py --gap --quick --repeats 40
+	$(RECORD) octo_small -- benchmarks/octo.py --case small
+	$(RECORD) phases -- benchmarks/phases.py
+	$(RECORD) policies -- benchmarks/policies.py
+	$(RECORD) rlds -- benchmarks/rlds.py --episodes 500 --steps 150 --size 84 --workers 2
+	$(RECORD) sim_collections -- benchmarks/sim.py collections
+	$(RECORD) sim_pictures -- benchmarks/sim.py pictures
+	$(RECORD) training -- benchmarks/training.py --pairs 30 --huge_pages
 
 # LeRobot's real policy classes, in an environment of their own: its version ranges are not this project's. torchvision
 # without its dependencies, which would replace torch.
