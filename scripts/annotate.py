@@ -16,19 +16,19 @@ import os
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import json_or_name, key_value
+from gap_vla.core.arguments import command_parser, json_or_name, key_value, processes, refuse_idle, seed, whole
 from gap_vla.core.errors import command
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
     parser.add_argument("--out", type=Path, required=True, help="where the labelled copy goes")
     parser.add_argument("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", type=key_value, help="option of the method"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the LSTM (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the LSTM (default: 0)")
     parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
     parser.add_argument(
         "--layout",
@@ -40,17 +40,28 @@ def make_parser() -> argparse.ArgumentParser:
         "--state", default="observation/proprio", help="RLDS: the state's feature below steps/, or several joined by +"
     )
     parser.add_argument("--extra", default="", help="further joints or hand channels that count: names joined by +")
-    parser.add_argument("--workers", type=int, help="processes (default: by the amount of work)")
+    parser.add_argument("--workers", type=processes, help="processes (default: by the amount of work)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is complete")
     parser.add_argument("--report", nargs="?", const="", metavar="HTML", help="write a page (default: OUT.report.html)")
-    parser.add_argument("--episodes", type=int, default=3, help="how many episodes the page shows (default: 3)")
-    return parser
+    parser.add_argument(
+        "--episodes", type=whole(1, 1000), default=3, help="how many episodes the page shows (default: 3)"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.annotator:
+        refuse_idle(parser, arguments, "with --annotator, which fits nothing", "method", "option", "seed")
+    if arguments.report is None:
+        refuse_idle(parser, arguments, "without --report", "episodes")
+    if not (arguments.source / "features.json").is_file():
+        refuse_idle(parser, arguments, "on files that are no RLDS dataset", "state")
+    if arguments.source.is_file():
+        refuse_idle(parser, arguments, "on HDF5, whose columns have names", "layout")
+    return arguments
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    arguments = make_parser().parse_args(argv)
+    arguments = parse(argv)
     from gap_vla.core.outputs import claim
     from gap_vla.labelling import LabelJob, label_files
     from gap_vla.phases.report import describe

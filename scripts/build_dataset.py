@@ -17,14 +17,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.arguments import key_value
+from gap_vla.core.arguments import MANY, command_parser, key_value, processes, real, refuse_idle, seed, whole
 from gap_vla.core.errors import command
 
 
-def make_parser() -> argparse.ArgumentParser:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     from gap_vla.demos import READERS
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("source", type=Path, help="file or folder of demonstrations")
     parser.add_argument(
         "--kind",
@@ -34,14 +34,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", "--data_dir", type=Path, default=Path("data/rlds"), help="default: data/rlds")
     parser.add_argument("--version", help="default: 1.0.0")
     parser.add_argument("--method", help="annotator of ρ; 'none' writes a dataset without (default: lstm)")
-    parser.add_argument("--seed", type=int, help="of the annotator (default: 0)")
-    parser.add_argument("--val-fraction", "--val_fraction", type=float, help="default: 0.1")
+    parser.add_argument("--seed", type=seed, help="of the annotator (default: 0)")
+    parser.add_argument("--val-fraction", "--val_fraction", type=real(0, 0.9), help="default: 0.1")
     pairs: dict[str, Any] = dict(action="append", default=[], metavar="KEY=VALUE", type=key_value)
     parser.add_argument("--reader", help="option of the reader", **pairs)
     parser.add_argument("--option", "--annotate", dest="annotate", help="option of the annotator", **pairs)
     parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
-    parser.add_argument("--fit-episodes", type=int, help="fit the annotator on so many of `train` (default: all)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--fit-episodes", type=whole(1, MANY), help="fit the annotator on so many of `train` (default: all)"
+    )
+    parser.add_argument("--workers", type=processes, default=2, help="processes (default: 2)")
     parser.add_argument(
         "--overwrite", action="store_true", default=None, help="replace a dataset that was made differently"
     )
@@ -49,7 +51,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--dry-run", "--dry_run", action="store_true", help="write nothing but a picture of the first episode with ρ"
     )
     parser.add_argument("--beam", nargs="*", metavar="FLAG", help="run on Apache Beam; flags go to its runner")
-    return parser
+    arguments = parser.parse_args(argv)
+    if arguments.annotator:
+        labels = ("method", "seed", "annotate", "fit_episodes")
+        refuse_idle(parser, arguments, "with --annotator, which fits nothing", *labels)
+    if arguments.dry_run:
+        refuse_idle(parser, arguments, "with --dry-run", "overwrite", "beam", "fit_episodes", "annotator")
+    return arguments
 
 
 def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -68,7 +76,7 @@ def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments = make_parser().parse_args(argv)
+    arguments = parse(argv)
     from gap_vla.core.outputs import claim, require_apart
     from gap_vla.rlds import dataset_builder
 

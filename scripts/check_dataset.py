@@ -9,25 +9,24 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import json_or_name
+from gap_vla.core.arguments import MANY, command_parser, json_or_name, whole
 from gap_vla.core.errors import command
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("dataset", type=Path, help="version directory, e.g. data/rlds/threading/1.0.0")
     parser.add_argument("--state-key", help="step field with the robot's state (default: observation/proprio or state)")
     parser.add_argument(
         "--layout", type=json_or_name, help="columns of the state: a name of gap_vla.demos.layout.LAYOUTS, or JSON"
     )
     parser.add_argument("--out", type=Path, help="folder of the page (default: <name>-<version>-check)")
-    parser.add_argument("--pictures", type=int, default=6, help="episodes shown on the page (default: 6)")
-    parser.add_argument("--max-episodes", type=int, help="per split (default: all)")
+    parser.add_argument("--pictures", type=whole(0, 1000), default=6, help="episodes shown on the page (default: 6)")
+    parser.add_argument("--max-episodes", type=whole(1, MANY), help="per split (default: all)")
     parser.add_argument("--strict", action="store_true", help="warnings count as errors")
     arguments = parser.parse_args(argv)
     from gap_vla.core.outputs import claim

@@ -6,10 +6,10 @@ Example (about 90 s on two free cores):
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from gap_vla.core.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, seed, whole
 from gap_vla.core.errors import command
 
 
@@ -17,12 +17,17 @@ from gap_vla.core.errors import command
 def main(argv: list[str] | None = None) -> None:
     from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--task", required=True, help=f"one of: {', '.join(TASK_NAMES)}")
-    parser.add_argument("--num", type=int, default=100, help="number of successful episodes to keep (default: 100)")
+    parser.add_argument(
+        "--num",
+        type=whole(1, MANY, "each takes seconds"),
+        default=100,
+        help="number of successful episodes to keep (default: 100)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="HDF5 file to write; must not exist")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the collection (default: 0)")
-    parser.add_argument("--image-size", type=int, default=64, help="height and width in pixels (default: 64)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the collection (default: 0)")
+    parser.add_argument("--image-size", type=pixels, default=64, help="height and width in pixels (default: 64)")
     parser.add_argument(
         "--cameras",
         default="primary",
@@ -33,18 +38,23 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--action-noise",
-        type=float,
+        type=real(0, 1, "actions lie in -1 to 1"),
         default=0.0,
         help="standard deviation of the disturbance of executed actions, in action units; the recorded label stays "
         "the expert's clean action (default: 0)",
     )
     parser.add_argument("--variant", default="default", help=f"one of: {', '.join(VARIANT_NAMES)} (default: default)")
-    parser.add_argument("--workers", type=int, default=2, help="parallel processes (default: 2)")
+    parser.add_argument("--workers", type=processes, default=2, help="parallel processes (default: 2)")
     parser.add_argument(
-        "--show", type=int, default=4, help="episodes in the contact sheet and the video beside the file; 0 for none"
+        "--show",
+        type=whole(0, 100),
+        default=4,
+        help="episodes in the contact sheet and the video beside the file; 0 for none",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
+    if options.cameras == "none":
+        refuse_idle(parser, options, "without cameras", "image_size", "camera", "show")
     from gap_vla.sim.collection import collect_demos
     from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 

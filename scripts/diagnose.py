@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from gap_vla.core.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, saved_step, seed, whole
 from gap_vla.core.errors import command
 
 INTERVENTIONS = (
@@ -29,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
     from gap_vla.sim import TASK_NAMES
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
@@ -38,8 +39,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--demos", type=Path, help="demonstration file to show (default: the expert in the simulator)")
     source.add_argument("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
-    add("--episodes", type=int, default=10, help="recorded episodes to show (default 10)")
-    add("--closed_loop", type=int, default=0, metavar="N", help="rollouts per intervention (default 0: open loop only)")
+    add("--episodes", type=whole(1, MANY), default=10, help="recorded episodes to show (default 10)")
+    add(
+        "--closed_loop",
+        type=whole(0, MANY),
+        default=0,
+        metavar="N",
+        help="rollouts per intervention (default 0: open loop only)",
+    )
     add(
         "--interventions",
         nargs="+",
@@ -47,17 +54,28 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help=f"of the rollouts (default: all): {', '.join(INTERVENTIONS)}",
     )
-    add("--seed", type=int, default=100_000, help="first layout seed (default 100000)")
+    add("--seed", type=seed, default=100_000, help="first layout seed (default 100000)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
-    add("--step", type=int, help="which step of the checkpoint (default: the latest)")
+    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
     add("--dataset", help="whose statistics, if the checkpoint carries several")
     add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
-    add("--patience", type=float, default=60.0, help="seconds to wait for a server that is away (default 60)")
-    add("--image_size", type=int, help="pixels, square (default: the checkpoint's, or 64)")
+    add("--patience", type=real(0, 86_400), default=60.0, help="seconds to wait for a server that is away (default 60)")
+    add("--image_size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
     add("--cameras", nargs="+", choices=("primary", "wrist"), help="default: the checkpoint's, or primary")
-    add("--workers", type=int, default=2, help="simulator processes (default 2)")
+    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
     add("--quiet", action="store_true", help="no progress line")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.checkpoint:
+        refuse_idle(parser, options, "with --checkpoint: they are for a server, ws://", "keys", "patience")
+    else:
+        refuse_idle(parser, options, "without --checkpoint", "step", "dataset")
+    if not options.closed_loop:
+        refuse_idle(parser, options, "without --closed_loop", "interventions")
+        if options.demos or options.rlds:
+            refuse_idle(
+                parser, options, "on recordings without --closed_loop", "seed", "image_size", "cameras", "workers"
+            )
+    return options
 
 
 @command

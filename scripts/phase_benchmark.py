@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.arguments import MANY, command_parser, whole
 from gap_vla.core.errors import UserError, command
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
@@ -40,10 +41,12 @@ STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width")
 def make_parser() -> argparse.ArgumentParser:
     from gap_vla.sim import TASK_NAMES
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--demos", type=Path, default=Path("data/phase_demos"), help="folder of TASK.hdf5")
     parser.add_argument("--tasks", nargs="*", default=list(TASK_NAMES), help="default: all")
-    parser.add_argument("--episodes", type=int, default=16, help="per task, half of them for tuning (default: 16)")
+    parser.add_argument(
+        "--episodes", type=whole(4, MANY), default=16, help="per task, half of them for tuning (default: 16)"
+    )
     parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES, help="what to measure (default: all)")
     parser.add_argument("--finders", nargs="*", help="only these of the stage finders; others' results are kept")
     parser.add_argument(

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from gap_vla.core.arguments import MANY, command_parser, processes, refuse_idle, whole
 from gap_vla.core.errors import command
 
 
@@ -20,20 +21,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
     from gap_vla.sim import VARIANT_NAMES
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="run directories of one task")
     add("--out", type=Path, default=Path("report.html"), help="page to write (default report.html)")
-    add("--videos", type=int, default=2, help="videos per run and scene, at most (default 2)")
+    add("--videos", type=whole(0, 1000), default=2, help="videos per run and scene, at most (default 2)")
     add("--probe", action="store_true", help="probe the visual features of small policies")
     add("--demos", type=Path, help="demonstrations to probe with (default: collected from the expert)")
-    add("--probe_episodes", type=int, default=60, help="how many are collected for it (default 60)")
+    add("--probe_episodes", type=whole(2, MANY), default=60, help="how many are collected for it (default 60)")
     add("--takeover", type=Path, metavar="RUN", help="policy that takes over in windows, usually the vision policy")
     add("--by", choices=("phase", "step"), default="phase", help="windows: starts of phases, or every ten steps")
-    add("--episodes", type=int, default=50, help="rollouts per window (default 50)")
+    add("--episodes", type=whole(1, MANY), default=50, help="rollouts per window (default 50)")
     add("--variant", choices=VARIANT_NAMES, default="default", help="scene of the takeovers (default: default)")
-    add("--workers", type=int, default=2, help="simulator processes (default 2)")
-    return parser.parse_args(arguments)
+    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
+    options = parser.parse_args(arguments)
+    if not options.takeover:
+        refuse_idle(parser, options, "without --takeover", "by", "episodes", "variant")
+    if not options.probe:
+        refuse_idle(parser, options, "without --probe", "demos", "probe_episodes")
+    if options.demos:
+        refuse_idle(parser, options, "with --demos", "probe_episodes")
+    return options
 
 
 @command

@@ -13,6 +13,7 @@ kill. Tables (ours beside the paper's) and pictures are written into docs/RESULT
 import argparse
 import sys
 
+from gap_vla.core.arguments import command_parser, processes, refuse_idle
 from gap_vla.core.errors import command
 
 
@@ -21,7 +22,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from gap_vla.reproduction.kinds import PROFILES
     from gap_vla.reproduction.tables import TABLES
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
 
     def names(text: str) -> list[str]:
         return [name for name in text.split(",") if name]
@@ -30,7 +31,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--table", choices=tuple(TABLES), metavar="TABLE", help=f"one of {', '.join(TABLES)}")
     add("--profile", default="cpu", choices=PROFILES, help="size of model, data and training (default cpu)")
     add("--budget", default="60m", help="time for this call, such as 60m or 1.5h (default 60m)")
-    add("--jobs", type=int, help="cells at once, one thread each if more than one (default 1; with --device cuda 4)")
+    add(
+        "--jobs",
+        type=processes,
+        help="cells at once, one thread each if more than one (default 1; with --device cuda 4)",
+    )
     add("--seeds", type=names, default=[], help="training seeds, such as 0,1 (default: the table's)")
     add("--methods", type=names, default=[], help="only these lines of the table")
     add("--tasks", type=names, default=[], help="only these tasks")
@@ -43,7 +48,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--page", default="docs/RESULTS.md", help="page to write into (default docs/RESULTS.md)")
     add("--front_page", default="README.md", help="page with the main results between markers (default README.md)")
     add("--logs", default="runs/reproduce", help="folder for the cells' output (default runs/reproduce)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.render:
+        refuse_idle(parser, options, "with --render, which runs nothing", "budget", "jobs", "retry", "dry_run", "look")
+    return options
 
 
 @command

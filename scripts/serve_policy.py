@@ -14,32 +14,27 @@ import argparse
 import sys
 from pathlib import Path
 
+from gap_vla.core.arguments import command_parser, real, saved_step, whole
 from gap_vla.core.errors import command
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("--checkpoint", required=True, help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
-    add("--port", type=int, default=8000, help="default 8000; 0 takes a free one")
-    add("--step", type=int, help="which step of the checkpoint (default: the latest)")
-    add("--execute", type=int, help="actions executed of each predicted chunk (default: as trained)")
+    add("--port", type=whole(0, 65_535), default=8000, help="default 8000; 0 takes a free one")
+    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
+    add("--execute", type=whole(1, 256), help="actions executed of each predicted chunk (default: as trained)")
     add("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
     add("--whole_chunks", action="store_true", help="answer with whole chunks; default: one action per observation")
     add("--dataset", help="whose statistics, if the checkpoint carries several")
     add("--keys", type=Path, help="JSON file: our observation keys to the clients' names")
-    add("--max_message", type=int, default=16, metavar="MIB", help="of one observation: 1 to 256 MiB (default 16)")
-    add("--max_prompt", type=int, default=2000, metavar="N", help="characters of it: 1 to 100000 (default 2000)")
-    add("--max_connections", type=int, default=64, metavar="N", help="at once: 1 to 1000 (default 64)")
-    add(
-        "--idle",
-        type=float,
-        default=600,
-        metavar="S",
-        help="seconds until a silent client is dropped: 1 to 86400 (600)",
-    )
+    add("--max_message", type=whole(1, 256), default=16, metavar="MIB", help="of one observation, MiB (default 16)")
+    add("--max_prompt", type=whole(1, 100_000), default=2000, metavar="N", help="characters of it (default 2000)")
+    add("--max_connections", type=whole(1, 1000), default=64, metavar="N", help="at once (default 64)")
+    add("--idle", type=real(1, 86_400), default=600, metavar="S", help="seconds until a silent client is dropped (600)")
     return parser.parse_args(arguments)
 
 

@@ -15,18 +15,20 @@ import os
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import json_or_name
+from gap_vla.core.arguments import command_parser, json_or_name, real, refuse_idle, whole
 from gap_vla.core.errors import command
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser(__doc__)
     parser.add_argument("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
-    parser.add_argument("--episode", type=int, default=0, help="its number (default: 0)")
+    parser.add_argument("--episode", type=whole(0, 2**31 - 1), default=0, help="its number (default: 0)")
     parser.add_argument("--split", default="train", help="RLDS: split (default: train)")
     parser.add_argument("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
     parser.add_argument("--camera", help="image to show (default: the first)")
-    parser.add_argument("--fps", type=float, default=20, help="of a video (default: 20)")
+    parser.add_argument(
+        "--fps", type=real(0.1, 1000, "pictures per second"), default=20, help="of a video (default: 20)"
+    )
     parser.add_argument(
         "--layout",
         default="gap",
@@ -36,13 +38,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
     parser.add_argument("--method", help="label the episode with this method instead of its stored labels")
     parser.add_argument("--annotator", type=Path, help="label the episode with this saved annotator")
-    return parser
+    arguments = parser.parse_args(argv)
+    if arguments.annotator:
+        refuse_idle(parser, arguments, "with --annotator, which knows its own", "method")
+    if arguments.out.suffix != ".mp4":
+        refuse_idle(parser, arguments, "unless --out is a video, .mp4", "fps")
+    if not (arguments.source / "features.json").is_file():
+        refuse_idle(parser, arguments, "on files that are no RLDS dataset", "state", "split")
+    if arguments.source.is_file():
+        refuse_idle(parser, arguments, "on HDF5, whose columns have names", "layout")
+    return arguments
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    arguments = make_parser().parse_args(argv)
+    arguments = parse(argv)
     from gap_vla.labelling.pages import show_episode
 
     where = show_episode(

@@ -6,12 +6,12 @@ Only what docs/task_table.json does not hold yet is measured. On one core, every
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process make a step slower
+from gap_vla.core.arguments import MANY, command_parser, whole
 from gap_vla.core.errors import command
 
 
@@ -19,12 +19,12 @@ from gap_vla.core.errors import command
 def main(argv: list[str] | None = None) -> None:
     from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser(__doc__)
     parser.add_argument("--tasks", default=",".join(TASK_NAMES), help="comma separated (default: all)")
     parser.add_argument("--variants", default=",".join(VARIANT_NAMES), help="comma separated (default: all)")
-    parser.add_argument("--episodes", type=int, default=100, help="per task and variant (default: 100)")
+    parser.add_argument("--episodes", type=whole(1, MANY), default=100, help="per task and variant (default: 100)")
     parser.add_argument(
-        "--look-episodes", type=int, default=20, help="per variant that changes looks only (default: 20)"
+        "--look-episodes", type=whole(1, MANY), default=20, help="per variant that changes looks only (default: 20)"
     )
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of TASKS.md (default: docs)")
     parser.add_argument("--again", action="store_true", help="measure also what was measured before")

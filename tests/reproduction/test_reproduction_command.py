@@ -55,7 +55,6 @@ def test_the_command_runs_records_renders_and_goes_on(script, tmp_path, capsys):
         ("--methods=godo", "did you mean 'good'"),
         ("--seeds=a", "whole numbers"),
         ("--budget=soon", "60m"),
-        ("--jobs=0", "at least 1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_runs(script, tmp_path, capsys, argument, words):

@@ -46,7 +46,7 @@ def check_dataset(
         The report; see `Report.exit_status`.
 
     Raises:
-        EpisodeError: not a finished dataset, or unreadable.
+        EpisodeError: not a finished dataset, unreadable, or without the field `state_key`.
     """
     version_dir = Path(version_dir)
     builder = open_builder(version_dir)
@@ -83,7 +83,9 @@ def check_dataset(
 
 
 def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLayout | None]:
-    shapes = {k: v.shape for k, v in flatten(step).items()} if key is None else {}
+    shapes = {k: v.shape for k, v in flatten(step).items()}
+    if key is not None and key not in shapes:
+        raise EpisodeError(f"no step field {key!r} for the state; there are: {', '.join(sorted(shapes))}")
     if key is None:
         key = next((f"observation/{k}" for k in _STATE_KEYS if f"observation/{k}" in shapes), None)
     if layout is not None:

@@ -1,0 +1,88 @@
+"""Typos, numbers that cannot be and options without effect end a command before it does anything."""
+
+import argparse
+
+import pytest
+from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call
+
+from gap_vla.core.arguments import command_parser, json_or_name, key_value, real, refuse_idle, whole
+
+PLAIN = [name for name in COMMANDS if name not in WITH_CONFIG]
+CHECKPOINT = "evaluate --checkpoint d"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("collect_demos --task stack --out x.hdf5 --seed 2**70", "it must be a whole number from 0 to 2147483647"),
+        (f"collect_demos --task stack --out x.hdf5 --seed {2**70}", "from 0 to 2147483647"),
+        ("collect_demos --task stack --out x.hdf5 --num -1", "from 1 to 100000"),
+        ("collect_demos --task stack --out x.hdf5 --workers 1000000000", "from 1 to 256"),
+        ("collect_demos --task stack --out x.hdf5 --image-size 50000", "from 16 to 1024"),
+        ("collect_demos --task stack --out x.hdf5 --action-noise nan", "from 0 to 1"),
+        ("collect_demos --task stack --out x.hdf5 --cameras none --image-size 84", "no effect without cameras"),
+        ("collect_demos --task stack --out x.mp4", "must end in .hdf5 or .h5"),
+        (f"{CHECKPOINT} --image_size 0", "from 16 to 1024"),
+        (f"{CHECKPOINT} --execute 0", "from 1 to 256"),
+        (f"{CHECKPOINT} --horizon -5", "from 1 to 100000"),
+        (f"{CHECKPOINT} --horizon 0", "from 1 to 100000"),
+        (f"{CHECKPOINT} --policy_limit 0", "from 0.01 to 86400"),
+        (f"{CHECKPOINT} --split train", "--split has no effect without --rlds"),
+        (f"{CHECKPOINT} --rlds d --horizon 9", "--horizon has no effect with --rlds"),
+        (f"{CHECKPOINT} --keys k.json", "--keys has no effect with --checkpoint"),
+        ("evaluate --policy expert --task stack --step 3", "--step has no effect without --checkpoint"),
+        ("diagnose --checkpoint d --interventions images_black", "no effect without --closed_loop"),
+        ("serve_policy --checkpoint d --port 99999", "from 0 to 65535"),
+        ("serve_policy --checkpoint d --port -1", "from 0 to 65535"),
+        ("show_episode d.hdf5 --fps 0 --out x.mp4", "from 0.1 to 1000"),
+        ("show_episode d.hdf5 --fps 10", "--fps has no effect unless --out is a video"),
+        ("show_episode d.hdf5 --out x.txt", "must end in .html or .mp4 or .png"),
+        ("show_episode d.hdf5 --split val", "--split has no effect on files that are no RLDS dataset"),
+        ("annotate d.hdf5 --out x.hdf5 --layout nope", "--layout has no effect on HDF5"),
+        ("annotate d.hdf5 --out x.hdf5 --episodes 5", "--episodes has no effect without --report"),
+        ("annotate d.hdf5 --out x.hdf5 --annotator a --seed 3", "--seed has no effect with --annotator"),
+        ("annotate d.hdf5 --out x.hdf5 --option sigma", "is not KEY=VALUE"),
+        ("annotate d.hdf5 --out x.npz", "must end in .hdf5 or .h5"),
+        ("annotate d.hdf5 --out x.hdf5 --report x.pdf", "must end in .html"),
+        ("annotate d.hdf5 --out x.hdf5 --over", "unrecognized arguments: --over"),
+        ("build_dataset d.hdf5 --name x --val-fraction 2", "from 0 to 0.9"),
+        ("build_dataset d.hdf5 --name x --dry-run --overwrite", "--overwrite has no effect with --dry-run"),
+        ("report d --by step", "--by has no effect without --takeover"),
+        ("reproduce --table evidence --jobs 0", "from 1 to 256"),
+        ("reproduce --table evidence --render --retry", "--retry has no effect with --render"),
+    ],
+)
+def test_it_is_refused_with_the_reason(line, words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "d.hdf5").touch()
+    monkeypatch.chdir(tmp_path)
+    assert call(*line.split()) == 2
+    assert words in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["d.hdf5"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_no_command_takes_a_number_without_bounds(name):
+    text = (ROOT / "scripts" / f"{name}.py").read_text()
+    assert "command_parser(__doc__)" in text and "type=int" not in text and "type=float" not in text
+
+
+def test_help_shows_the_bounds_and_short_forms_are_no_options(capsys):
+    parser = command_parser("Does something.")
+    parser.add_argument("--workers", type=whole(1, 256), help="processes")
+    parser.add_argument("--noise", type=real(0, 1), help="standard deviation", default=0.0)
+    assert "processes [1 to 256]" in parser.format_help()
+    assert parser.parse_args(["--workers", "2"]).workers == 2
+    for wrong in (["--work", "2"], ["--workers", "2.5"], ["--noise", "inf"], ["--workers", ""]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(wrong)
+    options = parser.parse_args(["--noise", "0.5"])
+    with pytest.raises(SystemExit):
+        refuse_idle(parser, options, "here", "noise")
+    refuse_idle(parser, options, "here", "workers")
+
+
+def test_values_of_options():
+    assert key_value("a=[1, 2]") == ("a", [1, 2]) and key_value("a=b=c") == ("a", "b=c")
+    assert json_or_name("bridge") == "bridge" and json_or_name('{"width": 7}') == {"width": 7}
+    with pytest.raises(argparse.ArgumentTypeError, match="is no JSON"):
+        json_or_name('{"width"')
