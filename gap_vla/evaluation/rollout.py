@@ -31,10 +31,10 @@ MAX_SILENT_IN_A_ROW = 3
 """So many calls in a row without an answer in time mean that the policy, or its server, hangs for good."""
 
 
-def not_finite(observation: Mapping[str, np.ndarray]) -> str | None:
-    """Which entry of an observation holds NaN or infinity, and where; None if none does."""
+def not_finite(observation: Mapping[str, Any]) -> str | None:
+    """Which array of an observation holds NaN or infinity, and where; None if none does. Others are words."""
     for key, value in observation.items():
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
             return f"{key} is NaN or infinite at index {int(np.argmin(np.isfinite(value)))}"
     return None
 
