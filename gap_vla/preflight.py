@@ -42,6 +42,7 @@ def require_ready(config: FinetuneConfig | SmallConfig, stages: Stages) -> None:
         if config.model.encoder_weights and not Path(config.model.encoder_weights).is_file():
             raise ConfigError(f"model.encoder_weights is {config.model.encoder_weights!r}, which is no file")
     else:
+        _require_trainable(config)
         _require_weights(config)
         _require_devices(config)
     if not (stages.store / "store.json").exists():
@@ -165,10 +166,28 @@ def _require_weights(config: FinetuneConfig) -> None:
         folder = Path(pretrained).expanduser()
         if not (folder / "config.json").is_file():
             raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
-        return
+    from gap_vla.octo.checkpoint import read_config
     from gap_vla.octo.hub import local_directory
+    from gap_vla.octo.text import tokenizer_file
 
-    local_directory(pretrained)  # the download comes first: without a network nothing else is begun
+    folder = local_directory(pretrained)  # downloads come first: without a network nothing else is begun
+    words = read_config(folder).get("text_processor") or {}
+    if name := words.get("kwargs", {}).get("tokenizer_name"):
+        tokenizer_file(name, str(folder))
+
+
+def _require_trainable(config: FinetuneConfig) -> None:
+    if not config.optimizer.frozen_keys or config.schedule.mode == "none":
+        return
+    from gap_vla.octo.partition import split_frozen
+
+    leaves = {"obs_proprio_projection": {"kernel": 0, "bias": 0}, "obs_proprio_pos_embedding": 0}  # M8
+    _, frozen = split_frozen({"octo_transformer": leaves}, config.optimizer.frozen_keys)
+    for name in frozen.get("octo_transformer", {}):
+        raise ConfigError(
+            f"optimizer.frozen_keys is {config.optimizer.frozen_keys}, which freezes octo_transformer/{name}; method "
+            f"{config.method} adjusts its gradient"
+        )
 
 
 def _require_devices(config: FinetuneConfig) -> None:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from experiment_files import profiles
 
 from gap_vla.config import FinetuneConfig, experiment
 from gap_vla.sim import TASK_NAMES
-from gap_vla.small_octo import PROFILES
 from gap_vla.typed_config import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -68,24 +68,19 @@ def test_an_experiment_applies_defaults_then_changes_then_profile():
         experiment("threading", [{"train": {"step": 9}}], profiles, "default")
 
 
-OCTO_CONFIGS = sorted(p for p in (ROOT / "finetune_configs").glob("*.py") if not p.stem.startswith("small_"))
-
-
-@pytest.mark.parametrize("path", OCTO_CONFIGS, ids=lambda p: p.stem)
-def test_every_experiment_file_and_profile_is_valid(path):
+@pytest.mark.parametrize(("name", "profile"), [pair for pair in profiles() if not pair[0].startswith("small_")])
+def test_every_experiment_file_and_profile_is_valid(name, profile):
     from gap_vla.command import load_config
 
-    scope: dict = {}
-    exec(path.read_text(), scope)
-    for profile in scope.get("PROFILES", PROFILES):
-        FinetuneConfig.from_dict(load_config(f"{path}:{profile}").to_dict())
+    FinetuneConfig.from_dict(load_config(f"{ROOT}/finetune_configs/{name}.py:{profile}").to_dict())
 
 
 def test_every_task_has_an_experiment_file_of_its_own():
     from gap_vla.command import load_config
 
-    assert {path.stem for path in OCTO_CONFIGS} == set(TASK_NAMES)
-    for path in OCTO_CONFIGS:
+    octo = [ROOT / "finetune_configs" / f"{task}.py" for task in TASK_NAMES]
+    assert {name for name, _ in profiles() if not name.startswith("small_")} == set(TASK_NAMES)
+    for path in octo:
         config = FinetuneConfig.from_dict(load_config(str(path)).to_dict())
         assert (config.task, config.demos.cameras) == (path.stem, config.data.augment.cameras)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiment_files import profiles
 
 from gap_vla import preflight
 from gap_vla.command import load_config
@@ -22,16 +23,11 @@ from gap_vla.policies.config import SmallConfig
 from gap_vla.sim.space import require_space
 
 ROOT = Path(__file__).parent.parent
-PROFILES = []
-for path in sorted((ROOT / "finetune_configs").glob("*.py")):
-    scope: dict = {}
-    exec(path.read_text(), scope)
-    PROFILES += [(path, profile) for profile in scope["PROFILES"]]
 
 
-def config_of(path, profile="debug", **changes):
-    kind = SmallConfig if path.stem.startswith("small_") else FinetuneConfig
-    values = load_config(f"{path}:{profile}").to_dict()
+def config_of(name, profile="debug", **changes):
+    kind = SmallConfig if name.startswith("small_") else FinetuneConfig
+    values = load_config(f"{ROOT}/finetune_configs/{name}.py:{profile}").to_dict()
     for key, value in changes.items():
         section, _, name = key.partition("__")
         if name:
@@ -42,11 +38,11 @@ def config_of(path, profile="debug", **changes):
 
 
 def octo(**changes):
-    return config_of(ROOT / "finetune_configs/threading.py", **changes)
+    return config_of("threading", **changes)
 
 
 def small(**changes):
-    return config_of(ROOT / "finetune_configs/small_threading.py", **changes)
+    return config_of("small_threading", **changes)
 
 
 @pytest.fixture
@@ -68,6 +64,8 @@ def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_pat
     ("make", "changes", "words"),
     [
         (octo, {"model__pretrained": "/nowhere"}, r"model\.pretrained is '/nowhere', which holds no checkpoint"),
+        (octo, {"optimizer__frozen_keys": ("*proprio*",)}, r"freezes octo_transformer/obs_proprio\w+; method vp_gap"),
+        (octo, {"model__pretrained": "hf://octo-small"}, "expected hf://<owner>/<repository>"),
         (octo, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),
         (small, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),
         (octo, {"demos__path": str(ROOT / "README.md")}, "not a complete HDF5 file"),
@@ -146,10 +144,10 @@ def test_a_dataset_without_a_split_is_named_before_it_is_read(dataset, folders):
         ready(octo(**folders, method="vp", data__rlds=str(dataset)))
 
 
-@pytest.mark.parametrize(("path", "profile"), PROFILES, ids=lambda value: getattr(value, "stem", value))
-def test_no_profile_that_runs_on_a_cpu_is_refused_with_8_gigabytes(path, profile, monkeypatch):
+@pytest.mark.parametrize(("name", "profile"), profiles())
+def test_no_profile_that_runs_on_a_cpu_is_refused_with_8_gigabytes(name, profile, monkeypatch):
     monkeypatch.setattr(resources, "available_memory", lambda: 7 * 2**30)
-    config = config_of(path, profile)
+    config = config_of(name, profile)
     published = isinstance(config, FinetuneConfig) and bool(config.model.pretrained)
     require_training_memory(config, on_cpu=not published)
     if published:  # a batch of 256 of Octo-small on a CPU, which is for looking at with --dry_run
