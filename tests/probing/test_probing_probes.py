@@ -90,6 +90,12 @@ def test_what_the_hand_does_not_tell_is_found_in_features_that_know_it(carried):
     assert probe_beyond(blind, goal + 2 * hand**2, hand, episodes).r2 < 0.05
 
 
+def test_what_is_seen_is_found_beneath_what_repeats_the_hand(carried):
+    hand, _, goal, _, _, episodes = carried
+    mixed = 50 * hand / 0.1 + goal / 0.05
+    assert probe_positions(mixed, goal, episodes).r2 < 0.1 and probe_beyond(mixed, goal, hand, episodes).r2 > 0.9
+
+
 def test_too_few_episodes_or_one_class_only_are_refused(planted):
     features, position, transition, episodes = planted
     with pytest.raises(ProbeError, match="4 episode"):
