@@ -13,6 +13,9 @@ from gap_vla.core.errors import UserError
 PROPRIO_PER_ARM = 9
 """Width of one arm's proprioception: eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
 
+LARGEST_ACTION = 1e6
+"""No robot is commanded in units in which an action is larger than this."""
+
 
 class EpisodeError(UserError, ValueError):
     """A demonstration that cannot be used; the message says where, what was found and what to do."""
@@ -107,6 +110,13 @@ class Episode:
                 raise EpisodeError(
                     f"{self.name}: {key} has shape {getattr(self, key).shape}, not (T, width); store one row per step"
                 )
+        beyond = np.abs(self.action) > LARGEST_ACTION
+        if beyond.any():
+            step, column = np.argwhere(beyond)[0]
+            raise EpisodeError(
+                f"{self.name}: action is {self.action[step, column]:g} at step {step}, column {column}; no robot's "
+                "unit is that small: repair or drop the episode"
+            )
         return self
 
 

@@ -10,15 +10,12 @@ from PIL import Image
 
 from gap_vla.core.boundary import one_line, refusing
 from gap_vla.demos.layout import StateLayout
-from gap_vla.episode import Episode, EpisodeError
+from gap_vla.episode import LARGEST_ACTION, Episode, EpisodeError
 
 IMAGE_NAMES = ("image_primary", "image_wrist")
 
 ACTION_LIMIT = 1.0
 """An Episode's actions lie in [-1, 1] unless the reader's option `action_limit` says otherwise."""
-
-LARGEST_UNIT = 1e6
-"""No robot is commanded in units in which an action is larger than this, whatever its limit."""
 
 _TRUE, _FALSE = ("true", "yes", "1", "success", "t", "y"), ("false", "no", "0", "failure", "f", "n", "")
 
@@ -93,7 +90,7 @@ def as_actions(value: Any, limit: float | None, where: str) -> np.ndarray:
         EpisodeError: as `as_rows`, or a number beyond the limit; says step and column.
     """
     actions = as_rows(value, where)
-    most = LARGEST_UNIT if limit is None else limit * 1.001
+    most = LARGEST_ACTION if limit is None else limit * 1.001
     beyond = np.abs(actions) > most
     if beyond.any():
         step, column = np.argwhere(beyond)[0]
@@ -107,7 +104,9 @@ def as_actions(value: Any, limit: float | None, where: str) -> np.ndarray:
 
 def checked_limit(limit: Any) -> float | None:
     """The reader's option `action_limit`. Raises EpisodeError: neither a positive number nor null."""
-    if limit is None or (isinstance(limit, (int, float)) and not isinstance(limit, bool) and 0 < limit <= LARGEST_UNIT):
+    if limit is None or (
+        isinstance(limit, (int, float)) and not isinstance(limit, bool) and 0 < limit <= LARGEST_ACTION
+    ):
         return limit
     raise EpisodeError(f"action_limit is {limit!r}; give the largest action, a number above 0, or null for any")
 

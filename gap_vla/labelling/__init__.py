@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.outputs import HDF5, claim
+from gap_vla.demos.layout import StateLayout
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
 
 KINDS = {"rlds": "tfds_files", "robomimic_hdf5": "hdf5_files", "npz": "npz_files"}
@@ -45,6 +46,8 @@ def kind_of(source: str | Path) -> str:
 def label_files(source: str | Path, out: str | Path, job: LabelJob | None = None, **job_fields: Any) -> LabelledFiles:
     """Writes a copy of `source` with ρ and change points; everything else stays as it is, byte for byte.
 
+    The copy takes its place after it was read back: as many episodes as the source says, with these labels.
+
     Args:
         source: RLDS dataset version directory, robomimic/MimicGen HDF5, or folder of npz.
         out: where the copy goes; for RLDS the new version's directory. It must not exist unless `job.overwrite`.
@@ -54,13 +57,14 @@ def label_files(source: str | Path, out: str | Path, job: LabelJob | None = None
         What was written, with the annotation.
 
     Raises:
-        LabellingError: unknown kind.
+        LabellingError: unknown kind, or the copy cannot be read back.
         OutputError: `out` must not be written: it is, holds or lies in what is read, or something else stands there.
         MotionError, EpisodeError: an episode that cannot be labelled; `out` does not appear, nothing else changes.
     """
     source, out = Path(source), Path(out)
     job = job or LabelJob(**job_fields)
     kind = kind_of(source)
+    StateLayout.of(job.layout)  # a typo is one for every kind of source
     suffixes = HDF5 if kind == "robomimic_hdf5" else ()
     if not suffixes and out.suffix in FILES:
         raise LabellingError(f"{out}: the labelled copy of {source} is a folder; give a name without {out.suffix}")

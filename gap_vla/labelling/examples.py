@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import Error
+from PIL import Image
 
+from gap_vla.core.boundary import refusing
+from gap_vla.demos.fields import as_rows
 from gap_vla.demos.layout import OPENING_UNIT, StateLayout
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabellingError, joined
@@ -29,32 +33,49 @@ def examples(file: Path) -> Iterator[Any]:
     """
     import tensorflow as tf
 
-    try:
-        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            yield tf.train.Example.FromString(record)
-    except tf.errors.DataLossError:
-        raise LabellingError(f"{file} is truncated or damaged: copy it again or convert the source again") from None
+    for record in records(file):
+        with refusing(f"{file} holds something else than examples", "copy it again", LabellingError, (Error,)):
+            example = tf.train.Example.FromString(record)
+        yield example
+
+
+def records(file: Path) -> Iterator[bytes]:
+    """The bytes of the records of a shard, their checksums compared.
+
+    Raises:
+        LabellingError: it is damaged.
+    """
+    import tensorflow as tf
+
+    advice = "copy it again or convert the source again"
+    with refusing(f"{file} is truncated or damaged", advice, LabellingError, (tf.errors.OpError,)):
+        yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
 
 
 def episode_of(example: Any, file: str, number: int, job: LabelJob, *, images: bool = False) -> Episode:
-    """One episode: state, phases and labels where there are, and if wanted its images.
+    """One episode: state and phases, and if wanted its images and labels.
 
     Raises:
-        LabellingError: no such state; the message lists what there is.
+        LabellingError: no such state (the message lists what there is), or a damaged field.
     """
     where = f"{file}, episode {number}"
+    with refusing(where, "convert the source again", LabellingError, (Image.DecompressionBombError,)):
+        return _episode_of(example, where, file, number, job, images).validate()
+
+
+def _episode_of(example: Any, where: str, file: str, number: int, job: LabelJob, images: bool) -> Episode:
     steps = _steps(example, where)
     state = joined({name: _column(example, name, steps, where) for name in job.state_names}, where)
     assert state is not None
     layout = StateLayout.of(job.layout)
-    proprio = layout.to_proprio(state.astype(np.float32), where)
+    proprio = layout.to_proprio(as_rows(state, f"{where}: {job.state!r}"), where)
     features = example.features.feature
     known: dict[str, Any] = {}
     if "steps/phase" in features:
         known["phase"] = np.array([name.decode() for name in features["steps/phase"].bytes_list.value])
-    if "steps/rho" in features:
+    if images and "steps/rho" in features:
         known["rho"] = np.array(features["steps/rho"].float_list.value, np.float32)
-    if "steps/change_point" in features:
+    if images and "steps/change_point" in features:
         known["change_point"] = np.array(features["steps/change_point"].int64_list.value, bool)
     for name in LANGUAGE:
         if texts := features[f"steps/{name}"].bytes_list.value if f"steps/{name}" in features else ():
@@ -112,8 +133,6 @@ def _known(example: Any) -> str:
 
 def _images(example: Any, steps: int) -> dict[str, np.ndarray]:
     """uint8[T, h, w, 3] per camera: every step feature whose bytes are coloured pictures of one size."""
-    from PIL import Image
-
     found = {}
     for key, feature in sorted(example.features.feature.items()):
         values = feature.bytes_list.value

@@ -9,11 +9,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gap_vla.core.outputs import HDF5, OutputError, claim, deliver
+from gap_vla.core.outputs import HDF5, claim, deliver
 from gap_vla.core.whole import workplace
-from gap_vla.demos import open_source
+from gap_vla.demos.hdf5_members import group_at, has, numbers_at
+from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
+from gap_vla.phases import Annotation
 
 
 def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
@@ -21,28 +23,21 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
     as the attribute `annotator` of `data`; the annotator itself goes to `<out>.annotator/`."""
     saved = out.with_name(out.name + ".annotator")
     claim(saved, "annotator", overwrite=job.overwrite, sources=[source, job.annotator])
-    demos = open_source(source)
-    episodes = [demos.read(i, images=False) for i in range(len(demos))]
-    annotation = job.run(episodes, _extra(source, episodes, job))
+    demos = RobomimicHDF5(source, action_limit=None)
+    episodes = demos.without_images()
+    annotation = job.run(episodes, _extra(demos, job))
     with workplace(out) as folder:
         new = folder / out.name
         shutil.copyfile(source, new)
         with h5py.File(new, "r+") as file:
             for index, episode in enumerate(episodes):
                 group = file[f"data/{episode.metadata['episode_id']}"]
-                labels: dict[str, np.ndarray] = {
-                    "rho": annotation.rho[index],
-                    "change_point": annotation.flags(index),
-                }
-                for name, value in labels.items():
-                    if name in group:
+                for name, value in _labels(annotation, index).items():
+                    if has(group, name):
                         del group[name]
                     group.create_dataset(name, data=value)
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
-        with h5py.File(new) as file:
-            for index, episode in enumerate(episodes):
-                if not np.array_equal(file[f"data/{episode.metadata['episode_id']}/rho"][()], annotation.rho[index]):
-                    raise OutputError(f"{out}: the labels of {episode.name} were not written whole; is the disk full?")
+        _read_back(new, episodes, annotation)
         # the annotator first: where the labelled file is, its annotator is too
         deliver(annotation.annotator.save(folder / saved.name), saved, "annotator", overwrite=job.overwrite)
         deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
@@ -55,29 +50,47 @@ def read(source: Path, index: int) -> Episode:
     Raises:
         LabellingError: no such demonstration.
     """
-    demos = open_source(source)
+    demos = RobomimicHDF5(source, action_limit=None)
     if not 0 <= index < len(demos):
         raise LabellingError(f"{source}: no episode {index}; it has {len(demos)}")
-    episode = demos[index]
-    with h5py.File(source) as file:
-        group = file[f"data/{episode.metadata['episode_id']}"]
-        if "rho" in group:
-            return episode.replace(rho=group["rho"][()], change_point=group["change_point"][()])
-    return episode
+    episode, where = demos[index], f"{source}, episode {demos.names[index]}"
+    with demos.opened() as file:
+        group = group_at(file, f"data/{demos.names[index]}", where)
+        if not has(group, "rho"):
+            return episode
+        labels = {name: numbers_at(group, name, where) for name in ("rho", "change_point")}
+        return episode.replace(**labels).validate()
 
 
-def _extra(source: Path, episodes: list[Episode], job: LabelJob) -> list[np.ndarray] | None:
+def _labels(annotation: Annotation, index: int) -> dict[str, np.ndarray]:
+    return {"rho": annotation.rho[index], "change_point": annotation.flags(index)}
+
+
+def _read_back(new: Path, episodes: list[Episode], annotation: Annotation) -> None:
+    """Raises LabellingError: the file does not hold every demonstration with these labels."""
+    demos = RobomimicHDF5(new, action_limit=None)
+    wrong = None if len(demos) == len(episodes) else f"{len(demos)} demonstrations, not {len(episodes)}"
+    for index, (found, wanted) in enumerate(zip(demos.without_images(), episodes)):
+        with demos.opened() as file:
+            group = file[f"data/{demos.names[index]}"]
+            same = all(np.array_equal(numbers_at(group, k, k), v) for k, v in _labels(annotation, index).items())
+        if not (same and np.array_equal(found.proprio, wanted.proprio) and np.array_equal(found.action, wanted.action)):
+            wrong = wrong or f"demonstration {demos.names[index]} came out different"
+    if wrong:
+        raise LabellingError(f"the labelled copy was read back and holds {wrong}; check the disk and label again")
+
+
+def _extra(demos: RobomimicHDF5, job: LabelJob) -> list[np.ndarray] | None:
     if not job.extra_names:
         return None
     found = []
-    with h5py.File(source) as file:
-        for episode in episodes:
-            observations = file[f"data/{episode.metadata['episode_id']}/obs"]
-            if missing := [name for name in job.extra_names if name not in observations]:
-                raise LabellingError(
-                    f"{episode.name}: no observation {', '.join(missing)} (found: {', '.join(observations)})"
-                )
-            columns = joined({name: observations[name][()] for name in job.extra_names}, episode.name)
+    with demos.opened() as file:
+        for name in demos.names:
+            where = f"{demos.path}, episode {name}"
+            observations = group_at(file, f"data/{name}/obs", where)
+            if missing := [extra for extra in job.extra_names if not has(observations, extra)]:
+                raise LabellingError(f"{where}: no observation {', '.join(missing)} (found: {', '.join(observations)})")
+            columns = joined({extra: numbers_at(observations, extra, where) for extra in job.extra_names}, where)
             assert columns is not None
             found.append(columns)
     return found

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gap_vla.core.boundary import refusing
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
+from gap_vla.demos.fields import as_names, as_rows
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.npz_arrays import array_names, read_arrays
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
+
+LABELS = ("rho", "change_point")
 
 
 def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
@@ -31,7 +37,9 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
         new.mkdir()
         for index, file in enumerate(files):
             labels = {"rho": annotation.rho[index], "change_point": annotation.flags(index)}
-            _copy_with(file, new / file.name, labels)
+            with refusing(file, "copy or record it again", LabellingError):
+                _copy_with(file, new / file.name, labels)
+            _read_back(file, new / file.name, labels)
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "labelled_npz", overwrite=job.overwrite)
     return LabelledFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))
@@ -50,26 +58,23 @@ def read(source: Path, index: int, job: LabelJob) -> Episode:
 
 
 def read_npz(file: Path, job: LabelJob, *, images: bool = True) -> Episode:
-    """One episode with what labels it has, and its `image_*` arrays if wanted."""
-    with _opened(file) as arrays:
+    """One episode with what labels it has, and its `image_*` arrays, if these are wanted."""
+    arrays = read_arrays(file, lambda name: images or not name.startswith("image_"), LabellingError)
+    with refusing(file, "write it again", LabellingError):
         proprio = _proprio(file, arrays, job)
         facts = StateLayout.of(job.layout).facts if "proprio" in arrays else {}
-        known: dict[str, Any] = {name: arrays[name] for name in ("phase", "rho", "change_point") if name in arrays}
-        pictures = {name: arrays[name] for name in arrays if images and name.startswith("image_")}
-    metadata = {"file_path": str(file), "episode_id": file.stem, **facts}
-    return Episode(pictures, proprio, np.zeros((len(proprio), 0), np.float32), metadata=metadata, **known)
+        known: dict[str, Any] = {name: arrays[name] for name in LABELS if images and name in arrays}
+        if "phase" in arrays:
+            known["phase"] = as_names(arrays["phase"], f"{file}: 'phase'")
+        pictures = {name: value for name, value in arrays.items() if images and name.startswith("image_")}
+        metadata = {"file_path": str(file), "episode_id": file.stem, **facts}
+        action = np.zeros((len(proprio), 0), np.float32)
+        return Episode(pictures, proprio, action, metadata=metadata, **known).validate()
 
 
-def _opened(file: Path) -> np.lib.npyio.NpzFile:
-    try:
-        return np.load(file, allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise LabellingError(f"{file}: not a whole npz ({error}); copy or record it again") from None
-
-
-def _proprio(file: Path, arrays: np.lib.npyio.NpzFile, job: LabelJob) -> np.ndarray:
+def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: LabelJob) -> np.ndarray:
     if "proprio" in arrays:
-        return StateLayout.of(job.layout).to_proprio(arrays["proprio"], str(file))
+        return StateLayout.of(job.layout).to_proprio(as_rows(arrays["proprio"], f"{file}: 'proprio'"), str(file))
     missing = {"position", "quaternion", "gripper"} - set(arrays)
     if missing:
         raise LabellingError(
@@ -78,21 +83,36 @@ def _proprio(file: Path, arrays: np.lib.npyio.NpzFile, job: LabelJob) -> np.ndar
         )
     grip = np.atleast_2d(arrays["gripper"].T).T
     grip = np.repeat(grip, 2, axis=1) if grip.shape[1] == 1 else grip
-    parts = (arrays["position"], arrays["quaternion"], grip)
-    if [part.ndim for part in parts] != [2, 2, 2] or [part.shape[1] for part in parts] != [3, 4, 2]:
+    named = {"position": arrays["position"], "quaternion": arrays["quaternion"], "gripper": grip}
+    parts = [as_rows(value, f"{file}: {name!r}") for name, value in named.items()]
+    if [part.shape[1] for part in parts] != [3, 4, 2]:
         raise LabellingError(f"{file}: position, quaternion, gripper have shapes {[part.shape for part in parts]}")
     if len({len(part) for part in parts}) != 1:
         raise LabellingError(f"{file}: position, quaternion, gripper have {[len(part) for part in parts]} steps")
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    return np.concatenate(parts, axis=1)
 
 
 def _extra(file: Path, job: LabelJob) -> np.ndarray:
-    with _opened(file) as arrays:
-        if missing := [name for name in job.extra_names if name not in arrays]:
-            raise LabellingError(f"{file}: no array {', '.join(missing)} (found: {', '.join(arrays)})")
-        columns = joined({name: arrays[name] for name in job.extra_names}, str(file))
+    arrays = read_arrays(file, lambda name: name in job.extra_names, LabellingError)
+    if missing := [name for name in job.extra_names if name not in arrays]:
+        found = ", ".join(array_names(file, LabellingError))
+        raise LabellingError(f"{file}: no array {', '.join(missing)} (found: {found})")
+    columns = joined({name: arrays[name] for name in job.extra_names}, str(file))
     assert columns is not None
     return columns
+
+
+def _read_back(file: Path, new: Path, labels: Mapping[str, np.ndarray]) -> None:
+    """Raises LabellingError: the copy does not hold these labels and every other byte of the original."""
+    with refusing(new.name, "check the disk and label again", LabellingError):
+        with zipfile.ZipFile(file) as old, zipfile.ZipFile(new) as copy:
+            damaged = copy.testzip()
+            kept = {m.filename: (m.CRC, m.file_size) for m in old.infolist() if m.filename[:-4] not in LABELS}
+            written = {m.filename: (m.CRC, m.file_size) for m in copy.infolist() if m.filename[:-4] not in LABELS}
+        found = read_arrays(new, lambda name: name in LABELS, LabellingError)
+        same = set(found) == set(labels) and all(np.array_equal(found[k], v) for k, v in labels.items())
+        if damaged or kept != written or not same:
+            raise LabellingError(f"{new.name} was read back and came out different; check the disk and label again")
 
 
 def _copy_with(file: Path, out: Path, labels: dict[str, np.ndarray]) -> None:

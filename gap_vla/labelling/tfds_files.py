@@ -6,6 +6,7 @@ episode is the same byte for byte, whatever the dataset's own fields are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -13,11 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.whole import workplace
 from gap_vla.episode import Episode
-from gap_vla.labelling.examples import episode_of, examples, extra_of
+from gap_vla.labelling.examples import episode_of, examples, extra_of, records
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
+from gap_vla.rlds.version_files import counted, open_version, read_json
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -29,16 +33,9 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
     """
     if not _VERSION.fullmatch(out.name):
         raise LabellingError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
-    info, shards = _described(source)
-    episodes, extra, splits, places = [], [], [], []
-    for split, file in shards:
-        for number, example in enumerate(examples(file)):
-            episodes.append(episode_of(example, f"{file}", number, job))
-            if job.extra_names:
-                extra.append(extra_of(example, f"{file}", number, job))
-            splits.append(split)
-            places.append((file.name, number))
-    fit = [i for i, split in enumerate(splits) if split == "train"] or None
+    info, episodes, places, extra = read_all(source, job)
+    shards = list(dict.fromkeys((split, file) for split, file, _ in places))
+    fit = [i for i, (split, _, _) in enumerate(places) if split == "train"] or None
     annotation = job.run(episodes, extra or None, fit)
     with workplace(out) as folder:
         new = folder / out.name
@@ -51,7 +48,7 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
             sizes[split] = sizes.get(split, 0) + size
         _write_features(source, new)
         for entry in info["splits"]:
-            entry["numBytes"] = str(sizes[entry["name"]])
+            entry["numBytes"] = str(sizes.get(entry["name"], 0))
         info["version"] = out.name
         (new / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
         _write_metadata(source, new, annotation.identity)
@@ -60,10 +57,33 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
         deliver(new, out, "dataset", overwrite=job.overwrite)
 
     def reread(index: int) -> Episode:
-        name, number = places[index]
-        return next(_decoded(out / name, job, number))
+        _, file, number = places[index]
+        return next(_decoded(out / file.name, job, number))
 
     return LabelledFiles(out, out / "annotator", annotation, episodes, reread)
+
+
+def read_all(
+    source: Path, job: LabelJob
+) -> tuple[dict[str, Any], list[Episode], list[tuple[str, Path, int]], list[np.ndarray]]:
+    """dataset_info.json; every episode without images; its split, shard and number therein; its extra columns.
+
+    Raises:
+        LabellingError, EpisodeError: a damaged file, or other episodes than dataset_info.json says.
+    """
+    info, shards = _described(source)
+    episodes: list[Episode] = []
+    places: list[tuple[str, Path, int]] = []
+    extra: list[np.ndarray] = []
+    for split, file, count in shards:
+        before = len(episodes)
+        for number, example in enumerate(examples(file)):
+            episodes.append(episode_of(example, f"{file}", number, job))
+            places.append((split, file, number))
+            if job.extra_names:
+                extra.append(extra_of(example, f"{file}", number, job))
+        counted(file, len(episodes) - before, count)
+    return info, episodes, places, extra
 
 
 def read(source: Path, index: int, split: str, job: LabelJob) -> Episode:
@@ -73,13 +93,12 @@ def read(source: Path, index: int, split: str, job: LabelJob) -> Episode:
         LabellingError: no such split or episode.
     """
     _, shards = _described(source)
-    if split not in (known := sorted({name for name, _ in shards})):
+    if split not in (known := sorted({name for name, _, _ in shards})):
         raise LabellingError(f"{source}: no split {split!r}; it has {', '.join(known)}")
     left = index
-    for name, file in shards:
+    for name, file, count in shards:
         if name != split:
             continue
-        count = sum(1 for _ in examples(file)) if left else 1
         if 0 <= left < count:
             return next(_decoded(file, job, left))
         left -= count
@@ -92,25 +111,23 @@ def _decoded(file: Path, job: LabelJob, first: int) -> Iterator[Episode]:
             yield episode_of(example, f"{file}", number, job, images=True)
 
 
-def _described(source: Path) -> tuple[dict[str, Any], list[tuple[str, Path]]]:
-    """dataset_info.json, and the split and path of every shard in order."""
-    import tensorflow_datasets as tfds
-
-    info = json.loads((source / "dataset_info.json").read_text())
+def _described(source: Path) -> tuple[dict[str, Any], list[tuple[str, Path, int]]]:
+    """dataset_info.json, and split, path and number of episodes of every shard in order."""
+    info = read_json(source / "dataset_info.json")
     if info.get("fileFormat", "tfrecord") != "tfrecord":
         raise LabellingError(f"{source}: files are {info['fileFormat']}; only tfrecord can be labelled")
-    splits = tfds.builder_from_directory(str(source)).info.splits
-    found = [(entry["name"], Path(str(file))) for entry in info["splits"] for file in splits[entry["name"]].filepaths]
-    for _, file in found:
-        if not file.is_file():
-            raise LabellingError(f"{file} is missing; the dataset is incomplete: copy or build it again")
-    return info, found
+    splits = open_version(source).info.splits
+    return info, [
+        (entry["name"], Path(str(file)), count)
+        for entry in info["splits"]
+        for file, count in zip(splits[entry["name"]].filepaths, splits[entry["name"]].shard_lengths)
+    ]
 
 
 def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int]:
     import tensorflow as tf
 
-    size = 0
+    size, written = 0, hashlib.sha256()
     with tf.io.TFRecordWriter(str(out)) as writer:
         for example in examples(file):
             features = example.features.feature
@@ -121,12 +138,17 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
             features["steps/change_point"].int64_list.value.extend(annotation.flags(index).astype(int).tolist())
             record = example.SerializeToString(deterministic=True)
             writer.write(record)
+            written.update(record)
             index, size = index + 1, size + len(record)
+    found = hashlib.sha256()
+    for record in records(out):
+        found.update(record)
+    if found.digest() != written.digest():
+        raise LabellingError(f"{out.name} was read back and came out different; check the disk and label again")
     return index, size
 
 
 def _write_features(source: Path, out: Path) -> None:
-    import numpy as np
     import tensorflow_datasets as tfds
 
     features = tfds.features.FeaturesDict.from_config(str(source))
@@ -138,7 +160,7 @@ def _write_features(source: Path, out: Path) -> None:
 
 def _write_metadata(source: Path, out: Path, identity: dict[str, Any]) -> None:
     path = source / "metadata.json"
-    metadata = json.loads(path.read_text()) if path.exists() else {}
+    metadata = read_json(path)
     before = {"version": source.name, "identity_hash": metadata.pop("identity_hash", None)}
     if isinstance(metadata.get("schema"), dict):
         metadata["schema"] = {**metadata["schema"], "rho": True}

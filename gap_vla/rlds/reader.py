@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import functools
-import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gap_vla.core.boundary import one_line, refusing
 from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds.fields import flatten
 from gap_vla.rlds.schema import decode_episode
+from gap_vla.rlds.version_files import counted, open_version, read_json
+
+_NODE = re.compile(r"\{\{.*?\}\} *")
+"""Where in TensorFlow's graph an error came up; nothing that a user knows."""
 
 
 def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
     """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions. Empty for
     foreign data."""
-    path = Path(version_dir) / "metadata.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(Path(version_dir) / "metadata.json")
 
 
 def open_builder(version_dir: str | Path) -> Any:
-    """`tfds.builder_from_directory`, with an error that says what is missing."""
-    version_dir = Path(version_dir)
-    for needed in ("dataset_info.json", "features.json"):
-        if not (version_dir / needed).exists():
-            raise EpisodeError(
-                f"{version_dir}: no {needed}; give the folder of one finished dataset version, e.g. "
-                f"data/threading/1.0.0"
-            )
-    import tensorflow_datasets as tfds
-
-    return tfds.builder_from_directory(str(version_dir))
+    """`tfds.builder_from_directory` of a version whose files are there; see `gap_vla.rlds.version_files`."""
+    return open_version(Path(version_dir))
 
 
 def read_rlds(
@@ -57,11 +52,15 @@ def read_rlds(
             `language_instruction`) to step field (`observation/image_0`, several numeric ones joined by `+`).
 
     Raises:
-        EpisodeError: not a finished dataset, unknown split, or a truncated shard (names the shard and what to do).
+        EpisodeError: not a finished dataset, unknown split, a truncated shard (names the shard and what to do), or
+            fewer episodes than dataset_info.json says.
     """
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
     for steps, metadata in read_steps(version_dir, split, images=images, workers=workers, resize=size):
-        yield decode_episode(pick_fields(steps, keys, f"{version_dir}, {split}") if keys else steps, metadata)
+        with refusing(f"{version_dir}, {split}: not the fields of an episode", "name them with keys", EpisodeError):
+            episode = decode_episode(pick_fields(steps, keys, f"{version_dir}, {split}") if keys else steps, metadata)
+            episode.validate()
+        yield episode
 
 
 def read_steps(
@@ -80,26 +79,28 @@ def read_steps(
     if split not in builder.info.splits:
         raise EpisodeError(f"{version_dir}: no split {split!r}; it has {', '.join(builder.info.splits)}")
     decoders = None if images else {"steps": _skip_images(builder.info.features["steps"].feature, tfds)}
-    dataset = builder.as_dataset(
-        split=split,
-        decoders=decoders,
-        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-    )
-    stack = functools.partial(_stack, resize=resize or {})
-    dataset = dataset.map(stack, num_parallel_calls=workers, deterministic=True).prefetch(1)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = workers
-    iterator = iter(dataset.with_options(options).as_numpy_iterator())
+    where = f"{version_dir}, split {split}"
+    with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
+        dataset = builder.as_dataset(
+            split=split,
+            decoders=decoders,
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
+        stack = functools.partial(_stack, resize=resize or {})
+        dataset = dataset.map(stack, num_parallel_calls=workers, deterministic=True).prefetch(1)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = workers
+        iterator = iter(dataset.with_options(options).as_numpy_iterator())
     index = 0
     while True:
         try:
             episode = next(iterator)
         except StopIteration:
-            return
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+            return counted(where, index, builder.info.splits[split].num_examples)
+        except tf.errors.OpError as error:
             files = ", ".join(Path(f).name for f in builder.info.splits[split].filenames)
             raise EpisodeError(
-                f"{version_dir}, split {split}, episode {index}: unreadable ({str(error).splitlines()[0]}); one of "
+                f"{where}, episode {index}: unreadable ({one_line(_NODE.sub('', error.message), 120)}); one of "
                 f"{files} is truncated or damaged: copy the file again or convert the source again"
             ) from None
         if not images:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from tests_labelling_demos import demos, write_hdf5
 
+from gap_vla.episode import EpisodeError
 from gap_vla.labelling import LabellingError, label_files
 from gap_vla.labelling.pages import read_episode
-from gap_vla.phases import MotionError, annotate
+from gap_vla.phases import annotate
 
 
 def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):
@@ -110,12 +111,59 @@ def test_a_bad_value_in_a_record_is_named_and_nothing_appears(tmp_path):
     with tf.io.TFRecordWriter(str(shard)) as writer:
         for record in records:
             writer.write(record.SerializeToString())
-    with pytest.raises(MotionError, match=r"corners-train\.tfrecord.*, episode 1: position is nan at step 7, column 2"):
+    with pytest.raises(EpisodeError, match=r"train\.tfrecord.*, episode 1: .*proprio' is NaN .* at step 7, column 2"):
         label_files(old, old.parent / "1.1.0", method="gaussian")
     assert [path.name for path in old.parent.iterdir()] == ["1.0.0"]
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(LabellingError, match=r"corners-train\.tfrecord.* is truncated or damaged"):
         label_files(old, old.parent / "1.1.0", method="gaussian")
+
+
+def test_every_record_is_counted_before_and_after(tmp_path, monkeypatch):
+    import tensorflow as tf
+
+    from gap_vla.labelling import tfds_files
+    from gap_vla.rlds import read_rlds, write_rlds
+
+    old = write_rlds(demos(3), tmp_path, "corners", val_fraction=0.0)
+    (shard,) = old.glob("*-train.tfrecord*")
+    whole, new = shard.read_bytes(), old.parent / "1.1.0"
+    records = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+
+    def refused(kind, message):
+        with pytest.raises(kind, match=message):
+            label_files(old, new, method="gaussian")
+        with pytest.raises(EpisodeError, match=message):
+            list(read_rlds(old, "train"))
+        assert not new.exists()
+
+    shard.write_bytes(b"")
+    refused(EpisodeError, r"corners-train\.tfrecord.* is empty, dataset_info.json says 3 episodes")
+    shard.write_bytes(whole[: len(whole) - len(records[-1]) - 16])  # 16: a record's lengths and checksums
+    refused(EpisodeError, "2 episodes where dataset_info.json says 3|contain 3 elements but contained only 2")
+    shard.unlink()
+    refused(EpisodeError, r"corners-train\.tfrecord.* is missing")
+    shard.write_bytes(whole)
+    monkeypatch.setattr(tfds_files, "records", lambda out: iter(list(records)[:2]))
+    with pytest.raises(LabellingError, match="was read back and came out different"):
+        label_files(old, new, method="gaussian")
+    assert not new.exists()
+
+
+def test_features_of_other_libraries_are_not_imported(tmp_path, monkeypatch):
+    from gap_vla.rlds import write_rlds
+
+    old = write_rlds(demos(1), tmp_path, "corners", val_fraction=0.0)
+    (tmp_path / "hostile_features.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = json.loads((old / "features.json").read_text())
+    features["featuresDict"]["features"]["steps"]["pythonClassName"] = "hostile_features.Steps"
+    (old / "features.json").write_text(json.dumps(features))
+    with pytest.raises(
+        EpisodeError, match=r"features.json: a feature of class 'hostile_features.Steps'; only those of"
+    ):
+        label_files(old, old.parent / "1.1.0", method="gaussian")
+    assert not (tmp_path / "ran").exists()
 
 
 def _reshard(tf, folder, split, number):

@@ -1,0 +1,98 @@
+"""The files of one RLDS dataset version: looked at once, before TFDS reads them.
+
+TFDS imports the modules that `features.json` names; only features of TFDS itself are let through. Shards are compared
+with what `dataset_info.json` says of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.boundary import one_line, refusing
+from gap_vla.core.foreign import Section, whole
+from gap_vla.episode import EpisodeError
+
+MOST = 2**40
+_OWN = ("tensorflow_datasets.core.features.", "tensorflow_datasets.")
+
+
+def open_version(version_dir: Path) -> Any:
+    """`tfds.builder_from_directory` of a checked version.
+
+    Raises:
+        EpisodeError: a file is missing, empty or damaged, or features are of other libraries; names the file.
+    """
+    for needed in ("dataset_info.json", "features.json"):
+        if not (version_dir / needed).exists():
+            raise EpisodeError(
+                f"{version_dir}: no {needed}; give the folder of one finished dataset version, e.g. "
+                f"data/threading/1.0.0"
+            )
+    info = Section.read(version_dir / "dataset_info.json", EpisodeError)
+    features = Section.read(version_dir / "features.json", EpisodeError)
+    for name in _class_names(features.values):
+        if not isinstance(name, str) or not name.startswith(_OWN):
+            raise EpisodeError(
+                f"{version_dir / 'features.json'}: a feature of class {one_line(repr(name), 80)}; only those of "
+                "tensorflow_datasets are read, nothing else is imported"
+            )
+    import tensorflow_datasets as tfds
+    from google.protobuf.json_format import Error as JsonError
+    from google.protobuf.message import Error
+
+    advice = "copy dataset_info.json and features.json again"
+    with refusing(f"{version_dir}: cannot be opened", advice, EpisodeError, (Error, JsonError)):
+        builder = tfds.builder_from_directory(str(version_dir))
+        known = dict(getattr(builder.info.features, "items", dict)())
+    if not hasattr(getattr(known.get("steps"), "feature", None), "items"):
+        found = one_line(", ".join(known)) or "none"
+        raise EpisodeError(f"{version_dir}: no 'steps' among the features ({found}); this is not RLDS")
+    with refusing(f"{version_dir}: its splits cannot be read", advice, EpisodeError):
+        _check_shards(builder, info)
+    return builder
+
+
+def _class_names(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key in ("pythonClassName", "python_class_name", "type") and not isinstance(part, (dict, list)):
+                yield part
+            yield from _class_names(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _class_names(part)
+
+
+def _check_shards(builder: Any, info: Section) -> None:
+    described = [Section(split, info.where, EpisodeError) for split in info.list("splits", _section_values)]
+    for split in described:
+        name = split.text("name")
+        lengths = split.list("shardLengths", lambda part, key: whole(key, int(part.values[key]), 0, MOST, EpisodeError))
+        files = [Path(str(file)) for file in builder.info.splits[name].filepaths]
+        if len(files) != len(lengths):
+            raise EpisodeError(f"{info.where}: split {name!r} has {len(files)} files and {len(lengths)} shardLengths")
+        for file, length in zip(files, lengths):
+            if not file.is_file():
+                raise EpisodeError(f"{file} is missing; the dataset is incomplete: copy or build it again")
+            if length and not file.stat().st_size:
+                raise EpisodeError(f"{file} is empty, dataset_info.json says {length} episodes; copy the file again")
+
+
+def _section_values(part: Section, key: str) -> Any:
+    return part.section(key).values
+
+
+def counted(what: Path | str, found: int, said: int) -> None:
+    """Raises EpisodeError if other records were found than `dataset_info.json` says."""
+    if found != said:
+        raise EpisodeError(
+            f"{what}: {found} episodes where dataset_info.json says {said}; a file was cut off or replaced: copy the "
+            "dataset again"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of a JSON file beside the shards; empty if there is no such file."""
+    return dict(Section.read(path, EpisodeError).values) if path.exists() else {}
