@@ -7,8 +7,6 @@ default: 2 CPU cores, minutes. debug: the same path in a minute.
 
 from gap_vla.small_octo import small_octo
 
-CHANGES = dict(train=dict(steps=3000))
-
 
 def get_config(profile: str = "default"):
-    return small_octo("handover", profile, CHANGES)
+    return small_octo("handover", profile)
