@@ -173,7 +173,7 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
     fits = array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size > 0
     if image and not fits:
         raise ObservationError(f"{name} is {array.dtype} {list(array.shape)}, not uint8 [h, w, 3]")
-    if not image and (array.dtype.kind not in "biuf" or array.ndim != 1):
+    if not image and (array.dtype.kind not in "biuf" or array.ndim != 1 or array.size == 0):
         raise ObservationError(f"{name} is {array.dtype} {list(array.shape)}, not {_NAMES[ours]}")
     if image:
         return array

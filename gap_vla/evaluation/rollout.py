@@ -144,9 +144,8 @@ class _Rollout:
             if self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
                 raise EvaluationError(
                     f"{MAX_LOST_IN_A_ROW} simulator failures in a row; the last: episode {episode.number} of "
-                    f"{self._task.name}, layout seed {episode.seed}, step {max(episode.steps, 0)}: "
-                    f"{answer.traceback}"
-                )
+                    f"{self._task.name}, layout seed {episode.seed}, step {max(episode.steps, 0)}: {answer.message}"
+                ) from RuntimeError(answer.traceback)
             if episode.steps >= 0:
                 self._finish(slot, False, f"step {episode.steps}: {answer.message}")
                 return

@@ -127,14 +127,20 @@ def sim_task(
     camera: str = "near",
     horizon: int | None = None,
 ) -> SimTask:
-    """Looks the task up in `gap_vla.sim`. An unknown name is an error that lists the known ones.
+    """Looks the task up in `gap_vla.sim`.
 
     Raises:
+        UnknownNameError: an unknown task, camera, view or variant; lists the known ones.
         EvaluationError: an impossible `horizon` or `image_size`.
     """
     from gap_vla import sim
+    from gap_vla.sim.specs import check_name
 
     spec = sim.task_spec(name)
+    sim.variant_spec(variant)
+    check_name("view", camera, spec.views)
+    for one in cameras:
+        check_name("camera", one, ("primary", "wrist"))
     return SimTask(
         name=spec.name,
         instruction=spec.instruction,

@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gap_vla.config import EPISODES
+from gap_vla.core.foreign import whole
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.core.whole import write_json
+from gap_vla.evaluation.settings import Settings
 from gap_vla.probing.page import write_report
 from gap_vla.probing.runs import ReportError, Run
 
@@ -18,6 +21,8 @@ from gap_vla.probing.runs import ReportError, Run
 def report(options: argparse.Namespace) -> None:
     """Probes and takeovers if asked for, then the page."""
     command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    Settings(options.episodes, 0, options.workers, videos=options.videos)
+    whole("probe_episodes", options.probe_episodes, 2, int(EPISODES.most), ReportError)
     claim(options.out, "runs_report", suffixes=(".html",))
     runs = [Run.read(path) for path in options.runs]
     if options.takeover:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.bounds import SEED
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
+from gap_vla.evaluation.compare import Cell
 from gap_vla.reproduction.ledger import Rollouts
 from gap_vla.training.metrics import read_metrics
 from gap_vla.training.run_directory import RunDirectory
@@ -37,13 +39,24 @@ class Run:
     def read(cls, path: Path | str) -> Run:
         """
         Raises:
-            ReportError: no run directory.
+            ReportError: no run directory, or a configuration or a summary that is none.
+            EvaluationError: rollouts in it that measured nothing.
         """
         run = RunDirectory(path)
         if not run.config.exists():
             raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
-        config = json.loads(run.config.read_text())
-        return cls(run.path, config, run.read_summary() if run.complete else {})
+        config = Section.read(run.config, ReportError)
+        config.text("task")
+        seed = config.section("train").whole("seed", 0, int(SEED.most))
+        found = Section.read(run.summary, ReportError) if run.complete else Section({}, str(run.summary), ReportError)
+        if found.values.get("rollouts"):
+            found.section("rollouts").section("task", {}).text("variant", "")
+        for name in found.section("variants", {}).values:
+            found.section("variants").section(name)
+        read = cls(run.path, config.values, found.values)
+        for evaluation in read.evaluations.values():
+            Cell.from_summary(config.text("method"), seed, evaluation)
+        return read
 
     @property
     def task(self) -> str:

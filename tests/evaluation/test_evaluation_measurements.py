@@ -30,6 +30,7 @@ from gap_vla.evaluation.key_mapping import KeyMapping
 from gap_vla.evaluation.record import EpisodeLog
 from gap_vla.evaluation.recordings import Recording, from_episode, from_simulator
 from gap_vla.evaluation.remote_policy import RemotePolicy
+from gap_vla.sim import UnknownNameError
 
 NAN = float("nan")
 
@@ -70,6 +71,12 @@ def test_a_task_without_steps_or_with_pictures_of_no_size_is_refused(tmp_path, s
         with pytest.raises(EvaluationError, match="pointmass: horizon is"):
             evaluate(ExpertPolicy(), tmp_path / "out", task=PointTask(**setting))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["camera", "variant", "cameras"])
+def test_views_variants_and_cameras_that_the_task_has_not_are_refused_before_a_simulator_starts(name):
+    with pytest.raises(UnknownNameError, match="nope"):
+        sim_task("threading", **{name: ("nope",) if name == "cameras" else "nope"})
 
 
 @pytest.mark.parametrize("seconds", [0, -1, NAN, float("inf")])
@@ -319,6 +326,7 @@ LINE = {"episode": 0, "layout_seed": 0, "success": True, "steps": 3}
     ],
 )
 def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, named):
+    EpisodeLog(tmp_path, {}).close()
     (tmp_path / "episodes.jsonl").write_text(json.dumps({**LINE, **change}) + "\n")
     with pytest.raises(EvaluationError) as caught:
         EpisodeLog(tmp_path, {})

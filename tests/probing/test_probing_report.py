@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from gap_vla.core.errors import UserError
 from gap_vla.probing.page import write_report
 from gap_vla.probing.rho_strip import store_of
 from gap_vla.probing.runs import ReportError, Run
@@ -130,6 +131,32 @@ def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
     assert store_of(Run.read(path)) == store
     monkeypatch.chdir(tmp_path / "project")
     assert store_of(Run.read("runs/assembly/gap-seed0")).resolve() == store
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "named"),
+    [
+        ("config.json", 5, "config.json is 5"),
+        ("config.json", {"task": 5}, "task is 5"),
+        ("config.json", {"train": {"seed": "zero"}}, "train.seed is 'zero'"),
+        ("summary.json", [], "summary.json is list"),
+        ("summary.json", {"variants": {"default": 5}}, "variants.default is 5"),
+        (
+            "summary.json",
+            {"variants": {"default": {"layout_seeds": [5], "outcomes": [float("nan")]}}},
+            "outcomes[0] is nan",
+        ),
+        ("summary.json", {"variants": {"default": {"layout_seeds": [], "outcomes": []}}}, "0 outcomes of 0 layouts"),
+        ("summary.json", {"variants": {}, "rollouts": {"task": 5}}, "rollouts.task is 5"),
+    ],
+)
+def test_runs_that_measured_nothing_are_refused_by_file_and_key(tmp_path, file, change, named):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1]) / file
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, **change} if isinstance(change, dict) else change))
+    with pytest.raises(UserError) as caught:
+        Run.read(path.parent)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_runs_of_two_tasks_and_folders_that_are_no_runs_are_refused(runs, tmp_path):
