@@ -27,6 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder of the page (default: <name>-<version>-check)")
     parser.add_argument("--pictures", type=whole(0, 1000), default=6, help="episodes shown on the page (default: 6)")
     parser.add_argument("--max-episodes", type=whole(1, MANY), help="per split (default: all)")
+    parser.add_argument(
+        "--action-limit", type=float, help="largest action (default: what the dataset was converted with, else 1)"
+    )
     parser.add_argument("--strict", action="store_true", help="warnings count as errors")
     arguments = parser.parse_args(argv)
     from gap_vla.core.outputs import claim
@@ -41,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         layout=arguments.layout,
         pictures=arguments.pictures,
         max_episodes=arguments.max_episodes,
+        action_limit=arguments.action_limit,
     )
     print(report.text())
     print(f"page: {report.save(out)}")

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from gap_vla.demos.layout import quaternion_product, to_quaternion
-from gap_vla.episode import Episode
+from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.findings import Recording
+from gap_vla.rlds.checking.run import declared_limit
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,7 +142,7 @@ ALL = list(range(7))
         (_frames(_set(slice(None), 0)), ("warning", "blank")),
         (_frames(_set(7, 0)), ("error", "blank")),
         (lambda r: dataclasses.replace(r, language=[""] * 60), ("warning", "language")),
-        (_action(lambda a: 3 * a), ("note", "range")),
+        (_action(lambda a: 3 * a), ("error", "range")),
         (_action(lambda a: a * (np.arange(7) != 2)), ("note", "range")),
         (_action(_columns(ALL, [1, 1, 1, 1, 1, 1, -1])), ("error", "gripper")),
         (_action(_halved_gripper), ("warning", "gripper")),
@@ -278,6 +279,24 @@ def test_foreign_datasets_are_checked_with_a_layout(tmp_path: Path) -> None:
         assert [f.check for f in unknown.findings] == ["layout", "range"] and unknown.exit_status() == 0
         report = check_dataset(str(builder.data_path), layout="bridge")
         assert report.exit_status() == int(broken), report.text()
+
+
+def test_actions_beyond_their_limit_are_errors_unless_it_is_stated(version_dir: Path) -> None:
+    def beyond(limit: float | None) -> list[int | None]:
+        odd = _action(lambda a: 127 * a)(SOUND[2])
+        spoiled = [dataclasses.replace(r, action_limit=limit) for r in [*SOUND[:2], odd]]
+        return [f.step for check in DATASET_CHECKS for f in check(spoiled) if (f.level, f.check) == ("error", "range")]
+
+    assert beyond(1.0) == [0] and beyond(127.0) == beyond(None) == []
+    assert declared_limit(version_dir) == 1.0
+    assert check_dataset(version_dir, pictures=0, action_limit=0.01).exit_status() == 1
+
+
+def test_a_state_that_is_not_there_is_an_error(version_dir: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"no step field 'nope' .*observation/proprio"):
+        check_dataset(version_dir, state_key="nope")
+    with pytest.raises(EpisodeError, match="unknown layout 'nope'; known: gap, robomimic"):
+        check_dataset(version_dir, layout="nope")
 
 
 def test_synthetic_noise_is_reported_not_crashed_on(version_dir: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from gap_vla.demos.layout import rotation_steps
+from gap_vla.episode import LARGEST_ACTION
 from gap_vla.rlds.checking.findings import Finding, Recording
 
 ACTION_PER_ARM = 7
@@ -29,16 +30,21 @@ def check_duplicates(episodes: Sequence[Recording]) -> Iterator[Finding]:
 
 
 def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
-    """Actions are in [−1, 1], and each dimension varies."""
+    """Actions are within their limit, and each dimension varies."""
     actions = np.concatenate([e.action for e in episodes])
     actions = actions[np.isfinite(actions).all(1)]
     if not len(actions):
         return
-    largest = abs(actions).max(0)
-    if (largest > 1.001).any():
-        dims = ", ".join(f"{i} (to {largest[i]:.3g})" for i in np.flatnonzero(largest > 1.001))
-        text = f"action dimensions {dims} leave [-1, 1]; fine if the controller means it, otherwise rescale"
-        yield Finding("note", "range", text)
+    for episode in episodes:
+        most = LARGEST_ACTION if episode.action_limit is None else episode.action_limit
+        beyond = abs(np.nan_to_num(episode.action, posinf=0, neginf=0)) > 1.001 * most
+        if beyond.any():
+            step, column = np.argwhere(beyond)[0]
+            text = (
+                f"action dimension {column} is {episode.action[step, column]:.3g}, outside of [-{most:g}, {most:g}]; "
+                "rescale it, or state the largest action that the controller means with --action-limit"
+            )
+            yield Finding("error", "range", text, episode.name, int(step))
     constant = np.flatnonzero(actions.std(0) < 1e-6)
     if len(constant):
         text = f"action dimensions {constant.tolist()} never change; they are left out of normalisation"

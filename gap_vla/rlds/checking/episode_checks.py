@@ -31,10 +31,11 @@ def check_structure(episode: Recording) -> Iterator[Finding]:
 
 
 def check_finite(episode: Recording) -> Iterator[Finding]:
-    """No NaN, no infinity."""
+    """No NaN, no infinity, not in float32 either."""
     for key, value in episode.fields.items():
         if value.dtype.kind == "f":
-            bad = ~np.isfinite(value.reshape(len(value), -1)).all(1)
+            with np.errstate(over="ignore", invalid="ignore"):
+                bad = ~np.isfinite(value.astype(np.float32).reshape(len(value), -1)).all(1)
             if bad.any():
                 text = f"{key} is NaN or infinite at {bad.sum()} steps; repair or drop the episode"
                 yield Finding("error", "finite", text, episode.name, int(bad.argmax()))

@@ -44,6 +44,7 @@ class Recording:
         language: instruction per step.
         proprio: float32[T, 9 * arms] if the layout of the state is known, else None.
         action: float32[T, A].
+        action_limit: the largest action that there may be; None: in the robot's own units.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Recording:
     language: list[str]
     proprio: np.ndarray | None
     action: np.ndarray
+    action_limit: float | None = 1.0
 
     def __len__(self) -> int:
         return len(self.action)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.demos.fields import ACTION_LIMIT, checked_limit
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.source import READERS, reader_class
 from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
@@ -30,6 +32,7 @@ def check_dataset(
     layout: str | Mapping[str, Any] | StateLayout | None = None,
     pictures: int = 6,
     max_episodes: int | None = None,
+    action_limit: float | None = None,
 ) -> Report:
     """Checks an RLDS dataset, whoever wrote it.
 
@@ -41,6 +44,7 @@ def check_dataset(
             library's). Without a layout the checks of poses and conventions are left out, and that is said.
         pictures: episodes in the report.
         max_episodes: per split; default all.
+        action_limit: the largest action; default: what the dataset says that it was converted with, else 1.
 
     Returns:
         The report; see `Report.exit_status`.
@@ -53,12 +57,14 @@ def check_dataset(
     findings: list[Finding] = []
     kept: list[Recording] = []
     shown: list[tuple[bool, str, Episode]] = []
+    limit = declared_limit(version_dir) if action_limit is None else checked_limit(action_limit)
     key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
     if resolved is None:
         text = f"layout of {key or 'the state'} unknown; give --layout to check poses and conventions"
         findings.append(Finding("note", "layout", text))
     for split in builder.info.splits:
         for recording in _recordings(version_dir, split, key, resolved, max_episodes):
+            recording = dataclasses.replace(recording, action_limit=limit)
             found = [finding for check in EPISODE_CHECKS for finding in check(recording)]
             findings += found
             kept.append(dataclasses.replace(recording, images={}, fields={}, language=recording.language[:1]))
@@ -88,10 +94,23 @@ def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLa
         raise EpisodeError(f"no step field {key!r} for the state; there are: {', '.join(sorted(shapes))}")
     if key is None:
         key = next((f"observation/{k}" for k in _STATE_KEYS if f"observation/{k}" in shapes), None)
+    if layout is not None and key is None:
+        raise EpisodeError(f"a layout but no state; name its step field, there are: {', '.join(sorted(shapes))}")
     if layout is not None:
         return key, StateLayout.of(layout)
     shape = shapes.get(key or "", ())
     return key, StateLayout() if len(shape) == 1 and shape[0] and shape[0] % 9 == 0 else None
+
+
+def declared_limit(version_dir: Path) -> float | None:
+    """The largest action that a dataset may hold: what its reader was told, else what its reader takes for granted."""
+    identity = dataset_metadata(version_dir).get("identity")
+    data = identity.get("data") if isinstance(identity, dict) else None
+    data = data if isinstance(data, dict) else {}
+    options = data.get("options")
+    if isinstance(options, dict) and "action_limit" in options:
+        return checked_limit(options["action_limit"])
+    return reader_class(data["kind"]).ACTION_LIMIT if data.get("kind") in READERS else ACTION_LIMIT
 
 
 def _recordings(
