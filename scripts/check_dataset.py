@@ -32,12 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--strict", action="store_true", help="warnings count as errors")
     arguments = parser.parse_args(argv)
-    from gap_vla.core.outputs import claim
+    from gap_vla.core.outputs import claim_folder
     from gap_vla.rlds.checking import check_dataset
 
     out = arguments.out or Path(f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check")
-    for name in ("check.json", "check.html"):
-        claim(out / name, "check", sources=[arguments.dataset], suffixes=(".json", ".html"))
+    claim_folder(out, "check", sources=[arguments.dataset], make=False)
     report = check_dataset(
         arguments.dataset,
         state_key=arguments.state_key,
@@ -47,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         action_limit=arguments.action_limit,
     )
     print(report.text())
-    print(f"page: {report.save(out)}")
+    print(f"page: {report.save(claim_folder(out, 'check'))}")
     return report.exit_status(arguments.strict)
 
 

@@ -49,6 +49,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--front_page", default="README.md", help="page with the main results between markers (default README.md)")
     add("--logs", default="runs/reproduce", help="folder for the cells' output (default runs/reproduce)")
     options = parser.parse_args(arguments)
+    if not options.page.endswith(".md"):
+        parser.error(f"--page {options.page}: the page is Markdown, .md")
     if options.render:
         refuse_idle(parser, options, "with --render, which runs nothing", "budget", "jobs", "retry", "dry_run", "look")
     return options

@@ -68,6 +68,25 @@ def claim(
     return path
 
 
+def claim_folder(path: str | Path, kind: str, *, sources: Sequence[str | Path | None] = (), make: bool = True) -> Path:
+    """Makes sure that results may be put into a folder, and, if `make`, makes and marks it.
+
+    Unlike that of `deliver`, such a folder grows: it is new, empty, or one that carries the mark of this kind already.
+
+    Raises:
+        OutputError: it is something else.
+    """
+    path = Path(path)
+    if made_by(path) == kind and path.is_dir():
+        require_apart(path, *sources)
+        return path
+    claim(path, kind, sources=sources)
+    if make:
+        path.mkdir(parents=True, exist_ok=True)
+        stamp(path, kind)
+    return path
+
+
 @contextlib.contextmanager
 def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[Path]:
     """Yields a temporary path for a file; what was written there is marked, read back, and takes its place.

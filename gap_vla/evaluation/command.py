@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import keeping
-from gap_vla.core.outputs import claim, write_output
+from gap_vla.core.outputs import claim_folder, write_output
 from gap_vla.evaluation.loading import LoadedPolicy, load_checkpoint, load_policy
 from gap_vla.evaluation.page import write_page
 from gap_vla.evaluation.policy import PolicyError
 from gap_vla.evaluation.rollout import evaluate
 from gap_vla.evaluation.settings import Limits, Settings
 from gap_vla.evaluation.summary import describe
-from gap_vla.evaluation.variants import claim_variants, variants_table, write_variants
+from gap_vla.evaluation.variants import variants_table, write_variants
 from gap_vla.sim import VARIANT_NAMES, require_rendering, task_spec, variant_spec
 
 
@@ -47,7 +47,7 @@ def _held_out(options: argparse.Namespace) -> None:
     )
     require_task(options.rlds, loaded.task)
     if options.out:
-        claim(options.out / "held_out.json", "held_out", sources=[options.rlds], suffixes=(".json",))
+        claim_folder(options.out, "held_out", sources=[options.rlds])
     episodes = read_rlds(options.rlds, options.split)
     found = held_out(loaded.policy, map(from_episode, episodes), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
@@ -77,7 +77,7 @@ def _evaluations(options: argparse.Namespace) -> Any:
         require_rendering()
     root = options.out or _default_out(options, task)
     if len(variants) > 1:
-        claim_variants(root)
+        claim_folder(root, "variants")
     for variant in variants:
         folder = root / variant if len(variants) > 1 else root
         yield (

@@ -13,7 +13,7 @@ from typing import Any
 from gap_vla.config import EPISODES
 from gap_vla.core.errors import keeping
 from gap_vla.core.foreign import whole
-from gap_vla.core.outputs import claim, write_output
+from gap_vla.core.outputs import claim_folder, write_output
 from gap_vla.evaluation.diagnose import closed_loop, open_loop
 from gap_vla.evaluation.diagnose_report import report, verdict
 from gap_vla.evaluation.interventions import ALL_INTERVENTIONS
@@ -40,7 +40,7 @@ def diagnose_command(options: argparse.Namespace) -> None:
 
 def _diagnose(options: argparse.Namespace) -> None:
     out = options.out or _default_out(options)
-    claim(out / "diagnosis.json", "diagnosis", sources=[options.rlds, options.demos], suffixes=(".json",))
+    claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
     simulated = not (options.demos or options.rlds)
     if simulated or options.closed_loop:
         require_rendering()
@@ -55,6 +55,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     if data := options.rlds or options.demos:
         require_task(data, task_name)
     recordings = _recordings(options, task)
+    claim_folder(out, "diagnosis")
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
     closed: tuple[Any, ...] = ()
     if options.closed_loop:

@@ -38,7 +38,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     page = folder / "index.html"
     document = f"<!doctype html><meta charset=utf-8><title>{html.escape(heading)}</title><style>{STYLE}</style>"
     with replacing(page) as temporary:
-        temporary.write_text("\n".join([document, *filter(None, parts), ""]), encoding="utf-8")
+        temporary.write_text("\n".join([document, *filter(None, parts), "</html>\n"]), encoding="utf-8")
     return page
 
 

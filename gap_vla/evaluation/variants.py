@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.outputs import claim, write_output
+from gap_vla.core.outputs import write_output
 from gap_vla.evaluation.page import STYLE
 
 Summaries = Mapping[str, Mapping[str, Any]]
@@ -41,19 +41,9 @@ def write_variants(folder: Path, found: Summaries) -> Path:
     document = (
         f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
         f"<table><tr><th>variant<th>episodes<th>success<th><th>95 % interval</tr>{rows}</table>"
-        "<p>Layouts differ between variants: compare the rates by their intervals.</p>\n"
+        "<p>Layouts differ between variants: compare the rates by their intervals.</p></html>\n"
     )
     return write_output(folder / "index.html", "variants", document)
-
-
-def claim_variants(folder: Path) -> None:
-    """Makes sure that both may be written.
-
-    Raises:
-        OutputError: something else stands there.
-    """
-    for name in ("variants.json", "index.html"):
-        claim(folder / name, "variants", suffixes=(".json", ".html"))
 
 
 def _cells(found: Summaries) -> list[tuple[str, str, str, str]]:

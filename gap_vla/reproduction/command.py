@@ -57,8 +57,6 @@ def reproduce(options: argparse.Namespace) -> None:
         render_all(options)
         return
     options.jobs = JOBS[options.device] if options.jobs is None else options.jobs
-    if options.jobs < 1:
-        raise ConfigError(f"--jobs is {options.jobs}; at least 1 cell has to run at once")
     runs = not (options.dry_run or options.render or options.look)
     if runs and machine(options.device).get("device_name") == "none":
         raise ConfigError(

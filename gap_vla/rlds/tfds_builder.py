@@ -21,6 +21,7 @@ from gap_vla.demos import open_source
 from gap_vla.demos.source import Source
 from gap_vla.rlds.convert import build_dataset, dry_run
 from gap_vla.rlds.disk import DatasetError
+from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.target import DESCRIPTION
 
 BUILDERS = Path(__file__).parents[2] / "rlds_builders"
@@ -178,6 +179,9 @@ def dataset_builder(
         found = _derived(base, name, version or str(base.VERSION), KIND=kind or base.KIND, __doc__=None)
     elif version not in (None, str(found.VERSION)):
         found = _derived(found, name, str(version), __doc__=found.__doc__)
+    version_dir = Path(data_dir) / name / str(found.VERSION)
+    if version_dir.exists() and any(version_dir.iterdir()) and not dataset_metadata(version_dir).get("identity"):
+        raise DatasetError(f"{version_dir} exists and was not written by gap_vla; choose another name or version")
     return found(data_dir=str(data_dir))
 
 

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gap_vla.core.outputs import FOLDER_MARK, OutputError, claim, deliver, made_by, stamp, write_output, writing
+from gap_vla.core.outputs import (
+    FOLDER_MARK,
+    OutputError,
+    claim,
+    claim_folder,
+    deliver,
+    made_by,
+    stamp,
+    write_output,
+    writing,
+)
 from gap_vla.core.video import write_video
 from gap_vla.core.whole import workplace
 
@@ -172,3 +182,20 @@ def test_marks_are_the_same_bytes_each_time(tmp_path):
     for path in paths:
         stamp(path, "episode")
         assert np.array_equal(Image.open(path), FRAMES[0])
+
+
+def test_a_folder_of_results_is_new_empty_or_ours(tmp_path):
+    claim_folder(tmp_path / "new", "check", make=False)
+    assert list(tmp_path.iterdir()) == []
+    folder = claim_folder(tmp_path / "new", "check")
+    write_output(folder / "check.json", "check", "{}")
+    assert claim_folder(folder, "check") == folder
+    with pytest.raises(OutputError, match=r"something else of gap_vla \(check\)"):
+        claim_folder(folder, "diagnosis")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "note.txt").write_text("the only copy")
+    for other in (tmp_path / "theirs", tmp_path / "theirs" / "note.txt"):
+        with pytest.raises(OutputError):
+            claim_folder(other, "check")
+    with pytest.raises(OutputError, match="lies in"):
+        claim_folder(tmp_path / "theirs" / "deeper", "check", sources=[tmp_path / "theirs"])

@@ -82,7 +82,7 @@ class Report:
             f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
             f"<p>{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes</p>"
             f"<table>{facts}</table><h2>Findings</h2><table>{rows or '<tr><td>none'}</table>"
-            f"<h2>Episodes</h2>{pictures}\n"
+            f"<h2>Episodes</h2>{pictures}</html>\n"
         )
 
 
