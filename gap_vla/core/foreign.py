@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,6 +103,11 @@ class Section:
 
     def text(self, key: str, default: str = _REQUIRED) -> str:
         return self._of_type(key, default, str, "a text")
+
+    def choice(self, key: str, choices: Sequence[str], default: str = _REQUIRED) -> str:
+        if (value := self.text(key, default)) not in choices:
+            raise self.refuse(key, f"one of {', '.join(choices)}")
+        return value
 
     def flag(self, key: str, default: bool = _REQUIRED) -> bool:
         return self._of_type(key, default, bool, "true or false")

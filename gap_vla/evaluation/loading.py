@@ -9,6 +9,7 @@ from typing import Any
 from gap_vla.core.foreign import Section, whole
 from gap_vla.evaluation.policy import ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
 from gap_vla.octo.errors import CheckpointError
+from gap_vla.rlds.statistics import NORMALIZATIONS
 
 MAX_BATCH = 4096
 """Episodes that a policy is asked about at once: environments per process times processes."""
@@ -174,7 +175,7 @@ class _Run:
             method=found.text("method"),
             execute=evaluation.whole("execute", 1, 100_000, 1),
             ensemble=evaluation.flag("ensemble", False),
-            normalization=found.section("data", {}).text("normalization", "normal"),
+            normalization=found.section("data", {}).choice("normalization", NORMALIZATIONS, "normal"),
             threads=train.whole("threads", 1, 1024, 1),
             camera=found.section("demos", {}).text("camera", "") or None,
         )

@@ -17,7 +17,7 @@ from gap_vla.core.whole import replacing, write_json
 from gap_vla.octo.errors import CheckpointError, blaming
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.policy import SmallPolicy, build_policy
-from gap_vla.rlds.statistics import load_statistics, save_statistics
+from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics, save_statistics
 from gap_vla.typed_config import build_config
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
         raise CheckpointError(f"{directory}: no policy.json; give a run directory of train_small.py or its checkpoint/")
     account = Section.read(described, CheckpointError)
     account.whole("format", FORMAT, FORMAT)
-    normalization = account.text("normalization")
+    normalization = account.choice("normalization", NORMALIZATIONS)
     with blaming(described, "no policy can be built from it"):
         height, width, channels = account.list("image_shape", lambda items, key: items.whole(key, 1, 4096))
         arguments = (

@@ -246,7 +246,7 @@ def test_weights_of_a_small_policy_that_are_not_its_own_are_refused_by_name(run,
         (("proprio_dim",), 8, "policy.safetensors"),
         (("cameras",), [5], "cameras[0] is 5"),
         (("cameras",), ["../up"], "policy"),
-        (("normalization",), "other", "unknown normalization 'other'"),
+        (("normalization",), "other", "policy.json: normalization is 'other'"),
         (("normalization",), 5, "normalization is 5"),
     ],
 )
@@ -269,6 +269,7 @@ def test_an_account_of_a_small_policy_that_is_none_is_refused_by_its_key(run, ke
         (("eval", "ensemble"), 1, "eval.ensemble is 1"),
         (("train",), {"threads": 10**8}, "train.threads is 100000000"),
         (("data",), {"normalization": 5}, "data.normalization is 5"),
+        (("data",), {"normalization": "other"}, "data.normalization is 'other'"),
     ],
 )
 def test_a_runs_configuration_that_is_none_is_refused_by_its_key(run, keys, value, named):
