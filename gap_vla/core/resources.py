@@ -84,13 +84,17 @@ def require_disk(needs: Mapping[str, float], folder: Path | str, advice: str) ->
 
 
 def _too_much(needs: Mapping[str, float], what: str, have: float, advice: str) -> str:
-    parts = ", ".join(f"{name} {gib(size)}" for name, size in needs.items() if size >= 2**20)
-    return f"about {gib(sum(needs.values()))} of {what} are needed ({parts}), {gib(have)} are free; lower {advice}"
+    parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
+    return (
+        f"about {shown(sum(needs.values()))} of {what} are needed ({parts}), and {shown(have)} are free; lower {advice}"
+    )
 
 
-def gib(size: float) -> str:
+def shown(size: float) -> str:
     """
-    >>> gib(3 * 2**29)
-    '1.5 GiB'
+    >>> shown(3 * 2**29), shown(2**20)
+    ('1.5 GiB', '1.0 MiB')
     """
+    if size < 2**29:
+        return f"{size / 2**20:.1f} MiB"
     return f"{size / 2**30:.1f} GiB" if size < 1000 * 2**30 else f"{size / 2**30:,.0f} GiB"

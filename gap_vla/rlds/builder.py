@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
 from gap_vla.episode import Episode, EpisodeError
 from gap_vla.progress import Progress
@@ -74,6 +75,7 @@ def write_rlds(
     Raises:
         DatasetError: a different dataset of this name and version exists (says what differs), or the disk is full.
         EpisodeError: an episode that cannot be used; nothing appears under the final name.
+        ResourceError: the disk has less room than the episodes will take.
     """
     with contextlib.ExitStack() as stack:
         if not isinstance(episodes, Sequence):
@@ -130,6 +132,8 @@ def _write_all(
             own = tuple(labels[j] for j in shard) if labels is not None else None
             jobs[split].append(ShardJob(episodes, shard, own, schema, path))
     every = [job for of_split in jobs.values() for job in of_split]
+    left = sum(len(job.indices) for job in every if not Path(f"{job.path}.json").exists())
+    require_disk({f"{left} episodes, compressed": left * size / 3}, target.partial, "their number or size")
     if runner is not None:
         accounts = runner(every)
     elif workers > 1 and isinstance(episodes, Source) and size * len(episodes) > _WORTH_PROCESSES:

@@ -15,6 +15,7 @@ import pytest
 from synthetic_demos import assert_equal, make_episode, write_robomimic
 
 from gap_vla.core.locks import InUseError
+from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
 from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
@@ -195,7 +196,8 @@ def test_shards_are_bounded_by_memory() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a tiny file system")
-def test_a_full_disk_is_said_and_leaves_nothing_finished(tmp_path: Path) -> None:
+def test_a_full_disk_is_said_and_leaves_nothing_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gap_vla.core.resources.free_disk", lambda folder: 2**40)  # as it was before others wrote to it
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)], capture_output=True).returncode:
@@ -210,3 +212,10 @@ def test_a_full_disk_is_said_and_leaves_nothing_finished(tmp_path: Path) -> None
             if subprocess.run(["umount", str(disk)], capture_output=True).returncode == 0:
                 break
             time.sleep(0.1)
+
+
+def test_episodes_that_the_disk_cannot_hold_are_refused_before_they_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.core.resources.free_disk", lambda folder: 100)
+    with pytest.raises(ResourceError, match=r"of disk in .* are needed \(2 episodes.* MiB are free; lower"):
+        write_rlds([make_episode(0), make_episode(1)], tmp_path, "dots", annotator={}, identity={})
+    assert not (tmp_path / "dots" / "1.0.0").exists()
