@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from gap_vla import __version__
+from gap_vla.core.boundary import refusing
+from gap_vla.core.foreign import Section
 from gap_vla.core.whole import write_json
 from gap_vla.episode import Episode
 from gap_vla.phases.alternatives import POINTS, RHO, Options, jsonable, method_parts, resolved
@@ -261,21 +263,20 @@ def load_annotator(directory: str | Path) -> Annotator:
     path = Path(directory) / "annotator.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no annotator.json; was an annotation saved there?")
-    try:
-        record = json.loads(path.read_text())
+    advice = "make it again: python scripts/annotate.py SOURCE --out COPY"
+    with refusing(f"{path}: not an annotator that this version reads", advice, MotionError):
+        record = Section.read(path, MotionError)
         estimator = PhaseEstimator.load(directory) if "estimator" in record else None
-        options = dict(record["options"])
+        options = dict(record.section("options").values)
         if options["dead_band"] is not None:
-            options["dead_band"] = DeadBand(*options["dead_band"])
-        annotator = Annotator(record["method"], Options(**options), record["seed"], estimator)
-        fits = record["version"] != __version__ or annotator.identity["hash"] == record["hash"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise MotionError(
-            f"{path}: not an annotator that this version reads ({error!r}); make it again: "
-            "python scripts/annotate.py SOURCE --out COPY"
-        ) from error
+            band = record.section("options").list("dead_band", lambda part, key: part.finite(key, 0, 1e6))
+            options["dead_band"] = DeadBand(*band)
+        annotator = Annotator(record.text("method"), Options(**options), record.whole("seed", 0, 2**64), estimator)
+        if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
+            raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
+        fits = record.text("version") != __version__ or annotator.identity["hash"] == record.text("hash")
     if not fits:
-        raise MotionError(f"{path}: hash {record['hash']} does not fit the files beside it; annotate again")
+        raise MotionError(f"{path}: its hash does not fit the files beside it; annotate again")
     return annotator
 
 

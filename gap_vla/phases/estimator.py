@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.bounds import SEED, Bounds, check_numbers
+from gap_vla.core.foreign import Section
 from gap_vla.phases.metrics import calibration, weighted_loss
 from gap_vla.phases.motion import Motion, MotionError
 from gap_vla.phases.saving import read_arrays, write_arrays
@@ -200,14 +201,38 @@ class PhaseEstimator:
 
     @classmethod
     def load(cls, directory: str | Path) -> PhaseEstimator:
-        """Reads what `save` wrote; `predict` then gives the same bits."""
+        """Reads what `save` wrote; `predict` then gives the same bits.
+
+        Raises:
+            FileNotFoundError: there is none. MotionError: damaged files, or weights of other shapes than they say.
+        """
+        arrays, stored = read_arrays(Path(directory), "estimator")
+        record = Section(stored, f"{Path(directory) / 'estimator.json'}", MotionError)
+        columns = record.section("columns")
+        estimator = cls(**record.section("settings").values)
+        most = {"arms": (1, 64), "rotations": (0, 1), "others": (0, 100_000)}
+        estimator.columns = {name: columns.whole(name, *bounds) for name, bounds in most.items()}
+        report = record.section("report")
+        if report.values and report.whole("held_out_recordings", 0, 2**40):
+            report.section("held_out_calibration").finite("error", 0, 1)
+        estimator.report = dict(report.values)
+        estimator._weights = estimator._checked(arrays, f"{Path(directory) / 'estimator.safetensors'}")
+        return estimator
+
+    def _checked(self, arrays: Mapping[str, np.ndarray], where: str) -> Weights:
+        """The weights; the compiled LSTM itself does not look at their shapes."""
         from gap_vla.phases.lstm import Weights
 
-        arrays, record = read_arrays(Path(directory), "estimator")
-        estimator = cls(**record["settings"])
-        estimator.columns, estimator.report = record["columns"], record["report"]
-        estimator._weights = Weights(**arrays)
-        return estimator
+        f, h = self.width, self.settings.hidden
+        recurrent = {"hidden": (h, 4 * h), "bias": (4 * h,)}
+        shapes = {"mean": (f,), "scale": (f,), "head": (h,), "head_bias": (1,), "first_in": (f, 4 * h)}
+        shapes |= {"second_in": (h, 4 * h)} | {f"{a}_{b}": s for a in ("first", "second") for b, s in recurrent.items()}
+        for name, shape in shapes.items():
+            if name not in arrays or arrays[name].shape != shape or arrays[name].dtype != np.float32:
+                raise MotionError(f"{where}: {name} is not float32{list(shape)}, as its settings say; make it again")
+            if not np.isfinite(arrays[name]).all() or (name == "scale" and arrays[name].min(initial=1) <= 0):
+                raise MotionError(f"{where}: {name} is NaN, infinite or not positive; make it again")
+        return Weights(**{name: np.ascontiguousarray(arrays[name]) for name in shapes})
 
     def _example(self, scaled: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         s, length = self.settings, len(scaled)

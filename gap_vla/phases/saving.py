@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.boundary import refusing
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.phases.motion import MotionError
 
@@ -36,7 +37,5 @@ def read_arrays(directory: Path, name: str) -> tuple[dict[str, np.ndarray], dict
     for suffix in ("json", "safetensors"):
         if not (directory / f"{name}.{suffix}").is_file():
             raise FileNotFoundError(f"{directory} holds no {name}.{suffix}; was it saved there?")
-    try:
+    with refusing(f"{directory}: {name} is damaged", "make it again or copy it again", MotionError, (SafetensorError,)):
         return load_file(directory / f"{name}.safetensors"), json.loads((directory / f"{name}.json").read_text())
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise MotionError(f"{directory}: {name} is damaged ({error}); make it again or copy it again") from error

@@ -141,12 +141,18 @@ def _parts(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder / "lock", str(folder)):
         text = json.dumps(settings, sort_keys=True, indent=1)
-        if described.exists() and described.read_text() != text:
+        stored = described.read_text(errors="replace") if described.exists() else ""
+        if not stored.strip() and _finished(folder):
             raise CollectionError(
-                f"{folder} holds demonstrations made with other settings:\n{described.read_text()}\n"
+                f"{described} is empty, so nobody knows how the demonstrations beside it were made; delete {folder} "
+                "and collect again"
+            )
+        if stored.strip() and stored != text:
+            raise CollectionError(
+                f"{folder} holds demonstrations made with other settings:\n{stored}\n"
                 "delete the folder, choose another name, or use the same settings to continue"
             )
-        if not described.exists():
+        if not stored.strip():
             with replacing(described) as temporary:
                 temporary.write_text(text)
         for leftover in folder.glob(".attempt_*"):

@@ -15,7 +15,7 @@ import pytest
 
 import gap_vla.sim as sim
 from gap_vla.core.errors import UserError
-from gap_vla.sim.collection import CollectionError, collect_demos
+from gap_vla.sim.collection import CollectionError, _parts, collect_demos
 from gap_vla.sim.specs import UnknownNameError
 
 SETTINGS = dict(image_size=32, cameras=("primary",), seed=3, progress=False)
@@ -120,6 +120,18 @@ def test_an_existing_file_and_other_settings_are_refused(collection, tmp_path):
     (parts / "settings.json").write_text("{}")
     with pytest.raises(CollectionError, match="other settings"):
         collect_demos("assembly", 1, tmp_path / "x.hdf5", **SETTINGS)
+
+
+def test_settings_lost_in_a_power_cut_block_nothing_but_unknown_demonstrations(tmp_path):
+    parts = tmp_path / "x.parts"
+    parts.mkdir()
+    (parts / "settings.json").write_text("")
+    with _parts(parts, {"seed": 0}):
+        assert json.loads((parts / "settings.json").read_text()) == {"seed": 0}
+    (parts / "settings.json").write_text("")
+    (parts / "attempt_000000.hdf5").write_bytes(b"of unknown settings")
+    with pytest.raises(CollectionError, match=r"settings.json is empty, .* delete .*x.parts and collect again"):
+        _parts(parts, {"seed": 0}).__enter__()
 
 
 def test_bad_names_are_refused_before_anything_is_written(tmp_path):
