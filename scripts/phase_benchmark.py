@@ -1,10 +1,12 @@
 """Measures how well change points and ρ meet the switches of the simulated experts, against other ways to find them,
 and writes the tables and figures of docs/PHASES.md.
 
-Demonstrations are collected (without images) where DEMOS holds none; about 5 minutes of computing in all.
+Demonstrations are collected (without images) where DEMOS holds none. The stage `untouched` measures on recordings that
+nobody looked at while the defaults were chosen: other seeds, places, disturbances and sizes, and tasks and experts of
+others. About half an hour of computing in all with 40 episodes.
 
 Examples:
-    python scripts/phase_benchmark.py --demos data/phase_demos --out results/phases
+    python scripts/phase_benchmark.py --episodes 40 --demos data/phase_demos --out results/phases
     python scripts/phase_benchmark.py --tasks threading assembly --episodes 12 --out /tmp/phases
 """
 
@@ -35,7 +37,7 @@ DRAWN = (
 )
 """Variants whose ρ is drawn over a recording."""
 
-STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width")
+STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width", "untouched")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,9 +51,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES, help="what to measure (default: all)")
     parser.add_argument("--finders", nargs="*", help="only these of the stage finders; others' results are kept")
+    parser.add_argument("--sets", nargs="*", default=(), help="only these of the stage untouched; others' are kept")
     parser.add_argument(
         "--out", type=Path, default=Path("results/phases"), help="folder of a JSON per stage and tables.md"
     )
+    parser.add_argument("--page", type=Path, help="put the tables into this page, such as docs/PHASES.md")
     parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder of the pictures")
     return parser
 
@@ -61,13 +65,16 @@ def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
     from gap_vla.core.outputs import claim, write_output
     from gap_vla.phases.quality import by_demonstrations, compare, load_recordings, sensitivity
-    from gap_vla.phases.quality.figures import draw, markdown
+    from gap_vla.phases.quality.figures import draw, into_page, markdown
     from gap_vla.phases.quality.finders import FINDERS
     from gap_vla.phases.quality.study import rho_scores
+    from gap_vla.phases.quality.untouched import TITLES, untouched
     from gap_vla.phases.quality.width import draw_widths, widths
 
     if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
         raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")
+    if unknown := sorted(set(arguments.sets) - set(TITLES)):
+        raise UserError(f"no set {unknown[0]!r}; there are: {', '.join(TITLES)}")
     outputs = [*(f"{stage}.json" for stage in arguments.stages), "tables.md"]
     for output in outputs:
         claim(arguments.out / output, "phase_benchmark", suffixes=(".json", ".md"))
@@ -80,21 +87,25 @@ def main(argv: list[str] | None = None) -> None:
             collect_demos(task, arguments.episodes, path, seed=7, cameras=())
         tasks[task] = load_recordings(path, arguments.episodes)
     finders = {name: finder for name, finder in FINDERS.items() if name in (arguments.finders or FINDERS)}
-    run = {
+    run: dict[str, Any] = {
         "finders": lambda keep: compare(tasks, finders, keep=keep),
         "rho": lambda keep: rho_scores(tasks, LSTM_VARIANTS, keep=keep),
         "sensitivity": lambda keep: keep(sensitivity(tasks)),
         "demonstrations": lambda keep: keep(by_demonstrations(tasks)),
         "width": lambda keep: keep(widths(tasks, {name: LSTM_VARIANTS[name] for name in DRAWN})),
+        "untouched": lambda keep: untouched(arguments.demos, arguments.tasks, arguments.episodes, keep, arguments.sets),
     }
     counts = {task: len(recordings) for task, recordings in tasks.items()}
     for stage in arguments.stages:
         path = arguments.out / f"{stage}.json"
         before = json.loads(path.read_text()) if path.exists() else {}
-        kept = before["results"] if arguments.finders and before.get("recordings") == counts else {}
+        part = (stage == "untouched" and arguments.sets) or (arguments.finders and before.get("recordings") == counts)
+        kept = before.get("results", {}) if part else {}
 
         def keep(results: dict[str, Any], path: Path = path, kept: dict[str, Any] = kept) -> None:
-            write_output(path, "phase_benchmark", json.dumps({"recordings": counts, "results": kept | results}))
+            write_output(
+                path, "phase_benchmark", json.dumps({"recordings": counts, "results": kept | results}, indent=2)
+            )
 
         run[stage](keep)
     if (path := arguments.out / "width.json").exists() and (found := json.loads(path.read_text())["results"]):
@@ -104,8 +115,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")
         return
     results = {stage: json.loads((arguments.out / f"{stage}.json").read_text()) for stage in STAGES}
-    write_output(arguments.out / "tables.md", "phase_benchmark", markdown(results))
+    tables = markdown(results)
+    write_output(arguments.out / "tables.md", "phase_benchmark", tables)
     print(arguments.out / "tables.md", *draw(results, arguments.figures), sep="\n")
+    if arguments.page:
+        print(into_page(tables, arguments.page))
 
 
 if __name__ == "__main__":

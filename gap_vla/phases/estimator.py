@@ -38,8 +38,9 @@ class EstimatorSettings:
         spread: our addition, 0 is M5: if positive, targets are exp(-d² / 2 spread²), d in steps (seconds × rate), and
             all steps count alike, so that ρ_t = E[exp(-d_t² / 2 spread²) | Δs]: as wide as asked (`soft_targets`).
         lookahead: ρ_t may depend on samples up to t + lookahead; a stream is that much late.
-        epochs: passes over the training recordings; None: an epoch for every 50 time steps of them, at most 100 (with
-            little data more would learn it by heart). The weights of the epoch with the least held-out loss are kept.
+        epochs: passes over the training recordings; None: an epoch for every 50 time steps of them, at most 100
+            epochs and at least 100 updates (with little data more would learn it by heart). The
+            weights of the epoch with the least held-out loss are kept.
         learning_rate: Adam's, decayed to zero along a half cosine.
         batch_size: recordings per update.
         held_out: share of the recordings that are not learnt: they choose the epoch, and the held-out loss and

@@ -1,7 +1,8 @@
 """Training the LSTM of M5 in torch: seeded, on one CPU thread, so that the same data give the same bits.
 
-From 5,000 time steps on, 100 epochs are trained; with less there are fewer, because the LSTM then learns its recordings
-by heart. The weights kept are those of the epoch whose loss on the held-out recordings is least.
+From 5,000 time steps on, 100 epochs are trained; with less there are fewer, but no fewer than 100 updates, because the
+LSTM then learns its recordings by heart. The weights kept are those of the epoch whose loss on the held-out
+recordings is least.
 
 Where there is so much data that `max_steps` allows fewer epochs, recordings are learnt in pieces, one update each, so
 that updates do not become few; the state is carried from piece to piece (truncated backpropagation through time).
@@ -24,7 +25,7 @@ State = tuple[torch.Tensor, torch.Tensor]
 PIECE = 100
 """Steps of a piece, where recordings are learnt in pieces."""
 
-MOST_EPOCHS, STEPS_PER_EPOCH, LEAST_UPDATES = 100, 50, 40
+MOST_EPOCHS, STEPS_PER_EPOCH, LEAST_UPDATES = 100, 50, 100
 """An epoch for every so many time steps of the data, and never so few that the weights have hardly moved."""
 
 Example = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -100,7 +101,7 @@ def planned_epochs(steps: int, updates: int) -> int:
     """How many passes over so many time steps, in so many updates each.
 
     >>> planned_epochs(10_000, 13), planned_epochs(500, 7), planned_epochs(100, 1)
-    (100, 10, 40)
+    (100, 15, 100)
     """
     return min(MOST_EPOCHS, max(steps // STEPS_PER_EPOCH, -(-LEAST_UPDATES // max(updates, 1))))
 

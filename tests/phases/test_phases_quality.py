@@ -1,17 +1,30 @@
 """The benchmark's own parts: recordings under noise and at other rates, and its bookkeeping."""
 
+import itertools
+import json
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import ruptures
 
 from gap_vla.phases import Motion
 from gap_vla.phases.motion import noise_level, steps_of
 from gap_vla.phases.quality import Recording, compare, sensitivity
-from gap_vla.phases.quality.differences import against_the_best, paired_difference
-from gap_vla.phases.quality.figures import draw, markdown
-from gap_vla.phases.quality.finders import FINDERS, Finder
+from gap_vla.phases.quality.differences import (
+    against_the_best,
+    mean_difference,
+    over_the_tasks,
+    paired_difference,
+)
+from gap_vla.phases.quality.figures import BEGIN, END, draw, into_page, markdown, untouched_tables
+from gap_vla.phases.quality.finders import FINDERS, Finder, step_signal, with_ruptures
 from gap_vla.phases.quality.recordings import at_rate, true_switches, with_noise
+from gap_vla.phases.quality.stock_tasks import _with_phase
+from gap_vla.phases.quality.tuning import EXTENSIONS, cosine, ratio, tune, whole
+from gap_vla.phases.quality.untouched import untouched
 from gap_vla.phases.quality.width import draw_widths, widths
 
 
@@ -74,6 +87,92 @@ def test_every_finder_is_tuned_on_one_half_and_scored_on_the_other():
     assert scores["value"] == 2.0 and scores["f1@5"] == 0.0 and scores["counts@5"] == "0/1/3 0/1/3 0/1/3"
 
 
+@pytest.mark.parametrize("best", [0.02, 3.0, 700.0])
+def test_a_grid_grows_until_the_best_value_lies_inside_of_it(best):
+    asked = []
+    chosen = tune(lambda v: asked.append(v) or -abs(np.log(v / best)), (1.0, 2.0, 4.0), ratio(2.0))
+    assert chosen.low < chosen.value < chosen.high and chosen.inside and not chosen.range_ends
+    assert chosen.value == pytest.approx(best, rel=0.2) and len(asked) == len(set(asked)) <= 3 + EXTENSIONS + 2
+
+
+def test_a_grid_ends_where_its_parameter_does_and_says_so_and_never_grows_forever():
+    fewest = tune(lambda v: -v, (3.0, 4.0), whole(1, lambda v: 1))
+    assert fewest == (1.0, -1.0, 1.0, 4.0, True) and fewest.inside
+    endless = tune(lambda v: v, (1.0, 2.0), ratio(2.0))
+    assert endless.value == 2.0 ** (1 + EXTENSIONS) == endless.high and not endless.inside
+    assert -1 < tune(lambda v: -v, (0.0, 0.5), cosine).value < -0.999
+    flat = tune(lambda v: min(v, 2.0), (1.0, 2.0, 4.0), ratio(2.0))
+    assert flat.low < flat.value < flat.high, "of equally good values the middle one"
+
+
+@pytest.mark.parametrize("file", ["finders", "untouched"])
+def test_no_published_rival_was_tuned_on_the_edge_of_what_was_tried(file):
+    path = Path(__file__).parents[2] / "results" / "phases" / f"{file}.json"
+    found = json.loads(path.read_text())["results"]
+    comparisons = {"all": found} if file == "finders" else {name: part["results"] for name, part in found.items()}
+    lines = 0
+    for name, finders in comparisons.items():
+        for finder, scores in finders.items():
+            for task, one in scores["tasks"].items():
+                low, high = one["tried"]
+                assert low < one["value"] < high or one["range_ends"], (name, finder, task)
+                lines += 1
+    assert lines >= 9 * 15
+
+
+def test_the_page_shows_the_tables_of_the_published_results():
+    root = Path(__file__).parents[2]
+    stages = ("finders", "rho", "sensitivity", "demonstrations", "untouched")
+    published = {stage: json.loads((root / "results" / "phases" / f"{stage}.json").read_text()) for stage in stages}
+    tables = (root / "results" / "phases" / "tables.md").read_text()
+    assert tables.startswith(markdown(published)), "after the tables stands who made them"
+    page = (root / "docs" / "PHASES.md").read_text()
+    assert page.split(BEGIN)[1].split(END)[0].strip() == markdown(published).strip()
+
+
+@pytest.mark.parametrize("model", ["l2", "rbf", "normal"])
+def test_what_is_remembered_of_a_stock_cost_is_what_ruptures_finds(model):
+    motion = with_noise(corners(0), 1.0, np.random.default_rng(0)).motion
+    find = with_ruptures("Pelt", model)
+    for penalty in (2.0, 50.0):
+        stock = ruptures.Pelt(model=model, min_size=3, jump=1).fit(step_signal(motion)).predict(pen=penalty)
+        assert find([motion], penalty)[0].tolist() == find([motion], penalty)[0].tolist() == stock[:-1]
+
+
+def test_the_phase_of_a_foreign_policy_is_the_branch_that_decided():
+    class Policy:
+        def get_action(self, seen):
+            return np.array([self._desired_pos(seen), self._grab_effort(seen)])
+
+        def _desired_pos(self, seen):
+            if seen < 3:
+                return 0.0
+            return 0.0  # the same goal, decided elsewhere
+
+        def _grab_effort(self, seen):
+            if seen < 5:
+                return -1.0
+            return 1.0
+
+    actions, phases = zip(*(_with_phase(Policy(), np.array(seen)) for seen in range(7)))
+    assert [bool(a != b) for a, b in itertools.pairwise(phases)] == [False, False, True, False, True, False]
+    assert [action[1] for action in actions] == [-1] * 5 + [1] * 2
+    assert sys.gettrace() is None or "coverage" in sys.modules
+
+
+def test_sets_that_nobody_tuned_on_are_compared_each_for_itself(monkeypatch, tmp_path):
+    few = {name: FINDERS[name] for name in ("ours, defaults", "uniform", "speed threshold")}
+    monkeypatch.setattr("gap_vla.phases.quality.untouched.COMPARED", few)
+    recordings = {"corners": [corners(seed) for seed in range(4)]}
+    monkeypatch.setattr("gap_vla.phases.quality.untouched._recordings", lambda *_: recordings)
+    kept = []
+    found = untouched(tmp_path, ["corners"], 4, lambda so_far: kept.append(list(so_far)), ["seeds", "noise"])
+    assert kept == [["seeds"], ["seeds", "noise"]] and found["noise"]["recordings"] == {"corners": 4}
+    text = "\n".join(untouched_tables(found))
+    assert "| our tasks, other seeds (4 recordings) | 1.00 | uniform | 1.00 | +0.00 (+0.00 to +0.00) |" in text
+    assert text.count("chosen on the tuning half") == 2
+
+
 def test_a_finder_that_would_take_too_long_is_skipped_and_named(capsys):
     def slow(motions, parameter):
         end = time.process_time() + 0.05
@@ -115,6 +214,30 @@ def test_differences_are_paired_and_their_interval_covers_chance():
         paired_difference(same, same[:10])
 
 
+def test_the_mean_over_tasks_is_paired_within_each_task():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(60):
+        pairs = [(rng.binomial(5, share, 12), rng.binomial(5, share - 0.2, 12)) for share in (0.5, 0.7, 0.9)]
+        counts = [tuple(np.stack([hits, *np.full((2, 12), 5)], 1) for hits in pair) for pair in pairs]
+        _, low, high = mean_difference(counts, seed=trial, resamples=500)
+        covered += low <= 0.2 <= high
+    assert 50 <= covered <= 59
+
+
+def test_the_best_rival_of_each_task_is_chosen_on_either_half():
+    def line(tuning, matched):
+        task = {"f1@5": matched / 4, "tuning_f1@5": tuning, "counts@5": f"{matched}/4/4 " * 3}
+        return {"tasks": {"a": task, "b": task}}
+
+    finders = {"ours, defaults": line(None, 3), "lucky": line(0.2, 4), "sound": line(0.9, 2)}
+    rows = {row[0]: row[1:] for row in over_the_tasks(finders, shown=1)}
+    assert rows["lucky"] == ["1.00", "−0.25 (−0.25 to −0.25)"]
+    assert rows["best rival of each task, chosen on the tuning half"][0] == "0.50"
+    assert rows["best rival of each task, chosen on the test half"][0] == "1.00"
+    assert over_the_tasks({"sound": finders["sound"]}) == []
+
+
 def test_the_best_rival_is_none_of_our_own_lines():
     def line(matched):
         return {"tasks": {"a": {"f1@5": matched / 4, "counts@5": f"{matched}/4/4 " * 3}}}
@@ -144,3 +267,7 @@ def test_tables_and_figures_hold_every_line(tmp_path):
     assert "| corners | 1.00 | uniform | 1.00 | +0.00 (+0.00 to +0.00) | 1.00 |" in text
     assert "| ours, defaults |" in text and "**noise, no smoothing, no dead-band**" in text and "**demos**" in text
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in draw(results, tmp_path))
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    into_page(text, page)
+    assert page.read_text() == f"before\n{BEGIN}\n\n{text}\n{END}\nafter\n"

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.outputs import writing
-from gap_vla.phases.quality.differences import against_the_best
+from gap_vla.core.whole import replacing
+from gap_vla.phases.quality.differences import DEFAULT, against_the_best, over_the_tasks
+from gap_vla.phases.quality.untouched import TITLES as SETS
 
 TITLES = {"noise": "noise (mm and °)", "rate": "rate (Hz)", "demos": "demonstrations (AUPRC of ρ)"}
+OVER_THE_TASKS = ("rival, tuned", "its F1@5", "default − rival (95 %)")
+OF_RHO = {
+    "AUPRC": ("auprc", 2),
+    "mean ρ": ("rho_mean", 2),
+    "width (steps)": ("rho_width", 1),
+    "calibration error": ("calibration", 3),
+}
 SHOWN = ("f1@2", "f1@5", "f1@10", "precision@5", "recall@5", "timing_error", "auprc")
 
 
@@ -29,20 +38,54 @@ def markdown(results: Mapping[str, Any]) -> str:
         beside = ["task", "default", "best rival, tuned", "its F1@5", "default − rival (95 %)"]
         beside += ["before", "default − before (95 %)"][: len(rows[0]) - len(beside)]
         parts += ["**F1@5 beside the best rival of each task**", "", table(beside, rows)]
+    if rows := over_the_tasks(finders):
+        parts += ["**F1@5 beside rivals, mean over the tasks**", "", table(OVER_THE_TASKS, rows)]
+    if sets := results.get("untouched", {}).get("results"):
+        parts += untouched_tables(sets)
     rho = results["rho"]["results"]
     rows = []
     for name in sorted(rho, key=lambda name: -rho[name]["mean"]["auprc"]):
-        mean = rho[name]["mean"]
-        each = [f"{rho[name]['tasks'][task]['auprc']:.2f}" for task in tasks]
-        figures = (f"{mean['auprc']:.3f}", f"{mean['rho_mean']:.2f}", f"{mean['rho_width']:.1f}")
-        rows.append([name, *each, *figures, f"{mean['calibration']:.3f}"])
-    head = ("ρ", *tasks, "mean", "mean ρ", "width (steps)", "calibration error")
-    parts += ["**AUPRC of ρ by task**", "", table(head, rows)]
+        title = name
+        for what, (key, digits) in OF_RHO.items():
+            each = [f"{rho[name]['tasks'][task][key]:.{digits}f}" for task in tasks]
+            rows.append([title, what, *each, f"{rho[name]['mean'][key]:.{digits}f}"])
+            title = ""
+    parts += ["**ρ by task**", "", table(("ρ", "figure", *tasks, "mean"), rows)]
     for what, values in _curves(results).items():
         name = "AUPRC of ρ" if what == "demos" else "F1"
         rows = [[name, *(f"{score['mean']:.3f}" for score in values.values())]]
         parts += [f"**{what}**", "", table(("", *(str(value) for value in values)), rows)]
     return "\n".join(parts)
+
+
+def untouched_tables(sets: Mapping[str, Any]) -> list[str]:
+    """A table of all sets that nobody tuned on, and F1@5 by task for each."""
+    rows, each = [], []
+    for name, found in sets.items():
+        finders, counts = found["results"], found["recordings"]
+        tasks = list(counts)
+        ours = f"{finders[DEFAULT]['mean']['f1@5']:.2f}"
+        title = f"{SETS[name]} ({sum(counts.values())} recordings)"
+        for rival in over_the_tasks(finders, shown=1):
+            rows.append([title, ours, *rival])
+            title = ours = ""
+        ranked = sorted(finders, key=lambda line: -finders[line]["mean"]["f1@5"])
+        cells = [[line, *(f"{finders[line]['tasks'][task]['f1@5']:.2f}" for task in tasks)] for line in ranked]
+        each += [f"**{SETS[name]}: F1@5 by task**", "", table(("finder", *tasks), cells)]
+    head = ("recordings", "default", *OVER_THE_TASKS)
+    return ["**Recordings that nobody tuned on: F1@5, mean over the tasks**", "", table(head, rows), *each]
+
+
+BEGIN, END = "<!-- tables of results/phases/tables.md -->", "<!-- end of tables -->"
+
+
+def into_page(tables: str, page: Path) -> Path:
+    """Puts the tables between the page's two marks, in place of what is there."""
+    head, rest = page.read_text().split(BEGIN)
+    _, tail = rest.split(END)
+    with replacing(page) as temporary:
+        temporary.write_text(f"{head}{BEGIN}\n\n{tables}\n{END}{tail}")
+    return page
 
 
 def _curves(results: Mapping[str, Any]) -> dict[str, Any]:

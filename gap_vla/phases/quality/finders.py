@@ -14,8 +14,10 @@ import numpy as np
 
 from gap_vla.phases.alternatives import Options, cotpc_points, hdbscan_points, resolved, segment_points
 from gap_vla.phases.motion import Motion, steps_of
+from gap_vla.phases.quality.tuning import Further, cosine, ratio, whole
 
 Points = list[np.ndarray]
+DOUBLED = ratio(2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +26,15 @@ class Finder:
 
     Attributes:
         find: (recordings, parameter) to change points.
-        grid: values of the parameter to choose from; one value: nothing is tuned.
+        grid: values of the parameter that choosing starts from; one value: nothing is tuned.
         parameter: what it is.
+        further: how the grid goes on where the best value is its first or last (`tuning.tune`).
     """
 
     find: Callable[[Sequence[Motion], float], Points]
     grid: tuple[float, ...]
     parameter: str = "penalty"
+    further: Further = DOUBLED
 
 
 def ours(motions: Sequence[Motion], penalty: float | int, **options: Any) -> Points:
@@ -69,19 +73,35 @@ def with_ruptures(search: str, model: str) -> Callable[[Sequence[Motion], float]
 
         found = []
         for motion in motions:
-            signal = step_signal(motion)
-            if model == "ar":
-                signal = np.linalg.norm(signal, axis=1)  # its autoregressive cost takes one channel
-            arguments: dict[str, Any] = {"model": model, "min_size": 3, "jump": 1}
-            if model == "ar":
-                arguments |= {"min_size": 8, "params": {"order": 2}}
+            cost = _cost_of(motion, model)
+            arguments: dict[str, Any] = {"custom_cost": cost, "min_size": 8 if model == "ar" else 3, "jump": 1}
             if search == "Window":
                 arguments["width"] = 12
             searcher = getattr(ruptures, search)(**arguments)
-            found.append(np.array(searcher.fit(signal).predict(pen=penalty)[:-1], np.int64))
+            found.append(np.array(searcher.fit(cost.signal).predict(pen=penalty)[:-1], np.int64))
         return found
 
     return find
+
+
+_costs: dict[int, tuple[Motion, Any]] = {}
+_model = ""
+
+
+def _cost_of(motion: Motion, model: str) -> Any:
+    """The recording's cost; those of one model are remembered, so finders of the same model follow each other."""
+    global _model
+    if model != _model:
+        _costs.clear()
+        _model = model
+    if id(motion) not in _costs:
+        from gap_vla.phases.quality.remembered_cost import RememberedCost
+
+        signal = step_signal(motion)
+        if model == "ar":
+            signal = np.linalg.norm(signal, axis=1)  # its autoregressive cost takes one channel
+        _costs[id(motion)] = (motion, RememberedCost(signal, model))  # the motion is kept, so that its id stays its own
+    return _costs[id(motion)][1]
 
 
 def slow_moments(motions: Sequence[Motion], share: float | int) -> Points:
@@ -113,10 +133,13 @@ def key_states(motions: Sequence[Motion], threshold: float | int) -> Points:
     return [cotpc_points(motion, None, settings) for motion in motions]
 
 
-PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
-RBF_PENALTIES = (0.3, 1.0, 2.0, 4.0, 8.0)
-NORMAL_PENALTIES = (10.0, 30.0, 60.0, 120.0, 240.0)
-AR_PENALTIES = (0.3, 1.0, 3.0, 10.0)
+STOCK_COSTS: dict[str, tuple[float, ...]] = {
+    "l2": (4.0, 8.0, 16.0, 32.0, 64.0),
+    "rbf": (1.0, 2.0, 4.0, 8.0),
+    "normal": (60.0, 120.0, 240.0, 480.0, 960.0),
+    "ar": (0.1, 0.3, 1.0, 3.0),
+}
+"""Costs of ruptures and the penalties from which their choice starts."""
 
 FINDERS: dict[str, Finder] = {
     "ours, defaults": Finder(ours, (0.0,)),
@@ -126,20 +149,13 @@ FINDERS: dict[str, Finder] = {
     "release's mean reduction, tuned": Finder(
         lambda m, p: ours(m, p, rest=0.0, stroke=0.0, reduction="mean"), (0.01, 0.03, 0.1, 0.2, 0.3)
     ),
-    "ruptures Pelt l2": Finder(with_ruptures("Pelt", "l2"), PENALTIES),
-    "ruptures Pelt rbf": Finder(with_ruptures("Pelt", "rbf"), RBF_PENALTIES),
-    "ruptures Pelt normal": Finder(with_ruptures("Pelt", "normal"), NORMAL_PENALTIES),
-    "ruptures Pelt ar": Finder(with_ruptures("Pelt", "ar"), AR_PENALTIES),
-    "ruptures BottomUp l2": Finder(with_ruptures("BottomUp", "l2"), PENALTIES),
-    "ruptures BottomUp rbf": Finder(with_ruptures("BottomUp", "rbf"), RBF_PENALTIES),
-    "ruptures BottomUp normal": Finder(with_ruptures("BottomUp", "normal"), NORMAL_PENALTIES),
-    "ruptures BottomUp ar": Finder(with_ruptures("BottomUp", "ar"), AR_PENALTIES),
-    "ruptures Window l2": Finder(with_ruptures("Window", "l2"), PENALTIES),
-    "ruptures Window rbf": Finder(with_ruptures("Window", "rbf"), RBF_PENALTIES),
-    "ruptures Window normal": Finder(with_ruptures("Window", "normal"), NORMAL_PENALTIES),
-    "ruptures Window ar": Finder(with_ruptures("Window", "ar"), AR_PENALTIES),
-    "speed threshold": Finder(slow_moments, (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), "share of fast speed"),
-    "CoTPC key states": Finder(key_states, (0.0, 0.3, 0.5, 0.7, 0.85, 0.95), "cosine"),
-    "HDBSCAN": Finder(clusters, (4.0, 6.0, 8.0, 12.0), "cluster size"),
-    "uniform": Finder(uniform, tuple(float(k) for k in range(1, 17)), "number"),
+    **{
+        f"ruptures {search} {model}": Finder(with_ruptures(search, model), grid)
+        for model, grid in STOCK_COSTS.items()
+        for search in ("Pelt", "BottomUp", "Window")
+    },
+    "speed threshold": Finder(slow_moments, (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), "share of fast speed", ratio(1.25)),
+    "CoTPC key states": Finder(key_states, (0.0, 0.3, 0.5, 0.7, 0.85, 0.95), "cosine", cosine),
+    "HDBSCAN": Finder(clusters, (4.0, 6.0, 8.0, 12.0), "cluster size", whole(2, lambda size: size // 3)),
+    "uniform": Finder(uniform, tuple(float(k) for k in range(1, 17)), "number", whole(1, lambda number: 1)),
 }

@@ -14,9 +14,13 @@ from gap_vla.phases.metrics import average_precision, boundary_scores, match_bou
 from gap_vla.phases.motion import Motion
 from gap_vla.phases.quality.finders import FINDERS, Finder
 from gap_vla.phases.quality.recordings import Recording
+from gap_vla.phases.quality.tuning import Tuned, tune
 from gap_vla.phases.report import label_report
 
 TOLERANCES = (2, 5, 10)
+BY_TASK = ("value", "tried", "range_ends", "tuning_f1@5", "counts@5")
+"""Of a line's scores, those that have no mean over the tasks."""
+
 AROUND = 2
 """ρ should be high within this many steps of a true switch (area under the precision-recall curve)."""
 
@@ -48,9 +52,10 @@ def compare(
 
     Returns:
         {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
-        timing_error (steps, matched within 10), auprc (of bumps around the change points), value (of the tuned
-        parameter), seconds (per recording), and by task counts@5: matched/found/true of every test recording,
-        such as "4/5/5 5/5/5".
+        timing_error (steps, matched within 10), auprc (of bumps around the change points), and by task
+        value (of the tuned parameter), tried (the least and greatest that were), range_ends (the value is
+        the last possible one), tuning_f1@5, and counts@5: matched/found/true of every test recording, such as
+        "4/5/5 5/5/5".
     """
     out: dict[str, Any] = {}
     for name, finder in finders.items():
@@ -58,7 +63,7 @@ def compare(
             print(f"{name}: skipped, a task would take about {needed:.0f} s (more than {most_seconds:.0f})", flush=True)
             continue
         each = {task: _score_finder(finder, *halves(recordings)) for task, recordings in tasks.items()}
-        keys = [key for key in next(iter(each.values())) if key not in ("value", "counts@5")]
+        keys = [key for key in next(iter(each.values())) if key not in BY_TASK]
         out[name] = {"tasks": each, "mean": {key: float(np.nanmean([s[key] for s in each.values()])) for key in keys}}
         keep(out)
         print(f"{name}: F1@5 {out[name]['mean']['f1@5']:.3f}", flush=True)
@@ -122,25 +127,29 @@ def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.nd
 
 
 def _seconds_needed(finder: Finder, recordings: Sequence[Recording]) -> float:
-    """An estimate from one recording, timed the second time, when everything is loaded and compiled."""
-    motions = [recordings[0].motion]
-    finder.find(motions, finder.grid[-1])
+    """An estimate from one recording, once everything is loaded and compiled.
+
+    The first value costs more than the others where a finder remembers something of a recording.
+    """
+    finder.find([recordings[-1].motion], finder.grid[-1])
     start = time.process_time()
-    finder.find(motions, finder.grid[-1])
-    tuned = len(finder.grid) * len(recordings) / 2 if len(finder.grid) > 1 else 0
-    return (time.process_time() - start) * (tuned + len(recordings) / 2)
+    finder.find([recordings[0].motion], finder.grid[-1])
+    first = time.process_time()
+    finder.find([recordings[0].motion], finder.grid[-1])
+    further = time.process_time() - first
+    values = len(finder.grid) + 6 if len(finder.grid) > 1 else 0
+    return (first - start) * len(recordings) + further * values * len(recordings) / 2
 
 
 def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, Any]:
-    value = finder.grid[0]
+    motions, true = [r.motion for r in train], [r.switches for r in train]
     if len(finder.grid) > 1:
-        motions, true = [r.motion for r in train], [r.switches for r in train]
-        f1 = [boundary_scores(finder.find(motions, v), true, 5)["f1"] for v in finder.grid]
-        value = finder.grid[int(np.argmax(f1))]
+        tuned = tune(lambda v: boundary_scores(finder.find(motions, v), true, 5)["f1"], finder.grid, finder.further)
+    else:
+        tuned = Tuned(finder.grid[0], None, finder.grid[0], finder.grid[0], True)
+    value = tuned.value
     motions, true = [r.motion for r in test], [r.switches for r in test]
-    start = time.perf_counter()
     points = finder.find(motions, value)
-    seconds = (time.perf_counter() - start) / len(test)
     scores = {t: boundary_scores(points, true, t) for t in TOLERANCES}
     return {
         **{f"f1@{t}": scores[t]["f1"] for t in TOLERANCES},
@@ -149,6 +158,8 @@ def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Rec
         "timing_error": scores[10]["timing_error"],
         "auprc": area(bumps(points, motions), test),
         "value": value,
-        "seconds": seconds,
+        "tried": [tuned.low, tuned.high],
+        "range_ends": tuned.range_ends,
+        "tuning_f1@5": tuned.score,
         "counts@5": " ".join(f"{len(match_boundaries(p, t, 5))}/{len(p)}/{len(t)}" for p, t in zip(points, true)),
     }

@@ -1,0 +1,104 @@
+"""Choosing a finder's parameter on training recordings, so that the best value never lies at the end of what was tried.
+
+A grid that ends too early makes a rival look worse than it is. So the grid is only where the search starts: while the
+best value is its first or last, it is extended, up to `EXTENSIONS` values to either side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+EXTENSIONS = 12
+"""Values that may be added to either end of a grid; for penalties, twelve doublings or halvings."""
+
+Further = Callable[[float, int], float | int | None]
+"""(value at an end of the grid, -1 or +1) to the next one beyond it, or None where the parameter's range ends."""
+
+
+class Tuned(NamedTuple):
+    """What was chosen, and between which values.
+
+    Attributes:
+        value: the best; of several equally good ones the middle one.
+        score: of it, on the training recordings; None where there was nothing to choose.
+        low, high: least and greatest value that was tried.
+        range_ends: the best is the last value that the parameter can have.
+    """
+
+    value: float
+    score: float | None
+    low: float
+    high: float
+    range_ends: bool
+
+    @property
+    def inside(self) -> bool:
+        """Whether values on both sides of the best were tried, or there are none."""
+        return self.low < self.value < self.high or self.range_ends
+
+
+def tune(score: Callable[[float], float | int], grid: Sequence[float], further: Further) -> Tuned:
+    """Maximises a score over a grid that grows as long as the best value is at its end, then once between neighbours.
+
+    Args:
+        score: of a value; called once for each.
+        grid: values to start from, ascending.
+        further: what lies beyond an end.
+
+    >>> tune(lambda v: -abs(v - 50), (1.0, 2.0, 4.0), ratio(2))
+    Tuned(value=45.254833995939045, score=-4.745166004060955, low=1.0, high=128.0, range_ends=False)
+    """
+    scores = {value: score(value) for value in grid}
+    added = {-1: 0, 1: 0}
+    ended = False
+    while (side := _edge(scores)) and added[side] < EXTENSIONS:
+        beyond = further(_best(scores), side)
+        if beyond is None:
+            ended = True
+            break
+        scores[beyond] = score(beyond)
+        added[side] += 1
+    low, high = min(scores), max(scores)
+    values, best = sorted(scores), _best(scores)
+    place = values.index(best)
+    for neighbour in values[max(place - 1, 0) : place + 2]:
+        if neighbour != best and (between := further(best, 0)) is not None:
+            middle = math.sqrt(best * neighbour) * between
+            scores[middle] = score(middle)
+    best = _best(scores)
+    return Tuned(best, scores[best], low, high, ended)
+
+
+def ratio(factor: float | int) -> Further:
+    """Values without bound above 0, such as penalties; between two of them lies their geometric mean."""
+    return lambda value, side: 1.0 if side == 0 else value * factor**side
+
+
+def whole(least: int, step: Callable[[int], int]) -> Further:
+    """Whole numbers from `least` on; `step` says how far the next one is."""
+
+    def further(value: float | int, side: int) -> float | None:
+        if side == 0 or (side < 0 and value <= least):
+            return None
+        return float(max(least, int(value) + side * max(1, step(int(value)))))
+
+    return further
+
+
+def cosine(value: float | int, side: int) -> float | None:
+    """Between -1 and 1: half of the way to the bound."""
+    return None if side == 0 else (value + side) / 2
+
+
+def _best(scores: dict[float, float]) -> float:
+    most = max(scores.values())
+    equal = sorted(value for value, found in scores.items() if found >= most - 1e-12)
+    return equal[len(equal) // 2]
+
+
+def _edge(scores: dict[float, float]) -> int:
+    """-1 or 1 where the best value is the first or the last, else 0."""
+    best = _best(scores)
+    return -1 if best == min(scores) else int(best == max(scores))
