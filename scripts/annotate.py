@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from gap_vla.core.arguments import command_parser, json_or_name, key_value, processes, refuse_idle, seed, whole
-from gap_vla.core.errors import command
+from gap_vla.core.errors import command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     page = Path(arguments.report or f"{arguments.out}.report.html")
     if arguments.report is not None:
         claim(page, "report", sources=[arguments.source, arguments.annotator, arguments.out], suffixes=(".html",))
-    done = label_files(arguments.source, arguments.out, job)
+    with keeping(f"{arguments.out} is as it was"):
+        done = label_files(arguments.source, arguments.out, job)
     print(*describe(done.annotation.report), sep="\n")
     print(f"labelled copy: {done.path}\nannotator:     {done.annotator}")
     if arguments.report is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.arguments import MANY, command_parser, key_value, processes, real, refuse_idle, seed, whole
-from gap_vla.core.errors import command
+from gap_vla.core.errors import command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         print(builder.dry_run(arguments.source, picture, reader=reader, **labels))
         return
     require_apart(Path(builder.data_dir), arguments.source)
-    path = builder.convert(arguments.source, reader=reader, **labels, **writing_options(arguments))
+    with keeping("what is finished is kept, the same command continues"):
+        path = builder.convert(arguments.source, reader=reader, **labels, **writing_options(arguments))
     print(f"dataset: {path}")
     print(f"check it: python scripts/check_dataset.py {path}")
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import MANY, command_parser, json_or_name, whole
-from gap_vla.core.errors import command
+from gap_vla.core.arguments import MANY, command_parser, json_or_name, real, whole
+from gap_vla.core.errors import command, keeping
 
 
 @command
@@ -28,7 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=whole(0, 1000), default=6, help="episodes shown on the page (default: 6)")
     parser.add_argument("--max-episodes", type=whole(1, MANY), help="per split (default: all)")
     parser.add_argument(
-        "--action-limit", type=float, help="largest action (default: what the dataset was converted with, else 1)"
+        "--action-limit",
+        type=real(1e-6, 1e9),
+        help="largest action (default: what the dataset was converted with, else 1)",
     )
     parser.add_argument("--strict", action="store_true", help="warnings count as errors")
     arguments = parser.parse_args(argv)
@@ -37,14 +39,15 @@ def main(argv: list[str] | None = None) -> int:
 
     out = arguments.out or Path(f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check")
     claim_folder(out, "check", sources=[arguments.dataset], make=False)
-    report = check_dataset(
-        arguments.dataset,
-        state_key=arguments.state_key,
-        layout=arguments.layout,
-        pictures=arguments.pictures,
-        max_episodes=arguments.max_episodes,
-        action_limit=arguments.action_limit,
-    )
+    with keeping("nothing was written"):
+        report = check_dataset(
+            arguments.dataset,
+            state_key=arguments.state_key,
+            layout=arguments.layout,
+            pictures=arguments.pictures,
+            max_episodes=arguments.max_episodes,
+            action_limit=arguments.action_limit,
+        )
     print(report.text())
     print(f"page: {report.save(claim_folder(out, 'check'))}")
     return report.exit_status(arguments.strict)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from gap_vla.core.arguments import MANY, command_parser, processes, refuse_idle, whole
-from gap_vla.core.errors import command
+from gap_vla.core.errors import command, keeping
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     from gap_vla.probing.command import report
 
-    report(options)
+    with keeping("finished takeovers and probes are kept"):
+        report(options)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from gap_vla.core.arguments import command_parser, json_or_name, real, refuse_idle, whole
-from gap_vla.core.errors import command
+from gap_vla.core.errors import command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -56,18 +56,19 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     from gap_vla.labelling.pages import show_episode
 
-    where = show_episode(
-        arguments.source,
-        arguments.out,
-        episode=arguments.episode,
-        split=arguments.split,
-        camera=arguments.camera,
-        fps=arguments.fps,
-        method=arguments.method,
-        annotator=arguments.annotator,
-        layout=arguments.layout,
-        state=arguments.state,
-    )
+    with keeping("nothing was written"):
+        where = show_episode(
+            arguments.source,
+            arguments.out,
+            episode=arguments.episode,
+            split=arguments.split,
+            camera=arguments.camera,
+            fps=arguments.fps,
+            method=arguments.method,
+            annotator=arguments.annotator,
+            layout=arguments.layout,
+            state=arguments.state,
+        )
     print(where)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process make a step slower
 from gap_vla.core.arguments import MANY, command_parser, whole
-from gap_vla.core.errors import command
+from gap_vla.core.errors import command, keeping
 
 
 @command
@@ -33,14 +33,15 @@ def main(argv: list[str] | None = None) -> None:
     from gap_vla.sim.task_table import as_markdown, draw_pictures, insert_table, update_results
 
     tasks = options.tasks.split(",")
-    results = update_results(
-        options.docs / "task_table.json",
-        tasks=tasks,
-        variants=options.variants.split(","),
-        n=options.episodes,
-        n_looks=options.look_episodes,
-        again=options.again,
-    )
+    with keeping("what was measured is kept, the same command continues"):
+        results = update_results(
+            options.docs / "task_table.json",
+            tasks=tasks,
+            variants=options.variants.split(","),
+            n=options.episodes,
+            n_looks=options.look_episodes,
+            again=options.again,
+        )
     insert_table(options.docs / "TASKS.md", as_markdown(results))
     if options.pictures:
         for task in tasks:

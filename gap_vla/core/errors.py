@@ -14,12 +14,16 @@ Only the standard library is imported.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
 
@@ -33,8 +37,10 @@ def keeping(what: str) -> Iterator[None]:
     """A Ctrl-C inside says what is kept, unless something further inside has said it."""
     try:
         yield
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(*(interrupt.args or (what,))) from None
+    except (KeyboardInterrupt, Exception) as error:
+        if (behind := _interrupt_behind(error)) is None:
+            raise
+        raise KeyboardInterrupt(*(behind.args or (what,))) from None
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
@@ -56,8 +62,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         try:
             return main(*args, **kwargs) or 0
         except KeyboardInterrupt as interrupt:
-            kept = f"; {interrupt.args[0]}" if interrupt.args else ""
-            return _say(f"interrupted{kept}", INTERRUPTED)
+            return _say_interrupted(interrupt)
         except BrokenPipeError:  # the reader of our output has gone, as `head` does
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,6 +70,10 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except (UserError, OSError, MemoryError) as error:
             return _say(f"error: {message_of(error)}", USER_ERROR)
         except Exception as error:
+            if (behind := _interrupt_behind(error)) is not None:
+                return _say_interrupted(behind)
+            if is_full_disk(error):
+                return _say(f"error: {message_of(error)}; free some space", USER_ERROR)
             traceback.print_exc()
             return _say(f"this is a bug of gap_vla, not a mistake of yours: {type(error).__name__}", BUG)
 
@@ -82,6 +91,26 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a disk, a quota or a limit of file sizes is reached, whichever library met it."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    # TensorFlow and HDF5 put the system's message into errors of their own.
+    foreign = type(error).__module__.startswith(("tensorflow", "h5py")) or isinstance(error, OSError)
+    return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C that an error came from: compiled code and libraries turn it into errors of their own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _say_interrupted(interrupt: KeyboardInterrupt) -> int:
+    return _say(f"interrupted{f'; {interrupt.args[0]}' if interrupt.args else ''}", INTERRUPTED)
 
 
 def _say(line: str, status: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +20,8 @@ from gap_vla.core.whole import workplace
 from gap_vla.episode import Episode
 from gap_vla.labelling.examples import episode_of, examples, extra_of, records
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
+from gap_vla.rlds.target import VERSION
 from gap_vla.rlds.version_files import counted, open_version, read_json
-
-_VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
@@ -31,7 +29,7 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
 
     The annotator is fitted on the split `train` where there is one, so that labels of other splits are predictions.
     """
-    if not _VERSION.fullmatch(out.name):
+    if not VERSION.fullmatch(out.name):
         raise LabellingError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
     info, episodes, places, extra = read_all(source, job)
     shards = list(dict.fromkeys((split, file) for split, file, _ in places))

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from gap_vla.core.errors import UserError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TEXTS = ("no space left", "disk quota exceeded", "file too large")
+from gap_vla.core.errors import UserError, is_full_disk
 
 
 class DatasetError(UserError, RuntimeError):
@@ -28,17 +24,9 @@ def naming_a_full_disk(directory: Path, kept: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_full(error):
+        if not is_full_disk(error):
             raise
         raise DatasetError(
             f"no space left on the disk of {directory} (or a quota or limit is reached); free some and run the same "
             f"command again: {kept}"
         ) from None
-
-
-def _is_full(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    # TensorFlow and HDF5 put the system's message into errors of their own.
-    foreign = type(error).__module__.startswith(("tensorflow", "h5py")) or isinstance(error, OSError)
-    return foreign and any(text in str(error).lower() for text in _TEXTS)

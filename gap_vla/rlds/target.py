@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from gap_vla.rlds.reader import dataset_metadata
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
 MODULE = "gap_vla.rlds"
 """What a dataset says of its origin if it was not written by a TFDS builder class."""
+
+VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 _MARK = "settings.json"
 
@@ -48,6 +51,8 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
     ) -> None:
         if not name.isidentifier():
             raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores")
+        if not VERSION.fullmatch(version):
+            raise DatasetError(f"dataset version {version!r}: give three numbers, such as 1.0.0")
         self._home = Path(data_dir) / name
         self.name, self.version = name, version
         self.settings = json.loads(json.dumps(settings, default=str))

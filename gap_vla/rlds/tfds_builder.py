@@ -22,7 +22,7 @@ from gap_vla.demos.source import Source
 from gap_vla.rlds.convert import build_dataset, dry_run
 from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.reader import dataset_metadata
-from gap_vla.rlds.target import DESCRIPTION
+from gap_vla.rlds.target import DESCRIPTION, VERSION
 
 BUILDERS = Path(__file__).parents[2] / "rlds_builders"
 """The folders of builders, where this package lies in a checkout."""
@@ -173,6 +173,8 @@ def dataset_builder(
         )
     if not name.isidentifier():
         raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores")
+    if version is not None and not VERSION.fullmatch(str(version)):
+        raise DatasetError(f"dataset version {version!r}: give three numbers, such as 1.0.0")
     found = _class_in_folder(name)
     if found is None or kind not in (None, found.KIND):
         base = DemosBuilder

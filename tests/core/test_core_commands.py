@@ -41,6 +41,21 @@ def test_the_innermost_word_about_what_is_kept_holds():
         raise KeyboardInterrupt
 
 
+def test_a_ctrl_c_that_a_library_turned_into_its_own_error_is_a_ctrl_c(capsys):
+    """Numba's compiled functions do."""
+
+    @command
+    def main():
+        with keeping("all is as it was"):
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as interrupt:
+                raise SystemError("returned a result with an exception set") from interrupt
+
+    assert main() == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; all is as it was\n"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_wrapped_and_loads_nothing_before(name):
     """A Ctrl-C that comes before `main` is running would end in a traceback."""
