@@ -19,7 +19,7 @@ PROFILES = {
         model=dict(pretrained="hf://rail-berkeley/octo-small-1.5", window_size=2, action_horizon=4, head="diffusion"),
         optimizer=dict(learning_rate=3e-4, warmup_steps=2000, frozen_keys=("*hf_model*",)),
         train=dict(steps=50_000, batch_size=256, log_every=100, validate_every=5000, save_every=5000),
-        eval=dict(episodes=100),
+        eval=dict(episodes=100, execute=4),
     ),
 }
 

@@ -18,7 +18,7 @@ SMALL_OCTO: dict[str, Any] = dict(
     model=dict(window_size=1, action_horizon=8, stem_features=(64, 96, 128), stem_patch=4),
     optimizer=dict(learning_rate=5e-4, warmup_steps=100),
     train=dict(steps=3000, batch_size=64),
-    eval=dict(episodes=20, execute=4),
+    eval=dict(episodes=20, execute=2),
 )
 """Changes of the library's defaults."""
 
@@ -26,8 +26,9 @@ ONE_CAMERA: dict[str, Any] = dict(
     demos=dict(cameras=("primary",)),
     data=dict(augment=dict(cameras=())),
     model=dict(stem_features=(32, 64, 128, 128), stem_patch=0),
+    eval=dict(execute=4),
 )
-"""Back to one camera, pictures as they are, and a stem of four convolutions."""
+"""Back to one camera, pictures as they are, a stem of four convolutions, and four actions executed of each chunk."""
 
 DEBUG: dict[str, Any] = dict(
     demos=dict(episodes=3),
