@@ -63,7 +63,7 @@ TARGET = Target(
 
 
 def test_damage_is_refused_or_harmless(tmp_path: Path) -> None:
-    outcomes = run(TARGET, tmp_path, range(300))
+    outcomes = run(TARGET, tmp_path, range(200))
     assert min(outcomes.values()) > 20, outcomes
 
 
