@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from gap_vla.core.errors import UserError
+from gap_vla.core.errors import UserError, is_full_disk
 
 FOREIGN = (
     OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError, ArithmeticError,
@@ -50,6 +50,10 @@ def refusing(
     except UserError:
         raise
     except problems as problem:
+        if is_full_disk(problem):  # the file that is read is not to blame
+            raise error(
+                f"{where}: no space left on the disk that is written to; free some and run it again"
+            ) from problem
         found = f"no {problem.args[0]!r}" if type(problem) is KeyError and problem.args else f"{problem}"
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem
 

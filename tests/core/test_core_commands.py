@@ -1,5 +1,6 @@
 """All commands fail in one way: a line and status 2 for what a user can put right, 130 for Ctrl-C, 70 for our bugs."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call, load, start
 
 from gap_vla.command import load_config
+from gap_vla.core.boundary import refusing
 from gap_vla.core.errors import BUG, INTERRUPTED, USER_ERROR, UserError, command, keeping
 from gap_vla.typed_config import ConfigError
 
@@ -141,3 +143,8 @@ def test_commands_with_a_configuration_name_what_is_missing(name, tmp_path):
     process = start(name, cwd=tmp_path)
     _, said = process.communicate(timeout=60)
     assert process.returncode == USER_ERROR and said.startswith("error: --config FILE[:PROFILE] is missing")
+
+
+def test_a_full_disk_is_not_blamed_on_the_file_that_is_read():
+    with pytest.raises(UserError, match=r"in\.npz: no space left on the disk"), refusing("in.npz", "copy it again"):
+        raise OSError(errno.ENOSPC, "No space left on device")
