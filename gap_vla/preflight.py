@@ -7,6 +7,7 @@ collected, or after it was trained, does not start.
 from __future__ import annotations
 
 import ctypes
+import fnmatch
 import glob
 import json
 from pathlib import Path
@@ -179,15 +180,13 @@ def _require_weights(config: FinetuneConfig) -> None:
 def _require_trainable(config: FinetuneConfig) -> None:
     if not config.optimizer.frozen_keys or config.schedule.mode == "none":
         return
-    from gap_vla.octo.partition import split_frozen
-
-    leaves = {"obs_proprio_projection": {"kernel": 0, "bias": 0}, "obs_proprio_pos_embedding": 0}  # M8
-    _, frozen = split_frozen({"octo_transformer": leaves}, config.optimizer.frozen_keys)
-    for name in frozen.get("octo_transformer", {}):
-        raise ConfigError(
-            f"optimizer.frozen_keys is {config.optimizer.frozen_keys}, which freezes octo_transformer/{name}; method "
-            f"{config.method} adjusts its gradient"
-        )
+    for leaf in ("projection.kernel", "projection.bias", "pos_embedding"):  # M8
+        path = f"octo_transformer.obs_proprio_{leaf}"
+        if any(fnmatch.fnmatch(path, pattern) for pattern in config.optimizer.frozen_keys):
+            raise ConfigError(
+                f"optimizer.frozen_keys is {config.optimizer.frozen_keys}, which freezes {path}; method "
+                f"{config.method} adjusts its gradient"
+            )
 
 
 def _require_devices(config: FinetuneConfig) -> None:

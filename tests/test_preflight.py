@@ -64,7 +64,7 @@ def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_pat
     ("make", "changes", "words"),
     [
         (octo, {"model__pretrained": "/nowhere"}, r"model\.pretrained is '/nowhere', which holds no checkpoint"),
-        (octo, {"optimizer__frozen_keys": ("*proprio*",)}, r"freezes octo_transformer/obs_proprio\w+; method vp_gap"),
+        (octo, {"optimizer__frozen_keys": ("*proprio*",)}, r"freezes octo_transformer\.obs_proprio\S+; method vp_gap"),
         (octo, {"model__pretrained": "hf://octo-small"}, "expected hf://<owner>/<repository>"),
         (octo, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),
         (small, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),
@@ -153,6 +153,15 @@ def test_no_profile_that_runs_on_a_cpu_is_refused_with_8_gigabytes(name, profile
     if published:  # a batch of 256 of Octo-small on a CPU, which is for looking at with --dry_run
         with pytest.raises(ResourceError, match=r"transformer \d+\.\d GiB"):
             require_training_memory(config, on_cpu=True)
+
+
+@pytest.mark.parametrize(("name", "profile"), profiles())
+def test_no_profile_is_refused_where_its_weights_and_device_are(name, profile, folders, monkeypatch):
+    monkeypatch.setattr(resources, "available_memory", lambda: 2**50)
+    monkeypatch.setattr(resources, "free_disk", lambda folder: 2**50)
+    monkeypatch.setattr(preflight, "_require_torch_device", lambda device: None)
+    monkeypatch.setattr(preflight, "_require_weights", lambda config: None)
+    ready(config_of(name, profile, **folders))
 
 
 def test_a_collection_that_does_not_fit_is_refused(tmp_path):

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from gap_vla.typed_config import ConfigError
+
 Schedule = Callable[[Any], Any]
 
 
@@ -51,13 +53,13 @@ def freeze_labels(params: Any, frozen_keys: Sequence[str]) -> Any:
     """`"frozen"` or `"trainable"` for every leaf; a pattern is matched by `fnmatch` against the whole dotted path.
 
     Raises:
-        ValueError: a pattern matches nothing, which would silently train what was meant to be frozen.
+        ConfigError: a pattern matches nothing, which would silently train what was meant to be frozen.
     """
     flat = traverse_util.flatten_dict(dict(params), sep=".")
     for pattern in frozen_keys:
         if not any(fnmatch(path, pattern) for path in flat):
-            raise ValueError(
-                f"frozen_keys: {pattern!r} matches no parameter; patterns cover the whole path, such as "
+            raise ConfigError(
+                f"optimizer.frozen_keys: {pattern!r} matches no parameter; patterns cover the whole path, such as "
                 "'octo_transformer.*' or '*hf_model*'"
             )
     labels = {
