@@ -11,7 +11,7 @@ from gap_vla.small_octo import DEBUG, ONE_CAMERA, small_octo
 
 PROFILES = {
     "default": {},
-    "one_camera": ONE_CAMERA,
+    "one_camera": {**ONE_CAMERA, "train": dict(steps=3000)},
     "debug": DEBUG,
     "paper": dict(
         demos=dict(episodes=500, image_size=256, cameras=("primary",), action_noise=0.0),

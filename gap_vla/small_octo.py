@@ -17,7 +17,7 @@ SMALL_OCTO: dict[str, Any] = dict(
     data=dict(augment=dict(cameras=CAMERAS, primary=AUGMENT, wrist=AUGMENT)),
     model=dict(window_size=1, action_horizon=8, stem_features=(64, 96, 128), stem_patch=4),
     optimizer=dict(learning_rate=5e-4, warmup_steps=100),
-    train=dict(steps=3000, batch_size=64),
+    train=dict(steps=2400, batch_size=64),
     eval=dict(episodes=20, execute=2),
 )
 """Changes of the library's defaults."""
