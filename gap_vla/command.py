@@ -32,7 +32,9 @@ def load_config(path_and_profile: str) -> ConfigDict:
     Raises:
         ConfigError: no such file, code that fails (with its line), no `get_config` in it, or no such profile.
     """
-    path, _, profile = path_and_profile.partition(":")
+    path, colon, profile = path_and_profile.partition(":")
+    if colon and not profile:
+        raise ConfigError(f"--config {path_and_profile} names no profile after the colon")
     if not Path(path).is_file():
         near = ", ".join(str(p) for p in sorted(Path(path).parent.glob("*.py"))) or "none there"
         raise ConfigError(f"configuration file {path!r} does not exist (files: {near})")

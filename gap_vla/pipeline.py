@@ -26,7 +26,7 @@ from gap_vla.progress import duration
 from gap_vla.sim import task_spec
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.origin import TRAINING_VERSION, origin
-from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.run_directory import RunDirectory, named
 from gap_vla.training.settings import of_training
 from gap_vla.typed_config import ConfigError
 from gap_vla.views import require_view
@@ -137,7 +137,7 @@ def run_directory_of(config: FinetuneConfig, run_name: str = "") -> Path:
     """`runs/<task>/<method>-seed<seed>-<hash of what is trained, the data's making and the code's version>`, or the
     name."""
     made_from = {"config": of_training(config.to_dict()), "dataset": _made_from(stages_of(config))}
-    name = run_name or f"{config.method}-seed{config.train.seed}-{digest(made_from)}"
+    name = named(run_name) if run_name else f"{config.method}-seed{config.train.seed}-{digest(made_from)}"
     return Path(config.runs) / config.task / name
 
 

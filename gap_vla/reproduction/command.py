@@ -56,6 +56,7 @@ def reproduce(options: argparse.Namespace) -> None:
             raise ConfigError(f"--table is missing; give one of {', '.join(TABLES)}, or --render to render all of them")
         render_all(options)
         return
+    budget = seconds(options.budget)
     options.jobs = JOBS[options.device] if options.jobs is None else options.jobs
     runs = not (options.dry_run or options.render or options.look)
     if runs and machine(options.device).get("device_name") == "none":
@@ -82,7 +83,7 @@ def reproduce(options: argparse.Namespace) -> None:
         look(cells, ledger, kind, options.look, command=command)
     elif runs:
         queue = QueueOptions(
-            budget=seconds(options.budget),
+            budget=budget,
             jobs=options.jobs,
             retry=options.retry,
             device=options.device,

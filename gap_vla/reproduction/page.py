@@ -28,9 +28,12 @@ def replace_between(page: Path, name: str, generated: str, *, append: bool = Tru
         append: whether a page without the markers gets them at its end; otherwise it stays as it is.
 
     Raises:
-        RenderError: only one of the two markers is there, or they stand in the wrong order.
+        RenderError: only one of the two markers is there, or they stand in the wrong order; or the page is no
+            Markdown.
     """
     begin, end = markers(name)
+    if page.suffix != ".md":
+        raise RenderError(f"{page}: results are written into a Markdown page; its name must end in .md")
     text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
     if begin not in text and end not in text:
         if not append:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,17 @@ EARLIER = "earlier"
 
 class RunExistsError(UserError, RuntimeError):
     """The run directory is there already and resuming was not asked for."""
+
+
+def named(name: str) -> str:
+    """The name that somebody gave to a run.
+
+    Raises:
+        ConfigError: it is none of one folder, so the run would lie elsewhere.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", name):
+        raise ConfigError(f"--run_name is {name!r}; give letters, digits and '_', inside also '.' and '-'")
+    return name
 
 
 class RunDirectory:

@@ -99,7 +99,16 @@ def make_box(box: Path) -> None:
     (foreign / "data" / "theirs" / "1.0.0").mkdir(parents=True)
     (foreign / "toy" / "1.0.0" / "dataset_info.json").write_text("{}")
     (foreign / "data" / "theirs" / "1.0.0" / "dataset_info.json").write_text("{}")
-    for name in ("note.txt", "page.html", "film.mp4", "sheet.png", "other.hdf5", "index.html", "summary.json"):
+    for name in (
+        "note.txt",
+        "page.html",
+        "film.mp4",
+        "sheet.png",
+        "other.hdf5",
+        "index.html",
+        "summary.json",
+        "check.html",
+    ):
         (foreign / name).write_text(f"the only copy of {name}")
     (foreign / "keys_number.json").write_text('{"observation": 5}')
     (foreign / "keys_list.json").write_text("[1, 2]")

@@ -18,7 +18,7 @@ from gap_vla.policies.config import SmallConfig
 from gap_vla.preflight import require_ready
 from gap_vla.progress import duration
 from gap_vla.training.origin import TRAINING_VERSION, origin
-from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.run_directory import RunDirectory, named
 from gap_vla.training.settings import of_training
 
 
@@ -26,7 +26,7 @@ def run_directory_of(config: SmallConfig, run_name: str = "") -> Path:
     """`runs/<task>/small-<method>-seed<seed>-<hash of what is trained, the data's making and the code's version>`, or
     the given name."""
     made_from = {"config": of_training(config.to_dict()), "dataset": _made_from(config)}
-    name = run_name or f"small-{config.method}-seed{config.train.seed}-{digest(made_from)}"
+    name = named(run_name) if run_name else f"small-{config.method}-seed{config.train.seed}-{digest(made_from)}"
     return Path(config.runs) / config.task / name
 
 
