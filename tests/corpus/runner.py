@@ -71,6 +71,8 @@ class Runner:
         """Runs `scripts/COMMAND.py ARGUMENTS` in `cwd`; stdout and stderr lie in `.stdout`, `.stderr` there."""
         call = {"argv": [str(ROOT / "scripts" / f"{command}.py"), *arguments], "cwd": str(cwd), "limit": limit}
         call |= {"interrupt_after": interrupt_after, "file_bytes": file_bytes}
+        for name in (".stdout", ".stderr"):
+            (cwd / name).touch()
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(call) + "\n")
         self._process.stdin.flush()
