@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gap_vla.config import FinetuneConfig, SharedStages
+from gap_vla.core.foreign import Section
 from gap_vla.core.resources import require_writable
 from gap_vla.estimates import require_data_space, require_training_memory
 from gap_vla.policies.config import SmallConfig
@@ -110,8 +111,8 @@ def require_dataset(directory: Path, config: FinetuneConfig | SharedStages, need
     fields = _step_fields(directory)
     if fields is None:
         return  # a description of another kind; reading it will say what is wrong
-    with open(directory / "dataset_info.json", encoding="utf-8") as stream:
-        splits = {split.get("name") for split in json.load(stream).get("splits", [])}
+    info = Section.read(directory / "dataset_info.json", ConfigError)
+    splits = {split.text("name") for split in info.list("splits", Section.section)}
     for split in {"train", "val"} - splits:
         raise ConfigError(f"{directory} has no split {split!r}; build it with data.val_fraction above 0")
     if needs_rho and "rho" not in fields:

@@ -99,6 +99,7 @@ def serve() -> None:
 
 def _supervise(call: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the call is under way
     child = os.fork()
     if child == 0:
         _become(call)
@@ -135,6 +136,7 @@ def _become(call: dict[str, Any]) -> None:
     sys.path[0] = str(Path(sys.argv[0]).parent)
     code = 70
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as end:
