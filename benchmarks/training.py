@@ -16,7 +16,7 @@ import sys
 import time
 
 
-def measure(pairs: int, batch_size: int) -> None:
+def measure(pairs: int, batch_size: int, profile: str) -> None:
     import jax
     import numpy as np
 
@@ -26,10 +26,11 @@ def measure(pairs: int, batch_size: int) -> None:
     from gap_vla.training.octo import build
     from gap_vla.training.step import DeviceFactors, TrainStep
 
-    config = FinetuneConfig.from_dict(load_config("finetune_configs/threading.py:one_camera").to_dict())
+    config = FinetuneConfig.from_dict(load_config(f"finetune_configs/threading.py:{profile}").to_dict())
     size, window, horizon = config.demos.image_size, config.model.window_size, config.model.action_horizon
+    cameras = [f"image_{camera}" for camera in config.demos.cameras]
     batch = example_batch(
-        image_size=size, window_size=window, action_horizon=horizon, batch_size=batch_size
+        cameras, image_size=size, window_size=window, action_horizon=horizon, batch_size=batch_size
     )  # 9-D proprioception, 7-D actions
     batch["rho"] = np.random.default_rng(0).uniform(0, 1, (batch_size, window)).astype(np.float32)
     trainer = build(config, batch, {})
@@ -64,12 +65,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
     parser.add_argument("--batch_size", type=int, default=64, help="samples in a step (default 64)")
+    parser.add_argument("--profile", default="one_camera", help="of finetune_configs/threading.py (default one_camera)")
     parser.add_argument("--huge_pages", action="store_true", help="compare the allocator's page sizes instead")
     options = parser.parse_args()
     if not options.huge_pages:
-        measure(options.pairs, options.batch_size)
+        measure(options.pairs, options.batch_size, options.profile)
         return
     command = [sys.executable, __file__, "--pairs", str(options.pairs), "--batch_size", str(options.batch_size)]
+    command += ["--profile", options.profile]
     for value in ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=1"):
         print(f"GLIBC_TUNABLES={value}", flush=True)
         subprocess.run(command, env=os.environ | {"GLIBC_TUNABLES": value}, check=True)
