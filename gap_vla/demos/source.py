@@ -108,6 +108,8 @@ def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) 
     path = Path(path)
     if not path.exists():
         raise EpisodeError(f"{path}: no such file or folder")
+    if not (path.is_file() or path.is_dir()):
+        raise EpisodeError(f"{path}: neither a file nor a folder; demonstrations are read more than once")
     reader = reader_class(kind)
     known = [name for name in inspect.signature(reader).parameters if name != "path"]
     if unknown := sorted(set(options) - set(known)):

@@ -95,6 +95,7 @@ def collect_demos(
     variant_spec(variant)
     for wanted in cameras:
         check_name("camera", wanted, ("primary", "wrist"))
+    check_name("view", camera, spec.views)
     if n < 1 or workers < 1:
         raise CollectionError(f"n and workers must be at least 1, got n={n}, workers={workers}")
     if cameras:

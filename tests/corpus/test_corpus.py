@@ -265,7 +265,6 @@ def test_the_corpus_covers_every_command() -> None:
     assert len(ALL) >= 300
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted({call.kind for _, call in ALL}))
 def test_no_call_loses_executes_hangs_or_accepts_in_silence(corpus: Corpus, kind: str) -> None:
     wrong = []
