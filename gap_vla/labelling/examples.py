@@ -18,6 +18,7 @@ from gap_vla.demos.fields import as_rows
 from gap_vla.demos.layout import OPENING_UNIT, StateLayout
 from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabellingError, joined
+from gap_vla.rlds.version_files import records
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 """How encoded PNG and JPEG images begin."""
@@ -33,23 +34,10 @@ def examples(file: Path) -> Iterator[Any]:
     """
     import tensorflow as tf
 
-    for record in records(file):
+    for record in records(file, LabellingError):
         with refusing(f"{file} holds something else than examples", "copy it again", LabellingError, (Error,)):
             example = tf.train.Example.FromString(record)
         yield example
-
-
-def records(file: Path) -> Iterator[bytes]:
-    """The bytes of the records of a shard, their checksums compared.
-
-    Raises:
-        LabellingError: it is damaged.
-    """
-    import tensorflow as tf
-
-    advice = "copy it again or convert the source again"
-    with refusing(f"{file} is truncated or damaged", advice, LabellingError, (tf.errors.OpError,)):
-        yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
 
 
 def episode_of(example: Any, file: str, number: int, job: LabelJob, *, images: bool = False) -> Episode:

@@ -18,10 +18,10 @@ import numpy as np
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.whole import workplace
 from gap_vla.episode import Episode
-from gap_vla.labelling.examples import episode_of, examples, extra_of, records
+from gap_vla.labelling.examples import episode_of, examples, extra_of
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
 from gap_vla.rlds.target import VERSION
-from gap_vla.rlds.version_files import counted, open_version, read_json
+from gap_vla.rlds.version_files import counted, open_version, read_json, records
 
 
 def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:

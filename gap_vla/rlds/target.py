@@ -17,6 +17,7 @@ from gap_vla.identity import digest
 from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.identity import differences
 from gap_vla.rlds.reader import dataset_metadata
+from gap_vla.rlds.version_files import read_back
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
 MODULE = "gap_vla.rlds"
@@ -148,7 +149,12 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
         write_json(self.partial / "metadata.json", metadata)
 
     def finish(self) -> Path:
-        """Gives the dataset its final name."""
+        """Reads the dataset back and gives it its final name.
+
+        Raises:
+            EpisodeError: it did not arrive whole on the disk.
+        """
+        read_back(self.partial)
         (self.partial / _MARK).unlink()
         stamp(self.partial, "dataset")
         claim(self.path, "dataset", overwrite=self._overwrite)

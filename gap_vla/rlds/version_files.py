@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.boundary import one_line, refusing
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, whole
 from gap_vla.episode import EpisodeError
 
@@ -82,6 +83,30 @@ def _check_shards(builder: Any, info: Section) -> None:
 
 def _section_values(part: Section, key: str) -> Any:
     return part.section(key).values
+
+
+def records(file: Path, error: type[UserError] = EpisodeError) -> Iterator[bytes]:
+    """The bytes of the records of a shard, their checksums compared.
+
+    Raises:
+        UserError: it is damaged; of the class `error`.
+    """
+    import tensorflow as tf
+
+    advice = "copy it again or convert the source again"
+    with refusing(f"{file} is truncated or damaged", advice, error, (tf.errors.OpError,)):
+        yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+
+
+def read_back(version_dir: Path) -> None:
+    """Reads every record of a version that was just written, and compares their number with `dataset_info.json`.
+
+    Raises:
+        EpisodeError: it did not arrive whole.
+    """
+    for split in open_version(version_dir).info.splits.values():
+        for file, length in zip(split.filepaths, split.shard_lengths):
+            counted(file, sum(1 for _ in records(Path(str(file)))), length)
 
 
 def counted(what: Path | str, found: int, said: int) -> None:

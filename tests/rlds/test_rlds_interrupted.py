@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from synthetic_demos import make_episode, write_robomimic
 
-from gap_vla.rlds import DatasetError, EpisodeStore, build_dataset, write_rlds
+from gap_vla.episode import EpisodeError
+from gap_vla.rlds import DatasetError, EpisodeStore, build_dataset, read_rlds, write_rlds
 
 
 @contextlib.contextmanager
@@ -113,3 +114,16 @@ def test_demonstrations_of_no_steps_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"d.hdf5, episode demo_1: .*(0 steps|no steps|empty)"):
         build_dataset(file, tmp_path / "data", "toy", method="fixed", workers=1)
     assert leftovers(tmp_path / "data" / "toy") == []
+
+
+def test_a_shard_that_did_not_reach_the_disk_whole_is_noticed_before_the_old_dataset_goes(tmp_path):
+    episodes = [make_episode(i) for i in range(4)]
+    old = write_rlds(episodes[:2], tmp_path, "toy", identity={"of": "two"})
+
+    def lose_a_record(directory: Path) -> None:
+        shard = directory / "toy-train.tfrecord-00000-of-00001"
+        shard.write_bytes(shard.read_bytes()[:-40])
+
+    with pytest.raises(EpisodeError, match=r"tfrecord.* is truncated or damaged"):
+        write_rlds(episodes, tmp_path, "toy", identity={"of": "four"}, overwrite=True, companion=lose_a_record)
+    assert sum(1 for split in ("train", "val") for _ in read_rlds(old, split)) == 2
