@@ -20,9 +20,10 @@ debug: setup
 	$(BIN)/python scripts/finetune.py --config finetune_configs/threading.py:debug --resume
 
 # tests/sim draws pictures, which without a GPU needs a process without TensorFlow.
+TWO = -n 2 --dist loadfile
 test: setup lint
-	$(BIN)/python -m pytest -q --ignore=tests/sim
-	$(BIN)/python -m pytest -q tests/sim
+	$(BIN)/python -m pytest -q $(TWO) --ignore=tests/sim
+	$(BIN)/python -m pytest -q $(TWO) tests/sim
 	$(BIN)/python -m pytest -q --doctest-modules gap_vla
 
 test-slow: setup

@@ -8,6 +8,7 @@ import time
 import numpy as np
 from test_evaluation_diagnose import Seeing
 
+from gap_vla.evaluation import policy_server, wire
 from gap_vla.evaluation.policy_server import PolicyServer, serve_forever
 
 
@@ -25,13 +26,26 @@ class Faulty(Seeing):
                 os._exit(3)
             if self.fault == "hang" or (self.fault == "hang once" and self.calls == self.after):
                 time.sleep(3600 if self.fault == "hang" else 5)
-            if self.fault == "nan":
-                actions[:, 2] = np.nan
             if self.fault == "width":
                 actions = actions[:, :5]
         return actions
 
 
+def pack_nan(policy):
+    """What servers of other people send, who do not look at what their policy says."""
+
+    def pack(message):
+        if "actions" in message and policy.calls >= policy.after:
+            message["actions"] = message["actions"].copy()
+            message["actions"][:, 2] = np.nan
+        return wire.pack(message)
+
+    return pack
+
+
 if __name__ == "__main__":
-    server = PolicyServer(Faulty(sys.argv[2], int(sys.argv[3])), whole_chunks=False)
+    policy = Faulty(sys.argv[2], int(sys.argv[3]))
+    if policy.fault == "nan":
+        policy_server.pack = pack_nan(policy)
+    server = PolicyServer(policy, whole_chunks=False)
     asyncio.run(serve_forever(server, "127.0.0.1", int(sys.argv[1]), lambda port: print(port, flush=True)))

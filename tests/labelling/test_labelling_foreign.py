@@ -153,7 +153,7 @@ def test_openings_are_drawn_in_the_unit_of_the_layout(bridge: Path, tmp_path: Pa
     for index in range(2):
         steps = bridge_steps(index)
         state = np.stack([step["observation"]["state"] for step in steps])
-        action = np.stack([step["action"] for step in steps])
+        action = np.clip(np.stack([step["action"] for step in steps]), -1, 1)
         np.savez(tmp_path / "npz" / f"demo_{index}.npz", proprio=state, action=action)
     converted = write_rlds(open_source(tmp_path / "npz", "npz", layout="bridge"), tmp_path, "converted")
     assert drawn(converted) == ("opening (no unit)", 1.0)
