@@ -142,9 +142,17 @@ def test_bad_names_are_refused_before_anything_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_in_a_worker_reaches_the_caller_with_its_cause(tmp_path):
-    with pytest.raises(CollectionError, match=r"corner9"):
+def test_an_error_in_a_worker_reaches_the_caller_with_its_cause(tmp_path, monkeypatch):
+    (tmp_path / "metaworld.py").write_text("raise RuntimeError('a broken simulator')")
+    monkeypatch.syspath_prepend(tmp_path)  # workers inherit it
+    with pytest.raises(CollectionError, match=r"a broken simulator"):
+        collect_demos("assembly", 1, tmp_path / "z.hdf5", progress=False)
+
+
+def test_an_unknown_view_is_refused_before_a_worker_starts(tmp_path):
+    with pytest.raises(UnknownNameError, match=r"unknown view 'corner9'; did you mean 'corner'"):
         collect_demos("assembly", 1, tmp_path / "z.hdf5", camera="corner9", progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_sheet_and_video_show_the_collection(collection):
