@@ -54,11 +54,16 @@ class Stage:
 
 
 VOLATILE = ("seconds", "time", "train/steps_per_second", "machine", "path", "steps_per_second", "rate", "started")
-RUN = "--config.runs=out/runs --config.data.root=out/data --config.data.rlds=in/toy/1.0.0 --config.eval.episodes=0"
+RUN = (
+    "--config.runs=out/runs --config.data.root=out/data --config.data.rlds=in/toy/1.0.0 --config.eval.episodes=0 "
+    "--config.demos.image_size=32"
+)
+ONE_CAMERA = "--config.demos.cameras=('primary',) --config.data.augment.cameras=('primary',)"
 
 
-def _finetune(script: str, file: str) -> Stage:
-    words = [script, "--config", str(ROOT / "finetune_configs" / f"{file}.py:debug"), "--run_name", "run", *RUN.split()]
+def _finetune(script: str, file: str, more: str = "") -> Stage:
+    words = [script, "--config", str(ROOT / "finetune_configs" / f"{file}.py:debug"), "--run_name", "run"]
+    words += [*RUN.split(), *more.split()]
     result = ("out/runs/**/checkpoint/**/*", "out/runs/**/*.pt", "out/runs/**/metrics.jsonl")
     return Stage(words, result, ("--resume",))
 
@@ -73,7 +78,7 @@ STAGES = {
     "annotate_rlds": Stage("annotate in/toy/1.0.0 --out out/toy/1.1.0".split(), ("out/toy/1.1.0/**/*",)),
     "build": Stage("build_dataset in/demos.hdf5 --name toy --data-dir out".split(), ("out/toy/1.0.0/**/*",)),
     "show": Stage("show_episode in/demos.hdf5 --method gaussian --out out/e.mp4".split(), ("out/e.mp4",)),
-    "finetune": _finetune("finetune", "assembly"),
+    "finetune": _finetune("finetune", "assembly", ONE_CAMERA),
     "train_small": _finetune("train_small", "small_assembly"),
     "evaluate": Stage(
         "evaluate --policy random --task assembly --episodes 3 --horizon 40 --videos 0 --workers 1 --quiet --out out/e"
