@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import resource
 import runpy
 import signal
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+AGAIN = 15.0
+"""Seconds after which a user presses Ctrl-C again: one that arrives in a library's callback is lost in Python."""
+
 HEAVY = (
     "h5py numpy pyarrow PIL.Image imageio ml_collections tensorflow tensorflow_datasets torch jax flax optax numba "
     "matplotlib.pyplot websockets gap_vla.demos gap_vla.labelling gap_vla.phases gap_vla.rlds.convert "
@@ -39,7 +43,8 @@ class Outcome:
 
     @property
     def traceback(self) -> bool:
-        return "Traceback (most recent call last)" in self.stderr
+        """Whether one was shown; Python's note on what it ignored in a library's callback is none."""
+        return bool(re.search(r"(?<!\n)Traceback \(most|(?<!>)\nTraceback \(most", self.stderr))
 
 
 class Runner:
@@ -113,7 +118,7 @@ def _supervise(call: dict[str, Any]) -> dict[str, Any]:
         now = time.monotonic()
         if interrupt is not None and now > started + interrupt:
             os.kill(child, signal.SIGINT)
-            interrupt = None
+            interrupt += AGAIN
         if now > end:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
