@@ -64,7 +64,7 @@ ONE_CAMERA = "--config.demos.cameras=('primary',) --config.data.augment.cameras=
 def _finetune(script: str, file: str, more: str = "") -> Stage:
     words = [script, "--config", str(ROOT / "finetune_configs" / f"{file}.py:debug"), "--run_name", "run"]
     words += [*RUN.split(), *more.split()]
-    result = ("out/runs/**/checkpoint/**/*", "out/runs/**/*.pt", "out/runs/**/metrics.jsonl")
+    result = ("out/runs/**/checkpoint/**/*", "out/runs/**/metrics.jsonl")
     return Stage(words, result, ("--resume",))
 
 
