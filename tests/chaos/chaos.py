@@ -135,7 +135,7 @@ class Place:
 
 def _timeless(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _timeless(part) for key, part in value.items() if key not in VOLATILE}
+        return {key: _timeless(part) for key, part in value.items() if not key.endswith(VOLATILE)}
     return [_timeless(part) for part in value] if isinstance(value, list) else value
 
 
