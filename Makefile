@@ -24,7 +24,7 @@ TWO = -n 2 --dist loadfile
 test: setup lint
 	$(BIN)/python -m pytest -q $(TWO) --ignore=tests/sim
 	$(BIN)/python -m pytest -q $(TWO) tests/sim
-	$(BIN)/python -m pytest -q --doctest-modules gap_vla
+	$(BIN)/python -m pytest -q --doctest-modules gap_vla experiments
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/sim

@@ -37,8 +37,8 @@ class Instant:
 
 def server_overhead(image_size: int, calls: int = 300) -> dict[str, float]:
     """Milliseconds that one call over loopback takes with a policy that takes none; the CPU time is robust to load."""
-    from gap_vla.evaluation.policy_server import PolicyServer
-    from gap_vla.evaluation.remote_policy import RemotePolicy
+    from gap_vla.serving.policy_server import PolicyServer
+    from gap_vla.serving.remote_policy import RemotePolicy
 
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(PolicyServer(Instant(), whole_chunks=False).start("127.0.0.1", 0))
@@ -75,7 +75,8 @@ def rollouts(checkpoint: str | None, task: str | None, episodes: int) -> dict[st
     Processor time hardly depends on what else the machine does. Simulators wait while the policy decides, so that on a
     quiet machine with two cores the wall time is about half the simulators' time and the policy's.
     """
-    from gap_vla.evaluation import ExpertPolicy, evaluate, load_checkpoint
+    from gap_vla.rollouts import ExpertPolicy, evaluate
+    from gap_vla.serving.loading import load_checkpoint
 
     loaded = load_checkpoint(checkpoint, task=task) if checkpoint else None
     policy = loaded.policy if loaded else ExpertPolicy()

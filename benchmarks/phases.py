@@ -157,7 +157,7 @@ def annotation(episodes: int, steps: int) -> dict[str, object]:
     Two data sets: recordings of one skill, as demonstrations are, and walks with nothing in common, where the LSTM has
     to learn what a turn is in any direction. AUPRC ("within 2 steps of a true switch") is of 20 further recordings.
     """
-    from gap_vla.episode import Episode
+    from gap_vla.core.episode import Episode
     from gap_vla.phases import annotate
     from gap_vla.phases.metrics import average_precision, near_boundaries
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from gap_vla.adjustment.torch import attach
-from gap_vla.command import load_config
-from gap_vla.episode import Episode
+from gap_vla.cli.configured import load_config
+from gap_vla.core.episode import Episode
 from gap_vla.policies import SmallConfig, build_policy
 from gap_vla.policies.proprio import ProprioEncoder
 from gap_vla.rlds import EpisodeStore

@@ -21,10 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from experiments.tables.page import replace_between
+from experiments.tables.queue import commit
 from gap_vla.core.errors import UserError, command
 from gap_vla.core.whole import write_json
-from gap_vla.reproduction.page import replace_between
-from gap_vla.reproduction.queue import commit
 
 ROOT = Path(__file__).parents[1]
 KEPT, PAGE = ROOT / "results" / "performance", ROOT / "docs" / "PERFORMANCE.md"

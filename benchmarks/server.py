@@ -80,7 +80,7 @@ def converse(address: str, number: int, observations: int) -> None:
     """One connection with an instruction of its own, of up to 1,900 characters."""
     from websockets.sync.client import connect
 
-    from gap_vla.evaluation.wire import pack, unpack
+    from gap_vla.serving.wire import pack, unpack
 
     rng = random.Random(number)
     instruction = "".join(rng.choices(LETTERS, k=rng.randint(20, 1900)))

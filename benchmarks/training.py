@@ -20,9 +20,9 @@ def measure(pairs: int, batch_size: int, profile: str) -> None:
     import jax
     import numpy as np
 
-    from gap_vla.command import load_config
-    from gap_vla.config import FinetuneConfig
+    from gap_vla.cli.configured import load_config
     from gap_vla.octo.presets import example_batch
+    from gap_vla.training.config import FinetuneConfig
     from gap_vla.training.octo import build
     from gap_vla.training.step import DeviceFactors, TrainStep
 

@@ -7,7 +7,7 @@ default: 2 CPU cores, minutes. one_camera: 1,000 steps without the wrist camera 
 gaussian_rho: the same with wide phases. debug: the same path in a minute.
 """
 
-from gap_vla.small_octo import DEBUG, ONE_CAMERA, small_octo
+from gap_vla.training.small_octo import DEBUG, ONE_CAMERA, small_octo
 
 CHANGES = dict(demos=dict(episodes=40, action_noise=0.0), eval=dict(episodes=100))
 

@@ -5,7 +5,7 @@ python scripts/finetune.py --config finetune_configs/stack.py            # or --
 default: 2 CPU cores, minutes. debug: the same path in a minute.
 """
 
-from gap_vla.small_octo import small_octo
+from gap_vla.training.small_octo import small_octo
 
 
 def get_config(profile: str = "default"):

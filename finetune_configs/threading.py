@@ -7,7 +7,7 @@ default: 2 CPU cores, minutes. one_camera: 3,000 steps without the wrist camera 
 debug: the same path in a minute. paper: octo-small-1.5 and the paper's numbers, for a GPU; look with --dry_run.
 """
 
-from gap_vla.small_octo import DEBUG, ONE_CAMERA, small_octo
+from gap_vla.training.small_octo import DEBUG, ONE_CAMERA, small_octo
 
 PROFILES = {
     "default": {},

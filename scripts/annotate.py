@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import command_parser, json_or_name, key_value, processes, refuse_idle, seed, whole
+from gap_vla.cli.arguments import command_parser, json_or_name, key_value, processes, refuse_idle, seed, whole
 from gap_vla.core.errors import command, keeping
 
 

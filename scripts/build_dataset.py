@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.arguments import MANY, command_parser, key_value, processes, real, refuse_idle, seed, whole
+from gap_vla.cli.arguments import MANY, command_parser, key_value, processes, real, refuse_idle, seed, whole
 from gap_vla.core.errors import command, keeping
 
 

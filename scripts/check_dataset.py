@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import MANY, command_parser, json_or_name, real, whole
+from gap_vla.cli.arguments import MANY, command_parser, json_or_name, real, whole
 from gap_vla.core.errors import command, keeping
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, seed, whole
+from gap_vla.cli.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, seed, whole
 from gap_vla.core.errors import command
 
 

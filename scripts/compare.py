@@ -17,7 +17,7 @@ from gap_vla.core.errors import UserError, command
 def main() -> int:
     from absl import flags
 
-    from gap_vla.command import run_command
+    from gap_vla.cli.configured import run_command
 
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Training seeds, separated by commas.")
     flags.DEFINE_list("methods", ["v", "vp", "vp_gap"], "Methods, separated by commas.")
@@ -27,7 +27,7 @@ def main() -> int:
 def run(config) -> None:
     from absl.flags import FLAGS
 
-    from gap_vla.comparison import compare, comparison_directory
+    from gap_vla.training.comparison import compare, comparison_directory
 
     if not all(seed.isdigit() for seed in FLAGS.seeds):
         raise UserError(f"--seeds is {','.join(FLAGS.seeds)!r}; give whole numbers separated by commas, such as 0,1,2")

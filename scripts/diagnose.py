@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, saved_step, seed, whole
+from gap_vla.cli.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, saved_step, seed, whole
 from gap_vla.core.errors import command
 
 INTERVENTIONS = (
@@ -81,7 +81,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    from gap_vla.evaluation.diagnose_command import diagnose_command
+    from gap_vla.cli.diagnose import diagnose_command
 
     diagnose_command(options)
 

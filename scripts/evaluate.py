@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import (
+from gap_vla.cli.arguments import (
     MANY,
     command_parser,
     pixels,
@@ -90,7 +90,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    from gap_vla.evaluation.command import evaluate_command
+    from gap_vla.cli.evaluate import evaluate_command
 
     evaluate_command(options)
 

@@ -20,7 +20,7 @@ from gap_vla.core.errors import command
 def main() -> int:
     from absl import flags
 
-    from gap_vla.command import run_command
+    from gap_vla.cli.configured import run_command
 
     add = flags.DEFINE_bool
     add("resume", False, "Go on with this configuration's run from its last checkpoint (or start it).")
@@ -32,7 +32,7 @@ def main() -> int:
 def finetune(config) -> None:
     from absl.flags import FLAGS
 
-    from gap_vla import pipeline
+    from gap_vla.training import pipeline
 
     if FLAGS.dry_run:
         print(pipeline.dry_run(config))

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.arguments import MANY, command_parser, whole
+from gap_vla.cli.arguments import MANY, command_parser, whole
 from gap_vla.core.errors import UserError, command
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
@@ -63,13 +63,13 @@ def make_parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
+    from experiments.phase_benchmark import by_demonstrations, compare, load_recordings, sensitivity
+    from experiments.phase_benchmark.figures import draw, into_page, markdown
+    from experiments.phase_benchmark.finders import FINDERS
+    from experiments.phase_benchmark.study import rho_scores
+    from experiments.phase_benchmark.untouched import TITLES, untouched
+    from experiments.phase_benchmark.width import draw_widths, widths
     from gap_vla.core.outputs import claim, write_output
-    from gap_vla.phases.quality import by_demonstrations, compare, load_recordings, sensitivity
-    from gap_vla.phases.quality.figures import draw, into_page, markdown
-    from gap_vla.phases.quality.finders import FINDERS
-    from gap_vla.phases.quality.study import rho_scores
-    from gap_vla.phases.quality.untouched import TITLES, untouched
-    from gap_vla.phases.quality.width import draw_widths, widths
 
     if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
         raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import MANY, command_parser, processes, refuse_idle, whole
+from gap_vla.cli.arguments import MANY, command_parser, processes, refuse_idle, whole
 from gap_vla.core.errors import command, keeping
 
 
@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    from gap_vla.probing.command import report
+    from gap_vla.cli.report import report
 
     with keeping("finished takeovers and probes are kept"):
         report(options)

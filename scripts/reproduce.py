@@ -13,14 +13,14 @@ kill. Tables (ours beside the paper's) and pictures are written into docs/RESULT
 import argparse
 import sys
 
-from gap_vla.core.arguments import command_parser, processes, refuse_idle
+from gap_vla.cli.arguments import command_parser, processes, refuse_idle
 from gap_vla.core.errors import command
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
-    from gap_vla.reproduction.kinds import PROFILES
-    from gap_vla.reproduction.tables import TABLES
+    from experiments.tables.kinds import PROFILES
+    from experiments.tables.tables import TABLES
 
     parser = command_parser(__doc__)
 
@@ -59,7 +59,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    from gap_vla.reproduction.command import reproduce
+    from experiments.tables.command import reproduce
 
     reproduce(options)
 

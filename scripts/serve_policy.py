@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gap_vla.core.arguments import command_parser, real, saved_step, whole
+from gap_vla.cli.arguments import command_parser, real, saved_step, whole
 from gap_vla.core.errors import command
 
 
@@ -41,7 +41,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    from gap_vla.evaluation.serve_command import serve_command
+    from gap_vla.cli.serve import serve_command
 
     serve_command(options)
 

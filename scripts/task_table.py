@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process make a step slower
-from gap_vla.core.arguments import MANY, command_parser, whole
+from gap_vla.cli.arguments import MANY, command_parser, whole
 from gap_vla.core.errors import command, keeping
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="measure also what was measured before")
     parser.add_argument("--pictures", action="store_true", help="draw docs/pictures/<task>.png as well")
     options = parser.parse_args(argv)
-    from gap_vla.sim.task_table import as_markdown, draw_pictures, insert_table, update_results
+    from experiments.task_table import as_markdown, draw_pictures, insert_table, update_results
 
     tasks = options.tasks.split(",")
     with keeping("what was measured is kept, the same command continues"):

@@ -19,7 +19,7 @@ from gap_vla.core.errors import command
 def main() -> int:
     from absl import flags
 
-    from gap_vla.command import run_command
+    from gap_vla.cli.configured import run_command
     from gap_vla.policies import SmallConfig
 
     flags.DEFINE_bool("resume", False, "Go on with this configuration's run from its last saved state (or start it).")

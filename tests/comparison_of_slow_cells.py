@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from gap_vla import comparison, pipeline
-from gap_vla.config import FinetuneConfig
+from gap_vla.training import comparison, pipeline
+from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.interrupt import StopRequest
 from gap_vla.training.run_directory import RunDirectory
 

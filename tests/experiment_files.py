@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gap_vla.small_octo import PROFILES
+from gap_vla.training.small_octo import PROFILES
 
 ROOT = Path(__file__).parent.parent
 

@@ -105,7 +105,7 @@ def test_a_benchmark_that_fails_keeps_nothing_and_one_that_ends_is_kept(tmp_path
 
 def test_recorded_tables_are_rendered(tmp_path, monkeypatch):
     """The pages hold what `scripts/reproduce.py --render` writes from what is recorded."""
-    from gap_vla.reproduction.command import render_all
+    from experiments.tables.command import render_all
 
     page, front = tmp_path / "RESULTS.md", tmp_path / "README.md"
     shutil.copy(ROOT / "docs" / "RESULTS.md", page)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from experiment_files import profiles
 
-from gap_vla.config import FinetuneConfig, experiment
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.sim import TASK_NAMES
-from gap_vla.typed_config import ConfigError
+from gap_vla.training.config import FinetuneConfig, experiment
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,13 +70,13 @@ def test_an_experiment_applies_defaults_then_changes_then_profile():
 
 @pytest.mark.parametrize(("name", "profile"), [pair for pair in profiles() if not pair[0].startswith("small_")])
 def test_every_experiment_file_and_profile_is_valid(name, profile):
-    from gap_vla.command import load_config
+    from gap_vla.cli.configured import load_config
 
     FinetuneConfig.from_dict(load_config(f"{ROOT}/finetune_configs/{name}.py:{profile}").to_dict())
 
 
 def test_every_task_has_an_experiment_file_of_its_own():
-    from gap_vla.command import load_config
+    from gap_vla.cli.configured import load_config
 
     octo = [ROOT / "finetune_configs" / f"{task}.py" for task in TASK_NAMES]
     assert {name for name, _ in profiles() if not name.startswith("small_")} == set(TASK_NAMES)
@@ -114,12 +114,12 @@ def _child_seconds() -> float:
 
 
 def test_options_of_the_phase_method_are_taken_from_the_command_line():
-    from gap_vla.command import take_options
+    from gap_vla.cli.configured import take_options
 
     rest, options = take_options(["x", "--config.phases.options.rho=hard", "--config.phases.options.sigma=2.5"])
     assert (rest, options) == (["x"], {"rho": "hard", "sigma": 2.5})
     code = (
-        "import sys; from gap_vla.command import run_command\n"
+        "import sys; from gap_vla.cli.configured import run_command\n"
         "sys.argv = ['finetune', '--config', 'finetune_configs/threading.py', '--config.phases.options.sigma=2.5']\n"
         "seen = []\n"
         "assert run_command(seen.append, '', list(sys.argv)) == 0\n"
@@ -131,7 +131,7 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
 def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():
     code = (
         "import sys; sys.argv = ['finetune', '--config', 'finetune_configs/threading.py', '--config.method=gap']\n"
-        "from gap_vla.command import run_command\n"
+        "from gap_vla.cli.configured import run_command\n"
         "assert run_command(print, '') == 2\n"
         "heavy = {'jax', 'tensorflow', 'mujoco', 'torch', 'robosuite'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gap_vla import comparison, pipeline
-from gap_vla.config import DemosConfig, FinetuneConfig, PhasesConfig
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.sim import task_spec
+from gap_vla.training import comparison, pipeline
+from gap_vla.training.config import DemosConfig, FinetuneConfig, PhasesConfig
 from gap_vla.training.run_directory import RunDirectory
-from gap_vla.typed_config import ConfigError
 
 CONFIG = FinetuneConfig(task="threading")
 
@@ -82,7 +82,7 @@ def test_demonstrations_of_another_view_than_the_configurations_are_refused(tmp_
 
 
 def test_a_dry_run_of_two_arms_takes_eighteen_numbers_of_state_and_fourteen_of_action():
-    from gap_vla.command import load_config
+    from gap_vla.cli.configured import load_config
 
     config = FinetuneConfig.from_dict(load_config("finetune_configs/handover.py:debug").to_dict())
     lines = pipeline.dry_run(config)

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from experiment_files import profiles
 
-from gap_vla import preflight
-from gap_vla.command import load_config
-from gap_vla.config import FinetuneConfig
+from gap_vla.cli.configured import load_config
 from gap_vla.core import resources
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
-from gap_vla.estimates import require_training_memory
-from gap_vla.pipeline import stages_of
 from gap_vla.policies.config import SmallConfig
 from gap_vla.sim.space import require_space
+from gap_vla.training import preflight
+from gap_vla.training.config import FinetuneConfig
+from gap_vla.training.estimates import require_training_memory
+from gap_vla.training.pipeline import stages_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -188,7 +188,7 @@ def test_estimates_grow_with_what_is_asked_for(config, monkeypatch):
     def noted(needs, advice):
         limits.append(sum(needs.values()))
 
-    monkeypatch.setattr("gap_vla.estimates.require_memory", noted)
+    monkeypatch.setattr("gap_vla.training.estimates.require_memory", noted)
     bigger = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=1024))
     larger = dataclasses.replace(config, demos=dataclasses.replace(config.demos, image_size=128))
     for one in (config, bigger, larger):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from experiment_files import profiles
 
-from gap_vla.command import load_config
+from gap_vla.cli.configured import load_config
 from gap_vla.training.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.boundary import refusing
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos.fields import ACTION_LIMIT, make_episode
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import Source
-from gap_vla.episode import Episode, EpisodeError
 
 
 class ArrayPickles(Source):

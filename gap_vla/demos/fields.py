@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from gap_vla.core.boundary import one_line, refusing
+from gap_vla.core.episode import LARGEST_ACTION, Episode, EpisodeError
 from gap_vla.demos.layout import StateLayout
-from gap_vla.episode import LARGEST_ACTION, Episode, EpisodeError
 
 IMAGE_NAMES = ("image_primary", "image_wrist")
 

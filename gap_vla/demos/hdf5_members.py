@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.boundary import one_line, refuse_too_large
-from gap_vla.episode import EpisodeError
+from gap_vla.core.episode import EpisodeError
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16

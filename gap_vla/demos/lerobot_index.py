@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.boundary import refusing
+from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section
 from gap_vla.demos.parquet_rows import read_rows
-from gap_vla.episode import EpisodeError
 
 MOST = 2**31
 """No dataset has more episodes, files, chunks or steps than this."""

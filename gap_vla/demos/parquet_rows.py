@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.boundary import refuse_too_large, refusing
-from gap_vla.episode import EpisodeError
+from gap_vla.core.episode import EpisodeError
 
 
 def read_rows(

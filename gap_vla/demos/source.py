@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gap_vla.core.boundary import one_line
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos import fields
-from gap_vla.episode import Episode, EpisodeError
 
 READERS: dict[str, str] = {
     "robomimic_hdf5": "gap_vla.demos.robomimic_hdf5:RobomimicHDF5",

@@ -9,11 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from gap_vla.core.episode import Episode
 from gap_vla.core.outputs import HDF5, claim, deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.hdf5_members import group_at, has, numbers_at
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
-from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
 from gap_vla.phases import Annotation
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
-from gap_vla.episode import Episode
 from gap_vla.phases import Annotation, annotate, load_annotator
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.boundary import refusing
+from gap_vla.core.episode import Episode
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.fields import as_names, as_rows
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.npz_arrays import array_names, read_arrays
-from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
 
 LABELS = ("rho", "change_point")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.episode import Episode
 from gap_vla.core.outputs import claim, write_output
-from gap_vla.episode import Episode
 from gap_vla.labelling.job import LabelJob, LabelledFiles
 
 LARGEST = 160

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.episode import Episode
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.whole import workplace
-from gap_vla.episode import Episode
 from gap_vla.labelling.examples import episode_of, examples, extra_of
 from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
 from gap_vla.rlds.target import VERSION

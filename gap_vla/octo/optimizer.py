@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from gap_vla.typed_config import ConfigError
+from gap_vla.core.typed_config import ConfigError
 
 Schedule = Callable[[Any], Any]
 

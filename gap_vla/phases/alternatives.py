@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from gap_vla.bounds import Bounds, check_numbers
+from gap_vla.core.bounds import Bounds, check_numbers
 from gap_vla.phases.dead_band import as_dead_band, default_dead_band
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
 from gap_vla.phases.penalty import default_min_size, default_penalty

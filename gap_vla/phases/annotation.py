@@ -17,15 +17,15 @@ import numpy as np
 
 from gap_vla import __version__
 from gap_vla.core.boundary import refusing
+from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section
+from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.core.whole import write_json
-from gap_vla.episode import Episode
 from gap_vla.phases.alternatives import POINTS, RHO, Options, jsonable, method_parts, resolved
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.motion import DeadBand, Motion, MotionError
 from gap_vla.phases.report import label_report, notes
 from gap_vla.phases.saving import read_arrays, write_arrays
-from gap_vla.progress import PATIENCE, Progress
 
 PAIRS_WORTH_PROCESSES = 2e9
 """Below this many pairs of samples (about a minute of search on one core) new processes cost more than they save."""
@@ -54,7 +54,7 @@ def annotate(
     the others are predictions.
 
     Args:
-        episodes: demonstrations with the 9-per-arm proprioception of `gap_vla.episode.Episode`.
+        episodes: demonstrations with the 9-per-arm proprioception of `gap_vla.core.episode.Episode`.
         method: "lstm" (default), "fixed", "change_points", "gaussian", "hdbscan", "cotpc" or "column".
         seed: of the LSTM.
         workers: processes; None decides by the amount of work. Scripts that use several need the usual

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.bounds import SEED, Bounds, check_numbers
+from gap_vla.core.bounds import SEED, Bounds, check_numbers
 from gap_vla.core.foreign import Section
 from gap_vla.phases.metrics import calibration, weighted_loss
 from gap_vla.phases.motion import Motion, MotionError

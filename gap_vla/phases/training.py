@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gap_vla.progress import PATIENCE, Progress
+from gap_vla.core.progress import PATIENCE, Progress
 
 State = tuple[torch.Tensor, torch.Tensor]
 

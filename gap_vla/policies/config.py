@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.bounds import SEED, STEPS, Bounds, Items, check_numbers
-from gap_vla.config import (
+from gap_vla.core.bounds import SEED, STEPS, Bounds, Items, check_numbers
+from gap_vla.core.typed_config import ConfigError, apply_changes, build_config, choose, to_plain
+from gap_vla.policies import registry
+from gap_vla.policies.names import METHODS
+from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+from gap_vla.training.config import (
     BATCH,
     CLIP,
     DECAY,
@@ -25,10 +29,6 @@ from gap_vla.config import (
     SharedStages,
     check_pictures,
 )
-from gap_vla.policies import registry
-from gap_vla.policies.names import METHODS
-from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
-from gap_vla.typed_config import ConfigError, apply_changes, build_config, choose, to_plain
 
 LAYERS = Bounds(1, 32, "each a matrix; the recipe has 2 to 4")
 WIDTH = Bounds(1, 8192, "numbers of a feature; the recipe has 512")
@@ -196,7 +196,7 @@ class SmallConfig:
 
     @property
     def data_stages(self) -> SharedStages:
-        """The same demonstrations, ρ and dataset for `gap_vla.pipeline`, so that all policies share them."""
+        """The same demonstrations, ρ and dataset for `gap_vla.training.pipeline`, so that all policies share them."""
         shared = EvalConfig(workers=self.eval.workers)
         return SharedStages(self.task, self.demos, self.phases, self.data, shared)
 

@@ -23,6 +23,6 @@ def method_of(name: str, options: RivalsConfig | None = None) -> Method:
     Raises:
         ConfigError: unknown name; the message lists the names there are.
     """
-    from gap_vla.typed_config import choose
+    from gap_vla.core.typed_config import choose
 
     return registry.find(registry.METHODS, choose(name, METHODS, "method"))(options)

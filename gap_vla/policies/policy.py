@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import registry
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.heads.noise import Generators
 from gap_vla.policies.names import method_of
 from gap_vla.policies.proprio import ProprioEncoder
-from gap_vla.typed_config import ConfigError
 
 Batch = Mapping[str, Any]
 """Tensors of one training step. B batch, I and P frames of images and proprioception, H actions:

@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from gap_vla.core.foreign import Section
+from gap_vla.core.typed_config import build_config
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.octo.errors import CheckpointError, blaming
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.policy import SmallPolicy, build_policy
 from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics, save_statistics
-from gap_vla.typed_config import build_config
 
 FORMAT = 1
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.progress import Progress
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
-from gap_vla.episode import Episode, EpisodeError
-from gap_vla.progress import Progress
 from gap_vla.rlds.disk import DatasetError, naming_a_full_disk
 from gap_vla.rlds.identity import content_hash
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.episode import EpisodeError
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.fields import flatten
 from gap_vla.rlds.reader import open_builder
 from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics
 from gap_vla.rlds.windows import Goal, Rho
-from gap_vla.typed_config import ConfigError
 
 _EPISODES_SHUFFLED = 256
 

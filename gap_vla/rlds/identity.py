@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.episode import Episode
+from gap_vla.core.episode import Episode
 
 
 def differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:

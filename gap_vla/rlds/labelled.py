@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gap_vla.core.episode import Episode
 from gap_vla.demos.source import Source
-from gap_vla.episode import Episode
 
 if TYPE_CHECKING:
     from gap_vla.phases import Annotator

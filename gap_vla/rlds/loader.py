@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.identity import digest
+from gap_vla.core.identity import digest
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.mixture import Mixture, address
 from gap_vla.rlds.store import EpisodeStore
 from gap_vla.rlds.windows import Batch, Goal, Rho, Windows
-from gap_vla.typed_config import ConfigError
 
 
 class WindowLoader:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.windows import Batch, Windows
-from gap_vla.typed_config import ConfigError
 
 
 class Mixture:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gap_vla.core.episode import Episode
 from gap_vla.core.outputs import writing
-from gap_vla.episode import Episode
 
 _FRAME, _STRIP, _LABEL = 112, 40, 16
 _INK, _RHO, _POINT = (20, 20, 20), (214, 90, 48), (40, 80, 160)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gap_vla.episode import Episode, EpisodeError
+from gap_vla.core.episode import Episode, EpisodeError
 
 SCHEMA_VERSION = 2
 """Raise it whenever a change of code gives the same episodes another dataset: its layout, splits or statistics."""

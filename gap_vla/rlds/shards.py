@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.episode import Episode
+from gap_vla.core.episode import Episode
 from gap_vla.rlds.disk import DatasetError, naming_a_full_disk
 from gap_vla.rlds.schema import Schema
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.episode import Episode
+from gap_vla.core.episode import Episode
 
 _OPTIONAL = ("phase", "rho", "change_point")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.episode import Episode, EpisodeError
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.rlds.disk import naming_a_full_disk
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.identity import digest
+from gap_vla.core.identity import digest
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.draws import uniform
 from gap_vla.rlds.episode_stream import EpisodeStream
 from gap_vla.rlds.store import dataset_hash
 from gap_vla.rlds.windows import Batch, Goal, Rho
-from gap_vla.typed_config import ConfigError
 
 
 class StreamingLoader:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, stamp
 from gap_vla.core.whole import put, write_json
-from gap_vla.identity import digest
 from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.identity import differences
 from gap_vla.rlds.reader import dataset_metadata

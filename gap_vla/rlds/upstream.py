@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gap_vla.typed_config import ConfigError
+from gap_vla.core.typed_config import ConfigError
 
 
 def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:

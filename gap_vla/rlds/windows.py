@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from gap_vla.episode import EpisodeError
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.draws import goal_steps, uniform
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.typed_config import ConfigError
 
 Rho = Literal["step", "current", "none"]
 Goal = Literal["none", "uniform"]

@@ -20,8 +20,8 @@ import numpy as np
 from gap_vla.core.errors import UserError, keeping
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import HDF5, claim
+from gap_vla.core.progress import Progress
 from gap_vla.core.whole import replacing
-from gap_vla.progress import Progress
 from gap_vla.sim.collection_worker import CRASHED, KEPT, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
 from gap_vla.sim.rendering_backend import require_rendering

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.outputs import claim, writing
-from gap_vla.core.video import write_video
+from gap_vla.drawing.video import write_video
 
 
 def claim_pictures(path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gap_vla.core.episode import PROPRIO_PER_ARM
 from gap_vla.core.whole import replacing
-from gap_vla.episode import PROPRIO_PER_ARM
 from gap_vla.sim.rollout import Demonstration
 
 LAYOUT_VERSION = 2

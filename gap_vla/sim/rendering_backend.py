@@ -96,5 +96,5 @@ def require_no_second_llvm() -> None:
         raise RenderingError(
             "TensorFlow is loaded in this process, and drawing without a GPU beside it crashes Python (both bring "
             "their own LLVM); run the simulator in a process without TensorFlow, as gap_vla.sim.collect_demos and "
-            "gap_vla.evaluation.evaluate do, or make the environment with cameras=()"
+            "gap_vla.rollouts.evaluate do, or make the environment with cameras=()"
         )

@@ -7,8 +7,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Literal
 
+from gap_vla.core.episode import PROPRIO_PER_ARM
 from gap_vla.core.errors import UserError
-from gap_vla.episode import PROPRIO_PER_ARM
 
 ACTION_PER_ARM = 7
 """Width of one arm's action: delta xyz, delta rotation vector, gripper (+1 closes, -1 opens)."""

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gap_vla.typed_config import ConfigError
+from gap_vla.core.typed_config import ConfigError
 
 
 def counted_entries(batch: Mapping[str, Any]) -> jax.Array:

@@ -6,8 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from gap_vla.config import FinetuneConfig
 from gap_vla.octo.presets import small_config
+from gap_vla.training.config import FinetuneConfig
 
 OBSERVATIONS = "observation_tokenizers"
 INSTRUCTION_LENGTH = 16

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.step import TrainState
-from gap_vla.typed_config import ConfigError
 
 
 class StateCheckpoints:

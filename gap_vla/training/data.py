@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gap_vla.config import FinetuneConfig
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, WindowLoader
+from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.shuffled_images import ShuffledImages
-from gap_vla.typed_config import ConfigError
 
 
 def has_rho(store: EpisodeStore) -> bool:

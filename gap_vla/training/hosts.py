@@ -13,7 +13,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from gap_vla.typed_config import ConfigError
+from gap_vla.core.typed_config import ConfigError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 

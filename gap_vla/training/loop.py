@@ -16,11 +16,11 @@ import jax
 import numpy as np
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.config import TrainConfig
 from gap_vla.core.errors import UserError
+from gap_vla.core.progress import Progress, duration
 from gap_vla.core.whole import replacing
-from gap_vla.progress import Progress, duration
 from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.training.config import TrainConfig
 from gap_vla.training.hosts import is_first_host
 from gap_vla.training.interrupt import StopRequest
 from gap_vla.training.metrics import MetricsWriter, NoMetrics

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gap_vla.typed_config import ConfigError
+from gap_vla.core.typed_config import ConfigError
 
 SMALLEST_CUT = 4096
 """Leaves with fewer entries are repeated on every device: fetching them would cost more than they weigh."""

@@ -12,7 +12,6 @@ import numpy as np
 import optax
 
 from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
-from gap_vla.config import FinetuneConfig
 from gap_vla.octo import OctoModel
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
@@ -21,6 +20,7 @@ from gap_vla.octo.partition import join_frozen, split_frozen
 from gap_vla.training.architecture import adapted_config, small_model
 from gap_vla.training.branches import Adam
 from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Loader, train
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from gap_vla.identity import digest
+from gap_vla.core.identity import digest
 
 BRANCHES = ("vision", "proprio", "shared")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.windows import Batch
-from gap_vla.typed_config import ConfigError
 
 
 class ShuffledImages:

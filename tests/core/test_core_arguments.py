@@ -5,7 +5,7 @@ import argparse
 import pytest
 from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call
 
-from gap_vla.core.arguments import command_parser, json_or_name, key_value, real, refuse_idle, whole
+from gap_vla.cli.arguments import command_parser, json_or_name, key_value, real, refuse_idle, whole
 
 PLAIN = [name for name in COMMANDS if name not in WITH_CONFIG]
 CHECKPOINT = "evaluate --checkpoint d"

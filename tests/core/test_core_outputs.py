@@ -21,8 +21,8 @@ from gap_vla.core.outputs import (
     write_output,
     writing,
 )
-from gap_vla.core.video import write_video
 from gap_vla.core.whole import workplace
+from gap_vla.drawing.video import write_video
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (12, 32, 48, 3), np.uint8)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from synthetic_demos import assert_equal, make_episode
 
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos import open_source
 from gap_vla.demos.array_pickles import load_arrays
-from gap_vla.episode import Episode, EpisodeError
 
 
 def plain(index: int) -> Episode:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from synthetic_demos import make_episode, write_robomimic
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
-from gap_vla.episode import EpisodeError
 
 
 @pytest.fixture

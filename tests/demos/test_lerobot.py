@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from synthetic_demos import make_episode
 
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos import open_source
-from gap_vla.episode import Episode, EpisodeError
 
 FPS = 10
 

@@ -19,8 +19,8 @@ import pytest
 from harness import LONG_SECONDS, Target, damage_a_file, damaged_json, remove_a_file, run
 from synthetic_demos import make_episode, write_robomimic
 
+from gap_vla.core.episode import Episode
 from gap_vla.demos import open_source
-from gap_vla.episode import Episode
 
 EPISODES = 2
 

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
-from gap_vla.episode import EpisodeError
 from gap_vla.labelling import LabelJob, LabellingError, label_files
 from gap_vla.rlds import EpisodeStore, WindowLoader, dataset_metadata
 from gap_vla.rlds.reader import read_steps

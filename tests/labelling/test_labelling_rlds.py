@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests_labelling_demos import demos, write_hdf5
 
-from gap_vla.episode import EpisodeError
+from gap_vla.core.episode import EpisodeError
 from gap_vla.labelling import LabellingError, label_files
 from gap_vla.labelling.pages import read_episode
 from gap_vla.phases import annotate

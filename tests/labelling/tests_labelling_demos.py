@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gap_vla.episode import Episode
+from gap_vla.core.episode import Episode
 
 
 def demos(number: int, arms: int = 1) -> list[Episode]:

@@ -33,7 +33,7 @@ SEGMENTS = "tests/phases/test_phases_segmentation.py"
 MOTION = "tests/phases/test_phases_motion.py"
 WINDOWS = "tests/rlds/test_rlds_windows.py"
 ROLLOUTS = "tests/policies/test_policies_in_rollouts.py"
-STATISTICS = "tests/evaluation/test_evaluation_statistics.py"
+STATISTICS = "tests/rollouts/test_evaluation_statistics.py"
 
 RHO_REACHES_TRAINING = (
     Mutant(
@@ -461,7 +461,7 @@ DATA_AND_ROLLOUTS = (
         "evaluation/history.py",
         "seen = np.arange(self._window) >= self._window - self.steps",
         "seen = np.arange(self._window) >= 0",
-        "tests/evaluation/test_evaluation_octo_policy.py::test_history_receding_horizon_and_ensemble_are_upstreams",
+        "tests/rollouts/test_evaluation_octo_policy.py::test_history_receding_horizon_and_ensemble_are_upstreams",
     ),
     Mutant(
         "rollouts: the last actions of a chunk first",

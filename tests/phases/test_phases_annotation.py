@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from gap_vla.episode import Episode
+from gap_vla.core.episode import Episode
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
 from gap_vla.phases.report import describe
 from gap_vla.phases.view import report_page
@@ -87,7 +87,7 @@ def test_another_process_with_other_threads_gives_the_same_bits(tmp_path):
     np.save(tmp_path / "proprio.npy", np.stack([e.proprio for e in DEMOS]))
     code = (
         "import sys, hashlib, numpy as np\n"
-        "from gap_vla.episode import Episode\n"
+        "from gap_vla.core.episode import Episode\n"
         "from gap_vla.phases import annotate\n"
         "if __name__ == '__main__':\n"
         "    demos = [Episode({}, p, np.zeros((len(p), 7), np.float32)) for p in np.load(sys.argv[1])]\n"

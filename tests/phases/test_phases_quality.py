@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import ruptures
 
-from gap_vla.phases import Motion
-from gap_vla.phases.motion import noise_level, steps_of
-from gap_vla.phases.quality import Recording, compare, sensitivity
-from gap_vla.phases.quality.differences import (
+from experiments.phase_benchmark import Recording, compare, sensitivity
+from experiments.phase_benchmark.differences import (
     against_the_best,
     mean_difference,
     over_the_tasks,
     paired_difference,
 )
-from gap_vla.phases.quality.figures import BEGIN, END, draw, into_page, markdown, untouched_tables
-from gap_vla.phases.quality.finders import FINDERS, Finder, step_signal, with_ruptures
-from gap_vla.phases.quality.recordings import at_rate, true_switches, with_noise
-from gap_vla.phases.quality.stock_tasks import _with_phase
-from gap_vla.phases.quality.tuning import EXTENSIONS, cosine, ratio, tune, whole
-from gap_vla.phases.quality.untouched import untouched
-from gap_vla.phases.quality.width import draw_widths, widths
+from experiments.phase_benchmark.figures import BEGIN, END, draw, into_page, markdown, untouched_tables
+from experiments.phase_benchmark.finders import FINDERS, Finder, step_signal, with_ruptures
+from experiments.phase_benchmark.recordings import at_rate, true_switches, with_noise
+from experiments.phase_benchmark.stock_tasks import _with_phase
+from experiments.phase_benchmark.tuning import EXTENSIONS, cosine, ratio, tune, whole
+from experiments.phase_benchmark.untouched import untouched
+from experiments.phase_benchmark.width import draw_widths, widths
+from gap_vla.phases import Motion
+from gap_vla.phases.motion import noise_level, steps_of
 
 
 def corners(seed, legs=4, leg=20):
@@ -162,9 +162,9 @@ def test_the_phase_of_a_foreign_policy_is_the_branch_that_decided():
 
 def test_sets_that_nobody_tuned_on_are_compared_each_for_itself(monkeypatch, tmp_path):
     few = {name: FINDERS[name] for name in ("ours, defaults", "uniform", "speed threshold")}
-    monkeypatch.setattr("gap_vla.phases.quality.untouched.COMPARED", few)
+    monkeypatch.setattr("experiments.phase_benchmark.untouched.COMPARED", few)
     recordings = {"corners": [corners(seed) for seed in range(4)]}
-    monkeypatch.setattr("gap_vla.phases.quality.untouched._recordings", lambda *_: recordings)
+    monkeypatch.setattr("experiments.phase_benchmark.untouched._recordings", lambda *_: recordings)
     kept = []
     found = untouched(tmp_path, ["corners"], 4, lambda so_far: kept.append(list(so_far)), ["seeds", "noise"])
     assert kept == [["seeds"], ["seeds", "noise"]] and found["noise"]["recordings"] == {"corners": 4}

@@ -73,7 +73,7 @@ def test_a_straight_motion_is_cut_where_the_hand_closes_unless_strokes_are_switc
 
 @pytest.fixture
 def straight_demo():
-    from gap_vla.episode import Episode
+    from gap_vla.core.episode import Episode
 
     proprio = np.zeros((60, 9), np.float32)
     proprio[:, 0], proprio[:, 3] = 0.01 * np.arange(60), 1

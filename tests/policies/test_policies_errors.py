@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from toy_store import place_store, toy_config, write_store
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.small import run_directory_of, train_small
 from gap_vla.training.small.labels import rho_of
-from gap_vla.typed_config import ConfigError
 
 
 def test_a_dataset_without_rho_is_refused_for_gap_and_trains_concat(tmp_path):

@@ -8,13 +8,14 @@ import pytest
 import torch
 from toy_store import SIZE, episode, place_store, toy_config
 
-from gap_vla.evaluation import PolicyError, load_checkpoint
-from gap_vla.evaluation.diagnose import open_loop
-from gap_vla.evaluation.heldout import held_out
-from gap_vla.evaluation.policy import Policy
-from gap_vla.evaluation.recordings import from_episode
-from gap_vla.evaluation.small_policy import SmallTorchPolicy
 from gap_vla.rlds.statistics import normalize, unnormalize
+from gap_vla.rollouts import PolicyError
+from gap_vla.rollouts.diagnose import open_loop
+from gap_vla.rollouts.heldout import held_out
+from gap_vla.rollouts.policy import Policy
+from gap_vla.rollouts.recordings import from_episode
+from gap_vla.rollouts.small_policy import SmallTorchPolicy
+from gap_vla.serving.loading import load_checkpoint
 from gap_vla.training.small import run_directory_of, train_small
 
 
@@ -117,7 +118,7 @@ def test_a_policy_loads_without_jax_and_tensorflow(run):
     if "gap" not in run.name:
         pytest.skip("the same for every method")
     program = (
-        "import sys; from gap_vla.evaluation import load_checkpoint; "
+        "import sys; from gap_vla.serving.loading import load_checkpoint; "
         f"load_checkpoint({str(run)!r}).policy.warm_up(); print({{'jax', 'tensorflow'}} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

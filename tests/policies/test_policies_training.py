@@ -13,7 +13,7 @@ import pytest
 import torch
 from toy_store import episode, place_store, toy_config, write_store
 
-from gap_vla.command import load_config
+from gap_vla.cli.configured import load_config
 from gap_vla.policies import METHODS, SmallConfig, build_policy, method_of
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.metrics import read_metrics

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic_demos import make_episode
 
-from gap_vla.episode import Episode
+from gap_vla.core.episode import Episode
 from gap_vla.rlds.store import EpisodeStore
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gap_vla.episode import Episode
+from gap_vla.core.episode import Episode
 
 LANGUAGES = ("put the needle through the ring", "lift the block", "")
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from synthetic_demos import assert_equal, make_episode, write_robomimic
 
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.locks import InUseError
 from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
-from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
 from gap_vla.rlds.shards import Labels, plan_shards, plan_splits
 from gap_vla.rlds.target import DatasetTarget

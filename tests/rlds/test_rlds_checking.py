@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos.layout import quaternion_product, to_quaternion
-from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS

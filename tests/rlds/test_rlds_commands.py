@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 from synthetic_demos import assert_equal, make_episode, write_robomimic
 
-from gap_vla.config import DataConfig, DemosConfig, FinetuneConfig, PhasesConfig
 from gap_vla.demos import open_source
-from gap_vla.pipeline import prepare_data
 from gap_vla.rlds import DatasetError, build_dataset, dataset_builder, dataset_metadata, read_rlds, tfds_builder
+from gap_vla.training.config import DataConfig, DemosConfig, FinetuneConfig, PhasesConfig
+from gap_vla.training.pipeline import prepare_data
 
 ROOT = Path(__file__).parents[2]
 

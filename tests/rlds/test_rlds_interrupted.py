@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from synthetic_demos import make_episode, write_robomimic
 
-from gap_vla.episode import EpisodeError
+from gap_vla.core.episode import EpisodeError
 from gap_vla.rlds import DatasetError, EpisodeStore, build_dataset, read_rlds, write_rlds
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_demos import assert_equal
 
-from gap_vla.episode import Episode, EpisodeError
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic_demos import make_episode, same
 
-from gap_vla.episode import EpisodeError
+from gap_vla.core.episode import EpisodeError
 from gap_vla.rlds import EpisodeStore, StreamingLoader, WindowLoader, write_rlds
 
 OPTIONS: dict[str, Any] = {"split": "train", "window_size": 2, "action_horizon": 3, "batch_size": 16, "seed": 0}

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gap_vla.episode import Episode, EpisodeError
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.rlds import EpisodeStore, WindowLoader, normalize, unnormalize, window_indices
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "rlds" / "octo_transforms.npz")

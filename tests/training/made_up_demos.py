@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gap_vla.episode import Episode
+from gap_vla.core.episode import Episode
 
 
 def made_up_episodes(count: int = 6, steps: int = 12, size: int = 32) -> list[Episode]:

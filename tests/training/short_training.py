@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gap_vla.config import FinetuneConfig
 from gap_vla.rlds import EpisodeStore
+from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.data import make_loader
 from gap_vla.training.octo import build, fine_tune
 from gap_vla.training.run_directory import RunDirectory

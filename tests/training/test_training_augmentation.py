@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gap_vla.config import FinetuneConfig
 from gap_vla.rlds import EpisodeStore
+from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.data import make_loader
 from gap_vla.training.picture import batch_picture
 

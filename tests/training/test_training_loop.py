@@ -6,8 +6,8 @@ import pytest
 from linear_policy import batch_of, linear_training
 
 from gap_vla.adjustment.schedule import MODES, AdjustmentSchedule
-from gap_vla.config import TrainConfig
 from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.training.config import TrainConfig
 from gap_vla.training.loop import DivergedError, train
 from gap_vla.training.metrics import read_metrics
 from gap_vla.training.rivals import rival_of

@@ -16,10 +16,10 @@ from flax import traverse_util
 from short_training import MODEL
 
 import gap_vla.training.octo as octo
-from gap_vla.config import FinetuneConfig
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.training.compilation import quick_compilation
+from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.data import make_loader
 from gap_vla.training.metrics import read_metrics
 from gap_vla.training.run_directory import RunDirectory

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from gap_vla.agenda import Agenda, Stage
-from gap_vla.progress import Progress, duration
+from gap_vla.core.agenda import Agenda, Stage
+from gap_vla.core.progress import Progress, duration
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.metrics import MetricsWriter, read_metrics
 from gap_vla.training.picture import STRIP, batch_picture
 from gap_vla.training.run_directory import RunDirectory, RunExistsError
-from gap_vla.typed_config import ConfigError
 
 CONFIG = {"task": "threading", "train": {"steps": 3}}
 
@@ -81,7 +81,7 @@ def test_the_picture_shows_frames_with_their_rho_from_blue_to_red_and_padding_da
 
 def test_progress_of_a_stage_says_which_it_is_and_how_long_everything_takes(monkeypatch):
     times = iter([0.0, 20.0, 20.0])
-    monkeypatch.setattr("gap_vla.progress.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("gap_vla.core.progress.time.monotonic", lambda: next(times))
     out = io.StringIO()
     stages = [Stage("collect", 10, counted=True), Stage("label", 5), Stage("train", 60, counted=True)]
     with Agenda(stages) as agenda:

@@ -6,10 +6,10 @@ import pytest
 from made_up_demos import made_up_episodes
 
 from gap_vla.adjustment.jax import match_group
-from gap_vla.config import FinetuneConfig
 from gap_vla.octo import OctoModel
 from gap_vla.octo.presets import example_batch, published_config, small_config
 from gap_vla.training.architecture import adapted_config
+from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.octo import build, dry_run, model_inputs
 
 SMALL = {"token_embedding_size": 32, "num_layers": 1, "stem_features": (32, 32), "image_size": 32}
@@ -105,9 +105,9 @@ def test_instructions_become_word_pieces_or_are_left_out():
 
 
 def test_a_dataset_without_rho_trains_vp_but_is_refused_for_gap(tmp_path):
+    from gap_vla.core.typed_config import ConfigError
     from gap_vla.rlds import EpisodeStore, write_rlds
     from gap_vla.training.data import describe_store, make_loader, require_rho
-    from gap_vla.typed_config import ConfigError
 
     bare = [episode.replace(rho=None, change_point=None) for episode in made_up_episodes()]
     store = EpisodeStore.build(write_rlds(bare, tmp_path, "dots", val_fraction=0.2, annotator={}, identity={}))

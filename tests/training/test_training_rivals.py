@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from linear_policy import batch_of, linear_training, neutral
 
-from gap_vla.config import METHODS, FinetuneConfig
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.training.config import METHODS, FinetuneConfig
 from gap_vla.training.rivals import RIVALS, rival_of
-from gap_vla.typed_config import ConfigError
 
 
 def test_every_rival_is_a_method_that_trains_with_proprioception():

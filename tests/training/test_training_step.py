@@ -161,8 +161,8 @@ def test_the_first_update_by_rho_adds_up_to_the_update():
 
 
 def test_frozen_leaves_have_neither_gradient_nor_optimizer_state():
-    from gap_vla.config import FinetuneConfig
     from gap_vla.octo.partition import split_frozen
+    from gap_vla.training.config import FinetuneConfig
     from gap_vla.training.octo import optimizer_of
 
     tree = {"octo_transformer": {"obs_proprio_pos_embedding": np.zeros((1, 1, 2, 4)), "hf_model": np.zeros(1000)}}
@@ -177,7 +177,7 @@ def test_frozen_leaves_have_neither_gradient_nor_optimizer_state():
 
 def test_gap_on_a_frozen_branch_is_refused_before_the_first_step():
     from gap_vla.adjustment.jax import GroupError
-    from gap_vla.config import FinetuneConfig
+    from gap_vla.training.config import FinetuneConfig
     from gap_vla.training.octo import optimizer_of
 
     tree = {"octo_transformer": {"obs_proprio_projection": {"kernel": np.zeros((1, 4))}}, "heads_action": np.zeros(3)}

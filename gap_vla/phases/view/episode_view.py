@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos.layout import OPENING_UNIT
-from gap_vla.episode import Episode, EpisodeError
 from gap_vla.phases.alternatives import label_changes
 from gap_vla.phases.annotation import motion_of
 from gap_vla.phases.motion import steps_of

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from gap_vla.core import video
-from gap_vla.episode import EpisodeError
+from gap_vla.core.episode import EpisodeError
+from gap_vla.drawing import video
 from gap_vla.phases.view.episode_view import EpisodeView
 
 SIDE, STRIP = 384, 96

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders.spatial_softmax import SpatialSoftmax
-from gap_vla.typed_config import ConfigError
 
 KEYPOINTS = 64
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import RivalsConfig, SmallConfig
-from gap_vla.typed_config import ConfigError
 
 if TYPE_CHECKING:
     from gap_vla.policies.policy import SmallPolicy

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from gap_vla.core.episode import LARGEST_ACTION
 from gap_vla.demos.layout import rotation_steps
-from gap_vla.episode import LARGEST_ACTION
 from gap_vla.rlds.checking.findings import Finding, Recording
 
 ACTION_PER_ARM = 7

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos.fields import ACTION_LIMIT, checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import READERS, reader_class
-from gap_vla.episode import Episode, EpisodeError
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.findings import Finding, Recording

@@ -9,8 +9,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.rivals.interface import Rival
-from gap_vla.typed_config import ConfigError
 
 RIVALS = {
     "constant_lr": "ConstantLearningRate",

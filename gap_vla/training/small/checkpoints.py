@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
-from gap_vla.typed_config import ConfigError
 
 
 class SmallState:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from gap_vla.episode import Episode
-from gap_vla.identity import digest
+from gap_vla.core.episode import Episode
+from gap_vla.core.identity import digest
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallConfig
 from gap_vla.policies.names import method_of
 from gap_vla.rlds import EpisodeStore
-from gap_vla.typed_config import ConfigError
 
 
 def rho_of(config: SmallConfig, store: EpisodeStore) -> dict[str, np.ndarray]:

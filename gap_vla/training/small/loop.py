@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.progress import Progress
 from gap_vla.core.whole import replacing
-from gap_vla.progress import Progress
 from gap_vla.training.interrupt import StopRequest
 from gap_vla.training.metrics import MetricsWriter
 from gap_vla.training.run_directory import RunDirectory

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.identity import digest
 from gap_vla.core.locks import waiting
+from gap_vla.core.progress import duration
 from gap_vla.core.whole import write_json
-from gap_vla.identity import digest
 from gap_vla.policies.config import SmallConfig
-from gap_vla.preflight import require_ready
-from gap_vla.progress import duration
 from gap_vla.training.origin import TRAINING_VERSION, origin
+from gap_vla.training.preflight import require_ready
 from gap_vla.training.run_directory import RunDirectory, named
 from gap_vla.training.settings import of_training
 
@@ -31,7 +31,7 @@ def run_directory_of(config: SmallConfig, run_name: str = "") -> Path:
 
 
 def _made_from(config: SmallConfig) -> dict[str, Any]:
-    from gap_vla.pipeline import stages_of
+    from gap_vla.training.pipeline import stages_of
 
     identity = stages_of(config.data_stages).rlds_identity
     return {**identity, "training_version": TRAINING_VERSION["small"]}
@@ -43,7 +43,7 @@ def open_data(config: SmallConfig) -> Any:
     Where the store is there already, neither the demonstrations nor the RLDS dataset need to be, so a machine without
     TensorFlow and simulator can train from a copied store.
     """
-    from gap_vla.pipeline import stages_of
+    from gap_vla.training.pipeline import stages_of
 
     stages = stages_of(config.data_stages)
     lock = stages.store.with_name(f".{stages.store.name}.making")
@@ -53,8 +53,8 @@ def open_data(config: SmallConfig) -> Any:
 
 
 def _open(config: SmallConfig, stages: Any) -> Any:
-    from gap_vla.pipeline import prepare_data
     from gap_vla.rlds import EpisodeStore
+    from gap_vla.training.pipeline import prepare_data
 
     if (stages.store / "store.json").exists() and not stages.rlds.exists():
         print(f"dataset: only its store is here, {stages.store}", flush=True)
@@ -67,13 +67,13 @@ def train_small(config: SmallConfig, run_name: str = "", resume: bool = False) -
     """Runs every stage and returns the run's summary (also in `summary.json`).
 
     Raises:
-        ConfigError, ResourceError: what cannot work is said before anything runs (`gap_vla.preflight`), or the data
+        ConfigError, ResourceError: what cannot work is said before anything runs, or the data
             do not fit the configuration.
         RunExistsError: the run directory exists and `resume` is False.
         InUseError: another process is at work in it.
         DivergedError: the loss is not finite.
     """
-    from gap_vla.pipeline import stages_of
+    from gap_vla.training.pipeline import stages_of
 
     made_from, directory = _made_from(config), run_directory_of(config, run_name)
     if not RunDirectory(directory).complete_with(config.to_dict()):
@@ -161,9 +161,9 @@ def rollouts(config: SmallConfig, run: RunDirectory) -> dict[str, Any]:
     """Success on every variant, each in a folder of its own below `rollouts/`; `evaluate`'s summaries by variant."""
     if not config.eval.episodes:
         return {}
-    from gap_vla.evaluation import evaluate
-    from gap_vla.evaluation.page import write_page
-    from gap_vla.evaluation.small_policy import SmallTorchPolicy
+    from gap_vla.report.evaluation_page import write_page
+    from gap_vla.rollouts import evaluate
+    from gap_vla.rollouts.small_policy import SmallTorchPolicy
     from gap_vla.sim import variant_spec
 
     policy = SmallTorchPolicy.load(
@@ -197,7 +197,7 @@ def rollouts(config: SmallConfig, run: RunDirectory) -> dict[str, Any]:
 def _summary(
     config: SmallConfig, store: Any, measured: Mapping[str, float], variants: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from gap_vla.pipeline import _commit
+    from gap_vla.training.pipeline import _commit
 
     first: Mapping[str, Any] = next(iter(variants.values()), {})
     return {

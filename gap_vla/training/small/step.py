@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from gap_vla.adjustment.torch import Adjustment, attach
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallConfig
 from gap_vla.policies.methods.base import Forward, masked_mean
 from gap_vla.policies.names import method_of
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.training.small.branches import branch_gradients, branch_measurements, watch
-from gap_vla.typed_config import ConfigError
 
 
 class SmallTrainer:

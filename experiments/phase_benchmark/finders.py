@@ -1,0 +1,161 @@
+"""Every way to find change points that is compared: ours, ruptures with its stock costs, heuristics, clusters.
+
+A finder takes recordings of one task and returns change points for each; its one free parameter is tuned on training
+recordings of the same task, ours is also run with its defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.phase_benchmark.tuning import Further, cosine, ratio, whole
+from gap_vla.phases.alternatives import Options, cotpc_points, hdbscan_points, resolved, segment_points
+from gap_vla.phases.motion import Motion, steps_of
+
+Points = list[np.ndarray]
+DOUBLED = ratio(2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finder:
+    """One way to find change points.
+
+    Attributes:
+        find: (recordings, parameter) to change points.
+        grid: values of the parameter that choosing starts from; one value: nothing is tuned.
+        parameter: what it is.
+        further: how the grid goes on where the best value is its first or last (`tuning.tune`).
+    """
+
+    find: Callable[[Sequence[Motion], float], Points]
+    grid: tuple[float, ...]
+    parameter: str = "penalty"
+    further: Further = DOUBLED
+
+
+def ours(motions: Sequence[Motion], penalty: float | int, **options: Any) -> Points:
+    """M3 with smoothing and dead-bands that follow the data; penalty 0 means the default rule."""
+    settings = resolved(Options(penalty=penalty or None, **options), motions)
+    return [segment_points(motion, None, settings) for motion in motions]
+
+
+def before(motions: Sequence[Motion], penalty: float | int) -> Points:
+    """Ours with the defaults that labels of version 3 had, to show what today's gain."""
+    samples = float(np.median([len(motion) for motion in motions]))
+    return ours(motions, penalty, rest=0.25, stroke=0.0, min_size=int(np.clip(samples // 13, 2, 5)))
+
+
+def step_signal(motion: Motion) -> np.ndarray:
+    """What ruptures' stock costs see: every sample's step in position, rotation and fingers, unit variance each.
+
+    The direction of motion is piecewise constant in these columns, which is the best case for these costs.
+    """
+    steps = steps_of(motion)
+    blocks = [steps.position.reshape(len(motion) - 1, -1)]
+    if steps.rotation is not None:
+        blocks.append(steps.rotation.reshape(len(motion) - 1, -1))
+    if steps.gripper is not None:
+        blocks.append(steps.gripper)
+    scaled = [block / max(float(block.std()), 1e-9) for block in blocks]
+    signal = np.concatenate(scaled, axis=1)
+    return np.concatenate([signal, signal[-1:]])
+
+
+def with_ruptures(search: str, model: str) -> Callable[[Sequence[Motion], float], Points]:
+    """A ruptures search with one of its own costs."""
+
+    def find(motions: Sequence[Motion], penalty: float | int) -> Points:
+        import ruptures
+
+        found = []
+        for motion in motions:
+            cost = _cost_of(motion, model)
+            arguments: dict[str, Any] = {"custom_cost": cost, "min_size": 8 if model == "ar" else 3, "jump": 1}
+            if search == "Window":
+                arguments["width"] = 12
+            searcher = getattr(ruptures, search)(**arguments)
+            found.append(np.array(searcher.fit(cost.signal).predict(pen=penalty)[:-1], np.int64))
+        return found
+
+    return find
+
+
+_costs: dict[int, tuple[Motion, Any]] = {}
+_model = ""
+
+
+def _cost_of(motion: Motion, model: str) -> Any:
+    """The recording's cost; those of one model are remembered, so finders of the same model follow each other."""
+    global _model
+    if model != _model:
+        _costs.clear()
+        _model = model
+    if id(motion) not in _costs:
+        from experiments.phase_benchmark.remembered_cost import RememberedCost
+
+        signal = step_signal(motion)
+        if model == "ar":
+            signal = np.linalg.norm(signal, axis=1)  # its autoregressive cost takes one channel
+        _costs[id(motion)] = (motion, RememberedCost(signal, model))  # the motion is kept, so that its id stays its own
+    return _costs[id(motion)][1]
+
+
+def slow_moments(motions: Sequence[Motion], share: float | int) -> Points:
+    """Local minima of the speed below a share of the fast speed: the usual heuristic."""
+    found = []
+    for motion in motions:
+        speed = np.linalg.norm(steps_of(motion).position, axis=2).sum(axis=1)
+        slow = speed < share * np.quantile(speed, 0.95)
+        runs = np.flatnonzero(np.diff(np.concatenate([[0], slow.astype(int), [0]])))
+        points = [a + int(np.argmin(speed[a:b])) for a, b in zip(runs[::2], runs[1::2])]
+        found.append(np.array([p for p in points if 2 < p < len(motion) - 2], np.int64))
+    return found
+
+
+def uniform(motions: Sequence[Motion], number: float | int) -> Points:
+    """A number of change points, evenly spaced."""
+    return [np.linspace(0, len(m), int(number) + 2)[1:-1].round().astype(np.int64) for m in motions]
+
+
+def clusters(motions: Sequence[Motion], size: float | int) -> Points:
+    """HDBSCAN over step directions."""
+    settings = resolved(Options(cluster_size=int(size)), motions)
+    return [hdbscan_points(motion, None, settings) for motion in motions]
+
+
+def key_states(motions: Sequence[Motion], threshold: float | int) -> Points:
+    """CoTPC's cosine key states."""
+    settings = resolved(Options(threshold=threshold), motions)
+    return [cotpc_points(motion, None, settings) for motion in motions]
+
+
+STOCK_COSTS: dict[str, tuple[float, ...]] = {
+    "l2": (4.0, 8.0, 16.0, 32.0, 64.0),
+    "rbf": (1.0, 2.0, 4.0, 8.0),
+    "normal": (60.0, 120.0, 240.0, 480.0, 960.0),
+    "ar": (0.1, 0.3, 1.0, 3.0),
+}
+"""Costs of ruptures and the penalties from which their choice starts."""
+
+FINDERS: dict[str, Finder] = {
+    "ours, defaults": Finder(ours, (0.0,)),
+    "ours, penalty tuned": Finder(ours, (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)),
+    "ours before (no strokes, rest 0.25, segments from T / 13)": Finder(before, (0.0,)),
+    "paper's M2 (no rest, no strokes), defaults": Finder(lambda m, p: ours(m, p, rest=0.0, stroke=0.0), (0.0,)),
+    "release's mean reduction, tuned": Finder(
+        lambda m, p: ours(m, p, rest=0.0, stroke=0.0, reduction="mean"), (0.01, 0.03, 0.1, 0.2, 0.3)
+    ),
+    **{
+        f"ruptures {search} {model}": Finder(with_ruptures(search, model), grid)
+        for model, grid in STOCK_COSTS.items()
+        for search in ("Pelt", "BottomUp", "Window")
+    },
+    "speed threshold": Finder(slow_moments, (0.1, 0.2, 0.3, 0.45, 0.6, 0.75), "share of fast speed", ratio(1.25)),
+    "CoTPC key states": Finder(key_states, (0.0, 0.3, 0.5, 0.7, 0.85, 0.95), "cosine", cosine),
+    "HDBSCAN": Finder(clusters, (4.0, 6.0, 8.0, 12.0), "cluster size", whole(2, lambda size: size // 3)),
+    "uniform": Finder(uniform, tuple(float(k) for k in range(1, 17)), "number", whole(1, lambda number: 1)),
+}

@@ -1,0 +1,165 @@
+"""The comparison: tune on one half of the recordings of each task, score on the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.phase_benchmark.finders import FINDERS, Finder
+from experiments.phase_benchmark.recordings import Recording
+from experiments.phase_benchmark.tuning import Tuned, tune
+from gap_vla.phases.alternatives import Options, gaussian_rho, resolved, segment_points
+from gap_vla.phases.estimator import PhaseEstimator
+from gap_vla.phases.metrics import average_precision, boundary_scores, match_boundaries, near_boundaries
+from gap_vla.phases.motion import Motion
+from gap_vla.phases.report import label_report
+
+TOLERANCES = (2, 5, 10)
+BY_TASK = ("value", "tried", "range_ends", "tuning_f1@5", "counts@5")
+"""Of a line's scores, those that have no mean over the tasks."""
+
+AROUND = 2
+"""ρ should be high within this many steps of a true switch (area under the precision-recall curve)."""
+
+FIRST = 5
+"""Steps at the start that ρ is not scored on: its first step is a change point by definition (M4)."""
+
+
+def halves(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
+    """Training and test half: every second recording."""
+    return list(recordings[::2]), list(recordings[1::2])
+
+
+def nothing(results: dict[str, Any]) -> None:
+    """Keeps no intermediate results."""
+
+
+def compare(
+    tasks: Mapping[str, Sequence[Recording]],
+    finders: Mapping[str, Finder] = FINDERS,
+    keep: Callable[[dict[str, Any]], Any] = nothing,
+    most_seconds: float | int = 120.0,
+) -> dict[str, Any]:
+    """Scores every finder on every task.
+
+    Args:
+        keep: is given the results so far after every finder.
+        most_seconds: a finder whose first recording says that a task would take it longer (processor time) is skipped,
+            and that is printed.
+
+    Returns:
+        {finder: {"tasks": {task: scores}, "mean": scores}}; scores: f1@2, f1@5, f1@10, precision@5, recall@5,
+        timing_error (steps, matched within 10), auprc (of bumps around the change points), and by task
+        value (of the tuned parameter), tried (the least and greatest that were), range_ends (the value is
+        the last possible one), tuning_f1@5, and counts@5: matched/found/true of every test recording, such as
+        "4/5/5 5/5/5".
+    """
+    out: dict[str, Any] = {}
+    for name, finder in finders.items():
+        if (needed := max(_seconds_needed(finder, recordings) for recordings in tasks.values())) > most_seconds:
+            print(f"{name}: skipped, a task would take about {needed:.0f} s (more than {most_seconds:.0f})", flush=True)
+            continue
+        each = {task: _score_finder(finder, *halves(recordings)) for task, recordings in tasks.items()}
+        keys = [key for key in next(iter(each.values())) if key not in BY_TASK]
+        out[name] = {"tasks": each, "mean": {key: float(np.nanmean([s[key] for s in each.values()])) for key in keys}}
+        keep(out)
+        print(f"{name}: F1@5 {out[name]['mean']['f1@5']:.3f}", flush=True)
+    return out
+
+
+def rho_scores(
+    tasks: Mapping[str, Sequence[Recording]],
+    variants: Mapping[str, Mapping[str, Any]],
+    keep: Callable[[dict[str, Any]], Any] = nothing,
+) -> dict[str, Any]:
+    """Area under the precision-recall curve of the LSTM's ρ, trained on one half and scored on the other.
+
+    Args:
+        variants: name to settings of `PhaseEstimator`.
+        keep: is given the results so far after every variant.
+
+    Returns:
+        {variant: {"tasks": {task: {"auprc", "rho_mean", "rho_width", "held_out_loss", "calibration"}}, "mean": {…}}};
+        rho_width as in `report.label_report`, change points as our segmentation finds them.
+    """
+    out: dict[str, Any] = {}
+    for name, settings in variants.items():
+        each = {}
+        for task, recordings in tasks.items():
+            train, test = halves(recordings)
+            estimator = fitted(train, **settings)
+            rho = [estimator.predict(r.motion) for r in test]
+            options = resolved(Options(), [r.motion for r in train])
+            report = label_report(rho, [segment_points(r.motion, None, options) for r in test])
+            each[task] = {
+                "auprc": area(rho, test),
+                "rho_mean": report["rho_mean"],
+                "rho_width": report["rho_width"],
+                "held_out_loss": estimator.report["held_out_loss"],
+                "calibration": estimator.report["held_out_calibration"]["error"],
+            }
+        keys = next(iter(each.values()))
+        out[name] = {"tasks": each, "mean": {k: float(np.mean([s[k] for s in each.values()])) for k in keys}}
+        keep(out)
+        print(f"{name}: AUPRC {out[name]['mean']['auprc']:.3f}", flush=True)
+    return out
+
+
+def fitted(train: Sequence[Recording], **settings: Any) -> PhaseEstimator:
+    """The LSTM trained on change points of our segmentation, not on the true switches."""
+    motions = [r.motion for r in train]
+    options = resolved(Options(), motions)
+    return PhaseEstimator(**settings).fit(motions, [segment_points(m, None, options) for m in motions])
+
+
+def area(rho: Sequence[np.ndarray], recordings: Sequence[Recording]) -> float:
+    """Area under the precision-recall curve for "within `AROUND` steps of a true switch"."""
+    near = [near_boundaries(r.switches, len(r.motion), AROUND)[FIRST:] for r in recordings]
+    return average_precision(np.concatenate([r[FIRST:] for r in rho]), np.concatenate(near))
+
+
+def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.ndarray]:
+    """ρ as bumps of width 2 steps around change points, for finders without a ρ of their own."""
+    return [gaussian_rho(p, len(m), Options(sigma=2.0)) for p, m in zip(points, motions)]
+
+
+def _seconds_needed(finder: Finder, recordings: Sequence[Recording]) -> float:
+    """An estimate from one recording, once everything is loaded and compiled.
+
+    The first value costs more than the others where a finder remembers something of a recording.
+    """
+    finder.find([recordings[-1].motion], finder.grid[-1])
+    start = time.process_time()
+    finder.find([recordings[0].motion], finder.grid[-1])
+    first = time.process_time()
+    finder.find([recordings[0].motion], finder.grid[-1])
+    further = time.process_time() - first
+    values = len(finder.grid) + 6 if len(finder.grid) > 1 else 0
+    return (first - start) * len(recordings) + further * values * len(recordings) / 2
+
+
+def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, Any]:
+    motions, true = [r.motion for r in train], [r.switches for r in train]
+    if len(finder.grid) > 1:
+        tuned = tune(lambda v: boundary_scores(finder.find(motions, v), true, 5)["f1"], finder.grid, finder.further)
+    else:
+        tuned = Tuned(finder.grid[0], None, finder.grid[0], finder.grid[0], True)
+    value = tuned.value
+    motions, true = [r.motion for r in test], [r.switches for r in test]
+    points = finder.find(motions, value)
+    scores = {t: boundary_scores(points, true, t) for t in TOLERANCES}
+    return {
+        **{f"f1@{t}": scores[t]["f1"] for t in TOLERANCES},
+        "precision@5": scores[5]["precision"],
+        "recall@5": scores[5]["recall"],
+        "timing_error": scores[10]["timing_error"],
+        "auprc": area(bumps(points, motions), test),
+        "value": value,
+        "tried": [tuned.low, tuned.high],
+        "range_ends": tuned.range_ends,
+        "tuning_f1@5": tuned.score,
+        "counts@5": " ".join(f"{len(match_boundaries(p, t, 5))}/{len(p)}/{len(t)}" for p, t in zip(points, true)),
+    }

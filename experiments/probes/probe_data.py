@@ -1,0 +1,143 @@
+"""Demonstrations to probe with: pictures, where the objects are, and which steps are transitions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from experiments.probes.linear_probe import ProbeError
+from gap_vla.core.identity import digest
+from gap_vla.rollouts.recordings import near_switches
+
+PROBE_SEED = 7_000_000
+"""Collection seed of demonstrations that are made for probing: episodes that no policy was trained on."""
+
+CARRYING = "transport"
+"""The expert's phase in which an object is brought to where it belongs."""
+
+BACK = 4
+"""Steps over which the change of proprioception is taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeData:
+    """Steps of several episodes, one after the other.
+
+    Attributes:
+        images: camera key to uint8[N, h, w, 3].
+        positions: object to float32[N, 3], m, world.
+        transition: whether the step is within three of one where the expert's phase changes.
+        free: whether nothing has been gripped yet, so that only the pictures tell where the objects are.
+        waiting: whether the object has not been carried towards its goal yet (before `CARRYING`); nowhere true in tasks
+            without such a phase.
+        proprio: where the hand is: position, quaternion and gripper of each arm, then their change since four steps
+            before.
+        actions: the expert's, each dimension in units of its standard deviation.
+        episodes: number of each step's episode.
+    """
+
+    images: dict[str, np.ndarray]
+    positions: dict[str, Float[np.ndarray, "n 3"]]
+    transition: Bool[np.ndarray, " n"]
+    free: Bool[np.ndarray, " n"]
+    waiting: Bool[np.ndarray, " n"]
+    proprio: Float[np.ndarray, "n p"]
+    actions: Float[np.ndarray, "n a"]
+    episodes: Int[np.ndarray, " n"]
+
+
+def collect_probe_demos(
+    task: str,
+    episodes: int,
+    root: Path,
+    *,
+    image_size: int,
+    cameras: Sequence[str],
+    camera: str = "near",
+    workers: int = 1,
+) -> Path:
+    """The expert's episodes for probing, made if they are not there."""
+    settings = {"task": task, "episodes": episodes, "image_size": image_size, "cameras": list(cameras)}
+    settings |= {"camera": camera} if camera != "near" else {}
+    path = root / "probes" / f"{task}-{digest(settings)}" / "demos.hdf5"
+    if not path.exists():
+        from gap_vla.sim import collect_demos
+
+        print(f"collect: {episodes} demonstrations of {task} to probe with → {path}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        collect_demos(
+            task,
+            episodes,
+            path,
+            seed=PROBE_SEED,
+            image_size=image_size,
+            cameras=cameras,
+            camera=camera,
+            workers=workers,
+        )
+    return path
+
+
+def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
+    """Reads every `every`-th step of a demonstration file of `gap_vla.sim.collect_demos`.
+
+    Raises:
+        ProbeError: the file does not say where the objects are.
+    """
+    import h5py
+
+    images: dict[str, list[np.ndarray]] = {}
+    positions: dict[str, list[np.ndarray]] = {}
+    transition, free, waiting, numbers = [], [], [], []
+    proprio, actions = [], []
+    with h5py.File(path, "r") as file:
+        for number, name in enumerate(sorted(file["data"], key=lambda key: int(key.rsplit("_", 1)[1]))):
+            demo = file["data"][name]
+            if "obs/object" not in demo:
+                raise ProbeError(
+                    f"{path}, {name}: no obs/object, so where the objects are is not known; collect the "
+                    "demonstrations again with scripts/collect_demos.py"
+                )
+            steps = np.arange(0, len(demo["actions"]), every)
+            for key in demo["obs"]:
+                if key.startswith("image_"):
+                    images.setdefault(key, []).append(demo["obs"][key][:][steps])
+            stored = demo["obs/object"]
+            for place, label in enumerate(stored.attrs["names"]):
+                positions.setdefault(str(label), []).append(stored[:, 3 * place : 3 * place + 3][steps])
+            transition.append(near_switches(list(demo["phase"][:]))[steps])
+            free.append((np.cumsum((demo["actions"][:, 6::7] > 0).any(1)) == 0)[steps])
+            names = [str(name) for name in demo["phase"].asstr()[:]]
+            carried = names.index(CARRYING) if CARRYING in names else 0
+            waiting.append(steps < carried)
+            hand = _proprio(demo)
+            proprio.append(np.concatenate([hand, hand - hand[np.maximum(np.arange(len(hand)) - BACK, 0)]], 1)[steps])
+            actions.append(demo["actions"][:][steps])
+            numbers.append(np.full(len(steps), number))
+    return ProbeData(
+        images={key: np.concatenate(parts) for key, parts in images.items()},
+        positions={key: np.concatenate(parts) for key, parts in positions.items()},
+        transition=np.concatenate(transition),
+        free=np.concatenate(free),
+        waiting=np.concatenate(waiting),
+        proprio=np.concatenate(proprio).astype(np.float32),
+        actions=_scaled(np.concatenate(actions)),
+        episodes=np.concatenate(numbers),
+    )
+
+
+def _proprio(demo: Any) -> np.ndarray:
+    names = sorted(key for key in demo["obs"] if key.startswith("robot"))
+    if not names:
+        raise ProbeError(f"{demo.file.filename}, {demo.name}: no obs/robot*_eef_pos; where the hand is is not known")
+    return np.concatenate([demo["obs"][key][:].reshape(len(demo["actions"]), -1) for key in names], axis=1)
+
+
+def _scaled(actions: np.ndarray) -> np.ndarray:
+    spread = actions.std(0)
+    return (actions / np.where(spread > 1e-6, spread, 1.0)).astype(np.float32)

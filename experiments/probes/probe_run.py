@@ -1,0 +1,172 @@
+"""Probes the frozen visual features of small policies, beside those of an untrained network of the same kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.probes.linear_probe import probe_positions, probe_transitions
+from experiments.probes.partial_probe import probe_beyond
+from experiments.probes.probe_data import ProbeData, read_probe_data
+from experiments.probes.similarity import cka
+from gap_vla.core.outputs import write_output
+from gap_vla.report.branch_loss import branch_losses
+from gap_vla.report.runs import ReportError, Run
+
+UNTRAINED = "untrained"
+STILL = 1e-3
+"""Objects whose position varies by less (standard deviation, m) are nothing to probe for."""
+
+
+def features_of(policy: Any, images: Mapping[str, np.ndarray], *, batch: int = 128) -> Float[np.ndarray, "n d"]:
+    """Visual features of single frames by a `SmallPolicy`.
+
+    Args:
+        images: uint8[N, h, w, 3] for each `image_<camera>` of the policy.
+
+    Raises:
+        ReportError: the policy looks through no camera, or one that the pictures lack.
+    """
+    import torch
+
+    keys = [f"image_{camera}" for camera in policy.cameras]
+    if not keys or not set(keys) <= set(images):
+        raise ReportError(f"the policy looks through {keys or 'no camera'}; the demonstrations have {sorted(images)}")
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(images[keys[0]]), batch):
+            some = {key: torch.from_numpy(images[key][start : start + batch])[:, None] for key in keys}
+            found.append(policy.features(some)[:, 0].float().numpy())
+    return np.concatenate(found)
+
+
+def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]:
+    """All probes of one set of features, as plain values.
+
+    Returns:
+        `positions`: object to part (`before grasp`, `before transport`, `all steps`) to `PositionProbe`, for objects
+        that move between episodes in it;
+        `beyond_proprio`: the same to `PartialProbe`: what the features tell of the object that proprioception does not
+        (it misses by more than `STILL`);
+        `actions`: `all steps` and `transitions` to `PartialProbe`: the expert's action beyond proprioception;
+        `transition`: telling motion transitions from the rest.
+    """
+    everywhere = np.ones(len(data.episodes), bool)
+    parts = {"before grasp": data.free, "before transport": data.waiting, "all steps": everywhere}
+
+    def beyond(target: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+        found = probe_beyond(features[rows], target[rows], data.proprio[rows], data.episodes[rows])
+        return dataclasses.asdict(found)
+
+    positions: dict[str, dict[str, Any]] = {}
+    partial: dict[str, dict[str, Any]] = {}
+    for name, where in data.positions.items():
+        for part, rows in parts.items():
+            if rows.any() and where[rows].std(0).max() > STILL:
+                found = probe_positions(features[rows], where[rows], data.episodes[rows])
+                positions.setdefault(name, {})[part] = dataclasses.asdict(found)
+                more = beyond(where, rows)
+                if more["covariate_error"] > STILL:
+                    partial.setdefault(name, {})[part] = more
+    return {
+        "positions": positions,
+        "beyond_proprio": partial,
+        "actions": {
+            part: beyond(data.actions, rows)
+            for part, rows in (("all steps", everywhere), ("transitions", data.transition))
+        },
+        "transition": dataclasses.asdict(probe_transitions(features, data.transition, data.episodes)),
+    }
+
+
+def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
+    """What one small policy sees: `probe` (missing if it has no eyes), and `branch_losses` (missing if it has one
+    branch, or its data are not here).
+    """
+    from gap_vla.policies.saving import load_saved_policy
+
+    policy = load_saved_policy(run.checkpoint)[0]
+    found: dict[str, Any] = {}
+    if policy.uses_vision:
+        found["probe"] = probe(features_of(policy, data.images), data)
+    if (losses := branch_losses(run)) is not None:
+        found["branch_losses"] = losses
+    return found
+
+
+def probe_untrained(run: Run, data: ProbeData) -> dict[str, Any]:
+    """The same probes on an untrained network of the run's architecture."""
+    from gap_vla.policies.saving import load_saved_policy
+
+    return probe(features_of(_untrained(load_saved_policy(run.checkpoint)[0]), data.images), data)
+
+
+def _untrained(policy: Any) -> Any:
+    import torch
+
+    from gap_vla.policies.policy import build_policy
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = policy.image_shape, policy.proprio_dim, policy.action_dim, policy.built_cameras
+        return build_policy(policy.config, policy.method, *sizes).eval()
+
+
+def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) -> dict[str, Any]:
+    """Probes every run on the same pictures and compares their features (CKA).
+
+    Args:
+        runs: directories of small policies that see; those without a visual branch are left out.
+        demos: demonstrations that say where the objects are, best such that no policy was trained on.
+        out: receives `probe.json`.
+
+    Returns:
+        `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `branch_losses` (label to what
+        `losses_by_branch` returns), `labels` and `cka` (matrix in their order). The last label is an untrained network
+        of the first run's architecture.
+
+    Raises:
+        ReportError: no run has visual features.
+        ProbeError: the demonstrations do not fit.
+    """
+    from gap_vla.policies.saving import load_saved_policy
+
+    data = read_probe_data(demos, every=every)
+    features: dict[str, np.ndarray] = {}
+    paths: dict[str, str] = {}
+    branches: dict[str, Any] = {}
+    first = None
+    for path in runs:
+        run = Run.read(path)
+        if not run.small:
+            continue
+        policy = load_saved_policy(run.checkpoint)[0]
+        if (losses := branch_losses(run)) is not None:
+            branches[run.label] = losses
+        if policy.uses_vision:
+            print(f"probe: features of {run.path}", flush=True)
+            features[run.label] = features_of(policy, data.images)
+            paths[run.label] = str(run.path)
+            first = first or policy
+    if first is None:
+        raise ReportError("none of the runs is a small policy that sees; only those can be probed")
+    features[UNTRAINED] = features_of(_untrained(first), data.images)
+    labels = list(features)
+    result = {
+        "demos": str(demos),
+        "steps": len(data.episodes),
+        "episodes": len(np.unique(data.episodes)),
+        "runs": paths,
+        "probes": {label: probe(found, data) for label, found in features.items()},
+        "branch_losses": branches,
+        "labels": labels,
+        "cka": [[round(cka(features[a], features[b]), 4) for b in labels] for a in labels],
+    }
+    write_output(out / "probe.json", "probe", json.dumps(result, indent=2))
+    return json.loads(json.dumps(result))

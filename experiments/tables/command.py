@@ -1,0 +1,156 @@
+"""What scripts/reproduce.py does once its command line is read."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from experiments.tables.cells import Cell, plan
+from experiments.tables.front_page import SHOWN, write_front_page
+from experiments.tables.kinds import Kind, find_kind
+from experiments.tables.ledger import FAILED, FINISHED, Ledger
+from experiments.tables.looks import look
+from experiments.tables.queue import QueueOptions, run_queue, waiting_cells
+from experiments.tables.render import render
+from experiments.tables.tables import TABLES, Table, find_table, narrowed
+from experiments.tables.timing import machine, predict
+from gap_vla.core.progress import duration
+from gap_vla.core.typed_config import ConfigError
+
+JOBS = {"cpu": 1, "cuda": 4}
+"""Cells at once where --jobs names no number: those of a GPU wait for their simulators most of the time."""
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """A budget of time.
+
+    >>> seconds("60m"), seconds("1.5h"), seconds("1h30m"), seconds("90s")
+    (3600.0, 5400.0, 5400.0, 90.0)
+
+    Raises:
+        ConfigError: no such time.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigError(f"--budget is {text!r}; give a time such as 60m, 1.5h, 1h30m or 90s")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def reproduce(options: argparse.Namespace) -> None:
+    """Runs what fits into the budget, then renders, also after Ctrl-C; without a table only renders them all.
+
+    Raises:
+        ConfigError: no table, and more to do than to render.
+    """
+    if not options.table:
+        if not options.render:
+            raise ConfigError(f"--table is missing; give one of {', '.join(TABLES)}, or --render to render all of them")
+        render_all(options)
+        return
+    budget = seconds(options.budget)
+    options.jobs = JOBS[options.device] if options.jobs is None else options.jobs
+    runs = not (options.dry_run or options.render or options.look)
+    if runs and machine(options.device).get("device_name") == "none":
+        raise ConfigError(
+            "--device is cuda, but torch finds no CUDA device here: leave --device out, or install a build of torch "
+            "for this machine's GPU into .venv"
+        )
+    whole = find_table(options.table)
+    table = narrowed(whole, tuple(options.tasks), tuple(options.methods))
+    kind = find_kind(table.kind)
+    seeds = _seeds(options.seeds)
+    cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)
+    ledger = Ledger(options.results, table.name, options.profile)
+    for one in ledger.stale(cells):
+        print(
+            f"{ledger.path(one.cell)} is stale ({'; '.join(one.reasons)}): it counts in no table; running replaces it"
+        )
+    stopped = False
+    if options.dry_run:
+        print(describe_queue(cells, ledger, kind, options))
+        return
+    command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    if options.look:
+        look(cells, ledger, kind, options.look, command=command)
+    elif runs:
+        queue = QueueOptions(
+            budget=budget,
+            jobs=options.jobs,
+            retry=options.retry,
+            device=options.device,
+            logs=Path(options.logs),
+            command=command,
+        )
+        print(describe_queue(cells, ledger, kind, options), flush=True)
+        signal.signal(signal.SIGTERM, _as_interrupt)
+        try:
+            run_queue(cells, ledger, kind, queue)
+        except KeyboardInterrupt:
+            stopped = True
+    every = plan(whole, options.profile, kind, seeds=sorted({*whole.seeds, *(seeds or ())}), device=options.device)
+    _render(whole, every, ledger, options)
+    print(f"cells: {ledger.directory}; tables and pictures: {options.page}")
+    if stopped:
+        raise KeyboardInterrupt("finished cells are recorded; the same command goes on")
+
+
+def render_all(options: argparse.Namespace) -> None:
+    """Writes the tables of everything that is recorded, and the front page."""
+    for table in TABLES.values():
+        ledger = Ledger(options.results, table.name, options.profile)
+        if list(ledger.directory.glob("*.json")):
+            cells = plan(table, options.profile, find_kind(table.kind), device=options.device)
+            _render(table, cells, ledger, options)
+            print(
+                f"{table.name}: {len(ledger.stale(cells))} of {len(cells)} cells are stale; written to {options.page}"
+            )
+
+
+def _render(table: Table, cells: Sequence[Cell], ledger: Ledger, options: argparse.Namespace) -> None:
+    results = render(table, options.profile, cells, ledger, Path(options.page))
+    front = Path(options.front_page)
+    if (table.name, options.profile) == SHOWN and front.exists():
+        write_front_page(results, front)
+
+
+def _seeds(texts: Sequence[str]) -> list[int] | None:
+    if not all(text.isdigit() for text in texts):
+        raise ConfigError(f"--seeds is {','.join(texts)!r}; give whole numbers separated by commas, such as 0,1,2")
+    return [int(text) for text in texts] or None
+
+
+def _as_interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def describe_queue(cells: Sequence[Cell], ledger: Ledger, kind: Kind, options: argparse.Namespace) -> str:
+    """The queue with its predicted times, and what is recorded already."""
+    known = ledger.all_entries()
+    here = machine(options.device, options.jobs)
+    waiting = waiting_cells(cells, ledger, retry=options.retry)
+    lines = []
+    total = 0.0
+    for number, cell in enumerate(waiting, 1):
+        prediction = predict(cell, known, kind, here)
+        total += prediction.seconds
+        started = " (started before)" if kind.run_directory(cell.config).exists() else ""
+        took, until = duration(prediction.seconds), duration(total / options.jobs)
+        lines.append(f"{number:4}  {cell.name:44} {took:>12}   after {until:>12}   {prediction.source}{started}")
+    states = [entry.status for cell in cells if (entry := ledger.matching(cell)) is not None]
+    failed = states.count(FAILED)
+    head = (
+        f"table {ledger.table}, profile {ledger.profile}: {len(cells)} cells, {states.count(FINISHED)} finished, "
+        f"{failed} failed{' (give --retry to try them again)' if failed and not options.retry else ''}, "
+        f"{len(waiting)} to run in about {duration(total / options.jobs)} with {options.jobs} at once "
+        f"on {os.cpu_count()} cores"
+    )
+    return "\n".join([head, *lines])

@@ -1,0 +1,267 @@
+"""Runs the cells that fit into a budget of time, several at once if asked, and writes each into the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from experiments.tables.cells import Cell
+from experiments.tables.kinds import Kind
+from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, Rollouts
+from experiments.tables.timing import Prediction, machine, predict
+from gap_vla.core.errors import UserError
+from gap_vla.core.processes import CellProcess
+from gap_vla.core.progress import duration
+
+POLL_SECONDS = 0.2
+
+
+class QueueError(UserError, RuntimeError):
+    """The queue cannot start; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QueueOptions:
+    """How the queue runs.
+
+    Attributes:
+        budget: seconds; no cell is begun that is predicted to end later, and one that still runs then is interrupted
+            (it goes on from its checkpoint next time).
+        jobs: cells at once, with one thread each if more than one.
+        retry: whether cells that failed are tried again.
+        logs: folder for the cells' output, one file each.
+        command: as the user gave it, for the ledger.
+    """
+
+    budget: float
+    jobs: int = 1
+    retry: bool = False
+    device: str = "cpu"
+    logs: Path = Path("runs/reproduce")
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1 or self.budget <= 0:
+            raise QueueError(f"budget {self.budget} s, {self.jobs} job(s); both must be greater than 0")
+
+
+@dataclasses.dataclass
+class _Running:
+    cell: Cell
+    process: CellProcess
+    prediction: Prediction
+    started: float
+    resumed: bool
+
+
+def waiting_cells(cells: Sequence[Cell], ledger: Ledger, *, retry: bool = False) -> list[Cell]:
+    """Those that still have to run, in order: without an entry, with a stale one, failed ones if `retry`."""
+    settled = (FINISHED,) if retry else (FINISHED, FAILED)
+    return [cell for cell in cells if (entry := ledger.matching(cell)) is None or entry.status not in settled]
+
+
+def run_queue(
+    cells: Sequence[Cell],
+    ledger: Ledger,
+    kind: Kind,
+    options: QueueOptions,
+    *,
+    say: Callable[[str], None] = lambda text: print(text, flush=True),
+) -> list[Entry]:
+    """Runs what fits. Called again, after a kill too, it goes on.
+
+    Returns:
+        What this call added to the ledger.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, when the running cells have written their checkpoints and ended.
+        QueueError: another queue works on this table.
+    """
+    with _alone(options.logs / f"{ledger.table}-{ledger.profile}.lock", ledger):
+        return _Queue(cells, ledger, kind, options, say).run()
+
+
+class _Queue:
+    def __init__(
+        self, cells: Sequence[Cell], ledger: Ledger, kind: Kind, options: QueueOptions, say: Callable[[str], None]
+    ) -> None:
+        self._ledger, self._kind, self._options, self._say = ledger, kind, options, say
+        self._waiting = waiting_cells(cells, ledger, retry=options.retry)
+        self._total = len(cells)
+        self._running: list[_Running] = []
+        self._added: list[Entry] = []
+        self._machine = machine(options.device, options.jobs)
+        self._deadline = time.monotonic() + options.budget
+        self._known = ledger.all_entries()
+
+    def run(self) -> list[Entry]:
+        used_up = False
+        try:
+            while self._running or self._start():
+                time.sleep(POLL_SECONDS)
+                self._collect()
+                if time.monotonic() > self._deadline and not used_up and self._running:
+                    used_up = True
+                    self._say("the budget is used up: interrupting what runs; the same command goes on with it")
+                    self._stop()
+                elif not used_up:
+                    self._start()
+        except BaseException:
+            self._stop()
+            raise
+        self._say_rest()
+        return self._added
+
+    def _start(self) -> bool:
+        """Starts cells while there is room and time; whether any runs now."""
+        for cell in list(self._waiting):
+            if len(self._running) >= self._options.jobs:
+                break
+            left = self._deadline - time.monotonic()
+            prediction = predict(cell, self._known, self._kind, self._machine)
+            if prediction.seconds > left or self._data_is_being_made(cell):
+                continue
+            self._waiting.remove(cell)
+            directory = self._kind.run_directory(cell.config)
+            resumed = directory.exists()
+            log = self._options.logs / f"{cell.table}-{cell.profile}" / f"{cell.name}.log"
+            one_thread = self._options.jobs > 1
+            process = CellProcess(self._kind.train, cell.config, log=log, one_thread=one_thread)
+            self._running.append(_Running(cell, process, prediction, time.monotonic(), resumed))
+            what = "continues" if resumed else "starts"
+            self._say(
+                f"{self._place()} {cell.name} {what}, predicted {duration(prediction.seconds)} ({prediction.source}); "
+                f"its output: {log}"
+            )
+        return bool(self._running)
+
+    def _place(self) -> str:
+        return f"[{self._total - len(self._waiting)}/{self._total}]"
+
+    def _data_is_being_made(self, cell: Cell) -> bool:
+        store = self._kind.store(cell.config)
+        if (store / "store.json").exists():
+            return False
+        return any(self._kind.store(other.cell.config) == store for other in self._running)
+
+    def _collect(self) -> None:
+        for run in list(self._running):
+            if run.process.alive():
+                continue
+            self._running.remove(run)
+            if run.process.interrupted:
+                self._say(f"{run.cell.name} was interrupted; it is taken up again next time")
+                continue
+            entry = self._entry(run)
+            self._ledger.write(run.cell, entry)
+            self._known.append(entry)
+            self._added.append(entry)
+            self._say(f"{run.cell.name} {_outcome(entry)}")
+
+    def _entry(self, run: _Running) -> Entry:
+        cell, error = run.cell, run.process.error
+        summary: dict[str, Any] = run.process.result or {}
+        variants = {} if error else rollouts_of(summary)
+        if not error and not variants:
+            error = "the run was not rolled out (eval.episodes is 0)"
+        stages = summary.get("seconds", {})
+        seconds = sum(stages.values()) if run.resumed and stages else time.monotonic() - run.started
+        return Entry(
+            cell=cell.name,
+            status=FAILED if error else FINISHED,
+            config_hash=cell.hash,
+            task=cell.block.task,
+            arm=cell.arm.name,
+            method=cell.arm.method,
+            seed=cell.seed,
+            steps=int(summary.get("steps", 0)),
+            seconds=round(seconds, 1),
+            whole=not run.resumed,
+            variants=variants,
+            error=error,
+            stages=stages,
+            validation=summary.get("validation", {}),
+            config=cell.settings,
+            gradients=summary.get("gradients", {}),
+            origin=summary.get("origin") or cell.origin,
+            account={
+                "machine": self._machine,
+                "used": run.process.used,
+                "load_average": round(os.getloadavg()[2], 1),  # of 15 minutes: how far to trust the time
+                "commit": commit(),
+                "run_commit": summary.get("machine", {}).get("commit"),
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "command": self._options.command,
+                "run": str(self._kind.run_directory(cell.config)),
+            },
+        )
+
+    def _stop(self) -> None:
+        for run in self._running:
+            run.process.interrupt()
+        for run in self._running:
+            run.process.stop()
+        self._collect()
+
+    def _say_rest(self) -> None:
+        if not self._waiting:
+            return
+        shortest = min(predict(cell, self._known, self._kind, self._machine).seconds for cell in self._waiting)
+        self._say(
+            f"{len(self._waiting)} of {self._total} cells are left; the shortest is predicted to take "
+            f"{duration(shortest)}. The same command goes on with them"
+        )
+
+
+def rollouts_of(summary: dict[str, Any]) -> dict[str, Rollouts]:
+    """Variant to outcomes, from a run's summary: one evaluation for each variant, or only one."""
+    one = summary.get("rollouts") or {}
+    variants = summary.get("variants") or ({one["task"]["variant"]: one} if one else {})
+    return {name: Rollouts.from_summary(found) for name, found in variants.items()}
+
+
+def _outcome(entry: Entry) -> str:
+    if entry.status == FAILED:
+        return f"failed after {duration(entry.seconds)}: {entry.error}"
+    success = ", ".join(f"{name} {found.successes}/{found.episodes}" for name, found in entry.variants.items())
+    return f"finished in {duration(entry.seconds)}: {success}"
+
+
+def commit() -> str:
+    """The project's commit, with `+` if tracked files of the package differ from it."""
+    import subprocess
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "gap_vla", "finetune_configs")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, ledger: Ledger) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            stream.seek(0)
+            raise QueueError(
+                f"another queue works on table {ledger.table}, profile {ledger.profile} (process "
+                f"{stream.read().strip() or 'unknown'}); wait for it or stop it"
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield

@@ -1,0 +1,222 @@
+"""Which cells each table is made of: tasks, regimes, methods, and the settings that differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from gap_vla.core.typed_config import ConfigError, choose
+
+SEEDS = (0, 1, 2)
+IN, OUT = "default", "positions_wide"
+"""Every cell is rolled out on both: the demonstrations' layouts, and initial ranges stretched about their centre."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One line of a table.
+
+    Attributes:
+        name: of the line, and part of the ledger's file names.
+        method: the training method.
+        changes: dotted configuration keys to values, on top of the regime's.
+    """
+
+    name: str
+    method: str
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def arms(*methods: str) -> tuple[Arm, ...]:
+    """Methods as they are."""
+    return tuple(Arm(method, method) for method in methods)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One task under one regime.
+
+    Attributes:
+        regime: short name; empty: the profile's own settings.
+        description: the regime in words, for the heading.
+        reference: the arm that the others are compared with.
+        against: further paired differences, (first, second).
+        paper: key of `experiments.tables.paper.PAPER_TABLES` for the rollouts in and out of distribution.
+    """
+
+    task: str
+    arms: tuple[Arm, ...]
+    regime: str = ""
+    description: str = ""
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reference: str = "concat"
+    against: tuple[tuple[str, str], ...] = ()
+    paper: tuple[str, str] = ("main", "ood")
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.regime}" if self.regime else self.task
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A named set of blocks; `kind` says which training runs its cells (`experiments.tables.kinds`)."""
+
+    name: str
+    title: str
+    blocks: tuple[Block, ...]
+    kind: str = "small"
+    seeds: tuple[int, ...] = SEEDS
+
+
+_PAPER_TASKS = (
+    "assembly",
+    "threading",
+    "disassemble",
+    "pick_place",
+    "push_wall",
+    "bin_picking",
+    "hammer_drawer",
+    "stack",
+)
+_GAP_PAIRS = (("gap", "vision"),)
+_CONTROLS = (("gap", "vision"), ("gap", "lambda_only"), ("gap", "rho_only"))
+_FEW_CLEAN = {"demos.episodes": 40, "demos.action_noise": 0.0, "model.proprio_history": 5}
+_MANY_DISTURBED = {"demos.episodes": 100, "demos.action_noise": 0.15}
+_MANY_DISTURBED |= {"model.proprio_history": 1, "model.image_history": 1}
+
+
+def _on_assembly(name: str, title: str, lines: tuple[Arm, ...], **options: Any) -> Table:
+    return Table(name, title, (Block("assembly", lines, **options),))
+
+
+def _both(key: str, *values: str) -> tuple[Arm, ...]:
+    """Concat and GAP for each value of one model key."""
+    return tuple(Arm(f"{value}-{m}", m, {key: value}) for value in values for m in ("concat", "gap"))
+
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        Table(
+            "evidence",
+            "Is it ρ, and when does it help?",
+            (
+                Block(
+                    "assembly",
+                    arms("vision", "concat", "gap", "gap_gaussian", "lambda_only", "rho_only"),
+                    regime="few_clean",
+                    description="40 clean demonstrations, five steps of proprioceptive history",
+                    changes=_FEW_CLEAN,
+                    against=(*_CONTROLS, *(("gap_gaussian", other) for other in ("vision", "gap", "lambda_only"))),
+                ),
+                Block("threading", arms("vision", "concat", "gap"), against=_GAP_PAIRS),
+            ),
+        ),
+        Table(
+            "disturbed",
+            "A second regime: many disturbed demonstrations, a single step of proprioception",
+            (
+                Block(
+                    "assembly",
+                    arms("vision", "concat", "gap"),
+                    regime="many_disturbed",
+                    description="100 disturbed demonstrations (σ = 0.15), no proprioceptive history",
+                    changes=_MANY_DISTURBED,
+                    against=_GAP_PAIRS,
+                ),
+            ),
+        ),
+        Table(
+            "main",
+            "The paper's main table: small policies on eight tasks",
+            tuple(
+                Block(task, arms("vision", "concat", "msbot", "aux", "mask", "gap"), against=_GAP_PAIRS)
+                for task in _PAPER_TASKS
+            ),
+        ),
+        Table(
+            "octo",
+            "Fine-tuning Octo",
+            tuple(
+                Block(task, arms("v", "vp", "vp_gap"), reference="vp", against=(("vp_gap", "v"),), paper=("octo", ""))
+                for task in ("assembly", "threading", "disassemble", "push_wall", "hammer_drawer")
+            ),
+            kind="octo",
+        ),
+        Table(
+            "ood",
+            "Out of distribution",
+            tuple(
+                Block(task, arms("vision", "concat", "gap"), against=_GAP_PAIRS)
+                for task in ("assembly", "threading", "bin_picking", "stack")
+            ),
+        ),
+        _on_assembly(
+            "ablation",
+            "λ, the window of training, and other ways to ρ",
+            (
+                *arms("concat", "gap"),
+                *(Arm(f"lambda_{lam}", "gap", {"adjustment.lam": lam}) for lam in (0.1, 0.2, 0.4, 0.5)),
+                *(Arm(f"window_{part}", "gap", {"adjustment.window": part}) for part in (0.25, 0.75, 1.0)),
+                *arms("lambda_only", "rho_only", "fixed_rho"),
+                *arms("gap_gaussian", "gap_change_points", "gap_hdbscan", "gap_cotpc"),
+            ),
+            against=(("gap", "lambda_only"), ("gap", "fixed_rho")),
+        ),
+        _on_assembly(
+            "fusion",
+            "GAP under other fusions",
+            _both("model.fusion", "concat", "sum", "film", "attention"),
+            reference="concat-concat",
+            against=tuple((f"{f}-gap", f"{f}-concat") for f in ("sum", "film", "attention")),
+        ),
+        _on_assembly(
+            "head",
+            "GAP under other heads",
+            _both("model.head", "mlp", "diffusion", "gmm"),
+            reference="mlp-concat",
+            against=tuple((f"{h}-gap", f"{h}-concat") for h in ("diffusion", "gmm")),
+        ),
+        _on_assembly(
+            "rivals",
+            "GAP and other ways to balance modalities",
+            arms("concat", "gap", "gradnorm", "ogm_ge", "dropout_noise", "keyframe", "msbot", "aux", "mask", "proprio"),
+            against=tuple(
+                ("gap", m) for m in ("gradnorm", "ogm_ge", "dropout_noise", "keyframe", "msbot", "aux", "mask")
+            ),
+        ),
+    )
+}
+
+
+def find_table(name: str) -> Table:
+    """The table of that name.
+
+    Raises:
+        ConfigError: lists the names that exist.
+    """
+    return TABLES[choose(name, tuple(TABLES), "table")]
+
+
+def narrowed(table: Table, tasks: tuple[str, ...] = (), methods: tuple[str, ...] = ()) -> Table:
+    """The table with these tasks and arms only; empty: all.
+
+    Raises:
+        ConfigError: a task or arm that the table does not have.
+    """
+    known_tasks = tuple(dict.fromkeys(block.task for block in table.blocks))
+    known_arms = tuple(dict.fromkeys(arm.name for block in table.blocks for arm in block.arms))
+    for task in tasks:
+        choose(task, known_tasks, f"task of table {table.name}")
+    for method in methods:
+        choose(method, known_arms, f"method of table {table.name}")
+    blocks = []
+    for block in table.blocks:
+        chosen = tuple(arm for arm in block.arms if not methods or arm.name in methods)
+        if chosen and (not tasks or block.task in tasks):
+            blocks.append(dataclasses.replace(block, arms=chosen))
+    if not blocks:
+        raise ConfigError(f"table {table.name} has none of {', '.join(methods)} on {', '.join(tasks)}")
+    return dataclasses.replace(table, blocks=tuple(blocks))

@@ -1,0 +1,1 @@
+"""The commands: what they read from their command lines and print; `scripts/` call them."""

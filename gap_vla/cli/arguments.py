@@ -1,0 +1,108 @@
+"""Command lines: a typo, a number that cannot be and an option without effect are errors before anything else happens.
+
+Imports only the standard library and the bounds of configurations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from gap_vla.core.bounds import SEED, Bounds, NumberField
+
+MANY = 100_000
+"""Episodes, each of which takes seconds."""
+
+
+class Number:
+    """`type=` of an option: a number within bounds, which `--help` shows.
+
+    >>> whole(1, 64)("2")
+    2
+    """
+
+    def __init__(self, kind: type, bounds: Bounds) -> None:
+        self._kind, self.bounds, self.__name__ = kind, bounds, kind.__name__
+
+    def __call__(self, text: str) -> Any:
+        try:
+            value = self._kind(text)
+        except ValueError:
+            value = text
+        if problem := NumberField(self._kind, self.bounds).problem(value):
+            raise argparse.ArgumentTypeError(f"{text} is refused; {problem}")
+        return value
+
+
+def whole(least: int, most: int, why: str = "both allowed") -> Number:
+    """A whole number from `least` to `most`; `why`: what the bounds follow from."""
+    return Number(int, Bounds(least, most, why))
+
+
+def real(least: float, most: float, why: str = "both allowed") -> Number:
+    """A finite number from `least` to `most`."""
+    return Number(float, Bounds(least, most, why))
+
+
+seed = Number(int, SEED)
+processes = whole(1, 256, "processes of a machine")
+pixels = whole(16, 1024, "pixels; smaller ones show nothing")
+seconds = real(0.01, 86_400, "up to a day")
+saved_step = whole(0, 2**31 - 1, "steps are counted in 32 bits")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Adds the bounds of numbers to what is said about them."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if not isinstance(action.type, Number):
+            return action.help
+        return f"{action.help} [{str(action.type.bounds).split(' (')[0]}]"
+
+
+def command_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser that shows the command's docstring, and takes options by their whole names only."""
+    return argparse.ArgumentParser(description=doc, formatter_class=_Help, allow_abbrev=False)
+
+
+def refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace, why: str, *names: str) -> None:
+    """Ends the command if one of these options was given another value than its default: it would have no effect.
+
+    Args:
+        why: the circumstance, e.g. "without --report".
+        names: attributes of `options`.
+    """
+    for name in names:
+        if getattr(options, name) != parser.get_default(name):
+            flags = next(action.option_strings for action in parser._actions if action.dest == name)
+            parser.error(f"{flags[0]} has no effect {why}; leave it out")
+
+
+def key_value(pair: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE`; a value is JSON if it parses as JSON, or text.
+
+    Raises:
+        argparse.ArgumentTypeError: no equals sign, or nothing before it.
+    """
+    key, equals, value = pair.partition("=")
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def json_or_name(text: str) -> Any:
+    """A map in JSON if it begins with a brace, otherwise a name.
+
+    Raises:
+        argparse.ArgumentTypeError: a brace, but no JSON.
+    """
+    if not text.startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from None

@@ -1,0 +1,209 @@
+"""What the commands with a `--config FILE[:PROFILE]` share: flags in, a typed configuration, errors in plain words."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from gap_vla.core.bounds import NumberField, all_number_fields
+from gap_vla.core.errors import UserError, command, keeping, message_of
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.sim import TASK_NAMES
+from gap_vla.training.config import FinetuneConfig
+
+OPTIONS = "config.phases.options."
+
+
+def load_config(path_and_profile: str) -> ConfigDict:
+    """The ConfigDict of `finetune_configs/NAME.py[:PROFILE]`, unlocked for overrides.
+
+    Raises:
+        ConfigError: no such file, code that fails (with its line), no `get_config` in it, or no such profile.
+    """
+    path, colon, profile = path_and_profile.partition(":")
+    if colon and not profile:
+        raise ConfigError(f"--config {path_and_profile} names no profile after the colon")
+    if not Path(path).is_file():
+        near = ", ".join(str(p) for p in sorted(Path(path).parent.glob("*.py"))) or "none there"
+        raise ConfigError(f"configuration file {path!r} does not exist (files: {near})")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if not (spec and spec.loader):
+        raise ConfigError(f"{path}: a configuration file is Python and ends with .py")
+    module = importlib.util.module_from_spec(spec)
+    with _naming_the_line(path):
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
+        config = module.get_config(profile) if profile else module.get_config()
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
+    return config
+
+
+@contextlib.contextmanager
+def _naming_the_line(path: str) -> Iterator[None]:
+    """Errors of the code in `path` become a ConfigError with the line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        what = error.msg if isinstance(error, SyntaxError) else message_of(error)
+        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {what}") from None
+
+
+def _config_argument(argv: list[str]) -> str | None:
+    for index, argument in enumerate(argv):
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            return value if equals else "".join(argv[index + 1 : index + 2])
+    return None
+
+
+def take_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Parts the options of the phase method from the other arguments, for a method's options are not known by name.
+
+    >>> take_options(["--config.phases.options.sigma=3", "--config.method=v"])
+    (['--config.method=v'], {'sigma': 3})
+
+    Raises:
+        ConfigError: an option without `=value`.
+    """
+    rest, options = [], {}
+    for argument in argv:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith(OPTIONS):
+            rest.append(argument)
+            continue
+        if not equals:
+            raise ConfigError(f"{argument} needs a value: {argument}=VALUE")
+        try:
+            options[name.removeprefix(OPTIONS)] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name.removeprefix(OPTIONS)] = value  # a plain word
+    return rest, options
+
+
+def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Checks that every `--config.a.b=value` names a key of the configuration.
+
+    Raises:
+        ConfigError: it does not; the message names the whole key and the nearest one.
+    """
+    for argument in argv:
+        name = argument.lstrip("-").partition("=")[0]
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        section, path = config, name.split(".")[1:]
+        for depth, key in enumerate(path):
+            where = ".".join(path[: depth + 1])
+            if not isinstance(section, (ConfigDict, dict)):
+                raise ConfigError(f"unknown configuration key {where}: {'.'.join(path[:depth])} is no section")
+            if key not in section:
+                near = difflib.get_close_matches(key, list(section), 1)
+                hint = f"; did you mean {'.'.join([*path[:depth], near[0]])}?" if near else ""
+                raise ConfigError(f"unknown configuration key {where}{hint} (known here: {', '.join(section)})")
+            section = section[key]
+
+
+def _keys(values: Mapping[str, Any], fields: Mapping[str, NumberField], prefix: str = "--config") -> list[str]:
+    lines = []
+    for key, value in values.items():
+        name = f"{prefix}.{key}"
+        if isinstance(value, dict) and value:
+            lines += _keys(value, fields, name)
+        else:
+            bounds = fields[name].bounds if name in fields else None
+            lines.append(f"  {name}={value!r}" + (f"  {bounds}" if bounds else ""))
+    return lines
+
+
+def help_text(doc: str, script: str, config_type: type[Any] = FinetuneConfig) -> str:
+    """The command's docstring, its flags, and every configuration key with the library's default."""
+    defaults = dataclasses.asdict(config_type(task=TASK_NAMES[0]))
+    bounds = {f"--config.{key}": field for key, field in all_number_fields(config_type).items()}
+    return (
+        f"{doc.strip()}\n\nflags:\n{flags.FLAGS.module_help(script)}\n\n"
+        "configuration keys with the library's defaults (a configuration file sets some of them; what each means\n"
+        f"is documented in {config_type.__module__.replace('.', '/')}.py):\n" + "\n".join(_keys(defaults, bounds))
+    )
+
+
+@command
+def run_command(
+    main: Callable[[Any], Any],
+    doc: str,
+    argv: list[str] | None = None,
+    config_type: type[Any] = FinetuneConfig,
+) -> None:
+    """Parses the flags and calls `main(config)`; fails like every command (`gap_vla.core.errors`).
+
+    Args:
+        config_type: a frozen dataclass with `from_dict`; its defaults stand in the help text.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes about instructions drown the progress lines
+    argv = list(sys.argv if argv is None else argv)
+    if "config" not in flags.FLAGS:
+        config_flags.DEFINE_config_file(
+            "config", None, "Configuration file, with a profile after a colon: FILE.py:PROFILE."
+        )
+    if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
+        flags.FLAGS.mark_as_parsed()
+        print(help_text(doc, argv[0], config_type))
+        return
+    named = _config_argument(argv)
+    if named is None:
+        raise ConfigError("--config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py")
+    arguments, options = take_options(argv)
+    require_known_keys(load_config(named), arguments)
+    values = _parse(arguments).to_dict()
+    if options:
+        values["phases"]["options"] = {**values["phases"]["options"], **options}
+    config = config_type.from_dict(values)
+    if argv == sys.argv:
+        restart_with_huge_pages()
+    with keeping("finished stages are kept; the same command with --resume goes on"):
+        main(config)
+
+
+def _parse(arguments: list[str]) -> ConfigDict:
+    """Sets the flags and returns the configuration with its overrides."""
+    kept, sys.argv = sys.argv, arguments  # config_flags looks for overrides there
+    try:
+        positional = flags.FLAGS(arguments)[1:]
+        config = flags.FLAGS.config
+    except (KeyError, ValueError, TypeError, AttributeError, flags.Error) as error:
+        # how absl and ml_collections refuse values: each in its own class, some on several lines
+        raise ConfigError(message_of(error)) from None
+    finally:
+        sys.argv = kept
+    if positional:
+        raise ConfigError(f"unexpected argument {positional[0]!r}; flags start with --")
+    return config
+
+
+def restart_with_huge_pages() -> None:
+    """Starts this command again with an allocator that asks for huge pages; does nothing the second time.
+
+    XLA allocates its working memory anew at every step. With ordinary pages, an eighth to a third of a small model's
+    training step on a CPU goes into page faults (docs/PERFORMANCE.md). glibc reads the setting only when a process
+    starts.
+    """
+    if sys.platform.startswith("linux") and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

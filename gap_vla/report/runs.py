@@ -1,0 +1,122 @@
+"""Finished runs as a report reads them, whichever command made them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.tables.ledger import Rollouts
+from gap_vla.core.bounds import SEED
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
+from gap_vla.report.compare import Cell
+from gap_vla.training.metrics import read_metrics
+from gap_vla.training.run_directory import RunDirectory
+
+
+class ReportError(UserError, ValueError):
+    """Something that cannot be reported; the message says what to give instead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run directory of `train_small.py` or `finetune.py`.
+
+    Attributes:
+        summary: empty while the run is not complete.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path | str) -> Run:
+        """
+        Raises:
+            ReportError: no run directory, or a configuration or a summary that is none.
+            EvaluationError: rollouts in it that measured nothing.
+        """
+        run = RunDirectory(path)
+        if not run.config.exists():
+            raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
+        config = Section.read(run.config, ReportError)
+        config.text("task")
+        seed = config.section("train").whole("seed", 0, int(SEED.most))
+        found = Section.read(run.summary, ReportError) if run.complete else Section({}, str(run.summary), ReportError)
+        if found.values.get("rollouts"):
+            found.section("rollouts").section("task", {}).text("variant", "")
+        for name in found.section("variants", {}).values:
+            found.section("variants").section(name)
+        read = cls(run.path, config.values, found.values)
+        for evaluation in read.evaluations.values():
+            Cell.from_summary(config.text("method"), seed, evaluation)
+        return read
+
+    @property
+    def task(self) -> str:
+        return self.config["task"]
+
+    @property
+    def method(self) -> str:
+        return self.config["method"]
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["train"]["seed"])
+
+    @property
+    def label(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        return RunDirectory(self.path).checkpoint
+
+    @property
+    def small(self) -> bool:
+        """Whether it is a small torch policy, whose features can be probed."""
+        return (self.checkpoint / "policy.json").is_file()
+
+    @cached_property
+    def evaluations(self) -> dict[str, Mapping[str, Any]]:
+        """Variant to what `evaluate` returned."""
+        one = self.summary.get("rollouts") or {}
+        return dict(self.summary.get("variants") or ({one["task"]["variant"]: one} if one else {}))
+
+    @cached_property
+    def rollouts(self) -> dict[str, Rollouts]:
+        """Variant to outcomes."""
+        return {name: Rollouts.from_summary(found) for name, found in self.evaluations.items()}
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        path = RunDirectory(self.path).metrics
+        return read_metrics(path) if path.exists() else []
+
+    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of one measurement; empty where it was not taken."""
+        rows = [(row["step"], row[name]) for row in self.metrics if name in row]
+        steps, values = zip(*rows) if rows else ((), ())
+        return np.array(steps), np.array(values, float)
+
+    def mean_steps(self, variant: str) -> float | None:
+        """Mean length of successful episodes."""
+        return self.evaluations.get(variant, {}).get("mean_steps_success")
+
+    def videos(self, variant: str) -> list[Path]:
+        """Those that are still there."""
+        folder = RunDirectory(self.path).rollouts
+        found = self.evaluations.get(variant, {}).get("videos", [])
+        places = [base / name for name in found for base in (folder / variant, folder)]
+        return [place for place in places if place.is_file()]
+
+
+def by_method(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs of each method, in the order in which the methods were given."""
+    return {method: [r for r in runs if r.method == method] for method in dict.fromkeys(run.method for run in runs)}

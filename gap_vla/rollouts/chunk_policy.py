@@ -1,0 +1,216 @@
+"""What every network that predicts chunks of actions needs in rollouts: history, normalisation, batches, execution."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.octo.errors import CheckpointError
+from gap_vla.rlds.statistics import check_statistics, normalize, unnormalize
+from gap_vla.rollouts.chunks import ChunkExecutor, RecedingHorizon, TemporalEnsemble
+from gap_vla.rollouts.history import EpisodeHistory
+from gap_vla.rollouts.policy import PolicyError
+
+
+class ChunkPolicy(abc.ABC):
+    """Runs a network for many episodes at once; a subclass says how a batch of windows becomes normalised chunks.
+
+    The network sees two batch sizes only (`batch_size` and a quarter of it, filled up with copies), so that compiled
+    code is compiled twice at most. Heads that sample draw from (seed, episode, step), so an episode does not depend on
+    which others run beside it.
+
+    Args:
+        inputs: shape of one step of each input: `image_<camera>` → (H, W, 3) and, if it is taken, `proprio` → (P,).
+        statistics: of the training data, `action` and, if it is taken, `proprio`.
+        normalization: of actions and proprioception in training: `normal` or `bounds`.
+        window: observations that the network looks back on, the present one included.
+        horizon: actions in a predicted chunk.
+        execute: actions executed of each predicted chunk.
+        ensemble: predict at every step and average the chunks instead; `ensemble_decay` as in `TemporalEnsemble`.
+        action_dim: dimensions that the network predicts; those beyond the statistics' are dropped.
+        samples: whether the head draws its actions.
+        details: entries for `identity`.
+        source: the directory that it comes from, for messages and for whoever reads the result.
+
+    Raises:
+        PolicyError: an impossible `execute`, or inputs that are none.
+        CheckpointError: statistics that cannot be used.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, tuple[int, ...]],
+        statistics: Mapping[str, Any],
+        *,
+        window: int,
+        horizon: int,
+        action_dim: int,
+        samples: bool,
+        normalization: str = "normal",
+        execute: int = 1,
+        ensemble: bool = False,
+        ensemble_decay: float = 0.0,
+        batch_size: int = 8,
+        seed: int = 0,
+        name: str = "",
+        details: Mapping[str, Any] | None = None,
+        source: str | None = None,
+    ) -> None:
+        if not 1 <= execute <= horizon:
+            raise PolicyError(f"execute={execute}: the model predicts {horizon} actions at a time")
+        where = f"{source or name}/dataset_statistics.json"
+        check_statistics(statistics, "action", normalization, where, CheckpointError, widest=action_dim)
+        for key, shape in inputs.items():
+            if len(shape) != (3 if key.startswith("image_") else 1) or (len(shape) == 3 and shape[2] != 3):
+                raise PolicyError(
+                    f"{source or name}: one step of {key} is {shape}; pictures are (h, w, 3), proprio (P,)"
+                )
+        if "proprio" in inputs:
+            width = inputs["proprio"][0]
+            found = check_statistics(statistics, "proprio", normalization, where, CheckpointError, widest=width)
+            if found < width:
+                raise CheckpointError(f"{where}: proprio.mean is {found} wide, the network takes {width} dimensions")
+        self.name = name
+        self.source = source
+        self.camera: str | None = None  # the primary camera's view in training, where the checkpoint tells
+        self._inputs, self._statistics, self._normalization = dict(inputs), statistics, normalization
+        self._window, self._horizon, self._samples, self._seed = window, horizon, samples, seed
+        self._sizes = sorted({-(-batch_size // 4), batch_size})
+        self._new_chunks: Callable[[], ChunkExecutor] = (
+            (lambda: TemporalEnsemble(horizon, ensemble_decay)) if ensemble else (lambda: RecedingHorizon(execute))
+        )
+        self.identity: dict[str, Any] = {
+            "execute": "ensemble" if ensemble else execute,
+            "normalization": normalization,
+            **({"sampling_seed": seed} if samples else {}),
+            **(details or {}),
+        }
+        self._episodes: dict[int, EpisodeHistory] = {}
+
+    @abc.abstractmethod
+    def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
+        """The network's prediction for the present step of each episode; their number is one of the batch sizes."""
+
+    @property
+    def action_dim(self) -> int:
+        return len(self._statistics["action"]["mean"])
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras that the policy looks through: `primary`, `wrist`."""
+        return tuple(key.removeprefix("image_") for key in self._inputs if key.startswith("image_"))
+
+    @property
+    def image_size(self) -> int | None:
+        """Height in pixels of the largest picture that the network takes (smaller ones are made from it), if any."""
+        return max((shape[0] for key, shape in self._inputs.items() if key.startswith("image_")), default=None)
+
+    @property
+    def uses_proprio(self) -> bool:
+        return "proprio" in self._inputs
+
+    @property
+    def proprio_dim(self) -> int | None:
+        """Width of the proprioception that the policy takes, if any."""
+        return self._inputs["proprio"][0] if self.uses_proprio else None
+
+    @property
+    def action_horizon(self) -> int:
+        """Actions in a predicted chunk."""
+        return self._horizon
+
+    @property
+    def window_size(self) -> int:
+        """Observations that the policy looks back on, the present one included."""
+        return self._window
+
+    def warm_up(self) -> None:
+        """Runs every batch size once, so that no later call has to wait for compilation or other preparations."""
+        for size in self._sizes:
+            rows = {
+                key: np.zeros((size, *shape), np.uint8 if key.startswith("image_") else np.float32)
+                for key, shape in self._inputs.items()
+            }
+            numbers = [-1 - row for row in range(size)]
+            self.reset(numbers)
+            self.predict(rows, numbers)
+            self.forget(numbers)
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        """These episodes begin."""
+        for episode in episode_ids:
+            self._episodes[episode] = EpisodeHistory(episode, self._window, self._new_chunks())
+
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        """One action per row, in the units of the training data.
+
+        Raises:
+            PolicyError: an input of the network is missing, has another shape than in training, or is not finite.
+        """
+        episodes = self._show(observations, episode_ids)
+        asking = [episode for episode in episodes if episode.chunks.wants_chunk]
+        for episode, chunk in zip(asking, self._predict(asking)):
+            episode.chunks.add(chunk)
+        return np.stack([episode.chunks.next() for episode in episodes]).astype(np.float32)
+
+    def predict(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B H A"]:
+        """The whole chunk for each row, predicted anew; history as in `act`, executed chunks untouched."""
+        return np.stack(self._predict(self._show(observations, episode_ids)))
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        """These episodes are over."""
+        for episode in episode_ids:
+            self._episodes.pop(episode, None)
+
+    def _show(self, observations: Mapping[str, np.ndarray], episode_ids: Sequence[int]) -> list[EpisodeHistory]:
+        prepared = {key: self._prepared(key, shape, observations) for key, shape in self._inputs.items()}
+        texts = observations.get("language_instruction", [""] * len(episode_ids))
+        episodes = [self._episodes[episode] for episode in episode_ids]
+        for row, episode in enumerate(episodes):
+            episode.see({key: value[row] for key, value in prepared.items()}, str(texts[row]))
+        return episodes
+
+    def _prepared(self, key: str, shape: tuple[int, ...], observations: Mapping[str, np.ndarray]) -> np.ndarray:
+        if key not in observations:
+            raise PolicyError(
+                f"the policy takes {key}, the task gives {sorted(observations)}; "
+                "was it trained for this task, with these cameras?"
+            )
+        value = observations[key]
+        if key.startswith("image_"):
+            return _resized(value, shape)
+        if value.shape[1:] != shape:
+            raise PolicyError(
+                f"the policy takes {key} of width {shape[0]}, the task gives {value.shape[1]}: "
+                "it was trained for another task or robot"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            normalized = normalize(
+                value, self._statistics["proprio"], self._normalization
+            )  # float32: 1e308 is too much
+        if not np.isfinite(normalized).all():
+            row, column = np.argwhere(~np.isfinite(normalized))[0]
+            raise PolicyError(f"{key} is {value[row, column]} at index {column}; it cannot be normalised to a number")
+        return normalized
+
+    def _predict(self, episodes: Sequence[EpisodeHistory]) -> list[Float[np.ndarray, "H A"]]:
+        chunks: list[np.ndarray] = []
+        for start in range(0, len(episodes), self._sizes[-1]):
+            some = episodes[start : start + self._sizes[-1]]
+            size = next(size for size in self._sizes if size >= len(some))
+            normalized = self._normalized_chunks([*some, *[some[0]] * (size - len(some))])[: len(some)]
+            chunks.extend(unnormalize(normalized, self._statistics["action"], self._normalization))
+        return chunks
+
+
+def _resized(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if images.shape[1:] == shape:
+        return images
+    from PIL import Image
+
+    size = (shape[1], shape[0])
+    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)) for image in images])

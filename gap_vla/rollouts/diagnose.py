@@ -1,0 +1,229 @@
+"""Does it look? How far a policy's actions, its errors and its success change when its senses are tampered with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from gap_vla.core.foreign import whole
+from gap_vla.rollouts.interventions import ALL_INTERVENTIONS, INTERVENTIONS, OBJECTS_MOVED, IntervenedPolicy
+from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
+from gap_vla.rollouts.progress import Progress
+from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.recordings import Recording, varying
+from gap_vla.rollouts.rollout import evaluate
+from gap_vla.rollouts.statistics import PairedDifference, paired_difference
+from gap_vla.rollouts.task import SimTask
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What one intervention does to the actions, open loop.
+
+    All figures are in units of the recorded actions' standard deviation (root mean square over the columns that vary).
+
+    Attributes:
+        change: mean distance between the action with and without the intervention; None where it does not apply.
+        change_transition, change_consistent: the same over transition steps, and over the others.
+        error: mean distance between the action under the intervention and the recorded one.
+        cost: that error as a multiple of the undisturbed one.
+        cost_interval: 95 %, bootstrapped over episodes.
+    """
+
+    intervention: str
+    change: float | None
+    change_transition: float | None
+    change_consistent: float | None
+    error: float | None
+    cost: float | None = None
+    cost_interval: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenLoop:
+    """Effects of all interventions on one policy.
+
+    Attributes:
+        error: mean distance between its undisturbed actions and the recorded ones.
+        between: mean distance between its undisturbed actions in an episode and, at the same step, in the episode
+            that the swaps take from: how far they would move if everything were swapped.
+        steps, transition_steps: how many moments were asked.
+    """
+
+    effects: tuple[Effect, ...]
+    error: float
+    between: float
+    steps: int
+    transition_steps: int
+
+
+def open_loop(policy: Policy, recordings: Sequence[Recording], *, batch: int = 8, progress: bool = False) -> OpenLoop:
+    """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
+
+    The policy never acts: it sees what was recorded. It should execute one action per prediction, otherwise a change
+    shows only where it predicts anew.
+
+    Args:
+        recordings: two or more.
+        batch: episodes under way at once.
+
+    Raises:
+        PolicyError: fewer recordings, of another action width, or actions that are not finite.
+        EvaluationError: recorded actions that never vary, or an impossible `batch`.
+    """
+    whole("batch", batch, 1, 4096, EvaluationError)
+    if len(recordings) < 2:
+        raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
+    names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
+    jobs = [(number, name) for number in range(len(recordings)) for name in names]
+    shown = Progress(f"open loop, {policy.name}", len(jobs)) if progress else None
+    actions: dict[tuple[int, str], np.ndarray] = {}
+    for start in range(0, len(jobs), batch):
+        some = jobs[start : start + batch]
+        actions |= _actions(policy, recordings, some, first_id=start)
+        if shown is not None:
+            shown.update(advance=len(some))
+    if shown is not None:
+        shown.close()
+    return _measure(recordings, names, actions)
+
+
+def _actions(
+    policy: Policy, recordings: Sequence[Recording], jobs: Sequence[tuple[int, str]], first_id: int
+) -> dict[tuple[int, str], np.ndarray]:
+    ids = {job: first_id + place for place, job in enumerate(jobs)}
+    policy.reset(list(ids.values()))
+    found: dict[tuple[int, str], list[np.ndarray]] = {job: [] for job in jobs}
+    for step in range(max(len(recordings[number]) for number, _ in jobs)):
+        live = [job for job in jobs if step < len(recordings[job[0]])]
+        moments = [_moment(recordings, number, name, step) for number, name in live]
+        observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
+        for job, action in zip(live, asked(policy, observations, [ids[job] for job in live])):
+            found[job].append(action)
+    forget(policy, list(ids.values()))
+    return {job: np.array(rows) for job, rows in found.items()}
+
+
+def _moment(recordings: Sequence[Recording], number: int, name: str, step: int) -> dict[str, Any]:
+    recording = recordings[number]
+    now = recording.observation(step)
+    if name == OBJECTS_MOVED:
+        assert recording.moved is not None
+        return {**now, **{key: pictures[step] for key, pictures in recording.moved.items()}}
+    if name == "none":
+        return now
+    other = recordings[(number + 1) % len(recordings)].observation(step)
+    return {**now, **INTERVENTIONS[name](now, recording.observation(0), other)}
+
+
+def _measure(
+    recordings: Sequence[Recording], names: Sequence[str], actions: dict[tuple[int, str], np.ndarray]
+) -> OpenLoop:
+    recorded = np.concatenate([recording.action for recording in recordings])
+    if actions[0, "none"].shape[1] != recorded.shape[1]:
+        raise PolicyError(
+            f"the policy's actions are {actions[0, 'none'].shape[1]} wide, the recorded ones {recorded.shape[1]}: "
+            "the recordings are of another task"
+        )
+    scale = recorded.std(0)
+    varies = varying(scale)
+
+    def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
+        return np.sqrt((((a - b)[:, varies] / scale[varies]) ** 2).mean(1))
+
+    whole = {name: np.concatenate([actions[n, name] for n in range(len(recordings))]) for name in names}
+    known = [recording.transition for recording in recordings]
+    transition = None if any(steps is None for steps in known) else np.concatenate([s for s in known if s is not None])
+    free = np.concatenate([np.ones(len(r), bool) if r.free is None else r.free for r in recordings])
+    others = []
+    for number, recording in enumerate(recordings):
+        other = actions[(number + 1) % len(recordings), "none"]
+        others.append(other[np.minimum(np.arange(len(recording)), len(other) - 1)])
+    undisturbed = distance(whole["none"], recorded)
+    starts = np.cumsum([0, *map(len, recordings)])[:-1]
+    effects = []
+    for name in names[1:]:
+        counted = free if name == OBJECTS_MOVED else np.ones(len(recorded), bool)
+        change, error = distance(whole[name], whole["none"]), distance(whole[name], recorded)
+        comparable = name != OBJECTS_MOVED  # where the objects lay elsewhere, the expert would have acted otherwise
+        effects.append(
+            Effect(
+                intervention=name,
+                change=_mean(change, counted),
+                change_transition=None if transition is None else _mean(change, counted & transition),
+                change_consistent=None if transition is None else _mean(change, counted & ~transition),
+                error=_mean(error, counted) if comparable else None,
+                cost=float(error.sum() / max(undisturbed.sum(), 1e-9)) if comparable else None,
+                cost_interval=_ratio_interval(error, undisturbed, starts) if comparable else None,
+            )
+        )
+    return OpenLoop(
+        effects=tuple(effects),
+        error=float(undisturbed.mean()),
+        between=float(distance(whole["none"], np.concatenate(others)).mean()),
+        steps=len(recorded),
+        transition_steps=0 if transition is None else int(transition.sum()),
+    )
+
+
+def _ratio_interval(
+    above: Float[np.ndarray, " T"], below: Float[np.ndarray, " T"], starts: Int[np.ndarray, " E"], draws: int = 2000
+) -> tuple[float, float]:
+    """95 % interval of sum(above) / sum(below), episodes (which begin at `starts`) drawn with replacement."""
+    sums = np.stack([np.add.reduceat(above, starts), np.add.reduceat(below, starts)])
+    chosen = np.random.default_rng(0).integers(len(starts), size=(draws, len(starts)))
+    drawn = sums[:, chosen].sum(2)
+    low, high = np.quantile(drawn[0] / np.maximum(drawn[1], 1e-9), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _mean(values: Float[np.ndarray, " T"], where: Bool[np.ndarray, " T"]) -> float | None:
+    return float(values[where].mean()) if where.any() else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedLoop:
+    """Success under one intervention, and its difference to the undisturbed policy on the same layouts."""
+
+    intervention: str
+    successes: int
+    episodes: int
+    difference: PairedDifference | None
+
+
+def closed_loop(
+    policy: Policy,
+    task: SimTask,
+    library: Sequence[Recording],
+    *,
+    episodes: int,
+    seed: int,
+    out_dir: Path,
+    interventions: Sequence[str] = ALL_INTERVENTIONS,
+    **options: Any,
+) -> tuple[ClosedLoop, ...]:
+    """Success undisturbed and under each intervention, on the same layouts; the first entry is the undisturbed one.
+
+    Args:
+        library: recordings of other layouts, for the interventions that swap.
+        out_dir: one folder per intervention; resumable like any evaluation.
+        interventions: which.
+        options: passed on to `evaluate`.
+    """
+    found: list[ClosedLoop] = []
+    baseline = np.empty(0)
+    for name in ["none", *interventions]:
+        shown = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
+        where = dataclasses.replace(task, disturbance="objects_moved") if name == OBJECTS_MOVED else task
+        summary = evaluate(shown, where, episodes=episodes, seed=seed, out_dir=out_dir / name, **options)
+        outcomes = np.array(summary["outcomes"])
+        if name == "none":
+            baseline = outcomes
+        difference = None if name == "none" else paired_difference(outcomes, baseline)
+        found.append(ClosedLoop(name, summary["successes"], summary["episodes"], difference))
+    return tuple(found)

@@ -1,0 +1,101 @@
+"""Held-out action error, split by ρ: what can be measured where there is no simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from gap_vla.core.foreign import whole
+from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
+from gap_vla.rollouts.progress import Progress
+from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.recordings import Recording, varying
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Mean squared error of the action to execute now, in units of the recorded actions' variance.
+
+    1 is what predicting the mean action gives over all steps; columns that do not vary are left out.
+
+    Attributes:
+        error: over all steps.
+        error_transition, error_consistent: over steps of high ρ (motion transitions), and over the others; None where
+            the data do not tell them apart, or have none.
+        steps, transition_steps, episodes: how much was asked.
+    """
+
+    error: float
+    error_transition: float | None
+    error_consistent: float | None
+    steps: int
+    transition_steps: int
+    episodes: int
+
+
+def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8, progress: bool = False) -> HeldOut:
+    """Shows the policy recorded episodes, step by step, and compares its actions with the recorded ones.
+
+    Args:
+        recordings: read as they are needed; only `batch` of them are held with their pictures.
+
+    Raises:
+        PolicyError: no recordings, or of another action width; or actions that are not finite.
+        EvaluationError: recorded actions that never vary, or an impossible `batch`.
+    """
+    whole("batch", batch, 1, 4096, EvaluationError)
+    predicted: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    known: list[np.ndarray | None] = []
+    shown = Progress(f"held-out episodes, {policy.name}", None) if progress else None
+    waiting = iter(recordings)
+    while some := list(itertools.islice(waiting, batch)):
+        for recording, found in zip(some, _play(policy, some, len(actions))):
+            if found.shape != recording.action.shape:
+                raise PolicyError(
+                    f"the policy's actions are {found.shape[1]} wide, the recorded ones {recording.action.shape[1]}: "
+                    "the dataset is of another task or robot"
+                )
+            predicted.append(found)
+            actions.append(recording.action)
+            known.append(recording.transition)
+        if shown is not None:
+            shown.update(advance=len(some))
+    if shown is not None:
+        shown.close()
+    if not actions:
+        raise PolicyError("no held-out episodes; name a split that has some, or more demonstrations")
+    recorded = np.concatenate(actions)
+    scale = recorded.std(0)
+    varies = varying(scale)
+    errors = (((np.concatenate(predicted) - recorded)[:, varies] / scale[varies]) ** 2).mean(1)
+    split = [steps for steps in known if steps is not None]
+    transition = np.concatenate(split) if len(split) == len(actions) else None
+    parts: list[float | None] = [None, None]
+    if transition is not None:
+        parts = [float(errors[part].mean()) if part.any() else None for part in (transition, ~transition)]
+    return HeldOut(
+        error=float(errors.mean()),
+        error_transition=parts[0],
+        error_consistent=parts[1],
+        steps=len(errors),
+        transition_steps=0 if transition is None else int(transition.sum()),
+        episodes=len(actions),
+    )
+
+
+def _play(policy: Policy, recordings: Sequence[Recording], first_id: int) -> list[np.ndarray]:
+    ids = [first_id + place for place in range(len(recordings))]
+    policy.reset(ids)
+    found: list[list[np.ndarray]] = [[] for _ in recordings]
+    for step in range(max(map(len, recordings))):
+        live = [place for place, recording in enumerate(recordings) if step < len(recording)]
+        moments = [recordings[place].observation(step) for place in live]
+        observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
+        for place, action in zip(live, asked(policy, observations, [ids[place] for place in live])):
+            found[place].append(action)
+    forget(policy, ids)
+    return [np.array(rows) for rows in found]

@@ -1,0 +1,162 @@
+"""An Octo checkpoint as a policy: history window, normalised proprioception, actions in the robot's units."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.rollouts.chunk_policy import ChunkPolicy
+from gap_vla.rollouts.history import EpisodeHistory
+from gap_vla.rollouts.policy import PolicyError
+
+if TYPE_CHECKING:
+    from gap_vla.octo import OctoModel
+
+REMEMBERED_TASKS = 16
+"""Batches of instructions whose task input is kept: with goal images, one may take megabytes."""
+
+_SAMPLING_HEADS = ("DiffusionActionHead", "UNetDDPMActionHead", "DiscreteActionHead", "TokenPerDimActionHead")
+
+
+class OctoPolicy(ChunkPolicy):
+    """Runs an `OctoModel` for many episodes at once.
+
+    Args:
+        model: with `dataset_statistics` of the data it was trained on (`action`, and `proprio` if it takes it).
+        dataset: which statistics, if the checkpoint carries those of several datasets.
+        **options: of `ChunkPolicy`.
+
+    Raises:
+        PolicyError: no statistics, statistics of several datasets, no action head, or an impossible `execute`.
+        CheckpointError: statistics that cannot be used.
+    """
+
+    def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
+        example = model.example_batch["observation"]
+        inputs = {key: value.shape[2:] for key, value in example.items() if _is_input(key)}
+        heads = model.config["model"]["heads"]
+        if "action" not in heads:
+            raise PolicyError(f"the checkpoint has no head 'action' to act with; it has {', '.join(heads) or 'none'}")
+        head, built = heads["action"], model.module.heads["action"]
+        super().__init__(
+            inputs,
+            _statistics(model.dataset_statistics, "proprio" in inputs, dataset),
+            window=example["timestep_pad_mask"].shape[1],
+            horizon=built.action_horizon,
+            action_dim=built.action_dim,
+            samples=head["name"] in _SAMPLING_HEADS,
+            name=name,
+            **options,
+        )
+        self._model = model
+        camera = model.config.get("camera")
+        self.camera = camera if isinstance(camera, str) else None
+        self._has_pad_mask_dict = "pad_mask_dict" in example
+        self._run = self._compile()
+        self._tasks: collections.OrderedDict[tuple[str, ...] | int, Any] = collections.OrderedDict()
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, *, step: int | None = None, **options: Any) -> OctoPolicy:
+        """From a directory in upstream's layout (ours are too), or `hf://owner/repository`.
+
+        Raises:
+            CheckpointError: the directory is missing, incomplete or damaged.
+            PolicyError: see the class.
+        """
+        from gap_vla.octo import OctoModel
+
+        model = OctoModel.load_pretrained(checkpoint, step=step)
+        details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
+        return cls(model, details=details, source=str(checkpoint), **options)
+
+    def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
+        inputs = [episode.inputs() for episode in episodes]
+        observation: dict[str, Any] = {key: np.stack([one[key] for one in inputs]) for key in inputs[0]}
+        if self._has_pad_mask_dict:
+            there = np.ones((len(episodes), self._window), bool)
+            observation["pad_mask_dict"] = {key: there for key in [*self._inputs, "timestep"]}
+        task = self._task(tuple(episode.instruction for episode in episodes))
+        keys = np.stack([self._key(episode) for episode in episodes])
+        return np.asarray(self._run(self._model.params, observation, task, keys))[..., : self.action_dim]
+
+    def _key(self, episode: EpisodeHistory) -> np.ndarray:
+        import jax
+
+        root = jax.random.PRNGKey(self._seed)
+        if not self._samples:
+            return np.asarray(root)
+        number = episode.number % 2**32  # those of `warm_up` are negative
+        return np.asarray(jax.random.fold_in(jax.random.fold_in(root, number), episode.steps))
+
+    def _task(self, texts: tuple[str, ...]) -> Any:
+        """The model's task input: instructions if it reads them, everything else absent; the last are remembered."""
+        reads = self._model.text_processor is not None
+        key = texts if reads else len(texts)
+        if key in self._tasks:
+            self._tasks.move_to_end(key)
+            return self._tasks[key]
+        if reads:
+            task = self._model.create_tasks(texts=list(texts))
+        else:
+            task = _zeros(self._model.example_batch["task"], len(texts))
+        self._tasks[key] = task
+        while len(self._tasks) > REMEMBERED_TASKS:
+            self._tasks.popitem(last=False)
+        return task
+
+    def _compile(self) -> Callable[..., Any]:
+        import jax
+
+        def one_batch(params: Any, observation: Any, task: Any, keys: Any) -> Any:
+            return self._model.replace(params=params).sample_actions(observation, task, rng=keys[0])
+
+        def one_by_one(params: Any, observation: Any, task: Any, keys: Any) -> Any:
+            def row(observation: Any, task: Any, key: Any) -> Any:
+                single = jax.tree.map(lambda leaf: leaf[None], (observation, task))
+                return self._model.replace(params=params).sample_actions(*single, rng=key)[0]
+
+            return jax.vmap(row)(observation, task, keys)
+
+        return jax.jit(one_by_one if self._samples else one_batch)
+
+
+def parameter_digest(params: Any) -> str:
+    """Hexadecimal hash of all parameters: two checkpoints with the same one act alike."""
+    import jax
+
+    content = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        content.update(jax.tree_util.keystr(path).encode())
+        content.update(np.ascontiguousarray(leaf).tobytes())
+    return content.hexdigest()[:16]
+
+
+def _is_input(key: str) -> bool:
+    return key.startswith("image_") or key == "proprio"
+
+
+def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping[str, Any]:
+    if not found:
+        raise PolicyError("the checkpoint has no dataset_statistics.json; its actions cannot be put into robot units")
+    if dataset is not None:
+        if dataset not in found:
+            raise PolicyError(f"no statistics of {dataset!r} in the checkpoint; it has {', '.join(sorted(found))}")
+        found = found[dataset]
+    if "action" not in found:
+        names = ", ".join(sorted(key for key, value in found.items() if isinstance(value, Mapping)))
+        raise PolicyError(f"the checkpoint has statistics of several datasets; choose one with --dataset: {names}")
+    if needs_proprio and "proprio" not in found:
+        raise PolicyError("the checkpoint takes proprioception, but its statistics have no entry 'proprio'")
+    return found
+
+
+def _zeros(tree: Any, batch: int) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _zeros(value, batch) for key, value in tree.items()}
+    return np.zeros((batch, *np.shape(tree)[1:]), np.asarray(tree).dtype)

@@ -1,0 +1,233 @@
+"""Recorded episodes to ask a policy about: from the simulator's expert, or from demonstrations."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from gap_vla.core.episode import Episode
+from gap_vla.core.foreign import whole
+from gap_vla.rollouts.policy import PolicyError
+from gap_vla.rollouts.pool import single_threaded
+from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.task import SimTask
+from gap_vla.training.config import EPISODES, WORKERS
+
+NEAR_SWITCH = 3
+"""A step this close to one where the expert's phase changes counts as a transition."""
+
+TRANSITION_RHO = 0.5
+"""A step with at least this ρ counts as a transition."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """One episode.
+
+    Attributes:
+        images: camera key to uint8[T, h, w, 3].
+        proprio: float32[T, P].
+        action: float32[T, A], what was recorded as the right thing to do.
+        transition: bool[T], whether the step belongs to a motion transition; None if nobody knows.
+        moved: like `images`, of the same moments with the objects moved; None without a simulator.
+        free: bool[T], steps at which moved objects make sense (nothing is held yet); with `moved` only.
+        instruction: what the robot is told.
+
+    Raises:
+        EvaluationError: no steps, or NaN or infinity in its numbers.
+    """
+
+    images: dict[str, np.ndarray]
+    proprio: Float[np.ndarray, "T P"]
+    action: Float[np.ndarray, "T A"]
+    transition: Bool[np.ndarray, " T"] | None = None
+    moved: dict[str, np.ndarray] | None = None
+    free: Bool[np.ndarray, " T"] | None = None
+    instruction: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.proprio) == 0 or len(self.action) != len(self.proprio):
+            raise EvaluationError(f"a recording of {len(self.proprio)} steps and {len(self.action)} actions")
+        for name, values in (("proprio", self.proprio), ("action", self.action)):
+            if not np.isfinite(values).all():
+                step = int(np.argmin(np.isfinite(values).all(1)))
+                raise EvaluationError(f"a recording's {name} is NaN or infinite at step {step}; leave the episode out")
+
+    def __len__(self) -> int:
+        return len(self.proprio)
+
+    def observation(self, step: int) -> dict[str, Any]:
+        """That moment, or the last one if the recording is over."""
+        step = min(step, len(self) - 1)
+        images = {key: pictures[step] for key, pictures in self.images.items()}
+        return {**images, "proprio": self.proprio[step], "language_instruction": self.instruction}
+
+
+def from_episode(episode: Episode) -> Recording:
+    """A demonstration; transitions are the steps of high ρ, or those near a change of phase where there is no ρ.
+
+    Raises:
+        EpisodeError: NaN, infinity, or fields of different lengths in it; names file, episode, field and step.
+    """
+    episode.validate()
+    return Recording(
+        images=dict(episode.images),
+        proprio=np.asarray(episode.proprio, np.float32),
+        action=np.asarray(episode.action, np.float32),
+        transition=_transition(episode),
+        instruction=episode.language_instruction,
+    )
+
+
+def from_episodes(episodes: Iterable[Episode]) -> list[Recording]:
+    """Several demonstrations, see `from_episode`."""
+    return [from_episode(episode) for episode in episodes]
+
+
+def require_task(data: str | Path, task: str | None, *, foreign: bool = True) -> None:
+    """Raises PolicyError if data of ours were collected in another task.
+
+    Args:
+        data: RLDS dataset (.../NAME/VERSION), or HDF5 file of demonstrations.
+        task: what the policy was trained for, or will be rolled out in; None if nobody knows.
+        foreign: whether other people's data are taken as they are; otherwise what they call their environment counts.
+    """
+    found = _task_of(Path(data), foreign)
+    if isinstance(found, str) and task not in (None, found):
+        raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}")
+
+
+def _task_of(data: Path, foreign: bool) -> Any:
+    if data.is_file():
+        import h5py
+
+        if not h5py.is_hdf5(data):
+            return None
+        with h5py.File(data, "r") as file:
+            said = dict(file["data"].attrs) if isinstance(file.get("data"), h5py.Group) else {}
+        if foreign or "task" in said:
+            return said.get("task")
+        with contextlib.suppress(TypeError, ValueError):
+            environment = json.loads(said.get("env_args", "{}"))
+            return environment.get("env_name") if isinstance(environment, dict) else None
+        return None
+    from gap_vla.rlds import dataset_metadata
+
+    found: Any = dataset_metadata(data)
+    for key in ("identity", "data", "demos", "task"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def varying(scale: Float[np.ndarray, " A"]) -> Bool[np.ndarray, " A"]:
+    """Which columns of the recorded actions vary, given their standard deviations; errors are in units of these.
+
+    Raises:
+        EvaluationError: none does, so there is nothing to measure an error in.
+    """
+    varies = np.asarray(scale > 1e-4)
+    if not varies.any():
+        raise EvaluationError("the recorded actions are all the same, so an error in their units means nothing")
+    return varies
+
+
+def _transition(episode: Episode) -> np.ndarray | None:
+    if episode.rho is not None:
+        return np.asarray(episode.rho) >= TRANSITION_RHO
+    return None if episode.phase is None else near_switches(list(episode.phase))
+
+
+def near_switches(phases: Sequence[Any]) -> Bool[np.ndarray, " T"]:
+    """Steps within `NEAR_SWITCH` of a change.
+
+    >>> near_switches(["a"] * 5 + ["b"] * 5).nonzero()[0].tolist()
+    [2, 3, 4, 5, 6, 7, 8]
+    """
+    switches = np.array([step for step in range(1, len(phases)) if phases[step] != phases[step - 1]])
+    steps = np.arange(len(phases))
+    return (np.abs(steps[:, None] - switches[None]) <= NEAR_SWITCH).any(1) if len(switches) else steps < 0
+
+
+def from_simulator(
+    task: SimTask, layout_seeds: Sequence[int], *, workers: int = 2, shift: float = 0.04
+) -> list[Recording]:
+    """The expert's episodes on these layouts, each moment drawn twice: as it is, and with the objects moved.
+
+    Args:
+        shift: how far they are moved (m), in a direction of the layout's own.
+
+    Raises:
+        EvaluationError: no layouts, or no such number of processes.
+    """
+    whole("layouts", len(layout_seeds), 1, int(EPISODES.most), EvaluationError)
+    whole("workers", workers, int(WORKERS.least), int(WORKERS.most), EvaluationError)
+    jobs = [(task, seed, shift) for seed in layout_seeds]
+    with single_threaded(), multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+        return pool.starmap(record_expert, jobs)
+
+
+def record_expert(task: SimTask, seed: int, shift: float) -> Recording:
+    """One such episode; runs in a process of its own."""
+    env = task.make()
+    observation, _ = env.reset(seed=seed)
+    expert = task.make_expert(env, seed=seed)
+    angle = np.random.default_rng(seed).uniform(0, 2 * np.pi)
+    offset = shift * np.array([np.cos(angle), np.sin(angle)])
+    moments: list[dict[str, np.ndarray]] = []
+    moved: list[dict[str, np.ndarray]] = []
+    actions, phases = [], []
+    over = False
+    while not over:
+        moments.append(observation)
+        moved.append(pictures_with_objects_moved(env, offset))
+        actions.append(expert.act())
+        phases.append(expert.phase)
+        observation, _, terminated, truncated, info = env.step(actions[-1])
+        over = terminated or truncated or info["success"]
+    env.close()
+    action = np.array(actions, np.float32)
+    cameras = [key for key in moments[0] if key.startswith("image_")]
+    return Recording(
+        images={key: np.stack([moment[key] for moment in moments]) for key in cameras},
+        proprio=np.stack([moment["proprio"] for moment in moments]),
+        action=action,
+        transition=near_switches(phases),
+        moved={key: np.stack([moment[key] for moment in moved]) for key in cameras},
+        free=np.cumsum((action[:, 6::7] > 0).any(1)) == 0,
+        instruction=task.instruction,
+    )
+
+
+def pictures_with_objects_moved(env: Any, offset: Float[np.ndarray, " 2"]) -> dict[str, np.ndarray]:
+    """What the cameras would show with every loose object shifted by `offset` (m, world x, y); nothing is changed."""
+    import mujoco
+
+    inner = env.unwrapped
+    data = inner.world.data
+    kept = data.qpos.copy()
+    try:
+        shift_objects(inner.world, offset)
+        poses = {camera: inner.camera_pose(camera) for camera in inner.cameras}
+        return {f"image_{camera}": inner.renderer.draw(data, pose) for camera, pose in poses.items()}
+    finally:
+        data.qpos[:] = kept
+        mujoco.mj_forward(inner.world.model, data)
+
+
+def shift_objects(world: Any, offset: Float[np.ndarray, " 2"]) -> None:
+    """Moves every body that hangs on nothing (a free joint) by `offset` (m, world x and y)."""
+    import mujoco
+
+    model, data = world.model, world.data
+    free = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
+    for address in model.jnt_qposadr[free]:
+        data.qpos[address : address + 2] += offset
+    mujoco.mj_forward(model, data)

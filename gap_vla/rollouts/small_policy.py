@@ -1,0 +1,120 @@
+"""A small torch policy in the rollouts: history, normalised proprioception, actions in the robot's units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from gap_vla.octo.errors import CheckpointError
+from gap_vla.policies.policy import SmallPolicy
+from gap_vla.policies.saving import load_saved_policy, parameter_digest
+from gap_vla.rollouts.chunk_policy import ChunkPolicy
+from gap_vla.rollouts.frame_features import FrameFeatures
+from gap_vla.rollouts.history import EpisodeHistory
+
+
+class SmallTorchPolicy(ChunkPolicy):
+    """Runs a `SmallPolicy` for many episodes at once.
+
+    Args:
+        policy: in evaluation mode.
+        statistics: of the dataset it was trained on.
+        threads: processor threads, of the whole process. Small networks gain little by a second one, and on a busy
+            machine waiting for it took 27 times the processor time.
+        **options: of `ChunkPolicy`.
+
+    Raises:
+        PolicyError: an impossible `execute`.
+        CheckpointError: statistics that cannot be used.
+    """
+
+    def __init__(
+        self, policy: SmallPolicy, statistics: Mapping[str, Any], *, name: str = "", threads: int = 1, **options: Any
+    ) -> None:
+        inputs: dict[str, tuple[int, ...]] = {f"image_{camera}": policy.image_shape for camera in policy.cameras}
+        if policy.uses_proprio:
+            inputs["proprio"] = (policy.proprio_dim,)
+        super().__init__(
+            inputs,
+            statistics,
+            window=policy.config.window_size,
+            horizon=policy.config.action_horizon,
+            action_dim=policy.action_dim,
+            samples=policy.head.samples,
+            name=name or policy.method,
+            details={"parameters": parameter_digest(policy)},
+            **options,
+        )
+        if self.action_dim != policy.action_dim:
+            raise CheckpointError(
+                f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide, "
+                f"the network predicts {policy.action_dim} dimensions"
+            )
+        self._policy, self._threads = policy, threads
+        self._features = FrameFeatures(policy, self._sizes)
+        self._device = next(policy.parameters()).device
+
+    @classmethod
+    def load(cls, run_or_checkpoint: str | Path, *, device: str = "cpu", **options: Any) -> SmallTorchPolicy:
+        """From a run directory of `train_small` or its `checkpoint/`.
+
+        Args:
+            device: where the network runs.
+            **options: of the class.
+
+        Raises:
+            CheckpointError: no small policy there, or a damaged one.
+        """
+        path = Path(run_or_checkpoint)
+        directory = path / "checkpoint" if (path / "checkpoint").is_dir() else path
+        policy, normalization, statistics = load_saved_policy(directory)
+        loaded = cls(policy.to(device), statistics, normalization=normalization, source=str(directory), **options)
+        loaded.camera = policy.view
+        return loaded
+
+    @property
+    def model(self) -> SmallPolicy:
+        """The network, for probes."""
+        return self._policy
+
+    @property
+    def image_size(self) -> int:
+        """Height in pixels of the pictures in training, also of a policy that does not look at them."""
+        return self._policy.image_shape[0]
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        for episode in episode_ids:
+            self._features.forget(episode)
+        super().reset(episode_ids)
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        for episode in episode_ids:
+            self._features.forget(episode)
+        super().forget(episode_ids)
+
+    @torch.inference_mode()
+    def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        inputs = [episode.inputs() for episode in episodes]
+        features = self._features.of(episodes, inputs) if self._policy.uses_vision else None
+        proprio = None
+        if self.uses_proprio:
+            steps = self._policy.config.proprio_history
+            proprio = torch.from_numpy(np.stack([one["proprio"][-steps:] for one in inputs])).to(self._device)
+        chunk: np.ndarray = self._policy.predict(features, proprio, self._generators(episodes)).float().cpu().numpy()
+        return chunk
+
+    def _generators(self, episodes: Sequence[EpisodeHistory]) -> Any:
+        if not self._samples:
+            return None
+        found = []
+        for episode in episodes:
+            source = np.random.SeedSequence([self._seed, abs(episode.number), episode.steps])
+            found.append(torch.Generator().manual_seed(int(source.generate_state(1, np.uint32)[0])))
+        return found

@@ -1,0 +1,102 @@
+"""From episode records to the numbers of `summary.json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.rollouts.record import EpisodeRecord
+from gap_vla.rollouts.statistics import clopper_pearson, wilson
+
+
+def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> dict[str, Any]:
+    """The figures of finished episodes.
+
+    Returns:
+        JSON-able: `episodes`, `successes`, `success_rate`, `interval` (Wilson, 95 %),
+        `interval_clopper_pearson`, `mean_steps`, `mean_steps_success`, `outcomes` (0/1 in the order of the
+        episodes), `layout_seeds`, `steps`, `last_phases` (where each ended), `errors` (episode and reason), `phases`
+        (see `phase_progress`),
+        `seconds_per_step` (simulation, rendering, policy).
+    """
+    ordered = sorted(records, key=lambda record: record.episode)
+    successes = sum(record.success for record in ordered)
+    won = [record.steps for record in ordered if record.success]
+    steps = sum(record.steps for record in ordered)
+    parts = ("simulation", "rendering", "policy")
+    seconds = {part: sum(getattr(record, f"{part}_seconds") for record in ordered) for part in parts}
+    return {
+        "episodes": len(ordered),
+        "successes": successes,
+        "success_rate": successes / len(ordered) if ordered else None,
+        "interval": list(wilson(successes, len(ordered))),
+        "interval_method": "wilson 95 %",
+        "interval_clopper_pearson": list(clopper_pearson(successes, len(ordered))),
+        "mean_steps": float(np.mean([record.steps for record in ordered])) if ordered else None,
+        "mean_steps_success": float(np.mean(won)) if won else None,
+        "outcomes": [int(record.success) for record in ordered],
+        "episode_numbers": [record.episode for record in ordered],
+        "layout_seeds": [record.layout_seed for record in ordered],
+        "steps": [record.steps for record in ordered],
+        "last_phases": [record.phase for record in ordered],
+        "errors": [{"episode": record.episode, "error": record.error} for record in ordered if record.error],
+        "phases": phase_progress(ordered, phases),
+        "seconds": seconds,
+        "seconds_per_step": {part: total / steps if steps else None for part, total in seconds.items()},
+    }
+
+
+def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> dict[str, dict[str, float]] | None:
+    """How far episodes got, by the phase of an expert that watched them.
+
+    Returns:
+        `reached`: fraction of the episodes that got at least to each phase, in the task's order;
+        `failed_in`: how many failures ended in it. None if nobody watched.
+    """
+    watched = [record for record in records if record.phase is not None]
+    if not watched or not phases:
+        return None
+    order = {name: place for place, name in enumerate(phases)}
+    places = [len(order) if r.success else order.get(r.phase or "", 0) for r in watched]
+    failures = Counter(record.phase for record in watched if not record.success)
+    return {
+        "reached": {name: sum(p >= order[name] for p in places) / len(places) for name in phases},
+        "failed_in": {name: failures[name] for name in phases if failures[name]},
+    }
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    """Who was evaluated on what: `vp_gap on assembly, light`; the default variant goes unnamed."""
+    return f"{summary['policy']['name']} on {scene(summary['task'])}"
+
+
+def scene(task: Mapping[str, Any]) -> str:
+    """The task, and its variant unless that is the default."""
+    variant = task.get("variant", "default")
+    return task["task"] if variant == "default" else f"{task['task']}, {variant}"
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """The lines that a command prints at its end."""
+    low, high = summary["interval"]
+    rate = summary["success_rate"]
+    lines = [
+        f"{title(summary)}: "
+        f"{summary['successes']} of {summary['episodes']} "
+        f"succeeded, {100 * rate:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
+        f"{summary['mean_steps']:.0f} steps on average"
+    ]
+    per_step = summary["seconds_per_step"]
+    if all(value is not None for value in per_step.values()):
+        lines.append("ms per step: " + ", ".join(f"{part} {1000 * value:.1f}" for part, value in per_step.items()))
+    if summary["phases"]:
+        reached = ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary["phases"]["reached"].items())
+        lines.append(f"phases reached: {reached}")
+    for error in summary["errors"][:5]:
+        lines.append(f"counted as failed, episode {error['episode']}: {error['error']}")
+    if len(summary["errors"]) > 5:
+        lines.append(f"… and {len(summary['errors']) - 5} more; see episodes.jsonl")
+    return "\n".join(lines)

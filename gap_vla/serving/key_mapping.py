@@ -1,0 +1,129 @@
+"""What a policy server calls our observations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.foreign import Section
+from gap_vla.rollouts.policy import PolicyError
+
+OBSERVATION = {
+    "image_primary": "observation/image",
+    "image_wrist": "observation/wrist_image",
+    "proprio": "observation/state",
+    "language_instruction": "prompt",
+}
+"""Our names of what is observed, and openpi's for LIBERO-like policies."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyMapping:
+    """Names on the wire, and what has to be done to the values. The defaults are openpi's.
+
+    Attributes:
+        observation: our key to the server's. Keys that are not listed are not sent.
+        actions: where the answer holds its actions, `[A]` or `[H, A]`.
+        execute: actions executed of each answer before the server is asked again.
+        image_size: pictures are resized to this (pixels, square), or sent as they are.
+        action_columns: which of the answer's columns are ours, in our order; None: all. A robot's VLA may return
+            padded or differently ordered actions.
+        action_signs: factor on each of our columns (for a gripper that opens with +1, say); None: all 1.
+    """
+
+    observation: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(OBSERVATION))
+    actions: str = "actions"
+    execute: int = 1
+    image_size: int | None = None
+    action_columns: tuple[int, ...] | None = None
+    action_signs: tuple[float, ...] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> KeyMapping:
+        """From a JSON file with some of the attributes.
+
+        Raises:
+            PolicyError: no such file, not JSON, an unknown key, or a value of another kind; names file and key.
+        """
+        found = Section.read(path, PolicyError)
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(found.values) - set(known)):
+            raise PolicyError(f"{path}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
+        given: dict[str, Any] = {}
+        if "observation" in found:
+            names = found.section("observation")
+            if unknown := sorted(set(names.values) - set(OBSERVATION)):
+                raise PolicyError(f"{names.name(unknown[0])} is none of our observations: {', '.join(OBSERVATION)}")
+            given["observation"] = {ours: names.text(ours) for ours in names.values}
+            if len(set(given["observation"].values())) < len(names.values):
+                raise PolicyError(f"{names.where} gives two of our observations the same name")
+        if "actions" in found:
+            given["actions"] = found.text("actions")
+        if "execute" in found:
+            given["execute"] = found.whole("execute", 1, 1000)
+        if found.values.get("image_size") is not None:
+            given["image_size"] = found.whole("image_size", 1, 4096)
+        if found.values.get("action_columns") is not None:
+            given["action_columns"] = found.list("action_columns", lambda items, key: items.whole(key, 0, 10_000))
+        if found.values.get("action_signs") is not None:
+            given["action_signs"] = found.list("action_signs", lambda items, key: items.finite(key, -1e6, 1e6))
+        for key in ("action_columns", "action_signs"):
+            if given.get(key) == ():
+                raise PolicyError(f"{found.name(key)} is empty; name a column for each of our actions, or leave it out")
+        return cls(**given)
+
+    def to_wire(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """One observation (no batch axis) under the server's names."""
+        message = {}
+        for key, theirs in self.observation.items():
+            if key not in observation:
+                continue
+            value = observation[key]
+            if key == "language_instruction":
+                value = str(value)
+            elif key.startswith("image_") and self.image_size:
+                value = resized(value, self.image_size)
+            message[theirs] = value
+        return message
+
+    def from_wire(self, answer: Any) -> Float[np.ndarray, "H A"]:
+        """The actions of an answer in our order.
+
+        Raises:
+            PolicyError: the answer has no such actions.
+        """
+        if not isinstance(answer, Mapping) or self.actions not in answer:
+            found = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
+            raise PolicyError(
+                f"the server's answer has no {self.actions!r} (found: {found}); set actions in the key file"
+            )
+        actions: np.ndarray
+        try:
+            actions = np.atleast_2d(np.asarray(answer[self.actions], np.float32))
+        except (TypeError, ValueError):
+            actions = np.empty((0, 0, 0))
+        if actions.ndim != 2:
+            raise PolicyError(f"the server's {self.actions!r} is not an array of shape [A] or [H, A]")
+        if self.action_columns is not None:
+            if max(self.action_columns) >= actions.shape[1]:
+                raise PolicyError(f"action_columns asks for column {max(self.action_columns)} of {actions.shape[1]}")
+            actions = actions[:, list(self.action_columns)]
+        if self.action_signs is None:
+            return actions
+        if len(self.action_signs) != actions.shape[1]:
+            raise PolicyError(f"action_signs has {len(self.action_signs)} factors for {actions.shape[1]} columns")
+        return actions * np.asarray(self.action_signs, np.float32)
+
+
+def resized(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8[h, w, 3] to uint8[size, size, 3], Lanczos."""
+    from PIL import Image
+
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))

@@ -1,0 +1,190 @@
+"""Policies by what a user types: a checkpoint or run directory, `expert`, `random`, `replay:FILE`, `ws://…`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.foreign import Section, whole
+from gap_vla.octo.errors import CheckpointError
+from gap_vla.rlds.statistics import NORMALIZATIONS
+from gap_vla.rollouts.policy import ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
+
+MAX_BATCH = 4096
+"""Episodes that a policy is asked about at once: environments per process times processes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedPolicy:
+    """A policy, and how the task has to be shown to it (None: whatever the user likes)."""
+
+    policy: Policy
+    task: str | None = None
+    image_size: int | None = None
+    cameras: tuple[str, ...] | None = None
+    camera: str | None = None
+
+    def view(self, asked: str | None = None, *, other: bool = False) -> str:
+        """The view for the primary camera: the one of training, unless `asked` names one.
+
+        Raises:
+            PolicyError: `asked` is another one than in training, and not with `other`.
+        """
+        if asked and self.camera and asked != self.camera and not other:
+            raise PolicyError(
+                f"the policy was trained through the view {self.camera!r}; leave --camera away, or pass --other_view "
+                f"to let it look through {asked!r}"
+            )
+        return asked or self.camera or "near"
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    task: str | None = None,
+    step: int | None = None,
+    execute: int | None = None,
+    ensemble: bool | None = None,
+    dataset: str | None = None,
+    batch_size: int = 8,
+) -> LoadedPolicy:
+    """A checkpoint: a run directory of ours (Octo or small policy), its `checkpoint/`, any Octo directory in upstream's
+    layout, or `hf://…`.
+
+    A run directory's `config.json` says for which task it was trained and how its actions are executed; whatever is
+    given here has the last word on execution, never on the task.
+
+    Raises:
+        PolicyError: no checkpoint there, one that was trained for another task, or an impossible argument.
+        CheckpointError: a damaged checkpoint, or values in it that no policy can act on; names file and key.
+    """
+    for what, value, greatest in (("execute", execute, 100_000), ("batch_size", batch_size, MAX_BATCH)):
+        if value is not None:
+            whole(what, value, 1, greatest, PolicyError)
+    directory, run = (str(path), _Run()) if str(path).startswith("hf://") else _locate(Path(path))
+    if task is not None and run.task not in (None, task):
+        raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
+    how: dict[str, Any] = {
+        "execute": run.execute if execute is None else execute,
+        "ensemble": run.ensemble if ensemble is None else ensemble,
+        "batch_size": batch_size,
+    }
+    if (Path(directory) / "policy.json").is_file():
+        from gap_vla.rollouts.small_policy import SmallTorchPolicy
+
+        small = SmallTorchPolicy.load(directory, threads=run.threads, **how)
+        return LoadedPolicy(small, run.task, small.image_size, small.cameras or None, small.camera or run.camera)
+
+    from gap_vla.rollouts.octo_policy import OctoPolicy
+
+    policy = OctoPolicy.load(
+        directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
+    )
+    return LoadedPolicy(policy, run.task, policy.image_size, policy.cameras, policy.camera or run.camera)
+
+
+def load_policy(
+    name: str,
+    *,
+    action_dim: int,
+    task: str | None = None,
+    seed: int = 0,
+    keys: str | Path | None = None,
+    patience: float = 60.0,
+) -> LoadedPolicy:
+    """A policy that is no checkpoint.
+
+    Args:
+        name: `expert`, `random`, `replay:FILE` (recorded demonstrations), or `ws://host:port` (a policy server that
+            speaks openpi's protocol).
+        task: where it will act; recordings of another one are refused.
+        keys: for a server, a JSON file that maps our observations to its input names; see `KeyMapping`.
+        patience: seconds to wait for a server that is away.
+
+    Raises:
+        PolicyError: no such policy, recordings that cannot be replayed there, or a server's address that is none.
+    """
+    if keys is not None and not name.startswith(("ws://", "wss://")):
+        raise PolicyError(f"a key file ({keys}) is for servers; {name} has none")
+    if name == "expert":
+        return LoadedPolicy(ExpertPolicy())
+    if name == "random":
+        return LoadedPolicy(RandomPolicy(action_dim, seed))
+    if name.startswith("replay:"):
+        return LoadedPolicy(replay(Path(name.removeprefix("replay:")), action_dim, task))
+    if name.startswith(("ws://", "wss://")):
+        from gap_vla.serving.remote_policy import KeyMapping, RemotePolicy
+
+        mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
+        return LoadedPolicy(RemotePolicy(name, mapping, patience=patience))
+    raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
+
+
+def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:
+    """The recorded actions of a robomimic HDF5 file, each on the layout on which it was recorded if the file says so.
+
+    Where the file tells what was executed from what is to be imitated, the former is played.
+
+    Raises:
+        PolicyError: recordings of another task, or seeds that are none or that only some of them have.
+        EpisodeError: no such recordings.
+    """
+    from gap_vla import demos
+    from gap_vla.rollouts.recordings import require_task
+
+    reader = demos.open_source(path)
+    if reader.kind == "robomimic_hdf5":
+        require_task(path, task, foreign=False)
+        if "executed_actions" in reader.dropped():
+            reader = demos.open_source(path, action_key="executed_actions")
+    episodes = [reader.read(number, images=False) for number in range(len(reader))]
+    width = episodes[0].action.shape[1]
+    if width != action_dim:
+        raise PolicyError(f"{path}: actions are {width} wide, the task takes {action_dim}; it is of another task")
+    seeds = {episode.name: episode.metadata["seed"] for episode in episodes if "seed" in episode.metadata}
+    if len(seeds) not in (0, len(episodes)):
+        raise PolicyError(f"{path}: only {len(seeds)} of {len(episodes)} recordings say on which layout they were made")
+    for name, seed in seeds.items():
+        whole(f"{name}: seed", seed, 0, 2**32 - 1, PolicyError)
+    policy = ReplayPolicy([episode.action for episode in episodes], list(seeds.values()) or None)
+    policy.source = str(path)
+    return policy
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the `config.json` of the run that made a checkpoint says about acting; the defaults if nobody knows."""
+
+    task: str | None = None
+    method: str | None = None
+    execute: int = 1
+    ensemble: bool = False
+    normalization: str = "normal"
+    threads: int = 1
+    camera: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> _Run:
+        found = Section.read(path, CheckpointError)
+        if "method" not in found or "task" not in found:
+            return cls()  # somebody else's file
+        evaluation, train = found.section("eval", {}), found.section("train", {})
+        return cls(
+            task=found.text("task"),
+            method=found.text("method"),
+            execute=evaluation.whole("execute", 1, 100_000, 1),
+            ensemble=evaluation.flag("ensemble", False),
+            normalization=found.section("data", {}).choice("normalization", NORMALIZATIONS, "normal"),
+            threads=train.whole("threads", 1, 1024, 1),
+            camera=found.section("demos", {}).text("camera", "") or None,
+        )
+
+
+def _locate(path: Path) -> tuple[str, _Run]:
+    """The checkpoint's directory, and what is known of the run that made it."""
+    if not path.is_dir():
+        raise PolicyError(f"{path}: no such directory; give a run directory or a checkpoint directory")
+    directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, path.parent)
+    settings = run / "config.json"
+    return str(directory), _Run.read(settings) if settings.is_file() else _Run()

@@ -1,0 +1,170 @@
+"""Any VLA behind a websocket server that speaks openpi's protocol, as a policy."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from jaxtyping import Float
+from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
+
+from gap_vla.core.foreign import finite, shown
+from gap_vla.rollouts.policy import PolicyError, PolicyUnavailable
+from gap_vla.serving.key_mapping import KeyMapping
+from gap_vla.serving.wire import WireError, pack, unpack
+
+_PAUSE = 0.5
+"""Seconds between two attempts to reach a server that is away."""
+
+
+MAX_ANSWER = 64 * 2**20
+"""Bytes of a server's answer; a chunk of actions has some thousand."""
+
+
+class _Link:
+    """One episode's connection (a server may remember things for each), and what is left of the last answer."""
+
+    def __init__(self, address: str) -> None:
+        """Raises OSError or WebSocketException if nobody answers, WireError for a greeting in another protocol."""
+        self._stack = contextlib.ExitStack()
+        self.connection: ClientConnection = self._stack.enter_context(
+            connect(address, compression=None, max_size=MAX_ANSWER, open_timeout=10, close_timeout=1)
+        )
+        with self._stack:
+            greeting = self.connection.recv(timeout=10)
+            if isinstance(greeting, str):
+                raise WireError(f"a text instead of metadata: {greeting[:200]!r}")
+            self.metadata = unpack(greeting)
+            self._stack = self._stack.pop_all()
+        self.left: deque[np.ndarray] = deque()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+class RemotePolicy:
+    """Asks the server for each live episode, one connection per episode.
+
+    The protocol: the server greets with a map of metadata; each observation is answered by a map with actions, or by
+    a text, which is an error.
+
+    Args:
+        address: `ws://host:port`.
+        keys: how the server names things.
+        patience: seconds to wait for a server that cannot be reached or has gone; then `PolicyUnavailable`.
+
+    Raises:
+        PolicyUnavailable: nobody answers at `address` within `patience`.
+        PolicyError: `address` is none, or `patience` no time.
+    """
+
+    def __init__(self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0) -> None:
+        self.name = "remote"
+        self.patience = finite("patience", patience, 0, 86_400, PolicyError)
+        _check_address(address)
+        self._address, self._keys = address, keys or KeyMapping()
+        self._links: dict[int, _Link] = {}
+        self._turn = 0  # number of the latest call; an earlier one that was given up on must not go on beside it
+        first = self._connect()
+        self.server_metadata = first.metadata
+        first.close()
+        self.identity = {"address": address, "execute": self._keys.execute, "server": _plain(self.server_metadata)}
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        for episode in episode_ids:
+            self._drop(episode)
+
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        """Raises PolicyUnavailable when the server has gone, PolicyError when it answers with an error."""
+        self._turn += 1
+        for over in set(self._links) - set(episode_ids):
+            self._drop(over)
+        actions = []
+        for row, episode in enumerate(episode_ids):
+            link = self._links.get(episode)
+            if link is None or not link.left:
+                chunk = self._ask(episode, {key: value[row] for key, value in observations.items()})
+                link = self._links[episode]
+                link.left = deque(chunk[: self._keys.execute])
+            actions.append(link.left.popleft())
+        widths = {len(action) for action in actions}
+        if len(widths) > 1:
+            raise PolicyError(f"the server's actions have different widths: {sorted(widths)}")
+        return np.stack(actions)
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._turn += 1
+        for episode in list(self._links):
+            self._drop(episode)
+
+    def _drop(self, episode: int) -> None:
+        link = self._links.pop(episode, None)
+        if link is not None:
+            link.close()
+
+    def _ask(self, episode: int, observation: dict[str, Any]) -> Float[np.ndarray, "H A"]:
+        message = pack(self._keys.to_wire(observation))
+        deadline, turn = time.monotonic() + self.patience, self._turn
+        while True:
+            link = self._links.get(episode) or self._connect(deadline)
+            self._links[episode] = link
+            try:
+                link.connection.send(message)
+                answer = link.connection.recv()
+                break
+            except (ConnectionClosed, OSError) as error:
+                if turn != self._turn:
+                    raise PolicyUnavailable("nobody waits for this answer any more") from error
+                self._drop(episode)
+                if time.monotonic() >= deadline:
+                    raise PolicyUnavailable(f"{self._address} keeps closing the connection ({error})") from error
+                time.sleep(_PAUSE)
+        if isinstance(answer, str):
+            raise PolicyError(f"{self._address} answered with an error:\n{answer.strip()}")
+        try:
+            chunk = self._keys.from_wire(unpack(answer))
+        except WireError as error:
+            raise PolicyError(f"{self._address} does not speak openpi's protocol: {error}") from error
+        if len(chunk) == 0:
+            raise PolicyError(f"{self._address} answered with no actions")
+        return chunk
+
+    def _connect(self, deadline: float | None = None) -> _Link:
+        deadline = time.monotonic() + self.patience if deadline is None else deadline
+        while True:
+            try:
+                return _Link(self._address)
+            except WireError as error:
+                raise PolicyError(f"{self._address} does not speak openpi's protocol: {error}") from error
+            except (OSError, TimeoutError, WebSocketException) as error:
+                if time.monotonic() >= deadline:
+                    raise PolicyUnavailable(f"no policy server at {self._address} ({error})") from error
+                time.sleep(_PAUSE)
+
+
+def _check_address(address: str) -> None:
+    """Raises PolicyError for what no server can be reached at, however long one waits."""
+    try:
+        parse_uri(address)
+        problem = "no such port" if urlsplit(address).port == 0 else None
+    except (InvalidURI, ValueError) as error:
+        problem = " ".join(str(error).split())
+    if problem:
+        raise PolicyError(f"{shown(address)} is no address ({problem}); give ws://HOST:PORT, as ws://localhost:8000")
+
+
+def _plain(metadata: Any) -> Any:
+    """The part of the greeting that can be written down as JSON."""
+    if not isinstance(metadata, dict):
+        return None
+    plain = {str(key): value for key, value in metadata.items() if isinstance(value, str | int | float | bool)}
+    return {key: value for key, value in plain.items() if isinstance(value, str) or math.isfinite(value)}

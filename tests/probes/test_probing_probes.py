@@ -1,0 +1,152 @@
+"""A linear probe finds what is there, on episodes that it has not seen, and nothing that is not."""
+
+import h5py
+import numpy as np
+import pytest
+
+from experiments.probes.linear_probe import ProbeError, probe_positions, probe_transitions
+from experiments.probes.partial_probe import probe_beyond
+from experiments.probes.probe_data import read_probe_data
+from experiments.probes.similarity import cka
+
+EPISODES, STEPS, WIDTH = 30, 20, 24
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Features of which some directions carry the position and the transition, linearly, beside noise."""
+    rng = np.random.default_rng(0)
+    episodes = np.repeat(np.arange(EPISODES), STEPS)
+    position = np.repeat(rng.uniform(-0.1, 0.1, (EPISODES, 3)), STEPS, axis=0) + rng.normal(0, 0.002, (600, 3))
+    transition = rng.random(600) < 0.2
+    hidden = np.concatenate([position / 0.1, transition[:, None], rng.normal(size=(600, WIDTH - 4))], axis=1)
+    features = hidden @ rng.normal(size=(WIDTH, WIDTH)) + rng.normal(0, 0.01, (600, WIDTH))
+    return features.astype(np.float32), position, transition, episodes
+
+
+def test_a_planted_position_is_found_on_held_out_episodes(planted):
+    features, position, _, episodes = planted
+    found = probe_positions(features, position, episodes)
+    assert found.r2 > 0.95 and found.r2_interval[0] > 0.9
+    assert found.error < 0.01 < found.mean_error and found.episodes == EPISODES
+
+
+def test_positions_shuffled_between_episodes_are_not_found(planted):
+    features, position, _, episodes = planted
+    order = np.random.default_rng(1).permutation(EPISODES)
+    shuffled = position.reshape(EPISODES, STEPS, 3)[order].reshape(-1, 3)
+    found = probe_positions(features, shuffled, episodes)
+    assert found.r2 < 0.05 and found.error >= 0.95 * found.mean_error
+
+
+def test_an_episodes_number_in_the_features_helps_nobody():
+    """A probe that saw other steps of the same episode would be perfect here."""
+    rng = np.random.default_rng(2)
+    episodes = np.repeat(np.arange(EPISODES), STEPS)
+    position = np.repeat(rng.uniform(-0.1, 0.1, (EPISODES, 3)), STEPS, axis=0)
+    assert probe_positions(np.eye(EPISODES)[episodes], position, episodes).r2 < 0.05
+
+
+def test_a_feature_that_hardly_varies_in_training_does_not_spoil_another_episode(planted):
+    features, position, _, episodes = planted
+    dead = np.where(episodes == 3, 1.0, 1e-6 * np.arange(len(episodes)) / len(episodes))
+    found = probe_positions(np.concatenate([features, dead[:, None]], axis=1), position, episodes)
+    assert found.r2 > 0.9
+
+
+def test_planted_transitions_are_told_apart_and_shuffled_ones_are_not(planted):
+    features, _, transition, episodes = planted
+    found = probe_transitions(features, transition, episodes)
+    assert found.auc > 0.97 and found.balanced_accuracy > 0.9 and found.share == transition.mean()
+    shuffled = np.random.default_rng(3).permutation(transition)
+    nothing = probe_transitions(features, shuffled, episodes)
+    assert abs(nothing.auc - 0.5) < 0.1 and nothing.auc_interval[0] < 0.5 < nothing.auc_interval[1]
+
+
+@pytest.fixture(scope="module")
+def carried():
+    """A hand, an object that it carries, a goal that only half of the features know, in 30 episodes."""
+    rng = np.random.default_rng(5)
+    episodes = np.repeat(np.arange(EPISODES), STEPS)
+    hand = rng.normal(0, 0.1, (EPISODES * STEPS, 3))
+    goal = np.repeat(rng.uniform(-0.1, 0.1, (EPISODES, 3)), STEPS, axis=0)
+    noise = rng.normal(size=(EPISODES * STEPS, 6))
+    blind = np.concatenate([hand / 0.1, hand**2 / 0.01, noise], axis=1) @ rng.normal(size=(12, 12))
+    seeing = np.concatenate([hand / 0.1, goal / 0.05, noise], axis=1) @ rng.normal(size=(12, 12))
+    return hand, hand + 0.02, goal, blind, seeing, episodes
+
+
+def test_a_carried_object_read_off_the_hand_is_nothing_beyond_proprioception(carried):
+    hand, load, _, blind, _, episodes = carried
+    assert probe_positions(blind, load, episodes).r2 > 0.95, "the plain probe is fooled"
+    load = load + np.random.default_rng(6).normal(0, 0.01, load.shape)
+    found = probe_beyond(blind, load, hand, episodes)
+    assert found.r2 < 0.05 and found.error == pytest.approx(found.covariate_error, rel=0.05)
+
+
+def test_what_the_hand_does_not_tell_is_found_in_features_that_know_it(carried):
+    hand, _, goal, blind, seeing, episodes = carried
+    assert probe_beyond(seeing, goal + 2 * hand**2, hand, episodes).r2 > 0.9
+    assert probe_beyond(blind, goal + 2 * hand**2, hand, episodes).r2 < 0.05
+
+
+def test_what_is_seen_is_found_beneath_what_repeats_the_hand(carried):
+    hand, _, goal, _, _, episodes = carried
+    mixed = 50 * hand / 0.1 + goal / 0.05
+    assert probe_positions(mixed, goal, episodes).r2 < 0.1 and probe_beyond(mixed, goal, hand, episodes).r2 > 0.9
+
+
+def test_too_few_episodes_or_one_class_only_are_refused(planted):
+    features, position, transition, episodes = planted
+    with pytest.raises(ProbeError, match="4 episode"):
+        probe_positions(features[:80], position[:80], episodes[:80])
+    with pytest.raises(ProbeError, match="same class"):
+        probe_transitions(features, np.zeros_like(transition), episodes)
+
+
+def test_similarity_is_blind_to_rotation_and_sees_other_features():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2000, 8)), rng.normal(size=(2000, 8))
+    rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    assert cka(a, 3 * a @ rotation + 5) == pytest.approx(1.0)
+    assert cka(a, b) < 0.02
+    # Half of the variance shared: covariances add up, so the alignment lies between.
+    assert 0.3 < cka(a, np.concatenate([a[:, :4], b[:, :4]], axis=1)) < 0.7
+
+
+def write_demos(path, with_objects=True):
+    with h5py.File(path, "w") as file:
+        for number in (0, 1, 10):
+            demo = file.create_group(f"data/demo_{number}")
+            demo["obs/image_primary"] = np.full((12, 8, 8, 3), number, np.uint8)
+            if with_objects:
+                demo["obs/object"] = np.arange(72, dtype=np.float32).reshape(12, 6) + number
+                demo["obs/object"].attrs["names"] = ["ring", "peg"]
+            demo["obs/robot0_eef_pos"] = np.arange(36, dtype=np.float32).reshape(12, 3)
+            demo["actions"] = np.tile([0, 0, 0, 0, 0, 0, -1.0], (12, 1))
+            demo["actions"][6:, 6] = 1.0
+            demo.create_dataset(
+                "phase", data=["reach"] * 6 + ["grasp"] * 3 + ["transport"] * 3, dtype=h5py.string_dtype()
+            )
+
+
+def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_grasp(tmp_path):
+    write_demos(tmp_path / "demos.hdf5")
+    data = read_probe_data(tmp_path / "demos.hdf5", every=3)
+    assert data.images["image_primary"][:, 0, 0, 0].tolist() == [0] * 4 + [1] * 4 + [10] * 4
+    assert data.positions["peg"][1].tolist() == [21, 22, 23] and data.episodes.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.free.tolist() == [True, True, False, False] * 3
+    assert data.waiting.tolist() == [True, True, True, False] * 3
+    assert data.transition.tolist() == [False, True, True, True] * 3
+    assert data.proprio[:4].tolist() == [
+        [0, 1, 2, 0, 0, 0],
+        [9, 10, 11, 9, 9, 9],
+        *([x, x + 1, x + 2, 12, 12, 12] for x in (18, 27)),
+    ]
+    assert data.actions.std(0)[6] == pytest.approx(1.0, abs=0.01) and not data.actions[:, :6].any()
+
+
+def test_demonstrations_without_object_positions_are_refused_in_words(tmp_path):
+    write_demos(tmp_path / "demos.hdf5", with_objects=False)
+    with pytest.raises(ProbeError, match="collect the demonstrations again"):
+        read_probe_data(tmp_path / "demos.hdf5")

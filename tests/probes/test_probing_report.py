@@ -1,0 +1,167 @@
+"""The report is one file that needs nothing else, and says what it is made of."""
+
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+
+from gap_vla.core.errors import UserError
+from gap_vla.drawing.rho_strip import store_of
+from gap_vla.report.page import write_report
+from gap_vla.report.runs import ReportError, Run
+
+
+def make_run(folder, method, seed, wins, task="assembly"):
+    config = {"task": task, "method": method, "train": {"seed": seed, "steps": 20}, "data": {"root": "data"}}
+    path = folder / f"{method}-seed{seed}"
+    videos = path / "rollouts" / "default" / "videos"
+    videos.mkdir(parents=True)
+    (videos / "episode_0001_failure.mp4").write_bytes(b"not really a video")
+    evaluation = {"layout_seeds": [5, 6, 7, 8], "outcomes": wins, "videos": ["videos/episode_0001_failure.mp4"]}
+    evaluation["phases"] = {"reached": {"reach": 1.0, "insert": 0.75}, "failed_in": {"insert": 2}}
+    summary = {
+        "variants": {"default": {**evaluation, "mean_steps_success": 12.0}},
+        "seconds": {"train": 3.0},
+        "steps": 20,
+        "machine": {"commit": "abc123"},
+    }
+    rows = [
+        {"step": step, "train/loss": 1 / (step + 1), "branch/vision_gradient": 0.1 * step + 0.1}
+        | {f"branch/proprio_signal_{part}": 0.2 + 0.01 * step for part in ("transition", "consistent")}
+        for step in range(20)
+    ]
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "summary.json").write_text(json.dumps(summary))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    takeover = path / "takeover" / "phase-default-vision"
+    takeover.mkdir(parents=True)
+    window = {"successes": 2, "difference": 0.25, "difference_interval": [0.0, 0.5]}
+    windows = [{**window, "window": name} for name in ("never", "start of grasp", "always")]
+    found = {"main": method, "other": "vision", "episodes": 4, "windows": windows}
+    (takeover / "takeover.json").write_text(json.dumps(found))
+    (takeover / "settings.json").write_text(json.dumps({"variant": "default", "command": "python make_takeover"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    wins = {"concat": [1, 0, 0, 1], "gap": [1, 1, 0, 1]}
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gap_vla.report.sections.training_rho", lambda run: None)
+        yield [make_run(folder, method, seed, wins[method]) for seed in (0, 1) for method in ("concat", "gap")]
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    out = runs[0].parent / "report.html"
+    return write_report(runs, out, command="python make_page", probe=PROBE, videos=1).read_text()
+
+
+PROBE = {
+    "command": "python make_probe",
+    "episodes": 9,
+    "steps": 90,
+    "labels": ["concat, seed 0", "gap, seed 0", "untrained"],
+    "cka": np.eye(3).tolist(),
+    "branch_losses": {
+        "gap, seed 0": {heard: {"all": 0.1234, "transition": 0.2} for heard in ("both", "vision", "proprio")}
+    },
+    "probes": {
+        label: {
+            "positions": {
+                "ring": {"before grasp": {"r2": 0.5, "r2_interval": [0.4, 0.6], "error": 0.01, "mean_error": 0.03}}
+            },
+            "beyond_proprio": {"peg": {"before transport": {"r2": 0.25}}} if "gap" in label else {},
+            "actions": {"all steps": {"r2": 0.125}},
+            "transition": {"auc": 0.7, "auc_interval": [0.6, 0.8], "balanced_accuracy": 0.65},
+        }
+        for label in ("concat, seed 0", "gap, seed 0", "untrained")
+    },
+}
+
+
+def test_the_page_is_one_file_that_fetches_nothing(page):
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources and all(source.startswith(("data:", "#")) for source in sources)
+    assert not re.search(r"(?:https?:)?//\w+\.\w+", re.sub(r"base64,[A-Za-z0-9+/=]+", "", page))
+    assert "<script" not in page and "@import" not in page
+    for anchor in re.findall(r'href="#(\w+)"', page):
+        assert f'id="{anchor}"' in page
+
+
+def test_the_page_shows_success_differences_figures_and_videos_with_their_commands(page):
+    cells = re.findall(r"<td>([^<]*)</td>", page)
+    assert ["concat", "in distribution", "50", "22 to 78", "8", "0: 50, 1: 50"] == cells[:6]
+    assert "gap − concat" in cells and cells[cells.index("gap − concat") + 2] == "+25"
+    for command in ("python make_page", "python make_probe", "python make_takeover"):
+        assert f"<pre>{command}</pre>" in page
+    assert page.count("data:video/mp4;base64,") == 4 and page.count("data:image/svg+xml;base64,") >= 8
+    assert cells[cells.index("0.1234") - 2 : cells.index("0.1234")] == ["gap, seed 0", "all"]
+    asked = cells.index("position of peg, before transport, beyond proprioception")
+    assert cells[asked + 1 : asked + 4] == ["", "R² 0.25", ""]
+    assert "expert's action, all steps, beyond proprioception" in html.unescape("|".join(cells))
+    reached = cells.index("insert")
+    assert cells[reached - 2 : reached + 3] == ["concat, seed 0", "in distribution", "insert", "75", "2"]
+    assert "abc123" in page and "vision takes over from gap" in page
+
+
+def test_sections_without_anything_to_show_are_left_out(runs, tmp_path):
+    page = write_report(runs[:1], tmp_path / "report.html", command="make").read_text()
+    assert 'id="probe"' not in page and 'id="similarity"' not in page and 'id="rho"' not in page
+
+
+def test_the_same_runs_give_the_same_page(runs, page, tmp_path):
+    again = write_report(runs, tmp_path / "again.html", command="python make_page", probe=PROBE, videos=1)
+    assert again.read_text() == page
+
+
+def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
+    path = make_run(tmp_path / "project" / "runs" / "assembly", "gap", 0, [1, 1, 0, 1])
+    summary = json.loads((path / "summary.json").read_text())
+    (path / "summary.json").write_text(json.dumps({**summary, "dataset": {"path": "data/store/assembly-1"}}))
+    (path / "checkpoint").mkdir()
+    (path / "checkpoint" / "policy.json").write_text("{}")
+    assert store_of(Run.read(path)) is None
+    store = tmp_path / "project" / "data" / "store" / "assembly-1"
+    store.mkdir(parents=True)
+    (store / "store.json").write_text("{}")
+    assert store_of(Run.read(path)) == store
+    monkeypatch.chdir(tmp_path / "project")
+    assert store_of(Run.read("runs/assembly/gap-seed0")).resolve() == store
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "named"),
+    [
+        ("config.json", 5, "config.json is 5"),
+        ("config.json", {"task": 5}, "task is 5"),
+        ("config.json", {"train": {"seed": "zero"}}, "train.seed is 'zero'"),
+        ("summary.json", [], "summary.json is list"),
+        ("summary.json", {"variants": {"default": 5}}, "variants.default is 5"),
+        (
+            "summary.json",
+            {"variants": {"default": {"layout_seeds": [5], "outcomes": [float("nan")]}}},
+            "outcomes[0] is nan",
+        ),
+        ("summary.json", {"variants": {"default": {"layout_seeds": [], "outcomes": []}}}, "0 outcomes of 0 layouts"),
+        ("summary.json", {"variants": {}, "rollouts": {"task": 5}}, "rollouts.task is 5"),
+    ],
+)
+def test_runs_that_measured_nothing_are_refused_by_file_and_key(tmp_path, file, change, named):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1]) / file
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps({**whole, **change} if isinstance(change, dict) else change))
+    with pytest.raises(UserError) as caught:
+        Run.read(path.parent)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_runs_of_two_tasks_and_folders_that_are_no_runs_are_refused(runs, tmp_path):
+    other = make_run(tmp_path / "other", "gap", 0, [0, 0, 0, 1], task="stack")
+    with pytest.raises(ReportError, match="assembly, stack"):
+        write_report([*runs, other], tmp_path / "report.html", command="make")
+    with pytest.raises(ReportError, match=r"no config\.json"):
+        Run.read(tmp_path)

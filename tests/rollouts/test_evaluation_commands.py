@@ -1,0 +1,142 @@
+"""Claims about the command lines that need a checkpoint or a dataset, as the documentation gives them."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_evaluation_octo_policy import build, observations
+
+from gap_vla.core.episode import Episode
+from gap_vla.rlds import write_rlds
+from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
+from gap_vla.serving.loading import load_checkpoint
+from gap_vla.serving.remote_policy import RemotePolicy
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    build().save_pretrained(step=7, checkpoint_path=folder / "checkpoint")
+    (folder / "config.json").write_text('{"task": "assembly", "method": "vp", "eval": {"execute": 2}}')
+    return folder
+
+
+def episode(seed, rho, steps=12):
+    rng = np.random.default_rng(seed)
+    return Episode(
+        {"image_primary": rng.integers(0, 256, (steps, 32, 32, 3), dtype=np.uint8)},
+        rng.standard_normal((steps, 9)).astype(np.float32),
+        rng.uniform(-1, 1, (steps, 7)).astype(np.float32),
+        "put the ring on the peg",
+        rho=np.linspace(0, 1, steps, dtype=np.float32) if rho else None,
+        change_point=np.arange(steps) == 5 if rho else None,
+        metadata={"episode_id": seed, "file_path": "made up"},
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Called with the task it is said to be of, and whether it has ρ; returns a dataset's version folder."""
+
+    def write(task, rho=True):
+        root = tmp_path_factory.mktemp("rlds")
+        identity = {"demos": {"task": task}}
+        episodes = [episode(seed, rho) for seed in range(4)]
+        return write_rlds(episodes, root, "dots", val_fraction=0.5, annotator={}, identity=identity)
+
+    return write
+
+
+def test_a_checkpoint_tells_its_view_and_looks_through_another_only_if_told(run, tmp_path, capsys):
+    assert load_checkpoint(run).view() == "near"
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    settings = {"task": "assembly", "method": "vp", "eval": {"execute": 2}, "demos": {"camera": "corner2"}}
+    (old / "config.json").write_text(json.dumps(settings))
+    loaded = load_checkpoint(old)
+    assert loaded.view() == loaded.view("corner2") == "corner2" and loaded.view("near", other=True) == "near"
+    assert script("evaluate").main(["--checkpoint", str(old), "--camera", "near", "--episodes", "1"]) == 2
+    assert "trained through the view 'corner2'; leave --camera away, or pass --other_view" in capsys.readouterr().err
+
+
+def test_held_out_error_is_printed_and_written_apart_for_transitions(run, dataset, tmp_path, capsys):
+    options = ["--checkpoint", str(run), "--rlds", str(dataset("assembly")), "--out", str(tmp_path), "--quiet"]
+    assert script("evaluate").main(options) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"held-out action error [\d.]+ \(transition steps [\d.]+, consistent steps [\d.]+\)", printed)
+    found = json.loads((tmp_path / "held_out.json").read_text())
+    assert found["episodes"] == 2 and found["steps"] == 24 and found["transition_steps"] == 12
+
+
+def test_data_of_another_task_are_refused(run, dataset, capsys):
+    other = dataset("threading")
+    for name in ("evaluate", "diagnose"):
+        options = ["--checkpoint", str(run), "--rlds", str(other), "--quiet"]
+        assert script(name).main(options) == 2
+        assert "holds demonstrations of threading; the policy is one for assembly" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_diagnosis_of_a_dataset_prints_a_table_and_writes_it(run, dataset, tmp_path, capsys):
+    options = ["--checkpoint", str(run), "--rlds", str(dataset("assembly")), "--out", str(tmp_path), "--quiet"]
+    assert script("diagnose").main(options) == 0
+    printed = capsys.readouterr().out
+    assert "images_swapped" in printed and "× error (95 %)" in printed and "objects_moved" not in printed
+    found = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert [effect["intervention"] for effect in found["open_loop"]["effects"]] == list(ALL_INTERVENTIONS[:-1])
+    assert found["verdict"] in printed
+
+
+def test_the_diagnosis_command_offers_every_intervention():
+    assert script("diagnose").INTERVENTIONS == ALL_INTERVENTIONS
+
+
+def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):
+    command = [sys.executable, "scripts/serve_policy.py", "--checkpoint", str(run), "--port", "0"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    try:
+        lines = [server.stdout.readline(), server.stdout.readline()]
+        policy = RemotePolicy(re.search(r"ws://127\.0\.0\.1:\d+", lines[1])[0])
+        metadata = policy.server_metadata
+        assert metadata["task"] == "assembly" and metadata["cameras"] == ["primary"] and metadata["window_size"] == 2
+        local = load_checkpoint(run, batch_size=1).policy
+        for one in (policy, local):
+            one.reset([0])
+        for step in range(5):
+            batch = observations(1, seed=step)
+            np.testing.assert_array_equal(policy.act(batch, [0]), local.act(batch, [0]))
+        policy.close()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "nowhere"], "nowhere: no such directory"),
+        (["--checkpoint", "nowhere", "--keys", "none.json"], "none.json: No such file"),
+    ],
+)
+def test_mistakes_when_serving_are_explained(arguments, message, capsys):
+    assert script("serve_policy").main(arguments) == 2
+    assert message in capsys.readouterr().err

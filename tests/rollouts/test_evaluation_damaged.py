@@ -1,0 +1,295 @@
+"""Claims about damaged and made-up checkpoints: refused in one line that names the file and the key, and never run."""
+
+import copy
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from flax import serialization
+from safetensors.torch import load_file, save_file
+from test_evaluation_octo_policy import STATISTICS, build, observations
+
+from gap_vla.octo import CheckpointError
+from gap_vla.policies.config import SmallModelConfig
+from gap_vla.policies.policy import build_policy
+from gap_vla.policies.saving import save_policy
+from gap_vla.rollouts import PolicyError
+from gap_vla.serving.loading import load_checkpoint
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run directory of each kind."""
+    root = tmp_path_factory.mktemp("whole")
+    statistics = {key: {name: np.array(value) for name, value in field.items()} for key, field in STATISTICS.items()}
+    build().save_pretrained(step=7, checkpoint_path=root / "octo" / "checkpoint")
+    sizes = {"encoder_width": 8, "feature_dim": 16, "head_dim": 16, "head_layers": 1, "action_horizon": 3}
+    policy = build_policy(SmallModelConfig(**sizes, proprio_history=2), "gap", (32, 32, 3), 9, 7)
+    save_policy(policy, root / "small" / "checkpoint", statistics, "normal")
+    for kind in ("octo", "small"):
+        (root / kind / "config.json").write_text('{"task": "stack", "method": "gap", "eval": {"execute": 2}}')
+    return root
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    """Called with a kind: a copy of its run directory."""
+    return lambda kind: shutil.copytree(whole / kind, tmp_path / kind)
+
+
+def change(path, keys, value):
+    """Sets the value under a path of keys of a JSON file; an empty path replaces everything."""
+    content = json.loads(path.read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    if keys and value is ...:
+        del inner[keys[-1]]
+    elif keys:
+        inner[keys[-1]] = value
+    path.write_text(json.dumps(content if keys else value))
+
+
+def refused(folder, *parts):
+    """Loading is refused in one line that holds these parts."""
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    message = str(caught.value)
+    assert "\n" not in message and all(part in message for part in parts), message
+
+
+def test_the_whole_ones_act(run):
+    for kind in ("octo", "small"):
+        policy = load_checkpoint(run(kind)).policy
+        policy.reset([0])
+        assert np.isfinite(policy.act(observations(1), [0])).all() and policy.identity["execute"] == 2
+
+
+OS_SYSTEM = {"module": "os", "name": "system", "args": ["touch hacked"], "kwargs": {}}
+PRIMARY = ("model", "observation_tokenizers", "primary")
+STEM = (*PRIMARY, "kwargs", "encoder", "kwargs")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "named"),
+    [
+        ((), 5, "config.json is 5 (int)"),
+        ((), [], "config.json is list"),
+        (("model",), ..., "model is missing"),
+        (("model",), 5, "model is 5"),
+        (("text_processor",), ..., "text_processor"),
+        (("text_processor",), OS_SYSTEM, "text_processor"),
+        (PRIMARY, OS_SYSTEM, "model.observation_tokenizers.primary"),
+        ((*PRIMARY, "kwargs", "encoder"), OS_SYSTEM, "primary.kwargs.encoder"),
+        ((*PRIMARY, "kwargs", "unheard_of"), 1, "unheard_of"),
+        (("model", "heads"), [], "model.heads is list"),
+        (("model", "heads", "action"), None, "model.heads.action is None"),
+        (("model", "heads", "action", "kwargs"), ..., "kwargs is missing"),
+        (("model", "heads", "action", "kwargs", "max_action"), NAN, "max_action is nan"),
+        (("model", "token_embedding_size"), -64, "model.token_embedding_size is -64"),
+        (("model", "token_embedding_size"), 10**12, "model.token_embedding_size is 1000000000000"),
+        (("model", "token_embedding_size"), "64", "model.token_embedding_size"),
+        (("model", "transformer_kwargs", "num_layers"), 10**9, "num_layers is 1000000000"),
+        (("model", "transformer_kwargs", "num_attention_heads"), 0, "num_attention_heads is 0"),
+        (("model", "transformer_kwargs", "num_attention_heads"), 3, "config.json"),
+        (("model", "readouts", "action"), 0, "readouts.action is 0"),
+        (("model", "max_horizon"), 0, "max_horizon is 0"),
+        ((*STEM, "features"), [0], "features[0] is 0"),
+        ((*STEM, "features"), [], "features is empty"),
+    ],
+)
+def test_a_config_that_is_none_is_refused_by_its_key_and_nothing_that_it_names_is_run(
+    run, monkeypatch, keys, value, named
+):
+    folder = run("octo")
+    monkeypatch.chdir(folder)
+    change(folder / "checkpoint" / "config.json", keys, value)
+    refused(folder, "config.json", named)
+    assert not (folder / "hacked").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000, b'{"model": ' * 900 + b"1"])
+def test_a_config_that_is_no_json_is_refused(run, content):
+    for kind, file in (("octo", "checkpoint/config.json"), ("small", "checkpoint/policy.json")):
+        folder = run(kind)
+        (folder / file).write_bytes(content)
+        refused(folder, file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("observation", None, "observation is NoneType"),
+        ("task", {"image_primary": np.zeros((3, 4))}, "must start with (1,)"),
+        ("observation/timestep_pad_mask", np.ones(2, bool), "timestep_pad_mask is (2,)"),
+        ("observation/proprio", np.zeros((1, 3, 9), np.float32), "proprio"),
+        ("observation/proprio", "nine", "proprio"),
+        ("observation/image_primary", np.zeros((1, 2, 0, 32, 3), np.uint8), "image_primary"),
+    ],
+)
+def test_an_example_batch_that_is_none_is_refused_by_its_key(run, key, value, named):
+    folder = run("octo")
+    path = folder / "checkpoint" / "example_batch.msgpack"
+    batch = serialization.msgpack_restore(path.read_bytes())
+    *above, last = key.split("/")
+    (batch[above[0]] if above else batch)[last] = value
+    path.write_bytes(serialization.msgpack_serialize(batch))
+    refused(folder, "example_batch.msgpack", named)
+
+
+@pytest.mark.parametrize("kind", ["octo", "small"])
+@pytest.mark.parametrize(
+    ("keys", "value", "named"),
+    [
+        ((), 5, "dataset_statistics.json"),
+        (("action",), 5, "action"),
+        (("action", "std"), ..., "action.std is missing"),
+        (("action", "std", 2), NAN, "action.std is NaN or infinite at index 2"),
+        (("action", "mean", 0), INF, "action.mean is NaN or infinite at index 0"),
+        (("action", "std", 3), 0.0, "action.std is 0 at index 3"),
+        (("action", "std", 3), -1.0, "action.std is -1 at index 3"),
+        (("action", "std", 3), 1e308, "action.std is NaN or infinite at index 3"),
+        (("action", "mean"), [0.0] * 8, "action.mean has shape (8,)"),
+        (("action", "mean"), [[0.0] * 7], "action.mean has shape (1, 7)"),
+        (("action", "mean"), "seven", "dataset_statistics.json"),
+        (("proprio", "mean"), [0.0, [1.0]], "dataset_statistics.json"),
+        (("proprio", "std"), [2.0] * 8, "proprio.std has shape (8,)"),
+        (("proprio", "std", 8), 0.0, "proprio.std is 0 at index 8"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused_by_their_key(run, kind, keys, value, named):
+    folder = run(kind)
+    change(folder / "checkpoint" / "dataset_statistics.json", keys, value)
+    refused(folder, "dataset_statistics.json", named)
+
+
+def test_statistics_of_what_never_varied_are_taken_where_the_mask_leaves_it_out(run):
+    folder = run("octo")
+    path = folder / "checkpoint" / "dataset_statistics.json"
+    change(path, ("proprio", "std", 8), 0.0)
+    change(path, ("proprio", "mask", 8), False)
+    assert load_checkpoint(folder).policy.uses_proprio
+
+
+def damaged_params(params, how):
+    params = copy.deepcopy(params)
+    transformer = params["octo_transformer"]
+    name = "obs_proprio_projection"
+    if how in ("nan", "inf"):
+        transformer[name]["kernel"] = np.full_like(transformer[name]["kernel"], float(how))
+    elif how == "missing":
+        del transformer[name]
+    elif how == "cut":
+        transformer[name]["kernel"] = transformer[name]["kernel"][:, :5]
+    elif how == "whole numbers":
+        transformer[name]["kernel"] = transformer[name]["kernel"].astype(np.int32)
+    else:
+        transformer[name]["kernel"] = "text"
+    return params
+
+
+@pytest.mark.parametrize("how", ["nan", "inf", "missing", "cut", "whole numbers", "text"])
+def test_parameters_that_are_no_numbers_or_not_whole_are_refused_by_name(run, how):
+    folder = run("octo")
+    path = folder / "checkpoint" / "7" / "default" / "checkpoint"
+    params = damaged_params(serialization.msgpack_restore(path.read_bytes()), how)
+    path.write_bytes(serialization.msgpack_serialize(params))
+    refused(folder, "7/default/checkpoint", "octo_transformer/obs_proprio_projection")
+
+
+@pytest.mark.parametrize("how", ["nan", "missing", "cut", "additional", "truncated"])
+def test_weights_of_a_small_policy_that_are_not_its_own_are_refused_by_name(run, how):
+    folder = run("small")
+    path = folder / "checkpoint" / "policy.safetensors"
+    tensors = load_file(path)
+    name = next(key for key in tensors if key.startswith("proprio_encoder") and key.endswith("weight"))
+    if how == "nan":
+        tensors[name][0, 0] = torch.nan
+    elif how == "missing":
+        del tensors[name]
+    elif how == "cut":
+        tensors[name] = tensors[name][:, :1].contiguous()
+    elif how == "additional":
+        name = "extra"
+        tensors[name] = torch.zeros(3)
+    save_file(tensors, path)
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:300])
+    refused(folder, "policy.safetensors", *([name] if how != "truncated" else []))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "named"),
+    [
+        ((), [], "policy.json is list"),
+        (("format",), 2, "format is 2"),
+        (("format",), ..., "format is missing"),
+        (("model",), None, "model is NoneType"),
+        (("model", "feature_dim"), 0, "model.feature_dim is 0"),
+        (("model", "feature_dim"), 8192, "policy.safetensors"),
+        (("model", "feature_dim"), 10**9, "model.feature_dim is 1000000000"),
+        (("model", "head_layers"), 10**6, "model.head_layers is 1000000"),
+        (("model", "encoder"), "os.system", "policy.json"),
+        (("model", "unheard_of"), 1, "unheard_of"),
+        (("method",), "os:system", "policy.json"),
+        (("method",), {"a": 1}, "method is dict"),
+        (("image_shape",), "large", "image_shape is 'large'"),
+        (("image_shape", 0), 0, "image_shape[0] is 0"),
+        (("image_shape",), [4, 4, 3], "policy.json"),
+        (("image_shape",), [32, 32], "policy.json"),
+        (("proprio_dim",), -9, "proprio_dim is -9"),
+        (("proprio_dim",), 8, "policy.safetensors"),
+        (("cameras",), [5], "cameras[0] is 5"),
+        (("cameras",), ["../up"], "policy"),
+        (("normalization",), "other", "policy.json: normalization is 'other'"),
+        (("normalization",), 5, "normalization is 5"),
+    ],
+)
+def test_an_account_of_a_small_policy_that_is_none_is_refused_by_its_key(run, keys, value, named):
+    folder = run("small")
+    change(folder / "checkpoint" / "policy.json", keys, value)
+    refused(folder, named)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "named"),
+    [
+        ((), 5, "config.json is 5"),
+        ((), "method task", "config.json is 'method task'"),
+        (("task",), ["stack"], "task is list"),
+        (("method",), 5, "method is 5"),
+        (("eval",), None, "eval is NoneType"),
+        (("eval", "execute"), 0, "eval.execute is 0"),
+        (("eval", "execute"), "two", "eval.execute is 'two'"),
+        (("eval", "ensemble"), 1, "eval.ensemble is 1"),
+        (("train",), {"threads": 10**8}, "train.threads is 100000000"),
+        (("data",), {"normalization": 5}, "data.normalization is 5"),
+        (("data",), {"normalization": "other"}, "data.normalization is 'other'"),
+    ],
+)
+def test_a_runs_configuration_that_is_none_is_refused_by_its_key(run, keys, value, named):
+    folder = run("octo")
+    change(folder / "config.json", keys, value)
+    refused(folder, "config.json", named)
+
+
+@pytest.mark.parametrize("kind", ["octo", "small"])
+def test_a_state_that_is_finite_only_as_float64_is_refused(run, kind):
+    policy = load_checkpoint(run(kind)).policy
+    policy.reset([0])
+    state = np.zeros((1, 9))
+    for value in (1e308, NAN, -INF):
+        state[0, 4] = value
+        with pytest.raises(PolicyError, match=re.escape(f"proprio is {value} at index 4")):
+            policy.act({**observations(1), "proprio": state}, [0])
+
+
+@pytest.mark.parametrize("options", [{"execute": 0}, {"execute": -1}, {"batch_size": 0}, {"batch_size": 10**6}])
+def test_impossible_arguments_are_refused(run, options):
+    with pytest.raises(PolicyError, match=f"{next(iter(options))} is"):
+        load_checkpoint(run("small"), **options)

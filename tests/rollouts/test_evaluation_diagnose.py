@@ -1,0 +1,207 @@
+"""Claims about diagnosis: a policy that looks and one that does not can be told apart."""
+
+import numpy as np
+import pytest
+from pointmass import STEP, PointExpert, PointTask
+
+from gap_vla.core.episode import Episode
+from gap_vla.report.diagnose_report import report, verdict
+from gap_vla.rollouts.diagnose import closed_loop, open_loop
+from gap_vla.rollouts.interventions import INTERVENTIONS, IntervenedPolicy
+from gap_vla.rollouts.policy import PolicyError
+from gap_vla.rollouts.recordings import Recording, from_episodes, near_switches
+from gap_vla.rollouts.rollout import evaluate
+
+SIZE = 64
+
+
+def record(seed, task=None):
+    task = task or PointTask(size=SIZE)
+    env = task.make()
+    observation, _ = env.reset(seed=seed)
+    expert, moments, actions, phases, over = PointExpert(env), [], [], [], False
+    while not over:
+        moments.append(observation)
+        actions.append(expert.act())
+        phases.append(expert.phase)
+        observation, _, over, _, _ = env.step(actions[-1])
+    return Recording(
+        images={"image_primary": np.stack([moment["image_primary"] for moment in moments])},
+        proprio=np.stack([moment["proprio"] for moment in moments]),
+        action=np.array(actions),
+        transition=near_switches(phases),
+    )
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    return [record(seed) for seed in range(6)]
+
+
+class Seeing:
+    """Reads the target off the picture, its own place off the proprioception."""
+
+    name = "seeing"
+
+    def reset(self, episode_ids):
+        pass
+
+    def act(self, observations, episode_ids):
+        actions = np.zeros((len(episode_ids), 7), np.float32)
+        for row, picture in enumerate(observations["image_primary"]):
+            marked = np.argwhere(picture[..., 0] > 0)
+            place = marked[0] / (SIZE - 1) * 2 - 1 if len(marked) else np.zeros(2)
+            target = np.array([*place, picture[0, 0, 2] / 255 * 2 - 1])
+            gap = target - observations["proprio"][row][:3]
+            actions[row, :3] = np.clip(gap / STEP, -1, 1)
+            actions[row, 6] = 1 if np.abs(gap).max() < 0.04 else -1
+        return actions
+
+
+class Blind(Seeing):
+    """Goes to the middle of all targets, whatever the picture shows."""
+
+    name = "blind"
+
+    def act(self, observations, episode_ids):
+        return super().act({**observations, "image_primary": np.zeros_like(observations["image_primary"])}, episode_ids)
+
+
+def effects(policy, recordings):
+    found = open_loop(policy, recordings)
+    return found, {effect.intervention: effect for effect in found.effects}
+
+
+def test_a_policy_that_looks_is_told_from_one_that_does_not(recordings):
+    seeing, seen = effects(Seeing(), recordings)
+    blind, unseen = effects(Blind(), recordings)
+    for name in ("images_black", "images_swapped"):
+        assert seen[name].change > 0.5 and unseen[name].change == 0
+    assert unseen["proprio_swapped"].change > 0.1
+    assert seeing.error < 0.3 < blind.error
+    assert verdict(seeing).startswith("It looks:") and verdict(blind).startswith("It hardly looks")
+
+
+class Idle(Seeing):
+    """Knows one action."""
+
+    name = "idle"
+
+    def act(self, observations, episode_ids):
+        return np.full((len(episode_ids), 7), 0.1, np.float32)
+
+
+def test_a_policy_that_always_does_the_same_is_said_to_be_none_to_judge(recordings):
+    assert "may not have learned enough" in verdict(open_loop(Idle(), recordings))
+    assert "may not have learned enough" not in verdict(open_loop(Blind(), recordings))
+
+
+def test_swapping_costs_the_seeing_policy_its_accuracy_and_the_blind_one_nothing(recordings):
+    seeing, seen = effects(Seeing(), recordings)
+    blind, unseen = effects(Blind(), recordings)
+    assert seen["images_swapped"].error > 2 * seeing.error
+    assert unseen["images_swapped"].error == blind.error
+
+
+def test_the_change_is_split_into_transition_and_consistent_steps(recordings):
+    found, seen = effects(Seeing(), recordings)
+    transition = np.concatenate([recording.transition for recording in recordings])
+    assert found.transition_steps == transition.sum() > 0
+    effect, share = seen["images_black"], transition.mean()
+    combined = share * effect.change_transition + (1 - share) * effect.change_consistent
+    assert combined == pytest.approx(effect.change)
+
+
+class Trained(Seeing):
+    """Ridge regression from pixels and proprioception to actions."""
+
+    def __init__(self, name, recordings, shuffle):
+        self.name = name
+        inputs, actions = [], []
+        for number, recording in enumerate(recordings):
+            pictures = recordings[(number + shuffle) % len(recordings)].images["image_primary"]
+            steps = np.minimum(np.arange(len(recording)), len(pictures) - 1)
+            inputs.append(self.features(pictures[steps], recording.proprio))
+            actions.append(recording.action)
+        x, y = np.concatenate(inputs), np.concatenate(actions)
+        self.weights = np.linalg.solve(x.T @ x + 3 * np.eye(x.shape[1]), x.T @ y)
+
+    def features(self, pictures, proprio):
+        flat = pictures.reshape(len(pictures), -1) / 255
+        return np.concatenate([flat, proprio[:, :3], np.ones((len(pictures), 1))], 1)
+
+    def act(self, observations, episode_ids):
+        return self.features(observations["image_primary"], observations["proprio"]) @ self.weights
+
+
+def test_training_with_pictures_shuffled_between_episodes_shows_in_the_table():
+    task = PointTask(size=12)
+    training, shown = [record(seed, task) for seed in range(250)], [record(seed, task) for seed in range(1000, 1008)]
+    seeing, seen = effects(Trained("trained", training, 0), shown)
+    blind, unseen = effects(Trained("trained on shuffled pictures", training, 7), shown)
+    assert seen["images_swapped"].change > 2 * unseen["images_swapped"].change
+    assert seen["images_swapped"].error > 1.5 * seeing.error
+    assert unseen["images_swapped"].error < 1.05 * blind.error
+    low, high = seen["images_swapped"].cost_interval
+    assert 1.25 < low < seen["images_swapped"].cost < high and unseen["images_swapped"].cost_interval[1] < 1.1
+    assert verdict(seeing).startswith("It looks:") and verdict(blind).startswith("It hardly looks")
+
+
+def test_moved_objects_are_counted_only_where_nothing_is_held(recordings):
+    shifted = []
+    for seed, recording in enumerate(recordings):
+        free = np.arange(len(recording)) < 2
+        pictures = {"image_primary": recordings[(seed + 3) % 6].images["image_primary"][[0] * len(recording)]}
+        shifted.append(Recording(recording.images, recording.proprio, recording.action, None, pictures, free))
+    found, seen = effects(Seeing(), shifted)
+    assert seen["objects_moved"].change > 0.3 and seen["objects_moved"].change_transition is None
+    assert seen["objects_moved"].error is None
+    assert "objects_moved" in report(found)
+
+
+def test_an_intervention_alters_only_what_it_names(recordings):
+    now, first, other = (recordings[0].observation(3), recordings[0].observation(0), recordings[1].observation(3))
+    for name, change in INTERVENTIONS.items():
+        changed = change(now, first, other)
+        assert set(changed) == ({"image_primary"} if name.startswith("images") else {"proprio"})
+        for key, value in changed.items():
+            assert value.shape == now[key].shape and value.dtype == now[key].dtype
+
+
+def test_closed_loop_a_swapped_picture_leads_astray_only_who_looks(recordings, tmp_path):
+    options = {"episodes": 6, "seed": 50, "workers": 1, "slots_per_worker": 6, "videos": 0, "progress": False}
+    task = PointTask(size=SIZE)
+    rates = {}
+    for policy in (Seeing(), IntervenedPolicy(Seeing(), "images_swapped", recordings)):
+        rates[policy.name] = evaluate(policy, task, out_dir=tmp_path / policy.name, **options)["success_rate"]
+    assert rates["seeing"] == 1 and rates["seeing, images_swapped"] == 0
+
+
+@pytest.mark.slow
+def test_closed_loop_every_intervention_is_paired_with_the_undisturbed_policy(recordings, tmp_path):
+    options = {"episodes": 6, "seed": 50, "workers": 1, "slots_per_worker": 6, "videos": 0, "progress": False}
+    found = {
+        e.intervention: e for e in closed_loop(Seeing(), PointTask(size=SIZE), recordings, out_dir=tmp_path, **options)
+    }
+    assert found["none"].successes == 6 and found["none"].difference is None
+    assert found["objects_moved"].successes == 6  # who looks, follows
+    assert found["images_swapped"].difference.difference == -1
+    text = report(open_loop(Seeing(), recordings), tuple(found.values()))
+    assert "0/6 (-100, -100 to -100)" in text and "6/6 (+0, +0 to +0)" in text
+    assert text.endswith("It succeeds in 6 of 6 layouts, with another episode's pictures in 0.")
+
+
+def test_demonstrations_with_rho_phases_or_neither_become_recordings():
+    images = {"image_primary": np.zeros((4, 8, 8, 3), np.uint8)}
+    arrays = {"images": images, "proprio": np.zeros((4, 9), np.float32), "action": np.zeros((4, 7), np.float32)}
+    rho = np.array([0.1, 0.6, 0.9, 0.2], np.float32)
+    with_rho, with_phase, bare = from_episodes(
+        [Episode(**arrays, rho=rho), Episode(**arrays, phase=np.array(["a", "a", "b", "b"])), Episode(**arrays)]
+    )
+    assert with_rho.transition.tolist() == [False, True, True, False]
+    assert with_phase.transition.all() and bare.transition is None
+
+
+def test_one_recording_is_not_enough_to_swap(recordings):
+    with pytest.raises(PolicyError, match="needs two or more"):
+        open_loop(Seeing(), recordings[:1])

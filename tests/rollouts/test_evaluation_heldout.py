@@ -1,0 +1,59 @@
+"""Claims about the held-out error."""
+
+import numpy as np
+import pytest
+from test_evaluation_diagnose import SIZE, Blind, Seeing, record
+
+from gap_vla.rollouts.heldout import held_out
+from gap_vla.rollouts.policy import PolicyError
+from gap_vla.rollouts.recordings import Recording
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    assert SIZE == 64
+    return [record(seed) for seed in range(10)]
+
+
+class Mean(Seeing):
+    def __init__(self, recordings):
+        self.mean = np.concatenate([recording.action for recording in recordings]).mean(0)
+
+    def act(self, observations, episode_ids):
+        return np.tile(self.mean, (len(episode_ids), 1))
+
+
+class Playback(Seeing):
+    def __init__(self, recordings):
+        self.recordings = recordings
+
+    def reset(self, episode_ids):
+        self.step = dict.fromkeys(episode_ids, -1)
+
+    def act(self, observations, episode_ids):
+        for episode in episode_ids:
+            self.step[episode] += 1
+        return np.stack([self.recordings[e].action[self.step[e]] for e in episode_ids])
+
+
+def test_the_mean_action_scores_one_and_the_recorded_one_zero(recordings):
+    assert held_out(Mean(recordings), recordings).error == pytest.approx(1, rel=1e-4)
+    assert held_out(Playback(recordings), recordings).error == 0
+
+
+def test_a_better_policy_has_a_smaller_error_and_the_parts_add_up(recordings):
+    seeing, blind = held_out(Seeing(), recordings), held_out(Blind(), recordings)
+    assert seeing.error < blind.error
+    share = seeing.transition_steps / seeing.steps
+    assert share * seeing.error_transition + (1 - share) * seeing.error_consistent == pytest.approx(seeing.error)
+
+
+def test_data_without_rho_or_phases_give_one_figure(recordings):
+    bare = [Recording(r.images, r.proprio, r.action) for r in recordings]
+    found = held_out(Seeing(), bare)
+    assert found.error_transition is None and found.error_consistent is None and found.transition_steps == 0
+
+
+def test_nothing_held_out_is_an_error():
+    with pytest.raises(PolicyError, match="no held-out episodes"):
+        held_out(Seeing(), [])

@@ -1,0 +1,196 @@
+"""Claims about an Octo checkpoint as a policy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gap_vla.octo import CheckpointError, OctoModel, small_config
+from gap_vla.octo.presets import example_batch
+from gap_vla.rollouts.chunks import RecedingHorizon, TemporalEnsemble
+from gap_vla.rollouts.history import EpisodeHistory
+from gap_vla.rollouts.octo_policy import REMEMBERED_TASKS, OctoPolicy
+from gap_vla.rollouts.policy import PolicyError
+from gap_vla.serving.loading import load_checkpoint
+
+GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "octo_wrappers.npz"
+SIZES = {"image_size": 32, "action_horizon": 4, "window_size": 2}
+SMALL = {"token_embedding_size": 32, "num_layers": 1, "num_attention_heads": 2, "stem_features": (32, 32)}
+STATISTICS = {
+    "action": {"mean": np.full(7, 0.1), "std": np.full(7, 0.3), "mask": np.array([True] * 6 + [False])},
+    "proprio": {"mean": np.full(9, 0.5), "std": np.full(9, 2.0), "mask": np.ones(9, bool)},
+}
+
+
+def build(head="l1", statistics=STATISTICS, **sizes):
+    options = {"diffusion_steps": 2, "num_blocks": 1, "hidden_dim": 16} if head == "diffusion" else {}
+    config = small_config(head=head, head_options=options, **SIZES, **SMALL, **sizes)
+    return OctoModel.from_config(config, example_batch(**SIZES, **sizes), dataset_statistics=statistics)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+def observations(batch, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image_primary": rng.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8),
+        "proprio": rng.standard_normal((batch, 9)).astype(np.float32),
+        "language_instruction": np.array(["go"] * batch),
+    }
+
+
+def rows(batch, chosen):
+    return {key: value[chosen] for key, value in batch.items()}
+
+
+def test_history_receding_horizon_and_ensemble_are_upstreams():
+    golden = np.load(GOLDEN)
+    episode = EpisodeHistory(0, 3, RecedingHorizon(1))
+    for step, window in enumerate(golden["history3/proprio"]):
+        episode.see({"proprio": window[-1]})
+        inputs = episode.inputs()
+        np.testing.assert_array_equal(inputs["proprio"], window)
+        np.testing.assert_array_equal(inputs["timestep_pad_mask"], golden["history3/timestep_pad_mask"][step])
+    for decay in (0, 0.5):
+        ensemble = TemporalEnsemble(4, decay)
+        for chunk, executed in zip(golden["ensemble/chunks"], golden[f"ensemble/executed_exp{decay}"]):
+            ensemble.add(chunk)
+            np.testing.assert_allclose(ensemble.next(), executed, rtol=1e-12)
+    receding, asked = RecedingHorizon(3), iter(golden["ensemble/chunks"])
+    for executed in golden["rhc3/executed"]:
+        if receding.wants_chunk:
+            receding.add(next(asked))
+        np.testing.assert_array_equal(receding.next(), executed)
+
+
+def test_actions_are_the_models_own_with_proprio_normalised_and_actions_unnormalised(model):
+    first, second = observations(2, seed=1), observations(2, seed=2)
+    policy = OctoPolicy(model, execute=1, batch_size=2)
+    policy.reset([5, 6])
+    policy.act(first, [5, 6])
+    found = policy.act(second, [5, 6])
+    window = {key: np.stack([first[key], second[key]], 1) for key in ("image_primary", "proprio")}
+    window["proprio"] = (window["proprio"] - 0.5) / 2
+    masks = {key: np.ones((2, 2), bool) for key in ("image_primary", "proprio", "timestep")}
+    window |= {"timestep": np.array([[0, 1]] * 2, np.int32), "timestep_pad_mask": np.ones((2, 2), bool)}
+    actions = model.sample_actions({**window, "pad_mask_dict": masks}, {"pad_mask_dict": {}})[:, 0]
+    expected = np.where(STATISTICS["action"]["mask"], actions * 0.3 + 0.1, actions)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["l1", "diffusion"])
+def test_an_episode_depends_on_seed_number_and_step_but_not_on_what_runs_beside_it(model, head):
+    policy = OctoPolicy(model if head == "l1" else build(head), execute=1, batch_size=8)
+    steps = [observations(6, seed=s) for s in range(2)]
+    policy.reset(range(6))
+    together = np.array([policy.act(step, range(6)) for step in steps])
+    policy.reset([3])
+    alone = [policy.act(rows(step, [3]), [3])[0] for step in steps]
+    np.testing.assert_array_equal(together[:, 3], alone)
+    if head == "diffusion":
+        policy.reset([0])
+        renamed = policy.act(rows(steps[0], [3]), [0])[0]
+        assert np.abs(renamed - alone[0]).max() > 1e-3
+
+
+def test_warming_up_leaves_no_episode_and_no_trace_in_the_actions():
+    policy, batch, found = OctoPolicy(build("diffusion"), batch_size=1), observations(1), []
+    for _ in range(2):
+        policy.reset([0])
+        found.append(policy.act(batch, [0]))
+        policy.forget([0])
+        policy.warm_up()
+    np.testing.assert_array_equal(*found)
+    assert not policy._episodes
+
+
+def test_only_the_last_instructions_are_remembered(model, monkeypatch):
+    encoded = []
+    monkeypatch.setattr(OctoModel, "create_tasks", lambda model, texts: encoded.append(texts[0]) or {"read": texts})
+    policy = OctoPolicy(model.replace(text_processor=object()), batch_size=1)
+    for number in [*range(3 * REMEMBERED_TASKS), 3 * REMEMBERED_TASKS - 1, 0]:
+        assert policy._task((f"text {number}",)) == {"read": [f"text {number}"]}
+        assert len(policy._tasks) <= REMEMBERED_TASKS
+    assert encoded == [f"text {number}" for number in [*range(3 * REMEMBERED_TASKS), 0]]
+
+
+def test_the_model_is_asked_once_per_executed_chunk(model, monkeypatch):
+    policy = OctoPolicy(model, execute=3, batch_size=2)
+    calls = []
+    original = policy._normalized_chunks
+    monkeypatch.setattr(policy, "_normalized_chunks", lambda *a: calls.append(1) or original(*a))
+    policy.reset([0])
+    for step in range(7):
+        policy.act(observations(1, seed=step), [0])
+    assert len(calls) == 3
+
+
+def test_a_vision_only_model_is_not_shown_proprioception():
+    policy = OctoPolicy(build(proprio_dim=None), batch_size=2)
+    assert not policy.uses_proprio and policy.cameras == ("primary",) and policy.image_size == 32
+    batch = observations(1)
+    policy.reset([0, 1])
+    action = policy.act(batch, [0])
+    np.testing.assert_array_equal(action, policy.act({**batch, "proprio": batch["proprio"] + 9}, [1]))
+
+
+def test_pictures_of_another_size_are_resized(model):
+    policy = OctoPolicy(model, batch_size=2)
+    policy.reset([0])
+    large = np.repeat(np.repeat(observations(1)["image_primary"], 2, 1), 2, 2)
+    assert policy.act({**observations(1), "image_primary": large}, [0]).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "message"),
+    [
+        (None, "no dataset_statistics"),
+        ({"action": STATISTICS["action"]}, "no entry 'proprio'"),
+        ({"bridge": STATISTICS, "fractal": STATISTICS}, "choose one with --dataset: bridge, fractal"),
+    ],
+)
+def test_statistics_that_cannot_be_used_are_an_error(model, statistics, message):
+    with pytest.raises(PolicyError, match=message):
+        OctoPolicy(model.replace(dataset_statistics=statistics))
+
+
+def test_inputs_of_another_task_are_an_error_that_says_so(model):
+    policy = OctoPolicy(model, batch_size=2)
+    policy.reset([0])
+    batch = observations(1)
+    with pytest.raises(PolicyError, match="takes image_primary, the task gives"):
+        policy.act({key: value for key, value in batch.items() if key != "image_primary"}, [0])
+    with pytest.raises(PolicyError, match="proprio of width 9, the task gives 18"):
+        policy.act({**batch, "proprio": np.zeros((1, 18), np.float32)}, [0])
+    with pytest.raises(PolicyError, match="predicts 4 actions"):
+        OctoPolicy(model, execute=5)
+
+
+def test_a_saved_checkpoint_acts_like_the_model_and_knows_its_task(model, tmp_path):
+    run = tmp_path / "run"
+    model.save_pretrained(step=7, checkpoint_path=run / "checkpoint")
+    (run / "config.json").write_text('{"task": "stack", "method": "vp_gap", "eval": {"execute": 2}}')
+    batch = observations(1)
+    direct = OctoPolicy(model, execute=2)
+    direct.reset([0])
+    for path in (run, run / "checkpoint"):
+        loaded = load_checkpoint(path, batch_size=8)
+        assert (loaded.task, loaded.image_size, loaded.cameras) == ("stack", 32, ("primary",))
+        assert loaded.policy.name == "vp_gap" and loaded.policy.identity["execute"] == 2
+        loaded.policy.reset([0])
+        direct.reset([0])
+        np.testing.assert_array_equal(loaded.policy.act(batch, [0]), direct.act(batch, [0]))
+    with pytest.raises(PolicyError, match="trained for stack, not for threading"):
+        load_checkpoint(run, task="threading")
+
+
+def test_a_missing_or_incomplete_checkpoint_is_named(model, tmp_path):
+    with pytest.raises(PolicyError, match="no such directory"):
+        load_checkpoint(tmp_path / "nowhere")
+    model.save_pretrained(step=7, checkpoint_path=tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "dataset_statistics.json").unlink()
+    with pytest.raises(CheckpointError, match=r"dataset_statistics\.json"):
+        load_checkpoint(tmp_path / "checkpoint")

@@ -1,0 +1,72 @@
+"""Claims about the page and the words of an evaluation."""
+
+import json
+
+import numpy as np
+
+from gap_vla.report.evaluation_page import write_page
+from gap_vla.report.variants import variants_table, write_variants
+from gap_vla.rollouts.record import EpisodeRecord
+from gap_vla.rollouts.summary import describe, summarize
+from gap_vla.rollouts.video import VideoShelf
+
+
+def summary(error=None):
+    records = [
+        EpisodeRecord(0, 100, True, 40, "grip", None, 1.0, 2.0, 0.5),
+        EpisodeRecord(1, 101, False, 60, "move", error, 1.0, 2.0, 0.5),
+    ]
+    what = {"task": {"task": "stack", "variant": "default"}, "seed": 100, "policy": {"name": "a <b>"}}
+    return {**what, **summarize(records, ("move", "grip")), "videos": ["videos/episode_0001_failure.mp4"]}
+
+
+def test_phases_count_who_got_there_and_where_failures_ended():
+    found = summary()["phases"]
+    assert found == {"reached": {"move": 1.0, "grip": 0.5}, "failed_in": {"move": 1}}
+
+
+def test_the_words_name_rate_interval_time_and_what_was_cut_short():
+    text = describe(summary("step 9: the policy returned NaN"))
+    for part in (
+        "1 of 2 succeeded, 50 %",
+        "interval 9 to 91 %",
+        "rendering 40.0",
+        "episode 1: step 9: the policy returned NaN",
+    ):
+        assert part in text
+
+
+def test_the_page_shows_videos_and_errors_and_escapes_what_it_is_given(tmp_path):
+    page = write_page(tmp_path, summary("<script>")).read_text()
+    assert "a &lt;b&gt; on stack" in page and "<script>" not in page and "&lt;script&gt;" in page
+    assert "videos/episode_0001_failure.mp4" in page and "episode 1: failure in move, 60 steps" in page
+
+
+def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path):
+    found = {"default": summary(), "light": summary()}
+    table = variants_table(found)
+    assert len(table.splitlines()) == 3 and "light        1/2   50 %  (9 to 91 %)" in table
+    page = write_variants(tmp_path, found).read_text()
+    assert "href='light/index.html'" in page and "9 to 91 %" in page and "<b>" not in page
+    assert json.loads((tmp_path / "variants.json").read_text())["light"]["successes"] == 1
+
+
+def test_another_variant_than_the_default_is_named():
+    other = summary()
+    other["task"] = {"task": "stack", "variant": "light"}
+    assert "on stack, light: 1 of 2" in describe(other) and "on stack: 1 of 2" in describe(summary())
+
+
+def test_videos_show_failures_first_and_one_success(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.rollouts.video.write_video", lambda path, *_, **__: path.write_bytes(b"film"))
+    for outcomes in ("WWLLLLWL", "LLLLLWWW", "LWLWLLLL"):
+        folder = tmp_path / outcomes
+        folder.mkdir()
+        for number, outcome in enumerate(outcomes):
+            VideoShelf(folder, 3).add(number, outcome == "W", [np.zeros((8, 8, 3), np.uint8)])  # resumed after each
+        kept = [path.stem.rsplit("_")[-1] for path in VideoShelf(folder, 3).paths]
+        assert kept == ["failure", "failure", "success"]
+    single = VideoShelf(tmp_path, 1)
+    for number, success in enumerate((True, False, True)):
+        single.add(number, success, [np.zeros((8, 8, 3), np.uint8)])
+    assert [path.stem for path in single.paths] == ["episode_0001_failure"]

@@ -1,0 +1,201 @@
+"""Claims about rollouts, on a tiny simulator in real worker processes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pointmass import PointTask
+
+from gap_vla.rollouts import (
+    EvaluationError,
+    ExpertPolicy,
+    Limits,
+    PolicyUnavailable,
+    RandomPolicy,
+    ReplayPolicy,
+    layout_seed,
+)
+from gap_vla.rollouts import evaluate as evaluate_noisily
+
+
+def evaluate(policy, out_dir, *, task=None, episodes=6, **options):
+    settings = {"seed": 0, "workers": 1, "slots_per_worker": 2, "videos": 0, "progress": False, **options}
+    return evaluate_noisily(policy, task or PointTask(), episodes=episodes, out_dir=out_dir, **settings)
+
+
+class Misbehaving(ExpertPolicy):
+    """The expert, until episode 2 reaches its third step."""
+
+    name = "misbehaving"
+
+    def __init__(self, fault):
+        self.fault, self.steps = fault, {}
+
+    def act(self, observations, episode_ids):
+        actions = np.array(super().act(observations, episode_ids))
+        for row, episode in enumerate(episode_ids):
+            self.steps[episode] = self.steps.get(episode, 0) + 1
+            if episode == 2 and self.steps[episode] == 3:
+                if self.fault == "nan":
+                    actions[row, 4] = np.nan
+                elif self.fault == "width":
+                    return actions[:, :6]
+                elif self.fault == "text":
+                    return "forward"
+                elif self.fault == "hang":
+                    time.sleep(3600)
+                elif self.fault == "gone":
+                    raise PolicyUnavailable("no answer from ws://localhost:1")
+        return actions
+
+
+def test_the_expert_succeeds_and_random_actions_do_not(tmp_path):
+    expert = evaluate(ExpertPolicy(), tmp_path / "expert")
+    assert expert["success_rate"] == 1.0 and expert["interval"][1] == 1.0
+    assert expert["phases"] == {"reached": {"move": 1.0, "grip": 1.0}, "failed_in": {}}
+    random = evaluate(RandomPolicy(7), tmp_path / "random")
+    assert random["success_rate"] == 0.0
+    assert random["phases"]["failed_in"] == {"move": 6}
+    assert random["layout_seeds"] == expert["layout_seeds"] == [layout_seed(0, e) for e in range(6)]
+    assert json.loads((tmp_path / "random" / "summary.json").read_text()) == random
+
+
+def test_the_result_does_not_depend_on_workers_or_batches(tmp_path):
+    def lines(folder):
+        rows = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+        kept = ("episode", "layout_seed", "success", "steps", "phase")
+        return sorted(tuple(row[key] for key in kept) for row in rows)
+
+    evaluate(RandomPolicy(7, seed=3), tmp_path / "a", workers=1, slots_per_worker=1)
+    evaluate(RandomPolicy(7, seed=3), tmp_path / "b", workers=2, slots_per_worker=3)
+    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+
+
+def test_replay_of_recorded_actions_repeats_the_outcome(tmp_path):
+    task = PointTask()
+    env, recordings, seeds = task.make(), [], [5, 6]
+    for seed in seeds:
+        env.reset(seed=seed)
+        expert, actions, success = task.make_expert(env, seed=seed), [], False
+        while not success:
+            actions.append(expert.act())
+            *_, info = env.step(actions[-1])
+            success = info["success"]
+        recordings.append(np.array(actions))
+    summary = evaluate(ReplayPolicy(recordings, seeds), tmp_path, episodes=2)
+    assert summary["success_rate"] == 1.0 and summary["layout_seeds"] == seeds
+    with pytest.raises(EvaluationError, match="knows 2 layouts, 3 episodes"):
+        evaluate(ReplayPolicy(recordings, seeds), tmp_path / "more", episodes=3)
+    assert summary["mean_steps"] == np.mean([len(actions) for actions in recordings])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("nan", "NaN.*entries \\[4\\]"),
+        ("width", "shape .*6.* takes .*7"),
+        ("text", "not an array"),
+        ("hang", "within 1 s"),
+    ],
+)
+def test_a_policy_fault_fails_the_episode_by_name_and_the_rest_goes_on(tmp_path, fault, message):
+    limits = Limits(policy=1.0, policy_first=5.0)
+    summary = evaluate(Misbehaving(fault), tmp_path, workers=1, slots_per_worker=1, limits=limits)
+    assert summary["outcomes"] == [1, 1, 0, 1, 1, 1]
+    (error,) = summary["errors"]
+    assert error["episode"] == 2 and error["error"].startswith("step 2: ")
+    assert re.search(message, error["error"])
+
+
+@pytest.mark.parametrize(("fault", "message"), [("raise", "unstable"), ("hang", "within 2 s"), ("die", "exit code 7")])
+def test_a_simulator_fault_fails_only_the_episode_that_caused_it(tmp_path, fault, message):
+    task = PointTask(faults={layout_seed(0, 1): fault})
+    limits = Limits(simulator=2.0, simulator_first=60.0)
+    summary = evaluate(ExpertPolicy(), tmp_path, task=task, workers=1, slots_per_worker=3, limits=limits)
+    assert summary["outcomes"] == [1, 0, 1, 1, 1, 1]
+    (error,) = summary["errors"]
+    assert error["episode"] == 1 and message in error["error"] and error["error"].startswith("step 3: ")
+
+
+def test_a_simulator_that_never_starts_is_an_error_and_records_nothing(tmp_path):
+    task = PointTask(faults={layout_seed(0, e): "reset" for e in range(6)})
+    with pytest.raises(EvaluationError, match=r"3 simulator failures in a row.*no layout") as caught:
+        evaluate(ExpertPolicy(), tmp_path, task=task)
+    assert "Traceback" in str(caught.value.__cause__) and "\n" not in str(caught.value)
+    assert (tmp_path / "episodes.jsonl").read_text() == ""
+
+
+def test_a_policy_that_goes_away_stops_the_evaluation_which_then_continues(tmp_path):
+    with pytest.raises(PolicyUnavailable, match="2 of 6 episodes are finished, 2 succeeded"):
+        evaluate(Misbehaving("gone"), tmp_path, workers=1, slots_per_worker=1)
+    assert not (tmp_path / "summary.json").exists()
+    assert evaluate(Misbehaving("none"), tmp_path)["success_rate"] == 1.0
+
+
+KILLED = """
+import sys, time
+from pointmass import PointTask
+from gap_vla.rollouts import RandomPolicy, evaluate
+
+class Slow(RandomPolicy):
+    def act(self, observations, episode_ids):
+        time.sleep(0.02)
+        return super().act(observations, episode_ids)
+
+if __name__ == "__main__":
+    evaluate(Slow(7), PointTask(), episodes=12, seed=0, out_dir=sys.argv[1], slots_per_worker=1, videos=2,
+    progress=False)
+"""
+
+
+def test_a_killed_evaluation_resumes_and_gives_the_same_total(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(KILLED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, str(script), str(out)], env=environment)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (out / "episodes.jsonl").exists() and len((out / "episodes.jsonl").read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    log = out / "episodes.jsonl"
+    before = log.read_text().splitlines()
+    assert 3 <= len(before) < 12
+    log.write_text(log.read_text() + '{"episode": 11, "lay')  # killed while writing a line
+    resumed = evaluate(RandomPolicy(7), out, episodes=12, videos=2)
+    assert log.read_text().splitlines()[: len(before)] == before
+    whole = evaluate(RandomPolicy(7), tmp_path / "whole", episodes=12)
+    for key in ("outcomes", "layout_seeds", "mean_steps", "phases"):
+        assert resumed[key] == whole[key]
+
+
+def test_another_evaluation_in_the_folder_is_refused_and_named(tmp_path):
+    evaluate(ExpertPolicy(), tmp_path, episodes=1)
+    with pytest.raises(EvaluationError, match="seed: 0 there, 1 asked for"):
+        evaluate(ExpertPolicy(), tmp_path, episodes=1, seed=1)
+    with pytest.raises(EvaluationError, match="already holds"):
+        evaluate(ExpertPolicy(), tmp_path, episodes=1, resume=False)
+
+
+def test_raising_the_number_of_episodes_only_adds_the_new_ones(tmp_path):
+    evaluate(RandomPolicy(7), tmp_path, episodes=2)
+    first = (tmp_path / "episodes.jsonl").read_text()
+    assert evaluate(RandomPolicy(7), tmp_path, episodes=4)["episodes"] == 4
+    assert (tmp_path / "episodes.jsonl").read_text().startswith(first)
+
+
+def test_failures_are_filmed_before_successes(tmp_path):
+    summary = evaluate(Misbehaving("nan"), tmp_path, episodes=4, workers=1, slots_per_worker=1, videos=2)
+    assert summary["videos"][0] == "videos/episode_0002_failure.mp4"
+    assert len(summary["videos"]) == 2 and "success" in summary["videos"][1]
+    assert all((tmp_path / name).stat().st_size > 500 for name in summary["videos"])

@@ -1,0 +1,240 @@
+"""Claims about the policy server and the client: openpi's protocol, and no message ends the server."""
+
+import contextlib
+import re
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pointmass import PointTask
+from served import Counting, serving
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from gap_vla.rollouts import PolicyError, PolicyUnavailable, evaluate
+from gap_vla.serving.key_mapping import KeyMapping
+from gap_vla.serving.remote_policy import RemotePolicy
+from gap_vla.serving.server_limits import DEFAULT_SERVER_LIMITS
+from gap_vla.serving.wire import WireError, pack, unpack
+
+GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "openpi_client_0.1.2_message.msgpack"
+STATE = np.arange(9, dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def port():
+    with serving(Counting(), whole_chunks=True) as port:
+        yield port
+
+
+@pytest.fixture
+def talk(port):
+    """Opens connections to `port`; all are closed after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: opened(stack, port)
+
+
+def opened(stack, port):
+    connection = stack.enter_context(connect(f"ws://127.0.0.1:{port}", compression=None, max_size=None))
+    return connection, unpack(connection.recv())
+
+
+def as_map(array):
+    """What an array looks like to msgpack alone, so that broken arrays can stand beside whole ones."""
+    return msgpack.unpackb(pack(array))
+
+
+def ask(connection, content):
+    connection.send(content if isinstance(content, bytes | str) else pack(content))
+    answer = connection.recv(timeout=10)
+    return answer if isinstance(answer, str) else unpack(answer)
+
+
+def test_messages_are_byte_for_byte_those_of_openpi_client():
+    message = GOLDEN.read_bytes()
+    content = unpack(message)
+    assert content["prompt"] == "thread the needle" and content["nested"] == {"list": [1, 2.5, "x", None]}
+    assert content["observation/image"].shape == (4, 5, 3) and content["observation/image"].dtype == np.uint8
+    assert content["scale"] == np.float32(0.25) and content["flag"] and content["empty"].shape == (0, 7)
+    assert pack(content) == message
+
+
+def test_a_client_gets_metadata_then_chunks(port, talk):
+    connection, metadata = talk()
+    assert metadata["policy"] == "counting" and metadata["answers"] == "chunks"
+    answer = ask(connection, {"observation/state": STATE, "prompt": "go"})
+    np.testing.assert_array_equal(answer["actions"][:, 0], [0, 1, 2])
+    np.testing.assert_array_equal(answer["actions"][0, 1:], STATE[:6])
+    assert answer["server_timing"]["infer_ms"] >= 0
+    assert ask(connection, {"proprio": STATE})["actions"][0, 0] == 1  # our own names too; the episode goes on
+    other, _ = talk()
+    assert ask(other, {"proprio": STATE})["actions"][0, 0] == 0  # a connection is an episode
+    assert urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz").read() == b"OK\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        (b"\xc1 no msgpack", "not a msgpack message"),
+        ("some text", "bad observation"),
+        ([1, 2], "a list instead of a map"),
+        ({}, "none of the known keys"),
+        ({"observation/state": STATE.reshape(3, 3)}, r"float32 \[3, 3\], not numbers"),
+        ({"observation/state": "nine"}, "not numbers"),
+        ({"observation/state": np.full(9, np.nan)}, "NaN or infinite at index 0"),
+        ({"observation/image": np.zeros((4, 4, 3), np.float32)}, r"not uint8 \[h, w, 3\]"),
+        ({"observation/image": np.zeros((0, 4, 3), np.uint8)}, r"not uint8 \[h, w, 3\]"),
+        ({"observation/state": STATE, "prompt": 3}, "not a text"),
+        ({"observation/image": np.zeros((4, 4, 3), np.uint8)}, "KeyError"),  # the policy itself cannot do without state
+        ({"observation/state": {b"__ndarray__": True, b"data": b"1234", b"dtype": "<f4", b"shape": [2]}}, "length 4"),
+        ({"observation/state": {b"__ndarray__": True, b"data": b"12345678", b"dtype": "|O", b"shape": [1]}}, r"'\|O'"),
+        ({"observation/state": {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [-1]}}, "shape"),
+        ({"observation/state": {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [2**40, 0]}}, "shape"),
+        ({"observation/state": {b"__npgeneric__": True, b"data": "x", b"dtype": "<f4"}}, "numpy scalar"),
+    ],
+)
+def test_an_unusable_message_is_answered_with_a_text_and_the_connection_lives(talk, message, complaint):
+    connection, _ = talk()
+    content = message if isinstance(message, bytes | str) else msgpack.packb(message, default=as_map)
+    answer = ask(connection, content)
+    assert isinstance(answer, str) and re.search(complaint, answer), answer
+    assert ask(connection, {"proprio": STATE})["actions"].shape == (3, 7)
+
+
+def test_an_oversized_message_closes_its_connection_and_no_other(talk):
+    bystander, _ = talk()
+    connection, _ = talk()
+    with pytest.raises(ConnectionClosed) as closed:
+        connection.send(b"x" * (DEFAULT_SERVER_LIMITS.max_message * 2**20 + 1))
+        connection.recv(timeout=30)
+    assert closed.value.rcvd.code == 1009
+    assert ask(bystander, {"proprio": STATE})["actions"].shape == (3, 7)
+
+
+def test_foreign_protocols_do_not_disturb_the_server(port, talk):
+    import socket
+
+    for greeting in (b"\x00" * 64, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"):
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(greeting)
+    connection, _ = talk()
+    assert ask(connection, {"proprio": STATE})["actions"].shape == (3, 7)
+
+
+leaves = (
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.text(max_size=5) | st.binary(max_size=9)
+)
+array_like = st.fixed_dictionaries(
+    {},
+    optional={
+        b"__ndarray__": leaves,
+        b"__npgeneric__": leaves,
+        b"data": leaves,
+        b"dtype": st.sampled_from(["<f4", "|O", "|V8", "<c8", "<U3", "<M8[s]", "x", "", "f4,f4"]) | leaves,
+        b"shape": st.lists(st.integers(-2, 2**33), max_size=3) | leaves,
+    },
+)
+trees = st.recursive(
+    leaves | array_like,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["proprio", "image_primary", "prompt"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+messages = st.binary(max_size=60) | trees.map(msgpack.packb)
+
+
+@settings(max_examples=400, deadline=None)
+@given(messages)
+def test_decoding_anything_gives_content_or_a_wire_error(message):
+    try:
+        unpack(message)
+    except WireError as error:
+        assert str(error)
+
+
+@settings(max_examples=150, deadline=None)
+@given(messages, st.integers(0, 200), st.integers(0, 255))
+def test_the_server_outlives_whatever_it_is_sent(port, message, place, value):
+    valid = bytearray(pack({"observation/state": STATE, "prompt": "go"}))
+    valid[place % len(valid)] = value
+    with contextlib.ExitStack() as stack:
+        connection, _ = opened(stack, port)
+        for content in (message, bytes(valid)):
+            answer = ask(connection, content)
+            assert isinstance(answer, str) or "actions" in answer
+        assert ask(connection, {"proprio": STATE})["actions"].shape == (3, 7)
+
+
+def test_the_same_policy_served_gives_the_same_episodes(tmp_path):
+    options = {"episodes": 4, "seed": 0, "slots_per_worker": 2, "videos": 0, "progress": False}
+    with serving(Counting(), whole_chunks=False) as port:
+        served = RemotePolicy(f"ws://127.0.0.1:{port}")
+        summary = evaluate(served, PointTask(), out_dir=tmp_path / "served", **options)
+    local = evaluate(Counting(), PointTask(), out_dir=tmp_path / "local", **options)
+    assert summary["policy"]["server"]["policy"] == "counting"
+    for key in ("outcomes", "mean_steps", "layout_seeds"):
+        assert summary[key] == local[key]
+
+
+def test_names_columns_signs_and_chunks_are_mapped_by_the_key_file(tmp_path):
+    path = tmp_path / "keys.json"
+    path.write_text(
+        '{"observation": {"proprio": "my/state"}, "execute": 2, '
+        '"action_columns": [0, 2, 6], "action_signs": [1, 1, -1]}'
+    )
+    keys = KeyMapping.read(path)
+    with serving(Counting(), whole_chunks=True, keys=KeyMapping({"proprio": "my/state"})) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}", keys)
+        policy.reset([0])
+        batch = {"proprio": STATE[None], "image_primary": np.zeros((1, 4, 4, 3), np.uint8)}
+        found = [policy.act(batch, [0])[0].tolist() for _ in range(3)]
+    assert found == [[0, 1, -5], [1, 2, -6], [1, 1, -5]]  # two of a chunk, then the next chunk
+    path.write_text('{"obs": {}}')
+    with pytest.raises(PolicyError, match="unknown key obs; known: observation"):
+        KeyMapping.read(path)
+
+
+def test_a_server_error_is_the_policys_error():
+    with serving(Counting(), whole_chunks=True) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}")
+        policy.reset([0])
+        with pytest.raises(PolicyError, match=r"answered with an error:\n.*not numbers"):
+            policy.act({"proprio": STATE.reshape(1, 3, 3)}, [0])
+
+
+def test_nobody_there_is_said_after_the_patience_is_over():
+    started = time.monotonic()
+    with pytest.raises(PolicyUnavailable, match=r"no policy server at ws://127\.0\.0\.1:9"):
+        RemotePolicy("ws://127.0.0.1:9", patience=1)
+    assert 1 <= time.monotonic() - started < 10
+
+
+def test_a_server_that_returns_in_time_is_waited_for_and_one_that_does_not_ends_the_evaluation():
+    with serving(Counting(), whole_chunks=True) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}", patience=8)
+        policy.reset([0])
+        batch = {"proprio": STATE[None]}
+        policy.act(batch, [0])
+    back = threading.Event()
+
+    def return_later():
+        time.sleep(1.5)
+        with serving(Counting(), whole_chunks=True, port=port):
+            back.wait(30)
+
+    thread = threading.Thread(target=return_later)
+    thread.start()
+    assert policy.act(batch, [0]).shape == (1, 7)
+    back.set()
+    thread.join()
+    policy.patience = 1
+    with pytest.raises(PolicyUnavailable):
+        policy.act(batch, [0])

@@ -1,0 +1,152 @@
+"""Claims about what one client may ask of the policy server, and that none takes the memory or the places of others."""
+
+import contextlib
+import importlib.util
+import time
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+from served import Counting, serving
+from test_evaluation_server import STATE, ask, opened
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+
+from gap_vla.core.bounds import number_fields
+from gap_vla.rollouts import PolicyError
+from gap_vla.serving.policy_server import MAX_COMPLAINT
+from gap_vla.serving.server_limits import ServerLimits
+from gap_vla.serving.wire import MAX_ITEMS, WireError, unpack
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def talk():
+    """Called with limits, opens connections to one server with them."""
+    with contextlib.ExitStack() as stack:
+        ports = []
+
+        def connect(**limits):
+            if not ports:
+                policy = Counting()
+                ports.append(stack.enter_context(serving(policy, whole_chunks=False, limits=ServerLimits(**limits))))
+            return opened(stack, ports[0])[0]
+
+        yield connect
+
+
+def refused(connection):
+    with pytest.raises(ConnectionClosed) as closed:
+        while True:
+            connection.recv(timeout=10)
+    return closed.value.rcvd.code, closed.value.rcvd.reason
+
+
+def test_an_instruction_that_is_too_long_is_refused_and_the_connection_lives(talk):
+    connection = talk(max_prompt=5)
+    assert "prompt has 6 characters; this server takes 5" in ask(connection, {"proprio": STATE, "prompt": "go now"})
+    assert "actions" in ask(connection, {"proprio": STATE, "prompt": "go"})
+
+
+def test_a_message_above_the_limit_closes_its_connection(talk):
+    connection = talk(max_message=1)
+    connection.send(b"x" * (2**20 + 1))
+    assert refused(connection)[0] == 1009
+
+
+def test_one_connection_too_many_is_closed_until_another_ends(talk):
+    first, _ = talk(max_connections=2), talk()
+    with pytest.raises(ConnectionClosed) as closed:
+        talk()
+    assert closed.value.rcvd.code == 1013 and "2 connections are open" in closed.value.rcvd.reason
+    first.close()
+    deadline = time.monotonic() + 10
+    while True:  # its place is free once the policy has forgotten it
+        try:
+            assert "actions" in ask(talk(), {"proprio": STATE})
+            break
+        except ConnectionClosed:
+            assert time.monotonic() < deadline
+
+
+def test_a_silent_client_is_dropped_and_a_busy_one_is_not(talk):
+    silent, busy = talk(idle=1), talk()
+    for _ in range(4):
+        time.sleep(0.4)
+        assert "actions" in ask(busy, {"proprio": STATE})
+    assert refused(silent) == (1008, "idle for 1 s")
+
+
+def test_a_message_in_endless_empty_frames_closes_its_connection(talk):
+    connection, other = talk(), talk()
+    frames = [Frame(Opcode.BINARY, b"", fin=False), *[Frame(Opcode.CONT, b"", fin=False)] * 10_000]
+    connection.socket.sendall(b"".join(frame.serialize(mask=True) for frame in frames))
+    assert refused(connection) == (1009, "too many fragments")
+    assert "actions" in ask(other, {"proprio": STATE})
+
+
+def test_a_message_in_a_few_frames_is_put_together(talk):
+    connection = talk()
+    whole = msgpack.packb({"proprio": [0.0] * 9})
+    connection.send([whole[:7], whole[7:9], whole[9:]])
+    assert "actions" in unpack(connection.recv(timeout=10))
+
+
+def test_what_is_complained_about_is_never_repeated_at_length(talk):
+    answer = ask(talk(), {"k" * 100_000: 1, "l": {}})
+    assert "none of the known keys" in answer and len(answer) < MAX_COMPLAINT
+
+
+def test_numbers_that_are_finite_only_as_float64_are_refused(talk):
+    assert "infinite at index 8, as a float32" in ask(talk(), {"proprio": np.append(np.zeros(8), 1e308)})
+
+
+def test_a_policy_without_finite_actions_is_said_and_no_answer(talk, monkeypatch):
+    monkeypatch.setattr(Counting, "act", lambda *a: np.full((1, 7), np.nan))
+    assert "actions are NaN or infinite" in ask(talk(), {"proprio": STATE})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xdd\xff\xff\xff\xff",  # a list that says it has four thousand million entries
+        msgpack.packb([0] * (MAX_ITEMS + 1)),
+        msgpack.packb([[{}] * (MAX_ITEMS - 1)] * 20),
+    ],
+    ids=["promised", "one list", "together"],
+)
+def test_messages_of_very_many_small_things_are_refused(content):
+    with pytest.raises(WireError, match=r"entries|exceeds"):
+        unpack(content)
+
+
+@pytest.mark.parametrize(("name", "field"), number_fields(ServerLimits).items())
+def test_limits_have_bounds(name, field):
+    for wrong in (field.bounds.least - 1, field.bounds.most + 1, float("nan"), True, "many"):
+        with pytest.raises(PolicyError, match=f"{name} is"):
+            ServerLimits(**{name: wrong})
+    assert getattr(ServerLimits(**{name: field.bounds.most}), name) == field.bounds.most
+
+
+@pytest.mark.parametrize("port", [99999, -1])
+def test_ports_that_do_not_exist_are_named(port):
+    with pytest.raises(PolicyError, match=f"port is {port}; it must be a whole number from 0 to 65535"):
+        with serving(Counting(), whole_chunks=False, port=port):
+            pass
+
+
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark_server", ROOT / "benchmarks" / "server.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_connections_in_turn_and_at_once_leave_memory_flat():
+    module = benchmark()
+    found = module.measure(module.TINY, connections=200, at_once=32, seconds=10)
+    assert found["at_once"]["connections"] > 32
+    assert found["one_after_another"]["more_mb"] <= 20 and found["at_once"]["more_mb"] <= 20, found

@@ -1,0 +1,90 @@
+"""Looks are made once for each training of a cell, from its run, and are gone with that training."""
+
+import json
+from types import SimpleNamespace
+
+import fake_cells
+import pytest
+from fake_cells import cells_of, fake_kind, fake_table
+
+from experiments.tables.kinds import first_half_means
+from experiments.tables.ledger import Ledger, LedgerError
+from experiments.tables.looks import Looks, look
+from experiments.tables.queue import QueueOptions, run_queue
+from gap_vla.core.typed_config import ConfigError
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """Two finished cells, concat and vision, and probes and takeovers that take no time."""
+    made = []
+    demos = {"demos": {"image_size": 8, "cameras": ["primary"]}, "data": {"root": str(tmp_path)}}
+    plain = fake_cells.FakeConfig.to_dict
+    monkeypatch.setattr(fake_cells.FakeConfig, "to_dict", lambda config: {**plain(config), **demos})
+    monkeypatch.setattr("gap_vla.report.runs.Run.read", lambda path: SimpleNamespace(path=path, small=True))
+    monkeypatch.setattr("experiments.probes.probe_data.collect_probe_demos", lambda *args, **options: tmp_path)
+    monkeypatch.setattr("experiments.probes.probe_data.read_probe_data", lambda path: None)
+    monkeypatch.setattr(
+        "experiments.probes.probe_run.probe_policy", lambda run, data: made.append(run.path.name) or {"probe": {"a": 1}}
+    )
+    monkeypatch.setattr("experiments.probes.probe_run.probe_untrained", lambda run, data: {"a": 0})
+
+    def take_over(main, other, *, episodes):
+        made.append(f"{other.name} in {main.name}")
+        windows = [{"window": "never", "outcomes": "01"}]
+        (main / "takeover.json").write_text(json.dumps({"other": "vision", "seed": 7, "windows": windows}))
+        return main
+
+    monkeypatch.setattr("experiments.probes.takeover_run.take_over_runs", take_over)
+    kind = fake_kind(tmp_path)
+    ledger = Ledger(tmp_path / "results", "fake", "cpu")
+    cells = cells_of(fake_table("concat", "vision", seeds=(0,)), kind)
+    run_queue(cells, ledger, kind, QueueOptions(60.0, logs=tmp_path / "logs"))
+    return cells, ledger, kind, made
+
+
+def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):
+    cells, ledger, kind, made = finished
+    look(cells, ledger, kind, ["probe", "takeover"], command="reproduce --look")
+    looks, entry = Looks(ledger), ledger.matching(cells[0])
+    assert looks.of(entry)["probe"] == {"a": 1} and looks.of(entry)["takeover"]["outcomes"] == {"never": "01"}
+    assert looks.untrained("assembly") == {"probe": {"a": 0}}
+    before = list(made)
+    look(cells, ledger, kind, ["probe", "takeover"])
+    assert made == before == ["assembly-concat-0", "assembly-vision-0", "assembly-vision-0 in assembly-concat-0"]
+
+
+def test_a_look_at_another_training_of_the_cell_is_none(finished):
+    cells, ledger, kind, made = finished
+    look(cells, ledger, kind, ["probe"])
+    recorded = json.loads(ledger.path(cells[0]).read_text())
+    recorded["account"]["time"] = "later"
+    ledger.path(cells[0]).write_text(json.dumps(recorded))
+    assert Looks(ledger).of(ledger.read(cells[0])) == {}
+    look(cells, ledger, kind, ["probe"])
+    assert made.count("assembly-concat-0") == 2
+
+
+def test_a_run_that_is_not_here_is_named(finished, tmp_path):
+    cells, ledger, kind, made = finished
+    kind.run_directory(cells[0].config).rename(tmp_path / "elsewhere")
+    said = []
+    look(cells[:1], ledger, kind, ["probe"], say=said.append)
+    assert not made and "assembly-concat-seed0: its run is not here" in said[0]
+
+
+def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):
+    cells, ledger, kind, _ = finished
+    with pytest.raises(ConfigError, match="probe and takeover"):
+        look(cells, ledger, kind, ["prob"])
+    path = Looks(ledger).path(cells[0].name)
+    path.parent.mkdir()
+    path.write_text("[")
+    with pytest.raises(LedgerError, match=r"assembly-concat-seed0\.json is no look"):
+        look(cells, ledger, kind, ["probe"])
+
+
+def test_gradients_are_the_means_of_the_logged_steps_of_the_first_half(tmp_path):
+    rows = [{"step": step, "train/loss": 1.0, "branch/vision_gradient": float(step)} for step in (0, 4, 8, 12, 16)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert first_half_means(tmp_path, 16) == {"branch/vision_gradient": 6.0}

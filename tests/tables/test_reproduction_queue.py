@@ -1,0 +1,239 @@
+"""The queue runs what fits, survives crashes and kills, and never mixes settings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fake_cells
+import pytest
+from fake_cells import ORIGIN, cells_of, events, fake_kind, fake_table
+
+from experiments.tables.ledger import FAILED, FINISHED, Ledger, LedgerError, Rollouts
+from experiments.tables.queue import QueueError, QueueOptions, run_queue, waiting_cells
+from experiments.tables.timing import machine, predict
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "results", "fake", "cpu")
+
+
+def options(tmp_path, budget=60.0, **changes):
+    return QueueOptions(budget, logs=tmp_path / "logs", command="reproduce", **changes)
+
+
+def said(lines):
+    return "\n".join(lines)
+
+
+def test_seeds_are_outermost_so_that_all_methods_have_as_many_seeds_as_early_as_possible(tmp_path):
+    cells = cells_of(fake_table("good", "poor", tasks=("assembly", "stack")), fake_kind(tmp_path))
+    assert [cell.seed for cell in cells] == [0] * 4 + [1] * 4
+    assert [cell.name for cell in cells[:3]] == ["assembly-good-seed0", "assembly-poor-seed0", "stack-good-seed0"]
+
+
+def test_a_failed_cell_is_recorded_with_its_reason_and_the_queue_goes_on(tmp_path, ledger):
+    kind = fake_kind(tmp_path)
+    cells = cells_of(fake_table("diverging", "good", seeds=(0,)), kind)
+    lines = []
+    run_queue(cells, ledger, kind, options(tmp_path), say=lines.append)
+    failed, finished = (ledger.matching(cell) for cell in cells)
+    assert failed.status == FAILED and failed.error == "FloatingPointError: the loss is nan at step 3"
+    assert finished.status == FINISHED and finished.variants["default"].successes == 9
+    assert "the loss is nan" in said(lines)
+    assert "Traceback" in (tmp_path / "logs" / "fake-cpu" / "assembly-diverging-seed0.log").read_text()
+    assert not run_queue(cells, ledger, kind, options(tmp_path)), "a failed cell is not tried again unasked"
+    run_queue(cells, ledger, kind, options(tmp_path, retry=True))
+    assert events(tmp_path, "begin").count("assembly-diverging-0") == 2
+
+
+def test_the_ledger_says_what_made_a_cell(tmp_path, ledger):
+    kind = fake_kind(tmp_path)
+    (cell,) = cells_of(fake_table("good", seeds=(1,)), kind)
+    run_queue([cell], ledger, kind, options(tmp_path))
+    found = json.loads(ledger.path(cell).read_text())
+    assert found["variants"] == {
+        "default": {"successes": 8, "episodes": 10, "first_layout": 0, "outcomes": "0111111110"}
+    }
+    assert found["config"]["train"]["seed"] == 1 and found["steps"] == 10 and found["config_hash"] == cell.hash
+    assert set(found["account"]) >= {"commit", "machine", "time", "command", "run", "used"}
+    assert found["account"]["used"]["peak_gigabytes"] > 0 and found["seconds"] > 0
+
+
+def test_layouts_that_do_not_count_on_are_listed():
+    kept = Rollouts({7: True, 9: False})
+    assert kept.to_json()["layouts"] == "7 9"
+    assert Rollouts.from_json(kept.to_json()) == kept
+
+
+def test_only_cells_that_are_predicted_to_fit_are_begun(tmp_path, ledger):
+    kind = fake_kind(tmp_path, stated=100.0)
+    cells = cells_of(fake_table("good", "poor", seeds=(0,)), kind)
+    lines = []
+    assert run_queue(cells, ledger, kind, options(tmp_path, budget=99.0), say=lines.append) == []
+    assert not events(tmp_path, "begin")
+    assert "2 of 2 cells are left; the shortest is predicted to take 1 min 40 s" in said(lines)
+
+
+def test_a_cell_that_overruns_the_budget_is_interrupted_and_taken_up_again(tmp_path, ledger):
+    kind = fake_kind(tmp_path)
+    cells = cells_of(fake_table("slow", "good", seeds=(0,)), kind)
+    started = time.monotonic()
+    lines = []
+    run_queue(cells, ledger, kind, options(tmp_path, budget=2.0), say=lines.append)
+    assert time.monotonic() - started < 10
+    assert ledger.read(cells[0]) is None and waiting_cells(cells, ledger) == cells
+    assert "slow-seed0 was interrupted; it is taken up again next time" in said(lines)
+
+
+def test_a_measured_cell_predicts_the_next_one_and_a_continued_one_does_not(tmp_path, ledger):
+    kind = fake_kind(tmp_path, stated=30.0)
+    cells = cells_of(fake_table("good", "poor", tasks=("assembly", "stack"), seeds=(0,)), kind)
+    here = machine()
+    assert predict(cells[1], [], kind, here).seconds == 30.0
+    (entry,) = run_queue(cells[:1], ledger, kind, options(tmp_path))
+    assert predict(cells[1], [entry], kind, here).source == "cells of this task"
+    assert predict(cells[2], [entry], kind, here).seconds == pytest.approx(entry.seconds)
+    ledger.path(cells[0]).unlink()
+    (continued,) = run_queue(cells[:1], ledger, kind, options(tmp_path))
+    assert not continued.whole and predict(cells[1], [continued], kind, here).seconds == 30.0
+    assert predict(cells[1], [entry], kind, {**here, "cores": 99}).seconds == 30.0
+
+
+def test_cells_of_one_dataset_wait_until_the_first_has_made_it(tmp_path, ledger):
+    kind = fake_kind(tmp_path)
+    cells = cells_of(fake_table("slowly_made", "good", seeds=(0,)), kind)
+    run_queue(cells, ledger, kind, options(tmp_path, jobs=2))
+    lines = [line.split()[0] for line in (tmp_path / "events.txt").read_text().splitlines()]
+    assert lines == ["begin", "end", "begin", "end"]
+
+
+def test_cells_run_side_by_side_where_nothing_keeps_them_apart(tmp_path, ledger):
+    kind = fake_kind(tmp_path)
+    cells = cells_of(fake_table("slowly_made", tasks=("assembly", "stack"), seeds=(0,)), kind)
+    run_queue(cells, ledger, kind, options(tmp_path, jobs=2))
+    assert [line.split()[0] for line in (tmp_path / "events.txt").read_text().splitlines()][:2] == ["begin", "begin"]
+    assert ledger.matching(cells[0]).account["machine"]["jobs"] == 2
+
+
+def test_entries_of_other_settings_are_named_and_run_again(tmp_path, ledger):
+    kind = fake_kind(tmp_path)
+    cells = cells_of(fake_table("good", seeds=(0,)), kind)
+    run_queue(cells, ledger, kind, options(tmp_path))
+    changed = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, learning_rate=0.1))
+    (stale,) = ledger.stale(changed)
+    assert stale.reasons == ("train.learning_rate 0.001 then, 0.1 now",) and ledger.matching(changed[0]) is None
+    moved = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path / "elsewhere"))
+    assert not ledger.stale(moved), "folders are no part of the settings"
+    run_queue(changed, ledger, kind, options(tmp_path))
+    assert ledger.matching(changed[0]).config["train"]["learning_rate"] == 0.1
+
+
+@pytest.mark.parametrize("key", ORIGIN)
+def test_a_cell_of_another_version_of_code_labels_or_data_is_stale_and_runs_again(tmp_path, ledger, key):
+    cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    run_queue(cells, ledger, fake_kind(tmp_path), options(tmp_path))
+    assert ledger.matching(cells[0]).origin == ORIGIN
+    today = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, origin={**ORIGIN, key: "new"}))
+    (stale,) = ledger.stale(today)
+    assert len(stale.reasons) == 1 and stale.reasons[0].endswith(f"{ORIGIN[key]} then, new now")
+    assert waiting_cells(today, ledger) == today
+    blind = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, origin=today[0].origin, reads_labels=False))
+    assert bool(ledger.stale(blind)) is not key.startswith("labels"), "labels count only where they are read"
+
+
+def test_the_content_of_data_that_are_not_here_makes_no_cell_stale(tmp_path, ledger):
+    cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    run_queue(cells, ledger, fake_kind(tmp_path), options(tmp_path))
+    versions = {key: value for key, value in ORIGIN.items() if key.endswith("version")}
+    assert not ledger.stale(cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, origin=versions)))
+
+
+def test_a_cell_recorded_before_versions_were_is_stale(tmp_path, ledger):
+    cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    run_queue(cells, ledger, fake_kind(tmp_path), options(tmp_path))
+    recorded = json.loads(ledger.path(cells[0]).read_text())
+    del recorded["origin"]
+    ledger.path(cells[0]).write_text(json.dumps(recorded))
+    (stale,) = ledger.stale(cells)
+    assert stale.reasons == ("recorded before the versions of code and data were",)
+
+
+def test_an_option_added_later_leaves_recorded_cells_valid_while_it_has_its_default(tmp_path, ledger):
+    kind = fake_kind(tmp_path)
+    cells = cells_of(fake_table("good", seeds=(0,)), kind)
+    run_queue(cells, ledger, kind, options(tmp_path))
+    recorded = json.loads(ledger.path(cells[0]).read_text())
+    del recorded["config"]["train"]["learning_rate"]
+    ledger.path(cells[0]).write_text(json.dumps(recorded))
+    assert ledger.matching(cells[0]) is not None
+    changed = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, learning_rate=0.1))
+    assert ledger.matching(changed[0]) is None
+
+
+def test_a_second_queue_on_the_same_table_is_refused(tmp_path, ledger):
+    from experiments.tables.queue import _alone
+
+    kind = fake_kind(tmp_path)
+    with _alone(tmp_path / "logs" / "fake-cpu.lock", ledger), pytest.raises(QueueError, match=str(os.getpid())):
+        run_queue([], ledger, kind, options(tmp_path))
+
+
+def test_a_broken_ledger_file_is_named(tmp_path, ledger):
+    (cell,) = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    ledger.directory.mkdir(parents=True)
+    ledger.path(cell).write_text("{")
+    with pytest.raises(LedgerError, match=r"assembly-good-seed0\.json"):
+        ledger.read(cell)
+
+
+def start_queue(tmp_path, *methods):
+    here = Path(fake_cells.__file__).parent
+    arguments = [str(tmp_path), str(tmp_path / "results"), json.dumps(methods)]
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parents[1]}"}
+    return subprocess.Popen(
+        [sys.executable, str(here / "fake_cells.py"), *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # hears Ctrl-C as from a terminal
+    )
+
+
+def wait_until(what, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def cell_processes(parent):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            command = (stat.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and fields[0] != "Z" and "spawn_main" in command:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_queue_leaves_no_orphans_and_goes_on_where_it_was(tmp_path, ledger, with_signal):
+    queue = start_queue(tmp_path, "good", "slow")
+    wait_until(lambda: "assembly-slow-0" in events(tmp_path, "begin"))
+    cells = cell_processes(queue.pid)
+    assert cells
+    os.kill(queue.pid, with_signal)
+    queue.wait(timeout=20)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in cells))
+    assert [path.name for path in ledger.directory.iterdir()] == ["assembly-good-seed0.json"]
+    kind = fake_kind(tmp_path)
+    left = waiting_cells(cells_of(fake_table("good", "slow", "poor", seeds=(0,)), kind), ledger)
+    assert [cell.arm.name for cell in left] == ["slow", "poor"]

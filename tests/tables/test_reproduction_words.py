@@ -1,0 +1,89 @@
+"""What is written about differences and looks fits what was measured."""
+
+import pytest
+from fake_cells import cells_of, fake_kind, fake_table
+from test_reproduction_tables import entry_of, rendered
+
+from experiments.tables.analysis import analyse
+from experiments.tables.front_page import NAME, NO_PAIR, NOTHING, write_front_page
+from experiments.tables.ledger import Ledger
+from experiments.tables.looks import Looks
+from experiments.tables.page import markers
+from experiments.tables.tables_text import notes
+from experiments.tables.verdict import verdict
+from gap_vla.rollouts.statistics import PairedDifference
+
+
+def difference(low, high, seeds=3):
+    return PairedDifference((low + high) / 2, (low, high), 1e-9, (0.1,) * seeds, seeds, 100)
+
+
+@pytest.mark.parametrize(
+    "low, high, words",
+    [
+        (-0.13, 0.29, "undecided between `a` and `b`: +8 points (−13 to +29 over 3 seeds)"),
+        (0.02, 0.2, "`a` succeeds more often than `b`: +11 points (+2 to +20 over 3 seeds)"),
+        (-0.4, -0.2, "`a` succeeds less often than `b`: −30 points (−40 to −20 over 3 seeds)"),
+        (-0.02, 0.04, "`a` is as good as `b`: +1 points (−2 to +4 over 3 seeds)"),
+        (0.02, 0.04, "`a` is as good as `b`: +3 points (+2 to +4 over 3 seeds)"),
+    ],
+)
+def test_a_sentence_claims_what_its_interval_allows(low, high, words):
+    assert verdict("a", "b", difference(low, high)) == words
+
+
+def test_one_seed_is_never_more_than_two_policies():
+    assert verdict("a", "b", difference(0.1, 0.3, seeds=1)).startswith("one seed only of `a` and `b`")
+
+
+def test_looks_stand_below_their_cells_and_below_the_stale_ones_when_those_are_stale(tmp_path):
+    kind = fake_kind(tmp_path)
+    table = fake_table("concat", "gap", seeds=(0, 1))
+    cells, ledger = cells_of(table, kind), Ledger(tmp_path / "results", "fake", "cpu")
+    for cell in cells:
+        ledger.write(cell, entry_of(cell, [1, 0]))
+        error = 0.010 + 0.002 * cell.seed
+        probe = {"positions": {"peg": {"before grasp": {"error": error}, "all steps": {"error": 9.0}}}}
+        probe["beyond_proprio"] = {"peg": {"before transport": {"r2": -0.1 if cell.arm.name == "gap" else 0.5}}}
+        outcomes = {"never": "0000010", "start of transport": "1111101", "always": "1111111"}
+        looks = {"takeover": {"other": "vision, seed 0", "outcomes": outcomes}} if cell is cells[0] else {}
+        Looks(ledger).add(ledger.read(cell), probe=probe, **looks)
+    page = tmp_path / "page.md"
+    text = rendered(table, "cpu", cells, ledger, page)
+    assert "| concat | 11.0 (10.0, 12.0) | 0.50 (0.50, 0.50) |" in text and "−0.10" in text
+    assert "9000" not in text, "where a carried object is, the hand tells"
+    assert "| start of transport | 6 | 6 / 1 | 0.12 |" in text and "undecided between `gap` and `concat`" not in text
+    text = rendered(table, "cpu", cells_of(table, fake_kind(tmp_path, learning_rate=0.5)), ledger, page)
+    assert text.index("What was found out about stale cells") < text.index("| concat | 11.0")
+    assert not any(word in text for word in ("succeeds", "undecided", "as good as"))
+
+
+def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_path):
+    kind = fake_kind(tmp_path)
+    table = fake_table("concat", "gap", seeds=(0, 1, 2))
+    cells, ledger = cells_of(table, kind), Ledger(tmp_path / "results", "fake", "cpu")
+    for cell in cells:
+        ledger.write(cell, entry_of(cell, [cell.arm.name == "gap"] * 40))
+    page = tmp_path / "README.md"
+    begin, end = markers(NAME)
+    page.write_text(f"# A project\n\n{begin}\n{end}\n\nMore.\n")
+    write_front_page([analyse(table.blocks[0], cells, ledger)], page)
+    text = page.read_text()
+    assert "`gap` succeeds more often than `concat`: +100 points (+100 to +100 over 3 seeds)" in text
+    assert text.index("succeeds") < text.index("| `gap` | 100 (97 to 100): 100, 100, 100 |")
+    assert text.startswith("# A project") and text.endswith("More.\n")
+    alone = analyse(table.blocks[0], cells[:1], ledger)
+    write_front_page([alone], page)
+    assert NO_PAIR in page.read_text() and "1 cell, commit" in " ".join(notes(alone))
+    other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
+    write_front_page([analyse(table.blocks[0], other, ledger)], page)
+    text = page.read_text()
+    assert NOTHING in text and "succeeds" not in text and "Stale, counted in no table" in text
+    assert "`concat` 0, 0, 0; `gap` 100, 100, 100." in text
+
+
+def test_a_front_page_without_the_markers_stays_as_it_is(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("# A project\n")
+    write_front_page([], page)
+    assert page.read_text() == "# A project\n"
