@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gap_vla.core.typed_config import ConfigError, choose
+from gap_vla.sim import TASK_NAMES
 
 SEEDS = (0, 1, 2)
 IN, OUT = "default", "positions_wide"
@@ -144,6 +145,15 @@ TABLES: dict[str, Table] = {
                 for task in ("assembly", "threading", "disassemble", "push_wall", "hammer_drawer")
             ),
             kind="octo",
+        ),
+        Table(
+            "tasks",
+            "An Octo for every task",
+            tuple(
+                Block(task, arms("vp_gap"), changes={"eval.episodes": 50}, reference="vp_gap") for task in TASK_NAMES
+            ),
+            kind="octo",
+            seeds=(0,),
         ),
         Table(
             "ood",
