@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.errors import UserError, keeping
+from gap_vla.core.errors import UserError, is_full_disk, keeping, message_of
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import HDF5, claim
 from gap_vla.core.progress import Progress
 from gap_vla.core.whole import replacing
-from gap_vla.sim.collection_worker import CRASHED, KEPT, part_name, work
+from gap_vla.sim.collection_worker import CRASHED, KEPT, REFUSED, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
 from gap_vla.sim.rendering_backend import require_rendering
 from gap_vla.sim.space import require_space
@@ -115,7 +115,8 @@ def collect_demos(
         "collection_seed": seed,
     }
     folder = out.with_name(out.name + ".parts")
-    with keeping(f"finished episodes are in {folder}, the same command continues"), _parts(folder, settings):
+    saying = keeping(f"finished episodes are in {folder}, the same command continues")
+    with saying, _explaining_a_full_disk(folder), _parts(folder, settings):
         done = _finished(folder)
         missing = n - sum(outcome == KEPT for outcome in done.values())
         if missing > 0:
@@ -130,6 +131,23 @@ def collect_demos(
         )
         shutil.rmtree(folder)
     return out
+
+
+@contextlib.contextmanager
+def _explaining_a_full_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise _stopped(message_of(error), folder) from error
+
+
+def _stopped(why: str, folder: Path) -> CollectionError:
+    return CollectionError(
+        f"{why}; finished episodes are kept in {folder}, and the same command continues once this is put right (free "
+        "space, if the disk is full)"
+    )
 
 
 @contextlib.contextmanager
@@ -207,6 +225,8 @@ def _play(
                 )
             for connection in ready:
                 finished, outcome, detail = _answer(connection, busy)
+                if outcome == REFUSED:
+                    raise _stopped(detail, folder)
                 if outcome == CRASHED:
                     raise CollectionError(f"{task}: a worker failed; finished episodes are in {folder}.\n{detail}")
                 del busy[connection]

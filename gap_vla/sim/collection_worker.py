@@ -9,7 +9,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-KEPT, FAILED, CRASHED = "kept", "failed", "crashed"
+from gap_vla.core.errors import UserError, message_of
+
+KEPT, FAILED, REFUSED, CRASHED = "kept", "failed", "refused", "crashed"
 
 
 def part_name(attempt: int) -> str:
@@ -23,7 +25,11 @@ def failure_name(attempt: int) -> str:
 
 
 def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_noise: float, folder: Path) -> None:
-    """Receives (attempt, seed), answers (attempt, outcome, steps); ends with its parent or on None."""
+    """Receives (attempt, seed), answers (attempt, outcome, steps); ends with its parent or on None.
+
+    What ends it before that is answered instead of the steps: as REFUSED what the user can put right, on one line; as
+    CRASHED the traceback of anything else.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     try:
         from gap_vla.sim.environment import make
@@ -40,6 +46,8 @@ def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_n
                 (folder / failure_name(attempt)).touch()
             connection.send((attempt, KEPT if demo.success else FAILED, len(demo)))
         env.close()
+    except (UserError, OSError, MemoryError) as error:
+        connection.send((-1, REFUSED, message_of(error)))
     except Exception:
         connection.send((-1, CRASHED, traceback.format_exc()))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,9 @@ LAYOUT_VERSION = 2
 _GYM_TYPE = 2
 """robomimic's number for environments made by gymnasium."""
 
+_SLACK = 2**16
+"""Bytes that a collection may have beyond those of its demonstrations' own files: settings and names."""
+
 
 def write_demonstration(path: Path, demo: Demonstration) -> None:
     """Writes one demonstration as the group `demo` of its own file, under a temporary name first.
@@ -27,7 +33,7 @@ def write_demonstration(path: Path, demo: Demonstration) -> None:
     `obs/object` is float32[T, 3 * objects]: xyz (m, world) of each object and goal, in the order of its attribute
     `names`.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, _in_memory(temporary) as file:
         group = file.create_group("demo")
         group.attrs["num_samples"] = len(demo)
         group.attrs["seed"] = demo.seed
@@ -51,6 +57,26 @@ def write_demonstration(path: Path, demo: Demonstration) -> None:
         group["obs/object"].attrs["names"] = list(demo.objects)
 
 
+@contextlib.contextmanager
+def _in_memory(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file that reaches the disk at once: where a write fails, HDF5 prints, and may end the process."""
+    with h5py.File(path, "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        content = file.id.get_file_image()
+    path.write_bytes(content)
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Raises OSError if an existing file may not grow to `size` bytes, before HDF5 meets it."""
+    with path.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not every file system can say it
+                raise
+
+
 def split_proprio(proprio: np.ndarray) -> dict[str, np.ndarray]:
     """float32[T, 9 * arms] to robomimic's names; its quaternions are xyzw."""
     named = {}
@@ -71,7 +97,10 @@ def assemble(
         settings: how the demonstrations were made; stored as attributes of `data`.
         counts: what happened on the way (`attempts`, `failures`).
     """
-    with replacing(out) as temporary, h5py.File(temporary, "w") as file:
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(replacing(out))
+        _require_room(temporary, sum(part.stat().st_size for part in parts) + _SLACK)
+        file = stack.enter_context(h5py.File(temporary, "w"))
         data = file.create_group("data")
         total = 0
         for i, part in enumerate(parts):

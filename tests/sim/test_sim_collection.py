@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -110,6 +111,22 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_continues(collection, tm
     again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "continuing after" in again.stderr
     assert out.read_bytes() == collection.read_bytes() and not parts.exists()
+
+
+@pytest.mark.parametrize("most", [8_000, 200_000])  # reached by the first demonstration, and by all of them together
+def test_a_full_disk_is_said_on_one_line_and_the_same_command_continues(collection, tmp_path, most):
+    out = tmp_path / "full.hdf5"
+    command = [sys.executable, "scripts/collect_demos.py", "--task", "assembly", "--num", "3", "--out", str(out)]
+    command += ["--image-size", "32", "--seed", "3", "--action-noise", "0.1", "--workers", "1", "--quiet"]
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert full.returncode == 2 and not out.exists(), full.stderr
+    assert full.stderr.count("\n") == 1 and "File too large; finished episodes are kept in" in full.stderr
+    assert subprocess.run([*command, "--show", "0"], capture_output=True).returncode == 0
+    assert out.read_bytes() == collection.read_bytes()
 
 
 def test_an_existing_file_and_other_settings_are_refused(collection, tmp_path):
