@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import os
 import random
 import resource
@@ -31,9 +30,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "corpus"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "corpus")]
 
 import inputs  # noqa: E402
+
+from experiments.same_numbers import without_times  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +45,13 @@ class Stage:
         command: script and arguments.
         result: what of the output has to be equal: files below the folder, as patterns.
         again: arguments that are added when the command is given again.
-        of_json: keys that JSON files are compared without, such as times.
     """
 
     command: Sequence[str]
     result: Sequence[str]
     again: Sequence[str] = ()
-    of_json: Sequence[str] = ()
 
 
-VOLATILE = ("seconds", "time", "train/steps_per_second", "machine", "path", "steps_per_second", "rate", "started")
 RUN = (
     "--config.runs=out/runs --config.data.root=out/data --config.data.rlds=in/toy/1.0.0 --config.eval.episodes=0 "
     "--config.demos.image_size=32"
@@ -122,21 +120,10 @@ class Place:
         for pattern in self.stage.result:
             for path in sorted(self.folder.glob(pattern)):
                 if path.is_file():
-                    found[str(path.relative_to(self.folder))] = hashlib.sha256(self._content(path)).hexdigest()
+                    found[str(path.relative_to(self.folder))] = hashlib.sha256(
+                        without_times(path, self.folder)
+                    ).hexdigest()
         return found
-
-    def _content(self, path: Path) -> bytes:
-        if path.suffix not in (".json", ".jsonl"):
-            return path.read_bytes()
-        lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-        values = {json.dumps(_timeless(json.loads(line)), sort_keys=True) for line in lines}
-        return "\n".join(sorted(values)).replace(str(self.folder), "FOLDER").encode()
-
-
-def _timeless(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _timeless(part) for key, part in value.items() if not key.endswith(VOLATILE)}
-    return [_timeless(part) for part in value] if isinstance(value, list) else value
 
 
 def killed(place: Place, seconds: float, draw: random.Random) -> list[str]:

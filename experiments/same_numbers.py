@@ -1,0 +1,311 @@
+"""Whether two commits compute the same numbers: the same commands in a checkout of each, and what they made compared.
+
+A part is a few command lines of `scripts/` and the files that they leave. What is compared are arrays by name
+(demonstrations, labels, parameters), records of datasets byte for byte, and measurements and outcomes of rollouts
+without what is time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.identity import digest
+from gap_vla.core.whole import write_json
+
+ROOT = Path(__file__).parents[1]
+TIMES = ("seconds", "time", "machine", "path", "steps_per_second", "started")
+"""Endings of keys that are no part of a result."""
+
+NUMERIC_PACKAGES = ("numpy", "numba", "torch", "jax", "flax", "optax", "tensorflow-cpu", "mujoco", "robosuite")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Command lines, run one after the other in a checkout, and the files to compare: patterns, by what they hold."""
+
+    commands: tuple[str, ...]
+    results: Mapping[str, tuple[str, ...]]
+
+
+def _labels(episodes: int) -> Part:
+    methods = ("lstm", "gaussian", "change_points")
+    annotate = "scripts/annotate.py runs/labels/demos.hdf5 --method {0} --out runs/labels/{0}.hdf5 --overwrite"
+    return Part(
+        (
+            f"scripts/collect_demos.py --task threading --num {episodes} --image-size 32 --show 0 --quiet "
+            "--out runs/labels/demos.hdf5",
+            *(annotate.format(method) for method in methods),
+            "scripts/build_dataset.py runs/labels/demos.hdf5 --name threading --data-dir runs/labels",
+        ),
+        {
+            "demonstrations": ("runs/labels/demos.hdf5",),
+            **{f"ρ and change points, {method}": (f"runs/labels/{method}.hdf5*",) for method in methods},
+            **_dataset("runs/labels/threading"),
+        },
+    )
+
+
+def _training(script: str, config: str, task: str, method: str, more: str = "") -> Part:
+    run = f"runs/*/{method}"
+    return Part(
+        (f"scripts/{script}.py --config finetune_configs/{config} --config.method={method} --run_name {method}{more}",),
+        {
+            **_dataset(f"data/rlds/{task}-*"),
+            "parameters": (f"{run}/checkpoint/**/*",),
+            "metrics": (f"{run}/metrics.jsonl",),
+            "rollouts": (f"{run}/rollouts/**/episodes.jsonl",),
+        },
+    )
+
+
+def _dataset(folder: str) -> dict[str, tuple[str, ...]]:
+    return {"RLDS": (f"{folder}/**/*.tfrecord*",), "statistics": (f"{folder}/**/dataset_statistics.json",)}
+
+
+_FEW = " --config.demos.episodes=10 --config.eval.episodes=4 --config.eval.videos=0 --config.train.steps={}"
+
+PROFILES: dict[str, dict[str, Part]] = {
+    "debug": {
+        "labels": _labels(4),
+        **{m: _training("finetune", "threading.py:debug", "threading", m) for m in ("v", "vp", "vp_gap")},
+        **{
+            m: _training("train_small", "small_assembly.py:debug", "assembly", m)
+            for m in ("vision", "concat", "gap")
+        },
+    },
+    "short": {
+        "labels": _labels(20),
+        "vp_gap": _training("finetune", "threading.py", "threading", "vp_gap", _FEW.format(200)),
+        "gap": _training("train_small", "small_assembly.py", "assembly", "gap", _FEW.format(400)),
+    },
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One thing that was compared, with what either commit made of it."""
+
+    what: str
+    old: str
+    new: str
+
+    @property
+    def equal(self) -> bool:
+        return self.old == self.new
+
+
+def compare(
+    commits: Sequence[str], parts: Sequence[str], measure: Callable[[str, str], Mapping[str, str]]
+) -> list[Row]:
+    """What the parts made of each commit.
+
+    Args:
+        commits: the old one and the new one.
+        measure: digests by what they are of, from a commit and the name of a part.
+    """
+    rows = []
+    for part in parts:
+        old, new = (measure(commit, part) for commit in commits)
+        rows += [Row(f"{part}: {what}", old.get(what, "-"), new.get(what, "-")) for what in {**old, **new}]
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A line per comparison, and how many differ."""
+    width = max(len(row.what) for row in rows)
+    lines = [f"{'':{width}}  {'old':16}  {'new':16}"]
+    lines += [f"{row.what:{width}}  {row.old:16}  {row.new:16}  {'equal' if row.equal else 'DIFFERS'}" for row in rows]
+    differing = sum(not row.equal for row in rows)
+    return "\n".join([*lines, f"{differing} of {len(rows)} differ" if differing else f"all {len(rows)} are equal"])
+
+
+class Checkouts:
+    """Runs parts in a checkout of their commit; as a context, it removes the checkouts at its end.
+
+    Args:
+        profile: a key of `PROFILES`.
+        keep: folder for outputs and digests. Digests that lie there, of the same commit, machine and packages, are not
+            computed again. None: nothing is kept.
+    """
+
+    def __init__(self, profile: str, keep: Path | None = None) -> None:
+        self._profile, self._keep, self._trees = profile, keep and keep.absolute(), dict[str, Path]()
+
+    def __enter__(self) -> Checkouts:
+        self._temporary = Path(tempfile.mkdtemp(prefix="same_numbers-"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for tree in self._trees.values():
+            _git("worktree", "remove", "--force", str(tree))
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def digests(self, commit: str, name: str) -> dict[str, str]:
+        """What a part left, by what it is.
+
+        Raises:
+            UserError: one of its commands failed, or left nothing to compare.
+        """
+        place = (self._keep or self._temporary / "outputs") / commit[:12] / self._profile
+        known = place / f"digests-{machine()}" / f"{name}.json"
+        if known.exists():
+            print(f"{commit[:7]} {name}: digests of {known}", flush=True)
+            return json.loads(known.read_text())
+        part = PROFILES[self._profile][name]
+        tree = self._tree(commit, place)
+        _clear(place / "runs", name)
+        for words in part.commands:
+            print(f"{commit[:7]} {name}: {words}", flush=True)
+            _run(shlex.split(words), tree)
+        found = {}
+        for what, patterns in part.results.items():
+            files = sorted({path for pattern in patterns for path in place.glob(pattern) if path.is_file()})
+            if not files:
+                raise UserError(f"{commit[:7]} {name}: nothing to compare, no {' or '.join(patterns)}")
+            found[what] = digest_of(files, place)
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_json(known, found)
+        return found
+
+    def _tree(self, commit: str, place: Path) -> Path:
+        """A checkout whose data/ and runs/ lie in `place`."""
+        if commit not in self._trees:
+            tree = self._temporary / commit[:12]
+            _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
+            self._trees[commit] = tree
+            for folder in ("data", "runs"):
+                (place / folder).mkdir(parents=True, exist_ok=True)
+                (tree / folder).symlink_to(place / folder)
+            _require_own_code(tree)
+        return self._trees[commit]
+
+
+def commit_of(name: str) -> str:
+    """The whole hash of a commit, branch or tag.
+
+    Raises:
+        UserError: the repository has none of this name.
+    """
+    try:
+        return _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    except UserError:
+        raise UserError(f"{name!r} is no commit of {ROOT}; git log --oneline lists them") from None
+
+
+def machine() -> str:
+    """What numbers may depend on beside the commit: the processor, its cores, and the packages that compute."""
+    cpu = Path("/proc/cpuinfo")
+    model = (
+        next((line for line in cpu.read_text().splitlines() if line.startswith("model name")), "")
+        if cpu.exists()
+        else ""
+    )
+    versions = {}
+    for package in NUMERIC_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return digest({"machine": [*platform.uname()[:2], platform.machine(), model, os.cpu_count()], **versions})
+
+
+def digest_of(files: Sequence[Path], folder: Path) -> str:
+    """A short hash of what files hold, without times and without `folder`, in which they lie."""
+    content = hashlib.sha256()
+    for path in files:
+        content.update(path.name.encode())
+        if (arrays := _arrays(path)) is None:
+            content.update(without_times(path, folder))
+            continue
+        for name, array in sorted(arrays):
+            content.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return content.hexdigest()[:16]
+
+
+def _arrays(path: Path) -> list[tuple[str, np.ndarray]] | None:
+    """Every array of a file by its name, or None for files of another kind."""
+    if path.suffix == ".hdf5":
+        import h5py
+
+        found: list[tuple[str, np.ndarray]] = []
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda name, item: found.append((name, item[()])) if isinstance(item, h5py.Dataset) else None
+            )
+        return [(name, np.asarray(value)) for name, value in found]
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        return list(load_file(path).items())
+    if path.name == "checkpoint" or path.suffix == ".msgpack":
+        from flax import serialization
+
+        return list(_leaves(serialization.msgpack_restore(path.read_bytes())))
+    return None
+
+
+def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    if not isinstance(tree, dict):
+        yield name, np.asarray(tree)
+        return
+    for key, value in tree.items():
+        yield from _leaves(value, f"{name}/{key}")
+
+
+def without_times(path: Path, folder: Path) -> bytes:
+    """What a file holds; JSON without keys that tell times, its lines in order, and with FOLDER for `folder`."""
+    if path.suffix not in (".json", ".jsonl"):
+        return path.read_bytes()
+    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    values = {json.dumps(_timeless(json.loads(line)), sort_keys=True) for line in lines}
+    return "\n".join(sorted(values)).replace(str(folder), "FOLDER").encode()
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _timeless(part) for key, part in value.items() if not key.endswith(TIMES)}
+    return [_timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def _clear(runs: Path, name: str) -> None:
+    """Removes what an earlier call, which did not come to its end, left of a part."""
+    for folder in (runs / name, *runs.glob(f"*/{name}")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_own_code(tree: Path) -> None:
+    """An installed gap_vla must not be what runs."""
+    used = _run(["-c", "import gap_vla; print(gap_vla.__file__)"], tree).strip()
+    if not Path(used).resolve().is_relative_to(tree.resolve()):
+        raise UserError(f"{sys.executable} imports gap_vla from {used} instead of {tree}; uninstall that one")
+
+
+def _run(words: Sequence[str], tree: Path) -> str:
+    environment = os.environ | {"PYTHONPATH": str(tree), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, *words], cwd=tree, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        raise UserError(f"{shlex.join(words)} ended with {done.returncode} at {tree.name}: {said}")
+    return done.stdout
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"git {shlex.join(words)}: {done.stderr.strip() or done.returncode}")
+    return done.stdout.strip()

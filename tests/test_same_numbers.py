@@ -1,0 +1,126 @@
+"""A change that changes a number is found; what is time is no number."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from experiments import same_numbers
+from experiments.same_numbers import Checkouts, Part, compare, digest_of, table
+from gap_vla.core.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).parent / "core"))
+
+from scripts_under_test import call
+
+MADE = {"labels": {"RLDS": "a", "statistics": "b"}, "gap": {"metrics": "c"}}
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Digests of parts without running them; `new` has those that a test changes."""
+    changed = {}
+    monkeypatch.setattr(Checkouts, "digests", lambda _, commit, part: MADE[part] | changed.get((commit, part), {}))
+    monkeypatch.setattr(same_numbers, "commit_of", lambda name: name)
+    return changed
+
+
+def test_equal_digests_end_with_0(stand_in, capsys):
+    assert call("same_numbers", "old", "new", "--only", "labels,gap") == 0
+    assert "all 3 are equal" in capsys.readouterr().out
+
+
+def test_a_digest_that_differs_is_named_and_ends_with_1(stand_in, capsys):
+    stand_in["new", "gap"] = {"metrics": "d"}
+    assert call("same_numbers", "old", "new", "--only", "labels,gap") == 1
+    said = capsys.readouterr().out
+    assert [line.split()[:2] for line in said.splitlines() if "DIFFERS" in line] == [["gap:", "metrics"]]
+    assert "1 of 3 differ" in said
+
+
+def test_what_only_one_commit_made_differs():
+    rows = compare(
+        ("old", "new"), ["gap"], lambda commit, _: {"metrics": "c"} | ({"rollouts": "d"} if commit == "new" else {})
+    )
+    assert [(row.what, row.equal) for row in rows] == [("gap: metrics", True), ("gap: rollouts", False)]
+    assert "DIFFERS" in table(rows)
+
+
+def test_unknown_commits_and_parts_are_said(capsys):
+    assert call("same_numbers", "nowhere", "HEAD") == 2
+    assert "'nowhere' is no commit" in capsys.readouterr().err
+    assert call("same_numbers", "HEAD", "HEAD", "--only", "sewing") == 2
+    assert "no part 'sewing'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Three commits of a script that writes a number and a time: a number, the same one, another one."""
+    root = tmp_path / "repository"
+    (root / "gap_vla").mkdir(parents=True)
+    (root / "gap_vla" / "__init__.py").touch()
+
+    def git(*words):
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        return subprocess.run(
+            ["git", *identity, "-C", str(root), *words], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "-q")
+    commits = []
+    for number, note in ((1, "first"), (1, "second"), (2, "third")):
+        value = f'{{"loss": {number}, "seconds": time.time()}}'
+        (root / "write.py").write_text(
+            f"import json, time  # {note}\nopen('runs/m.jsonl', 'w').write(json.dumps({value}))\n"
+        )
+        git("add", "-A")
+        git("commit", "-qm", note)
+        commits.append(git("rev-parse", "HEAD"))
+    monkeypatch.setattr(same_numbers, "ROOT", root)
+    monkeypatch.setitem(
+        same_numbers.PROFILES,
+        "debug",
+        {
+            "gap": Part(("write.py",), {"metrics": ("runs/m.jsonl",)}),
+            "gone": Part(("write.py",), {"rollouts": ("runs/none",)}),
+            "broken": Part(("write.py",  "missing.py"), {"metrics": ("runs/m.jsonl",)}),
+        },
+    )  # fmt: skip
+    return commits
+
+
+def test_commits_are_run_in_checkouts_of_their_own_which_are_removed(repository, tmp_path, capsys):
+    first, second, third = repository
+    with Checkouts("debug", tmp_path / "kept") as checkouts:
+        assert compare((first, second), ["gap"], checkouts.digests)[0].equal
+        assert not compare((first, third), ["gap"], checkouts.digests)[0].equal
+        with pytest.raises(UserError, match="gone: nothing to compare"):
+            checkouts.digests(first, "gone")
+        with pytest.raises(UserError, match=r"missing.py ended with 2"):
+            checkouts.digests(first, "broken")
+    listed = ["git", "-C", str(same_numbers.ROOT), "worktree", "list"]
+    assert len(subprocess.run(listed, capture_output=True, text=True).stdout.splitlines()) == 1
+    capsys.readouterr()
+    with Checkouts("debug", tmp_path / "kept") as checkouts:
+        checkouts.digests(first, "gap")
+    assert "digests of" in capsys.readouterr().out
+
+
+def test_digests_see_arrays_by_name_and_no_times(tmp_path):
+    def made(name, seconds, rho, order):
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [json.dumps({"step": step, "loss": 0.5, "seconds": seconds}) for step in order]
+        (folder / "metrics.jsonl").write_text("\n".join(lines))
+        with h5py.File(folder / "labels.hdf5", "w") as file:
+            for key in ("rho", "action") if seconds else ("action", "rho"):
+                file[f"data/{key}"] = np.full(3, rho if key == "rho" else 0, np.float32)
+        return digest_of(sorted(folder.iterdir()), folder)
+
+    same = made("a", 0, 0.25, (1, 2))
+    assert made("b", 7, 0.25, (2, 1)) == same
+    assert made("c", 0, np.nextafter(np.float32(0.25), np.float32(1)), (1, 2)) != same
