@@ -56,7 +56,13 @@ def _labels(episodes: int) -> Part:
         ),
         {
             "demonstrations": ("runs/labels/demos.hdf5",),
-            **{f"ρ and change points, {method}": (f"runs/labels/{method}.hdf5*",) for method in methods},
+            **{
+                f"ρ and change points, {method}": (
+                    f"runs/labels/{method}.hdf5",
+                    f"runs/labels/{method}.hdf5.annotator/*.safetensors",
+                )
+                for method in methods
+            },
             **_dataset("runs/labels/threading"),
         },
     )
@@ -232,8 +238,9 @@ def digest_of(files: Sequence[Path], folder: Path) -> str:
         if (arrays := _arrays(path)) is None:
             content.update(without_times(path, folder))
             continue
-        for name, array in sorted(arrays):
-            content.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        for name, array in sorted(arrays, key=lambda named: named[0]):
+            values = repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes()  # texts are objects
+            content.update(f"{name} {array.dtype} {array.shape}".encode() + values)
     return content.hexdigest()[:16]
 
 

@@ -118,6 +118,7 @@ def test_digests_see_arrays_by_name_and_no_times(tmp_path):
         (folder / "metrics.jsonl").write_text("\n".join(lines))
         with h5py.File(folder / "labels.hdf5", "w") as file:
             for key in ("rho", "action") if seconds else ("action", "rho"):
+                file.attrs["seconds"], file[f"data/{key}_text"] = seconds, "a text that lies somewhere in memory"
                 file[f"data/{key}"] = np.full(3, rho if key == "rho" else 0, np.float32)
         return digest_of(sorted(folder.iterdir()), folder)
 
