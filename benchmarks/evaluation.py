@@ -44,7 +44,7 @@ def server_overhead(image_size: int, calls: int = 300) -> dict[str, float]:
     server = loop.run_until_complete(PolicyServer(Instant(), whole_chunks=False).start("127.0.0.1", 0))
     threading.Thread(target=loop.run_forever, daemon=True).start()
     policy = RemotePolicy(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    batch = {
+    batch: dict[str, np.ndarray] = {
         "image_primary": np.zeros((1, image_size, image_size, 3), np.uint8),
         "proprio": np.zeros((1, 9), np.float32),
         "language_instruction": np.array(["go"]),

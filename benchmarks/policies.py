@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import statistics
 import tempfile
 import time
@@ -70,6 +71,12 @@ def clocked(action: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
+def trained(trainer: SmallTrainer, batch: Any) -> float:
+    """A step that is over: its loss is known."""
+    trainer.step(batch, 0)
+    return float(trainer.loss)
+
+
 def branch_alone(config: SmallConfig, pairs: int) -> float:
     """Seconds that GAP adds to a step of the proprioceptive branch by itself (forward, backward and AdamW, median over
     pairs), where they are not lost in the noise of the image encoder.
@@ -117,9 +124,9 @@ def measure(config: SmallConfig, pairs: int) -> None:
         seconds: dict[str, list[float]] = {"concat": [], "gap": [], "data": []}
         for number in range(-3, pairs):
             batch = windows.batch(number + 3)
-            gathering = clocked(lambda step=number + 3: windows.batch(step))
+            gathering = clocked(functools.partial(windows.batch, number + 3))
             found = {
-                method: clocked(lambda t=trainers[method], b=batch: (t.step(b, 0), float(t.loss)))
+                method: clocked(functools.partial(trained, trainers[method], batch))
                 for method in sorted(trainers, reverse=bool(number % 2))
             }
             if number >= 0:
@@ -148,7 +155,7 @@ def measure(config: SmallConfig, pairs: int) -> None:
         for rows in (1, 8):
             seen = {key: value[:rows] for key, value in windows.batch(0).items()}
             with torch.inference_mode():
-                times = [clocked(lambda s=seen: policy(s)) for _ in range(30)]
+                times = [clocked(functools.partial(policy, seen)) for _ in range(30)]
             print(f"inference: {1e3 * statistics.median(times):.2f} ms for {rows} observation(s)")
 
 

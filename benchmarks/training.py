@@ -56,8 +56,8 @@ def measure(pairs: int, batch_size: int, profile: str) -> None:
             processor[name].append(time.process_time() - busy)
     for name, values in seconds.items():
         print(f"{name}: median {1e3 * statistics.median(values):.1f} ms a step (batch {batch_size})")
-    for kind, found in (("time", seconds), ("processor time", processor)):
-        ratios = [a / b for a, b in zip(found["with GAP"], found["without"])]
+    for kind, spent in (("time", seconds), ("processor time", processor)):
+        ratios = [a / b for a, b in zip(spent["with GAP"], spent["without"])]
         print(f"GAP costs {100 * (statistics.median(ratios) - 1):+.2f} % of a step's {kind} (median of {pairs} pairs)")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from typing import Any
 
 import dlimp as dl
 import numpy as np
@@ -81,7 +82,7 @@ def main() -> None:
         dataset, _ = frames(options, train=False)
         rows = list(dataset.unbatch().as_numpy_iterator())
         keys = ("image_primary", "proprio", "timestep", "timestep_pad_mask")
-        arrays = {key: np.stack([row["observation"][key] for row in rows]) for key in keys}
+        arrays: dict[str, Any] = {key: np.stack([row["observation"][key] for row in rows]) for key in keys}
         arrays |= {key: np.stack([row[key] for row in rows]) for key in ("action", "action_pad_mask")}
         np.savez(options.dump, **arrays)
         return

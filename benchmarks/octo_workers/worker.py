@@ -46,7 +46,7 @@ def serve(worker: Any) -> None:
         name, times = [*line.split(), "1"][:2]
         wall, cpu = time.perf_counter(), time.process_time()
         values = [getattr(worker, name)() for _ in range(int(times))]
-        answer = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        answer: dict[str, Any] = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
         answer = {kind: seconds / int(times) for kind, seconds in answer.items()} | {"values": values}
         answer["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(json.dumps(answer), flush=True)
