@@ -159,7 +159,8 @@ def annotation(episodes: int, steps: int) -> dict[str, object]:
     """
     from gap_vla.core.episode import Episode
     from gap_vla.phases import annotate
-    from gap_vla.phases.metrics import average_precision, near_boundaries
+    from gap_vla.phases.quality import average_precision
+    from gap_vla.phases.targets import near_boundaries
 
     def episode(signals: tuple[np.ndarray, ...]) -> Episode:
         return Episode({}, np.concatenate(signals, axis=1).astype(np.float32), np.zeros((steps, 7), np.float32))
@@ -178,7 +179,7 @@ def annotation(episodes: int, steps: int) -> dict[str, object]:
         cpu, start = os.times(), time.perf_counter()
         result = annotate(data, workers=workers, **options)
         seconds, used = time.perf_counter() - start, os.times()
-        further = result.annotator.label([one for one, _ in sets[name][episodes:]])
+        further = result.annotator.annotate([one for one, _ in sets[name][episodes:]])
         near = [near_boundaries(true, steps, 2)[5:] for _, true in sets[name][episodes:]]
         out[f"{name}, {options or 'M5'}, workers {workers}"] = {
             "seconds": seconds,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.phase_benchmark.tuning import Further, cosine, ratio, whole
-from gap_vla.phases.alternatives import Options, cotpc_points, hdbscan_points, resolved, segment_points
+from gap_vla.phases.methods import Options, cotpc_points, hdbscan_points, resolved, segment_points
 from gap_vla.phases.motion import Motion, steps_of
 
 Points = list[np.ndarray]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gap_vla.phases.alternatives import label_changes
 from gap_vla.phases.motion import Motion
+from gap_vla.phases.targets import label_changes
 
 SHORT_PHASE = 4
 """Steps. A phase shorter than this is passed through, not done: it belongs to the one before."""
@@ -34,7 +34,7 @@ def load_recordings(path: Path, most: int | None = None) -> list[Recording]:
     import h5py
 
     from gap_vla.demos import open_source
-    from gap_vla.phases.annotation import motion_of
+    from gap_vla.phases.motion import motion_of
 
     with h5py.File(path) as file:
         hz = float(file["data"].attrs["control_hz"])

@@ -11,11 +11,11 @@ import numpy as np
 from experiments.phase_benchmark.finders import FINDERS, Finder
 from experiments.phase_benchmark.recordings import Recording
 from experiments.phase_benchmark.tuning import Tuned, tune
-from gap_vla.phases.alternatives import Options, gaussian_rho, resolved, segment_points
 from gap_vla.phases.estimator import PhaseEstimator
-from gap_vla.phases.metrics import average_precision, boundary_scores, match_boundaries, near_boundaries
+from gap_vla.phases.methods import Options, gaussian_rho, resolved, segment_points
 from gap_vla.phases.motion import Motion
-from gap_vla.phases.report import label_report
+from gap_vla.phases.quality import average_precision, boundary_scores, label_report, match_boundaries
+from gap_vla.phases.targets import near_boundaries
 
 TOLERANCES = (2, 5, 10)
 BY_TASK = ("value", "tried", "range_ends", "tuning_f1@5", "counts@5")

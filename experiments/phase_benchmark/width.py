@@ -11,7 +11,7 @@ import numpy as np
 from experiments.phase_benchmark.recordings import Recording
 from experiments.phase_benchmark.study import fitted, halves
 from gap_vla.core.outputs import writing
-from gap_vla.phases.alternatives import Options, gaussian_rho, resolved, segment_points
+from gap_vla.phases.methods import Options, gaussian_rho, resolved, segment_points
 
 SHOWN = ("assembly", "threading")
 

@@ -56,7 +56,7 @@ class LabelJob:
     ) -> Annotation:
         """Labels the episodes; the annotator is fitted on those named by `fit` (a training split), else on all."""
         if self.annotator is not None:
-            return load_annotator(self.annotator).label(episodes, workers=self.workers, extra=extra)
+            return load_annotator(self.annotator).annotate(episodes, workers=self.workers, extra=extra)
         return annotate(
             episodes,
             method=self.method,

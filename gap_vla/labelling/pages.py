@@ -92,9 +92,12 @@ def show_episode(
     chosen = read_episode(source, episode, split=split, job=LabelJob(layout=layout, state=state))
     facts: tuple[str, ...] = ()
     if method is not None or annotator is not None:
-        label = load_annotator(annotator).label([chosen]) if annotator else annotate([chosen], method=method or "lstm")
-        chosen = label.apply([chosen])[0]
-        facts = (f"labels: {label.identity['method']}, {label.identity['hash']}",)
+        if annotator is not None:
+            labels = load_annotator(annotator).annotate([chosen])
+        else:
+            labels = annotate([chosen], method=method or "lstm")
+        chosen = labels.apply([chosen])[0]
+        facts = (f"labels: {labels.identity['method']}, {labels.identity['hash']}",)
     view = view_of(chosen, camera=camera, facts=facts)
     if out.suffix == ".mp4":
         return write_video(view, out, fps=fps)

@@ -9,9 +9,9 @@ _HOME = {
     "Motion": "motion",
     "MotionError": "motion",
     "DeadBand": "motion",
-    "default_dead_band": "dead_band",
-    "default_penalty": "penalty",
-    "stroke_starts": "strokes",
+    "default_dead_band": "noise",
+    "default_penalty": "objective",
+    "stroke_starts": "objective",
     "segment": "segmentation",
     "segment_all": "segmentation",
     "segment_cost": "segmentation",
@@ -21,8 +21,8 @@ _HOME = {
     "Annotation": "annotation",
     "Annotator": "annotation",
     "load_annotator": "annotation",
-    "METHODS": "alternatives",
-    "LABELS_VERSION": "version",
+    "METHODS": "methods",
+    "LABELS_VERSION": "methods",
 }
 
 __all__ = list(_HOME)

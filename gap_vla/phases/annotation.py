@@ -1,4 +1,4 @@
-"""The entry of this room: episodes in, ρ and change points out, and an annotator that labels later episodes alike."""
+"""The entry of this room: episodes in, labels (ρ and change points) out, and an annotator for later episodes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section
 from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.core.whole import write_json
-from gap_vla.phases.alternatives import POINTS, RHO, Options, jsonable, method_parts, resolved
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
-from gap_vla.phases.motion import DeadBand, Motion, MotionError
-from gap_vla.phases.report import label_report, notes
+from gap_vla.phases.methods import OPTIONS, POINTS, RHO, Options, method_parts, resolved
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, motion_of
+from gap_vla.phases.quality import label_report, notes
 from gap_vla.phases.saving import read_arrays, write_arrays
 
 PAIRS_WORTH_PROCESSES = 2e9
@@ -45,7 +45,7 @@ def annotate(
     fit: Sequence[int] | None = None,
     **options: Any,
 ) -> Annotation:
-    """Labels every step of every episode with ρ, and finds the change points (M1-M5).
+    """Gives every step of every episode its ρ, and finds the change points (M1-M5).
 
     Dead-bands and penalty are resolved once for the data set, the LSTM is trained once on it; both are kept in the
     annotator. The same episodes, options and seed give the same bits, on any number of processes.
@@ -61,7 +61,7 @@ def annotate(
             `if __name__ == "__main__":`.
         extra: T×E per episode, further joints or hand channels whose motion counts too (`segment`).
         fit: which episodes the annotator is fitted on; default: all.
-        **options: fields of `alternatives.Options` (segmentation, bumps, …) and, where ρ comes from the LSTM, of
+        **options: fields of `methods.Options` (segmentation, bumps, …) and, where ρ comes from the LSTM, of
             `EstimatorSettings`.
 
     Returns:
@@ -103,13 +103,12 @@ def checked_options(method: str, options: Mapping[str, Any]) -> tuple[Options, d
         MotionError: an unknown option, one that the method does not use, or an impossible value.
     """
     estimator_fields = {f.name for f in dataclasses.fields(EstimatorSettings)} - {"seed"}
-    own_fields = {f.name for f in dataclasses.fields(Options)}
-    if unknown := set(options) - own_fields - estimator_fields:
+    if unknown := set(options) - set(OPTIONS) - estimator_fields:
         raise MotionError(
             f"unknown option {', '.join(sorted(unknown))}; known are "
-            f"{', '.join(sorted(own_fields))}; for the LSTM {', '.join(sorted(estimator_fields))}"
+            f"{', '.join(sorted(OPTIONS))}; for the LSTM {', '.join(sorted(estimator_fields))}"
         )
-    own = Options(**{k: v for k, v in options.items() if k in own_fields})
+    own = Options.of({k: v for k, v in options.items() if k in OPTIONS})
     of_lstm = {k: v for k, v in options.items() if k in estimator_fields}
     if method_parts(method, own)[1] == "lstm":
         of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
@@ -121,7 +120,7 @@ def checked_options(method: str, options: Mapping[str, Any]) -> tuple[Options, d
 
 @dataclasses.dataclass(frozen=True)
 class Annotator:
-    """Everything that labels an episode: method, resolved options, seed and, where there is one, the trained LSTM."""
+    """All that annotates an episode: method, resolved options, seed and, where there is one, the trained LSTM."""
 
     method: str
     options: Options
@@ -133,7 +132,7 @@ class Annotator:
         """JSON-able; equal identities give equal labels. `hash` covers the weights too."""
         record: dict[str, Any] = {
             "method": self.method,
-            "options": jsonable(self.options),
+            "options": self.options.record(),
             "seed": self.seed,
             "version": __version__,
         }
@@ -145,14 +144,14 @@ class Annotator:
                 digest.update(name.encode() + value.tobytes())
         return {**record, "hash": digest.hexdigest()[:16]}
 
-    def label(
+    def annotate(
         self,
         episodes: Sequence[Episode],
         *,
         workers: int | None = None,
         extra: Sequence[np.ndarray] | None = None,
     ) -> Annotation:
-        """Labels new episodes; nothing is fitted.
+        """The labels of new episodes; nothing is fitted.
 
         Raises:
             MotionError: bad signals, or other columns than the estimator was trained on.
@@ -161,6 +160,8 @@ class Annotator:
         motions = _motions(episodes, extra)
         points = _find_points(points_name, motions, [e.phase for e in episodes], self.options, workers)
         return self._annotation(motions, points)
+
+    label = annotate  # as callers outside of the repository may know it
 
     def save(self, directory: str | Path) -> Path:
         """Writes annotator.json and, with an LSTM, estimator.safetensors and estimator.json."""
@@ -196,7 +197,7 @@ class Annotation:
         report: JSON-able figures: rate of change points, mean ρ, ρ by distance, held-out loss, calibration, and
             `notes`, what a user should know before using the labels.
         identity: JSON-able identity of the annotator.
-        annotator: labels further episodes in the same way.
+        annotator: annotates further episodes in the same way.
     """
 
     rho: list[np.ndarray]
@@ -256,7 +257,7 @@ def load_annotator(directory: str | Path) -> Annotator:
     >>> demo = Episode({}, np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (9, 1)), np.zeros((9, 7), np.float32))
     >>> annotation = annotate([demo], method="fixed", value=0.25)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     later = load_annotator(annotation.save(folder)).label([demo])
+    ...     later = load_annotator(annotation.save(folder)).annotate([demo])
     >>> later.rho[0][:2], later.identity == annotation.identity
     (array([0.25, 0.25], dtype=float32), True)
     """
@@ -271,25 +272,13 @@ def load_annotator(directory: str | Path) -> Annotator:
         if options["dead_band"] is not None:
             band = record.section("options").list("dead_band", lambda part, key: part.finite(key, 0, 1e6))
             options["dead_band"] = DeadBand(*band)
-        annotator = Annotator(record.text("method"), Options(**options), record.whole("seed", 0, 2**64), estimator)
+        annotator = Annotator(record.text("method"), Options.of(options), record.whole("seed", 0, 2**64), estimator)
         if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
             raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
         fits = record.text("version") != __version__ or annotator.identity["hash"] == record.text("hash")
     if not fits:
         raise MotionError(f"{path}: its hash does not fit the files beside it; annotate again")
     return annotator
-
-
-def motion_of(episode: Episode, extra: np.ndarray | None = None) -> Motion:
-    """The proprioception of an episode as a checked `Motion`; 1 to any number of arms; `extra`: T×E further columns."""
-    arms = episode.arms
-    return Motion.of(
-        np.concatenate([arm.position for arm in arms], axis=1),
-        np.concatenate([arm.quaternion for arm in arms], axis=1),
-        np.concatenate([arm.gripper for arm in arms], axis=1),
-        extra,
-        where=episode.name,
-    )
 
 
 def _motions(episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None) -> list[Motion]:

@@ -12,15 +12,14 @@ from jaxtyping import Float
 
 from gap_vla.core.bounds import SEED, Bounds, check_numbers
 from gap_vla.core.foreign import Section
-from gap_vla.phases.metrics import calibration, weighted_loss
 from gap_vla.phases.motion import Motion, MotionError
+from gap_vla.phases.quality import calibration, weighted_loss
 from gap_vla.phases.saving import read_arrays, write_arrays
 from gap_vla.phases.segmentation import as_motion
-from gap_vla.phases.stream import PhaseStream
 from gap_vla.phases.targets import change_targets, soft_targets, step_weights
 
 if TYPE_CHECKING:
-    from gap_vla.phases.lstm import Weights
+    from gap_vla.phases.lstm import PhaseStream, Weights
 
 LEAST_SCALE = 1e-6
 """A feature whose standard deviation is below this (m, rad) does not move; it is left unscaled."""
@@ -182,6 +181,8 @@ class PhaseEstimator:
         >>> bool((np.array(online, np.float32) == estimator.predict(motion)).all())
         True
         """
+        from gap_vla.phases.lstm import PhaseStream
+
         return PhaseStream(self.weights, self.columns, self.width, self.settings.lookahead)
 
     @property

@@ -1,33 +1,24 @@
 """M1 and M2: what moves in a recording, and in which direction.
 
-A recording is brought into one form (`Motion`), its noise is measured (`noise_level`), and every step becomes a unit
-vector, or zero where nothing moves (`unit_steps`). Rotations live on SO(3): only relative rotations R_j R_iᵀ are
-formed, so the sign of a quaternion never matters.
+A recording is brought into one form (`Motion`), and every step becomes a unit vector, or zero where nothing moves
+(`unit_steps`). Rotations live on SO(3): only relative rotations R_j R_iᵀ are formed, so the sign of a quaternion never
+matters.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int8
 
+from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 
 UNIT_QUATERNION_TOLERANCE = 1e-2
 """Stored quaternions may be this far from unit length (float16 files are); they are normalised. More is an error."""
-
-RESTING_STEP = 4.0
-"""95 % of the steps of a resting 3-D signal with noise σ per coordinate are shorter than 3.95 σ (χ² with 3 d.o.f.)."""
-
-DISTURBED_STEP = 5.1
-"""The same for a random walk, in units of what `noise_level` finds in it: 2.795 s where it finds s √(6 / 20)."""
-
-HELD = 0.25
-"""rad. An orientation that never leaves this range (half the recordings) is held: its wobble is not motion."""
 
 
 class MotionError(UserError, ValueError):
@@ -188,6 +179,18 @@ def motion_between(motion: Motion, i: int, j: int) -> dict[str, np.ndarray]:
     return parts
 
 
+def motion_of(episode: Episode, extra: np.ndarray | None = None) -> Motion:
+    """The proprioception of an episode as a checked `Motion`; 1 to any number of arms; `extra`: T×E further columns."""
+    arms = episode.arms
+    return Motion.of(
+        np.concatenate([arm.position for arm in arms], axis=1),
+        np.concatenate([arm.quaternion for arm in arms], axis=1),
+        np.concatenate([arm.gripper for arm in arms], axis=1),
+        extra,
+        where=episode.name,
+    )
+
+
 class Steps(NamedTuple):
     """Raw steps between neighbouring samples; N = T - 1."""
 
@@ -212,41 +215,9 @@ def steps_of(motion: Motion) -> Steps:
     )
 
 
-def noise_level(steps: Float[np.ndarray, "N ..."]) -> float:
-    """Standard deviation of one coordinate's sample noise, from the steps alone.
-
-    White noise σ makes third differences of the samples with variance 20 σ²; smooth motion makes almost none, and the
-    median absolute deviation ignores the few steps at which the motion changes. 0 for fewer than 4 samples.
-
-    >>> rng = np.random.default_rng(0)
-    >>> path = np.linspace(0, 1, 2000)[:, None] + rng.normal(0, 0.003, (2000, 3))
-    >>> round(noise_level(np.diff(path, axis=0)), 4)
-    0.0029
-    """
-    third = np.diff(_flat(steps), n=2, axis=0)
-    if third.size == 0:
-        return 0.0
-    spread = np.median(np.abs(third), axis=0) / 0.6745
-    return float(np.sqrt(np.mean(spread**2) / 20.0))
-
-
-def rotation_range(motion: Motion) -> float:
-    """Greatest angle (rad) of any arm's orientation from its first one; 0 without orientations."""
-    if motion.quaternion is None or len(motion) == 0:
-        return 0.0
-    q = motion.quaternion.reshape(len(motion), motion.arms, 4)
-    return float(np.linalg.norm(relative_rotation_vector(q[:1], q), axis=-1).max())
-
-
-def rotation_is_held(motions: Sequence[Motion]) -> bool:
-    """Whether orientations stay within `HELD` of their first one, noise aside, in half of the recordings."""
-    ranges = []
-    for motion in motions:
-        if motion.quaternion is not None and len(motion):
-            rotation = steps_of(motion).rotation
-            assert rotation is not None
-            ranges.append(rotation_range(motion) - RESTING_STEP * noise_level(rotation))
-    return not ranges or float(np.median(ranges)) < HELD
+def flat_rows(rows: np.ndarray) -> np.ndarray:
+    """N×… as N×(product of the rest)."""
+    return rows.reshape(len(rows), math.prod(rows.shape[1:]))
 
 
 class UnitSteps(NamedTuple):
@@ -273,15 +244,11 @@ def unit_steps(motion: Motion, dead_band: DeadBand) -> UnitSteps:
     """The second argument of every cosine and sign in M2, for all steps."""
     steps = steps_of(motion)
     n = len(steps.position)
-    blocks = [_flat(directions(steps.position, dead_band.position))]
+    blocks = [flat_rows(directions(steps.position, dead_band.position))]
     if steps.extra is not None:
-        blocks.append(_flat(directions(steps.extra, dead_band.extra)))
+        blocks.append(flat_rows(directions(steps.extra, dead_band.extra)))
     rotation = np.zeros((n, 0))
     if steps.rotation is not None:
-        rotation = _flat(directions(steps.rotation, dead_band.rotation))
+        rotation = flat_rows(directions(steps.rotation, dead_band.rotation))
     sign = np.zeros((n, 0), np.int8) if steps.gripper is None else signs(steps.gripper, dead_band.gripper)
     return UnitSteps(np.concatenate(blocks, axis=1), rotation, sign)
-
-
-def _flat(rows: np.ndarray) -> np.ndarray:
-    return rows.reshape(len(rows), math.prod(rows.shape[1:]))

@@ -1,4 +1,8 @@
-"""What M3 minimises, apart from the penalty: the terms of M2, their weights and their dead-bands."""
+"""What M3 minimises: the terms of M2 with their weights and dead-bands, and what a change point costs.
+
+A change point has the price `default_penalty`, and none where a hand begins to open or to close (`stroke_starts`), the
+one change of motion that a gripper's signal shows for certain.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Int64
 
-from gap_vla.phases.dead_band import as_dead_band
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
-from gap_vla.phases.smoothing import smooth_motion
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, steps_of, unit_steps
+from gap_vla.phases.noise import as_dead_band, resting_step, smooth_motion
 
 if TYPE_CHECKING:
     from gap_vla.phases.search import Tables
+
+SAMPLES_PER_UNIT = 80
+LEAST_PENALTY, MOST_PENALTY = 0.5, 2.0
+SAMPLES_PER_LEAST_SEGMENT = 11
+SHORTEST_SEGMENT, LONGEST_LEAST_SEGMENT = 2, 6
+
+STROKE = 0.25
+"""A stroke moves a finger by at least this share of the range that it has in a recording; less is settling."""
+
+CREEP = 0.03
+"""Steps below this share of the recording's greatest are creep under load, not part of a stroke."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,3 +108,89 @@ def _prefix(steps: np.ndarray, dtype: Any) -> np.ndarray:
     sums = np.zeros((len(steps) + 1, steps.shape[1]), dtype)
     np.cumsum(steps, axis=0, out=sums[1:], dtype=dtype)
     return sums
+
+
+def default_penalty(motions: Sequence[Motion]) -> float:
+    """T / 80, at least 0.5 and at most 2, times the number of arms; T is the median number of samples.
+
+    The gain of a true turn is a number of steps (a right-angle turn of n + n steps gains 0.59 n), so the price must
+    follow how many steps a phase has, which a sampling rate changes and a user seldom knows; demonstrations of one
+    skill have a similar number of phases, so their length stands for it. Beyond 160 samples recordings have more
+    phases rather than slower ones, and below 40 a price under half a step would pay for tremor. Noise does not
+    enter: smoothing and dead-bands remove it before. The distances of several arms add, so what a turn gains grows
+    with their number. Measured over tasks, rates and noise in docs/PHASES.md.
+
+    Args:
+        motions: one recording, or a data set.
+
+    Returns:
+        Penalty in units of one perfectly aligned step.
+
+    >>> default_penalty([Motion.of(np.zeros((100, 3)))])
+    1.25
+    """
+    if not motions:
+        return LEAST_PENALTY
+    samples = float(np.median([len(motion) for motion in motions]))
+    arms = max(motion.arms for motion in motions)
+    return float(np.clip(samples / SAMPLES_PER_UNIT, LEAST_PENALTY, MOST_PENALTY)) * arms
+
+
+def default_min_size(motions: Sequence[Motion]) -> int:
+    """T / 11 samples, at least 2 and at most 6, with T the median number of samples.
+
+    A segment shorter than that is the rounding of a corner or tremor where samples are dense; where they are sparse
+    (few samples per demonstration) two samples can be a phase.
+
+    >>> [default_min_size([Motion.of(np.zeros((steps, 3)))]) for steps in (20, 40, 100)]
+    [2, 3, 6]
+    """
+    samples = float(np.median([len(motion) for motion in motions])) if motions else 0.0
+    return int(np.clip(samples // SAMPLES_PER_LEAST_SEGMENT, SHORTEST_SEGMENT, LONGEST_LEAST_SEGMENT))
+
+
+def stroke_starts(motion: Motion, travel: float | int) -> Int64[np.ndarray, " K"]:
+    """The samples from which a hand opens or closes, ascending; of all arms together.
+
+    A stroke is a run of steps of one sign, each longer than the resting steps and than 3 % of the recording's
+    greatest, of the arm's column that moves most. It counts if it goes at least `travel`, and twice as far as a
+    resting finger seems to move.
+
+    Args:
+        motion: a recording; without a gripper there are no strokes.
+        travel: gripper units; 0 switches strokes off.
+
+    >>> fingers = np.concatenate([np.full(5, 0.04), np.linspace(0.04, 0.0, 5), np.zeros(5)])
+    >>> stroke_starts(Motion.of(np.zeros((15, 3)), gripper=fingers), travel=0.01)
+    array([5])
+    """
+    steps = steps_of(motion).gripper
+    if steps is None or len(steps) == 0 or travel <= 0:
+        return np.zeros(0, np.int64)
+    starts: list[int] = []
+    for arm in np.split(steps, motion.arms, axis=1):
+        finger = arm[:, int(np.argmax(_ranges(arm)))]
+        resting = resting_step(finger[:, None], 1)
+        size = np.abs(finger)
+        quick = float(np.quantile(size, 0.95))
+        begun = size > max(min(resting, 0.5 * quick), CREEP * float(size.max()))
+        sign = np.sign(finger) * begun
+        edges = np.flatnonzero(np.diff(np.concatenate([[0.0], sign, [0.0]])))
+        far = max(float(travel), 2 * resting)
+        starts += [int(a) for a, b in itertools.pairwise(edges) if sign[a] and abs(finger[a:b].sum()) >= far]
+    return np.unique(np.array(starts, np.int64))
+
+
+def default_stroke(motions: Sequence[Motion]) -> float:
+    """A quarter of the range of the finger that moves most, median over the recordings; 0 without grippers."""
+    ranges = []
+    for motion in motions:
+        steps = steps_of(motion).gripper
+        if steps is not None and len(steps):
+            ranges.append(float(_ranges(steps).max()))
+    return STROKE * float(np.median(ranges)) if ranges else 0.0
+
+
+def _ranges(steps: Float[np.ndarray, "N G"]) -> Float[np.ndarray, " G"]:
+    """How far each column ever is from where it ever was."""
+    return np.ptp(np.concatenate([np.zeros((1, steps.shape[1])), np.cumsum(steps, axis=0)]), axis=0)

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from gap_vla.phases.motion import DeadBand, Motion, MotionError
-from gap_vla.phases.objective import Objective
-from gap_vla.phases.penalty import default_penalty
+from gap_vla.phases.objective import Objective, default_penalty
 
 MIN_SIZE = 3
 """Default least number of samples of a segment: shorter reversals are tremor, not phases."""

@@ -1,9 +1,33 @@
-"""M4 and the weights of M5: what the estimator is asked to find, and how much each step counts."""
+"""What a transition is: the targets of M4 around change points, the weights of M5, and the meaning of ρ.
+
+The estimator is asked to find the targets; `is_transition` reads its answer, and `near_boundaries` says the same of
+switches that are known (an expert's phases, a labelled column).
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
+
+TRANSITION = 0.5
+"""A step of larger ρ belongs to a motion transition."""
+
+
+def is_transition(rho: Any) -> Any:
+    """ρ > 0.5: the steps that belong to a motion transition, everywhere that steps are split in two by their ρ.
+
+    Args:
+        rho: float[…], an array of numpy, JAX or torch.
+
+    Returns:
+        bool[…], of the same library.
+
+    >>> is_transition(np.array([0.2, 0.5, 0.7]))
+    array([False, False,  True])
+    """
+    return rho > TRANSITION
 
 
 def change_targets(change_points: Int64[np.ndarray, " K"], length: int) -> Float[np.ndarray, " T"]:
@@ -73,3 +97,25 @@ def step_weights(
     """
     distance = distance_to_change(change_points, length, one_sided=one_sided)
     return np.where(distance == 0, 1, np.minimum(k * distance**2, most)).astype(np.float32)
+
+
+def label_changes(labels: np.ndarray) -> Int64[np.ndarray, " K"]:
+    """Switches of a labelled column, such as an expert's phases: the steps at which its value is a new one.
+
+    >>> label_changes(np.array(["reach", "reach", "lift"]))
+    array([2])
+    """
+    labels = np.asarray(labels)
+    return (np.flatnonzero(labels[1:] != labels[:-1]) + 1).astype(np.int64)
+
+
+def near_boundaries(points: Int64[np.ndarray, " K"], length: int, tolerance: int) -> Bool[np.ndarray, " T"]:
+    """Steps at most `tolerance` steps from a boundary. The first step of a recording, a target in M4, is no boundary.
+
+    >>> near_boundaries(np.array([2]), 5, 1)
+    array([False,  True,  True,  True, False])
+    """
+    near = np.zeros(length, bool)
+    for point in points:
+        near[max(point - tolerance, 0) : point + tolerance + 1] = True
+    return near

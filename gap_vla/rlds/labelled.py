@@ -35,4 +35,4 @@ class LabelledSource(Source):
 
 def with_rho(episode: Episode, annotator: Annotator) -> Episode:
     """The episode with the annotator's ρ and change points."""
-    return annotator.label([episode], workers=1).apply([episode])[0]
+    return annotator.annotate([episode], workers=1).apply([episode])[0]

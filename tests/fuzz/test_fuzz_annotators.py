@@ -45,7 +45,7 @@ def damage_weights(draw: random.Random, path: Path) -> None:
 
 def _label(path: Path) -> list[np.ndarray]:
     try:
-        return load_annotator(path).label(EPISODES, workers=1).rho
+        return load_annotator(path).annotate(EPISODES, workers=1).rho
     except FileNotFoundError as error:  # named by the commands as it is
         from gap_vla.core.errors import UserError
 

@@ -11,7 +11,7 @@ import pytest
 
 from gap_vla.core.episode import Episode
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
-from gap_vla.phases.report import describe
+from gap_vla.phases.quality import describe
 from gap_vla.phases.view import report_page
 
 
@@ -46,7 +46,7 @@ def test_every_method_labels_every_step_and_is_saved_and_loaded(method, tmp_path
         assert rho.dtype == np.float32 and rho.shape == (len(episode),)
         assert rho.min() >= 0 and rho.max() <= 1
         assert points.dtype == np.int64 and (np.diff(points) > 0).all()
-    again = load_annotator(annotation.save(tmp_path)).label(DEMOS[:2])
+    again = load_annotator(annotation.save(tmp_path)).annotate(DEMOS[:2])
     assert all(a.tobytes() == b.tobytes() for a, b in zip(again.rho, annotation.rho))
     assert all(a.tolist() == b.tolist() for a, b in zip(again.change_points, annotation.change_points))
     assert again.identity == annotation.identity
@@ -150,7 +150,7 @@ def test_an_annotator_of_before_is_loaded_and_a_foreign_one_is_refused_in_a_line
     assert record["settings"]["epochs"] == 2
     del record["report"]["kept_epoch"]
     path.write_text(json.dumps(record))
-    again = load_annotator(tmp_path).label(DEMOS)
+    again = load_annotator(tmp_path).annotate(DEMOS)
     assert again.rho[0].tobytes() == annotation.rho[0].tobytes() and describe(again.report)
     record["settings"]["layers"] = 3
     path.write_text(json.dumps(record))

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from gap_vla.phases import DeadBand, Motion, MotionError, default_dead_band, default_penalty
-from gap_vla.phases.motion import motion_between, noise_level, relative_rotation_vector, steps_of
-from gap_vla.phases.smoothing import default_window, fast_step, is_disturbed, resting_step, smooth_motion
+from gap_vla.phases.motion import motion_between, relative_rotation_vector, steps_of
+from gap_vla.phases.noise import default_window, fast_step, is_disturbed, noise_level, resting_step, smooth_motion
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -25,7 +25,8 @@ from experiments.phase_benchmark.tuning import EXTENSIONS, cosine, ratio, tune, 
 from experiments.phase_benchmark.untouched import untouched
 from experiments.phase_benchmark.width import draw_widths, widths
 from gap_vla.phases import Motion
-from gap_vla.phases.motion import noise_level, steps_of
+from gap_vla.phases.motion import steps_of
+from gap_vla.phases.noise import noise_level
 
 
 def corners(seed, legs=4, leg=20):

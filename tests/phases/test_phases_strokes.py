@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gap_vla.phases import Motion, annotate
-from gap_vla.phases.strokes import default_stroke, stroke_starts
+from gap_vla.phases.objective import default_stroke, stroke_starts
 
 
 def fingers(*parts):

@@ -8,9 +8,8 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos.layout import OPENING_UNIT
-from gap_vla.phases.alternatives import label_changes
-from gap_vla.phases.annotation import motion_of
-from gap_vla.phases.motion import steps_of
+from gap_vla.phases.motion import motion_of, steps_of
+from gap_vla.phases.targets import label_changes
 
 
 @dataclasses.dataclass(frozen=True)

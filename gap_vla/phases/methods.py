@@ -1,26 +1,31 @@
-"""The ways to place change points and to turn them into ρ, by name.
+"""The methods of `annotate`, by name: ways to find change points (M3 and others) and to turn them into ρ (M4, M5).
 
 `POINTS` finds change points of one recording, `RHO` makes probabilities of change points; `METHODS` says which two
-belong together. The LSTM is the one ρ that has to be fitted; `annotation.py` does that.
+belong together, the default `lstm` first. The LSTM is the one ρ that has to be fitted; `annotation.py` does that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from gap_vla.core.bounds import Bounds, check_numbers
-from gap_vla.phases.dead_band import as_dead_band, default_dead_band
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
-from gap_vla.phases.penalty import default_min_size, default_penalty
+from gap_vla.phases.noise import as_dead_band, default_dead_band, default_window, smooth_motion
+from gap_vla.phases.objective import default_min_size, default_penalty, default_stroke, stroke_starts
 from gap_vla.phases.segmentation import MIN_SIZE, segment
-from gap_vla.phases.smoothing import default_window, smooth_motion
-from gap_vla.phases.strokes import default_stroke, stroke_starts
-from gap_vla.phases.targets import change_targets, soft_targets
+from gap_vla.phases.targets import change_targets, label_changes, soft_targets
+
+LABELS_VERSION = 7
+"""Part of the identity of every dataset that holds ρ. Raise it whenever a change of code gives the same episodes,
+method, seed and options other change points or ρ.
+
+Datasets of another number are made anew (the main job) or refused with this difference named (`build_dataset`).
+"""
 
 WEIGHT = Bounds(0, 1e6, "against a position term of weight 1")
 SAMPLES = Bounds(1, 1_000_000, "samples of a recording")
@@ -39,7 +44,8 @@ class Options:
         stroke: where a hand begins to open or close by at least so much (gripper units), a change point has no price
             (`stroke_starts`); None: a quarter of its range; 0: never, as in the paper.
         arms: "joint": one segmentation for all arms, their distances add; "each": one per arm, change points united.
-        rho: how hdbscan, cotpc and column make ρ of their change points: "gaussian", "hard" or "lstm".
+        kernel: how hdbscan, cotpc and column make ρ of their change points: "gaussian", "hard" or "lstm". Its key is
+            `rho` wherever options are written: arguments of `annotate`, configurations, `--option`, annotator.json.
         sigma: width of the bumps of "gaussian", steps.
         value: ρ of "fixed".
         window: steps before and after over which cotpc compares directions.
@@ -61,7 +67,7 @@ class Options:
     reduction: str = "sum"
     stroke: Annotated[float | int | None, Bounds(0, 1e6, "units of the gripper's signal")] = None
     arms: str = "joint"
-    rho: str = "gaussian"
+    kernel: str = "gaussian"
     sigma: Annotated[float | int, Bounds(1e-3, 1e6, "steps")] = 4.0
     value: Annotated[float | int, Bounds(0, 1, "a probability")] = 0.5
     window: Annotated[int, SAMPLES] = 4
@@ -78,8 +84,22 @@ class Options:
             raise MotionError(f"dead_band must be finite and not negative, got {self.dead_band}")
         if self.arms not in ("joint", "each"):
             raise MotionError(f'arms is "joint" or "each", not {self.arms!r}')
-        if self.rho not in RHO:
-            raise MotionError(f"rho is one of {', '.join(RHO)}, not {self.rho!r}")
+        if self.kernel not in RHO:
+            raise MotionError(f"rho is one of {', '.join(RHO)}, not {self.kernel!r}")
+
+    @classmethod
+    def of(cls, written: Mapping[str, Any]) -> Options:
+        """The options from their keys as written (`OPTIONS`)."""
+        return cls(**{OPTIONS[key]: value for key, value in written.items()})
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able, by the keys as written."""
+        band = None if self.dead_band is None else list(self.dead_band)
+        return {key: getattr(self, field) for key, field in OPTIONS.items()} | {"dead_band": band}
+
+
+OPTIONS = {"rho" if field.name == "kernel" else field.name: field.name for field in dataclasses.fields(Options)}
+"""Key of an option as users write it: the attribute of `Options` that holds it."""
 
 
 def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
@@ -122,16 +142,6 @@ def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64
     if phase is None:
         raise MotionError(f"{motion.where}: method 'column' needs the phase of every step, and there is none")
     return label_changes(phase)
-
-
-def label_changes(labels: np.ndarray) -> Int64[np.ndarray, " K"]:
-    """First step of every run of equal labels but the first.
-
-    >>> label_changes(np.array(["reach", "reach", "lift"]))
-    array([2])
-    """
-    labels = np.asarray(labels)
-    return (np.flatnonzero(labels[1:] != labels[:-1]) + 1).astype(np.int64)
 
 
 def hdbscan_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
@@ -230,7 +240,7 @@ def method_parts(method: str, options: Options) -> tuple[str, str]:
     if method not in METHODS:
         raise MotionError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     points, rho = METHODS[method]
-    return points, rho or options.rho
+    return points, rho or options.kernel
 
 
 def resolved(options: Options, motions: Sequence[Motion]) -> Options:
@@ -243,10 +253,3 @@ def resolved(options: Options, motions: Sequence[Motion]) -> Options:
     least = default_min_size(motions) if options.min_size is None else options.min_size
     stroke = default_stroke(motions) if options.stroke is None else options.stroke
     return dataclasses.replace(options, smooth=smooth, dead_band=band, penalty=penalty, min_size=least, stroke=stroke)
-
-
-def jsonable(options: Options) -> dict[str, Any]:
-    """The options as JSON holds them."""
-    record = dataclasses.asdict(options)
-    record["dead_band"] = None if options.dead_band is None else list(options.dead_band)
-    return record

@@ -1,11 +1,22 @@
-"""How good change points and ρ are."""
+"""Labels in figures: how good change points and ρ are, and what a user should know before using them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from gap_vla.phases.targets import distance_to_change, is_transition
+
+POOR = 0.1
+"""Calibration error on held-out recordings from which on ρ should not be read as a probability."""
+
+PROFILE = 10
+"""ρ is reported by distance from the nearest change point up to this many steps."""
+
+LITTLE = 0.1
+"""Mean ρ below which 1 - ρ is nearly 1 nearly everywhere, so that the per-sample factor of GAP (M6) changes little."""
 
 
 def match_boundaries(found: np.ndarray, true: np.ndarray, tolerance: float | int) -> list[tuple[int, int]]:
@@ -70,18 +81,6 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((np.diff(hits, prepend=0) / hits[-1] * hits / taken).sum())
 
 
-def near_boundaries(points: np.ndarray, length: int, tolerance: int) -> np.ndarray:
-    """bool[T]: steps at most `tolerance` from a boundary.
-
-    >>> near_boundaries(np.array([2]), 5, 1)
-    array([False,  True,  True,  True, False])
-    """
-    near = np.zeros(length, bool)
-    for point in points:
-        near[max(point - tolerance, 0) : point + tolerance + 1] = True
-    return near
-
-
 def weighted_loss(rho: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
     """Weighted mean binary cross-entropy of M5."""
     p = np.clip(rho.astype(np.float64), 1e-7, 1 - 1e-7)
@@ -110,3 +109,68 @@ def calibration(rho: np.ndarray, targets: np.ndarray, weights: np.ndarray, bins:
         rows.append({"rho": mean, "observed": observed, "weight": float(w.sum()) / total})
         error += abs(mean - observed) * float(w.sum()) / total
     return {"error": error, "bins": rows}
+
+
+def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> dict[str, Any]:
+    """JSON-able summary of the labels of a data set.
+
+    Returns:
+        episodes, steps, change_points (all), change_points_per_episode, change_rate (per step), rho_mean,
+        rho_width (steps with ρ above one half per change point, the first step of an episode counted as one, as in M4),
+        rho_by_distance (mean ρ at 0 … 10 steps from the nearest change point, the first step not counted as one;
+        None where no step is that far from one).
+    """
+    lengths = [len(r) for r in rho]
+    steps, points = sum(lengths), sum(map(len, change_points))
+    everything = np.concatenate([np.zeros(0, np.float32), *rho])
+    distances = np.concatenate([np.zeros(0), *(_distance(p, n) for p, n in zip(change_points, lengths))])
+    profile = [everything[distances == d] for d in range(PROFILE + 1)]
+    return {
+        "episodes": len(lengths),
+        "steps": steps,
+        "change_points": points,
+        "change_points_per_episode": points / max(len(lengths), 1),
+        "change_rate": points / max(steps, 1),
+        "rho_mean": float(everything.mean(dtype=np.float64)) if steps else None,
+        "rho_width": float(is_transition(everything).sum() / (points + len(lengths))) if steps else None,
+        "rho_by_distance": [float(r.mean(dtype=np.float64)) if len(r) else None for r in profile],
+    }
+
+
+def describe(report: Mapping[str, Any]) -> list[str]:
+    """The lines about `label_report` that a user should see: how much there is, and how much ρ there is to act on."""
+    lines = [f"{report['episodes']} episodes, {report['steps']} steps, {report['change_points']} change points"]
+    if report["rho_mean"] is None:
+        return lines
+    mean, width = report["rho_mean"], report["rho_width"]
+    lines.append(f"ρ: {mean:.3f} on average, above 0.5 for {width:.1f} steps per change point")
+    return lines + [f"note: {note}" for note in notes(report)]
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What a user should know before using these labels, a sentence each; of `Annotation.report`."""
+    found = []
+    mean, estimator = report["rho_mean"], report.get("estimator")
+    if mean is not None and mean < LITTLE:
+        found.append(
+            f"the factor 1 - ρ is {1 - mean:.2f} on average, so GAP has little to act on; "
+            "the option `spread` of the LSTM widens ρ (docs/PHASES.md)"
+        )
+    if estimator and not estimator["held_out_recordings"]:
+        found.append("no recording was held out, so nothing says how well the LSTM does on recordings it has not seen")
+    elif estimator and (error := estimator["held_out_calibration"]["error"]) > POOR:
+        found.append(
+            f"on the {estimator['held_out_recordings']} recordings held out, ρ misses the share of change points by "
+            f"{error:.2f} on average (calibration error), so it ranks steps but is no probability; more or longer "
+            "recordings help, and method `gaussian` needs none"
+        )
+    return found
+
+
+def _distance(points: np.ndarray, length: int) -> np.ndarray:
+    if len(points) == 0:
+        return np.full(length, np.inf)
+    distance = distance_to_change(points, length)
+    head = np.arange(min(int(points[0]), length))
+    distance[head] = points[0] - head
+    return distance
