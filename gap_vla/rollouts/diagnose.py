@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.foreign import whole
+from gap_vla.core.progress import Progress
 from gap_vla.rollouts.interventions import ALL_INTERVENTIONS, INTERVENTIONS, OBJECTS_MOVED, IntervenedPolicy
 from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
-from gap_vla.rollouts.progress import Progress
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, varying
 from gap_vla.rollouts.rollout import evaluate
@@ -81,15 +81,13 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, batch: int = 8
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
     names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = [(number, name) for number in range(len(recordings)) for name in names]
-    shown = Progress(f"open loop, {policy.name}", len(jobs)) if progress else None
+    shown = Progress(f"open loop, {policy.name}", len(jobs), "episode", alone=True, quiet=not progress)
     actions: dict[tuple[int, str], np.ndarray] = {}
     for start in range(0, len(jobs), batch):
         some = jobs[start : start + batch]
         actions |= _actions(policy, recordings, some, first_id=start)
-        if shown is not None:
-            shown.update(advance=len(some))
-    if shown is not None:
-        shown.close()
+        shown.advance(len(some))
+    shown.close()
     return _measure(recordings, names, actions)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gap_vla.core.foreign import whole
+from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
-from gap_vla.rollouts.progress import Progress
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, varying
 
@@ -50,7 +50,7 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8,
     predicted: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     known: list[np.ndarray | None] = []
-    shown = Progress(f"held-out episodes, {policy.name}", None) if progress else None
+    shown = Progress(f"held-out episodes, {policy.name}", None, "episode", alone=True, quiet=not progress)
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, batch)):
         for recording, found in zip(some, _play(policy, some, len(actions))):
@@ -62,10 +62,8 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8,
             predicted.append(found)
             actions.append(recording.action)
             known.append(recording.transition)
-        if shown is not None:
-            shown.update(advance=len(some))
-    if shown is not None:
-        shown.close()
+        shown.advance(len(some))
+    shown.close()
     if not actions:
         raise PolicyError("no held-out episodes; name a split that has some, or more demonstrations")
     recorded = np.concatenate(actions)

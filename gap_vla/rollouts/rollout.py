@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.foreign import whole
+from gap_vla.core.progress import Progress
 from gap_vla.core.whole import write_json
 from gap_vla.rollouts.guard import GuardedPolicy
 from gap_vla.rollouts.policy import Policy, PolicyUnavailable, identity
 from gap_vla.rollouts.pool import WorkerPool
-from gap_vla.rollouts.progress import Progress
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord, EvaluationError
 from gap_vla.rollouts.settings import DEFAULT_LIMITS, STEPS, Limits, Settings
 from gap_vla.rollouts.summary import scene, summarize
@@ -86,7 +86,7 @@ class _Rollout:
         pool: WorkerPool,
         log: EpisodeLog,
         shelf: VideoShelf,
-        shown: Progress | None,
+        shown: Progress,
     ) -> None:
         self._task, self._policy, self._pool, self._log, self._shelf, self._shown = (
             task,
@@ -191,9 +191,8 @@ class _Rollout:
     def _record(self, episode: _Live, success: bool, error: str | None) -> None:
         self._shelf.add(episode.number, success, episode.pictures)
         self._log.append(episode.record(success, error))
-        if self._shown is not None:
-            won = sum(record.success for record in self._log.records.values())
-            self._shown.update(advance=1, note=f"{won} of {len(self._log.records)} succeeded")
+        won = sum(record.success for record in self._log.records.values())
+        self._shown.advance(1, f"{won} of {len(self._log.records)} succeeded")
 
 
 def evaluate(
@@ -269,11 +268,8 @@ def evaluate(
         slots = min(slots_per_worker, -(-len(todo) // workers))
         needs_expert = bool(getattr(policy, "privileged", False))
         mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
-        shown = (
-            Progress(f"{policy.name} on {scene(chosen.identity())}", episodes, done=episodes - len(todo))
-            if progress
-            else None
-        )
+        what_runs = f"{policy.name} on {scene(chosen.identity())}"
+        shown = Progress(what_runs, episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
         guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
         pool = WorkerPool(chosen, workers, slots, mode, step_limit=limits.simulator, start_limit=limits.simulator_first)
         try:
@@ -288,8 +284,7 @@ def evaluate(
             pool.close()
             guarded.close()
             log.close()
-            if shown is not None:
-                shown.close()
+            shown.close()
     log.close()
     cut_short = [record for e in range(episodes) if (record := log.records[e]).error is not None]
     if len(cut_short) == episodes:

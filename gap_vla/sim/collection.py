@@ -205,7 +205,7 @@ def _play(
     kept, attempt = already, 0
     if kept >= n:
         return
-    shown = Progress(task, n, "demonstration", done=already, out=sys.stderr) if progress else None
+    shown = Progress(task, n, "demonstration", done=already, out=sys.stderr, quiet=not progress)
     with _workers(workers, (task, env_kwargs, action_noise, folder)) as pool:
         idle = list(pool)
         busy: dict[Any, int] = {}
@@ -240,9 +240,8 @@ def _play(
                     f"{task}: the expert failed in {failures} of {len(done)} attempts (action_noise={action_noise}, "
                     f"{env_kwargs['variant']}); use less noise or another variant"
                 )
-            if shown:
-                rate = steps / (time.perf_counter() - start)
-                shown.update(kept, f"{failures} failed and not kept, {rate:.0f} steps/s")
+            rate = steps / (time.perf_counter() - start)
+            shown.update(kept, f"{failures} failed and not kept, {rate:.0f} steps/s")
 
 
 def _answer(connection: Any, busy: dict[Any, int]) -> tuple[int, str, Any]:

@@ -16,9 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.core.agenda import Agenda, Stage
 from gap_vla.core.identity import digest
-from gap_vla.core.progress import duration
+from gap_vla.core.progress import Agenda, Stage, duration
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.phases import LABELS_VERSION

@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from gap_vla.core.agenda import Agenda, Stage
-from gap_vla.core.progress import Progress, duration
+from gap_vla.core.progress import Agenda, Progress, Stage, duration
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.metrics import MetricsWriter, read_metrics
 from gap_vla.training.picture import STRIP, batch_picture
