@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.tables.page import replace_between
-from experiments.tables.queue import commit
 from gap_vla.core.errors import UserError, command
+from gap_vla.core.identity import commit
 from gap_vla.core.whole import write_json
 
 ROOT = Path(__file__).parents[1]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from experiments.tables.kinds import Kind
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, Rollouts
 from experiments.tables.timing import Prediction, machine, predict
 from gap_vla.core.errors import UserError
+from gap_vla.core.identity import commit
+from gap_vla.core.locks import alone
 from gap_vla.core.processes import CellProcess
 from gap_vla.core.progress import duration
 
@@ -82,9 +82,11 @@ def run_queue(
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, when the running cells have written their checkpoints and ended.
-        QueueError: another queue works on this table.
+        InUseError: another queue works on this table.
     """
-    with _alone(options.logs / f"{ledger.table}-{ledger.profile}.lock", ledger):
+    options.logs.mkdir(parents=True, exist_ok=True)
+    lock = options.logs / f"{ledger.table}-{ledger.profile}.lock"
+    with alone(lock, f"table {ledger.table}, profile {ledger.profile}"):
         return _Queue(cells, ledger, kind, options, say).run()
 
 
@@ -232,36 +234,3 @@ def _outcome(entry: Entry) -> str:
         return f"failed after {duration(entry.seconds)}: {entry.error}"
     success = ", ".join(f"{name} {found.successes}/{found.episodes}" for name, found in entry.variants.items())
     return f"finished in {duration(entry.seconds)}: {success}"
-
-
-def commit() -> str:
-    """The project's commit, with `+` if tracked files of the package differ from it."""
-    import subprocess
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "gap_vla", "finetune_configs")
-        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-@contextlib.contextmanager
-def _alone(lock: Path, ledger: Ledger) -> Iterator[None]:
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            stream.seek(0)
-            raise QueueError(
-                f"another queue works on table {ledger.table}, profile {ledger.profile} (process "
-                f"{stream.read().strip() or 'unknown'}); wait for it or stop it"
-            ) from None
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield

@@ -1,10 +1,15 @@
-"""What made a thing, as a short hash: datasets and runs with other settings never share a name."""
+"""What made a thing: settings as a short hash, how settings differ, and the commit of the code.
+
+Datasets and runs with other settings never share a name.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -17,3 +22,37 @@ def digest(settings: Mapping[str, Any], length: int = 8) -> str:
     """
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values; sequences as lists, as JSON has them."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key to both values, None where there is none.
+
+    >>> differences({"train": {"steps": 3}}, {"train": {"steps": 4}})
+    {'train.steps': (3, 4)}
+    """
+    then, now = dict(flat(old)), dict(flat(new))
+    pairs = {key: (then.get(key), now.get(key)) for key in {**then, **now}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def commit() -> str:
+    """The project's commit, with `+` if tracked files of the package differ; `unknown` outside of a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "gap_vla", "finetune_configs")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,4 +1,4 @@
-"""One cell of an experiment in a process of its own: own memory, own log, and it never outlives its parent."""
+"""Processes of one thread each; a cell of an experiment in a process of its own, which never outlives its parent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,25 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 INTERRUPTED = 130  # exit status of a cell that Ctrl-C stopped
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """Processes started inside use one thread each for BLAS, torch and software OpenGL; they read it when they start.
+
+    Several processes with several threads each are slower than with one each.
+    """
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class CellProcess:
@@ -30,7 +48,7 @@ class CellProcess:
     Args:
         work: importable by name; what it returns must pickle.
         log: the cell's output goes to the end of this file; None: to the parent's.
-        one_thread: one thread for BLAS and torch, for when several cells share the cores.
+        one_thread: see `single_threaded`; for when several cells share the cores.
 
     Attributes:
         result: what `work` returned, once the cell has ended well.
@@ -51,7 +69,7 @@ class CellProcess:
         self.error: str | None = None
         self.interrupted = False
         self._asked = False
-        with _environment(dict.fromkeys(ONE_THREAD, "1") if one_thread else {}):
+        with single_threaded() if one_thread else contextlib.nullcontext():
             self._process.start()
         theirs.close()
 
@@ -131,18 +149,3 @@ def _used() -> dict[str, float]:
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
     return {"cpu_seconds": round(cpu, 1), "peak_gigabytes": round(own.ru_maxrss / 2**20, 2)}
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Sets variables that a process started inside the block inherits."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -11,33 +11,25 @@ merge_params       pretrained parameters into a changed model, with an account
 small_config       configs of small models
 """
 
-from __future__ import annotations
+from gap_vla.core.lazy import exports
 
-import importlib
-from typing import Any
-
-_WHERE = {
-    "OctoModel": "model",
-    "NormalizationType": "model",
-    "OctoModule": "module",
-    "OctoTransformer": "module",
-    "BlockTransformer": "block_transformer",
-    "PrefixGroup": "block_transformer",
-    "TimestepGroup": "block_transformer",
-    "TokenGroup": "tokens",
-    "ModuleSpec": "spec",
-    "Compute": "compute",
-    "create_optimizer": "optimizer",
-    "merge_params": "merge",
-    "small_config": "presets",
-    "CheckpointError": "errors",
-    "BatchError": "errors",
-}
-
-__all__ = sorted(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "OctoModel": "model",
+        "NormalizationType": "model",
+        "OctoModule": "module",
+        "OctoTransformer": "module",
+        "BlockTransformer": "block_transformer",
+        "PrefixGroup": "block_transformer",
+        "TimestepGroup": "block_transformer",
+        "TokenGroup": "tokens",
+        "ModuleSpec": "spec",
+        "Compute": "compute",
+        "create_optimizer": "optimizer",
+        "merge_params": "merge",
+        "small_config": "presets",
+        "CheckpointError": "errors",
+        "BatchError": "errors",
+    },
+)

@@ -11,8 +11,6 @@ Directories whose names are not numbers belong to others (`state/`, ...) and are
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import numpy as np
 from flax import serialization
 
 from gap_vla.core.foreign import Section, finite, whole
+from gap_vla.core.whole import replacing
 from gap_vla.octo.errors import CheckpointError, blaming
 from gap_vla.octo.spec import ModuleSpec
 
@@ -220,12 +219,5 @@ def _to_lists(tree: Any) -> Any:
 
 
 def _write(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

@@ -6,24 +6,17 @@
 Importing this loads no torch.
 """
 
-from __future__ import annotations
+from gap_vla.core.lazy import exports
 
-import importlib
-from typing import Any
-
-_HOME = {
-    "METHODS": "names",
-    "SmallConfig": "config",
-    "SmallModelConfig": "config",
-    "SmallPolicy": "policy",
-    "build_policy": "policy",
-    "method_of": "names",
-    "small_experiment": "config",
-}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "METHODS": "names",
+        "SmallConfig": "config",
+        "SmallModelConfig": "config",
+        "SmallPolicy": "policy",
+        "build_policy": "policy",
+        "method_of": "names",
+        "small_experiment": "config",
+    },
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode
+from gap_vla.core.whole import replacing, write_json
 from gap_vla.rlds.disk import DatasetError, naming_a_full_disk
 from gap_vla.rlds.schema import Schema
 
@@ -88,8 +88,8 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
 
 
 def remove_accounts(directory: Path) -> None:
-    """Removes what `write_shard` left beside the shards, once the dataset's own description says it."""
-    for path in [*directory.glob("*.tfrecord-*.json"), *directory.glob("*.tfrecord-*.npz")]:
+    """Removes what `write_shard`, killed or not, left beside the shards, once the dataset's own description says it."""
+    for path in [*directory.glob("*.tfrecord-*.json"), *directory.glob("*.tfrecord-*.npz"), *directory.glob(".*")]:
         path.unlink()
 
 
@@ -98,9 +98,8 @@ def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
     serializer = ExampleSerializer(job.schema.features().get_serialized_info())
-    temporary = job.path.with_name(f".{job.path.name}.tmp")
     actions, proprios, payload = [], [], 0
-    try:
+    with replacing(job.path) as temporary:
         with tf.io.TFRecordWriter(str(temporary)) as writer:
             for position, index in enumerate(job.indices):
                 episode = job.source[index]
@@ -113,16 +112,10 @@ def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:
                 payload += len(record)
                 actions.append(episode.action)
                 proprios.append(episode.proprio)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    lengths = np.array([len(a) for a in actions])
-    with open(f"{job.path}.npz", "wb") as stream:
-        np.savez(stream, action=np.concatenate(actions), proprio=np.concatenate(proprios), lengths=lengths)
-    size = temporary.stat().st_size
-    os.replace(temporary, job.path)
+        lengths = np.array([len(a) for a in actions])
+        with open(f"{job.path}.npz", "wb") as stream:
+            np.savez(stream, action=np.concatenate(actions), proprio=np.concatenate(proprios), lengths=lengths)
+        size = temporary.stat().st_size
     account = {"episodes": len(job.indices), "bytes": payload, "file_bytes": size}
-    partial = account_path.with_suffix(".json.tmp")
-    partial.write_text(json.dumps(account))
-    os.replace(partial, account_path)
+    write_json(account_path, account)
     return account

@@ -6,19 +6,18 @@ offsets, statistics, what it was made from and a hash of every file. Delete the 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.locks import waiting
+from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.disk import naming_a_full_disk
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
 
@@ -99,22 +98,19 @@ class EpisodeStore:
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
         source_hash = dataset_hash(version_dir, {"resize": resize, "keys": dict(keys or {})})
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _building(directory), naming_a_full_disk(directory.parent, "nothing of the store is left"):
+        lock = directory.with_name(f".{directory.name}.lock")  # a second builder waits and finds it finished
+        with waiting(lock), naming_a_full_disk(directory.parent, "nothing of the store is left"):
             if (directory / "store.json").exists():
                 recorded = json.loads((directory / "store.json").read_text())
                 if recorded["source_hash"] == source_hash and recorded["store_version"] == STORE_VERSION:
                     return cls.open(directory)
             elif directory.exists() and any(directory.iterdir()):
                 raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")
-            partial = directory.with_name(f".{directory.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
-                _decode(version_dir, partial, source_hash, workers, resize, keys)
-                shutil.rmtree(directory, ignore_errors=True)
-                os.replace(partial, directory)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            with workplace(directory) as folder:
+                new = folder / directory.name
+                new.mkdir()
+                _decode(version_dir, new, source_hash, workers, resize, keys)
+                put(new, directory)
         return cls.open(directory)
 
     def split(self, name: str) -> StoreSplit:
@@ -187,15 +183,6 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
         elif path.is_file():
             total.update(f"{path.name}{path.stat().st_size}".encode())
     return total.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _building(directory: Path) -> Iterator[None]:
-    """One builder per store: a second one waits and finds it finished. A killed one's lock is gone with it."""
-    lock = directory.with_name(f".{directory.name}.lock")
-    with open(lock, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _decode(

@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.identity import digest
+from gap_vla.core.identity import differences, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, stamp
 from gap_vla.core.whole import put, write_json
 from gap_vla.rlds.disk import DatasetError
-from gap_vla.rlds.identity import differences
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.version_files import read_back
 
@@ -98,7 +97,8 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
     def _in_the_way(self, recorded: Mapping[str, Any]) -> str:
         if not recorded.get("identity"):
             return f"{self.path} exists and was not written by gap_vla; choose another name or version"
-        lines = "\n  ".join(differences(recorded["identity"], self.settings))
+        differing = differences(recorded["identity"], self.settings)
+        lines = "\n  ".join(f"{name}: {found} → {wanted}" for name, (found, wanted) in sorted(differing.items()))
         return (
             f"{self.path} exists and was made differently:\n  {lines}\nchoose another name or version, or overwrite it"
         )

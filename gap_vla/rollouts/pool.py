@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import wait
 
+from gap_vla.core.processes import single_threaded
 from gap_vla.rollouts.task import Task
-from gap_vla.rollouts.worker import SINGLE_THREAD, Crash, Frame, Privilege, Reset, Step, serve
-
-
-@contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Processes started inside it use one thread each for BLAS and software OpenGL (they read it when they start)."""
-    before = {key: os.environ.get(key) for key in SINGLE_THREAD}
-    os.environ.update(SINGLE_THREAD)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+from gap_vla.rollouts.worker import Crash, Frame, Privilege, Reset, Step, serve
 
 
 class _Worker:

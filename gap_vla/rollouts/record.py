@@ -12,6 +12,7 @@ from typing import Any
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
+from gap_vla.core.identity import differences
 from gap_vla.core.whole import write_json
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
@@ -84,7 +85,8 @@ class EpisodeLog:
         if marker.exists():
             found = Section.read(marker, EvaluationError).values
             if found != identity:
-                listing = ", ".join(_differences(found, identity))
+                differing = sorted(differences(found, identity).items())
+                listing = ", ".join(f"{key}: {old!r} there, {new!r} asked for" for key, (old, new) in differing)
                 raise EvaluationError(f"{directory} holds another evaluation ({listing}); choose another --out")
             if not resume:
                 raise EvaluationError(f"{directory} already holds this evaluation; resume it or choose another --out")
@@ -122,13 +124,3 @@ class EpisodeLog:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _differences(there: Any, asked: Any, name: str = "") -> list[str]:
-    """What differs between two nested dicts, one text per entry."""
-    if isinstance(there, dict) and isinstance(asked, dict):
-        keys = sorted({*there, *asked})
-        return [
-            text for key in keys for text in _differences(there.get(key), asked.get(key), f"{name}.{key}".strip("."))
-        ]
-    return [] if there == asked else [f"{name}: {there!r} there, {asked!r} asked for"]

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
+from gap_vla.core.processes import single_threaded
 from gap_vla.rollouts.policy import PolicyError
-from gap_vla.rollouts.pool import single_threaded
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
 from gap_vla.training.config import EPISODES, WORKERS

@@ -20,14 +20,6 @@ import numpy as np
 from gap_vla.rollouts.policy import EXPERT_ACTION
 from gap_vla.rollouts.task import ActingExpert, Task, Watcher
 
-SINGLE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "1",
-}
-"""Set around the start of a worker: with several, BLAS and software-GL threads only get in each other's way."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Reset:

@@ -6,9 +6,9 @@ with gymnasium (`gymnasium.make("gap_vla/Threading-v0")`).
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gap_vla.core.lazy import exports
 from gap_vla.sim.registration import register_with_gymnasium
 from gap_vla.sim.rendering_backend import RenderingError, require_rendering
 from gap_vla.sim.specs import TASK_NAMES, TaskSpec, UnknownNameError, task_spec
@@ -36,19 +36,17 @@ __all__ = [
     "task_spec",
     "variant_spec",
 ]
-_LAZY = {
-    "collect_demos": "gap_vla.sim.collection",
-    "ActionError": "gap_vla.sim.environment",
-    "SimEnv": "gap_vla.sim.environment",
-    "make": "gap_vla.sim.environment",
-    "Expert": "gap_vla.sim.expert",
-    "make_expert": "gap_vla.sim.expert",
-}
 
 register_with_gymnasium()
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+__getattr__ = exports(
+    __name__,
+    {
+        "collect_demos": "collection",
+        "ActionError": "environment",
+        "SimEnv": "environment",
+        "make": "environment",
+        "Expert": "expert",
+        "make_expert": "expert",
+    },
+)[1]

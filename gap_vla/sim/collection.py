@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
 import re
 import shutil
 import sys
@@ -20,6 +19,7 @@ import numpy as np
 from gap_vla.core.errors import UserError, is_full_disk, keeping, message_of
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import HDF5, claim
+from gap_vla.core.processes import single_threaded
 from gap_vla.core.progress import Progress
 from gap_vla.core.whole import replacing
 from gap_vla.sim.collection_worker import CRASHED, KEPT, REFUSED, part_name, work
@@ -28,9 +28,6 @@ from gap_vla.sim.rendering_backend import require_rendering
 from gap_vla.sim.space import require_space
 from gap_vla.sim.specs import check_name, task_spec
 from gap_vla.sim.variants import variant_spec
-
-_SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
-"""Set to 1 in workers: several processes with several threads each are slower than the same without."""
 
 _PATIENCE = 900.0
 """Seconds without any finished episode after which a collection gives up."""
@@ -260,7 +257,7 @@ def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
     context = multiprocessing.get_context("spawn")  # a fork after an OpenGL context exists would hang
     processes, connections = [], []
     try:
-        with _environment(dict.fromkeys(_SINGLE_THREADED, "1")):
+        with single_threaded():
             for _ in range(n):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=work, args=(theirs, *arguments), daemon=True)
@@ -278,18 +275,3 @@ def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
             process.terminate()
         for process in processes:
             process.join()
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables, which processes started inside the block inherit."""
-    kept = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

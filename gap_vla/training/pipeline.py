@@ -10,13 +10,12 @@ import contextlib
 import dataclasses
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.core.identity import digest
+from gap_vla.core.identity import commit, digest
 from gap_vla.core.progress import Agenda, Stage, duration
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
@@ -234,7 +233,7 @@ def _train_and_roll_out(
             "train": round(trained - prepared, 1),
             "evaluate": round(time.monotonic() - trained, 1),
         },
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": _commit()},
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": commit()},
     }
     if is_first_host():
         write_json(run.summary, summary)
@@ -317,14 +316,6 @@ def _evaluate(config: FinetuneConfig, run: RunDirectory) -> dict[str, Any]:
     )
     write_page(run.rollouts, rollouts)
     return rollouts
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 def report(summary: Mapping[str, Any], run: Path) -> str:

@@ -19,10 +19,11 @@ from typing import Any
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
+from gap_vla.core.identity import differences
 from gap_vla.core.locks import alone
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
-from gap_vla.training.settings import differences, in_words, of_result, of_training
+from gap_vla.training.settings import in_words, of_result, of_training
 
 EARLIER = "earlier"
 """Key of `config.json` that lists values which were changed when the run was taken up again."""

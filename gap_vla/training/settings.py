@@ -9,23 +9,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from gap_vla.core.identity import flat
 
 NO_PART_OF_THE_RESULT = frozenset(
     "runs data.root eval.workers eval.videos train.log_every train.validate_every train.save_every "
     "train.threads train.device".split()
 )
 """Folders, workers, rhythm and device. (With other threads or on another device, sums are rounded otherwise.)"""
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; sequences as lists, as JSON has them."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
 
 def of_result(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,17 +29,6 @@ def of_result(config: Mapping[str, Any]) -> dict[str, Any]:
 def of_training(config: Mapping[str, Any]) -> dict[str, Any]:
     """By dotted key, everything that can change what is trained."""
     return {key: value for key, value in of_result(config).items() if not key.startswith("eval.")}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted key to both values, None where there is none.
-
-    >>> differences({"train": {"steps": 3}}, {"train": {"steps": 4}})
-    {'train.steps': (3, 4)}
-    """
-    then, now = dict(flat(old)), dict(flat(new))
-    pairs = {key: (then.get(key), now.get(key)) for key in {**then, **now}}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:

@@ -13,8 +13,9 @@ import pytest
 from fake_cells import ORIGIN, cells_of, events, fake_kind, fake_table
 
 from experiments.tables.ledger import FAILED, FINISHED, Ledger, LedgerError, Rollouts
-from experiments.tables.queue import QueueError, QueueOptions, run_queue, waiting_cells
+from experiments.tables.queue import QueueOptions, run_queue, waiting_cells
 from experiments.tables.timing import machine, predict
+from gap_vla.core.locks import InUseError, alone
 
 
 @pytest.fixture
@@ -176,10 +177,9 @@ def test_an_option_added_later_leaves_recorded_cells_valid_while_it_has_its_defa
 
 
 def test_a_second_queue_on_the_same_table_is_refused(tmp_path, ledger):
-    from experiments.tables.queue import _alone
-
     kind = fake_kind(tmp_path)
-    with _alone(tmp_path / "logs" / "fake-cpu.lock", ledger), pytest.raises(QueueError, match=str(os.getpid())):
+    (tmp_path / "logs").mkdir()
+    with alone(tmp_path / "logs" / "fake-cpu.lock", "table"), pytest.raises(InUseError, match=str(os.getpid())):
         run_queue([], ledger, kind, options(tmp_path))
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from gap_vla.core.identity import flat
 from gap_vla.core.locks import InUseError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallConfig
@@ -14,7 +15,7 @@ from gap_vla.training import pipeline
 from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.metrics import MetricsWriter, read_metrics
 from gap_vla.training.run_directory import EARLIER, RunDirectory, RunExistsError
-from gap_vla.training.settings import NO_PART_OF_THE_RESULT, flat, of_training
+from gap_vla.training.settings import NO_PART_OF_THE_RESULT, of_training
 from gap_vla.training.small.run import run_directory_of as small_directory_of
 
 CONFIG = {"task": "threading", "runs": "runs", "train": {"steps": 3, "log_every": 1}, "eval": {"seed": 5, "workers": 1}}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.identity import digest
+from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import waiting
 from gap_vla.core.progress import duration
 from gap_vla.core.whole import write_json
@@ -197,7 +197,6 @@ def rollouts(config: SmallConfig, run: RunDirectory) -> dict[str, Any]:
 def _summary(
     config: SmallConfig, store: Any, measured: Mapping[str, float], variants: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from gap_vla.training.pipeline import _commit
 
     first: Mapping[str, Any] = next(iter(variants.values()), {})
     return {
@@ -213,7 +212,7 @@ def _summary(
         "variants": dict(variants),
         "dataset": {"path": str(store.directory), "hash": store.source_hash},
         "origin": origin("small", config.task, store),
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": _commit()},
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": commit()},
     }
 
 
