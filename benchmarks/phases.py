@@ -159,7 +159,7 @@ def annotation(episodes: int, steps: int) -> dict[str, object]:
     """
     from gap_vla.core.episode import Episode
     from gap_vla.phases import annotate
-    from gap_vla.phases.quality import average_precision
+    from gap_vla.phases.measures import average_precision
     from gap_vla.phases.targets import near_boundaries
 
     def episode(signals: tuple[np.ndarray, ...]) -> Episode:

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     from gap_vla.core.outputs import claim
     from gap_vla.labelling import LabelJob, label_files
-    from gap_vla.phases.quality import describe
+    from gap_vla.phases.measures import describe
 
     job = LabelJob(
         method=arguments.method,

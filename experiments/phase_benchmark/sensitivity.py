@@ -10,7 +10,7 @@ import numpy as np
 from experiments.phase_benchmark.finders import ours
 from experiments.phase_benchmark.recordings import Recording, at_rate, with_noise
 from experiments.phase_benchmark.study import area, fitted, halves
-from gap_vla.phases.quality import boundary_scores
+from gap_vla.phases.measures import boundary_scores
 
 PENALTIES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 ALPHAS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)

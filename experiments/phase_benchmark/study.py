@@ -12,9 +12,9 @@ from experiments.phase_benchmark.finders import FINDERS, Finder
 from experiments.phase_benchmark.recordings import Recording
 from experiments.phase_benchmark.tuning import Tuned, tune
 from gap_vla.phases.estimator import PhaseEstimator
+from gap_vla.phases.measures import average_precision, boundary_scores, label_report, match_boundaries
 from gap_vla.phases.methods import Options, gaussian_rho, resolved, segment_points
 from gap_vla.phases.motion import Motion
-from gap_vla.phases.quality import average_precision, boundary_scores, label_report, match_boundaries
 from gap_vla.phases.targets import near_boundaries
 
 TOLERANCES = (2, 5, 10)

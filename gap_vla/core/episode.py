@@ -13,6 +13,9 @@ from gap_vla.core.errors import UserError
 PROPRIO_PER_ARM = 9
 """Width of one arm's proprioception: eef xyz (m, world), quaternion wxyz, two finger positions (m)."""
 
+OPENING_UNIT = "opening_unit"
+"""The key of an episode's metadata that says the unit of its gripper; without it, m."""
+
 LARGEST_ACTION = 1e6
 """No robot is commanded in units in which an action is larger than this."""
 

@@ -9,14 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.episode import PROPRIO_PER_ARM, EpisodeError
+from gap_vla.core.episode import OPENING_UNIT, PROPRIO_PER_ARM, EpisodeError
 
 Rotation = Literal["quat_wxyz", "quat_xyzw", "euler_xyz", "rotvec", "none"]
 ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "rotvec": 3, "none": 0}
 """Rotation representations and their widths. `euler_xyz` is roll, pitch, yaw about the fixed axes x, y, z (rad)."""
-
-OPENING_UNIT = "opening_unit"
-"""The key of an episode's metadata that says the unit of its gripper; without it, m."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,9 +22,9 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
+from gap_vla.phases.measures import label_report, notes
 from gap_vla.phases.methods import OPTIONS, POINTS, RHO, Options, method_parts, resolved
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, motion_of
-from gap_vla.phases.quality import label_report, notes
 from gap_vla.phases.saving import read_arrays, write_arrays
 
 PAIRS_WORTH_PROCESSES = 2e9

@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from gap_vla.core.bounds import SEED, Bounds, check_numbers
 from gap_vla.core.foreign import Section
+from gap_vla.phases.measures import calibration, weighted_loss
 from gap_vla.phases.motion import Motion, MotionError
-from gap_vla.phases.quality import calibration, weighted_loss
 from gap_vla.phases.saving import read_arrays, write_arrays
 from gap_vla.phases.segmentation import as_motion
 from gap_vla.phases.targets import change_targets, soft_targets, step_weights

@@ -106,7 +106,7 @@ def build_dataset(
             **common,
         )
     annotation = _annotate(source, train, method, seed, options, workers)
-    from gap_vla.phases.quality import describe
+    from gap_vla.phases.measures import describe
 
     print(*describe(annotation.report), sep="\n", flush=True)
     return write_rlds(

@@ -17,6 +17,7 @@ import optax
 
 from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
 from gap_vla.octo.partition import join_frozen
+from gap_vla.phases.targets import is_transition
 from gap_vla.training.accumulation import accumulated, counted_entries
 from gap_vla.training.branches import Adam, branch_measurements, split_measurements
 from gap_vla.training.compilation import quick_compilation, return_free_memory
@@ -75,7 +76,7 @@ class TrainStep:
     """`step(state, batch, factors, split=False) -> (state, metrics)`; `state` is donated.
 
     Two compiled programs: the gradient of the loss in the trainable parameters, packed into a few vectors, and the
-    optimizer on these. With `split` the gradient is taken once more over the window steps with ρ > `threshold` alone,
+    optimizer on these. With `split` the gradient is taken once more over the window steps with ρ > 0.5 alone,
     and the metrics tell what these and the others contribute to each branch; the step itself stays the same.
 
     Args:
@@ -88,7 +89,6 @@ class TrainStep:
         adjust: False leaves GAP out of the program, for measuring what it costs.
         rival: another method's modulation of branches.
         shardings: of the state (a `TrainState` of `NamedSharding`); None on a single device.
-        threshold: ρ above which a window step counts as transition.
         quick: compile the gradient with `quick_compilation`, for a short run. The optimizer compiles in a second either
             way, and would take three times as long.
     """
@@ -104,7 +104,6 @@ class TrainStep:
         adjust: bool = True,
         rival: Rival | None = None,
         shardings: TrainState | None = None,
-        threshold: float = 0.5,
         quick: bool = False,
     ):
         self.frozen = frozen or {}
@@ -149,7 +148,7 @@ class TrainStep:
             return split_measurements(gradients, transition, share, state.opt_state, state.params, update, adam)
 
         def transitions(batch: Any) -> tuple[Any, jax.Array]:
-            chosen = batch["action_pad_mask"] & (batch["rho"] > threshold)[:, :, None, None]
+            chosen = batch["action_pad_mask"] & is_transition(batch["rho"])[:, :, None, None]
             part = {**batch, "action_pad_mask": chosen}
             return part, counted_entries(part) / jnp.maximum(counted_entries(batch), 1)
 
@@ -192,11 +191,11 @@ class TrainStep:
 
 
 def make_validation_step(
-    module: Any, packing: Packing, frozen: Any = None, threshold: float = 0.5
+    module: Any, packing: Packing, frozen: Any = None
 ) -> Callable[[Any, Any, jax.Array], dict[str, jax.Array]]:
     """The compiled measurement `(packed params, batch, rng) -> sums`, to be added up over held-out batches.
 
-    For every part of the steps (`all`; `transition`: ρ > threshold; `consistent`: the others) it gives `<part>/loss` as
+    For every part of the steps (`all`; `transition`: ρ > 0.5; `consistent`: the others) it gives `<part>/loss` as
     a sum weighted with the number of counted action entries, and that number as `<part>/entries`. `action_error` and
     `mean_action_error` are summed squared errors of the predicted chunk and of predicting the mean action (0 after
     normalisation) at the window's last step, over `action_entries` entries.
@@ -208,7 +207,7 @@ def make_validation_step(
         bound = module.bind({"params": join_frozen(packing.unpack(params), frozen)}, rngs={"dropout": rng})
         head = bound.heads["action"]
         outputs = bound.octo_transformer(observation, batch["task"], mask, train=False, only=[head.readout_key])
-        transition = batch["rho"] > threshold
+        transition = is_transition(batch["rho"])
         sums = {}
         for part, chosen in (
             ("all", jnp.ones_like(mask)),

@@ -60,8 +60,8 @@ RHO_REACHES_TRAINING = (
     Mutant(
         "torch: transitions by the ρ that a control trains with",
         "training/small/windows.py",
-        'np.asarray(self._data.fields.get("rho", self._rho)) > TRANSITION',
-        "np.asarray(self._rho) > TRANSITION",
+        'is_transition(np.asarray(self._data.fields.get("rho", self._rho)))',
+        "is_transition(np.asarray(self._rho))",
         "tests/policies/test_policies_training.py::"
         "test_transitions_are_those_of_the_dataset_whatever_the_method_trains_with",
     ),

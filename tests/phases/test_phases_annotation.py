@@ -11,7 +11,7 @@ import pytest
 
 from gap_vla.core.episode import Episode
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
-from gap_vla.phases.quality import describe
+from gap_vla.phases.measures import describe
 from gap_vla.phases.view import report_page
 
 

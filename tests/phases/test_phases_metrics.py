@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import average_precision_score
 
-from gap_vla.phases.quality import average_precision, boundary_scores, calibration, match_boundaries
+from gap_vla.phases.measures import average_precision, boundary_scores, calibration, match_boundaries
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 6))

@@ -6,8 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.demos.layout import OPENING_UNIT
+from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
 from gap_vla.phases.motion import motion_of, steps_of
 from gap_vla.phases.targets import label_changes
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gap_vla.phases.quality import notes
+from gap_vla.phases.measures import notes
 from gap_vla.phases.view.episode_view import EpisodeView
 from gap_vla.phases.view.svg import episode_svg
 from gap_vla.phases.view.tables import report_tables

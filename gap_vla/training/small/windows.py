@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from gap_vla.phases.targets import is_transition
 from gap_vla.policies.config import SmallConfig
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.augmentation import DRAWS
 from gap_vla.rlds.draws import uniform
 from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Windows
-
-TRANSITION = 0.5
-"""Steps of larger ρ count as transitions in measurements: the dataset's own ρ, whatever ρ a method trains with."""
 
 
 class SmallWindows:
@@ -53,7 +51,8 @@ class SmallWindows:
         )
         self._data = store.split(split)
         self._rho = np.asarray(rho, np.float32)
-        self._transition = np.asarray(self._data.fields.get("rho", self._rho)) > TRANSITION
+        # of measurements: the dataset's own ρ, whatever ρ a method trains with
+        self._transition = is_transition(np.asarray(self._data.fields.get("rho", self._rho)))
         self._distance = _change_distances(self._data)
         self._phase = _phase_codes(store, split)
         self._shuffle_images = config.data.shuffle_images and split == "train"
