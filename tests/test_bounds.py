@@ -7,8 +7,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from gap_vla.cli.configured import help_text
-from gap_vla.core.bounds import all_number_fields, number_fields
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.typed_config import ConfigError, all_number_fields, number_fields
 from gap_vla.phases.estimator import EstimatorSettings
 from gap_vla.phases.methods import Options
 from gap_vla.policies.config import SmallConfig

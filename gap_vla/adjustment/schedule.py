@@ -26,8 +26,7 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gap_vla.core.bounds import Bounds, check_numbers
-from gap_vla.core.typed_config import choose
+from gap_vla.core.typed_config import Bounds, check_numbers, choose
 
 MODES = ("sample", "sample_lambda", "batch", "fixed", "none")
 RHO_OF_WINDOW = ("step", "current")

@@ -9,7 +9,7 @@ import argparse
 import json
 from typing import Any
 
-from gap_vla.core.bounds import SEED, Bounds, NumberField
+from gap_vla.core.typed_config import SEED, Bounds, NumberField
 
 MANY = 100_000
 """Episodes, each of which takes seconds."""

@@ -17,9 +17,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from gap_vla.core.bounds import NumberField, all_number_fields
 from gap_vla.core.errors import UserError, command, keeping, message_of
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.config import FinetuneConfig
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.boundary import refusing
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import refusing
 from gap_vla.demos.fields import ACTION_LIMIT, make_episode
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.pickle_tokens import read_pickle

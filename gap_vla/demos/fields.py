@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gap_vla.core.boundary import one_line, refusing
 from gap_vla.core.episode import LARGEST_ACTION, Episode, EpisodeError
+from gap_vla.core.foreign import one_line, refusing
 from gap_vla.demos.layout import StateLayout
 
 IMAGE_NAMES = ("image_primary", "image_wrist")

@@ -12,8 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gap_vla.core.boundary import one_line, refuse_too_large
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import one_line, refuse_too_large
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16

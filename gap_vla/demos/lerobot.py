@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from gap_vla.core.boundary import one_line, refusing
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line, refusing
 from gap_vla.demos.fields import make_episode, resized
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index

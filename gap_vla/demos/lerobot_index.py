@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.boundary import refusing
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.demos.parquet_rows import read_rows
 
 MOST = 2**31

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gap_vla.core.boundary import refuse_too_large, refusing
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import refuse_too_large, refusing
 from gap_vla.demos.raw_arrays import array_of
 
 

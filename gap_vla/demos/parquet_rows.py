@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.boundary import refuse_too_large, refusing
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import refuse_too_large, refusing
 
 
 def read_rows(

@@ -15,8 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from gap_vla.core.boundary import one_line, refusing
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line, refusing
 from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_truth
 from gap_vla.demos.hdf5_heaps import damaged_heap
 from gap_vla.demos.hdf5_members import attribute_of, attributes_of, group_at, has, length_at, numbers_at, text, texts_at

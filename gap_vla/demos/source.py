@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gap_vla.core.boundary import one_line
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line
 from gap_vla.demos import fields
 
 READERS: dict[str, str] = {

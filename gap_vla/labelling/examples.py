@@ -13,8 +13,8 @@ import numpy as np
 from google.protobuf.message import Error
 from PIL import Image
 
-from gap_vla.core.boundary import refusing
 from gap_vla.core.episode import OPENING_UNIT, Episode
+from gap_vla.core.foreign import refusing
 from gap_vla.demos.fields import as_rows
 from gap_vla.demos.layout import StateLayout
 from gap_vla.labelling.job import LabelJob, LabellingError, joined

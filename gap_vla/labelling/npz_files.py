@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.boundary import refusing
 from gap_vla.core.episode import Episode
+from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.fields import as_names, as_rows

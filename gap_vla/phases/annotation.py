@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from gap_vla import __version__
-from gap_vla.core.boundary import refusing
 from gap_vla.core.episode import Episode
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator

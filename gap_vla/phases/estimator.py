@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.bounds import SEED, Bounds, check_numbers
 from gap_vla.core.foreign import Section
+from gap_vla.core.typed_config import SEED, Bounds, check_numbers
 from gap_vla.phases.measures import calibration, weighted_loss
 from gap_vla.phases.motion import Motion, MotionError
 from gap_vla.phases.saving import read_arrays, write_arrays

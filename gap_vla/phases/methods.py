@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from gap_vla.core.bounds import Bounds, check_numbers
+from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
 from gap_vla.phases.noise import as_dead_band, default_dead_band, default_window, smooth_motion
 from gap_vla.phases.objective import default_min_size, default_penalty, default_stroke, stroke_starts

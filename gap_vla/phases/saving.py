@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.boundary import refusing
+from gap_vla.core.foreign import refusing
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.phases.motion import MotionError
 

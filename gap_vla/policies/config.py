@@ -7,8 +7,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.core.bounds import SEED, STEPS, Bounds, Items, check_numbers
-from gap_vla.core.typed_config import ConfigError, apply_changes, build_config, choose, to_plain
+from gap_vla.core.typed_config import (
+    SEED,
+    STEPS,
+    Bounds,
+    ConfigError,
+    Items,
+    apply_changes,
+    build_config,
+    check_numbers,
+    choose,
+    to_plain,
+)
 from gap_vla.policies import registry
 from gap_vla.policies.names import METHODS
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from experiments.tables.ledger import Rollouts
-from gap_vla.core.bounds import SEED
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
+from gap_vla.core.typed_config import SEED
 from gap_vla.report.compare import Cell
 from gap_vla.training.metrics import read_metrics
 from gap_vla.training.run_directory import RunDirectory

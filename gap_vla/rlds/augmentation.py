@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from gap_vla.core.bounds import Bounds, Items, check_numbers
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.typed_config import Bounds, ConfigError, Items, check_numbers
 
 DRAWS = 8
 """Random numbers that one window takes."""

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.boundary import one_line, refusing
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, whole
+from gap_vla.core.foreign import Section, one_line, refusing, whole
 
 MOST = 2**40
 _OWN = ("tensorflow_datasets.core.features.", "tensorflow_datasets.")

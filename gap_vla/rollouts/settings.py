@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-from gap_vla.core.bounds import Bounds, check_numbers
+from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.training.config import EPISODES, LAYOUT_SEED, WORKERS
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 
-from gap_vla.core.bounds import check_numbers
+from gap_vla.core.typed_config import check_numbers
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.settings import IMAGE_SIZE, STEPS
 

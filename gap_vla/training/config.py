@@ -11,8 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.core.bounds import SEED, STEPS, Bounds, Items, check_numbers
-from gap_vla.core.typed_config import ConfigError, apply_changes, build_config, choose, to_plain
+from gap_vla.core.typed_config import (
+    SEED,
+    STEPS,
+    Bounds,
+    ConfigError,
+    Items,
+    apply_changes,
+    build_config,
+    check_numbers,
+    choose,
+    to_plain,
+)
 from gap_vla.demos import READERS
 from gap_vla.phases import METHODS as METHODS_OF_RHO
 from gap_vla.rlds.augmentation import UPSTREAM, Augmentation

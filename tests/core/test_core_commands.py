@@ -10,8 +10,8 @@ import pytest
 from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call, load, start
 
 from gap_vla.cli.configured import load_config
-from gap_vla.core.boundary import refusing
 from gap_vla.core.errors import BUG, INTERRUPTED, USER_ERROR, UserError, command, keeping
+from gap_vla.core.foreign import refusing
 from gap_vla.core.typed_config import ConfigError
 
 

@@ -13,7 +13,7 @@ from test_evaluation_server import STATE, ask, opened
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from gap_vla.core.bounds import number_fields
+from gap_vla.core.typed_config import number_fields
 from gap_vla.rollouts import PolicyError
 from gap_vla.serving.policy_server import MAX_COMPLAINT
 from gap_vla.serving.server_limits import ServerLimits

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Annotated
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.core.bounds import Bounds
+from gap_vla.core.typed_config import Bounds
 from gap_vla.training.rivals.interface import Rival
 
 

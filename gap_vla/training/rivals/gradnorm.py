@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from gap_vla.core.bounds import Bounds
+from gap_vla.core.typed_config import Bounds
 from gap_vla.training.packing import branch_norms
 from gap_vla.training.rivals.interface import Rival
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.core.bounds import Bounds, check_numbers
+from gap_vla.core.typed_config import Bounds, check_numbers
 
 PROBABILITY = Bounds(0, 0.999, "something must be left")
 

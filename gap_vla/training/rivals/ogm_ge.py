@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from gap_vla.core.bounds import Bounds
+from gap_vla.core.typed_config import Bounds
 from gap_vla.training.rivals.interface import Rival
 
 

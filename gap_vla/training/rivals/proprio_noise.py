@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from gap_vla.core.bounds import Bounds
+from gap_vla.core.typed_config import Bounds
 from gap_vla.training.rivals.interface import Rival, with_proprio
 
 
