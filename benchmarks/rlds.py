@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from gap_vla.demos import open_source
-from gap_vla.rlds import EpisodeStore, StreamingLoader, WindowLoader, build_dataset
+from gap_vla.rlds import EpisodeStore, WindowLoader, build_dataset
 
 ROOT = Path(__file__).parents[1]
 AUGMENT = {
@@ -198,8 +198,6 @@ def main() -> None:
         report("loader_memory_mb", first_epoch=memory[0], last_epoch=memory[-1], growth=memory[-1] - memory[0])
         if options.upstream:
             beside_upstream(options.upstream, store, path, windows, max(per_epoch, 20))
-        stream = StreamingLoader(path, **windows)
-        report("streaming", **rate(stream, options.batch_size, max(per_epoch // 2, 10)))
 
 
 if __name__ == "__main__":

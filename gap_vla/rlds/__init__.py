@@ -11,7 +11,6 @@ __all__, __getattr__, __dir__ = exports(
         "DatasetError": "disk",
         "EpisodeStore": "store",
         "Labels": "shards",
-        "StreamingLoader": "streaming",
         "WindowDataset": "torch_windows",
         "WindowLoader": "loader",
         "build_dataset": "convert",

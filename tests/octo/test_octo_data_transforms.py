@@ -7,7 +7,6 @@ import octo_golden as golden
 import pytest
 
 from gap_vla.rlds import normalize
-from gap_vla.rlds.gripper import absolute_gripper_actions, binarize_gripper_actions
 from gap_vla.rlds.windows import window_indices
 
 DATA = golden.arrays(golden.DATA / "data_transforms.npz")
@@ -45,15 +44,3 @@ def test_normalisation_is_upstreams(kind: str, part: str) -> None:
     statistics = {key.removeprefix(prefix): value for key, value in DATA.items() if key.startswith(prefix)}
     found = normalize(DATA[f"in/{part}"], statistics, kind)
     np.testing.assert_allclose(found, DATA[f"normalize/{kind}/{part}"], rtol=1e-5, atol=1e-6)
-
-
-def test_gripper_actions_are_upstreams() -> None:
-    np.testing.assert_array_equal(binarize_gripper_actions(DATA["gripper/in"]), DATA["gripper/binarize"])
-    np.testing.assert_array_equal(absolute_gripper_actions(DATA["gripper/rel2abs_in"]), DATA["gripper/rel2abs"])
-
-
-def test_a_gripper_that_is_never_commanded_is_open_and_one_that_only_opens_was_closed() -> None:
-    still, opened = np.zeros(3, np.float32), np.array([0.0, -1.0, 0.0], np.float32)
-    np.testing.assert_array_equal(absolute_gripper_actions(still), [1, 1, 1])
-    np.testing.assert_array_equal(absolute_gripper_actions(opened), [0, 1, 1])
-    np.testing.assert_array_equal(binarize_gripper_actions(np.array([0.5, 0.6], np.float32)), np.float32([0.6, 0.6]))

@@ -1,4 +1,4 @@
-"""Trajectory transforms agree with upstream's, streaming with the loader, torch with both; ρ stays with its step."""
+"""Trajectory transforms agree with upstream's and with the loader, torch with both; ρ stays with its step."""
 
 from __future__ import annotations
 
