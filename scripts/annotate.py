@@ -23,13 +23,13 @@ from gap_vla.core.errors import command, keeping
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
-    parser.add_argument("--out", type=Path, required=True, help="where the labelled copy goes")
+    parser.add_argument("--out", type=Path, required=True, help="where the annotated copy goes")
     parser.add_argument("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", type=key_value, help="option of the method"
     )
     parser.add_argument("--seed", type=seed, default=0, help="of the LSTM (default: 0)")
-    parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
+    parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: annotate with it, fit nothing")
     parser.add_argument(
         "--layout",
         default="gap",
@@ -63,10 +63,10 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = parse(argv)
     from gap_vla.core.outputs import claim
-    from gap_vla.labelling import LabelJob, label_files
     from gap_vla.phases.measures import describe
+    from gap_vla.rlds.annotating import AnnotationJob, annotate_files
 
-    job = LabelJob(
+    job = AnnotationJob(
         method=arguments.method,
         seed=arguments.seed,
         options=dict(arguments.option),
@@ -81,11 +81,11 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.report is not None:
         claim(page, "report", sources=[arguments.source, arguments.annotator, arguments.out], suffixes=(".html",))
     with keeping(f"{arguments.out} is as it was"):
-        done = label_files(arguments.source, arguments.out, job)
+        done = annotate_files(arguments.source, arguments.out, job)
     print(*describe(done.annotation.report), sep="\n")
-    print(f"labelled copy: {done.path}\nannotator:     {done.annotator}")
+    print(f"annotated copy: {done.path}\nannotator:      {done.annotator}")
     if arguments.report is not None:
-        from gap_vla.labelling.pages import write_report
+        from gap_vla.rlds.annotating.files import write_report
 
         print(f"report:        {write_report(done, page, arguments.episodes)}")
 

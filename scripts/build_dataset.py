@@ -68,7 +68,7 @@ def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "overwrite": arguments.overwrite,
     }
     if arguments.beam is not None:
-        from gap_vla.rlds.beam import BeamRunner
+        from gap_vla.rlds import BeamRunner
 
         options["runner"] = BeamRunner([f"--{flag.lstrip('-')}" for flag in arguments.beam])
     return {key: value for key, value in options.items() if value is not None}

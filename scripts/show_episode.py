@@ -54,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = parse(argv)
-    from gap_vla.labelling.pages import show_episode
+    from gap_vla.rlds.annotating.files import show_episode
 
     with keeping("nothing was written"):
         where = show_episode(

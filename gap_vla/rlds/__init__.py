@@ -8,11 +8,13 @@ from gap_vla.core.lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "DatasetError": "disk",
+        "DatasetError": "version_files",
+        "BeamRunner": "shards",
         "EpisodeStore": "store",
         "Labels": "shards",
         "WindowDataset": "torch_windows",
         "WindowLoader": "loader",
+        "annotate_with": "shards",
         "build_dataset": "convert",
         "dataset_builder": "tfds_builder",
         "dataset_metadata": "reader",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import sys
 import tempfile
@@ -17,13 +18,11 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.progress import Progress
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
-from gap_vla.rlds.disk import DatasetError, naming_a_full_disk
-from gap_vla.rlds.identity import content_hash
-from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
+from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash
 from gap_vla.rlds.shards import KEPT, Labels, ShardJob, plan_shards, plan_splits, remove_accounts, write_shard
-from gap_vla.rlds.spool import spool
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.target import DESCRIPTION, MODULE, DatasetTarget
+from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
 
 _WORTH_PROCESSES = 256 * 2**20
 """Decoded bytes from which on starting processes (each loads TensorFlow) pays."""
@@ -65,7 +64,7 @@ def write_rlds(
         labels: ρ and change points per episode, for sources that do not carry them.
         workers: processes that write shards (only for sources on disk; a list is written in this process).
         overwrite: replace an existing different dataset.
-        runner: runs the shard jobs elsewhere (see `gap_vla.rlds.beam`).
+        runner: runs the shard jobs elsewhere (see `BeamRunner`).
         companion: called with the unfinished version directory, to put more files beside the shards.
         module, description: of the builder class that writes the dataset, for its `dataset_info.json`.
 
@@ -161,3 +160,38 @@ def _gather_statistics(target: DatasetTarget, jobs: list[ShardJob]) -> None:
     actions = [part for t in tables for part in np.split(t["action"], np.cumsum(t["lengths"])[:-1])]
     proprios = [part for t in tables for part in np.split(t["proprio"], np.cumsum(t["lengths"])[:-1])]
     save_statistics(dataset_statistics(actions, proprios), target.partial / "dataset_statistics.json")
+
+
+_OPTIONAL = ("phase", "rho", "change_point")
+
+
+class _Spooled(Sequence[Episode]):
+    def __init__(self, directory: Path, length: int) -> None:
+        self._directory, self._length = directory, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        with np.load(self._directory / f"{index}.npz") as arrays:
+            rest = json.loads(str(arrays["_rest"]))
+            images = {key: arrays[key] for key in arrays.files if key.startswith("image_")}
+            optional = {key: arrays[key] for key in _OPTIONAL if key in arrays.files}
+            return Episode(images=images, proprio=arrays["proprio"], action=arrays["action"], **optional, **rest)
+
+
+def spool(episodes: Iterable[Episode], directory: Path) -> Sequence[Episode]:
+    """Writes each episode to `directory` as it comes; memory holds one at a time."""
+    count = 0
+    for count, episode in enumerate(episodes, start=1):
+        rest = {
+            "language_instruction": episode.language_instruction,
+            "success": bool(episode.success),
+            "metadata": dict(episode.metadata),
+        }
+        arrays: dict[str, Any] = {**episode.images, "proprio": episode.proprio, "action": episode.action}
+        arrays |= {key: value for key in _OPTIONAL if (value := getattr(episode, key)) is not None}
+        np.savez(directory / f"{count - 1}.npz", _rest=np.array(json.dumps(rest, default=str)), **arrays)
+    return _Spooled(directory, count)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gap_vla.core.episode import Episode
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.rlds.builder import write_rlds
-from gap_vla.rlds.disk import DatasetError
-from gap_vla.rlds.labelled import LabelledSource
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import SCHEMA_VERSION
-from gap_vla.rlds.shards import Labels, plan_splits
+from gap_vla.rlds.shards import Labels, plan_splits, with_rho
+from gap_vla.rlds.version_files import DatasetError
+
+if TYPE_CHECKING:
+    from gap_vla.phases import Annotator
 
 DEFAULT_VERSION = "1.0.0"
 
@@ -98,7 +101,7 @@ def build_dataset(
     if annotator is not None or fit_episodes is not None:
         fitted = _load(annotator) if annotator else _fit(source, train, method, seed, options, workers, fit_episodes)
         return write_rlds(
-            LabelledSource(source, fitted),
+            AnnotatedSource(source, fitted),
             data_dir,
             name,
             annotator=fitted.identity,
@@ -211,3 +214,25 @@ def _is_made_from(target: Path, data: Mapping[str, Any], val_fraction: float) ->
         and recorded.get("schema_version") == SCHEMA_VERSION
         and recorded.get("data") == json.loads(json.dumps(data, default=str))
     )
+
+
+class AnnotatedSource(Source):
+    """`source` with ρ: nothing is kept in memory, so a shard's worker labels only what it writes.
+
+    Args:
+        source: the demonstrations.
+        annotator: fitted before (`gap_vla.phases.annotate(...)`, `load_annotator(...)`).
+    """
+
+    def __init__(self, source: Source, annotator: Annotator) -> None:
+        self.kind, self.path, self.options = source.kind, source.path, source.options
+        self._source, self._annotator = source, annotator
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, index: int, *, images: bool = True) -> Episode:
+        return with_rho(self._source.read(index, images=images), self._annotator)
+
+    def identity(self) -> dict[str, Any]:
+        return self._source.identity()

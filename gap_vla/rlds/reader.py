@@ -12,8 +12,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing
-from gap_vla.rlds.fields import flatten
-from gap_vla.rlds.schema import decode_episode
+from gap_vla.rlds.schema import decode_episode, flatten
 from gap_vla.rlds.version_files import counted, open_version, read_json
 
 _NODE = re.compile(r"\{\{.*?\}\} *")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -160,3 +161,30 @@ def encode_png(image: np.ndarray) -> bytes:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries (or TFDS features) to `a/b` keys.
+
+    Example:
+        >>> flatten({"observation": {"state": 1}, "action": 2})
+        {'observation/state': 1, 'action': 2}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}/") if hasattr(value, "items") else {f"{prefix}{key}": value}
+    return flat
+
+
+def content_hash(episodes: Sequence[Episode]) -> str:
+    """Hash of everything in the episodes, for data that come from memory and have no file to name."""
+    total = hashlib.sha256()
+    for episode in episodes:
+        arrays = {**episode.images, "proprio": episode.proprio, "action": episode.action}
+        arrays |= {k: v for k in ("rho", "change_point", "phase") if (v := getattr(episode, k)) is not None}
+        for key in sorted(arrays):
+            value = np.ascontiguousarray(arrays[key])
+            total.update(f"{key}{value.dtype}{value.shape}".encode())
+            total.update(value.tobytes())
+        total.update(episode.language_instruction.encode())
+    return total.hexdigest()

@@ -6,14 +6,17 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.whole import replacing, write_json
-from gap_vla.rlds.disk import DatasetError, naming_a_full_disk
 from gap_vla.rlds.schema import Schema
+from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
+
+if TYPE_CHECKING:
+    from gap_vla.phases import Annotator
 
 SHARD_BYTES = 128 * 2**20
 MAX_EPISODES_PER_SHARD = 32
@@ -119,3 +122,53 @@ def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:
     account = {"episodes": len(job.indices), "bytes": payload, "file_bytes": size}
     write_json(account_path, account)
     return account
+
+
+class BeamRunner:
+    """Runs shard jobs as a Beam pipeline; give it to `write_rlds(runner=…)`.
+
+    Each job reads its own episodes, labels them if its source carries an annotator, and writes one shard, so a
+    worker's memory is bounded by one shard. Finished shards are skipped when an interrupted pipeline runs again.
+    Workers need the same package, and the source and the data directory under the same path (a shared file system).
+
+    Args:
+        options: Beam's flags (`["--runner=FlinkRunner", …]`) or its `PipelineOptions`; default: in this process.
+        runner: a Beam runner, or None to let the options decide.
+    """
+
+    def __init__(self, options: Sequence[str] | Any = (), runner: Any = None) -> None:
+        self.options, self.runner = options, runner
+
+    def __call__(self, jobs: list[ShardJob]) -> list[dict[str, Any]]:
+        try:
+            import apache_beam as beam
+            from apache_beam.options.pipeline_options import PipelineOptions
+        except ImportError:
+            raise DatasetError("Apache Beam is not installed: pip install 'gap_vla[beam]'") from None
+
+        options = (
+            self.options if isinstance(self.options, PipelineOptions) else PipelineOptions(list(self.options or ()))
+        )
+        with beam.Pipeline(runner=self.runner, options=options) as pipeline:
+            (pipeline | "shards" >> beam.Create(jobs) | "spread" >> beam.Reshuffle() | "write" >> beam.Map(write_shard))
+        return [write_shard(job) for job in jobs]  # every account is on disk: this only reads them
+
+
+def annotate_with(annotator: Annotator) -> Any:
+    """A Beam transform from episodes to episodes with ρ, for pipelines of your own.
+
+    Args:
+        annotator: fitted before (`gap_vla.phases.annotate(...).annotator`, `load_annotator(...)`); it is sent to the
+            workers.
+
+    Example:
+        episodes | annotate_with(load_annotator("annotator")) | …
+    """
+    import apache_beam as beam
+
+    return "rho" >> beam.Map(with_rho, annotator)
+
+
+def with_rho(episode: Episode, annotator: Annotator) -> Episode:
+    """The episode with the annotator's ρ and change points."""
+    return annotator.annotate([episode], workers=1).apply([episode])[0]

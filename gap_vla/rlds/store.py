@@ -18,8 +18,8 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.locks import waiting
 from gap_vla.core.whole import put, workplace
-from gap_vla.rlds.disk import naming_a_full_disk
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
+from gap_vla.rlds.version_files import naming_a_full_disk
 
 STORE_VERSION = 2
 

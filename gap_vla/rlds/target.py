@@ -14,9 +14,8 @@ from gap_vla.core.identity import differences, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, stamp
 from gap_vla.core.whole import put, write_json
-from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.reader import dataset_metadata
-from gap_vla.rlds.version_files import read_back
+from gap_vla.rlds.version_files import DatasetError, read_back
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
 MODULE = "gap_vla.rlds"

@@ -20,9 +20,9 @@ import tensorflow_datasets as tfds
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source
 from gap_vla.rlds.convert import build_dataset, dry_run
-from gap_vla.rlds.disk import DatasetError
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.target import DESCRIPTION, VERSION
+from gap_vla.rlds.version_files import DatasetError
 
 BUILDERS = Path(__file__).parents[2] / "rlds_builders"
 """The folders of builders, where this package lies in a checkout."""
@@ -116,7 +116,7 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         config = download_config or tfds.download.DownloadConfig()
         options: dict[str, Any] = {"overwrite": config.download_mode.overwrite_dataset}
         if config.beam_options is not None or config.beam_runner is not None:
-            from gap_vla.rlds.beam import BeamRunner
+            from gap_vla.rlds.shards import BeamRunner
 
             options["runner"] = BeamRunner(config.beam_options, config.beam_runner)
         self.convert(self._source(config.manual_dir), **options)
@@ -164,7 +164,7 @@ def dataset_builder(
 
     Raises:
         DatasetError: the folder's file defines no builder of its name; the name is not an identifier; or the kind is
-            `rlds`: a dataset that is there already gets ρ from `gap_vla.labelling`.
+            `rlds`: a dataset that is there already gets ρ from `gap_vla.rlds.annotating`.
     """
     if kind == "rlds":
         raise DatasetError(

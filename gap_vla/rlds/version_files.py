@@ -1,4 +1,4 @@
-"""The files of one RLDS dataset version: looked at once, before TFDS reads them.
+"""The files of one RLDS dataset version: looked at before TFDS reads them, counted after they are written.
 
 TFDS imports the modules that `features.json` names; only features of TFDS itself are let through. Shards are compared
 with what `dataset_info.json` says of them.
@@ -6,16 +6,40 @@ with what `dataset_info.json` says of them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.errors import UserError
+from gap_vla.core.errors import UserError, is_full_disk
 from gap_vla.core.foreign import Section, one_line, refusing, whole
 
 MOST = 2**40
 _OWN = ("tensorflow_datasets.core.features.", "tensorflow_datasets.")
+
+
+class DatasetError(UserError, RuntimeError):
+    """A dataset that cannot be written, or that is not the one that was asked for."""
+
+
+@contextlib.contextmanager
+def naming_a_full_disk(directory: Path, kept: str) -> Iterator[None]:
+    """Errors of a full disk become a DatasetError; all others pass.
+
+    Args:
+        directory: where the writing goes.
+        kept: what running the same command again finds.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise DatasetError(
+            f"no space left on the disk of {directory} (or a quota or limit is reached); free some and run the same "
+            f"command again: {kept}"
+        ) from None
 
 
 def open_version(version_dir: Path) -> Any:

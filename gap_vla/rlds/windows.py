@@ -1,21 +1,23 @@
 """Windows of a store as batches: history of observations, chunks of actions, ρ of each step, gathered at once.
 
-The arithmetic is upstream Octo's `chunk_act_obs`, with one correction (see `window_indices`).
+The arithmetic is upstream Octo's `chunk_act_obs`, with one correction (see `window_indices`). Goals and augmentations
+are drawn for a window, whoever reads it: a number is a hash of (seed, purpose, epoch, episode, step), so that any batch
+size and any number of hosts draw the same, and nothing needs to be saved for resuming.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
-from gap_vla.rlds.draws import goal_steps, uniform
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
 
@@ -221,3 +223,51 @@ def augment_batch(
         if key in task:
             goals = task[key][:, None]
             task[key] = augmentation(goals, np.ones(goals.shape[:2], bool), draws)[:, 0]
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def uniform(
+    seed: int,
+    purpose: str,
+    epoch: Int[np.ndarray, " B"],
+    episode: Int[np.ndarray, " B"],
+    step: Int[np.ndarray, " B"],
+    count: int,
+) -> Float[np.ndarray, "B n"]:
+    """`count` numbers in [0, 1) for each window (splitmix64).
+
+    Args:
+        seed: of the reader.
+        purpose: what they are for; different purposes are independent.
+        epoch, episode, step: which pass, and which window: the one that ends at `step` of episode `episode`.
+        count: numbers per window.
+    """
+    state = np.full(len(step), (int(seed) << 32 ^ zlib.crc32(purpose.encode())) % 2**64, np.uint64)
+    with np.errstate(over="ignore"):
+        for part in (epoch, episode, step):
+            state = _mix(state + _GOLDEN + np.asarray(part).astype(np.uint64))
+        numbers = _mix(state[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
+    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * _M1
+    x = (x ^ (x >> np.uint64(27))) * _M2
+    return x ^ (x >> np.uint64(31))
+
+
+def goal_steps(
+    seed: int,
+    epoch: Int[np.ndarray, " B"],
+    episode: Int[np.ndarray, " B"],
+    step: Int[np.ndarray, " B"],
+    length: Int[np.ndarray, " B"],
+    max_distance: int | None = None,
+) -> Int[np.ndarray, " B"]:
+    """A step in [step, length), uniformly; at most `max_distance` after `step`."""
+    last = length if max_distance is None else np.minimum(length, step + max_distance + 1)
+    draw = uniform(seed, "goal", epoch, episode, step, 1)[:, 0]
+    return step + (draw * (last - step)).astype(np.int64)

@@ -68,10 +68,10 @@ def _read(path: Path) -> list[int]:
 
 
 def _read_for_labels(path: Path) -> list[int]:
-    from gap_vla.labelling import LabelJob
-    from gap_vla.labelling.tfds_files import read_all
+    from gap_vla.rlds.annotating import AnnotationJob
+    from gap_vla.rlds.annotating.rlds_files import read_all
 
-    return [len(episode) for episode in read_all(path, LabelJob())[1]]
+    return [len(episode) for episode in read_all(path, AnnotationJob())[1]]
 
 
 def _is_whole(lengths: list[int], path: Path) -> None:

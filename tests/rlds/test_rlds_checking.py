@@ -17,7 +17,7 @@ from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
-from gap_vla.rlds.checking.findings import Recording
+from gap_vla.rlds.checking.report import Recording
 from gap_vla.rlds.checking.run import declared_limit
 
 ROOT = Path(__file__).parents[2]

@@ -185,7 +185,7 @@ def test_tfds_build_works_in_a_builder_folder(file: Path, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(not find_spec("apache_beam"), reason="needs apache-beam")
 def test_beam_writes_the_same_bytes(file: Path, tmp_path: Path) -> None:
-    from gap_vla.rlds.beam import BeamRunner
+    from gap_vla.rlds import BeamRunner
 
     here = build_dataset(open_source(file), tmp_path / "a", "toy", method="gaussian", workers=1)
     beam = build_dataset(open_source(file), tmp_path / "b", "toy", method="gaussian", runner=BeamRunner())
@@ -199,7 +199,7 @@ def test_rho_is_a_beam_transform(tmp_path: Path) -> None:
     from apache_beam.testing.util import assert_that, equal_to
 
     from gap_vla.phases import annotate
-    from gap_vla.rlds.beam import annotate_with
+    from gap_vla.rlds import annotate_with
 
     episodes = [make_episode(i, annotated=False) for i in range(4)]
     annotation = annotate(episodes, method="gaussian", workers=1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gap_vla.core.episode import LARGEST_ACTION
 from gap_vla.demos.layout import rotation_steps
-from gap_vla.rlds.checking.findings import Finding, Recording
+from gap_vla.rlds.checking.report import Finding, Recording
 
 ACTION_PER_ARM = 7
 _OFF_SCALE = 4.0

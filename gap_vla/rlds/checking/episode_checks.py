@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gap_vla.demos.layout import rotation_steps
-from gap_vla.rlds.checking.findings import Finding, Recording
+from gap_vla.rlds.checking.report import Finding, Recording
 
 SHORTEST = 5
 JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3

@@ -15,11 +15,10 @@ from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
-from gap_vla.rlds.checking.findings import Finding, Recording
-from gap_vla.rlds.checking.report import Report
-from gap_vla.rlds.fields import flatten
+from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.preview import episode_picture
 from gap_vla.rlds.reader import dataset_metadata, open_builder, read_steps
+from gap_vla.rlds.schema import flatten
 
 _STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
 _LEVELS = {"error": 0, "warning": 1, "note": 2}

@@ -12,9 +12,8 @@ from gap_vla.phases.targets import is_transition
 from gap_vla.policies.config import SmallConfig
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.augmentation import DRAWS
-from gap_vla.rlds.draws import uniform
 from gap_vla.rlds.store import StoreSplit
-from gap_vla.rlds.windows import Windows
+from gap_vla.rlds.windows import Windows, uniform
 
 
 class SmallWindows:

@@ -14,11 +14,11 @@ from gap_vla.core.outputs import HDF5, claim, deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.hdf5_members import group_at, has, numbers_at
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
-from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
 from gap_vla.phases import Annotation
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 
 
-def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
+def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     """Copies the file, adds float32 `rho` and bool `change_point` to every demonstration, and the annotator's identity
     as the attribute `annotator` of `data`; the annotator itself goes to `<out>.annotator/`."""
     saved = out.with_name(out.name + ".annotator")
@@ -38,21 +38,21 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
                     group.create_dataset(name, data=value)
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
         _read_back(new, episodes, annotation)
-        # the annotator first: where the labelled file is, its annotator is too
+        # the annotator first: where the annotated file is, its annotator is too
         deliver(annotation.annotator.save(folder / saved.name), saved, "annotator", overwrite=job.overwrite)
         deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
-    return LabelledFiles(out, saved, annotation, episodes, lambda index: read(out, index))
+    return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index))
 
 
 def read(source: Path, index: int) -> Episode:
     """Demonstration `index` with its images and, where there are, its labels.
 
     Raises:
-        LabellingError: no such demonstration.
+        AnnotationError: no such demonstration.
     """
     demos = RobomimicHDF5(source, action_limit=None)
     if not 0 <= index < len(demos):
-        raise LabellingError(f"{source}: no episode {index}; it has {len(demos)}")
+        raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}")
     episode, where = demos[index], f"{source}, episode {demos.names[index]}"
     with demos.opened() as file:
         group = group_at(file, f"data/{demos.names[index]}", where)
@@ -67,7 +67,7 @@ def _labels(annotation: Annotation, index: int) -> dict[str, np.ndarray]:
 
 
 def _read_back(new: Path, episodes: list[Episode], annotation: Annotation) -> None:
-    """Raises LabellingError: the file does not hold every demonstration with these labels."""
+    """Raises AnnotationError: the file does not hold every demonstration with these labels."""
     demos = RobomimicHDF5(new, action_limit=None)
     wrong = None if len(demos) == len(episodes) else f"{len(demos)} demonstrations, not {len(episodes)}"
     for index, (found, wanted) in enumerate(zip(demos.without_images(), episodes)):
@@ -77,10 +77,10 @@ def _read_back(new: Path, episodes: list[Episode], annotation: Annotation) -> No
         if not (same and np.array_equal(found.proprio, wanted.proprio) and np.array_equal(found.action, wanted.action)):
             wrong = wrong or f"demonstration {demos.names[index]} came out different"
     if wrong:
-        raise LabellingError(f"the labelled copy was read back and holds {wrong}; check the disk and label again")
+        raise AnnotationError(f"the annotated copy was read back and holds {wrong}; check the disk and annotate again")
 
 
-def _extra(demos: RobomimicHDF5, job: LabelJob) -> list[np.ndarray] | None:
+def _extra(demos: RobomimicHDF5, job: AnnotationJob) -> list[np.ndarray] | None:
     if not job.extra_names:
         return None
     found = []
@@ -89,7 +89,9 @@ def _extra(demos: RobomimicHDF5, job: LabelJob) -> list[np.ndarray] | None:
             where = f"{demos.path}, episode {name}"
             observations = group_at(file, f"data/{name}/obs", where)
             if missing := [extra for extra in job.extra_names if not has(observations, extra)]:
-                raise LabellingError(f"{where}: no observation {', '.join(missing)} (found: {', '.join(observations)})")
+                raise AnnotationError(
+                    f"{where}: no observation {', '.join(missing)} (found: {', '.join(observations)})"
+                )
             columns = joined({extra: numbers_at(observations, extra, where) for extra in job.extra_names}, where)
             assert columns is not None
             found.append(columns)

@@ -6,7 +6,9 @@ episode is the same byte for byte, whatever the dataset's own fields are.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,23 +16,139 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import Error
+from PIL import Image
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import OPENING_UNIT, Episode
+from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.whole import workplace
-from gap_vla.labelling.examples import episode_of, examples, extra_of
-from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError
+from gap_vla.demos.fields import as_rows
+from gap_vla.demos.layout import StateLayout
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.target import VERSION
 from gap_vla.rlds.version_files import counted, open_version, read_json, records
 
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
+"""How encoded PNG and JPEG images begin."""
 
-def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
+LANGUAGE = ("language_instruction", "observation/natural_language_instruction")
+
+
+def examples(file: Path) -> Iterator[Any]:
+    """The records of a shard.
+
+    Raises:
+        AnnotationError: it is damaged.
+    """
+    import tensorflow as tf
+
+    for record in records(file, AnnotationError):
+        with refusing(f"{file} holds something else than examples", "copy it again", AnnotationError, (Error,)):
+            example = tf.train.Example.FromString(record)
+        yield example
+
+
+def episode_of(example: Any, file: str, number: int, job: AnnotationJob, *, images: bool = False) -> Episode:
+    """One episode: state and phases, and if wanted its images and labels.
+
+    Raises:
+        AnnotationError: no such state (the message lists what there is), or a damaged field.
+    """
+    where = f"{file}, episode {number}"
+    with refusing(where, "convert the source again", AnnotationError, (Image.DecompressionBombError,)):
+        return _episode_of(example, where, file, number, job, images).validate()
+
+
+def _episode_of(example: Any, where: str, file: str, number: int, job: AnnotationJob, images: bool) -> Episode:
+    steps = _steps(example, where)
+    state = joined({name: _column(example, name, steps, where) for name in job.state_names}, where)
+    assert state is not None
+    layout = StateLayout.of(job.layout)
+    proprio = layout.to_proprio(as_rows(state, f"{where}: {job.state!r}"), where)
+    features = example.features.feature
+    known: dict[str, Any] = {}
+    if "steps/phase" in features:
+        known["phase"] = np.array([name.decode() for name in features["steps/phase"].bytes_list.value])
+    if images and "steps/rho" in features:
+        known["rho"] = np.array(features["steps/rho"].float_list.value, np.float32)
+    if images and "steps/change_point" in features:
+        known["change_point"] = np.array(features["steps/change_point"].int64_list.value, bool)
+    for name in LANGUAGE:
+        if texts := features[f"steps/{name}"].bytes_list.value if f"steps/{name}" in features else ():
+            known["language_instruction"] = texts[0].decode(errors="replace")
+            break
+    return Episode(
+        _images(example, steps) if images else {},
+        proprio,
+        np.zeros((steps, 0), np.float32),
+        metadata={"file_path": file, "episode_id": number, **_recorded(features), **layout.facts},
+        **known,
+    )
+
+
+def extra_of(example: Any, file: str, number: int, job: AnnotationJob) -> np.ndarray:
+    """f64[T, E]: the job's extra columns."""
+    where = f"{file}, episode {number}"
+    steps = _steps(example, where)
+    columns = joined({name: _column(example, name, steps, where) for name in job.extra_names}, where)
+    assert columns is not None
+    return columns
+
+
+def _recorded(features: Any) -> dict[str, Any]:
+    """The unit of the gripper, where a dataset of ours was converted from one whose openings are not in m."""
+    key = "episode_metadata/extra_json"
+    if key not in features or not (text := features[key].bytes_list.value):
+        return {}
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        return {OPENING_UNIT: json.loads(text[0])[OPENING_UNIT]}
+    return {}
+
+
+def _steps(example: Any, where: str) -> int:
+    features = example.features.feature
+    if "steps/is_first" not in features:
+        raise AnnotationError(f"{where}: no 'steps/is_first' (found: {_known(example)})")
+    return len(features["steps/is_first"].int64_list.value)
+
+
+def _column(example: Any, name: str, steps: int, where: str) -> np.ndarray:
+    features = example.features.feature
+    if f"steps/{name}" not in features:
+        raise AnnotationError(f"{where}: no 'steps/{name}' (found: {_known(example)})")
+    feature = features[f"steps/{name}"]
+    values = np.array(getattr(feature, feature.WhichOneof("kind") or "float_list").value)
+    if values.dtype.kind not in "fi" or (steps and len(values) % steps):
+        raise AnnotationError(f"{where}: 'steps/{name}' holds {len(values)} values of {values.dtype} for {steps} steps")
+    return values.reshape(steps, -1 if steps else 0)
+
+
+def _known(example: Any) -> str:
+    return ", ".join(sorted(key for key in example.features.feature if key.startswith("steps/")))
+
+
+def _images(example: Any, steps: int) -> dict[str, np.ndarray]:
+    """uint8[T, h, w, 3] per camera: every step feature whose bytes are coloured pictures of one size."""
+    found = {}
+    for key, feature in sorted(example.features.feature.items()):
+        values = feature.bytes_list.value
+        if not key.startswith("steps/") or len(values) != steps or not steps or not values[0].startswith(PICTURES):
+            continue
+        pictures = [Image.open(io.BytesIO(value)) for value in values]
+        if pictures[0].mode in ("RGB", "RGBA", "L", "P") and len({picture.size for picture in pictures}) == 1:
+            name = key.removeprefix("steps/").removeprefix("observation/")
+            found[name] = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    return found
+
+
+def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     """Writes the dataset version `out` (`…/NAME/VERSION`); the annotator goes to `out/annotator/`.
 
     The annotator is fitted on the split `train` where there is one, so that labels of other splits are predictions.
     """
     if not VERSION.fullmatch(out.name):
-        raise LabellingError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
+        raise AnnotationError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
     info, episodes, places, extra = read_all(source, job)
     shards = list(dict.fromkeys((split, file) for split, file, _ in places))
     fit = [i for i, (split, _, _) in enumerate(places) if split == "train"] or None
@@ -58,16 +176,16 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
         _, file, number = places[index]
         return next(_decoded(out / file.name, job, number))
 
-    return LabelledFiles(out, out / "annotator", annotation, episodes, reread)
+    return AnnotatedFiles(out, out / "annotator", annotation, episodes, reread)
 
 
 def read_all(
-    source: Path, job: LabelJob
+    source: Path, job: AnnotationJob
 ) -> tuple[dict[str, Any], list[Episode], list[tuple[str, Path, int]], list[np.ndarray]]:
     """dataset_info.json; every episode without images; its split, shard and number therein; its extra columns.
 
     Raises:
-        LabellingError, EpisodeError: a damaged file, or other episodes than dataset_info.json says.
+        AnnotationError, EpisodeError: a damaged file, or other episodes than dataset_info.json says.
     """
     info, shards = _described(source)
     episodes: list[Episode] = []
@@ -84,15 +202,15 @@ def read_all(
     return info, episodes, places, extra
 
 
-def read(source: Path, index: int, split: str, job: LabelJob) -> Episode:
+def read(source: Path, index: int, split: str, job: AnnotationJob) -> Episode:
     """Episode `index` of a split with its images and, where there are, its labels.
 
     Raises:
-        LabellingError: no such split or episode.
+        AnnotationError: no such split or episode.
     """
     _, shards = _described(source)
     if split not in (known := sorted({name for name, _, _ in shards})):
-        raise LabellingError(f"{source}: no split {split!r}; it has {', '.join(known)}")
+        raise AnnotationError(f"{source}: no split {split!r}; it has {', '.join(known)}")
     left = index
     for name, file, count in shards:
         if name != split:
@@ -100,10 +218,10 @@ def read(source: Path, index: int, split: str, job: LabelJob) -> Episode:
         if 0 <= left < count:
             return next(_decoded(file, job, left))
         left -= count
-    raise LabellingError(f"{source}, split {split}: no episode {index}")
+    raise AnnotationError(f"{source}, split {split}: no episode {index}")
 
 
-def _decoded(file: Path, job: LabelJob, first: int) -> Iterator[Episode]:
+def _decoded(file: Path, job: AnnotationJob, first: int) -> Iterator[Episode]:
     for number, example in enumerate(examples(file)):
         if number >= first:
             yield episode_of(example, f"{file}", number, job, images=True)
@@ -113,7 +231,7 @@ def _described(source: Path) -> tuple[dict[str, Any], list[tuple[str, Path, int]
     """dataset_info.json, and split, path and number of episodes of every shard in order."""
     info = read_json(source / "dataset_info.json")
     if info.get("fileFormat", "tfrecord") != "tfrecord":
-        raise LabellingError(f"{source}: files are {info['fileFormat']}; only tfrecord can be labelled")
+        raise AnnotationError(f"{source}: files are {info['fileFormat']}; only tfrecord can be annotated")
     splits = open_version(source).info.splits
     return info, [
         (entry["name"], Path(str(file)), count)
@@ -142,7 +260,7 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
     for record in records(out):
         found.update(record)
     if found.digest() != written.digest():
-        raise LabellingError(f"{out.name} was read back and came out different; check the disk and label again")
+        raise AnnotationError(f"{out.name} was read back and came out different; check the disk and annotate again")
     return index, size
 
 

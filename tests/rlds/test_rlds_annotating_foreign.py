@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
-from gap_vla.labelling import LabelJob, LabellingError, label_files
 from gap_vla.rlds import EpisodeStore, WindowLoader, dataset_metadata
+from gap_vla.rlds.annotating import AnnotationError, AnnotationJob, annotate_files
 from gap_vla.rlds.reader import read_steps
 
 BRIDGE = {"state": "observation/state", "layout": "bridge"}
@@ -84,7 +84,7 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def labelled(bridge: Path) -> Path:
-    return label_files(bridge, bridge.parent / "1.1.0", method="gaussian", **BRIDGE).path
+    return annotate_files(bridge, bridge.parent / "1.1.0", method="gaussian", **BRIDGE).path
 
 
 def test_everything_is_kept_and_rho_is_added(bridge: Path, labelled: Path) -> None:
@@ -119,17 +119,17 @@ def test_a_store_of_foreign_fields_delivers_windows_with_rho_and_statistics_of_t
 def test_a_state_may_lie_in_several_fields(bridge: Path, tmp_path: Path) -> None:
     layout = {"position": 0, "rotation": 3, "rotation_kind": "euler_xyz", "gripper": [6], "width": 10}
     state = "observation/state+observation/nested/joints"
-    done = label_files(bridge, tmp_path / "1.2.0", method="change_points", state=state, layout=layout)
-    alone = label_files(bridge, tmp_path / "1.3.0", method="change_points", **BRIDGE)
+    done = annotate_files(bridge, tmp_path / "1.2.0", method="change_points", state=state, layout=layout)
+    alone = annotate_files(bridge, tmp_path / "1.3.0", method="change_points", **BRIDGE)
     for joined, single in zip(done.annotation.change_points, alone.annotation.change_points, strict=True):
         np.testing.assert_array_equal(joined, single)
 
 
 def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_path: Path) -> None:
-    with pytest.raises(LabellingError, match=r"no 'steps/observation/pose' .*observation/nested/joints"):
-        label_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/pose", layout="bridge")
+    with pytest.raises(AnnotationError, match=r"no 'steps/observation/pose' .*observation/nested/joints"):
+        annotate_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/pose", layout="bridge")
     with pytest.raises(EpisodeError, match=r"episode 0: the state has shape .* the layout has 9 columns"):
-        label_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/state", layout="gap")
+        annotate_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/state", layout="gap")
     assert not list(tmp_path.iterdir())
     with pytest.raises(EpisodeError, match=r"no step field 'observation/image_9'"):
         EpisodeStore.build(bridge, tmp_path / "store", keys={"image_primary": "observation/image_9"})
@@ -137,12 +137,12 @@ def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_
 
 def test_openings_are_drawn_in_the_unit_of_the_layout(bridge: Path, tmp_path: Path) -> None:
     from gap_vla.demos.layout import StateLayout
-    from gap_vla.labelling.pages import read_episode
     from gap_vla.phases.view import view_of
     from gap_vla.rlds import write_rlds
+    from gap_vla.rlds.annotating.files import read_episode
 
     def drawn(source: Path, **job: Any) -> tuple[str, float]:
-        signal = view_of(read_episode(source, 0, job=LabelJob(**job))).signals[-1]
+        signal = view_of(read_episode(source, 0, job=AnnotationJob(**job))).signals[-1]
         return signal.name, float(max(values.max() for values in signal.lines.values()))
 
     assert drawn(bridge, **BRIDGE) == ("opening (no unit)", 1.0)

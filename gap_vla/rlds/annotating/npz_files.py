@@ -21,12 +21,12 @@ from gap_vla.core.whole import workplace
 from gap_vla.demos.fields import as_names, as_rows
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.npz_arrays import array_names, read_arrays
-from gap_vla.labelling.job import LabelJob, LabelledFiles, LabellingError, joined
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 
 LABELS = ("rho", "change_point")
 
 
-def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
+def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     """Writes `out/NAME.npz` for every `source/NAME.npz`, and the annotator to `out/annotator/`."""
     files = sorted(source.glob("*.npz"))
     episodes = [read_npz(file, job, images=False) for file in files]
@@ -37,30 +37,30 @@ def label(source: Path, out: Path, job: LabelJob) -> LabelledFiles:
         new.mkdir()
         for index, file in enumerate(files):
             labels = {"rho": annotation.rho[index], "change_point": annotation.flags(index)}
-            with refusing(file, "copy or record it again", LabellingError):
+            with refusing(file, "copy or record it again", AnnotationError):
                 _copy_with(file, new / file.name, labels)
             _read_back(file, new / file.name, labels)
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "labelled_npz", overwrite=job.overwrite)
-    return LabelledFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))
+    return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))
 
 
-def read(source: Path, index: int, job: LabelJob) -> Episode:
+def read(source: Path, index: int, job: AnnotationJob) -> Episode:
     """Episode `index` of the folder, in the order of names, with its images and, where there are, its labels.
 
     Raises:
-        LabellingError: no such episode.
+        AnnotationError: no such episode.
     """
     files = sorted(source.glob("*.npz"))
     if not 0 <= index < len(files):
-        raise LabellingError(f"{source}: no episode {index}; it has {len(files)}")
+        raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}")
     return read_npz(files[index], job)
 
 
-def read_npz(file: Path, job: LabelJob, *, images: bool = True) -> Episode:
+def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
     """One episode with what labels it has, and its `image_*` arrays, if these are wanted."""
-    arrays = read_arrays(file, lambda name: images or not name.startswith("image_"), LabellingError)
-    with refusing(file, "write it again", LabellingError):
+    arrays = read_arrays(file, lambda name: images or not name.startswith("image_"), AnnotationError)
+    with refusing(file, "write it again", AnnotationError):
         proprio = _proprio(file, arrays, job)
         facts = StateLayout.of(job.layout).facts if "proprio" in arrays else {}
         known: dict[str, Any] = {name: arrays[name] for name in LABELS if images and name in arrays}
@@ -72,12 +72,12 @@ def read_npz(file: Path, job: LabelJob, *, images: bool = True) -> Episode:
         return Episode(pictures, proprio, action, metadata=metadata, **known).validate()
 
 
-def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: LabelJob) -> np.ndarray:
+def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -> np.ndarray:
     if "proprio" in arrays:
         return StateLayout.of(job.layout).to_proprio(as_rows(arrays["proprio"], f"{file}: 'proprio'"), str(file))
     missing = {"position", "quaternion", "gripper"} - set(arrays)
     if missing:
-        raise LabellingError(
+        raise AnnotationError(
             f"{file}: neither 'proprio' nor {', '.join(repr(m) for m in sorted(missing))} "
             f"(found: {', '.join(arrays) or 'nothing'})"
         )
@@ -86,33 +86,33 @@ def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: LabelJob) -> np.
     named = {"position": arrays["position"], "quaternion": arrays["quaternion"], "gripper": grip}
     parts = [as_rows(value, f"{file}: {name!r}") for name, value in named.items()]
     if [part.shape[1] for part in parts] != [3, 4, 2]:
-        raise LabellingError(f"{file}: position, quaternion, gripper have shapes {[part.shape for part in parts]}")
+        raise AnnotationError(f"{file}: position, quaternion, gripper have shapes {[part.shape for part in parts]}")
     if len({len(part) for part in parts}) != 1:
-        raise LabellingError(f"{file}: position, quaternion, gripper have {[len(part) for part in parts]} steps")
+        raise AnnotationError(f"{file}: position, quaternion, gripper have {[len(part) for part in parts]} steps")
     return np.concatenate(parts, axis=1)
 
 
-def _extra(file: Path, job: LabelJob) -> np.ndarray:
-    arrays = read_arrays(file, lambda name: name in job.extra_names, LabellingError)
+def _extra(file: Path, job: AnnotationJob) -> np.ndarray:
+    arrays = read_arrays(file, lambda name: name in job.extra_names, AnnotationError)
     if missing := [name for name in job.extra_names if name not in arrays]:
-        found = ", ".join(array_names(file, LabellingError))
-        raise LabellingError(f"{file}: no array {', '.join(missing)} (found: {found})")
+        found = ", ".join(array_names(file, AnnotationError))
+        raise AnnotationError(f"{file}: no array {', '.join(missing)} (found: {found})")
     columns = joined({name: arrays[name] for name in job.extra_names}, str(file))
     assert columns is not None
     return columns
 
 
 def _read_back(file: Path, new: Path, labels: Mapping[str, np.ndarray]) -> None:
-    """Raises LabellingError: the copy does not hold these labels and every other byte of the original."""
-    with refusing(new.name, "check the disk and label again", LabellingError):
+    """Raises AnnotationError: the copy does not hold these labels and every other byte of the original."""
+    with refusing(new.name, "check the disk and annotate again", AnnotationError):
         with zipfile.ZipFile(file) as old, zipfile.ZipFile(new) as copy:
             damaged = copy.testzip()
             kept = {m.filename: (m.CRC, m.file_size) for m in old.infolist() if m.filename[:-4] not in LABELS}
             written = {m.filename: (m.CRC, m.file_size) for m in copy.infolist() if m.filename[:-4] not in LABELS}
-        found = read_arrays(new, lambda name: name in LABELS, LabellingError)
+        found = read_arrays(new, lambda name: name in LABELS, AnnotationError)
         same = set(found) == set(labels) and all(np.array_equal(found[k], v) for k, v in labels.items())
         if damaged or kept != written or not same:
-            raise LabellingError(f"{new.name} was read back and came out different; check the disk and label again")
+            raise AnnotationError(f"{new.name} was read back and came out different; check the disk and annotate again")
 
 
 def _copy_with(file: Path, out: Path, labels: dict[str, np.ndarray]) -> None:

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from tests_labelling_demos import demos, write_hdf5
+from annotating_demos import demos, write_hdf5
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.labelling import LabellingError, label_files
-from gap_vla.labelling.pages import read_episode
 from gap_vla.phases import annotate
+from gap_vla.rlds.annotating import AnnotationError, annotate_files
+from gap_vla.rlds.annotating.files import read_episode
 
 
 def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):
@@ -20,7 +20,7 @@ def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):
 
     old = write_rlds(demos(6), tmp_path, "corners", val_fraction=0.34)
     files = {p.name: p.read_bytes() for p in old.iterdir() if p.is_file()}
-    new = label_files(old, old.parent / "1.1.0", method="gaussian").path
+    new = annotate_files(old, old.parent / "1.1.0", method="gaussian").path
     assert {p.name: p.read_bytes() for p in old.iterdir() if p.is_file()} == files
 
     for split in ("train", "val"):
@@ -35,18 +35,18 @@ def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):
     assert builder.info.splits["train"].num_examples == 4
     again = annotate(list(read_rlds(old, "train")), method="gaussian")
     assert json.loads((new / "metadata.json").read_text())["annotator"] == again.identity
-    with pytest.raises(LabellingError, match="must be a version such as"):
-        label_files(old, old.parent / "labelled")
-    with_hands = label_files(old, old.parent / "1.3.0", method="gaussian", extra="action").annotation
+    with pytest.raises(AnnotationError, match="must be a version such as"):
+        annotate_files(old, old.parent / "labelled")
+    with_hands = annotate_files(old, old.parent / "1.3.0", method="gaussian", extra="action").annotation
     assert with_hands.annotator.options.dead_band.extra > again.annotator.options.dead_band.extra
-    with pytest.raises(LabellingError, match=r"episode 0: no 'steps/hands' \(found: steps/action"):
-        label_files(old, old.parent / "1.4.0", extra="hands")
-    with pytest.raises(LabellingError, match=r"no split 'test'; it has train, val"):
+    with pytest.raises(AnnotationError, match=r"episode 0: no 'steps/hands' \(found: steps/action"):
+        annotate_files(old, old.parent / "1.4.0", extra="hands")
+    with pytest.raises(AnnotationError, match=r"no split 'test'; it has train, val"):
         read_episode(old, 0, split="test")
-    with pytest.raises(LabellingError, match=r"split val: no episode 2"):
+    with pytest.raises(AnnotationError, match=r"split val: no episode 2"):
         read_episode(old, 2, split="val")
     assert read_episode(new, 1, split="val").images["image_primary"].shape == (80, 16, 16, 3)
-    relabelled = label_files(new, new.parent / "1.2.0", method="fixed").path
+    relabelled = annotate_files(new, new.parent / "1.2.0", method="fixed").path
     assert set(next(read_rlds(relabelled, "val")).rho.tolist()) == {0.5}
 
 
@@ -70,7 +70,7 @@ def test_what_is_held_out_changes_nothing_that_is_fitted(tmp_path):
     assert fitted[0] == fitted[1]
     assert statistics[0] == statistics[1]
     assert json.loads(statistics[0])["num_trajectories"] == 4
-    labelled = label_files(made[1], made[1].parent / "1.1.0", options={"epochs": 2})
+    labelled = annotate_files(made[1], made[1].parent / "1.1.0", options={"epochs": 2})
     assert labelled.annotation.identity == fitted[0]
     assert labelled.annotation.report["fitted_episodes"] == 4
     for split in ("train", "val"):
@@ -86,7 +86,7 @@ def test_an_rlds_version_of_several_shards_is_labelled_in_their_order(tmp_path):
 
     old = write_rlds(demos(7), tmp_path, "corners", val_fraction=0.0)
     _reshard(tf, old, "train", 3)
-    new = label_files(old, old.parent / "1.1.0", method="gaussian").path
+    new = annotate_files(old, old.parent / "1.1.0", method="gaussian").path
     shards = sorted(path.name for path in new.glob("*.tfrecord*"))
     assert shards == [f"corners-train.tfrecord-{k:05d}-of-00003" for k in range(3)]
     for name in shards:
@@ -112,17 +112,16 @@ def test_a_bad_value_in_a_record_is_named_and_nothing_appears(tmp_path):
         for record in records:
             writer.write(record.SerializeToString())
     with pytest.raises(EpisodeError, match=r"train\.tfrecord.*, episode 1: .*proprio' is NaN .* at step 7, column 2"):
-        label_files(old, old.parent / "1.1.0", method="gaussian")
+        annotate_files(old, old.parent / "1.1.0", method="gaussian")
     assert [path.name for path in old.parent.iterdir()] == ["1.0.0"]
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(LabellingError, match=r"corners-train\.tfrecord.* is truncated or damaged"):
-        label_files(old, old.parent / "1.1.0", method="gaussian")
+    with pytest.raises(AnnotationError, match=r"corners-train\.tfrecord.* is truncated or damaged"):
+        annotate_files(old, old.parent / "1.1.0", method="gaussian")
 
 
 def test_every_record_is_counted_before_and_after(tmp_path, monkeypatch):
     import tensorflow as tf
 
-    from gap_vla.labelling import tfds_files
     from gap_vla.rlds import read_rlds, write_rlds
 
     old = write_rlds(demos(3), tmp_path, "corners", val_fraction=0.0)
@@ -132,7 +131,7 @@ def test_every_record_is_counted_before_and_after(tmp_path, monkeypatch):
 
     def refused(kind, message):
         with pytest.raises(kind, match=message):
-            label_files(old, new, method="gaussian")
+            annotate_files(old, new, method="gaussian")
         with pytest.raises(EpisodeError, match=message):
             list(read_rlds(old, "train"))
         assert not new.exists()
@@ -144,9 +143,9 @@ def test_every_record_is_counted_before_and_after(tmp_path, monkeypatch):
     shard.unlink()
     refused(EpisodeError, r"corners-train\.tfrecord.* is missing")
     shard.write_bytes(whole)
-    monkeypatch.setattr(tfds_files, "records", lambda out: iter(list(records)[:2]))
-    with pytest.raises(LabellingError, match="was read back and came out different"):
-        label_files(old, new, method="gaussian")
+    monkeypatch.setattr(rlds_files, "records", lambda out: iter(list(records)[:2]))
+    with pytest.raises(AnnotationError, match="was read back and came out different"):
+        annotate_files(old, new, method="gaussian")
     assert not new.exists()
 
 
@@ -162,7 +161,7 @@ def test_features_of_other_libraries_are_not_imported(tmp_path, monkeypatch):
     with pytest.raises(
         EpisodeError, match=r"features.json: a feature of class 'hostile_features.Steps'; only those of"
     ):
-        label_files(old, old.parent / "1.1.0", method="gaussian")
+        annotate_files(old, old.parent / "1.1.0", method="gaussian")
     assert not (tmp_path / "ran").exists()
 
 

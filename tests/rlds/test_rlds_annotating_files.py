@@ -1,4 +1,4 @@
-"""label_files: ρ is added, everything else stays byte for byte, and nothing half-done is left behind."""
+"""annotate_files: ρ is added, everything else stays byte for byte, and nothing half-done is left behind."""
 
 import base64
 import importlib.util
@@ -11,13 +11,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from annotating_demos import demos, write_hdf5, write_npz
 from PIL import Image
-from tests_labelling_demos import demos, write_hdf5, write_npz
 
 from gap_vla.core.outputs import OutputError
-from gap_vla.labelling import LabellingError, label_files
-from gap_vla.labelling.pages import read_episode, show_episode, write_report
 from gap_vla.phases import MotionError
+from gap_vla.rlds.annotating import AnnotationError, annotate_files
+from gap_vla.rlds.annotating.files import read_episode, show_episode, write_report
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def everything(file):
 
 def test_hdf5_keeps_every_dataset_and_gains_rho_and_change_points(hdf5, tmp_path):
     before = hdf5.read_bytes()
-    done = label_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
+    done = annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
     assert hdf5.read_bytes() == before
     with h5py.File(hdf5) as old, h5py.File(done.path) as new:
         old_data, new_data = everything(old), everything(new)
@@ -72,7 +72,7 @@ def test_compressed_and_linked_hdf5_keeps_filters_attributes_and_stored_bytes(hd
         new["data"].attrs["env_args"] = '{"env_name": "corners"}'
         new["mask/train"] = np.array([b"demo_0", b"demo_2"])
         new["first"] = h5py.SoftLink("/data/demo_0")
-    done = label_files(source, tmp_path / "out.hdf5", method="gaussian")
+    done = annotate_files(source, tmp_path / "out.hdf5", method="gaussian")
     with h5py.File(source) as old, h5py.File(done.path) as new:
         before, after = everything(old), everything(new)
         assert {k: after[k] for k in before} == before
@@ -100,67 +100,67 @@ def test_further_columns_count_where_they_are_named(tmp_path):
     folder = tmp_path / "hands"
     folder.mkdir()
     np.savez(folder / "0.npz", proprio=proprio, joints=fold, hand=fold[:, 0])
-    assert label_files(folder, tmp_path / "a", method="change_points").annotation.change_points[0].tolist() == []
-    done = label_files(folder, tmp_path / "b", method="change_points", extra="joints+hand")
+    assert annotate_files(folder, tmp_path / "a", method="change_points").annotation.change_points[0].tolist() == []
+    done = annotate_files(folder, tmp_path / "b", method="change_points", extra="joints+hand")
     assert done.annotation.change_points[0].tolist() == [39]
-    with pytest.raises(LabellingError, match=r"0\.npz: no array fingers \(found: proprio, joints, hand\)"):
-        label_files(folder, tmp_path / "c", extra="fingers")
+    with pytest.raises(AnnotationError, match=r"0\.npz: no array fingers \(found: proprio, joints, hand\)"):
+        annotate_files(folder, tmp_path / "c", extra="fingers")
     hdf5 = write_hdf5(tmp_path / "demos.hdf5", [still.replace(proprio=proprio)])
     with h5py.File(hdf5, "r+") as file:
         file["data/demo_0/obs/robot0_joint_pos"] = fold
-    done = label_files(hdf5, tmp_path / "out.hdf5", method="change_points", extra="robot0_joint_pos")
+    done = annotate_files(hdf5, tmp_path / "out.hdf5", method="change_points", extra="robot0_joint_pos")
     assert done.annotation.change_points[0].tolist() == [39]
-    with pytest.raises(LabellingError, match=r"episode demo_0: no observation hand \(found: image_primary, robot0"):
-        label_files(hdf5, tmp_path / "x.hdf5", extra="hand")
-    learnt = label_files(folder, tmp_path / "d", extra="joints", options={"epochs": 1})
+    with pytest.raises(AnnotationError, match=r"episode demo_0: no observation hand \(found: image_primary, robot0"):
+        annotate_files(hdf5, tmp_path / "x.hdf5", extra="hand")
+    learnt = annotate_files(folder, tmp_path / "d", extra="joints", options={"epochs": 1})
     with pytest.raises(MotionError, match="not those of the estimator"):
-        label_files(folder, tmp_path / "e", annotator=learnt.annotator)
-    again = label_files(folder, tmp_path / "f", annotator=learnt.annotator, extra="joints")
+        annotate_files(folder, tmp_path / "e", annotator=learnt.annotator)
+    again = annotate_files(folder, tmp_path / "f", annotator=learnt.annotator, extra="joints")
     assert again.annotation.rho[0].tobytes() == learnt.annotation.rho[0].tobytes()
 
 
 def test_npz_keeps_every_array_and_gains_rho(npz, tmp_path):
-    done = label_files(npz, tmp_path / "out", method="change_points")
+    done = annotate_files(npz, tmp_path / "out", method="change_points")
     for old in sorted(npz.glob("*.npz")):
         with np.load(old) as a, np.load(done.path / old.name) as b:
             assert set(b) - set(a) == {"rho", "change_point"}
             assert all(a[k].tobytes() == b[k].tobytes() for k in a)
             assert np.flatnonzero(b["change_point"]).tolist() == [20, 40, 60]
-    again = label_files(done.path, tmp_path / "again", annotator=done.annotator)
+    again = annotate_files(done.path, tmp_path / "again", annotator=done.annotator)
     assert [r.tobytes() for r in again.annotation.rho] == [r.tobytes() for r in done.annotation.rho]
 
 
 def test_what_exists_is_replaced_only_when_asked_and_only_by_something_complete(hdf5, npz, tmp_path):
     out = tmp_path / "out.hdf5"
-    label_files(hdf5, out, method="gaussian")
+    annotate_files(hdf5, out, method="gaussian")
     first = out.read_bytes()
     with pytest.raises(OutputError, match=r"exists; name another place"):
-        label_files(hdf5, out, method="gaussian")
+        annotate_files(hdf5, out, method="gaussian")
     with pytest.raises(OutputError, match=r"is .*, which is read"):
-        label_files(hdf5, hdf5, overwrite=True)
+        annotate_files(hdf5, hdf5, overwrite=True)
     with h5py.File(hdf5, "r+") as file:
         file["data/demo_2/obs/robot0_eef_pos"][7, 1] = np.nan
     with pytest.raises(ValueError, match=r"demos\.hdf5, episode demo_2: .* step 7"):
-        label_files(hdf5, out, method="gaussian", overwrite=True)
+        annotate_files(hdf5, out, method="gaussian", overwrite=True)
     assert out.read_bytes() == first
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
     folder = tmp_path / "labelled"
-    label_files(npz, folder, method="gaussian")
-    label_files(npz, folder, method="fixed", overwrite=True, options={"value": 0.25})
+    annotate_files(npz, folder, method="gaussian")
+    annotate_files(npz, folder, method="fixed", overwrite=True, options={"value": 0.25})
     with np.load(folder / "episode_0.npz") as arrays:
         assert set(arrays["rho"].tolist()) == {0.25}
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
 def test_files_that_are_none_of_ours_are_named(tmp_path):
-    with pytest.raises(LabellingError, match="no such file"):
-        label_files(tmp_path / "nothing", tmp_path / "out")
-    with pytest.raises(LabellingError, match=r"neither an RLDS dataset version .* nor a folder of \.npz"):
-        label_files(tmp_path, tmp_path / "out")
+    with pytest.raises(AnnotationError, match="no such file"):
+        annotate_files(tmp_path / "nothing", tmp_path / "out")
+    with pytest.raises(AnnotationError, match=r"neither an RLDS dataset version .* nor a folder of \.npz"):
+        annotate_files(tmp_path, tmp_path / "out")
     (tmp_path / "in").mkdir()
     np.savez(tmp_path / "in" / "a.npz", joints=np.zeros((3, 7)))
-    with pytest.raises(LabellingError, match=r"a\.npz: neither 'proprio' nor 'gripper', 'position', 'quaternion'"):
-        label_files(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(AnnotationError, match=r"a\.npz: neither 'proprio' nor 'gripper', 'position', 'quaternion'"):
+        annotate_files(tmp_path / "in", tmp_path / "out")
 
 
 def test_labels_destroy_nothing(hdf5, npz, tmp_path):
@@ -168,33 +168,33 @@ def test_labels_destroy_nothing(hdf5, npz, tmp_path):
     before = {path: path.read_bytes() for path in (hdf5, *npz.glob("*.npz"))}
     for out in (npz, npz.parent, npz / "deeper"):
         with pytest.raises(OutputError, match="which is read"):
-            label_files(npz, out, method="gaussian", overwrite=True)
+            annotate_files(npz, out, method="gaussian", overwrite=True)
     out = tmp_path / "out.hdf5"
     beside = tmp_path / "out.hdf5.annotator"
     beside.mkdir()
     (beside / "thesis.tex").write_text("the only copy")
     with pytest.raises(OutputError, match=r"out\.hdf5\.annotator exists and was not written"):
-        label_files(hdf5, out, method="gaussian", overwrite=True)
+        annotate_files(hdf5, out, method="gaussian", overwrite=True)
     assert [path.name for path in beside.iterdir()] == ["thesis.tex"] and not out.exists()
     with pytest.raises(OutputError, match=r"must end in \.hdf5 or \.h5"):
-        label_files(hdf5, tmp_path / "out.npz", method="gaussian")
+        annotate_files(hdf5, tmp_path / "out.npz", method="gaussian")
     with pytest.raises(OutputError, match="exists and was not written"):
-        label_files(npz, beside, method="gaussian", overwrite=True)
-    done = label_files(hdf5, tmp_path / "own.hdf5", method="gaussian")
+        annotate_files(npz, beside, method="gaussian", overwrite=True)
+    done = annotate_files(hdf5, tmp_path / "own.hdf5", method="gaussian")
     with pytest.raises(OutputError, match="which is read"):
-        label_files(hdf5, done.path, annotator=done.annotator, overwrite=True)
+        annotate_files(hdf5, done.path, annotator=done.annotator, overwrite=True)
     assert before == {path: path.read_bytes() for path in before}
 
 
 def test_the_wrong_columns_for_a_saved_annotator_are_refused(hdf5, tmp_path):
-    one_arm = label_files(hdf5, tmp_path / "out.hdf5", options={"epochs": 1})
+    one_arm = annotate_files(hdf5, tmp_path / "out.hdf5", options={"epochs": 1})
     two_arms = write_npz(tmp_path / "two", demos(2, arms=2))
     with pytest.raises(MotionError, match="not those of the estimator"):
-        label_files(two_arms, tmp_path / "out2", annotator=one_arm.annotator)
+        annotate_files(two_arms, tmp_path / "out2", annotator=one_arm.annotator)
 
 
 def test_pages_pictures_and_videos_are_written_and_need_no_network(hdf5, tmp_path):
-    done = label_files(hdf5, tmp_path / "out.hdf5", options={"epochs": 1})
+    done = annotate_files(hdf5, tmp_path / "out.hdf5", options={"epochs": 1})
     report = write_report(done, tmp_path / "report.html", 2).read_text()
     page = show_episode(done.path, tmp_path / "page.html", episode=1).read_text()
     for text in (report, page):
@@ -209,7 +209,7 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(hdf5, tmp_pat
     assert show_episode(done.path, tmp_path / "page.mp4").read_bytes()[4:8] == b"ftyp"
     with pytest.raises(OutputError, match="must end in"):
         show_episode(done.path, tmp_path / "page.gif")
-    with pytest.raises(LabellingError, match="no episode 9; it has 5"):
+    with pytest.raises(AnnotationError, match="no episode 9; it has 5"):
         show_episode(done.path, tmp_path / "page.html", episode=9)
 
 
@@ -223,14 +223,16 @@ def test_reports_of_all_three_formats_show_their_frames(npz, hdf5, tmp_path):
         np.savez(with_pictures / f"{number}.npz", proprio=episode.proprio, image_primary=large)
     rlds = write_rlds(demos(4), tmp_path, "corners", val_fraction=0.25)
     for source, out in ((with_pictures, "out"), (hdf5, "out.hdf5"), (rlds, "1.1.0")):
-        done = label_files(source, tmp_path / "done" / out, method="gaussian")
+        done = annotate_files(source, tmp_path / "done" / out, method="gaussian")
         last = done.read(len(done.episodes) - 1)
         assert last.images["image_primary"].shape[0] == 80 and last.rho.tobytes() == done.annotation.rho[-1].tobytes()
         page = write_report(done, tmp_path / f"{out}.html", 2).read_text()
         data = [json.loads(part.split("</script>")[0]) for part in page.split('application/json">')[1:]]
         assert [len(d["frames"]) for d in data] == [80, 80]
         assert _sizes(data[1]["frames"]) == {(160, 128) if out == "out" else (16, 16)}  # never above 160 pixels
-    blind = write_report(label_files(npz, tmp_path / "blind", method="gaussian"), tmp_path / "blind.html").read_text()
+    blind = write_report(
+        annotate_files(npz, tmp_path / "blind", method="gaussian"), tmp_path / "blind.html"
+    ).read_text()
     assert '"frames": null' in blind
 
 

@@ -1,6 +1,8 @@
-"""Labels files again and again in processes that kill themselves at a chosen line; run by test_labelling_killed.py.
+"""Annotates files again and again in processes that kill themselves at a chosen line.
 
-    python tests_labelling_killed.py SOURCE OUT METHOD NUMBER SEED [no-exchange]
+Run by test_rlds_annotating_killed.py:
+
+    python annotating_killed.py SOURCE OUT METHOD NUMBER SEED [no-exchange]
 
 Prints JSON: how many lines the whole takes, and for each kill the state of OUT afterwards (see `digest`), the one that
 the same command then leaves, and what lies beside it.
@@ -15,7 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-WATCHED = ("gap_vla/labelling/", "gap_vla/core/whole.py", "gap_vla/phases/saving.py")
+WATCHED = ("gap_vla/rlds/annotating/", "gap_vla/core/whole.py", "gap_vla/phases/saving.py")
 LAST = 10
 """So many lines before the end are all tried, or twice NUMBER: there the old gives way to the new."""
 
@@ -39,8 +41,8 @@ def load() -> None:
     import h5py
     import numpy as np
 
-    from gap_vla.labelling import hdf5_files, npz_files
     from gap_vla.phases import segment
+    from gap_vla.rlds.annotating import hdf5_files, npz_files
 
     segment(np.zeros((9, 3)))
     assert h5py and hdf5_files and npz_files
@@ -65,7 +67,7 @@ def in_child(action) -> tuple[int, int]:
 
 def labelling(source: Path, out: Path, method: str, kill_at: int = -1) -> int:
     """Labels; returns the number of watched lines, or kills this process just before one of them."""
-    from gap_vla.labelling import label_files
+    from gap_vla.rlds.annotating import annotate_files
 
     lines = 0
 
@@ -80,7 +82,7 @@ def labelling(source: Path, out: Path, method: str, kill_at: int = -1) -> int:
         return trace
 
     sys.settrace(trace)
-    label_files(source, out, method=method, overwrite=True)
+    annotate_files(source, out, method=method, overwrite=True)
     sys.settrace(None)
     return lines
 

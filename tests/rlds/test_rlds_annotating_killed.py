@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests_labelling_demos import demos, write_hdf5, write_npz
+from annotating_demos import demos, write_hdf5, write_npz
 
 KILLS = {"hdf5": 8, "npz": 8, "rlds": 3}
 
@@ -23,7 +23,7 @@ def test_killed_at_any_moment_the_old_is_whole_and_the_same_command_completes_th
         from gap_vla.rlds import write_rlds
 
         source, out = write_rlds(demos(3), tmp_path, "corners", val_fraction=0.34), place / "1.1.0"
-    script = Path(__file__).with_name("tests_labelling_killed.py")
+    script = Path(__file__).with_name("annotating_killed.py")
     arguments = [str(source), str(out), "gaussian", str(KILLS[kind]), "1", *option]
     run = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -14,17 +14,17 @@ from gap_vla.core.errors import UserError
 from gap_vla.phases import Annotation, annotate, load_annotator
 
 
-class LabellingError(UserError, ValueError):
-    """Files that cannot be labelled as asked; the message says what to do."""
+class AnnotationError(UserError, ValueError):
+    """Files that cannot be annotated as asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelJob:
-    """How to label.
+class AnnotationJob:
+    """How to annotate.
 
     Attributes:
         method, seed, options: of `gap_vla.phases.annotate`.
-        annotator: folder of a saved annotator: label with it, fit nothing.
+        annotator: folder of a saved annotator: annotate with it, fit nothing.
         layout: of foreign states, see `gap_vla.demos.layout.StateLayout`; a name or its fields.
         state: RLDS: the state's feature below `steps/`, or several joined by `+`.
         extra: further joints or hand channels whose motion counts too: RLDS features below `steps/`, HDF5 observations
@@ -69,11 +69,11 @@ class LabelJob:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledFiles:
-    """Where the labelled copy is, and the labels in its order of episodes.
+class AnnotatedFiles:
+    """Where the annotated copy is, and the labels in its order of episodes.
 
     Attributes:
-        path: the labelled copy.
+        path: the annotated copy.
         annotator: folder of its annotator.
         annotation: the labels.
         episodes: as they were read, without images and labels.
@@ -91,13 +91,13 @@ def joined(columns: Mapping[str, np.ndarray], where: str) -> np.ndarray | None:
     """Named columns side by side, f64[T, E]; None if there are none.
 
     Raises:
-        LabellingError: they are not numbers of equally many steps.
+        AnnotationError: they are not numbers of equally many steps.
     """
     parts = []
     for name, value in columns.items():
         if value.dtype.kind not in "fiub" or value.ndim == 0:
-            raise LabellingError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
+            raise AnnotationError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
         parts.append(value.reshape(len(value), -1).astype(np.float64))
     if len({len(part) for part in parts}) > 1:
-        raise LabellingError(f"{where}: {', '.join(columns)} have {[len(part) for part in parts]} steps")
+        raise AnnotationError(f"{where}: {', '.join(columns)} have {[len(part) for part in parts]} steps")
     return np.concatenate(parts, axis=1) if parts else None

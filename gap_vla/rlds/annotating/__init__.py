@@ -1,0 +1,15 @@
+"""ρ for files of others: an RLDS dataset, a robomimic HDF5 or a folder of npz goes in, the same with ρ comes out."""
+
+from gap_vla.core.lazy import exports
+
+__all__, __getattr__, __dir__ = exports(
+    __name__,
+    {
+        "AnnotatedFiles": "job",
+        "AnnotationError": "job",
+        "AnnotationJob": "job",
+        "annotate_files": "files",
+        "show_episode": "files",
+        "write_report": "files",
+    },
+)

@@ -1,0 +1,171 @@
+"""Files that get ρ, and pages about them: an RLDS dataset, a robomimic HDF5 or a folder of npz goes in, the same with
+labels comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.episode import Episode
+from gap_vla.core.outputs import HDF5, claim, write_output
+from gap_vla.demos.layout import StateLayout
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
+
+KINDS = {"rlds": "rlds_files", "robomimic_hdf5": "hdf5_files", "npz": "npz_files"}
+"""Kind of source: the module that knows it."""
+
+OUTPUTS = {"rlds": "dataset", "robomimic_hdf5": "labelled_demos", "npz": "labelled_npz"}
+"""Kind of source: the kind of output (`gap_vla.core.outputs`) that its annotated copy is."""
+
+FILES = (*HDF5, ".npz", ".html", ".mp4", ".png", ".json")
+"""Suffixes that no folder of episodes has."""
+
+
+def kind_of(source: str | Path) -> str:
+    """Which of `KINDS` a path is.
+
+    Raises:
+        AnnotationError: none of them; says what each looks like.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise AnnotationError(f"{source}: no such file or folder")
+    if (source / "features.json").is_file():
+        return "rlds"
+    if source.is_file() and source.suffix in (".hdf5", ".h5"):
+        return "robomimic_hdf5"
+    if source.is_dir() and any(source.glob("*.npz")):
+        return "npz"
+    raise AnnotationError(
+        f"{source}: neither an RLDS dataset version (a folder with features.json, such as data/threading/1.0.0), nor "
+        "a robomimic .hdf5, nor a folder of .npz"
+    )
+
+
+def annotate_files(
+    source: str | Path, out: str | Path, job: AnnotationJob | None = None, **job_fields: Any
+) -> AnnotatedFiles:
+    """Writes a copy of `source` with ρ and change points; everything else stays as it is, byte for byte.
+
+    The copy takes its place after it was read back: as many episodes as the source says, with these labels.
+
+    Args:
+        source: RLDS dataset version directory, robomimic/MimicGen HDF5, or folder of npz.
+        out: where the copy goes; for RLDS the new version's directory. It must not exist unless `job.overwrite`.
+        job: how to label; or its fields as keywords.
+
+    Returns:
+        What was written, with the annotation.
+
+    Raises:
+        AnnotationError: unknown kind, or the copy cannot be read back.
+        OutputError: `out` must not be written: it is, holds or lies in what is read, or something else stands there.
+        MotionError, EpisodeError: an episode that cannot be annotated; `out` does not appear, nothing else changes.
+    """
+    source, out = Path(source), Path(out)
+    job = job or AnnotationJob(**job_fields)
+    kind = kind_of(source)
+    StateLayout.of(job.layout)  # a typo is one for every kind of source
+    suffixes = HDF5 if kind == "robomimic_hdf5" else ()
+    if not suffixes and out.suffix in FILES:
+        raise AnnotationError(f"{out}: the annotated copy of {source} is a folder; give a name without {out.suffix}")
+    claim(out, OUTPUTS[kind], overwrite=job.overwrite, sources=[source, job.annotator], suffixes=suffixes)
+    return import_module(f"gap_vla.rlds.annotating.{KINDS[kind]}").annotate(source, out, job)
+
+
+LARGEST = 160
+"""Pixels of the longer side of the report's frames: a page of a few episodes stays a few megabytes."""
+
+
+def write_report(done: AnnotatedFiles, path: Path, episodes: int = 3) -> Path:
+    """Writes the HTML report of what `annotate_files` did, with some episodes, spread over the data, and frames."""
+    from gap_vla.phases.view import report_page, view_of
+
+    labelled = done.annotation.apply(done.episodes)
+    chosen = np.unique(np.linspace(0, len(labelled) - 1, min(episodes, len(labelled))).round().astype(int)).tolist()
+    views = []
+    for i in chosen:
+        images = {name: shrunk(frames) for name, frames in done.read(i).images.items()}
+        views.append(view_of(labelled[i].replace(images=images)))
+    text = report_page(f"Labels of {done.path}", done.annotation.report, done.annotation.identity, views)
+    return write_output(path, "report", text)
+
+
+def shrunk(frames: np.ndarray) -> np.ndarray:
+    """uint8[T, h, w, 3] with no side above `LARGEST` pixels."""
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    scale = LARGEST / max(height, width)
+    if scale >= 1:
+        return frames
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames])
+
+
+def read_episode(source: Path, index: int, *, split: str = "train", job: AnnotationJob | None = None) -> Episode:
+    """Episode `index` of annotated or other files, with its images and, where there are, its labels.
+
+    Args:
+        job: says how states of others are laid out; nothing is annotated.
+
+    Raises:
+        AnnotationError: no such episode or split, or unknown files.
+    """
+    from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
+
+    job = job or AnnotationJob()
+    kind = kind_of(source)
+    if kind == "rlds":
+        return rlds_files.read(source, index, split, job)
+    if kind == "robomimic_hdf5":
+        return hdf5_files.read(source, index)
+    return npz_files.read(source, index, job)
+
+
+def show_episode(
+    source: Path,
+    out: Path,
+    *,
+    episode: int = 0,
+    split: str = "train",
+    camera: str | None = None,
+    fps: float = 20,
+    method: str | None = None,
+    annotator: Path | None = None,
+    layout: str | Mapping[str, Any] = "gap",
+    state: str = "observation/proprio",
+) -> Path:
+    """Writes one episode as a page (.html), a video (.mp4) or a picture (.png).
+
+    Args:
+        method, annotator: annotate the episode with them; otherwise its stored labels are shown, if it has any.
+        layout, state: of states of others, see `AnnotationJob`.
+
+    Raises:
+        AnnotationError: unknown files or episode.
+        OutputError: `out` must not be written.
+    """
+    from gap_vla.phases import annotate, load_annotator
+    from gap_vla.phases.view import episode_page, view_of, write_picture, write_video
+
+    claim(out, "episode", sources=[source, annotator], suffixes=(".html", ".mp4", ".png"))
+    chosen = read_episode(source, episode, split=split, job=AnnotationJob(layout=layout, state=state))
+    facts: tuple[str, ...] = ()
+    if method is not None or annotator is not None:
+        if annotator is not None:
+            labels = load_annotator(annotator).annotate([chosen])
+        else:
+            labels = annotate([chosen], method=method or "lstm")
+        chosen = labels.apply([chosen])[0]
+        facts = (f"labels: {labels.identity['method']}, {labels.identity['hash']}",)
+    view = view_of(chosen, camera=camera, facts=facts)
+    if out.suffix == ".mp4":
+        return write_video(view, out, fps=fps)
+    if out.suffix == ".png":
+        return write_picture(view, out)
+    return write_output(out, "episode", episode_page(view))
