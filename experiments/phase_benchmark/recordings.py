@@ -31,14 +31,12 @@ class Recording:
 
 def load_recordings(path: Path, most: int | None = None) -> list[Recording]:
     """Reads demonstrations that `gap_vla.sim.collect_demos` wrote."""
-    import h5py
-
     from gap_vla.demos import open_source
+    from gap_vla.demos.hdf5_members import attributes_of_data
     from gap_vla.phases.motion import motion_of
 
-    with h5py.File(path) as file:
-        hz = float(file["data"].attrs["control_hz"])
     source = open_source(path)
+    hz = float(attributes_of_data(path)["control_hz"])
     episodes = [source.read(i, images=False) for i in range(min(len(source), most or len(source)))]
     out = []
     for episode in episodes:

@@ -89,13 +89,13 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     Raises:
         ProbeError: the file does not say where the objects are.
     """
-    import h5py
+    from gap_vla.demos.hdf5_members import opened
 
     images: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
     transition, free, waiting, numbers = [], [], [], []
     proprio, actions = [], []
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         for number, name in enumerate(sorted(file["data"], key=lambda key: int(key.rsplit("_", 1)[1]))):
             demo = file["data"][name]
             if "obs/object" not in demo:

@@ -1,22 +1,61 @@
-"""Numbers, text and attributes out of an HDF5 file that somebody else wrote.
+"""An HDF5 file that somebody else wrote: opening it, and numbers, text and attributes out of it.
 
 HDF5 lets a file name other files (external links, virtual and external data sets) and lets it mark bytes as pointers of
 this process (opaque data tagged `NUMPY:O`, which h5py would follow). Neither is read here: what a member is, is looked
 at before anything of it is read.
+
+One thing the HDF5 library does not check itself: it hangs on damaged global heaps. A global heap (`GCOL`) holds the
+text of attributes and data sets, objects of stated sizes one after another, the last of which is the free space with
+the number 0. libhdf5 1.14 walks from one to the next by these sizes; free space of size 0 keeps it walking for ever.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import one_line, refuse_too_large
+from gap_vla.core.foreign import one_line, refuse_too_large, refusing
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
+_START = b"GCOL\x01\x00\x00\x00"
+_HEADER = 16
+_BLOCK = 1 << 24
+
+
+@contextlib.contextmanager
+def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
+    """The file for reading; what goes wrong with it inside becomes an EpisodeError that names file and place."""
+    with refusing(
+        f"{path}: not a complete HDF5 file", "the copy or the recording was cut off, get it again", EpisodeError
+    ):
+        file = h5py.File(path, "r")
+    with file, refusing(f"{path}{place}: cannot be read", "copy the file again", EpisodeError):
+        yield file
+
+
+def require_sound(path: Path) -> None:
+    """Raises EpisodeError for a file on which the HDF5 library would hang. Reads all of it."""
+    with refusing(f"{path}: not a complete HDF5 file", "get the file again", EpisodeError):
+        if (heap := _damaged_heap(path)) is not None:
+            raise EpisodeError(f"{path}: its text is damaged at byte {heap}; get the file again")
+
+
+def attributes_of_data(path: Path) -> dict[str, Any]:
+    """What a file in robomimic's layout says of itself (`task`, `env_args`, …); nothing for other files."""
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return {}
+    require_sound(path)
+    with opened(path) as file:
+        data = member(file, "data", f"{path}") if has(file, "data") else None
+        return attributes_of(data) if isinstance(data, h5py.Group) else {}
 
 
 def has(group: h5py.Group, path: str) -> bool:
@@ -124,3 +163,41 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
         f"{where}: {path!r}", found.size * found.id.get_type().get_size(), found.id.get_storage_size(), EpisodeError
     )
     return found
+
+
+def _damaged_heap(path: Path) -> int | None:
+    """The place of the first global heap whose objects do not fill it; None if all do."""
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        for place in _places(stream):
+            stream.seek(place)
+            header = stream.read(_HEADER)
+            length = struct.unpack("<Q", header[8:])[0] if len(header) == _HEADER else 0
+            if not _HEADER <= length <= size - place or not _filled(stream.read(length - _HEADER)):
+                return place
+    return None
+
+
+def _places(stream: BinaryIO) -> Iterator[int]:
+    start, kept = 0, b""
+    while True:
+        stream.seek(start + len(kept))
+        block = kept + stream.read(_BLOCK)
+        if len(block) <= len(kept):
+            return
+        place = block.find(_START)
+        while place >= 0:
+            yield start + place
+            place = block.find(_START, place + 1)
+        kept = block[-(len(_START) - 1) :]
+        start += len(block) - len(kept)
+
+
+def _filled(objects: bytes) -> bool:
+    place = 0
+    while place + _HEADER <= len(objects):
+        number, _, _, size = struct.unpack_from("<HHIQ", objects, place)
+        if number == 0:  # free space; its size includes its own header
+            return place + size == len(objects)
+        place += _HEADER + (size + 7) // 8 * 8
+    return place <= len(objects)

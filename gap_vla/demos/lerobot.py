@@ -15,8 +15,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.demos.fields import make_episode, resized
 from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index
-from gap_vla.demos.parquet_rows import read_rows
+from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index, read_rows
 from gap_vla.demos.source import Source
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.demos.arrays import array_names, read_arrays
 from gap_vla.demos.fields import ACTION_LIMIT, IMAGE_NAMES, as_text, as_truth, make_episode
 from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.npz_arrays import array_names, read_arrays
 from gap_vla.demos.source import Source
 
 

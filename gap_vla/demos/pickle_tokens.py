@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 
-from gap_vla.demos.raw_arrays import array_of
+from gap_vla.demos.arrays import array_of
 
 NEWEST_PROTOCOL = 5
 DEEPEST = 64

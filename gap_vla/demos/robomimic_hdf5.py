@@ -5,10 +5,9 @@ robomimic stores quaternions xyzw; an Episode has wxyz. Positions are metres in 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,20 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line, refusing
+from gap_vla.core.foreign import one_line
 from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_truth
-from gap_vla.demos.hdf5_heaps import damaged_heap
-from gap_vla.demos.hdf5_members import attribute_of, attributes_of, group_at, has, length_at, numbers_at, text, texts_at
+from gap_vla.demos.hdf5_members import (
+    attribute_of,
+    attributes_of,
+    group_at,
+    has,
+    length_at,
+    numbers_at,
+    opened,
+    require_sound,
+    text,
+    texts_at,
+)
 from gap_vla.demos.source import Source
 
 IMAGE_KEYS = {
@@ -69,9 +78,7 @@ class RobomimicHDF5(Source):
             **self.stated_limit(action_limit),
         }
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
-        with refusing(f"{self.path}: not a complete HDF5 file", "get the file again", EpisodeError):
-            if (heap := damaged_heap(self.path)) is not None:
-                raise EpisodeError(f"{self.path}: its text is damaged at byte {heap}; get the file again")
+        require_sound(self.path)
         with self.opened() as file:
             self._names = self._demo_names(file)
             self._language = self._file_language(file)
@@ -100,17 +107,9 @@ class RobomimicHDF5(Source):
         with self.opened(f", episode {name}") as file:
             return self._episode(file, name, images).validate()
 
-    @contextlib.contextmanager
-    def opened(self, place: str = "") -> Iterator[h5py.File]:
+    def opened(self, place: str = "") -> AbstractContextManager[h5py.File]:
         """The file for reading; what goes wrong with it inside becomes an EpisodeError that names file and place."""
-        with refusing(
-            f"{self.path}: not a complete HDF5 file",
-            "the copy or the recording was cut off, get it again",
-            EpisodeError,
-        ):
-            file = h5py.File(self.path, "r")
-        with file, refusing(f"{self.path}{place}: cannot be read", "copy the file again", EpisodeError):
-            yield file
+        return opened(self.path, place)
 
     def _demo_names(self, file: h5py.File) -> list[str]:
         if not has(file, "data"):

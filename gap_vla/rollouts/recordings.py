@@ -107,12 +107,9 @@ def require_task(data: str | Path, task: str | None, *, foreign: bool = True) ->
 
 def _task_of(data: Path, foreign: bool) -> Any:
     if data.is_file():
-        import h5py
+        from gap_vla.demos.hdf5_members import attributes_of_data
 
-        if not h5py.is_hdf5(data):
-            return None
-        with h5py.File(data, "r") as file:
-            said = dict(file["data"].attrs) if isinstance(file.get("data"), h5py.Group) else {}
+        said = attributes_of_data(data)
         if foreign or "task" in said:
             return said.get("task")
         with contextlib.suppress(TypeError, ValueError):

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.outputs import claim, writing
+from gap_vla.demos.hdf5_members import opened
 from gap_vla.drawing.video import write_video
 
 
@@ -48,7 +49,7 @@ def video(path: str | Path, *, episodes: int = 4, scale: int = 4) -> Path:
         Path of the video, `<path without suffix>.mp4`.
     """
     path = Path(path)
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         rate = int(file["data"].attrs["control_hz"])
         per_episode = len(_cameras(file["data/demo_0"]))
     films = _films(path, episodes)
@@ -62,7 +63,7 @@ def video(path: str | Path, *, episodes: int = 4, scale: int = 4) -> Path:
 
 def _films(path: Path, episodes: int) -> list[np.ndarray]:
     """uint8[T, h, w, 3] of the first episodes, camera after camera."""
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         data = file["data"]
         chosen = [data[f"demo_{i}"] for i in range(min(episodes, len(data)))]
         return [demo["obs"][camera][:] for demo in chosen for camera in _cameras(demo)]

@@ -27,14 +27,9 @@ def require_view(config: FinetuneConfig | SharedStages) -> None:
 
 def view_of_demos(path: Path) -> str | None:
     """The primary camera's view in a file of `collect_demos`; None for files of other tools."""
-    import h5py
+    from gap_vla.demos.hdf5_members import attributes_of_data
 
-    if not path.is_file() or not h5py.is_hdf5(path):
-        return None
-    with h5py.File(path, "r") as file:
-        data = file.get("data")
-        text = data.attrs.get("env_args", "") if isinstance(data, h5py.Group) else ""
-    view = _at(_parsed(text), "env_kwargs", "camera")
+    view = _at(_parsed(attributes_of_data(path).get("env_args")), "env_kwargs", "camera")
     return view if isinstance(view, str) else None
 
 

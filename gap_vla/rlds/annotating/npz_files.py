@@ -18,9 +18,9 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
+from gap_vla.demos.arrays import array_names, read_arrays
 from gap_vla.demos.fields import as_names, as_rows
 from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.npz_arrays import array_names, read_arrays
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 
 LABELS = ("rho", "change_point")

@@ -1,7 +1,8 @@
-"""The arrays of an npz: what is declared is compared with what is there before memory is asked for."""
+"""Arrays out of files that somebody else wrote: what they declare is compared with what is there, before it is read."""
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,7 +13,33 @@ import numpy as np
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import refuse_too_large, refusing
-from gap_vla.demos.raw_arrays import array_of
+
+
+def array_of(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """Plain numbers or text in this machine's byte order.
+
+    Args:
+        content: all bytes of the array.
+        dtype: truth values, integers, floats or text; nothing that points anywhere.
+        shape: whole numbers.
+        order: "C" or "F".
+
+    Raises:
+        ValueError: another type, another number of bytes than declared, or text that is not Unicode.
+    """
+    if dtype.kind not in "biufUS" or not dtype.itemsize:
+        raise ValueError(f"an array of {dtype}, not of plain numbers or text")
+    if len(shape) > 32 or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError(f"it declares an array {dtype}{list(shape)} and holds {len(content)} bytes of it")
+    flat = np.frombuffer(content, dtype) if content else np.zeros(0, dtype)
+    flat = flat.astype(dtype.newbyteorder("="), copy=False)
+    if dtype.kind == "b":
+        flat = flat.view(np.uint8) != 0  # other bytes than 0 and 1 are no truth values
+    if dtype.kind == "U" and flat.size:
+        points = flat.view(np.uint32)
+        if points.max() > 0x10FFFF or ((points >= 0xD800) & (points < 0xE000)).any():
+            raise ValueError("it holds text that is not Unicode")
+    return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
 def array_names(file: Path, error: type[UserError] = EpisodeError) -> list[str]:
