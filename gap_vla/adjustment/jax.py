@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gap_vla.core.errors import UserError
+from gap_vla.adjustment.schedule import AdjustmentError
 
 PROPRIO_TOKEN_GROUP = "obs_proprio"
 """Name that Octo gives to the tokens of the observation tokenizer called `proprio`."""
 
 
-class GroupError(UserError, ValueError):
+class GroupError(AdjustmentError):
     """GAP would touch no parameter, or one outside the proprioceptive branch."""
 
 
@@ -153,7 +153,7 @@ def scale_group_updates(
     def update(updates: Any, state: ScaleGroupState, params: Any = None, *, update_factor: Any = None, **extra: Any):
         if update_factor is None:
             if schedule is None:
-                raise ValueError("scale_group_updates needs a schedule, or update_factor passed to tx.update")
+                raise AdjustmentError("scale_group_updates needs a schedule, or update_factor passed to tx.update")
             update_factor = schedule(state.updates_done)
         return scale_group_gradients(updates, group, update_factor), ScaleGroupState(state.updates_done + 1)
 

@@ -26,10 +26,15 @@ from typing import Annotated
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.typed_config import Bounds, check_numbers, choose
 
 MODES = ("sample", "sample_lambda", "batch", "fixed", "none")
 RHO_OF_WINDOW = ("step", "current")
+
+
+class AdjustmentError(UserError, ValueError):
+    """Gradients that cannot be adjusted as asked; the message says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +111,16 @@ class AdjustmentSchedule:
             timestep_pad_mask: False at padded window steps, which count in no statistic (the maximum of `batch`).
 
         Raises:
-            ValueError: ρ outside [0, 1] or NaN.
+            AdjustmentError: ρ outside [0, 1] or NaN.
         """
         ones = np.ones(rho.shape, np.float32)
         if not self.active(step, total_steps):
             return Factors(ones, np.float32(1), np.float32(1))
         if not ((rho >= 0) & (rho <= 1)).all():
             bad = rho[~((rho >= 0) & (rho <= 1))][0]
-            raise ValueError(f"rho is {bad} at training step {step}; it must lie in [0, 1]: annotate the dataset again")
+            raise AdjustmentError(
+                f"rho is {bad} at training step {step}; it must lie in [0, 1]: annotate the dataset again"
+            )
         if self.rho == "current":
             rho = np.broadcast_to(rho[:, -1:], rho.shape)
         lam = np.float32(self.lam)

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.adjustment.schedule import AdjustmentError, AdjustmentSchedule
 from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scale_gradient
 from gap_vla.adjustment.torch_optimizer import ScaledUpdates
 from gap_vla.adjustment.torch_places import Place, find_columns, find_places
@@ -93,24 +93,24 @@ class Adjustment:
             step: 0-based training step, which decides whether GAP acts.
 
         Raises:
-            ValueError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to act and
-                no optimizer is watched; the policy was called and did not call the submodule.
+            AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
+                act and no optimizer is watched; the policy was called and did not call the submodule.
         """
         active = self.schedule.active(step, self.total_steps)
         if rho is None and active and self.schedule.needs_rho:
-            raise ValueError(
+            raise AdjustmentError(
                 f"training step {step} has no rho, which mode {self.schedule.mode!r} needs; annotate the dataset and "
                 "hand its rho column on to the batch"
             )
         values = rho.detach().float().cpu().numpy() if isinstance(rho, torch.Tensor) else rho
         values = np.zeros((1, 1)) if values is None else np.asarray(values)
         if not values.size:
-            raise ValueError(f"rho of shape {values.shape} at training step {step} is empty")
+            raise AdjustmentError(f"rho of shape {values.shape} at training step {step} is empty")
         values = values.astype(np.float32).reshape(len(values), -1)
         factors = self.schedule.factors(values, step, self.total_steps)
         missing = [name for name, p in self.parameters.items() if id(p) not in self._watched]
         if factors.update != 1 and missing:
-            raise ValueError(
+            raise AdjustmentError(
                 f"lam = {self.schedule.lam} acts on the optimizer's steps, and none that trains {missing[0]} is "
                 "watched: call gap.watch(optimizer) first, or choose lam=1"
             )
@@ -125,7 +125,7 @@ class Adjustment:
         finally:
             self._sample, self._identity = before
         if not self._called:
-            raise ValueError(
+            raise AdjustmentError(
                 f"no forward pass went through {', '.join(self.parameters)} while rho was set, so GAP adjusts nothing. "
                 "Is another submodule used? A compiled policy must be compiled after GAP is attached"
             )
@@ -185,7 +185,7 @@ class Adjustment:
             # not reentrant: the first pass's nodes hold its factors; the same tensors must be saved once more
             return torch.ones(()) if place.columns is not None and self._scaled else None
         if module.training and any(p.requires_grad for p in module.parameters()):
-            raise ValueError(
+            raise AdjustmentError(
                 f"the policy is in training mode and went through {place.name!r} without rho: wrap the forward pass in "
                 "`with gap.rho(batch['rho'], step):`, or in `with gap.plain():` for gradients without GAP"
             )
@@ -203,15 +203,17 @@ class Adjustment:
                 and of every class with AdamW in its name; say it of others.
 
         Raises:
-            ValueError: the optimizer holds none of the adjusted parameters, or is watched already.
+            AdjustmentError: the optimizer holds none of the adjusted parameters, or is watched already.
         """
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         mine = {name: p for name, p in self.parameters.items() if id(p) in held}
         if not mine:
-            raise ValueError(f"the optimizer does not train {next(iter(self.parameters))}; watch the one that does")
+            raise AdjustmentError(
+                f"the optimizer does not train {next(iter(self.parameters))}; watch the one that does"
+            )
         twice = [name for name, p in mine.items() if id(p) in self._watched]
         if twice:
-            raise ValueError(f"an optimizer that trains {twice[0]} is watched already; λ would act twice")
+            raise AdjustmentError(f"an optimizer that trains {twice[0]} is watched already; λ would act twice")
         targets = [(p, self._columns.get(name)) for name, p in mine.items()]
         scaled = ScaledUpdates(optimizer, targets, lambda: self._update, self._unrecorded.clear, decoupled)
         self._watched |= {id(p) for p in mine.values()}
@@ -240,7 +242,7 @@ def attach(
         total_steps: length of the training run; the window of the schedule is a fraction of it.
 
     Raises:
-        ValueError: no such submodule, nothing trainable in it, or parameters that are used outside it too.
+        AdjustmentError: no such submodule, nothing trainable in it, or parameters that are used outside it too.
     """
     names = (submodule_name,) if isinstance(submodule_name, str) else tuple(submodule_name)
     return Adjustment(find_places(module, names), schedule, total_steps)
@@ -266,7 +268,7 @@ def attach_columns(
         schedule, total_steps: as in `attach`.
 
     Raises:
-        ValueError: no such layer, another kind of layer, or columns that it does not have.
+        AdjustmentError: no such layer, another kind of layer, or columns that it does not have.
 
     Example:
         >>> policy = nn.Sequential(nn.Linear(5, 2), nn.ReLU(), nn.Linear(2, 1))  # of 3 image features and 2 states

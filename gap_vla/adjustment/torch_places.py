@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from gap_vla.adjustment.schedule import AdjustmentError
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -33,14 +35,14 @@ def find_places(policy: nn.Module, names: Sequence[str]) -> list[Place]:
     """The submodules of these names.
 
     Raises:
-        ValueError: no such submodule, nothing trainable in it, or parameters that are used outside of it too.
+        AdjustmentError: no such submodule, nothing trainable in it, or parameters that are used outside of it too.
     """
     if not names:
-        raise ValueError("no submodule is named, so GAP would adjust nothing")
+        raise AdjustmentError("no submodule is named, so GAP would adjust nothing")
     places = [Place(name, _submodule(policy, name)) for name in names]
     for place in places:
         if not place.parameters():
-            raise ValueError(f"submodule {place.name!r} has no trainable parameter, so GAP would adjust nothing")
+            raise AdjustmentError(f"submodule {place.name!r} has no trainable parameter, so GAP would adjust nothing")
     _refuse_shared(policy, places)
     return places
 
@@ -49,15 +51,15 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
     """The linear layers of these names, with the columns that read proprioception.
 
     Raises:
-        ValueError: no such layer, not a linear one, columns outside of its input or overlapping, or a shared weight.
+        AdjustmentError: no such layer, not a linear one, columns outside of its input or overlapping, a shared weight.
     """
     if not columns:
-        raise ValueError("no layer is named, so GAP would adjust nothing")
+        raise AdjustmentError("no layer is named, so GAP would adjust nothing")
     places = []
     for name, slices in columns.items():
         layer = _submodule(policy, name)
         if not isinstance(layer, nn.Linear):
-            raise ValueError(
+            raise AdjustmentError(
                 f"{name!r} is a {type(layer).__name__}; columns can be adjusted in nn.Linear only. Give the state a "
                 "linear layer of its own and attach GAP to that"
             )
@@ -67,12 +69,12 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
         beyond = [part for part in parts if part.step not in (None, 1) or not 0 <= (part.start or 0) <= width]
         beyond += [part for part in parts if part.stop is not None and not 0 <= part.stop <= width]
         if beyond or not read or len(set(read)) < len(read):
-            raise ValueError(
+            raise AdjustmentError(
                 f"{list(parts)} is no choice of columns of {name!r}: it reads {width} values; give slices within them "
                 "that do not overlap, one for each step of the window"
             )
         if not layer.weight.requires_grad:
-            raise ValueError(f"the weight of {name!r} is not trained, so GAP would adjust nothing")
+            raise AdjustmentError(f"the weight of {name!r} is not trained, so GAP would adjust nothing")
         places.append(Place(name, layer, parts))
     _refuse_shared(policy, places)
     return places
@@ -88,9 +90,9 @@ def _submodule(policy: nn.Module, name: str) -> nn.Module:
     near += [n for n in difflib.get_close_matches(name, names, n=5, cutoff=0.6) if n not in near]
     near += [n for n in names if n not in near and ("state" in n or "proprio" in n) and not n[-1].isdigit()]
     if near:
-        raise ValueError(f"the policy has no submodule {name!r}; near that: {', '.join(near[:8])}")
+        raise AdjustmentError(f"the policy has no submodule {name!r}; near that: {', '.join(near[:8])}")
     known = ", ".join(n for n in names if n.count(".") <= 1)
-    raise ValueError(f"the policy has no submodule {name!r}; it has {known or 'none'}")
+    raise AdjustmentError(f"the policy has no submodule {name!r}; it has {known or 'none'}")
 
 
 def _refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
@@ -99,6 +101,6 @@ def _refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
     prefixes = [n for n, m in policy.named_modules(remove_duplicate=False) if id(m) in hooked and n]
     for name, parameter in policy.named_parameters(remove_duplicate=False):
         if id(parameter) in own and not any(name.startswith(f"{prefix}.") for prefix in prefixes):
-            raise ValueError(
+            raise AdjustmentError(
                 f"{name} is shared with {own[id(parameter)]!r}: GAP would adjust it outside the proprio branch"
             )

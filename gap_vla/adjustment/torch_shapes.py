@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch_places import Place
 
 
@@ -17,7 +18,7 @@ def factor_of_output(name: str, sample: torch.Tensor, shape: torch.Size, differs
         differs: whether the factors differ over the window, so that a tensor without its axis is an error.
 
     Raises:
-        ValueError: the tensor has no such axes.
+        AdjustmentError: the tensor has no such axes.
     """
     if sample.ndim == 0:
         return sample
@@ -26,14 +27,14 @@ def factor_of_output(name: str, sample: torch.Tensor, shape: torch.Size, differs
         return sample
     if len(shape) and shape[0] == batch:
         if differs and window > 1:
-            raise ValueError(
+            raise AdjustmentError(
                 f"rho of shape {tuple(sample.shape)} differs over the window, for which {name!r} has no axis in shape "
                 f"{tuple(shape)}; choose AdjustmentSchedule(rho='current'), or set rho[:, t] around the pass of step t"
             )
         return sample[:, -1]
     if len(shape) and shape[0] == batch * window:
         return sample.reshape(batch * window)
-    raise ValueError(
+    raise AdjustmentError(
         f"submodule {name!r} has a tensor of shape {tuple(shape)} for rho of shape {tuple(sample.shape)}; "
         "its first axis must be the batch (or batch times window)"
     )
@@ -45,7 +46,7 @@ def factor_of_columns(place: Place, sample: torch.Tensor, x: torch.Tensor, diffe
     With as many slices as the window has steps, each slice carries the factors of its step.
 
     Raises:
-        ValueError: as in `factor_of_output`.
+        AdjustmentError: as in `factor_of_output`.
     """
     assert place.columns is not None
     parts = place.columns

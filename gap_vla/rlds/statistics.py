@@ -26,6 +26,10 @@ _EPS = 1e-8
 _FIELDS = ("action", "proprio")
 
 
+class StatisticsError(UserError, ValueError):
+    """Statistics that do not belong to the data, or cannot be used as asked; the message says why."""
+
+
 def dataset_statistics(
     actions: Iterable[Float[np.ndarray, "T A"]],
     proprios: Iterable[Float[np.ndarray, "T P"]],
@@ -53,7 +57,7 @@ def dataset_statistics(
     else:
         mask = np.asarray(list(action_mask), bool)
         if mask.shape != (action.shape[1],):
-            raise ValueError(f"action_mask has {mask.size} entries, actions are {action.shape[1]} wide")
+            raise StatisticsError(f"action_mask has {mask.size} entries, actions are {action.shape[1]} wide")
     return {
         "action": _describe(action, mask),
         "proprio": _describe(proprio, np.ones(proprio.shape[1], bool)),
@@ -189,13 +193,15 @@ def _vector(statistics: Mapping[str, Any], name: str) -> np.ndarray:
 def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
     width = len(_vector(statistics, "mean"))
     if np.shape(x)[-1] != width:
-        raise ValueError(f"array is {np.shape(x)[-1]} wide, statistics are {width} wide: they belong to other data")
+        raise StatisticsError(
+            f"array is {np.shape(x)[-1]} wide, statistics are {width} wide: they belong to other data"
+        )
     return np.asarray(statistics.get("mask", np.ones(width, bool)), bool)
 
 
 def _limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
     if kind not in NORMALIZATIONS:
-        raise ValueError(f"unknown normalization {kind!r}; known: {', '.join(NORMALIZATIONS)}")
+        raise StatisticsError(f"unknown normalization {kind!r}; known: {', '.join(NORMALIZATIONS)}")
     low, high = _limit_names(statistics, kind)
     return _vector(statistics, low), _vector(statistics, high)
 

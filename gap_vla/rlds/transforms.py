@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.statistics import MIN_STD
 
 Trajectory = dict[str, Any]
@@ -104,7 +105,9 @@ def pad_actions_and_proprio(
 
 def _padded(x: tf.Tensor, width: int, name: str) -> tf.Tensor:
     if x.shape[-1] > width:
-        raise ValueError(f"{name} is {x.shape[-1]} wide, more than the {width} asked for")
+        raise ConfigError(
+            f"{name} is {x.shape[-1]} wide, more than the {width} asked for; ask for {x.shape[-1]} or more"
+        )
     return tf.pad(x, [[0, 0], [0, width - x.shape[-1]]])
 
 

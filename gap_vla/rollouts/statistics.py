@@ -13,12 +13,18 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from gap_vla.core.errors import UserError
+
+
+class OutcomesError(UserError, ValueError):
+    """Outcomes that cannot be counted or paired; the message says what was found."""
+
 
 def _check(successes: int, n: int, level: float) -> None:
     if n < 0 or not 0 <= successes <= max(n, 0):
-        raise ValueError(f"{successes} successes of {n} episodes; need 0 <= successes <= episodes")
+        raise OutcomesError(f"{successes} successes of {n} episodes; need 0 <= successes <= episodes")
     if not 0 < level < 1:
-        raise ValueError(f"level={level}; need a confidence level between 0 and 1, such as 0.95")
+        raise OutcomesError(f"level={level}; need a confidence level between 0 and 1, such as 0.95")
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -77,7 +83,7 @@ def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> float:
     """
     first, second = np.asarray(a, bool), np.asarray(b, bool)
     if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"outcomes of shapes {first.shape} and {second.shape}; pairs need two equal 1-D arrays")
+        raise OutcomesError(f"outcomes of shapes {first.shape} and {second.shape}; pairs need two equal 1-D arrays")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     discordant = only_first + only_second
     return float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
@@ -150,15 +156,15 @@ def paired_difference(
             seed and layout.
 
     Raises:
-        ValueError: shapes differ, are not 1-D or 2-D, or are empty.
+        OutcomesError: shapes differ, are not 1-D or 2-D, or are empty.
     """
     first, second = np.atleast_2d(np.asarray(a, float)), np.atleast_2d(np.asarray(b, float))
     if first.shape != second.shape or first.ndim != 2 or first.size == 0:
-        raise ValueError(
+        raise OutcomesError(
             f"outcomes of shapes {np.shape(a)}, {np.shape(b)}; need two equal [layouts] or [seeds, layouts]"
         )
     if not np.isin(first, (0, 1)).all() or not np.isin(second, (0, 1)).all():
-        raise ValueError("outcomes must be 0 or 1")
+        raise OutcomesError("outcomes must be 0 or 1")
     gain = first - second
     seeds, layouts = gain.shape
     rng = np.random.default_rng(seed)
