@@ -6,7 +6,7 @@
 `columns`: Diffusion Policy's way, 12 convolution blocks that each read a condition with raw state in it.
 Prints medians of processor time on one thread and the median ratio of pairs. A ratio near 1 drowns in what other jobs
 do to the caches, so the adjusted part is also run alone, where GAP's own work shows, and that is compared with a step.
-docs/PERFORMANCE.md holds the figures.
+docs/PERFORMANCE.md names the bounds.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python benchmarks/policies.py --precision float32     # or --threads 2, --config FILE:PROFILE
 
 Times are processor time, which other programs on the machine disturb least; shares and ratios are within this one run.
-docs/PERFORMANCE.md holds the figures.
+docs/PERFORMANCE.md names the bounds.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/training.py                 # GAP against a program without it, in turns, in one process
     python benchmarks/training.py --huge_pages    # huge pages against ordinary ones, in two processes
 
-Prints medians of paired runs; docs/PERFORMANCE.md holds the figures.
+Prints medians of paired runs; docs/PERFORMANCE.md names the bounds.
 """
 
 from __future__ import annotations
