@@ -2,10 +2,9 @@
 
     python scripts/finetune.py --config finetune_configs/threading.py                      # everything, default profile
     python scripts/finetune.py --config finetune_configs/threading.py:debug                # the same path in seconds
-    python scripts/finetune.py --config finetune_configs/threading.py --config.method=vp   # v | vp | vp_gap | a rival
+    python scripts/finetune.py --config finetune_configs/threading.py --config.method=vp   # v | vp | vp_gap
     python scripts/finetune.py --config finetune_configs/threading.py:paper --dry_run      # build, describe, stop
 
-The rivals are constant_lr, gradnorm, ogm_ge, proprio_dropout, proprio_mask and proprio_noise (gap_vla/training/rivals).
 Stages that are there already (demonstrations, dataset, episode store) are reused; any key of the configuration can be
 overridden with --config.KEY=VALUE. The results lie in runs/TASK/NAME/: config.json, checkpoint/, metrics.jsonl,
 tensorboard/, first_batch.png, rollouts/, summary.json, and report.html, the page to look at.

@@ -12,13 +12,11 @@ from gap_vla.phases.estimator import EstimatorSettings
 from gap_vla.phases.methods import Options
 from gap_vla.policies.config import SmallConfig
 from gap_vla.training.config import FinetuneConfig, PhasesConfig
-from gap_vla.training.rivals import RIVALS, rival_of
 
 CONFIGS = {"octo": FinetuneConfig, "small": SmallConfig}
 OPTIONS = {
     "phases": Options,
     "lstm": EstimatorSettings,
-    **{f"rival {name}": type(rival_of(name)) for name in RIVALS},
 }
 NUMBERS = [
     *((kind, key) for kind, config in CONFIGS.items() for key in all_number_fields(config)),

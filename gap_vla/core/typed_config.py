@@ -40,7 +40,7 @@ def apply_changes(values: dict[str, Any], changes: Mapping[str, Any], where: str
             raise ConfigError(
                 f"unknown configuration key {where}{key}" + (f"; did you mean {near[0]}?" if near else "")
             )
-        if isinstance(value, Mapping) and key not in ("options", "rival"):
+        if isinstance(value, Mapping) and key != "options":
             apply_changes(values[key], value, f"{where}{key}.")
         else:
             values[key] = value

@@ -27,10 +27,9 @@ from gap_vla.demos import READERS
 from gap_vla.phases import METHODS as METHODS_OF_RHO
 from gap_vla.rlds.augmentation import UPSTREAM, Augmentation
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, task_spec
-from gap_vla.training.rivals import RIVALS, rival_of
 
-METHODS = ("v", "vp", "vp_gap", *RIVALS)
-"""V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment; rivals train VP their way."""
+METHODS = ("v", "vp", "vp_gap")
+"""V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment."""
 
 EPISODES = Bounds(0, 100_000, "0: none; each takes seconds")
 STEP_COUNT = Bounds(1, STEPS, "steps are counted in 32 bits")
@@ -249,7 +248,6 @@ class FinetuneConfig:
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     adjustment: AdjustmentSchedule = dataclasses.field(default_factory=AdjustmentSchedule)
-    rival: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # options of a rival method
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -264,7 +262,6 @@ class FinetuneConfig:
                 f"demos.image_size is {self.demos.image_size}; model.stem_features and model.stem_patch make one token "
                 f"of {token} × {token} pixels, so it must be a multiple of {token}"
             )
-        rival_of(self.method, self.rival)
         if self.eval.execute > self.model.action_horizon:
             raise ConfigError(
                 f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "
@@ -277,10 +274,8 @@ class FinetuneConfig:
 
     @property
     def schedule(self) -> AdjustmentSchedule:
-        """The adjustment of this method: the configured one for vp_gap, none for v and vp, a rival's own."""
-        rival = rival_of(self.method, self.rival)
-        none = AdjustmentSchedule(mode="none")
-        return self.adjustment if self.method == "vp_gap" else rival.schedule if rival else none
+        """The adjustment of this method: the configured one for vp_gap, none for v and vp."""
+        return self.adjustment if self.method == "vp_gap" else AdjustmentSchedule(mode="none")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FinetuneConfig:
@@ -289,11 +284,21 @@ class FinetuneConfig:
         Raises:
             ConfigError: unknown key (names the nearest), wrong type, or an impossible value.
         """
+        if hasattr(values, "items"):
+            values = dict(values.items())
+            if options := values.pop("rival", None):
+                raise ConfigError(
+                    f"rival is {dict(options)}; Octo is trained by {', '.join(METHODS)} only, the other methods are of "
+                    "the small policies: scripts/train_small.py --config.method=NAME"
+                )
         return build_config(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back."""
-        return to_plain(dataclasses.asdict(self))
+        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back.
+
+        The empty `rival` is what recorded configurations hold; the names of run directories are hashes of it.
+        """
+        return {**to_plain(dataclasses.asdict(self)), "rival": {}}
 
 
 def experiment(

@@ -55,7 +55,6 @@ def train(
     tensorboard: Path,
     inputs: Callable[[Any], Any],
     place: Callable[[Any], Any] = jax.device_put,
-    change: Callable[[Any, int, int], Any] | None = None,
 ) -> tuple[TrainState, dict[str, float]]:
     """Trains to `config.steps` from the newest checkpoint, or from `state`.
 
@@ -64,7 +63,6 @@ def train(
         validate: parameters to held-out measurements.
         inputs: a loader's batch to the step's arguments.
         place: puts them on the device mesh.
-        change: (batch, step, seed) to what the step sees instead, for methods that mask or disturb inputs.
 
     Returns:
         The final state, and the last held-out measurements with `steps_per_second` of this process.
@@ -92,8 +90,6 @@ def train(
         while done < config.steps and not stop.requested:
             batch = inputs(next(batches))
             factors = schedule.factors(batch["rho"], done, config.steps, batch["observation"]["timestep_pad_mask"])
-            if change is not None:
-                batch = change(batch, done, config.seed)
             logged = (done + 1) % config.log_every == 0 or done + 1 == config.steps
             factors_on_device = DeviceFactors(place(factors.sample), factors.gradient, factors.update)
             placed = place(batch)

@@ -25,8 +25,6 @@ from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Loader, train
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
 from gap_vla.training.packing import Packing
-from gap_vla.training.rivals import Rival, rival_of
-from gap_vla.training.rivals.updates import scale_branch_updates
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.step import TrainState, TrainStep, make_validation_step
 from gap_vla.training.validation import validate
@@ -53,7 +51,6 @@ class Trainer:
     adam: Adam
     state: TrainState
     inputs: Callable[[Mapping[str, Any]], dict[str, Any]]
-    rival: Rival | None = None
 
     @property
     def group(self) -> Mapping[str, tuple[int, ...]]:
@@ -103,19 +100,17 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Traine
     )
     packing, tx, adam = optimizer_of(config, model.params)
     trainable, _ = split_frozen(model.params, config.optimizer.frozen_keys)
-    rival = rival_of(config.method, config.rival)
-    memory = rival.init() if rival else {}
 
     def fresh(tree: Any, rng: jax.Array) -> TrainState:
         packed = packing.pack(tree)
-        return TrainState(packed, tx.init(packed), jnp.zeros([], jnp.int32), rng, memory)
+        return TrainState(packed, tx.init(packed), jnp.zeros([], jnp.int32), rng)
 
     state = jax.jit(fresh)(trainable, step_rng)
-    return Trainer(model, packing, tx, adam, state, lambda batch: model_inputs(batch, text_processor), rival)
+    return Trainer(model, packing, tx, adam, state, lambda batch: model_inputs(batch, text_processor))
 
 
 def optimizer_of(config: FinetuneConfig, params: Any) -> tuple[Packing, optax.GradientTransformationExtraArgs, Adam]:
-    """How the trainable leaves are packed, and the optimizer of the packed ones that can scale the branches' updates.
+    """How the trainable leaves are packed, and the optimizer of the packed ones that can scale GAP's updates.
 
     Raises:
         GroupError: a leaf that GAP would adjust is frozen.
@@ -130,9 +125,6 @@ def optimizer_of(config: FinetuneConfig, params: Any) -> tuple[Packing, optax.Gr
             f"method {config.method} adjusts {still[0]}, which optimizer.frozen_keys freezes "
             f"({', '.join(settings.frozen_keys)})"
         )
-    scaled = [scale_group_updates(packing.group_labels)]
-    if rival_of(config.method, config.rival) is not None:
-        scaled.append(scale_branch_updates())
     tx, learning_rate, _ = create_optimizer(
         jax.eval_shape(packing.pack, trainable),
         {
@@ -145,7 +137,7 @@ def optimizer_of(config: FinetuneConfig, params: Any) -> tuple[Packing, optax.Gr
         },
         weight_decay=settings.weight_decay,
         clip_gradient=settings.clip_gradient,
-        after_normalization=optax.chain(*scaled),
+        after_normalization=optax.chain(scale_group_updates(packing.group_labels)),  # a chain: so checkpoints hold it
         mu_dtype=jnp.dtype(settings.moment_dtype),
     )
     return packing, optax.with_extra_args_support(tx), Adam(learning_rate, settings.clip_gradient)
@@ -223,7 +215,6 @@ def fine_tune(
         trainer.adam,
         frozen,
         config.train.accumulate,
-        rival=trainer.rival if trainer.rival and trainer.rival.modulates else None,
         shardings=shardings if mesh.size > 1 else None,
         quick=config.train.steps <= SHORT_RUN,
     )
@@ -243,7 +234,6 @@ def fine_tune(
             run.tensorboard,
             inputs=trainer.inputs,
             place=lambda batch: place_batch(mesh, batch),
-            change=trainer.rival.batch if trainer.rival else None,
         )
     finally:
         checkpoints.close()

@@ -22,7 +22,6 @@ from gap_vla.training.accumulation import accumulated, counted_entries
 from gap_vla.training.branches import Adam, branch_measurements, split_measurements
 from gap_vla.training.compilation import quick_compilation, return_free_memory
 from gap_vla.training.packing import Packing
-from gap_vla.training.rivals import Rival
 
 
 @flax.struct.dataclass
@@ -34,14 +33,12 @@ class TrainState:
         opt_state: of these.
         step: number of steps done.
         rng: the random key.
-        rival: what a rival method remembers; empty for V, VP and VP+GAP.
     """
 
     params: Any
     opt_state: Any
     step: jax.Array
     rng: jax.Array
-    rival: Any = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -87,7 +84,6 @@ class TrainStep:
         frozen: tree of the parameters that have neither gradient nor optimizer state.
         accumulate: number of parts that a batch is cut into, one after the other, to save memory.
         adjust: False leaves GAP out of the program, for measuring what it costs.
-        rival: another method's modulation of branches.
         shardings: of the state (a `TrainState` of `NamedSharding`); None on a single device.
         quick: compile the gradient with `quick_compilation`, for a short run. The optimizer compiles in a second either
             way, and would take three times as long.
@@ -102,12 +98,10 @@ class TrainStep:
         frozen: Any = None,
         accumulate: int = 1,
         adjust: bool = True,
-        rival: Rival | None = None,
         shardings: TrainState | None = None,
         quick: bool = False,
     ):
         self.frozen = frozen or {}
-        self._rival = rival is not None
         self._shardings = shardings
         adjust = adjust and bool(packing.group)
 
@@ -123,26 +117,14 @@ class TrainStep:
             measured, gradients = accumulated(packed, packing.unpack(params), batch, sample, step_rng, accumulate)
             return gradients, measured
 
-        def update(state: TrainState, frozen: Any, gradients: Any, batch: Any, factors: DeviceFactors) -> Any:
-            rng, step_rng = jax.random.split(state.rng)
+        def update(state: TrainState, gradients: Any, factors: DeviceFactors) -> Any:
+            rng, _ = jax.random.split(state.rng)
             gradients = scale_group_gradients(gradients, packing.group_labels, factors.gradient)
-            memory, extra = state.rival, {}
-            if rival is not None:
-                tree = join_frozen(packing.unpack(state.params), frozen)
-
-                def loss_of(batch: Any) -> jax.Array:
-                    return head_loss(module, tree, batch, step_rng, False, None)[0]
-
-                gradients, extra["branch_factors"], memory = rival.adjust(memory, gradients, loss_of, batch, step_rng)
-            updates, opt_state = tx.update(
-                gradients, state.opt_state, state.params, update_factor=factors.update, **extra
-            )
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params, update_factor=factors.update)
             measured = {"grad_norm": optax.global_norm(gradients), "learning_rate": adam.learning_rate(state.step)}
             measured |= branch_measurements(gradients, updates, state.params)
-            for branch, factor in extra.get("branch_factors", {}).items():
-                measured[f"rival_factor/{branch}"] = factor
             params = optax.apply_updates(state.params, updates)
-            return TrainState(params, opt_state, state.step + 1, rng, memory), measured
+            return TrainState(params, opt_state, state.step + 1, rng), measured
 
         def split_by_rho(state: TrainState, gradients: Any, transition: Any, share: Any, update: Any) -> Any:
             return split_measurements(gradients, transition, share, state.opt_state, state.params, update, adam)
@@ -167,8 +149,7 @@ class TrainStep:
         if self._shardings is None:
             return_free_memory()
             gradient = self.gradient.lower(state.params, self.frozen, batch, factors.sample, state.rng)
-            others = (self.frozen, batch) if self._rival else (None, None)
-            update = self.update.lower(state, others[0], gradient.out_info[0], others[1], factors)
+            update = self.update.lower(state, gradient.out_info[0], factors)
             self.gradient = gradient.compile()
             return_free_memory()
             self.update = update.compile()
@@ -180,8 +161,7 @@ class TrainStep:
         gradients, measured = self.gradient(state.params, self.frozen, batch, factors.sample, state.rng)
         if split:
             measured |= self._measure_split(state, gradients, batch, factors)
-        others = batch if self._rival else None
-        state, more = self.update(state, self.frozen if self._rival else None, gradients, others, factors)
+        state, more = self.update(state, gradients, factors)
         return state, measured | more
 
     def _measure_split(self, state: TrainState, gradients: Any, batch: Any, factors: DeviceFactors) -> Any:

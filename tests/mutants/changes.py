@@ -152,14 +152,6 @@ WHEN = (
         "math.ceil(self.window * total_steps) + 1",
         f"{SCHEDULE}::test_after_the_window_every_factor_is_exactly_one",
     ),
-    Mutant(
-        "constant_lr ends with half of the training",
-        "training/rivals/constant_lr.py",
-        "window=1.0",
-        "window=0.5",
-        "tests/training/test_training_rivals.py::"
-        "test_a_constant_learning_rate_scales_the_update_during_all_of_training",
-    ),
 )
 
 HOW_MUCH = (

@@ -5,13 +5,11 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from gap_vla.adjustment.jax import scale_group_updates
 from gap_vla.octo.optimizer import create_optimizer
 from gap_vla.training.branches import Adam
 from gap_vla.training.packing import Packing
-from gap_vla.training.rivals.updates import scale_branch_updates
 from gap_vla.training.step import DeviceFactors, TrainState, TrainStep
 
 GROUP = {"octo_transformer/obs_proprio_projection/kernel": (5, 6)}
@@ -73,22 +71,20 @@ def neutral(batch):
     return DeviceFactors(np.ones(shape, np.float32), np.float32(1), np.float32(1))
 
 
-def linear_training(rival=None, multiple=1, clip=1.0, weight_decay=0.1, **options):
+def linear_training(multiple=1, clip=1.0, weight_decay=0.1, **options):
     """(state, step) of the linear policy with Adam at a learning rate of 0.01."""
     packing = Packing.of(parameters(), GROUP, multiple)
-    scaled = [scale_group_updates(packing.group_labels)] + ([scale_branch_updates()] if rival else [])
     tx, rate, _ = create_optimizer(
         jax.eval_shape(packing.pack, parameters()),
         0.01,
         weight_decay=weight_decay,
         clip_gradient=clip,
-        after_normalization=optax.chain(*scaled),
+        after_normalization=scale_group_updates(packing.group_labels),
         mu_dtype=jnp.float32,
     )
     packed = packing.pack(parameters())
-    memory = rival.init() if rival else {}
-    state = TrainState(packed, tx.init(packed), jnp.zeros([], jnp.int32), jax.random.PRNGKey(0), memory)
-    step = TrainStep(LinearPolicy(), tx, packing, Adam(rate, clip), adjust=False, rival=rival, **options)
+    state = TrainState(packed, tx.init(packed), jnp.zeros([], jnp.int32), jax.random.PRNGKey(0))
+    step = TrainStep(LinearPolicy(), tx, packing, Adam(rate, clip), adjust=False, **options)
     return state, step, packing
 
 
