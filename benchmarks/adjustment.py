@@ -56,7 +56,7 @@ Case = tuple[nn.Module, Callable[[nn.Module], torch.Tensor], Callable[[nn.Module
 
 def submodule_case(batch_size: int) -> tuple[Case, Case]:
     from gap_vla.policies.config import SmallModelConfig
-    from gap_vla.policies.policy import build_policy
+    from gap_vla.policies.methods import build_policy
 
     config = SmallModelConfig()
     policy = build_policy(config, "gap", (64, 64, 3), proprio_dim=9, action_dim=4)

@@ -27,7 +27,7 @@ from gap_vla.adjustment.torch import attach
 from gap_vla.cli.configured import load_config
 from gap_vla.core.episode import Episode
 from gap_vla.policies import SmallConfig, build_policy
-from gap_vla.policies.proprio import ProprioEncoder
+from gap_vla.policies.encoders import ProprioEncoder
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.store import STORE_VERSION, _SplitWriter

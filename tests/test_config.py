@@ -9,6 +9,7 @@ import pytest
 from experiment_files import profiles
 
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.policies import SmallConfig
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.config import FinetuneConfig, experiment
 
@@ -24,7 +25,8 @@ def test_from_dict_reads_back_what_to_dict_writes():
     ("values", "words"),
     [
         ({"task": "threadin"}, "did you mean 'threading'"),
-        ({"task": "threading", "method": "gap"}, "choose one of v, vp, vp_gap"),
+        ({"task": "threading", "method": "gradnorm"}, "choose one of v, vp, vp_gap"),
+        ({"task": "threading", "rival": {"alpha": 1.0}}, "other methods are of the small policies: scripts/train_small"),
         ({"task": "threading", "trian": {}}, "did you mean train"),
         ({"task": "threading", "train": {"stepz": 1}}, "did you mean train.steps"),
         ({"task": "threading", "train": {"steps": 0}}, "train.steps is 0; it must be a whole number from 1 to"),
@@ -52,6 +54,18 @@ def test_from_dict_reads_back_what_to_dict_writes():
 def test_wrong_configurations_are_refused_in_words(values, words):
     with pytest.raises(ConfigError, match=words):
         FinetuneConfig.from_dict(values)
+
+
+def test_a_configuration_recorded_with_an_empty_rival_is_read_and_written_as_it_was():
+    recorded = FinetuneConfig(task="threading").to_dict()
+    assert recorded["rival"] == {} and FinetuneConfig.from_dict(recorded).to_dict() == recorded
+
+
+@pytest.mark.parametrize(("octo", "small"), [("v", "vision"), ("vp", "concat"), ("vp_gap", "gap")])
+def test_a_method_is_understood_by_both_of_its_names_and_recorded_by_the_backends_own(octo, small):
+    for name in (octo, small):
+        for config, own in ((FinetuneConfig, octo), (SmallConfig, small)):
+            assert config.from_dict({"task": "threading", "method": name}).to_dict()["method"] == own
 
 
 def test_only_vp_gap_adjusts_gradients_and_only_v_is_blind_to_proprio():

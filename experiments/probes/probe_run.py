@@ -110,7 +110,7 @@ def probe_untrained(run: Run, data: ProbeData) -> dict[str, Any]:
 def _untrained(policy: Any) -> Any:
     import torch
 
-    from gap_vla.policies.policy import build_policy
+    from gap_vla.policies.methods import build_policy
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

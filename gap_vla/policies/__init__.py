@@ -11,12 +11,12 @@ from gap_vla.core.lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "METHODS": "names",
+        "METHODS": "registry",
         "SmallConfig": "config",
         "SmallModelConfig": "config",
         "SmallPolicy": "policy",
-        "build_policy": "policy",
-        "method_of": "names",
+        "build_policy": "methods",
+        "method_of": "methods",
         "small_experiment": "config",
     },
 )

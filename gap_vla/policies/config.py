@@ -20,7 +20,6 @@ from gap_vla.core.typed_config import (
     to_plain,
 )
 from gap_vla.policies import registry
-from gap_vla.policies.names import METHODS
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
 from gap_vla.training.config import (
     BATCH,
@@ -134,7 +133,7 @@ class SmallTrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RivalsConfig:
-    """Settings of the methods other than GAP; each file in `gap_vla.policies.methods` says what they mean."""
+    """Settings of the methods other than GAP; each class in `gap_vla.policies.rivals` says what they mean."""
 
     msbot_weight: Annotated[float, WEIGHT] = 0.1
     aux_weight: Annotated[float, WEIGHT] = 1.0
@@ -190,7 +189,7 @@ class SmallConfig:
 
     def __post_init__(self) -> None:
         choose(self.task, TASK_NAMES, "task")
-        choose(self.method, METHODS, "method")
+        object.__setattr__(self, "method", registry.method_name(self.method, registry.METHODS))
         check_pictures(self.task, self.demos, self.data)
         smallest = registry.SMALLEST_IMAGE[self.model.encoder]
         if self.demos.image_size < smallest:

@@ -12,9 +12,8 @@ from torch import nn
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import registry
 from gap_vla.policies.config import SmallModelConfig
-from gap_vla.policies.heads.noise import Generators
-from gap_vla.policies.names import method_of
-from gap_vla.policies.proprio import ProprioEncoder
+from gap_vla.policies.encoders import ProprioEncoder
+from gap_vla.policies.heads import Generators
 
 Batch = Mapping[str, Any]
 """Tensors of one training step. B batch, I and P frames of images and proprioception, H actions:
@@ -27,6 +26,15 @@ the present step to the nearest change point; transition bool[B]; phase int64[B]
 
 class SmallPolicy(nn.Module):
     """A vision, proprioception or vision-proprioception policy.
+
+    Args:
+        config: parts and sizes.
+        method: name of what it is trained with.
+        image_shape: height, width, channels.
+        proprio_dim, action_dim: widths of proprioception and of an action.
+        cameras: one encoder each.
+        vision, proprio: which branches it has.
+        fusion: name of another fusion than the configured one, or empty.
 
     Attributes:
         encoders: image encoder of each camera.
@@ -49,20 +57,22 @@ class SmallPolicy(nn.Module):
         proprio_dim: int,
         action_dim: int,
         cameras: Sequence[str] = ("primary",),
+        vision: bool = True,
+        proprio: bool = True,
+        fusion: str = "",
     ):
         super().__init__()
-        how = method_of(method)
         self.config, self.method = config, method
         self.image_shape, self.proprio_dim, self.action_dim = image_shape, proprio_dim, action_dim
         self.built_cameras = tuple(cameras)
-        self.cameras = self.built_cameras if how.vision else ()
-        self.uses_vision, self.uses_proprio = how.vision, how.proprio
+        self.cameras = self.built_cameras if vision else ()
+        self.uses_vision, self.uses_proprio = vision, proprio
         self.autocast_dtype: torch.dtype | None = None  # of the image encoders, while training
         self.view: str | None = None  # of the primary camera in training, where a saved policy tells
         temporal = registry.find(registry.TEMPORALS, config.temporal)
         self.stepwise = bool(temporal.stepwise)
         vision_dim = proprio_width = 0
-        if how.vision:
+        if vision:
             encoder = registry.find(registry.ENCODERS, config.encoder)
             smallest = registry.SMALLEST_IMAGE[config.encoder]
             if min(image_shape[:2]) < smallest:
@@ -72,21 +82,19 @@ class SmallPolicy(nn.Module):
                 )
             self.encoders = nn.ModuleDict({camera: encoder(config, image_shape) for camera in cameras})
             vision_dim = config.feature_dim * len(cameras) * (1 if self.stepwise else config.image_history)
-        if how.proprio:
+        if proprio:
             self.proprio_encoder = ProprioEncoder(
                 proprio_dim, config.proprio_history, config.feature_dim, config.proprio_layers, self.stepwise
             )
             proprio_width = config.feature_dim
         fused = vision_dim + proprio_width
-        if how.vision and how.proprio:
-            self.fusion = registry.find(registry.FUSIONS, how.fusion or config.fusion)(
-                config, vision_dim, proprio_width
-            )
+        if vision and proprio:
+            self.fusion = registry.find(registry.FUSIONS, fusion or config.fusion)(config, vision_dim, proprio_width)
             fused = self.fusion.output_dim
         self.temporal = temporal(config, fused)
         self.head = registry.find(registry.HEADS, config.head)(config, self.temporal.output_dim, action_dim)
         self.vision_dim = vision_dim
-        self.extras = nn.ModuleDict(how.extras(self))
+        self.extras = nn.ModuleDict()
 
     @property
     def branches(self) -> dict[str, nn.Module]:
@@ -150,27 +158,3 @@ class SmallPolicy(nn.Module):
         vision = None if features is None else self._as_tokens(features)
         encoded = None if proprio is None else self.proprio_encoder(proprio)
         return self.head.predict(self.embed(vision, encoded), generator)
-
-
-def build_policy(
-    config: SmallModelConfig,
-    method: str,
-    image_shape: tuple[int, int, int],
-    proprio_dim: int,
-    action_dim: int,
-    cameras: Sequence[str] = ("primary",),
-) -> SmallPolicy:
-    """The policy of a method; its weights come from torch's global generator.
-
-    Args:
-        config: parts and sizes.
-        method: name in `gap_vla.policies.METHODS`.
-        image_shape: height, width, channels.
-        proprio_dim: width of proprioception.
-        action_dim: width of an action.
-        cameras: one encoder each.
-
-    Raises:
-        ConfigError: unknown method, or images that the encoder cannot take.
-    """
-    return SmallPolicy(config, method, image_shape, proprio_dim, action_dim, cameras)

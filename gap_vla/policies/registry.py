@@ -1,62 +1,71 @@
-"""The parts of a small policy by name: a part is one file, and one line here. Nothing is imported until it is used."""
+"""The parts and methods of a small policy by name, `module:class`. Nothing is imported until it is used."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-ENCODERS: Mapping[str, str] = {
-    "small": "gap_vla.policies.encoders.small:SmallEncoder",
-    "resnet18": "gap_vla.policies.encoders.resnet18:ResNet18",
-}
+from gap_vla.core.typed_config import choose
+
+ENCODERS: Mapping[str, str] = {"small": "encoders:SmallEncoder", "resnet18": "resnet18:ResNet18"}
 
 SMALLEST_IMAGE: Mapping[str, int] = {"small": 16, "resnet18": 33}
 """Pixels; in smaller pictures the last map of a ResNet has one position, and its spatial softmax is constant."""
 
-TEMPORALS: Mapping[str, str] = {
-    "none": "gap_vla.policies.temporal:LastStep",
-    "transformer": "gap_vla.policies.temporal:TemporalTransformer",
-}
+TEMPORALS: Mapping[str, str] = {"none": "fusions:LastStep", "transformer": "fusions:TemporalTransformer"}
 
 FUSIONS: Mapping[str, str] = {
-    "concat": "gap_vla.policies.fusions.concat:Concat",
-    "sum": "gap_vla.policies.fusions.sum:Sum",
-    "film": "gap_vla.policies.fusions.film:FiLM",
-    "attention": "gap_vla.policies.fusions.attention:Attention",
-    "phase_gate": "gap_vla.policies.fusions.phase_gate:PhaseGate",
+    "concat": "fusions:Concat",
+    "sum": "fusions:Sum",
+    "film": "fusions:FiLM",
+    "attention": "fusions:Attention",
+    "phase_gate": "fusions:PhaseGate",
 }
 
-HEADS: Mapping[str, str] = {
-    "mlp": "gap_vla.policies.heads.mlp:MLPHead",
-    "diffusion": "gap_vla.policies.heads.diffusion:DiffusionHead",
-    "gmm": "gap_vla.policies.heads.gmm:GMMHead",
-}
+HEADS: Mapping[str, str] = {"mlp": "heads:MLPHead", "diffusion": "heads:DiffusionHead", "gmm": "heads:GMMHead"}
 
 METHODS: Mapping[str, str] = {
-    "vision": "gap_vla.policies.methods.vision:Vision",
-    "concat": "gap_vla.policies.methods.base:Concat",
-    "proprio": "gap_vla.policies.methods.proprio:Proprio",
-    "msbot": "gap_vla.policies.methods.msbot:MSBot",
-    "aux": "gap_vla.policies.methods.aux:Aux",
-    "mask": "gap_vla.policies.methods.mask:Mask",
-    "gap": "gap_vla.policies.methods.gap:Gap",
-    "gradnorm": "gap_vla.policies.methods.gradnorm:GradNorm",
-    "ogm_ge": "gap_vla.policies.methods.ogm_ge:OgmGe",
-    "dropout_noise": "gap_vla.policies.methods.dropout_noise:DropoutNoise",
-    "keyframe": "gap_vla.policies.methods.keyframe:Keyframe",
-    "lambda_only": "gap_vla.policies.methods.controls:LambdaOnly",
-    "rho_only": "gap_vla.policies.methods.controls:RhoOnly",
-    "rho_only_gaussian": "gap_vla.policies.methods.controls:RhoOnlyGaussian",
-    "fixed_rho": "gap_vla.policies.methods.controls:FixedRho",
-    "gap_gaussian": "gap_vla.policies.methods.alternatives:GapGaussian",
-    "gap_change_points": "gap_vla.policies.methods.alternatives:GapChangePoints",
-    "gap_hdbscan": "gap_vla.policies.methods.alternatives:GapHdbscan",
-    "gap_cotpc": "gap_vla.policies.methods.alternatives:GapCotpc",
+    "vision": "methods:Vision",
+    "concat": "methods:Concat",
+    "proprio": "methods:Proprio",
+    "msbot": "rivals:MSBot",
+    "aux": "rivals:Aux",
+    "mask": "rivals:Mask",
+    "gap": "methods:Gap",
+    "gradnorm": "rivals:GradNorm",
+    "ogm_ge": "rivals:OgmGe",
+    "dropout_noise": "rivals:DropoutNoise",
+    "keyframe": "rivals:Keyframe",
+    "lambda_only": "methods:LambdaOnly",
+    "rho_only": "methods:RhoOnly",
+    "rho_only_gaussian": "methods:RhoOnlyGaussian",
+    "fixed_rho": "methods:FixedRho",
+    "gap_gaussian": "methods:GapGaussian",
+    "gap_change_points": "methods:GapChangePoints",
+    "gap_hdbscan": "methods:GapHdbscan",
+    "gap_cotpc": "methods:GapCotpc",
 }
+
+SAME_METHOD = (("v", "vision"), ("vp", "concat"), ("vp_gap", "gap"))
+"""The three methods of the comparison, by their name for Octo and for a small policy; both are understood for both."""
+
+
+def method_name(given: str, known: Iterable[str]) -> str:
+    """The name in `known` of the method that is called `given` for one kind of policy or the other.
+
+    >>> method_name("vp_gap", METHODS), method_name("gap", ("v", "vp", "vp_gap"))
+    ('gap', 'vp_gap')
+
+    Raises:
+        ConfigError: unknown; the message lists the names there are.
+    """
+    known = tuple(known)
+    alike = [name for names in SAME_METHOD if given in names for name in names if name in known]
+    return choose(alike[0] if alike else given, known, "method")
 
 
 def find(registry: Mapping[str, str], name: str) -> Any:
     """The class registered under `name`; the name was checked when the configuration was read."""
     module, _, attribute = registry[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return getattr(importlib.import_module(f"gap_vla.policies.{module}"), attribute)

@@ -17,7 +17,8 @@ from gap_vla.core.typed_config import build_config
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.octo.errors import CheckpointError, blaming
 from gap_vla.policies.config import SmallModelConfig
-from gap_vla.policies.policy import SmallPolicy, build_policy
+from gap_vla.policies.methods import build_policy
+from gap_vla.policies.policy import SmallPolicy
 from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics, save_statistics
 
 FORMAT = 1

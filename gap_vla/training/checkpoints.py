@@ -13,6 +13,14 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.step import TrainState
 
 
+EMPTY = "rival"
+"""A part of every checkpoint that holds nothing; without it, checkpoints written earlier would have another layout."""
+
+
+def _on_disk(state: TrainState) -> dict[str, Any]:
+    return {**vars(state), EMPTY: {}}
+
+
 class StateCheckpoints:
     """Training states under one folder; the newest two are kept.
 
@@ -38,7 +46,7 @@ class StateCheckpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(_on_disk(state)),
             loader=ocp.args.JsonSave({"state": json.dumps(loader_state), "layout": self._layout}),
         )
         self._manager.save(step, args=args)
@@ -56,10 +64,11 @@ class StateCheckpoints:
                 f"{self._manager.directory}/{step} holds parameters in another order or of another model; it cannot be "
                 "resumed by this version: start a new run with --run_name NAME"
             )
-        abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, template)
+        abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loader=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
-        return restored["state"], json.loads(restored["loader"]["state"])
+        parts = {key: value for key, value in restored["state"].items() if key != EMPTY}
+        return TrainState(**parts), json.loads(restored["loader"]["state"])
 
     def wait(self) -> None:
         """Blocks until what was saved is on disk."""

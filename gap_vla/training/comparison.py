@@ -13,16 +13,15 @@ from pathlib import Path
 from gap_vla.core.errors import keeping
 from gap_vla.core.identity import digest
 from gap_vla.core.processes import CellProcess
-from gap_vla.core.typed_config import ConfigError, choose
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
-from gap_vla.training.config import METHODS, FinetuneConfig
+from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.run_directory import RunDirectory
 from gap_vla.training.settings import of_result
 
 
 def cell_config(config: FinetuneConfig, method: str, seed: int) -> FinetuneConfig:
     """The configuration of one cell: only the method and the training seed differ."""
-    choose(method, METHODS, "method")
     return dataclasses.replace(config, method=method, train=dataclasses.replace(config.train, seed=seed))
 
 
@@ -63,7 +62,7 @@ def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]
         finished = [run.summary for run, c in zip(runs, cells) if run.complete_with(c.to_dict())]
         write_json(out / "cells.json", {"finished": [str(path) for path in finished], "failed": failures})
         if finished:
-            text = render(finished, out, methods=list(methods))
+            text = render(finished, out, methods=list(dict.fromkeys(cell.method for cell in cells)))
     return text
 
 

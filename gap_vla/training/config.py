@@ -25,6 +25,7 @@ from gap_vla.core.typed_config import (
 )
 from gap_vla.demos import READERS
 from gap_vla.phases import METHODS as METHODS_OF_RHO
+from gap_vla.policies.registry import method_name
 from gap_vla.rlds.augmentation import UPSTREAM, Augmentation
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, task_spec
 
@@ -254,7 +255,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         choose(self.task, TASK_NAMES, "task")
-        choose(self.method, METHODS, "method")
+        object.__setattr__(self, "method", method_name(self.method, METHODS))
         check_pictures(self.task, self.demos, self.data)
         token = self.model.pixels_of_token
         if self.demos.image_size % token:

@@ -12,7 +12,7 @@ import pytest
 from harness import LONG_SECONDS, Target, damage_a_file, damaged_json, run
 
 from gap_vla.policies.config import SmallModelConfig
-from gap_vla.policies.policy import build_policy
+from gap_vla.policies.methods import build_policy
 from gap_vla.policies.saving import save_policy
 from gap_vla.serving.key_mapping import OBSERVATION, KeyMapping
 from gap_vla.serving.loading import LoadedPolicy, load_checkpoint

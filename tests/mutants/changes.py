@@ -206,14 +206,14 @@ HOW_MUCH = (
     ),
     Mutant(
         "rho_only with λ",
-        "policies/methods/controls.py",
+        "policies/methods.py",
         'mode="sample", lam=1.0',
         'mode="sample"',
         f"{SMALL_STEP}[rho_only-sample-current]",
     ),
     Mutant(
         "lambda_only with the configured ρ",
-        "policies/methods/controls.py",
+        "policies/methods.py",
         'mode="fixed", fixed_rho=0.0',
         'mode="fixed"',
         f"{SMALL_STEP}[lambda_only-sample-current]",

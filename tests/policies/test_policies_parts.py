@@ -11,9 +11,9 @@ from toy_store import SIZE, toy_config, write_store
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import CheckpointError
 from gap_vla.policies import METHODS, SmallModelConfig, build_policy, registry
-from gap_vla.policies.encoders.resnet18 import Trunk, load_imagenet
-from gap_vla.policies.encoders.spatial_softmax import SpatialSoftmax
+from gap_vla.policies.encoders import SpatialSoftmax
 from gap_vla.policies.registry import FUSIONS, HEADS
+from gap_vla.policies.resnet18 import Trunk, load_imagenet
 from gap_vla.policies.saving import load_saved_policy, save_policy
 
 TINY = dict(encoder_width=8, feature_dim=16, head_dim=16, action_horizon=3, proprio_history=4)

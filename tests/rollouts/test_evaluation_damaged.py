@@ -14,7 +14,7 @@ from test_evaluation_octo_policy import STATISTICS, build, observations
 
 from gap_vla.octo import CheckpointError
 from gap_vla.policies.config import SmallModelConfig
-from gap_vla.policies.policy import build_policy
+from gap_vla.policies.methods import build_policy
 from gap_vla.policies.saving import save_policy
 from gap_vla.rollouts import PolicyError
 from gap_vla.serving.loading import load_checkpoint

@@ -5,6 +5,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from gap_vla.adjustment.jax import scale_group_updates
 from gap_vla.octo.optimizer import create_optimizer
@@ -79,7 +80,7 @@ def linear_training(multiple=1, clip=1.0, weight_decay=0.1, **options):
         0.01,
         weight_decay=weight_decay,
         clip_gradient=clip,
-        after_normalization=scale_group_updates(packing.group_labels),
+        after_normalization=optax.chain(scale_group_updates(packing.group_labels)),
         mu_dtype=jnp.float32,
     )
     packed = packing.pack(parameters())

@@ -1,6 +1,7 @@
 """What the loop hands to its steps, and what it refuses: losses that are not finite, checkpoints of another model."""
 
-import jax
+import json
+
 import numpy as np
 import pytest
 from linear_policy import batch_of, linear_training
@@ -10,7 +11,6 @@ from gap_vla.training.checkpoints import StateCheckpoints
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.loop import DivergedError, train
 from gap_vla.training.metrics import read_metrics
-
 
 LAMBDA_TO_THE_END = AdjustmentSchedule(mode="fixed", fixed_rho=0.0, window=1.0)
 
@@ -103,6 +103,13 @@ def test_metrics_hold_the_branches_and_their_parts_at_every_logging_step(tmp_pat
             assert all(
                 row[f"train/{kind}/{branch}{part}"] > 0 for row in rows for part in ("", "/transition", "/consistent")
             )
+
+
+def test_a_checkpoint_has_the_layout_of_those_that_earlier_versions_wrote(tmp_path):
+    run(tmp_path, Batches())
+    parts = json.loads((tmp_path / "state" / "4" / "state" / "_METADATA").read_text())["tree_metadata"]
+    kinds = {part["key_metadata"][0]["key"]: part["value_metadata"]["value_type"] for part in parts.values()}
+    assert kinds.keys() == {"params", "opt_state", "step", "rng", "rival"} and kinds["rival"] == "Dict"
 
 
 def test_a_checkpoint_of_another_layout_is_not_resumed(tmp_path):

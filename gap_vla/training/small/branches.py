@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gap_vla.policies.methods.base import Forward
+from gap_vla.policies.methods import Forward
 from gap_vla.policies.policy import SmallPolicy
 
 

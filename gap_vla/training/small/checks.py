@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallConfig
-from gap_vla.policies.names import method_of
+from gap_vla.policies.methods import method_of
 from gap_vla.rlds import EpisodeStore
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.small.windows import phase_names

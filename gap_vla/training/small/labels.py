@@ -8,7 +8,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallConfig
-from gap_vla.policies.names import method_of
+from gap_vla.policies.methods import method_of
 from gap_vla.rlds import EpisodeStore
 
 

@@ -80,7 +80,7 @@ def train_small(config: SmallConfig, run_name: str = "", resume: bool = False) -
         require_ready(config, stages_of(config.data_stages))
         from gap_vla.policies import method_of
 
-        method_of(config.method).check(config)
+        method_of(config.method).check(config.method, config.model)
     with RunDirectory.held(directory, config.to_dict(), resume, dataset=made_from) as run:
         if run.complete:
             print(f"{run.path} is complete", flush=True)
@@ -108,8 +108,7 @@ def _run_stages(config: SmallConfig, run: RunDirectory) -> dict[str, Any]:
 def _train(config: SmallConfig, store: Any, run: RunDirectory) -> dict[str, float]:
     import torch
 
-    from gap_vla.policies import method_of
-    from gap_vla.policies.policy import build_policy
+    from gap_vla.policies import build_policy, method_of
     from gap_vla.policies.saving import save_policy
     from gap_vla.training.data import describe_store
     from gap_vla.training.picture import save_batch_picture

@@ -11,8 +11,7 @@ import torch
 from gap_vla.adjustment.torch import Adjustment, attach
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallConfig
-from gap_vla.policies.methods.base import Forward, masked_mean
-from gap_vla.policies.names import method_of
+from gap_vla.policies.methods import Forward, masked_mean, method_of
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.training.small.branches import branch_gradients, branch_measurements, watch
 

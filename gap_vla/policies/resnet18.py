@@ -11,9 +11,8 @@ from torch.nn import functional
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallModelConfig
-from gap_vla.policies.encoders.spatial_softmax import SpatialSoftmax
+from gap_vla.policies.encoders import KEYPOINTS, SpatialSoftmax
 
-KEYPOINTS = 64
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))  # channels and stride of layer1 to layer4, two blocks each
 

@@ -1,0 +1,224 @@
+"""Training methods: what each changes of `Concat`, which trains both branches plainly. Here GAP and its controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.policies import registry
+from gap_vla.policies.config import RivalsConfig, SmallModelConfig
+from gap_vla.policies.policy import SmallPolicy
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """One forward pass: features of the branches float[B, W, D], the head's input float[B, D], loss float[B, H]."""
+
+    vision: torch.Tensor | None
+    proprio: torch.Tensor | None
+    feature: torch.Tensor
+    loss: torch.Tensor
+
+
+class Method:
+    """Plain training of both branches; subclasses override what they do differently.
+
+    Attributes:
+        vision, proprio: which branches the policy has.
+        fusion: name of a fusion of the method's own, or empty for the configured one.
+        heads: the action heads it works with; empty: all.
+        needs_rho, needs_change_points, needs_phase: what the dataset must carry.
+        rho_source: "dataset", "zero", or a method of `gap_vla.phases` that labels the stored proprioception.
+    """
+
+    vision = True
+    proprio = True
+    fusion = ""
+    heads: tuple[str, ...] = ()
+    needs_rho = False
+    needs_change_points = False
+    needs_phase = False
+    rho_source = "dataset"
+
+    def __init__(self, options: RivalsConfig | None = None) -> None:
+        self.options = options or RivalsConfig()
+
+    def check(self, name: str, model: SmallModelConfig) -> None:
+        """Raises ConfigError if the method of that name, fusion and head do not fit together."""
+        if self.fusion and model.fusion not in ("concat", self.fusion):
+            raise ConfigError(
+                f"method {name} brings its own fusion {self.fusion!r}; model.fusion {model.fusion!r} "
+                "would be ignored: leave it at 'concat', or choose another method"
+            )
+        if self.heads and model.head not in self.heads:
+            raise ConfigError(
+                f"method {name} compares losses as ratios, which head {model.head!r} does not allow "
+                f"(its loss can be negative); choose model.head {' or '.join(self.heads)}"
+            )
+        if not (self.vision and self.proprio) and model.fusion != "concat":
+            raise ConfigError(
+                f"method {name} has a single branch and fuses nothing; leave model.fusion at 'concat', or "
+                "choose a method with both branches"
+            )
+
+    def extras(self, policy: SmallPolicy) -> Mapping[str, nn.Module]:
+        """Modules that only training needs; they become `policy.extras` and are saved with it."""
+        return {}
+
+    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
+        """The gradient adjustment of this method (M6); none by default."""
+        return dataclasses.replace(configured, mode="none")
+
+    def inputs(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        """What the policy is shown of a training batch; the generator (on the CPU) is seeded from run and step."""
+        return batch
+
+    def loss(
+        self, policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The scalar to minimise: by default the mean over all actions before the episode's end."""
+        return masked_mean(out.loss, batch["action_pad_mask"])
+
+    def after_backward(
+        self, policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
+    ) -> None:
+        """Changes gradients in place, before clipping."""
+
+
+class Concat(Method):
+    """The baseline."""
+
+
+class Vision(Method):
+    """Vision only: there is no proprioceptive branch."""
+
+    proprio = False
+
+
+class Proprio(Method):
+    """State only: there is no image encoder. What is left of the success rate needs no eyes."""
+
+    vision = False
+
+
+class Gap(Method):
+    """M6: the proprioceptive branch learns from each sample with 1 − ρ and is updated with λ, in the first half."""
+
+    needs_rho = True
+
+    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
+        return configured
+
+
+class GapGaussian(Gap):
+    """GAP with another ρ (`gap_vla.phases`): Gaussian bumps at the exact segmentation's change points."""
+
+    needs_rho = False
+    rho_source = "gaussian"
+
+
+class GapChangePoints(Gap):
+    """GAP with ρ = 1 at the change points and 0 elsewhere: the raw labels."""
+
+    needs_rho = False
+    rho_source = "change_points"
+
+
+class GapHdbscan(Gap):
+    """GAP with change points where HDBSCAN's clusters of motion change."""
+
+    needs_rho = False
+    rho_source = "hdbscan"
+
+
+class GapCotpc(Gap):
+    """GAP with CoTPC-style key states, where the direction of motion turns."""
+
+    needs_rho = False
+    rho_source = "cotpc"
+
+
+class LambdaOnly(Method):
+    """Control: λ on the updates, ρ = 0: a slower proprioceptive branch, blind to phases."""
+
+    rho_source = "zero"
+
+    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
+        return dataclasses.replace(configured, mode="fixed", fixed_rho=0.0)
+
+
+class RhoOnly(Gap):
+    """Control: 1 − ρ on each sample's gradient, λ = 1: phases alone."""
+
+    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
+        return dataclasses.replace(configured, mode="sample", lam=1.0)
+
+
+class RhoOnlyGaussian(RhoOnly):
+    """As rho_only, with ρ as Gaussian bumps at the change points."""
+
+    needs_rho = False
+    rho_source = "gaussian"
+
+
+class FixedRho(Method):
+    """Control: the same ρ at every step (`adjustment.fixed_rho`), with λ."""
+
+    rho_source = "zero"
+
+    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
+        return dataclasses.replace(configured, mode="fixed")
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `values` where `mask` is True."""
+    weight = mask.to(values.dtype)
+    return (values * weight).sum() / weight.sum()
+
+
+def method_of(name: str, options: RivalsConfig | None = None) -> Method:
+    """The method of that name.
+
+    Args:
+        options: settings of the rival methods; default: the library's.
+
+    Raises:
+        ConfigError: unknown name; the message lists the names there are.
+    """
+    return registry.find(registry.METHODS, registry.method_name(name, registry.METHODS))(options)
+
+
+def build_policy(
+    config: SmallModelConfig,
+    method: str,
+    image_shape: tuple[int, int, int],
+    proprio_dim: int,
+    action_dim: int,
+    cameras: Sequence[str] = ("primary",),
+) -> SmallPolicy:
+    """The policy of a method; its weights come from torch's global generator.
+
+    Args:
+        config: parts and sizes.
+        method: name in `gap_vla.policies.METHODS`.
+        image_shape: height, width, channels.
+        proprio_dim: width of proprioception.
+        action_dim: width of an action.
+        cameras: one encoder each.
+
+    Raises:
+        ConfigError: unknown method, or images that the encoder cannot take.
+    """
+    name = registry.method_name(method, registry.METHODS)
+    how = method_of(name)
+    policy = SmallPolicy(
+        config, name, image_shape, proprio_dim, action_dim, cameras, how.vision, how.proprio, how.fusion
+    )
+    policy.extras = nn.ModuleDict(how.extras(policy))
+    return policy

@@ -1,1 +1,0 @@
-"""Training methods; each file says how its method differs from `concat` (`base.py`)."""
