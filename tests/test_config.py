@@ -26,7 +26,10 @@ def test_from_dict_reads_back_what_to_dict_writes():
     [
         ({"task": "threadin"}, "did you mean 'threading'"),
         ({"task": "threading", "method": "gradnorm"}, "choose one of v, vp, vp_gap"),
-        ({"task": "threading", "rival": {"alpha": 1.0}}, "other methods are of the small policies: scripts/train_small"),
+        (
+            {"task": "threading", "rival": {"alpha": 1.0}},
+            "other methods are of the small policies",
+        ),
         ({"task": "threading", "trian": {}}, "did you mean train"),
         ({"task": "threading", "train": {"stepz": 1}}, "did you mean train.steps"),
         ({"task": "threading", "train": {"steps": 0}}, "train.steps is 0; it must be a whole number from 1 to"),
@@ -144,7 +147,7 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
 
 def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():
     code = (
-        "import sys; sys.argv = ['finetune', '--config', 'finetune_configs/threading.py', '--config.method=gap']\n"
+        "import sys; sys.argv = ['finetune', '--config', 'finetune_configs/threading.py', '--config.method=gpa']\n"
         "from gap_vla.cli.configured import run_command\n"
         "assert run_command(print, '') == 2\n"
         "heavy = {'jax', 'tensorflow', 'mujoco', 'torch', 'robosuite'} & set(sys.modules)\n"

@@ -198,3 +198,21 @@ class Section:
 
 def _kind(value: Any) -> str:
     return f"{shown(value)} ({type(value).__name__})" if isinstance(value, str | int | float) else type(value).__name__
+
+
+class CheckpointError(UserError, ValueError):
+    """A checkpoint directory that cannot be used; the message names the file or the parameters, and what to do."""
+
+
+@contextlib.contextmanager
+def blaming(where: Path | str, what: str) -> Iterator[None]:
+    """Whatever goes wrong inside is the fault of a file that somebody else wrote: a CheckpointError that names it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        line = " ".join(str(said).split())[:400]
+        raise CheckpointError(f"{where}: {what} ({kind}{line})") from error

@@ -14,34 +14,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from gap_vla.octo.attention import MANY, key_spans
-from gap_vla.octo.attention_rules import AttentionRule, find_rule, layout_mask
 from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.compute import Compute
-from gap_vla.octo.tokens import TokenGroup
-
-
-@struct.dataclass
-class PrefixGroup(TokenGroup):
-    """A group before all timesteps (the task): tokens float[B, n, D], mask bool[B, n].
-
-    Attributes:
-        name: matched against the patterns of `attention_rules`.
-        attention_rules: pattern of another group's name -> when this group's tokens may look at it; first match wins.
-    """
-
-    name: str = struct.field(pytree_node=False)
-    attention_rules: Mapping[str, AttentionRule] = struct.field(pytree_node=False)
-
-
-@struct.dataclass
-class TimestepGroup(TokenGroup):
-    """A group that repeats every timestep: tokens float[B, W, n, D], mask bool[B, W, n]; fields as `PrefixGroup`."""
-
-    name: str = struct.field(pytree_node=False)
-    attention_rules: Mapping[str, AttentionRule] = struct.field(pytree_node=False)
+from gap_vla.octo.token_groups import AttentionRule, TokenGroup, find_rule, layout_mask
 
 
 class BlockTransformer(nn.Module):

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from gap_vla.octo.attention import Spans, attention
-from gap_vla.octo.compute import Compute
-from gap_vla.octo.layer_scan import run_layers
-from gap_vla.octo.tokens import TokenGroup
+from gap_vla.octo.compute import Compute, run_layers
+from gap_vla.octo.token_groups import TokenGroup
 
 
 @jax.custom_vjp

@@ -12,18 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+from flax import struct, traverse_util
 from jaxtyping import Array, Bool, Float
 
-from gap_vla.octo import batch_checks, checkpoint
+from gap_vla.core.foreign import blaming
+from gap_vla.octo import batches, checkpoint
 from gap_vla.octo.compute import Compute
-from gap_vla.octo.errors import blaming
-from gap_vla.octo.initialization import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.language import recall_language
 from gap_vla.octo.module import OctoModule
+from gap_vla.octo.parameters import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
-from gap_vla.octo.tokens import TokenGroup
+from gap_vla.octo.token_groups import TokenGroup
 
 __all__ = ["NormalizationType", "OctoModel", "parameter_shapes", "unnormalize"]
 
@@ -105,9 +105,7 @@ class OctoModel:
             CheckpointError: a file is missing or damaged, or the parameters are of another architecture; the message
                 names what differs. Nothing is half loaded.
         """
-        from gap_vla.octo.hub import local_directory
-
-        root = local_directory(checkpoint_path)
+        root = checkpoint.local_directory(checkpoint_path)
         config = checkpoint.read_config(root)
         example = checkpoint.read_example_batch(root)
         params, step = checkpoint.read_params(root, step)
@@ -116,7 +114,7 @@ class OctoModel:
             expected = parameter_shapes(module, example)
             text_processor = _text_processor(config["text_processor"], root)
         with blaming(checkpoint.params_path(root, step), "no parameters"):
-            batch_checks.check_params(params, expected, checkpoint.params_path(root, step))
+            batches.check_params(params, expected, checkpoint.params_path(root, step))
         return cls(
             module=module,
             params=jax.tree.map(jnp.asarray, params),
@@ -158,9 +156,7 @@ class OctoModel:
 
         Whatever the example batch has and is not given here is zeros, and marked as padding.
         """
-        from gap_vla.octo.tasks import create_tasks
-
-        return create_tasks(self.example_batch["task"], self.text_processor, goals, texts)
+        return batches.create_tasks(self.example_batch["task"], self.text_processor, goals, texts)
 
     def run_transformer(
         self,
@@ -170,8 +166,8 @@ class OctoModel:
         train: bool = False,
     ) -> dict[str, TokenGroup]:
         """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
-        batch_checks.check_batch("observation", observations, self.example_batch["observation"], leading=2)
-        batch_checks.check_batch("task", tasks, self.example_batch["task"], leading=1)
+        batches.check_batch("observation", observations, self.example_batch["observation"], leading=2)
+        batches.check_batch("task", tasks, self.example_batch["task"], leading=1)
         return _run_transformer(self.module, train, self.params, observations, tasks, timestep_pad_mask)
 
     def sample_actions(
@@ -196,14 +192,14 @@ class OctoModel:
             argmax, temperature: how the discrete head samples; the other heads ignore them.
             rng: needed by heads that sample; `jax.random.PRNGKey(0)` by default, so pass your own.
         """
-        batch_checks.check_batch("observation", observations, self.example_batch["observation"], leading=2)
-        batch_checks.check_batch("task", tasks, self.example_batch["task"], leading=1)
+        batches.check_batch("observation", observations, self.example_batch["observation"], leading=2)
+        batches.check_batch("task", tasks, self.example_batch["task"], leading=1)
         if timestep_pad_mask is None:
             timestep_pad_mask = observations["timestep_pad_mask"]
         statistics = unnormalization_statistics
         if statistics is not None and "action" in self.module.heads:
             kind = NormalizationType(normalization_type).value
-            batch_checks.check_statistics(statistics, kind, self.module.heads["action"].action_dim)
+            batches.check_statistics(statistics, kind, self.module.heads["action"].action_dim)
         dims = None if statistics is None else len(statistics["mean"])
         tasks = recall_language(self.module, self.params, tasks)
         static = (self.module, train, argmax, tuple(sample_shape))
@@ -214,10 +210,29 @@ class OctoModel:
         return actions if statistics is None else unnormalize(actions, statistics, normalization_type)
 
     def get_pretty_spec(self) -> str:
-        """What goes in and what comes out, as text."""
-        from gap_vla.octo.pretty import pretty_spec
+        """Observations, tasks and actions with their shapes, the parts of the model and its number of parameters."""
+        observation, task = self.example_batch["observation"], self.example_batch["task"]
+        transformer = self.module.octo_transformer
+        lines = ["Observations (batch B, window W):", *_shapes(observation, ("B", "W"))]
+        lines += ["Task (batch B):", *_shapes(task, ("B",))]
+        lines += [f"Longest window: {transformer.max_horizon}"]
+        lines += ["Tokenizers:"]
+        lines += [f"  obs_{n}: {type(t).__name__}" for n, t in transformer.observation_tokenizers.items()]
+        lines += [f"  task_{n}: {type(t).__name__}" for n, t in transformer.task_tokenizers.items()]
+        lines += ["Heads:"]
+        for name, head in self.module.heads.items():
+            gives = f"(B, {head.action_horizon}, {head.action_dim})"
+            lines += [f"  {name}: {type(head).__name__} reads {head.readout_key}, gives {gives}"]
+        total = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.params))
+        lines += [f"Parameters: {total:,}"]
+        return "\n".join(lines)
 
-        return pretty_spec(self)
+
+def _shapes(tree: Mapping[str, Any], leading: tuple[str, ...]) -> list[str]:
+    return [
+        f"  {key}: {np.asarray(leaf).dtype}[{', '.join([*leading, *map(str, leaf.shape[len(leading) :])])}]"
+        for key, leaf in sorted(traverse_util.flatten_dict(dict(tree), sep="/").items())
+    ]
 
 
 def _print_sequence(module: OctoModule, example: Mapping[str, Any]) -> None:

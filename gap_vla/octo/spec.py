@@ -23,7 +23,7 @@ _TABLE: dict[tuple[str, str], str | Callable[..., Any]] = {
     (_TOKENIZERS, "ImageTokenizer"): "gap_vla.octo.tokenizers",
     (_TOKENIZERS, "LanguageTokenizer"): "gap_vla.octo.tokenizers",
     (_TOKENIZERS, "LowdimObsTokenizer"): "gap_vla.octo.tokenizers",
-    (_TOKENIZERS, "BinTokenizer"): "gap_vla.octo.bins",
+    (_TOKENIZERS, "BinTokenizer"): "gap_vla.octo.tokenizers",
     (_ENCODERS, "PatchEncoder"): "gap_vla.octo.encoders",
     (_ENCODERS, "SmallStem"): "gap_vla.octo.encoders",
     (_ENCODERS, "SmallStem16"): "gap_vla.octo.encoders",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flax.core import FrozenDict
 
-from gap_vla.octo.errors import CheckpointError
+from gap_vla.core.foreign import CheckpointError
 
 _DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
 

@@ -12,10 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import CheckpointError, Section, blaming
 from gap_vla.core.typed_config import build_config
 from gap_vla.core.whole import replacing, write_json
-from gap_vla.octo.errors import CheckpointError, blaming
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.policy import SmallPolicy

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.octo.errors import CheckpointError
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.rlds.statistics import check_statistics, normalize, unnormalize
 from gap_vla.rollouts.chunks import ChunkExecutor, RecedingHorizon, TemporalEnsemble
 from gap_vla.rollouts.history import EpisodeHistory

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gap_vla.octo.errors import CheckpointError
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.policies.saving import load_saved_policy, parameter_digest
 from gap_vla.rollouts.chunk_policy import ChunkPolicy

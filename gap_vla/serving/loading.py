@@ -6,8 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.foreign import Section, whole
-from gap_vla.octo.errors import CheckpointError
+from gap_vla.core.foreign import CheckpointError, Section, whole
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.policy import ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
 

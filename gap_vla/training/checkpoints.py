@@ -12,7 +12,6 @@ import orbax.checkpoint as ocp
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.step import TrainState
 
-
 EMPTY = "rival"
 """A part of every checkpoint that holds nothing; without it, checkpoints written earlier would have another layout."""
 

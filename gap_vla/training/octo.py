@@ -15,8 +15,7 @@ from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
 from gap_vla.octo import OctoModel
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
-from gap_vla.octo.optimizer import create_optimizer
-from gap_vla.octo.partition import join_frozen, split_frozen
+from gap_vla.octo.optimizer import create_optimizer, join_frozen, split_frozen
 from gap_vla.training.architecture import adapted_config, small_model
 from gap_vla.training.branches import Adam
 from gap_vla.training.checkpoints import StateCheckpoints

@@ -168,8 +168,7 @@ def _require_weights(config: FinetuneConfig) -> None:
         folder = Path(pretrained).expanduser()
         if not (folder / "config.json").is_file():
             raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
-    from gap_vla.octo.checkpoint import read_config
-    from gap_vla.octo.hub import local_directory
+    from gap_vla.octo.checkpoint import local_directory, read_config
     from gap_vla.octo.text import tokenizer_file
 
     folder = local_directory(pretrained)  # downloads come first: without a network nothing else is begun

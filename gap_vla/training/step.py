@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
-from gap_vla.octo.partition import join_frozen
+from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
 from gap_vla.training.accumulation import accumulated, counted_entries
 from gap_vla.training.branches import Adam, branch_measurements, split_measurements

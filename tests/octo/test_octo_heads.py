@@ -13,13 +13,11 @@ from flax.traverse_util import unflatten_dict
 from gap_vla.octo.heads.continuous import L1ActionHead
 from gap_vla.octo.heads.diffusion import cosine_betas
 from gap_vla.octo.heads.discrete import DiscreteActionHead
-from gap_vla.octo.tokens import TokenGroup
+from gap_vla.octo.token_groups import TokenGroup
+from gap_vla.octo.tokenizers import BinTokenizer
 
-DATA = {
-    key.removeprefix("discrete/"): value
-    for key, value in golden.arrays(golden.DATA / "data_transforms.npz").items()
-    if key.startswith("discrete/")
-}
+TRANSFORMS = golden.arrays(golden.DATA / "data_transforms.npz")
+DATA = {key.removeprefix("discrete/"): value for key, value in TRANSFORMS.items() if key.startswith("discrete/")}
 KINDS: dict[str, dict[str, Any]] = {
     "per_dim": {"token_per": "action_dim_and_action_horizon"},
     "per_horizon_map": {"token_per": "action_horizon", "use_map": True},
@@ -34,6 +32,17 @@ def _discrete(kind: str) -> tuple[DiscreteActionHead, dict[str, Any], dict[str, 
     params = {key.removeprefix(prefix): value for key, value in DATA.items() if key.startswith(prefix)}
     outputs = {"readout_action": TokenGroup.create(jnp.asarray(DATA["tokens"]))}
     return head, {"params": unflatten_dict(params, sep="/")}, outputs
+
+
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+@pytest.mark.parametrize("n_bins", [4, 256])
+def test_bins_are_upstreams(kind: str, n_bins: int) -> None:
+    prefix = f"bins/{kind}_{n_bins}"
+    tokenizer = BinTokenizer(n_bins=n_bins, bin_type=kind, low=-2.0, high=2.0)
+    np.testing.assert_allclose(tokenizer.thresholds(), TRANSFORMS[f"{prefix}/thresholds"], rtol=1e-5, atol=1e-7)
+    bins = tokenizer(TRANSFORMS["bins/in"])
+    np.testing.assert_array_equal(bins, TRANSFORMS[f"{prefix}/tokens"])
+    np.testing.assert_allclose(tokenizer.decode(bins), TRANSFORMS[f"{prefix}/decoded"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

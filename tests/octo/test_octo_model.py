@@ -17,7 +17,7 @@ import pytest
 from gap_vla.adjustment.jax import adjusted_gradients
 from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, language, merge_params, presets
 from gap_vla.octo.blocks import Transformer
-from gap_vla.octo.convolution import convolve
+from gap_vla.octo.encoders import convolve
 from gap_vla.octo.language import embed_language
 from gap_vla.octo.model import parameter_shapes
 

@@ -13,8 +13,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 from gap_vla.octo import create_optimizer, merge_params
-from gap_vla.octo.optimizer import create_schedule
-from gap_vla.octo.partition import join_frozen, split_frozen
+from gap_vla.octo.optimizer import create_schedule, join_frozen, split_frozen
 
 DATA = golden.arrays(golden.DATA / "optimizer.npz")
 

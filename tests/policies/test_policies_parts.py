@@ -8,8 +8,8 @@ import torch
 from resnet18_names import PARAMETERS, TENSORS
 from toy_store import SIZE, toy_config, write_store
 
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo import CheckpointError
 from gap_vla.policies import METHODS, SmallModelConfig, build_policy, registry
 from gap_vla.policies.encoders import SpatialSoftmax
 from gap_vla.policies.registry import FUSIONS, HEADS

@@ -12,7 +12,7 @@ from flax import serialization
 from safetensors.torch import load_file, save_file
 from test_evaluation_octo_policy import STATISTICS, build, observations
 
-from gap_vla.octo import CheckpointError
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.saving import save_policy

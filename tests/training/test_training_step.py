@@ -161,7 +161,7 @@ def test_the_first_update_by_rho_adds_up_to_the_update():
 
 
 def test_frozen_leaves_have_neither_gradient_nor_optimizer_state():
-    from gap_vla.octo.partition import split_frozen
+    from gap_vla.octo.optimizer import split_frozen
     from gap_vla.training.config import FinetuneConfig
     from gap_vla.training.octo import optimizer_of
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.heads import readout
-from gap_vla.octo.tokens import TokenGroup
+from gap_vla.octo.token_groups import TokenGroup
 
 
 class ContinuousActionHead(nn.Module):

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from gap_vla.octo.bins import BinTokenizer
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.heads import readout
-from gap_vla.octo.tokens import TokenGroup
+from gap_vla.octo.token_groups import TokenGroup
+from gap_vla.octo.tokenizers import BinTokenizer
 
 
 class DiscreteActionHead(nn.Module):

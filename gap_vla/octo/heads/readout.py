@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gap_vla.octo.tokens import TokenGroup
+from gap_vla.octo.token_groups import TokenGroup
 
 
 def find_group(transformer_outputs: Mapping[str, TokenGroup], readout_key: str) -> TokenGroup:

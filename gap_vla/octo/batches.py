@@ -1,9 +1,9 @@
-"""Do these observations, tasks and parameters fit this model? Errors that name the key and both shapes."""
+"""Tasks as a model takes them, and whether observations, tasks and parameters fit it: errors name key and shapes."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,54 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from gap_vla.octo.errors import BatchError, CheckpointError
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import CheckpointError
+
+_NOT_GOALS = ("pad_mask_dict", "language_instruction")
+
+
+class BatchError(UserError, ValueError):
+    """Observations or tasks that do not fit the model; the message names the key and both shapes."""
+
+
+def create_tasks(
+    example: Mapping[str, Any],
+    text_processor: Any,
+    goals: Mapping[str, Any] | None,
+    texts: Sequence[str] | None,
+) -> dict[str, Any]:
+    """See `OctoModel.create_tasks`; `example` is the task of the model's example batch."""
+    if goals is None and texts is None:
+        raise ValueError("give goals, texts or both")
+    if goals is not None:
+        batch = len(next(iter(goals.values())))
+        task: dict[str, Any] = dict(goals)
+        masks = {key: np.ones(batch, bool) for key in goals}
+    else:
+        assert texts is not None
+        batch = len(texts)
+        shapes = {key: value for key, value in example.items() if key not in _NOT_GOALS}
+        task = {key: np.zeros((batch, *value.shape[1:]), value.dtype) for key, value in shapes.items()}
+        masks = {key: np.zeros(batch, bool) for key in shapes}
+
+    if texts is not None:
+        if text_processor is None:
+            raise ValueError(
+                "this model has no text processor, so it takes no texts; pass goals, or put embeddings into "
+                "task['language_instruction'] yourself"
+            )
+        if len(texts) != batch:
+            raise ValueError(f"{len(texts)} texts for {batch} goals")
+        task["language_instruction"] = text_processor.encode(list(texts))
+        masks["language_instruction"] = np.ones(batch, bool)
+    else:
+        if text_processor is not None:
+            task["language_instruction"] = text_processor.encode([""] * batch)
+        masks["language_instruction"] = np.zeros(batch, bool)
+
+    task["pad_mask_dict"] = masks
+    check_batch("task", task, example, leading=1)
+    return task
 
 
 def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], leading: int) -> None:
@@ -90,7 +137,7 @@ def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: P
         more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise CheckpointError(
             f"{path}: the parameters are not those of the model in config.json: {'; '.join(problems[:20])}{more}. "
-            "Use the config.json that belongs to them, or merge them with gap_vla.octo.merge.merge_params."
+            "Use the config.json that belongs to them, or merge them with gap_vla.octo.merge_params."
         )
     for key, leaf in have.items():
         if not jax.dtypes.issubdtype(leaf.dtype, np.floating):

@@ -1,7 +1,8 @@
-"""Who may attend to whom: the block-wise causal rules between token groups, and the mask they give.
+"""Groups of tokens with their masks, and who may attend to whom: tokenizers return groups, heads read them.
 
-Groups are matched by `fnmatch` patterns, the first pattern that fits wins and no fit means never. All of it depends
-only on the layout of the sequence, so it is computed in numpy while tracing and costs nothing per step.
+The block-wise causal rules match groups by `fnmatch` patterns: the first pattern that fits wins and no fit means
+never. The mask that they give depends only on the layout of the sequence, so it is computed in numpy while tracing and
+costs nothing per step.
 """
 
 from __future__ import annotations
@@ -9,10 +10,43 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
-from typing import Literal
+from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Bool
+
+
+@struct.dataclass
+class TokenGroup:
+    """Tokens that belong together.
+
+    Attributes:
+        tokens: float[..., n, d]; the leading axes are (B,) for the prefix and (B, W) for timesteps.
+        mask: bool[..., n], False where other tokens must not look.
+    """
+
+    tokens: jax.Array
+    mask: jax.Array
+
+    @classmethod
+    def create(cls, tokens: jax.Array, mask: jax.Array | None = None, **fields: Any) -> Any:
+        """A group whose mask is all True unless given."""
+        if mask is None:
+            mask = jnp.ones(tokens.shape[:-1], bool)
+        if mask.shape != tokens.shape[:-1]:
+            raise ValueError(f"tokens of shape {tokens.shape} need a mask {tokens.shape[:-1]}, found {mask.shape}")
+        return cls(tokens=tokens, mask=mask, **fields)
+
+    @classmethod
+    def concatenate(cls, groups: Sequence[TokenGroup], axis: int = -2) -> TokenGroup:
+        """One group of all tokens; `axis` counts in `tokens`, so the default is the token axis."""
+        tokens = jnp.concatenate([group.tokens for group in groups], axis=axis)
+        mask = jnp.concatenate([group.mask for group in groups], axis=axis + 1)
+        return TokenGroup(tokens=tokens, mask=mask)
+
 
 PREFIX_TIMESTEP = -1
 
@@ -37,6 +71,27 @@ class AttentionRule(enum.Enum):
         if self is AttentionRule.STRICT_PAST:
             return other < own
         return np.ones(np.broadcast_shapes(own.shape, other.shape), bool)
+
+
+@struct.dataclass
+class PrefixGroup(TokenGroup):
+    """A group before all timesteps (the task): tokens float[B, n, D], mask bool[B, n].
+
+    Attributes:
+        name: matched against the patterns of `attention_rules`.
+        attention_rules: pattern of another group's name -> when this group's tokens may look at it; first match wins.
+    """
+
+    name: str = struct.field(pytree_node=False)
+    attention_rules: Mapping[str, AttentionRule] = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class TimestepGroup(TokenGroup):
+    """A group that repeats every timestep: tokens float[B, W, n, D], mask bool[B, W, n]; fields as `PrefixGroup`."""
+
+    name: str = struct.field(pytree_node=False)
+    attention_rules: Mapping[str, AttentionRule] = struct.field(pytree_node=False)
 
 
 def find_rule(rules: Mapping[str, AttentionRule], name: str) -> AttentionRule:
