@@ -111,7 +111,7 @@ def times(case: Case, pairs: int, batch_size: int) -> dict[str, list[float]]:
         for key in sorted(policies, reverse=bool(pair % 2)):
             start = time.process_time()
             if key == "with GAP":
-                with gap.rho(rho, pair):
+                with gap.adjusting(rho, pair):
                     value = loss(policies[key])
             else:
                 value = loss(policies[key])

@@ -97,7 +97,7 @@ def branch_alone(config: SmallConfig, pairs: int) -> float:
             gap.watch(optimizer)
 
         def step(branch: Any = branch, optimizer: Any = optimizer, gap: Any = gap) -> None:
-            with gap.rho(rho, 0) if gap else contextlib.nullcontext():
+            with gap.adjusting(rho, 0) if gap else contextlib.nullcontext():
                 branch.proprio_encoder(proprio).square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()

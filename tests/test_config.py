@@ -109,7 +109,7 @@ def test_every_task_has_an_experiment_file_of_its_own():
         (["--config.model.depth=1"], "unknown configuration key model.depth (known here: "),
         (["--config.task.name=x"], "task is no section"),
         (["--config.phases.options.sigma"], "needs a value"),
-        (["--config.method=gap"], "choose one of v, vp, vp_gap"),
+        (["--config.method=gradnorm"], "choose one of v, vp, vp_gap"),
         (["--config.task=sewing"], "task 'sewing' is unknown"),
         (["--config.demos.camera=corner"], "choose one of near, frontview"),
         (["--config.train.steps=-1"], "train.steps is -1; it must be a whole number from 1 to"),

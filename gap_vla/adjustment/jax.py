@@ -3,7 +3,7 @@
 Nothing of the model changes: the forward pass, the parameter names and the checkpoints are the same with and without.
 It works on `gap_vla.octo` and on upstream Octo (only API that jax 0.4.20 and flax 0.7.5 have too is used).
 
-    with adjusted_gradients(factor, token_group="obs_proprio"):      # inside the loss function
+    with adjusted_gradients(sample, token_group="obs_proprio"):      # inside the loss function
         outputs = module.apply(variables, observations, tasks, pad_mask, method="octo_transformer")
     tx = optax.chain(clip, optax.scale_by_adam(), scale_group_updates(group), decay, learning_rate)
 """
@@ -48,14 +48,14 @@ scale_gradient.defvjp(_scale_gradient_forward, _scale_gradient_backward)
 
 
 @contextlib.contextmanager
-def adjusted_gradients(factor: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP) -> Iterator[None]:
-    """Within this context, the gradient into the embedded tokens of one group is multiplied by `factor` (M8).
+def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP) -> Iterator[None]:
+    """Within this context, the gradient into the embedded tokens of one group is multiplied by `sample` (M8).
 
     The tokens are taken where they enter the block transformer: after projection and positional embedding, before the
     first attention block. So exactly `<group>_projection/{kernel,bias}` and `<group>_pos_embedding` are affected.
 
     Args:
-        factor: float32[B, W], multiplied into the cotangent of every token of sample b at window step w (M6: 1 - ρ).
+        sample: float32[B, W], multiplied into the cotangent of every token of sample b at window step w (M6: 1 - ρ).
         token_group: name of the timestep token group.
 
     Raises:
@@ -72,7 +72,7 @@ def adjusted_gradients(factor: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP
         for group in timestep_groups:
             if group.name == token_group:
                 hits += 1
-                tokens = scale_gradient(group.tokens, factor[:, :, None, None])
+                tokens = scale_gradient(group.tokens, sample[:, :, None, None])
                 group = dataclasses.replace(group, tokens=tokens)
             adjusted.append(group)
         return next_call(prefix_groups, adjusted, *rest, **kwargs)

@@ -3,7 +3,7 @@
     gap = attach(policy, "model.state_proj", AdjustmentSchedule(lam=0.3, rho="current"), total_steps=10_000)
     optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=3e-4))
     for step, batch in enumerate(batches):
-        with gap.rho(batch["rho"], step):            # float[B] or float[B, W], from the dataset's rho column
+        with gap.adjusting(batch["rho"], step):      # float[B] or float[B, W], from the dataset's rho column
             loss = policy(batch)
         loss.backward()
         optimizer.step()
@@ -30,8 +30,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from gap_vla.adjustment.schedule import AdjustmentError, AdjustmentSchedule
 from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scale_gradient
 from gap_vla.adjustment.torch_optimizer import ScaledUpdates
-from gap_vla.adjustment.torch_places import Place, find_columns, find_places
-from gap_vla.adjustment.torch_shapes import factor_of_columns, factor_of_output
+from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_output, find_columns, find_places
 
 __all__ = ["Adjustment", "attach", "attach_columns", "scale_gradient"]
 
@@ -82,7 +81,9 @@ class Adjustment:
         self.detach()
 
     @contextlib.contextmanager
-    def rho(self, rho: Float[torch.Tensor, "b *w"] | Float[np.ndarray, "b *w"] | None, step: int) -> Iterator[None]:
+    def adjusting(
+        self, rho: Float[torch.Tensor, "b *w"] | Float[np.ndarray, "b *w"] | None, step: int
+    ) -> Iterator[None]:
         """Within this context, forward passes of the policy carry the factors of a training step.
 
         The backward pass may come later, also after other forward passes with another ρ.
@@ -129,6 +130,8 @@ class Adjustment:
                 f"no forward pass went through {', '.join(self.parameters)} while rho was set, so GAP adjusts nothing. "
                 "Is another submodule used? A compiled policy must be compiled after GAP is attached"
             )
+
+    rho = adjusting  # the same by a shorter name
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
@@ -187,7 +190,7 @@ class Adjustment:
         if module.training and any(p.requires_grad for p in module.parameters()):
             raise AdjustmentError(
                 f"the policy is in training mode and went through {place.name!r} without rho: wrap the forward pass in "
-                "`with gap.rho(batch['rho'], step):`, or in `with gap.plain():` for gradients without GAP"
+                "`with gap.adjusting(batch['rho'], step):`, or in `with gap.plain():` for gradients without GAP"
             )
         return None
 

@@ -56,14 +56,14 @@ def head_loss(
     batch: Mapping[str, Any],
     rng: jax.Array,
     train: bool,
-    sample_factor: jax.Array | None,
+    sample: jax.Array | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss of the action head; `sample_factor` (B, W) adjusts the proprioceptive gradient, None: no GAP."""
+    """Loss of the action head; `sample` (B, W) adjusts the proprioceptive gradient, None: no GAP."""
     observation = batch["observation"]
     mask = observation["timestep_pad_mask"]
     bound = module.bind({"params": params}, rngs={"dropout": rng})
     head = bound.heads["action"]
-    adjusted = contextlib.nullcontext() if sample_factor is None else adjusted_gradients(sample_factor)
+    adjusted = contextlib.nullcontext() if sample is None else adjusted_gradients(sample)
     with adjusted:
         outputs = bound.octo_transformer(observation, batch["task"], mask, train=train, only=[head.readout_key])
     return head.loss(outputs, batch["action"], mask, batch["action_pad_mask"], train=train)

@@ -49,14 +49,14 @@ def main() -> None:
         with make() as gap:
             compiled = torch.compile(policy, backend=backend, fullgraph=True)
             for given in (rho, rho.flip(0), rho**2):
-                with gap.rho(given, 0):
+                with gap.adjusting(given, 0):
                     expected = gradients(policy, policy, image, proprio)
                     close(gradients(compiled, policy, image, proprio), expected)
                     changed = 2 if name == "submodule" else 4  # in the order of the parameters
                     assert not torch.allclose(expected[changed], plain[changed])
             graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
             assert graphs == 1, f"{graphs} graphs for three values of rho"
-            with gap.rho(rho, 1):  # the window ended
+            with gap.adjusting(rho, 1):  # the window ended
                 close(gradients(compiled, policy, image, proprio), plain)
             policy.eval()
             with torch.no_grad():
@@ -69,7 +69,7 @@ def main() -> None:
     gradients(compiled, policy, image, proprio)
     gap = attach(policy, "state", schedule, total_steps=2)
     try:
-        with gap.rho(rho, 0):
+        with gap.adjusting(rho, 0):
             found = gradients(compiled, policy, image, proprio)
         close(found, gradients_of(gap, policy, rho, image, proprio))
         print("late: noticed by the compiler")
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def gradients_of(gap, policy, rho, image, proprio):
-    with gap.rho(rho, 0):
+    with gap.adjusting(rho, 0):
         return gradients(policy, policy, image, proprio)
 
 

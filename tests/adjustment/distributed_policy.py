@@ -31,7 +31,7 @@ def train(policy, module, rows):
         image, proprio = torch.randn(4, 6, generator=generator), torch.randn(4, 3, generator=generator)
         rho = torch.rand(4, generator=generator)
         optimizer.zero_grad()
-        with gap.rho(rho[rows], step):
+        with gap.adjusting(rho[rows], step):
             loss = module(image[rows], proprio[rows]).square().mean()
         loss.backward()
         optimizer.step()

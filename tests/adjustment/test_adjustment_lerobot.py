@@ -70,7 +70,7 @@ def test_the_adjusted_gradient_is_the_sum_over_samples_and_everything_else_stays
     singles = [gradients(policy, {k: v[b : b + 1] for k, v in batch.items()})[1] for b in range(4)]
     with adjust(name, policy, AdjustmentSchedule(lam=1.0)) as gap:
         adjusted = dict(gap.parameters)
-        with gap.rho(rho, 0):
+        with gap.adjusting(rho, 0):
             found_loss, found = gradients(policy, batch)
     assert torch.equal(loss, found_loss) and list(policy.state_dict()) == keys
     changed = 0
@@ -103,7 +103,7 @@ def test_the_documented_steps_train_and_lambda_slows_the_branch(case):
         optimizer = gap.watch(own.config.get_optimizer_preset().build(own.get_optim_params()))
         for group in optimizer.param_groups:
             group["lr"], group["weight_decay"] = 1e-2, 0.0
-        with gap.rho(rho, 0):
+        with gap.adjusting(rho, 0):
             loss, _ = own.forward(dict(batch))
         loss.backward()
         optimizer.step()
@@ -143,7 +143,7 @@ def test_the_training_script_of_lerobot_is_adjusted_from_outside(tmp_path, monke
             gaps.append(attach(accelerator.unwrap_model(policy), ACT_NAMES, schedule, total_steps=10))
             gaps[0].watch(getattr(optimizer, "optimizer", optimizer))
             update_policy.step = 0
-        with gaps[0].rho(rho_of_frame[batch["index"].cpu()], update_policy.step):
+        with gaps[0].adjusting(rho_of_frame[batch["index"].cpu()], update_policy.step):
             update_policy.step += 1
             return plain_update(metrics, policy, batch, optimizer, *args, accelerator=accelerator, **kwargs)
 

@@ -25,14 +25,14 @@ def gradients(policy, image=IMAGE, proprio=PROPRIO, target=TARGET):
 
 
 def adjusted(policy, rho=RHO, step=0):
-    with attach(policy, "state", ONLY_RHO, total_steps=10) as gap, gap.rho(rho, step):
+    with attach(policy, "state", ONLY_RHO, total_steps=10) as gap, gap.adjusting(rho, step):
         return gradients(policy)
 
 
 def test_forward_is_identical_and_only_the_proprio_gradient_changes(policy):
     plain, output = gradients(policy), policy(IMAGE, PROPRIO)
     gap = attach(policy, "state", ONLY_RHO, total_steps=10)
-    with gap.rho(RHO, 0):
+    with gap.adjusting(RHO, 0):
         assert torch.equal(policy(IMAGE, PROPRIO), output)
         found = gradients(policy)
     for name in plain:
@@ -81,11 +81,11 @@ def test_a_window_of_rho_reaches_tokens_of_their_own_step():
     gap = attach(module, "state", ONLY_RHO, total_steps=2)
     for shape in ((2, 3, 3), (6, 3)):
         module.zero_grad()
-        with gap.rho(rho, 0):
+        with gap.adjusting(rho, 0):
             module["state"](x.reshape(shape)).sum().backward()
         expected = ((1 - rho)[..., None] * x).sum((0, 1)).expand(4, 3)
         torch.testing.assert_close(module["state"].weight.grad, expected)
-    with pytest.raises(ValueError, match="differs over the window"), gap.rho(rho, 0):
+    with pytest.raises(ValueError, match="differs over the window"), gap.adjusting(rho, 0):
         module["state"](x[:, 0])
 
 
@@ -95,7 +95,7 @@ def test_the_current_rho_reaches_all_tokens_of_its_window():
     gap = attach(module, "state", AdjustmentSchedule(lam=1.0, rho="current"), total_steps=2)
     for given in (rho, rho[:, -1]):
         module.zero_grad()
-        with gap.rho(given, 0):
+        with gap.adjusting(given, 0):
             module["state"](x).sum().backward()
         expected = (torch.tensor([0.0, 0.75])[:, None] * x.sum(1)).sum(0).expand(4, 3)
         torch.testing.assert_close(module["state"].weight.grad, expected)
@@ -126,7 +126,7 @@ def test_tuples_and_several_calls_in_a_step_are_adjusted_whole():
         return [p.grad.clone() for p in policy.parameters()]
 
     singles = [run(slice(b, b + 1)) for b in range(4)]
-    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap, gap.rho(RHO, 0):
+    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap, gap.adjusting(RHO, 0):
         found = run(slice(0, 4))
     for i, gradient in enumerate(found):
         expected = sum((1 - RHO[b]) * singles[b][i] for b in range(4))
@@ -135,7 +135,7 @@ def test_tuples_and_several_calls_in_a_step_are_adjusted_whole():
 
 def test_several_submodules_are_adjusted_together(policy):
     plain = gradients(policy)
-    with attach(policy, ["state.0", "vision"], ONLY_RHO, total_steps=2) as gap, gap.rho(torch.ones(4), 0):
+    with attach(policy, ["state.0", "vision"], ONLY_RHO, total_steps=2) as gap, gap.adjusting(torch.ones(4), 0):
         found = gradients(policy)
     for name in plain:
         if name.startswith(("state.0", "vision")):
@@ -157,7 +157,7 @@ def test_autocast_and_gradient_accumulation(policy):
     policy.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         for half in (slice(0, 2), slice(2, 4)):
-            with gap.rho(RHO[half], 0):
+            with gap.adjusting(RHO[half], 0):
                 loss = ((policy(IMAGE[half], PROPRIO[half]) - TARGET[half]) ** 2).mean()
             loss.backward()
     summed = {n: p.grad.clone() / 2 for n, p in policy.named_parameters()}
@@ -173,7 +173,7 @@ def test_a_later_backward_pass_uses_the_rho_of_its_own_forward_pass(policy):
         policy.zero_grad()
         losses = []
         for half in (slice(0, 2), slice(2, 4)):
-            with gap.rho(RHO[half], 0):
+            with gap.adjusting(RHO[half], 0):
                 losses.append(((policy(IMAGE[half], PROPRIO[half]) - TARGET[half]) ** 2).mean() / 2)
         sum(losses).backward()
     for name, parameter in policy.named_parameters():
@@ -201,7 +201,7 @@ def test_activation_checkpointing_keeps_the_rho_of_the_forward_pass(policy, reen
     with attach(again, "state", ONLY_RHO, total_steps=10) as gap:
         for _ in range(2):
             again.zero_grad()
-            with gap.rho(RHO, 0):
+            with gap.adjusting(RHO, 0):
                 loss = ((again(image, PROPRIO) - TARGET) ** 2).mean()
             loss.backward()  # outside of the context
             for name, parameter in again.named_parameters():
@@ -209,7 +209,7 @@ def test_activation_checkpointing_keeps_the_rho_of_the_forward_pass(policy, reen
         losses = []
         again.zero_grad()
         for half in (slice(0, 2), slice(2, 4)):
-            with gap.rho(RHO[half], 0):
+            with gap.adjusting(RHO[half], 0):
                 losses.append(((again(image[half], PROPRIO[half]) - TARGET[half]) ** 2).mean() / 2)
         if reentrant:
             with pytest.raises(RuntimeError, match="use_reentrant=False"):
@@ -230,7 +230,7 @@ def test_plain_gradients_need_no_rho(policy):
 def test_a_constant_rho_needs_no_column(policy):
     schedule = AdjustmentSchedule(mode="fixed", fixed_rho=0.25, lam=1.0)
     plain = gradients(policy)
-    with attach(policy, "state", schedule, total_steps=2) as gap, gap.rho(None, 0):
+    with attach(policy, "state", schedule, total_steps=2) as gap, gap.adjusting(None, 0):
         found = gradients(policy)
     for name in plain:
         torch.testing.assert_close(found[name], plain[name] * (0.75 if name.startswith("state") else 1.0))
@@ -239,7 +239,7 @@ def test_a_constant_rho_needs_no_column(policy):
 def test_the_release_mode_scales_the_summed_gradient(policy):
     plain = gradients(policy)
     gap = attach(policy, "state", AdjustmentSchedule(mode="batch", lam=0.3), total_steps=2)
-    with gap.rho(RHO, 0):
+    with gap.adjusting(RHO, 0):
         found = gradients(policy)  # before clipping, as in M7
     for name in plain:
         torch.testing.assert_close(found[name], (0.7 if name.startswith("state") else 1.0) * plain[name])

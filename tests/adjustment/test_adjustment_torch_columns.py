@@ -59,7 +59,7 @@ def per_sample(policy):
 def test_columns_sum_samples_with_one_minus_rho_and_all_other_gradients_stay(policy, which):
     singles, plain, output = per_sample(policy), gradients(policy), policy(IMAGE, STATE)
     schedule = AdjustmentSchedule(lam=1.0, rho=which)
-    with attach_columns(policy, COLUMNS, schedule, total_steps=2) as gap, gap.rho(RHO, 0):
+    with attach_columns(policy, COLUMNS, schedule, total_steps=2) as gap, gap.adjusting(RHO, 0):
         assert torch.equal(policy(IMAGE, STATE), output)
         found = gradients(policy)
     read = torch.zeros(15, dtype=torch.bool)
@@ -78,7 +78,7 @@ def test_columns_sum_samples_with_one_minus_rho_and_all_other_gradients_stay(pol
 
 def test_a_rho_of_one_gives_these_columns_no_gradient_at_all(policy):
     schedule = AdjustmentSchedule(lam=1.0)
-    with attach_columns(policy, COLUMNS, schedule, total_steps=2) as gap, gap.rho(torch.ones(4, 2), 0):
+    with attach_columns(policy, COLUMNS, schedule, total_steps=2) as gap, gap.adjusting(torch.ones(4, 2), 0):
         found = gradients(policy)
     assert not found["blocks.0.1.weight"][:, 5:8].any() and found["blocks.0.1.weight"][:, 8:12].all()
 
@@ -90,7 +90,7 @@ def test_tokens_with_an_axis_of_time_use_the_rho_of_their_step():
     with attach_columns(policy, {"embed": slice(3, 5)}, AdjustmentSchedule(lam=1.0), total_steps=2) as gap:
         for shape in ((4, 2, 5), (8, 5)):
             policy.zero_grad()
-            with gap.rho(RHO, 0):
+            with gap.adjusting(RHO, 0):
                 policy["embed"](x.reshape(shape)).sum().backward()
             expected = torch.cat([x[..., :3], (1 - RHO)[..., None] * x[..., 3:]], -1).sum((0, 1)).expand(2, 5)
             torch.testing.assert_close(policy["embed"].weight.grad, expected)
@@ -105,7 +105,7 @@ def test_lambda_scales_the_update_of_these_columns_and_of_no_other(policy):
         schedule = AdjustmentSchedule(mode="fixed", fixed_rho=0.0, lam=lam)
         gap = attach_columns(policy, COLUMNS, schedule, total_steps=2)
         optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=0.1, weight_decay=0.3))
-        with gap.rho(None, 0):
+        with gap.adjusting(None, 0):
             gradients(policy)
         optimizer.step()
         moved.append({n: p.detach() - before[n] * (1 - 0.03) for n, p in policy.named_parameters()})
@@ -122,20 +122,20 @@ def test_columns_under_autocast_checkpointing_and_after_the_window(policy):
 
     plain = gradients(policy)
     with attach_columns(policy, COLUMNS, AdjustmentSchedule(lam=1.0), total_steps=2) as gap:
-        with gap.rho(RHO, 0):
+        with gap.adjusting(RHO, 0):
             expected = gradients(policy)
         policy.zero_grad()
-        with gap.rho(RHO, 0):
+        with gap.adjusting(RHO, 0):
             loss = checkpoint(policy, IMAGE, STATE, use_reentrant=False).square().sum()
         loss.backward()
         for name, parameter in policy.named_parameters():
             torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-6, atol=1e-7)
-        with torch.autocast("cpu", torch.bfloat16), gap.rho(RHO, 0):
+        with torch.autocast("cpu", torch.bfloat16), gap.adjusting(RHO, 0):
             half = gradients(policy)
         for name in half:
             torch.testing.assert_close(half[name], expected[name], rtol=0.1, atol=0.1)
         policy.zero_grad()
-        with gap.rho(RHO, 1):  # the window ended
+        with gap.adjusting(RHO, 1):  # the window ended
             loss = checkpoint(policy, IMAGE, STATE, use_reentrant=False).square().sum()
         loss.backward()
         assert all(torch.equal(p.grad, plain[n]) for n, p in policy.named_parameters())
@@ -164,5 +164,5 @@ def test_columns_that_do_not_exist_and_layers_that_are_not_linear_are_refused(po
     with pytest.raises(ValueError, match=r"tied\.weight is shared"):
         attach_columns(policy, {"blocks.0.1": slice(0, 3)}, schedule, total_steps=2)
     with pytest.raises(ValueError, match="differs over the window"):
-        with attach_columns(policy, {"blocks.1.1": slice(5, 8)}, schedule, total_steps=2) as gap, gap.rho(RHO, 0):
+        with attach_columns(policy, {"blocks.1.1": slice(5, 8)}, schedule, total_steps=2) as gap, gap.adjusting(RHO, 0):
             gradients(policy)

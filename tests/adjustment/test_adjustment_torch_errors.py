@@ -41,13 +41,13 @@ def test_impossible_attachments_are_refused_in_words(policy):
 
 def test_a_rho_that_does_not_fit_or_is_absent_stops_before_the_backward_pass(policy):
     with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
-        with pytest.raises(ValueError, match="must be the batch"), gap.rho(np.zeros(3, np.float32), 0):
+        with pytest.raises(ValueError, match="must be the batch"), gap.adjusting(np.zeros(3, np.float32), 0):
             policy(IMAGE, PROPRIO)
-        with pytest.raises(ValueError, match="training step 0 has no rho"), gap.rho(None, 0):
+        with pytest.raises(ValueError, match="training step 0 has no rho"), gap.adjusting(None, 0):
             policy(IMAGE, PROPRIO)
-        with pytest.raises(ValueError, match="must lie in"), gap.rho(RHO + 0.5, 0):
+        with pytest.raises(ValueError, match="must lie in"), gap.adjusting(RHO + 0.5, 0):
             policy(IMAGE, PROPRIO)
-        with pytest.raises(ValueError, match="is empty"), gap.rho(RHO[:0], 0):
+        with pytest.raises(ValueError, match="is empty"), gap.adjusting(RHO[:0], 0):
             policy(IMAGE, PROPRIO)
         with pytest.raises(ValueError, match="without rho"):
             policy(IMAGE, PROPRIO)
@@ -59,5 +59,5 @@ def test_a_rho_that_does_not_fit_or_is_absent_stops_before_the_backward_pass(pol
 def test_a_submodule_that_is_never_called_is_noticed_at_the_first_step(policy):
     policy.unused = nn.Linear(3, 4)
     gap = attach(policy, "unused", ONLY_RHO, total_steps=2)
-    with pytest.raises(ValueError, match=r"no forward pass went through unused\.weight"), gap.rho(RHO, 0):
+    with pytest.raises(ValueError, match=r"no forward pass went through unused\.weight"), gap.adjusting(RHO, 0):
         policy(IMAGE, PROPRIO)

@@ -103,7 +103,7 @@ def test_published_module_names_are_adjusted_sample_by_sample(model):
     with attach(place, name, AdjustmentSchedule(lam=1.0), total_steps=2) as gap:
 
         def loss():
-            with gap.rho(RHO, 0):
+            with gap.adjusting(RHO, 0):
                 return run(slice(None))  # its backward pass comes after the context
 
         found = gradients(module, loss)
@@ -132,7 +132,10 @@ def test_raw_state_of_a_transformer_policy_is_adjusted_step_by_step():
     plain = gradients(policy, lambda: policy(image, state).square().sum())
     handle.remove()
     schedule = AdjustmentSchedule(lam=1.0, rho="step")
-    with attach_columns(policy, {"nets.embed_encoder": slice(0, 5)}, schedule, total_steps=2) as gap, gap.rho(rho, 0):
+    with (
+        attach_columns(policy, {"nets.embed_encoder": slice(0, 5)}, schedule, total_steps=2) as gap,
+        gap.adjusting(rho, 0),
+    ):
         found = gradients(policy, lambda: policy(image, state).square().sum())
     name = "nets.embed_encoder.weight"
     expected = torch.einsum("bw,bwo,bwi->oi", 1 - rho, outputs[0], state)

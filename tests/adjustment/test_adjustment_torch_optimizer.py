@@ -46,7 +46,7 @@ def test_lambda_scales_the_update_but_not_the_weight_decay_nor_the_scheduled_rat
         gap = attach(policy, "state", LAM_ONLY[lam], total_steps=2)
         optimizer = gap.watch(OPTIMIZERS[name](policy.parameters()))
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
-        with gap.rho(None, 0):
+        with gap.adjusting(None, 0):
             backward(policy)
         optimizer.step()
         scheduler.step()
@@ -65,7 +65,7 @@ def test_lambda_zero_freezes_the_branch_for_the_window_and_not_a_step_longer():
     start = policy["state"].weight.detach().clone()
     for step in range(3):
         optimizer.zero_grad()
-        with gap.rho(None, step):
+        with gap.adjusting(None, step):
             backward(policy)
         optimizer.step()
         assert torch.equal(policy["state"].weight, start) == (step < 2)
@@ -81,7 +81,7 @@ def test_a_gradient_scaler_that_skips_a_step_moves_nothing_and_an_ordinary_step_
         start = copy.deepcopy(policy.state_dict())
         for step, broken in enumerate((True, False)):
             optimizer.zero_grad()
-            with gap.rho(None, step):
+            with gap.adjusting(None, step):
                 backward(policy, scaler)
             if broken:
                 policy["head"].weight.grad[0, 0] = torch.inf
@@ -93,7 +93,7 @@ def test_a_gradient_scaler_that_skips_a_step_moves_nothing_and_an_ordinary_step_
     plain = make_policy()
     gap = attach(plain, "state", LAM_ONLY[0.25], total_steps=4)
     optimizer = gap.watch(torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=0.2))
-    with gap.rho(None, 0):
+    with gap.adjusting(None, 0):
         backward(plain)
     optimizer.step()
     for name, value in plain.state_dict().items():
@@ -109,7 +109,7 @@ def test_each_of_several_optimizers_is_scaled_on_its_own_parameters():
         optimizers = [torch.optim.AdamW(list(group), lr=0.1) for group in groups]
         for optimizer in optimizers[-1:]:
             gap.watch(optimizer)
-        with gap.rho(None, 0):
+        with gap.adjusting(None, 0):
             backward(policy)
         for optimizer in optimizers:
             optimizer.step()
@@ -134,7 +134,7 @@ def test_parameters_without_a_gradient_are_passed_over():
     policy = make_policy()
     gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
     optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=0.1, weight_decay=0.2))
-    with gap.rho(None, 0):
+    with gap.adjusting(None, 0):
         backward(policy)
     policy["state"].bias.grad = None
     bias = policy["state"].bias.detach().clone()
@@ -158,7 +158,7 @@ def test_which_weight_decay_is_left_unscaled():
 def test_lambda_without_a_watched_optimizer_is_an_error_at_the_first_step():
     policy = make_policy()
     gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=2)
-    with pytest.raises(ValueError, match=r"state\.weight is watched: call gap\.watch"), gap.rho(None, 0):
+    with pytest.raises(ValueError, match=r"state\.weight is watched: call gap\.watch"), gap.adjusting(None, 0):
         backward(policy)
     optimizer = gap.watch(torch.optim.SGD(policy.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="watched already"):

@@ -39,15 +39,15 @@ RHO_REACHES_TRAINING = (
     Mutant(
         "torch: ρ is zero",
         "training/small/step.py",
-        'self.adjustment.rho(batch["rho"], step)',
-        'self.adjustment.rho(torch.zeros_like(batch["rho"]), step)',
+        'self.adjustment.adjusting(batch["rho"], step)',
+        'self.adjustment.adjusting(torch.zeros_like(batch["rho"]), step)',
         f"{SMALL_STEP}[gap-sample-current]",
     ),
     Mutant(
         "torch: 1 - ρ for ρ",
         "training/small/step.py",
-        'self.adjustment.rho(batch["rho"], step)',
-        'self.adjustment.rho(1 - batch["rho"], step)',
+        'self.adjustment.adjusting(batch["rho"], step)',
+        'self.adjustment.adjusting(1 - batch["rho"], step)',
         f"{SMALL_STEP}[gap-sample-current]",
     ),
     Mutant(
@@ -113,15 +113,15 @@ WHEN = (
     Mutant(
         "torch: the schedule ends a step early",
         "training/small/step.py",
-        'self.adjustment.rho(batch["rho"], step)',
-        'self.adjustment.rho(batch["rho"], step + 1)',
+        'self.adjustment.adjusting(batch["rho"], step)',
+        'self.adjustment.adjusting(batch["rho"], step + 1)',
         f"{SMALL_END}[gap-sample-current]",
     ),
     Mutant(
         "torch: the schedule ends a step late",
         "training/small/step.py",
-        'self.adjustment.rho(batch["rho"], step)',
-        'self.adjustment.rho(batch["rho"], max(step - 1, 0))',
+        'self.adjustment.adjusting(batch["rho"], step)',
+        'self.adjustment.adjusting(batch["rho"], max(step - 1, 0))',
         f"{SMALL_END}[gap-sample-current]",
     ),
     Mutant(
@@ -231,8 +231,8 @@ WHERE = (
     Mutant(
         "JAX: one ρ for the whole window",
         "adjustment/jax.py",
-        "factor[:, :, None, None]",
-        "factor[:, -1:, None, None]",
+        "sample[:, :, None, None]",
+        "sample[:, -1:, None, None]",
         f"{JAX}::test_factors_act_on_their_own_window_step",
     ),
     Mutant(
@@ -290,7 +290,7 @@ WHERE = (
     ),
     Mutant(
         "torch: one ρ for the whole window",
-        "adjustment/torch_shapes.py",
+        "adjustment/torch_places.py",
         "if len(shape) >= 3 and tuple(shape[:2]) == (batch, window):\n        return sample",
         "if len(shape) >= 3 and tuple(shape[:2]) == (batch, window):\n        return sample[:, -1]",
         f"{SMALL_STEP}[gap-sample-step]",

@@ -87,7 +87,7 @@ def test_forward_is_identical_with_and_without_gap(store, tmp_path):
     batch = windows.batch(0)
     plain = build_policy(config.model, "concat", (32, 32, 3), 9, 7)
     plain.load_state_dict(trainer.policy.state_dict())
-    with trainer.adjustment.rho(batch["rho"], 0):
+    with trainer.adjustment.adjusting(batch["rho"], 0):
         adjusted = trainer.policy(batch)
     assert torch.equal(adjusted, plain(batch))
 

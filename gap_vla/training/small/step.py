@@ -71,7 +71,7 @@ class SmallTrainer:
             group["lr"] = self.rate(step)
         generator = self.generator(step)
         shown = self.method.inputs(batch, generator)
-        acting = self.adjustment.rho(batch["rho"], step) if self.adjustment else contextlib.nullcontext()
+        acting = self.adjustment.adjusting(batch["rho"], step) if self.adjustment else contextlib.nullcontext()
         with acting:
             out, loss = self._forward(shown, generator)
             if measure:
