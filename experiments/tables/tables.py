@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gap_vla.core.typed_config import ConfigError, choose
+from gap_vla.policies.registry import method_name
 from gap_vla.sim import TASK_NAMES
 
 SEEDS = (0, 1, 2)
@@ -220,8 +221,7 @@ def narrowed(table: Table, tasks: tuple[str, ...] = (), methods: tuple[str, ...]
     known_arms = tuple(dict.fromkeys(arm.name for block in table.blocks for arm in block.arms))
     for task in tasks:
         choose(task, known_tasks, f"task of table {table.name}")
-    for method in methods:
-        choose(method, known_arms, f"method of table {table.name}")
+    methods = tuple(method_name(method, known_arms, f"method of table {table.name}") for method in methods)
     blocks = []
     for block in table.blocks:
         chosen = tuple(arm for arm in block.arms if not methods or arm.name in methods)

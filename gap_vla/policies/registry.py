@@ -51,18 +51,19 @@ SAME_METHOD = (("v", "vision"), ("vp", "concat"), ("vp_gap", "gap"))
 """The three methods of the comparison, by their name for Octo and for a small policy; both are understood for both."""
 
 
-def method_name(given: str, known: Iterable[str]) -> str:
+def method_name(given: str, known: Iterable[str], what: str = "method") -> str:
     """The name in `known` of the method that is called `given` for one kind of policy or the other.
 
     >>> method_name("vp_gap", METHODS), method_name("gap", ("v", "vp", "vp_gap"))
     ('gap', 'vp_gap')
 
     Raises:
-        ConfigError: unknown; the message lists the names there are.
+        ConfigError: unknown; the message says of `what`, and lists the names there are.
     """
     known = tuple(known)
-    alike = [name for names in SAME_METHOD if given in names for name in names if name in known]
-    return choose(alike[0] if alike else given, known, "method")
+    if given not in known:
+        given = next((n for names in SAME_METHOD if given in names for n in names if n in known), given)
+    return choose(given, known, what)
 
 
 def find(registry: Mapping[str, str], name: str) -> Any:
