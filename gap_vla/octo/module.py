@@ -27,10 +27,10 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool
 
-from gap_vla.octo.block_transformer import BlockTransformer, PrefixGroup, TimestepGroup
+from gap_vla.octo.block_transformer import BlockTransformer
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.spec import ModuleSpec, hashable
-from gap_vla.octo.token_groups import AttentionRule, TokenGroup
+from gap_vla.octo.token_groups import AttentionRule, PrefixGroup, TimestepGroup, TokenGroup
 
 _TASK_RULES: FrozenDict[str, AttentionRule] = FrozenDict({"task_*": AttentionRule.CAUSAL})
 _OBSERVATION_RULES: FrozenDict[str, AttentionRule] = FrozenDict(

@@ -13,9 +13,9 @@ import pytest
 from gap_vla.octo import Compute, blocks
 from gap_vla.octo import attention as module
 from gap_vla.octo.attention import attend, attention, key_spans
-from gap_vla.octo.block_transformer import BlockTransformer, TimestepGroup
+from gap_vla.octo.block_transformer import BlockTransformer
 from gap_vla.octo.blocks import Transformer
-from gap_vla.octo.token_groups import AttentionRule
+from gap_vla.octo.token_groups import AttentionRule, TimestepGroup
 
 BATCH, TOKENS, HEADS, WIDTH = 2, 12, 3, 8
 STOPS = [4, 8, 12]
