@@ -117,7 +117,7 @@ class PhaseEstimator:
             raise MotionError("no recording has a step; there is nothing to learn ρ from")
         self.columns = _columns(motions[usable[0]])
         features = {i: self.features(motions[i]) for i in usable}
-        kept, held = _split(usable, self.settings)
+        kept, held = held_out_split(usable, self.settings)
         stacked = np.concatenate([features[i][1:] for i in kept] or [np.zeros((0, self.width), np.float32)])
         mean = np.zeros(self.width, np.float32)
         scale = stacked.std(axis=0, dtype=np.float64) if len(stacked) else np.ones(self.width)
@@ -279,7 +279,8 @@ def _columns(motion: Motion) -> dict[str, int]:
     return {"arms": motion.arms, "rotations": int(motion.quaternion is not None), "others": others}
 
 
-def _split(usable: list[int], settings: EstimatorSettings) -> tuple[list[int], list[int]]:
+def held_out_split(usable: list[int], settings: EstimatorSettings) -> tuple[list[int], list[int]]:
+    """The recordings to learn, and those held out; drawn by the seed, both ascending."""
     count = round(settings.held_out * len(usable))
     if settings.held_out > 0 and len(usable) > 1:
         count = min(max(count, 1), len(usable) - 1)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gap_vla.phases import Motion, MotionError, PhaseEstimator
-from gap_vla.phases.estimator import EstimatorSettings, _split
+from gap_vla.phases.estimator import EstimatorSettings, held_out_split
 from gap_vla.phases.lstm import lstm_run
 from gap_vla.phases.targets import change_targets, distance_to_change, soft_targets, step_weights
 from gap_vla.phases.training import PhaseLSTM, train
@@ -146,7 +146,7 @@ def test_nothing_is_learnt_from_what_is_held_out():
     """Not the weights, not the scale of the features: only which epoch is kept depends on it."""
     recordings, points = zip(*(zigzag(seed) for seed in range(10)))
     settings = EstimatorSettings(epochs=1, held_out=0.2)
-    _, held = _split(list(range(10)), settings)
+    _, held = held_out_split(list(range(10)), settings)
     wild = list(recordings)
     for i in held:
         wild[i] = dataclasses.replace(wild[i], position=100 * wild[i].position)
