@@ -214,5 +214,4 @@ def blaming(where: Path | str, what: str) -> Iterator[None]:
     except Exception as error:
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        line = " ".join(str(said).split())[:400]
-        raise CheckpointError(f"{where}: {what} ({kind}{line})") from error
+        raise CheckpointError(f"{where}: {what} ({kind}{one_line(said, 400)})") from error
