@@ -86,13 +86,6 @@ class ModuleSpec:
         kwargs = {key: hashable(value) for key, value in spec["kwargs"].items()}
         return functools.partial(target, *(hashable(value) for value in spec["args"]), **kwargs)
 
-    @staticmethod
-    def to_string(spec: Mapping[str, Any]) -> str:
-        """One readable line for `spec`."""
-        arguments = [repr(value) for value in spec["args"]]
-        arguments += [f"{key}={value!r}" for key, value in spec["kwargs"].items()]
-        return f"{spec['module']}:{spec['name']}({', '.join(arguments)})"
-
 
 def hashable(value: Any) -> Any:
     """Lists as tuples and dictionaries frozen, at any depth: module fields must hash, and JSON gives neither."""
