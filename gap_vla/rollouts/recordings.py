@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
 from gap_vla.core.processes import single_threaded
+from gap_vla.phases.targets import label_changes, near_boundaries
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
@@ -148,9 +149,7 @@ def near_switches(phases: Sequence[Any]) -> Bool[np.ndarray, " T"]:
     >>> near_switches(["a"] * 5 + ["b"] * 5).nonzero()[0].tolist()
     [2, 3, 4, 5, 6, 7, 8]
     """
-    switches = np.array([step for step in range(1, len(phases)) if phases[step] != phases[step - 1]])
-    steps = np.arange(len(phases))
-    return (np.abs(steps[:, None] - switches[None]) <= NEAR_SWITCH).any(1) if len(switches) else steps < 0
+    return near_boundaries(label_changes(np.asarray(phases)), len(phases), NEAR_SWITCH)
 
 
 def from_simulator(
