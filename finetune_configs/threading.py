@@ -4,7 +4,7 @@ python scripts/finetune.py --config finetune_configs/threading.py            # V
 python scripts/finetune.py --config finetune_configs/threading.py --config.method=vp
 
 default: 2 CPU cores, minutes. one_camera: 3,000 steps without the wrist camera and without augmentation.
-debug: the same path in a minute. paper: octo-small-1.5 and the paper's numbers, for a GPU; look with --dry_run.
+debug: the same path in a minute. paper: octo-small-1.5 and the paper's numbers, for a GPU; look with --dry-run.
 """
 
 from gap_vla.training.small_octo import DEBUG, ONE_CAMERA, small_octo

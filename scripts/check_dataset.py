@@ -1,57 +1,8 @@
-"""Checks an RLDS dataset of whatever origin and writes a page with pictures.
-
-Exit status 0: usable, 1: errors were found, 2: it could not be checked.
-
-Examples:
-    python scripts/check_dataset.py data/rlds/threading/1.0.0
-    python scripts/check_dataset.py ~/tensorflow_datasets/bridge_dataset/1.0.0 --layout bridge --out bridge_check
-"""
-
-from __future__ import annotations
+"""See `python scripts/check_dataset.py --help`."""
 
 import sys
-from pathlib import Path
 
-from gap_vla.cli.arguments import MANY, command_parser, json_or_name, real, whole
-from gap_vla.core.errors import command, keeping
-
-
-@command
-def main(argv: list[str] | None = None) -> int:
-    parser = command_parser(__doc__)
-    parser.add_argument("dataset", type=Path, help="version directory, e.g. data/rlds/threading/1.0.0")
-    parser.add_argument("--state-key", help="step field with the robot's state (default: observation/proprio or state)")
-    parser.add_argument(
-        "--layout", type=json_or_name, help="columns of the state: a name of gap_vla.demos.layout.LAYOUTS, or JSON"
-    )
-    parser.add_argument("--out", type=Path, help="folder of the page (default: <name>-<version>-check)")
-    parser.add_argument("--pictures", type=whole(0, 1000), default=6, help="episodes shown on the page (default: 6)")
-    parser.add_argument("--max-episodes", type=whole(1, MANY), help="per split (default: all)")
-    parser.add_argument(
-        "--action-limit",
-        type=real(1e-6, 1e9),
-        help="largest action (default: what the dataset was converted with, else 1)",
-    )
-    parser.add_argument("--strict", action="store_true", help="warnings count as errors")
-    arguments = parser.parse_args(argv)
-    from gap_vla.core.outputs import claim_folder
-    from gap_vla.rlds.checking import check_dataset
-
-    out = arguments.out or Path(f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check")
-    claim_folder(out, "check", sources=[arguments.dataset], make=False)
-    with keeping("nothing was written"):
-        report = check_dataset(
-            arguments.dataset,
-            state_key=arguments.state_key,
-            layout=arguments.layout,
-            pictures=arguments.pictures,
-            max_episodes=arguments.max_episodes,
-            action_limit=arguments.action_limit,
-        )
-    print(report.text())
-    print(f"page: {report.save(claim_folder(out, 'check'))}")
-    return report.exit_status(arguments.strict)
-
+from gap_vla.cli.check_dataset import main
 
 if __name__ == "__main__":
     sys.exit(main())

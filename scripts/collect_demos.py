@@ -1,84 +1,8 @@
-"""Collects demonstrations of a scripted expert in simulation and writes them in robomimic's HDF5 layout.
-
-Example (about 90 s on two free cores):
-    python scripts/collect_demos.py --task threading --num 100 --out data/threading.hdf5
-"""
-
-from __future__ import annotations
+"""See `python scripts/collect_demos.py --help`."""
 
 import sys
-from pathlib import Path
 
-from gap_vla.cli.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, seed, whole
-from gap_vla.core.errors import command
-
-
-@command
-def main(argv: list[str] | None = None) -> None:
-    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
-
-    parser = command_parser(__doc__)
-    parser.add_argument("--task", required=True, help=f"one of: {', '.join(TASK_NAMES)}")
-    parser.add_argument(
-        "--num",
-        type=whole(1, MANY, "each takes seconds"),
-        default=100,
-        help="number of successful episodes to keep (default: 100)",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="HDF5 file to write; must not exist")
-    parser.add_argument("--seed", type=seed, default=0, help="seed of the collection (default: 0)")
-    parser.add_argument("--image-size", type=pixels, default=64, help="height and width in pixels (default: 64)")
-    parser.add_argument(
-        "--cameras",
-        default="primary",
-        help="pictures to record, comma separated: primary, wrist; 'none' for no pictures (default: primary)",
-    )
-    parser.add_argument(
-        "--camera", default="near", help="view of the primary camera: near, or a stock camera's name (default: near)"
-    )
-    parser.add_argument(
-        "--action-noise",
-        type=real(0, 1, "actions lie in -1 to 1"),
-        default=0.0,
-        help="standard deviation of the disturbance of executed actions, in action units; the recorded label stays "
-        "the expert's clean action (default: 0)",
-    )
-    parser.add_argument("--variant", default="default", help=f"one of: {', '.join(VARIANT_NAMES)} (default: default)")
-    parser.add_argument("--workers", type=processes, default=2, help="parallel processes (default: 2)")
-    parser.add_argument(
-        "--show",
-        type=whole(0, 100),
-        default=4,
-        help="episodes in the contact sheet and the video beside the file; 0 for none",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    options = parser.parse_args(argv)
-    if options.cameras == "none":
-        refuse_idle(parser, options, "without cameras", "image_size", "camera", "show")
-    from gap_vla.sim.collection import collect_demos
-    from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
-
-    shown = options.show and options.cameras != "none"
-    if shown:
-        claim_pictures(options.out)
-    out = collect_demos(
-        options.task,
-        options.num,
-        options.out,
-        seed=options.seed,
-        image_size=options.image_size,
-        cameras=() if options.cameras == "none" else tuple(options.cameras.split(",")),
-        camera=options.camera,
-        action_noise=options.action_noise,
-        workers=options.workers,
-        variant=options.variant,
-        progress=not options.quiet,
-    )
-    print(out)
-    if shown:
-        print(contact_sheet(out, episodes=options.show))
-        print(video(out, episodes=options.show))
-
+from gap_vla.cli.collect_demos import main
 
 if __name__ == "__main__":
     sys.exit(main())

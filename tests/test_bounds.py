@@ -6,7 +6,7 @@ import math
 import pytest
 from jaxtyping import TypeCheckError
 
-from gap_vla.cli.configured import help_text
+from gap_vla.cli.configured import config_parser
 from gap_vla.core.typed_config import ConfigError, all_number_fields, number_fields
 from gap_vla.phases.estimator import EstimatorSettings
 from gap_vla.phases.methods import Options
@@ -62,7 +62,9 @@ def test_every_number_of_every_configuration_has_bounds_and_is_refused_outside_o
 
 @pytest.mark.parametrize(("kind", "key"), [pair for pair in NUMBERS if pair[0] in CONFIGS])
 def test_help_says_the_bounds(kind, key):
-    shown = next(line for line in help_text("", "x", CONFIGS[kind]).splitlines() if f" --config.{key}=" in line)
+    shown = next(
+        line for line in config_parser("", CONFIGS[kind]).format_help().splitlines() if f" --config.{key}=" in line
+    )
     field = field_of(kind, key)
     assert field.bounds is None or str(field.bounds) in shown
 

@@ -136,20 +136,19 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
     rest, options = take_options(["x", "--config.phases.options.rho=hard", "--config.phases.options.sigma=2.5"])
     assert (rest, options) == (["x"], {"rho": "hard", "sigma": 2.5})
     code = (
-        "import sys; from gap_vla.cli.configured import run_command\n"
-        "sys.argv = ['finetune', '--config', 'finetune_configs/threading.py', '--config.phases.options.sigma=2.5']\n"
-        "seen = []\n"
-        "assert run_command(seen.append, '', list(sys.argv)) == 0\n"
-        "assert seen[0].phases.options == {'sigma': 2.5}, seen\n"
+        "from gap_vla.cli.configured import config_parser, run_configured\n"
+        "words = ['--config', 'finetune_configs/threading.py', '--config.phases.options.sigma=2.5',\n"
+        "         '--config.train.steps', '7', '--config.runs=a folder']\n"
+        "config = run_configured(lambda config, options: config, config_parser(''), words)\n"
+        "assert (config.phases.options, config.train.steps, config.runs) == ({'sigma': 2.5}, 7, 'a folder')\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():
     code = (
-        "import sys; sys.argv = ['finetune', '--config', 'finetune_configs/threading.py', '--config.method=gpa']\n"
-        "from gap_vla.cli.configured import run_command\n"
-        "assert run_command(print, '') == 2\n"
+        "import sys; from gap_vla.cli.finetune import main\n"
+        "assert main(['--config', 'finetune_configs/threading.py', '--config.method=gpa']) == 2\n"
         "heavy = {'jax', 'tensorflow', 'mujoco', 'torch', 'robosuite'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -1,1 +1,50 @@
-"""The commands: what they read from their command lines and print; `scripts/` call them."""
+"""`gap-vla COMMAND …`: every command is a module here, whose `main` reads the rest of the line and does it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from gap_vla.core.errors import UserError, command
+
+COMMANDS = {
+    "collect-demos": "demonstrations of a scripted expert in simulation",
+    "annotate": "add ρ and change points to a copy of demonstrations or of a dataset",
+    "show-episode": "one episode with its pictures, ρ and motion signals, as a page, video or picture",
+    "build-dataset": "demonstrations become an RLDS dataset with ρ",
+    "check-dataset": "is an RLDS dataset usable? a page with pictures, and what is wrong",
+    "finetune": "fine-tune Octo with GAP: data, training, rollouts, report",
+    "train-small": "the same for a small torch policy, with any of the methods",
+    "compare": "V, VP and VP+GAP over seeds, with one table",
+    "evaluate": "how often a policy succeeds, with an interval",
+    "diagnose": "does a policy look? tamper with what it sees and feels",
+    "serve-policy": "serve a checkpoint to clients of openpi's protocol",
+    "report": "one page about some runs",
+}
+"""Name and what it is for, in the order in which a newcomer meets them; `_` is taken for `-`."""
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console entry point."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if words else 2
+    name = words[0].replace("_", "-")
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
+        raise UserError(f"gap-vla has no command {words[0]!r}; {hint}")
+    sys.argv = [f"gap-vla {name}", *words[1:]]
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main()
+
+
+def overview() -> str:
+    """What `gap-vla --help` prints."""
+    lines = [f"  {name:<15} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        ["usage: gap-vla COMMAND …", "", *lines, "", "`gap-vla COMMAND --help` says all about one of them."]
+    )

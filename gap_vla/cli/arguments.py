@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 from gap_vla.core.typed_config import SEED, Bounds, NumberField
@@ -61,9 +63,33 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} [{str(action.type.bounds).split(' (')[0]}]"
 
 
-def command_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser that shows the command's docstring, and takes options by their whole names only."""
-    return argparse.ArgumentParser(description=doc, formatter_class=_Help, allow_abbrev=False)
+class _Parser(argparse.ArgumentParser):
+    """Takes `--image_size` for `--image-size`, and the former names of options, none of which `--help` lists."""
+
+    former: Mapping[str, str]
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._present_name(word) for word in words], namespace)
+
+    def _present_name(self, word: str) -> str:
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name in self._option_string_actions:
+            return word
+        dashed = f"--{name[2:].replace('_', '-')}"
+        present = self.former.get(dashed, dashed)
+        return f"{present}{equals}{value}" if present in self._option_string_actions else word
+
+
+def command_parser(doc: str | None, former: Mapping[str, str] | None = None) -> argparse.ArgumentParser:
+    """A parser that shows the command's docstring, and takes options by their whole names only.
+
+    Args:
+        former: names that options had, e.g. `{"--num": "--episodes"}`; they are still taken.
+    """
+    parser = _Parser(description=doc, formatter_class=_Help, allow_abbrev=False)
+    parser.former = former or {}
+    return parser
 
 
 def refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace, why: str, *names: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import dataclasses
@@ -17,7 +18,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from gap_vla.core.errors import UserError, command, keeping, message_of
+from gap_vla.cli.arguments import command_parser
+from gap_vla.core.errors import UserError, keeping, message_of
 from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.config import FinetuneConfig
@@ -63,14 +65,6 @@ def _naming_the_line(path: str) -> Iterator[None]:
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         what = error.msg if isinstance(error, SyntaxError) else message_of(error)
         raise ConfigError(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {what}") from None
-
-
-def _config_argument(argv: list[str]) -> str | None:
-    for index, argument in enumerate(argv):
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            return value if equals else "".join(argv[index + 1 : index + 2])
-    return None
 
 
 def take_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -131,67 +125,64 @@ def _keys(values: Mapping[str, Any], fields: Mapping[str, NumberField], prefix: 
     return lines
 
 
-def help_text(doc: str, script: str, config_type: type[Any] = FinetuneConfig) -> str:
-    """The command's docstring, its flags, and every configuration key with the library's default."""
-    defaults = dataclasses.asdict(config_type(task=TASK_NAMES[0]))
-    bounds = {f"--config.{key}": field for key, field in all_number_fields(config_type).items()}
-    return (
-        f"{doc.strip()}\n\nflags:\n{flags.FLAGS.module_help(script)}\n\n"
-        "configuration keys with the library's defaults (a configuration file sets some of them; what each means\n"
-        f"is documented in {config_type.__module__.replace('.', '/')}.py):\n" + "\n".join(_keys(defaults, bounds))
-    )
-
-
-@command
-def run_command(
-    main: Callable[[Any], Any],
-    doc: str,
-    argv: list[str] | None = None,
-    config_type: type[Any] = FinetuneConfig,
-) -> None:
-    """Parses the flags and calls `main(config)`; fails like every command (`gap_vla.core.errors`).
+def config_parser(doc: str | None, config_type: type[Any] = FinetuneConfig) -> argparse.ArgumentParser:
+    """A parser for a command with a configuration; `--help` lists every key with the library's default.
 
     Args:
-        config_type: a frozen dataclass with `from_dict`; its defaults stand in the help text.
+        config_type: a frozen dataclass with `from_dict`.
+    """
+    defaults = dataclasses.asdict(config_type(task=TASK_NAMES[0]))
+    bounds = {f"--config.{key}": field for key, field in all_number_fields(config_type).items()}
+    parser = command_parser(doc)
+    parser.add_argument("--config", metavar="FILE[:PROFILE]", help="configuration file, with a profile after a colon")
+    parser.set_defaults(config_type=config_type)
+    parser.epilog = (
+        "configuration keys with the library's defaults (a configuration file sets some of them; what each means is\n"
+        f"documented in {config_type.__module__.replace('.', '/')}.py):\n" + "\n".join(_keys(defaults, bounds))
+    )
+    return parser
+
+
+def run_configured(
+    run: Callable[[Any, argparse.Namespace], Any], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None
+) -> Any:
+    """Reads the command line and calls `run(config, options)`.
+
+    Args:
+        parser: of `config_parser`, with the command's own options.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes about instructions drown the progress lines
-    argv = list(sys.argv if argv is None else argv)
-    if "config" not in flags.FLAGS:
-        config_flags.DEFINE_config_file(
-            "config", None, "Configuration file, with a profile after a colon: FILE.py:PROFILE."
-        )
-    if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
-        flags.FLAGS.mark_as_parsed()
-        print(help_text(doc, argv[0], config_type))
-        return
-    named = _config_argument(argv)
-    if named is None:
+    options, arguments = parser.parse_known_args(argv)
+    if options.config is None:
         raise ConfigError("--config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py")
-    arguments, options = take_options(argv)
-    require_known_keys(load_config(named), arguments)
-    values = _parse(arguments).to_dict()
-    if options:
-        values["phases"]["options"] = {**values["phases"]["options"], **options}
-    config = config_type.from_dict(values)
-    if argv == sys.argv:
+    arguments, phase_options = take_options(arguments)
+    require_known_keys(load_config(options.config), arguments)
+    values = _overridden(options.config, arguments).to_dict()
+    if phase_options:
+        values["phases"]["options"] = {**values["phases"]["options"], **phase_options}
+    config = options.config_type.from_dict(values)
+    if argv is None:
         restart_with_huge_pages()
     with keeping("finished stages are kept; the same command with --resume goes on"):
-        main(config)
+        return run(config, options)
 
 
-def _parse(arguments: list[str]) -> ConfigDict:
-    """Sets the flags and returns the configuration with its overrides."""
-    kept, sys.argv = sys.argv, arguments  # config_flags looks for overrides there
+def _overridden(path_and_profile: str, arguments: Sequence[str]) -> ConfigDict:
+    """The configuration with its overrides, `--config.KEY=VALUE`; whatever else is left over is refused."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", path_and_profile, flag_values=values)
+    words = ["", f"--config={path_and_profile}", *arguments]
+    kept, sys.argv = sys.argv, words  # config_flags looks for overrides there
     try:
-        positional = flags.FLAGS(arguments)[1:]
-        config = flags.FLAGS.config
+        positional = values(words)[1:]
+        config = values.config
     except (KeyError, ValueError, TypeError, AttributeError, flags.Error) as error:
         # how absl and ml_collections refuse values: each in its own class, some on several lines
         raise ConfigError(message_of(error)) from None
     finally:
         sys.argv = kept
     if positional:
-        raise ConfigError(f"unexpected argument {positional[0]!r}; flags start with --")
+        raise ConfigError(f"unexpected argument {positional[0]!r}; options start with --")
     return config
 
 

@@ -1,4 +1,13 @@
-"""What `scripts/diagnose.py` does: load policy and recordings, tamper, print, write `diagnosis.json`."""
+"""Does the policy look? Tamper with its pictures and its proprioception, and see how far actions and success change.
+
+    gap-vla diagnose --checkpoint runs/assembly/NAME    # the expert's episodes, in simulation
+    gap-vla diagnose --checkpoint DIR --demos demos.hdf5    # recorded demonstrations, no simulator
+    gap-vla diagnose --checkpoint DIR --rlds data/rlds/NAME/1.0.0    # a dataset with ρ
+    gap-vla diagnose --checkpoint DIR --closed-loop 20    # success under each intervention too
+    gap-vla diagnose --policy ws://localhost:8000 --task stack --keys k.json   # somebody else's VLA
+
+Prints a table and a sentence; --out receives diagnosis.json and the rollouts.
+"""
 
 from __future__ import annotations
 
@@ -8,50 +17,126 @@ import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gap_vla.core.errors import keeping
-from gap_vla.core.foreign import whole
+from gap_vla.cli.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, saved_step, seed, whole
+from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim_folder, write_output
-from gap_vla.report.diagnose_report import report, verdict
-from gap_vla.rollouts.diagnose import closed_loop, open_loop
-from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
-from gap_vla.rollouts.policy import PolicyError
-from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.recordings import Recording, from_episodes, from_simulator, require_task
-from gap_vla.rollouts.settings import Settings
-from gap_vla.rollouts.task import SimTask, sim_task
-from gap_vla.serving.loading import LoadedPolicy, load_checkpoint, load_policy
-from gap_vla.sim import require_rendering, task_spec
-from gap_vla.training.config import EPISODES
+
+if TYPE_CHECKING:
+    from gap_vla.rollouts.recordings import Recording
+    from gap_vla.rollouts.task import SimTask
+
+INTERVENTIONS = (
+    "images_black",
+    "images_frozen",
+    "images_swapped",
+    "proprio_frozen",
+    "proprio_swapped",
+    "objects_moved",
+)
+
 
 LIBRARY = 5_000
 """Recordings are of layouts this far behind `--seed`, so that no rollout is shown its own."""
 
 
-def diagnose_command(options: argparse.Namespace) -> None:
-    """Tampers, prints, and writes `diagnosis.json`."""
-    whole("episodes", options.episodes, 2, int(EPISODES.most), EvaluationError)
-    whole("closed_loop", options.closed_loop, 0, int(EPISODES.most), EvaluationError)
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    from gap_vla.sim import TASK_NAMES
+
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
+    what.add_argument("--policy", help="random, or ws://HOST:PORT (a server of openpi's protocol)")
+    add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--demos", type=Path, help="demonstration file to show (default: the expert in the simulator)")
+    source.add_argument("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
+    add("--episodes", type=whole(2, MANY), default=10, help="recorded episodes to show (default 10)")
+    add(
+        "--closed-loop",
+        type=whole(0, MANY),
+        default=0,
+        metavar="N",
+        help="rollouts per intervention (default 0: open loop only)",
+    )
+    add(
+        "--interventions",
+        nargs="+",
+        choices=INTERVENTIONS,
+        metavar="NAME",
+        help=f"of the rollouts (default: all): {', '.join(INTERVENTIONS)}",
+    )
+    add("--seed", type=seed, default=100_000, help="first layout seed (default 100000)")
+    add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
+    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
+    add("--dataset", help="whose statistics, if the checkpoint carries several")
+    add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
+    add("--patience", type=real(0, 86_400), default=60.0, help="seconds to wait for a server that is away (default 60)")
+    add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
+    add("--cameras", nargs="+", choices=("primary", "wrist"), help="default: the checkpoint's, or primary")
+    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
+    add("--quiet", action="store_true", help="no progress line")
+    options = parser.parse_args(arguments)
+    if options.checkpoint:
+        refuse_idle(parser, options, "with --checkpoint: they are for a server, ws://", "keys", "patience")
+    else:
+        refuse_idle(parser, options, "without --checkpoint", "step", "dataset")
+    if not options.closed_loop:
+        refuse_idle(parser, options, "without --closed-loop", "interventions")
+        if options.demos or options.rlds:
+            refuse_idle(
+                parser, options, "on recordings without --closed-loop", "seed", "image_size", "cameras", "workers"
+            )
+    return options
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
+    from gap_vla.rollouts.settings import Settings
+
     Settings(max(options.closed_loop, 1), options.seed, options.workers)
     with keeping("finished rollouts are kept, the same command continues"):
         _diagnose(options)
 
 
 def _diagnose(options: argparse.Namespace) -> None:
+    from gap_vla.report.diagnose_report import report, verdict
+    from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop
+    from gap_vla.rollouts.policy import PolicyError
+    from gap_vla.rollouts.recordings import require_task
+    from gap_vla.rollouts.task import sim_task
+    from gap_vla.serving.loading import load_asked
+    from gap_vla.sim import require_rendering
+
+    def loaded_executing(execute: int | None) -> Any:
+        return load_asked(
+            options.checkpoint,
+            options.policy,
+            task=options.task,
+            keys=options.keys,
+            patience=options.patience,
+            step=options.step,
+            execute=execute,
+            dataset=options.dataset,
+        )
+
     out = options.out or _default_out(options)
     claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
     simulated = not (options.demos or options.rlds)
     if simulated or options.closed_loop:
         require_rendering()
-    loaded, task_name = _load(options, execute=1)
+    loaded, task_name = loaded_executing(1)
     size = (loaded.image_size or 64) if options.image_size is None else options.image_size
     cameras = options.cameras or loaded.cameras or ("primary",)
     task = None
     if task_name:
         task = sim_task(task_name, image_size=size, cameras=tuple(cameras), camera=loaded.view())
     if (simulated or options.closed_loop) and task is None:
-        raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed_loop)")
+        raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
     if data := options.rlds or options.demos:
         require_task(data, task_name)
     recordings = _recordings(options, task)
@@ -61,7 +146,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     if options.closed_loop:
         assert task is not None
         print(f"{report(opened)}\n\nrollouts follow", flush=True)
-        acting, _ = _load(options, execute=None)
+        acting, _ = loaded_executing(None)
         closed = closed_loop(
             acting.policy,
             task,
@@ -84,22 +169,9 @@ def _diagnose(options: argparse.Namespace) -> None:
     print(f"→ {out / 'diagnosis.json'}")
 
 
-def _load(options: argparse.Namespace, execute: int | None) -> tuple[LoadedPolicy, str | None]:
-    if options.checkpoint:
-        loaded = load_checkpoint(
-            options.checkpoint, task=options.task, step=options.step, execute=execute, dataset=options.dataset
-        )
-        return loaded, options.task or loaded.task
-    if options.task is None:
-        raise PolicyError(f"--policy {options.policy} needs --task")
-    width = task_spec(options.task).action_dim
-    loaded = load_policy(
-        options.policy, action_dim=width, task=options.task, keys=options.keys, patience=options.patience
-    )
-    return loaded, options.task
-
-
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
+    from gap_vla.rollouts.recordings import from_episodes, from_simulator
+
     if options.demos:
         from gap_vla import demos
 

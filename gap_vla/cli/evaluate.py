@@ -1,29 +1,103 @@
-"""What `scripts/evaluate.py` does: load the policy, evaluate it on one or all variants, print, write the page."""
+"""Roll a policy out in simulation and report its success rate with an interval.
+
+    gap-vla evaluate --checkpoint runs/threading/NAME --episodes 100            # a run of ours
+    gap-vla evaluate --checkpoint DIR --task assembly                           # any folder in Octo's layout
+    gap-vla evaluate --policy expert --task threading                           # also: random, replay:FILE
+    gap-vla evaluate --policy ws://localhost:8000 --keys keys.json --task stack # a VLA behind a server
+    gap-vla evaluate --checkpoint DIR --variant all                             # every variant of the scene
+    gap-vla evaluate --checkpoint DIR --rlds data/rlds/NAME/1.0.0               # no simulator: held-out error
+
+The folder given by --out receives summary.json, episodes.jsonl (a line per episode, written as it finishes), videos/
+(failures first) and index.html. A killed evaluation continues when the same command is given again.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.errors import keeping
+from gap_vla.cli.arguments import (
+    MANY,
+    command_parser,
+    pixels,
+    processes,
+    real,
+    refuse_idle,
+    saved_step,
+    seconds,
+    seed,
+    whole,
+)
+from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim_folder, write_output
-from gap_vla.report.evaluation_page import write_page
-from gap_vla.report.variants import variants_table, write_variants
-from gap_vla.rollouts.policy import PolicyError
-from gap_vla.rollouts.rollout import evaluate
-from gap_vla.rollouts.settings import Limits, Settings
-from gap_vla.rollouts.summary import describe
-from gap_vla.serving.loading import LoadedPolicy, load_checkpoint, load_policy
-from gap_vla.sim import VARIANT_NAMES, require_rendering, task_spec, variant_spec
 
 
-def evaluate_command(options: argparse.Namespace) -> None:
-    """Evaluates, prints, and writes the pages."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+
+    parser = command_parser(__doc__, {"--ood": "--variant"})
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
+    what.add_argument("--policy", help="expert, random, replay:FILE, or ws://HOST:PORT (a server of openpi's protocol)")
+    add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)}")
+    add("--episodes", type=whole(1, MANY), default=20, help="rollouts (default 20; take 100 for results)")
+    add("--seed", type=seed, help="first layout seed (default: where the variant's own seeds begin)")
+    variants = f"variant of the scene: {', '.join(VARIANT_NAMES)}; or all"
+    add("--variant", default="default", metavar="NAME|all", help=variants)
+    add("--rlds", type=Path, help="no rollouts: the action error on this RLDS dataset's held-out episodes, split by ρ")
+    add("--split", default="val", help="which episodes of --rlds (default val)")
+    add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/eval)")
+    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
+    add("--execute", type=whole(1, 256), help="actions executed of each predicted chunk (default: as trained)")
+    add("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
+    add("--dataset", help="whose statistics, if the checkpoint carries several")
+    add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
+    add("--patience", type=real(0, 86_400), default=60.0, help="seconds to wait for a server that is away (default 60)")
+    add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
+    add(
+        "--cameras",
+        nargs="*",
+        choices=("primary", "wrist"),
+        help="default: the checkpoint's, or primary; no name after it: nothing is drawn (expert, random, replay)",
+    )
+    add("--camera", help="view of the primary camera (default: the one of training, or near)")
+    add("--other-view", action="store_true", help="let --camera be another view than the policy was trained through")
+    add("--horizon", type=whole(1, MANY), help="control steps per episode (default: the task's)")
+    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
+    slots = "environments per process; a batch is workers * slots (default 4)"
+    add("--slots", type=whole(1, 256), default=4, help=slots)
+    add("--videos", type=whole(0, MANY), default=4, help="rollouts to film, failures first (default 4)")
+    add("--policy-limit", type=seconds, default=60.0, help="seconds for one answer of the policy (default 60)")
+    add("--quiet", action="store_true", help="no progress line")
+    options = parser.parse_args(arguments)
+    if options.checkpoint:
+        refuse_idle(parser, options, "with --checkpoint: they are for a server, ws://", "keys", "patience")
+    else:
+        refuse_idle(parser, options, "without --checkpoint", "step", "execute", "ensemble", "dataset")
+    rollouts = "episodes seed variant execute ensemble image_size cameras camera other_view horizon workers slots"
+    if options.rlds:
+        names = [*rollouts.split(), "videos", "policy_limit"]
+        refuse_idle(parser, options, "with --rlds, which rolls nothing out", *names)
+    else:
+        refuse_idle(parser, options, "without --rlds", "split")
+    return options
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
     if options.rlds:
         return _held_out(options)
+    from gap_vla.report.evaluation_page import write_page
+    from gap_vla.report.variants import variants_table, write_variants
+    from gap_vla.rollouts.summary import describe
+
     found = {}
     with keeping("finished episodes are kept, the same command continues"):
         for folder, summary in _evaluations(options):
@@ -37,8 +111,10 @@ def evaluate_command(options: argparse.Namespace) -> None:
 def _held_out(options: argparse.Namespace) -> None:
     """Prints the held-out error, and writes it to `held_out.json` if `--out` is given."""
     from gap_vla.rlds import read_rlds
+    from gap_vla.rollouts import PolicyError
     from gap_vla.rollouts.heldout import held_out
     from gap_vla.rollouts.recordings import from_episode, require_task
+    from gap_vla.serving.loading import load_checkpoint
 
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
@@ -57,19 +133,38 @@ def _held_out(options: argparse.Namespace) -> None:
         f"{found.episodes} episodes; 1 is what predicting the mean action gives"
     )
     if not split:
-        print("the dataset has no ρ, so transitions are not told apart; scripts/annotate.py adds it")
+        print("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
     if options.out:
         write_output(options.out / "held_out.json", "held_out", json.dumps(dataclasses.asdict(found)))
 
 
-def _evaluations(options: argparse.Namespace) -> Any:
+def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
-    variants = VARIANT_NAMES if options.ood == "all" else (options.ood,)
+    from gap_vla.rollouts import PolicyError, evaluate
+    from gap_vla.rollouts.settings import Limits, Settings
+    from gap_vla.serving.loading import load_asked
+    from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
+
+    variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)
     limits = Limits(policy=options.policy_limit)
-    for variant in variants:  # all of it before anything heavy is loaded
-        first = variant_spec(variant).first_seed if options.seed is None else options.seed
+    seeds = {v: variant_spec(v).first_seed if options.seed is None else options.seed for v in variants}
+    for first in seeds.values():  # all of it before anything heavy is loaded
         Settings(options.episodes, first, options.workers, options.slots, options.videos)
-    loaded, task = _load(options)
+    loaded, task = load_asked(
+        options.checkpoint,
+        options.policy,
+        task=options.task,
+        keys=options.keys,
+        patience=options.patience,
+        seed=options.seed or 0,
+        step=options.step,
+        execute=options.execute,
+        ensemble=options.ensemble,
+        dataset=options.dataset,
+        batch_size=options.workers * options.slots,
+    )
+    if task is None:
+        raise PolicyError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
     image_size = (loaded.image_size or 64) if options.image_size is None else options.image_size
     cameras = options.cameras if options.cameras is not None else loaded.cameras or ("primary",)
     view = loaded.view(options.camera, other=options.other_view)
@@ -80,59 +175,28 @@ def _evaluations(options: argparse.Namespace) -> Any:
         claim_folder(root, "variants")
     for variant in variants:
         folder = root / variant if len(variants) > 1 else root
-        yield (
-            folder,
-            evaluate(
-                loaded.policy,
-                task,
-                episodes=options.episodes,
-                seed=variant_spec(variant).first_seed if options.seed is None else options.seed,
-                out_dir=folder,
-                image_size=image_size,
-                cameras=cameras,
-                variant=variant,
-                camera=view,
-                workers=options.workers,
-                slots_per_worker=options.slots,
-                horizon=options.horizon,
-                videos=options.videos,
-                progress=not options.quiet,
-                limits=limits,
-            ),
+        summary = evaluate(
+            loaded.policy,
+            task,
+            episodes=options.episodes,
+            seed=seeds[variant],
+            out_dir=folder,
+            image_size=image_size,
+            cameras=cameras,
+            variant=variant,
+            camera=view,
+            workers=options.workers,
+            slots_per_worker=options.slots,
+            horizon=options.horizon,
+            videos=options.videos,
+            progress=not options.quiet,
+            limits=limits,
         )
-
-
-def _load(options: argparse.Namespace) -> tuple[LoadedPolicy, str]:
-    if options.checkpoint:
-        loaded = load_checkpoint(
-            options.checkpoint,
-            task=options.task,
-            step=options.step,
-            execute=options.execute,
-            ensemble=options.ensemble,
-            dataset=options.dataset,
-            batch_size=options.workers * options.slots,
-        )
-        task = options.task or loaded.task
-        if task is None:
-            raise PolicyError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
-        return loaded, task
-    if options.task is None:
-        raise PolicyError(f"--policy {options.policy} needs --task")
-    width = task_spec(options.task).action_dim
-    loaded = load_policy(
-        options.policy,
-        action_dim=width,
-        task=options.task,
-        seed=options.seed or 0,
-        keys=options.keys,
-        patience=options.patience,
-    )
-    return loaded, options.task
+        yield folder, summary
 
 
 def _default_out(options: argparse.Namespace, task: str) -> Path:
-    variant = "" if options.ood == "default" else f"_{options.ood}"
+    variant = "" if options.variant == "default" else f"_{options.variant}"
     if options.checkpoint and Path(options.checkpoint).is_dir():
         return Path(options.checkpoint) / f"evaluation_{task}{variant}"
     name = (options.checkpoint or options.policy).replace("://", "_").replace("/", "_").replace(":", "_")

@@ -1,4 +1,13 @@
-"""What scripts/report.py does once its command line is read."""
+"""One self-contained HTML page about some runs: success, curves, ρ, videos, and on request what explains them.
+
+    gap-vla report runs/assembly/small-* --out report.html
+    gap-vla report RUN… --probe --out report.html            # what can be read off the visual features
+    gap-vla report RUN… --takeover VISION_RUN --out report.html    # another policy acts for ten steps
+    gap-vla report RUN… --takeover VISION_RUN --by step --episodes 50 --out report.html
+
+Takeovers are kept in the runs, a probe beside the page, so that later calls show them without doing them again; all
+are resumable. The page needs no network and no files beside it.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +16,67 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gap_vla.core.foreign import whole
+from gap_vla.cli.arguments import MANY, command_parser, processes, refuse_idle, whole
+from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.core.whole import write_json
-from gap_vla.report.page import write_report
-from gap_vla.report.runs import ReportError, Run
-from gap_vla.rollouts.settings import Settings
-from gap_vla.training.config import EPISODES
+
+if TYPE_CHECKING:
+    from gap_vla.report.runs import Run
 
 
-def report(options: argparse.Namespace) -> None:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    from gap_vla.sim import VARIANT_NAMES
+
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="run directories of one task")
+    add("--out", type=Path, default=Path("report.html"), help="page to write (default report.html)")
+    add("--videos", type=whole(0, 1000), default=2, help="videos per run and scene, at most (default 2)")
+    add("--probe", action="store_true", help="probe the visual features of small policies")
+    add("--demos", type=Path, help="demonstrations to probe with (default: collected from the expert)")
+    add("--probe-episodes", type=whole(2, MANY), default=60, help="how many are collected for it (default 60)")
+    add("--takeover", type=Path, metavar="RUN", help="policy that takes over in windows, usually the vision policy")
+    add("--by", choices=("phase", "step"), default="phase", help="windows: starts of phases, or every ten steps")
+    add("--episodes", type=whole(1, MANY), default=50, help="rollouts per window (default 50)")
+    add("--variant", choices=VARIANT_NAMES, default="default", help="scene of the takeovers (default: default)")
+    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
+    options = parser.parse_args(arguments)
+    if not options.takeover:
+        refuse_idle(parser, options, "without --takeover", "by", "episodes", "variant")
+    if not options.probe:
+        refuse_idle(parser, options, "without --probe", "demos", "probe_episodes")
+    if options.demos:
+        refuse_idle(parser, options, "with --demos", "probe_episodes")
+    return options
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
+    with keeping("finished takeovers and probes are kept"):
+        _report(options, sys.argv[1:] if argv is None else argv)
+
+
+def _report(options: argparse.Namespace, words: list[str]) -> None:
     """Probes and takeovers if asked for, then the page."""
-    command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    Settings(options.episodes, 0, options.workers, videos=options.videos)
-    whole("probe_episodes", options.probe_episodes, 2, int(EPISODES.most), ReportError)
+    from gap_vla.report.page import write_report
+    from gap_vla.report.runs import Run
+
+    command_line = shlex.join(["gap-vla", "report", *words])
     claim(options.out, "runs_report", suffixes=(".html",))
     runs = [Run.read(path) for path in options.runs]
     if options.takeover:
-        _take_over(runs, options, command)
-    probe = _probe(runs, options, command)
-    page = write_report(options.runs, options.out, command=command, probe=probe, videos=options.videos)
+        _take_over(runs, options, command_line)
+    probe = _probe(runs, options, command_line)
+    page = write_report(options.runs, options.out, command=command_line, probe=probe, videos=options.videos)
     print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB, opens without a network)")
 
 
-def _take_over(runs: list[Run], options: argparse.Namespace, command: str) -> None:
+def _take_over(runs: list[Run], options: argparse.Namespace, command_line: str) -> None:
     from experiments.probes.takeover_run import take_over_runs
 
     for run in runs:
@@ -47,10 +91,10 @@ def _take_over(runs: list[Run], options: argparse.Namespace, command: str) -> No
             workers=options.workers,
         )
         settings = json.loads((folder / "settings.json").read_text())
-        write_json(folder / "settings.json", {**settings, "command": command})
+        write_json(folder / "settings.json", {**settings, "command": command_line})
 
 
-def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[str, Any] | None:
+def _probe(runs: list[Run], options: argparse.Namespace, command_line: str) -> dict[str, Any] | None:
     """The probe's result: made if asked for, otherwise that of an earlier call beside the same page."""
     kept = options.out.with_suffix(".probe") / "probe.json"
     claim(kept, "probe", suffixes=(".json",))
@@ -58,6 +102,7 @@ def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[s
         return json.loads(kept.read_text()) if kept.exists() else None
     from experiments.probes.probe_data import collect_probe_demos
     from experiments.probes.probe_run import probe_runs
+    from gap_vla.report.runs import ReportError
 
     small = [run for run in runs if run.small]
     if not small:
@@ -72,6 +117,6 @@ def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[s
         camera=config["demos"].get("camera", "near"),
         workers=options.workers,
     )
-    result = {**probe_runs([run.path for run in small], demos, kept.parent), "command": command}
+    result = {**probe_runs([run.path for run in small], demos, kept.parent), "command": command_line}
     write_output(kept, "probe", json.dumps(result, indent=2))
     return result

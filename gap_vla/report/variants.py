@@ -1,4 +1,4 @@
-"""All variants of a scene beside each other: what `--ood all` prints and leaves behind."""
+"""All variants of a scene beside each other: what `--variant all` prints and leaves behind."""
 
 from __future__ import annotations
 

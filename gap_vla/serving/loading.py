@@ -9,6 +9,7 @@ from typing import Any
 from gap_vla.core.foreign import CheckpointError, Section, whole
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.policy import ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
+from gap_vla.sim import task_spec
 
 MAX_BATCH = 4096
 """Episodes that a policy is asked about at once: environments per process times processes."""
@@ -32,7 +33,7 @@ class LoadedPolicy:
         """
         if asked and self.camera and asked != self.camera and not other:
             raise PolicyError(
-                f"the policy was trained through the view {self.camera!r}; leave --camera away, or pass --other_view "
+                f"the policy was trained through the view {self.camera!r}; leave --camera away, or pass --other-view "
                 f"to let it look through {asked!r}"
             )
         return asked or self.camera or "near"
@@ -118,6 +119,37 @@ def load_policy(
         mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
         return LoadedPolicy(RemotePolicy(name, mapping, patience=patience))
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
+
+
+def load_asked(
+    checkpoint: str | None,
+    policy: str | None,
+    *,
+    task: str | None,
+    keys: str | Path | None = None,
+    patience: float = 60.0,
+    seed: int = 0,
+    **of_checkpoint: Any,
+) -> tuple[LoadedPolicy, str | None]:
+    """What a command was given as `--checkpoint` or `--policy`.
+
+    Args:
+        of_checkpoint: further arguments of `load_checkpoint`.
+
+    Returns:
+        The policy, and its task: the one asked for, or that of a checkpoint's training (None if nobody knows).
+
+    Raises:
+        PolicyError: see `load_checkpoint` and `load_policy`; or a `policy` without a task.
+    """
+    if checkpoint:
+        loaded = load_checkpoint(checkpoint, task=task, **of_checkpoint)
+        return loaded, task or loaded.task
+    if task is None:
+        raise PolicyError(f"--policy {policy} needs --task")
+    width = task_spec(task).action_dim
+    loaded = load_policy(str(policy), action_dim=width, task=task, seed=seed, keys=keys, patience=patience)
+    return loaded, task
 
 
 def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:

@@ -1,6 +1,6 @@
 """RLDS of the push_wall task with rho. In this folder:
 
-python ../../scripts/collect_demos.py --task push_wall --num 100 --out push_wall.hdf5
+python ../../scripts/collect_demos.py --task push_wall --episodes 100 --out push_wall.hdf5
 GAP_VLA_SOURCE=push_wall.hdf5 tfds build --data_dir ~/tensorflow_datasets
 """
 
@@ -10,4 +10,4 @@ from gap_vla.rlds.tfds_builder import DemosBuilder
 class PushWall(DemosBuilder):
     """Demonstrations of the scripted expert; any other file in robomimic's layout works as well."""
 
-    HINT = "python scripts/collect_demos.py --task push_wall --num 100 --out push_wall.hdf5"
+    HINT = "python scripts/collect_demos.py --task push_wall --episodes 100 --out push_wall.hdf5"

@@ -1,13 +1,15 @@
 """Typos, numbers that cannot be and options without effect end a command before it does anything."""
 
 import argparse
+import importlib
+import re
+from pathlib import Path
 
 import pytest
-from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call
+from scripts_under_test import COMMANDS, call, load
 
 from gap_vla.cli.arguments import command_parser, json_or_name, key_value, real, refuse_idle, whole
 
-PLAIN = [name for name in COMMANDS if name not in WITH_CONFIG]
 CHECKPOINT = "evaluate --checkpoint d"
 
 
@@ -22,16 +24,16 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("collect_demos --task stack --out x.hdf5 --action-noise nan", "from 0 to 1"),
         ("collect_demos --task stack --out x.hdf5 --cameras none --image-size 84", "no effect without cameras"),
         ("collect_demos --task stack --out x.mp4", "must end in .hdf5 or .h5"),
-        (f"{CHECKPOINT} --image_size 0", "from 16 to 1024"),
+        (f"{CHECKPOINT} --image-size 0", "from 16 to 1024"),
         (f"{CHECKPOINT} --execute 0", "from 1 to 256"),
         (f"{CHECKPOINT} --horizon -5", "from 1 to 100000"),
         (f"{CHECKPOINT} --horizon 0", "from 1 to 100000"),
-        (f"{CHECKPOINT} --policy_limit 0", "from 0.01 to 86400"),
+        (f"{CHECKPOINT} --policy-limit 0", "from 0.01 to 86400"),
         (f"{CHECKPOINT} --split train", "--split has no effect without --rlds"),
         (f"{CHECKPOINT} --rlds d --horizon 9", "--horizon has no effect with --rlds"),
         (f"{CHECKPOINT} --keys k.json", "--keys has no effect with --checkpoint"),
         ("evaluate --policy expert --task stack --step 3", "--step has no effect without --checkpoint"),
-        ("diagnose --checkpoint d --interventions images_black", "no effect without --closed_loop"),
+        ("diagnose --checkpoint d --interventions images_black", "no effect without --closed-loop"),
         ("serve_policy --checkpoint d --port 99999", "from 0 to 65535"),
         ("serve_policy --checkpoint d --port -1", "from 0 to 65535"),
         ("show_episode d.hdf5 --fps 0 --out x.mp4", "from 0.1 to 1000"),
@@ -39,7 +41,7 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("show_episode d.hdf5 --out x.txt", "must end in .html or .mp4 or .png"),
         ("show_episode d.hdf5 --split val", "--split has no effect on files that are no RLDS dataset"),
         ("annotate d.hdf5 --out x.hdf5 --layout nope", "--layout has no effect on HDF5"),
-        ("annotate d.hdf5 --out x.hdf5 --episodes 5", "--episodes has no effect without --report"),
+        ("annotate d.hdf5 --out x.hdf5 --show 5", "--show has no effect without --report"),
         ("annotate d.hdf5 --out x.hdf5 --annotator a --seed 3", "--seed has no effect with --annotator"),
         ("annotate d.hdf5 --out x.hdf5 --option sigma", "is not KEY=VALUE"),
         ("annotate d.hdf5 --out x.npz", "must end in .hdf5 or .h5"),
@@ -60,10 +62,35 @@ def test_it_is_refused_with_the_reason(line, words, tmp_path, monkeypatch, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["d.hdf5"]
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_takes_a_number_without_bounds(name):
-    text = (ROOT / "scripts" / f"{name}.py").read_text()
-    assert "command_parser(__doc__)" in text and "type=int" not in text and "type=float" not in text
+    text = Path(load(name).main.__wrapped__.__code__.co_filename).read_text()
+    assert re.search(r"(command|config)_parser\(__doc__", text) and "type=int" not in text and "type=float" not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "former", "present"),
+    [
+        ("annotate d.hdf5 --out x.hdf5 --report", "--episodes 5", "--show 5"),
+        ("build_dataset d.hdf5 --name x", "--data_dir a --val_fraction 0.2", "--data-dir a --val-fraction 0.2"),
+        ("build_dataset d.hdf5 --name x", "--annotate sigma=3", "--option sigma=3"),
+        ("diagnose --checkpoint d", "--closed_loop 5 --image_size 32", "--closed-loop 5 --image-size 32"),
+        (CHECKPOINT, "--ood light", "--variant light"),
+        (CHECKPOINT, "--image_size=32 --other_view", "--image-size=32 --other-view"),
+        (CHECKPOINT, "--policy_limit 9", "--policy-limit 9"),
+        ("report d --probe", "--probe_episodes 9", "--probe-episodes 9"),
+        ("serve_policy --checkpoint d", "--whole_chunks --max_prompt 9", "--whole-chunks --max-prompt 9"),
+        ("serve_policy --checkpoint d", "--max_message 9 --max_connections 9", "--max-message 9 --max-connections 9"),
+    ],
+)
+def test_former_spellings_of_options_are_taken_and_not_listed(command, former, present, capsys):
+    name, *words = command.split()
+    parse = importlib.import_module(f"gap_vla.cli.{name}").parse
+    assert parse([*words, *former.split()]) == parse([*words, *present.split()])
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    listed = capsys.readouterr().out.replace("=", " ").split()
+    assert former.partition("=")[0].split()[0] not in listed
 
 
 def test_help_shows_the_bounds_and_short_forms_are_no_options(capsys):

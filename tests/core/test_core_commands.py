@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call, load, start
 
+import gap_vla.cli
 from gap_vla.cli.configured import load_config
 from gap_vla.core.errors import BUG, INTERRUPTED, USER_ERROR, UserError, command, keeping
 from gap_vla.core.foreign import refusing
@@ -109,6 +111,36 @@ def test_a_broken_configuration_file_is_named_with_its_line(text, words, tmp_pat
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_config(str(path))
+
+
+def test_gap_vla_lists_every_command_at_once():
+    code = "import sys; from gap_vla.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in said.stdout.splitlines() if line.startswith("  ")] == list(gap_vla.cli.COMMANDS)
+    assert not {"argparse", "numpy"} & set(said.stderr.split())
+    modules = {path.stem for path in (ROOT / "gap_vla" / "cli").glob("*.py")} - {"__init__", "arguments", "configured"}
+    assert {name.replace("-", "_") for name in gap_vla.cli.COMMANDS} == modules
+
+
+@pytest.mark.parametrize("name", gap_vla.cli.COMMANDS)
+def test_help_of_a_command_says_how_it_is_called(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gap-vla"])
+    with pytest.raises(SystemExit) as end:
+        gap_vla.cli.main([name, "--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and said.startswith(f"usage: gap-vla {name} [-h]") and f"    gap-vla {name} " in said
+    assert not re.search(r"--[a-z]+_[a-z]+", said.partition("configuration keys")[0])
+
+
+def test_gap_vla_runs_a_command_and_names_the_nearest_to_a_mistyped_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gap-vla"])
+    for name in ("show-episode", "show_episode"):
+        assert gap_vla.cli.main([name, "nothing"]) == USER_ERROR
+        assert capsys.readouterr().err.startswith("error: nothing: no such file or folder")
+    assert gap_vla.cli.main(["finetun"]) == USER_ERROR
+    assert "did you mean finetune?" in capsys.readouterr().err
+    assert gap_vla.cli.main([]) == USER_ERROR
 
 
 ENOUGH = {

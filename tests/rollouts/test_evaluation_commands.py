@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from test_evaluation_octo_policy import build, observations
 
+import gap_vla.cli.diagnose
 from gap_vla.core.episode import Episode
 from gap_vla.rlds import write_rlds
 from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
@@ -73,7 +74,7 @@ def test_a_checkpoint_tells_its_view_and_looks_through_another_only_if_told(run,
     loaded = load_checkpoint(old)
     assert loaded.view() == loaded.view("corner2") == "corner2" and loaded.view("near", other=True) == "near"
     assert script("evaluate").main(["--checkpoint", str(old), "--camera", "near", "--episodes", "1"]) == 2
-    assert "trained through the view 'corner2'; leave --camera away, or pass --other_view" in capsys.readouterr().err
+    assert "trained through the view 'corner2'; leave --camera away, or pass --other-view" in capsys.readouterr().err
 
 
 def test_held_out_error_is_printed_and_written_apart_for_transitions(run, dataset, tmp_path, capsys):
@@ -105,7 +106,7 @@ def test_diagnosis_of_a_dataset_prints_a_table_and_writes_it(run, dataset, tmp_p
 
 
 def test_the_diagnosis_command_offers_every_intervention():
-    assert script("diagnose").INTERVENTIONS == ALL_INTERVENTIONS
+    assert gap_vla.cli.diagnose.INTERVENTIONS == ALL_INTERVENTIONS
 
 
 def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):

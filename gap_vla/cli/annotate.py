@@ -1,0 +1,87 @@
+"""Adds ρ and change points to demonstrations: an RLDS dataset (a new version), a robomimic/MimicGen HDF5, or a folder
+of npz. Everything else in the copy is the same byte for byte; the source is not touched.
+
+Examples:
+    gap-vla annotate data/rlds/threading/1.0.0 --out data/rlds/threading/1.1.0 --report
+    gap-vla annotate ~/tensorflow_datasets/bridge_dataset/1.0.0 --layout bridge --state observation/state \\
+        --out ~/tensorflow_datasets/bridge_dataset/1.1.0
+    gap-vla annotate demos.hdf5 --out demos_rho.hdf5 --method gaussian --option sigma=3
+    gap-vla annotate new.hdf5 --out new_rho.hdf5 --annotator demos_rho.hdf5.annotator
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from gap_vla.cli.arguments import command_parser, json_or_name, key_value, processes, refuse_idle, seed, whole
+from gap_vla.core.errors import command, keeping
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_parser(__doc__, {"--episodes": "--show"})
+    parser.add_argument("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
+    parser.add_argument("--out", type=Path, required=True, help="where the annotated copy goes")
+    parser.add_argument("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", type=key_value, help="option of the method"
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="of the LSTM (default: 0)")
+    parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: annotate with it, fit nothing")
+    parser.add_argument(
+        "--layout",
+        default="gap",
+        type=json_or_name,
+        help="layout of the state: gap, robomimic, bridge, libero, ... or JSON",
+    )
+    parser.add_argument(
+        "--state", default="observation/proprio", help="RLDS: the state's feature below steps/, or several joined by +"
+    )
+    parser.add_argument("--extra", default="", help="further joints or hand channels that count: names joined by +")
+    parser.add_argument("--workers", type=processes, help="processes (default: by the amount of work)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is complete")
+    parser.add_argument("--report", nargs="?", const="", metavar="HTML", help="write a page (default: OUT.report.html)")
+    parser.add_argument("--show", type=whole(1, 1000), default=3, help="episodes on the page (default: 3)")
+    arguments = parser.parse_args(argv)
+    if arguments.annotator:
+        refuse_idle(parser, arguments, "with --annotator, which fits nothing", "method", "option", "seed")
+    if arguments.report is None:
+        refuse_idle(parser, arguments, "without --report", "show")
+    if not (arguments.source / "features.json").is_file():
+        refuse_idle(parser, arguments, "on files that are no RLDS dataset", "state")
+    if arguments.source.is_file():
+        refuse_idle(parser, arguments, "on HDF5, whose columns have names", "layout")
+    return arguments
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    arguments = parse(argv)
+    from gap_vla.core.outputs import claim
+    from gap_vla.phases.measures import describe
+    from gap_vla.rlds.annotating import AnnotationJob, annotate_files
+
+    job = AnnotationJob(
+        method=arguments.method,
+        seed=arguments.seed,
+        options=dict(arguments.option),
+        annotator=arguments.annotator,
+        layout=arguments.layout,
+        state=arguments.state,
+        extra=arguments.extra,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+    )
+    page = Path(arguments.report or f"{arguments.out}.report.html")
+    if arguments.report is not None:
+        claim(page, "report", sources=[arguments.source, arguments.annotator, arguments.out], suffixes=(".html",))
+    with keeping(f"{arguments.out} is as it was"):
+        done = annotate_files(arguments.source, arguments.out, job)
+    print(*describe(done.annotation.report), sep="\n")
+    print(f"annotated copy: {done.path}\nannotator:      {done.annotator}")
+    if arguments.report is not None:
+        from gap_vla.rlds.annotating.files import write_report
+
+        print(f"report:        {write_report(done, page, arguments.show)}")

@@ -1,0 +1,100 @@
+"""Converts demonstrations to an RLDS dataset with ρ, readable by every TFDS/RLDS tool.
+
+The builder in `rlds_builders/<name>` writes it, if there is one of that name; its settings hold where nothing is said.
+
+Examples:
+    gap-vla build-dataset demos.hdf5 --name my_task --data-dir data/rlds
+    gap-vla build-dataset demos.hdf5 --name my_task --dry-run      # what would be written, with a picture
+    gap-vla build-dataset demos.hdf5 --name my_task --reader language_instruction="stack the blocks"
+
+An RLDS dataset that is there already gets ρ from `gap-vla annotate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gap_vla.cli.arguments import MANY, command_parser, key_value, processes, real, refuse_idle, seed, whole
+from gap_vla.core.errors import command, keeping
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    from gap_vla.demos import READERS
+
+    parser = command_parser(__doc__, {"--annotate": "--option"})
+    parser.add_argument("source", type=Path, help="file or folder of demonstrations")
+    parser.add_argument(
+        "--kind",
+        help=f"{', '.join(READERS)} (default: what the builder of this name reads, else robomimic_hdf5)",
+    )
+    parser.add_argument("--name", required=True, help="dataset name: letters, digits, underscores")
+    parser.add_argument("--data-dir", type=Path, default=Path("data/rlds"), help="default: data/rlds")
+    parser.add_argument("--version", help="default: 1.0.0")
+    parser.add_argument("--method", help="annotator of ρ; 'none' writes a dataset without (default: lstm)")
+    parser.add_argument("--seed", type=seed, help="of the annotator (default: 0)")
+    parser.add_argument("--val-fraction", type=real(0, 0.9), help="default: 0.1")
+    pairs: dict[str, Any] = dict(action="append", default=[], metavar="KEY=VALUE", type=key_value)
+    parser.add_argument("--reader", help="option of the reader", **pairs)
+    parser.add_argument("--option", help="option of the annotator", **pairs)
+    parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
+    parser.add_argument(
+        "--fit-episodes", type=whole(1, MANY), help="fit the annotator on so many of `train` (default: all)"
+    )
+    parser.add_argument("--workers", type=processes, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--overwrite", action="store_true", default=None, help="replace a dataset that was made differently"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write nothing but a picture of the first episode with ρ"
+    )
+    parser.add_argument("--beam", nargs="*", metavar="FLAG", help="run on Apache Beam; flags go to its runner")
+    arguments = parser.parse_args(argv)
+    if arguments.annotator:
+        labels = ("method", "seed", "option", "fit_episodes")
+        refuse_idle(parser, arguments, "with --annotator, which fits nothing", *labels)
+    if arguments.dry_run:
+        refuse_idle(parser, arguments, "with --dry-run", "overwrite", "beam", "fit_episodes", "annotator")
+    return arguments
+
+
+def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was said about the writing; the builder's own settings hold where nothing was said."""
+    options = {
+        "annotator": arguments.annotator,
+        "fit_episodes": arguments.fit_episodes,
+        "overwrite": arguments.overwrite,
+    }
+    if arguments.beam is not None:
+        from gap_vla.rlds import BeamRunner
+
+        options["runner"] = BeamRunner([f"--{flag.lstrip('-')}" for flag in arguments.beam])
+    return {key: value for key, value in options.items() if value is not None}
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(argv)
+    from gap_vla.core.outputs import claim, require_apart
+    from gap_vla.rlds import dataset_builder
+
+    labels: dict[str, Any] = {
+        "method": arguments.method,
+        "seed": arguments.seed,
+        "options": dict(arguments.option) or None,
+        "val_fraction": arguments.val_fraction,
+        "workers": arguments.workers,
+    }
+    labels = {key: value for key, value in labels.items() if value is not None}
+    reader = dict(arguments.reader)
+    builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
+    if arguments.dry_run:
+        picture = claim(f"{arguments.name}_dry_run.png", "dry_run", sources=[arguments.source], suffixes=(".png",))
+        print(builder.dry_run(arguments.source, picture, reader=reader, **labels))
+        return
+    require_apart(Path(builder.data_dir), arguments.source)
+    with keeping("what is finished is kept, the same command continues"):
+        path = builder.convert(arguments.source, reader=reader, **labels, **writing_options(arguments))
+    print(f"dataset: {path}")
+    print(f"check it: gap-vla check-dataset {path}")

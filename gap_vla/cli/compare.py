@@ -1,0 +1,35 @@
+"""Compare V, VP and VP+GAP over seeds on the same data and the same evaluation layouts.
+
+    gap-vla compare --config finetune_configs/assembly.py --seeds 0,1,2
+    gap-vla compare --config finetune_configs/assembly.py --seeds 0 --methods vp,vp_gap
+
+Every (method, seed) is a run of `gap-vla finetune`. Finished ones are skipped and started ones go on, so this command
+can be stopped at any moment (Ctrl-C) and given again. It prints success per method (mean over seeds, interval) and the
+paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gap_vla.core.errors import UserError, command
+
+
+@command
+def main(argv: list[str] | None = None) -> int | None:
+    from gap_vla.cli.configured import config_parser, run_configured
+
+    parser = config_parser(__doc__)
+    parser.add_argument("--seeds", default="0,1,2", help="training seeds, separated by commas (default: 0,1,2)")
+    parser.add_argument("--methods", default="v,vp,vp_gap", help="separated by commas (default: v,vp,vp_gap)")
+    return run_configured(_run, parser, argv)
+
+
+def _run(config: Any, options: Any) -> None:
+    from gap_vla.training.comparison import compare, comparison_directory
+
+    seeds = options.seeds.split(",")
+    if not all(seed.isdigit() for seed in seeds):
+        raise UserError(f"--seeds is {options.seeds!r}; give whole numbers separated by commas, such as 0,1,2")
+    print(compare(config, options.methods.split(","), [int(seed) for seed in seeds]))
+    print(f"table.md and table.png lie in {comparison_directory(config)}")

@@ -1,0 +1,39 @@
+"""Fine-tune Octo with GAP: demonstrations, phases, RLDS, training, rollouts, summary.
+
+    gap-vla finetune --config finetune_configs/threading.py                      # everything, default profile
+    gap-vla finetune --config finetune_configs/threading.py:debug                # the same path in seconds
+    gap-vla finetune --config finetune_configs/threading.py --config.method=vp   # v | vp | vp_gap
+    gap-vla finetune --config finetune_configs/threading.py:paper --dry-run      # build, describe, stop
+
+Stages that are there already (demonstrations, dataset, episode store) are reused; any key of the configuration can be
+overridden with --config.KEY=VALUE. The results lie in runs/TASK/NAME/: config.json, checkpoint/, metrics.jsonl,
+tensorboard/, first_batch.png, rollouts/, summary.json, and report.html, the page to look at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gap_vla.core.errors import command
+
+
+@command
+def main(argv: list[str] | None = None) -> int | None:
+    from gap_vla.cli.configured import config_parser, run_configured
+
+    parser = config_parser(__doc__)
+    add = parser.add_argument
+    add("--resume", action="store_true", help="go on with this configuration's run from its last checkpoint, or begin")
+    add("--dry-run", action="store_true", help="build everything, print shapes, parameter groups and memory, and stop")
+    add("--run-name", default="", help="name of the run directory below runs/TASK/ (default: method, seed and hash)")
+    return run_configured(_run, parser, argv)
+
+
+def _run(config: Any, options: Any) -> None:
+    from gap_vla.training import pipeline
+
+    if options.dry_run:
+        print(pipeline.dry_run(config))
+        return
+    summary = pipeline.finetune(config, options.run_name, options.resume)
+    print(pipeline.report(summary, pipeline.run_directory_of(config, options.run_name)))

@@ -1,0 +1,97 @@
+"""Serve a checkpoint to clients of openpi's protocol (openpi-client, LeRobot's and others' websocket clients).
+
+    gap-vla serve-policy --checkpoint runs/threading/NAME
+    gap-vla serve-policy --checkpoint DIR --whole-chunks --port 8000      # the client executes the chunks
+
+Listens on this machine only, unless --host says otherwise; there is no authentication. A client sends a map with
+"observation/image", "observation/wrist_image", "observation/state" and "prompt" (or the names of --keys), and gets one
+with "actions", float32 [H, A] in the units of the training data. Each connection is one episode. Ctrl-C ends it.
+
+What one client may ask for is bounded (--max-message, --max-prompt, --max-connections, --idle).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+from gap_vla.cli.arguments import command_parser, real, saved_step, whole
+from gap_vla.core.errors import command
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    parser = command_parser(__doc__)
+    add = parser.add_argument
+    add("--checkpoint", required=True, help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
+    add("--port", type=whole(0, 65_535), default=8000, help="default 8000; 0 takes a free one")
+    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
+    add("--execute", type=whole(1, 256), help="actions executed of each predicted chunk (default: as trained)")
+    add("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
+    add("--whole-chunks", action="store_true", help="answer with whole chunks; default: one action per observation")
+    add("--dataset", help="whose statistics, if the checkpoint carries several")
+    add("--keys", type=Path, help="JSON file: our observation keys to the clients' names")
+    add("--max-message", type=whole(1, 256), default=16, metavar="MIB", help="of one observation, MiB (default 16)")
+    add("--max-prompt", type=whole(1, 100_000), default=2000, metavar="N", help="characters of it (default 2000)")
+    add("--max-connections", type=whole(1, 1000), default=64, metavar="N", help="at once (default 64)")
+    add("--idle", type=real(1, 86_400), default=600, metavar="S", help="seconds until a silent client is dropped (600)")
+    return parser.parse_args(arguments)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
+    from gap_vla.rollouts.policy import PolicyError
+    from gap_vla.serving.key_mapping import KeyMapping
+    from gap_vla.serving.loading import load_checkpoint
+    from gap_vla.serving.policy_server import PolicyServer, serve_forever
+    from gap_vla.serving.server_limits import ServerLimits
+
+    keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
+    loaded = load_checkpoint(
+        options.checkpoint,
+        step=options.step,
+        execute=options.execute,
+        ensemble=options.ensemble,
+        dataset=options.dataset,
+        batch_size=1,
+    )
+    policy: Any = loaded.policy
+    print(f"compiling {policy.name} …", flush=True)
+    policy.warm_up()
+    metadata = {
+        "task": loaded.task or "",
+        "image_size": policy.image_size,
+        "cameras": list(policy.cameras),
+        "proprio_dim": policy.proprio_dim,
+        "camera": loaded.view(),
+        "action_dim": policy.action_dim,
+        "action_horizon": policy.action_horizon,
+        "window_size": policy.window_size,
+    }
+    limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
+    server = PolicyServer(policy, whole_chunks=options.whole_chunks, metadata=metadata, keys=keys, limits=limits)
+
+    def ready(port: int) -> None:
+        print(f"serving {options.checkpoint} at ws://{options.host}:{port} (Ctrl-C ends it)", flush=True)
+        if not _is_loopback(options.host):
+            print("warning: whoever reaches this address can use the policy; there is no authentication", flush=True)
+
+    try:
+        asyncio.run(serve_forever(server, options.host, options.port, ready))
+    except OSError as error:
+        raise PolicyError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
