@@ -94,8 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     if options.rlds:
         return _held_out(options)
-    from gap_vla.report.evaluation_page import write_page
-    from gap_vla.report.variants import variants_table, write_variants
+    from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
     from gap_vla.rollouts.summary import describe
 
     found = {}

@@ -1,67 +1,50 @@
-"""An evaluation as one page that opens in a browser: figures, phases, errors, videos (failures first)."""
+"""Evaluations as pages that open in a browser: one, or all variants of a scene beside each other."""
 
 from __future__ import annotations
 
-import html
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.outputs import write_output
 from gap_vla.core.whole import replacing
+from gap_vla.drawing.markup import bar, command_block, fact_table, film, films, html_table, link, note, page
 from gap_vla.rollouts.summary import describe, title
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .3rem .8rem; text-align: left }
-tr { border-bottom: 1px solid #ddd } .bar { background: #3b7dd8; height: .8rem } .frame { background: #eee;
-width: 20rem } figure { display: inline-block; margin: .5rem; width: 16rem; vertical-align: top }
-video { width: 16rem; background: #000 }
-.failure figcaption { color: #b3261e } .success figcaption { color: #1a7f37 } pre { white-space: pre-wrap }
-"""
+Summaries = Mapping[str, Mapping[str, Any]]
+"""Variant to its evaluation's `summary.json`."""
 
 
 def write_page(folder: Path, summary: dict[str, Any]) -> Path:
-    """Writes `folder/index.html`; it links to the videos beside it and needs nothing from elsewhere."""
-    heading = title(summary)
+    """Writes `folder/index.html`: figures, phases, videos (failures first), errors. It links to the videos beside it
+    and needs nothing from elsewhere.
+    """
     low, high = summary["interval"]
     what = {**summary["task"], "seed": summary["seed"], "source": summary.get("source") or "–"}
-    parts = [
-        f"<h1>{html.escape(heading)}</h1>",
+    text = page(
+        title(summary),
         f"<p><strong>{100 * summary['success_rate']:.0f} %</strong> of {summary['episodes']} episodes succeeded "
         f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %).</p>",
         _phases(summary["phases"]),
         _videos(summary),
         _errors(summary["errors"]),
-        f"<h2>In words</h2><pre>{html.escape(describe(summary))}</pre>",
-        f"<h2>What was evaluated</h2><table>{_rows(what)}{_rows(summary['policy'], 'policy ')}</table>",
-    ]
-    page = folder / "index.html"
-    document = f"<!doctype html><meta charset=utf-8><title>{html.escape(heading)}</title><style>{STYLE}</style>"
-    with replacing(page) as temporary:
-        temporary.write_text("\n".join([document, *filter(None, parts), "</html>\n"]), encoding="utf-8")
-    return page
-
-
-def _rows(entries: dict[str, Any], prefix: str = "") -> str:
-    return "".join(
-        f"<tr><th>{html.escape(prefix + key)}</th><td>{html.escape(_plain(value))}</td></tr>"
-        for key, value in entries.items()
+        f"<h2>In words</h2>{command_block(describe(summary))}<h2>What was evaluated</h2>",
+        fact_table(what | {f"policy {key}": value for key, value in summary["policy"].items()}),
     )
+    with replacing(folder / "index.html") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder / "index.html"
 
 
-def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _phases(phases: dict[str, Any] | None) -> str:
+def _phases(phases: Mapping[str, Any] | None) -> str:
     if not phases:
         return ""
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th><td><div class=frame><div class=bar style='width:{100 * share:.0f}%'></div>"
-        f"</div></td><td>{100 * share:.0f} %</td><td>{phases['failed_in'].get(name, 0) or ''}</td></tr>"
+    rows = [
+        (name, bar(share), f"{100 * share:.0f} %", phases["failed_in"].get(name, 0) or "")
         for name, share in phases["reached"].items()
-    )
-    return f"<h2>How far episodes got</h2><table><tr><th>phase<th>reached<th><th>failures in it</tr>{rows}</table>"
+    ]
+    return "<h2>How far episodes got</h2>" + html_table([("phase", "reached", "", "failures in it"), *rows])
 
 
 def _videos(summary: Mapping[str, Any]) -> str:
@@ -74,17 +57,48 @@ def _videos(summary: Mapping[str, Any]) -> str:
         phase, steps = ended.get(int(number), (None, None))
         where = f" in {phase}" if outcome == "failure" and phase else ""
         after = f", {steps} steps" if steps is not None else ""
-        figures.append(
-            f"<figure class={outcome}>"
-            f"<video autoplay controls loop muted playsinline src='{html.escape(name)}'></video>"
-            f"<figcaption>episode {int(number)}: {outcome}{html.escape(where)}{after}</figcaption></figure>"
-        )
-    kept, total = len(figures), summary["episodes"]
-    return f"<h2>Rollouts</h2><p>{kept} of {total}, failures first.</p>" + "".join(figures)
+        figures.append(film(name, f"episode {int(number)}", outcome, f"{where}{after}", autoplay=True))
+    return f"<h2>Rollouts</h2><p>{len(figures)} of {summary['episodes']}, failures first.</p>{films(figures)}"
 
 
 def _errors(errors: list[dict[str, Any]]) -> str:
-    if not errors:
-        return ""
-    rows = "".join(f"<tr><td>{e['episode']}</td><td>{html.escape(e['error'])}</td></tr>" for e in errors)
-    return f"<h2>Cut short and counted as failed</h2><table>{rows}</table>"
+    rows = [("episode", "error"), *((one["episode"], one["error"]) for one in errors)]
+    return f"<h2>Cut short and counted as failed</h2>{html_table(rows)}" if errors else ""
+
+
+def variants_table(found: Summaries) -> str:
+    """Success on each variant. Their layouts differ, so the rates are to be compared by their intervals."""
+    width = max(map(len, found))
+    rows = [f"{name:<{width}}  {won:>7}  {rate}  ({interval})" for name, won, rate, interval in _cells(found)]
+    return "\n".join(["success, 95 % interval:", *rows])
+
+
+def write_variants(folder: Path, found: Summaries) -> Path:
+    """Writes `folder/variants.json` and `folder/index.html`, which links to the page of each variant.
+
+    Returns:
+        The page.
+    """
+    kept = ("episodes", "successes", "success_rate", "interval", "interval_clopper_pearson", "mean_steps", "phases")
+    figures = {name: {key: one[key] for key in kept} for name, one in found.items()}
+    write_output(folder / "variants.json", "variants", json.dumps(figures))
+    first = next(iter(found.values()))
+    rows = [
+        (link(f"{name}/index.html", name), won, bar(found[name]["success_rate"]), rate, interval)
+        for name, won, rate, interval in _cells(found)
+    ]
+    text = page(
+        f"{first['policy']['name']} on {first['task']['task']}, variants of the scene",
+        html_table([("variant", "episodes", "success", "", "95 % interval"), *rows]),
+        note("Layouts differ between variants: compare the rates by their intervals."),
+    )
+    return write_output(folder / "index.html", "variants", text)
+
+
+def _cells(found: Summaries) -> list[tuple[str, str, str, str]]:
+    cells = []
+    for name, one in found.items():
+        low, high = one["interval"]
+        interval = f"{100 * low:.0f} to {100 * high:.0f} %"
+        cells.append((name, f"{one['successes']}/{one['episodes']}", f"{100 * one['success_rate']:3.0f} %", interval))
+    return cells

@@ -143,7 +143,7 @@ def dry_run(
     Returns:
         The account, as lines of text.
     """
-    from gap_vla.rlds.preview import save_episode_picture
+    from gap_vla.drawing.episode import EpisodeView, write_picture
 
     first = source.read(0)
     if method != "none":
@@ -163,7 +163,10 @@ def dry_run(
     missing = "" if first.language_instruction else '  (none; give one with --reader language_instruction="…")'
     lines.append(f"  steps/language_instruction: {first.language_instruction!r}{missing}")
     lines += [f"  dropped: {key} ({reason})" for key, reason in sorted(source.dropped().items())]
-    return "\n".join([*lines, f"picture: {save_episode_picture(first, picture)}"])
+    points = np.zeros(0, np.int64) if first.change_point is None else np.flatnonzero(first.change_point)
+    title = f"{first.name}, {len(first)} steps: {first.language_instruction}"
+    view = EpisodeView(title, len(first), first.images, first.rho, points, first.phase)
+    return "\n".join([*lines, f"picture: {write_picture(view, picture, 'dry_run')}"])
 
 
 def _annotate(

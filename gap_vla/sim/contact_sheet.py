@@ -9,6 +9,7 @@ import numpy as np
 
 from gap_vla.core.outputs import claim, writing
 from gap_vla.demos.hdf5_members import opened
+from gap_vla.drawing.episode import film_strip
 from gap_vla.drawing.video import write_video
 
 
@@ -31,10 +32,7 @@ def contact_sheet(path: str | Path, *, episodes: int = 4, columns: int = 8, scal
     from PIL import Image
 
     path = Path(path)
-    rows = []
-    for frames in _films(path, episodes):
-        chosen = np.linspace(0, len(frames) - 1, columns).round().astype(int)
-        rows.append(np.concatenate(list(frames[chosen]), axis=1))
+    rows = [film_strip(frames, columns) for frames in _films(path, episodes)]
     sheet = Image.fromarray(np.concatenate(rows, axis=0))
     out = path.with_suffix(".png")
     with writing(out, "demos_sheet") as temporary:

@@ -12,7 +12,7 @@ import pytest
 from gap_vla.core.episode import Episode
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
 from gap_vla.phases.measures import describe
-from gap_vla.phases.view import report_page
+from gap_vla.phases.pages import report_page
 
 
 def demo(seed, turns=4, leg=20, arms=1):

@@ -137,7 +137,7 @@ def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_
 
 def test_openings_are_drawn_in_the_unit_of_the_layout(bridge: Path, tmp_path: Path) -> None:
     from gap_vla.demos.layout import StateLayout
-    from gap_vla.phases.view import view_of
+    from gap_vla.phases.pages import view_of
     from gap_vla.rlds import write_rlds
     from gap_vla.rlds.annotating.files import read_episode
 

@@ -4,8 +4,7 @@ import json
 
 import numpy as np
 
-from gap_vla.report.evaluation_page import write_page
-from gap_vla.report.variants import variants_table, write_variants
+from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
 from gap_vla.rollouts.record import EpisodeRecord
 from gap_vla.rollouts.summary import describe, summarize
 from gap_vla.rollouts.video import VideoShelf
@@ -39,7 +38,7 @@ def test_the_words_name_rate_interval_time_and_what_was_cut_short():
 def test_the_page_shows_videos_and_errors_and_escapes_what_it_is_given(tmp_path):
     page = write_page(tmp_path, summary("<script>")).read_text()
     assert "a &lt;b&gt; on stack" in page and "<script>" not in page and "&lt;script&gt;" in page
-    assert "videos/episode_0001_failure.mp4" in page and "episode 1: failure in move, 60 steps" in page
+    assert "videos/episode_0001_failure.mp4" in page and "episode 1: <b>failure</b> in move, 60 steps" in page
 
 
 def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path):
@@ -47,7 +46,7 @@ def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path)
     table = variants_table(found)
     assert len(table.splitlines()) == 3 and "light        1/2   50 %  (9 to 91 %)" in table
     page = write_variants(tmp_path, found).read_text()
-    assert "href='light/index.html'" in page and "9 to 91 %" in page and "<b>" not in page
+    assert 'href="light/index.html"' in page and "9 to 91 %" in page and "<b>" not in page
     assert json.loads((tmp_path / "variants.json").read_text())["light"]["successes"] == 1
 
 

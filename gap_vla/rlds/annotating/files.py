@@ -83,7 +83,7 @@ LARGEST = 160
 
 def write_report(done: AnnotatedFiles, path: Path, episodes: int = 3) -> Path:
     """Writes the HTML report of what `annotate_files` did, with some episodes, spread over the data, and frames."""
-    from gap_vla.phases.view import report_page, view_of
+    from gap_vla.phases.pages import report_page, view_of
 
     labelled = done.annotation.apply(done.episodes)
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(episodes, len(labelled))).round().astype(int)).tolist()
@@ -150,8 +150,10 @@ def show_episode(
         AnnotationError: unknown files or episode.
         OutputError: `out` must not be written.
     """
+    from gap_vla.drawing.episode import write_episode_video, write_picture
+    from gap_vla.drawing.episode_page import episodes_page
     from gap_vla.phases import annotate, load_annotator
-    from gap_vla.phases.view import episode_page, view_of, write_picture, write_video
+    from gap_vla.phases.pages import view_of
 
     claim(out, "episode", sources=[source, annotator], suffixes=(".html", ".mp4", ".png"))
     chosen = read_episode(source, episode, split=split, job=AnnotationJob(layout=layout, state=state))
@@ -165,7 +167,7 @@ def show_episode(
         facts = (f"labels: {labels.identity['method']}, {labels.identity['hash']}",)
     view = view_of(chosen, camera=camera, facts=facts)
     if out.suffix == ".mp4":
-        return write_video(view, out, fps=fps)
+        return write_episode_video(view, out, fps=fps)
     if out.suffix == ".png":
         return write_picture(view, out)
-    return write_output(out, "episode", episode_page(view))
+    return write_output(out, "episode", episodes_page(view.title, [view]))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import html
-import io
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from gap_vla.core.outputs import writing
+from gap_vla.drawing.markup import chart_image, data_uri, escaped, fact_table, html_table, page
 
 Level = Literal["error", "warning", "note"]
 
@@ -83,13 +80,13 @@ class Report:
         dataset: the version directory.
         summary: counts, lengths, fields, identity; JSON-able.
         findings: every statement, errors first.
-        pictures: (caption, picture) of some episodes, those with findings first.
+        pictures: (caption, PNG) of some episodes, those with findings first.
     """
 
     dataset: Path
     summary: dict[str, Any]
     findings: list[Finding]
-    pictures: list[tuple[str, Image.Image]] = dataclasses.field(default_factory=list)
+    pictures: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
 
     def count(self, level: str) -> int:
         return sum(f.level == level for f in self.findings)
@@ -126,36 +123,15 @@ class Report:
 
     def page(self) -> str:
         """HTML without any outside resource."""
-        title = html.escape(f"{self.dataset.parent.name} {self.dataset.name}")
-        rows = "".join(
-            f"<tr class={f.level}><td>{f.level}<td>{f.check}<td>{html.escape(f.episode)}"
-            f"<td>{'' if f.step is None else f.step}<td>{html.escape(f.message)}"
-            for f in self.findings
+        counts = f"{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes"
+        rows = [(f.level, f.check, f.episode, "" if f.step is None else f.step, f.message) for f in self.findings]
+        found = html_table([("level", "check", "episode", "step", "finding"), *rows], [f.level for f in self.findings])
+        pictures = [
+            f"<h3>{escaped(caption)}</h3>{chart_image(data_uri(png, 'image/png'), caption)}"
+            for caption, png in self.pictures
+        ]
+        return page(
+            f"{self.dataset.parent.name} {self.dataset.name}",
+            *(f"<p>{counts}</p>", fact_table(self.summary), "<h2>Findings</h2>", found if rows else "<p>None.</p>"),
+            *("<h2>Episodes</h2>", *pictures),
         )
-        facts = "".join(f"<tr><th>{html.escape(key)}<td>{_cell(value)}" for key, value in self.summary.items())
-        pictures = "".join(f"<h3>{html.escape(caption)}</h3>{_picture(image)}" for caption, image in self.pictures)
-        return (
-            f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
-            f"<p>{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes</p>"
-            f"<table>{facts}</table><h2>Findings</h2><table>{rows or '<tr><td>none'}</table>"
-            f"<h2>Episodes</h2>{pictures}</html>\n"
-        )
-
-
-_STYLE = (
-    "body{font:15px system-ui,sans-serif;margin:2em;max-width:72em}td,th{padding:.2em .7em;text-align:left;"
-    "vertical-align:top}table{border-collapse:collapse}tr{border-bottom:1px solid #ddd}.error td:first-child"
-    "{color:#b00020;font-weight:bold}.warning td:first-child{color:#a05a00}img{max-width:100%}"
-)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return "<br>".join(f"{html.escape(str(k))}: {html.escape(str(v))}" for k, v in value.items())
-    return html.escape(str(value))
-
-
-def _picture(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "png")
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}">'

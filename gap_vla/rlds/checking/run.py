@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.episode import EpisodeError
 from gap_vla.demos.fields import ACTION_LIMIT, checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import READERS, reader_class
+from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.report import Finding, Recording, Report
-from gap_vla.rlds.preview import episode_picture
 from gap_vla.rlds.reader import dataset_metadata, open_builder, read_steps
 from gap_vla.rlds.schema import flatten
 
@@ -55,7 +55,7 @@ def check_dataset(
     builder = open_builder(version_dir)
     findings: list[Finding] = []
     kept: list[Recording] = []
-    shown: list[tuple[bool, str, Episode]] = []
+    shown: list[tuple[bool, str, EpisodeView]] = []
     limit = declared_limit(version_dir) if action_limit is None else checked_limit(action_limit)
     key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
     if resolved is None:
@@ -70,7 +70,7 @@ def check_dataset(
             suspicious = any(f.level != "note" for f in found)
             if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
                 caption = recording.name + "".join(f" | {f}" for f in found[:2])
-                shown.append((suspicious, caption, _episode(recording)))
+                shown.append((suspicious, caption, _view(recording)))
     if not kept:
         raise EpisodeError(f"{version_dir}: the dataset holds no episodes")
     widths = {(e.action.shape[1], e.arms) for e in kept}
@@ -83,7 +83,7 @@ def check_dataset(
         version_dir,
         _summary(version_dir, builder, kept, key),
         sorted(findings, key=lambda f: _LEVELS[f.level]),
-        [(caption, episode_picture(episode)) for _, caption, episode in shown[:pictures]],
+        [(caption, episode_png(view, dpi=90)) for _, caption, view in shown[:pictures]],
     )
 
 
@@ -137,16 +137,15 @@ def _recordings(
         )
 
 
-def _episode(recording: Recording) -> Episode:
-    rho, points = recording.fields.get("rho"), recording.fields.get("change_point")
-    return Episode(
-        images=recording.images,
-        proprio=np.zeros((len(recording), 0), np.float32),
-        action=recording.action,
-        language_instruction=recording.language[0] if recording.language else "",
-        rho=rho,
-        change_point=points,
-        metadata={"episode_id": recording.name},
+def _view(recording: Recording) -> EpisodeView:
+    points = recording.fields.get("change_point", np.zeros(0))
+    text = recording.language[0] if recording.language else ""
+    return EpisodeView(
+        f"{recording.name}, {len(recording)} steps: {text}",
+        len(recording),
+        frames=dict(sorted(recording.images.items())),
+        rho=recording.fields.get("rho"),
+        change_points=np.flatnonzero(points),
     )
 
 
