@@ -106,7 +106,7 @@ def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
         for place, step in enumerate(steps):
             axes = figure.add_subplot(places[place])
             axes.imshow(frames[step])
-            axes.set_title(f"step {step}" if place or len(cameras) == 1 else f"{camera}, step {step}", fontsize=8)
+            axes.set_title(f"step {step}" if place or len(cameras) == 1 else camera, fontsize=8)
             axes.set_axis_off()
     first = None
     for row, plot in enumerate(plots, len(cameras)):

@@ -29,7 +29,6 @@ STYLE = f"""
 button {{ font: inherit; padding: 2px 10px; }}
 output {{ display: block; margin-top: 6px; font-variant-numeric: tabular-nums; }}
 .plots {{ position: relative; cursor: crosshair; touch-action: none; }}
-.plots text {{ font-family: system-ui, sans-serif !important; }}
 .plots svg {{ width: 100%; height: auto; display: block; }}
 .cursor {{ position: absolute; top: 0; bottom: 0; width: 1px; background: #111; opacity: .65; }}
 @media (max-width: 760px) {{ .episode {{ grid-template-columns: 1fr; }}
@@ -128,7 +127,8 @@ def _plots(view: EpisodeView) -> str:
     """
     figure = episode_figure(view, with_frames=False)
     text = svg_text(figure, fonts="none")
-    text = re.sub(r'<metadata>.*?</metadata>| xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :], flags=re.DOTALL)
+    idle = r'<metadata>.*?</metadata>| xmlns(:\w+)?="[^"]*"| font-family: [^;]*;'
+    text = re.sub(idle, "", text[text.index("<svg") :], flags=re.DOTALL)
     place = figure.axes[0].get_position()  # known now that it is drawn
     return (
         f'<div class="plots" data-left="{place.x0:.4f}" data-right="{place.x1:.4f}">{text}'
