@@ -11,8 +11,8 @@ import numpy as np
 from experiments.probes.takeover import ALWAYS, NEVER, TakeoverPolicy, Window, phase_windows, step_windows
 from experiments.probes.watched_task import Watched
 from gap_vla.core.whole import write_json
+from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import Policy
-from gap_vla.rollouts.rollout import evaluate
 from gap_vla.rollouts.statistics import paired_difference, wilson
 from gap_vla.rollouts.task import Task, sim_task
 

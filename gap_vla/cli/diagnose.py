@@ -96,7 +96,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    from gap_vla.rollouts.settings import Settings
+    from gap_vla.rollouts.evaluation import Settings
 
     Settings(max(options.closed_loop, 1), options.seed, options.workers)
     with keeping("finished rollouts are kept, the same command continues"):

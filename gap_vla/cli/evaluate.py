@@ -140,7 +140,7 @@ def _held_out(options: argparse.Namespace) -> None:
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
     from gap_vla.rollouts import PolicyError, evaluate
-    from gap_vla.rollouts.settings import Limits, Settings
+    from gap_vla.rollouts.evaluation import Limits, Settings
     from gap_vla.serving.loading import load_asked
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gap_vla.rollouts.diagnose import ClosedLoop, Effect, OpenLoop
-from gap_vla.rollouts.interventions import DESCRIPTIONS
+from gap_vla.rollouts.diagnose import DESCRIPTIONS, ClosedLoop, Effect, OpenLoop
 
 LOOKS, HARDLY = 1.25, 1.1
 """Verdicts: another episode's pictures multiply its error by at least the first, or by less than the second. A

@@ -3,17 +3,96 @@
 from __future__ import annotations
 
 import abc
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.rlds.statistics import check_statistics, normalize, unnormalize
-from gap_vla.rollouts.chunks import ChunkExecutor, RecedingHorizon, TemporalEnsemble
-from gap_vla.rollouts.history import EpisodeHistory
 from gap_vla.rollouts.policy import PolicyError
+
+
+class ChunkExecutor(Protocol):
+    """One episode's memory of what has been predicted."""
+
+    @property
+    def wants_chunk(self) -> bool:
+        """Whether a prediction for the present step is needed before `next`."""
+
+    def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
+        """The prediction made at the present step, for it and the H - 1 steps after it."""
+
+    def next(self) -> Float[np.ndarray, " A"]:
+        """The action to execute now; moves on by one step."""
+
+
+class RecedingHorizon:
+    """Executes the first `execute` actions of a chunk, then asks for the next chunk."""
+
+    def __init__(self, execute: int) -> None:
+        self._execute = execute
+        self._left: deque[np.ndarray] = deque()
+
+    @property
+    def wants_chunk(self) -> bool:
+        return not self._left
+
+    def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
+        self._left = deque(chunk[: self._execute])
+
+    def next(self) -> Float[np.ndarray, " A"]:
+        return self._left.popleft()
+
+
+class TemporalEnsemble:
+    """Predicts at every step and averages what the last chunks say about the present one.
+
+    Weights are exp(-decay * i), with i = 0 for the oldest prediction (T. Zhao et al., 2023); 0 is the plain mean.
+    """
+
+    wants_chunk = True
+
+    def __init__(self, horizon: int, decay: float = 0.0) -> None:
+        self._chunks: deque[np.ndarray] = deque(maxlen=horizon)
+        self._decay = decay
+
+    def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
+        self._chunks.append(chunk)
+
+    def next(self) -> Float[np.ndarray, " A"]:
+        newest = len(self._chunks) - 1
+        opinions = np.stack([chunk[newest - age] for age, chunk in enumerate(self._chunks)])
+        weights = np.exp(-self._decay * np.arange(len(opinions)))
+        return (opinions * (weights / weights.sum())[:, None]).sum(0)
+
+
+class EpisodeHistory:
+    """What one episode remembers: the last W observations, and its chunks. The first observation fills the window,
+    marked as padding, as in training.
+    """
+
+    def __init__(self, number: int, window: int, chunks: ChunkExecutor) -> None:
+        self.number, self.steps, self.instruction = number, 0, ""
+        self.chunks = chunks
+        self._window = window
+        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=window)
+
+    def see(self, observation: dict[str, np.ndarray], instruction: str = "") -> None:
+        self.instruction = instruction
+        if not self._history:
+            self._history.extend([observation] * self._window)
+        else:
+            self._history.append(observation)
+        self.steps += 1
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        seen = np.arange(self._window) >= self._window - self.steps
+        timestep = np.maximum(np.arange(self._window) + self.steps - self._window, 0).astype(np.int32)
+        stacked = {key: np.stack([moment[key] for moment in self._history]) for key in self._history[0]}
+        return {**stacked, "timestep": timestep, "timestep_pad_mask": seen}
 
 
 class ChunkPolicy(abc.ABC):

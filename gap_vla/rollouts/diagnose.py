@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,81 @@ from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.foreign import whole
 from gap_vla.core.progress import Progress
-from gap_vla.rollouts.interventions import ALL_INTERVENTIONS, INTERVENTIONS, OBJECTS_MOVED, IntervenedPolicy
-from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
+from gap_vla.rollouts.evaluation import evaluate
+from gap_vla.rollouts.policy import Policy, PolicyError, forget
 from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.recordings import Recording, varying
-from gap_vla.rollouts.rollout import evaluate
+from gap_vla.rollouts.recordings import Recording, played, varying
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
+
+Observation = Mapping[str, np.ndarray]
+"""One moment: `image_<camera>` uint8[h, w, 3], `proprio` float32[P], perhaps `language_instruction`."""
+
+
+def _images(source: Observation) -> dict[str, np.ndarray]:
+    return {key: value for key, value in source.items() if key.startswith("image_")}
+
+
+INTERVENTIONS: dict[str, Callable[[Observation, Observation, Observation], dict[str, np.ndarray]]] = {
+    "images_black": lambda now, first, other: {key: np.zeros_like(image) for key, image in _images(now).items()},
+    "images_frozen": lambda now, first, other: _images(first),
+    "images_swapped": lambda now, first, other: _images(other),
+    "proprio_frozen": lambda now, first, other: {"proprio": first["proprio"]},
+    "proprio_swapped": lambda now, first, other: {"proprio": other["proprio"]},
+}
+"""Name to what replaces the present observation's entries, given the present moment, the episode's first moment, and
+the same step of another episode."""
+
+OBJECTS_MOVED = "objects_moved"
+"""The objects lie elsewhere while the robot is where it was. Needs the simulator, not only a recording."""
+
+ALL_INTERVENTIONS = (*INTERVENTIONS, OBJECTS_MOVED)
+
+DESCRIPTIONS = {
+    "images_black": "all pictures black",
+    "images_frozen": "pictures stay those of the first step",
+    "images_swapped": "pictures of another episode (same step)",
+    "proprio_frozen": "proprioception stays that of the first step",
+    "proprio_swapped": "proprioception of another episode (same step)",
+    OBJECTS_MOVED: "objects shifted by some centimetres, robot untouched",
+}
+
+
+class IntervenedPolicy:
+    """A policy that is shown altered observations throughout its episodes.
+
+    Args:
+        library: recorded episodes that the altered entries are taken from; episode e uses number e + 1, cyclically.
+    """
+
+    def __init__(self, policy: Policy, intervention: str, library: Sequence[Recording]) -> None:
+        self.name = f"{policy.name}, {intervention}"
+        self.identity = {**getattr(policy, "identity", {}), "intervention": intervention}
+        self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
+        self._first: dict[int, dict[str, np.ndarray]] = {}
+        self._step: dict[int, int] = {}
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        self._policy.reset(episode_ids)
+        for episode in episode_ids:
+            self._step[episode] = 0
+            self._first.pop(episode, None)
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        forget(self._policy, episode_ids)
+        for episode in episode_ids:
+            self._first.pop(episode, None)
+
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        altered = {key: value.copy() for key, value in observations.items()}
+        for row, episode in enumerate(episode_ids):
+            now = {key: value[row] for key, value in observations.items()}
+            first = self._first.setdefault(episode, now)
+            other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
+            for key, value in self._change(now, first, other).items():
+                altered[key][row] = value
+            self._step[episode] += 1
+        return self._policy.act(altered, episode_ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,26 +154,11 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, batch: int = 8
     actions: dict[tuple[int, str], np.ndarray] = {}
     for start in range(0, len(jobs), batch):
         some = jobs[start : start + batch]
-        actions |= _actions(policy, recordings, some, first_id=start)
+        seen = [(len(recordings[n]), functools.partial(_moment, recordings, n, name)) for n, name in some]
+        actions |= dict(zip(some, played(policy, seen, first_id=start)))
         shown.advance(len(some))
     shown.close()
     return _measure(recordings, names, actions)
-
-
-def _actions(
-    policy: Policy, recordings: Sequence[Recording], jobs: Sequence[tuple[int, str]], first_id: int
-) -> dict[tuple[int, str], np.ndarray]:
-    ids = {job: first_id + place for place, job in enumerate(jobs)}
-    policy.reset(list(ids.values()))
-    found: dict[tuple[int, str], list[np.ndarray]] = {job: [] for job in jobs}
-    for step in range(max(len(recordings[number]) for number, _ in jobs)):
-        live = [job for job in jobs if step < len(recordings[job[0]])]
-        moments = [_moment(recordings, number, name, step) for number, name in live]
-        observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
-        for job, action in zip(live, asked(policy, observations, [ids[job] for job in live])):
-            found[job].append(action)
-    forget(policy, list(ids.values()))
-    return {job: np.array(rows) for job, rows in found.items()}
 
 
 def _moment(recordings: Sequence[Recording], number: int, name: str, step: int) -> dict[str, Any]:

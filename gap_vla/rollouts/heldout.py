@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
 from gap_vla.core.foreign import whole
 from gap_vla.core.progress import Progress
-from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
+from gap_vla.rollouts.policy import Policy, PolicyError
 from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.recordings import Recording, varying
+from gap_vla.rollouts.recordings import Recording, played, varying
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8,
     shown = Progress(f"held-out episodes, {policy.name}", None, "episode", alone=True, quiet=not progress)
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, batch)):
-        for recording, found in zip(some, _play(policy, some, len(actions))):
+        for recording, found in zip(some, played(policy, [(len(r), r.observation) for r in some], len(actions))):
             if found.shape != recording.action.shape:
                 raise PolicyError(
                     f"the policy's actions are {found.shape[1]} wide, the recorded ones {recording.action.shape[1]}: "
@@ -83,17 +83,3 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8,
         transition_steps=0 if transition is None else int(transition.sum()),
         episodes=len(actions),
     )
-
-
-def _play(policy: Policy, recordings: Sequence[Recording], first_id: int) -> list[np.ndarray]:
-    ids = [first_id + place for place in range(len(recordings))]
-    policy.reset(ids)
-    found: list[list[np.ndarray]] = [[] for _ in recordings]
-    for step in range(max(map(len, recordings))):
-        live = [place for place, recording in enumerate(recordings) if step < len(recording)]
-        moments = [recordings[place].observation(step) for place in live]
-        observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
-        for place, action in zip(live, asked(policy, observations, [ids[place] for place in live])):
-            found[place].append(action)
-    forget(policy, ids)
-    return [np.array(rows) for rows in found]

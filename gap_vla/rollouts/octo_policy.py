@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.rollouts.chunk_policy import ChunkPolicy
-from gap_vla.rollouts.history import EpisodeHistory
+from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 from gap_vla.rollouts.policy import PolicyError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
 from gap_vla.core.processes import single_threaded
 from gap_vla.phases.targets import label_changes, near_boundaries
-from gap_vla.rollouts.policy import PolicyError
+from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
 from gap_vla.training.config import EPISODES, WORKERS
@@ -125,6 +125,28 @@ def _task_of(data: Path, foreign: bool) -> Any:
     return found
 
 
+def played(
+    policy: Policy, episodes: Sequence[tuple[int, Callable[[int], dict[str, Any]]]], first_id: int = 0
+) -> list[Float[np.ndarray, "T A"]]:
+    """The policy's actions along several episodes at once. It never acts: it sees what was recorded.
+
+    Args:
+        episodes: of each, its number of steps and what is observed at a step.
+        first_id: number of the first of them for the policy.
+    """
+    ids = [first_id + place for place in range(len(episodes))]
+    policy.reset(ids)
+    found: list[list[np.ndarray]] = [[] for _ in episodes]
+    for step in range(max(steps for steps, _ in episodes)):
+        live = [place for place, (steps, _) in enumerate(episodes) if step < steps]
+        moments = [episodes[place][1](step) for place in live]
+        observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
+        for place, action in zip(live, asked(policy, observations, [ids[place] for place in live])):
+            found[place].append(action)
+    forget(policy, ids)
+    return [np.array(rows) for rows in found]
+
+
 def varying(scale: Float[np.ndarray, " A"]) -> Bool[np.ndarray, " A"]:
     """Which columns of the recorded actions vary, given their standard deviations; errors are in units of these.
 
@@ -172,6 +194,8 @@ def from_simulator(
 
 def record_expert(task: SimTask, seed: int, shift: float) -> Recording:
     """One such episode; runs in a process of its own."""
+    from gap_vla.sim.disturbance import pictures_with_objects_moved
+
     env = task.make()
     observation, _ = env.reset(seed=seed)
     expert = task.make_expert(env, seed=seed)
@@ -200,30 +224,3 @@ def record_expert(task: SimTask, seed: int, shift: float) -> Recording:
         free=np.cumsum((action[:, 6::7] > 0).any(1)) == 0,
         instruction=task.instruction,
     )
-
-
-def pictures_with_objects_moved(env: Any, offset: Float[np.ndarray, " 2"]) -> dict[str, np.ndarray]:
-    """What the cameras would show with every loose object shifted by `offset` (m, world x, y); nothing is changed."""
-    import mujoco
-
-    inner = env.unwrapped
-    data = inner.world.data
-    kept = data.qpos.copy()
-    try:
-        shift_objects(inner.world, offset)
-        poses = {camera: inner.camera_pose(camera) for camera in inner.cameras}
-        return {f"image_{camera}": inner.renderer.draw(data, pose) for camera, pose in poses.items()}
-    finally:
-        data.qpos[:] = kept
-        mujoco.mj_forward(inner.world.model, data)
-
-
-def shift_objects(world: Any, offset: Float[np.ndarray, " 2"]) -> None:
-    """Moves every body that hangs on nothing (a free joint) by `offset` (m, world x and y)."""
-    import mujoco
-
-    model, data = world.model, world.data
-    free = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
-    for address in model.jnt_qposadr[free]:
-        data.qpos[address : address + 2] += offset
-    mujoco.mj_forward(model, data)

@@ -6,23 +6,15 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import whole
 from gap_vla.core.progress import Progress
-from gap_vla.core.whole import write_json
-from gap_vla.rollouts.guard import GuardedPolicy
-from gap_vla.rollouts.policy import Policy, PolicyUnavailable, identity
-from gap_vla.rollouts.pool import WorkerPool
-from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord, EvaluationError
-from gap_vla.rollouts.settings import DEFAULT_LIMITS, STEPS, Limits, Settings
-from gap_vla.rollouts.summary import scene, summarize
-from gap_vla.rollouts.task import Task, sim_task
-from gap_vla.rollouts.video import VideoShelf
-from gap_vla.rollouts.worker import Crash, Frame, Privilege, Reset, Step
+from gap_vla.rollouts.policy import GuardedPolicy, PolicyUnavailable
+from gap_vla.rollouts.record import SIMULATOR, EpisodeLog, EpisodeRecord, EvaluationError, VideoShelf
+from gap_vla.rollouts.task import Task
+from gap_vla.rollouts.workers import Crash, Frame, Reset, Step, WorkerPool
 
 MAX_LOST_IN_A_ROW = 3
 """So many simulator failures without a finished episode between them mean that the machine, not a layout, is broken."""
@@ -39,22 +31,13 @@ def not_finite(observation: Mapping[str, Any]) -> str | None:
     return None
 
 
-def layout_seed(seed: int, episode: int) -> int:
-    """The simulator's seed for one episode: evaluations count through layouts, from `seed` on. Every policy gets the
-    same ones, so outcomes are paired.
-
-    >>> layout_seed(100_000, 3)
-    100003
-    """
-    return seed + episode
-
-
 @dataclasses.dataclass
 class _Live:
     """An episode that is under way."""
 
     number: int
     seed: int
+    again: bool = False  # it was lost once with its simulator, and is tried a second time
     observation: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     pictures: list[np.ndarray] = dataclasses.field(default_factory=list)
     steps: int = -1  # becomes 0 with the first observation
@@ -76,7 +59,7 @@ class _Live:
         return EpisodeRecord(self.number, self.seed, success, max(self.steps, 0), self.phase, error, **seconds)
 
 
-class _Rollout:
+class Rollout:
     """The loop: start episodes in free slots, collect every answer, ask the policy once for all of them."""
 
     def __init__(
@@ -134,24 +117,26 @@ class _Rollout:
             unusable = not_finite(answer.observation)
             if unusable is not None:
                 self._lost_in_a_row = 0
-                self._finish(slot, False, f"step {episode.steps}: the simulator's {unusable}")
+                self._finish(slot, False, f"step {episode.steps}: {SIMULATOR}'s {unusable}")
             elif answer.done or episode.steps >= self._task.horizon:
                 self._lost_in_a_row = 0
                 self._finish(slot, answer.success, None)
             return
         if isinstance(answer, Crash):
-            self._lost_in_a_row += 1
+            self._lost_in_a_row += not episode.again  # an episode counts once
             if self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
                 raise EvaluationError(
                     f"{MAX_LOST_IN_A_ROW} simulator failures in a row; the last: episode {episode.number} of "
                     f"{self._task.name}, layout seed {episode.seed}, step {max(episode.steps, 0)}: {answer.message}"
                 ) from RuntimeError(answer.traceback)
-            if episode.steps >= 0:
-                self._finish(slot, False, f"step {episode.steps}: {answer.message}")
+            if episode.steps >= 0 and (episode.again or not answer.lost):
+                again = " (and so when it was tried again)" if answer.lost else ""
+                self._finish(slot, False, f"step {episode.steps}: {answer.message}{again}")
                 return
-        # Lost before it began, or with a worker that another episode brought down: not this policy's failure.
+        # Lost before it began, with a worker that another episode brought down, or for the first time: try it (again).
         del self._live[slot]
-        waiting.append(_Live(episode.number, episode.seed))
+        lost = isinstance(answer, Crash) and episode.steps >= 0
+        waiting.append(_Live(episode.number, episode.seed, again=episode.again or lost))
 
     def _act(self) -> None:
         slots = sorted(self._live)
@@ -193,111 +178,3 @@ class _Rollout:
         self._log.append(episode.record(success, error))
         won = sum(record.success for record in self._log.records.values())
         self._shown.advance(1, f"{won} of {len(self._log.records)} succeeded")
-
-
-def evaluate(
-    policy: Policy,
-    task: str | Task,
-    *,
-    episodes: int,
-    seed: int,
-    out_dir: str | Path,
-    image_size: int = 64,
-    cameras: Sequence[str] = ("primary",),
-    variant: str = "default",
-    camera: str = "near",
-    workers: int = 2,
-    slots_per_worker: int = 4,
-    horizon: int | None = None,
-    videos: int = 4,
-    resume: bool = True,
-    progress: bool = True,
-    watch: bool = True,
-    limits: Limits = DEFAULT_LIMITS,
-) -> dict[str, Any]:
-    """Success rate of a policy, on layouts that depend on `seed` alone.
-
-    `out_dir` receives `episodes.jsonl` (a line per episode, as it finishes), `videos/` (failures first),
-    `evaluation.json` (what is evaluated) and at the end `summary.json`. Called again after a kill it does
-    the missing episodes only; `episodes` may be raised later.
-
-    Args:
-        policy: see `Policy`. It is called for all live episodes at once, at most `workers * slots_per_worker`.
-        task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task` (then the picture and variant arguments are its own).
-        horizon: control steps per episode; the task's own by default.
-        watch: tell which phase of the scripted expert's plan each episode reached (`PhaseWatcher`).
-        limits: how long to wait for the simulator and for the policy.
-
-    Returns:
-        The content of `summary.json`: `summarize`'s figures and what was evaluated.
-
-    Raises:
-        EvaluationError: a setting that measures nothing, `out_dir` holds something else, the simulator fails again and
-            again, or not one episode was played to its end.
-        PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
-    """
-    Settings(episodes, seed, workers, slots_per_worker, videos)
-    if isinstance(task, str):
-        chosen: Task = sim_task(
-            task,
-            image_size=image_size,
-            cameras=tuple(cameras),
-            variant=variant,
-            camera=camera,
-            horizon=horizon,
-        )
-    elif horizon is not None:
-        raise EvaluationError(f"horizon={horizon}: a task given as an object has its own, {task.horizon}")
-    else:
-        chosen = task
-    whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
-    layouts = getattr(policy, "layout_seeds", None) or {e: layout_seed(seed, e) for e in range(episodes)}
-    if len(layouts) < episodes:
-        raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
-    out = Path(out_dir)
-    what = {
-        "task": {**chosen.identity(), "horizon": chosen.horizon},
-        "seed": seed,
-        "policy": identity(policy),
-    }
-    log = EpisodeLog(out, what, resume=resume)
-    todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
-    started = time.monotonic()
-    if todo:
-        workers = min(workers, len(todo))
-        slots = min(slots_per_worker, -(-len(todo) // workers))
-        needs_expert = bool(getattr(policy, "privileged", False))
-        mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
-        what_runs = f"{policy.name} on {scene(chosen.identity())}"
-        shown = Progress(what_runs, episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
-        guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
-        pool = WorkerPool(chosen, workers, slots, mode, step_limit=limits.simulator, start_limit=limits.simulator_first)
-        try:
-            _Rollout(chosen, guarded, pool, log, VideoShelf(out / "videos", videos), shown).run(todo)
-        except PolicyUnavailable as error:
-            done = [record.success for record in log.records.values()]
-            raise PolicyUnavailable(
-                f"{error}; {len(done)} of {episodes} episodes are finished, {sum(done)} succeeded; kept in "
-                f"{log.path}: the same command continues"
-            ) from error
-        finally:
-            pool.close()
-            guarded.close()
-            log.close()
-            shown.close()
-    log.close()
-    cut_short = [record for e in range(episodes) if (record := log.records[e]).error is not None]
-    if len(cut_short) == episodes:
-        raise EvaluationError(
-            f"all {episodes} episodes were cut short, so nothing was measured; the first at {cut_short[0].error}. They "
-            f"are kept in {log.path}: remove it to try again"
-        )
-    summary = {
-        **what,
-        "source": getattr(policy, "source", None),
-        **summarize([log.records[e] for e in range(episodes)], chosen.phases),
-        "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
-        "videos": [str(path.relative_to(out)) for path in VideoShelf(out / "videos", videos).paths],
-    }
-    write_json(out / "summary.json", summary)
-    return summary

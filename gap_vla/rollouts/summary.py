@@ -18,8 +18,8 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
     Returns:
         JSON-able: `episodes`, `successes`, `success_rate`, `interval` (Wilson, 95 %),
         `interval_clopper_pearson`, `mean_steps`, `mean_steps_success`, `outcomes` (0/1 in the order of the
-        episodes), `layout_seeds`, `steps`, `last_phases` (where each ended), `errors` (episode and reason), `phases`
-        (see `phase_progress`),
+        episodes), `layout_seeds`, `steps`, `last_phases` (where each ended), `errors` (episode and reason),
+        `simulator_errors` (how many of these the simulator is to blame for), `phases` (see `phase_progress`),
         `seconds_per_step` (simulation, rendering, policy).
     """
     ordered = sorted(records, key=lambda record: record.episode)
@@ -43,6 +43,7 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         "steps": [record.steps for record in ordered],
         "last_phases": [record.phase for record in ordered],
         "errors": [{"episode": record.episode, "error": record.error} for record in ordered if record.error],
+        "simulator_errors": sum(record.cut_short_by_simulator for record in ordered),
         "phases": phase_progress(ordered, phases),
         "seconds": seconds,
         "seconds_per_step": {part: total / steps if steps else None for part, total in seconds.items()},
@@ -95,6 +96,12 @@ def describe(summary: Mapping[str, Any]) -> str:
     if summary["phases"]:
         reached = ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary["phases"]["reached"].items())
         lines.append(f"phases reached: {reached}")
+    if count := summary.get("simulator_errors", 0):
+        played = summary["episodes"] - count
+        lines.append(
+            f"{count} of {summary['episodes']} episodes were cut short by the simulator, not by the policy, and count "
+            f"as failed; of the other {played}, {summary['successes']} succeeded"
+        )
     for error in summary["errors"][:5]:
         lines.append(f"counted as failed, episode {error['episode']}: {error['error']}")
     if len(summary["errors"]) > 5:

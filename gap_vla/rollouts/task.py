@@ -7,9 +7,11 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 
-from gap_vla.core.typed_config import check_numbers
+from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.settings import IMAGE_SIZE, STEPS
+
+STEPS = Bounds(1, 100_000, "control steps of an episode")
+IMAGE_SIZE = Bounds(1, 1024, "pixels; larger pictures take all memory")
 
 
 class ActingExpert(Protocol):
@@ -82,7 +84,7 @@ class SimTask:
 
     def make(self) -> Any:
         from gap_vla import sim
-        from gap_vla.rollouts.timing import RenderTimer
+        from gap_vla.sim.watching import RenderTimer
 
         env = sim.make(
             self.name,
@@ -92,7 +94,7 @@ class SimTask:
             camera=self.camera,
         )
         if self.disturbance == "objects_moved":
-            from gap_vla.rollouts.disturbance import ObjectMover
+            from gap_vla.sim.disturbance import ObjectMover
 
             return ObjectMover(RenderTimer(env))
         return RenderTimer(env)
@@ -103,7 +105,7 @@ class SimTask:
         return sim.make_expert(env, seed=seed)
 
     def make_watcher(self, env: Any) -> Watcher:
-        from gap_vla.rollouts.watching import PhaseWatcher
+        from gap_vla.sim.watching import PhaseWatcher
 
         return PhaseWatcher(env.unwrapped.world)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -41,6 +42,12 @@ class PointMass(gymnasium.Env):
             raise RuntimeError("the simulation became unstable")
         if self.steps == 3 and fault == "hang":
             time.sleep(3600)
+        if self.steps == 0 and fault == "slow start":
+            time.sleep(4)
+        if self.steps == 3 and fault and fault.startswith("once "):  # the name of a file that remembers it
+            with contextlib.suppress(FileExistsError):
+                open(fault.removeprefix("once "), "x").close()
+                time.sleep(3600)
         if self.steps == 3 and fault == "die":
             os._exit(7)
         if self.moves_target and self.steps == 2:
@@ -83,7 +90,7 @@ class PointExpert:
 
 @dataclasses.dataclass(frozen=True)
 class PointTask:
-    """`faults`: layout seed to "reset", "raise", "hang" or "die"."""
+    """`faults`: layout seed to "reset", "raise", "hang", "once FILE" (hangs once), "slow start" or "die"."""
 
     name: str = "pointmass"
     instruction: str = "go to the red spot and grip"

@@ -17,7 +17,7 @@ from test_evaluation_octo_policy import build, observations
 import gap_vla.cli.diagnose
 from gap_vla.core.episode import Episode
 from gap_vla.rlds import write_rlds
-from gap_vla.rollouts.interventions import ALL_INTERVENTIONS
+from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
 from gap_vla.serving.loading import load_checkpoint
 from gap_vla.serving.remote_policy import RemotePolicy
 

@@ -6,11 +6,10 @@ from pointmass import STEP, PointExpert, PointTask
 
 from gap_vla.core.episode import Episode
 from gap_vla.report.diagnose_report import report, verdict
-from gap_vla.rollouts.diagnose import closed_loop, open_loop
-from gap_vla.rollouts.interventions import INTERVENTIONS, IntervenedPolicy
+from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop
+from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.rollouts.recordings import Recording, from_episodes, near_switches
-from gap_vla.rollouts.rollout import evaluate
 
 SIZE = 64
 

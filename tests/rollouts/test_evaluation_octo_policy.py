@@ -7,8 +7,7 @@ import pytest
 
 from gap_vla.octo import CheckpointError, OctoModel, small_config
 from gap_vla.octo.presets import example_batch
-from gap_vla.rollouts.chunks import RecedingHorizon, TemporalEnsemble
-from gap_vla.rollouts.history import EpisodeHistory
+from gap_vla.rollouts.chunk_policy import EpisodeHistory, RecedingHorizon, TemporalEnsemble
 from gap_vla.rollouts.octo_policy import REMEMBERED_TASKS, OctoPolicy
 from gap_vla.rollouts.policy import PolicyError
 from gap_vla.serving.loading import load_checkpoint

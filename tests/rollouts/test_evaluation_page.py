@@ -5,9 +5,8 @@ import json
 import numpy as np
 
 from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
-from gap_vla.rollouts.record import EpisodeRecord
+from gap_vla.rollouts.record import EpisodeRecord, VideoShelf
 from gap_vla.rollouts.summary import describe, summarize
-from gap_vla.rollouts.video import VideoShelf
 
 
 def summary(error=None):
@@ -57,7 +56,7 @@ def test_another_variant_than_the_default_is_named():
 
 
 def test_videos_show_failures_first_and_one_success(tmp_path, monkeypatch):
-    monkeypatch.setattr("gap_vla.rollouts.video.write_video", lambda path, *_, **__: path.write_bytes(b"film"))
+    monkeypatch.setattr("gap_vla.rollouts.record.write_video", lambda path, *_, **__: path.write_bytes(b"film"))
     for outcomes in ("WWLLLLWL", "LLLLLWWW", "LWLWLLLL"):
         folder = tmp_path / outcomes
         folder.mkdir()

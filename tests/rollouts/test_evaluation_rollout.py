@@ -23,6 +23,7 @@ from gap_vla.rollouts import (
     layout_seed,
 )
 from gap_vla.rollouts import evaluate as evaluate_noisily
+from gap_vla.rollouts.summary import describe
 
 
 def evaluate(policy, out_dir, *, task=None, episodes=6, **options):
@@ -121,7 +122,28 @@ def test_a_simulator_fault_fails_only_the_episode_that_caused_it(tmp_path, fault
     summary = evaluate(ExpertPolicy(), tmp_path, task=task, workers=1, slots_per_worker=3, limits=limits)
     assert summary["outcomes"] == [1, 0, 1, 1, 1, 1]
     (error,) = summary["errors"]
-    assert error["episode"] == 1 and message in error["error"] and error["error"].startswith("step 3: ")
+    assert error["episode"] == 1 and message in error["error"] and error["error"].startswith("step 3: the simulator")
+    assert error["error"].endswith("(and so when it was tried again)") == (fault != "raise")
+    assert summary["simulator_errors"] == 1
+    assert "1 of 6 episodes were cut short by the simulator, not by the policy, and count as failed" in describe(
+        summary
+    )
+
+
+def test_an_episode_that_was_lost_once_with_its_simulator_is_tried_again_and_costs_the_policy_nothing(tmp_path):
+    hung = [tmp_path / "first", tmp_path / "second"]
+    task = PointTask(faults={layout_seed(0, 1): f"once {hung[0]}", layout_seed(0, 4): f"once {hung[1]}"})
+    limits = Limits(simulator=2.0, simulator_first=60.0)
+    summary = evaluate(ExpertPolicy(), tmp_path / "out", task=task, workers=2, slots_per_worker=2, limits=limits)
+    assert summary["outcomes"] == [1] * 6 and not summary["errors"] and summary["simulator_errors"] == 0
+    assert all(path.exists() for path in hung)
+    assert summary["mean_steps"] == evaluate(ExpertPolicy(), tmp_path / "calm")["mean_steps"]
+
+
+def test_the_first_step_of_an_environment_may_take_as_long_as_building_it(tmp_path):
+    task = PointTask(faults={layout_seed(0, 0): "slow start"})
+    limits = Limits(simulator=2.0, simulator_first=60.0)
+    assert evaluate(ExpertPolicy(), tmp_path, task=task, episodes=1, limits=limits)["success_rate"] == 1.0
 
 
 def test_a_simulator_that_never_starts_is_an_error_and_records_nothing(tmp_path):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from gap_vla import sim
-from gap_vla.rollouts.disturbance import MOVE_AT_STEP, MOVE_BY
 from gap_vla.rollouts.task import sim_task
-from gap_vla.rollouts.watching import PhaseWatcher
+from gap_vla.sim.disturbance import MOVE_AT_STEP, MOVE_BY
+from gap_vla.sim.watching import PhaseWatcher
 
 ROOT = Path(__file__).parents[2]
 

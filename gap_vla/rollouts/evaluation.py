@@ -1,0 +1,182 @@
+"""An evaluation: what it is asked for, how long it waits, and its success rate, kept where it can be continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from gap_vla.core.foreign import whole
+from gap_vla.core.progress import Progress
+from gap_vla.core.typed_config import Bounds, check_numbers
+from gap_vla.core.whole import write_json
+from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
+from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf
+from gap_vla.rollouts.rollout import Rollout
+from gap_vla.rollouts.summary import scene, summarize
+from gap_vla.rollouts.task import STEPS, Task, sim_task
+from gap_vla.rollouts.workers import Privilege, WorkerPool
+from gap_vla.training.config import EPISODES, LAYOUT_SEED, WORKERS
+
+SECONDS = Bounds(0.001, 86_400, "seconds; at most a day")
+AT_LEAST_ONE = Bounds(1, EPISODES.most, "no episode measures nothing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How many episodes, from which layout on, and in how many processes; arguments of `evaluate`.
+
+    Raises:
+        EvaluationError: a number outside of its bounds.
+    """
+
+    episodes: Annotated[int, AT_LEAST_ONE]
+    seed: Annotated[int, LAYOUT_SEED]
+    workers: Annotated[int, WORKERS] = 2
+    slots_per_worker: Annotated[int, Bounds(1, 256, "environments of a process")] = 4
+    videos: Annotated[int, EPISODES] = 4
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", EvaluationError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Seconds to wait for one answer; the first ones include building the simulator, or compiling the policy.
+
+    An episode whose simulator does not answer in time is tried once more before it counts as failed.
+
+    Raises:
+        EvaluationError: a time in which nothing can answer.
+    """
+
+    simulator: Annotated[float, SECONDS] = 60.0
+    simulator_first: Annotated[float, SECONDS] = 300.0
+    policy: Annotated[float, SECONDS] = 60.0
+    policy_first: Annotated[float, SECONDS] = 600.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "limit", EvaluationError)
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def layout_seed(seed: int, episode: int) -> int:
+    """The simulator's seed for one episode: evaluations count through layouts, from `seed` on. Every policy gets the
+    same ones, so outcomes are paired.
+
+    >>> layout_seed(100_000, 3)
+    100003
+    """
+    return seed + episode
+
+
+def evaluate(
+    policy: Policy,
+    task: str | Task,
+    *,
+    episodes: int,
+    seed: int,
+    out_dir: str | Path,
+    image_size: int = 64,
+    cameras: Sequence[str] = ("primary",),
+    variant: str = "default",
+    camera: str = "near",
+    workers: int = 2,
+    slots_per_worker: int = 4,
+    horizon: int | None = None,
+    videos: int = 4,
+    resume: bool = True,
+    progress: bool = True,
+    watch: bool = True,
+    limits: Limits = DEFAULT_LIMITS,
+) -> dict[str, Any]:
+    """Success rate of a policy, on layouts that depend on `seed` alone.
+
+    `out_dir` receives `episodes.jsonl` (a line per episode, as it finishes), `videos/` (failures first),
+    `evaluation.json` (what is evaluated) and at the end `summary.json`. Called again after a kill it does
+    the missing episodes only; `episodes` may be raised later.
+
+    Args:
+        policy: see `Policy`. It is called for all live episodes at once, at most `workers * slots_per_worker`.
+        task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task` (then the picture and variant arguments are its own).
+        horizon: control steps per episode; the task's own by default.
+        watch: tell which phase of the scripted expert's plan each episode reached (`PhaseWatcher`).
+        limits: how long to wait for the simulator and for the policy.
+
+    Returns:
+        The content of `summary.json`: `summarize`'s figures and what was evaluated.
+
+    Raises:
+        EvaluationError: a setting that measures nothing, `out_dir` holds something else, the simulator fails again and
+            again, or not one episode was played to its end.
+        PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
+    """
+    Settings(episodes, seed, workers, slots_per_worker, videos)
+    if isinstance(task, str):
+        chosen: Task = sim_task(
+            task,
+            image_size=image_size,
+            cameras=tuple(cameras),
+            variant=variant,
+            camera=camera,
+            horizon=horizon,
+        )
+    elif horizon is not None:
+        raise EvaluationError(f"horizon={horizon}: a task given as an object has its own, {task.horizon}")
+    else:
+        chosen = task
+    whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
+    layouts = getattr(policy, "layout_seeds", None) or {e: layout_seed(seed, e) for e in range(episodes)}
+    if len(layouts) < episodes:
+        raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
+    out = Path(out_dir)
+    what = {
+        "task": {**chosen.identity(), "horizon": chosen.horizon},
+        "seed": seed,
+        "policy": identity(policy),
+    }
+    log = EpisodeLog(out, what, resume=resume)
+    todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
+    started = time.monotonic()
+    if todo:
+        workers = min(workers, len(todo))
+        slots = min(slots_per_worker, -(-len(todo) // workers))
+        needs_expert = bool(getattr(policy, "privileged", False))
+        mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
+        what_runs = f"{policy.name} on {scene(chosen.identity())}"
+        shown = Progress(what_runs, episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
+        guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
+        pool = WorkerPool(chosen, workers, slots, mode, step_limit=limits.simulator, start_limit=limits.simulator_first)
+        try:
+            Rollout(chosen, guarded, pool, log, VideoShelf(out / "videos", videos), shown).run(todo)
+        except PolicyUnavailable as error:
+            done = [record.success for record in log.records.values()]
+            raise PolicyUnavailable(
+                f"{error}; {len(done)} of {episodes} episodes are finished, {sum(done)} succeeded; kept in "
+                f"{log.path}: the same command continues"
+            ) from error
+        finally:
+            pool.close()
+            guarded.close()
+            log.close()
+            shown.close()
+    log.close()
+    cut_short = [record for e in range(episodes) if (record := log.records[e]).error is not None]
+    if len(cut_short) == episodes:
+        raise EvaluationError(
+            f"all {episodes} episodes were cut short, so nothing was measured; the first at {cut_short[0].error}. They "
+            f"are kept in {log.path}: remove it to try again"
+        )
+    summary = {
+        **what,
+        "source": getattr(policy, "source", None),
+        **summarize([log.records[e] for e in range(episodes)], chosen.phases),
+        "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
+        "videos": [str(path.relative_to(out)) for path in VideoShelf(out / "videos", videos).paths],
+    }
+    write_json(out / "summary.json", summary)
+    return summary
