@@ -25,11 +25,6 @@ def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
     return read_json(Path(version_dir) / "metadata.json")
 
 
-def open_builder(version_dir: str | Path) -> Any:
-    """`tfds.builder_from_directory` of a version whose files are there; see `gap_vla.rlds.version_files`."""
-    return open_version(Path(version_dir))
-
-
 def read_rlds(
     version_dir: str | Path,
     split: str = "train",
@@ -74,7 +69,7 @@ def read_steps(
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    builder = open_builder(version_dir)
+    builder = open_version(Path(version_dir))
     if split not in builder.info.splits:
         raise EpisodeError(f"{version_dir}: no split {split!r}; it has {', '.join(builder.info.splits)}")
     decoders = None if images else {"steps": _skip_images(builder.info.features["steps"].feature, tfds)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -187,42 +187,74 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
 
 def _decode(
     version_dir: Path,
-    partial: Path,
+    folder: Path,
     source_hash: str,
     workers: int,
     resize: Mapping[str, tuple[int, int]],
     keys: Mapping[str, str] | None,
 ) -> None:
-    from gap_vla.rlds.reader import dataset_metadata, open_builder, read_rlds
+    from gap_vla.rlds.reader import dataset_metadata, read_rlds
+    from gap_vla.rlds.version_files import open_version
 
-    splits: dict[str, Any] = {}
+    names = list(open_version(version_dir).info.splits)
+    statistics = version_dir / "dataset_statistics.json"
+    write_store(
+        folder,
+        {name: read_rlds(version_dir, name, workers=workers, resize=resize, keys=keys) for name in names},
+        source=str(version_dir),
+        source_hash=source_hash,
+        metadata=dataset_metadata(version_dir),
+        statistics=statistics if statistics.exists() and not keys else None,
+    )
+
+
+def write_store(
+    folder: Path,
+    splits: Mapping[str, Iterable[Episode]],
+    *,
+    source: str,
+    source_hash: str,
+    metadata: Mapping[str, Any] | None = None,
+    statistics: Path | None = None,
+) -> None:
+    """Writes the files of a store into an empty folder; memory holds one episode at a time.
+
+    Args:
+        folder: where; it is no store until all is written.
+        splits: episodes of each split, all with the same fields and sizes.
+        source, source_hash: what they are made from; another hash is another store.
+        metadata: of the dataset.
+        statistics: a file with them; default: they are computed on `train`, or on everything where there is none.
+
+    Raises:
+        EpisodeError: an episode unlike the first one, or none at all.
+    """
+    written: dict[str, Any] = {}
     actions, proprios = [], []
-    names = list(open_builder(version_dir).info.splits)
-    for split in names:
-        writer = _SplitWriter(partial, split)
-        for episode in read_rlds(version_dir, split, workers=workers, resize=resize, keys=keys):
+    for split, episodes in splits.items():
+        writer = _SplitWriter(folder, split)
+        for episode in episodes:
             writer.add(episode)
-            if split == "train" or "train" not in names:
+            if split == "train" or "train" not in splits:
                 actions.append(episode.action)
                 proprios.append(episode.proprio)
-        splits[split] = writer.close()
+        written[split] = writer.close()
     if not actions:
-        raise EpisodeError(f"{version_dir}: the dataset holds no episodes to train on")
-    statistics = version_dir / "dataset_statistics.json"
-    if statistics.exists() and not keys:
-        shutil.copyfile(statistics, partial / "dataset_statistics.json")
+        raise EpisodeError(f"{source}: the dataset holds no episodes to train on")
+    if statistics is not None:
+        shutil.copyfile(statistics, folder / "dataset_statistics.json")
     else:
-        save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
-    files = {p.name: (p.stat().st_size, _digest(p)) for p in sorted(partial.iterdir())}
+        save_statistics(dataset_statistics(actions, proprios), folder / "dataset_statistics.json")
+    files = {p.name: (p.stat().st_size, _digest(p)) for p in sorted(folder.iterdir())}
     account = {
         "store_version": STORE_VERSION,
-        "source": str(version_dir),
+        "source": source,
         "source_hash": source_hash,
-        "metadata": dataset_metadata(version_dir),
-        "splits": splits,
+        "metadata": dict(metadata or {}),
+        "splits": written,
         "files": files,
     }
-    (partial / "store.json").write_text(json.dumps(account))
+    (folder / "store.json").write_text(json.dumps(account))
 
 
 class _SplitWriter:

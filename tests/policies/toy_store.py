@@ -3,7 +3,6 @@ green edge whether to go there or back."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import numpy as np
 from gap_vla.core.episode import Episode
 from gap_vla.policies import SmallConfig
 from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds import store as stores
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
-from gap_vla.rlds.store import STORE_VERSION, _digest, _SplitWriter
 
 SIZE = 32
 
@@ -48,25 +47,15 @@ def episode(seed: int, *, rho: bool = True, length: int = 24, phases: bool = Tru
 def write_store(directory: Path, *, train: int = 6, val: int = 2, **options) -> EpisodeStore:
     """A store of `train` and `val` episodes; `options` of `episode`."""
     directory.mkdir(parents=True)
-    splits, episodes = {}, []
-    for split, seeds in (("train", range(train)), ("val", range(100, 100 + val))):
-        writer = _SplitWriter(directory, split)
-        for seed in seeds:
-            episodes.append(episode(seed, **options))
-            writer.add(episodes[-1])
-        splits[split] = writer.close()
-    statistics = dataset_statistics([e.action for e in episodes], [e.proprio for e in episodes])
-    save_statistics(statistics, directory / "dataset_statistics.json")
-    files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(directory.iterdir())}
-    account = {
-        "store_version": STORE_VERSION,
-        "source": str(directory),
-        "source_hash": f"toy-{train}-{val}-{sorted(options.items())}",
-        "metadata": {},
-        "splits": splits,
-        "files": files,
+    splits = {
+        split: [episode(seed, **options) for seed in seeds]
+        for split, seeds in (("train", range(train)), ("val", range(100, 100 + val)))
     }
-    (directory / "store.json").write_text(json.dumps(account))
+    episodes = [e for part in splits.values() for e in part]
+    statistics = directory.with_name(f"{directory.name}_statistics.json")
+    save_statistics(dataset_statistics([e.action for e in episodes], [e.proprio for e in episodes]), statistics)
+    source_hash = f"toy-{train}-{val}-{sorted(options.items())}"
+    stores.write_store(directory, splits, source=str(directory), source_hash=source_hash, statistics=statistics)
     return EpisodeStore.open(directory)
 
 

@@ -17,8 +17,9 @@ from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.report import Finding, Recording, Report
-from gap_vla.rlds.reader import dataset_metadata, open_builder, read_steps
+from gap_vla.rlds.reader import dataset_metadata, read_steps
 from gap_vla.rlds.schema import flatten
+from gap_vla.rlds.version_files import open_version
 
 _STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
 _LEVELS = {"error": 0, "warning": 1, "note": 2}
@@ -52,7 +53,7 @@ def check_dataset(
         EpisodeError: not a finished dataset, unreadable, or without the field `state_key`.
     """
     version_dir = Path(version_dir)
-    builder = open_builder(version_dir)
+    builder = open_version(version_dir)
     findings: list[Finding] = []
     kept: list[Recording] = []
     shown: list[tuple[bool, str, EpisodeView]] = []
