@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gap_vla import phases
 from gap_vla.core.episode import Episode
 from gap_vla.demos.source import Source, open_source
-from gap_vla.phases import LABELS_VERSION
+from gap_vla.phases.measures import describe
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import SCHEMA_VERSION
@@ -19,7 +20,7 @@ from gap_vla.rlds.shards import Labels, plan_splits, with_rho
 from gap_vla.rlds.version_files import DatasetError
 
 if TYPE_CHECKING:
-    from gap_vla.phases import Annotator
+    from gap_vla.phases import Annotation, Annotator
 
 DEFAULT_VERSION = "1.0.0"
 
@@ -77,12 +78,13 @@ def build_dataset(
     if len(source) == 0:
         raise DatasetError(f"{source.path}: no episodes")
     wanted: dict[str, Any] = {"method": method, "seed": seed, "options": dict(options or {})}
-    if annotator is not None:
-        wanted = {"annotator": _annotator_identity(annotator)}
+    fitted = phases.load_annotator(annotator) if annotator is not None else None
+    if fitted is not None:
+        wanted = {"annotator": json.loads(json.dumps(fitted.identity, default=str))}
     elif fit_episodes is not None:
         wanted["fit_episodes"] = fit_episodes
-    if method != "none" or annotator is not None:
-        wanted["labels_version"] = LABELS_VERSION
+    if method != "none" or fitted is not None:
+        wanted["labels_version"] = phases.LABELS_VERSION
     data = {**(source.identity() if identity is None else identity), "annotation": wanted}
     target = Path(data_dir) / name / version
     if not overwrite and _is_made_from(target, data, val_fraction):
@@ -95,22 +97,24 @@ def build_dataset(
         "overwrite": overwrite,
         **write_options,
     }
-    if method == "none" and annotator is None:
+    if method == "none" and fitted is None:
         return write_rlds(source, data_dir, name, **common)
     train = plan_splits(len(source), val_fraction)["train"]
-    if annotator is not None or fit_episodes is not None:
-        fitted = _load(annotator) if annotator else _fit(source, train, method, seed, options, workers, fit_episodes)
+    if fitted is None and fit_episodes is not None:
+        chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))
+        some = [source.read(train[i], images=False) for i in chosen]
+        fitted = _annotate(some, method, seed, options, workers).annotator
+    if fitted is not None:
+        kept = fitted
         return write_rlds(
-            AnnotatedSource(source, fitted),
+            AnnotatedSource(source, kept),
             data_dir,
             name,
-            annotator=fitted.identity,
-            companion=lambda directory: fitted.save(directory / "annotator"),
+            annotator=kept.identity,
+            companion=lambda directory: kept.save(directory / "annotator"),
             **common,
         )
-    annotation = _annotate(source, train, method, seed, options, workers)
-    from gap_vla.phases.measures import describe
-
+    annotation = _annotate(source.without_images(), method, seed, options, workers, train)
     print(*describe(annotation.report), sep="\n", flush=True)
     return write_rlds(
         source,
@@ -148,7 +152,7 @@ def dry_run(
     first = source.read(0)
     if method != "none":
         train = plan_splits(len(source), val_fraction)["train"]
-        annotation = _annotate(source, train, method, seed, options, workers)
+        annotation = _annotate(source.without_images(), method, seed, options, workers, train)
         first = first.replace(rho=annotation.rho[0], change_point=annotation.flags(0))
     lengths = [len(e) for e in source.without_images()]
     fields = {f"steps/observation/{key}": value for key, value in sorted(first.images.items())}
@@ -170,44 +174,16 @@ def dry_run(
 
 
 def _annotate(
-    source: Source, fit: list[int], method: str, seed: int, options: Mapping[str, Any] | None, workers: int
-) -> Any:
-    from gap_vla.phases import annotate
-
-    episodes = source.without_images()
-    return annotate(episodes, method=method, seed=seed, workers=_few(workers), fit=fit, **dict(options or {}))
-
-
-def _load(annotator: str | Path) -> Any:
-    from gap_vla.phases import load_annotator
-
-    return load_annotator(annotator)
-
-
-def _annotator_identity(annotator: str | Path) -> dict[str, Any]:
-    return json.loads(json.dumps(_load(annotator).identity, default=str))
-
-
-def _fit(
-    source: Source,
-    train: list[int],
+    episodes: list[Episode],
     method: str,
     seed: int,
     options: Mapping[str, Any] | None,
     workers: int,
-    count: int | None,
-) -> Any:
-    from gap_vla.phases import annotate
-
-    most = min(count or 1, len(train))
-    chosen = np.unique(np.linspace(0, len(train) - 1, most).round().astype(int))
-    episodes = [source.read(train[i], images=False) for i in chosen]
-    return annotate(episodes, method=method, seed=seed, workers=_few(workers), **dict(options or {})).annotator
-
-
-def _few(workers: int) -> int | None:
-    """More than one process is left to the annotator: starting them costs more than a small dataset."""
-    return 1 if workers == 1 else None
+    fit: list[int] | None = None,
+) -> Annotation:
+    # more than one process is left to the annotator: starting them costs more than a small dataset
+    few = 1 if workers == 1 else None
+    return phases.annotate(episodes, method=method, seed=seed, workers=few, fit=fit, **dict(options or {}))
 
 
 def _is_made_from(target: Path, data: Mapping[str, Any], val_fraction: float) -> bool:
