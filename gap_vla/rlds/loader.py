@@ -11,7 +11,7 @@ import numpy as np
 from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.rlds.windows import Batch, Goal, Rho, Windows
+from gap_vla.rlds.windows import Batch, Goal, RhoOfWindow, Windows
 
 
 class Mixture:
@@ -85,7 +85,7 @@ class WindowLoader:
         image_keys: cameras to deliver.
         proprio: whether to deliver proprioception.
         normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
-        rho: `"step"` each step's own ρ, `"current"` the window's last step's for all, `"none"`.
+        rho_of_window: `"step"` each step's own ρ, `"current"` the window's last step's for all, `"none"`.
         train: endless and shuffled, or one ordered pass.
         process_index: this host …
         process_count: … of so many; each sees its own share of the windows.
@@ -112,7 +112,7 @@ class WindowLoader:
         image_keys: Sequence[str] = ("image_primary",),
         proprio: bool = True,
         normalization: str = "normal",
-        rho: Rho = "step",
+        rho_of_window: RhoOfWindow = "step",
         train: bool = True,
         process_index: int = 0,
         process_count: int = 1,
@@ -138,7 +138,7 @@ class WindowLoader:
                 image_keys=image_keys,
                 proprio=proprio,
                 normalization=normalization,
-                rho=rho,
+                rho_of_window=rho_of_window,
                 language=language,
                 upstream_action_mask=upstream_action_mask,
                 goal=goal,

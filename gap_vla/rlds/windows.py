@@ -21,7 +21,7 @@ from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
 
-Rho = Literal["step", "current", "none"]
+RhoOfWindow = Literal["step", "current", "none"]
 Goal = Literal["none", "uniform"]
 Batch = dict[str, Any]
 
@@ -100,7 +100,7 @@ class Windows:
         image_keys: Sequence[str] = ("image_primary",),
         proprio: bool = True,
         normalization: str = "normal",
-        rho: Rho = "step",
+        rho_of_window: RhoOfWindow = "step",
         language: bool = True,
         upstream_action_mask: bool = False,
         goal: Goal = "none",
@@ -112,8 +112,8 @@ class Windows:
             raise ConfigError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
         if normalization not in NORMALIZATIONS:
             raise ConfigError(f"unknown normalization {normalization!r}; known: {', '.join(NORMALIZATIONS)}")
-        if rho not in ("step", "current", "none"):
-            raise ConfigError(f"unknown rho {rho!r}; known: step, current, none")
+        if rho_of_window not in ("step", "current", "none"):
+            raise ConfigError(f"unknown rho_of_window {rho_of_window!r}; known: step, current, none")
         if goal not in ("none", "uniform"):
             raise ConfigError(f"unknown goal {goal!r}; known: none, uniform")
         if unknown := set(augment or ()) - set(image_keys):
@@ -123,9 +123,12 @@ class Windows:
         for key in image_keys:
             if key not in known:
                 raise EpisodeError(f"{store.directory}: no camera {key!r}; it has {', '.join(known) or 'none'}")
-        if rho != "none" and "rho" not in self.data.fields:
-            raise EpisodeError(f'{store.directory}: the dataset has no rho; annotate it, or load with rho="none"')
-        self.image_keys, self.proprio, self.rho, self.language = tuple(image_keys), proprio, rho, language
+        if rho_of_window != "none" and "rho" not in self.data.fields:
+            raise EpisodeError(
+                f'{store.directory}: the dataset has no rho; annotate it, or load with rho_of_window="none"'
+            )
+        self.image_keys, self.proprio, self.language = tuple(image_keys), proprio, language
+        self.rho_of_window = rho_of_window
         self._shape = window_size, action_horizon
         self._normalization, self._upstream_mask = normalization, upstream_action_mask
         self._goal, self._goal_distance, self._seed = goal, max_goal_distance, seed
@@ -203,10 +206,10 @@ class Windows:
         return batch
 
     def _phases(self, step: np.ndarray) -> dict[str, np.ndarray]:
-        if self.rho == "none":
+        if self.rho_of_window == "none":
             return {}
         rho = self._small["rho"][step]
-        if self.rho == "current":
+        if self.rho_of_window == "current":
             rho = np.repeat(rho[:, -1:], rho.shape[1], axis=1)
         phases = {"rho": rho}
         if "change_point" in self._small:

@@ -49,7 +49,7 @@ def make_loader(config: FinetuneConfig, store: EpisodeStore, split: str, train: 
         image_keys=tuple(f"image_{camera}" for camera in config.demos.cameras),
         proprio=config.uses_proprio,
         normalization=config.data.normalization,
-        rho="step" if has_rho(store) else "none",
+        rho_of_window="step" if has_rho(store) else "none",
         language=bool(config.model.pretrained),
         train=train,
         augment=config.data.augment.of_images if train and not shuffled else None,

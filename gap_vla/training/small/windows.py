@@ -45,7 +45,7 @@ class SmallWindows:
             image_keys=(),
             proprio=proprio,
             normalization=config.data.normalization,
-            rho="none",
+            rho_of_window="none",
             language=False,
         )
         self._data = store.split(split)
