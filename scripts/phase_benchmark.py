@@ -21,6 +21,8 @@ from typing import Any
 from gap_vla.cli.arguments import MANY, command_parser, whole
 from gap_vla.core.errors import UserError, command
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments/ is part of the checkout, of no package
+
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "M5, lookahead 2 (default for labels)": {"lookahead": 2},
     "spread 4, lookahead 2": {"lookahead": 2, "spread": 4.0},

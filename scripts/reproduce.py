@@ -7,14 +7,18 @@
     python scripts/reproduce.py --render                                   # only write all tables again
 
 Every finished cell is one JSON file in results/TABLE/PROFILE/. The same command continues after the budget, Ctrl-C or a
-kill. Tables (ours beside the paper's) and pictures are written into docs/RESULTS.md between its markers.
+kill. Tables (ours beside the paper's) and pictures are written into docs/RESULTS.md between its markers. Status 1 means
+that cells which were asked for have failed; they are named.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
 from gap_vla.cli.arguments import command_parser, processes, refuse_idle
 from gap_vla.core.errors import command
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments/ is part of the checkout, of no package
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -57,11 +61,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 @command
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     from experiments.tables.command import reproduce
 
-    reproduce(options)
+    return reproduce(options)
 
 
 if __name__ == "__main__":

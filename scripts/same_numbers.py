@@ -14,6 +14,8 @@ from pathlib import Path
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import NEGATIVE, command
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments/ is part of the checkout, of no package
+
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     from experiments.same_numbers import PROFILES

@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process mak
 from gap_vla.cli.arguments import MANY, command_parser, whole
 from gap_vla.core.errors import command, keeping
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments/ is part of the checkout, of no package
+
 
 @command
 def main(argv: list[str] | None = None) -> None:

@@ -133,8 +133,8 @@ def cells(tmp_path, monkeypatch):
 
 def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, tmp_path):
     config = dataclasses.replace(CONFIG, runs=str(tmp_path))
-    text = comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
-    assert len(cells) == 6 and "VP+GAP" in text
+    text, failed = comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
+    assert len(cells) == 6 and "VP+GAP" in text and failed == ["v, seed 1"]
     out = comparison.comparison_directory(config)
     recorded = json.loads((out / "cells.json").read_text())
     assert len(recorded["finished"]) == 5 and "DivergedError" in recorded["failed"][0]["error"]
@@ -145,7 +145,7 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
 
 def test_an_unknown_method_stops_a_comparison_before_anything_runs(cells, tmp_path):
     with pytest.raises(ConfigError, match="choose one of v, vp, vp_gap"):
-        comparison.compare(dataclasses.replace(CONFIG, runs=str(tmp_path)), ["vp", "gap"], [0])
+        comparison.compare(dataclasses.replace(CONFIG, runs=str(tmp_path)), ["vp", "mask"], [0])
     assert not cells
 
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from types import FrameType
 
 from experiments.tables.cells import Cell, plan
-from experiments.tables.front_page import SHOWN, write_front_page
 from experiments.tables.kinds import Kind, find_kind
 from experiments.tables.ledger import FAILED, FINISHED, Ledger
 from experiments.tables.looks import look
-from experiments.tables.queue import QueueOptions, run_queue, waiting_cells
-from experiments.tables.render import render
+from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
+from experiments.tables.render import SHOWN, render, write_front_page
 from experiments.tables.tables import TABLES, Table, find_table, narrowed
-from experiments.tables.timing import machine, predict
+from gap_vla.core.errors import NEGATIVE
 from gap_vla.core.progress import duration
 from gap_vla.core.typed_config import ConfigError
 
@@ -45,8 +44,11 @@ def seconds(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def reproduce(options: argparse.Namespace) -> None:
+def reproduce(options: argparse.Namespace) -> int:
     """Runs what fits into the budget, then renders, also after Ctrl-C; without a table only renders them all.
+
+    Returns:
+        The exit status: 1 if cells that were asked for have failed, now or before, and were not tried again.
 
     Raises:
         ConfigError: no table, and more to do than to render.
@@ -55,7 +57,7 @@ def reproduce(options: argparse.Namespace) -> None:
         if not options.render:
             raise ConfigError(f"--table is missing; give one of {', '.join(TABLES)}, or --render to render all of them")
         render_all(options)
-        return
+        return 0
     budget = seconds(options.budget)
     options.jobs = JOBS[options.device] if options.jobs is None else options.jobs
     runs = not (options.dry_run or options.render or options.look)
@@ -77,7 +79,7 @@ def reproduce(options: argparse.Namespace) -> None:
     stopped = False
     if options.dry_run:
         print(describe_queue(cells, ledger, kind, options))
-        return
+        return 0
     command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     if options.look:
         look(cells, ledger, kind, options.look, command=command)
@@ -101,6 +103,11 @@ def reproduce(options: argparse.Namespace) -> None:
     print(f"cells: {ledger.directory}; tables and pictures: {options.page}")
     if stopped:
         raise KeyboardInterrupt("finished cells are recorded; the same command goes on")
+    failed = [cell.name for cell in cells if (entry := ledger.matching(cell)) and entry.status == FAILED]
+    if runs and failed:
+        print(f"failed: {', '.join(failed)}; their reasons stand in {options.page}, --retry tries them again")
+        return NEGATIVE
+    return 0
 
 
 def render_all(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from experiments.tables.cells import Cell
 from gap_vla.core.errors import UserError
 from gap_vla.core.whole import write_json
+from gap_vla.report.comparison import Rollouts
 
 FINISHED, FAILED = "finished", "failed"
 
@@ -19,42 +20,22 @@ class LedgerError(UserError, ValueError):
     """A ledger file that cannot be read; the message names it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Rollouts:
-    """Outcomes of one variant: layout seed to success."""
+def rollouts_to_json(found: Rollouts) -> dict[str, Any]:
+    """`outcomes` is a string of 0 and 1 in the order of the layouts, counted from `first_layout` or listed."""
+    layouts = sorted(found.outcomes)
+    counted = layouts == list(range(layouts[0], layouts[0] + len(layouts))) if layouts else False
+    where = {"first_layout": layouts[0]} if counted else {"layouts": " ".join(map(str, layouts))}
+    outcomes = "".join(str(int(found.outcomes[layout])) for layout in layouts)
+    return {"successes": found.successes, "episodes": found.episodes, **where, "outcomes": outcomes}
 
-    outcomes: Mapping[int, bool]
 
-    @classmethod
-    def from_summary(cls, summary: Mapping[str, Any]) -> Rollouts:
-        """From what `gap_vla.rollouts.evaluate` returns."""
-        return cls(dict(zip(map(int, summary["layout_seeds"]), map(bool, summary["outcomes"]))))
-
-    @property
-    def successes(self) -> int:
-        return sum(self.outcomes.values())
-
-    @property
-    def episodes(self) -> int:
-        return len(self.outcomes)
-
-    def to_json(self) -> dict[str, Any]:
-        """`outcomes` is a string of 0 and 1 in the order of the layouts; those count on from `first_layout`, or are
-        listed."""
-        layouts = sorted(self.outcomes)
-        counted = layouts == list(range(layouts[0], layouts[0] + len(layouts))) if layouts else False
-        where = {"first_layout": layouts[0]} if counted else {"layouts": " ".join(map(str, layouts))}
-        outcomes = "".join(str(int(self.outcomes[layout])) for layout in layouts)
-        return {"successes": self.successes, "episodes": self.episodes, **where, "outcomes": outcomes}
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Rollouts:
-        outcomes = [digit == "1" for digit in found["outcomes"]]
-        if "first_layout" in found:
-            layouts: Iterable[int] = range(found["first_layout"], found["first_layout"] + len(outcomes))
-        else:
-            layouts = map(int, found["layouts"].split())
-        return cls(dict(zip(layouts, outcomes)))
+def rollouts_from_json(found: Mapping[str, Any]) -> Rollouts:
+    outcomes = [digit == "1" for digit in found["outcomes"]]
+    if "first_layout" in found:
+        layouts: Iterable[int] = range(found["first_layout"], found["first_layout"] + len(outcomes))
+    else:
+        layouts = map(int, found["layouts"].split())
+    return Rollouts(dict(zip(layouts, outcomes)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +72,11 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**plain, "variants": {name: found.to_json() for name, found in self.variants.items()}}
+        return {**plain, "variants": {name: rollouts_to_json(found) for name, found in self.variants.items()}}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Entry:
-        variants = {name: Rollouts.from_json(value) for name, value in found["variants"].items()}
+        variants = {name: rollouts_from_json(value) for name, value in found["variants"].items()}
         return cls(**{**found, "variants": variants})
 
 

@@ -74,9 +74,6 @@ PAPER_TABLES: dict[str, PaperTable] = {
     ),
 }
 
-PAPER_PROBE = {"concat": 61.0, "gap": 74.0}
-"""Linear probe on the frozen visual features, assembly, %: the paper's text, beside its findings."""
-
 
 def paper_success(table: str, task: str, method: str) -> float | None:
     """The paper's figure in %, or None where it gives none."""

@@ -1,24 +1,30 @@
-"""Runs the cells that fit into a budget of time, several at once if asked, and writes each into the ledger."""
+"""Runs the cells that fit into a budget of time, several at once if asked, and writes each into the ledger.
+
+A job library such as submitit would replace `CellProcess` alone: on one machine it starts every job at once, knows
+neither a budget nor cells that wait for each other's data, and its jobs outlive a queue that is killed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from experiments.tables.cells import Cell
+from experiments.tables.cells import Cell, training_length
 from experiments.tables.kinds import Kind
-from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, Rollouts
-from experiments.tables.timing import Prediction, machine, predict
+from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
 from gap_vla.core.errors import UserError
 from gap_vla.core.identity import commit
 from gap_vla.core.locks import alone
 from gap_vla.core.processes import CellProcess
 from gap_vla.core.progress import duration
+from gap_vla.report.comparison import Rollouts, evaluations_of
 
 POLL_SECONDS = 0.2
 
@@ -50,6 +56,54 @@ class QueueOptions:
     def __post_init__(self) -> None:
         if self.jobs < 1 or self.budget <= 0:
             raise QueueError(f"budget {self.budget} s, {self.jobs} job(s); both must be greater than 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Seconds, and where they come from, in words."""
+
+    seconds: float
+    source: str
+
+
+def machine(device: str = "cpu", jobs: int = 1) -> dict[str, Any]:
+    """What decides how long a cell takes; times of another machine predict nothing here."""
+    found: dict[str, Any] = {"cores": os.cpu_count(), "processor": platform.machine(), "device": device, "jobs": jobs}
+    if device != "cpu":
+        import torch
+
+        found["device_name"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    return found
+
+
+def predict(cell: Cell, entries: Sequence[Entry], kind: Kind, here: dict[str, Any]) -> Prediction:
+    """Predicts one cell's seconds.
+
+    Args:
+        entries: of this profile, any table; those that were stopped and continued and those of other machines are left
+            out; those with another number of cells at once too, unless there are no others.
+        here: `machine()` of the coming run.
+    """
+    measured = [e for e in entries if e.status == FINISHED and e.whole]
+    usable = [e for e in measured if e.account.get("machine") == here]
+    if not usable:
+        usable = [e for e in measured if {**e.account.get("machine", {}), "jobs": here["jobs"]} == here]
+    length = {e.cell: training_length(e.config) for e in usable}
+    tiers = (
+        ("the same cell before", [e for e in usable if e.config_hash == cell.hash]),
+        (
+            f"{cell.arm.name} on {cell.block.task}",
+            [e for e in usable if (e.task, e.arm, length[e.cell]) == (cell.block.task, cell.arm.name, cell.length)],
+        ),
+        ("cells of this task", [e for e in usable if (e.task, length[e.cell]) == (cell.block.task, cell.length)]),
+    )
+    for source, like in tiers:
+        if like:
+            return Prediction(median(e.seconds for e in like), source)
+    rates = [e.seconds / length[e.cell] for e in usable if length[e.cell]]
+    if rates and cell.length:
+        return Prediction(cell.length * median(rates), "cells of other tasks, by their length")
+    return Prediction(kind.stated_seconds[cell.profile], f"stated by profile {cell.profile}")
 
 
 @dataclasses.dataclass
@@ -170,7 +224,7 @@ class _Queue:
     def _entry(self, run: _Running) -> Entry:
         cell, error = run.cell, run.process.error
         summary: dict[str, Any] = run.process.result or {}
-        variants = {} if error else rollouts_of(summary)
+        variants = {} if error else _rollouts(summary, cell.name)
         if not error and not variants:
             error = "the run was not rolled out (eval.episodes is 0)"
         stages = summary.get("seconds", {})
@@ -222,11 +276,8 @@ class _Queue:
         )
 
 
-def rollouts_of(summary: dict[str, Any]) -> dict[str, Rollouts]:
-    """Variant to outcomes, from a run's summary: one evaluation for each variant, or only one."""
-    one = summary.get("rollouts") or {}
-    variants = summary.get("variants") or ({one["task"]["variant"]: one} if one else {})
-    return {name: Rollouts.from_summary(found) for name, found in variants.items()}
+def _rollouts(summary: dict[str, Any], where: str) -> dict[str, Rollouts]:
+    return {name: Rollouts.from_summary(found, where) for name, found in evaluations_of(summary).items()}
 
 
 def _outcome(entry: Entry) -> str:

@@ -5,14 +5,15 @@
 
 Every (method, seed) is a run of `gap-vla finetune`. Finished ones are skipped and started ones go on, so this command
 can be stopped at any moment (Ctrl-C) and given again. It prints success per method (mean over seeds, interval) and the
-paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/.
+paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/. Status 1 means that runs
+failed; they are named, and tried again when the command is given again.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from gap_vla.core.errors import UserError, command
+from gap_vla.core.errors import NEGATIVE, UserError, command
 
 
 @command
@@ -25,11 +26,16 @@ def main(argv: list[str] | None = None) -> int | None:
     return run_configured(_run, parser, argv)
 
 
-def _run(config: Any, options: Any) -> None:
+def _run(config: Any, options: Any) -> int:
     from gap_vla.training.comparison import compare, comparison_directory
 
     seeds = options.seeds.split(",")
     if not all(seed.isdigit() for seed in seeds):
         raise UserError(f"--seeds is {options.seeds!r}; give whole numbers separated by commas, such as 0,1,2")
-    print(compare(config, options.methods.split(","), [int(seed) for seed in seeds]))
+    text, failed = compare(config, options.methods.split(","), [int(seed) for seed in seeds])
+    print(text)
     print(f"table.md and table.png lie in {comparison_directory(config)}")
+    if failed:
+        print(f"failed: {'; '.join(failed)} (reasons above, and in cells.json)")
+        return NEGATIVE
+    return 0

@@ -65,6 +65,7 @@ def _report(options: argparse.Namespace, words: list[str]) -> None:
     """Probes and takeovers if asked for, then the page."""
     from gap_vla.report.page import write_report
     from gap_vla.report.runs import Run
+    from gap_vla.training.finished import training_rho
 
     command_line = shlex.join(["gap-vla", "report", *words])
     claim(options.out, "runs_report", suffixes=(".html",))
@@ -72,12 +73,14 @@ def _report(options: argparse.Namespace, words: list[str]) -> None:
     if options.takeover:
         _take_over(runs, options, command_line)
     probe = _probe(runs, options, command_line)
-    page = write_report(options.runs, options.out, command=command_line, probe=probe, videos=options.videos)
+    page = write_report(
+        options.runs, options.out, command=command_line, probe=probe, videos=options.videos, rho_of=training_rho
+    )
     print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB, opens without a network)")
 
 
 def _take_over(runs: list[Run], options: argparse.Namespace, command_line: str) -> None:
-    from experiments.probes.takeover_run import take_over_runs
+    from gap_vla.report.takeover import take_over_runs
 
     for run in runs:
         if run.path.resolve() == options.takeover.resolve():
@@ -100,9 +103,10 @@ def _probe(runs: list[Run], options: argparse.Namespace, command_line: str) -> d
     claim(kept, "probe", suffixes=(".json",))
     if not options.probe:
         return json.loads(kept.read_text()) if kept.exists() else None
-    from experiments.probes.probe_data import collect_probe_demos
-    from experiments.probes.probe_run import probe_runs
+    from gap_vla.report.probe_data import collect_probe_demos
+    from gap_vla.report.probing import probe_runs
     from gap_vla.report.runs import ReportError
+    from gap_vla.training.finished import held_out_windows
 
     small = [run for run in runs if run.small]
     if not small:
@@ -117,6 +121,7 @@ def _probe(runs: list[Run], options: argparse.Namespace, command_line: str) -> d
         camera=config["demos"].get("camera", "near"),
         workers=options.workers,
     )
-    result = {**probe_runs([run.path for run in small], demos, kept.parent), "command": command_line}
+    found = probe_runs([run.path for run in small], demos, kept.parent, held_out_windows)
+    result = {**found, "command": command_line}
     write_output(kept, "probe", json.dumps(result, indent=2))
     return result

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables.ledger import Rollouts
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
+from gap_vla.core.run_files import RunFiles, read_metrics
 from gap_vla.core.typed_config import SEED
-from gap_vla.report.compare import Cell
-from gap_vla.training.metrics import read_metrics
-from gap_vla.training.run_directory import RunDirectory
+from gap_vla.report.comparison import Rollouts, evaluations_of
 
 
 class ReportError(UserError, ValueError):
@@ -42,20 +40,20 @@ class Run:
             ReportError: no run directory, or a configuration or a summary that is none.
             EvaluationError: rollouts in it that measured nothing.
         """
-        run = RunDirectory(path)
+        run = RunFiles(path)
         if not run.config.exists():
             raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
         config = Section.read(run.config, ReportError)
         config.text("task")
-        seed = config.section("train").whole("seed", 0, int(SEED.most))
+        config.section("train").whole("seed", 0, int(SEED.most))
         found = Section.read(run.summary, ReportError) if run.complete else Section({}, str(run.summary), ReportError)
         if found.values.get("rollouts"):
             found.section("rollouts").section("task", {}).text("variant", "")
         for name in found.section("variants", {}).values:
             found.section("variants").section(name)
         read = cls(run.path, config.values, found.values)
-        for evaluation in read.evaluations.values():
-            Cell.from_summary(config.text("method"), seed, evaluation)
+        config.text("method")
+        _ = read.rollouts  # whose outcomes are checked by being read
         return read
 
     @property
@@ -76,27 +74,38 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        return RunDirectory(self.path).checkpoint
+        return RunFiles(self.path).checkpoint
 
     @property
     def small(self) -> bool:
         """Whether it is a small torch policy, whose features can be probed."""
         return (self.checkpoint / "policy.json").is_file()
 
+    @property
+    def store(self) -> Path | None:
+        """The episode store that it was trained on: as its summary says, seen from here or from beside its `runs`."""
+        recorded = Path(self.summary.get("dataset", {}).get("path", ""))
+        if not self.small:  # an RLDS dataset, root/rlds/NAME/TASK/VERSION; its store is root/store/NAME
+            recorded = (
+                recorded.parents[3] / "store" / recorded.parents[1].name if len(recorded.parents) > 3 else recorded
+            )
+        beside = self.path.absolute().parents[2] / recorded
+        return next((place for place in (recorded, beside) if (place / "store.json").exists()), None)
+
     @cached_property
     def evaluations(self) -> dict[str, Mapping[str, Any]]:
         """Variant to what `evaluate` returned."""
-        one = self.summary.get("rollouts") or {}
-        return dict(self.summary.get("variants") or ({one["task"]["variant"]: one} if one else {}))
+        return evaluations_of(self.summary)
 
     @cached_property
     def rollouts(self) -> dict[str, Rollouts]:
         """Variant to outcomes."""
-        return {name: Rollouts.from_summary(found) for name, found in self.evaluations.items()}
+        where = f"the evaluation of {self.label}"
+        return {name: Rollouts.from_summary(found, where) for name, found in self.evaluations.items()}
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        path = RunDirectory(self.path).metrics
+        path = RunFiles(self.path).metrics
         return read_metrics(path) if path.exists() else []
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +120,7 @@ class Run:
 
     def videos(self, variant: str) -> list[Path]:
         """Those that are still there."""
-        folder = RunDirectory(self.path).rollouts
+        folder = RunFiles(self.path).rollouts
         found = self.evaluations.get(variant, {}).get("videos", [])
         places = [base / name for name in found for base in (folder / variant, folder)]
         return [place for place in places if place.is_file()]

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from experiments.tables.analysis import differences_of, success_of
-from experiments.tables.paper import PAPER_PROBE
-from experiments.tables.tables_text import words
-from gap_vla.drawing import charts
-from gap_vla.drawing.markup import chart_image, command_block, html_table
-from gap_vla.drawing.rho_strip import rho_strip, training_rho
-from gap_vla.report.compare import HOW_INTERVALS
+import numpy as np
+
+from gap_vla.drawing.figures import svg
+from gap_vla.drawing.markup import chart_image, command_block, data_uri, film, films, html_table, note
+from gap_vla.drawing.rho_strip import rho_strip
+from gap_vla.report import charts
+from gap_vla.report.comparison import WITH_P, compare, words
+from gap_vla.report.comparison_render import draw_comparison, tables
 from gap_vla.report.runs import Run, by_method
-from gap_vla.rollouts.statistics import points
+
+RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
+"""The training split of a run's store and ρ of its steps; None where there is nothing to show."""
 
 CURVES = {
     "train/loss": "training loss",
@@ -25,40 +27,23 @@ CURVES = {
 }
 """Measurements that every kind of run takes, and what they are called."""
 
+PARTS = {"transition": "near change points", "consistent": "elsewhere"}
+"""How probes that were kept by earlier versions call the windows near change points, and what they are called now."""
+
 
 def success_section(runs: list[Run], command: str) -> str:
-    evaluated = {
+    outcomes = {
         method: {run.seed: run.rollouts for run in of_method if run.rollouts}
         for method, of_method in by_method(runs).items()
     }
-    evaluated = {method: by_seed for method, by_seed in evaluated.items() if by_seed}
+    evaluated = [method for method, by_seed in outcomes.items() if by_seed]
     if not evaluated:
         return ""
-    success = {method: success_of(by_seed) for method, by_seed in evaluated.items()}
-    rows = [["method", "scene", "success %", "95 % interval", "rollouts", "per seed %"]]
-    for method, of_method in success.items():
-        for variant, one in of_method.items():
-            low, high = (f"{100 * end:.0f}" for end in one.interval)
-            per_seed = ", ".join(f"{seed}: {100 * rate:.0f}" for seed, rate in one.per_seed.items())
-            rows.append(
-                [method, words(variant), f"{100 * one.mean:.0f}", f"{low} to {high}", str(one.episodes), per_seed]
-            )
-    parts = [chart_image(charts.success_chart(success), "success of each method"), html_table(rows)]
-    reference = "concat" if "concat" in evaluated else "vp" if "vp" in evaluated else next(iter(evaluated))
-    differences = [["difference", "scene", "points", "95 % interval", "per seed", "McNemar p"]]
-    for method in evaluated:
-        if method != reference:
-            for variant, pair in differences_of(evaluated[method], evaluated[reference]).items():
-                low, high = map(points, pair.interval)
-                each = ", ".join(map(points, pair.per_seed))
-                name = f"{method} − {reference}"
-                differences.append(
-                    [name, words(variant), points(pair.difference), f"{low} to {high}", each, f"{pair.p_mcnemar:.2g}"]
-                )
-    if len(differences) > 1:
-        parts.append(html_table(differences))
-    parts.append(f'<p class="note">{HOW_INTERVALS} McNemar\'s test counts all pairs as independent.</p>')
-    return "".join(parts) + command_block(command)
+    reference = next((method for method in ("concat", "vp") if method in evaluated), evaluated[0])
+    comparison = compare(outcomes, [(method, reference) for method in evaluated if method != reference])
+    chart = chart_image(svg(draw_comparison(comparison)), "success of each method, and paired differences")
+    notes = map(note, [WITH_P, *comparison.notes()])
+    return "".join([chart, *map(html_table, tables(comparison)), *notes, command_block(command)])
 
 
 def phases_section(runs: list[Run], command: str) -> str:
@@ -84,46 +69,43 @@ def branches_section(runs: list[Run], command: str) -> str:
     chart = charts.branch_chart(runs)
     if chart is None:
         return ""
-    note = (
-        '<p class="note">Measured at single training steps. Loss with a branch alone: the other branch\'s features are '
-        "replaced by their mean over the batch. The loss gradient at the features is taken before GAP scales it, the "
-        "parameter gradient after.</p>"
+    told = note(
+        "Measured at single training steps. Loss with a branch alone: the other branch's features are replaced by "
+        "their mean over the batch. The loss gradient at the features is taken before GAP scales it, the parameter "
+        "gradient after."
     )
-    return chart_image(chart, "gradients and losses of each branch") + note + command_block(command)
+    return chart_image(chart, "gradients and losses of each branch") + told + command_block(command)
 
 
-def rho_section(runs: list[Run], command: str) -> str:
+def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
     split, lines = None, {}
     for method, of_method in by_method(runs).items():
-        found = training_rho(of_method[0])
+        found = rho_of(of_method[0])
         if found is not None and (split is None or found[0].steps == split.steps):
             split = split or found[0]
             lines[method] = found[1]
     if split is None:
         return ""
-    chart = chart_image(rho_strip(split, lines), "frames of a demonstration and ρ of every step")
+    shown, first = split.episode(0), slice(int(split.offsets[0]), int(split.offsets[1]))
+    images = next(iter(shown.images.values()), None)
+    strip = rho_strip({name: values[first] for name, values in lines.items()}, images, shown.change_point, shown.phase)
+    chart = chart_image(strip, "frames of a demonstration and ρ of every step")
     means = ", ".join(f"{method} {values.mean():.3f}" for method, values in lines.items())
-    return f'{chart}<p class="note">Mean ρ over all training steps: {means}.</p>{command_block(command)}'
+    return chart + note(f"Mean ρ over all training steps: {means}.") + command_block(command)
 
 
 def probe_section(probe: Mapping[str, Any] | None) -> str:
     if not probe:
         return ""
-    rows = _probe_rows(probe)
-    paper = ", ".join(f"{method} {value:.0f} %" for method, value in PAPER_PROBE.items())
-    note = (
-        f'<p class="note">{probe["episodes"]} episodes of the expert, {probe["steps"]} steps; every step is predicted '
-        "by a ridge regression that saw no step of its episode. Before the grasp only the pictures tell where an "
-        "object is; afterwards it moves with the hand. Beyond proprioception: what the features explain of what the "
-        "hand's pose, gripper and motion leave open. The figure's intervals are bootstrapped over episodes. The "
-        f"paper's probe on assembly is another one (its text gives {paper}).</p>"
+    told = note(
+        f"{probe['episodes']} episodes of the expert, {probe['steps']} steps; every step is predicted by a ridge "
+        "regression that saw no step of its episode. Before the grasp only the pictures tell where an object is; "
+        "afterwards it moves with the hand. Beyond proprioception: what the features explain of what the hand's pose, "
+        "gripper and motion leave open. The figure's intervals are bootstrapped over episodes. The paper's probe on "
+        "assembly is another one (its text gives concat 61 %, gap 74 %)."
     )
-    return (
-        chart_image(charts.probe_chart(probe), "probe results")
-        + html_table(rows)
-        + note
-        + command_block(probe["command"])
-    )
+    chart = chart_image(charts.probe_chart(probe), "probe results")
+    return chart + html_table(_probe_rows(probe)) + told + command_block(probe["command"])
 
 
 def _probe_rows(probe: Mapping[str, Any]) -> list[list[str]]:
@@ -142,7 +124,7 @@ def _probe_rows(probe: Mapping[str, Any]) -> list[list[str]]:
         rows.append([f"{what}, beyond proprioception", *cells, "R² 0"])
     areas = [one["transition"] for one in found.values()]
     cells = [f"AUC {one['auc']:.3f}, {100 * one['balanced_accuracy']:.0f} %" for one in areas]
-    return [*rows, ["motion transitions (balanced accuracy)", *cells, "50 %"]]
+    return [*rows, ["near a switch of phase (balanced accuracy)", *cells, "50 %"]]
 
 
 def _beyond_proprioception(found: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -162,24 +144,25 @@ def silenced_section(probe: Mapping[str, Any] | None) -> str:
     rows = [["held-out loss of", "windows", "both branches", "vision alone", "proprioception alone"]]
     for label, found in probe["branch_losses"].items():
         for part in found["both"]:
-            rows.append([label, part, *(f"{found[heard][part]:.4f}" for heard in ("both", "vision", "proprio"))])
-    note = (
-        '<p class="note">Finished policies on the held-out episodes of their own dataset. Alone: the other branch\'s '
-        "features are replaced by their mean. A large loss with vision alone means that the policy leans on "
-        "proprioception, and the other way round. Transition: the window ends within three steps of a change point.</p>"
+            losses = [f"{found[heard][part]:.4f}" for heard in ("both", "vision", "proprio")]
+            rows.append([label, PARTS.get(part, part), *losses])
+    told = note(
+        "Finished policies on the held-out episodes of their own dataset. Alone: the other branch's features are "
+        "replaced by their mean. A large loss with vision alone means that the policy leans on proprioception, and the "
+        "other way round. Near change points: the window ends within three steps of one."
     )
-    return html_table(rows) + note + command_block(probe["command"])
+    return html_table(rows) + told + command_block(probe["command"])
 
 
 def similarity_section(probe: Mapping[str, Any] | None) -> str:
     if not probe or len(probe["labels"]) < 3:
         return ""
     chart = chart_image(charts.similarity_chart(probe["labels"], probe["cka"]), "similarity of the features")
-    note = (
-        '<p class="note">Linear CKA on the same pictures: 1 for features that differ by a rotation and a scale only. '
-        "Untrained: a network of the same architecture with random weights.</p>"
+    told = note(
+        "Linear CKA on the same pictures: 1 for features that differ by a rotation and a scale only. Untrained: a "
+        "network of the same architecture with random weights."
     )
-    return chart + note + command_block(probe["command"])
+    return chart + told + command_block(probe["command"])
 
 
 def takeovers_section(runs: list[Run]) -> str:
@@ -187,31 +170,25 @@ def takeovers_section(runs: list[Run]) -> str:
     for run in runs:
         for path in sorted((run.path / "takeover").glob("*/takeover.json")):
             found, settings = json.loads(path.read_text()), json.loads((path.parent / "settings.json").read_text())
-            never = found["windows"][0]
-            parts.append(
-                f"<h3>{html.escape(found['other'])} takes over from {html.escape(found['main'])}, "
-                f"{words(settings['variant'])}</h3>"
-                + chart_image(charts.takeover_chart(found), "change of success for each window")
-                + f'<p class="note">{found["episodes"]} rollouts per window on the same layouts; without any takeover '
-                f"{never['successes']} succeed. Lines: 95 % intervals of the paired difference. Always: the other "
-                "policy alone.</p>" + command_block(settings.get("command", ""))
+            title = f"{found['other']} takes over from {found['main']}, {words(settings['variant'])}"
+            told = note(
+                f"{found['episodes']} rollouts per window on the same layouts; without any takeover "
+                f"{found['windows'][0]['successes']} succeed. Lines: 95 % intervals of the paired difference. Always: "
+                "the other policy alone."
             )
+            chart = chart_image(charts.takeover_chart(found), "change of success for each window")
+            parts += [f"<h3>{html.escape(title)}</h3>", chart, told, command_block(settings.get("command", ""))]
     return "".join(parts)
 
 
 def videos_section(runs: list[Run], limit: int, command: str) -> str:
-    figures = []
-    for run in runs:
-        for variant in run.evaluations:
-            for path in run.videos(variant)[:limit]:
-                outcome = path.stem.rsplit("_", 1)[-1]
-                data = base64.b64encode(path.read_bytes()).decode()
-                caption = f"{html.escape(run.label)}, {words(variant)}: <b>{html.escape(outcome)}</b>"
-                figures.append(
-                    f'<figure class="{html.escape(outcome)}"><video controls loop muted playsinline '
-                    f'src="data:video/mp4;base64,{data}"></video><figcaption>{caption}</figcaption></figure>'
-                )
-    return f'<div class="videos">{"".join(figures)}</div>{command_block(command)}' if figures else ""
+    figures = [
+        film(data_uri(path.read_bytes(), "video/mp4"), f"{run.label}, {words(variant)}", path.stem.rsplit("_", 1)[-1])
+        for run in runs
+        for variant in run.evaluations
+        for path in run.videos(variant)[:limit]
+    ]
+    return films(figures) + command_block(command) if figures else ""
 
 
 def runs_section(runs: list[Run]) -> str:

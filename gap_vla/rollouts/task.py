@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ STEPS = Bounds(1, 100_000, "control steps of an episode")
 IMAGE_SIZE = Bounds(1, 1024, "pixels; larger pictures take all memory")
 
 
+@runtime_checkable
 class ActingExpert(Protocol):
     """A scripted expert looking at the environment's present state."""
 
@@ -23,6 +24,7 @@ class ActingExpert(Protocol):
     def act(self) -> np.ndarray: ...
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Tells which phase an episode has reached, whoever acts."""
 
@@ -30,6 +32,7 @@ class Watcher(Protocol):
         """Called once per step."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """A task as the rollouts see it. It is sent to worker processes, so it must pickle."""
 

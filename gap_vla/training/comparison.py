@@ -30,15 +30,16 @@ def comparison_directory(config: FinetuneConfig) -> Path:
     return Path(config.runs) / config.task / f"compare-{digest(of_result(cell_config(config, 'vp', 0).to_dict()))}"
 
 
-def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]) -> str:
+def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]) -> tuple[str, list[str]]:
     """Runs the missing cells and renders the table after each.
 
     A cell that fails is recorded as failed with its reason, and the others go on.
 
     Returns:
-        The final table as text; `table.md`, `table.png` and `cells.json` lie in `comparison_directory`.
+        The final table as text, and the names of the cells that failed; `table.md`, `table.png` and `cells.json` lie
+        in `comparison_directory`.
     """
-    from gap_vla.report.compare import render
+    from gap_vla.report.comparison_render import render
     from gap_vla.training.pipeline import prepare_data, run_directory_of
 
     if not methods or not seeds:
@@ -46,6 +47,7 @@ def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]
     cells = [cell_config(config, method, seed) for seed in seeds for method in methods]
     out = comparison_directory(config)
     failures: list[dict[str, str]] = []
+    failed: list[str] = []
     prepare_data(cells[0])
     text = ""
     for number, cell in enumerate(cells, 1):
@@ -57,13 +59,14 @@ def compare(config: FinetuneConfig, methods: Sequence[str], seeds: Sequence[int]
             error = _run_in_a_process(cell)
             if error:
                 failures.append({"run": str(run.path), "error": error})
+                failed.append(f"{cell.method}, seed {cell.train.seed}")
                 print(f"cell {number}/{len(cells)} failed: {error}", flush=True)
         runs = [RunDirectory(run_directory_of(c)) for c in cells]
         finished = [run.summary for run, c in zip(runs, cells) if run.complete_with(c.to_dict())]
         write_json(out / "cells.json", {"finished": [str(path) for path in finished], "failed": failures})
         if finished:
             text = render(finished, out, methods=list(dict.fromkeys(cell.method for cell in cells)))
-    return text
+    return text, failed
 
 
 def _run_in_a_process(config: FinetuneConfig) -> str | None:

@@ -5,20 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from gap_vla.core.run_files import read_metrics
 from gap_vla.core.whole import replacing
-
-
-def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """Every whole line of a metrics file, oldest first; a line cut off by a kill is left out."""
-    rows = []
-    for line in Path(path).read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
 
 
 class MetricsWriter:

@@ -202,6 +202,7 @@ def _train_and_roll_out(
 ) -> dict[str, Any]:
     from gap_vla.report.page import write_report
     from gap_vla.training.data import describe_store, make_loader, require_rho
+    from gap_vla.training.finished import training_rho
     from gap_vla.training.octo import build, describe, fine_tune
     from gap_vla.training.picture import save_batch_picture
 
@@ -238,7 +239,8 @@ def _train_and_roll_out(
     if is_first_host():
         write_json(run.summary, summary)
         agenda.begin("page")
-        write_report([run.path], run.page, command=f"python scripts/report.py {run.path}", videos=config.eval.videos)
+        command = f"python scripts/report.py {run.path}"
+        write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
     return summary
 
 

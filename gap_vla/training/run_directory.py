@@ -1,11 +1,4 @@
-"""The folder of one training run: never overwritten, resumed only with the settings and data that it is trained with.
-
-config.json        resolved configuration            dataset.json  what the data were made from
-first_batch.png    what the model saw, with ρ        metrics.jsonl, tensorboard/   what was measured while training
-state/             resumable checkpoints             checkpoint/   exported in upstream's layout
-rollouts/          videos, a line per episode        summary.json  written last: the run is complete
-report.html        one page: success, videos, curves, ρ over a demonstration, how far episodes got
-"""
+"""The folder of one training run: never overwritten, resumed only with the settings and data it is trained with."""
 
 from __future__ import annotations
 
@@ -21,6 +14,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.identity import differences
 from gap_vla.core.locks import alone
+from gap_vla.core.run_files import RunFiles
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.training.settings import in_words, of_result, of_training
@@ -44,29 +38,8 @@ def named(name: str) -> str:
     return name
 
 
-class RunDirectory:
-    """Paths of one run; see the module."""
-
-    def __init__(self, path: Path | str):
-        self.path = Path(path)
-        self.config = self.path / "config.json"
-        self.dataset = self.path / "dataset.json"
-        self.metrics = self.path / "metrics.jsonl"
-        self.tensorboard = self.path / "tensorboard"
-        self.first_batch = self.path / "first_batch.png"
-        self.state = self.path / "state"
-        self.checkpoint = self.path / "checkpoint"
-        self.rollouts = self.path / "rollouts"
-        self.summary = self.path / "summary.json"
-        self.page = self.path / "report.html"
-        self.lock = self.path / ".lock"
-
-    @property
-    def complete(self) -> bool:
-        return self.summary.exists()
-
-    def read_summary(self) -> dict[str, Any]:
-        return json.loads(self.summary.read_text())
+class RunDirectory(RunFiles):
+    """The files of one run, and who may write them."""
 
     def complete_with(self, config: Mapping[str, Any]) -> bool:
         """Whether it is complete, and was trained and measured as this configuration says."""

@@ -6,5 +6,5 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 
 sys.path.append(str(Path(__file__).parents[1] / "rollouts"))
-CHECKED = ["linear_probe", "partial_probe", "probe_data", "probe_run", "similarity", "takeover"]
-install_import_hook([f"experiments.probes.{name}" for name in CHECKED], "beartype.beartype")
+CHECKED = ["linear_probe", "probe_data", "probing", "takeover"]
+install_import_hook([f"gap_vla.report.{name}" for name in CHECKED], "beartype.beartype")

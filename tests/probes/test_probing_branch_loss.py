@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gap_vla.report.branch_loss import losses_by_branch
+from gap_vla.report.probing import losses_by_branch
 
 
 class Weighing:
@@ -28,7 +28,7 @@ def batches(count=4, size=500):
         action = torch.randn(size, 1, generator=generator)
         near = torch.arange(size) % 5 == 0
         mask = torch.ones(size, 1, dtype=torch.bool)
-        felt = torch.where(near[:, None], torch.zeros(size, 1), action)  # nothing is felt at transitions
+        felt = torch.where(near[:, None], torch.zeros(size, 1), action)  # nothing is felt near them
         distance = torch.where(near, 1.0, 20.0)
         yield {"seen": action, "felt": felt, "action": action, "action_pad_mask": mask, "change_distance": distance}
 
@@ -41,10 +41,10 @@ def test_a_policy_that_only_looks_loses_nothing_without_proprioception():
 
 def test_a_policy_that_only_feels_errs_where_nothing_is_felt():
     found = losses_by_branch(Weighing(0.0), batches())
-    assert found["both"]["consistent"] == 0 and found["both"]["transition"] == pytest.approx(1.0, abs=0.25)
-    assert found["proprio"] == found["both"] and found["vision"]["consistent"] > 0.7
-    share = found["both"]["all"] / found["both"]["transition"]
-    assert share == pytest.approx(0.2), "a fifth of the windows are transitions"
+    assert found["both"]["elsewhere"] == 0 and found["both"]["near change points"] == pytest.approx(1.0, abs=0.25)
+    assert found["proprio"] == found["both"] and found["vision"]["elsewhere"] > 0.7
+    share = found["both"]["all"] / found["both"]["near change points"]
+    assert share == pytest.approx(0.2), "a fifth of the windows are near change points"
 
 
 def test_padded_actions_do_not_count():

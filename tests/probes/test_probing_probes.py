@@ -4,10 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from experiments.probes.linear_probe import ProbeError, probe_positions, probe_transitions
-from experiments.probes.partial_probe import probe_beyond
-from experiments.probes.probe_data import read_probe_data
-from experiments.probes.similarity import cka
+from gap_vla.report.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
+from gap_vla.report.probe_data import read_probe_data
 
 EPISODES, STEPS, WIDTH = 30, 20, 24
 
@@ -56,10 +54,10 @@ def test_a_feature_that_hardly_varies_in_training_does_not_spoil_another_episode
 
 def test_planted_transitions_are_told_apart_and_shuffled_ones_are_not(planted):
     features, _, transition, episodes = planted
-    found = probe_transitions(features, transition, episodes)
+    found = probe_switches(features, transition, episodes)
     assert found.auc > 0.97 and found.balanced_accuracy > 0.9 and found.share == transition.mean()
     shuffled = np.random.default_rng(3).permutation(transition)
-    nothing = probe_transitions(features, shuffled, episodes)
+    nothing = probe_switches(features, shuffled, episodes)
     assert abs(nothing.auc - 0.5) < 0.1 and nothing.auc_interval[0] < 0.5 < nothing.auc_interval[1]
 
 
@@ -101,7 +99,7 @@ def test_too_few_episodes_or_one_class_only_are_refused(planted):
     with pytest.raises(ProbeError, match="4 episode"):
         probe_positions(features[:80], position[:80], episodes[:80])
     with pytest.raises(ProbeError, match="same class"):
-        probe_transitions(features, np.zeros_like(transition), episodes)
+        probe_switches(features, np.zeros_like(transition), episodes)
 
 
 def test_similarity_is_blind_to_rotation_and_sees_other_features():
@@ -137,7 +135,7 @@ def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_
     assert data.positions["peg"][1].tolist() == [21, 22, 23] and data.episodes.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert data.free.tolist() == [True, True, False, False] * 3
     assert data.waiting.tolist() == [True, True, True, False] * 3
-    assert data.transition.tolist() == [False, True, True, True] * 3
+    assert data.near_switch.tolist() == [False, True, True, True] * 3
     assert data.proprio[:4].tolist() == [
         [0, 1, 2, 0, 0, 0],
         [9, 10, 11, 9, 9, 9],

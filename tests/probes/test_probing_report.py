@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from gap_vla.core.errors import UserError
-from gap_vla.drawing.rho_strip import store_of
 from gap_vla.report.page import write_report
 from gap_vla.report.runs import ReportError, Run
 
@@ -49,9 +48,7 @@ def make_run(folder, method, seed, wins, task="assembly"):
 def runs(tmp_path_factory):
     wins = {"concat": [1, 0, 0, 1], "gap": [1, 1, 0, 1]}
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gap_vla.report.sections.training_rho", lambda run: None)
-        yield [make_run(folder, method, seed, wins[method]) for seed in (0, 1) for method in ("concat", "gap")]
+    return [make_run(folder, method, seed, wins[method]) for seed in (0, 1) for method in ("concat", "gap")]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +97,7 @@ def test_the_page_shows_success_differences_figures_and_videos_with_their_comman
         assert f"<pre>{command}</pre>" in page
     assert page.count("data:video/mp4;base64,") == 4 and page.count("data:image/svg+xml;base64,") >= 8
     assert cells[cells.index("0.1234") - 2 : cells.index("0.1234")] == ["gap, seed 0", "all"]
+    assert "near change points" in cells, "kept probes of earlier versions are told in today's words"
     asked = cells.index("position of peg, before transport, beyond proprioception")
     assert cells[asked + 1 : asked + 4] == ["", "R² 0.25", ""]
     assert "expert's action, all steps, beyond proprioception" in html.unescape("|".join(cells))
@@ -124,13 +122,13 @@ def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
     (path / "summary.json").write_text(json.dumps({**summary, "dataset": {"path": "data/store/assembly-1"}}))
     (path / "checkpoint").mkdir()
     (path / "checkpoint" / "policy.json").write_text("{}")
-    assert store_of(Run.read(path)) is None
+    assert Run.read(path).store is None
     store = tmp_path / "project" / "data" / "store" / "assembly-1"
     store.mkdir(parents=True)
     (store / "store.json").write_text("{}")
-    assert store_of(Run.read(path)) == store
+    assert Run.read(path).store == store
     monkeypatch.chdir(tmp_path / "project")
-    assert store_of(Run.read("runs/assembly/gap-seed0")).resolve() == store
+    assert Run.read("runs/assembly/gap-seed0").store.resolve() == store
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 from pointmass import PointTask
 
-from experiments.probes.takeover import ALWAYS, NEVER, PHASE_KEY, TakeoverPolicy, Window, phase_windows, step_windows
-from experiments.probes.takeover_run import take_over
+from gap_vla.report.takeover import (
+    ALWAYS,
+    NEVER,
+    PHASE_KEY,
+    TakeoverPolicy,
+    Window,
+    phase_windows,
+    step_windows,
+    take_over,
+)
 from gap_vla.rollouts.policy import PolicyError
 
 

@@ -5,78 +5,104 @@ import json
 import numpy as np
 import pytest
 
-from gap_vla.report.compare import Cell, as_markdown, as_text, compare, render
+from gap_vla.report.comparison import Rollouts, compare, label
+from gap_vla.report.comparison_render import as_markdown, as_text, render
 from gap_vla.rollouts.record import EvaluationError
 
 
-def cells(rates, *, seeds=(0, 1, 2), layouts=60):
-    """Cells whose outcomes share the difficulty of each layout, so that pairing has something to gain from."""
+def methods(rates, *, seeds=(0, 1, 2), layouts=60):
+    """Outcomes that share the difficulty of each layout, so that pairing has something to gain from."""
     difficulty = np.random.default_rng(0).random(layouts)
-    return [
-        Cell(method, seed, {100_000 + i: bool(d < rate + 0.02 * seed) for i, d in enumerate(difficulty)})
+    return {
+        method: {
+            seed: {"default": Rollouts({100_000 + i: bool(d < rate + 0.02 * seed) for i, d in enumerate(difficulty)})}
+            for seed in seeds
+        }
         for method, rate in rates.items()
-        for seed in seeds
-    ]
+    }
 
 
-def test_a_cell_is_read_from_a_summary():
+def one(outcomes):
+    return {0: {"default": Rollouts(outcomes)}}
+
+
+def test_outcomes_are_read_from_a_summary():
     summary = {"layout_seeds": [7, 9], "outcomes": [1, 0], "success_rate": 0.5}
-    assert Cell.from_summary("vp", 3, summary).outcomes == {7: True, 9: False}
+    assert Rollouts.from_summary(summary).outcomes == {7: True, 9: False}
 
 
-def test_methods_stand_in_the_papers_order_with_all_pairs():
-    found = compare(cells({"vp_gap": 0.7, "v": 0.4, "vp": 0.5, "aux": 0.3}))
-    assert [row.method for row in found.methods] == ["v", "vp", "vp_gap", "aux"]
-    assert ("vp_gap", "vp") in [(pair.first, pair.second) for pair in found.pairs]
-    assert len(found.pairs) == 6 and not found.notes
+def test_every_method_is_subtracted_from_every_later_one_unless_pairs_are_given():
+    some = methods({"v": 0.4, "vp": 0.5, "vp_gap": 0.7, "aux": 0.3})
+    found = compare(some)
+    assert list(found.success) == ["v", "vp", "vp_gap", "aux"]
+    assert ("vp_gap", "vp") in found.differences and len(found.differences) == 6 and not found.notes()
+    assert list(compare(some, [("aux", "v"), ("gap", "v")]).differences) == [("aux", "v")]
 
 
 def test_a_real_difference_excludes_zero_and_equal_methods_do_not():
-    found = compare(cells({"v": 0.5, "vp": 0.5, "vp_gap": 0.8}))
-    by_name = {(pair.first, pair.second): pair.found for pair in found.pairs}
-    assert by_name["vp_gap", "vp"].interval[0] > 0
-    assert by_name["vp", "v"].difference == 0 and by_name["vp", "v"].p_mcnemar == 1
+    found = compare(methods({"v": 0.5, "vp": 0.5, "vp_gap": 0.8})).differences
+    assert found["vp_gap", "vp"]["default"].interval[0] > 0
+    equal = found["vp", "v"]["default"]
+    assert equal.difference == 0 and equal.p_mcnemar == 1
 
 
 def test_only_shared_seeds_and_layouts_are_paired_and_the_rest_is_noted():
-    some = cells({"v": 0.5, "vp": 0.6})
-    some = [cell for cell in some if (cell.method, cell.seed) != ("vp", 2)]
-    some[0] = Cell("v", 0, dict(list(some[0].outcomes.items())[:40]))
+    some = methods({"v": 0.5, "vp": 0.6})
+    del some["vp"][2]
+    some["v"][0] = {"default": Rollouts(dict(list(some["v"][0]["default"].outcomes.items())[:40]))}
     found = compare(some)
-    assert (found.pairs[0].found.seeds, found.pairs[0].found.layouts) == (2, 40)
-    assert any("VP has no finished evaluation for seed 2" in note for note in found.notes)
-    assert any("40 layouts" in note for note in found.notes)
+    difference = found.differences["vp", "v"]["default"]
+    assert (difference.seeds, difference.layouts) == (2, 40)
+    notes = found.notes(label)
+    assert any("Unequal numbers of training seeds so far (V 3, VP 2)" in note for note in notes)
+    assert any("VP − V uses the 40 layouts" in note for note in notes)
 
 
 def test_nothing_shared_is_said_and_not_computed():
-    found = compare([Cell("v", 0, {1: True}), Cell("vp", 0, {2: True})])
-    assert found.pairs[0].found is None
-    assert "nothing shared" in as_text(found)
+    found = compare({"v": one({1: True}), "vp": one({2: True})})
+    assert found.differences == {("vp", "v"): {}}
+    assert "nothing shared" in as_text(found) and "VP − V: no training seed and layout is shared" in as_text(found)
 
 
-def test_one_cell_alone_makes_a_table():
-    assert "V " in as_text(compare([Cell("v", 0, {1: True, 2: False})]))
+def test_variants_are_compared_each_with_itself():
+    some = methods({"v": 0.5, "vp": 0.8})
+    for of_seed in some["vp"].values():
+        of_seed["positions_wide"] = of_seed["default"]
+    found = compare(some)
+    assert found.variants == ("default", "positions_wide")
+    assert list(found.differences["vp", "v"]) == ["default"] and "wide positions" in as_text(found)
 
 
-def test_duplicates_and_emptiness_are_refused():
-    with pytest.raises(EvaluationError, match="two evaluations of method v, seed 0"):
-        compare([Cell("v", 0, {1: True})] * 2)
-    with pytest.raises(EvaluationError, match="no finished evaluation"):
-        compare([])
+def test_one_method_alone_makes_a_table():
+    assert "V " in as_text(compare({"v": one({1: True, 2: False})}))
 
 
 def runs(folder, table, task="assembly"):
     paths = []
-    for cell in table:
-        rollouts = {"layout_seeds": list(cell.outcomes), "outcomes": [int(won) for won in cell.outcomes.values()]}
-        paths.append(folder / f"{task}_{cell.method}_{cell.seed}.json")
-        content = {"task": task, "method": cell.method, "seed": cell.seed, "rollouts": rollouts}
-        paths[-1].write_text(json.dumps(content))
+    for method, by_seed in table.items():
+        for seed, variants in by_seed.items():
+            outcomes = variants["default"].outcomes
+            rollouts = {"layout_seeds": list(outcomes), "outcomes": [int(won) for won in outcomes.values()]}
+            paths.append(folder / f"{task}_{method}_{seed}.json")
+            content = {"task": task, "method": method, "seed": seed, "rollouts": rollouts}
+            paths[-1].write_text(json.dumps(content))
     return paths
 
 
+def test_duplicates_and_emptiness_are_refused(tmp_path):
+    with pytest.raises(EvaluationError, match="two evaluations of method v, seed 0"):
+        render(runs(tmp_path, {"v": one({1: True})}) * 2, tmp_path)
+    with pytest.raises(EvaluationError, match="no finished evaluation"):
+        render([], tmp_path)
+
+
+def test_methods_stand_in_the_papers_order_whatever_the_files_order(tmp_path):
+    text = render(runs(tmp_path, methods({"aux": 0.3, "vp_gap": 0.7, "v": 0.4})), tmp_path)
+    assert [line.split()[0] for line in text.splitlines()[1:4]] == ["V", "VP+GAP", "aux"]
+
+
 def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_path):
-    table = cells({"v": 0.4, "vp": 0.5, "vp_gap": 0.7})
+    table = methods({"v": 0.4, "vp": 0.5, "vp_gap": 0.7})
     text = render(runs(tmp_path, table), tmp_path / "out")
     content = json.loads((tmp_path / "out" / "table.json").read_text())
     markdown = (tmp_path / "out" / "table.md").read_text()
@@ -90,7 +116,7 @@ def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_p
 
 
 def test_methods_can_be_chosen_and_tasks_cannot_be_mixed(tmp_path):
-    paths = runs(tmp_path, cells({"v": 0.4, "vp": 0.5}))
+    paths = runs(tmp_path, methods({"v": 0.4, "vp": 0.5}))
     assert "VP" not in render(paths, tmp_path, methods=["v"])
     with pytest.raises(EvaluationError, match="different tasks cannot be compared: assembly, stack"):
-        render([*paths, *runs(tmp_path, cells({"v": 0.4}), task="stack")], tmp_path)
+        render([*paths, *runs(tmp_path, methods({"v": 0.4}), task="stack")], tmp_path)

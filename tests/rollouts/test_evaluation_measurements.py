@@ -10,7 +10,7 @@ from test_evaluation_diagnose import SIZE, Seeing, record
 from test_evaluation_rollout import evaluate
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.report.compare import render
+from gap_vla.report.comparison_render import render
 from gap_vla.rollouts import (
     EvaluationError,
     ExpertPolicy,

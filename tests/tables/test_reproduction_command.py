@@ -36,15 +36,16 @@ def test_a_dry_run_lists_the_queue_and_writes_nothing(script, tmp_path, capsys):
 
 
 def test_the_command_runs_records_renders_and_goes_on(script, tmp_path, capsys):
-    assert script("--methods=good,diverging", "--budget=60s") == 0
+    assert script("--methods=good,diverging", "--budget=60s") == 1, "a documented negative answer: a cell failed"
+    assert "failed: assembly-diverging-seed0;" in capsys.readouterr().out
     page = (tmp_path / "docs" / "R.md").read_text()
     assert "| good | 90 |" in page and "Failed: assembly-diverging-seed0 (FloatingPointError" in page
     assert "Not run yet: poor (seed 0)." in page
     recorded = json.loads((tmp_path / "results" / "fake" / "cpu" / "assembly-good-seed0.json").read_text())
     assert recorded["account"]["command"].startswith("python scripts/reproduce.py --table=evidence")
-    capsys.readouterr()
-    assert script("--budget=60s") == 0
+    assert script("--budget=60s") == 1, "it has not been tried again"
     assert "1 finished, 1 failed (give --retry to try them again), 1 to run" in capsys.readouterr().out
+    assert script("--methods=good,poor", "--budget=60s") == 0
     assert events(tmp_path, "begin") == ["assembly-good-0", "assembly-diverging-0", "assembly-poor-0"]
     assert "| poor | 60 |" in (tmp_path / "docs" / "R.md").read_text()
 

@@ -12,10 +12,10 @@ import fake_cells
 import pytest
 from fake_cells import ORIGIN, cells_of, events, fake_kind, fake_table
 
-from experiments.tables.ledger import FAILED, FINISHED, Ledger, LedgerError, Rollouts
-from experiments.tables.queue import QueueOptions, run_queue, waiting_cells
-from experiments.tables.timing import machine, predict
+from experiments.tables.ledger import FAILED, FINISHED, Ledger, LedgerError, rollouts_from_json, rollouts_to_json
+from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
 from gap_vla.core.locks import InUseError, alone
+from gap_vla.report.comparison import Rollouts
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_the_ledger_says_what_made_a_cell(tmp_path, ledger):
 
 def test_layouts_that_do_not_count_on_are_listed():
     kept = Rollouts({7: True, 9: False})
-    assert kept.to_json()["layouts"] == "7 9"
-    assert Rollouts.from_json(kept.to_json()) == kept
+    assert rollouts_to_json(kept)["layouts"] == "7 9"
+    assert rollouts_from_json(rollouts_to_json(kept)) == kept
 
 
 def test_only_cells_that_are_predicted_to_fit_are_begun(tmp_path, ledger):

@@ -5,16 +5,17 @@ import dataclasses
 import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 
-from experiments.tables.analysis import analyse
+from experiments.pages import RenderError, markers
 from experiments.tables.cells import plan
 from experiments.tables.command import seconds
 from experiments.tables.kinds import PROFILES, find_kind
-from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, Rollouts
-from experiments.tables.page import RenderError, markers
+from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
 from experiments.tables.paper import PAPER_TABLES, paper_success
 from experiments.tables.render import marker_name, render
+from experiments.tables.results import analyse
 from experiments.tables.tables import TABLES, find_table, narrowed
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.report.comparison import Rollouts
 
 
 def entry_of(cell, outcomes, status=FINISHED, error=None):
@@ -67,15 +68,15 @@ def filled(tmp_path):
 def test_paired_differences_agree_with_a_count_by_hand(filled):
     table, cells, ledger = filled
     result = analyse(table.blocks[0], cells, ledger)
-    (difference,) = result.differences
-    assert (difference.first, difference.second) == ("gap", "concat")
+    assert list(result.found.differences) == [("gap", "concat")]
+    difference = result.found.differences["gap", "concat"]["default"]
     # Seed 0: gap wins two layouts that concat loses. Seed 1: one each way.
-    assert difference.found.per_seed == (0.5, 0.0) and difference.found.difference == 0.25
+    assert difference.per_seed == (0.5, 0.0) and difference.difference == 0.25
     # Discordant pairs: 3 for gap, 1 for concat; exact two-sided binomial 2 * (1 + 4) / 16.
-    assert difference.found.p_mcnemar == pytest.approx(10 / 16)
-    assert result.success["gap"]["default"].mean == 5 / 8
+    assert difference.p_mcnemar == pytest.approx(10 / 16)
+    assert result.found.success["gap"]["default"].mean == 5 / 8
     # Two seeds 25 points apart, t(1) = 12.7: everything is possible.
-    assert result.success["gap"]["default"].interval == (0, 1)
+    assert result.found.success["gap"]["default"].interval == (0, 1)
 
 
 def test_pairs_use_only_the_seeds_and_layouts_that_both_have(filled):
@@ -84,9 +85,9 @@ def test_pairs_use_only_the_seeds_and_layouts_that_both_have(filled):
     ledger.path(of["gap", 1]).unlink()
     ledger.write(of["concat", 0], entry_of(of["concat", 0], [1, 0, 0]))
     result = analyse(table.blocks[0], cells, ledger)
-    (difference,) = result.differences
-    assert (difference.found.seeds, difference.found.layouts) == (1, 3)
-    assert difference.found.difference == pytest.approx(2 / 3)
+    difference = result.found.differences["gap", "concat"]["default"]
+    assert (difference.seeds, difference.layouts) == (1, 3)
+    assert difference.difference == pytest.approx(2 / 3)
     assert [cell.name for cell in result.missing] == ["assembly-gap-seed1"]
 
 
@@ -94,7 +95,7 @@ def test_cells_of_other_settings_count_in_no_table_and_are_named(filled, tmp_pat
     table, cells, ledger = filled
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
     result = analyse(table.blocks[0], [other[0], *cells[1:]], ledger)
-    assert [one.cell for one in result.stale] == [other[0]] and result.success["concat"]["default"].episodes == 4
+    assert [one.cell for one in result.stale] == [other[0]] and result.found.success["concat"]["default"].episodes == 4
     text = rendered(table, "cpu", [other[0], *cells[1:]], ledger, tmp_path / "page.md")
     reason = "train.learning_rate 0.001 then, 0.5 now"
     assert f"**Stale, counted in no table** ({reason}): concat, seed 0: in distribution 25 %." in text
@@ -173,7 +174,8 @@ def test_every_cell_of_every_table_has_a_configuration_that_fits_together(name, 
     assert all(cell.settings["train"]["seed"] == 7 and cell.settings["method"] == cell.arm.method for cell in cells)
     assert len({cell.hash for cell in cells}) == len(cells), "no two lines are the same experiment"
     if profile != "debug":
-        assert all(cell.settings["eval"]["episodes"] == 100 for cell in cells)
+        asked = [cell.block.changes.get("eval.episodes", 100) for cell in cells]
+        assert [cell.settings["eval"]["episodes"] for cell in cells] == asked
 
 
 def test_a_table_can_be_narrowed_to_tasks_and_methods():

@@ -4,13 +4,11 @@ import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 from test_reproduction_tables import entry_of, rendered
 
-from experiments.tables.analysis import analyse
-from experiments.tables.front_page import NAME, NO_PAIR, NOTHING, write_front_page
+from experiments.pages import markers
 from experiments.tables.ledger import Ledger
 from experiments.tables.looks import Looks
-from experiments.tables.page import markers
-from experiments.tables.tables_text import notes
-from experiments.tables.verdict import verdict
+from experiments.tables.render import FRONT, NO_PAIR, NOTHING, notes, write_front_page
+from experiments.tables.results import analyse, verdict
 from gap_vla.rollouts.statistics import PairedDifference
 
 
@@ -65,7 +63,7 @@ def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_
     for cell in cells:
         ledger.write(cell, entry_of(cell, [cell.arm.name == "gap"] * 40))
     page = tmp_path / "README.md"
-    begin, end = markers(NAME)
+    begin, end = markers(FRONT)
     page.write_text(f"# A project\n\n{begin}\n{end}\n\nMore.\n")
     write_front_page([analyse(table.blocks[0], cells, ledger)], page)
     text = page.read_text()

@@ -1,4 +1,4 @@
-"""Generated parts of Markdown pages, between markers; what people wrote around them stays."""
+"""Generated parts of Markdown pages, between markers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def markers(name: str) -> tuple[str, str]:
     return f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
 
 
-def replace_between(page: Path, name: str, generated: str, *, append: bool = True) -> None:
-    """Puts `generated` between the page's markers of that name.
+def replace_between(page: Path, name: str, generated: str, *, append: bool | None = True) -> Path:
+    """Puts `generated` between the page's markers of that name; what people wrote around them stays.
 
     Args:
-        append: whether a page without the markers gets them at its end; otherwise it stays as it is.
+        append: whether a page without the markers gets them at its end. False: it stays as it is; None: that is an
+            error.
 
     Raises:
         RenderError: only one of the two markers is there, or they stand in the wrong order; or the page is no
@@ -35,9 +36,9 @@ def replace_between(page: Path, name: str, generated: str, *, append: bool = Tru
     if page.suffix != ".md":
         raise RenderError(f"{page}: results are written into a Markdown page; its name must end in .md")
     text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
-    if begin not in text and end not in text:
+    if append is not None and begin not in text and end not in text:
         if not append:
-            return
+            return page
         before, after = f"{text.rstrip()}\n\n", "\n"
     elif text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise RenderError(f"{page}: the lines {begin!r} and {end!r} must stand there once each, in this order")
@@ -45,3 +46,4 @@ def replace_between(page: Path, name: str, generated: str, *, append: bool = Tru
         before, after = text[: text.index(begin)], text[text.index(end) + len(end) :]
     with replacing(page) as temporary:
         temporary.write_text(f"{before}{begin}\n\n{generated}\n\n{end}{after}", encoding="utf-8")
+    return page

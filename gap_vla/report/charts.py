@@ -2,76 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.tables.analysis import Success
-from experiments.tables.tables_text import words
+from gap_vla.drawing.figures import COLORS, figure_with, log_axis, svg
 from gap_vla.report.runs import Run, by_method
 
-COLORS = ("#2b6fd9", "#d98b2b", "#3f8f4e", "#8a4fb0", "#c0392b", "#148f8f", "#7f6a3f", "#5d6d7e")
 LOWEST = -0.25
 """Of the axes for R²; what is worse stands at the edge as an arrow (the table has its value)."""
 PARTS = {"transition": "-", "consistent": "--"}
 """Line style of steps with ρ > 0.5, and of the others."""
-
-
-def _figure(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def _svg(figure: Any) -> str:
-    """The figure as a data URI."""
-    import matplotlib
-
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "gap_vla", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _log_axis(axes: Any) -> None:
-    """Logarithmic, with labels at 1, 2 and 5 times the powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def success_chart(success: Mapping[str, Mapping[str, Success]]) -> str:
-    """Method to variant to success: mean, 95 % interval, seeds."""
-    variants = list(dict.fromkeys(v for found in success.values() for v in found))
-    figure, ((axes,),) = _figure(8, 0.9 + 0.5 * max(len(success), 2))
-    for place, (_method, found) in enumerate(reversed(list(success.items()))):
-        for number, variant in enumerate(variants):
-            if variant not in found:
-                continue
-            y = place + 0.22 * ((len(variants) - 1) / 2 - number)
-            color, one = COLORS[number % len(COLORS)], found[variant]
-            axes.hlines(y, *(100 * end for end in one.interval), color=color, linewidth=3)
-            seeds = [100 * rate for rate in one.per_seed.values()]
-            axes.plot(seeds, [y] * len(seeds), "o", color=color, alpha=0.4, markersize=5, markeredgewidth=0)
-            axes.plot(100 * one.mean, y, "D", color=color, label=words(variant) if place == 0 else None)
-    axes.set_yticks(range(len(success)), list(reversed(list(success))))
-    axes.set_ylim(-0.6, len(success) - 0.4)
-    axes.set_xlim(-2, 102)
-    axes.set_xlabel("success, %")
-    axes.grid(axis="x", color="#eeeeee")
-    figure.legend(loc="outside upper right", ncols=len(variants), frameon=False)
-    return _svg(figure)
 
 
 def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
@@ -80,7 +22,7 @@ def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
     shown = {name: title for name, title in names.items() if any(len(run.curve(name)[0]) for run in runs)}
     if not shown:
         return None
-    figure, (panels,) = _figure(4.4 * len(shown), 3.0, len(shown))
+    figure, (panels,) = figure_with(4.4 * len(shown), 3.0, len(shown))
     for axes, (name, title) in zip(panels, shown.items()):
         for method_number, method in enumerate(methods):
             for number, run in enumerate(r for r in runs if r.method == method):
@@ -90,10 +32,10 @@ def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
                     axes.plot(steps, values, color=color, alpha=0.85, linewidth=1.3, label=None if number else method)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("training step")
-        _log_axis(axes)
+        log_axis(axes)
         axes.grid(color="#f0f0f0")
     panels[0].legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 BRANCH_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -112,7 +54,7 @@ def branch_chart(runs: Sequence[Run]) -> str | None:
     rows = [(title, names) for title, names in BRANCH_PANELS if any(_names(names, measured).values())]
     if not rows:
         return None
-    figure, grid = _figure(9.4, 0.6 + 2.4 * len(rows), 2, len(rows))
+    figure, grid = figure_with(9.4, 0.6 + 2.4 * len(rows), 2, len(rows))
     for (title, names), panels in zip(rows, grid):
         for axes, branch in zip(panels, ("vision", "proprio")):
             for number, (method, of_method) in enumerate(methods.items()):
@@ -122,7 +64,7 @@ def branch_chart(runs: Sequence[Run]) -> str | None:
                         label = method if style == "-" else None
                         axes.plot(steps, values, style, color=COLORS[number % len(COLORS)], linewidth=1.3, label=label)
             axes.set_title(f"{branch}: {title}", fontsize=9)
-            _log_axis(axes)
+            log_axis(axes)
             axes.grid(color="#f0f0f0")
         if "{part}" in names[0]:
             styles = [panels[1].plot([], [], style, color="#555555")[0] for style in PARTS.values()]
@@ -130,7 +72,7 @@ def branch_chart(runs: Sequence[Run]) -> str | None:
     for axes in grid[-1]:
         axes.set_xlabel("training step")
     grid[0, 0].legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _names(templates: Sequence[str], measured: set[str], *branches: str) -> dict[str, str]:
@@ -159,7 +101,7 @@ def _mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndar
 
 
 def probe_chart(result: Mapping[str, Any]) -> str:
-    """R² of each object before the grasp, and AUC of transitions, with bootstrap intervals."""
+    """R² of each object before the grasp, and AUC of steps near a switch of phase, with bootstrap intervals."""
     labels = result["labels"]
     objects = list(dict.fromkeys(name for found in result["probes"].values() for name in found["positions"]))
     panels: list[tuple[str, list[Any]]] = []
@@ -170,8 +112,8 @@ def probe_chart(result: Mapping[str, Any]) -> str:
                 values = [None if f is None else (f["r2"], *f["r2_interval"]) for f in found]
                 panels.append((f"position of {name}\n{part}: R²", values))
     areas = [result["probes"][label]["transition"] for label in labels]
-    panels.append(("motion transitions:\nAUC", [(f["auc"], *f["auc_interval"]) for f in areas]))
-    figure, (row,) = _figure(2.0 + 2.1 * len(panels), 1.0 + 0.36 * len(labels), len(panels), sharey=True)
+    panels.append(("near a switch\nof phase: AUC", [(f["auc"], *f["auc_interval"]) for f in areas]))
+    figure, (row,) = figure_with(2.0 + 2.1 * len(panels), 1.0 + 0.36 * len(labels), len(panels), sharey=True)
     for axes, (title, values) in zip(row, panels):
         for place, value in enumerate(reversed(values)):
             if value is not None:
@@ -183,13 +125,13 @@ def probe_chart(result: Mapping[str, Any]) -> str:
         axes.set_xlim(max(axes.get_xlim()[0], LOWEST), 1.03)
         axes.grid(axis="x", color="#eeeeee")
     row[0].set_yticks(range(len(labels)), list(reversed(labels)))
-    return _svg(figure)
+    return svg(figure)
 
 
 def similarity_chart(labels: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
     """CKA between all pairs."""
     size = 1.8 + 0.55 * len(labels)
-    figure, ((axes,),) = _figure(size + 1.2, size)
+    figure, ((axes,),) = figure_with(size + 1.2, size)
     axes.imshow(np.array(matrix), vmin=0, vmax=1, cmap="Blues")
     axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
     axes.set_yticks(range(len(labels)), labels)
@@ -198,13 +140,13 @@ def similarity_chart(labels: Sequence[str], matrix: Sequence[Sequence[float]]) -
             axes.text(
                 x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "#222", fontsize=8
             )
-    return _svg(figure)
+    return svg(figure)
 
 
 def takeover_chart(result: Mapping[str, Any]) -> str:
     """Change of success for each window, with paired intervals."""
     windows = [w for w in result["windows"] if w["window"] != "never"]
-    figure, ((axes,),) = _figure(max(5.0, 1.6 + 0.62 * len(windows)), 3.4)
+    figure, ((axes,),) = figure_with(max(5.0, 1.6 + 0.62 * len(windows)), 3.4)
     for place, window in enumerate(windows):
         color = "#999999" if window["window"] == "always" else COLORS[0]
         low, high = (100 * end for end in window["difference_interval"])
@@ -214,4 +156,4 @@ def takeover_chart(result: Mapping[str, Any]) -> str:
     axes.set_xticks(range(len(windows)), [w["window"] for w in windows], rotation=35, ha="right")
     axes.set_ylabel("change of success, points")
     axes.grid(axis="y", color="#eeeeee")
-    return _svg(figure)
+    return svg(figure)

@@ -1,27 +1,32 @@
-"""Probes the frozen visual features of small policies, beside those of an untrained network of the same kind."""
+"""What trained small policies see, read off their frozen visual features, and which of their branches they need."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from experiments.probes.linear_probe import probe_positions, probe_transitions
-from experiments.probes.partial_probe import probe_beyond
-from experiments.probes.probe_data import ProbeData, read_probe_data
-from experiments.probes.similarity import cka
 from gap_vla.core.outputs import write_output
-from gap_vla.report.branch_loss import branch_losses
+from gap_vla.report.linear_probe import cka, probe_beyond, probe_positions, probe_switches
+from gap_vla.report.probe_data import ProbeData, read_probe_data
 from gap_vla.report.runs import ReportError, Run
 
 UNTRAINED = "untrained"
 STILL = 1e-3
 """Objects whose position varies by less (standard deviation, m) are nothing to probe for."""
+
+NEAR_CHANGE = 3
+"""Steps within which a window ends near a change point of the dataset; the same ones for every method."""
+
+HEARD = ("both", "vision", "proprio")
+
+HeldOut = Callable[[Run], Iterable[Mapping[str, Any]] | None]
+"""Batches of a run's held-out windows, `gap_vla.training.finished.held_out_windows`; None where they are not here."""
 
 
 def features_of(policy: Any, images: Mapping[str, np.ndarray], *, batch: int = 128) -> Float[np.ndarray, "n d"]:
@@ -54,8 +59,9 @@ def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]
         that move between episodes in it;
         `beyond_proprio`: the same to `PartialProbe`: what the features tell of the object that proprioception does not
         (it misses by more than `STILL`);
-        `actions`: `all steps` and `transitions` to `PartialProbe`: the expert's action beyond proprioception;
-        `transition`: telling motion transitions from the rest.
+        `actions`: `all steps` and `transitions` (those near a switch of the expert's phase) to `PartialProbe`: the
+        expert's action beyond proprioception;
+        `transition`: telling steps near a switch from the rest.
     """
     everywhere = np.ones(len(data.episodes), bool)
     parts = {"before grasp": data.free, "before transport": data.waiting, "all steps": everywhere}
@@ -79,13 +85,53 @@ def probe(features: Float[np.ndarray, "n d"], data: ProbeData) -> dict[str, Any]
         "beyond_proprio": partial,
         "actions": {
             part: beyond(data.actions, rows)
-            for part, rows in (("all steps", everywhere), ("transitions", data.transition))
+            for part, rows in (("all steps", everywhere), ("transitions", data.near_switch))
         },
-        "transition": dataclasses.asdict(probe_transitions(features, data.transition, data.episodes)),
+        "transition": dataclasses.asdict(probe_switches(features, data.near_switch, data.episodes)),
     }
 
 
-def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
+def losses_by_branch(
+    policy: Any, batches: Iterable[Mapping[str, Any]], *, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Mean loss with both branches, and with one of them alone: the other's features are their mean over all windows.
+
+    Args:
+        policy: a `SmallPolicy` with both branches, in evaluation mode.
+        batches: of `SmallWindows`, held out.
+
+    Returns:
+        `both`, `vision`, `proprio` (which branch is heard) to `all`, `near change points`, `elsewhere` (windows that
+        end within `NEAR_CHANGE` steps of one, and the others). A part without windows is left out.
+    """
+    import torch
+
+    kept: list[tuple[torch.Tensor, torch.Tensor, Mapping[str, Any]]] = []
+    with torch.inference_mode():
+        for batch in batches:
+            vision, proprio = policy.branch_features(batch)
+            kept.append((vision, proprio, batch))
+        mean_vision = torch.cat([vision for vision, _, _ in kept]).mean(0, keepdim=True)
+        mean_proprio = torch.cat([proprio for _, proprio, _ in kept]).mean(0, keepdim=True)
+        sums: dict[tuple[str, str], float] = {}
+        counts: dict[str, float] = {}
+        for number, (vision, proprio, batch) in enumerate(kept):
+            near = batch["change_distance"] <= NEAR_CHANGE
+            mask = batch["action_pad_mask"]
+            parts = {"all": mask, "near change points": mask & near[:, None], "elsewhere": mask & ~near[:, None]}
+            silent_vision, silent_proprio = mean_vision.expand_as(vision), mean_proprio.expand_as(proprio)
+            shown = {"both": (vision, proprio), "vision": (vision, silent_proprio), "proprio": (silent_vision, proprio)}
+            for part, where in parts.items():
+                counts[part] = counts.get(part, 0.0) + float(where.sum())
+            for heard, features in shown.items():
+                generator = torch.Generator().manual_seed(seed + number)
+                loss = policy.head.loss(policy.embed(*features), batch["action"], generator)
+                for part, where in parts.items():
+                    sums[heard, part] = sums.get((heard, part), 0.0) + float((loss * where).sum())
+    return {heard: {part: sums[heard, part] / count for part, count in counts.items() if count} for heard in HEARD}
+
+
+def probe_policy(run: Run, data: ProbeData, held_out: HeldOut) -> dict[str, Any]:
     """What one small policy sees: `probe` (missing if it has no eyes), and `branch_losses` (missing if it has one
     branch, or its data are not here).
     """
@@ -95,8 +141,8 @@ def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if policy.uses_vision:
         found["probe"] = probe(features_of(policy, data.images), data)
-    if (losses := branch_losses(run)) is not None:
-        found["branch_losses"] = losses
+    if policy.uses_vision and policy.uses_proprio and (batches := held_out(run)) is not None:
+        found["branch_losses"] = losses_by_branch(policy, batches)
     return found
 
 
@@ -118,13 +164,14 @@ def _untrained(policy: Any) -> Any:
         return build_policy(policy.config, policy.method, *sizes).eval()
 
 
-def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) -> dict[str, Any]:
+def probe_runs(runs: Sequence[Path], demos: Path, out: Path, held_out: HeldOut, *, every: int = 2) -> dict[str, Any]:
     """Probes every run on the same pictures and compares their features (CKA).
 
     Args:
         runs: directories of small policies that see; those without a visual branch are left out.
         demos: demonstrations that say where the objects are, best such that no policy was trained on.
         out: receives `probe.json`.
+        held_out: where the losses of branches are measured.
 
     Returns:
         `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `branch_losses` (label to what
@@ -147,8 +194,8 @@ def probe_runs(runs: Sequence[Path], demos: Path, out: Path, *, every: int = 2) 
         if not run.small:
             continue
         policy = load_saved_policy(run.checkpoint)[0]
-        if (losses := branch_losses(run)) is not None:
-            branches[run.label] = losses
+        if policy.uses_vision and policy.uses_proprio and (batches := held_out(run)) is not None:
+            branches[run.label] = losses_by_branch(policy, batches)
         if policy.uses_vision:
             print(f"probe: features of {run.path}", flush=True)
             features[run.label] = features_of(policy, data.images)

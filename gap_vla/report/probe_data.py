@@ -1,4 +1,4 @@
-"""Demonstrations to probe with: pictures, where the objects are, and which steps are transitions."""
+"""Demonstrations to probe with: pictures, where the objects are, and which steps are near a switch of phase."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experiments.probes.linear_probe import ProbeError
 from gap_vla.core.identity import digest
+from gap_vla.report.linear_probe import ProbeError
 from gap_vla.rollouts.recordings import near_switches
 
 PROBE_SEED = 7_000_000
@@ -31,7 +31,7 @@ class ProbeData:
     Attributes:
         images: camera key to uint8[N, h, w, 3].
         positions: object to float32[N, 3], m, world.
-        transition: whether the step is within three of one where the expert's phase changes.
+        near_switch: whether the step is within three of one where the expert's phase changes.
         free: whether nothing has been gripped yet, so that only the pictures tell where the objects are.
         waiting: whether the object has not been carried towards its goal yet (before `CARRYING`); nowhere true in tasks
             without such a phase.
@@ -43,7 +43,7 @@ class ProbeData:
 
     images: dict[str, np.ndarray]
     positions: dict[str, Float[np.ndarray, "n 3"]]
-    transition: Bool[np.ndarray, " n"]
+    near_switch: Bool[np.ndarray, " n"]
     free: Bool[np.ndarray, " n"]
     waiting: Bool[np.ndarray, " n"]
     proprio: Float[np.ndarray, "n p"]
@@ -93,7 +93,7 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
 
     images: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
-    transition, free, waiting, numbers = [], [], [], []
+    near_switch, free, waiting, numbers = [], [], [], []
     proprio, actions = [], []
     with opened(path) as file:
         for number, name in enumerate(sorted(file["data"], key=lambda key: int(key.rsplit("_", 1)[1]))):
@@ -110,7 +110,7 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
             stored = demo["obs/object"]
             for place, label in enumerate(stored.attrs["names"]):
                 positions.setdefault(str(label), []).append(stored[:, 3 * place : 3 * place + 3][steps])
-            transition.append(near_switches(list(demo["phase"][:]))[steps])
+            near_switch.append(near_switches(list(demo["phase"][:]))[steps])
             free.append((np.cumsum((demo["actions"][:, 6::7] > 0).any(1)) == 0)[steps])
             names = [str(name) for name in demo["phase"].asstr()[:]]
             carried = names.index(CARRYING) if CARRYING in names else 0
@@ -122,7 +122,7 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     return ProbeData(
         images={key: np.concatenate(parts) for key, parts in images.items()},
         positions={key: np.concatenate(parts) for key, parts in positions.items()},
-        transition=np.concatenate(transition),
+        near_switch=np.concatenate(near_switch),
         free=np.concatenate(free),
         waiting=np.concatenate(waiting),
         proprio=np.concatenate(proprio).astype(np.float32),

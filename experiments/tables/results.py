@@ -1,0 +1,89 @@
+"""What the ledger says about a block of a table, and what that allows to say in sentences that fit the intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from experiments.tables.cells import Cell
+from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, Stale
+from experiments.tables.tables import IN, Block
+from gap_vla.report.comparison import Comparison, compare, words
+from gap_vla.rollouts.statistics import PairedDifference, points
+
+CLOSE = 0.05
+"""Methods whose difference lies within this are called as good as each other."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockResult:
+    """What the ledger says about one block.
+
+    Attributes:
+        found: success of the arms and their differences.
+        failed: recorded failures.
+        missing: cells that have not run.
+        stale: entries that are not of today's settings, code or data; they count in nothing.
+    """
+
+    block: Block
+    found: Comparison
+    failed: tuple[Entry, ...]
+    missing: tuple[Cell, ...]
+    stale: tuple[Stale, ...]
+    finished: tuple[Entry, ...]
+
+
+def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
+    """Reads the entries of one block's cells."""
+    found = [(cell, ledger.matching(cell)) for cell in cells if cell.block.name == block.name]
+    finished = [entry for _, entry in found if entry is not None and entry.status == FINISHED]
+    stale = ledger.stale([cell for cell, _ in found])
+    outdated = {one.cell.name for one in stale}
+    by_arm = {arm.name: {e.seed: e.variants for e in finished if e.arm == arm.name} for arm in block.arms}
+    return BlockResult(
+        block=block,
+        found=compare(by_arm, pairs_of(block)),
+        failed=tuple(entry for _, entry in found if entry is not None and entry.status == FAILED),
+        missing=tuple(cell for cell, entry in found if entry is None and cell.name not in outdated),
+        stale=tuple(stale),
+        finished=tuple(finished),
+    )
+
+
+def pairs_of(block: Block) -> list[tuple[str, str]]:
+    """Every arm against the reference, then the block's own pairs."""
+    against_reference = [(arm.name, block.reference) for arm in block.arms if arm.name != block.reference]
+    return list(dict.fromkeys([*against_reference, *block.against]))
+
+
+def verdict(first: str, second: str, found: PairedDifference) -> str:
+    """One sentence about `first` beside `second`.
+
+    >>> verdict("gap", "concat", PairedDifference(0.083, (-0.13, 0.29), 1e-6, (0.18, 0.02, 0.05), 3, 100))
+    'undecided between `gap` and `concat`: +8 points (−13 to +29 over 3 seeds)'
+    """
+    low, high = found.interval
+    figures = f"{points(found.difference)} points ({points(low)} to {points(high)}"
+    if found.seeds < 2:
+        return f"one seed only of `{first}` and `{second}`: {figures} for these two policies)"
+    figures += f" over {found.seeds} seeds)"
+    if -CLOSE <= low and high <= CLOSE:
+        return f"`{first}` is as good as `{second}`: {figures}"
+    if low > 0 or high < 0:
+        return f"`{first}` succeeds {'more' if low > 0 else 'less'} often than `{second}`: {figures}"
+    return f"undecided between `{first}` and `{second}`: {figures}"
+
+
+def verdicts(result: BlockResult, pairs: Iterable[tuple[str, str]] | None = None) -> list[str]:
+    """One line for each variant: its differences in words; those of `pairs` only, if given."""
+    asked = pairs_of(result.block) if pairs is None else list(pairs)
+    differences = result.found.differences
+    lines = []
+    for variant in result.found.variants:
+        found = [(pair, differences.get(pair, {}).get(variant)) for pair in asked]
+        sentences = [verdict(*pair, one) for pair, one in found if one is not None]
+        if sentences:
+            where = "On layouts like those of the demonstrations" if variant == IN else f"On {words(variant)}"
+            lines.append(f"{where}: {'; '.join(sentences)}.")
+    return lines

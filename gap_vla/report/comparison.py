@@ -1,0 +1,176 @@
+"""Methods over training seeds on the same layouts: who is better, by how much, how surely."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.foreign import Section
+from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
+
+HOW_INTERVALS = (
+    "Success is the mean over training seeds, differences are paired on shared seeds and layouts. Intervals (95 %) are "
+    "over training seeds (Student's t with their number) and never narrower than what the rollouts alone leave open "
+    "(Wilson's interval; for differences a bootstrap over layouts); one seed alone speaks about those policies only."
+)
+WITH_P = f"{HOW_INTERVALS} McNemar's test counts all pairs as independent."
+
+LABELS = {"v": "V", "vp": "VP", "vp_gap": "VP+GAP"}
+"""How the paper calls Octo's methods; others go by their own names."""
+
+SCENES = {"default": "in distribution", "positions_wide": "wide positions"}
+
+Name = Callable[[str], str]
+
+
+def label(method: str) -> str:
+    return LABELS.get(method, method)
+
+
+def words(name: str) -> str:
+    """What readers call a variant of the scene, or a phase."""
+    return SCENES.get(name, name.replace("_", " "))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollouts:
+    """Outcomes of one policy on one variant of the scene: layout seed to success."""
+
+    outcomes: Mapping[int, bool]
+
+    @classmethod
+    def from_summary(cls, summary: Mapping[str, Any], where: str = "an evaluation") -> Rollouts:
+        """From what `evaluate` returns and `summary.json` holds (`layout_seeds` and `outcomes` are read).
+
+        Args:
+            where: what is read, for the error.
+
+        Raises:
+            EvaluationError: no outcomes, others than 0 and 1, or not one for each layout.
+        """
+        found = Section(summary, where, EvaluationError)
+        layouts = found.list("layout_seeds", lambda items, key: items.whole(key, 0, 2**53))
+        outcomes = found.list("outcomes", lambda items, key: items.whole(key, 0, 1))
+        if not outcomes or not len(set(layouts)) == len(layouts) == len(outcomes):
+            raise EvaluationError(f"{where}: {len(outcomes)} outcomes of {len(set(layouts))} layouts")
+        return cls({layout: won == 1 for layout, won in zip(layouts, outcomes, strict=True)})
+
+    @property
+    def successes(self) -> int:
+        return sum(self.outcomes.values())
+
+    @property
+    def episodes(self) -> int:
+        return len(self.outcomes)
+
+
+BySeed = Mapping[int, Mapping[str, Rollouts]]
+"""Training seed to variant to outcomes."""
+
+
+def evaluations_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Variant to what `evaluate` returned, from a run's summary: one evaluation for each variant, or only one."""
+    one = summary.get("rollouts") or {}
+    return dict(summary.get("variants") or ({one.get("task", {}).get("variant", "default"): one} if one else {}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Success:
+    """Success of one method on one variant.
+
+    Attributes:
+        per_seed: training seed to rate.
+        interval: 95 %, over training seeds (`gap_vla.rollouts.statistics.mean_rate`).
+    """
+
+    per_seed: Mapping[int, float]
+    successes: int
+    episodes: int
+    interval: tuple[float, float]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds, each counting once."""
+        return float(np.mean(list(self.per_seed.values())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        success: method to variant to success; methods without rollouts are missing.
+        differences: (first, second) to variant to first minus second, over the training seeds and layouts that both
+            have; empty where they share none.
+    """
+
+    success: Mapping[str, Mapping[str, Success]]
+    differences: Mapping[tuple[str, str], Mapping[str, PairedDifference]]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(variant for found in self.success.values() for variant in found))
+
+    def notes(self, name: Name = str) -> list[str]:
+        """What a reader has to know before trusting the figures."""
+        seeds = {method: sorted(next(iter(found.values())).per_seed) for method, found in self.success.items()}
+        notes = []
+        if len({tuple(of_method) for of_method in seeds.values()}) > 1:
+            listing = ", ".join(f"{name(method)} {len(of_method)}" for method, of_method in seeds.items())
+            notes.append(
+                f"Unequal numbers of training seeds so far ({listing}); differences use those that both methods have."
+            )
+        for (first, second), found in self.differences.items():
+            pair = f"{name(first)} − {name(second)}"
+            if not found:
+                notes.append(f"{pair}: no training seed and layout is shared, so nothing is paired.")
+            for variant, one in found.items():
+                rollouts = [s.episodes / len(s.per_seed) for s in (self.success[m][variant] for m in (first, second))]
+                if max(rollouts) > one.layouts:
+                    notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
+        if seeds and max(map(len, seeds.values())) < 3:
+            notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
+        return list(dict.fromkeys(notes))
+
+
+def compare(outcomes: Mapping[str, BySeed], pairs: Sequence[tuple[str, str]] | None = None) -> Comparison:
+    """Success of each method on each variant, and paired differences.
+
+    Args:
+        outcomes: method to training seed to variant to outcomes.
+        pairs: which to subtract, (first, second); default: every method from every later one. Those of which one has
+            no rollouts are left out.
+    """
+    methods = [method for method, by_seed in outcomes.items() if any(by_seed.values())]
+    asked = [(b, a) for a, b in itertools.combinations(methods, 2)] if pairs is None else pairs
+    differences = {(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods}
+    return Comparison({method: _success(outcomes[method]) for method in methods}, differences)
+
+
+def _success(by_seed: BySeed) -> dict[str, Success]:
+    found = {}
+    for variant in dict.fromkeys(name for of_seed in by_seed.values() for name in of_seed):
+        rollouts = {seed: by_seed[seed][variant] for seed in sorted(by_seed) if variant in by_seed[seed]}
+        counts = [(one.successes, one.episodes) for one in rollouts.values()]
+        per_seed = {seed: one.successes / one.episodes for seed, one in rollouts.items()}
+        wins, episodes = map(sum, zip(*counts))
+        found[variant] = Success(per_seed, wins, episodes, mean_rate(counts))
+    return found
+
+
+def _differences(first: BySeed, second: BySeed) -> dict[str, PairedDifference]:
+    seeds = sorted(set(first) & set(second))
+    found = {}
+    for variant in dict.fromkeys(name for seed in seeds for name in first[seed]):
+        both = [seed for seed in seeds if variant in first[seed] and variant in second[seed]]
+        rows = [[of[seed][variant].outcomes for seed in both] for of in (first, second)]
+        layouts = sorted(set.intersection(*(set(outcomes) for outcomes in (*rows[0], *rows[1])))) if both else []
+        if layouts:
+            a, b = (np.array([[outcomes[layout] for layout in layouts] for outcomes in some]) for some in rows)
+            found[variant] = paired_difference(a, b)
+    return found

@@ -1,0 +1,284 @@
+"""The paper's temporally controlled intervention: for some steps of an episode, another policy acts.
+
+Both policies watch the whole episode until then, so that the one that takes over knows what it would know had it been
+there from the start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.typed_config import choose
+from gap_vla.core.whole import write_json
+from gap_vla.report.runs import Run
+from gap_vla.rollouts.evaluation import evaluate
+from gap_vla.rollouts.policy import Policy, PolicyError, forget, identity
+from gap_vla.rollouts.statistics import paired_difference, wilson
+from gap_vla.rollouts.task import ActingExpert, Task, Watcher, sim_task
+from gap_vla.serving.loading import load_checkpoint
+from gap_vla.sim import variant_spec
+
+LENGTH = 10
+"""Steps that a takeover lasts (the paper's)."""
+
+PHASE_KEY = "phase_index"
+"""Observation that says which phase the episode has reached, for windows that start with a phase; see `Watched`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """When the other policy acts: `length` steps from step `first` on, or from the first step of phase `phase` on.
+
+    Neither is given: never. `length` may be larger than any episode: then to the end.
+    """
+
+    name: str
+    first: int | None = None
+    phase: int | None = None
+    length: int = LENGTH
+
+    def __post_init__(self) -> None:
+        if self.first is not None and self.phase is not None:
+            raise ValueError(f"window {self.name} starts both at step {self.first} and with phase {self.phase}")
+
+
+NEVER = Window("never")
+ALWAYS = Window("always", first=0, length=10**9)
+
+
+def step_windows(horizon: int, length: int = LENGTH) -> tuple[Window, ...]:
+    """Windows that cover an episode one after the other.
+
+    >>> [window.name for window in step_windows(30)]
+    ['steps 0 to 9', 'steps 10 to 19', 'steps 20 to 29']
+    """
+    return tuple(
+        Window(f"steps {start} to {start + length - 1}", first=start, length=length)
+        for start in range(0, horizon, length)
+    )
+
+
+def phase_windows(phases: Sequence[str], length: int = LENGTH) -> tuple[Window, ...]:
+    """One window at the beginning of each phase: the motion transitions of the task."""
+    return tuple(Window(f"start of {name}", phase=number, length=length) for number, name in enumerate(phases))
+
+
+class TakeoverPolicy:
+    """`main` acts, except in the window, where `other` does.
+
+    Raises:
+        PolicyError: a window that starts with a phase, in a task that does not show its phases.
+    """
+
+    def __init__(self, main: Policy, other: Policy, window: Window) -> None:
+        self.name = f"{main.name}, {other.name} in {window.name}"
+        self.identity = {"main": identity(main), "other": identity(other), "window": dataclasses.asdict(window)}
+        self._main, self._other, self._window = main, other, window
+        self._step: dict[int, int] = {}
+        self._start: dict[int, int | None] = {}
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        self._main.reset(episode_ids)
+        self._other.reset(episode_ids)
+        for episode in episode_ids:
+            self._step[episode] = 0
+            self._start[episode] = self._window.first
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        forget(self._main, episode_ids)
+        forget(self._other, episode_ids)
+
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        shown = {key: value for key, value in observations.items() if key != PHASE_KEY}
+        if self._window.phase is not None:
+            if PHASE_KEY not in observations:
+                raise PolicyError(f"window {self._window.name} needs {PHASE_KEY}, which this task does not show")
+            for row, episode in enumerate(episode_ids):
+                if self._start[episode] is None and observations[PHASE_KEY][row] == self._window.phase:
+                    self._start[episode] = self._step[episode]
+        actions = np.array(self._main.act(shown, episode_ids))
+        watching = [row for row, episode in enumerate(episode_ids) if not self._over(episode)]
+        if watching:
+            seen = {key: value[watching] for key, value in shown.items()}
+            others = self._other.act(seen, [episode_ids[row] for row in watching])
+            for row, action in zip(watching, others):
+                if self.acts_now(episode_ids[row]):
+                    actions[row] = action
+        for episode in episode_ids:
+            self._step[episode] += 1
+        return actions
+
+    def acts_now(self, episode: int) -> bool:
+        """Whether the other policy's action is executed at the episode's present step."""
+        start = self._start[episode]
+        return start is not None and start <= self._step[episode] < start + self._window.length
+
+    def _over(self, episode: int) -> bool:
+        """Whether the other policy need not watch any more (or never had to)."""
+        if self._window.first is None and self._window.phase is None:
+            return True
+        start = self._start[episode]
+        return start is not None and self._step[episode] >= start + self._window.length
+
+
+class Watched:
+    """`task`, with the phase's number in every observation. No policy is shown it (see `TakeoverPolicy`)."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.name, self.instruction = task.name, task.instruction
+        self.horizon, self.action_dim, self.phases = task.horizon, task.action_dim, task.phases
+
+    def make(self) -> Any:
+        return _PhaseShower(self._task.make(), self._task)
+
+    def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
+        return self._task.make_expert(env.env, seed=seed)
+
+    def make_watcher(self, env: Any) -> Watcher | None:
+        return self._task.make_watcher(env.env)
+
+    def identity(self) -> dict[str, Any]:
+        return {**self._task.identity(), "shows_phase": True}
+
+
+class _PhaseShower(gymnasium.Wrapper):
+    def __init__(self, env: gymnasium.Env, task: Task) -> None:
+        super().__init__(env)
+        self._task = task
+        self._number = {name: number for number, name in enumerate(task.phases)}
+        self._watcher: Watcher | None = None
+        self._phase = 0
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = super().reset(**options)
+        self._watcher, self._phase = self._task.make_watcher(self.env), 0
+        return self._shown(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return self._shown(observation), reward, terminated, truncated, info
+
+    def _shown(self, observation: Any) -> dict[str, np.ndarray]:
+        if self._watcher is not None:
+            with contextlib.suppress(Exception):  # an expert that is lost for words must not end the episode
+                self._phase = self._number[self._watcher.look()]
+        return {**observation, PHASE_KEY: np.array(self._phase)}
+
+
+def take_over(
+    main: Policy,
+    other: Policy,
+    task: Task,
+    windows: Sequence[Window],
+    *,
+    episodes: int,
+    seed: int,
+    out_dir: Path,
+    workers: int = 1,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Success with no takeover, with one in each window, and with one from beginning to end.
+
+    Resumable, as every evaluation is. Each window's success is compared with that of no takeover, paired on layouts.
+
+    Returns:
+        JSON-able, and written to `out_dir/takeover.json`: `main`, `other`, `windows` (name, first step or phase,
+        successes, interval, difference with its interval and McNemar's probability, outcomes), `episodes`, `seed`.
+    """
+    found: list[dict[str, Any]] = []
+    baseline = np.empty(0)
+    shown = Watched(task)
+    for number, window in enumerate([NEVER, *windows, ALWAYS]):
+        summary = evaluate(
+            TakeoverPolicy(main, other, window),
+            shown,
+            episodes=episodes,
+            seed=seed,
+            out_dir=out_dir / f"{number:02d}-{window.name.replace(' ', '_')}",
+            workers=workers,
+            videos=0,
+            watch=False,
+            progress=progress,
+        )
+        outcomes = np.array(summary["outcomes"])
+        if window is NEVER:
+            baseline = outcomes
+        difference = paired_difference(outcomes, baseline)
+        found.append(
+            {
+                "window": window.name,
+                "first": window.first,
+                "phase": None if window.phase is None else task.phases[window.phase],
+                "successes": summary["successes"],
+                "interval": list(wilson(summary["successes"], episodes)),
+                "difference": difference.difference,
+                "difference_interval": list(difference.interval),
+                "p_mcnemar": difference.p_mcnemar,
+                "outcomes": "".join(map(str, summary["outcomes"])),
+            }
+        )
+    result = {"main": main.name, "other": other.name, "task": task.name, "episodes": episodes, "seed": seed}
+    result["windows"] = found
+    write_json(out_dir / "takeover.json", result)
+    return result
+
+
+def take_over_runs(
+    main: Path,
+    other: Path,
+    *,
+    by: str = "phase",
+    episodes: int = 50,
+    seed: int | None = None,
+    variant: str = "default",
+    workers: int = 1,
+    last_step: int | None = None,
+) -> Path:
+    """The same for two run directories; the result lies in `main/takeover/<by>-<variant>-<other's name>/`.
+
+    Args:
+        by: `phase` (a window at the beginning of each phase) or `step` (windows of ten steps one after the other).
+        seed: first layout; default: the variant's own.
+        last_step: of the windows by step; default: the mean length of successful episodes of `main`.
+
+    Raises:
+        PolicyError: the runs are of different tasks, or have no checkpoint.
+    """
+    choose(by, ("phase", "step"), "by")
+    run = Run.read(main)
+    first = load_checkpoint(main)
+    second = load_checkpoint(other, task=first.task)
+    first.policy.name, second.policy.name = run.label, Run.read(other).label
+    task = sim_task(
+        run.task,
+        image_size=first.image_size or 64,
+        cameras=first.cameras or ("primary",),
+        variant=variant,
+        camera=first.view(),
+    )
+    if by == "phase":
+        windows = phase_windows(task.phases)
+    else:
+        windows = step_windows(last_step or int(run.mean_steps(variant) or task.horizon))
+    folder = main / "takeover" / f"{by}-{variant}-{other.name}"
+    take_over(
+        first.policy,
+        second.policy,
+        task,
+        windows,
+        episodes=episodes,
+        seed=variant_spec(variant).first_seed if seed is None else seed,
+        out_dir=folder,
+        workers=workers,
+    )
+    write_json(folder / "settings.json", {"by": by, "variant": variant, "other_run": str(other)})
+    return folder

@@ -1,0 +1,94 @@
+"""What may import what: a room only rooms before it in the order of the plan, and no file itself through others."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("core drawing phases demos rlds adjustment octo policies sim rollouts serving report training cli").split()
+
+STILL_THERE = {
+    "gap_vla/policies/config.py → sim",
+    "gap_vla/policies/config.py → training",
+    "gap_vla/rollouts/evaluation.py → training",
+    "gap_vla/rollouts/recordings.py → training",
+}
+"""Imports against the order that are being removed: the list only gets shorter."""
+
+CIRCLES_STILL_THERE = {
+    ("gap_vla.training.pipeline", "gap_vla.training.preflight"),
+}
+"""The same for circles."""
+
+
+def name_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {name_of(path): path for part in ("gap_vla", "experiments") for path in sorted((ROOT / part).rglob("*.py"))}
+
+
+def imports_of(path):
+    """Every module that a file names in an import, wherever in it that stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in FILES else node.module
+
+
+IMPORTS = {module: set(imports_of(path)) for module, path in FILES.items()}
+
+
+def room_of(module):
+    parts = module.split(".")
+    return parts[1] if parts[0] == "gap_vla" and len(parts) > 1 else ""
+
+
+def test_every_folder_of_the_library_is_a_room():
+    assert sorted(ROOMS) == sorted(path.parent.name for path in (ROOT / "gap_vla").glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("outside", ["experiments", "scripts", "benchmarks", "tests"])
+def test_the_library_imports_nothing_that_is_not_in_the_wheel(outside):
+    found = [(m, i) for m in IMPORTS if m.startswith("gap_vla") for i in IMPORTS[m] if i.split(".")[0] == outside]
+    assert not found
+
+
+def test_a_room_imports_only_rooms_before_it():
+    against = {
+        f"{FILES[module].relative_to(ROOT)} → {room_of(imported)}"
+        for module, imports in IMPORTS.items()
+        for imported in imports
+        if room_of(module) in ROOMS
+        and room_of(imported) in ROOMS
+        and ROOMS.index(room_of(imported)) > ROOMS.index(room_of(module))
+    }
+    assert against - STILL_THERE == set()
+    assert STILL_THERE - against == set(), "these are gone: take them off the list"
+
+
+def test_drawing_knows_no_other_room_but_core():
+    found = {room_of(i) for m in IMPORTS if room_of(m) == "drawing" for i in IMPORTS[m]} - {"", "core", "drawing"}
+    assert not found
+
+
+def reached_from(module):
+    """Every file that a file imports, directly or through others."""
+    found, ahead = set(), [module]
+    while ahead:
+        new = {i for i in IMPORTS[ahead.pop()] if i in FILES} - found
+        found |= new
+        ahead += new
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle():
+    reached = {module: reached_from(module) for module in FILES}
+    circles = {tuple(sorted(o for o in reached[m] if m in reached[o])) for m in FILES if m in reached[m]}
+    assert circles - CIRCLES_STILL_THERE == set()
+    assert CIRCLES_STILL_THERE - circles == set(), "these are gone: take them off the list"
