@@ -37,8 +37,8 @@ class Instant:
 
 def server_overhead(image_size: int, calls: int = 300) -> dict[str, float]:
     """Milliseconds that one call over loopback takes with a policy that takes none; the CPU time is robust to load."""
-    from gap_vla.serving.policy_server import PolicyServer
-    from gap_vla.serving.remote_policy import RemotePolicy
+    from gap_vla.serving.client import RemotePolicy
+    from gap_vla.serving.server import PolicyServer
 
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(PolicyServer(Instant(), whole_chunks=False).start("127.0.0.1", 0))

@@ -47,10 +47,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     from gap_vla.rollouts.policy import PolicyError
-    from gap_vla.serving.key_mapping import KeyMapping
-    from gap_vla.serving.loading import load_checkpoint
-    from gap_vla.serving.policy_server import PolicyServer, serve_forever
-    from gap_vla.serving.server_limits import ServerLimits
+    from gap_vla.serving import KeyMapping, PolicyServer, ServerLimits, load_checkpoint, serve_forever
 
     keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
     loaded = load_checkpoint(

@@ -116,7 +116,7 @@ class EpisodeLog:
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         records = {}
-        for number, line in enumerate(whole.decode().splitlines(), 1):
+        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             try:
                 record = EpisodeRecord.read(json.loads(line), f"{self.path}, line {number}")
             except (ValueError, TypeError, RecursionError) as error:

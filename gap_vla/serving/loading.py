@@ -114,7 +114,7 @@ def load_policy(
     if name.startswith("replay:"):
         return LoadedPolicy(replay(Path(name.removeprefix("replay:")), action_dim, task))
     if name.startswith(("ws://", "wss://")):
-        from gap_vla.serving.remote_policy import KeyMapping, RemotePolicy
+        from gap_vla.serving.client import KeyMapping, RemotePolicy
 
         mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
         return LoadedPolicy(RemotePolicy(name, mapping, patience=patience))

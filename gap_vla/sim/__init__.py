@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gap_vla.core.lazy import exports
-from gap_vla.sim.registration import register_with_gymnasium
 from gap_vla.sim.rendering_backend import RenderingError, require_rendering
-from gap_vla.sim.specs import TASK_NAMES, TaskSpec, UnknownNameError, task_spec
+from gap_vla.sim.specs import TASK_NAMES, TaskSpec, UnknownNameError, register_with_gymnasium, task_spec
 from gap_vla.sim.variants import VARIANT_NAMES, Variant, variant_spec
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_n
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     try:
+        from gap_vla.sim.demonstration import demonstrate
         from gap_vla.sim.environment import make
         from gap_vla.sim.recording import write_demonstration
-        from gap_vla.sim.rollout import demonstrate
 
         env = make(task, **env_kwargs)
         while (order := _receive(connection)) is not None:

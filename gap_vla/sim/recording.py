@@ -15,7 +15,7 @@ import numpy as np
 
 from gap_vla.core.episode import PROPRIO_PER_ARM
 from gap_vla.core.whole import replacing
-from gap_vla.sim.rollout import Demonstration
+from gap_vla.sim.demonstration import Demonstration
 
 LAYOUT_VERSION = 2
 """Of what a demonstration holds. 2: `obs/object`, the objects' positions, which policies are never given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.util
 from collections.abc import Iterable
 from typing import Literal
 
@@ -156,3 +157,16 @@ def task_spec(name: str) -> TaskSpec:
         UnknownNameError: lists the names that exist.
     """
     return _BY_NAME[check_name("task", name, TASK_NAMES)]
+
+
+def register_with_gymnasium() -> None:
+    """Registers every task once; without gymnasium (no `sim` extra) there is nothing to register with."""
+    if importlib.util.find_spec("gymnasium") is None:
+        return
+    import gymnasium
+
+    for name in TASK_NAMES:
+        gymnasium_id = task_spec(name).gymnasium_id
+        if gymnasium_id not in gymnasium.registry:
+            # the environment ends its own episodes: gymnasium's time limit would count them a second time
+            gymnasium.register(gymnasium_id, "gap_vla.sim.environment:make", kwargs={"name": name})

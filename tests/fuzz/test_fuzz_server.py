@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from harness import damaged, damaged_json
 
-from gap_vla.serving.policy_server import MAX_COMPLAINT, PolicyServer
+from gap_vla.serving.server import MAX_COMPLAINT, PolicyServer
 from gap_vla.serving.wire import WireError, pack, unpack
 
 STATE = np.arange(9, dtype=np.float32)

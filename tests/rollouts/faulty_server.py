@@ -8,8 +8,9 @@ import time
 import numpy as np
 from test_evaluation_diagnose import Seeing
 
-from gap_vla.serving import policy_server, wire
-from gap_vla.serving.policy_server import PolicyServer, serve_forever
+import gap_vla.serving.server
+from gap_vla.serving import wire
+from gap_vla.serving.server import PolicyServer, serve_forever
 
 
 class Faulty(Seeing):
@@ -46,6 +47,6 @@ def pack_nan(policy):
 if __name__ == "__main__":
     policy = Faulty(sys.argv[2], int(sys.argv[3]))
     if policy.fault == "nan":
-        policy_server.pack = pack_nan(policy)
+        gap_vla.serving.server.pack = pack_nan(policy)
     server = PolicyServer(policy, whole_chunks=False)
     asyncio.run(serve_forever(server, "127.0.0.1", int(sys.argv[1]), lambda port: print(port, flush=True)))

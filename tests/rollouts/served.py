@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from gap_vla.serving.policy_server import PolicyServer
+from gap_vla.serving.server import PolicyServer
 
 
 class Counting:

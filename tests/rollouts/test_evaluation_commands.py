@@ -18,8 +18,8 @@ import gap_vla.cli.diagnose
 from gap_vla.core.episode import Episode
 from gap_vla.rlds import write_rlds
 from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
+from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.loading import load_checkpoint
-from gap_vla.serving.remote_policy import RemotePolicy
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,11 +25,11 @@ from gap_vla.rollouts import (
 )
 from gap_vla.rollouts.diagnose import closed_loop, open_loop
 from gap_vla.rollouts.heldout import held_out
-from gap_vla.rollouts.record import EpisodeLog
+from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
+from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.loading import load_policy
-from gap_vla.serving.remote_policy import RemotePolicy
 from gap_vla.sim import UnknownNameError
 
 NAN = float("nan")
@@ -354,3 +354,16 @@ def test_summaries_without_outcomes_are_not_compared(tmp_path, change, named):
     with pytest.raises(EvaluationError) as caught:
         render([path], tmp_path / "out")
     assert named in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_line_separator_inside_of_a_text_ends_no_line_and_bytes_that_are_no_text_are_named(tmp_path):
+    log = EpisodeLog(tmp_path, {})
+    log.append(EpisodeRecord(0, 5, False, 3, error="step 3: the policy said \u2028 and \x85"))
+    log.close()
+    again = EpisodeLog(tmp_path, {})
+    again.close()
+    assert again.records == log.records
+    with (tmp_path / "episodes.jsonl").open("ab") as file:
+        file.write(b'{"episode": "\xff"}\n')
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl, line 2: not an episode"):
+        EpisodeLog(tmp_path, {})

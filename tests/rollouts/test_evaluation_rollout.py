@@ -180,7 +180,7 @@ if __name__ == "__main__":
 def test_a_killed_evaluation_resumes_and_gives_the_same_total(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(KILLED)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, str(script), str(out)], env=environment)
     deadline = time.monotonic() + 60

@@ -18,9 +18,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from gap_vla.rollouts import PolicyError, PolicyUnavailable, evaluate
+from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.key_mapping import KeyMapping
-from gap_vla.serving.remote_policy import RemotePolicy
-from gap_vla.serving.server_limits import DEFAULT_SERVER_LIMITS
+from gap_vla.serving.server import DEFAULT_SERVER_LIMITS
 from gap_vla.serving.wire import WireError, pack, unpack
 
 GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "openpi_client_0.1.2_message.msgpack"

@@ -15,8 +15,7 @@ from websockets.frames import Frame, Opcode
 
 from gap_vla.core.typed_config import number_fields
 from gap_vla.rollouts import PolicyError
-from gap_vla.serving.policy_server import MAX_COMPLAINT
-from gap_vla.serving.server_limits import ServerLimits
+from gap_vla.serving.server import MAX_COMPLAINT, ServerLimits
 from gap_vla.serving.wire import MAX_ITEMS, WireError, unpack
 
 ROOT = Path(__file__).parents[2]

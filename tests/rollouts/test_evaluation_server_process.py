@@ -17,7 +17,7 @@ from pointmass import PointTask
 from test_evaluation_diagnose import SIZE, Seeing
 
 from gap_vla.rollouts import Limits, PolicyUnavailable, evaluate
-from gap_vla.serving.remote_policy import RemotePolicy
+from gap_vla.serving.client import RemotePolicy
 
 HERE = Path(__file__).parent
 EPISODES = 6
@@ -27,7 +27,7 @@ CALLS = 15  # made in the second episode
 @contextlib.contextmanager
 def process(fault="none", port=0):
     """Yields (the server's process, its address)."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{HERE.parents[1]}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "faulty_server.py"), str(port), fault, str(CALLS)]
     server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:

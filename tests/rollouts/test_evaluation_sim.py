@@ -104,6 +104,6 @@ def test_mistakes_on_the_command_line_are_explained(arguments, message):
 @pytest.mark.parametrize("script", ["evaluate", "serve_policy", "diagnose"])
 def test_help_is_complete_and_light(script):
     done = run("-X", "importtime", f"scripts/{script}.py", "--help")
-    assert done.returncode == 0 and "python scripts/" in done.stdout
+    assert done.returncode == 0 and f"    gap-vla {script.replace('_', '-')} --" in done.stdout
     for heavy in ("jax", "mujoco", "tensorflow", "torch"):
         assert f" {heavy}\n" not in done.stderr

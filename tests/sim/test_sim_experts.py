@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gap_vla.sim as sim
-from gap_vla.sim.rollout import demonstrate
+from gap_vla.sim.demonstration import demonstrate
 
 METAWORLD = [name for name in sim.TASK_NAMES if sim.task_spec(name).family == "metaworld"]
 

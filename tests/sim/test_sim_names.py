@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, UnknownNameError, task_spec, variant_spec
-from gap_vla.sim.start_ranges import draw_ranges
+from gap_vla.sim.variants import draw_ranges
 
 
 def test_importing_the_package_loads_no_simulator():

@@ -12,7 +12,7 @@ from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
 from gap_vla.sim.robosuite_env import TABLE_Z
 from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
-from gap_vla.sim.start_ranges import draw_ranges
+from gap_vla.sim.variants import draw_ranges
 
 TRAVEL = 0.14
 """How far the drawer opens (m), towards -y."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import dataclasses
 import http
 import itertools
 import signal
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -23,10 +24,39 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from gap_vla.core.foreign import shown, whole
+from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.rollouts.policy import Policy, PolicyError
 from gap_vla.serving.key_mapping import KeyMapping
-from gap_vla.serving.server_limits import DEFAULT_SERVER_LIMITS, ServerLimits
 from gap_vla.serving.wire import WireError, pack, unpack
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerLimits:
+    """What one client may ask for, so that none can take the machine's memory, or the places of others.
+
+    Memory for messages is at most about three times `max_message` for each of `max_connections`.
+
+    Attributes:
+        max_message: MiB; a larger message closes its connection (code 1009, "message too big").
+        max_prompt: characters of an instruction; a longer one is answered with a text that says so.
+        max_connections: at once; one more is closed at once (code 1013, "try again later").
+        idle: seconds without a whole message after which a connection is closed (code 1008).
+
+    Raises:
+        PolicyError: a limit outside of its bounds.
+    """
+
+    max_message: Annotated[int, Bounds(1, 256, "MiB; pictures of a camera have less")] = 16
+    max_prompt: Annotated[int, Bounds(1, 100_000, "characters")] = 2_000
+    max_connections: Annotated[int, Bounds(1, 1000, "an open file each")] = 64
+    idle: Annotated[float, Bounds(1, 86_400, "seconds; at most a day")] = 600.0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", PolicyError)
+
+
+DEFAULT_SERVER_LIMITS = ServerLimits()
+
 
 MAX_COMPLAINT = 2000
 """Characters of a text that says why an observation cannot be used."""
