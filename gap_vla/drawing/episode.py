@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from gap_vla.core.episode import EpisodeError
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.outputs import writing
 from gap_vla.drawing.figures import COLORS
 from gap_vla.drawing.video import write_video
@@ -59,6 +59,25 @@ class EpisodeView:
     phases: np.ndarray | None = None
     signals: tuple[Plot, ...] = ()
     facts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, episode: Episode, **others: Any) -> EpisodeView:
+        """All cameras, ρ, change points and phases of an episode, under its name.
+
+        Args:
+            others: fields that are something else.
+        """
+        return cls(
+            **{
+                "title": episode.name,
+                "length": len(episode),
+                "frames": dict(sorted(episode.images.items())),
+                "rho": episode.rho,
+                "change_points": np.flatnonzero(() if episode.change_point is None else episode.change_point),
+                "phases": episode.phase,
+                **others,
+            }
+        )
 
     def __len__(self) -> int:
         return self.length
@@ -121,7 +140,7 @@ def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
         _name_phases(first, view)
         dashed = "; dashed: true switches" if view.phases is not None else ""
         axes.set_xlabel(f"step (red: change points{dashed})", fontsize=8)
-    if with_frames:
+    if with_frames and view.title:
         figure.suptitle(view.title, fontsize=9)
     return figure
 

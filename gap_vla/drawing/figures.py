@@ -17,7 +17,10 @@ def figure_with(width: float, height: float, columns: int = 1, rows: int = 1, **
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    panels = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in panels.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def svg_text(figure: Any, fonts: str = "path") -> str:
@@ -28,8 +31,6 @@ def svg_text(figure: Any, fonts: str = "path") -> str:
     """
     import matplotlib
 
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "gap_vla", "svg.fonttype": fonts}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

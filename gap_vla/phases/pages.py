@@ -80,14 +80,9 @@ def view_of(episode: Episode, *, camera: str | None = None, facts: tuple[str, ..
     """
     if camera is not None and camera not in episode.images:
         raise EpisodeError(f"{episode.name}: no camera {camera!r} (cameras: {', '.join(episode.images) or 'none'})")
-    points = np.zeros(0, np.int64) if episode.change_point is None else np.flatnonzero(episode.change_point)
-    return EpisodeView(
-        episode.name,
-        len(episode),
+    return EpisodeView.of(
+        episode,
         frames={name: episode.images[name] for name in ([camera] if camera else sorted(episode.images)[:1])},
-        rho=episode.rho,
-        change_points=points,
-        phases=episode.phase,
         signals=_signals(episode),
         facts=((episode.language_instruction,) if episode.language_instruction else ()) + facts,
     )

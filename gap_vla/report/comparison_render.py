@@ -9,7 +9,7 @@ from typing import Any
 
 from gap_vla.core.foreign import Section
 from gap_vla.core.whole import replacing, write_json
-from gap_vla.drawing.figures import COLORS
+from gap_vla.drawing.figures import COLORS, figure_with
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison import (
     LABELS,
@@ -85,14 +85,9 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
         name: what a method is called.
         marks: stand as × beside ours.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     pairs = [pair for pair, found in comparison.differences.items() if found]
     rows = max(len(comparison.success), len(pairs), 2)
-    figure = Figure(figsize=(10, 1.5 + 0.42 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2 if pairs else 1, squeeze=False)[0]
+    figure, (panels,) = figure_with(10, 1.5 + 0.42 * rows, 2 if pairs else 1)
     variants = comparison.variants
     offset = {v: 0.22 * ((len(variants) - 1) / 2 - place) for place, v in enumerate(variants)}
     color = {variant: COLORS[place % len(COLORS)] for place, variant in enumerate(variants)}
@@ -121,7 +116,6 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
         right.set_xlabel("difference in success, points")
         right.set_title("paired on layouts; 95 % interval over seeds", fontsize=9)
     for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#eeeeee")
         axes.set_axisbelow(True)
     for variant in variants:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import svg
 from gap_vla.drawing.markup import chart_image, command_block, data_uri, film, films, html_table, note
-from gap_vla.drawing.rho_strip import rho_strip
 from gap_vla.report import charts
 from gap_vla.report.comparison import WITH_P, compare, words
 from gap_vla.report.comparison_render import draw_comparison, tables
@@ -87,8 +87,10 @@ def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
     if split is None:
         return ""
     shown, first = split.episode(0), slice(int(split.offsets[0]), int(split.offsets[1]))
-    images = next(iter(shown.images.values()), None)
-    strip = rho_strip({name: values[first] for name, values in lines.items()}, images, shown.change_point, shown.phase)
+    camera = dict(list(shown.images.items())[:1])
+    plot = Plot("ρ", {name: values[first] for name, values in lines.items()})
+    view = EpisodeView.of(shown, title="", frames=camera, rho=None, signals=(plot,))
+    strip = svg(episode_figure(view))
     chart = chart_image(strip, "frames of a demonstration and ρ of every step")
     means = ", ".join(f"{method} {values.mean():.3f}" for method, values in lines.items())
     return chart + note(f"Mean ρ over all training steps: {means}.") + command_block(command)

@@ -167,9 +167,7 @@ def dry_run(
     missing = "" if first.language_instruction else '  (none; give one with --reader language_instruction="…")'
     lines.append(f"  steps/language_instruction: {first.language_instruction!r}{missing}")
     lines += [f"  dropped: {key} ({reason})" for key, reason in sorted(source.dropped().items())]
-    points = np.zeros(0, np.int64) if first.change_point is None else np.flatnonzero(first.change_point)
-    title = f"{first.name}, {len(first)} steps: {first.language_instruction}"
-    view = EpisodeView(title, len(first), first.images, first.rho, points, first.phase)
+    view = EpisodeView.of(first, title=f"{first.name}, {len(first)} steps: {first.language_instruction}")
     return "\n".join([*lines, f"picture: {write_picture(view, picture, 'dry_run')}"])
 
 
