@@ -21,12 +21,12 @@ def markers(name: str) -> tuple[str, str]:
     return f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
 
 
-def replace_between(page: Path, name: str, generated: str, *, append: bool | None = True) -> Path:
+def replace_between(page: Path, name: str, generated: str, *, if_missing: str = "append") -> Path:
     """Puts `generated` between the page's markers of that name; what people wrote around them stays.
 
     Args:
-        append: whether a page without the markers gets them at its end. False: it stays as it is; None: that is an
-            error.
+        if_missing: what happens to a page without the markers: "append" puts them at its end, "leave" leaves it as it
+            is, "refuse" is an error.
 
     Raises:
         RenderError: only one of the two markers is there, or they stand in the wrong order; or the page is no
@@ -36,8 +36,8 @@ def replace_between(page: Path, name: str, generated: str, *, append: bool | Non
     if page.suffix != ".md":
         raise RenderError(f"{page}: results are written into a Markdown page; its name must end in .md")
     text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
-    if append is not None and begin not in text and end not in text:
-        if not append:
+    if if_missing != "refuse" and begin not in text and end not in text:
+        if if_missing == "leave":
             return page
         before, after = f"{text.rstrip()}\n\n", "\n"
     elif text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):

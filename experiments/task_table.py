@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import write_output, writing
-from gap_vla.core.whole import replacing
+from gap_vla.drawing.markup import markdown_table
+from gap_vla.rollouts.statistics import wilson
 from gap_vla.sim.environment import SimEnv, make
 from gap_vla.sim.expert import make_expert
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 from gap_vla.sim.variants import VARIANT_NAMES, variant_spec
 
-BEGIN, END = "<!-- task table: begin -->", "<!-- task table: end -->"
-"""What lies between these lines of the document is replaced."""
+PAGE_PART = "task table"
+"""Name of the markers between which the table stands in docs/TASKS.md."""
 
 
 def measure_expert(task: str, variant: str, n: int) -> dict[str, Any]:
@@ -145,24 +145,25 @@ def _save(path: Path, results: dict[str, Any]) -> None:
 
 def as_markdown(results: dict[str, Any]) -> str:
     """The tables: one of tasks, one of variants."""
-    lines = [
-        "| task | Hz | horizon | success (interval, %) | steps | reset ms | step ms | picture ms (64 px) | (84 px) |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heading = ["task", "Hz", "horizon", "success (interval, %)", "steps", "reset ms", "step ms"]
+    rows = [[*heading, "picture ms (64 px)", "(84 px)"]]
     known = [task for task in TASK_NAMES if "default" in results.get(task, {})]
     for task in known:
         spec, cells = task_spec(task), results[task]
         cell = cells["default"]
-        lines.append(
-            f"| `{task}` | {spec.control_hz} | {spec.horizon} | {_success(cell)} | "
-            f"{cell['steps']:.0f} | {cell['reset_ms']} | {cell['step_ms']} | "
-            f"{cells['render_ms_64']} | {cells['render_ms_84']} |"
-        )
-    lines += ["", "Expert success under each variant, on the variant's own seeds (interval in %):", ""]
-    lines += ["| task | " + " | ".join(VARIANT_NAMES[1:]) + " |", "|---" * len(VARIANT_NAMES) + "|"]
+        times = [cell["reset_ms"], cell["step_ms"], cells["render_ms_64"], cells["render_ms_84"]]
+        row = [f"`{task}`", spec.control_hz, spec.horizon, _success(cell), f"{cell['steps']:.0f}", *times]
+        rows.append([str(value) for value in row])
+    under = [["task", *VARIANT_NAMES[1:]]]
     for task in known:
         cells = [results[task].get(variant) for variant in VARIANT_NAMES[1:]]
-        lines.append(f"| `{task}` | " + " | ".join(_success(c) if c else "–" for c in cells) + " |")
+        under.append([f"`{task}`", *(_success(c) if c else "–" for c in cells)])
+    lines = [markdown_table(rows), ""]
+    lines += [
+        "Expert success under each variant, on the variant's own seeds (interval in %):",
+        "",
+        markdown_table(under),
+    ]
     lines += ["", "Phases of the expert and their mean length in steps:", ""]
     for task in known:
         phases = results[task]["default"]["phases"]
@@ -172,21 +173,5 @@ def as_markdown(results: dict[str, Any]) -> str:
 
 def _success(cell: dict[str, Any]) -> str:
     """Successes of episodes, with the 95 % Wilson interval in per cent."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(cell["successes"], cell["n"]).proportion_ci(method="wilson")
-    return f"{cell['successes']}/{cell['n']} ({100 * interval.low:.0f}–{100 * interval.high:.0f})"
-
-
-def insert_table(document: Path, table: str) -> None:
-    """Replaces what stands between the two marks of the document.
-
-    Raises:
-        UserError: the marks are missing.
-    """
-    text = document.read_text()
-    if BEGIN not in text or END not in text:
-        raise UserError(f"{document} has no lines {BEGIN!r} and {END!r}; put them where the table belongs")
-    head, rest = text.split(BEGIN)
-    with replacing(document) as temporary:
-        temporary.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+    low, high = wilson(cell["successes"], cell["n"])
+    return f"{cell['successes']}/{cell['n']} ({100 * low:.0f}–{100 * high:.0f})"

@@ -65,12 +65,12 @@ def make_parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
-    from experiments.phase_benchmark import by_demonstrations, compare, load_recordings, sensitivity
-    from experiments.phase_benchmark.figures import draw, into_page, markdown
+    from experiments.pages import replace_between
     from experiments.phase_benchmark.finders import FINDERS
-    from experiments.phase_benchmark.study import rho_scores
-    from experiments.phase_benchmark.untouched import TITLES, untouched
-    from experiments.phase_benchmark.width import draw_widths, widths
+    from experiments.phase_benchmark.motions import load_motions
+    from experiments.phase_benchmark.sensitivity import by_demonstrations, draw_widths, sensitivity, widths
+    from experiments.phase_benchmark.study import TITLES, compare, rho_scores, untouched
+    from experiments.phase_benchmark.tables import PAGE_PART, draw, markdown
     from gap_vla.core.outputs import claim, write_output
 
     if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
             from gap_vla.sim import collect_demos
 
             collect_demos(task, arguments.episodes, path, seed=7, cameras=())
-        tasks[task] = load_recordings(path, arguments.episodes)
+        tasks[task] = load_motions(path, arguments.episodes)
     finders = {name: finder for name, finder in FINDERS.items() if name in (arguments.finders or FINDERS)}
     run: dict[str, Any] = {
         "finders": lambda keep: compare(tasks, finders, keep=keep),
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     write_output(arguments.out / "tables.md", "phase_benchmark", tables)
     print(arguments.out / "tables.md", *draw(results, arguments.figures), sep="\n")
     if arguments.page:
-        print(into_page(tables, arguments.page))
+        print(replace_between(arguments.page, PAGE_PART, tables.rstrip(), if_missing="refuse"))
 
 
 if __name__ == "__main__":

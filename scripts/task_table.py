@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="measure also what was measured before")
     parser.add_argument("--pictures", action="store_true", help="draw docs/pictures/<task>.png as well")
     options = parser.parse_args(argv)
-    from experiments.task_table import as_markdown, draw_pictures, insert_table, update_results
+    from experiments.pages import replace_between
+    from experiments.task_table import PAGE_PART, as_markdown, draw_pictures, update_results
 
     tasks = options.tasks.split(",")
     with keeping("what was measured is kept, the same command continues"):
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
             n_looks=options.look_episodes,
             again=options.again,
         )
-    insert_table(options.docs / "TASKS.md", as_markdown(results))
+    replace_between(options.docs / "TASKS.md", PAGE_PART, as_markdown(results), if_missing="refuse")
     if options.pictures:
         for task in tasks:
             print(draw_pictures(task, options.docs / "pictures"))

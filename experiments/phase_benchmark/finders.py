@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from ruptures.base import BaseCost
+from ruptures.costs import cost_factory
 
 from experiments.phase_benchmark.tuning import Further, cosine, ratio, whole
 from gap_vla.phases.methods import Options, cotpc_points, hdbscan_points, resolved, segment_points
@@ -95,13 +97,38 @@ def _cost_of(motion: Motion, model: str) -> Any:
         _costs.clear()
         _model = model
     if id(motion) not in _costs:
-        from experiments.phase_benchmark.remembered_cost import RememberedCost
-
         signal = step_signal(motion)
         if model == "ar":
             signal = np.linalg.norm(signal, axis=1)  # its autoregressive cost takes one channel
         _costs[id(motion)] = (motion, RememberedCost(signal, model))  # the motion is kept, so that its id stays its own
     return _costs[id(motion)][1]
+
+
+class RememberedCost(BaseCost):
+    """The stock cost of that name, fitted to a signal.
+
+    Args:
+        signal: T×C, or T for "ar".
+        model: of `ruptures.costs.cost_factory`; "ar" is of order 2.
+    """
+
+    model = ""
+
+    def __init__(self, signal: np.ndarray, model: str) -> None:
+        self.model = model
+        self._stock = cost_factory(model=model, **({"order": 2} if model == "ar" else {})).fit(signal)
+        self.signal, self.min_size = self._stock.signal, self._stock.min_size
+        self._known = np.full((len(signal) + 1, len(signal) + 1), np.nan)
+
+    def fit(self, signal: np.ndarray) -> Any:
+        """Nothing: it is fitted."""
+        return self
+
+    def error(self, start: Any, end: Any) -> float:
+        """The stock cost of the segment [start, end); whole numbers of any kind."""
+        if np.isnan(self._known[start, end]):
+            self._known[start, end] = self._stock.error(start, end)
+        return float(self._known[start, end])
 
 
 def slow_moments(motions: Sequence[Motion], share: float | int) -> Points:

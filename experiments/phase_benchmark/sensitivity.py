@@ -1,16 +1,19 @@
-"""What the quality of our change points and of ρ depends on."""
+"""What the quality of our change points and of ρ depends on, and how wide ρ is, to be looked at."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.phase_benchmark.finders import ours
-from experiments.phase_benchmark.recordings import Recording, at_rate, with_noise
+from experiments.phase_benchmark.motions import ExpertMotion, at_rate, with_noise
 from experiments.phase_benchmark.study import area, fitted, halves
+from gap_vla.core.outputs import writing
 from gap_vla.phases.measures import boundary_scores
+from gap_vla.phases.methods import Options, gaussian_rho, resolved, segment_points
 
 PENALTIES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 ALPHAS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -21,9 +24,11 @@ STROKES = {"off": 0.0, "on": None}
 NOISES = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)
 RATES = (5.0, 10.0, 20.0, 30.0, 50.0)
 DEMOS = (1, 2, 4, 8)
+SHOWN = ("assembly", "threading")
+"""Tasks of which a recording is drawn."""
 
 
-def sensitivity(tasks: Mapping[str, Sequence[Recording]], seed: int = 0) -> dict[str, Any]:
+def sensitivity(tasks: Mapping[str, Sequence[ExpertMotion]], seed: int = 0) -> dict[str, Any]:
     """F1@5 over the tasks as one thing changes and all else keeps its default.
 
     Returns:
@@ -52,27 +57,77 @@ def sensitivity(tasks: Mapping[str, Sequence[Recording]], seed: int = 0) -> dict
     return out
 
 
-def by_demonstrations(tasks: Mapping[str, Sequence[Recording]]) -> dict[int, Any]:
+def by_demonstrations(tasks: Mapping[str, Sequence[ExpertMotion]]) -> dict[int, Any]:
     """AUPRC of ρ by the number of recordings that the LSTM is trained on: {number: {"mean", "tasks"}}."""
     return {n: _over(tasks, lambda r, n=n: _rho_from(r, n)) for n in DEMOS}
 
 
-def _over(tasks: Mapping[str, Sequence[Recording]], score: Any) -> dict[str, Any]:
+def _over(tasks: Mapping[str, Sequence[ExpertMotion]], score: Any) -> dict[str, Any]:
     each = {task: float(score(recordings)) for task, recordings in tasks.items()}
     return {"mean": float(np.mean(list(each.values()))), "tasks": each}
 
 
-def _f1(recordings: Sequence[Recording], tolerance: float | int, penalty: float | int, **options: Any) -> float:
+def _f1(recordings: Sequence[ExpertMotion], tolerance: float | int, penalty: float | int, **options: Any) -> float:
     found = ours([r.motion for r in recordings], penalty, **options)
     return boundary_scores(found, [r.switches for r in recordings], tolerance)["f1"]
 
 
-def _at_rate(recordings: Sequence[Recording], hz: float | int) -> float:
+def _at_rate(recordings: Sequence[ExpertMotion], hz: float | int) -> float:
     tolerance = max(1.0, 5 * hz / recordings[0].hz)
     return _f1([at_rate(r, hz) for r in recordings], tolerance, 0.0)
 
 
-def _rho_from(recordings: Sequence[Recording], number: int) -> float:
+def _rho_from(recordings: Sequence[ExpertMotion], number: int) -> float:
     train, test = halves(recordings)
     estimator = fitted(train[:number], lookahead=2)
     return area([estimator.predict(r.motion) for r in test], test)
+
+
+def widths(tasks: Mapping[str, Sequence[ExpertMotion]], variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """ρ of the first recording of the test half, the LSTM trained on the other half.
+
+    Returns:
+        {task: {"change_points", "switches", "rho": {variant: values}}} for the tasks of `SHOWN` that are there; the
+        last variant is bumps of σ 4 around the change points, without LSTM.
+    """
+    out = {}
+    for task in SHOWN:
+        if task not in tasks:
+            continue
+        train, test = halves(tasks[task])
+        motion = test[0].motion
+        points = segment_points(motion, None, resolved(Options(), [r.motion for r in train]))
+        rho = {name: fitted(train, **settings).predict(motion) for name, settings in variants.items()}
+        rho["bumps, σ 4"] = gaussian_rho(points, len(motion), Options())
+        out[task] = {
+            "change_points": points.tolist(),
+            "switches": test[0].switches.tolist(),
+            "rho": {name: np.round(values, 4).astype(float).tolist() for name, values in rho.items()},
+        }
+    return out
+
+
+def draw_widths(found: Mapping[str, Any], path: Path) -> Path:
+    """One column per task, one row per variant; red: change points, dashed: true switches."""
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(found.values()))["rho"])
+    figure = Figure(figsize=(11, 1.15 * len(names) + 0.6), layout="constrained")
+    axes = figure.subplots(len(names), len(found), sharex="col", sharey=True, squeeze=False)
+    for column, (task, one) in enumerate(found.items()):
+        for row, name in enumerate(names):
+            panel, values = axes[row, column], one["rho"][name]
+            panel.fill_between(range(len(values)), values, color="#1f6feb", alpha=0.3, lw=0)
+            panel.plot(values, color="#1f6feb", lw=1.2)
+            for point in one["change_points"]:
+                panel.axvline(point, color="#c22", lw=0.9)
+            for switch in one["switches"]:
+                panel.axvline(switch, color="0.2", lw=0.8, ls=(0, (4, 3)))
+            panel.set_ylim(0, 1.02)
+            panel.tick_params(labelsize=7)
+            panel.set_title(f"{task}: {name}, mean {np.mean(values):.2f}", fontsize=8, loc="left", pad=3)
+    for panel in axes[-1]:
+        panel.set_xlabel("step", fontsize=8)
+    with writing(path, "phase_benchmark") as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    return path

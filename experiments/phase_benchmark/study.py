@@ -1,15 +1,26 @@
-"""The comparison: tune on one half of the recordings of each task, score on the other."""
+"""The comparison: tune on one half of the recordings of each task, score on the other.
+
+`untouched` does so on recordings that nobody looked at while our defaults were chosen, and runs ours with its defaults.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.phase_benchmark.finders import FINDERS, Finder
-from experiments.phase_benchmark.recordings import Recording
+from experiments.phase_benchmark.motions import (
+    METAWORLD,
+    ROBOSUITE,
+    ExpertMotion,
+    load_motions,
+    metaworld_motions,
+    robosuite_motions,
+)
 from experiments.phase_benchmark.tuning import Tuned, tune
 from gap_vla.phases.estimator import PhaseEstimator
 from gap_vla.phases.measures import average_precision, boundary_scores, label_report, match_boundaries
@@ -27,8 +38,30 @@ AROUND = 2
 FIRST = 5
 """Steps at the start that ρ is not scored on: its first step is a change point by definition (M4)."""
 
+SIMULATED: dict[str, dict[str, Any]] = {
+    "seeds": {"seed": 1007},
+    "disjoint": {"seed": 1008, "variant": "positions_disjoint"},
+    "noise": {"seed": 1009, "action_noise": 0.25},
+    "size": {"seed": 1010, "variant": "object_size"},
+}
+"""Sets of our tasks: what is said to `gap_vla.sim.collect_demos`. The variants left out change pictures only."""
 
-def halves(recordings: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
+TITLES = {
+    "seeds": "our tasks, other seeds",
+    "disjoint": "our tasks, positions outside of the default ranges",
+    "noise": "our tasks, actions disturbed by 0.25",
+    "size": "our tasks, objects 15 % larger",
+    "metaworld": "ten other tasks of Meta-World, played by Meta-World's policies",
+    "robosuite": "robosuite's Lift and PickPlaceCan, played by a list of goals",
+}
+"""Every set, and what a table calls it."""
+
+STOCK_SEED = 1011
+
+COMPARED = {name: f for name, f in FINDERS.items() if not name.startswith(("ours before", "release"))}
+
+
+def halves(recordings: Sequence[ExpertMotion]) -> tuple[list[ExpertMotion], list[ExpertMotion]]:
     """Training and test half: every second recording."""
     return list(recordings[::2]), list(recordings[1::2])
 
@@ -38,7 +71,7 @@ def nothing(results: dict[str, Any]) -> None:
 
 
 def compare(
-    tasks: Mapping[str, Sequence[Recording]],
+    tasks: Mapping[str, Sequence[ExpertMotion]],
     finders: Mapping[str, Finder] = FINDERS,
     keep: Callable[[dict[str, Any]], Any] = nothing,
     most_seconds: float | int = 120.0,
@@ -71,7 +104,7 @@ def compare(
 
 
 def rho_scores(
-    tasks: Mapping[str, Sequence[Recording]],
+    tasks: Mapping[str, Sequence[ExpertMotion]],
     variants: Mapping[str, Mapping[str, Any]],
     keep: Callable[[dict[str, Any]], Any] = nothing,
 ) -> dict[str, Any]:
@@ -108,14 +141,14 @@ def rho_scores(
     return out
 
 
-def fitted(train: Sequence[Recording], **settings: Any) -> PhaseEstimator:
+def fitted(train: Sequence[ExpertMotion], **settings: Any) -> PhaseEstimator:
     """The LSTM trained on change points of our segmentation, not on the true switches."""
     motions = [r.motion for r in train]
     options = resolved(Options(), motions)
     return PhaseEstimator(**settings).fit(motions, [segment_points(m, None, options) for m in motions])
 
 
-def area(rho: Sequence[np.ndarray], recordings: Sequence[Recording]) -> float:
+def area(rho: Sequence[np.ndarray], recordings: Sequence[ExpertMotion]) -> float:
     """Area under the precision-recall curve for "within `AROUND` steps of a true switch"."""
     near = [near_boundaries(r.switches, len(r.motion), AROUND)[FIRST:] for r in recordings]
     return average_precision(np.concatenate([r[FIRST:] for r in rho]), np.concatenate(near))
@@ -126,7 +159,7 @@ def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.nd
     return [gaussian_rho(p, len(m), Options(sigma=2.0)) for p, m in zip(points, motions)]
 
 
-def _seconds_needed(finder: Finder, recordings: Sequence[Recording]) -> float:
+def _seconds_needed(finder: Finder, recordings: Sequence[ExpertMotion]) -> float:
     """An estimate from one recording, once everything is loaded and compiled.
 
     The first value costs more than the others where a finder remembers something of a recording.
@@ -141,7 +174,7 @@ def _seconds_needed(finder: Finder, recordings: Sequence[Recording]) -> float:
     return (first - start) * len(recordings) + further * values * len(recordings) / 2
 
 
-def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Recording]) -> dict[str, Any]:
+def _score_finder(finder: Finder, train: Sequence[ExpertMotion], test: Sequence[ExpertMotion]) -> dict[str, Any]:
     motions, true = [r.motion for r in train], [r.switches for r in train]
     if len(finder.grid) > 1:
         tuned = tune(lambda v: boundary_scores(finder.find(motions, v), true, 5)["f1"], finder.grid, finder.further)
@@ -163,3 +196,47 @@ def _score_finder(finder: Finder, train: Sequence[Recording], test: Sequence[Rec
         "tuning_f1@5": tuned.score,
         "counts@5": " ".join(f"{len(match_boundaries(p, t, 5))}/{len(p)}/{len(t)}" for p, t in zip(points, true)),
     }
+
+
+def untouched(
+    demos: Path, tasks: Sequence[str], episodes: int, keep: Callable[[dict[str, Any]], Any], sets: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Scores every finder on every set.
+
+    Args:
+        demos: folder where recordings of the simulated sets are, or are collected to.
+        tasks: our tasks that are taken.
+        episodes: per task and set, half of them for tuning.
+        keep: is given the results so far after every set.
+        sets: only these of `TITLES`; default: all.
+
+    Returns:
+        {set: {"recordings": {task: number}, "results": as of `compare`}}.
+    """
+    out: dict[str, Any] = {}
+    for name in sets or TITLES:
+        recordings = motions_of(name, demos, tasks, episodes)
+        print(f"{name}: {sum(map(len, recordings.values()))} recordings of {len(recordings)} tasks", flush=True)
+        out[name] = {
+            "recordings": {task: len(found) for task, found in recordings.items()},
+            "results": compare(recordings, COMPARED),
+        }
+        keep(out)
+    return out
+
+
+def motions_of(name: str, demos: Path, tasks: Sequence[str], episodes: int) -> Mapping[str, list[ExpertMotion]]:
+    if name in SIMULATED:
+        return {task: _simulated(name, demos, task, episodes) for task in tasks}
+    if name == "metaworld":
+        return {task: metaworld_motions(task, episodes, STOCK_SEED) for task in METAWORLD}
+    return {task: robosuite_motions(task, episodes, STOCK_SEED) for task in ROBOSUITE}
+
+
+def _simulated(name: str, demos: Path, task: str, episodes: int) -> list[ExpertMotion]:
+    path = demos / name / f"{task}.hdf5"
+    if not path.exists():
+        from gap_vla.sim import collect_demos
+
+        collect_demos(task, episodes, path, cameras=(), **SIMULATED[name])
+    return load_motions(path, episodes)

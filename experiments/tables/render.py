@@ -62,7 +62,7 @@ def write_front_page(results: Sequence[BlockResult], page: Path) -> None:
         parts += _before(result)
     if any(result.finished for result in results):
         parts.append(HOW_INTERVALS)
-    replace_between(page, FRONT, "\n\n".join(parts), append=False)
+    replace_between(page, FRONT, "\n\n".join(parts), if_missing="leave")
 
 
 def title_of(block: Block) -> str:

@@ -16,17 +16,14 @@ from jaxtyping import Bool, Float
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
 from gap_vla.core.processes import single_threaded
-from gap_vla.phases.targets import label_changes, near_boundaries
+from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
 from gap_vla.training.config import EPISODES, WORKERS
 
 NEAR_SWITCH = 3
-"""A step this close to one where the expert's phase changes counts as a transition."""
-
-TRANSITION_RHO = 0.5
-"""A step with at least this ρ counts as a transition."""
+"""A step this close to one where the expert's phase changes belongs to a transition, where there is no ρ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +158,7 @@ def varying(scale: Float[np.ndarray, " A"]) -> Bool[np.ndarray, " A"]:
 
 def _transition(episode: Episode) -> np.ndarray | None:
     if episode.rho is not None:
-        return np.asarray(episode.rho) >= TRANSITION_RHO
+        return is_transition(np.asarray(episode.rho))
     return None if episode.phase is None else near_switches(list(episode.phase))
 
 

@@ -10,20 +10,22 @@ import numpy as np
 import pytest
 import ruptures
 
-from experiments.phase_benchmark import Recording, compare, sensitivity
-from experiments.phase_benchmark.differences import (
+from experiments.pages import markers
+from experiments.phase_benchmark.finders import FINDERS, Finder, step_signal, with_ruptures
+from experiments.phase_benchmark.motions import ExpertMotion, at_rate, true_switches, with_noise, with_phase
+from experiments.phase_benchmark.sensitivity import draw_widths, sensitivity, widths
+from experiments.phase_benchmark.study import compare, untouched
+from experiments.phase_benchmark.tables import (
+    PAGE_PART,
     against_the_best,
+    draw,
+    markdown,
     mean_difference,
     over_the_tasks,
     paired_difference,
+    untouched_tables,
 )
-from experiments.phase_benchmark.figures import BEGIN, END, draw, into_page, markdown, untouched_tables
-from experiments.phase_benchmark.finders import FINDERS, Finder, step_signal, with_ruptures
-from experiments.phase_benchmark.recordings import at_rate, true_switches, with_noise
-from experiments.phase_benchmark.stock_tasks import _with_phase
 from experiments.phase_benchmark.tuning import EXTENSIONS, cosine, ratio, tune, whole
-from experiments.phase_benchmark.untouched import untouched
-from experiments.phase_benchmark.width import draw_widths, widths
 from gap_vla.phases import Motion
 from gap_vla.phases.motion import steps_of
 from gap_vla.phases.noise import noise_level
@@ -35,7 +37,7 @@ def corners(seed, legs=4, leg=20):
     path = np.concatenate([np.zeros((1, 3)), np.cumsum(0.01 * heading, axis=0)[:-1]])
     angle = np.linspace(0, 1.5, legs * leg) / 2
     turn = np.stack([np.cos(angle), np.zeros_like(angle), np.zeros_like(angle), np.sin(angle)], axis=1)
-    return Recording(Motion.of(path, turn, np.zeros((legs * leg, 1))), np.arange(leg, legs * leg, leg), 20.0)
+    return ExpertMotion(Motion.of(path, turn, np.zeros((legs * leg, 1))), np.arange(leg, legs * leg, leg), 20.0)
 
 
 def test_short_phases_belong_to_the_one_before():
@@ -128,7 +130,8 @@ def test_the_page_shows_the_tables_of_the_published_results():
     tables = (root / "results" / "phases" / "tables.md").read_text()
     assert tables.startswith(markdown(published)), "after the tables stands who made them"
     page = (root / "docs" / "PHASES.md").read_text()
-    assert page.split(BEGIN)[1].split(END)[0].strip() == markdown(published).strip()
+    begin, end = markers(PAGE_PART)
+    assert page.split(begin)[1].split(end)[0].strip() == markdown(published).strip()
 
 
 @pytest.mark.parametrize("model", ["l2", "rbf", "normal"])
@@ -155,7 +158,7 @@ def test_the_phase_of_a_foreign_policy_is_the_branch_that_decided():
                 return -1.0
             return 1.0
 
-    actions, phases = zip(*(_with_phase(Policy(), np.array(seen)) for seen in range(7)))
+    actions, phases = zip(*(with_phase(Policy(), np.array(seen)) for seen in range(7)))
     assert [bool(a != b) for a, b in itertools.pairwise(phases)] == [False, False, True, False, True, False]
     assert [action[1] for action in actions] == [-1] * 5 + [1] * 2
     assert sys.gettrace() is None or "coverage" in sys.modules
@@ -163,9 +166,9 @@ def test_the_phase_of_a_foreign_policy_is_the_branch_that_decided():
 
 def test_sets_that_nobody_tuned_on_are_compared_each_for_itself(monkeypatch, tmp_path):
     few = {name: FINDERS[name] for name in ("ours, defaults", "uniform", "speed threshold")}
-    monkeypatch.setattr("experiments.phase_benchmark.untouched.COMPARED", few)
+    monkeypatch.setattr("experiments.phase_benchmark.study.COMPARED", few)
     recordings = {"corners": [corners(seed) for seed in range(4)]}
-    monkeypatch.setattr("experiments.phase_benchmark.untouched._recordings", lambda *_: recordings)
+    monkeypatch.setattr("experiments.phase_benchmark.study.motions_of", lambda *_: recordings)
     kept = []
     found = untouched(tmp_path, ["corners"], 4, lambda so_far: kept.append(list(so_far)), ["seeds", "noise"])
     assert kept == [["seeds"], ["seeds", "noise"]] and found["noise"]["recordings"] == {"corners": 4}
@@ -268,7 +271,3 @@ def test_tables_and_figures_hold_every_line(tmp_path):
     assert "| corners | 1.00 | uniform | 1.00 | +0.00 (+0.00 to +0.00) | 1.00 |" in text
     assert "| ours, defaults |" in text and "**noise, no smoothing, no dead-band**" in text and "**demos**" in text
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in draw(results, tmp_path))
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    into_page(text, page)
-    assert page.read_text() == f"before\n{BEGIN}\n\n{text}\n{END}\nafter\n"

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 
-from experiments.pages import RenderError, markers
+from experiments.pages import RenderError, markers, replace_between
 from experiments.tables.cells import plan
 from experiments.tables.command import seconds
 from experiments.tables.kinds import PROFILES, find_kind
@@ -144,6 +144,10 @@ def test_a_page_without_markers_gets_the_section_at_its_end_and_a_broken_one_is_
     page.write_text(page.read_text().replace(markers(marker_name("fake", "cpu"))[1], ""))
     with pytest.raises(RenderError, match="once each"):
         render(table, "cpu", cells, ledger, page)
+    page.write_text("# Phases\n")
+    with pytest.raises(RenderError, match="once each"):
+        replace_between(page, "tables", "| |", if_missing="refuse")
+    assert page.read_text() == "# Phases\n"
 
 
 def test_the_papers_figures_are_those_of_its_tables():
