@@ -1,7 +1,7 @@
 """Reproduce a table: train and roll out its cells (task × method × seed), as many as fit into a budget of time.
 
     python scripts/reproduce.py --table evidence --profile cpu --budget 60m --jobs 2
-    python scripts/reproduce.py --table main --dry_run                     # the queue with predicted times
+    python scripts/reproduce.py --table main --dry-run                     # the queue with predicted times
     python scripts/reproduce.py --table octo --tasks threading --seeds 0
     python scripts/reproduce.py --table evidence --look probe,takeover     # what finished policies see and need
     python scripts/reproduce.py --render                                   # only write all tables again
@@ -45,12 +45,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--tasks", type=names, default=[], help="only these tasks")
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where small policies train (default cpu)")
     add("--retry", action="store_true", help="try failed cells again")
-    add("--dry_run", action="store_true", help="print the queue with predicted times, run and write nothing")
+    add("--dry-run", action="store_true", help="print the queue with predicted times, run and write nothing")
     add("--look", type=names, default=[], help="run nothing new; look into finished cells: probe,takeover")
     add("--render", action="store_true", help="run nothing; write what is recorded, without --table all of it")
     add("--results", default="results", help="folder of the recorded cells (default results)")
     add("--page", default="docs/RESULTS.md", help="page to write into (default docs/RESULTS.md)")
-    add("--front_page", default="README.md", help="page with the main results between markers (default README.md)")
+    add("--front-page", default="README.md", help="page with the main results between markers (default README.md)")
     add("--logs", default="runs/reproduce", help="folder for the cells' output (default runs/reproduce)")
     options = parser.parse_args(arguments)
     if not options.page.endswith(".md"):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gap_vla.cli.arguments import MANY, command_parser, processes, refuse_idle, whole
 from gap_vla.core.errors import command, keeping
+from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.core.whole import write_json
 
@@ -93,7 +94,7 @@ def _take_over(runs: list[Run], options: argparse.Namespace, command_line: str) 
             variant=options.variant,
             workers=options.workers,
         )
-        settings = json.loads((folder / "settings.json").read_text())
+        settings = Section.read(folder / "settings.json").values
         write_json(folder / "settings.json", {**settings, "command": command_line})
 
 
@@ -102,7 +103,7 @@ def _probe(runs: list[Run], options: argparse.Namespace, command_line: str) -> d
     kept = options.out.with_suffix(".probe") / "probe.json"
     claim(kept, "probe", suffixes=(".json",))
     if not options.probe:
-        return json.loads(kept.read_text()) if kept.exists() else None
+        return dict(Section.read(kept).values) if kept.exists() else None
     from gap_vla.report.probe_data import collect_probe_demos
     from gap_vla.report.probing import probe_runs
     from gap_vla.report.runs import ReportError

@@ -263,7 +263,7 @@ def load_annotator(directory: str | Path) -> Annotator:
     path = Path(directory) / "annotator.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no annotator.json; was an annotation saved there?")
-    advice = "make it again: python scripts/annotate.py SOURCE --out COPY"
+    advice = "make it again: gap-vla annotate SOURCE --out COPY"
     with refusing(f"{path}: not an annotator that this version reads", advice, MotionError):
         record = Section.read(path, MotionError)
         estimator = PhaseEstimator.load(directory) if "estimator" in record else None

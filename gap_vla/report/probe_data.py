@@ -101,7 +101,7 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
             if "obs/object" not in demo:
                 raise ProbeError(
                     f"{path}, {name}: no obs/object, so where the objects are is not known; collect the "
-                    "demonstrations again with scripts/collect_demos.py"
+                    "demonstrations again with gap-vla collect-demos"
                 )
             steps = np.arange(0, len(demo["actions"]), every)
             for key in demo["obs"]:

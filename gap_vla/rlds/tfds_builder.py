@@ -1,6 +1,6 @@
 """The TFDS builders: every dataset is written by one, the class in `rlds_builders/<name>` or, without one, the base.
 
-`tfds build`, `scripts/build_dataset.py` and the main job all call `DemosBuilder.convert`.
+`tfds build`, `gap-vla build-dataset` and the main job all call `DemosBuilder.convert`.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def dataset_builder(
     """
     if kind == "rlds":
         raise DatasetError(
-            "ρ is added to an RLDS dataset by: python scripts/annotate.py SOURCE --out DATA_DIR/NAME/VERSION "
+            "ρ is added to an RLDS dataset by: gap-vla annotate SOURCE --out DATA_DIR/NAME/VERSION "
             "--state observation/state --layout bridge (the field with the state, and what its columns are)"
         )
     if not name.isidentifier():

@@ -22,7 +22,7 @@ def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
         ConfigError: the dataset has no ρ.
     """
     if "rho" not in trajectory:
-        raise ConfigError("the dataset has no steps/rho; add it with `scripts/annotate.py`")
+        raise ConfigError("the dataset has no steps/rho; add it with `gap-vla annotate`")
     rho = tf.cast(trajectory["rho"], tf.float32)[:, None]
     return {**trajectory, "action": tf.concat([tf.cast(trajectory["action"], tf.float32), rho], axis=1)}
 

@@ -83,7 +83,7 @@ def test_an_rlds_dataset_is_sent_to_the_command_that_adds_rho(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("build_dataset", tmp_path, "--kind", "rlds", "--name", "x") != 0
-    assert "scripts/annotate.py SOURCE --out" in capsys.readouterr().err
+    assert "gap-vla annotate SOURCE --out" in capsys.readouterr().err
 
 
 def test_dry_run_shows_mapping_and_picture_and_writes_no_dataset(
