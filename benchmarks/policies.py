@@ -26,13 +26,14 @@ import torch
 from gap_vla.adjustment.torch import attach
 from gap_vla.cli.configured import load_config
 from gap_vla.core.episode import Episode
-from gap_vla.policies import SmallConfig, build_policy
+from gap_vla.policies import build_policy
 from gap_vla.policies.encoders import ProprioEncoder
+from gap_vla.policies.windows import SmallWindows
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.store import STORE_VERSION, _SplitWriter
-from gap_vla.training.small.step import SmallTrainer
-from gap_vla.training.small.windows import SmallWindows
+from gap_vla.training.torch import SmallConfig
+from gap_vla.training.torch_trainer import SmallTrainer
 
 
 def made_up_store(directory: Path, size: int, episodes: int = 40, length: int = 113) -> EpisodeStore:
@@ -73,8 +74,7 @@ def clocked(action: Callable[[], Any]) -> float:
 
 def trained(trainer: SmallTrainer, batch: Any) -> float:
     """A step that is over: its loss is known."""
-    trainer.step(batch, 0)
-    return float(trainer.loss)
+    return float(trainer.step(batch, 0).loss)
 
 
 def branch_alone(config: SmallConfig, pairs: int) -> float:
@@ -118,6 +118,8 @@ def measure(config: SmallConfig, pairs: int) -> None:
                 dataclasses.replace(config, method=method),
                 build_policy(config.model, method, (size, size, 3), 9, 7),
                 10_000,
+                windows,
+                windows,
             )
             for method in ("concat", "gap")
         }

@@ -22,8 +22,8 @@ def measure(pairs: int, batch_size: int, profile: str) -> None:
 
     from gap_vla.cli.configured import load_config
     from gap_vla.octo.presets import example_batch
-    from gap_vla.training.config import FinetuneConfig
-    from gap_vla.training.octo import build
+    from gap_vla.training.octo import FinetuneConfig
+    from gap_vla.training.octo_model import build
     from gap_vla.training.step import DeviceFactors, TrainStep
 
     config = FinetuneConfig.from_dict(load_config(f"finetune_configs/threading.py:{profile}").to_dict())

@@ -7,7 +7,7 @@ cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (not trained yet). debug: the same path in less than a minute.
 """
 
-from gap_vla.policies import small_experiment
+from gap_vla.training.torch import small_experiment
 
 CHANGES = dict(
     demos=dict(episodes=100, image_size=64, action_noise=0.1),

@@ -9,15 +9,16 @@ import sys
 import time
 from pathlib import Path
 
-from gap_vla.training import comparison, pipeline
-from gap_vla.training.config import FinetuneConfig
-from gap_vla.training.interrupt import StopRequest
-from gap_vla.training.run_directory import RunDirectory
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.training import comparison
+from gap_vla.training.loop import StopRequest
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.run import Run
 
 
-def count_to_thirty(config: FinetuneConfig, resume: bool) -> None:
+def count_to_thirty(config: FinetuneConfig, *, resume: bool) -> None:
     """Stands for `finetune`: goes on where it was stopped, saves on Ctrl-C, writes its summary last."""
-    run = RunDirectory.claim(pipeline.run_directory_of(config), config.to_dict(), resume)
+    run = RunDirectory.claim(Run(config).directory.path, config.to_dict(), resume)
     log = Path(config.runs) / "log.txt"
     counter = run.path / "count.txt"
     with StopRequest() as stop:
@@ -33,8 +34,8 @@ def count_to_thirty(config: FinetuneConfig, resume: bool) -> None:
     run.summary.write_text(json.dumps(summary))
 
 
-pipeline.finetune = count_to_thirty  # type: ignore[assignment]
-pipeline.prepare_data = lambda config: None  # type: ignore[assignment,return-value]
+comparison.finetune = count_to_thirty  # type: ignore[assignment]
+comparison.prepare_data = lambda config, stages: None  # type: ignore[assignment,return-value]
 
 if __name__ == "__main__":
     comparison.compare(FinetuneConfig(task="threading", runs=sys.argv[1]), ["v", "vp"], [0])

@@ -10,8 +10,9 @@ from gap_vla.cli.configured import config_parser
 from gap_vla.core.typed_config import ConfigError, all_number_fields, number_fields
 from gap_vla.phases.estimator import EstimatorSettings
 from gap_vla.phases.methods import Options
-from gap_vla.policies.config import SmallConfig
-from gap_vla.training.config import FinetuneConfig, PhasesConfig
+from gap_vla.training.config import PhasesConfig
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.torch import SmallConfig
 
 CONFIGS = {"octo": FinetuneConfig, "small": SmallConfig}
 OPTIONS = {

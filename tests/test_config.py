@@ -9,9 +9,10 @@ import pytest
 from experiment_files import profiles
 
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.policies import SmallConfig
 from gap_vla.sim import TASK_NAMES
-from gap_vla.training.config import FinetuneConfig, experiment
+from gap_vla.training.config import experiment
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.torch import SmallConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,10 +80,12 @@ def test_only_vp_gap_adjusts_gradients_and_only_v_is_blind_to_proprio():
 
 def test_an_experiment_applies_defaults_then_changes_then_profile():
     profiles = {"default": {}, "short": {"train": {"steps": 2}}}
-    config = experiment("threading", [{"train": {"steps": 9}}, {"train": {"batch_size": 4}}], profiles, "short")
+    config = experiment(
+        FinetuneConfig, "threading", [{"train": {"steps": 9}}, {"train": {"batch_size": 4}}], profiles, "short"
+    )
     assert (config.train.steps, config.train.batch_size, config.train.seed) == (2, 4, 0)
     with pytest.raises(ConfigError, match="did you mean steps"):
-        experiment("threading", [{"train": {"step": 9}}], profiles, "default")
+        experiment(FinetuneConfig, "threading", [{"train": {"step": 9}}], profiles, "default")
 
 
 @pytest.mark.parametrize(("name", "profile"), [pair for pair in profiles() if not pair[0].startswith("small_")])

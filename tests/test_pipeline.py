@@ -10,44 +10,46 @@ from pathlib import Path
 
 import pytest
 
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.sim import task_spec
-from gap_vla.training import comparison, pipeline
-from gap_vla.training.config import DemosConfig, FinetuneConfig, PhasesConfig
-from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training import comparison, stages
+from gap_vla.training.config import DemosConfig, PhasesConfig
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.run import Run, finetune
 
 CONFIG = FinetuneConfig(task="threading")
 
 
-def changed(**fields) -> pipeline.Stages:
-    return pipeline.stages_of(dataclasses.replace(CONFIG, **fields))
+def changed(**fields) -> stages.Stages:
+    return stages.stages_of(dataclasses.replace(CONFIG, **fields))
 
 
 def test_changed_demonstrations_get_other_demos_datasets_and_stores():
-    before, after = pipeline.stages_of(CONFIG), changed(demos=DemosConfig(action_noise=0.2))
+    before, after = stages.stages_of(CONFIG), changed(demos=DemosConfig(action_noise=0.2))
     assert before.demos != after.demos and before.rlds != after.rlds and before.store != after.store
 
 
 def test_other_phases_reuse_the_demonstrations_but_not_the_dataset():
-    before, after = pipeline.stages_of(CONFIG), changed(phases=PhasesConfig(seed=1))
+    before, after = stages.stages_of(CONFIG), changed(phases=PhasesConfig(seed=1))
     assert before.demos == after.demos and before.rlds != after.rlds
 
 
 def test_method_seed_and_model_share_the_data_but_not_the_run():
     other = dataclasses.replace(CONFIG, method="vp")
-    assert pipeline.stages_of(CONFIG) == pipeline.stages_of(other)
-    assert pipeline.run_directory_of(CONFIG) != pipeline.run_directory_of(other)
+    assert stages.stages_of(CONFIG) == stages.stages_of(other)
+    assert Run(CONFIG).directory.path != Run(other).directory.path
 
 
 @pytest.mark.parametrize("version", ["labels", "pictures"])
 def test_other_code_that_makes_the_data_gets_another_dataset_and_another_run(monkeypatch, version):
-    before, run = pipeline.stages_of(CONFIG), pipeline.run_directory_of(CONFIG)
+    before, run = stages.stages_of(CONFIG), Run(CONFIG).directory.path
     if version == "labels":
-        monkeypatch.setattr(pipeline, "LABELS_VERSION", 99)
+        monkeypatch.setattr(stages, "LABELS_VERSION", 99)
     else:
         monkeypatch.setattr(type(task_spec(CONFIG.task)), "pictures_version", 99)
-    assert pipeline.stages_of(CONFIG).rlds != before.rlds
-    assert pipeline.run_directory_of(CONFIG) != run
+    assert stages.stages_of(CONFIG).rlds != before.rlds
+    assert Run(CONFIG).directory.path != run
 
 
 def test_a_replaced_demonstration_file_is_another_dataset(tmp_path):
@@ -61,7 +63,7 @@ def test_a_replaced_demonstration_file_is_another_dataset(tmp_path):
 
 def test_another_view_is_another_dataset_and_near_is_what_it_always_was():
     near, stock = changed(demos=DemosConfig(camera="near")), changed(demos=DemosConfig(camera="agentview"))
-    assert near == pipeline.stages_of(CONFIG) and "camera" not in near.demos_identity
+    assert near == stages.stages_of(CONFIG) and "camera" not in near.demos_identity
     assert stock.demos != near.demos and stock.rlds != near.rlds
 
 
@@ -85,7 +87,7 @@ def test_a_dry_run_of_two_arms_takes_eighteen_numbers_of_state_and_fourteen_of_a
     from gap_vla.cli.configured import load_config
 
     config = FinetuneConfig.from_dict(load_config("finetune_configs/handover.py:debug").to_dict())
-    lines = pipeline.dry_run(config)
+    lines = Run(config).dry_run()
     assert "observation/proprio float32[8, 1, 18]" in lines and "  action float32[8, 1, 8, 14]" in lines
     assert "observation/image_wrist uint8[8, 1, 64, 64, 3]" in lines
 
@@ -106,7 +108,7 @@ def test_a_run_with_missing_inputs_leaves_no_run_directory(tmp_path):
         demos=DemosConfig(path=__file__),
     )
     with pytest.raises(ConfigError, match="holds no RLDS dataset"):
-        pipeline.finetune(config)
+        finetune(config)
     assert not list(tmp_path.iterdir())
 
 
@@ -119,7 +121,7 @@ def cells(tmp_path, monkeypatch):
         ran.append((config.method, config.train.seed))
         if config.method == "v" and config.train.seed == 1:
             return "DivergedError: the loss is nan"
-        run = RunDirectory.claim(pipeline.run_directory_of(config), config.to_dict(), resume=True)
+        run = RunDirectory.claim(Run(config).directory.path, config.to_dict(), resume=True)
         wins = {"v": [0, 0, 1, 0], "vp": [0, 1, 1, 0], "vp_gap": [1, 1, 1, 0]}[config.method]
         rollouts = {"layout_seeds": [7, 8, 9, 10], "outcomes": wins, "successes": sum(wins), "episodes": 4}
         summary = {"task": config.task, "method": config.method, "seed": config.train.seed, "rollouts": rollouts}
@@ -127,7 +129,7 @@ def cells(tmp_path, monkeypatch):
         return None
 
     monkeypatch.setattr(comparison, "_run_in_a_process", fake_cell)
-    monkeypatch.setattr(pipeline, "prepare_data", lambda config: None)
+    monkeypatch.setattr(comparison, "prepare_data", lambda config, stages: None)
     return ran
 
 

@@ -15,12 +15,12 @@ from gap_vla.cli.configured import load_config
 from gap_vla.core import resources
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
-from gap_vla.policies.config import SmallConfig
 from gap_vla.sim.space import require_space
 from gap_vla.training import preflight
-from gap_vla.training.config import FinetuneConfig
-from gap_vla.training.estimates import require_training_memory
-from gap_vla.training.pipeline import stages_of
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.preflight import require_training_memory
+from gap_vla.training.stages import stages_of
+from gap_vla.training.torch import SmallConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -51,7 +51,7 @@ def folders(tmp_path):
 
 
 def ready(config):
-    preflight.require_ready(config, stages_of(config.data_stages if isinstance(config, SmallConfig) else config))
+    preflight.require_ready(config, stages_of(config))
 
 
 @pytest.mark.parametrize("make", [octo, small])
@@ -159,8 +159,8 @@ def test_no_profile_that_runs_on_a_cpu_is_refused_with_8_gigabytes(name, profile
 def test_no_profile_is_refused_where_its_weights_and_device_are(name, profile, folders, monkeypatch):
     monkeypatch.setattr(resources, "available_memory", lambda: 2**50)
     monkeypatch.setattr(resources, "free_disk", lambda folder: 2**50)
-    monkeypatch.setattr(preflight, "_require_torch_device", lambda device: None)
-    monkeypatch.setattr(preflight, "_require_weights", lambda config: None)
+    monkeypatch.setattr("gap_vla.training.torch.require_device", lambda device: None)
+    monkeypatch.setattr("gap_vla.training.octo.require_weights", lambda pretrained: None)
     ready(config_of(name, profile, **folders))
 
 
@@ -188,7 +188,7 @@ def test_estimates_grow_with_what_is_asked_for(config, monkeypatch):
     def noted(needs, advice):
         limits.append(sum(needs.values()))
 
-    monkeypatch.setattr("gap_vla.training.estimates.require_memory", noted)
+    monkeypatch.setattr("gap_vla.training.preflight.require_memory", noted)
     bigger = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=1024))
     larger = dataclasses.replace(config, demos=dataclasses.replace(config.demos, image_size=128))
     for one in (config, bigger, larger):

@@ -22,8 +22,7 @@ from gap_vla.octo import Compute, OctoModel, OctoModule, create_optimizer
 from gap_vla.octo.language import embed_language
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.optimizer import join_frozen, split_frozen
-from gap_vla.training.branches import Adam
-from gap_vla.training.packing import Packing
+from gap_vla.training.packing import Adam, Packing
 from gap_vla.training.step import DeviceFactors, TrainState, TrainStep
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from experiments.tables.kinds import PROFILES, Kind
 from experiments.tables.tables import Arm, Block, Table
 from gap_vla.core.identity import digest
+from gap_vla.core.run_directory import of_result
 from gap_vla.core.typed_config import ConfigError, choose
-from gap_vla.training.settings import of_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Cell:
     Attributes:
         config: typed configuration of the run.
         defaults: settings that nobody changed; see `changed_settings`.
-        origin: what else makes the outcome, as of now (`gap_vla.training.origin`).
+        origin: what else makes the outcome, as of now (`gap_vla.training.stages`).
         reads_labels: whether the outcome depends on ρ or change points.
     """
 

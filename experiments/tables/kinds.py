@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.tables.tables import IN, OUT
+from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import ConfigError, choose
-from gap_vla.training.origin import expected_origin
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.run import Run, finetune
+from gap_vla.training.stages import expected_origin, stages_of
+from gap_vla.training.torch import SmallConfig
 
 PROFILES = ("cpu", "paper", "debug")
 ROLLOUTS = 100
@@ -35,7 +39,7 @@ class Kind:
         defaults: what the settings are that nobody changes, so that an option added later leaves recorded cells valid.
         store: folder of the episodes that it trains on; cells that share it wait until the first has made it.
         stated_seconds: profile to how long a cell takes, before any has been measured.
-        origin: what a cell that starts now is made from besides its settings (`gap_vla.training.origin`).
+        origin: what a cell that starts now is made from besides its settings (`gap_vla.training.stages`).
         reads_labels: whether its outcome depends on ρ or change points.
     """
 
@@ -74,8 +78,6 @@ def _family_file(task: str, metaworld: str, robosuite: str) -> str:
 def _configure_small(
     task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str
 ) -> CellConfig:
-    from gap_vla.policies.config import SmallConfig
-
     values = _values(_family_file(task, "small_assembly", "small_threading"), profile)
     fixed: dict[str, Any] = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
     fixed["train.device"] = device
@@ -89,55 +91,21 @@ def _configure_small(
 
 
 def _train_small(config: Any) -> dict[str, Any]:
-    from gap_vla.training.small import train_small
-
-    summary = train_small(config, resume=True)
-    return {**summary, "gradients": first_half_means(_small_directory(config), summary["steps"])}
+    summary = finetune(config, resume=True)
+    return {**summary, "gradients": first_half_means(_directory(config), summary["steps"])}
 
 
 def first_half_means(run: Path, steps: int) -> dict[str, float]:
     """Mean of every `branch/…` measurement over the logged steps 1 to `steps` / 2 (GAP's usual window)."""
-    from gap_vla.training.metrics import read_metrics
-    from gap_vla.training.run_directory import RunDirectory
-
     rows = [row for row in read_metrics(RunDirectory(run).metrics) if 0 < row["step"] <= steps / 2]
     names = dict.fromkeys(name for row in rows for name in row if name.startswith("branch/"))
     values = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: round(sum(of_name) / len(of_name), 6) for name, of_name in values.items()}
 
 
-def _small_directory(config: Any) -> Path:
-    from gap_vla.training.small import run_directory_of
-
-    return run_directory_of(config)
-
-
-def _small_defaults() -> dict[str, Any]:
-    from gap_vla.policies.config import SmallConfig
-
-    return SmallConfig("assembly").to_dict()
-
-
-def _small_store(config: Any) -> Path:
-    return _store(config.data_stages)
-
-
-def _small_origin(config: Any) -> Mapping[str, Any]:
-    return expected_origin("small", config.task, _small_store(config))
-
-
-def _small_reads_labels(config: Any) -> bool:
-    from gap_vla.policies import method_of
-
-    method = method_of(config.method)
-    return method.needs_rho or method.needs_change_points or method.rho_source not in ("dataset", "zero")
-
-
 def _configure_octo(
     task: str, profile: str, method: str, seed: int, changes: Mapping[str, Any], device: str
 ) -> CellConfig:
-    from gap_vla.training.config import FinetuneConfig
-
     file = "threading" if profile == "paper" else task
     values = _values(file, "default" if profile == "cpu" else profile)
     fixed: dict[str, Any] = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
@@ -149,57 +117,45 @@ def _configure_octo(
 
 
 def _train_octo(config: Any) -> dict[str, Any]:
-    from gap_vla.training.pipeline import finetune
-
     return finetune(config, resume=True)
 
 
-def _octo_directory(config: Any) -> Path:
-    from gap_vla.training.pipeline import run_directory_of
-
-    return run_directory_of(config)
-
-
-def _octo_defaults() -> dict[str, Any]:
-    from gap_vla.training.config import FinetuneConfig
-
-    return FinetuneConfig("assembly").to_dict()
-
-
-def _octo_origin(config: Any) -> Mapping[str, Any]:
-    return expected_origin("octo", config.task, _store(config))
-
-
-def _octo_reads_labels(config: Any) -> bool:
-    return bool(config.schedule.needs_rho)
+def _directory(config: Any) -> Path:
+    return Run(config).directory.path
 
 
 def _store(config: Any) -> Path:
-    from gap_vla.training.pipeline import stages_of
-
     return stages_of(config).store
+
+
+def _origin(config: Any) -> Mapping[str, Any]:
+    return expected_origin(config.backend, config.task, _store(config))
+
+
+def _reads_labels(config: Any) -> bool:
+    return config.reads_labels
 
 
 KINDS: dict[str, Kind] = {
     "small": Kind(
         _configure_small,
         _train_small,
-        _small_directory,
-        _small_defaults,
-        _small_store,
+        _directory,
+        lambda: SmallConfig("assembly").to_dict(),
+        _store,
         {"cpu": 20 * 60.0, "paper": 2 * 3600.0, "debug": 60.0},
-        _small_origin,
-        _small_reads_labels,
+        _origin,
+        _reads_labels,
     ),
     "octo": Kind(
         _configure_octo,
         _train_octo,
-        _octo_directory,
-        _octo_defaults,
+        _directory,
+        lambda: FinetuneConfig("assembly").to_dict(),
         _store,
         {"cpu": 15 * 60.0, "paper": 24 * 3600.0, "debug": 90.0},
-        _octo_origin,
-        _octo_reads_labels,
+        _origin,
+        _reads_labels,
     ),
 }
 

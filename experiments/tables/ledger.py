@@ -46,7 +46,7 @@ class Entry:
         variants: variant of the scene to outcomes; empty after a failure.
         seconds: of the cell, on the wall; `stages` splits them (of its last part, where it was stopped and continued).
         whole: whether it ran in one go, so that its time says how long such a cell takes.
-        origin: versions of the code and content of the data that it was made from (`gap_vla.training.origin`).
+        origin: versions of the code and content of the data that it was made from (`gap_vla.training.stages`).
         gradients: `branch/…` measurements of its training, each the mean over the logged steps of the first half.
         account: commit, machine, time, command, and whatever else is only for the reader.
     """

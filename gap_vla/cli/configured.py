@@ -22,7 +22,9 @@ from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import UserError, keeping, message_of
 from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields
 from gap_vla.sim import TASK_NAMES
-from gap_vla.training.config import FinetuneConfig
+from gap_vla.training import backend_of
+from gap_vla.training.config import Experiment
+from gap_vla.training.octo import FinetuneConfig
 
 OPTIONS = "config.phases.options."
 
@@ -125,20 +127,20 @@ def _keys(values: Mapping[str, Any], fields: Mapping[str, NumberField], prefix: 
     return lines
 
 
-def config_parser(doc: str | None, config_type: type[Any] = FinetuneConfig) -> argparse.ArgumentParser:
+def config_parser(doc: str | None, config_type: type[Experiment] = FinetuneConfig) -> argparse.ArgumentParser:
     """A parser for a command with a configuration; `--help` lists every key with the library's default.
 
     Args:
-        config_type: a frozen dataclass with `from_dict`.
+        config_type: the backend whose keys are listed; a configuration of another one is taken as well.
     """
     defaults = dataclasses.asdict(config_type(task=TASK_NAMES[0]))
     bounds = {f"--config.{key}": field for key, field in all_number_fields(config_type).items()}
     parser = command_parser(doc)
     parser.add_argument("--config", metavar="FILE[:PROFILE]", help="configuration file, with a profile after a colon")
-    parser.set_defaults(config_type=config_type)
     parser.epilog = (
         "configuration keys with the library's defaults (a configuration file sets some of them; what each means is\n"
-        f"documented in {config_type.__module__.replace('.', '/')}.py):\n" + "\n".join(_keys(defaults, bounds))
+        f"documented in gap_vla/training/config.py and {config_type.__module__.replace('.', '/')}.py):\n"
+        + "\n".join(_keys(defaults, bounds))
     )
     return parser
 
@@ -160,7 +162,7 @@ def run_configured(
     values = _overridden(options.config, arguments).to_dict()
     if phase_options:
         values["phases"]["options"] = {**values["phases"]["options"], **phase_options}
-    config = options.config_type.from_dict(values)
+    config = backend_of(values).from_dict(values)
     if argv is None:
         restart_with_huge_pages()
     with keeping("finished stages are kept; the same command with --resume goes on"):

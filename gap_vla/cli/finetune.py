@@ -12,16 +12,26 @@ tensorboard/, first_batch.png, rollouts/, summary.json, and report.html, the pag
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gap_vla.core.errors import command
+
+if TYPE_CHECKING:
+    from gap_vla.training.config import Experiment
 
 
 @command
 def main(argv: list[str] | None = None) -> int | None:
+    from gap_vla.training.octo import FinetuneConfig
+
+    return train(__doc__, FinetuneConfig, argv)
+
+
+def train(doc: str | None, kind: type[Experiment], argv: list[str] | None) -> Any:
+    """The command, whatever the backend; `kind` is the one whose keys its help lists."""
     from gap_vla.cli.configured import config_parser, run_configured
 
-    parser = config_parser(__doc__)
+    parser = config_parser(doc, kind)
     add = parser.add_argument
     add("--resume", action="store_true", help="go on with this configuration's run from its last checkpoint, or begin")
     add("--dry-run", action="store_true", help="build everything, print shapes, parameter groups and memory, and stop")
@@ -29,11 +39,8 @@ def main(argv: list[str] | None = None) -> int | None:
     return run_configured(_run, parser, argv)
 
 
-def _run(config: Any, options: Any) -> None:
-    from gap_vla.training import pipeline
+def _run(config: Experiment, options: Any) -> None:
+    from gap_vla.training.run import Run
 
-    if options.dry_run:
-        print(pipeline.dry_run(config))
-        return
-    summary = pipeline.finetune(config, options.run_name, options.resume)
-    print(pipeline.report(summary, pipeline.run_directory_of(config, options.run_name)))
+    run = Run(config, options.run_name)
+    print(run.dry_run() if options.dry_run else run.report(run.to_the_end(options.resume)))

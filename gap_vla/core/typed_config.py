@@ -132,6 +132,10 @@ STEPS = 2**31 - 1
 """Training steps are counted in 32 bits."""
 
 SEED = Bounds(0, 2**31 - 1, "numpy, JAX, torch and the simulators all take such seeds")
+EPISODES = Bounds(0, 100_000, "0: none; each takes seconds")
+HORIZON = Bounds(1, 256, "control steps; a task takes some hundred")
+LAYOUT_SEED = Bounds(0, SEED.most - EPISODES.most, "layouts count from it, in 31 bits")
+WORKERS = Bounds(1, 256, "processes, each with a simulator")
 
 
 @dataclasses.dataclass(frozen=True)

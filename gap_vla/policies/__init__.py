@@ -12,11 +12,9 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "METHODS": "registry",
-        "SmallConfig": "config",
         "SmallModelConfig": "config",
         "SmallPolicy": "policy",
         "build_policy": "methods",
         "method_of": "methods",
-        "small_experiment": "config",
     },
 )

@@ -1,43 +1,12 @@
-"""Configuration of a small-policy experiment; loads no torch, so a wrong value is reported at once."""
+"""The parts of a small policy and the settings of its methods; loads no torch, so a wrong value is reported at once."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
-from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.core.typed_config import (
-    SEED,
-    STEPS,
-    Bounds,
-    ConfigError,
-    Items,
-    apply_changes,
-    build_config,
-    check_numbers,
-    choose,
-    to_plain,
-)
+from gap_vla.core.typed_config import HORIZON, Bounds, ConfigError, check_numbers, choose
 from gap_vla.policies import registry
-from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
-from gap_vla.training.config import (
-    BATCH,
-    CLIP,
-    DECAY,
-    EPISODES,
-    HORIZON,
-    LAYOUT_SEED,
-    PEAK_RATE,
-    STEP_COUNT,
-    WORKERS,
-    DataConfig,
-    DemosConfig,
-    EvalConfig,
-    PhasesConfig,
-    SharedStages,
-    check_pictures,
-)
 
 LAYERS = Bounds(1, 32, "each a matrix; the recipe has 2 to 4")
 WIDTH = Bounds(1, 8192, "numbers of a feature; the recipe has 512")
@@ -97,41 +66,6 @@ class SmallModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallOptimizerConfig:
-    """AdamW with warm-up and cosine decay to zero."""
-
-    learning_rate: Annotated[float, PEAK_RATE] = 3e-4
-    warmup_steps: Annotated[int, Bounds(0, STEPS, "steps are counted in 32 bits")] = 100
-    weight_decay: Annotated[float, DECAY] = 0.01
-    clip_gradient: Annotated[float, CLIP] = 1.0
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "optimizer")
-
-
-@dataclasses.dataclass(frozen=True)
-class SmallTrainConfig:
-    """Length and rhythm of the training run, and where it runs."""
-
-    steps: Annotated[int, STEP_COUNT] = 2500
-    epochs: Annotated[int, Bounds(0, 100_000, "0: train.steps counts")] = 0  # passes over the training windows instead
-    batch_size: Annotated[int, BATCH] = 64
-    seed: Annotated[int, SEED] = 0
-    log_every: Annotated[int, STEP_COUNT] = 50
-    validate_every: Annotated[int, STEP_COUNT] = 500
-    save_every: Annotated[int, STEP_COUNT] = 500
-    # processor threads; with 1, two runs share two cores without waiting for each other
-    threads: Annotated[int, Bounds(1, 256, "processors of a machine")] = 1
-    device: str = "cpu"  # cpu | cuda
-    precision: str = "bfloat16"  # of the image encoder: bfloat16 | float32
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "train")
-        choose(self.device, ("cpu", "cuda"), "train.device")
-        choose(self.precision, ("bfloat16", "float32"), "train.precision")
-
-
-@dataclasses.dataclass(frozen=True)
 class RivalsConfig:
     """Settings of the methods other than GAP; each class in `gap_vla.policies.rivals` says what they mean."""
 
@@ -148,93 +82,3 @@ class RivalsConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, "rivals")
-
-
-@dataclasses.dataclass(frozen=True)
-class SmallEvalConfig:
-    """Rollouts after training, the same layouts for every method and seed."""
-
-    episodes: Annotated[int, EPISODES] = 100  # of each variant
-    seed: Annotated[int, LAYOUT_SEED] = 0  # first layout, counted from the first seed of each variant
-    workers: Annotated[int, WORKERS] = 1
-    execute: Annotated[int, HORIZON] = 1  # actions executed of each predicted chunk
-    ensemble: bool = False
-    videos: Annotated[int, EPISODES] = 2
-    variants: Annotated[tuple[str, ...], Items(1, len(VARIANT_NAMES))] = ("default",)
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "eval")
-        for variant in self.variants:
-            choose(variant, tuple(VARIANT_NAMES), "eval.variants")
-        if len(set(self.variants)) < len(self.variants):
-            raise ConfigError(f"eval.variants is {self.variants}; name each once")
-
-
-@dataclasses.dataclass(frozen=True)
-class SmallConfig:
-    """One small-policy experiment, from demonstrations to success rates."""
-
-    task: str
-    method: str = "gap"
-    runs: str = "runs"  # parent of run directories
-    demos: DemosConfig = dataclasses.field(default_factory=DemosConfig)
-    phases: PhasesConfig = dataclasses.field(default_factory=PhasesConfig)
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    model: SmallModelConfig = SmallModelConfig()
-    adjustment: AdjustmentSchedule = dataclasses.field(default_factory=lambda: AdjustmentSchedule(rho="current"))
-    rivals: RivalsConfig = RivalsConfig()
-    optimizer: SmallOptimizerConfig = SmallOptimizerConfig()
-    train: SmallTrainConfig = SmallTrainConfig()
-    eval: SmallEvalConfig = SmallEvalConfig()
-
-    def __post_init__(self) -> None:
-        choose(self.task, TASK_NAMES, "task")
-        object.__setattr__(self, "method", registry.method_name(self.method, registry.METHODS))
-        check_pictures(self.task, self.demos, self.data)
-        smallest = registry.SMALLEST_IMAGE[self.model.encoder]
-        if self.demos.image_size < smallest:
-            raise ConfigError(
-                f"demos.image_size is {self.demos.image_size}; model.encoder {self.model.encoder!r} needs at least "
-                f"{smallest}"
-            )
-        if self.eval.execute > self.model.action_horizon:
-            raise ConfigError(
-                f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "
-                "actions are predicted at a time"
-            )
-
-    @property
-    def data_stages(self) -> SharedStages:
-        """The same demonstrations, ρ and dataset for `gap_vla.training.pipeline`, so that all policies share them."""
-        shared = EvalConfig(workers=self.eval.workers)
-        return SharedStages(self.task, self.demos, self.phases, self.data, shared)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SmallConfig:
-        """Builds the typed configuration.
-
-        Raises:
-            ConfigError: unknown key (names the nearest), wrong type, or an impossible value.
-        """
-        return build_config(cls, values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back."""
-        return to_plain(dataclasses.asdict(self))
-
-
-def small_experiment(
-    task: str, changes: Mapping[str, Any], profiles: Mapping[str, Mapping[str, Any]], profile: str
-) -> Any:
-    """The ConfigDict of one experiment file: defaults, then the file's `changes`, then those of the profile.
-
-    Raises:
-        ConfigError: unknown profile or key.
-    """
-    from ml_collections import ConfigDict
-
-    choose(profile, tuple(profiles), "profile")
-    values = dataclasses.asdict(SmallConfig(task=task))
-    for source in (changes, profiles[profile]):
-        apply_changes(values, source)
-    return ConfigDict(values)

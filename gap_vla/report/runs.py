@@ -12,7 +12,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.run_files import RunFiles, read_metrics
+from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import SEED
 from gap_vla.report.comparison import Rollouts, evaluations_of
 
@@ -40,7 +40,7 @@ class Run:
             ReportError: no run directory, or a configuration or a summary that is none.
             EvaluationError: rollouts in it that measured nothing.
         """
-        run = RunFiles(path)
+        run = RunDirectory(path)
         if not run.config.exists():
             raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
         config = Section.read(run.config, ReportError)
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        return RunFiles(self.path).checkpoint
+        return RunDirectory(self.path).checkpoint
 
     @property
     def small(self) -> bool:
@@ -84,8 +84,9 @@ class Run:
     @property
     def store(self) -> Path | None:
         """The episode store that it was trained on: as its summary says, seen from here or from beside its `runs`."""
-        recorded = Path(self.summary.get("dataset", {}).get("path", ""))
-        if not self.small:  # an RLDS dataset, root/rlds/NAME/TASK/VERSION; its store is root/store/NAME
+        dataset = self.summary.get("dataset", {})
+        recorded = Path(dataset.get("store") or dataset.get("path", ""))
+        if not (self.small or "store" in dataset):  # root/rlds/NAME/TASK/VERSION, with the store in root/store/NAME
             recorded = (
                 recorded.parents[3] / "store" / recorded.parents[1].name if len(recorded.parents) > 3 else recorded
             )
@@ -105,7 +106,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        path = RunFiles(self.path).metrics
+        path = RunDirectory(self.path).metrics
         return read_metrics(path) if path.exists() else []
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +121,7 @@ class Run:
 
     def videos(self, variant: str) -> list[Path]:
         """Those that are still there."""
-        folder = RunFiles(self.path).rollouts
+        folder = RunDirectory(self.path).rollouts
         found = self.evaluations.get(variant, {}).get("videos", [])
         places = [base / name for name in found for base in (folder / variant, folder)]
         return [place for place in places if place.is_file()]

@@ -130,11 +130,13 @@ class Windows:
         self.image_keys, self.proprio, self.language = tuple(image_keys), proprio, language
         self.rho_of_window = rho_of_window
         self._shape = window_size, action_horizon
-        self._normalization, self._upstream_mask = normalization, upstream_action_mask
+        self._upstream_mask = upstream_action_mask
         self._goal, self._goal_distance, self._seed = goal, max_goal_distance, seed
         self._augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
         self._texts = np.array([text.encode() for text in self.data.languages], object)
         self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}
+        for key in ("action", "proprio") if proprio else ("action",):
+            self._small[key] = normalize(self._small[key], store.statistics[key], normalization)
 
     def __len__(self) -> int:
         return self.data.steps
@@ -167,12 +169,11 @@ class Windows:
             texts = self._texts[self.data.language[episode]]
             task["language_instruction"] = texts
             task["pad_mask_dict"]["language_instruction"] = np.array([len(t) > 0 for t in texts])
-        statistics = self.store.statistics["action"]
         action = self._small["action"][index.action + start[:, None, None]]
         batch = {
             "observation": observation,
             "task": task,
-            "action": normalize(action, statistics, self._normalization),
+            "action": action,
             "action_pad_mask": np.broadcast_to(index.action_pad_mask[..., None], action.shape).copy(),
         }
         return batch | self._phases(step)
@@ -180,8 +181,7 @@ class Windows:
     def _observation(self, step: np.ndarray, index: WindowIndices) -> dict[str, Any]:
         observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
         if self.proprio:
-            proprio = self._small["proprio"][step]
-            observation["proprio"] = normalize(proprio, self.store.statistics["proprio"], self._normalization)
+            observation["proprio"] = self._small["proprio"][step]
         observation["timestep"] = index.observation.astype(np.int32)
         observation["timestep_pad_mask"] = index.timestep_pad_mask
         # Upstream marks a key False only where the dataset lacks it; every key here exists at every step.
@@ -193,8 +193,7 @@ class Windows:
         """The whole observation at the goal, as upstream's relabelling merges it into the task."""
         task: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
         if self.proprio:
-            proprio = self._small["proprio"][step]
-            task["proprio"] = normalize(proprio, self.store.statistics["proprio"], self._normalization)
+            task["proprio"] = self._small["proprio"][step]
         task["timestep"] = timestep.astype(np.int32)
         task["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in task}
         return task

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from gap_vla.core.foreign import whole
 from gap_vla.core.progress import Progress
-from gap_vla.core.typed_config import Bounds, check_numbers
+from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf
@@ -18,7 +18,6 @@ from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import scene, summarize
 from gap_vla.rollouts.task import STEPS, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
-from gap_vla.training.config import EPISODES, LAYOUT_SEED, WORKERS
 
 SECONDS = Bounds(0.001, 86_400, "seconds; at most a day")
 AT_LEAST_ONE = Bounds(1, EPISODES.most, "no episode measures nothing")

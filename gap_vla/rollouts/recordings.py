@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
 from gap_vla.core.processes import single_threaded
+from gap_vla.core.typed_config import EPISODES, WORKERS
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
-from gap_vla.training.config import EPISODES, WORKERS
 
 NEAR_SWITCH = 3
 """A step this close to one where the expert's phase changes belongs to a transition, where there is no ρ."""

@@ -1,1 +1,31 @@
-"""Training: one loop, resumable to the bit. `octo.fine_tune` is the entry; `loop.train` is the loop."""
+"""From demonstrations to success rates: one configuration, one run and one loop, whatever backend trains the policy."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from gap_vla.core.identity import flat
+from gap_vla.sim import TASK_NAMES
+from gap_vla.training.config import Experiment
+
+BACKENDS = {"octo": "octo:FinetuneConfig", "small": "torch:SmallConfig"}
+"""A backend is a subclass of `Experiment` in a file of this folder, and a line here."""
+
+
+def backends() -> dict[str, type[Experiment]]:
+    """The configurations of all backends; loads neither JAX nor torch."""
+    places = {name: place.split(":") for name, place in BACKENDS.items()}
+    return {name: getattr(importlib.import_module(f"{__name__}.{file}"), cls) for name, (file, cls) in places.items()}
+
+
+def backend_of(values: Mapping[str, Any]) -> type[Experiment]:
+    """The backend that has the most keys of a configuration."""
+    keys = [key for key, _ in flat(values)]
+
+    def known(kind: type[Experiment]) -> int:
+        own = dict(flat(kind(task=TASK_NAMES[0]).to_dict()))
+        return sum(key in own for key in keys)
+
+    return max(backends().values(), key=known)

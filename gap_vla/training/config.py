@@ -1,19 +1,27 @@
-"""Experiment configuration: frozen dataclasses that reject unknown keys and impossible values.
+"""What every experiment is configured with: frozen dataclasses that reject unknown keys and impossible values.
 
-A file in `finetune_configs/` returns an `ml_collections.ConfigDict`; `FinetuneConfig.from_dict` turns it into these
-types. Only the standard library is imported, so a wrong value is reported before TensorFlow, JAX or MuJoCo load.
+A backend adds its own sections to `Experiment` (`gap_vla.training.octo`, `gap_vla.training.torch`). A file in
+`finetune_configs/` returns an `ml_collections.ConfigDict`, which `from_dict` turns into these types. Only the standard
+library is imported, so a wrong value is reported before TensorFlow, JAX, torch or MuJoCo load.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+import importlib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.typed_config import (
+    EPISODES,
+    HORIZON,
+    LAYOUT_SEED,
     SEED,
     STEPS,
+    WORKERS,
     Bounds,
     ConfigError,
     Items,
@@ -27,17 +35,10 @@ from gap_vla.demos import READERS
 from gap_vla.phases import METHODS as METHODS_OF_RHO
 from gap_vla.policies.registry import method_name
 from gap_vla.rlds.augmentation import UPSTREAM, Augmentation
-from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, task_spec
+from gap_vla.sim import TASK_NAMES, task_spec
 
-METHODS = ("v", "vp", "vp_gap")
-"""V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment."""
-
-EPISODES = Bounds(0, 100_000, "0: none; each takes seconds")
 STEP_COUNT = Bounds(1, STEPS, "steps are counted in 32 bits")
 BATCH = Bounds(1, 65_536, "windows computed at once")
-HORIZON = Bounds(1, 256, "control steps; a task takes some hundred")
-LAYOUT_SEED = Bounds(0, SEED.most - EPISODES.most, "layouts count from it, in 31 bits")
-WORKERS = Bounds(1, 256, "processes, each with a simulator")
 PEAK_RATE = Bounds(1e-10, 1.0, "about how far Adam moves a parameter in a step")
 DECAY = Bounds(0, 1, "share of a parameter that is taken away, times the learning rate")
 CLIP = Bounds(1e-9, 1e9, "norm of the whole gradient; the greatest never clips")
@@ -125,68 +126,17 @@ class DataConfig:
         choose(self.normalization, ("normal", "bounds"), "data.normalization")
 
 
-def check_pictures(task: str, demos: DemosConfig, data: DataConfig) -> None:
-    """Raises ConfigError for a view that the task's simulator lacks, or changes of a camera that is not trained on."""
-    choose(demos.camera, task_spec(task).views, "demos.camera")
-    for camera in data.augment.cameras:
-        if camera not in demos.cameras:
-            raise ConfigError(
-                f"data.augment.cameras names {camera!r}, but demos.cameras is {demos.cameras}; take it out there "
-                '(--config.data.augment.cameras="()" changes no pictures), or train on that camera'
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """Octo: pretrained weights, or a small one from scratch."""
-
-    pretrained: str = ""  # checkpoint directory or hf://…; empty: the small model below
-    window_size: Annotated[int, Bounds(1, 128, "steps of history; attention grows with the square")] = 1
-    action_horizon: Annotated[int, HORIZON] = 8
-    head: str = "l1"  # l1 | mse | diffusion
-    token_embedding_size: Annotated[int, Bounds(8, 4096, "numbers of a token; the published have 384 and 768")] = 128
-    num_layers: Annotated[int, Bounds(1, 64, "the published have 12")] = 4
-    num_heads: Annotated[int, Bounds(1, 64, "the published have 6 and 12")] = 4
-    mlp_dim: Annotated[int, Bounds(1, 16_384, "the published have 1536 and 3072")] = 256
-    stem_features: Annotated[tuple[Annotated[int, Bounds(32, 2048, "channels in groups of 32")], ...], Items(1, 6)] = (
-        32,
-        64,
-        128,
-    )  # one stride-2 stage each, multiples of 32
-    # pixels of the patches that the first stage maps; 0: it is a 3×3 convolution of stride 2 as the others
-    stem_patch: Annotated[int, Bounds(0, 16, "pixels of a patch")] = 0
-
-    def __post_init__(self) -> None:
-        choose(self.head, ("l1", "mse", "diffusion"), "model.head")
-        check_numbers(self, "model")
-        if self.token_embedding_size % self.num_heads or self.token_embedding_size % 8:
-            raise ConfigError(
-                f"model.token_embedding_size is {self.token_embedding_size}; it must be divisible by "
-                f"model.num_heads ({self.num_heads}) and by 8 (the heads' attention pooling)"
-            )
-        if any(f % 32 for f in self.stem_features):
-            raise ConfigError(f"model.stem_features is {self.stem_features}; each must be a multiple of 32 (GroupNorm)")
-
-    @property
-    def pixels_of_token(self) -> int:
-        """Along each side of a picture: the first stage of the stem maps patches, each further one halves."""
-        return 16 if self.pretrained else (self.stem_patch or 2) * 2 ** (len(self.stem_features) - 1)
-
-
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay over the training run, as upstream."""
+    """AdamW with warm-up and cosine decay to zero over the training run."""
 
     learning_rate: Annotated[float, PEAK_RATE] = 3e-4
     warmup_steps: Annotated[int, Bounds(0, STEPS, "steps are counted in 32 bits")] = 100
     weight_decay: Annotated[float, DECAY] = 0.01
     clip_gradient: Annotated[float, CLIP] = 1.0
-    frozen_keys: Annotated[tuple[str, ...], Items(0, 1000)] = ()
-    moment_dtype: str = "bfloat16"  # of AdamW's stored first moment; upstream's is bfloat16
 
     def __post_init__(self) -> None:
         check_numbers(self, "optimizer")
-        choose(self.moment_dtype, ("bfloat16", "float32"), "optimizer.moment_dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,55 +149,65 @@ class TrainConfig:
     log_every: Annotated[int, STEP_COUNT] = 50
     validate_every: Annotated[int, STEP_COUNT] = 500
     save_every: Annotated[int, STEP_COUNT] = 500
-    accumulate: Annotated[int, BATCH] = 1  # parts that a batch is computed in, one after the other, to save memory
-    # devices that share one copy of parameters and optimizer; the others repeat it
-    fsdp: Annotated[int, Bounds(1, 4096, "devices")] = 1
 
     def __post_init__(self) -> None:
         check_numbers(self, "train")
-        if self.batch_size % self.accumulate:
-            raise ConfigError(f"train.accumulate {self.accumulate} does not divide train.batch_size {self.batch_size}")
+
+
+class Layouts(NamedTuple):
+    """Layouts of one variant of the task to roll out on: the first one's seed, and where the outcomes lie."""
+
+    variant: str
+    first_seed: int
+    folder: str  # below the run's `rollouts/`
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Rollouts in the simulator after training."""
+    """Rollouts in the simulator after training, on the same layouts for every method and seed."""
 
-    episodes: Annotated[int, EPISODES] = 20
-    seed: Annotated[int, LAYOUT_SEED] = 100_000  # first layout; demonstrations use seeds from demos.seed on
-    workers: Annotated[int, WORKERS] = 2
-    execute: Annotated[int, HORIZON] = 4  # actions executed of each predicted chunk
+    episodes: Annotated[int, EPISODES] = 20  # of each variant
+    seed: Annotated[int, LAYOUT_SEED] = 0
+    workers: Annotated[int, WORKERS] = 1
+    execute: Annotated[int, HORIZON] = 1  # actions executed of each predicted chunk
     ensemble: bool = False  # temporal ensembling instead of executing chunks
-    videos: Annotated[int, EPISODES] = 4
-    variant: str = "default"  # out-of-distribution variant of the task, by name
+    videos: Annotated[int, EPISODES] = 2
 
     def __post_init__(self) -> None:
         check_numbers(self, "eval")
-        choose(self.variant, tuple(VARIANT_NAMES), "eval.variant")
+
+    def layouts(self) -> list[Layouts]:
+        """Where the policy is rolled out."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
-class SharedStages:
-    """What the stages before training read of an experiment, whatever policy is trained."""
+class Experiment(abc.ABC):
+    """One experiment, from demonstrations to a success rate. A backend's subclass says how its policy is trained.
+
+    Attributes:
+        backend: its name, as recorded with versions of the training code.
+        trained_by: module and name of its `gap_vla.training.loop.Trainer`.
+        methods: the methods that it trains.
+        prefix: what the names of its run directories begin with.
+        several_hosts: whether it can train on several (`gap_vla.training.hosts`).
+        memory_advice: what to lower where memory is short.
+    """
+
+    backend: ClassVar[str]
+    trained_by: ClassVar[str]
+    methods: ClassVar[tuple[str, ...]]
+    prefix: ClassVar[str] = ""
+    several_hosts: ClassVar[bool] = False
+    memory_advice: ClassVar[str] = "train.batch_size"
 
     task: str
-    demos: DemosConfig
-    phases: PhasesConfig
-    data: DataConfig
-    eval: EvalConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class FinetuneConfig:
-    """One experiment, from demonstrations to a success rate."""
-
-    task: str
-    method: str = "vp_gap"
+    method: str = ""
     runs: str = "runs"  # parent of run directories
     demos: DemosConfig = DemosConfig()
     phases: PhasesConfig = PhasesConfig()
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    model: Any = None
     adjustment: AdjustmentSchedule = dataclasses.field(default_factory=AdjustmentSchedule)
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
@@ -255,55 +215,86 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         choose(self.task, TASK_NAMES, "task")
-        object.__setattr__(self, "method", method_name(self.method, METHODS))
-        check_pictures(self.task, self.demos, self.data)
-        token = self.model.pixels_of_token
-        if self.demos.image_size % token:
-            raise ConfigError(
-                f"demos.image_size is {self.demos.image_size}; model.stem_features and model.stem_patch make one token "
-                f"of {token} × {token} pixels, so it must be a multiple of {token}"
-            )
+        object.__setattr__(self, "method", method_name(self.method, self.methods))
+        choose(self.demos.camera, task_spec(self.task).views, "demos.camera")
+        for camera in self.data.augment.cameras:
+            if camera not in self.demos.cameras:
+                raise ConfigError(
+                    f"data.augment.cameras names {camera!r}, but demos.cameras is {self.demos.cameras}; take it out "
+                    'there (--config.data.augment.cameras="()" changes no pictures), or train on that camera'
+                )
         if self.eval.execute > self.model.action_horizon:
             raise ConfigError(
                 f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "
                 "actions are predicted at a time"
             )
 
-    @property
-    def uses_proprio(self) -> bool:
-        return self.method != "v"
-
-    @property
-    def schedule(self) -> AdjustmentSchedule:
-        """The adjustment of this method: the configured one for vp_gap, none for v and vp."""
-        return self.adjustment if self.method == "vp_gap" else AdjustmentSchedule(mode="none")
-
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> FinetuneConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Builds the typed configuration.
 
         Raises:
             ConfigError: unknown key (names the nearest), wrong type, or an impossible value.
         """
-        if hasattr(values, "items"):
-            values = dict(values.items())
-            if options := values.pop("rival", None):
-                raise ConfigError(
-                    f"rival is {dict(options)}; Octo is trained by {', '.join(METHODS)} only, the other methods are of "
-                    "the small policies: scripts/train_small.py --config.method=NAME"
-                )
         return build_config(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back.
+        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back."""
+        return to_plain(dataclasses.asdict(self))
 
-        The empty `rival` is what recorded configurations hold; the names of run directories are hashes of it.
+    @property
+    @abc.abstractmethod
+    def schedule(self) -> AdjustmentSchedule:
+        """The gradient adjustment of this method."""
+
+    @property
+    @abc.abstractmethod
+    def needs_rho(self) -> bool:
+        """Whether the dataset must carry ρ."""
+
+    @property
+    @abc.abstractmethod
+    def reads_labels(self) -> bool:
+        """Whether the outcome depends on ρ or change points."""
+
+    @property
+    @abc.abstractmethod
+    def on_cpu(self) -> bool:
+        """Whether the model is computed there."""
+
+    @property
+    @abc.abstractmethod
+    def training_seconds(self) -> float | None:
+        """What training takes on two quiet cores; None if nobody knows."""
+
+    @abc.abstractmethod
+    def memory(self) -> dict[str, float]:
+        """Bytes by part that training takes (`gap_vla.training.preflight`); `batches` among them."""
+
+    @abc.abstractmethod
+    def require_ready(self) -> None:
+        """Checks weights and devices before any work begins.
+
+        Raises:
+            ConfigError: they are not there, or do not fit the configuration.
         """
-        return {**to_plain(dataclasses.asdict(self)), "rival": {}}
+
+    def trainer(self) -> Any:
+        """The backend's `gap_vla.training.loop.Trainer`; loads the framework."""
+        module, _, name = self.trained_by.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    @abc.abstractmethod
+    def acting_policy(self, checkpoint: Path) -> Any:
+        """The exported policy, ready for rollouts."""
 
 
 def experiment(
-    task: str, changes: Sequence[Mapping[str, Any]], profiles: Mapping[str, Mapping[str, Any]], profile: str
+    kind: type[Experiment],
+    task: str,
+    changes: Sequence[Mapping[str, Any]],
+    profiles: Mapping[str, Mapping[str, Any]],
+    profile: str,
 ) -> Any:
     """The ConfigDict of one experiment file: defaults, then the `changes` in turn, then those of the profile.
 
@@ -315,7 +306,7 @@ def experiment(
     from ml_collections import ConfigDict
 
     choose(profile, tuple(profiles), "profile")
-    values = dataclasses.asdict(FinetuneConfig(task=task))
+    values = dataclasses.asdict(kind(task=task))
     for source in (*changes, profiles[profile]):
         apply_changes(values, source)
     return ConfigDict(values)

@@ -11,36 +11,31 @@ from jaxtyping import Float
 from gap_vla.report.runs import Run
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.store import StoreSplit
+from gap_vla.training.config import Experiment
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.torch import SmallConfig
 
 
 def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
     """The store's training split and ρ of its steps as this run used it; None where the store is not here or the
     method uses no ρ.
     """
+    config: Experiment = (SmallConfig if run.small else FinetuneConfig).from_dict(run.config)
     directory = run.store
-    if directory is None:
+    if directory is None or not config.schedule.needs_rho:
         return None
+    store = EpisodeStore.open(directory)
+    split = store.split("train")
     if run.small:
-        from gap_vla.policies import SmallConfig, method_of
-        from gap_vla.training.small.labels import rho_of
+        from gap_vla.policies.windows import rho_of  # loads torch
 
-        config = SmallConfig.from_dict(run.config)
-        if not method_of(config.method).schedule(config.adjustment).needs_rho:
-            return None
-        store = EpisodeStore.open(directory)
-        return store.split("train"), rho_of(config, store)["train"]
-    from gap_vla.training.config import FinetuneConfig
-
-    if not FinetuneConfig.from_dict(run.config).schedule.needs_rho:
-        return None
-    split = EpisodeStore.open(directory).split("train")
+        return split, rho_of(config, store)["train"]
     return (split, np.asarray(split.fields["rho"])) if "rho" in split.fields else None
 
 
 def held_out_windows(run: Run) -> Iterable[Mapping[str, Any]] | None:
     """Batches of every window of a small policy's held-out episodes; None where its store is not here."""
-    from gap_vla.policies import SmallConfig
-    from gap_vla.training.small.windows import SmallWindows
+    from gap_vla.policies.windows import SmallWindows  # loads torch
 
     directory = run.store
     if directory is None:

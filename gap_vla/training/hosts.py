@@ -17,6 +17,8 @@ from gap_vla.core.typed_config import ConfigError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
+_joined = False
+
 
 def join_hosts() -> bool:
     """Joins the hosts named in the environment, before the first array is made; False if there are none.
@@ -36,12 +38,14 @@ def join_hosts() -> bool:
     if not jax.distributed.is_initialized():
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(address, int(count), int(number))
+    global _joined
+    _joined = True
     return True
 
 
 def is_first_host() -> bool:
     """Whether this process writes what only one may write."""
-    if not any(os.environ.get(name) for name in VARIABLES):
+    if not _joined:
         return True
     import jax
 
@@ -60,7 +64,7 @@ def first_host_first() -> Iterator[None]:
 
 
 def _meet() -> None:
-    if any(os.environ.get(name) for name in VARIABLES):
+    if _joined:
         from jax.experimental.multihost_utils import sync_global_devices
 
         sync_global_devices("gap_vla: the first host is done")

@@ -1,151 +1,268 @@
-"""The training loop of Octo: short enough to read in one sitting.
+"""The training loop of every backend: short enough to read in one sitting.
 
-Every random number comes from the seed, and a checkpoint holds all that a step depends on. A run that is killed at any
+Every random number comes from the seed, and a saved state holds all that a step depends on. A run that is killed at any
 moment and resumed ends with the same parameters, bit for bit, as one that was not.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
+import json
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.errors import UserError
 from gap_vla.core.progress import Progress, duration
+from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.whole import replacing
-from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.rlds import EpisodeStore
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.hosts import is_first_host
-from gap_vla.training.interrupt import StopRequest
-from gap_vla.training.metrics import MetricsWriter, NoMetrics
-from gap_vla.training.step import DeviceFactors, TrainState, TrainStep
 
 
 class DivergedError(UserError, RuntimeError):
     """The loss is not finite; the batch is saved."""
 
 
-class Loader(Protocol):
-    """An endless, resumable source of batches."""
+class Measured(NamedTuple):
+    """What a step measured: numbers that may still be computed, and are waited for when they are looked at.
 
-    def __iter__(self) -> Iterator[Any]: ...
+    Attributes:
+        values: all measurements of a step that was asked to measure, by name.
+    """
 
-    def state(self) -> Any:
-        """Position after the batch that was handed out last; JSON-able."""
-
-    def restore(self, state: Any) -> None:
-        """Goes on from a position."""
+    loss: Any
+    gradient_norm: Any
+    values: Callable[[], dict[str, float]]
 
 
-def train(
-    config: TrainConfig,
-    schedule: AdjustmentSchedule,
-    state: TrainState,
-    step: TrainStep,
-    loader: Loader,
-    validate: Callable[[Any], dict[str, float]],
-    checkpoints: StateCheckpoints,
-    metrics_file: Path,
-    tensorboard: Path,
-    inputs: Callable[[Any], Any],
-    place: Callable[[Any], Any] = jax.device_put,
-) -> tuple[TrainState, dict[str, float]]:
-    """Trains to `config.steps` from the newest checkpoint, or from `state`.
+class Trainer(abc.ABC):
+    """What a backend gives to the loop: a model, its optimizer and its data.
 
-    Args:
-        step: the compiled step; at logging steps it also measures the parts of the gradient by ρ.
-        validate: parameters to held-out measurements.
-        inputs: a loader's batch to the step's arguments.
-        place: puts them on the device mesh.
+    Attributes:
+        steps: length of the training run.
+        compiles: whether the first step takes as long as many later ones.
+        looks_back: whether a step's loss can be looked at during the next one without slowing that down.
+    """
+
+    steps: int
+    compiles: bool = False
+    looks_back: bool = True
+
+    @classmethod
+    @abc.abstractmethod
+    def on(cls, config: Any, store: EpisodeStore) -> Trainer:
+        """Of a configuration of its backend, on the episodes of a store.
+
+        Raises:
+            ConfigError: they do not fit the configuration.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def dry_run(cls, config: Any) -> str:
+        """What would be trained, without data and weights."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """What will be trained, and what GAP adjusts."""
+
+    @abc.abstractmethod
+    def picture(self) -> Mapping[str, Any] | None:
+        """The first batch for `gap_vla.training.picture`; None where nothing is seen."""
+
+    def facts(self) -> dict[str, float]:
+        """What the run's summary says of the training data."""
+        return {}
+
+    @abc.abstractmethod
+    def restore(self, folder: Path) -> int:
+        """Opens the folder of saved states and goes back to the newest; returns its number of steps, 0 without one."""
+
+    @abc.abstractmethod
+    def save(self, done: int) -> None:
+        """Saves the state after `done` steps; a kill meanwhile leaves the one before."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Returns when all that was saved is on disk."""
+
+    @abc.abstractmethod
+    def batch(self, step: int) -> Any:
+        """The batch of the 0-based training step; steps follow one another."""
+
+    @abc.abstractmethod
+    def step(self, batch: Any, step: int, measure: bool) -> Measured:
+        """Trains on one batch; the step is the same whether or not it measures."""
+
+    @abc.abstractmethod
+    def validate(self) -> dict[str, float]:
+        """Held-out measurements, by name."""
+
+    @abc.abstractmethod
+    def arrays(self, batch: Any) -> dict[str, np.ndarray]:
+        """A batch as named arrays, to be saved."""
+
+    @abc.abstractmethod
+    def export(self, run: RunDirectory) -> None:
+        """Writes the trained policy to the run's `checkpoint/`."""
+
+
+def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str, float]:
+    """Trains to the last step, from the newest saved state if there is one.
 
     Returns:
-        The final state, and the last held-out measurements with `steps_per_second` of this process.
+        The last held-out measurements, steps per second of this process and the share of its time that batches took.
 
     Raises:
-        DivergedError: the loss or the gradient became NaN or infinite; the batch lies beside the metrics as
-            `bad_batch.npz`.
-        KeyboardInterrupt: after the checkpoint of the last whole step was written.
+        DivergedError: loss or gradient became NaN or infinite; the batch lies in the run as `bad_batch.npz`.
+        KeyboardInterrupt: after the state of the last whole step was written.
     """
-    done = 0
-    if checkpoints.latest is not None:
-        state, loader_state = checkpoints.restore(state)
-        loader.restore(loader_state)
-        done = int(state.step)
+    try:
+        return _train(trainer, rhythm, run)
+    finally:
+        trainer.close()
+
+
+def _train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str, float]:
+    first = done = trainer.restore(run.state)
+    if done:
         print(f"train: resumed after step {done}", flush=True)
-    metrics = MetricsWriter(metrics_file, tensorboard, start_step=done) if is_first_host() else NoMetrics()
-    progress = Progress("train", config.steps, "step", done)
-    held_out = validate(state.params)
+    metrics = MetricsWriter(run.metrics, run.tensorboard, start_step=done) if is_first_host() else NoMetrics()
+    progress = Progress("train", trainer.steps, "step", done)
+    held_out = trainer.validate()
     if done == 0:
         metrics.write(0, held_out)
-    batches = iter(loader)
-    pending: tuple[Any, Any] | None = None  # last batch and what was measured on it, looked at during the next step
-    started = time.monotonic()
+    saved, gathering, started = done, 0.0, time.perf_counter()
+    pending: tuple[Any, Measured] | None = None  # the last batch, looked at during the next step
     with StopRequest() as stop, contextlib.closing(metrics):
-        while done < config.steps and not stop.requested:
-            batch = inputs(next(batches))
-            factors = schedule.factors(batch["rho"], done, config.steps, batch["observation"]["timestep_pad_mask"])
-            logged = (done + 1) % config.log_every == 0 or done + 1 == config.steps
-            factors_on_device = DeviceFactors(place(factors.sample), factors.gradient, factors.update)
-            placed = place(batch)
-            if pending is None:
-                step.compile(state, placed, factors_on_device)
-            state, measured = step(state, placed, factors_on_device, split=logged)
+        while done < trainer.steps and not stop.requested:
+            asked = time.perf_counter()
+            batch = trainer.batch(done)
+            gathering += time.perf_counter() - asked
+            last = done + 1 == trainer.steps
+            logged = (done + 1) % rhythm.log_every == 0 or last
+            measured = trainer.step(batch, done, measure=logged)
+            if pending and trainer.looks_back:
+                _require_finite(trainer, *pending, done, run)
             done += 1
-            if pending:
-                _require_finite(*pending, done - 1, metrics_file.parent)
             pending = (batch, measured)
-            if done == 1:
-                jax.block_until_ready(measured)
-                print(
-                    f"train: first step after {duration(time.monotonic() - started)} (compilation)",
-                    flush=True,
-                )
-                progress = Progress("train", config.steps, "step", done)
-            last = done == config.steps
-            save = done % config.save_every == 0 or last or stop.requested
-            if logged or save:  # what is not finite is never saved
-                _require_finite(*pending, done, metrics_file.parent)
+            if done == 1 and trainer.compiles:
+                _require_finite(trainer, *pending, done, run)
+                print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
+                progress = Progress("train", trainer.steps, "step", done)
+            saving, validating = done % rhythm.save_every == 0 or last, done % rhythm.validate_every == 0 or last
+            if logged or saving or validating:  # what is not finite is never saved
+                _require_finite(trainer, *pending, done, run)
             if logged:
-                values = {f"train/{k}": float(v) for k, v in measured.items()}
-                values["train/steps_per_second"] = progress.rate(done)
-                real = np.asarray(batch["observation"]["timestep_pad_mask"], bool)  # padded steps learn nothing
-                values["gap/sample_factor"] = float(factors.sample[real].mean())
-                values["gap/update_factor"] = float(factors.update)
+                values = {**measured.values(), "train/steps_per_second": progress.rate(done)}
                 metrics.write(done, values)
                 progress.update(done, f"loss {values['train/loss']:.4f}", force=last)
-            if done % config.validate_every == 0 or last:
-                held_out = validate(state.params)
+            if validating:
+                held_out = trainer.validate()
                 metrics.write(done, held_out)
                 shown = ", ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in held_out.items())
                 print(f"validation after step {done}: {shown}", flush=True)
-            if save:
-                checkpoints.save(done, state, loader.state())
-    checkpoints.wait()
-    if done < config.steps:
+            if saving:
+                trainer.save(done)
+                saved = done
+    if done < trainer.steps:
+        if pending and saved < done:
+            _require_finite(trainer, *pending, done, run)
+            trainer.save(done)
         raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
-    return state, {**held_out, "steps_per_second": progress.rate(done)}
+    share = gathering / (time.perf_counter() - started) if done > first else 0.0
+    return {**held_out, "steps_per_second": progress.rate(done), "data_share": share}
 
 
-def _require_finite(batch: Any, measured: Mapping[str, jax.Array], step: int, folder: Path) -> None:
-    loss, gradient = float(measured["loss"]), float(measured["grad_norm"])
+def _require_finite(trainer: Trainer, batch: Any, measured: Measured, step: int, run: RunDirectory) -> None:
+    loss, gradient = float(measured.loss), float(measured.gradient_norm)
     if np.isfinite(loss) and np.isfinite(gradient):
         return
-    flat = {"/".join(str(k.key) for k in path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]}
-    with replacing(folder / "bad_batch.npz") as temporary:
-        np.savez(temporary.open("wb"), **flat)
+    arrays: Any = trainer.arrays(batch)
+    with replacing(run.path / "bad_batch.npz") as temporary:
+        np.savez(temporary.open("wb"), **arrays)
+    bad = ", ".join(name for name, array in arrays.items() if not np.isfinite(np.asarray(array, np.float64)).all())
     raise DivergedError(
         f"the loss is {loss} and the gradient's norm {gradient} at step {step}; the batch is saved as "
-        f"{folder / 'bad_batch.npz'}{_not_finite(flat)}. "
+        f"{run.path / 'bad_batch.npz'}{f' (not finite: {bad})' if bad else ''}. "
         "Look at it for extreme values; if it is ordinary, lower optimizer.learning_rate"
     )
 
 
-def _not_finite(flat: Mapping[str, Any]) -> str:
-    bad = [name for name, leaf in flat.items() if not np.isfinite(np.asarray(leaf, np.float64)).all()]
-    return f" (not finite: {', '.join(bad)})" if bad else ""
+class StopRequest:
+    """Within this context, the first SIGINT or SIGTERM sets `requested`; a second one interrupts at once.
+
+    Outside the main thread signals cannot be caught; there `requested` stays False.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nstopping after this step (once more to stop at once) …", flush=True)
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and to TensorBoard.
+
+    Args:
+        jsonl: file of JSON lines; rows after `start_step` are dropped first (they will be measured again), and all of
+            them where nothing was saved before.
+        tensorboard: folder of event files.
+        start_step: number of training steps done so far.
+    """
+
+    def __init__(self, jsonl: Path, tensorboard: Path, start_step: int = 0):
+        from tensorboardX import SummaryWriter
+
+        if jsonl.exists():
+            kept = [row for row in read_metrics(jsonl) if row["step"] <= start_step] if start_step else []
+            with replacing(jsonl) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._lines = jsonl.open("a")
+        self._board = SummaryWriter(str(tensorboard), purge_step=start_step + 1 if start_step else 0)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Records `values` after `step` training steps; on disk when this returns."""
+        self._lines.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, float(value), step)
+
+    def close(self) -> None:
+        self._lines.close()
+        self._board.close()
+
+
+class NoMetrics:
+    """Takes the place of `MetricsWriter` on hosts that write nothing."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,245 +1,258 @@
-"""Fine-tuning Octo on windows of an episode store: the model, its optimizer and GAP put together."""
+"""The backend that fine-tunes Octo, in JAX: its settings, and what must be there before it starts.
+
+Importing it loads no JAX; `gap_vla.training.octo_trainer` is what trains.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+import fnmatch
+import glob
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.typed_config import (
+    EPISODES,
+    HORIZON,
+    LAYOUT_SEED,
+    WORKERS,
+    Bounds,
+    ConfigError,
+    Items,
+    check_numbers,
+    choose,
+)
+from gap_vla.sim import VARIANT_NAMES
+from gap_vla.training.config import BATCH, EvalConfig, Experiment, Layouts, OptimizerConfig, TrainConfig
 
-from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
-from gap_vla.octo import OctoModel
-from gap_vla.octo.model import parameter_shapes
-from gap_vla.octo.module import OctoModule
-from gap_vla.octo.optimizer import create_optimizer, join_frozen, split_frozen
-from gap_vla.training.architecture import adapted_config, small_model
-from gap_vla.training.branches import Adam
-from gap_vla.training.checkpoints import StateCheckpoints
-from gap_vla.training.config import FinetuneConfig
-from gap_vla.training.hosts import is_first_host
-from gap_vla.training.loop import Loader, train
-from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
-from gap_vla.training.packing import Packing
-from gap_vla.training.run_directory import RunDirectory
-from gap_vla.training.step import TrainState, TrainStep, make_validation_step
-from gap_vla.training.validation import validate
+METHODS = ("v", "vp", "vp_gap")
+"""V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment."""
 
-SHORT_RUN = 200
-"""Training steps up to which compiling quickly saves more than it costs."""
+PUBLISHED = {"small": (27e6, 12, 384, 1536, 6), "base": (93e6, 12, 768, 3072, 12)}
+"""Trainable parameters, layers, token size, mlp and heads of Octo 1.5; beside them a frozen T5 of 110 M."""
 
-MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask")
+T5 = 110e6
 
 
 @dataclasses.dataclass(frozen=True)
-class Trainer:
-    """A model with everything that a training step needs, before the first step.
+class ModelConfig:
+    """Octo: pretrained weights, or a small one from scratch."""
 
-    Attributes:
-        packing: how the optimizer sees the trainable parameters; its `group` are GAP's leaves with their shapes, empty
-            without proprioception.
-        inputs: a loader's batch to what the compiled step takes (numbers only, instructions as word pieces).
-    """
+    pretrained: str = ""  # checkpoint directory or hf://…; empty: the small model below
+    window_size: Annotated[int, Bounds(1, 128, "steps of history; attention grows with the square")] = 1
+    action_horizon: Annotated[int, HORIZON] = 8
+    head: str = "l1"  # l1 | mse | diffusion
+    token_embedding_size: Annotated[int, Bounds(8, 4096, "numbers of a token; the published have 384 and 768")] = 128
+    num_layers: Annotated[int, Bounds(1, 64, "the published have 12")] = 4
+    num_heads: Annotated[int, Bounds(1, 64, "the published have 6 and 12")] = 4
+    mlp_dim: Annotated[int, Bounds(1, 16_384, "the published have 1536 and 3072")] = 256
+    stem_features: Annotated[tuple[Annotated[int, Bounds(32, 2048, "channels in groups of 32")], ...], Items(1, 6)] = (
+        32,
+        64,
+        128,
+    )  # one stride-2 stage each, multiples of 32
+    # pixels of the patches that the first stage maps; 0: it is a 3×3 convolution of stride 2 as the others
+    stem_patch: Annotated[int, Bounds(0, 16, "pixels of a patch")] = 0
 
-    model: OctoModel
-    packing: Packing
-    tx: optax.GradientTransformationExtraArgs
-    adam: Adam
-    state: TrainState
-    inputs: Callable[[Mapping[str, Any]], dict[str, Any]]
+    def __post_init__(self) -> None:
+        choose(self.head, ("l1", "mse", "diffusion"), "model.head")
+        check_numbers(self, "model")
+        if self.token_embedding_size % self.num_heads or self.token_embedding_size % 8:
+            raise ConfigError(
+                f"model.token_embedding_size is {self.token_embedding_size}; it must be divisible by "
+                f"model.num_heads ({self.num_heads}) and by 8 (the heads' attention pooling)"
+            )
+        if any(f % 32 for f in self.stem_features):
+            raise ConfigError(f"model.stem_features is {self.stem_features}; each must be a multiple of 32 (GroupNorm)")
 
     @property
-    def group(self) -> Mapping[str, tuple[int, ...]]:
-        return self.packing.group
+    def pixels_of_token(self) -> int:
+        """Along each side of a picture: the first stage of the stem maps patches, each further one halves."""
+        return 16 if self.pretrained else (self.stem_patch or 2) * 2 ** (len(self.stem_features) - 1)
 
 
-def model_inputs(batch: Mapping[str, Any], text_processor: Any = None) -> dict[str, Any]:
-    """The parts of a batch that the compiled step takes; ρ is 0 where the dataset has none.
+@dataclasses.dataclass(frozen=True)
+class OctoOptimizerConfig(OptimizerConfig):
+    """As upstream's."""
 
-    Args:
-        text_processor: turns the instructions into word pieces; None drops them.
-    """
-    chosen = {key: batch[key] for key in MODEL_INPUTS}
-    chosen["rho"] = batch.get("rho", np.zeros(batch["observation"]["timestep_pad_mask"].shape, np.float32))
-    task = dict(batch["task"])
-    words = task.pop("language_instruction", None)
-    if words is not None and text_processor is not None:
-        task["language_instruction"] = text_processor.encode([w.decode() if isinstance(w, bytes) else w for w in words])
-    elif words is not None:
-        task["pad_mask_dict"] = {k: v for k, v in task["pad_mask_dict"].items() if k != "language_instruction"}
-    return chosen | {"task": task}
+    frozen_keys: Annotated[tuple[str, ...], Items(0, 1000)] = ()
+    moment_dtype: str = "bfloat16"  # of AdamW's stored first moment; upstream's is bfloat16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(self.moment_dtype, ("bfloat16", "float32"), "optimizer.moment_dtype")
 
 
-def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Trainer:
-    """Builds the model (merging pretrained weights if the configuration names them) and its optimizer.
+@dataclasses.dataclass(frozen=True)
+class OctoTrainConfig(TrainConfig):
+    """The run, and how it is spread over memory and devices."""
 
-    Args:
-        example_batch: one batch of the loader; its shapes decide the model's inputs and outputs.
-        statistics: normalisation statistics; they travel with the model.
+    accumulate: Annotated[int, BATCH] = 1  # parts that a batch is computed in, one after the other, to save memory
+    # devices that share one copy of parameters and optimizer; the others repeat it
+    fsdp: Annotated[int, Bounds(1, 4096, "devices")] = 1
 
-    Raises:
-        GroupError: GAP would adjust nothing, or a parameter outside the proprioceptive branch.
-        CheckpointError: pretrained weights missing or of another architecture.
-    """
-    init_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.train.seed))
-    source = OctoModel.load_pretrained(config.model.pretrained) if config.model.pretrained else None
-    text_processor = source.text_processor if source else None
-    batch = model_inputs(example_batch, text_processor)
-    layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
-    model = OctoModel.from_config(
-        {**layout, "camera": config.demos.camera},
-        batch,
-        text_processor=text_processor,
-        rng=init_rng,
-        dataset_statistics=statistics,
-        pretrained=source.params if source else None,
-    )
-    packing, tx, adam = optimizer_of(config, model.params)
-    trainable, _ = split_frozen(model.params, config.optimizer.frozen_keys)
-
-    def fresh(tree: Any, rng: jax.Array) -> TrainState:
-        packed = packing.pack(tree)
-        return TrainState(packed, tx.init(packed), jnp.zeros([], jnp.int32), rng)
-
-    state = jax.jit(fresh)(trainable, step_rng)
-    return Trainer(model, packing, tx, adam, state, lambda batch: model_inputs(batch, text_processor))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"train.accumulate {self.accumulate} does not divide train.batch_size {self.batch_size}")
 
 
-def optimizer_of(config: FinetuneConfig, params: Any) -> tuple[Packing, optax.GradientTransformationExtraArgs, Adam]:
-    """How the trainable leaves are packed, and the optimizer of the packed ones that can scale GAP's updates.
+@dataclasses.dataclass(frozen=True)
+class OctoEvalConfig(EvalConfig):
+    """Rollouts on one variant of the task."""
 
-    Raises:
-        GroupError: a leaf that GAP would adjust is frozen.
-    """
-    group = match_group(params) if config.uses_proprio else {}
-    settings = config.optimizer
-    trainable, _ = split_frozen(params, settings.frozen_keys)
-    packing = Packing.of(trainable, group, multiple=config.train.fsdp)
-    still = [path for path in group if path not in packing.shapes]
-    if still and config.schedule.mode != "none":
-        raise GroupError(
-            f"method {config.method} adjusts {still[0]}, which optimizer.frozen_keys freezes "
-            f"({', '.join(settings.frozen_keys)})"
+    episodes: Annotated[int, EPISODES] = 20
+    seed: Annotated[int, LAYOUT_SEED] = 100_000  # first layout; demonstrations use seeds from demos.seed on
+    workers: Annotated[int, WORKERS] = 2
+    execute: Annotated[int, HORIZON] = 4  # actions executed of each predicted chunk
+    videos: Annotated[int, EPISODES] = 4
+    variant: str = "default"  # out-of-distribution variant of the task, by name
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(self.variant, tuple(VARIANT_NAMES), "eval.variant")
+
+    def layouts(self) -> list[Layouts]:
+        return [Layouts(self.variant, self.seed, "")]
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig(Experiment):
+    """Octo, fine-tuned or from scratch."""
+
+    backend: ClassVar[str] = "octo"
+    trained_by: ClassVar[str] = "gap_vla.training.octo_trainer:OctoTrainer"
+    methods: ClassVar[tuple[str, ...]] = METHODS
+    several_hosts: ClassVar[bool] = True
+    memory_advice: ClassVar[str] = "train.batch_size (or raise train.accumulate)"
+
+    method: str = "vp_gap"
+    model: ModelConfig = ModelConfig()
+    optimizer: OctoOptimizerConfig = OctoOptimizerConfig()
+    train: OctoTrainConfig = OctoTrainConfig()
+    eval: OctoEvalConfig = OctoEvalConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        token = self.model.pixels_of_token
+        if self.demos.image_size % token:
+            raise ConfigError(
+                f"demos.image_size is {self.demos.image_size}; model.stem_features and model.stem_patch make one token "
+                f"of {token} × {token} pixels, so it must be a multiple of {token}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        if hasattr(values, "items"):
+            values = dict(values.items())
+            if options := values.pop("rival", None):
+                raise ConfigError(
+                    f"rival is {dict(options)}; Octo is trained by {', '.join(METHODS)} only, the other methods are of "
+                    "the small policies: scripts/train_small.py --config.method=NAME"
+                )
+        return super().from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As of every experiment.
+
+        The empty `rival` is what recorded configurations hold; the names of run directories are hashes of it.
+        """
+        return {**super().to_dict(), "rival": {}}
+
+    @property
+    def uses_proprio(self) -> bool:
+        return self.method != "v"
+
+    @property
+    def schedule(self) -> AdjustmentSchedule:
+        """The configured one for vp_gap, none for v and vp."""
+        return self.adjustment if self.method == "vp_gap" else AdjustmentSchedule(mode="none")
+
+    @property
+    def needs_rho(self) -> bool:
+        return self.schedule.needs_rho
+
+    @property
+    def reads_labels(self) -> bool:
+        return self.schedule.needs_rho
+
+    @property
+    def on_cpu(self) -> bool:
+        return not (glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/accel*"))
+
+    @property
+    def training_seconds(self) -> float | None:
+        windows = self.train.steps * self.train.batch_size / 64
+        return None if self.model.pretrained else 20 + windows * (0.03 + 0.02 * len(self.demos.cameras))
+
+    def memory(self) -> dict[str, float]:
+        model, cameras, size = self.model, len(self.demos.cameras), self.demos.image_size
+        samples = self.train.batch_size / self.train.accumulate
+        frames = samples * model.window_size * cameras
+        if model.pretrained:
+            kind = "base" if "base" in model.pretrained else "small"
+            trained, layers, width, mlp, heads = PUBLISHED[kind]
+            frozen = T5
+            stem: tuple[int, ...] = (32, 96, 192, 384)
+        else:
+            layers, width, mlp, heads = model.num_layers, model.token_embedding_size, model.mlp_dim, model.num_heads
+            stem, frozen = model.stem_features, 0.0
+            convolutions = sum(9 * a * b for a, b in zip((3, *stem), stem)) + stem[-1] * width
+            trained = layers * (4 * width**2 + 2 * width * mlp) + cameras * convolutions
+        side = size / model.pixels_of_token
+        tokens = model.window_size * (cameras * side**2 + 10)
+        return {
+            "parameters, gradients, optimizer": 14.0 * trained + 4 * frozen,
+            "batches": 2.0 * self.train.batch_size * model.window_size * 3.0 * cameras * size**2,
+            "image encoder": frames * sum(8 * f * (side * 2**n) ** 2 for n, f in enumerate(reversed(stem))),
+            "transformer": 4 * samples * layers * (tokens * (8 * width + 2 * mlp) + heads * tokens**2),
+        }
+
+    def require_ready(self) -> None:
+        _require_trainable(self)
+        require_weights(self.model.pretrained)
+        if self.train.fsdp > 1:
+            from gap_vla.training.mesh import make_mesh
+
+            make_mesh(self.train.fsdp, self.train.batch_size // self.train.accumulate)
+
+    def acting_policy(self, checkpoint: Path) -> Any:
+        from gap_vla.rollouts import OctoPolicy
+
+        return OctoPolicy.load(
+            checkpoint,
+            execute=self.eval.execute,
+            ensemble=self.eval.ensemble,
+            normalization=self.data.normalization,
+            name=self.method,
         )
-    tx, learning_rate, _ = create_optimizer(
-        jax.eval_shape(packing.pack, trainable),
-        {
-            "name": "cosine",
-            "init_value": 0.0,
-            "peak_value": settings.learning_rate,
-            "warmup_steps": settings.warmup_steps,
-            "decay_steps": max(config.train.steps, settings.warmup_steps + 1),
-            "end_value": 0.0,
-        },
-        weight_decay=settings.weight_decay,
-        clip_gradient=settings.clip_gradient,
-        after_normalization=optax.chain(scale_group_updates(packing.group_labels)),  # a chain: so checkpoints hold it
-        mu_dtype=jnp.dtype(settings.moment_dtype),
-    )
-    return packing, optax.with_extra_args_support(tx), Adam(learning_rate, settings.clip_gradient)
 
 
-def describe(config: FinetuneConfig, params: Any, opt_state: Any, group: Mapping[str, tuple[int, ...]]) -> str:
-    """What will be trained: size, memory, and the leaves that GAP adjusts. Works on arrays and on their shapes."""
-    leaves = jax.tree_util.tree_leaves(params)
-    count = sum(int(np.prod(leaf.shape)) for leaf in leaves)
-    trainable, frozen = split_frozen(params, config.optimizer.frozen_keys)
-    fixed = sum(int(np.prod(leaf.shape)) for leaf in jax.tree_util.tree_leaves(frozen))
-    lines = [
-        f"model: Octo, {count:,} parameters in {len(leaves)} leaves" + (f", {fixed:,} frozen" if fixed else ""),
-        f"memory: parameters {_mib(_bytes(params))}, gradients {_mib(_bytes(trainable))}, "
-        f"optimizer {_mib(_bytes(opt_state))}; "
-        "activations come on top",
-    ]
-    schedule = config.schedule
-    if schedule.mode == "none":
-        return "\n".join([*lines, f"method {config.method}: no gradient is adjusted"])
-    until = schedule.active_steps(config.train.steps)
-    lines.append(
-        f"method {config.method}: mode {schedule.mode}, λ = {schedule.lam}, during the first {until} of "
-        f"{config.train.steps} steps; adjusted leaves:"
-    )
-    return "\n".join([*lines, *(f"  {path} {list(shape)}" for path, shape in group.items())])
+def _require_trainable(config: FinetuneConfig) -> None:
+    if not config.optimizer.frozen_keys or config.schedule.mode == "none":
+        return
+    for leaf in ("projection.kernel", "projection.bias", "pos_embedding"):  # M8
+        path = f"octo_transformer.obs_proprio_{leaf}"
+        if any(fnmatch.fnmatch(path, pattern) for pattern in config.optimizer.frozen_keys):
+            raise ConfigError(
+                f"optimizer.frozen_keys is {config.optimizer.frozen_keys}, which freezes {path}; method "
+                f"{config.method} adjusts its gradient"
+            )
 
 
-def dry_run(config: FinetuneConfig, batch: Mapping[str, Any], layout: Mapping[str, Any]) -> str:
-    """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated.
+def require_weights(pretrained: str) -> None:
+    if not pretrained:
+        return
+    if not pretrained.startswith("hf://"):
+        folder = Path(pretrained).expanduser()
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
+    from gap_vla.octo.checkpoint import local_directory, read_config
+    from gap_vla.octo.text import tokenizer_file
 
-    Args:
-        batch: what the compiled step would take.
-        layout: the model's configuration, e.g. of a published checkpoint that need not be there.
-    """
-    params = parameter_shapes(OctoModule.create(**layout["model"]), batch)
-    packing, tx, _ = optimizer_of(config, params)
-    trainable, _ = split_frozen(params, config.optimizer.frozen_keys)
-    opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), trainable)
-    lines = [describe(config, params, opt_state, packing.group), "inputs of a step:"]
-    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
-        lines.append(f"  {'/'.join(str(k.key) for k in path)} {leaf.dtype}{list(leaf.shape)}")
-    return "\n".join(lines)
-
-
-def _bytes(tree: Any) -> int:
-    sized = [leaf for leaf in jax.tree_util.tree_leaves(tree) if hasattr(leaf, "dtype")]
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in sized)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
-
-
-def fine_tune(
-    config: FinetuneConfig, trainer: Trainer, loader: Loader, held_out: Any, run: RunDirectory
-) -> tuple[OctoModel, dict[str, float]]:
-    """Trains, and exports the model in upstream's layout to the run's `checkpoint/`.
-
-    Args:
-        loader: endless training batches.
-        held_out: finite iterable of validation batches.
-
-    Returns:
-        The trained model and its last held-out measurements.
-    """
-    mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
-    shardings = state_shardings(mesh, trainer.state)
-    _, frozen = split_frozen(trainer.model.params, config.optimizer.frozen_keys)
-    frozen = place_state(frozen, state_shardings(mesh, frozen))
-    step = TrainStep(
-        trainer.model.module,
-        trainer.tx,
-        trainer.packing,
-        trainer.adam,
-        frozen,
-        config.train.accumulate,
-        shardings=shardings if mesh.size > 1 else None,
-        quick=config.train.steps <= SHORT_RUN,
-    )
-    measure = make_validation_step(trainer.model.module, trainer.packing, frozen)
-    validation_batches = [trainer.inputs(batch) for batch in held_out]
-    checkpoints = StateCheckpoints(run.state, trainer.packing.identity)
-    try:
-        state, measured = train(
-            config.train,
-            config.schedule,
-            place_state(trainer.state, shardings),
-            step,
-            loader,
-            lambda params: validate(measure, params, validation_batches, config.train.seed),
-            checkpoints,
-            run.metrics,
-            run.tensorboard,
-            inputs=trainer.inputs,
-            place=lambda batch: place_batch(mesh, batch),
-        )
-    finally:
-        checkpoints.close()
-    params = join_frozen(trainer.packing.unpack(gather(mesh, state.params)), gather(mesh, frozen))
-    model = trainer.model.replace(params=params)
-    if (
-        is_first_host() and not (run.checkpoint / str(config.train.steps)).exists()
-    ):  # a run that was stopped during its rollouts has it
-        model.save_pretrained(step=config.train.steps, checkpoint_path=str(run.checkpoint))
-    return model, measured
+    folder = local_directory(pretrained)  # downloads come first: without a network nothing else is begun
+    words = read_config(folder).get("text_processor") or {}
+    if name := words.get("kwargs", {}).get("tokenizer_name"):
+        tokenizer_file(name, str(folder))

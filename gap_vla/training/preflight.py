@@ -2,32 +2,39 @@
 
 None of it takes longer than a second or two, and nothing is made; a run that would fail after its demonstrations were
 collected, or after it was trained, does not start.
+
+What a configuration will take of memory and disk follows from simple formulas that leave out what is small. E episodes
+of T steps, C cameras of s × s pixels, B samples a batch (those computed at once), W steps a window, P parameters; all
+estimates are of the low side, so that what is refused could not have run.
+
+    pictures of a step     3 C s² bytes; a demonstration has about half as many steps as the task's horizon
+    store                  E T 3 C s² bytes; the RLDS dataset, compressed, a third of that
+    parameters             4 P bytes, gradients 4 P, AdamW 6 P (first moment in 16 bits) to 8 P; a frozen one 4 bytes
+    batch                  3 B W C s² bytes, two batches at a time, and once more as float32
+    image encoder          float32 of each stage before and after its normalisation
+    transformer            per layer float32 of N tokens × (8 d + 2 mlp) and of heads × N² attention weights
 """
 
 from __future__ import annotations
 
-import ctypes
-import fnmatch
-import glob
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gap_vla.core.foreign import Section
-from gap_vla.core.resources import require_writable
+from gap_vla.core.resources import require_disk, require_memory, require_writable
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.policies.config import SmallConfig
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.sim import require_rendering, task_spec
-from gap_vla.training.config import FinetuneConfig, SharedStages
-from gap_vla.training.estimates import require_data_space, require_training_memory
+from gap_vla.training.config import Experiment
+from gap_vla.training.stages import Stages
 
-if TYPE_CHECKING:
-    from gap_vla.training.pipeline import Stages
+PROCESS = 300 * 2**20
+"""Python with its libraries."""
 
 
-def require_ready(config: FinetuneConfig | SmallConfig, stages: Stages) -> None:
-    """Checks everything that `finetune` or `train_small` needs.
+def require_ready(config: Experiment, stages: Stages) -> None:
+    """Checks everything that a run needs.
 
     Raises:
         ConfigError: data, weights or a device that do not fit the configuration, or are not there.
@@ -36,40 +43,34 @@ def require_ready(config: FinetuneConfig | SmallConfig, stages: Stages) -> None:
         EpisodeError: demonstrations that cannot be read.
     """
     require_writable(config.runs, "runs")
-    data = config.data_stages if isinstance(config, SmallConfig) else config
     if config.eval.episodes:
         require_rendering()
-    if isinstance(config, SmallConfig):
-        _require_torch_device(config.train.device)
-        if config.model.encoder_weights and not Path(config.model.encoder_weights).is_file():
-            raise ConfigError(f"model.encoder_weights is {config.model.encoder_weights!r}, which is no file")
-    else:
-        _require_trainable(config)
-        _require_weights(config)
-        _require_devices(config)
+    config.require_ready()
     if not (stages.store / "store.json").exists():
-        _require_data(data, stages, _needs_rho(config))
-    on_cpu = config.train.device == "cpu" if isinstance(config, SmallConfig) else not _accelerators()
-    require_training_memory(config, on_cpu)
+        _require_data(config, stages)
+    require_training_memory(config, config.on_cpu)
 
 
-def _needs_rho(config: FinetuneConfig | SmallConfig) -> bool:
-    """Whether the dataset must carry ρ."""
-    if not isinstance(config, SmallConfig):
-        return config.schedule.needs_rho
-    from gap_vla.policies import method_of  # loads torch
+def require_training_memory(config: Experiment, on_cpu: bool) -> None:
+    """Raises ResourceError if model, batch and activations do not fit into the machine's memory.
 
-    method = method_of(config.method)
-    return method.needs_rho and method.rho_source == "dataset" and method.schedule(config.adjustment).needs_rho
+    Args:
+        on_cpu: whether the model is computed there; otherwise only the batches are counted.
+    """
+    needs = config.memory()
+    if not on_cpu:
+        needs = {name: size for name, size in needs.items() if name == "batches"}
+    advice = f"{config.memory_advice}, demos.image_size, or the sizes in model"
+    require_memory({"libraries": PROCESS, **needs}, advice)
 
 
-def _require_data(config: FinetuneConfig | SharedStages, stages: Stages, needs_rho: bool) -> None:
+def _require_data(config: Experiment, stages: Stages) -> None:
     """What the stages before training need, as far as they have not been made."""
     require_writable(config.data.root, "data.root")
     if stages.rlds.exists():
-        require_dataset(stages.rlds, config, needs_rho)
+        require_dataset(stages.rlds, config)
         return
-    if needs_rho and config.phases.method == "none":
+    if config.needs_rho and config.phases.method == "none":
         raise ConfigError("phases.method is 'none', and this method needs ρ; choose another, or a method without it")
     steps = task_spec(config.task).horizon / 2
     episodes = config.demos.episodes
@@ -83,10 +84,12 @@ def _require_data(config: FinetuneConfig | SharedStages, stages: Stages, needs_r
         )
     if not stages.demos.exists():
         require_rendering()
-    require_data_space(config, episodes, steps, stages.store.parent)
+    raw = 3.0 * episodes * steps * len(config.demos.cameras) * config.demos.image_size**2
+    needs = {"RLDS dataset": raw / 3, "episode store": raw}
+    require_disk(needs, stages.store.parent, "demos.image_size, or give fewer episodes")
 
 
-def _require_source(config: FinetuneConfig | SharedStages) -> tuple[int, int]:
+def _require_source(config: Experiment) -> tuple[int, int]:
     """Episodes of the named demonstrations and steps of the first, which must have the cameras that are asked for."""
     from gap_vla.demos import open_source
 
@@ -102,7 +105,7 @@ def _require_source(config: FinetuneConfig | SharedStages) -> tuple[int, int]:
     return len(source), len(first)
 
 
-def require_dataset(directory: Path, config: FinetuneConfig | SharedStages, needs_rho: bool) -> None:
+def require_dataset(directory: Path, config: Experiment) -> None:
     """Checks an RLDS dataset's own description: splits, cameras, their size, and ρ.
 
     Raises:
@@ -115,7 +118,7 @@ def require_dataset(directory: Path, config: FinetuneConfig | SharedStages, need
     splits = {split.text("name") for split in info.list("splits", Section.section)}
     for split in {"train", "val"} - splits:
         raise ConfigError(f"{directory} has no split {split!r}; build it with data.val_fraction above 0")
-    if needs_rho and "rho" not in fields:
+    if config.needs_rho and "rho" not in fields:
         raise ConfigError(
             f"{directory} has no steps/rho, which this method needs; add it with scripts/annotate.py, or choose a "
             "method without it"
@@ -134,7 +137,7 @@ def _no_camera(where: Path | str, camera: str, known: list[str]) -> str:
     return f"{where} has no camera {camera!r} (demos.cameras); it has {', '.join(known) or 'none'}"
 
 
-def _require_size(where: Path | str, found: Any, config: FinetuneConfig | SharedStages) -> None:
+def _require_size(where: Path | str, found: Any, config: Experiment) -> None:
     height, width = (int(n) for n in found)
     if config.eval.episodes and (height, width) != (config.demos.image_size, config.demos.image_size):
         raise ConfigError(
@@ -158,57 +161,3 @@ def _described(feature: dict[str, Any]) -> Any:
     if "image" in feature:
         return [int(n) for n in feature["image"]["shape"].get("dimensions", [])]
     return ""
-
-
-def _require_weights(config: FinetuneConfig) -> None:
-    pretrained = config.model.pretrained
-    if not pretrained:
-        return
-    if not pretrained.startswith("hf://"):
-        folder = Path(pretrained).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
-    from gap_vla.octo.checkpoint import local_directory, read_config
-    from gap_vla.octo.text import tokenizer_file
-
-    folder = local_directory(pretrained)  # downloads come first: without a network nothing else is begun
-    words = read_config(folder).get("text_processor") or {}
-    if name := words.get("kwargs", {}).get("tokenizer_name"):
-        tokenizer_file(name, str(folder))
-
-
-def _require_trainable(config: FinetuneConfig) -> None:
-    if not config.optimizer.frozen_keys or config.schedule.mode == "none":
-        return
-    for leaf in ("projection.kernel", "projection.bias", "pos_embedding"):  # M8
-        path = f"octo_transformer.obs_proprio_{leaf}"
-        if any(fnmatch.fnmatch(path, pattern) for pattern in config.optimizer.frozen_keys):
-            raise ConfigError(
-                f"optimizer.frozen_keys is {config.optimizer.frozen_keys}, which freezes {path}; method "
-                f"{config.method} adjusts its gradient"
-            )
-
-
-def _require_devices(config: FinetuneConfig) -> None:
-    if config.train.fsdp > 1:
-        from gap_vla.training.mesh import make_mesh
-
-        make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
-
-
-def _require_torch_device(device: str) -> None:
-    """Asks the driver itself, for importing torch takes longer than two seconds on a busy machine."""
-    if device != "cuda":
-        return
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-    except OSError:
-        found = False
-    if not found:
-        raise ConfigError("train.device is 'cuda', but there is no such device; use --config.train.device=cpu")
-
-
-def _accelerators() -> bool:
-    return bool(glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/accel*"))

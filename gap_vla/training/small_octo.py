@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gap_vla.training.config import experiment
+from gap_vla.training.octo import FinetuneConfig
 
 CAMERAS = ("primary", "wrist")
 
@@ -56,4 +57,4 @@ def small_octo(
     Raises:
         ConfigError: unknown profile or key.
     """
-    return experiment(task, [SMALL_OCTO, changes or {}], profiles or PROFILES, profile)
+    return experiment(FinetuneConfig, task, [SMALL_OCTO, changes or {}], profiles or PROFILES, profile)

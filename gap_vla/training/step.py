@@ -7,21 +7,28 @@ the same program: with ρ = 0 and λ = 1 the numbers are those of plain training
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
-from gap_vla.training.accumulation import accumulated, counted_entries
-from gap_vla.training.branches import Adam, branch_measurements, split_measurements
-from gap_vla.training.compilation import quick_compilation, return_free_memory
-from gap_vla.training.packing import Packing
+from gap_vla.training.packing import Adam, Packing, branch_measurements, split_measurements
+
+MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask")
+
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+"""Of XLA on a CPU: a third less compilation, steps up to 7 % slower."""
 
 
 @flax.struct.dataclass
@@ -48,6 +55,23 @@ class DeviceFactors:
     sample: Any
     gradient: Any
     update: Any
+
+
+def model_inputs(batch: Mapping[str, Any], text_processor: Any = None) -> dict[str, Any]:
+    """The parts of a batch that the compiled step takes; ρ is 0 where the dataset has none.
+
+    Args:
+        text_processor: turns the instructions into word pieces; None drops them.
+    """
+    chosen = {key: batch[key] for key in MODEL_INPUTS}
+    chosen["rho"] = batch.get("rho", np.zeros(batch["observation"]["timestep_pad_mask"].shape, np.float32))
+    task = dict(batch["task"])
+    words = task.pop("language_instruction", None)
+    if words is not None and text_processor is not None:
+        task["language_instruction"] = text_processor.encode([w.decode() if isinstance(w, bytes) else w for w in words])
+    elif words is not None:
+        task["pad_mask_dict"] = {k: v for k, v in task["pad_mask_dict"].items() if k != "language_instruction"}
+    return chosen | {"task": task}
 
 
 def head_loss(
@@ -170,41 +194,71 @@ class TrainStep:
         return self._split(state, gradients, transition, share, factors.update)
 
 
-def make_validation_step(
-    module: Any, packing: Packing, frozen: Any = None
-) -> Callable[[Any, Any, jax.Array], dict[str, jax.Array]]:
-    """The compiled measurement `(packed params, batch, rng) -> sums`, to be added up over held-out batches.
+def counted_entries(batch: Mapping[str, Any]) -> jax.Array:
+    """How many action entries a batch's loss is a mean over: neither padded in the window nor in the chunk."""
+    mask = jnp.asarray(batch["observation"]["timestep_pad_mask"])[:, :, None, None]
+    return jnp.sum((batch["action_pad_mask"] & mask).astype(jnp.float32))
 
-    For every part of the steps (`all`; `transition`: ρ > 0.5; `consistent`: the others) it gives `<part>/loss` as
-    a sum weighted with the number of counted action entries, and that number as `<part>/entries`. `action_error` and
-    `mean_action_error` are summed squared errors of the predicted chunk and of predicting the mean action (0 after
-    normalisation) at the window's last step, over `action_entries` entries.
+
+def accumulated(
+    function: Callable[..., Any], params: Any, batch: Mapping[str, Any], sample: jax.Array, rng: jax.Array, parts: int
+) -> Any:
+    """What `function(params, batch, sample, rng)` gives for a mean over the whole batch, computed in `parts`.
+
+    A part holds every `parts`-th sample, so that each device keeps its share of every part. Parts are weighted with the
+    action entries that they count, as the loss of the whole batch weights them. Random draws (dropout, a diffusion
+    head's noise) are others than those of the whole batch.
+
+    Args:
+        function: gives a tree of floating-point numbers, means over counted entries.
+        sample: float32[B, W], GAP's factor.
+
+    Raises:
+        ConfigError: the batch cannot be cut into so many parts.
     """
+    if parts == 1:
+        return function(params, batch, sample, rng)
+    size = len(sample)
+    if size % parts:
+        raise ConfigError(f"a batch of {size} cannot be accumulated in {parts} equal parts; change train.accumulate")
 
-    def step(params: Any, frozen: Any, batch: Any, rng: jax.Array) -> dict[str, jax.Array]:
-        observation = batch["observation"]
-        mask = observation["timestep_pad_mask"]
-        bound = module.bind({"params": join_frozen(packing.unpack(params), frozen)}, rngs={"dropout": rng})
-        head = bound.heads["action"]
-        outputs = bound.octo_transformer(observation, batch["task"], mask, train=False, only=[head.readout_key])
-        transition = is_transition(batch["rho"])
-        sums = {}
-        for part, chosen in (
-            ("all", jnp.ones_like(mask)),
-            ("transition", transition),
-            ("consistent", ~transition),
-        ):
-            counted = batch["action_pad_mask"] & chosen[:, :, None, None]
-            entries = counted_entries({**batch, "action_pad_mask": counted})
-            loss, _ = head.loss(outputs, batch["action"], mask, counted, train=False)
-            sums[f"{part}/loss"] = loss * entries
-            sums[f"{part}/entries"] = entries
-        predicted = head.predict_action(outputs, rng=rng, train=False)
-        target, counted = batch["action"][:, -1], batch["action_pad_mask"][:, -1]
-        sums["action_error"] = jnp.sum(jnp.where(counted, jnp.square(predicted - target), 0.0))
-        sums["mean_action_error"] = jnp.sum(jnp.where(counted, jnp.square(target), 0.0))
-        sums["action_entries"] = jnp.sum(counted.astype(jnp.float32))
-        return sums
+    def cut(leaf: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        return jnp.moveaxis(leaf.reshape(size // parts, parts, *leaf.shape[1:]), 1, 0)
 
-    compiled = jax.jit(step)
-    return lambda params, batch, rng: compiled(params, frozen or {}, batch, rng)
+    pieces, factors = jax.tree_util.tree_map(cut, dict(batch)), cut(sample)
+    entries = jax.vmap(counted_entries)(pieces)
+    weights = entries / jnp.maximum(jnp.sum(entries), 1)
+
+    def add(total: Any, inputs: Any) -> tuple[Any, None]:
+        index, piece, factor, weight = inputs
+        found = function(params, piece, factor, jax.random.fold_in(rng, index))
+        return jax.tree_util.tree_map(lambda a, b: a + weight * b, total, found), None
+
+    first = jax.tree_util.tree_map(lambda leaf: leaf[0], (pieces, factors))
+    shapes = jax.eval_shape(function, params, *first, rng)
+    zeros = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, (jnp.arange(parts), pieces, factors, weights))[0]
+
+
+@functools.cache
+def quick_compilation() -> dict[str, Any] | None:
+    """`compiler_options` of `jax.jit`; None on other devices, and where this XLA does not know the options."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=QUICK).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return QUICK
+
+
+def return_free_memory() -> None:
+    """Hands memory that the compiler used and freed back to the system (Linux with glibc; elsewhere nothing happens).
+
+    A program of Octo's size takes almost a gigabyte to compile, which would otherwise stay beside that of the steps.
+    """
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

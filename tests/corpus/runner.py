@@ -28,7 +28,7 @@ AGAIN = 15.0
 HEAVY = (
     "h5py numpy pyarrow PIL.Image imageio ml_collections tensorflow tensorflow_datasets torch jax flax optax numba "
     "matplotlib.pyplot websockets gap_vla.demos gap_vla.rlds.annotating gap_vla.phases gap_vla.rlds.convert "
-    "gap_vla.rlds.checking gap_vla.rollouts.octo_policy gap_vla.training.pipeline gap_vla.training.octo"
+    "gap_vla.rlds.checking gap_vla.rollouts.octo_policy gap_vla.training.run gap_vla.training.octo_trainer"
 )
 
 

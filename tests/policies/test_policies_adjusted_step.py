@@ -10,11 +10,10 @@ import pytest
 import torch
 from toy_store import place_store, toy_config
 
+from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.policies import build_policy
-from gap_vla.training.metrics import read_metrics
-from gap_vla.training.run_directory import RunDirectory
-from gap_vla.training.small import run_directory_of, train_small
-from gap_vla.training.small.step import SmallTrainer
+from gap_vla.training.run import Run, finetune
+from gap_vla.training.torch_trainer import SmallTrainer
 
 STEPS, LAST = 9, 4  # λ and ρ act during the first half: steps 0 to 4
 LAM, FIXED, CLIP, DECAY = 0.3, 0.6, 0.05, 0.1
@@ -63,7 +62,7 @@ def observed_training(config):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SmallTrainer, "step", observing)
-        train_small(config)
+        finetune(config)
     return seen
 
 
@@ -173,8 +172,9 @@ def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(traini
     (method, mode, model), config, steps = training
     for step in (LAST, LAST + 1, STEPS - 1):
         before, batch, after = steps[step]
-        plain = SmallTrainer(configured(root, "concat", "none", model), policy_of(config, before), STEPS)
-        plain.restore(copy.deepcopy(before))
+        concat, windows = configured(root, "concat", "none", model), None  # the batch is given
+        plain = SmallTrainer(concat, policy_of(config, before), STEPS, windows, windows)
+        plain.optimizer.load_state_dict(copy.deepcopy(before["optimizer"]))
         plain.step(batch, step)
         found, wanted = after["policy"], plain.policy.state_dict()
         differing = {name.split(".")[0] for name in wanted if not torch.equal(wanted[name], found[name])}
@@ -187,7 +187,7 @@ def test_the_logged_factors_are_those_that_acted(training, store):
     (method, mode, model), config, steps = training
     if method == "concat" or mode == "none":
         return  # nothing acts, nothing is logged
-    rows = [row for row in read_metrics(RunDirectory(run_directory_of(config)).metrics) if "train/loss" in row]
+    rows = [row for row in read_metrics(RunDirectory(Run(config).directory.path).metrics) if "train/loss" in row]
     for step, (_, batch, _) in enumerate(steps):
         rho = stored_rho(store, batch["window"].tolist(), 3)
         sample, _, update = (

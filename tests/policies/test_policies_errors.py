@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 from toy_store import place_store, toy_config, write_store
 
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.training.run_directory import RunDirectory
-from gap_vla.training.small import run_directory_of, train_small
-from gap_vla.training.small.labels import rho_of
+from gap_vla.policies.windows import rho_of
+from gap_vla.training.run import Run, finetune
 
 
 def test_a_dataset_without_rho_is_refused_for_gap_and_trains_concat(tmp_path):
     gap, concat = toy_config(tmp_path, "gap"), toy_config(tmp_path, "concat")
     place_store(gap, rho=False)
     with pytest.raises(ConfigError, match="no steps/rho, which method gap needs"):
-        train_small(gap)
-    assert train_small(concat)["steps"] == 12
+        finetune(gap)
+    assert finetune(concat)["steps"] == 12
 
 
 def test_labels_of_other_episodes_are_refused(tmp_path):
@@ -33,20 +33,20 @@ def test_labels_of_other_episodes_are_refused(tmp_path):
 def test_a_state_of_another_dataset_is_refused(tmp_path):
     config = toy_config(tmp_path)
     store = place_store(config)
-    train_small(config, "run")
-    run = RunDirectory(run_directory_of(config, "run"))
+    finetune(config, "run")
+    run = RunDirectory(Run(config, "run").directory.path)
     run.summary.unlink()
     account = json.loads((store.directory / "store.json").read_text())
     (store.directory / "store.json").write_text(json.dumps(account | {"source_hash": "another"}))
     with pytest.raises(ConfigError, match="another dataset"):
-        train_small(config, "run", resume=True)
+        finetune(config, "run", resume=True)
 
 
 def test_images_of_another_size_are_refused(tmp_path):
     config = toy_config(tmp_path, demos=dict(image_size=64))
     place_store(config)
     with pytest.raises(ConfigError, match="32 × 32"):
-        train_small(config)
+        finetune(config)
 
 
 def test_demonstrations_of_another_task_are_refused(tmp_path):
@@ -55,18 +55,18 @@ def test_demonstrations_of_another_task_are_refused(tmp_path):
     account = json.loads(path.read_text())
     path.write_text(json.dumps(account | {"metadata": {"identity": {"name": "threading"}}}))
     with pytest.raises(ConfigError, match="demonstrations of threading"):
-        train_small(config)
+        finetune(config)
 
 
 def test_a_missing_camera_and_a_missing_phase_are_refused(tmp_path):
     config = toy_config(tmp_path, demos=dict(cameras=("wrist",)))
     place_store(config)
     with pytest.raises(ConfigError, match="no camera 'wrist'"):
-        train_small(config)
+        finetune(config)
     config = toy_config(tmp_path, "msbot")
     place_store(config, phases=False)
     with pytest.raises(ConfigError, match="steps/phase"):
-        train_small(config)
+        finetune(config)
 
 
 @pytest.mark.parametrize(
@@ -82,5 +82,5 @@ def test_method_fusion_and_head_that_do_not_fit_leave_no_run(method, model, mess
     config = toy_config(tmp_path, method, model=model)
     place_store(config)
     with pytest.raises(ConfigError, match=message):
-        train_small(config)
+        finetune(config)
     assert not Path(config.runs).exists()

@@ -16,7 +16,7 @@ from gap_vla.rollouts.policy import Policy
 from gap_vla.rollouts.recordings import from_episode
 from gap_vla.rollouts.small_policy import SmallTorchPolicy
 from gap_vla.serving.loading import load_checkpoint
-from gap_vla.training.small import run_directory_of, train_small
+from gap_vla.training.run import Run, finetune
 
 
 @pytest.fixture(scope="module", params=["gap", "vision", "diffusion"])
@@ -28,8 +28,8 @@ def run(request, tmp_path_factory):
         root, method, model=dict(head=head, image_history=2), train=dict(steps=60), eval=dict(execute=2)
     )
     place_store(config)
-    train_small(config)
-    return run_directory_of(config)
+    finetune(config)
+    return Run(config).directory.path
 
 
 def observation(seeds, step=0):

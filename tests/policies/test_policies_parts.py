@@ -175,7 +175,7 @@ class TestConfig:
     def test_a_configuration_survives_json(self, tmp_path):
         import json
 
-        from gap_vla.policies import SmallConfig
+        from gap_vla.training.torch import SmallConfig
 
         config = toy_config(tmp_path, "gap")
         assert SmallConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -14,15 +14,14 @@ import torch
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.cli.configured import load_config
-from gap_vla.policies import METHODS, SmallConfig, build_policy, method_of
+from gap_vla.core.run_directory import RunDirectory, read_metrics
+from gap_vla.policies import METHODS, build_policy, method_of
+from gap_vla.policies.windows import SmallWindows, rho_of
 from gap_vla.rlds import EpisodeStore
-from gap_vla.training.metrics import read_metrics
-from gap_vla.training.run_directory import RunDirectory
-from gap_vla.training.small import run_directory_of, train_small
-from gap_vla.training.small.labels import rho_of
-from gap_vla.training.small.loop import DivergedError, train
-from gap_vla.training.small.step import SmallTrainer
-from gap_vla.training.small.windows import SmallWindows
+from gap_vla.training.loop import DivergedError, train
+from gap_vla.training.run import Run, finetune
+from gap_vla.training.torch import SmallConfig
+from gap_vla.training.torch_trainer import SmallTrainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +37,7 @@ def made(config, store, steps=12):
     method, rho = method_of(config.method), rho_of(config, store)
     windows = SmallWindows(config, store, "train", rho["train"], vision=method.vision, proprio=method.proprio)
     policy = build_policy(config.model, config.method, (32, 32, 3), 9, 7)
-    return SmallTrainer(config, policy, steps), windows
+    return SmallTrainer(config, policy, steps, windows, windows), windows
 
 
 def trained(config, store, steps=6):
@@ -103,7 +102,7 @@ def test_measuring_the_branches_does_not_change_the_step(store, tmp_path):
     plain = trained(config, store)
     trainer, windows = made(config, store)
     for step in range(6):
-        measured = trainer.step(windows.batch(step), step, measure=True)
+        measured = trainer.step(windows.batch(step), step, measure=True).values()
     assert all(torch.equal(plain[name], value) for name, value in trainer.policy.state_dict().items())
     assert {"branch/vision_gradient", "branch/proprio_gradient", "branch/vision_loss_consistent"} <= measured.keys()
     assert measured["branch/proprio_signal_transition"] > 0
@@ -122,7 +121,7 @@ def test_every_window_comes_once_per_epoch_in_an_order_of_the_seed(store, tmp_pa
     windows = SmallWindows(config, store, "train", np.zeros(len(store.split("train").fields["rho"])))
     seen = np.concatenate([windows._numbers(step) for step in range(len(windows) // 18)])
     assert sorted(seen) == list(range(len(windows)))
-    other = SmallWindows(toy_config(tmp_path, train=dict(seed=4)), store, "train", windows._rho)
+    other = SmallWindows(toy_config(tmp_path, train=dict(seed=4)), store, "train", windows.rho)
     assert not np.array_equal(windows.batch(0)["action"][:16], other.batch(0)["action"])
 
 
@@ -199,9 +198,9 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path):
     program = (
         "import json, sys, torch\n"
         "torch.set_num_threads(1)\n"
-        "from gap_vla.policies import SmallConfig\n"
-        "from gap_vla.training.small import train_small\n"
-        "train_small(SmallConfig.from_dict(json.loads(sys.argv[1])), 'killed', resume=True)\n"
+        "from gap_vla.training.torch import SmallConfig\n"
+        "from gap_vla.training.run import finetune\n"
+        "finetune(SmallConfig.from_dict(json.loads(sys.argv[1])), 'killed', resume=True)\n"
     )
     command = [sys.executable, "-c", program, json.dumps(config.to_dict())]
     state = Path(config.runs) / "assembly" / "killed" / "state" / "training.pt"
@@ -214,7 +213,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path):
     assert not (state.parent.parent / "summary.json").exists()
     resumed = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "resumed after step" in resumed.stdout
-    train_small(config, "undisturbed")
+    finetune(config, "undisturbed")
     weights = [
         Path(config.runs) / "assembly" / name / "checkpoint" / "policy.safetensors"
         for name in ("killed", "undisturbed")
@@ -226,7 +225,7 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path):
 
 def test_ctrl_c_saves_the_last_whole_step(store, tmp_path, monkeypatch):
     config = toy_config(tmp_path, train=dict(save_every=1000))
-    trainer, windows = made(config, store)
+    trainer, _ = made(config, store)
     whole = trainer.step
 
     def interrupted(batch, step, measure=False):
@@ -237,18 +236,18 @@ def test_ctrl_c_saves_the_last_whole_step(store, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "step", interrupted)
     run = RunDirectory.claim(tmp_path / "run", {}, False)
     with pytest.raises(KeyboardInterrupt):
-        train(trainer, windows, windows, run, "data")
+        train(trainer, config.train, run)
     assert torch.load(run.state / "training.pt", weights_only=True)["step"] == 4
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(store, tmp_path):
     config = toy_config(tmp_path)
-    trainer, windows = made(config, store)
+    trainer, _ = made(config, store)
     with torch.no_grad():
         trainer.policy.head.layers[0].weight.fill_(float("nan"))
     run = RunDirectory.claim(tmp_path / "run", {}, False)
     with pytest.raises(DivergedError, match="bad_batch"):
-        train(trainer, windows, windows, run, "data")
+        train(trainer, config.train, run)
     saved = np.load(run.path / "bad_batch.npz")
     assert saved["image_primary"].shape == (16, 1, 32, 32, 3)
 
@@ -256,9 +255,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(store, tmp_
 def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_path):
     config = toy_config(tmp_path, "gap")
     place_store(config)
-    summary = train_small(config)
+    summary = finetune(config)
     assert {"training_version", "labels_version", "episodes", "labels"} <= set(summary["origin"])
-    run = RunDirectory(run_directory_of(config))
+    run = RunDirectory(Run(config).directory.path)
     assert run.first_batch.exists() and run.read_summary() == summary
     rows = read_metrics(run.metrics)
     assert {"val/action_mse", "val/mean_action_mse"} <= rows[0].keys()

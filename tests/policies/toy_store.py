@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from gap_vla.core.episode import Episode
-from gap_vla.policies import SmallConfig
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds import store as stores
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
+from gap_vla.training.torch import SmallConfig
 
 SIZE = 32
 
@@ -75,7 +75,7 @@ def toy_config(root: Path, method: str = "concat", **changes) -> SmallConfig:
 
 
 def place_store(config: SmallConfig, **options) -> EpisodeStore:
-    """The toy store where the pipeline would have put this configuration's."""
-    from gap_vla.training.pipeline import stages_of
+    """The toy store where a run would have put this configuration's."""
+    from gap_vla.training.stages import stages_of
 
-    return write_store(stages_of(config.data_stages).store, **options)
+    return write_store(stages_of(config).store, **options)

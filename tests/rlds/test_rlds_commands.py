@@ -18,8 +18,9 @@ from synthetic_demos import assert_equal, make_episode, write_robomimic
 
 from gap_vla.demos import open_source
 from gap_vla.rlds import DatasetError, build_dataset, dataset_builder, dataset_metadata, read_rlds, tfds_builder
-from gap_vla.training.config import DataConfig, DemosConfig, FinetuneConfig, PhasesConfig
-from gap_vla.training.pipeline import prepare_data
+from gap_vla.training.config import DataConfig, DemosConfig, PhasesConfig
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.stages import prepare_data, stages_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,7 +128,9 @@ def test_the_main_job_writes_with_the_builder_of_its_task(file: Path, tmp_path: 
         phases=PhasesConfig(method="gaussian"),
         data=DataConfig(root=str(tmp_path)),
     )
-    path = prepare_data(config).rlds
+    stages = stages_of(config)
+    prepare_data(config, stages)
+    path = stages.rlds
     info = json.loads((path / "dataset_info.json").read_text())
     builder = dataset_builder("threading", tmp_path)
     assert (info["moduleName"], info["version"]) == (type(builder).__module__, str(builder.VERSION))

@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.rlds import EpisodeStore
-from gap_vla.training.config import FinetuneConfig
-from gap_vla.training.data import make_loader
-from gap_vla.training.octo import build, fine_tune
-from gap_vla.training.run_directory import RunDirectory
+from gap_vla.training.loop import train
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_trainer import OctoTrainer
 
 MODEL = {
     "token_embedding_size": 32,
@@ -30,11 +30,11 @@ def main(store: str, directory: str, settings: dict) -> None:
     values["optimizer"] = {"warmup_steps": 2, "learning_rate": 1e-3}
     config = FinetuneConfig.from_dict(values | settings)
     episodes = EpisodeStore.open(store)
-    loader = make_loader(config, episodes, "train", train=True)
-    trainer = build(config, loader.peek(), episodes.statistics)
+    trainer = OctoTrainer.on(config, episodes)
     run = RunDirectory.claim(directory, config.to_dict(), resume=True)
-    model, _ = fine_tune(config, trainer, loader, make_loader(config, episodes, "val", train=False), run)
-    leaves = jax.tree_util.tree_flatten_with_path(model.params)[0]
+    train(trainer, config.train, run)
+    trainer.export(run)
+    leaves = jax.tree_util.tree_flatten_with_path(trainer.model().params)[0]
     np.savez(Path(directory) / "parameters.npz", **{jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in leaves})
 
 

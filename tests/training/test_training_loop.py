@@ -7,10 +7,10 @@ import pytest
 from linear_policy import batch_of, linear_training
 
 from gap_vla.adjustment.schedule import MODES, AdjustmentSchedule
-from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.loop import DivergedError, train
-from gap_vla.training.metrics import read_metrics
+from gap_vla.training.octo_trainer import JaxTrainer
 
 LAMBDA_TO_THE_END = AdjustmentSchedule(mode="fixed", fixed_rho=0.0, window=1.0)
 
@@ -37,27 +37,27 @@ class Batches:
         self.number = state["number"]
 
 
+class Linear(JaxTrainer):
+    """The linear policy in the loop; it comes from no configuration."""
+
+    on = dry_run = export = None
+
+    def describe(self):
+        return ""
+
+    def picture(self):
+        return None
+
+
 def run(folder, loader, steps=4, save_every=1, **options):
     state, step, packing = linear_training()
     step = options.pop("watch", lambda step: step)(step)
-    checkpoints = StateCheckpoints(folder / "state", options.pop("layout", packing.identity))
-    config = TrainConfig(steps=steps, batch_size=8, log_every=2, validate_every=100, save_every=save_every)
-    try:
-        return train(
-            config,
-            options.pop("schedule", AdjustmentSchedule()),
-            state,
-            step,
-            loader,
-            lambda params: {},
-            checkpoints,
-            folder / "metrics.jsonl",
-            folder / "tensorboard",
-            inputs=lambda batch: batch,
-            **options,
-        )
-    finally:
-        checkpoints.close()
+    schedule, layout = options.pop("schedule", AdjustmentSchedule()), options.pop("layout", packing.identity)
+    rhythm = TrainConfig(steps=steps, batch_size=8, log_every=2, validate_every=100, save_every=save_every)
+    folder.mkdir(exist_ok=True)
+    trainer = Linear(schedule, steps, state, step, loader, lambda params: {}, layout)
+    train(trainer, rhythm, RunDirectory(folder))
+    return trainer.state
 
 
 class Watched:

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from gap_vla.training.metrics import read_metrics
+from gap_vla.core.run_directory import read_metrics
 
 
 def assert_equal_bits(a: dict, b: dict) -> None:

@@ -1,4 +1,4 @@
-"""From a stored ρ to Octo's parameters after a step (M6, M7): `fine_tune` beside the equations, token by token.
+"""From a stored ρ to Octo's parameters after a step (M6, M7): the loop beside the equations, token by token.
 
 What is expected is computed from the store's own ρ, the plain loss of one sample at a time, and AdamW written out. The
 gradient at a single proprioceptive token is that of its own entry of the positional embedding.
@@ -15,15 +15,15 @@ import pytest
 from flax import traverse_util
 from short_training import MODEL
 
-import gap_vla.training.octo as octo
+import gap_vla.training.octo_trainer as octo_trainer
+from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
-from gap_vla.training.compilation import quick_compilation
-from gap_vla.training.config import FinetuneConfig
 from gap_vla.training.data import make_loader
-from gap_vla.training.metrics import read_metrics
-from gap_vla.training.run_directory import RunDirectory
-from gap_vla.training.step import DeviceFactors, TrainStep, head_loss
+from gap_vla.training.loop import train
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_model import build
+from gap_vla.training.step import DeviceFactors, TrainStep, head_loss, quick_compilation
 
 STEPS, LAST = 7, 3  # λ and ρ act during the first half: steps 0 to 3
 LAM, FIXED, CLIP, DECAY, WARMUP, PEAK = 0.3, 0.6, 0.5, 0.1, 2, 1e-2
@@ -99,8 +99,9 @@ class Training:
             return made[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(octo, "TrainStep", observed)
-            octo.fine_tune(config, fresh, make_loader(config, store, "train", train=True), [], self.run)
+            patch.setattr(octo_trainer, "TrainStep", observed)
+            loader = make_loader(config, store, "train", train=True)
+            train(octo_trainer.OctoTrainer(config, fresh, loader, []), config.train, self.run)
         (self.step,) = made
         self.steps = self.step.seen
 
@@ -185,7 +186,7 @@ def check_step(training, factors_of, step):
 def trainer(store):
     config, episodes = configured("vp_gap", {}), EpisodeStore.open(store)
     batch = make_loader(config, episodes, "train", train=True).peek()
-    return octo.build(config, batch, episodes.statistics)
+    return build(config, batch, episodes.statistics)
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gap_vla.policies import SmallConfig
-from gap_vla.training import origin as origin_module
-from gap_vla.training.origin import digests, origin
-from gap_vla.training.small import run_directory_of
+from gap_vla.training import stages
+from gap_vla.training.run import Run
+from gap_vla.training.stages import digests, origin
+from gap_vla.training.torch import SmallConfig
 
 
 def store_of(**changed):
@@ -65,10 +65,9 @@ def test_data_without_labels_have_no_digest_of_labels():
 
 def test_a_raised_version_gives_runs_another_directory_and_another_origin(monkeypatch):
     config = SmallConfig("assembly")
-    before = run_directory_of(config), origin("small", "assembly", store_of())
-    raised = {**origin_module.TRAINING_VERSION, "small": 1000}
-    monkeypatch.setattr("gap_vla.training.origin.TRAINING_VERSION", raised)
-    monkeypatch.setattr("gap_vla.training.small.run.TRAINING_VERSION", raised)
-    after = run_directory_of(config), origin("small", "assembly", store_of())
+    before = Run(config).directory.path, origin("small", "assembly", store_of())
+    raised = {**stages.TRAINING_VERSION, "small": 1000}
+    monkeypatch.setattr(stages, "TRAINING_VERSION", raised)
+    after = Run(config).directory.path, origin("small", "assembly", store_of())
     assert after[0] != before[0]
     assert {key for key in before[1] if before[1][key] != after[1][key]} == {"training_version"}

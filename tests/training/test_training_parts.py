@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from gap_vla.core.progress import Agenda, Progress, Stage, duration
+from gap_vla.core.run_directory import RunDirectory, RunExistsError, read_metrics
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.training.metrics import MetricsWriter, read_metrics
+from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.picture import STRIP, batch_picture
-from gap_vla.training.run_directory import RunDirectory, RunExistsError
 
 CONFIG = {"task": "threading", "train": {"steps": 3}}
 

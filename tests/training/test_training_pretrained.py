@@ -8,9 +8,9 @@ from made_up_demos import made_up_episodes
 from gap_vla.adjustment.jax import match_group
 from gap_vla.octo import OctoModel
 from gap_vla.octo.presets import example_batch, published_config, small_config
-from gap_vla.training.architecture import adapted_config
-from gap_vla.training.config import FinetuneConfig
-from gap_vla.training.octo import build, dry_run, model_inputs
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_model import adapted_config, build, dry_run
+from gap_vla.training.step import model_inputs
 
 SMALL = {"token_embedding_size": 32, "num_layers": 1, "stem_features": (32, 32), "image_size": 32}
 
@@ -46,7 +46,7 @@ def test_proprioception_is_added_and_everything_else_is_kept(vision_checkpoint, 
     before = flat(OctoModel.load_pretrained(vision_checkpoint).params)
     trainer = build(config_for(str(vision_checkpoint)), batch_with(), {})
     after = flat(trainer.model.params)
-    assert set(trainer.group) == set(match_group(trainer.model.params))
+    assert set(trainer.parameters.group) == set(match_group(trainer.model.params))
     new = {name for name in after if name not in before}
     assert new and all("obs_proprio" in name for name in new)
     dropped = {name for name in before if name not in after}
@@ -63,7 +63,7 @@ def test_a_vision_only_run_drops_the_proprioceptive_tokenizer(vision_checkpoint,
     trainer = build(config_for(str(vision_checkpoint)), batch_with(), {})
     trainer.model.save_pretrained(0, tmp_path / "vp")
     vision = build(config_for(str(tmp_path / "vp"), method="v"), batch_with(proprio=None), {})
-    assert not vision.group and not [name for name in flat(vision.model.params) if "proprio" in name]
+    assert not vision.parameters.group and not [name for name in flat(vision.model.params) if "proprio" in name]
 
 
 def test_published_models_get_proprio_after_the_cameras_that_the_data_have():

@@ -9,14 +9,19 @@ import pytest
 
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import InUseError
+from gap_vla.core.run_directory import (
+    EARLIER,
+    NO_PART_OF_THE_RESULT,
+    RunDirectory,
+    RunExistsError,
+    of_training,
+    read_metrics,
+)
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.policies.config import SmallConfig
-from gap_vla.training import pipeline
-from gap_vla.training.config import FinetuneConfig
-from gap_vla.training.metrics import MetricsWriter, read_metrics
-from gap_vla.training.run_directory import EARLIER, RunDirectory, RunExistsError
-from gap_vla.training.settings import NO_PART_OF_THE_RESULT, of_training
-from gap_vla.training.small.run import run_directory_of as small_directory_of
+from gap_vla.training.loop import MetricsWriter
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.run import Run
+from gap_vla.training.torch import SmallConfig
 
 CONFIG = {"task": "threading", "runs": "runs", "train": {"steps": 3, "log_every": 1}, "eval": {"seed": 5, "workers": 1}}
 
@@ -70,10 +75,10 @@ def test_what_is_trained_may_not_change(tmp_path):
 
 
 def test_a_run_is_named_after_what_is_trained_alone():
-    for config, directory_of in (
-        (FinetuneConfig("threading"), pipeline.run_directory_of),
-        (SmallConfig("threading"), small_directory_of),
-    ):
+    def directory_of(config):
+        return Run(config).directory.path
+
+    for config in (FinetuneConfig("threading"), SmallConfig("threading")):
         name = directory_of(config).name
         of_eval = dataclasses.replace(config, eval=dataclasses.replace(config.eval, seed=9, episodes=3, workers=3))
         rhythm = dataclasses.replace(config, train=dataclasses.replace(config.train, log_every=7, save_every=9))
@@ -91,7 +96,7 @@ def test_every_setting_that_is_no_part_of_the_result_exists():
 
 def test_a_second_process_on_a_run_is_refused_with_the_first_ones_number(tmp_path):
     code = (
-        "import sys, time; from gap_vla.training.run_directory import RunDirectory\n"
+        "import sys, time; from gap_vla.core.run_directory import RunDirectory\n"
         f"with RunDirectory.held({str(tmp_path / 'run')!r}, {{}}, resume=True):\n"
         "    print('held', flush=True); time.sleep(60)\n"
     )

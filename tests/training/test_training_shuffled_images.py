@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from gap_vla.rlds import EpisodeStore
-from gap_vla.training.config import FinetuneConfig
-from gap_vla.training.data import make_loader
-from gap_vla.training.shuffled_images import ShuffledImages
+from gap_vla.training.data import ShuffledImages, make_loader
+from gap_vla.training.octo import FinetuneConfig
 
 
 def loaders(store, **data):

@@ -10,9 +10,8 @@ from linear_policy import GROUP, batch_of, linear_training, neutral, parameters,
 from gap_vla.adjustment.jax import path_of
 from gap_vla.octo.optimizer import create_optimizer
 from gap_vla.training import packing as packing_module
-from gap_vla.training.accumulation import accumulated
-from gap_vla.training.branches import Adam, branch_measurements, split_measurements
-from gap_vla.training.packing import Packing, branch_norms, branch_of
+from gap_vla.training.packing import Adam, Packing, branch_measurements, branch_norms, branch_of, split_measurements
+from gap_vla.training.step import accumulated
 
 
 def flat(tree):
@@ -161,27 +160,29 @@ def test_the_first_update_by_rho_adds_up_to_the_update():
 
 
 def test_frozen_leaves_have_neither_gradient_nor_optimizer_state():
-    from gap_vla.octo.optimizer import split_frozen
-    from gap_vla.training.config import FinetuneConfig
-    from gap_vla.training.octo import optimizer_of
+    from gap_vla.training.octo import FinetuneConfig
+    from gap_vla.training.octo_model import Parameters, optimizer_of
 
     tree = {"octo_transformer": {"obs_proprio_pos_embedding": np.zeros((1, 1, 2, 4)), "hf_model": np.zeros(1000)}}
     tree["octo_transformer"]["obs_proprio_projection"] = {"kernel": np.zeros((1, 4)), "bias": np.zeros(4)}
     values = {"task": "threading", "optimizer": {"frozen_keys": ["*hf_model*"]}}
-    packing, tx, _ = optimizer_of(FinetuneConfig.from_dict(values), tree)
-    trainable, frozen = split_frozen(tree, ["*hf_model*"])
+    config = FinetuneConfig.from_dict(values)
+    parameters = Parameters.of(config, tree)
+    packing, tx, _ = optimizer_of(config, parameters)
+    frozen = parameters.frozen
     assert "octo_transformer/hf_model" not in packing.shapes and frozen["octo_transformer"]["hf_model"].shape == (1000,)
-    state = tx.init(packing.pack(trainable))
+    state = tx.init(packing.pack(parameters.trainable))
     assert sum(leaf.size for leaf in jax.tree_util.tree_leaves(state)) < 60
 
 
 def test_gap_on_a_frozen_branch_is_refused_before_the_first_step():
     from gap_vla.adjustment.jax import GroupError
-    from gap_vla.training.config import FinetuneConfig
-    from gap_vla.training.octo import optimizer_of
+    from gap_vla.training.octo import FinetuneConfig
+    from gap_vla.training.octo_model import Parameters, optimizer_of
 
     tree = {"octo_transformer": {"obs_proprio_projection": {"kernel": np.zeros((1, 4))}}, "heads_action": np.zeros(3)}
     values = {"task": "threading", "optimizer": {"frozen_keys": ["octo_transformer.*"]}}
+    gap, plain = (FinetuneConfig.from_dict(values | {"method": method}) for method in ("vp_gap", "vp"))
     with pytest.raises(GroupError, match=r"obs_proprio_projection/kernel.*frozen_keys freezes"):
-        optimizer_of(FinetuneConfig.from_dict(values), tree)
-    optimizer_of(FinetuneConfig.from_dict(values | {"method": "vp"}), tree)
+        optimizer_of(gap, Parameters.of(gap, tree))
+    optimizer_of(plain, Parameters.of(plain, tree))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gap_vla.training.metrics import read_metrics
-from gap_vla.training.origin import TRAINING_VERSION
+from gap_vla.core.run_directory import read_metrics
+from gap_vla.training.stages import TRAINING_VERSION
 
 GIVEN = {2: {"vp": [0.93152, 28.30801], "vp_gap": [0.96681, 28.30800]}}
 """Version to method to held-out action error and norm of the parameters after twelve steps."""
@@ -17,6 +17,6 @@ def test_training_gives_what_its_version_gave(training, method, name):
     size = float(np.sqrt(sum((value.astype(float) ** 2).sum() for value in training.parameters(name).values())))
     version = TRAINING_VERSION["octo"]
     assert [error, size] == pytest.approx(GIVEN.get(version, {}).get(method), rel=1e-3), (
-        f"not what version {version} gave: raise TRAINING_VERSION['octo'] in gap_vla/training/origin.py, and write "
+        f"not what version {version} gave: raise TRAINING_VERSION['octo'] in gap_vla/training/stages.py, and write "
         f"here what {method} gives now, {error:.5f}, {size:.5f}"
     )

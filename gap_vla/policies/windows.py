@@ -1,4 +1,8 @@
-"""Batches of torch tensors from an episode store: images of as many steps as the policy sees, and no more."""
+"""What small policies read from an episode store: ρ of every step, and windows as batches of torch tensors.
+
+`config` is an experiment's (`gap_vla.training.torch.SmallConfig`). Batches hold images of as many steps as the policy
+sees, and no more.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from gap_vla.core.episode import Episode
+from gap_vla.core.identity import digest
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.phases.targets import is_transition
-from gap_vla.policies.config import SmallConfig
+from gap_vla.policies.methods import method_of
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.augmentation import DRAWS
 from gap_vla.rlds.store import StoreSplit
@@ -25,11 +32,14 @@ class SmallWindows:
     Args:
         rho: float32[S], ρ of every step of the split.
         vision, proprio: which inputs the policy has.
+
+    Attributes:
+        data_hash, statistics: of the store.
     """
 
     def __init__(
         self,
-        config: SmallConfig,
+        config: Any,
         store: EpisodeStore,
         split: str,
         rho: np.ndarray,
@@ -48,10 +58,11 @@ class SmallWindows:
             rho_of_window="none",
             language=False,
         )
+        self.data_hash, self.statistics = store.source_hash, store.statistics
         self._data = store.split(split)
-        self._rho = np.asarray(rho, np.float32)
+        self.rho = np.asarray(rho, np.float32)
         # of measurements: the dataset's own ρ, whatever ρ a method trains with
-        self._transition = is_transition(np.asarray(self._data.fields.get("rho", self._rho)))
+        self._transition = is_transition(np.asarray(self._data.fields.get("rho", self.rho)))
         self._distance = _change_distances(self._data)
         self._phase = _phase_codes(store, split)
         self._shuffle_images = config.data.shuffle_images and split == "train"
@@ -94,7 +105,7 @@ class SmallWindows:
         arrays = {
             "action": found["action"][:, -1],
             "action_pad_mask": found["action_pad_mask"][:, -1, :, 0],
-            "rho": self._rho[steps],
+            "rho": self.rho[steps],
             "transition": self._transition[numbers],
             "change_distance": self._distance[numbers],
             "phase": self._phase[numbers],
@@ -157,3 +168,63 @@ def _phase_codes(store: EpisodeStore, split: str) -> np.ndarray:
 def phase_names(store: EpisodeStore) -> list[str]:
     """Every phase of the dataset, those of the training split first."""
     return list(dict.fromkeys(name for split in ("train", "val") for name in store.split(split).phases))
+
+
+def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
+    """ρ of every step, by split: float32[S].
+
+    The dataset's own where the method wants that (zeros if there is none and the method does not need it), zeros for
+    the controls without ρ, and otherwise labels of `gap_vla.phases`, kept beside the store.
+
+    Raises:
+        ConfigError: the method needs the dataset's ρ and it has none, or kept labels are of other episodes.
+    """
+    method = method_of(config.method)
+    if method.rho_source == "zero":
+        return {name: np.zeros(split.steps, np.float32) for name, split in store.splits.items()}
+    if method.rho_source != "dataset":
+        return _labelled(config, store, method.rho_source)
+    if all("rho" in split.fields for split in store.splits.values()):
+        return {name: np.asarray(split.fields["rho"], np.float32) for name, split in store.splits.items()}
+    if method.needs_rho and method.schedule(config.adjustment).needs_rho:
+        raise ConfigError(
+            f"the dataset in {store.directory} has no steps/rho, which method {config.method} needs; add it with "
+            "scripts/annotate.py, or train with gap_gaussian, which computes ρ from the stored proprioception"
+        )
+    return {name: np.zeros(split.steps, np.float32) for name, split in store.splits.items()}
+
+
+def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.ndarray]:
+    from gap_vla.phases.annotation import Annotation, annotate
+
+    identity = {
+        "store": store.source_hash,
+        "method": source,
+        "seed": config.phases.seed,
+        "options": dict(config.phases.options),
+    }
+    kept = store.directory.with_name(f"{store.directory.name}.rho") / f"{source}-{digest(identity)}"
+    lengths = [int(n) for split in store.splits.values() for n in np.diff(split.offsets)]
+    if (kept / "labels.json").exists():
+        annotation = Annotation.load(kept)
+    else:
+        print(f"rho: labelling {len(lengths)} episodes with {source} → {kept}", flush=True)
+        annotation = annotate(
+            list(_without_images(store)), method=source, seed=config.phases.seed, workers=1, **identity["options"]
+        )
+        annotation.save(kept)
+    if [len(rho) for rho in annotation.rho] != lengths:
+        raise ConfigError(f"the labels in {kept} are of other episodes than {store.directory}; delete that folder")
+    flat = np.concatenate(annotation.rho).astype(np.float32)
+    ends = np.cumsum([split.steps for split in store.splits.values()])
+    return dict(zip(store.splits, np.split(flat, ends[:-1])))
+
+
+def _without_images(store: EpisodeStore):
+    for name, split in store.splits.items():
+        for index in range(len(split)):
+            part = slice(int(split.offsets[index]), int(split.offsets[index + 1]))
+            action = np.asarray(split.fields["action"][part])
+            proprio = np.asarray(split.fields["proprio"][part])
+            metadata = {"file": str(store.directory), "name": f"{name} {index}"}
+            yield Episode(images={}, proprio=proprio, action=action, metadata=metadata)

@@ -1,4 +1,19 @@
-"""The folder of one training run: never overwritten, resumed only with the settings and data it is trained with."""
+"""The folder of one training run: never overwritten, resumed only with the settings and data that it is trained with.
+
+config.json        resolved configuration            dataset.json  what the data were made from
+first_batch.png    what the model saw, with ρ        metrics.jsonl, tensorboard/   what was measured while training
+state/             resumable checkpoints             checkpoint/   exported in upstream's layout
+rollouts/          videos, a line per episode        summary.json  written last: the run is complete
+report.html        one page: success, videos, curves, ρ over a demonstration, how far episodes got
+
+Which settings are part of what is trained, which of what is measured, and which may change at any time:
+
+| settings | part of | changed with `--resume` |
+|---|---|---|
+| `NO_PART_OF_THE_RESULT`: folders, workers, videos, rhythm, device | nothing | the run goes on |
+| the other `eval.*` | what is measured | training goes on; rollouts that are there are set aside and made again |
+| everything else | what is trained | refused: that is another run, in another directory |
+"""
 
 from __future__ import annotations
 
@@ -12,15 +27,20 @@ from typing import Any
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.identity import differences
+from gap_vla.core.identity import differences, flat
 from gap_vla.core.locks import alone
-from gap_vla.core.run_files import RunFiles
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
-from gap_vla.training.settings import in_words, of_result, of_training
 
 EARLIER = "earlier"
 """Key of `config.json` that lists values which were changed when the run was taken up again."""
+
+
+NO_PART_OF_THE_RESULT = frozenset(
+    "runs data.root eval.workers eval.videos train.log_every train.validate_every train.save_every "
+    "train.threads train.device".split()
+)
+"""Folders, workers, rhythm and device. (With other threads or on another device, sums are rounded otherwise.)"""
 
 
 class RunExistsError(UserError, RuntimeError):
@@ -38,8 +58,29 @@ def named(name: str) -> str:
     return name
 
 
-class RunDirectory(RunFiles):
-    """The files of one run, and who may write them."""
+class RunDirectory:
+    """Paths of one run; see the module."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.dataset = self.path / "dataset.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.first_batch = self.path / "first_batch.png"
+        self.state = self.path / "state"
+        self.checkpoint = self.path / "checkpoint"
+        self.rollouts = self.path / "rollouts"
+        self.summary = self.path / "summary.json"
+        self.page = self.path / "report.html"
+        self.lock = self.path / ".lock"
+
+    @property
+    def complete(self) -> bool:
+        return self.summary.exists()
+
+    def read_summary(self) -> dict[str, Any]:
+        return json.loads(self.summary.read_text())
 
     def complete_with(self, config: Mapping[str, Any]) -> bool:
         """Whether it is complete, and was trained and measured as this configuration says."""
@@ -99,7 +140,7 @@ class RunDirectory(RunFiles):
     ) -> RunDirectory:
         """Creates the directory, or takes an existing one up again.
 
-        Settings that are no part of what was trained (`gap_vla.training.settings`) may have changed; the new values
+        Settings that are no part of what was trained (see the module) may have changed; the new values
         are recorded and the old ones noted. Where they decide what is measured, rollouts that are there are set aside.
 
         Args:
@@ -163,3 +204,29 @@ class RunDirectory(RunFiles):
 
     def _aside(self, path: Path, number: int) -> Path:
         return path.with_name(f"{path.stem}-earlier-{number}{path.suffix}")
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file, oldest first; a line cut off by a kill is left out."""
+    rows = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def of_result(config: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key, everything that can change what is trained or measured."""
+    return {key: value for key, value in flat(config) if key not in NO_PART_OF_THE_RESULT}
+
+
+def of_training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key, everything that can change what is trained."""
+    return {key: value for key, value in of_result(config).items() if not key.startswith("eval.")}
+
+
+def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """`train.steps: 3 then, 4 now; …`"""
+    return "; ".join(f"{key}: {old!r} then, {new!r} now" for key, (old, new) in changed.items())

@@ -1,0 +1,258 @@
+"""The data of an experiment: where each stage lies, how it is made, and what it is made from.
+
+A stage's folder carries the hash of the settings that made it, so other settings never meet the same data. What made a
+run's outcome besides its configuration is its origin: versions of the code and the content of the data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gap_vla.core.identity import digest
+from gap_vla.core.locks import waiting
+from gap_vla.core.progress import Agenda
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.phases import LABELS_VERSION
+from gap_vla.sim import task_spec
+from gap_vla.training.config import Experiment
+
+if TYPE_CHECKING:
+    from gap_vla.rlds import EpisodeStore
+
+TRAINING_VERSION = {"small": 2, "octo": 2}
+"""By backend. Raise it whenever a change of code gives the same configuration and data other parameters or other
+outcomes of rollouts. Runs get other directories then, and recorded cells of tables become stale.
+
+2: normalisation statistics are those of the training episodes.
+"""
+
+_STEPS_AT_ONCE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """Where each stage of one configuration lies, and what it is made of."""
+
+    demos: Path  # HDF5 file in robomimic's layout
+    rlds: Path  # RLDS dataset, …/name/version
+    store: Path  # decoded, memory-mapped episodes
+    demos_identity: Mapping[str, Any]
+    rlds_identity: Mapping[str, Any]
+
+    def made_from(self, backend: str) -> dict[str, Any]:
+        """What the data are made from, and the version of the code that trains on them."""
+        return {**self.rlds_identity, "training_version": TRAINING_VERSION[backend]}
+
+
+def stages_of(config: Experiment) -> Stages:
+    """The stages that a configuration needs; nothing is made.
+
+    Raises:
+        ConfigError: a named demonstration file or dataset does not exist, or shows another view.
+    """
+    root = Path(config.data.root)
+    demos = dataclasses.asdict(config.demos)
+    if config.demos.path:
+        path = Path(config.demos.path)
+        if not path.exists():
+            raise ConfigError(f"demos.path is {config.demos.path!r}, which does not exist")
+        stat = path.stat()
+        demos_identity = {"path": str(path.absolute()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+        demos_path = path
+    else:
+        pictures = task_spec(config.task).pictures_version
+        demos_identity = {
+            "task": config.task,
+            **({"pictures_version": pictures} if pictures > 1 else {}),
+            **{k: v for k, v in demos.items() if k not in ("path", "kind", "camera")},
+            **({"camera": config.demos.camera} if config.demos.camera != "near" else {}),
+        }
+        demos_path = root / "demos" / f"{config.task}-{digest(demos_identity)}" / "demos.hdf5"
+    rlds_identity = {
+        "demos": demos_identity,
+        "phases": {**dataclasses.asdict(config.phases), "labels_version": LABELS_VERSION},
+        "val_fraction": config.data.val_fraction,
+    }
+    name = f"{config.task}-{digest(rlds_identity)}"
+    rlds_path = root / "rlds" / name / config.task / "1.0.0"
+    if config.data.rlds:
+        rlds_path = Path(config.data.rlds)
+        if not (rlds_path / "dataset_info.json").exists():
+            raise ConfigError(f"data.rlds is {config.data.rlds!r}, which holds no RLDS dataset (dataset_info.json)")
+        rlds_identity = {"rlds": str(rlds_path.absolute())}
+        name = f"{config.task}-{digest(rlds_identity)}"
+    _require_view(config)
+    return Stages(demos_path, rlds_path, root / "store" / name, demos_identity, rlds_identity)
+
+
+def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> None:
+    """Makes what is missing of demonstrations and RLDS dataset.
+
+    Args:
+        agenda: says where it is in a longer command.
+    """
+    if stages.rlds.exists():
+        print(f"dataset: reusing {stages.rlds}", flush=True)
+        return
+    if not stages.demos.exists():
+        from gap_vla.sim import collect_demos
+
+        if agenda:
+            agenda.begin("demonstrations")
+        print(f"collect: {config.demos.episodes} demonstrations of {config.task} → {stages.demos}", flush=True)
+        collect_demos(
+            config.task,
+            config.demos.episodes,
+            stages.demos,
+            seed=config.demos.seed,
+            image_size=config.demos.image_size,
+            cameras=config.demos.cameras,
+            camera=config.demos.camera,
+            action_noise=config.demos.action_noise,
+            workers=config.eval.workers,
+        )
+    else:
+        print(f"collect: reusing {stages.demos}", flush=True)
+    from gap_vla.rlds import dataset_builder
+
+    if agenda:
+        agenda.begin("phases and dataset")
+    print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
+    builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
+    builder.convert(
+        stages.demos,
+        method=config.phases.method,
+        seed=config.phases.seed,
+        options=config.phases.options,
+        val_fraction=config.data.val_fraction,
+        identity=stages.rlds_identity,
+    )
+
+
+def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> EpisodeStore:
+    """The episode store of a configuration, made if it is missing; of runs started side by side, one makes the data.
+
+    Where the store is there already, neither the demonstrations nor the RLDS dataset need to be, so a machine without
+    TensorFlow and simulator can train from a copied store.
+    """
+    from gap_vla.rlds import EpisodeStore
+
+    lock = stages.store.with_name(f".{stages.store.name}.making")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with waiting(lock):
+        if (stages.store / "store.json").exists() and not stages.rlds.exists():
+            print(f"dataset: only its store is here, {stages.store}", flush=True)
+            return EpisodeStore.open(stages.store)
+        prepare_data(config, stages, agenda)
+        return EpisodeStore.build(stages.rlds, stages.store)
+
+
+def _require_view(config: Experiment) -> None:
+    """Checks that the named demonstrations or dataset show what `demos.camera` says.
+
+    Raises:
+        ConfigError: they were recorded through another view.
+    """
+    source = config.data.rlds or config.demos.path
+    found = view_of_dataset(Path(source)) if config.data.rlds else view_of_demos(Path(source)) if source else None
+    if found not in (None, config.demos.camera):
+        raise ConfigError(
+            f"{source} was recorded through the view {found!r}, and demos.camera is {config.demos.camera!r}; rollouts "
+            f"would show another view than training: set --config.demos.camera={found}"
+        )
+
+
+def view_of_demos(path: Path) -> str | None:
+    """The primary camera's view in a file of `collect_demos`; None for files of other tools."""
+    from gap_vla.demos.hdf5_members import attributes_of_data
+
+    view = _at(_parsed(attributes_of_data(path).get("env_args")), "env_kwargs", "camera")
+    return view if isinstance(view, str) else None
+
+
+def view_of_dataset(directory: Path) -> str | None:
+    """The same for an RLDS dataset; None unless this toolkit collected the demonstrations in it."""
+    metadata = directory / "metadata.json"
+    demos = _at(_parsed(metadata.read_bytes()), "identity", "data", "demos") if metadata.is_file() else None
+    return str(demos.get("camera", "near")) if isinstance(demos, dict) and "task" in demos else None
+
+
+def _parsed(text: Any) -> Any:
+    try:
+        return json.loads(text) if isinstance(text, (str, bytes)) else None
+    except ValueError:
+        return None
+
+
+def _at(tree: Any, *keys: str) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def versions(backend: str, task: str) -> dict[str, Any]:
+    """The versions of the code that a run of this backend (`small` or `octo`) depends on."""
+    return {
+        "training_version": TRAINING_VERSION[backend],
+        "labels_version": LABELS_VERSION,
+        "pictures_version": task_spec(task).pictures_version,
+    }
+
+
+def digests(store: EpisodeStore) -> dict[str, str]:
+    """Hashes of the values that a store holds, whatever its layout: `episodes` and, where there are any, `labels`.
+
+    `episodes` covers pictures, proprioception, actions, the expert's phases, instructions and which split each episode
+    is in; `labels` covers ρ and change points.
+    """
+    episodes, labels = hashlib.sha256(), hashlib.sha256()
+    labelled = False
+    for name in sorted(store.splits):
+        split = store.splits[name]
+        lengths = np.diff(split.offsets)
+        texts = [split.languages[code] for code in split.language]
+        episodes.update(f"{name} {lengths.tolist()} {texts}".encode())
+        labels.update(f"{name} {lengths.tolist()}".encode())
+        for key in sorted(split.fields):
+            if key in ("rho", "change_point"):
+                labelled = True
+                _add(labels, key, split.fields[key], np.float32 if key == "rho" else np.bool_)
+            elif key == "phase":
+                episodes.update(f"phase {[split.phases[code] for code in split.fields[key]]}".encode())
+            elif key in ("proprio", "action") or key.startswith("image_"):
+                _add(episodes, key, split.fields[key], np.uint8 if key.startswith("image_") else np.float32)
+    found = {"episodes": episodes.hexdigest()[:16]}
+    return {**found, "labels": labels.hexdigest()[:16]} if labelled else found
+
+
+def _add(total: Any, key: str, values: np.ndarray, dtype: type) -> None:
+    total.update(f"{key} {values.shape[1:]}".encode())
+    for start in range(0, len(values), _STEPS_AT_ONCE):
+        total.update(np.ascontiguousarray(values[start : start + _STEPS_AT_ONCE], dtype).data)
+
+
+def origin(backend: str, task: str, store: EpisodeStore) -> dict[str, Any]:
+    """What a run on this store is made from; kept in its summary."""
+    return {**versions(backend, task), **digests(store)}
+
+
+def expected_origin(backend: str, task: str, store: Path) -> dict[str, Any]:
+    """The same for a run that starts now; without the content of the data where the store has not been made yet."""
+    account = store / "store.json"
+    found = _digests_of(store, account.stat().st_mtime_ns) if account.exists() else {}
+    return {**versions(backend, task), **found}
+
+
+@lru_cache(maxsize=64)
+def _digests_of(store: Path, modified: int) -> Mapping[str, str]:
+    from gap_vla.rlds import EpisodeStore
+
+    return digests(EpisodeStore.open(store))

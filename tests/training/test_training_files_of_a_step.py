@@ -1,0 +1,64 @@
+"""How many files one has to read from the command to the model: those that take part in a training step."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from short_training import MODEL
+
+import gap_vla
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.rlds import EpisodeStore
+from gap_vla.training.loop import train
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_trainer import JaxTrainer
+
+HOUSE = Path(gap_vla.__file__).parent
+MOST = 12
+
+
+class Counted:
+    """The files of the package whose functions run, on this thread, between batch and batch of a training."""
+
+    def __init__(self):
+        self.files: set[str] = set()
+
+    def __call__(self, frame, event, argument):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(HOUSE) and not path.is_relative_to(HOUSE / "octo"):
+            self.files.add(str(path.relative_to(HOUSE)))
+
+
+@pytest.mark.parametrize("step", [0, 1], ids=["with-compilation", "compiled"])
+def test_a_training_step_passes_through_few_files(step, store, tmp_path, monkeypatch):
+    values = {"task": "threading", "model": MODEL, "eval": {"execute": 1}}
+    values["train"] = {"steps": 2, "batch_size": 4, "log_every": 2, "validate_every": 2, "save_every": 2}
+    config = FinetuneConfig.from_dict(values)
+    counted, batch_of, step_of = Counted(), JaxTrainer.batch, JaxTrainer.step
+
+    def counting(function):
+        def run(trainer, *arguments, **options):
+            if (arguments[0] if function is batch_of else arguments[1]) != step:
+                return function(trainer, *arguments, **options)
+            sys.setprofile(counted)
+            try:
+                return function(trainer, *arguments, **options)
+            finally:
+                sys.setprofile(None)
+
+        return run
+
+    monkeypatch.setattr(JaxTrainer, "batch", counting(batch_of))
+    monkeypatch.setattr(JaxTrainer, "step", counting(step_of))
+    train(
+        config.trainer().on(config, EpisodeStore.open(store)),
+        config.train,
+        RunDirectory.claim(tmp_path / "run", {}, False),
+    )
+    above = {
+        "cli/finetune.py",
+        "cli/configured.py",
+        "training/run.py",
+        "training/loop.py",
+    }  # from the command to the loop
+    assert len(counted.files | above) <= MOST, sorted(counted.files | above)
