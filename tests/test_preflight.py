@@ -123,7 +123,7 @@ def dataset(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "has no steps/rho, which this method needs; add it with scripts/annotate.py"),
+        ({}, "has no steps/rho, which this method needs; add it with `gap-vla annotate`"),
         (
             {"method": "vp", "demos__cameras": ("primary", "wrist")},
             r"has no camera 'wrist' .*; it has image_primary",

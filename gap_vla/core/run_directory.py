@@ -54,7 +54,7 @@ def named(name: str) -> str:
         ConfigError: it is none of one folder, so the run would lie elsewhere.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", name):
-        raise ConfigError(f"--run_name is {name!r}; give letters, digits and '_', inside also '.' and '-'")
+        raise ConfigError(f"--run-name is {name!r}; give letters, digits and '_', inside also '.' and '-'")
     return name
 
 
@@ -128,7 +128,7 @@ class RunDirectory:
     def require_free_place(self) -> None:
         """Raises RunExistsError if something that is no run of ours lies there."""
         if not self.config.exists() and self.path.exists() and any(p != self.lock for p in self.path.iterdir()):
-            raise RunExistsError(f"{self.path} exists and is no run of ours (no config.json); pass --run_name NAME")
+            raise RunExistsError(f"{self.path} exists and is no run of ours (no config.json); pass --run-name NAME")
 
     def _remove_if_empty(self) -> None:
         with contextlib.suppress(OSError):
@@ -163,14 +163,14 @@ class RunDirectory:
         if not resume:
             raise RunExistsError(
                 f"{run.path} holds a {'finished' if run.complete else 'started'} run; "
-                "pass --resume to go on with it, or --run_name NAME to start another"
+                "pass --resume to go on with it, or --run-name NAME to start another"
             )
         if dataset is not None:
             stored = Section.read(run.dataset, ConfigError).values if run.dataset.exists() else {}  # older versions
             if changed := differences(stored, json.loads(json.dumps(dataset))):
                 raise ConfigError(
                     f"{run.path} was trained on other data ({in_words(changed)}), perhaps by an older version; "
-                    "start another run with --run_name NAME"
+                    "start another run with --run-name NAME"
                 )
         run._take_up(config)
         return run
@@ -180,7 +180,7 @@ class RunDirectory:
         if changed := differences(of_training(stored), of_training(config)):
             raise ConfigError(
                 f"{self.path} was trained with another configuration ({in_words(changed)}); "
-                "resume with the same settings, or start another run with --run_name NAME"
+                "resume with the same settings, or start another run with --run-name NAME"
             )
         changed = differences(stored, config)
         if not changed:

@@ -189,7 +189,7 @@ def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
     if method.needs_rho and method.schedule(config.adjustment).needs_rho:
         raise ConfigError(
             f"the dataset in {store.directory} has no steps/rho, which method {config.method} needs; add it with "
-            "scripts/annotate.py, or train with gap_gaussian, which computes ρ from the stored proprioception"
+            "`gap-vla annotate`, or train with gap_gaussian, which computes ρ from the stored proprioception"
         )
     return {name: np.zeros(split.steps, np.float32) for name, split in store.splits.items()}
 

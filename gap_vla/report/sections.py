@@ -200,11 +200,11 @@ def runs_section(runs: list[Run]) -> str:
         commit = run.summary.get("machine", {}).get("commit", "")
         steps = str(run.summary.get("steps", ""))
         rows.append([str(run.path), run.method, str(run.seed), steps, seconds, commit])
-    script = "train_small.py" if runs[0].small else "finetune.py"
+    command = "train-small" if runs[0].small else "finetune"
     settings = json.dumps(runs[0].config, indent=1, ensure_ascii=False)
     return (
         html_table(rows)
-        + command_block(f"python scripts/{script} --config …  (each run's settings: its config.json)")
+        + command_block(f"gap-vla {command} --config …  (each run's settings: its config.json)")
         + f"<details><summary>configuration of {html.escape(str(runs[0].path))}</summary>"
         + f"{command_block(settings)}</details>"
     )

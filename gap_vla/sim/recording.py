@@ -67,14 +67,18 @@ def _in_memory(path: Path) -> Iterator[h5py.File]:
     path.write_bytes(content)
 
 
-def _require_room(path: Path, size: int) -> None:
-    """Raises OSError if an existing file may not grow to `size` bytes, before HDF5 meets it."""
-    with path.open("r+b") as stream:
-        try:
-            os.posix_fallocate(stream.fileno(), 0, size)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not every file system can say it
-                raise
+@contextlib.contextmanager
+def _with_room(path: Path, size: int) -> Iterator[h5py.File]:
+    """An HDF5 file of at most `size` bytes, whole or absent; raises OSError before HDF5 meets a full disk."""
+    with replacing(path) as temporary:
+        with temporary.open("r+b") as stream:
+            try:
+                os.posix_fallocate(stream.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not every file system can say it
+                    raise
+        with h5py.File(temporary, "w") as file:
+            yield file
 
 
 def split_proprio(proprio: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,10 +101,7 @@ def assemble(
         settings: how the demonstrations were made; stored as attributes of `data`.
         counts: what happened on the way (`attempts`, `failures`).
     """
-    with contextlib.ExitStack() as stack:
-        temporary = stack.enter_context(replacing(out))
-        _require_room(temporary, sum(part.stat().st_size for part in parts) + _SLACK)
-        file = stack.enter_context(h5py.File(temporary, "w"))
+    with _with_room(out, sum(part.stat().st_size for part in parts) + _SLACK) as file:
         data = file.create_group("data")
         total = 0
         for i, part in enumerate(parts):

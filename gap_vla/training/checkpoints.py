@@ -61,7 +61,7 @@ class StateCheckpoints:
         if described.get("layout", "") != self._layout:
             raise ConfigError(
                 f"{self._manager.directory}/{step} holds parameters in another order or of another model; it cannot be "
-                "resumed by this version: start a new run with --run_name NAME"
+                "resumed by this version: start a new run with --run-name NAME"
             )
         abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loader=ocp.args.JsonRestore())

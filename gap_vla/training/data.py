@@ -26,7 +26,7 @@ def require_rho(config: FinetuneConfig, store: EpisodeStore) -> None:
     if config.schedule.needs_rho and not has_rho(store):
         raise ConfigError(
             f"the dataset in {store.directory} has no steps/rho, which method {config.method} with mode "
-            f"{config.schedule.mode} needs; add it with scripts/annotate.py, or train with method vp"
+            f"{config.schedule.mode} needs; add it with `gap-vla annotate`, or train with method vp"
         )
 
 
@@ -53,7 +53,7 @@ def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int
     if method.needs_change_points and "change_point" not in fields:
         raise ConfigError(
             f"the dataset in {store.directory} has no steps/change_point, which method {config.method} needs; add it "
-            "with scripts/annotate.py"
+            "with `gap-vla annotate`"
         )
     if method.needs_phase:
         known = len(phase_names(store)) if "phase" in fields else 0

@@ -1,7 +1,7 @@
 """Several hosts: every one runs the same command, with its place in the environment.
 
-    JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0 python scripts/finetune.py …   # on host0
-    JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 python scripts/finetune.py …   # on host1
+    JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0 gap-vla finetune …   # on host0
+    JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 gap-vla finetune …   # on host1
 
 All hosts see the same folders. Each reads whole batches and keeps its devices' samples, so that the result does not
 depend on how many there are; the first writes metrics and the exported model, all write their part of a checkpoint.

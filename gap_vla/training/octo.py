@@ -150,7 +150,7 @@ class FinetuneConfig(Experiment):
             if options := values.pop("rival", None):
                 raise ConfigError(
                     f"rival is {dict(options)}; Octo is trained by {', '.join(METHODS)} only, the other methods are of "
-                    "the small policies: scripts/train_small.py --config.method=NAME"
+                    "the small policies: gap-vla train-small --config.method=NAME"
                 )
         return super().from_dict(values)
 

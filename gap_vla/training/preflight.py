@@ -120,7 +120,7 @@ def require_dataset(directory: Path, config: Experiment) -> None:
         raise ConfigError(f"{directory} has no split {split!r}; build it with data.val_fraction above 0")
     if config.needs_rho and "rho" not in fields:
         raise ConfigError(
-            f"{directory} has no steps/rho, which this method needs; add it with scripts/annotate.py, or choose a "
+            f"{directory} has no steps/rho, which this method needs; add it with `gap-vla annotate`, or choose a "
             "method without it"
         )
     pictures = fields.get("observation", {})

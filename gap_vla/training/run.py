@@ -134,7 +134,7 @@ class Run:
         if is_first_host():
             write_json(run.summary, summary)
             agenda.begin("page")
-            command = f"python scripts/report.py {run.path}"
+            command = f"gap-vla report {run.path}"
             write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
         return summary
 

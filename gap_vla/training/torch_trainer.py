@@ -173,7 +173,7 @@ class SmallTrainer(Trainer):
             return 0
         found = torch.load(self._file, map_location="cpu", weights_only=True)
         if found["data"] != self.windows.data_hash:
-            raise ConfigError(f"{self._file} was saved with another dataset; start a new run with --run_name NAME")
+            raise ConfigError(f"{self._file} was saved with another dataset; start a new run with --run-name NAME")
         self.policy.load_state_dict(found["parts"]["policy"])
         self.optimizer.load_state_dict(found["parts"]["optimizer"])
         return found["step"]

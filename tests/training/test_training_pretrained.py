@@ -112,7 +112,7 @@ def test_a_dataset_without_rho_trains_vp_but_is_refused_for_gap(tmp_path):
     bare = [episode.replace(rho=None, change_point=None) for episode in made_up_episodes()]
     store = EpisodeStore.build(write_rlds(bare, tmp_path, "dots", val_fraction=0.2, annotator={}, identity={}))
     gap, vp = config_for("", "vp_gap"), config_for("", "vp")
-    with pytest.raises(ConfigError, match=r"no steps/rho.*scripts/annotate\.py"):
+    with pytest.raises(ConfigError, match=r"no steps/rho.*gap-vla annotate"):
         require_rho(gap, store)
     require_rho(vp, store)
     batch = model_inputs(make_loader(vp, store, "train", train=True).peek())
