@@ -12,6 +12,8 @@ from experiments.phase_benchmark.finders import ours
 from experiments.phase_benchmark.motions import ExpertMotion, at_rate, with_noise
 from experiments.phase_benchmark.study import area, fitted, halves
 from gap_vla.core.outputs import writing
+from gap_vla.drawing.episode import EpisodeView, Plot, draw_plot
+from gap_vla.drawing.figures import figure_with
 from gap_vla.phases.measures import boundary_scores
 from gap_vla.phases.methods import Options, gaussian_rho, resolved, segment_points
 
@@ -109,21 +111,14 @@ def widths(tasks: Mapping[str, Sequence[ExpertMotion]], variants: Mapping[str, M
 
 def draw_widths(found: Mapping[str, Any], path: Path) -> Path:
     """One column per task, one row per variant; red: change points, dashed: true switches."""
-    from matplotlib.figure import Figure
-
     names = list(next(iter(found.values()))["rho"])
-    figure = Figure(figsize=(11, 1.15 * len(names) + 0.6), layout="constrained")
-    axes = figure.subplots(len(names), len(found), sharex="col", sharey=True, squeeze=False)
+    figure, axes = figure_with(11, 1.15 * len(names) + 0.6, len(found), len(names), sharex="col", sharey=True)
     for column, (task, one) in enumerate(found.items()):
         for row, name in enumerate(names):
-            panel, values = axes[row, column], one["rho"][name]
-            panel.fill_between(range(len(values)), values, color="#1f6feb", alpha=0.3, lw=0)
-            panel.plot(values, color="#1f6feb", lw=1.2)
-            for point in one["change_points"]:
-                panel.axvline(point, color="#c22", lw=0.9)
-            for switch in one["switches"]:
-                panel.axvline(switch, color="0.2", lw=0.8, ls=(0, (4, 3)))
-            panel.set_ylim(0, 1.02)
+            panel, values = axes[row, column], np.array(one["rho"][name])
+            phases = np.searchsorted(one["switches"], np.arange(len(values)), side="right")
+            view = EpisodeView(task, len(values), change_points=np.array(one["change_points"]), phases=phases)
+            draw_plot(panel, Plot("ρ", {name: values}), view)
             panel.tick_params(labelsize=7)
             panel.set_title(f"{task}: {name}, mean {np.mean(values):.2f}", fontsize=8, loc="left", pad=3)
     for panel in axes[-1]:

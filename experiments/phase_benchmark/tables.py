@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.phase_benchmark.study import TITLES as SETS
 from gap_vla.core.outputs import writing
+from gap_vla.drawing.figures import figure_with
 from gap_vla.drawing.markup import markdown_table
 
 DEFAULT = "ours, defaults"
@@ -223,12 +224,9 @@ def _curves(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes phases_finders.png and phases_sensitivity.png."""
-    from matplotlib.figure import Figure
-
     finders = results["finders"]["results"]
     ranked = sorted(finders, key=lambda name: finders[name]["mean"]["f1@5"])
-    figure = Figure(figsize=(9, 0.36 * len(ranked) + 1.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, ((axes,),) = figure_with(9, 0.36 * len(ranked) + 1.2)
     for row, name in enumerate(ranked):
         scores = [s["f1@5"] for s in finders[name]["tasks"].values()]
         colour = "#1f6feb" if name.startswith("ours") else "#9aa4b2"
@@ -237,10 +235,9 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     axes.set_yticks(range(len(ranked)), ranked, fontsize=9)
     axes.set_xlim(0, 1)
     axes.set_xlabel("F1 at ±5 steps (bar: mean, dots: tasks)")
-    sheet = Figure(figsize=(11, 5.2), layout="constrained")
+    sheet, panels = figure_with(11, 5.2, 4, 2)
     shown = ("penalty", "alpha", "beta", "rest", "noise", "rate", "min_size", "demos")
-    for place, what in enumerate(shown, 1):
-        panel = sheet.add_subplot(2, 4, place)
+    for panel, what in zip(panels.flat, shown):
         for line in [what, *(["noise, no smoothing, no dead-band"] if what == "noise" else [])]:
             values = _curves(results)[line]
             label = "defaults" if line == "noise" else "without smoothing and dead-band"

@@ -131,7 +131,7 @@ def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
     for row, plot in enumerate(plots, len(cameras)):
         axes = figure.add_subplot(grid[row], sharex=first)
         first = first or axes
-        _draw(axes, plot, view)
+        draw_plot(axes, plot, view)
         axes.set_ylabel(plot.name, fontsize=8)
         axes.tick_params(labelsize=7)
         if len(plot.lines) > 1:
@@ -145,7 +145,7 @@ def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
     return figure
 
 
-def _draw(axes: Any, plot: Plot, view: EpisodeView) -> None:
+def draw_plot(axes: Any, plot: Plot, view: EpisodeView) -> None:
     """One plot with the marks of the episode: change points in red, true switches dashed, true phases as bands."""
     for colour, (label, values) in zip(COLORS * len(plot.lines), plot.lines.items()):
         axes.plot(values, lw=1.3, label=label, color=colour)
@@ -237,7 +237,7 @@ def _rho_strip(view: EpisodeView) -> np.ndarray:
     figure = Figure(figsize=(SIDE / 100, STRIP / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((4 / SIDE, 0, 1 - 8 / SIDE, 1 - LABEL / STRIP))
-    _draw(axes, next(iter(view.plots[:1] if view.rho is not None else []), Plot("ρ", {})), view)
+    draw_plot(axes, next(iter(view.plots[:1] if view.rho is not None else []), Plot("ρ", {})), view)
     axes.set_axis_off()
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
