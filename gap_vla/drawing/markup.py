@@ -1,4 +1,4 @@
-"""Pages for a browser: one shell with one style, and pieces of HTML, in which every text is escaped, and of Markdown.
+"""Pages for a browser: one shell with one style, pieces of HTML, in which every text is escaped; tables as texts.
 
 A page is one file that fetches nothing.
 """
@@ -97,6 +97,17 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """
     heading, *rest = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([heading, "|" + "---|" * len(rows[0]), *rest])
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns for a terminal; a row may end early.
+
+    >>> print(text_table([["task", "success"], ["assembly", "94"]]))
+    task      success
+    assembly  94
+    """
+    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def fact_table(facts: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from gap_vla.core.foreign import Section
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.drawing.figures import COLORS, figure_with
-from gap_vla.drawing.markup import markdown_table
+from gap_vla.drawing.markup import markdown_table, text_table
 from gap_vla.report.comparison import (
     LABELS,
     WITH_P,
@@ -65,10 +65,7 @@ def tables(comparison: Comparison, name: Name = str) -> list[list[list[str]]]:
 
 def as_text(comparison: Comparison) -> str:
     """The tables for a terminal."""
-    blocks = []
-    for table in tables(comparison, label):
-        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-        blocks.append("\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in table))
+    blocks = map(text_table, tables(comparison, label))
     return "\n\n".join([*blocks, *(f"Note: {note}" for note in comparison.notes(label))])
 
 

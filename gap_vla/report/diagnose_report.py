@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gap_vla.drawing.markup import text_table
 from gap_vla.rollouts.diagnose import DESCRIPTIONS, ClosedLoop, Effect, OpenLoop
 
 LOOKS, HARDLY = 1.25, 1.1
@@ -25,11 +26,9 @@ def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
         figures = [effect.change, effect.change_transition, effect.change_consistent, effect.error]
         row = [effect.intervention, *map(_figure, figures), _cost(effect)]
         rows.append([*row, *([_rate(success[effect.intervention])] if effect.intervention in success else [])])
-    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
-    table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
     legend = "\n".join(f"  {effect.intervention}: {DESCRIPTIONS[effect.intervention]}" for effect in opened.effects)
     return (
-        f"{table}\n\nchange, error: in standard deviations of the recorded actions; {opened.steps} steps, "
+        f"{text_table(rows)}\n\nchange, error: in standard deviations of the recorded actions; {opened.steps} steps, "
         f"{opened.transition_steps} of them transitions; with everything swapped the actions move by "
         f"{opened.between:.3f}\n{legend}\n\n{verdict(opened, closed)}"
     )
