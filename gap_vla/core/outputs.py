@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
 from gap_vla.core.whole import put, replacing
 
 FOLDER_MARK = "made_by.json"
@@ -187,7 +188,8 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
     if not overwrite:
         raise OutputError(f"{path} exists; name another place, or allow overwriting")
     if folder:
-        known = json.loads((path / FOLDER_MARK).read_text()).get("files", [])
+        mark = Section.read(path / FOLDER_MARK, OutputError)
+        known = mark.list("files", Section.text) if "files" in mark else ()
         if others := sorted({str(file.relative_to(path)) for file in _files(path)} - {*known, FOLDER_MARK}):
             raise OutputError(f"{path} also holds {others[0]}, which was not written with it; move that away first")
 

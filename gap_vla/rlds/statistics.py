@@ -33,16 +33,15 @@ class StatisticsError(UserError, ValueError):
 def dataset_statistics(
     actions: Iterable[Float[np.ndarray, "T A"]],
     proprios: Iterable[Float[np.ndarray, "T P"]],
-    *,
-    action_mask: Iterable[bool] | None = None,
 ) -> dict[str, Any]:
     """Mean, std (population), min, max and quantiles over every step of every episode, and the counts.
+
+    The mask is True for dimensions to normalise: all but each arm's gripper (every 7th) in 7-per-arm actions, and but
+    those that do not vary (`MIN_STD`).
 
     Args:
         actions: per episode, the actions.
         proprios: per episode, the proprioception.
-        action_mask: dimensions to normalise; default: all but each arm's gripper (every 7th) for 7-per-arm actions,
-            otherwise all. Dimensions that do not vary (`MIN_STD`) are masked out in any case.
 
     Returns:
         `{"action": {mean, std, max, min, p01, p99, q01, q99, mask}, "proprio": {…}, "num_transitions",
@@ -50,14 +49,9 @@ def dataset_statistics(
     """
     actions, proprios = list(actions), list(proprios)
     action, proprio = np.concatenate(actions), np.concatenate(proprios)
-    if action_mask is None:
-        mask = np.ones(action.shape[1], bool)
-        if action.shape[1] % 7 == 0:
-            mask[6::7] = False
-    else:
-        mask = np.asarray(list(action_mask), bool)
-        if mask.shape != (action.shape[1],):
-            raise StatisticsError(f"action_mask has {mask.size} entries, actions are {action.shape[1]} wide")
+    mask = np.ones(action.shape[1], bool)
+    if action.shape[1] % 7 == 0:
+        mask[6::7] = False
     return {
         "action": _describe(action, mask),
         "proprio": _describe(proprio, np.ones(proprio.shape[1], bool)),

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import refusing
 from gap_vla.core.locks import waiting
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
 from gap_vla.rlds.version_files import naming_a_full_disk
 
 STORE_VERSION = 2
+
+_REBUILD = "this is no whole store; delete the folder and build it again"
 
 
 class EpisodeStore:
@@ -57,19 +60,20 @@ class EpisodeStore:
         directory = Path(store_dir)
         if not (directory / "store.json").exists():
             raise EpisodeError(f"{directory}: no store.json; build the store with EpisodeStore.build(version_dir)")
-        account = json.loads((directory / "store.json").read_text())
-        if account["store_version"] != STORE_VERSION:
-            raise EpisodeError(
-                f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; "
-                "delete the folder and build it again"
-            )
-        for name, (size, digest) in account["files"].items():
-            path = directory / name
-            found = path.stat().st_size if path.exists() else None
-            if found != size or (verify and _digest(path) != digest):
-                what = f"{found} bytes instead of {size}" if found != size else "other content than recorded"
-                raise EpisodeError(f"{path}: {what}; delete {directory} and build the store again")
-        return cls(directory, account)
+        with refusing(directory, _REBUILD, EpisodeError):
+            account = json.loads((directory / "store.json").read_text())
+            if account["store_version"] != STORE_VERSION:
+                raise EpisodeError(
+                    f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; "
+                    "delete the folder and build it again"
+                )
+            for name, (size, digest) in account["files"].items():
+                path = directory / name
+                found = path.stat().st_size if path.exists() else None
+                if found != size or (verify and _digest(path) != digest):
+                    what = f"{found} bytes instead of {size}" if found != size else "other content than recorded"
+                    raise EpisodeError(f"{path}: {what}; delete {directory} and build the store again")
+            return cls(directory, account)
 
     @classmethod
     def build(
@@ -101,8 +105,10 @@ class EpisodeStore:
         lock = directory.with_name(f".{directory.name}.lock")  # a second builder waits and finds it finished
         with waiting(lock), naming_a_full_disk(directory.parent, "nothing of the store is left"):
             if (directory / "store.json").exists():
-                recorded = json.loads((directory / "store.json").read_text())
-                if recorded["source_hash"] == source_hash and recorded["store_version"] == STORE_VERSION:
+                with refusing(directory, _REBUILD, EpisodeError):
+                    recorded = json.loads((directory / "store.json").read_text())
+                    made = recorded["source_hash"], recorded["store_version"]
+                if made == (source_hash, STORE_VERSION):
                     return cls.open(directory)
             elif directory.exists() and any(directory.iterdir()):
                 raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")

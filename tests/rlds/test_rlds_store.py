@@ -54,6 +54,14 @@ def test_damage_is_noticed(store: EpisodeStore, tmp_path: Path) -> None:
         EpisodeStore.open(copy)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"store_version": 2, "files": {}, "source_hash": "x"}'])
+def test_a_damaged_store_is_refused_in_one_line(store: EpisodeStore, tmp_path: Path, content: str) -> None:
+    copy = shutil.copytree(store.directory, tmp_path / "copy")
+    (copy / "store.json").write_text(content)
+    with pytest.raises(EpisodeError, match=r"copy: .*delete the folder and build it again"):
+        EpisodeStore.open(copy)
+
+
 def test_a_truncated_shard_is_named_and_leaves_no_store(version_dir: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(version_dir, tmp_path / "toy" / "1.0.0")
     shard = next(copy.glob("*train*"))
