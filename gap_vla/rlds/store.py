@@ -19,8 +19,9 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing
 from gap_vla.core.locks import waiting
 from gap_vla.core.whole import put, workplace
+from gap_vla.rlds.reader import dataset_metadata, read_rlds
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
-from gap_vla.rlds.version_files import naming_a_full_disk
+from gap_vla.rlds.version_files import naming_a_full_disk, open_version
 
 STORE_VERSION = 2
 
@@ -199,9 +200,6 @@ def _decode(
     resize: Mapping[str, tuple[int, int]],
     keys: Mapping[str, str] | None,
 ) -> None:
-    from gap_vla.rlds.reader import dataset_metadata, read_rlds
-    from gap_vla.rlds.version_files import open_version
-
     names = list(open_version(version_dir).info.splits)
     statistics = version_dir / "dataset_statistics.json"
     write_store(

@@ -21,6 +21,7 @@ from gap_vla.demos import open_source
 from gap_vla.demos.source import Source
 from gap_vla.rlds.convert import build_dataset, dry_run
 from gap_vla.rlds.reader import dataset_metadata
+from gap_vla.rlds.shards import BeamRunner
 from gap_vla.rlds.target import DESCRIPTION, VERSION
 from gap_vla.rlds.version_files import DatasetError
 
@@ -116,8 +117,6 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         config = download_config or tfds.download.DownloadConfig()
         options: dict[str, Any] = {"overwrite": config.download_mode.overwrite_dataset}
         if config.beam_options is not None or config.beam_runner is not None:
-            from gap_vla.rlds.shards import BeamRunner
-
             options["runner"] = BeamRunner(config.beam_options, config.beam_runner)
         self.convert(self._source(config.manual_dir), **options)
         self.info.read_from_directory(self.data_dir)

@@ -4,7 +4,6 @@ labels comes out."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import numpy as np
 from gap_vla.core.episode import Episode
 from gap_vla.core.outputs import HDF5, claim, write_output
 from gap_vla.demos.layout import StateLayout
+from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
 
-KINDS = {"rlds": "rlds_files", "robomimic_hdf5": "hdf5_files", "npz": "npz_files"}
+KINDS = {"rlds": rlds_files, "robomimic_hdf5": hdf5_files, "npz": npz_files}
 """Kind of source: the module that knows it."""
 
 OUTPUTS = {"rlds": "dataset", "robomimic_hdf5": "labelled_demos", "npz": "labelled_npz"}
@@ -74,7 +74,7 @@ def annotate_files(
     if not suffixes and out.suffix in FILES:
         raise AnnotationError(f"{out}: the annotated copy of {source} is a folder; give a name without {out.suffix}")
     claim(out, OUTPUTS[kind], overwrite=job.overwrite, sources=[source, job.annotator], suffixes=suffixes)
-    return import_module(f"gap_vla.rlds.annotating.{KINDS[kind]}").annotate(source, out, job)
+    return KINDS[kind].annotate(source, out, job)
 
 
 LARGEST = 160
@@ -116,8 +116,6 @@ def read_episode(source: Path, index: int, *, split: str = "train", job: Annotat
     Raises:
         AnnotationError: no such episode or split, or unknown files.
     """
-    from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
-
     job = job or AnnotationJob()
     kind = kind_of(source)
     if kind == "rlds":
