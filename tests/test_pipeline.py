@@ -145,6 +145,18 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     assert cells[6:] == [("v", 1)]
 
 
+def test_the_command_ends_with_one_and_names_the_runs_that_failed(cells, tmp_path, capsys):
+    from gap_vla.cli.compare import main
+
+    config = [f"--config={Path(__file__).parents[1] / 'finetune_configs' / 'threading.py'}:debug"]
+    config += [f"--config.runs={tmp_path}", "--methods=v"]
+    assert main([*config, "--seeds=0,1"]) == 1
+    assert "failed: v, seed 1" in capsys.readouterr().out
+    assert main([*config, "--seeds=1"]) == 1
+    assert "table.md" not in capsys.readouterr().out, "no run has finished"
+    assert main([*config, "--seeds=0"]) == 0
+
+
 def test_an_unknown_method_stops_a_comparison_before_anything_runs(cells, tmp_path):
     with pytest.raises(ConfigError, match="choose one of v, vp, vp_gap"):
         comparison.compare(dataclasses.replace(CONFIG, runs=str(tmp_path)), ["vp", "mask"], [0])

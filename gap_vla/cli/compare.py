@@ -33,8 +33,8 @@ def _run(config: Any, options: Any) -> int:
     if not all(seed.isdigit() for seed in seeds):
         raise UserError(f"--seeds is {options.seeds!r}; give whole numbers separated by commas, such as 0,1,2")
     text, failed = compare(config, options.methods.split(","), [int(seed) for seed in seeds])
-    print(text)
-    print(f"table.md and table.png lie in {comparison_directory(config)}")
+    if text:
+        print(f"{text}\ntable.md and table.png lie in {comparison_directory(config)}")
     if failed:
         print(f"failed: {'; '.join(failed)} (reasons above, and in cells.json)")
         return NEGATIVE

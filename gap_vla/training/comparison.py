@@ -47,7 +47,6 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
     cells = [cell_config(config, method, seed) for seed in seeds for method in methods]
     out = comparison_directory(config)
     failures: list[dict[str, str]] = []
-    failed: list[str] = []
     runs = [Run(cell) for cell in cells]
     prepare_data(cells[0], runs[0].stages)
     text = ""
@@ -59,14 +58,14 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         if not complete:
             error = _run_in_a_process(cell)
             if error:
-                failures.append({"run": str(directory.path), "error": error})
-                failed.append(f"{cell.method}, seed {cell.train.seed}")
+                name = f"{cell.method}, seed {cell.train.seed}"
+                failures.append({"cell": name, "run": str(directory.path), "error": error})
                 print(f"cell {number}/{len(cells)} failed: {error}", flush=True)
         finished = [r.directory.summary for r in runs if r.directory.complete_with(r.config.to_dict())]
         write_json(out / "cells.json", {"finished": [str(path) for path in finished], "failed": failures})
         if finished:
             text = render(finished, out, methods=list(dict.fromkeys(cell.method for cell in cells)))
-    return text, failed
+    return text, [failure["cell"] for failure in failures]
 
 
 def _run_in_a_process(config: Experiment) -> str | None:
