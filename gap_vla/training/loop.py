@@ -77,7 +77,7 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def picture(self) -> Mapping[str, Any] | None:
-        """The first batch for `gap_vla.training.picture`; None where nothing is seen."""
+        """The first batch for `gap_vla.drawing.batch`; None where nothing is seen."""
 
     def facts(self) -> dict[str, float]:
         """What the run's summary says of the training data."""

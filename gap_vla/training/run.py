@@ -86,10 +86,10 @@ class Run:
             return self._train_and_roll_out(run, store, started, agenda)
 
     def _train_and_roll_out(self, run: RunDirectory, store: Any, started: float, agenda: Agenda) -> dict[str, Any]:
+        from gap_vla.drawing.batch import save_batch_picture
         from gap_vla.report.page import write_report
         from gap_vla.training.data import describe_store
         from gap_vla.training.finished import training_rho
-        from gap_vla.training.picture import save_batch_picture
 
         config = self.config
         prepared = time.monotonic()

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from gap_vla.drawing.batch import batch_picture
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.data import make_loader
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.picture import batch_picture
 
 AUGMENT = {"cameras": ["primary"], "primary": {"crop_scale": [0.5, 0.8], "brightness": 0.2}}
 

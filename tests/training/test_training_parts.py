@@ -9,8 +9,8 @@ import pytest
 from gap_vla.core.progress import Agenda, Progress, Stage, duration
 from gap_vla.core.run_directory import RunDirectory, RunExistsError, read_metrics
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.drawing.batch import STRIP, batch_picture
 from gap_vla.training.loop import MetricsWriter
-from gap_vla.training.picture import STRIP, batch_picture
 
 CONFIG = {"task": "threading", "train": {"steps": 3}}
 
