@@ -50,13 +50,13 @@ class StateCheckpoints:
         )
         self._manager.save(step, args=args)
 
-    def restore(self, template: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
-        """The newest (or given) checkpoint with the template's structure and placement, and the loader's position.
+    def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest checkpoint with the template's structure and placement, and the loader's position.
 
         Raises:
             ConfigError: it holds the parameters of another model, or was written by another version of this code.
         """
-        step = self.latest if step is None else step
+        step = self.latest
         described = self._manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
         if described.get("layout", "") != self._layout:
             raise ConfigError(
@@ -69,9 +69,6 @@ class StateCheckpoints:
         parts = {key: value for key, value in restored["state"].items() if key != EMPTY}
         return TrainState(**parts), json.loads(restored["loader"]["state"])
 
-    def wait(self) -> None:
-        """Blocks until what was saved is on disk."""
-        self._manager.wait_until_finished()
-
     def close(self) -> None:
+        """Returns when what was saved is on disk."""
         self._manager.close()

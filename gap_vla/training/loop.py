@@ -12,7 +12,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -108,10 +108,6 @@ class Trainer(abc.ABC):
         """Held-out measurements, by name."""
 
     @abc.abstractmethod
-    def arrays(self, batch: Any) -> dict[str, np.ndarray]:
-        """A batch as named arrays, to be saved."""
-
-    @abc.abstractmethod
     def export(self, run: RunDirectory) -> None:
         """Writes the trained policy to the run's `checkpoint/`."""
 
@@ -152,16 +148,16 @@ def _train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str
             logged = (done + 1) % rhythm.log_every == 0 or last
             measured = trainer.step(batch, done, measure=logged)
             if pending and trainer.looks_back:
-                _require_finite(trainer, *pending, done, run)
+                _require_finite(*pending, done, run)
             done += 1
             pending = (batch, measured)
             if done == 1 and trainer.compiles:
-                _require_finite(trainer, *pending, done, run)
+                _require_finite(*pending, done, run)
                 print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
                 progress = Progress("train", trainer.steps, "step", done)
             saving, validating = done % rhythm.save_every == 0 or last, done % rhythm.validate_every == 0 or last
             if logged or saving or validating:  # what is not finite is never saved
-                _require_finite(trainer, *pending, done, run)
+                _require_finite(*pending, done, run)
             if logged:
                 values = {**measured.values(), "train/steps_per_second": progress.rate(done)}
                 metrics.write(done, values)
@@ -176,18 +172,18 @@ def _train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str
                 saved = done
     if done < trainer.steps:
         if pending and saved < done:
-            _require_finite(trainer, *pending, done, run)
+            _require_finite(*pending, done, run)
             trainer.save(done)
         raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
     share = gathering / (time.perf_counter() - started) if done > first else 0.0
     return {**held_out, "steps_per_second": progress.rate(done), "data_share": share}
 
 
-def _require_finite(trainer: Trainer, batch: Any, measured: Measured, step: int, run: RunDirectory) -> None:
+def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory) -> None:
     loss, gradient = float(measured.loss), float(measured.gradient_norm)
     if np.isfinite(loss) and np.isfinite(gradient):
         return
-    arrays: Any = trainer.arrays(batch)
+    arrays: Any = dict(_arrays(batch))
     with replacing(run.path / "bad_batch.npz") as temporary:
         np.savez(temporary.open("wb"), **arrays)
     bad = ", ".join(name for name, array in arrays.items() if not np.isfinite(np.asarray(array, np.float64)).all())
@@ -196,6 +192,15 @@ def _require_finite(trainer: Trainer, batch: Any, measured: Measured, step: int,
         f"{run.path / 'bad_batch.npz'}{f' (not finite: {bad})' if bad else ''}. "
         "Look at it for extreme values; if it is ordinary, lower optimizer.learning_rate"
     )
+
+
+def _arrays(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """The leaves of a batch by name, from whatever device."""
+    for key, value in batch.items():
+        if isinstance(value, Mapping):
+            yield from _arrays(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", np.asarray(value.cpu() if hasattr(value, "cpu") else value)
 
 
 class StopRequest:

@@ -171,14 +171,6 @@ class FinetuneConfig(Experiment):
         return self.adjustment if self.method == "vp_gap" else AdjustmentSchedule(mode="none")
 
     @property
-    def needs_rho(self) -> bool:
-        return self.schedule.needs_rho
-
-    @property
-    def reads_labels(self) -> bool:
-        return self.schedule.needs_rho
-
-    @property
     def on_cpu(self) -> bool:
         return not (glob.glob("/dev/nvidia[0-9]*") or glob.glob("/dev/accel*"))
 

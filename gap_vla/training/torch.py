@@ -107,10 +107,6 @@ class SmallConfig(Experiment):
     def on_cpu(self) -> bool:
         return self.train.device == "cpu"
 
-    @property
-    def training_seconds(self) -> float | None:
-        return None
-
     def memory(self) -> dict[str, float]:
         model, cameras, size = self.model, len(self.demos.cameras), self.demos.image_size
         samples, frames = self.train.batch_size, self.train.batch_size * model.image_history * cameras

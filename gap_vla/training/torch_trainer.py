@@ -221,9 +221,6 @@ class SmallTrainer(Trainer):
         policy.train()
         return {name: sums[name] / counts[name] for name in sums if counts[name]}
 
-    def arrays(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        return {key: value.cpu().numpy() for key, value in batch.items()}
-
     def picture(self) -> Mapping[str, Any] | None:
         if not self.method.vision:
             return None
