@@ -92,6 +92,18 @@ def test_a_dry_run_of_two_arms_takes_eighteen_numbers_of_state_and_fourteen_of_a
     assert "observation/image_wrist uint8[8, 1, 64, 64, 3]" in lines
 
 
+@pytest.mark.parametrize("command", ["finetune", "train_small"])
+def test_either_command_dry_runs_the_configuration_of_either_backend(command, capsys, tmp_path):
+    from importlib import import_module
+
+    for file, words in (("small_assembly.py:paper", "policy: gap, "), ("assembly.py:debug", "model: Octo, ")):
+        main = import_module(f"gap_vla.cli.{command}").main
+        arguments = ["--config", f"finetune_configs/{file}", f"--config.data.root={tmp_path}", "--dry-run"]
+        assert main(arguments) == 0
+        assert words in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_inputs_are_named():
     with pytest.raises(ConfigError, match=r"demos\.path is '/nowhere', which does not exist"):
         changed(demos=DemosConfig(path="/nowhere"))

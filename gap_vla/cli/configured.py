@@ -137,6 +137,7 @@ def config_parser(doc: str | None, config_type: type[Experiment] = FinetuneConfi
     bounds = {f"--config.{key}": field for key, field in all_number_fields(config_type).items()}
     parser = command_parser(doc)
     parser.add_argument("--config", metavar="FILE[:PROFILE]", help="configuration file, with a profile after a colon")
+    parser.set_defaults(config_type=config_type)
     parser.epilog = (
         "configuration keys with the library's defaults (a configuration file sets some of them; what each means is\n"
         f"documented in gap_vla/training/config.py and {config_type.__module__.replace('.', '/')}.py):\n"
@@ -162,7 +163,7 @@ def run_configured(
     values = _overridden(options.config, arguments).to_dict()
     if phase_options:
         values["phases"]["options"] = {**values["phases"]["options"], **phase_options}
-    config = backend_of(values).from_dict(values)
+    config = backend_of(values, options.config_type).from_dict(values)
     if argv is None:
         restart_with_huge_pages()
     with keeping("finished stages are kept; the same command with --resume goes on"):

@@ -20,12 +20,12 @@ def backends() -> dict[str, type[Experiment]]:
     return {name: getattr(importlib.import_module(f"{__name__}.{file}"), cls) for name, (file, cls) in places.items()}
 
 
-def backend_of(values: Mapping[str, Any]) -> type[Experiment]:
-    """The backend that has the most keys of a configuration."""
+def backend_of(values: Mapping[str, Any], expected: type[Experiment] | None = None) -> type[Experiment]:
+    """The backend that has the most keys of a configuration; of several, the `expected` one."""
     keys = [key for key, _ in flat(values)]
 
     def known(kind: type[Experiment]) -> int:
         own = dict(flat(kind(task=TASK_NAMES[0]).to_dict()))
         return sum(key in own for key in keys)
 
-    return max(backends().values(), key=known)
+    return max(backends().values(), key=lambda kind: (known(kind), kind is expected))
