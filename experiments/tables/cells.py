@@ -128,7 +128,7 @@ ORIGIN = {
     "labels_version": "version of the labels",
     "labels": "content of the labels",
 }
-"""Keys of `gap_vla.training.origin`, and what they are called."""
+"""Keys of `gap_vla.training.stages`, and what they are called."""
 
 
 def changed_origin(recorded: Mapping[str, Any], present: Mapping[str, Any], reads_labels: bool) -> list[str]:
