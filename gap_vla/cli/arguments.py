@@ -17,6 +17,9 @@ MANY = 100_000
 """Episodes, each of which takes seconds."""
 
 
+CAMERAS = ("primary", "wrist")
+
+
 class Number:
     """`type=` of an option: a number within bounds, which `--help` shows.
 
@@ -52,6 +55,21 @@ processes = whole(1, 256, "processes of a machine")
 pixels = whole(16, 1024, "pixels; smaller ones show nothing")
 seconds = real(0.01, 86_400, "up to a day")
 saved_step = whole(0, 2**31 - 1, "steps are counted in 32 bits")
+
+
+class Cameras(argparse.Action):
+    """`--cameras primary wrist` or `--cameras primary,wrist`; `none`, or no name, is an empty tuple."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs="*", metavar="CAMERA", **options)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        names = [name for value in values for name in value.split(",")]
+        for name in names:
+            if name not in CAMERAS and names != ["none"]:
+                known = ", ".join(CAMERAS)
+                parser.error(f"argument {option_string}: no camera {name!r}; give some of {known}, or none")
+        setattr(namespace, self.dest, tuple(name for name in names if name != "none"))
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gap_vla.cli.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, seed, whole
+from gap_vla.cli.arguments import MANY, Cameras, command_parser, pixels, processes, real, refuse_idle, seed, whole
 from gap_vla.core.errors import command
 
 
@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--image-size", type=pixels, default=64, help="height and width in pixels (default: 64)")
     parser.add_argument(
         "--cameras",
-        default="primary",
-        help="pictures to record, comma separated: primary, wrist; 'none' for no pictures (default: primary)",
+        action=Cameras,
+        default=("primary",),
+        help="pictures to record: primary, wrist, both, or none (default: primary)",
     )
     parser.add_argument(
         "--camera", default="near", help="view of the primary camera: near, or a stock camera's name (default: near)"
@@ -52,12 +53,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
-    if options.cameras == "none":
+    if not options.cameras:
         refuse_idle(parser, options, "without cameras", "image_size", "camera", "show")
     from gap_vla.sim.collection import collect_demos
     from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 
-    shown = options.show and options.cameras != "none"
+    shown = options.show and options.cameras
     if shown:
         claim_pictures(options.out)
     out = collect_demos(
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         options.out,
         seed=options.seed,
         image_size=options.image_size,
-        cameras=() if options.cameras == "none" else tuple(options.cameras.split(",")),
+        cameras=options.cameras,
         camera=options.camera,
         action_noise=options.action_noise,
         workers=options.workers,

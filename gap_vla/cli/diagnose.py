@@ -19,7 +19,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.cli.arguments import MANY, command_parser, pixels, processes, real, refuse_idle, saved_step, seed, whole
+from gap_vla.cli.arguments import (
+    MANY,
+    Cameras,
+    command_parser,
+    pixels,
+    processes,
+    real,
+    refuse_idle,
+    saved_step,
+    seed,
+    whole,
+)
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim_folder, write_output
 
@@ -76,7 +87,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
     add("--patience", type=real(0, 86_400), default=60.0, help="seconds to wait for a server that is away (default 60)")
     add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
-    add("--cameras", nargs="+", choices=("primary", "wrist"), help="default: the checkpoint's, or primary")
+    add("--cameras", action=Cameras, help="primary, wrist, or both (default: the checkpoint's, or primary)")
     add("--workers", type=processes, default=2, help="simulator processes (default 2)")
     add("--quiet", action="store_true", help="no progress line")
     options = parser.parse_args(arguments)
@@ -84,6 +95,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         refuse_idle(parser, options, "with --checkpoint: they are for a server, ws://", "keys", "patience")
     else:
         refuse_idle(parser, options, "without --checkpoint", "step", "dataset")
+    if options.cameras == ():
+        parser.error("argument --cameras: a diagnosis alters pictures; give primary, wrist, or both")
     if not options.closed_loop:
         refuse_idle(parser, options, "without --closed-loop", "interventions")
         if options.demos or options.rlds:

@@ -22,6 +22,7 @@ from typing import Any
 
 from gap_vla.cli.arguments import (
     MANY,
+    Cameras,
     command_parser,
     pixels,
     processes,
@@ -60,12 +61,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
     add("--patience", type=real(0, 86_400), default=60.0, help="seconds to wait for a server that is away (default 60)")
     add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
-    add(
-        "--cameras",
-        nargs="*",
-        choices=("primary", "wrist"),
-        help="default: the checkpoint's, or primary; no name after it: nothing is drawn (expert, random, replay)",
-    )
+    drawn = "primary, wrist, both, or none for policies that do not look (default: the checkpoint's, or primary)"
+    add("--cameras", action=Cameras, help=drawn)
     add("--camera", help="view of the primary camera (default: the one of training, or near)")
     add("--other-view", action="store_true", help="let --camera be another view than the policy was trained through")
     add("--horizon", type=whole(1, MANY), help="control steps per episode (default: the task's)")

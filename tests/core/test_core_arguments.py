@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripts_under_test import COMMANDS, call, load
 
-from gap_vla.cli.arguments import command_parser, json_or_name, key_value, real, refuse_idle, whole
+from gap_vla.cli.arguments import Cameras, command_parser, json_or_name, key_value, real, refuse_idle, whole
 
 CHECKPOINT = "evaluate --checkpoint d"
 
@@ -65,7 +65,11 @@ def test_it_is_refused_with_the_reason(line, words, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_command_takes_a_number_without_bounds(name):
     text = Path(load(name).main.__wrapped__.__code__.co_filename).read_text()
-    assert re.search(r"(command|config)_parser\(__doc__", text) and "type=int" not in text and "type=float" not in text
+    assert (
+        re.search(r"(command_parser|config_parser|train)\(__doc__", text)
+        and "type=int" not in text
+        and "type=float" not in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,18 @@ def test_help_shows_the_bounds_and_short_forms_are_no_options(capsys):
     with pytest.raises(SystemExit):
         refuse_idle(parser, options, "here", "noise")
     refuse_idle(parser, options, "here", "workers")
+
+
+def test_cameras_are_named_in_one_way_by_all_commands():
+    parser = command_parser("")
+    parser.add_argument("--cameras", action=Cameras, default=("primary",))
+    parser.add_argument("--quiet", action="store_true")
+    calls = {"": ("primary",), "--cameras none": (), "--cameras": (), "--cameras wrist": ("wrist",)}
+    calls |= dict.fromkeys(("--cameras primary wrist", "--cameras primary,wrist --quiet"), ("primary", "wrist"))
+    assert {call: parser.parse_args(call.split()).cameras for call in calls} == calls
+    for wrong in ("left", "primary.wrist", "none,wrist", "none wrist"):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--cameras", *wrong.split()])
 
 
 def test_values_of_options():
