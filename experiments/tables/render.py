@@ -17,6 +17,7 @@ from gap_vla.core.progress import duration
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison import HOW_INTERVALS, Success, words
 from gap_vla.report.comparison_render import draw_comparison, in_points, percents, save_picture
+from gap_vla.rollouts.statistics import wilson
 
 SHOWN = "evidence", "cpu"
 """Table and profile whose results stand on the front page."""
@@ -42,7 +43,9 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
     results = [analyse(block, cells, ledger) for block in table.blocks]
     command = f"python scripts/reproduce.py --table {table.name} --profile {profile}"
     parts = [f"## {table.title}", f"```\n{command}\n```"]
-    for result in results:
+    if table.one_line:
+        parts.append(_lines_of_blocks(results))
+    for result in () if table.one_line else results:
         picture = f"reproduce_{table.name}_{profile}_{result.block.name}.png"
         parts += _section(result, picture, page.parent, Looks(ledger))
     if any(result.finished for result in results):
@@ -82,6 +85,30 @@ def _section(result: BlockResult, picture: str, folder: Path, looks: Looks) -> l
     parts += notes(result)
     before = looks_text(result.block, [one.entry for one in result.stale], looks)
     return [*parts, f"What was found out about stale cells of {result.block.name}:", *before] if before else parts
+
+
+def _lines_of_blocks(results: Sequence[BlockResult]) -> str:
+    """One table: what each block's policies were trained on, how often they succeeded, and what that took."""
+    heading = "task, demonstrations, training steps, held-out action error, success of rollouts, 95 % interval, minutes"
+    rows = [heading.split(", ")]
+    for result in results:
+        for entry in result.finished:
+            rollouts = entry.variants[IN]
+            low, high = wilson(rollouts.successes, rollouts.episodes)
+            rows.append(
+                [
+                    f"`{entry.task}`",
+                    str(entry.config["demos"]["episodes"]),
+                    f"{entry.steps:,}",
+                    f"{entry.validation['val/action_mse']:.3f}",
+                    f"{rollouts.successes} of {rollouts.episodes}",
+                    f"{100 * low:.0f} to {100 * high:.0f} %",
+                    f"{entry.seconds / 60:.0f}",
+                ]
+            )
+    waiting = [f"`{result.block.task}`" for result in results if not result.finished]
+    missing = f"\n\nNot run yet: {', '.join(waiting)}." if waiting else ""
+    return (markdown_table(rows) if len(rows) > 1 else "") + missing
 
 
 def _papers(block: Block) -> dict[tuple[str, str], float]:

@@ -63,13 +63,18 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A named set of blocks; `kind` says which training runs its cells (`experiments.tables.kinds`)."""
+    """A named set of blocks; `kind` says which training runs its cells (`experiments.tables.kinds`).
+
+    Attributes:
+        one_line: whether each block is a line of one table, instead of a section with its picture.
+    """
 
     name: str
     title: str
     blocks: tuple[Block, ...]
     kind: str = "small"
     seeds: tuple[int, ...] = SEEDS
+    one_line: bool = False
 
 
 _PAPER_TASKS = (
@@ -155,6 +160,7 @@ TABLES: dict[str, Table] = {
             ),
             kind="octo",
             seeds=(0,),
+            one_line=True,
         ),
         Table(
             "ood",
