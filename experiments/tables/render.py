@@ -107,8 +107,8 @@ def _lines_of_blocks(results: Sequence[BlockResult]) -> str:
                 ]
             )
     waiting = [f"`{result.block.task}`" for result in results if not result.finished]
-    missing = f"\n\nNot run yet: {', '.join(waiting)}." if waiting else ""
-    return (markdown_table(rows) if len(rows) > 1 else "") + missing
+    missing = f"Not run yet: {', '.join(waiting)}." if waiting else ""
+    return "\n\n".join(part for part in (markdown_table(rows) if len(rows) > 1 else "", missing) if part)
 
 
 def _papers(block: Block) -> dict[tuple[str, str], float]:

@@ -21,6 +21,7 @@ class FakeConfig:
 
     def to_dict(self):
         sections = {"train": {"steps": self.steps, "seed": self.seed, "learning_rate": self.learning_rate}}
+        sections["demos"] = {"episodes": 40}
         return {"task": self.task, "method": self.method, "runs": self.runs, **sections}
 
 

@@ -199,9 +199,8 @@ def test_a_table_of_one_line_blocks_says_data_steps_and_success_of_each_task(fil
     table, cells, ledger = filled
     lines = dataclasses.replace(table, one_line=True)
     for cell in cells:
-        settings = {**cell.settings, "demos": {"episodes": 40}}
         entry = entry_of(cell, OUTCOMES[cell.arm.name, cell.seed])
-        ledger.write(cell, dataclasses.replace(entry, config=settings, validation={"val/action_mse": 0.25}))
+        ledger.write(cell, dataclasses.replace(entry, validation={"val/action_mse": 0.25}))
     page = rendered(lines, "cpu", cells, ledger, tmp_path / "page.md")
     # 3 of 4: Wilson's interval, (3 + 1.92) / 7.84 ± 0.33
     assert "| `assembly` | 40 | 10 | 0.250 | 3 of 4 | 30 to 95 % | 1 |" in page
