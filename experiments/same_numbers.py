@@ -147,8 +147,8 @@ class Checkouts:
 
     Args:
         profile: a key of `PROFILES`.
-        keep: folder for outputs and digests. Digests that lie there, of the same commit, machine and packages, are not
-            computed again. None: nothing is kept.
+        keep: folder for outputs and digests. Digests that lie there, of the same commit, commands, machine and
+            packages, are not computed again. None: nothing is kept.
     """
 
     def __init__(self, profile: str, keep: Path | None = None) -> None:
@@ -169,12 +169,12 @@ class Checkouts:
         Raises:
             UserError: one of its commands failed, or left nothing to compare.
         """
+        part = PROFILES[self._profile][name]
         place = (self._keep or self._temporary / "outputs") / commit[:12] / self._profile
-        known = place / f"digests-{machine()}" / f"{name}.json"
+        known = place / f"digests-{machine()}" / f"{name}-{digest(dataclasses.asdict(part))}.json"
         if known.exists():
             print(f"{commit[:7]} {name}: digests of {known}", flush=True)
             return json.loads(known.read_text())
-        part = PROFILES[self._profile][name]
         tree = self._tree(commit, place)
         _clear(place / "runs", name)
         for words in part.commands:
