@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments/ is 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
-    from experiments.tables.kinds import PROFILES
-    from experiments.tables.tables import TABLES
+    from experiments.tables.tables import PROFILES, TABLES
 
     parser = command_parser(__doc__)
 

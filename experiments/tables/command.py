@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from experiments.tables.cells import Cell, plan
-from experiments.tables.kinds import Kind, find_kind
+from experiments.tables.cells import Cell, Kind, find_kind, plan
 from experiments.tables.ledger import FAILED, FINISHED, Ledger
 from experiments.tables.looks import look
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells

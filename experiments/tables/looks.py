@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.tables.cells import Cell
-from experiments.tables.kinds import Kind
+from experiments.tables.cells import Cell, Kind
 from experiments.tables.ledger import FINISHED, Entry, Ledger, LedgerError
 from experiments.tables.tables import Block
 from gap_vla.core.typed_config import ConfigError

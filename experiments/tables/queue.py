@@ -16,8 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experiments.tables.cells import Cell, training_length
-from experiments.tables.kinds import Kind
+from experiments.tables.cells import Cell, Kind, training_length
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
 from gap_vla.core.errors import UserError
 from gap_vla.core.identity import commit

@@ -9,9 +9,8 @@ from experiments.pages import replace_between
 from experiments.tables.cells import Cell
 from experiments.tables.ledger import Entry, Ledger
 from experiments.tables.looks import Looks, looks_text
-from experiments.tables.paper import PAPER, PAPER_TABLES, paper_success
 from experiments.tables.results import BlockResult, analyse, pairs_of, verdicts
-from experiments.tables.tables import IN, OUT, Block, Table
+from experiments.tables.tables import IN, OUT, PAPER, PAPER_TABLES, Block, Table, paper_success
 from gap_vla.core.outputs import writing
 from gap_vla.core.progress import duration
 from gap_vla.drawing.markup import markdown_table
@@ -106,9 +105,12 @@ def _lines_of_blocks(results: Sequence[BlockResult]) -> str:
                     f"{entry.seconds / 60:.0f}",
                 ]
             )
-    waiting = [f"`{result.block.task}`" for result in results if not result.finished]
-    missing = f"Not run yet: {', '.join(waiting)}." if waiting else ""
-    return "\n\n".join(part for part in (markdown_table(rows) if len(rows) > 1 else "", missing) if part)
+    waiting = [f"`{result.block.task}`" for result in results if result.missing]
+    parts = [markdown_table(rows)] if len(rows) > 1 else []
+    parts += [f"Not run yet: {', '.join(waiting)}."] if waiting else []
+    for result in results:
+        parts += [*_failures(result), *_stale_notes(result)]
+    return "\n\n".join(parts)
 
 
 def _papers(block: Block) -> dict[tuple[str, str], float]:
@@ -201,14 +203,17 @@ def notes(result: BlockResult) -> list[str]:
             seeds_of[cell.arm.name].append(str(cell.seed))
         listing = ", ".join(f"{arm} (seed {', '.join(of_arm)})" for arm, of_arm in seeds_of.items())
         found.append(f"Not run yet: {listing}.")
-    for entry in result.failed:
-        found.append(f"Failed: {entry.cell} ({entry.error}).")
+    found += _failures(result)
     if len({entry.origin.get("episodes") for entry in result.finished}) > 1:
         found.append("The cells were not all trained on the same demonstrations: their content differs.")
     found += _stale_notes(result)
     if result.finished:
         found.append(_origin(result))
     return found
+
+
+def _failures(result: BlockResult) -> list[str]:
+    return [f"Failed: {entry.cell} ({entry.error})." for entry in result.failed]
 
 
 def _stale_notes(result: BlockResult) -> list[str]:

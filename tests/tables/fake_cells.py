@@ -5,8 +5,7 @@ import json
 import time
 from pathlib import Path
 
-from experiments.tables.cells import plan
-from experiments.tables.kinds import Kind
+from experiments.tables.cells import Kind, plan
 from experiments.tables.tables import Block, Table, arms
 
 

@@ -7,7 +7,7 @@ import fake_cells
 import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 
-from experiments.tables.kinds import first_half_means
+from experiments.tables.cells import first_half_means
 from experiments.tables.ledger import Ledger, LedgerError
 from experiments.tables.looks import Looks, look
 from experiments.tables.queue import QueueOptions, run_queue

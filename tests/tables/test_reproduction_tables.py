@@ -6,14 +6,12 @@ import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 
 from experiments.pages import RenderError, markers, replace_between
-from experiments.tables.cells import plan
+from experiments.tables.cells import find_kind, plan
 from experiments.tables.command import seconds
-from experiments.tables.kinds import PROFILES, find_kind
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
-from experiments.tables.paper import PAPER_TABLES, paper_success
 from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
-from experiments.tables.tables import TABLES, find_table, narrowed
+from experiments.tables.tables import PAPER_TABLES, PROFILES, TABLES, find_table, narrowed, paper_success
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.report.comparison import Rollouts
 
@@ -205,3 +203,7 @@ def test_a_table_of_one_line_blocks_says_data_steps_and_success_of_each_task(fil
     # 3 of 4: Wilson's interval, (3 + 1.92) / 7.84 ± 0.33
     assert "| `assembly` | 40 | 10 | 0.250 | 3 of 4 | 30 to 95 % | 1 |" in page
     assert not list(tmp_path.glob("pictures/*"))
+    ledger.write(cells[3], entry_of(cells[3], [], FAILED, "FloatingPointError: the loss is nan"))
+    ledger.path(cells[0]).unlink()
+    page = rendered(lines, "cpu", cells, ledger, tmp_path / "page.md")
+    assert "Not run yet: `assembly`." in page and "Failed: assembly-gap-seed1 (FloatingPointError" in page
