@@ -27,6 +27,17 @@ _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
 
+_EXTRAS = {
+    "phases": "numba torch ruptures sklearn scipy safetensors h5py matplotlib PIL imageio",
+    "rlds": "tensorflow tensorflow_datasets grain pyarrow",
+    "octo": "jax flax optax orbax msgpack tokenizers tensorboardX",
+    "sim": "mujoco robosuite metaworld gymnasium fast_simplification",
+    "serve": "websockets",
+    "hub": "huggingface_hub",
+    "beam": "apache_beam",
+}
+"""Extra of this package to the modules that it brings (pyproject.toml)."""
+
 
 class UserError(Exception):
     """What the user can put right; the message is one line with file, episode, step or key, and what to do."""
@@ -74,6 +85,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 return _say_interrupted(behind)
             if is_full_disk(error):
                 return _say(f"error: {message_of(error)}; free some space", USER_ERROR)
+            if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)):
+                return _say(f"error: {missing}", USER_ERROR)
             traceback.print_exc()
             return _say(f"this is a bug of gap_vla, not a mistake of yours: {type(error).__name__}", BUG)
 
@@ -91,6 +104,22 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def missing_extra(error: ModuleNotFoundError) -> str:
+    """What to install for a module that one of the extras brings; empty for any other.
+
+    >>> missing_extra(ModuleNotFoundError("No module named 'orbax.checkpoint'", name="orbax.checkpoint"))
+    "this needs the module orbax, which is not installed: pip install 'gap_vla[octo]', or 'gap_vla[all]' for everything"
+    """
+    module = (error.name or "").split(".")[0]
+    for extra, modules in _EXTRAS.items():
+        if module in modules.split():
+            return (
+                f"this needs the module {module}, which is not installed: pip install 'gap_vla[{extra}]', or "
+                "'gap_vla[all]' for everything"
+            )
+    return ""
 
 
 def is_full_disk(error: BaseException) -> bool:

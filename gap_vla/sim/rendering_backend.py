@@ -11,7 +11,7 @@ import sys
 
 from gap_vla.core.errors import UserError
 
-APT_EGL = "apt-get install -y libegl1 libegl-mesa0 libgl1-mesa-dri"
+APT_EGL = "apt-get install -y libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglib2.0-0"
 APT_OSMESA = "apt-get install -y libosmesa6"
 _LIBRARIES = {"egl": ("EGL", "libEGL.so.1"), "osmesa": ("OSMesa", "libOSMesa.so.8")}
 

@@ -28,6 +28,12 @@ from gap_vla.core.typed_config import ConfigError
         (OSError(28, "No space left on device", "/full/x"), USER_ERROR, "error: /full/x: No space left on device"),
         (MemoryError(), USER_ERROR, "error: not enough memory"),
         (KeyboardInterrupt("3 episodes are kept"), INTERRUPTED, "interrupted; 3 episodes are kept"),
+        (
+            ModuleNotFoundError("No module named 'flax.linen'", name="flax.linen"),
+            USER_ERROR,
+            "error: this needs the module flax, which is not installed: pip install 'gap_vla[octo]'",
+        ),
+        (ModuleNotFoundError("No module named 'gap_vla.x'", name="gap_vla.x"), BUG, "this is a bug of gap_vla"),
         (ZeroDivisionError("x"), BUG, "this is a bug of gap_vla"),
     ],
 )
