@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ from experiments.tables.ledger import FAILED, FINISHED, Ledger
 from experiments.tables.looks import look
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
 from experiments.tables.render import SHOWN, render, write_front_page
+from experiments.tables.results import BlockResult, analyse
 from experiments.tables.tables import TABLES, Table, find_table, narrowed
 from gap_vla.core.errors import NEGATIVE
 from gap_vla.core.progress import duration
@@ -122,10 +124,16 @@ def render_all(options: argparse.Namespace) -> None:
 
 
 def _render(table: Table, cells: Sequence[Cell], ledger: Ledger, options: argparse.Namespace) -> None:
-    results = render(table, options.profile, cells, ledger, Path(options.page))
-    front = Path(options.front_page)
-    if (table.name, options.profile) == SHOWN and front.exists():
-        write_front_page(results, front)
+    render(table, options.profile, cells, ledger, Path(options.page))
+    if options.profile == "cpu" and table.name in dict(SHOWN) and Path(options.front_page).exists():
+        write_front_page([_shown(name, block, options) for name, block in SHOWN], Path(options.front_page))
+
+
+def _shown(name: str, block: str, options: argparse.Namespace) -> BlockResult:
+    table = find_table(name)
+    [chosen] = [one for one in table.blocks if one.name == block]
+    cells = plan(dataclasses.replace(table, blocks=(chosen,)), "cpu", find_kind(table.kind), device=options.device)
+    return analyse(chosen, cells, Ledger(options.results, name, "cpu"))
 
 
 def _seeds(texts: Sequence[str]) -> list[int] | None:

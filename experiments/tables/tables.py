@@ -153,7 +153,14 @@ TABLES: dict[str, Table] = {
             "octo",
             "Fine-tuning Octo",
             tuple(
-                Block(task, arms("v", "vp", "vp_gap"), reference="vp", against=(("vp_gap", "v"),), paper=("octo", ""))
+                Block(
+                    task,
+                    arms("v", "vp", "vp_gap"),
+                    description="Octo",
+                    reference="vp",
+                    against=(("vp_gap", "v"),),
+                    paper=("octo", ""),
+                )
                 for task in ("assembly", "threading", "disassemble", "push_wall", "hammer_drawer")
             ),
             kind="octo",
