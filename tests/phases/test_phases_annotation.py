@@ -154,7 +154,8 @@ def test_an_annotator_of_before_is_loaded_and_a_foreign_one_is_refused_in_a_line
     assert again.rho[0].tobytes() == annotation.rho[0].tobytes() and describe(again.report)
     record["settings"]["layers"] = 3
     path.write_text(json.dumps(record))
-    with pytest.raises(MotionError, match=r"annotator\.json: not an annotator that this version reads: .*annotate\.py"):
+    refused = r"annotator\.json: not an annotator that this version reads: .*gap-vla annotate"
+    with pytest.raises(MotionError, match=refused):
         load_annotator(tmp_path)
     (tmp_path / "estimator.safetensors").write_bytes(b"short")
     with pytest.raises(MotionError, match=r"estimator is damaged: .*; make it again"):

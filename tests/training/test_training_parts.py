@@ -17,7 +17,7 @@ CONFIG = {"task": "threading", "train": {"steps": 3}}
 
 def test_an_existing_run_is_never_overwritten(tmp_path):
     RunDirectory.claim(tmp_path / "run", CONFIG, resume=False)
-    with pytest.raises(RunExistsError, match=r"--resume .* --run_name"):
+    with pytest.raises(RunExistsError, match=r"--resume .* --run-name"):
         RunDirectory.claim(tmp_path / "run", CONFIG, resume=False)
 
 
@@ -39,7 +39,7 @@ def test_a_run_goes_on_only_with_the_data_it_was_trained_on(tmp_path):
     data = {"phases": {"labels_version": 3}, "cameras": ("primary",)}
     RunDirectory.claim(tmp_path / "run", CONFIG, resume=False, dataset=data)
     RunDirectory.claim(tmp_path / "run", CONFIG, resume=True, dataset=data)
-    with pytest.raises(ConfigError, match=r"other data \(phases\.labels_version: 3 then, 4 now\).*--run_name"):
+    with pytest.raises(ConfigError, match=r"other data \(phases\.labels_version: 3 then, 4 now\).*--run-name"):
         RunDirectory.claim(tmp_path / "run", CONFIG, resume=True, dataset={**data, "phases": {"labels_version": 4}})
 
 
