@@ -68,7 +68,7 @@ def as_rows(value: Any, where: str) -> np.ndarray:
         EpisodeError: no such numbers, or one that is not finite in float32; says step and column.
     """
     rows = np.asarray(value)
-    if rows.ndim != 2 or rows.dtype.kind not in "fiu":
+    if rows.ndim != 2 or not rows.shape[1] or rows.dtype.kind not in "fiu":
         raise EpisodeError(
             f"{where} is {rows.dtype}{list(rows.shape)}, not numbers of shape (T, width); store one row per step"
         )

@@ -49,6 +49,7 @@ def _replace(folder: Path, **changes: np.ndarray) -> None:
     [
         ({"action": np.zeros((3, 7))}, "action has 3 steps"),
         ({"action": np.zeros(20)}, r"'action' is float64\[20\]"),
+        ({"action": np.zeros((20, 0))}, r"'action' is float64\[20, 0\]"),
         ({"proprio": np.zeros((20, 8))}, r"state has shape \(20, 8\), the layout has 9 columns"),
         ({"image_wrist": np.zeros((20, 8, 8, 3))}, "'image_wrist' is float64.* not uint8 pictures"),
     ],
