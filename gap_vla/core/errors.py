@@ -17,13 +17,18 @@ import contextlib
 import errno
 import functools
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
+
+AGAIN = 0.02
+"""Seconds until a Ctrl-C that was dropped comes again."""
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
 
@@ -70,6 +75,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> int:
+        unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
         try:
             return main(*args, **kwargs) or 0
         except KeyboardInterrupt as interrupt:
@@ -89,6 +95,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 return _say(f"error: {missing}", USER_ERROR)
             traceback.print_exc()
             return _say(f"this is a bug of gap_vla, not a mistake of yours: {type(error).__name__}", BUG)
+        finally:
+            sys.unraisablehook = unraisable
 
     return guarded
 
@@ -129,6 +137,15 @@ def is_full_disk(error: BaseException) -> bool:
     # TensorFlow and HDF5 put the system's message into errors of their own.
     foreign = type(error).__module__.startswith(("tensorflow", "h5py")) or isinstance(error, OSError)
     return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
+
+
+def _interrupt_again(what: sys.UnraisableHookArgs) -> None:
+    """A Ctrl-C that fell into a destructor or a callback of the collector, where Python drops it, comes again."""
+    if issubclass(what.exc_type, KeyboardInterrupt):
+        main = threading.main_thread().ident or 0
+        threading.Timer(AGAIN, signal.pthread_kill, (main, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(what)
 
 
 def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:

@@ -1,4 +1,4 @@
-"""Processes of one thread each; a cell of an experiment in a process of its own, which never outlives its parent."""
+"""Workers of one thread each; a cell of an experiment in a process of its own, which never outlives its parent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,44 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP
 
 
 @contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """Processes started inside use one thread each for BLAS, torch and software OpenGL; they read it when they start.
+def starting_workers(*, one_thread: bool = True) -> Iterator[None]:
+    """Processes started inside do not hear a terminal's Ctrl-C: their parent, which does, decides what ends and how.
 
-    Several processes with several threads each are slower than with one each.
+    Args:
+        one_thread: they also use one thread each for BLAS, torch and software OpenGL, which they read when they start.
+            Several processes with several threads each are slower than with one each.
     """
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    if one_thread:
+        os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it from its first moment
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Spawned workers, for the main thread; after Ctrl-C or an error they finish what they are at, and no more.
+
+    Not forked: a fork of a process that holds TensorFlow's, JAX's or OpenGL's threads can hang.
+    """
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        with starting_workers():
+            for _ in range(workers):
+                pool.submit(os.getpid)  # a task that finds no idle worker starts one
+        yield pool
+    finally:
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave `shutdown` half done: a hang
+        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGINT, heard)
 
 
 class CellProcess:
@@ -48,7 +72,7 @@ class CellProcess:
     Args:
         work: importable by name; what it returns must pickle.
         log: the cell's output goes to the end of this file; None: to the parent's.
-        one_thread: see `single_threaded`; for when several cells share the cores.
+        one_thread: see `starting_workers`; for when several cells share the cores.
 
     Attributes:
         result: what `work` returned, once the cell has ended well.
@@ -69,7 +93,7 @@ class CellProcess:
         self.error: str | None = None
         self.interrupted = False
         self._asked = False
-        with single_threaded() if one_thread else contextlib.nullcontext():
+        with starting_workers(one_thread=one_thread):
             self._process.start()
         theirs.close()
 
@@ -125,6 +149,7 @@ def _cell(answers: Connection, settings: tuple[int, Path | None], work: Callable
     parent, log = settings
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background start deaf to `interrupt`
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before it could be watched

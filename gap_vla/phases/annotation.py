@@ -8,8 +8,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 from gap_vla import __version__
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section, refusing
+from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import PATIENCE, Progress
 from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
@@ -299,8 +298,7 @@ def _find_points(
     jobs = [(name, motion, phase, options) for motion, phase in zip(motions, phases)]
     if workers <= 1 or len(jobs) < 2:
         return _counted(map(_find, jobs), "change points", len(jobs))
-    # spawn: forking a process that holds TensorFlow's or JAX's threads can hang
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+    with worker_pool(min(workers, len(jobs))) as pool:
         found = pool.map(_find, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
         return _counted(found, "change points", len(jobs))
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import Progress
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
@@ -136,7 +135,7 @@ def _write_all(
     if runner is not None:
         accounts = runner(every)
     elif workers > 1 and isinstance(episodes, Source) and size * len(episodes) > _WORTH_PROCESSES:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             accounts = _watched(pool.map(write_shard, every), target.name, len(every))
     else:
         accounts = _watched(map(write_shard, every), target.name, len(every))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
-from gap_vla.core.processes import single_threaded
+from gap_vla.core.processes import worker_pool
 from gap_vla.core.typed_config import EPISODES, WORKERS
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
@@ -184,9 +184,8 @@ def from_simulator(
     """
     whole("layouts", len(layout_seeds), 1, int(EPISODES.most), EvaluationError)
     whole("workers", workers, int(WORKERS.least), int(WORKERS.most), EvaluationError)
-    jobs = [(task, seed, shift) for seed in layout_seeds]
-    with single_threaded(), multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
-        return pool.starmap(record_expert, jobs)
+    with worker_pool(min(workers, len(layout_seeds))) as pool:
+        return list(pool.map(record_expert, repeat(task), layout_seeds, repeat(shift)))
 
 
 def record_expert(task: SimTask, seed: int, shift: float) -> Recording:

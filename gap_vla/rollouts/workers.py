@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import enum
 import multiprocessing
-import signal
 import time
 import traceback
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.processes import single_threaded
+from gap_vla.core.processes import starting_workers
 from gap_vla.rollouts.policy import EXPERT_ACTION
 from gap_vla.rollouts.record import SIMULATOR
 from gap_vla.rollouts.task import ActingExpert, Task, Watcher
@@ -133,7 +132,6 @@ class _Slot:
 
 def serve(connection: Connection, task: Task, privilege: Privilege) -> None:
     """Answers every `Reset` and `Step` with a `Frame` or a `Crash`, in order, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     slots: dict[int, _Slot] = {}
     try:
         while True:
@@ -173,7 +171,7 @@ class _Worker:
             daemon=True,
             name=f"simulator-{self._number}",
         )
-        with single_threaded():
+        with starting_workers():
             self.process.start()
         theirs.close()
         self.heard = time.monotonic()

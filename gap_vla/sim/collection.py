@@ -19,7 +19,7 @@ import numpy as np
 from gap_vla.core.errors import UserError, is_full_disk, keeping, message_of
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import HDF5, claim
-from gap_vla.core.processes import single_threaded
+from gap_vla.core.processes import starting_workers
 from gap_vla.core.progress import Progress
 from gap_vla.core.whole import replacing
 from gap_vla.sim.collection_worker import CRASHED, KEPT, REFUSED, part_name, work
@@ -257,7 +257,7 @@ def _workers(n: int, arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
     context = multiprocessing.get_context("spawn")  # a fork after an OpenGL context exists would hang
     processes, connections = [], []
     try:
-        with single_threaded():
+        with starting_workers():
             for _ in range(n):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=work, args=(theirs, *arguments), daemon=True)

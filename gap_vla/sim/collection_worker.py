@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -30,7 +29,6 @@ def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_n
     What ends it before that is answered instead of the steps: as REFUSED what the user can put right, on one line; as
     CRASHED the traceback of anything else.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     try:
         from gap_vla.sim.demonstration import demonstrate
         from gap_vla.sim.environment import make

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call, load, start
@@ -63,6 +64,24 @@ def test_a_ctrl_c_that_a_library_turned_into_its_own_error_is_a_ctrl_c(capsys):
                 raise SystemError("returned a result with an exception set") from interrupt
 
     assert main() == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; all is as it was\n"
+
+
+def test_a_ctrl_c_that_falls_into_a_destructor_still_ends_the_command(capsys):
+    """Python drops what is raised there; JAX's callback of the garbage collector has swallowed some."""
+
+    class Pressed:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    @command
+    def main():
+        with keeping("all is as it was"):
+            Pressed()
+            time.sleep(30)
+
+    started = time.monotonic()
+    assert main() == INTERRUPTED and time.monotonic() - started < 10
     assert capsys.readouterr().err == "interrupted; all is as it was\n"
 
 

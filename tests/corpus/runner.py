@@ -3,12 +3,13 @@
     python runner.py            # reads one JSON object a line: {"argv", "cwd", …}, answers with one
 
 A forked call has an interpreter of its own (flags, caches, exit handlers), a time limit and, if asked for, a limit on
-the size of files (what a full disk looks like to a program) or a moment at which it is interrupted.
+the size of files (what a full disk looks like to a program) or a moment at which it is interrupted (once).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -18,13 +19,11 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-AGAIN = 15.0
-"""Seconds after which a user presses Ctrl-C again: one that arrives in a library's callback is lost in Python."""
-
 HEAVY = (
     "h5py numpy pyarrow PIL.Image imageio ml_collections tensorflow tensorflow_datasets torch jax flax optax numba "
     "matplotlib.pyplot websockets gap_vla.demos gap_vla.rlds.annotating gap_vla.phases gap_vla.rlds.convert "
@@ -71,11 +70,16 @@ class Runner:
         *,
         limit: float = 60,
         interrupt_after: float | None = None,
+        interrupt_in: str | None = None,
         file_bytes: int | None = None,
     ) -> Outcome:
-        """Runs `scripts/COMMAND.py ARGUMENTS` in `cwd`; stdout and stderr lie in `.stdout`, `.stderr` there."""
+        """Runs `scripts/COMMAND.py ARGUMENTS` in `cwd`; stdout and stderr lie in `.stdout`, `.stderr` there.
+
+        Ctrl-C is pressed `interrupt_after` seconds, or in the first function of module `interrupt_in` that is called,
+        which is the same moment on every machine.
+        """
         call = {"argv": [str(ROOT / "scripts" / f"{command}.py"), *arguments], "cwd": str(cwd), "limit": limit}
-        call |= {"interrupt_after": interrupt_after, "file_bytes": file_bytes}
+        call |= {"interrupt_after": interrupt_after, "interrupt_in": interrupt_in, "file_bytes": file_bytes}
         for name in (".stdout", ".stderr"):
             (cwd / name).touch()
         assert self._process.stdin and self._process.stdout
@@ -118,13 +122,20 @@ def _supervise(call: dict[str, Any]) -> dict[str, Any]:
         now = time.monotonic()
         if interrupt is not None and now > started + interrupt:
             os.kill(child, signal.SIGINT)
-            interrupt += AGAIN
+            interrupt = None
         if now > end:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             break
         time.sleep(0.005)
     return {"status": status, "seconds": round(time.monotonic() - started, 3)}
+
+
+def _interrupt_in(module: str, frame: types.FrameType, event: str, _: Any) -> None:
+    name, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+    if event == "call" and name.startswith(module) and function != "<module>":
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _become(call: dict[str, Any]) -> None:
@@ -142,6 +153,8 @@ def _become(call: dict[str, Any]) -> None:
     code = 70
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        if call["interrupt_in"] is not None:
+            sys.setprofile(functools.partial(_interrupt_in, call["interrupt_in"]))
         runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as end:

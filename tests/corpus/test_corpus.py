@@ -39,6 +39,7 @@ class Call:
     arguments: tuple[str, ...]
     says: str = ""
     interrupt_after: float | None = None
+    interrupt_in: str | None = None
     file_bytes: int | None = None
 
     def __str__(self) -> str:
@@ -86,6 +87,7 @@ def calls() -> list[Call]:
                     tuple(word for word in words if word[0] not in "~!"),
                     "".join(word[1:] for word in words if word.startswith("~")),
                     float(options["interrupt_after"]) if "interrupt_after" in options else None,
+                    options.get("interrupt_in"),
                     int(options["file_bytes"]) if "file_bytes" in options else None,
                 )
             )
@@ -232,7 +234,13 @@ class Corpus:
         (box / "link.hdf5").symlink_to(box / "in" / "demos.hdf5")
         before = contents(box)
         outcome = self.runner.run(
-            call.command, arguments, box, limit=LIMIT, interrupt_after=call.interrupt_after, file_bytes=call.file_bytes
+            call.command,
+            arguments,
+            box,
+            limit=LIMIT,
+            interrupt_after=call.interrupt_after,
+            interrupt_in=call.interrupt_in,
+            file_bytes=call.file_bytes,
         )
         found = problems(call, outcome, box, before)
         shutil.rmtree(box)
