@@ -157,9 +157,10 @@ def annotation(episodes: int, steps: int) -> dict[str, object]:
     Two data sets: recordings of one skill, as demonstrations are, and walks with nothing in common, where the LSTM has
     to learn what a turn is in any direction. AUPRC ("within 2 steps of a true switch") is of 20 further recordings.
     """
+    from sklearn.metrics import average_precision_score
+
     from gap_vla.core.episode import Episode
     from gap_vla.phases import annotate
-    from gap_vla.phases.measures import average_precision
     from gap_vla.phases.targets import near_boundaries
 
     def episode(signals: tuple[np.ndarray, ...]) -> Episode:
@@ -185,7 +186,7 @@ def annotation(episodes: int, steps: int) -> dict[str, object]:
             "seconds": seconds,
             "cpu_seconds": sum(used[:4]) - sum(cpu[:4]),
             "epochs": result.report["estimator"]["epochs"],
-            "auprc": average_precision(np.concatenate([r[5:] for r in further.rho]), np.concatenate(near)),
+            "auprc": average_precision_score(np.concatenate(near), np.concatenate([r[5:] for r in further.rho])),
             "rho_mean": result.report["rho_mean"],
             "rho_width": result.report["rho_width"],
         }

@@ -10,11 +10,11 @@ import numpy as np
 
 from experiments.phase_benchmark.finders import ours
 from experiments.phase_benchmark.motions import ExpertMotion, at_rate, with_noise
+from experiments.phase_benchmark.scores import boundary_scores
 from experiments.phase_benchmark.study import area, fitted, halves
 from gap_vla.core.outputs import writing
 from gap_vla.drawing.episode import EpisodeView, Plot, draw_plot
 from gap_vla.drawing.figures import figure_with
-from gap_vla.phases.measures import boundary_scores
 from gap_vla.phases.methods import Options, gaussian_rho, resolved, segment_points
 
 PENALTIES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)

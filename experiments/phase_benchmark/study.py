@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import average_precision_score
 
 from experiments.phase_benchmark.finders import FINDERS, Finder
 from experiments.phase_benchmark.motions import (
@@ -21,9 +22,10 @@ from experiments.phase_benchmark.motions import (
     metaworld_motions,
     robosuite_motions,
 )
+from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
 from experiments.phase_benchmark.tuning import Tuned, tune
 from gap_vla.phases.estimator import PhaseEstimator
-from gap_vla.phases.measures import average_precision, boundary_scores, label_report, match_boundaries
+from gap_vla.phases.measures import label_report
 from gap_vla.phases.methods import Options, gaussian_rho, resolved, segment_points
 from gap_vla.phases.motion import Motion
 from gap_vla.phases.targets import near_boundaries
@@ -150,8 +152,10 @@ def fitted(train: Sequence[ExpertMotion], **settings: Any) -> PhaseEstimator:
 
 def area(rho: Sequence[np.ndarray], recordings: Sequence[ExpertMotion]) -> float:
     """Area under the precision-recall curve for "within `AROUND` steps of a true switch"."""
-    near = [near_boundaries(r.switches, len(r.motion), AROUND)[FIRST:] for r in recordings]
-    return average_precision(np.concatenate([r[FIRST:] for r in rho]), np.concatenate(near))
+    near = np.concatenate([near_boundaries(r.switches, len(r.motion), AROUND)[FIRST:] for r in recordings])
+    if not near.any():
+        return float("nan")
+    return float(average_precision_score(near, np.concatenate([r[FIRST:] for r in rho])))
 
 
 def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.ndarray]:

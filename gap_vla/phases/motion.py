@@ -166,19 +166,6 @@ def relative_rotation_vector(
     return v * np.where(sine > 0, angle / np.where(sine > 0, sine, 1), 0)
 
 
-def motion_between(motion: Motion, i: int, j: int) -> dict[str, np.ndarray]:
-    """M1: displacement (m), rotation vector (rad), opening change and extra change from sample i to sample j."""
-    parts = {"position": motion.position[j] - motion.position[i]}
-    if motion.quaternion is not None:
-        q = motion.quaternion.reshape(len(motion), motion.arms, 4)
-        parts["rotation"] = relative_rotation_vector(q[i], q[j]).ravel()
-    if motion.gripper is not None:
-        parts["gripper"] = motion.gripper[j] - motion.gripper[i]
-    if motion.extra is not None:
-        parts["extra"] = motion.extra[j] - motion.extra[i]
-    return parts
-
-
 def motion_of(episode: Episode, extra: np.ndarray | None = None) -> Motion:
     """The proprioception of an episode as a checked `Motion`; 1 to any number of arms; `extra`: T×E further columns."""
     arms = episode.arms

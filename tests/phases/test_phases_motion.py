@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from gap_vla.phases import DeadBand, Motion, MotionError, default_dead_band, default_penalty
-from gap_vla.phases.motion import motion_between, relative_rotation_vector, steps_of
+from gap_vla.phases.motion import relative_rotation_vector, steps_of
 from gap_vla.phases.noise import default_window, fast_step, is_disturbed, noise_level, resting_step, smooth_motion
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -29,10 +29,10 @@ def test_relative_rotation_is_the_log_of_the_world_frame_rotation(seed):
 def test_motion_between_two_samples_is_m1():
     turn = Rotation.from_rotvec([[0, 0, 0], [0, 0, 0.3]])
     motion = Motion.of(np.array([[0.0, 0, 0], [0.1, 0, 0]]), wxyz(turn), np.array([0.0, 0.02]))
-    m = motion_between(motion, 0, 1)
-    np.testing.assert_allclose(m["position"], [0.1, 0, 0])
-    np.testing.assert_allclose(m["rotation"], [0, 0, 0.3])
-    np.testing.assert_allclose(m["gripper"], [0.02])
+    (position,), (rotation,), (gripper,), _ = steps_of(motion)
+    np.testing.assert_allclose(position, [[0.1, 0, 0]])
+    np.testing.assert_allclose(rotation, [[0, 0, 0.3]])
+    np.testing.assert_allclose(gripper, [0.02])
 
 
 @pytest.mark.parametrize(
