@@ -1,1 +1,1 @@
-"""What this repository studies with the library: the paper's tables, the phase benchmark, probes. Not in the wheel."""
+"""What this repository studies with the library: the paper's tables, the phase benchmark, looks. Not in the wheel."""

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from experiments.looks.probing import UNTRAINED
 from experiments.tables.cells import Cell, Kind
 from experiments.tables.ledger import FINISHED, Entry, Ledger, LedgerError
 from experiments.tables.tables import Block
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import markdown_table
-from gap_vla.report.probing import UNTRAINED
 from gap_vla.rollouts.statistics import mcnemar
 
 KINDS_OF_LOOK = ("probe", "takeover")
@@ -113,10 +113,9 @@ def look(
 
 
 def _probe(cell: Cell, entry: Entry, looks: Looks, kind: Kind, command: str, say: Callable[[str], None]) -> None:
-    from gap_vla.report.probe_data import collect_probe_demos, read_probe_data
-    from gap_vla.report.probing import probe_policy, probe_untrained
+    from experiments.looks.probe_data import collect_probe_demos, read_probe_data
+    from experiments.looks.probing import probe_policy, probe_untrained
     from gap_vla.report.runs import Run
-    from gap_vla.training.finished import held_out_windows
 
     run = Run.read(kind.run_directory(cell.config))
     if not run.small:
@@ -127,14 +126,14 @@ def _probe(cell: Cell, entry: Entry, looks: Looks, kind: Kind, command: str, say
     size, cameras = demos["image_size"], demos["cameras"]
     path = collect_probe_demos(cell.block.task, PROBE_EPISODES, data, image_size=size, cameras=cameras)
     steps = read_probe_data(path)
-    found = probe_policy(run, steps, held_out_windows)
+    found = probe_policy(run, steps)
     looks.add(entry, **found, probe_episodes=PROBE_EPISODES, command=command)
     if found.get("probe") and found["probe"].keys() != looks.untrained(cell.block.name).get("probe", {}).keys():
         write_json(looks.path(f"{cell.block.name}-{UNTRAINED}"), {"probe": probe_untrained(run, steps)})
 
 
 def _take_over(cell: Cell, other: Cell, kind: Kind) -> dict[str, Any]:
-    from gap_vla.report.takeover import take_over_runs
+    from experiments.looks.takeover import take_over_runs
 
     folder = take_over_runs(
         kind.run_directory(cell.config), kind.run_directory(other.config), episodes=TAKEOVER_ROLLOUTS

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from gap_vla.drawing.figures import COLORS, figure_with, log_axis, svg
 from gap_vla.report.runs import Run, by_method
 
-LOWEST = -0.25
-"""Of the axes for R²; what is worse stands at the edge as an arrow (the table has its value)."""
 PARTS = {"transition": "-", "consistent": "--"}
 """Line style of steps with ρ > 0.5, and of the others."""
 
@@ -98,62 +95,3 @@ def _mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndar
     place = np.digitize(steps, edges) - 1
     kept = [b for b in range(len(edges) - 1) if (place == b).any()]
     return (np.array([np.mean(x[place == b]) for b in kept]) for x in (steps, values))  # type: ignore[return-value]
-
-
-def probe_chart(result: Mapping[str, Any]) -> str:
-    """R² of each object before the grasp, and AUC of steps near a switch of phase, with bootstrap intervals."""
-    labels = result["labels"]
-    objects = list(dict.fromkeys(name for found in result["probes"].values() for name in found["positions"]))
-    panels: list[tuple[str, list[Any]]] = []
-    for name in objects:
-        for part in ("before grasp", "all steps"):
-            found = [result["probes"][label]["positions"].get(name, {}).get(part) for label in labels]
-            if any(found):
-                values = [None if f is None else (f["r2"], *f["r2_interval"]) for f in found]
-                panels.append((f"position of {name}\n{part}: R²", values))
-    areas = [result["probes"][label]["transition"] for label in labels]
-    panels.append(("near a switch\nof phase: AUC", [(f["auc"], *f["auc_interval"]) for f in areas]))
-    figure, (row,) = figure_with(2.0 + 2.1 * len(panels), 1.0 + 0.36 * len(labels), len(panels), sharey=True)
-    for axes, (title, values) in zip(row, panels):
-        for place, value in enumerate(reversed(values)):
-            if value is not None:
-                color = "#999999" if labels[-1 - place] == "untrained" else COLORS[0]
-                axes.hlines(place, value[1], value[2], color=color, linewidth=2.5)
-                inside = value[0] >= LOWEST
-                axes.plot(max(value[0], LOWEST + 0.04), place, "D" if inside else "<", color=color)
-        axes.set_title(title, fontsize=9)
-        axes.set_xlim(max(axes.get_xlim()[0], LOWEST), 1.03)
-        axes.grid(axis="x", color="#eeeeee")
-    row[0].set_yticks(range(len(labels)), list(reversed(labels)))
-    return svg(figure)
-
-
-def similarity_chart(labels: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
-    """CKA between all pairs."""
-    size = 1.8 + 0.55 * len(labels)
-    figure, ((axes,),) = figure_with(size + 1.2, size)
-    axes.imshow(np.array(matrix), vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    for y, row in enumerate(matrix):
-        for x, value in enumerate(row):
-            axes.text(
-                x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "#222", fontsize=8
-            )
-    return svg(figure)
-
-
-def takeover_chart(result: Mapping[str, Any]) -> str:
-    """Change of success for each window, with paired intervals."""
-    windows = [w for w in result["windows"] if w["window"] != "never"]
-    figure, ((axes,),) = figure_with(max(5.0, 1.6 + 0.62 * len(windows)), 3.4)
-    for place, window in enumerate(windows):
-        color = "#999999" if window["window"] == "always" else COLORS[0]
-        low, high = (100 * end for end in window["difference_interval"])
-        axes.vlines(place, low, high, color=color, linewidth=3)
-        axes.plot(place, 100 * window["difference"], "D", color=color)
-    axes.axhline(0, color="#555555", linewidth=1)
-    axes.set_xticks(range(len(windows)), [w["window"] for w in windows], rotation=35, ha="right")
-    axes.set_ylabel("change of success, points")
-    axes.grid(axis="y", color="#eeeeee")
-    return svg(figure)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gap_vla.core.outputs import write_output
 from gap_vla.drawing.markup import page
@@ -19,7 +18,7 @@ def write_report(
     out: Path,
     *,
     command: str,
-    probe: Mapping[str, Any] | None = None,
+    more: Sequence[tuple[str, str, str]] = (),
     videos: int = 2,
     rho_of: parts.RhoOf = lambda run: None,
 ) -> Path:
@@ -28,7 +27,7 @@ def write_report(
     Args:
         runs: run directories of one task.
         command: that writes this page, as the user gave it.
-        probe: what `probe_runs` returned, with the `command` that made it.
+        more: key, title and HTML of further sections.
         videos: per run and variant, at most.
         rho_of: ρ that a run was trained with, `gap_vla.training.finished.training_rho`; default: none is shown.
 
@@ -45,10 +44,7 @@ def write_report(
         ("curves", "Training", parts.curves_section(found, command)),
         ("branches", "What each branch learns", parts.branches_section(found, command)),
         ("rho", "ρ over a demonstration", parts.rho_section(found, rho_of, command)),
-        ("probe", "Linear probe of the frozen visual features", parts.probe_section(probe)),
-        ("silenced", "What the policies need", parts.silenced_section(probe)),
-        ("similarity", "How alike the visual features are", parts.similarity_section(probe)),
-        ("takeover", "Another policy takes over", parts.takeovers_section(found)),
+        *more,
         ("videos", "Rollouts", parts.videos_section(found, videos, command)),
         ("runs", "The runs", parts.runs_section(found)),
     ]

@@ -115,10 +115,6 @@ class Run:
         steps, values = zip(*rows) if rows else ((), ())
         return np.array(steps), np.array(values, float)
 
-    def mean_steps(self, variant: str) -> float | None:
-        """Mean length of successful episodes."""
-        return self.evaluations.get(variant, {}).get("mean_steps_success")
-
     def videos(self, variant: str) -> list[Path]:
         """Those that are still there."""
         folder = RunDirectory(self.path).rollouts

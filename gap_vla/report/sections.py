@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,6 @@ CURVES = {
     "train/gradient_norm": "gradient norm",
 }
 """Measurements that every kind of run takes, and what they are called."""
-
-PARTS = {"transition": "near change points", "consistent": "elsewhere"}
-"""How probes that were kept by earlier versions call the windows near change points, and what they are called now."""
 
 
 def success_section(runs: list[Run], command: str) -> str:
@@ -94,93 +91,6 @@ def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
     chart = chart_image(strip, "frames of a demonstration and ρ of every step")
     means = ", ".join(f"{method} {values.mean():.3f}" for method, values in lines.items())
     return chart + note(f"Mean ρ over all training steps: {means}.") + command_block(command)
-
-
-def probe_section(probe: Mapping[str, Any] | None) -> str:
-    if not probe:
-        return ""
-    told = note(
-        f"{probe['episodes']} episodes of the expert, {probe['steps']} steps; every step is predicted by a ridge "
-        "regression that saw no step of its episode. Before the grasp only the pictures tell where an object is; "
-        "afterwards it moves with the hand. Beyond proprioception: what the features explain of what the hand's pose, "
-        "gripper and motion leave open. The figure's intervals are bootstrapped over episodes. The paper's probe on "
-        "assembly is another one (its text gives concat 61 %, gap 74 %)."
-    )
-    chart = chart_image(charts.probe_chart(probe), "probe results")
-    return chart + html_table(_probe_rows(probe)) + told + command_block(probe["command"])
-
-
-def _probe_rows(probe: Mapping[str, Any]) -> list[list[str]]:
-    """What is read off, one line each; R² and error in cm, or AUC, of every run's features."""
-    found = probe["probes"]
-    of_all = {label: one["positions"] for label, one in found.items()}
-    kinds = dict.fromkeys((name, part) for of_run in of_all.values() for name in of_run for part in of_run[name])
-    rows = [["held-out", *found, "guessing the mean"]]
-    for name, part in kinds:
-        ones = [of_run.get(name, {}).get(part) for of_run in of_all.values()]
-        cells = ["" if one is None else f"R² {one['r2']:.2f}, {100 * one['error']:.1f} cm" for one in ones]
-        guess = next(one["mean_error"] for one in ones if one is not None)
-        rows.append([f"position of {name}, {part}", *cells, f"{100 * guess:.1f} cm"])
-    for what, figures in _beyond_proprioception(found).items():
-        cells = ["" if one is None else f"R² {one['r2']:.2f}" for one in figures]
-        rows.append([f"{what}, beyond proprioception", *cells, "R² 0"])
-    areas = [one["transition"] for one in found.values()]
-    cells = [f"AUC {one['auc']:.3f}, {100 * one['balanced_accuracy']:.0f} %" for one in areas]
-    return [*rows, ["near a switch of phase (balanced accuracy)", *cells, "50 %"]]
-
-
-def _beyond_proprioception(found: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What is asked to the result of each run's features, None where it was not asked."""
-    flat: list[dict[str, Any]] = []
-    for one in found.values():
-        objects = one.get("beyond_proprio", {}).items()
-        of_run = {f"position of {name}, {part}": result for name, parts in objects for part, result in parts.items()}
-        flat.append(of_run | {f"expert's action, {part}": result for part, result in one.get("actions", {}).items()})
-    names = dict.fromkeys(name for of_run in flat for name in of_run)
-    return {name: [of_run.get(name) for of_run in flat] for name in names}
-
-
-def silenced_section(probe: Mapping[str, Any] | None) -> str:
-    if not probe or not probe.get("branch_losses"):
-        return ""
-    rows = [["held-out loss of", "windows", "both branches", "vision alone", "proprioception alone"]]
-    for label, found in probe["branch_losses"].items():
-        for part in found["both"]:
-            losses = [f"{found[heard][part]:.4f}" for heard in ("both", "vision", "proprio")]
-            rows.append([label, PARTS.get(part, part), *losses])
-    told = note(
-        "Finished policies on the held-out episodes of their own dataset. Alone: the other branch's features are "
-        "replaced by their mean. A large loss with vision alone means that the policy leans on proprioception, and the "
-        "other way round. Near change points: the window ends within three steps of one."
-    )
-    return html_table(rows) + told + command_block(probe["command"])
-
-
-def similarity_section(probe: Mapping[str, Any] | None) -> str:
-    if not probe or len(probe["labels"]) < 3:
-        return ""
-    chart = chart_image(charts.similarity_chart(probe["labels"], probe["cka"]), "similarity of the features")
-    told = note(
-        "Linear CKA on the same pictures: 1 for features that differ by a rotation and a scale only. Untrained: a "
-        "network of the same architecture with random weights."
-    )
-    return chart + told + command_block(probe["command"])
-
-
-def takeovers_section(runs: list[Run]) -> str:
-    parts = []
-    for run in runs:
-        for path in sorted((run.path / "takeover").glob("*/takeover.json")):
-            found, settings = json.loads(path.read_text()), json.loads((path.parent / "settings.json").read_text())
-            title = f"{found['other']} takes over from {found['main']}, {words(settings['variant'])}"
-            told = note(
-                f"{found['episodes']} rollouts per window on the same layouts; without any takeover "
-                f"{found['windows'][0]['successes']} succeed. Lines: 95 % intervals of the paired difference. Always: "
-                "the other policy alone."
-            )
-            chart = chart_image(charts.takeover_chart(found), "change of success for each window")
-            parts += [f"<h3>{html.escape(title)}</h3>", chart, told, command_block(settings.get("command", ""))]
-    return "".join(parts)
 
 
 def videos_section(runs: list[Run], limit: int, command: str) -> str:

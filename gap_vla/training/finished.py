@@ -1,9 +1,6 @@
-"""What a finished run was trained on, for reports: ρ of its steps, and the windows that were held out."""
+"""What a finished run was trained on, for reports: ρ of its steps."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -31,15 +28,3 @@ def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
 
         return split, rho_of(config, store)["train"]
     return (split, np.asarray(split.fields["rho"])) if "rho" in split.fields else None
-
-
-def held_out_windows(run: Run) -> Iterable[Mapping[str, Any]] | None:
-    """Batches of every window of a small policy's held-out episodes; None where its store is not here."""
-    from gap_vla.policies.windows import SmallWindows  # loads torch
-
-    directory = run.store
-    if directory is None:
-        return None
-    store = EpisodeStore.open(directory)
-    config = SmallConfig.from_dict(run.config)
-    return SmallWindows(config, store, "val", np.zeros(store.split("val").steps, np.float32)).in_order()

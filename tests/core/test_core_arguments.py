@@ -49,7 +49,9 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("annotate d.hdf5 --out x.hdf5 --over", "unrecognized arguments: --over"),
         ("build_dataset d.hdf5 --name x --val-fraction 2", "from 0 to 0.9"),
         ("build_dataset d.hdf5 --name x --dry-run --overwrite", "--overwrite has no effect with --dry-run"),
-        ("report d --by step", "--by has no effect without --takeover"),
+        ("report d --probe --takeover e", "are made by python scripts/look.py"),
+        ("report d --probe_episodes=3", "are made by python scripts/look.py"),
+        ("look d --by step", "--by has no effect without --takeover"),
         ("reproduce --table evidence --jobs 0", "from 1 to 256"),
         ("reproduce --table evidence --render --retry", "--retry has no effect with --render"),
     ],
@@ -82,14 +84,14 @@ def test_no_command_takes_a_number_without_bounds(name):
         (CHECKPOINT, "--ood light", "--variant light"),
         (CHECKPOINT, "--image_size=32 --other_view", "--image-size=32 --other-view"),
         (CHECKPOINT, "--policy_limit 9", "--policy-limit 9"),
-        ("report d --probe", "--probe_episodes 9", "--probe-episodes 9"),
+        ("look d --probe", "--probe_episodes 9", "--probe-episodes 9"),
         ("serve_policy --checkpoint d", "--whole_chunks --max_prompt 9", "--whole-chunks --max-prompt 9"),
         ("serve_policy --checkpoint d", "--max_message 9 --max_connections 9", "--max-message 9 --max-connections 9"),
     ],
 )
 def test_former_spellings_of_options_are_taken_and_not_listed(command, former, present, capsys):
     name, *words = command.split()
-    parse = importlib.import_module(f"gap_vla.cli.{name}").parse
+    parse = getattr(load(name), "parse", None) or importlib.import_module(f"gap_vla.cli.{name}").parse
     assert parse([*words, *former.split()]) == parse([*words, *present.split()])
     with pytest.raises(SystemExit):
         parse(["--help"])

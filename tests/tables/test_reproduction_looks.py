@@ -22,13 +22,13 @@ def finished(tmp_path, monkeypatch):
     plain = fake_cells.FakeConfig.to_dict
     monkeypatch.setattr(fake_cells.FakeConfig, "to_dict", lambda config: {**plain(config), **demos})
     monkeypatch.setattr("gap_vla.report.runs.Run.read", lambda path: SimpleNamespace(path=path, small=True))
-    monkeypatch.setattr("gap_vla.report.probe_data.collect_probe_demos", lambda *args, **options: tmp_path)
-    monkeypatch.setattr("gap_vla.report.probe_data.read_probe_data", lambda path: None)
+    monkeypatch.setattr("experiments.looks.probe_data.collect_probe_demos", lambda *args, **options: tmp_path)
+    monkeypatch.setattr("experiments.looks.probe_data.read_probe_data", lambda path: None)
     monkeypatch.setattr(
-        "gap_vla.report.probing.probe_policy",
-        lambda run, data, held_out: made.append(run.path.name) or {"probe": {"a": 1}},
+        "experiments.looks.probing.probe_policy",
+        lambda run, data: made.append(run.path.name) or {"probe": {"a": 1}},
     )
-    monkeypatch.setattr("gap_vla.report.probing.probe_untrained", lambda run, data: {"a": 0})
+    monkeypatch.setattr("experiments.looks.probing.probe_untrained", lambda run, data: {"a": 0})
 
     def take_over(main, other, *, episodes):
         made.append(f"{other.name} in {main.name}")
@@ -36,7 +36,7 @@ def finished(tmp_path, monkeypatch):
         (main / "takeover.json").write_text(json.dumps({"other": "vision", "seed": 7, "windows": windows}))
         return main
 
-    monkeypatch.setattr("gap_vla.report.takeover.take_over_runs", take_over)
+    monkeypatch.setattr("experiments.looks.takeover.take_over_runs", take_over)
     kind = fake_kind(tmp_path)
     ledger = Ledger(tmp_path / "results", "fake", "cpu")
     cells = cells_of(fake_table("concat", "vision", seeds=(0,)), kind)

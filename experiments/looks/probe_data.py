@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from experiments.looks.linear_probe import ProbeError
 from gap_vla.core.identity import digest
-from gap_vla.report.linear_probe import ProbeError
 from gap_vla.rollouts.recordings import near_switches
 
 PROBE_SEED = 7_000_000

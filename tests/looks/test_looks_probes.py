@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from gap_vla.report.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
-from gap_vla.report.probe_data import read_probe_data
+from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
+from experiments.looks.probe_data import read_probe_data
 
 EPISODES, STEPS, WIDTH = 30, 20, 24
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gap_vla.report.probing import losses_by_branch
+from experiments.looks.probing import losses_by_branch
 
 
 class Weighing:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from experiments.looks.linear_probe import cka, probe_beyond, probe_positions, probe_switches
+from experiments.looks.probe_data import ProbeData, read_probe_data
 from gap_vla.core.outputs import write_output
-from gap_vla.report.linear_probe import cka, probe_beyond, probe_positions, probe_switches
-from gap_vla.report.probe_data import ProbeData, read_probe_data
 from gap_vla.report.runs import ReportError, Run
 
 UNTRAINED = "untrained"
@@ -24,9 +24,6 @@ NEAR_CHANGE = 3
 """Steps within which a window ends near a change point of the dataset; the same ones for every method."""
 
 HEARD = ("both", "vision", "proprio")
-
-HeldOut = Callable[[Run], Iterable[Mapping[str, Any]] | None]
-"""Batches of a run's held-out windows, `gap_vla.training.finished.held_out_windows`; None where they are not here."""
 
 
 def features_of(policy: Any, images: Mapping[str, np.ndarray], *, batch: int = 128) -> Float[np.ndarray, "n d"]:
@@ -131,7 +128,21 @@ def losses_by_branch(
     return {heard: {part: sums[heard, part] / count for part, count in counts.items() if count} for heard in HEARD}
 
 
-def probe_policy(run: Run, data: ProbeData, held_out: HeldOut) -> dict[str, Any]:
+def held_out_windows(run: Run) -> Iterable[Mapping[str, Any]] | None:
+    """Batches of every window of a small policy's held-out episodes; None where its store is not here."""
+    from gap_vla.policies.windows import SmallWindows
+    from gap_vla.rlds import EpisodeStore
+    from gap_vla.training.torch import SmallConfig
+
+    directory = run.store
+    if directory is None:
+        return None
+    store = EpisodeStore.open(directory)
+    config = SmallConfig.from_dict(run.config)
+    return SmallWindows(config, store, "val", np.zeros(store.split("val").steps, np.float32)).in_order()
+
+
+def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
     """What one small policy sees: `probe` (missing if it has no eyes), and `branch_losses` (missing if it has one
     branch, or its data are not here).
     """
@@ -141,7 +152,7 @@ def probe_policy(run: Run, data: ProbeData, held_out: HeldOut) -> dict[str, Any]
     found: dict[str, Any] = {}
     if policy.uses_vision:
         found["probe"] = probe(features_of(policy, data.images), data)
-    if policy.uses_vision and policy.uses_proprio and (batches := held_out(run)) is not None:
+    if policy.uses_vision and policy.uses_proprio and (batches := held_out_windows(run)) is not None:
         found["branch_losses"] = losses_by_branch(policy, batches)
     return found
 
@@ -164,19 +175,19 @@ def _untrained(policy: Any) -> Any:
         return build_policy(policy.config, policy.method, *sizes).eval()
 
 
-def probe_runs(runs: Sequence[Path], demos: Path, out: Path, held_out: HeldOut, *, every: int = 2) -> dict[str, Any]:
+def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, every: int = 2) -> dict[str, Any]:
     """Probes every run on the same pictures and compares their features (CKA).
 
     Args:
-        runs: directories of small policies that see; those without a visual branch are left out.
+        runs: of small policies; those without a visual branch are left out.
         demos: demonstrations that say where the objects are, best such that no policy was trained on.
         out: receives `probe.json`.
-        held_out: where the losses of branches are measured.
+        command: that asks for this, as the user gave it.
 
     Returns:
         `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `branch_losses` (label to what
-        `losses_by_branch` returns), `labels` and `cka` (matrix in their order). The last label is an untrained network
-        of the first run's architecture.
+        `losses_by_branch` returns), `labels`, `cka` (matrix in their order) and `command`. The last label is an
+        untrained network of the first run's architecture.
 
     Raises:
         ReportError: no run has visual features.
@@ -189,12 +200,9 @@ def probe_runs(runs: Sequence[Path], demos: Path, out: Path, held_out: HeldOut, 
     paths: dict[str, str] = {}
     branches: dict[str, Any] = {}
     first = None
-    for path in runs:
-        run = Run.read(path)
-        if not run.small:
-            continue
+    for run in runs:
         policy = load_saved_policy(run.checkpoint)[0]
-        if policy.uses_vision and policy.uses_proprio and (batches := held_out(run)) is not None:
+        if policy.uses_vision and policy.uses_proprio and (batches := held_out_windows(run)) is not None:
             branches[run.label] = losses_by_branch(policy, batches)
         if policy.uses_vision:
             print(f"probe: features of {run.path}", flush=True)
@@ -214,6 +222,7 @@ def probe_runs(runs: Sequence[Path], demos: Path, out: Path, held_out: HeldOut, 
         "branch_losses": branches,
         "labels": labels,
         "cka": [[round(cka(features[a], features[b]), 4) for b in labels] for a in labels],
+        "command": command,
     }
     write_output(out / "probe.json", "probe", json.dumps(result, indent=2))
     return json.loads(json.dumps(result))

@@ -242,6 +242,7 @@ def take_over_runs(
     variant: str = "default",
     workers: int = 1,
     last_step: int | None = None,
+    command: str = "",
 ) -> Path:
     """The same for two run directories; the result lies in `main/takeover/<by>-<variant>-<other's name>/`.
 
@@ -249,6 +250,7 @@ def take_over_runs(
         by: `phase` (a window at the beginning of each phase) or `step` (windows of ten steps one after the other).
         seed: first layout; default: the variant's own.
         last_step: of the windows by step; default: the mean length of successful episodes of `main`.
+        command: that asks for this, for whoever reads the result.
 
     Raises:
         PolicyError: the runs are of different tasks, or have no checkpoint.
@@ -268,7 +270,8 @@ def take_over_runs(
     if by == "phase":
         windows = phase_windows(task.phases)
     else:
-        windows = step_windows(last_step or int(run.mean_steps(variant) or task.horizon))
+        mean = run.evaluations.get(variant, {}).get("mean_steps_success")
+        windows = step_windows(last_step or int(mean or task.horizon))
     folder = main / "takeover" / f"{by}-{variant}-{other.name}"
     take_over(
         first.policy,
@@ -280,5 +283,6 @@ def take_over_runs(
         out_dir=folder,
         workers=workers,
     )
-    write_json(folder / "settings.json", {"by": by, "variant": variant, "other_run": str(other)})
+    settings = {"by": by, "variant": variant, "other_run": str(other)}
+    write_json(folder / "settings.json", settings | ({"command": command} if command else {}))
     return folder

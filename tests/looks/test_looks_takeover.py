@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pointmass import PointTask
 
-from gap_vla.report.takeover import (
+from experiments.looks.takeover import (
     ALWAYS,
     NEVER,
     PHASE_KEY,

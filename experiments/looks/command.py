@@ -1,0 +1,65 @@
+"""What scripts/look.py does once its command line is read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from experiments.looks.page import sections
+from experiments.looks.probe_data import collect_probe_demos
+from experiments.looks.probing import probe_runs
+from experiments.looks.takeover import take_over_runs
+from gap_vla.core.foreign import Section
+from gap_vla.core.outputs import claim
+from gap_vla.report.page import write_report
+from gap_vla.report.runs import ReportError, Run
+from gap_vla.training.finished import training_rho
+
+
+def look_into(options: argparse.Namespace, command: str) -> Path:
+    """Takeovers and a probe if asked for, then the page, which also shows those of earlier calls.
+
+    Args:
+        command: that asks for this, as the user gave it.
+    """
+    claim(options.out, "runs_report", suffixes=(".html",))
+    runs = [Run.read(path) for path in options.runs]
+    if options.takeover:
+        for run in runs:
+            if run.path.resolve() != options.takeover.resolve():
+                take_over_runs(
+                    run.path,
+                    options.takeover,
+                    by=options.by,
+                    episodes=options.episodes,
+                    variant=options.variant,
+                    workers=options.workers,
+                    command=command,
+                )
+    more = sections(runs, _probe(runs, options, command))
+    return write_report(
+        options.runs, options.out, command=command, more=more, videos=options.videos, rho_of=training_rho
+    )
+
+
+def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[str, Any] | None:
+    """The probe's result: made if asked for, otherwise that of an earlier call beside the same page."""
+    kept = options.out.with_suffix(".probe") / "probe.json"
+    claim(kept, "probe", suffixes=(".json",))
+    if not options.probe:
+        return dict(Section.read(kept).values) if kept.exists() else None
+    small = [run for run in runs if run.small]
+    if not small:
+        raise ReportError("only small policies can be probed, and none of these runs is one; leave --probe away")
+    config = small[0].config
+    demos = options.demos or collect_probe_demos(
+        small[0].task,
+        options.probe_episodes,
+        Path(config["data"]["root"]),
+        image_size=config["demos"]["image_size"],
+        cameras=config["demos"]["cameras"],
+        camera=config["demos"].get("camera", "near"),
+        workers=options.workers,
+    )
+    return probe_runs(small, demos, kept.parent, command=command)

@@ -1,0 +1,182 @@
+"""What probes and takeovers found, as sections of the page about runs."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.drawing.figures import COLORS, figure_with, svg
+from gap_vla.drawing.markup import chart_image, command_block, html_table, note
+from gap_vla.report.comparison import words
+from gap_vla.report.runs import Run
+
+LOWEST = -0.25
+"""Of the axes for R²; what is worse stands at the edge as an arrow (the table has its value)."""
+
+PARTS = {"transition": "near change points", "consistent": "elsewhere"}
+"""How probes that were kept by earlier versions call the windows near change points, and what they are called now."""
+
+
+def sections(runs: Sequence[Run], probe: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Key, title and HTML of each section; the HTML is empty where there is nothing to show.
+
+    Args:
+        runs: whose takeovers are shown.
+        probe: what `probe_runs` returned, with the `command` that made it.
+    """
+    return [
+        ("probe", "Linear probe of the frozen visual features", probe_section(probe)),
+        ("silenced", "What the policies need", silenced_section(probe)),
+        ("similarity", "How alike the visual features are", similarity_section(probe)),
+        ("takeover", "Another policy takes over", takeovers_section(runs)),
+    ]
+
+
+def probe_section(probe: Mapping[str, Any] | None) -> str:
+    if not probe:
+        return ""
+    told = note(
+        f"{probe['episodes']} episodes of the expert, {probe['steps']} steps; every step is predicted by a ridge "
+        "regression that saw no step of its episode. Before the grasp only the pictures tell where an object is; "
+        "afterwards it moves with the hand. Beyond proprioception: what the features explain of what the hand's pose, "
+        "gripper and motion leave open. The figure's intervals are bootstrapped over episodes. The paper's probe on "
+        "assembly is another one (its text gives concat 61 %, gap 74 %)."
+    )
+    chart = chart_image(probe_chart(probe), "probe results")
+    return chart + html_table(_probe_rows(probe)) + told + command_block(probe["command"])
+
+
+def _probe_rows(probe: Mapping[str, Any]) -> list[list[str]]:
+    """What is read off, one line each; R² and error in cm, or AUC, of every run's features."""
+    found = probe["probes"]
+    of_all = {label: one["positions"] for label, one in found.items()}
+    kinds = dict.fromkeys((name, part) for of_run in of_all.values() for name in of_run for part in of_run[name])
+    rows = [["held-out", *found, "guessing the mean"]]
+    for name, part in kinds:
+        ones = [of_run.get(name, {}).get(part) for of_run in of_all.values()]
+        cells = ["" if one is None else f"R² {one['r2']:.2f}, {100 * one['error']:.1f} cm" for one in ones]
+        guess = next(one["mean_error"] for one in ones if one is not None)
+        rows.append([f"position of {name}, {part}", *cells, f"{100 * guess:.1f} cm"])
+    for what, figures in _beyond_proprioception(found).items():
+        cells = ["" if one is None else f"R² {one['r2']:.2f}" for one in figures]
+        rows.append([f"{what}, beyond proprioception", *cells, "R² 0"])
+    areas = [one["transition"] for one in found.values()]
+    cells = [f"AUC {one['auc']:.3f}, {100 * one['balanced_accuracy']:.0f} %" for one in areas]
+    return [*rows, ["near a switch of phase (balanced accuracy)", *cells, "50 %"]]
+
+
+def _beyond_proprioception(found: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What is asked to the result of each run's features, None where it was not asked."""
+    flat: list[dict[str, Any]] = []
+    for one in found.values():
+        objects = one.get("beyond_proprio", {}).items()
+        of_run = {f"position of {name}, {part}": result for name, parts in objects for part, result in parts.items()}
+        flat.append(of_run | {f"expert's action, {part}": result for part, result in one.get("actions", {}).items()})
+    names = dict.fromkeys(name for of_run in flat for name in of_run)
+    return {name: [of_run.get(name) for of_run in flat] for name in names}
+
+
+def silenced_section(probe: Mapping[str, Any] | None) -> str:
+    if not probe or not probe.get("branch_losses"):
+        return ""
+    rows = [["held-out loss of", "windows", "both branches", "vision alone", "proprioception alone"]]
+    for label, found in probe["branch_losses"].items():
+        for part in found["both"]:
+            losses = [f"{found[heard][part]:.4f}" for heard in ("both", "vision", "proprio")]
+            rows.append([label, PARTS.get(part, part), *losses])
+    told = note(
+        "Finished policies on the held-out episodes of their own dataset. Alone: the other branch's features are "
+        "replaced by their mean. A large loss with vision alone means that the policy leans on proprioception, and the "
+        "other way round. Near change points: the window ends within three steps of one."
+    )
+    return html_table(rows) + told + command_block(probe["command"])
+
+
+def similarity_section(probe: Mapping[str, Any] | None) -> str:
+    if not probe or len(probe["labels"]) < 3:
+        return ""
+    chart = chart_image(similarity_chart(probe["labels"], probe["cka"]), "similarity of the features")
+    told = note(
+        "Linear CKA on the same pictures: 1 for features that differ by a rotation and a scale only. Untrained: a "
+        "network of the same architecture with random weights."
+    )
+    return chart + told + command_block(probe["command"])
+
+
+def takeovers_section(runs: Sequence[Run]) -> str:
+    parts = []
+    for run in runs:
+        for path in sorted((run.path / "takeover").glob("*/takeover.json")):
+            found, settings = json.loads(path.read_text()), json.loads((path.parent / "settings.json").read_text())
+            title = f"{found['other']} takes over from {found['main']}, {words(settings['variant'])}"
+            told = note(
+                f"{found['episodes']} rollouts per window on the same layouts; without any takeover "
+                f"{found['windows'][0]['successes']} succeed. Lines: 95 % intervals of the paired difference. Always: "
+                "the other policy alone."
+            )
+            chart = chart_image(takeover_chart(found), "change of success for each window")
+            parts += [f"<h3>{html.escape(title)}</h3>", chart, told, command_block(settings.get("command", ""))]
+    return "".join(parts)
+
+
+def probe_chart(result: Mapping[str, Any]) -> str:
+    """R² of each object before the grasp, and AUC of steps near a switch of phase, with bootstrap intervals."""
+    labels = result["labels"]
+    objects = list(dict.fromkeys(name for found in result["probes"].values() for name in found["positions"]))
+    panels: list[tuple[str, list[Any]]] = []
+    for name in objects:
+        for part in ("before grasp", "all steps"):
+            found = [result["probes"][label]["positions"].get(name, {}).get(part) for label in labels]
+            if any(found):
+                values = [None if f is None else (f["r2"], *f["r2_interval"]) for f in found]
+                panels.append((f"position of {name}\n{part}: R²", values))
+    areas = [result["probes"][label]["transition"] for label in labels]
+    panels.append(("near a switch\nof phase: AUC", [(f["auc"], *f["auc_interval"]) for f in areas]))
+    figure, (row,) = figure_with(2.0 + 2.1 * len(panels), 1.0 + 0.36 * len(labels), len(panels), sharey=True)
+    for axes, (title, values) in zip(row, panels):
+        for place, value in enumerate(reversed(values)):
+            if value is not None:
+                color = "#999999" if labels[-1 - place] == "untrained" else COLORS[0]
+                axes.hlines(place, value[1], value[2], color=color, linewidth=2.5)
+                inside = value[0] >= LOWEST
+                axes.plot(max(value[0], LOWEST + 0.04), place, "D" if inside else "<", color=color)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlim(max(axes.get_xlim()[0], LOWEST), 1.03)
+        axes.grid(axis="x", color="#eeeeee")
+    row[0].set_yticks(range(len(labels)), list(reversed(labels)))
+    return svg(figure)
+
+
+def similarity_chart(labels: Sequence[str], matrix: Sequence[Sequence[float]]) -> str:
+    """CKA between all pairs."""
+    size = 1.8 + 0.55 * len(labels)
+    figure, ((axes,),) = figure_with(size + 1.2, size)
+    axes.imshow(np.array(matrix), vmin=0, vmax=1, cmap="Blues")
+    axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    for y, row in enumerate(matrix):
+        for x, value in enumerate(row):
+            axes.text(
+                x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > 0.6 else "#222", fontsize=8
+            )
+    return svg(figure)
+
+
+def takeover_chart(result: Mapping[str, Any]) -> str:
+    """Change of success for each window, with paired intervals."""
+    windows = [w for w in result["windows"] if w["window"] != "never"]
+    figure, ((axes,),) = figure_with(max(5.0, 1.6 + 0.62 * len(windows)), 3.4)
+    for place, window in enumerate(windows):
+        color = "#999999" if window["window"] == "always" else COLORS[0]
+        low, high = (100 * end for end in window["difference_interval"])
+        axes.vlines(place, low, high, color=color, linewidth=3)
+        axes.plot(place, 100 * window["difference"], "D", color=color)
+    axes.axhline(0, color="#555555", linewidth=1)
+    axes.set_xticks(range(len(windows)), [w["window"] for w in windows], rotation=35, ha="right")
+    axes.set_ylabel("change of success, points")
+    axes.grid(axis="y", color="#eeeeee")
+    return svg(figure)

@@ -1,0 +1,28 @@
+"""Directories of finished runs, as a report finds them."""
+
+import json
+
+
+def make_run(folder, method, seed, wins, task="assembly"):
+    config = {"task": task, "method": method, "train": {"seed": seed, "steps": 20}, "data": {"root": "data"}}
+    path = folder / f"{method}-seed{seed}"
+    videos = path / "rollouts" / "default" / "videos"
+    videos.mkdir(parents=True)
+    (videos / "episode_0001_failure.mp4").write_bytes(b"not really a video")
+    evaluation = {"layout_seeds": [5, 6, 7, 8], "outcomes": wins, "videos": ["videos/episode_0001_failure.mp4"]}
+    evaluation["phases"] = {"reached": {"reach": 1.0, "insert": 0.75}, "failed_in": {"insert": 2}}
+    summary = {
+        "variants": {"default": {**evaluation, "mean_steps_success": 12.0}},
+        "seconds": {"train": 3.0},
+        "steps": 20,
+        "machine": {"commit": "abc123"},
+    }
+    rows = [
+        {"step": step, "train/loss": 1 / (step + 1), "branch/vision_gradient": 0.1 * step + 0.1}
+        | {f"branch/proprio_signal_{part}": 0.2 + 0.01 * step for part in ("transition", "consistent")}
+        for step in range(20)
+    ]
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "summary.json").write_text(json.dumps(summary))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
