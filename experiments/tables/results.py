@@ -65,13 +65,17 @@ def verdict(first: str, second: str, found: PairedDifference) -> str:
     """
     low, high = found.interval
     figures = f"{points(found.difference)} points ({points(low)} to {points(high)}"
+    often = "more" if low > 0 else "less"
     if found.seeds < 2:
-        return f"one seed only of `{first}` and `{second}`: {figures} for these two policies)"
+        figures += " for these two policies)"
+        if low > 0 or high < 0:
+            return f"with one seed each, `{first}` succeeded {often} often than `{second}`: {figures}"
+        return f"with one seed each, undecided between `{first}` and `{second}`: {figures}"
     figures += f" over {found.seeds} seeds)"
     if -CLOSE <= low and high <= CLOSE:
         return f"`{first}` is as good as `{second}`: {figures}"
     if low > 0 or high < 0:
-        return f"`{first}` succeeds {'more' if low > 0 else 'less'} often than `{second}`: {figures}"
+        return f"`{first}` succeeds {often} often than `{second}`: {figures}"
     return f"undecided between `{first}` and `{second}`: {figures}"
 
 

@@ -31,7 +31,11 @@ def test_a_sentence_claims_what_its_interval_allows(low, high, words):
 
 
 def test_one_seed_is_never_more_than_two_policies():
-    assert verdict("a", "b", difference(0.1, 0.3, seeds=1)).startswith("one seed only of `a` and `b`")
+    words = "with one seed each, `a` succeeded more often than `b`: +20 points (+10 to +30 for these two policies)"
+    assert verdict("a", "b", difference(0.1, 0.3, seeds=1)) == words
+    assert verdict("a", "b", difference(-0.3, -0.1, seeds=1)).startswith("with one seed each, `a` succeeded less often")
+    for low, high in ((-0.1, 0.3), (-0.02, 0.02)):
+        assert verdict("a", "b", difference(low, high, seeds=1)).startswith("with one seed each, undecided between")
 
 
 def test_looks_stand_below_their_cells_and_below_the_stale_ones_when_those_are_stale(tmp_path):
@@ -76,8 +80,8 @@ def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
     write_front_page([analyse(table.blocks[0], other, ledger)], page)
     text = page.read_text()
-    assert NOTHING in text and "succeeds" not in text and "Stale, counted in no table" in text
-    assert "`concat` 0, 0, 0; `gap` 100, 100, 100." in text
+    assert NOTHING in text and "succeeds" not in text and "`gap`" not in text
+    assert "concat, seeds 0, 1, 2: in distribution 0, 0, 0 %" in " ".join(notes(analyse(table.blocks[0], other, ledger)))
 
 
 def test_a_front_page_without_the_markers_stays_as_it_is(tmp_path):
