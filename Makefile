@@ -4,7 +4,7 @@ EXTRAS ?= all
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
-.PHONY: setup finetune debug test test-slow mutants corpus chaos performance test-lerobot lint clean
+.PHONY: setup finetune debug docs test test-slow mutants corpus chaos performance test-lerobot lint clean
 
 setup: .venv/ready
 
@@ -19,6 +19,14 @@ finetune: setup
 
 debug: setup
 	$(BIN)/python scripts/finetune.py --config finetune_configs/threading.py:debug --resume
+
+# The site in site/; a link that leads nowhere, or any other warning, is an error.
+docs: .venv/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+.venv/docs-ready: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch .venv/docs-ready
 
 # tests/sim draws pictures, which without a GPU needs a process without TensorFlow.
 TWO = -n 2 --dist loadfile
@@ -73,4 +81,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .venv-lerobot data runs
+	rm -rf .venv .venv-lerobot data runs site

@@ -1,5 +1,5 @@
 """Measures how well change points and ρ meet the switches of the simulated experts, against other ways to find them,
-and writes the tables and figures of docs/PHASES.md.
+and writes the tables and figures of docs/PHASE_BENCHMARK.md.
 
 Demonstrations are collected (without images) where DEMOS holds none. The stage `untouched` measures on recordings that
 nobody looked at while the defaults were chosen: other seeds, places, disturbances and sizes, and tasks and experts of
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=Path("results/phases"), help="folder of a JSON per stage and tables.md"
     )
-    parser.add_argument("--page", type=Path, help="put the tables into this page, such as docs/PHASES.md")
+    parser.add_argument("--page", type=Path, help="put the tables into this page, such as docs/PHASE_BENCHMARK.md")
     parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder of the pictures")
     return parser
 

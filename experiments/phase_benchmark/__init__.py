@@ -1,1 +1,1 @@
-"""How well change points and ρ meet the switches that simulated experts know of; docs/PHASES.md shows the results."""
+"""How well change points and ρ meet the switches that experts know of; docs/PHASE_BENCHMARK.md shows the results."""

@@ -58,7 +58,7 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
 
 
 def write_front_page(results: Sequence[BlockResult], page: Path) -> None:
-    """Verdicts first, then the figures, of blocks with a cell that counts; a page without the markers stays as it is."""
+    """Verdicts and figures of blocks with a cell that counts; a page without the markers stays as it is."""
     parts = []
     for result in results:
         if result.finished:

@@ -81,7 +81,8 @@ def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_
     write_front_page([analyse(table.blocks[0], other, ledger)], page)
     text = page.read_text()
     assert NOTHING in text and "succeeds" not in text and "`gap`" not in text
-    assert "concat, seeds 0, 1, 2: in distribution 0, 0, 0 %" in " ".join(notes(analyse(table.blocks[0], other, ledger)))
+    said = " ".join(notes(analyse(table.blocks[0], other, ledger)))
+    assert "concat, seeds 0, 1, 2: in distribution 0, 0, 0 %" in said
 
 
 def test_a_front_page_without_the_markers_stays_as_it_is(tmp_path):
