@@ -8,6 +8,7 @@ import pytest
 import torch
 from toy_store import SIZE, episode, place_store, toy_config
 
+from gap_vla.policies.saving import load_saved_policy
 from gap_vla.rlds.statistics import normalize, unnormalize
 from gap_vla.rollouts import PolicyError
 from gap_vla.rollouts.diagnose import open_loop
@@ -52,7 +53,7 @@ def test_a_run_and_its_checkpoint_are_found_by_their_files(run):
 
 
 def test_actions_are_those_of_the_network_in_the_units_of_the_data(run):
-    policy = SmallTorchPolicy.load(run)
+    policy, (_, _, statistics) = SmallTorchPolicy.load(run), load_saved_policy(run / "checkpoint")
     if policy.model.head.samples:
         pytest.skip("its actions are drawn")
     first, second = observation([0], 0), observation([0], 1)
@@ -60,7 +61,6 @@ def test_actions_are_those_of_the_network_in_the_units_of_the_data(run):
     policy.act(first, [7])
     action = policy.act(second, [7])
     history = [first, first, second]
-    statistics = policy._statistics
     proprio = np.stack([normalize(moment["proprio"], statistics["proprio"], "normal") for moment in history], 1)
     images = np.stack([moment["image_primary"] for moment in history[1:]], 1)
     with torch.no_grad():
@@ -130,14 +130,12 @@ def test_every_frame_is_encoded_once_and_seen_as_long_as_the_window_shows_it(run
     seen, encode = [], policy.model.features
     monkeypatch.setattr(policy.model, "features", lambda images: seen.append(images) or encode(images))
     policy.reset([0])
-    for step in range(3):
-        policy.predict(observation([0], step), [0])
-    assert [int(images["image_primary"].shape[1]) for images in seen] == [1, 1, 1]
+    chunks = [policy.predict(observation([0], step), [0])[0] for step in range(4)]
+    assert [int(images["image_primary"].shape[1]) for images in seen] == [1, 1, 1, 1]
     shown = [images["image_primary"][0, 0].numpy() for images in seen]
     assert all(np.array_equal(one, observation([0], step)["image_primary"][0]) for step, one in enumerate(shown))
-    late = SmallTorchPolicy.load(run, execute=1)
+    late = SmallTorchPolicy.load(run, execute=3)  # encodes steps 2 and 3 at step 3; between chunks it encodes nothing
     late.reset([0])
     for step in range(3):
-        late._show(observation([0], step), [0])
-    expected, found = late._predict([late._episodes[0]])[0], policy._predict([policy._episodes[0]])[0]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+        late.act(observation([0], step), [0])
+    np.testing.assert_allclose(late.predict(observation([0], 3), [0])[0], chunks[3], atol=1e-5)

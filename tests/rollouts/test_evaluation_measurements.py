@@ -1,8 +1,5 @@
 """Claims about what is no measurement: no episodes, no steps, no time, NaN, another task's data. An error each."""
 
-import json
-
-import h5py
 import numpy as np
 import pytest
 from pointmass import PointTask
@@ -10,7 +7,6 @@ from test_evaluation_diagnose import SIZE, Seeing, record
 from test_evaluation_rollout import evaluate
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.report.comparison_render import render
 from gap_vla.rollouts import (
     EvaluationError,
     ExpertPolicy,
@@ -25,11 +21,8 @@ from gap_vla.rollouts import (
 )
 from gap_vla.rollouts.diagnose import closed_loop, open_loop
 from gap_vla.rollouts.heldout import held_out
-from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
 from gap_vla.serving.client import RemotePolicy
-from gap_vla.serving.key_mapping import KeyMapping
-from gap_vla.serving.loading import load_policy
 from gap_vla.sim import UnknownNameError
 
 NAN = float("nan")
@@ -213,86 +206,6 @@ def test_diagnoses_of_nothing_are_refused(tmp_path):
         closed_loop(Seeing(), PointTask(size=SIZE), [record(0)], episodes=0, seed=0, out_dir=tmp_path)
 
 
-def demonstrations(path, seeds=(5, 6), task="assembly", width=7):
-    with h5py.File(path, "w") as file:
-        data = file.create_group("data")
-        data.attrs["task"] = task
-        for number, seed in enumerate(seeds):
-            demo = data.create_group(f"demo_{number}")
-            demo["actions"] = np.zeros((3, width))
-            demo["executed_actions"] = np.full((3, width), 0.5)
-            for key, columns in (("eef_pos", 3), ("eef_quat", 4), ("gripper_qpos", 2)):
-                demo[f"obs/robot0_{key}"] = np.ones((3, columns))
-            if seed is not None:
-                demo.attrs["seed"] = seed
-    return path
-
-
-def replaying(path, task="assembly"):
-    return load_policy(f"replay:{path}", action_dim=7, task=task).policy
-
-
-def test_demonstrations_are_replayed_as_executed_on_their_layouts_and_in_their_task_only(tmp_path):
-    path = demonstrations(tmp_path / "demos.hdf5")
-    policy = replaying(path)
-    assert dict(policy.layout_seeds) == {0: 5, 1: 6} and policy._actions[0][0, 0] == 0.5
-    with pytest.raises(PolicyError, match=r"demos\.hdf5 holds demonstrations of assembly; the policy is one for stack"):
-        replaying(path, "stack")
-    with h5py.File(path, "a") as file:
-        del file["data"].attrs["task"]
-        file["data"].attrs["env_args"] = '{"env_name": "Lift", "type": 1}'
-    with pytest.raises(PolicyError, match=r"demos\.hdf5 holds demonstrations of Lift; the policy is one for assembly"):
-        replaying(path)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**40, 1.5, "five", True])
-def test_recordings_with_odd_seeds_are_refused_by_file_and_episode(tmp_path, seed):
-    path = demonstrations(tmp_path / "demos.hdf5", seeds=(5, seed))
-    with pytest.raises(PolicyError, match=r"demos\.hdf5, episode demo_1: seed is .*it must be a whole number"):
-        replaying(path)
-
-
-def test_recordings_of_which_some_have_no_layout_are_refused(tmp_path):
-    with pytest.raises(PolicyError, match="only 1 of 2 recordings say on which layout"):
-        replaying(demonstrations(tmp_path / "demos.hdf5", seeds=(5, None)))
-    assert replaying(demonstrations(tmp_path / "others.hdf5", seeds=(None, None))).layout_seeds is None
-
-
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [
-        ("5", "keys.json is 5"),
-        ('{"observation": 5}', "observation is 5"),
-        ('{"observation": {"proprio": 5}}', "observation.proprio is 5"),
-        ('{"observation": {"propio": "state"}}', "observation.propio is none of our observations"),
-        ('{"observation": {"proprio": "x", "image_primary": "x"}}', "the same name"),
-        ('{"actions": ["a"]}', "actions is list"),
-        ('{"execute": 0}', "execute is 0"),
-        ('{"execute": "8"}', "execute is '8'"),
-        ('{"image_size": -1}', "image_size is -1"),
-        ('{"action_columns": 3}', "action_columns is 3"),
-        ('{"action_columns": []}', "action_columns is empty"),
-        ('{"action_columns": [0, -1]}', "action_columns[1] is -1"),
-        ('{"action_signs": [1, NaN]}', "action_signs[1] is nan"),
-        ('{"action_signs": {"a": 1}}', "action_signs is dict"),
-        ('{"unheard_of": 1}', "unknown key unheard_of"),
-        ("{", "not valid JSON"),
-    ],
-)
-def test_a_key_file_of_another_shape_is_refused_by_its_key(tmp_path, content, named):
-    (tmp_path / "keys.json").write_text(content)
-    with pytest.raises(PolicyError) as caught:
-        KeyMapping.read(tmp_path / "keys.json")
-    assert named in str(caught.value) and "keys.json" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_key_file_may_say_nothing_and_belongs_to_a_server(tmp_path):
-    (tmp_path / "keys.json").write_text('{"image_size": null, "action_columns": null, "action_signs": null}')
-    assert KeyMapping.read(tmp_path / "keys.json") == KeyMapping()
-    with pytest.raises(PolicyError, match="is for servers; random has none"):
-        load_policy("random", action_dim=7, keys=tmp_path / "keys.json")
-
-
 @pytest.mark.parametrize(
     "address",
     ["ws://", "ws://:8000", "ws://localhost:99999", "ws://localhost:port", "ws:///x", "ws://[::1", "ws://h:0"],
@@ -306,64 +219,3 @@ def test_an_address_that_is_none_is_refused_at_once(address):
 def test_a_patience_that_is_no_time_is_refused(patience):
     with pytest.raises(PolicyError, match="patience is"):
         RemotePolicy("ws://localhost:9", patience=patience)
-
-
-LINE = {"episode": 0, "layout_seed": 0, "success": True, "steps": 3}
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"success": "no"}, "success is 'no'"),
-        ({"success": 1}, "success is 1"),
-        ({"steps": -1}, "steps is -1"),
-        ({"steps": NAN}, "steps is nan"),
-        ({"episode": "0"}, "episode is '0'"),
-        ({"policy_seconds": NAN}, "policy_seconds is nan"),
-        ({"error": 5}, "error is 5"),
-        ({"error": "step 3: fell"}, "cannot have succeeded"),
-        ({"unheard_of": 1}, "unheard_of"),
-    ],
-)
-def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, named):
-    EpisodeLog(tmp_path, {}).close()
-    (tmp_path / "episodes.jsonl").write_text(json.dumps({**LINE, **change}) + "\n")
-    with pytest.raises(EvaluationError) as caught:
-        EpisodeLog(tmp_path, {})
-    assert "episodes.jsonl, line 1" in str(caught.value) and named in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"rollouts": None}, "was not evaluated"),
-        ({"rollouts": {"layout_seeds": [], "outcomes": []}}, "0 outcomes of 0 layouts"),
-        ({"rollouts": {"layout_seeds": [1, 1], "outcomes": [0, 1]}}, "2 outcomes of 1 layouts"),
-        ({"rollouts": {"layout_seeds": [1], "outcomes": [0, 1]}}, "2 outcomes of 1 layouts"),
-        ({"rollouts": {"layout_seeds": [1], "outcomes": [NAN]}}, "outcomes[0] is nan"),
-        ({"rollouts": {"layout_seeds": [1], "outcomes": [2]}}, "outcomes[0] is 2"),
-        ({"rollouts": {"outcomes": [1]}}, "layout_seeds is missing"),
-        ({"method": 5}, "method is 5"),
-        ({"seed": "0"}, "seed is '0'"),
-    ],
-)
-def test_summaries_without_outcomes_are_not_compared(tmp_path, change, named):
-    whole = {"task": "stack", "method": "vp", "seed": 0, "rollouts": {"layout_seeds": [1], "outcomes": [1]}}
-    path = tmp_path / "summary.json"
-    path.write_text(json.dumps({**whole, **change}))
-    with pytest.raises(EvaluationError) as caught:
-        render([path], tmp_path / "out")
-    assert named in str(caught.value) and not (tmp_path / "out").exists()
-
-
-def test_a_line_separator_inside_of_a_text_ends_no_line_and_bytes_that_are_no_text_are_named(tmp_path):
-    log = EpisodeLog(tmp_path, {})
-    log.append(EpisodeRecord(0, 5, False, 3, error="step 3: the policy said \u2028 and \x85"))
-    log.close()
-    again = EpisodeLog(tmp_path, {})
-    again.close()
-    assert again.records == log.records
-    with (tmp_path / "episodes.jsonl").open("ab") as file:
-        file.write(b'{"episode": "\xff"}\n')
-    with pytest.raises(EvaluationError, match=r"episodes\.jsonl, line 2: not an episode"):
-        EpisodeLog(tmp_path, {})
