@@ -25,12 +25,12 @@ def blocks(page: Path, until: str = "") -> list[tuple[str, str]]:
 
 
 def run_page(page: Path, folder: Path, *, until: str = "", limit: float = 900) -> str:
-    """Runs the blocks of a page; Python blocks that follow each other share one process, as in a session.
+    """Runs the blocks of a page; blocks of one language that follow each other share one process, as in a session.
 
     Args:
         folder: empty; what the blocks make lies there.
         until: as in `blocks`.
-        limit: seconds for one command or session.
+        limit: seconds for one session.
 
     Returns:
         What they printed.
@@ -45,8 +45,8 @@ def run_page(page: Path, folder: Path, *, until: str = "", limit: float = 900) -
     }
     parts: list[tuple[str, str]] = []
     for language, text in blocks(page, until):
-        if language == "python" and parts and parts[-1][0] == "python":
-            parts[-1] = ("python", parts[-1][1] + "\n" + text)
+        if parts and parts[-1][0] == language:
+            parts[-1] = (language, parts[-1][1] + "\n" + text)
         else:
             parts.append((language, text))
     said = ""
