@@ -8,6 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+_UNROUNDED = {"nnan", "ninf", "nsz"}
+"""Numba's fast-math flags that change no number of pictures. `reassoc`, which `True` has too, makes the last bit of a
+number depend on where the compiler inlines: a process that compiles drew other pictures than one that finds the
+compiled code in the cache."""
+
 _ZERO, _ONE, _TWO, _THREE, _FOUR, _SIX = (np.float32(n) for n in (0, 1, 2, 3, 4, 6))
 
 
@@ -53,7 +58,7 @@ def _crop(frame, top, left, tall, wide, planes):  # type: ignore[no-untyped-def]
                 planes[c, i * width + j] = (above + (below - above) * down) * unit
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=_UNROUNDED)
 def _brightness_and_contrast(plane, brightness, contrast):  # type: ignore[no-untyped-def]
     """tf.image.adjust_brightness, adjust_contrast about the channel's mean; each cut to [0, 1]."""
     total = _ZERO
@@ -65,7 +70,7 @@ def _brightness_and_contrast(plane, brightness, contrast):  # type: ignore[no-un
         plane[k] = min(max(plane[k] * contrast + shift, _ZERO), _ONE)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@njit(cache=True, nogil=True, fastmath=_UNROUNDED)
 def _saturation_and_hue(red, green, blue, saturation, hue):  # type: ignore[no-untyped-def]
     """HSV saturation times a factor, cut to 1, and hue turned: tf.image.adjust_saturation and adjust_hue."""
     for k in range(red.size):

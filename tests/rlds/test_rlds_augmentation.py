@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,3 +78,26 @@ def test_goals_lie_between_the_step_and_the_end() -> None:
     assert set(goal[step == 15]) == {15, 16, 17, 18, 19}
     near = goal_steps(0, epoch, np.zeros(4000, int), step, length, max_distance=2)
     assert set((near - step)[step < 17]) == {0, 1, 2} and (near < length).all()
+
+
+CHANGE = """
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+from gap_vla.rlds.pixels import change_frames
+rng = np.random.default_rng(0)
+frames = rng.integers(0, 256, (1500, 1, 8, 8, 3)).repeat(8, 2).repeat(8, 3).astype(np.uint8)
+low, high = [0, 0, 0.9, 0.9, -0.1, 0.8, 0.8, -0.05], [0.1, 0.1, 1, 1, 0.1, 1.2, 1.2, 0.05]
+change_frames(frames, np.ones((1500, 1), bool), rng.uniform(low, high, (1500, 8)).astype(np.float32))
+print(hashlib.sha256(frames.tobytes()).hexdigest())
+"""
+
+
+def test_a_process_that_compiles_and_one_that_finds_it_compiled_make_the_same_pictures(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", CHANGE]
+    made = [subprocess.run(command, env=environment, capture_output=True, check=True).stdout for _ in range(2)]
+    assert made[0] == made[1] and list(tmp_path.rglob("*.nbc"))
