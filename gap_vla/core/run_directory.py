@@ -86,9 +86,9 @@ class RunDirectory:
         """Whether it is complete, and was trained and measured as this configuration says."""
         return self.complete and of_result(self.read_config()) == of_result(config)
 
-    def read_config(self) -> dict[str, Any]:
-        """The configuration, without the note on earlier values."""
-        stored = Section.read(self.config, ConfigError).values
+    def read_config(self, error: type[UserError] = ConfigError) -> dict[str, Any]:
+        """The configuration, without the note on earlier values; raises `error` if the file holds none."""
+        stored = Section.read(self.config, error).values
         return {key: value for key, value in stored.items() if key != EARLIER}
 
     @classmethod

@@ -43,7 +43,7 @@ class Run:
         run = RunDirectory(path)
         if not run.config.exists():
             raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
-        config = Section.read(run.config, ReportError)
+        config = Section(run.read_config(ReportError), str(run.config), ReportError)
         config.text("task")
         config.section("train").whole("seed", 0, int(SEED.most))
         found = Section.read(run.summary, ReportError) if run.complete else Section({}, str(run.summary), ReportError)

@@ -18,6 +18,7 @@ from gap_vla.core.run_directory import (
     read_metrics,
 )
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.report.runs import Run as ReportedRun
 from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run
@@ -51,6 +52,15 @@ def test_logging_and_workers_may_change_and_the_old_values_are_noted(tmp_path):
         {"train.log_every": 1},
         {"train.log_every": 2, "eval.workers": 1},
     ]
+
+
+def test_a_run_with_such_a_note_is_reported(tmp_path):
+    first = FinetuneConfig.from_dict({"task": "threading", "eval": {"episodes": 100}})
+    then = FinetuneConfig.from_dict({"task": "threading", "eval": {"episodes": 50}})
+    run = RunDirectory.claim(tmp_path / "run", first.to_dict(), resume=False)
+    RunDirectory.claim(run.path, then.to_dict(), resume=True)
+    assert EARLIER in json.loads(run.config.read_text())
+    assert FinetuneConfig.from_dict(ReportedRun.read(run.path).config) == then
 
 
 def test_another_evaluation_keeps_the_training_and_sets_the_earlier_rollouts_aside(tmp_path):
