@@ -29,7 +29,7 @@ def create_tasks(
 ) -> dict[str, Any]:
     """See `OctoModel.create_tasks`; `example` is the task of the model's example batch."""
     if goals is None and texts is None:
-        raise ValueError("give goals, texts or both")
+        raise BatchError("there is nothing to do: give goals, texts or both")
     if goals is not None:
         batch = len(next(iter(goals.values())))
         task: dict[str, Any] = dict(goals)
@@ -43,12 +43,12 @@ def create_tasks(
 
     if texts is not None:
         if text_processor is None:
-            raise ValueError(
+            raise BatchError(
                 "this model has no text processor, so it takes no texts; pass goals, or put embeddings into "
                 "task['language_instruction'] yourself"
             )
         if len(texts) != batch:
-            raise ValueError(f"{len(texts)} texts for {batch} goals")
+            raise BatchError(f"{len(texts)} texts for {batch} goals; give one for each")
         task["language_instruction"] = text_processor.encode(list(texts))
         masks["language_instruction"] = np.ones(batch, bool)
     else:

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.attention import MANY, key_spans
+from gap_vla.octo.batches import BatchError
 from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.token_groups import AttentionRule, PrefixGroup, TimestepGroup, TokenGroup, find_rule, layout_mask
@@ -47,7 +49,7 @@ class BlockTransformer(nn.Module):
         only: Collection[str] | None = None,
     ) -> tuple[list[PrefixGroup], list[TimestepGroup]]:
         if not timestep_groups:
-            raise ValueError("no timestep tokens: none of the observation tokenizers found its keys")
+            raise BatchError("no timestep tokens: none of the observation tokenizers found its keys")
         if self.enforce_causal:
             _check_causal(prefix_groups, timestep_groups)
         batch, horizon, _, width = timestep_groups[0].tokens.shape
@@ -112,4 +114,4 @@ def _check_causal(prefix_groups: Sequence[PrefixGroup], timestep_groups: Sequenc
     for group in prefix_groups:
         for other in timestep_groups:
             if find_rule(group.attention_rules, other.name) is not AttentionRule.NEVER:
-                raise ValueError(f"prefix group {group.name} would attend to timestep group {other.name}")
+                raise ConfigError(f"prefix group {group.name} would attend to timestep group {other.name}; forbid it")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.attention import Spans, attention
 from gap_vla.octo.compute import Compute, run_layers
 from gap_vla.octo.token_groups import TokenGroup
@@ -109,7 +110,7 @@ class Transformer(nn.Module):
         spans: Spans = (),
     ) -> Float[Array, "B M D"]:
         if self.add_position_embedding:
-            raise ValueError("add_position_embedding must be False: Octo adds its own embeddings per token group")
+            raise ConfigError("add_position_embedding must be False: Octo adds its own embeddings per token group")
 
         def block(name: str | None) -> Encoder1DBlock:
             return Encoder1DBlock(

@@ -103,7 +103,11 @@ def read_config(root: Path) -> dict[str, Any]:
             that is not registered; nothing that the file names is imported.
     """
     config = Section.read(root / CONFIG, CheckpointError)
-    model, heads = config.section("model"), config.section("model").section("heads")
+    model = config.section("model")
+    for part in ("observation_tokenizers", "heads"):
+        for name in model.section(part).values:
+            model.section(part).section(name).section("kwargs")
+    heads = model.section("heads")
     for name in heads.values:
         kwargs = dict(heads.section(name).section("kwargs").values)
         if "pred_horizon" in kwargs:

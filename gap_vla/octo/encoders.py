@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gap_vla.core.typed_config import ConfigError
+
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Any) -> jax.Array:
     """Convolution of float[B, h, w, c] with float[kh, kw, c, f]; padding as `jax.lax.conv_general_dilated`.
@@ -85,7 +87,7 @@ def normalize_images(images: jax.Array, img_norm_type: str = "default") -> jax.A
         frames = images.shape[-1] // 3
         mean, std = np.tile(_IMAGENET_MEAN, frames), np.tile(_IMAGENET_STD, frames)
         return (images / 255.0 - mean.astype(np.float32)) / std.astype(np.float32)
-    raise ValueError(f"img_norm_type must be 'default' or 'imagenet', found {img_norm_type!r}")
+    raise ConfigError(f"img_norm_type must be 'default' or 'imagenet', found {img_norm_type!r}")
 
 
 class FilmConditioning(nn.Module):
@@ -162,5 +164,5 @@ class SmallStem32(SmallStem):
 
 def _film(use_film: bool, x: jax.Array, conditioning: jax.Array | None) -> jax.Array:
     if use_film != (conditioning is not None):
-        raise ValueError("use_film=True and the tokenizer's task_film_keys must be given together")
+        raise ConfigError("use_film=True and the tokenizer's task_film_keys must be given together")
     return x if conditioning is None else FilmConditioning()(x, conditioning)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gap_vla.octo.batches import BatchError
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.t5 import T5Config, encode
@@ -31,11 +32,11 @@ def embed_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[
     encoder not during training, so this saves the encoder's time (and, with `split_frozen`, nothing else changes).
 
     Raises:
-        ValueError: the model fine-tunes its encoder, or has none, or the task holds no word pieces.
+        BatchError: the model fine-tunes its encoder, or has none, or the task holds no word pieces.
     """
     name, found = _word_pieces(module, task)
     if name is None:
-        raise ValueError(f"only a frozen encoder's output of word pieces can be stored: {found}")
+        raise BatchError(f"only a frozen encoder's output of word pieces can be stored: {found}")
     tokenizer = module.octo_transformer.task_tokenizers[name]
     weights = params["octo_transformer"][f"task_tokenizers_{name}"]["hf_model"]
     instruction = task["language_instruction"]

@@ -290,7 +290,7 @@ def _sample_actions(
 
     def act(bound: OctoModule) -> jax.Array:
         if "action" not in bound.heads:
-            raise ValueError(f"sample_actions needs a head called 'action'; the model has {sorted(bound.heads)}")
+            raise batches.BatchError(f"acting needs a head called 'action'; the model has {sorted(bound.heads)}")
         head = bound.heads["action"]
         read = [head.readout_key]
         outputs = bound.octo_transformer(observations, tasks, timestep_pad_mask, train=train, only=read)

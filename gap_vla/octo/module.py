@@ -27,6 +27,8 @@ import jax.numpy as jnp
 from flax.core import FrozenDict
 from jaxtyping import Array, Bool
 
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.octo.batches import BatchError
 from gap_vla.octo.block_transformer import BlockTransformer
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.spec import ModuleSpec, hashable
@@ -88,7 +90,7 @@ class OctoTransformer(nn.Module):
         names = list(self.readouts) if readouts is None else list(readouts)
         for name in names:
             if name not in self.readouts:
-                raise ValueError(f"no readout {name!r}; the model has {sorted(self.readouts)}")
+                raise ConfigError(f"no readout {name!r}; the model has {sorted(self.readouts)}")
 
         prefix, steps = [], []
         for name, tokenizer in self.task_tokenizers.items():
@@ -105,7 +107,10 @@ class OctoTransformer(nn.Module):
             mask = group.mask & timestep_pad_mask.astype(bool)[:, :, None]
             steps.append(TimestepGroup.create(tokens, mask, name=f"obs_{name}", attention_rules=_OBSERVATION_RULES))
         if not steps:
-            raise ValueError(f"no observation tokenizer found its keys; the observations are {sorted(observations)}")
+            raise BatchError(
+                f"no observation tokenizer found its keys; the observations are {sorted(observations)}, the tokenizers "
+                f"{sorted(self.observation_tokenizers)}: use data with their cameras, or another checkpoint"
+            )
         if self.repeat_task_tokens:
             for task in prefix:
                 shape = (batch, horizon, *task.tokens.shape[1:])
@@ -158,12 +163,14 @@ class OctoTransformer(nn.Module):
         batch, horizon = timestep_pad_mask.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(dict(observations)):
             if jnp.shape(leaf)[:2] != (batch, horizon):
-                raise ValueError(
+                raise BatchError(
                     f"observation{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}; "
                     f"by timestep_pad_mask it must start with (B, W) = ({batch}, {horizon})"
                 )
         if horizon > self.max_horizon:
-            raise ValueError(f"the window is {horizon} steps long; this model embeds at most {self.max_horizon}")
+            raise BatchError(
+                f"the window is {horizon} steps long; this model embeds at most {self.max_horizon}; use a shorter one"
+            )
         return horizon
 
 

@@ -29,11 +29,11 @@ def create_schedule(name: str, init_value: float, peak_value: float, warmup_step
     """
     allowed = {"cosine": {"decay_steps", "end_value"}, "rsqrt": {"timescale"}, "constant": set[str]()}
     if name not in allowed:
-        raise ValueError(f"unknown schedule {name!r}; known are {sorted(allowed)}")
+        raise ConfigError(f"unknown schedule {name!r}; known are {sorted(allowed)}")
     # Configs of one schedule often keep the other schedules' options; upstream ignores those.
     unknown = set(options) - set().union(*allowed.values())
     if unknown:
-        raise ValueError(f"schedule {name!r} does not know {sorted(unknown)}")
+        raise ConfigError(f"schedule {name!r} does not know {sorted(unknown)}")
     if name == "cosine":
         return optax.warmup_cosine_decay_schedule(
             init_value, peak_value, warmup_steps, options["decay_steps"], options.get("end_value", 0.0)
@@ -102,7 +102,7 @@ def create_optimizer(
         The transformation, the schedule, and a function from parameters to the norm of the trainable ones.
     """
     if missing_frozen not in ("error", "ignore"):
-        raise ValueError(f"missing_frozen must be 'error' or 'ignore', found {missing_frozen!r}")
+        raise ConfigError(f"missing_frozen must be 'error' or 'ignore', found {missing_frozen!r}")
     schedule = _as_schedule(learning_rate)
     adam_options.setdefault("mu_dtype", jnp.bfloat16)
     tx = optax.chain(

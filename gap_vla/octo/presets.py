@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.spec import ModuleSpec
 
 _TOKENIZERS = "octo.model.components.tokenizers"
@@ -29,7 +30,10 @@ def published_config(name: str) -> dict[str, Any]:
     Two cameras with goal images (256 and 128 pixels), T5-base, window 2, a diffusion head of four 7-D actions.
     """
     if name not in SIZES:
-        raise ValueError(f"unknown size {name!r}; known are {sorted(SIZES)}")
+        raise ConfigError(
+            f"the layout of {name!r} is not known without its files; give a directory that holds them, or one of "
+            f"{sorted(SIZES)}"
+        )
     sizes = dict(SIZES[name])
     width = sizes.pop("token_embedding_size")
     encoder = ModuleSpec.create(f"{_ENCODERS}:SmallStem16")
@@ -121,15 +125,18 @@ def small_config(
         head_options: further fields of the head, such as `{"use_map": False}` or `{"diffusion_steps": 10}`.
     """
     if head not in HEADS:
-        raise ValueError(f"head must be one of {sorted(HEADS)}, found {head!r}")
+        raise ConfigError(f"head must be one of {sorted(HEADS)}, found {head!r}")
     if token_embedding_size % num_attention_heads or (head != "diffusion" and token_embedding_size % 8):
-        raise ValueError(
+        raise ConfigError(
             f"token_embedding_size {token_embedding_size} must be divisible by num_attention_heads "
             f"{num_attention_heads}, and by 8 for attention pooling"
         )
     stages, first = len(stem_features), stem_patch or 2
     if image_size % (first * 2 ** (stages - 1) * max(1, patch_size // 16)):
-        raise ValueError(f"{stages} stages and patch_size {patch_size} do not divide {image_size} pixels")
+        raise ConfigError(
+            f"{stages} stages and patch_size {patch_size} do not divide {image_size} pixels: change "
+            "model.stem_features or model.stem_patch, or use pictures of another size"
+        )
     encoder = ModuleSpec.create(
         f"{_ENCODERS}:SmallStem16",
         patch_size=patch_size,

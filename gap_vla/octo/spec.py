@@ -14,6 +14,8 @@ from typing import Any
 
 from flax.core import FrozenDict
 
+from gap_vla.core.typed_config import ConfigError
+
 _TOKENIZERS = "octo.model.components.tokenizers"
 _ENCODERS = "octo.model.components.vit_encoders"
 _HEADS = "octo.model.components.action_heads"
@@ -49,7 +51,7 @@ _NOT_COVERED = {
 def register(module: str, name: str, target: Callable[..., Any]) -> None:
     """Make `target` loadable from configs that name it `module`, `name`; an existing entry is an error."""
     if (module, name) in _TABLE:
-        raise ValueError(f"{module}:{name} is registered already; choose another name")
+        raise ConfigError(f"{module}:{name} is registered already; choose another name")
     _TABLE[(module, name)] = target
 
 
@@ -72,14 +74,14 @@ class ModuleSpec:
         else:
             module, name = _path_of(target)
         if (module, name) not in _TABLE:
-            raise KeyError(_unknown(module, name))
+            raise ConfigError(_unknown(module, name))
         return {"module": module, "name": name, "args": tuple(args), "kwargs": kwargs}
 
     @staticmethod
     def instantiate(spec: Mapping[str, Any]) -> Callable[..., Any]:
         """The class that `spec` names, with its arguments bound; call the result to construct it."""
         if set(spec) != {"module", "name", "args", "kwargs"}:
-            raise ValueError(
+            raise ConfigError(
                 f"expected a module spec with the keys module, name, args and kwargs, found {sorted(spec)}"
             )
         target = _resolve(spec["module"], spec["name"])
@@ -100,7 +102,7 @@ def _resolve(module: str, name: str) -> Callable[..., Any]:
     try:
         target = _TABLE[(module, name)]
     except KeyError:
-        raise KeyError(_unknown(module, name)) from None
+        raise ConfigError(_unknown(module, name)) from None
     return getattr(importlib.import_module(target), name) if isinstance(target, str) else target
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import numpy as np
 from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int
 
+from gap_vla.core.foreign import Section
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.compute import Compute
 
 
@@ -40,15 +41,19 @@ class T5Config:
             return PUBLISHED[name]
         path = Path(name) / "config.json"
         if not path.is_file():
-            raise ValueError(
+            raise ConfigError(
                 f"language encoder {name!r}: neither one of {sorted(PUBLISHED)} nor a directory with a config.json "
                 f"(looked for {path.absolute()})"
             )
-        values = json.loads(path.read_text())
-        if values.get("model_type") != "t5" or values.get("feed_forward_proj", "relu") != "relu":
-            raise ValueError(f"{path}: only T5 of version 1.0 (model_type t5, feed_forward_proj relu) is implemented")
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in names})
+        found = Section.read(path, ConfigError)
+        if found.text("model_type", "") != "t5" or found.text("feed_forward_proj", "relu") != "relu":
+            raise ConfigError(f"{path}: only T5 of version 1.0 (model_type t5, feed_forward_proj relu) is implemented")
+        sizes = {
+            field.name: found.whole(field.name, 1, 1_000_000, field.default)
+            for field in dataclasses.fields(cls)
+            if field.type == "int"
+        }
+        return cls(**sizes, layer_norm_epsilon=found.finite("layer_norm_epsilon", 0, 1, cls.layer_norm_epsilon))
 
     def parameters(self) -> FrozenDict:
         """The tree of parameters; every leaf is (shape, standard deviation at initialisation, None for ones)."""

@@ -12,6 +12,7 @@ import numpy as np
 from flax.core import FrozenDict
 
 from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.typed_config import ConfigError
 
 _DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
 
@@ -38,9 +39,9 @@ class HFTokenizer:
         options: FrozenDict[str, Any] = FrozenDict({**_DEFAULTS, **(self.tokenizer_kwargs or _DEFAULTS)})
         object.__setattr__(self, "tokenizer_kwargs", options)
         if self.encode_with_model:
-            raise ValueError("HFTokenizer(encode_with_model=True) is not implemented: embed with the model itself")
+            raise ConfigError("HFTokenizer(encode_with_model=True) is not implemented: embed with the model itself")
         if options["padding"] != "max_length" or not options["truncation"]:
-            raise ValueError(f"HFTokenizer pads and truncates to max_length; found {dict(options)}")
+            raise ConfigError(f"HFTokenizer pads and truncates to max_length; found {dict(options)}")
 
     def encode(self, strings: Sequence[str]) -> dict[str, np.ndarray]:
         """`input_ids` and `attention_mask`, int64[len(strings), max_length]; an empty string is its end alone."""

@@ -18,6 +18,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Bool
 
+from gap_vla.octo.batches import BatchError
+
 
 @struct.dataclass
 class TokenGroup:
@@ -37,7 +39,7 @@ class TokenGroup:
         if mask is None:
             mask = jnp.ones(tokens.shape[:-1], bool)
         if mask.shape != tokens.shape[:-1]:
-            raise ValueError(f"tokens of shape {tokens.shape} need a mask {tokens.shape[:-1]}, found {mask.shape}")
+            raise BatchError(f"tokens of shape {tokens.shape} need a mask {tokens.shape[:-1]}, found {mask.shape}")
         return cls(tokens=tokens, mask=mask, **fields)
 
     @classmethod

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.octo.batches import BatchError
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.spec import ModuleSpec
@@ -67,7 +69,7 @@ class ImageTokenizer(nn.Module):
         if not keys:
             if self.proper_pad_mask:
                 return None
-            raise ValueError(f"no observation matches {list(self.obs_stack_keys)}; found {sorted(observations)}")
+            raise BatchError(f"no observation matches {list(self.obs_stack_keys)}; found {sorted(observations)}")
         images = jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
         batch, window = images.shape[:2]
         if self.task_stack_keys:
@@ -79,7 +81,7 @@ class ImageTokenizer(nn.Module):
         if self.task_film_keys:
             film_keys = matching_keys(tasks, self.task_film_keys)
             if not film_keys:
-                raise ValueError(f"no task entry matches {list(self.task_film_keys)}; found {sorted(tasks)}")
+                raise BatchError(f"no task entry matches {list(self.task_film_keys)}; found {sorted(tasks)}")
             film = jnp.concatenate([jnp.asarray(tasks[key]) for key in film_keys], axis=-1)
             film = jnp.repeat(film, window, axis=0)
 
@@ -100,7 +102,7 @@ class ImageTokenizer(nn.Module):
             if key not in goals:
                 goals[key] = jnp.zeros_like(observations[key][:, 0])
         if not goals:
-            raise ValueError(f"no goal image or camera matches {list(self.task_stack_keys)}; found {sorted(tasks)}")
+            raise BatchError(f"no goal image or camera matches {list(self.task_stack_keys)}; found {sorted(tasks)}")
         return [goals[key] for key in sorted(goals)]
 
 
@@ -143,10 +145,10 @@ class LowdimObsTokenizer(nn.Module):
         if not keys:
             if self.proper_pad_mask:
                 return None
-            raise ValueError(f"no observation matches {list(self.obs_keys)}; found {sorted(observations)}")
+            raise BatchError(f"no observation matches {list(self.obs_keys)}; found {sorted(observations)}")
         for key in keys:
             if jnp.ndim(observations[key]) != 3:
-                raise ValueError(f"observation {key!r} must be (B, W, P), found {jnp.shape(observations[key])}")
+                raise BatchError(f"observation {key!r} must be (B, W, P), found {jnp.shape(observations[key])}")
         values = jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
         if not self.discretize:
             return TokenGroup.create(values[..., None])
@@ -177,11 +179,11 @@ class LanguageTokenizer(nn.Module):
         if tasks is None or "language_instruction" not in tasks:
             if self.proper_pad_mask:
                 return None
-            raise ValueError(f"the task lacks 'language_instruction'; found {sorted(tasks or {})}")
+            raise BatchError(f"the task lacks 'language_instruction'; found {sorted(tasks or {})}")
         instruction = tasks["language_instruction"]
         if isinstance(instruction, Mapping):
             if self.encoder is None:
-                raise ValueError(
+                raise ConfigError(
                     "the instruction is word pieces, but LanguageTokenizer has encoder=None: name one, or embed it"
                 )
             from gap_vla.octo.t5 import T5Config, T5Encoder
@@ -228,7 +230,7 @@ class BinTokenizer(nn.Module):
             with jax.ensure_compile_time_eval():  # also inside of jit, where every array would be a tracer
                 quantiles = jnp.linspace(_EPS, 1 - _EPS, self.n_bins + 1)
                 return np.asarray(jax.scipy.stats.norm.ppf(quantiles), np.float32)
-        raise ValueError(f"bin_type must be 'uniform' or 'normal', found {self.bin_type!r}")
+        raise ConfigError(f"bin_type must be 'uniform' or 'normal', found {self.bin_type!r}")
 
     def __call__(self, values: Float[Array, "..."]) -> Int[Array, "..."]:
         """int32 of the shape of `values`: the bin of each."""

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import optax
 
 from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
+from gap_vla.core.foreign import blaming
 from gap_vla.octo import OctoModel, checkpoint
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
@@ -159,14 +161,13 @@ def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> 
     return "\n".join([*lines, *(f"  {path} {list(shape)}" for path, shape in parameters.group.items())])
 
 
-def dry_run(config: FinetuneConfig, batch: Mapping[str, Any], layout: Mapping[str, Any]) -> str:
-    """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated.
-
-    Args:
-        batch: what the compiled step would take.
-        layout: the model's configuration, e.g. of a published checkpoint that need not be there.
-    """
-    parameters = Parameters.of(config, parameter_shapes(OctoModule.create(**layout["model"]), batch))
+def dry_run(config: FinetuneConfig) -> str:
+    """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated."""
+    pretrained = config.model.pretrained
+    with blaming(pretrained, "no policy for these settings can be made of it") if pretrained else nullcontext():
+        batch, layout = planned(config)
+        shapes = parameter_shapes(OctoModule.create(**layout["model"]), batch)
+    parameters = Parameters.of(config, shapes)
     packing, tx, _ = optimizer_of(config, parameters)
     opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), parameters.trainable)
     lines = [describe(config, parameters, opt_state), "inputs of a step:"]
@@ -253,7 +254,7 @@ def planned(config: FinetuneConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     pretrained = config.model.pretrained
     if not pretrained:
         return batch, small_model(config, batch)
-    local = Path(pretrained)
+    local = Path(pretrained).expanduser()
     source = checkpoint.read_config(local) if local.is_dir() else published_config(pretrained.rsplit("/", 1)[-1])
     ids = np.zeros((config.train.batch_size, INSTRUCTION_LENGTH), np.int64)
     batch["task"] = {

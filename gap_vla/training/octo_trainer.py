@@ -22,7 +22,7 @@ from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_model import Built, build, describe, dry_run, planned
+from gap_vla.training.octo_model import Built, build, describe, dry_run
 from gap_vla.training.packing import Packing
 from gap_vla.training.step import DeviceFactors, TrainState, TrainStep, counted_entries
 
@@ -176,7 +176,7 @@ class OctoTrainer(JaxTrainer):
 
     @classmethod
     def dry_run(cls, config: FinetuneConfig) -> str:
-        account, pretrained = dry_run(config, *planned(config)), config.model.pretrained
+        account, pretrained = dry_run(config), config.model.pretrained
         return f"pretrained weights: {pretrained} (not read in a dry run)\n{account}" if pretrained else account
 
     def describe(self) -> str:

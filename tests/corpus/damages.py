@@ -265,6 +265,16 @@ DAMAGES["annotator"] |= {
     },
 }
 
+
+def _encoder(config: dict[str, Any]) -> dict[str, Any]:
+    return config["model"]["observation_tokenizers"]["primary"]["kwargs"]["encoder"]["kwargs"]
+
+
+def _language(encoder: str) -> dict[str, Any]:
+    names = {"module": "octo.model.components.tokenizers", "name": "LanguageTokenizer"}
+    return {**names, "args": [], "kwargs": {"encoder": encoder}}
+
+
 DAMAGES["checkpoint"] |= {
     "no_config": lambda p: (p / "config.json").unlink(),
     "empty_config": _json("config.json", ""),
@@ -275,11 +285,13 @@ DAMAGES["checkpoint"] |= {
     ),
     "odd_size": _info(lambda v: v["model"].update(token_embedding_size=-64), "config.json"),
     "text_size": _info(lambda v: v["model"].update(token_embedding_size="big"), "config.json"),
-    "zero_stem": _info(
-        lambda v: v["model"]["observation_tokenizers"]["primary"]["kwargs"]["encoder"]["kwargs"].update(features=[0]),
-        "config.json",
-    ),
+    "zero_stem": _info(lambda v: _encoder(v).update(features=[0]), "config.json"),
     "no_tokenizers": _info(lambda v: v["model"].update(observation_tokenizers=None), "config.json"),
+    "odd_norm": _info(lambda v: _encoder(v).update(img_norm_type="nope"), "config.json"),
+    "film": _info(lambda v: _encoder(v).update(use_film=True), "config.json"),
+    "positions": _info(lambda v: v["model"]["transformer_kwargs"].update(add_position_embedding=True), "config.json"),
+    "unknown_option": _info(lambda v: v["model"]["transformer_kwargs"].update(depth=2), "config.json"),
+    "no_t5": _info(lambda v: v["model"].update(task_tokenizers={"language": _language("nowhere")}), "config.json"),
     "no_batch": lambda p: (p / "example_batch.msgpack").unlink(),
     "cut_batch": lambda p: _bytes(p / "example_batch.msgpack", lambda c: c[:100]),
     "odd_batch": lambda p: (p / "example_batch.msgpack").write_bytes(b"\xc1\xff\xff"),

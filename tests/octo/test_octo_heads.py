@@ -10,6 +10,7 @@ import octo_golden as golden
 import pytest
 from flax.traverse_util import unflatten_dict
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.heads.continuous import L1ActionHead
 from gap_vla.octo.heads.diffusion import cosine_betas
 from gap_vla.octo.heads.discrete import DiscreteActionHead
@@ -70,7 +71,7 @@ def test_the_noise_schedule_is_upstreams(name: str) -> None:
 def test_a_head_names_the_group_it_misses() -> None:
     head = L1ActionHead(readout_key="readout_action")
     outputs = {"obs": TokenGroup.create(jnp.zeros((1, 1, 2, 8)))}
-    with pytest.raises(KeyError, match="reads 'readout_action', the transformer gives"):
+    with pytest.raises(ConfigError, match="reads 'readout_action', the transformer gives"):
         head.init({"params": np.zeros(2, np.uint32)}, outputs)
 
 

@@ -15,6 +15,7 @@ import octo_golden as golden
 import pytest
 
 from gap_vla.adjustment.jax import adjusted_gradients
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import BatchError, Compute, ModuleSpec, OctoModel, OctoModule, language, merge_params, presets
 from gap_vla.octo.blocks import Transformer
 from gap_vla.octo.encoders import convolve
@@ -256,7 +257,7 @@ def test_specs_name_upstreams_classes() -> None:
     spec = ModuleSpec.create(LowdimObsTokenizer, obs_keys=["proprio"])
     assert (spec["module"], spec["name"]) == ("octo.model.components.tokenizers", "LowdimObsTokenizer")
     assert ModuleSpec.instantiate(spec)().obs_keys == ("proprio",)
-    with pytest.raises(KeyError, match="DiffusionActionHead"):
+    with pytest.raises(ConfigError, match="DiffusionActionHead"):
         ModuleSpec.instantiate({**spec, "name": "UNetDDPMActionHead"})
 
 

@@ -7,9 +7,9 @@ from made_up_demos import made_up_episodes
 
 from gap_vla.adjustment.jax import match_group
 from gap_vla.octo import OctoModel
-from gap_vla.octo.presets import example_batch, published_config, small_config
+from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_model import adapted_config, build, dry_run
+from gap_vla.training.octo_model import build, dry_run, planned
 from gap_vla.training.step import model_inputs
 
 SMALL = {"token_embedding_size": 32, "num_layers": 1, "stem_features": (32, 32), "image_size": 32}
@@ -70,20 +70,15 @@ def test_published_models_get_proprio_after_the_cameras_that_the_data_have():
     config = FinetuneConfig.from_dict(
         {
             "task": "threading",
-            "model": {"head": "diffusion", "window_size": 2, "action_horizon": 3},
+            "demos": {"image_size": 256},
+            "model": {"pretrained": "octo-small-1.5", "head": "diffusion", "window_size": 2, "action_horizon": 3},
+            "train": {"batch_size": 2},
             "eval": {"execute": 1},
         }
     )
-    batch = batch_with()
-    batch["observation"]["image_primary"] = np.zeros((2, 2, 256, 256, 3), np.uint8)
-    ids = np.zeros((2, 16), np.int64)
-    batch["task"] = {
-        "language_instruction": {"input_ids": ids, "attention_mask": ids},
-        "pad_mask_dict": {"language_instruction": np.ones(2, bool)},
-    }
-    layout = adapted_config(published_config("octo-small-1.5"), config, batch)
+    _, layout = planned(config)
     assert list(layout["model"]["observation_tokenizers"]) == ["primary", "proprio"]
-    account = dry_run(config, batch, layout)
+    account = dry_run(config)
     assert "octo_transformer/obs_proprio_pos_embedding [1, 10, 9, 384]" in account
     assert "task/language_instruction/input_ids int64[2, 16]" in account
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.heads import readout
 from gap_vla.octo.token_groups import TokenGroup
@@ -43,7 +44,7 @@ class DiscreteActionHead(nn.Module):
             "action_dim_and_action_horizon": entries,
         }
         if self.token_per not in tokens:
-            raise ValueError(f"token_per must be one of {sorted(tokens)}, found {self.token_per!r}")
+            raise ConfigError(f"token_per must be one of {sorted(tokens)}, found {self.token_per!r}")
         self.num_tokens = tokens[self.token_per]
         self.map_head = MAPHead(num_readouts=self.num_tokens) if self.use_map else None
         self.vocab_proj = nn.Dense(self.vocab_size * entries // self.num_tokens)
@@ -56,7 +57,7 @@ class DiscreteActionHead(nn.Module):
         group = readout.find_group(transformer_outputs, self.readout_key)
         tokens = group.tokens if self.map_head is None else self.map_head(group, train=train)
         if tokens.shape[-2] != self.num_tokens:
-            raise ValueError(
+            raise ConfigError(
                 f"token_per={self.token_per!r} needs {self.num_tokens} tokens, {self.readout_key!r} has "
                 f"{tokens.shape[-2]}: change the number of readouts, or use_map=True"
             )

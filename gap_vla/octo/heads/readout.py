@@ -8,19 +8,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.octo.batches import BatchError
 from gap_vla.octo.token_groups import TokenGroup
 
 
 def find_group(transformer_outputs: Mapping[str, TokenGroup], readout_key: str) -> TokenGroup:
     """The group a head reads, tokens float32[B, W, n, D]."""
     if readout_key not in transformer_outputs:
-        raise KeyError(
+        raise ConfigError(
             f"the head reads {readout_key!r}, the transformer gives {sorted(transformer_outputs)}; "
             "set the head's readout_key, or add the readout"
         )
     group = transformer_outputs[readout_key]
     if group.tokens.ndim != 4:
-        raise ValueError(
+        raise ConfigError(
             f"the head reads {readout_key!r}, which must be (B, W, n, D) and is {group.tokens.shape}: "
             "use a readout or an obs group"
         )
@@ -51,7 +53,7 @@ def continuous_loss(
     """Masked mean of the squared (`"mse"`) or absolute (`"l1"`) error, with the squared error as a metric."""
     squared = jnp.square(predictions - targets)
     if loss_type not in ("mse", "l1"):
-        raise ValueError(f"loss_type must be 'mse' or 'l1', found {loss_type!r}")
+        raise ConfigError(f"loss_type must be 'mse' or 'l1', found {loss_type!r}")
     loss = masked_mean(squared if loss_type == "mse" else jnp.abs(predictions - targets), mask)
     return loss, {"loss": loss, "mse": masked_mean(squared, mask)}
 
@@ -66,7 +68,7 @@ def sum_over_action_dims(
 def check_actions(actions: jax.Array, action_pad_mask: jax.Array, horizon: int, dim: int) -> None:
     """Actions must be (B, W, horizon, dim), and their mask too."""
     if actions.ndim != 4 or actions.shape[-2:] != (horizon, dim) or action_pad_mask.shape != actions.shape:
-        raise ValueError(
+        raise BatchError(
             f"the head predicts (B, W, {horizon}, {dim}); found action {actions.shape} "
-            f"and action_pad_mask {action_pad_mask.shape}"
+            f"and action_pad_mask {action_pad_mask.shape}: build the model for these, or cut the data into such chunks"
         )
