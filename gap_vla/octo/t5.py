@@ -49,7 +49,7 @@ class T5Config:
         if found.text("model_type", "") != "t5" or found.text("feed_forward_proj", "relu") != "relu":
             raise ConfigError(f"{path}: only T5 of version 1.0 (model_type t5, feed_forward_proj relu) is implemented")
         sizes = {
-            field.name: found.whole(field.name, 1, 1_000_000, field.default)
+            field.name: found.whole(field.name, 1, 1_000_000, getattr(cls, field.name))
             for field in dataclasses.fields(cls)
             if field.type == "int"
         }

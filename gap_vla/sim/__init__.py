@@ -4,43 +4,21 @@ Light to import: the simulators are loaded by the first call of `make`. Importin
 with gymnasium (`gymnasium.make("gap_vla/Threading-v0")`).
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from gap_vla.core.lazy import exports
-from gap_vla.sim.rendering_backend import RenderingError, require_rendering
-from gap_vla.sim.specs import TASK_NAMES, TaskSpec, UnknownNameError, register_with_gymnasium, task_spec
-from gap_vla.sim.variants import VARIANT_NAMES, Variant, variant_spec
+from gap_vla.sim.specs import register_with_gymnasium
 
-if TYPE_CHECKING:
-    from gap_vla.sim.collection import collect_demos
-    from gap_vla.sim.environment import ActionError, SimEnv, make
-    from gap_vla.sim.expert import Expert, make_expert
-
-__all__ = [
-    "TASK_NAMES",
-    "VARIANT_NAMES",
-    "ActionError",
-    "Expert",
-    "RenderingError",
-    "SimEnv",
-    "TaskSpec",
-    "UnknownNameError",
-    "Variant",
-    "collect_demos",
-    "make",
-    "make_expert",
-    "require_rendering",
-    "task_spec",
-    "variant_spec",
-]
-
-register_with_gymnasium()
-
-__getattr__ = exports(
+__all__, __getattr__, __dir__ = exports(
     __name__,
     {
+        "RenderingError": "rendering_backend",
+        "require_rendering": "rendering_backend",
+        "TASK_NAMES": "specs",
+        "TaskSpec": "specs",
+        "UnknownNameError": "specs",
+        "task_spec": "specs",
+        "VARIANT_NAMES": "variants",
+        "Variant": "variants",
+        "variant_spec": "variants",
         "collect_demos": "collection",
         "ActionError": "environment",
         "SimEnv": "environment",
@@ -48,4 +26,6 @@ __getattr__ = exports(
         "Expert": "expert",
         "make_expert": "expert",
     },
-)[1]
+)
+
+register_with_gymnasium()

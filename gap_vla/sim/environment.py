@@ -22,11 +22,11 @@ from gap_vla.sim.variants import Variant, variant_spec
 from gap_vla.sim.world import SETTLE_STEPS, World
 
 _WORLDS = {
-    "pick_place": "gap_vla.sim.tasks.pick_place:PickPlace",
-    "assembly": "gap_vla.sim.tasks.assembly:Assembly",
-    "disassemble": "gap_vla.sim.tasks.disassemble:Disassemble",
-    "push_wall": "gap_vla.sim.tasks.push_wall:PushWall",
-    "bin_picking": "gap_vla.sim.tasks.bin_picking:BinPicking",
+    "pick_place": "gap_vla.sim.tasks.metaworld:PickPlace",
+    "assembly": "gap_vla.sim.tasks.metaworld:Assembly",
+    "disassemble": "gap_vla.sim.tasks.metaworld:Disassemble",
+    "push_wall": "gap_vla.sim.tasks.metaworld:PushWall",
+    "bin_picking": "gap_vla.sim.tasks.metaworld:BinPicking",
     "stack": "gap_vla.sim.tasks.stack:Stack",
     "threading": "gap_vla.sim.tasks.threading:Threading",
     "hammer_drawer": "gap_vla.sim.tasks.hammer_drawer:HammerDrawer",

@@ -13,6 +13,13 @@ from gap_vla.sim.world import World
 
 OPEN, CLOSE = -1.0, 1.0
 
+WAITING: dict[str, Any] = dict(tolerance=9.0, turn_tolerance=9.0, once=True)
+"""Of a phase in which the hand stays where it is, and time passes (`hold`)."""
+ONTO: dict[str, Any] = dict(tolerance=0.006, turn_tolerance=0.06, gain=1.5, precise=True)
+"""Of a phase in which an open hand comes down on what it will take."""
+LAST: dict[str, Any] = dict(hold=1000, limit=1000)
+"""Of the phase in which the episode ends."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
@@ -75,12 +82,12 @@ class Phase:
     arms: tuple[int, ...] = (0,)
 
 
-class Expert:
-    """Plays a task's phases. Make a new one after each reset (`make_expert`).
+class Follower:
+    """Goes through a task's phases.
 
     Attributes:
-        phase: name of the phase to which the last action belongs (before the first one: the first phase).
-        switched: whether the last action was the first of its phase: the ground truth of change points.
+        phase: name of the phase to which the last step belongs (before the first one: the first phase).
+        switched: whether the last step was the first of its phase.
     """
 
     def __init__(self, world: World, style: Style) -> None:
@@ -90,13 +97,52 @@ class Expert:
         self._held: Sequence[Goal] | None = None
         self.phase, self.switched = self._plan[0].name, False
 
-    def act(self) -> Float[np.ndarray, " a"]:
-        """float32[7 * arms]: the clean action for the present state, in [-1, 1]; advances the plan."""
+    def step(self) -> tuple[Phase, Sequence[Goal]]:
+        """The present phase and its goals, one step further into it."""
         phase = self._plan[self._index]
         self.phase, self.switched = phase.name, self._steps == 0
         goals = self._held if self._held is not None else phase.target()
         if phase.once:
             self._held = goals
+        self._steps += 1
+        return phase, goals
+
+    def go_on(self, done: bool) -> None:
+        """Begins the next phase, if this one is done and not the last."""
+        if done and self._index + 1 < len(self._plan):
+            self._index += 1
+            self._steps = self._inside = 0
+            self._held = None
+
+    def arrived(
+        self, phase: Phase, goals: Sequence[Goal], factor: float = 1.0, slack: tuple[float, float] = (0.0, 0.0)
+    ) -> bool:
+        """Whether the arms are where the phase ends.
+
+        Args:
+            factor, slack: the tolerances are so many times the phase's own, and so much (m, rad) wider.
+        """
+        if phase.until:
+            return phase.until()
+        near, turned = factor * phase.tolerance + slack[0], factor * phase.turn_tolerance + slack[1]
+        for arm in phase.arms:
+            goal, (position, rotation) = goals[arm], self._world.hand(arm)
+            if np.linalg.norm(goal.position - position) >= near:
+                return False
+            if goal.rotation is not None and angle_between(goal.rotation, rotation) >= turned:
+                return False
+        return True
+
+
+class Expert(Follower):
+    """Plays a task's phases; `switched` is the ground truth of change points.
+
+    Make a new one after each reset (`make_expert`).
+    """
+
+    def act(self) -> Float[np.ndarray, " a"]:
+        """float32[7 * arms]: the clean action for the present state, in [-1, 1]; advances the plan."""
+        phase, goals = self.step()
         speed = phase.speed * (1.0 if phase.precise else self._style.speed)
         action = np.concatenate(
             [
@@ -104,24 +150,9 @@ class Expert:
                 for arm, g in enumerate(goals)
             ]
         )
-        self._advance(phase, goals)
+        self._inside = self._inside + 1 if self.arrived(phase, goals) else 0
+        self.go_on((self._inside >= phase.stay and self._steps >= phase.hold) or self._steps >= phase.limit)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
-
-    def _advance(self, phase: Phase, goals: Sequence[Goal]) -> None:
-        self._steps += 1
-        arrived = phase.until() if phase.until else all(self._arrived(arm, goals[arm], phase) for arm in phase.arms)
-        self._inside = self._inside + 1 if arrived else 0
-        done = (self._inside >= phase.stay and self._steps >= phase.hold) or self._steps >= phase.limit
-        if done and self._index + 1 < len(self._plan):
-            self._index += 1
-            self._steps = self._inside = 0
-            self._held = None
-
-    def _arrived(self, arm: int, goal: Goal, phase: Phase) -> bool:
-        position, rotation = self._world.hand(arm)
-        if np.linalg.norm(goal.position - position) >= phase.tolerance:
-            return False
-        return goal.rotation is None or angle_between(goal.rotation, rotation) < phase.turn_tolerance
 
 
 def angle_between(a: Float[np.ndarray, "3 3"], b: Float[np.ndarray, "3 3"]) -> float:

@@ -27,9 +27,7 @@ class MetaWorldWorld(World):
 
     success_must_hold = False
     groups = (0, 1, 2)
-    views: ClassVar[dict[str, View]] = {
-        "wrist": View((-0.06, 0.0, -0.13), (0.10, 0.0, -0.04), 75.0, (0.0, 0.0, 1.0), "hand"),
-    }
+    wrist = View((-0.06, 0.0, -0.13), (0.10, 0.0, -0.04), 75.0, (0.0, 0.0, 1.0), "hand")
     library_name: ClassVar[str]
     object_bodies: ClassVar[Sequence[str]] = ()
     """Bodies that the task is about; the first one is what the hand manipulates."""
@@ -63,8 +61,8 @@ class MetaWorldWorld(World):
             mujoco.mj_kinematics(self.model, self.data)  # reset_model moved parts of the model: positions are stale
             if self.starts_well():
                 break
-        near = self.views["near"]
-        self._appearance.redraw(rng, (*near.target[:2], 0.0), self.landmarks().values(), near.pose(self.data))
+        middle = (*self.near.target[:2], 0.0)
+        self._appearance.redraw(rng, middle, self.landmarks().values(), self.near.pose(self.data))
         mujoco.mj_forward(self.model, self.data)
 
     def _move_fixtures(self) -> None:

@@ -27,7 +27,7 @@ _open: weakref.WeakSet[FastRenderer] = weakref.WeakSet()
 def _close_all() -> None:
     """Frees contexts before the interpreter takes OpenGL's library away from under them."""
     for renderer in list(_open):
-        if renderer.owned_here():
+        if renderer.owner == (os.getpid(), threading.get_ident()):
             renderer.close()
 
 
@@ -73,7 +73,7 @@ class FastRenderer:
                 f"this process ({os.getpid()}) was forked from process {_process_with_context}, which had already "
                 "drawn pictures; OpenGL would hang here. Start workers with multiprocessing.get_context('spawn')"
             )
-        self._owner = os.getpid(), threading.get_ident()
+        self.owner = os.getpid(), threading.get_ident()
         self._model, self._culling = model, Culling(model, groups)
         self._size, self._supersample = size, supersample
         pixels = size * supersample
@@ -105,14 +105,6 @@ class FastRenderer:
         atexit.unregister(_close_all)
         atexit.register(_close_all)  # last registered runs first: before MuJoCo terminates EGL
 
-    def owned_here(self) -> bool:
-        """Whether this process and thread made the renderer."""
-        return self._owner == (os.getpid(), threading.get_ident())
-
-    def check_owner(self) -> None:
-        """Raises RenderingError in any other process or thread than the one that made the renderer."""
-        check_owner(self._owner)
-
     def draw(self, data: Any, camera: CameraPose) -> UInt8[np.ndarray, "size size 3"]:
         """The picture of the state `data` (mujoco.MjData); row 0 is the top."""
         self._aim(data, camera)
@@ -135,7 +127,7 @@ class FastRenderer:
         return np.where(kinds == int(mujoco.mjtObj.mjOBJ_GEOM), ids, -1)
 
     def _aim(self, data: Any, camera: CameraPose) -> None:
-        self.check_owner()
+        check_owner(self.owner)
         model = self._model
         groups = model.geom_group.copy(), model.site_group.copy()
         model.geom_group[self._culling.geoms(data, camera)] = _HIDDEN_GROUP

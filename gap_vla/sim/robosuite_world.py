@@ -37,9 +37,7 @@ class RobosuiteWorld(World):
     """Base of the robosuite tasks. Subclasses give `bodies`, `place`, `succeeded`, `expert_phases`, `landmarks`."""
 
     success_must_hold = True
-    views: ClassVar[Mapping[str, View]] = {
-        "wrist": View((0.0, -0.09, -0.09), (0.0, -0.065, 0.04), 80.0, (0.0, -1.0, 0.0), "gripper0_right_eef"),
-    }
+    wrist = View((0.0, -0.09, -0.09), (0.0, -0.065, 0.04), 80.0, (0.0, -1.0, 0.0), "gripper0_right_eef")
     groups = (1,)
     bases: ClassVar[Sequence[tuple[float, Sequence[float]]]] = ((0.0, (0.0, 0.0, 0.0)),)
     friction: ClassVar[tuple[float, float, float]] = (1.0, 0.005, 0.0001)
@@ -102,8 +100,8 @@ class RobosuiteWorld(World):
             mujoco.mj_kinematics(self.model, self.data)
             if self.starts_well():
                 break
-        near = self.views["near"]
-        self._appearance.redraw(rng, (*near.target[:2], TABLE_Z), self.landmarks().values(), near.pose(self.data))
+        middle = (*self.near.target[:2], TABLE_Z)
+        self._appearance.redraw(rng, middle, self.landmarks().values(), self.near.pose(self.data))
         self.data.qacc_warmstart[:] = 0.0  # the solver's memory of what came before
         mujoco.mj_forward(self.model, self.data)
 

@@ -6,9 +6,8 @@ import time
 from typing import Any
 
 import gymnasium
-import numpy as np
 
-from gap_vla.sim.expert import Phase, Style, angle_between
+from gap_vla.sim.expert import Follower, Style
 from gap_vla.sim.world import World
 
 SLACK_POSITION, SLACK_ROTATION = 0.015, 0.15
@@ -16,7 +15,7 @@ SLACK_POSITION, SLACK_ROTATION = 0.015, 0.15
 need not stop where the expert does."""
 
 
-class PhaseWatcher:
+class PhaseWatcher(Follower):
     """Moves through the plan as the hands arrive where each phase ends, with wider tolerances and without time limits.
 
     It looks at where the hands are, and, through the expert's targets, where the objects are; a phase in which the
@@ -28,31 +27,13 @@ class PhaseWatcher:
     """
 
     def __init__(self, world: World) -> None:
-        self._world = world
-        self._plan = list(world.expert_phases(Style()))
-        self._index = self._steps = 0
-        self._goals: Any = None
+        super().__init__(world, Style())
 
     def look(self) -> str:
         """Call once per step; the name of the phase that the episode is in."""
-        phase = self._plan[self._index]
-        name = phase.name
-        goals = self._goals if self._goals is not None else phase.target()
-        if phase.once:
-            self._goals = goals
-        self._steps += 1
-        done = phase.until() if phase.until else all(self._arrived(phase, arm, goals[arm]) for arm in phase.arms)
-        if done and self._steps >= phase.hold and self._index + 1 < len(self._plan):
-            self._index += 1
-            self._steps, self._goals = 0, None
-        return name
-
-    def _arrived(self, phase: Phase, arm: int, goal: Any) -> bool:
-        position, rotation = self._world.hand(arm)
-        if np.linalg.norm(goal.position - position) >= 2 * phase.tolerance + SLACK_POSITION:
-            return False
-        allowed = 2 * phase.turn_tolerance + SLACK_ROTATION
-        return goal.rotation is None or angle_between(goal.rotation, rotation) < allowed
+        phase, goals = self.step()
+        self.go_on(self.arrived(phase, goals, 2, (SLACK_POSITION, SLACK_ROTATION)) and self._steps >= phase.hold)
+        return phase.name
 
 
 class RenderTimer(gymnasium.Wrapper):

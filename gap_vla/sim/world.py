@@ -33,11 +33,13 @@ class World(abc.ABC):
     success_must_hold: ClassVar[bool]
     groups: ClassVar[Sequence[int]]
     """Geom groups that are meant to be seen."""
-    views: ClassVar[Mapping[str, View]]
-    """The task's own cameras: `near` for image_primary, `wrist` for image_wrist."""
+    near: ClassVar[View]
+    wrist: ClassVar[View]
+    """The task's own cameras, of image_primary and image_wrist."""
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
         self.spec, self.variant = spec, variant
+        self.views = {"near": self.near, "wrist": self.wrist}
 
     @abc.abstractmethod
     def reset(self, rng: np.random.Generator) -> None:
@@ -105,7 +107,7 @@ class World(abc.ABC):
         """Whether the objects are inside the near view; the wider starting ranges are cut to what can be seen."""
         if self.variant.positions == "default":
             return True
-        pixels = self.views["near"].pose(self.data).project(np.array(list(self.objects().values())), 1)
+        pixels = self.near.pose(self.data).project(np.array(list(self.objects().values())), 1)
         return bool(((pixels > 0.03) & (pixels < 0.97)).all())
 
     def close(self) -> None:  # noqa: B027 - most worlds hold nothing but memory

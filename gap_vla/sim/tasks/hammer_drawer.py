@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import numpy as np
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
+from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Goal, Phase, Style
 from gap_vla.sim.robosuite_env import TABLE_Z
 from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
@@ -42,10 +41,7 @@ def _box(name: str, position: str, size: str, color: str, extra: str = "") -> st
 class HammerDrawer(RobosuiteWorld):
     """A closed drawer and a hammer; success when the hammer is in the drawer, the drawer shut, the hammer let go."""
 
-    views: ClassVar[dict[str, View]] = {
-        **RobosuiteWorld.views,
-        "near": View((0.701, -0.688, 1.631), (0.11, 0.017, 0.86), 24.5),
-    }
+    near = View((0.701, -0.688, 1.631), (0.11, 0.017, 0.86), 24.5)
     friction = (0.6, 0.005, 0.0001)
     object_bodies = ("cabinet", "drawer", "hammer")
 
@@ -146,7 +142,6 @@ class HammerDrawer(RobosuiteWorld):
             x, y, z = self.bar()
             return [Goal(np.array([x, min(y + 0.02, shut[1] + 0.012), z + 0.004]), _SIDE, CLOSE)]
 
-        free: dict[str, Any] = dict(tolerance=9.0, turn_tolerance=9.0, once=True)
         return [
             Phase(
                 "reach_handle",
@@ -154,15 +149,8 @@ class HammerDrawer(RobosuiteWorld):
                 tolerance=0.02,
                 gain=2.0,
             ),
-            Phase(
-                "descend_handle",
-                lambda: [Goal(at_bar(0.002), _SIDE, OPEN)],
-                tolerance=0.006,
-                turn_tolerance=0.06,
-                gain=1.5,
-                precise=True,
-            ),
-            Phase("grasp_handle", lambda: stay(_SIDE, CLOSE), hold=9, **free),
+            Phase("descend_handle", lambda: [Goal(at_bar(0.002), _SIDE, OPEN)], **ONTO),
+            Phase("grasp_handle", lambda: stay(_SIDE, CLOSE), hold=9, **WAITING),
             Phase(
                 "open",
                 lambda: stay(_SIDE, CLOSE, (0.0, -TRAVEL - 0.02, 0.0)),
@@ -171,7 +159,7 @@ class HammerDrawer(RobosuiteWorld):
                 limit=60,
                 once=True,
             ),
-            Phase("let_go", lambda: stay(_SIDE, OPEN), hold=6, **free),
+            Phase("let_go", lambda: stay(_SIDE, OPEN), hold=6, **WAITING),
             Phase("rise", lambda: stay(_SIDE, OPEN, (0.0, 0.0, 0.12)), tolerance=0.05, once=True),
             Phase(
                 "reach_hammer",
@@ -179,15 +167,8 @@ class HammerDrawer(RobosuiteWorld):
                 tolerance=0.02,
                 gain=2.0,
             ),
-            Phase(
-                "descend_hammer",
-                lambda: [Goal(at_hammer(0.0), grasp, OPEN)],
-                tolerance=0.006,
-                turn_tolerance=0.06,
-                gain=1.5,
-                precise=True,
-            ),
-            Phase("grasp_hammer", lambda: stay(grasp, CLOSE), hold=9, **free),
+            Phase("descend_hammer", lambda: [Goal(at_hammer(0.0), grasp, OPEN)], **ONTO),
+            Phase("grasp_hammer", lambda: stay(grasp, CLOSE), hold=9, **WAITING),
             Phase("lift", lifted, tolerance=0.03, gain=1.5, once=True),
             Phase(
                 "transport",
@@ -205,7 +186,7 @@ class HammerDrawer(RobosuiteWorld):
                 limit=40,
                 precise=True,
             ),
-            Phase("release", lambda: stay(_SIDE, OPEN), hold=7, **free),
+            Phase("release", lambda: stay(_SIDE, OPEN), hold=7, **WAITING),
             Phase("retreat", retreated, tolerance=0.04, once=True),
             Phase(
                 "reach_front",
@@ -221,5 +202,5 @@ class HammerDrawer(RobosuiteWorld):
                 turn_tolerance=0.2,
                 gain=1.5,
             ),
-            Phase("close", pushing, hold=1000, limit=1000, gain=3.0),
+            Phase("close", pushing, gain=3.0, **LAST),
         ]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
+from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Goal, Phase, Style
 from gap_vla.sim.robosuite_env import TABLE_Z
 from gap_vla.sim.robosuite_world import DOWN, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
@@ -30,10 +30,7 @@ _GIVER, _TAKER = about_z(np.pi) @ DOWN, DOWN.copy()
 class Handover(RobosuiteWorld):
     """Two arms face each other; success when only the second holds the bar, raised and on its own side."""
 
-    views: ClassVar[dict[str, View]] = {
-        **RobosuiteWorld.views,
-        "near": View((1.109, -0.02, 1.46), (0.021, -0.02, 0.953), 34.0),
-    }
+    near = View((1.109, -0.02, 1.46), (0.021, -0.02, 0.953), 34.0)
     bases = ((np.pi / 2, (0.0, -0.05, 0.0)), (-np.pi / 2, (0.0, 0.05, 0.0)))
     object_bodies = ("bar",)
     coarse: ClassVar[dict[str, tuple[float, int]]] = {  # two arms, seen from further away
@@ -89,7 +86,6 @@ class Handover(RobosuiteWorld):
             return Goal(position + np.array(move), rotation, gripper)
 
         presented = Goal(MEETING_POINT + np.array([0.0, -GRIP, 0.0]), _GIVER, CLOSE)
-        free: dict[str, Any] = dict(tolerance=9.0, turn_tolerance=9.0, once=True)
         careful: dict[str, Any] = dict(gain=1.2, precise=True)
 
         def carried() -> list[Goal]:
@@ -103,15 +99,8 @@ class Handover(RobosuiteWorld):
                 tolerance=0.02,
                 gain=2.0,
             ),
-            Phase(
-                "descend",
-                lambda: [Goal(on_bar(-1), pick, OPEN), resting],
-                tolerance=0.006,
-                turn_tolerance=0.06,
-                gain=1.5,
-                precise=True,
-            ),
-            Phase("grasp", lambda: [Goal(self.hand(0)[0], pick, CLOSE), resting], hold=9, **free),
+            Phase("descend", lambda: [Goal(on_bar(-1), pick, OPEN), resting], **ONTO),
+            Phase("grasp", lambda: [Goal(self.hand(0)[0], pick, CLOSE), resting], hold=9, **WAITING),
             Phase(
                 "lift",
                 lambda: [Goal(np.array([*self.hand(0)[0][:2], MEETING_POINT[2]]), pick, CLOSE), waiting],
@@ -145,13 +134,13 @@ class Handover(RobosuiteWorld):
                 arms=(1,),
                 **careful,
             ),
-            Phase("grasp_taker", lambda: [here(0, CLOSE), Goal(self.hand(1)[0], _TAKER, CLOSE)], hold=10, **free),
-            Phase("release_giver", lambda: [here(0, OPEN), Goal(self.hand(1)[0], _TAKER, CLOSE)], hold=7, **free),
+            Phase("grasp_taker", lambda: [here(0, CLOSE), Goal(self.hand(1)[0], _TAKER, CLOSE)], hold=10, **WAITING),
+            Phase("release_giver", lambda: [here(0, OPEN), Goal(self.hand(1)[0], _TAKER, CLOSE)], hold=7, **WAITING),
             Phase(
                 "retreat_giver",
                 lambda: [here(0, OPEN, (0.0, 0.0, 0.12)), Goal(self.hand(1)[0], _TAKER, CLOSE)],
                 tolerance=0.04,
                 once=True,
             ),
-            Phase("carry", carried, hold=1000, limit=1000, once=True),
+            Phase("carry", carried, once=True, **LAST),
         ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
+from gap_vla.sim.expert import CLOSE, LAST, OPEN, WAITING, Goal, Phase, Style
 from gap_vla.sim.robosuite_env import TABLE_Z
 from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
@@ -23,10 +22,7 @@ _QUARTER = np.pi / 2
 class Stack(RobosuiteWorld):
     """Two cubes with free yaw; success when red rests on green, above the table and let go."""
 
-    views: ClassVar[dict[str, View]] = {
-        **RobosuiteWorld.views,
-        "near": View((0.631, -0.54, 1.632), (-0.015, 0.002, 0.925), 15.1),
-    }
+    near = View((0.631, -0.54, 1.632), (-0.015, 0.002, 0.925), 15.1)
     friction = (1.0, 0.005, 0.0001)
     object_bodies = ("red", "green")
 
@@ -86,12 +82,12 @@ class Stack(RobosuiteWorld):
                 gain=2.0,
                 precise=True,
             ),
-            Phase("grasp", lambda: here(0.0, grasp, CLOSE), hold=7, tolerance=9.0, turn_tolerance=9.0, once=True),
+            Phase("grasp", lambda: here(0.0, grasp, CLOSE), hold=7, **WAITING),
             Phase("lift", lambda: here(0.11 + style.hover, grasp, CLOSE), tolerance=0.03, once=True),
             Phase("transport", lambda: carried(0.05 + style.hover), tolerance=0.010, turn_tolerance=0.08, gain=2.0),
             Phase("place", lambda: carried(0.002), tolerance=0.005, speed=0.5, limit=40, precise=True),
-            Phase("release", lambda: here(0.0, placed, OPEN), hold=5, tolerance=9.0, turn_tolerance=9.0, once=True),
-            Phase("retreat", lambda: here(0.10, placed, OPEN), hold=1000, limit=1000, once=True),
+            Phase("release", lambda: here(0.0, placed, OPEN), hold=5, **WAITING),
+            Phase("retreat", lambda: here(0.10, placed, OPEN), once=True, **LAST),
         ]
 
     def _plan(self) -> tuple[float, float]:

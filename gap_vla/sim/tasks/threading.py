@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, OPEN, Goal, Phase, Style
+from gap_vla.sim.expert import CLOSE, LAST, OPEN, WAITING, Goal, Phase, Style
 from gap_vla.sim.robosuite_env import TABLE_Z
 from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
@@ -49,10 +48,7 @@ _RANGES: dict[str, dict[str, tuple[float, float]]] = {
 class Threading(RobosuiteWorld):
     """A needle lies on the table; it must be picked up, turned and put through the ring."""
 
-    views: ClassVar[dict[str, View]] = {
-        **RobosuiteWorld.views,
-        "near": View((0.355, -0.587, 1.319), (-0.113, 0.081, 0.939), 17.8),
-    }
+    near = View((0.355, -0.587, 1.319), (-0.113, 0.081, 0.939), 17.8)
     object_bodies = ("needle", "tripod")
 
     def bodies(self) -> str:
@@ -89,13 +85,9 @@ class Threading(RobosuiteWorld):
             friction="0.3 0.005 0.0001" {needle}/></body>"""
 
     def place(self, rng: np.random.Generator) -> None:
-        start = self.draw_start(rng)
+        start = draw_ranges(rng, _RANGES["default"], _RANGES["wide"], self.variant.positions)
         self.put_fixed("tripod", (start["ring_x"], start["ring_y"], TABLE_Z), start["ring_yaw"])
         self.put_free("needle_free", (start["needle_x"], start["needle_y"], TABLE_Z + 0.0205), start["needle_yaw"])
-
-    def draw_start(self, rng: np.random.Generator) -> dict[str, float]:
-        """Initial positions of the variant."""
-        return draw_ranges(rng, _RANGES["default"], _RANGES["wide"], self.variant.positions)
 
     def ring(self) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]:
         """The ring's centre (m) and the unit vector along its axis."""
@@ -147,7 +139,8 @@ class Threading(RobosuiteWorld):
         def transport() -> list[Goal]:
             goal = bring(0.10, 0.02)[0]
             # turn the short way that joint 7 allows, also where the needle has to turn by nearly half a circle
-            far = abs(turn) > 2.0 and np.abs(as_yaw_error(turned_hand, self.hand()[1])) > 1.0
+            missing = nearest_angle(yaw_of(turned_hand) - yaw_of(self.hand()[1]), 0.0)
+            far = abs(turn) > 2.0 and np.abs(missing) > 1.0
             return [Goal(goal.position, turned_hand, CLOSE)] if far else [goal]
 
         return [
@@ -166,9 +159,7 @@ class Threading(RobosuiteWorld):
                 gain=1.5,
                 precise=True,
             ),
-            Phase(
-                "grasp", lambda: [Goal(needle(0.0), grasp, CLOSE)], hold=7, tolerance=9.0, turn_tolerance=9.0, once=True
-            ),
+            Phase("grasp", lambda: [Goal(needle(0.0), grasp, CLOSE)], hold=7, **WAITING),
             Phase("lift", lifted, tolerance=0.05, once=True),
             Phase("transport", transport, tolerance=0.02, turn_tolerance=0.10),
             Phase(
@@ -181,7 +172,7 @@ class Threading(RobosuiteWorld):
                 gain=1.2,
                 precise=True,
             ),
-            Phase("insert", lambda: bring(-0.004, ahead=0.012), hold=1000, limit=1000, gain=1.5, precise=True),
+            Phase("insert", lambda: bring(-0.004, ahead=0.012), gain=1.5, precise=True, **LAST),
         ]
 
     def _plan(self) -> tuple[float, float, float]:
@@ -206,8 +197,3 @@ class Threading(RobosuiteWorld):
                 cost = worst + 0.2 * abs(turn) + (1.5 if direction > 0 else 0.0) + 30 * stretch
                 best = min(best, (cost, direction, grasp, turn))
         return best[1:]
-
-
-def as_yaw_error(wanted: Float[np.ndarray, "3 3"], actual: Float[np.ndarray, "3 3"]) -> float:
-    """Difference (rad) of two hands' yaws, the short way round."""
-    return nearest_angle(yaw_of(wanted) - yaw_of(actual), 0.0)
