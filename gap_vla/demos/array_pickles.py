@@ -5,54 +5,30 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing
-from gap_vla.demos.fields import ACTION_LIMIT, make_episode
-from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.pickle_tokens import read_pickle
-from gap_vla.demos.source import Source
+from gap_vla.demos.source import NamedArrays
 
 
-class ArrayPickles(Source):
+class ArrayPickles(NamedArrays):
     """One pickle per demonstration in a folder, or one pickle with a list (or dictionary) of demonstrations.
 
     Args:
         path: file, or folder with `*.pkl` / `*.pickle`.
-        state_key, action_key: names within a demonstration's dictionary.
-        image_keys: name to camera name, e.g. `{"image": "image_primary"}`.
-        layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes.
-        language_instruction: these files have none.
-        action_limit: the largest action; null: whatever is there.
+        **options: of `NamedArrays`; the names are those within a demonstration's dictionary.
 
     Raises:
         EpisodeError: anything but plain arrays in a pickle, damage, missing keys; names the file.
     """
 
     kind = "pickle"
+    STATE_KEY = "state"
+    IMAGE_KEYS: ClassVar[Mapping[str, str] | None] = {}
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        state_key: str = "state",
-        action_key: str = "action",
-        image_keys: Mapping[str, str] | None = None,
-        layout: str | Mapping[str, Any] = "gap",
-        language_instruction: str = "",
-        action_limit: float | None = ACTION_LIMIT,
-    ) -> None:
-        self.path = Path(path)
-        self.options = {
-            "state_key": state_key,
-            "action_key": action_key,
-            "image_keys": dict(image_keys or {}),
-            "layout": layout if isinstance(layout, str) else dict(layout),
-            "language_instruction": language_instruction,
-            **self.stated_limit(action_limit),
-        }
-        self._layout = StateLayout.of(layout)
+    def _find(self) -> None:
         files = [self.path]
         if self.path.is_dir():
             files = sorted(p for p in self.path.iterdir() if p.suffix in (".pkl", ".pickle"))
@@ -69,39 +45,26 @@ class ArrayPickles(Source):
     def __len__(self) -> int:
         return len(self._places)
 
-    def mapping(self) -> dict[str, str]:
-        cameras = {camera: key for key, camera in self.options["image_keys"].items()}
-        return cameras | {"proprio": self.options["state_key"], "action": self.options["action_key"]}
-
     def dropped(self) -> dict[str, str]:
-        file, key = self._places[0]
-        content = load_arrays(file)
-        first = content if key is None else content[key]
-        used = {self.options["state_key"], self.options["action_key"], *self.options["image_keys"], "phase"}
-        names = [str(name) for name in first] if isinstance(first, Mapping) else []
-        return {name: "not named as state, action or camera" for name in names if name not in used}
+        first = self._arrays(0)
+        return self._unused(map(str, first) if isinstance(first, Mapping) else (), "phase")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
+        file, key = self._places[index]
+        name = file.stem if key is None else f"{file.stem}[{key}]"
+        where, arrays = f"{file}, episode {name}", self._arrays(index)
+        if not isinstance(arrays, Mapping):
+            raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
+        metadata = {"file_path": str(file), "episode_id": name}
+        language = self.options["language_instruction"]
+        return self._episode(arrays, where, images, language_instruction=language, metadata=metadata)
+
+    def _arrays(self, index: int) -> Any:
         file, key = self._places[index]
         if self._opened is None or self._opened[0] != file:
             self._opened = (file, load_arrays(file))
         content = self._opened[1]
-        name = file.stem if key is None else f"{file.stem}[{key}]"
-        arrays = content if key is None else content[key]
-        if not isinstance(arrays, Mapping):
-            raise EpisodeError(f"{file}, episode {name}: a {type(arrays).__name__}, not a dictionary of arrays")
-        return make_episode(
-            arrays,
-            f"{file}, episode {name}",
-            state_key=self.options["state_key"],
-            action_key=self.options["action_key"],
-            image_keys=self.options["image_keys"],
-            layout=self._layout,
-            images=images,
-            action_limit=self.action_limit,
-            language_instruction=self.options["language_instruction"],
-            metadata={"file_path": str(file), "episode_id": name},
-        )
+        return content if key is None else content[key]
 
 
 def load_arrays(file: Path) -> Any:

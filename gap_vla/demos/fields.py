@@ -1,16 +1,14 @@
-"""Named arrays of one recording to an Episode, with errors that name the place: what free-form readers share."""
+"""Fields of an Episode out of somebody's arrays, with errors that name the place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from gap_vla.core.episode import LARGEST_ACTION, Episode, EpisodeError
-from gap_vla.core.foreign import one_line, refusing
-from gap_vla.demos.layout import StateLayout
+from gap_vla.core.episode import LARGEST_ACTION, EpisodeError
+from gap_vla.core.foreign import one_line
 
 IMAGE_NAMES = ("image_primary", "image_wrist")
 
@@ -18,47 +16,6 @@ ACTION_LIMIT = 1.0
 """An Episode's actions lie in [-1, 1] unless the reader's option `action_limit` says otherwise."""
 
 _TRUE, _FALSE = ("true", "yes", "1", "success", "t", "y"), ("false", "no", "0", "failure", "f", "n", "")
-
-
-def make_episode(
-    arrays: Mapping[str, Any],
-    where: str,
-    *,
-    state_key: str,
-    action_key: str,
-    image_keys: Mapping[str, str],
-    layout: StateLayout,
-    images: bool,
-    action_limit: float | None = ACTION_LIMIT,
-    **rest: Any,
-) -> Episode:
-    """Picks state, action and cameras (file's name to camera's name) out of one recording's arrays.
-
-    Raises:
-        EpisodeError: a key is missing (says which there are), a field has another shape or length, a number is not
-            finite in float32, or an action beyond its limit.
-    """
-    with refusing(where, "write it again", EpisodeError):
-        for key in (state_key, action_key, *(image_keys if images else ())):
-            if key not in arrays:
-                raise EpisodeError(
-                    f"{where}: no {key!r} (found: {one_line(', '.join(map(str, arrays))) or 'nothing'}); "
-                    "name it with --reader"
-                )
-        state = as_rows(arrays[state_key], f"{where}: {state_key!r}")
-        action = as_actions(arrays[action_key], action_limit, f"{where}: {action_key!r}")
-        cameras = (
-            {name: as_frames(arrays[key], f"{where}: {key!r}") for key, name in image_keys.items()} if images else {}
-        )
-        phase = arrays.get("phase")
-        rest["metadata"] = {**rest.get("metadata", {}), **layout.facts}
-        return Episode(
-            images=cameras,
-            proprio=layout.to_proprio(state, where),
-            action=action,
-            phase=None if phase is None else as_names(phase, f"{where}: 'phase'"),
-            **rest,
-        ).validate()
 
 
 def as_rows(value: Any, where: str) -> np.ndarray:

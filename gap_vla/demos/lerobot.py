@@ -13,13 +13,13 @@ from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing
-from gap_vla.demos.fields import make_episode, resized
+from gap_vla.demos.fields import IMAGE_NAMES, resized
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index, read_rows
-from gap_vla.demos.source import Source
+from gap_vla.demos.source import NamedArrays
 
 
-class LeRobot(Source):
+class LeRobot(NamedArrays):
     """A LeRobot dataset folder (the one that holds `meta/info.json`).
 
     Args:
@@ -65,8 +65,7 @@ class LeRobot(Source):
         described = read_description(self.path)
         self._features = described.features
         cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
-        names = ("image_primary", "image_wrist")
-        self._image_keys = dict(image_keys) if image_keys is not None else dict(zip(cameras, names))
+        self._image_keys = dict(image_keys) if image_keys is not None else dict(zip(cameras, IMAGE_NAMES))
         for key in (state_key, action_key, *self._image_keys):
             if key not in self._features:
                 known = one_line(", ".join(self._features))
@@ -76,13 +75,8 @@ class LeRobot(Source):
     def __len__(self) -> int:
         return len(self._places)
 
-    def mapping(self) -> dict[str, str]:
-        cameras = {camera: key for key, camera in self._image_keys.items()}
-        return cameras | {"proprio": self.options["state_key"], "action": self.options["action_key"]}
-
     def dropped(self) -> dict[str, str]:
-        used = {*self._image_keys, self.options["state_key"], self.options["action_key"]}
-        return {key: "not named as state, action or camera" for key in self._features if key not in used}
+        return self._unused(self._features)
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         place = self._places[index]
@@ -100,18 +94,8 @@ class LeRobot(Source):
         for key in self._image_keys if images else ():
             frames = _pictures(table[key], where) if key in stored else _video(place, key)
             arrays[key] = resized(frames, self._size)
-        return make_episode(
-            arrays,
-            where,
-            state_key=self.options["state_key"],
-            action_key=self.options["action_key"],
-            image_keys=self._image_keys,
-            layout=self._layout,
-            images=images,
-            action_limit=self.action_limit,
-            language_instruction=place.task,
-            metadata={"file_path": str(place.table), "episode_id": str(place.index)},
-        )
+        metadata = {"file_path": str(place.table), "episode_id": str(place.index)}
+        return self._episode(arrays, where, images, language_instruction=place.task, metadata=metadata)
 
 
 def _pictures(rows: list[Any], where: str) -> np.ndarray:

@@ -26,16 +26,6 @@ _CONSTANTS = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 STRING "
     "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
 )
-_PUSHED: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_PUTS, _GETS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"}), frozenset({"GET", "BINGET", "LONG_BINGET"})
 _KEYS = (str, bytes, int, float, type(None))
 
 
@@ -98,28 +88,20 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -
     return made.transpose(axes) if order == "K" else made
 
 
-def _scalar(dtype: Any, content: Any) -> Any:
-    return _array(content, dtype, (), "C")[()]
-
-
 def _encode(text: Any, encoding: Any) -> bytes:
     if type(text) is not str or encoding != "latin1":
         raise PickleRefused("it encodes text in an unknown way")
     return text.encode("latin1")
 
 
-def _empty() -> bytes:
-    return b""
-
-
 _MAKERS: dict[str, Callable[..., Any]] = {
     "numpy._core.multiarray._reconstruct": _Array,
-    "numpy._core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": lambda dtype, content: _array(content, dtype, (), "C")[()],
     "numpy._core.numeric._frombuffer": _array,
     "numpy.dtype": _Dtype,
     "_codecs.encode": _encode,
-    "__builtin__.bytes": _empty,
-    "builtins.bytes": _empty,
+    "__builtin__.bytes": lambda: b"",
+    "builtins.bytes": lambda: b"",
 }
 
 
@@ -136,18 +118,6 @@ class _Machine:
             if type(argument) is str and not argument.isascii():
                 argument.encode()  # half of a surrogate pair is no text: UnicodeEncodeError, a ValueError
             self.stack.append(argument)
-        elif name in _PUTS:
-            self.memo[argument] = self.top()
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = self.top()
-        elif name in _GETS:
-            if argument not in self.memo:
-                raise PickleRefused("it refers to something that it does not hold")
-            self.stack.append(self.memo[argument])
-        elif name in _PUSHED:
-            self.stack.append(_PUSHED[name]())
-        elif name in _TUPLES:
-            self.stack.append(tuple(reversed([self.pop() for _ in range(_TUPLES[name])])))
         elif name in _STEPS:
             _STEPS[name](self, argument)
         else:
@@ -158,9 +128,20 @@ class _Machine:
             raise PickleRefused("its steps do not fit together")
         return self.stack[-1]
 
-    def pop(self) -> Any:
-        self.top()
+    def pop(self, kind: type = object) -> Any:
+        self.top(kind)
         return self.stack.pop()
+
+    def put(self, place: int | None) -> None:
+        self.memo[len(self.memo) if place is None else place] = self.top()
+
+    def get(self, place: int) -> None:
+        if place not in self.memo:
+            raise PickleRefused("it refers to something that it does not hold")
+        self.stack.append(self.memo[place])
+
+    def push_tuple(self, length: int) -> None:
+        self.stack.append(tuple(reversed([self.pop() for _ in range(length)])))
 
     def mark(self, _: Any) -> None:
         self.marks.append(len(self.stack))
@@ -187,9 +168,7 @@ class _Machine:
         self.stack.append(_Name(module, name))
 
     def named_by_stack(self, _: Any) -> None:
-        name, module = self.pop(), self.pop()
-        if type(name) is not str or type(module) is not str:
-            raise PickleRefused("its steps do not fit together")
+        name, module = self.pop(str), self.pop(str)
         self.stack.append(_Name(module, name))
 
     def reduce(self, _: Any) -> None:
@@ -219,15 +198,22 @@ class _Machine:
         self.stack.append({})
         self.update(values)
 
-    def update_one(self, _: Any) -> None:
-        value, key = self.pop(), self.pop()
-        self.update([key, value])
-
 
 _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "PROTO": _Machine.protocol,
     "FRAME": lambda machine, _: None,
     "STOP": lambda machine, _: None,
+    "NONE": lambda machine, _: machine.stack.append(None),
+    "NEWTRUE": lambda machine, _: machine.stack.append(True),
+    "NEWFALSE": lambda machine, _: machine.stack.append(False),
+    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "EMPTY_TUPLE": lambda machine, _: machine.push_tuple(0),
+    "TUPLE1": lambda machine, _: machine.push_tuple(1),
+    "TUPLE2": lambda machine, _: machine.push_tuple(2),
+    "TUPLE3": lambda machine, _: machine.push_tuple(3),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
     "MARK": _Machine.mark,
     "POP": _Machine.pop_step,
     "POP_MARK": lambda machine, _: machine.since_mark(),
@@ -241,7 +227,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "DICT": lambda machine, _: machine.update_new(),
     "APPEND": lambda machine, _: machine.extend([machine.pop()]),
     "APPENDS": lambda machine, _: machine.extend(machine.since_mark()),
-    "SETITEM": _Machine.update_one,
+    "SETITEM": lambda machine, _: machine.update([machine.pop(), machine.pop()][::-1]),
     "SETITEMS": lambda machine, _: machine.update(machine.since_mark()),
 }
 

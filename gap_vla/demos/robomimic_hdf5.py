@@ -5,6 +5,7 @@ robomimic stores quaternions xyzw; an Episode has wxyz. Positions are metres in 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from contextlib import AbstractContextManager
@@ -39,7 +40,8 @@ IMAGE_KEYS = {
 }
 """Observation names that are taken as cameras unless `image_keys` says otherwise."""
 
-_USED = ("eef_pos", "eef_quat", "gripper_qpos")
+_USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
+"""What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
 
 
 class RobomimicHDF5(Source):
@@ -166,7 +168,7 @@ class RobomimicHDF5(Source):
         taken = {"obs", "phase", self.options["action_key"]}
         unused = {key: "not part of the schema" for key in demo if key not in taken}
         for key in group_at(demo, "obs", f"{self.path}, {demo.name}") if has(demo, "obs") else ():
-            if key not in self._image_keys and not key.endswith(_USED):
+            if key not in self._image_keys and not key.endswith(tuple(_USED)):
                 unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
         return unused
 
@@ -205,27 +207,24 @@ class RobomimicHDF5(Source):
         )
 
     def _proprio(self, demo: h5py.Group, where: str) -> np.ndarray:
-        arms: list[np.ndarray] = []
-        while has(demo, f"obs/robot{len(arms)}_eef_pos") or not arms:
-            keys = [f"obs/robot{len(arms)}_{key}" for key in _USED]
-            position, quaternion, gripper = (as_rows(self._get(demo, key, where), f"{where}: {key!r}") for key in keys)
-            for key, value, width in ((keys[0], position, 3), (keys[1], quaternion, 4)):
-                if value.shape != (len(position), width):
-                    raise EpisodeError(
-                        f"{where}: {key} has shape {value.shape}, not ({len(position)}, {width}); repair or drop the "
-                        "episode"
-                    )
-            if len(gripper) != len(position):
+        columns: list[np.ndarray] = []
+        arms = 1
+        while has(demo, f"obs/robot{arms}_eef_pos"):
+            arms += 1
+        for arm, (part, width) in itertools.product(range(arms), _USED.items()):
+            key = f"obs/robot{arm}_{part}"
+            rows = as_rows(self._get(demo, key, where), f"{where}: {key!r}")
+            if width not in (None, rows.shape[1]):
                 raise EpisodeError(
-                    f"{where}: {keys[2]} has {len(gripper)} steps, "
-                    f"eef_pos {len(position)}; cut them to the same steps or drop the episode"
+                    f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
                 )
-            arms.append(np.concatenate([position, np.roll(quaternion, 1, axis=1), gripper], axis=1))
-            if len(arms[-1]) != len(arms[0]):
+            if columns and len(rows) != len(columns[0]):
                 raise EpisodeError(
-                    f"{where}: {keys[0]} has {len(position)} steps, the first arm {len(arms[0])}; repair it"
+                    f"{where}: {key} has {len(rows)} steps, obs/robot0_eef_pos {len(columns[0])}; cut them to the same "
+                    "steps or drop the episode"
                 )
-        return np.concatenate(arms, axis=1)
+            columns.append(np.roll(rows, 1, axis=1) if part == "eef_quat" else rows)
+        return np.concatenate(columns, axis=1)
 
     def _get(self, demo: h5py.Group, key: str, where: str) -> np.ndarray:
         if not has(demo, key):

@@ -7,13 +7,14 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line
+from gap_vla.core.foreign import one_line, refusing
 from gap_vla.demos import fields
+from gap_vla.demos.layout import StateLayout
 
 READERS: dict[str, str] = {
     "robomimic_hdf5": "gap_vla.demos.robomimic_hdf5:RobomimicHDF5",
@@ -80,6 +81,86 @@ class Source(Sequence[Episode], abc.ABC):
             "options": json.loads(json.dumps(self.options)),
             "content": _digest(self.path),
         }
+
+
+class NamedArrays(Source):
+    """Recordings of arrays by name; options say which of them are the state, the actions and the cameras.
+
+    Args:
+        path: file or folder.
+        state_key, action_key: names of the arrays.
+        image_keys: array name to camera name, e.g. `{"image": "image_primary"}`.
+        layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes.
+        language_instruction: used where a recording has none.
+        action_limit: the largest action; null: whatever is there.
+    """
+
+    STATE_KEY: ClassVar[str]
+    IMAGE_KEYS: ClassVar[Mapping[str, str] | None] = None
+    _image_keys: Mapping[str, str]
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        state_key: str | None = None,
+        action_key: str = "action",
+        image_keys: Mapping[str, str] | None = None,
+        layout: str | Mapping[str, Any] = "gap",
+        language_instruction: str = "",
+        action_limit: float | None = fields.ACTION_LIMIT,
+    ) -> None:
+        self.path = Path(path)
+        image_keys = self.IMAGE_KEYS if image_keys is None else image_keys
+        self.options = {
+            "state_key": self.STATE_KEY if state_key is None else state_key,
+            "action_key": action_key,
+            "image_keys": None if image_keys is None else dict(image_keys),
+            "layout": layout if isinstance(layout, str) else dict(layout),
+            "language_instruction": language_instruction,
+            **self.stated_limit(action_limit),
+        }
+        self._image_keys = self.options["image_keys"] or {}
+        self._layout = StateLayout.of(layout)
+        self._find()
+
+    def _find(self) -> None:
+        """Looks at what files there are."""
+
+    def mapping(self) -> dict[str, str]:
+        cameras = {camera: key for key, camera in self._image_keys.items()}
+        return cameras | {"proprio": self.options["state_key"], "action": self.options["action_key"]}
+
+    def _unused(self, names: Iterable[str], *others: str) -> dict[str, str]:
+        """Those names that are neither named by the options nor among the `others`, as `dropped` gives them."""
+        used = {self.options["state_key"], self.options["action_key"], *self._image_keys, *others}
+        return {name: "not named as state, action or camera" for name in names if name not in used}
+
+    def _episode(self, arrays: Mapping[str, Any], where: str, images: bool, **rest: Any) -> Episode:
+        """Picks state, action and cameras out of one recording's arrays; `rest`: of the Episode.
+
+        Raises:
+            EpisodeError: a key is missing (says which there are), a field has another shape or length, a number is not
+                finite in float32, or an action beyond its limit.
+        """
+        state, action = self.options["state_key"], self.options["action_key"]
+        cameras = self._image_keys if images else {}
+        with refusing(where, "write it again", EpisodeError):
+            for key in (state, action, *cameras):
+                if key not in arrays:
+                    raise EpisodeError(
+                        f"{where}: no {key!r} (found: {one_line(', '.join(map(str, arrays))) or 'nothing'}); "
+                        "name it with --reader"
+                    )
+            rows = fields.as_rows(arrays[state], f"{where}: {state!r}")
+            phase = arrays.get("phase")
+            return Episode(
+                action=fields.as_actions(arrays[action], self.action_limit, f"{where}: {action!r}"),
+                images={name: fields.as_frames(arrays[key], f"{where}: {key!r}") for key, name in cameras.items()},
+                proprio=self._layout.to_proprio(rows, where),
+                phase=None if phase is None else fields.as_names(phase, f"{where}: 'phase'"),
+                **rest | {"metadata": {**rest["metadata"], **self._layout.facts}},
+            ).validate()
 
 
 def _digest(path: Path) -> str:
