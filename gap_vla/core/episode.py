@@ -70,6 +70,13 @@ class Episode:
         return f"{where}, episode {self.metadata.get('episode_id', '?')}"
 
     @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array that there is, by camera or attribute."""
+        given = {"rho": self.rho, "change_point": self.change_point, "phase": self.phase}
+        optional = {key: value for key, value in given.items() if value is not None}
+        return {**self.images, "proprio": self.proprio, "action": self.action, **optional}
+
+    @property
     def arms(self) -> tuple[Arm, ...]:
         """The proprioception split by arm; only for the 9-per-arm layout."""
         if self.proprio.shape[1] % PROPRIO_PER_ARM:
@@ -90,11 +97,7 @@ class Episode:
             raise EpisodeError(f"{self.name}: no steps; drop the episode")
         if not isinstance(self.language_instruction, str):
             raise EpisodeError(f"{self.name}: the instruction is {self.language_instruction!r:.60}, not text")
-        arrays = {**self.images, "proprio": self.proprio, "action": self.action}
-        for optional in ("phase", "rho", "change_point"):
-            if getattr(self, optional) is not None:
-                arrays[optional] = getattr(self, optional)
-        for key, value in arrays.items():
+        for key, value in self.arrays.items():
             if len(value) != steps:
                 raise EpisodeError(
                     f"{self.name}: {key} has {len(value)} steps, proprio has {steps}; cut them to the same steps "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Iterable, Sequence
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
 
 PATIENCE = 5.0
 """Seconds of work that need no line; for `after`."""
@@ -168,3 +170,12 @@ class Progress:
         line = f"{heading}{self._what}: {', '.join([*parts, *([self._extra] if self._extra else [])])}"
         line = f"\r\x1b[K{line}" if self._rewrites else f"{line}\n"
         print(line, end="", file=self._out, flush=True)
+
+
+def watched(results: Iterable[T], what: str, total: int, unit: str, after: float = 0.0) -> list[T]:
+    """The results as a list, while stderr says how many there are."""
+    progress, done = Progress(what, total, unit, after=after, out=sys.stderr), []
+    for result in results:
+        done.append(result)
+        progress.update(len(done))
+    return done

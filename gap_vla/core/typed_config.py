@@ -13,7 +13,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gap_vla.core.errors import UserError
@@ -27,8 +27,7 @@ def choose(value: str, choices: tuple[str, ...], what: str) -> str:
     """Returns `value`, or raises ConfigError listing the choices and the nearest one."""
     if value in choices:
         return value
-    near = difflib.get_close_matches(str(value), choices, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = _nearest(str(value), choices, " (did you mean {!r}?)")
     raise ConfigError(f"{what} {value!r} is unknown{hint}; choose one of {', '.join(choices)}")
 
 
@@ -36,14 +35,16 @@ def apply_changes(values: dict[str, Any], changes: Mapping[str, Any], where: str
     """Writes `changes` into the nested `values`, which must have these keys already; `where` prefixes their names."""
     for key, value in changes.items():
         if key not in values:
-            near = difflib.get_close_matches(key, values, 1)
-            raise ConfigError(
-                f"unknown configuration key {where}{key}" + (f"; did you mean {near[0]}?" if near else "")
-            )
+            raise ConfigError(f"unknown configuration key {where}{key}{_nearest(key, values, '; did you mean {}?')}")
         if isinstance(value, Mapping) and key != "options":
             apply_changes(values[key], value, f"{where}{key}.")
         else:
             values[key] = value
+
+
+def _nearest(word: str, words: Iterable[str], hint: str) -> str:
+    """The hint with the nearest of the words in it; empty if none is near."""
+    return "".join(hint.format(near) for near in difflib.get_close_matches(word, list(words), 1))
 
 
 def to_plain(value: Any) -> Any:
@@ -66,8 +67,7 @@ def build_config(cls: Any, values: Any, where: str = "") -> Any:
     arguments = {}
     for key, value in values.items():
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, 1)
-            hint = f"; did you mean {where}{near[0]}?" if near else ""
+            hint = _nearest(key, fields, f"; did you mean {where}{{}}?")
             raise ConfigError(f"unknown configuration key {where}{key}{hint} (known here: {', '.join(fields)})")
         arguments[key] = _convert(value, hints[key], f"{where}{key}")
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from gap_vla import __version__
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.processes import worker_pool
-from gap_vla.core.progress import PATIENCE, Progress
+from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.measures import label_report, notes
@@ -79,16 +79,15 @@ def annotate(
     if not episodes:
         raise MotionError("there is no episode to annotate")
     own, of_lstm = checked_options(method, options)
-    points_name, rho_name = method_parts(method, own)
     motions = _motions(episodes, extra)
     chosen = list(range(len(episodes)) if fit is None else fit)
     if not chosen:
         raise MotionError("there is no episode to fit the annotator on")
-    if points_name != "column":
+    if method_parts(method, own)[0] != "column":
         own = resolved(own, [motions[i] for i in chosen])
-    points = _find_points(points_name, motions, [e.phase for e in episodes], own, workers)
+    points = _find_points(method, own, episodes, motions, workers)
     estimator = None
-    if rho_name == "lstm":
+    if method_parts(method, own)[1] == "lstm":
         estimator = PhaseEstimator(**of_lstm, seed=seed).fit([motions[i] for i in chosen], [points[i] for i in chosen])
     annotation = Annotator(method, own, seed, estimator)._annotation(motions, points)
     return dataclasses.replace(annotation, report={"fitted_episodes": len(chosen), **annotation.report})
@@ -154,10 +153,8 @@ class Annotator:
         Raises:
             MotionError: bad signals, or other columns than the estimator was trained on.
         """
-        points_name, _ = method_parts(self.method, self.options)
         motions = _motions(episodes, extra)
-        points = _find_points(points_name, motions, [e.phase for e in episodes], self.options, workers)
-        return self._annotation(motions, points)
+        return self._annotation(motions, _find_points(self.method, self.options, episodes, motions, workers))
 
     label = annotate  # as callers outside of the repository may know it
 
@@ -171,11 +168,10 @@ class Annotator:
         return directory
 
     def _annotation(self, motions: Sequence[Motion], points: list[np.ndarray]) -> Annotation:
-        _, rho_name = method_parts(self.method, self.options)
-        maker = RHO[rho_name]
+        maker = RHO[method_parts(self.method, self.options)[1]]
         if maker is None:
             assert self.estimator is not None
-            rho = _counted(map(self.estimator.predict, motions), "ρ", len(motions))
+            rho = watched(map(self.estimator.predict, motions), "ρ", len(motions), "episode", PATIENCE)
         else:
             rho = [maker(p, len(motion), self.options) for motion, p in zip(motions, points)]
         report = label_report(rho, points)
@@ -286,32 +282,15 @@ def _motions(episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None) ->
 
 
 def _find_points(
-    name: str,
-    motions: Sequence[Motion],
-    phases: Sequence[np.ndarray | None],
-    options: Options,
-    workers: int | None,
+    method: str, options: Options, episodes: Sequence[Episode], motions: Sequence[Motion], workers: int | None
 ) -> list[np.ndarray]:
+    finder = POINTS[method_parts(method, options)[0]]
     if workers is None:
         pairs = sum(len(m) * min(len(m), options.max_segment or len(m)) for m in motions)
         workers = (os.cpu_count() or 1) if pairs > PAIRS_WORTH_PROCESSES else 1
-    jobs = [(name, motion, phase, options) for motion, phase in zip(motions, phases)]
-    if workers <= 1 or len(jobs) < 2:
-        return _counted(map(_find, jobs), "change points", len(jobs))
-    with worker_pool(min(workers, len(jobs))) as pool:
-        found = pool.map(_find, jobs, chunksize=max(1, len(jobs) // (8 * workers)))
-        return _counted(found, "change points", len(jobs))
-
-
-def _counted(results: Iterable[np.ndarray], what: str, total: int) -> list[np.ndarray]:
-    progress = Progress(what, total, "episode", after=PATIENCE, out=sys.stderr)
-    done = []
-    for result in results:
-        done.append(result)
-        progress.update(len(done))
-    return done
-
-
-def _find(job: tuple[str, Motion, np.ndarray | None, Options]) -> np.ndarray:
-    name, motion, phase, options = job
-    return POINTS[name](motion, phase, options)
+    jobs = motions, [episode.phase for episode in episodes], itertools.repeat(options)
+    progress = "change points", len(motions), "episode", PATIENCE
+    if workers <= 1 or len(motions) < 2:
+        return watched(map(finder, *jobs), *progress)
+    with worker_pool(min(workers, len(motions))) as pool:
+        return watched(pool.map(finder, *jobs, chunksize=max(1, len(motions) // (8 * workers))), *progress)

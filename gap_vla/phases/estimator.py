@@ -115,7 +115,7 @@ class PhaseEstimator:
         usable = [i for i, motion in enumerate(motions) if len(motion)]
         if not usable:
             raise MotionError("no recording has a step; there is nothing to learn ρ from")
-        self.columns = _columns(motions[usable[0]])
+        self.columns = motions[usable[0]].columns
         features = {i: self.features(motions[i]) for i in usable}
         kept, held = held_out_split(usable, self.settings)
         stacked = np.concatenate([features[i][1:] for i in kept] or [np.zeros((0, self.width), np.float32)])
@@ -147,9 +147,9 @@ class PhaseEstimator:
         """Unscaled Δs: row t is the difference between samples t - 1 and t, row 0 is zero."""
         from gap_vla.phases.lstm import all_features
 
-        if (found := _columns(motion)) != self.columns:
+        if (found := motion.columns) != self.columns:
             raise MotionError(f"{motion.where}: its columns {found} are not those of the estimator, {self.columns}")
-        return all_features(samples_of(motion), found["arms"], bool(found["rotations"]), self.width)
+        return all_features(motion.samples, found["arms"], bool(found["rotations"]), self.width)
 
     def predict(
         self,
@@ -266,17 +266,6 @@ class PhaseEstimator:
             f"{prefix}loss": weighted_loss(rho, targets, weights),
             f"{prefix}calibration": calibration(rho, targets, weights),
         }
-
-
-def samples_of(motion: Motion) -> np.ndarray:
-    """f64[T, …]: position, quaternion, then gripper and extra, the columns that `lstm.step_features` reads."""
-    parts = [motion.position, motion.quaternion, motion.gripper, motion.extra]
-    return np.ascontiguousarray(np.concatenate([p for p in parts if p is not None], axis=1))
-
-
-def _columns(motion: Motion) -> dict[str, int]:
-    others = sum(0 if part is None else part.shape[1] for part in (motion.gripper, motion.extra))
-    return {"arms": motion.arms, "rotations": int(motion.quaternion is not None), "others": others}
 
 
 def held_out_split(usable: list[int], settings: EstimatorSettings) -> tuple[list[int], list[int]]:

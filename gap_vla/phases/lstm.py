@@ -151,12 +151,9 @@ class PhaseStream:
         rows = [None if v is None else np.atleast_1d(v)[None] for v in (position, quaternion, gripper, extra)]
         assert rows[0] is not None
         motion = Motion.of(rows[0], *rows[1:], where=f"stream, sample {self._seen}")
-        parts = [p for p in (motion.position, motion.quaternion, motion.gripper, motion.extra) if p is not None]
-        sample = np.concatenate(parts, axis=1)[0]
-        c = self._columns
-        expected = 3 * c["arms"] + 4 * c["arms"] * c["rotations"] + c["others"]
-        if len(sample) != expected or (motion.quaternion is not None) != bool(c["rotations"]):
-            raise MotionError(f"{motion.where}: {len(sample)} columns, but the estimator was trained with {c}")
+        c, sample = self._columns, motion.samples[0]
+        if motion.columns != c:
+            raise MotionError(f"{motion.where}: its columns {motion.columns} are not those of the estimator, {c}")
         if self._seen:
             step_features(self._before, sample, c["arms"], bool(c["rotations"]), self._row)
         self._before = sample

@@ -59,6 +59,18 @@ class Motion:
     def arms(self) -> int:
         return self.position.shape[1] // 3
 
+    @property
+    def samples(self) -> np.ndarray:
+        """f64[T, …]: position, quaternion, then gripper and extra, the columns that `lstm.step_features` reads."""
+        parts = [self.position, self.quaternion, self.gripper, self.extra]
+        return np.ascontiguousarray(np.concatenate([part for part in parts if part is not None], axis=1))
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """How many there are of what."""
+        others = sum(0 if part is None else part.shape[1] for part in (self.gripper, self.extra))
+        return {"arms": self.arms, "rotations": int(self.quaternion is not None), "others": others}
+
     @classmethod
     def of(
         cls,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
+import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.processes import worker_pool
-from gap_vla.core.progress import Progress
+from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash
@@ -89,7 +88,7 @@ def write_rlds(
             "annotator": dict(annotator or {}),
             "data": dict(identity),
         }
-        target = stack.enter_context(DatasetTarget(data_dir, name, version, settings, overwrite))
+        target = stack.enter_context(DatasetTarget(data_dir, name, version, settings, overwrite).held())
         if target.reused:
             return target.path
         stack.enter_context(naming_a_full_disk(target.partial, KEPT))
@@ -132,25 +131,16 @@ def _write_all(
     every = [job for of_split in jobs.values() for job in of_split]
     left = sum(len(job.indices) for job in every if not Path(f"{job.path}.json").exists())
     require_disk({f"{left} episodes, compressed": left * size / 3}, target.partial, "their number or size")
+    progress = f"write {target.name}", len(every), "shard"
     if runner is not None:
         accounts = runner(every)
     elif workers > 1 and isinstance(episodes, Source) and size * len(episodes) > _WORTH_PROCESSES:
         with worker_pool(workers) as pool:
-            accounts = _watched(pool.map(write_shard, every), target.name, len(every))
+            accounts = watched(pool.map(write_shard, every), *progress)
     else:
-        accounts = _watched(map(write_shard, every), target.name, len(every))
+        accounts = watched(map(write_shard, every), *progress)
     _gather_statistics(target, jobs["train"])
     return lengths, [account["bytes"] for account in accounts], schema
-
-
-def _watched(accounts: Iterable[dict[str, Any]], name: str, total: int) -> list[dict[str, Any]]:
-    """The accounts of all shards, while stderr says how many are written."""
-    progress = Progress(f"write {name}", total, "shard", out=sys.stderr)
-    written = []
-    for account in accounts:
-        written.append(account)
-        progress.update(len(written))
-    return written
 
 
 def _gather_statistics(target: DatasetTarget, jobs: list[ShardJob]) -> None:
@@ -159,9 +149,6 @@ def _gather_statistics(target: DatasetTarget, jobs: list[ShardJob]) -> None:
     actions = [part for t in tables for part in np.split(t["action"], np.cumsum(t["lengths"])[:-1])]
     proprios = [part for t in tables for part in np.split(t["proprio"], np.cumsum(t["lengths"])[:-1])]
     save_statistics(dataset_statistics(actions, proprios), target.partial / "dataset_statistics.json")
-
-
-_OPTIONAL = ("phase", "rho", "change_point")
 
 
 class _Spooled(Sequence[Episode]):
@@ -174,23 +161,12 @@ class _Spooled(Sequence[Episode]):
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < self._length:
             raise IndexError(index)
-        with np.load(self._directory / f"{index}.npz") as arrays:
-            rest = json.loads(str(arrays["_rest"]))
-            images = {key: arrays[key] for key in arrays.files if key.startswith("image_")}
-            optional = {key: arrays[key] for key in _OPTIONAL if key in arrays.files}
-            return Episode(images=images, proprio=arrays["proprio"], action=arrays["action"], **optional, **rest)
+        return pickle.loads((self._directory / f"{index}.pkl").read_bytes())
 
 
 def spool(episodes: Iterable[Episode], directory: Path) -> Sequence[Episode]:
     """Writes each episode to `directory` as it comes; memory holds one at a time."""
     count = 0
     for count, episode in enumerate(episodes, start=1):
-        rest = {
-            "language_instruction": episode.language_instruction,
-            "success": bool(episode.success),
-            "metadata": dict(episode.metadata),
-        }
-        arrays: dict[str, Any] = {**episode.images, "proprio": episode.proprio, "action": episode.action}
-        arrays |= {key: value for key in _OPTIONAL if (value := getattr(episode, key)) is not None}
-        np.savez(directory / f"{count - 1}.npz", _rest=np.array(json.dumps(rest, default=str)), **arrays)
+        (directory / f"{count - 1}.pkl").write_bytes(pickle.dumps(episode, protocol=5))
     return _Spooled(directory, count)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,41 +90,37 @@ def build_dataset(
     target = Path(data_dir) / name / version
     if not overwrite and _is_made_from(target, data, val_fraction):
         return target
-    common: dict[str, Any] = {
-        "version": version,
-        "val_fraction": val_fraction,
-        "identity": data,
-        "workers": workers,
-        "overwrite": overwrite,
-        **write_options,
-    }
-    if method == "none" and fitted is None:
-        return write_rlds(source, data_dir, name, **common)
+    annotate = _annotator(method, seed, options, workers)
     train = plan_splits(len(source), val_fraction)["train"]
-    if fitted is None and fit_episodes is not None:
+    if fitted is None and fit_episodes is not None and method != "none":
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))
-        some = [source.read(train[i], images=False) for i in chosen]
-        fitted = _annotate(some, method, seed, options, workers).annotator
+        fitted = annotate([source.read(train[i], images=False) for i in chosen]).annotator
+    made: Annotation | Annotator | None = fitted
+    labels = None
     if fitted is not None:
-        kept = fitted
-        return write_rlds(
-            AnnotatedSource(source, kept),
-            data_dir,
-            name,
-            annotator=kept.identity,
-            companion=lambda directory: kept.save(directory / "annotator"),
-            **common,
-        )
-    annotation = _annotate(source.without_images(), method, seed, options, workers, train)
-    print(*describe(annotation.report), sep="\n", flush=True)
+        source = AnnotatedSource(source, fitted)
+    elif method != "none":
+        made = annotation = annotate(source.without_images(), fit=train)
+        print(*describe(annotation.report), sep="\n", flush=True)
+        labels = [Labels(rho, annotation.flags(i)) for i, rho in enumerate(annotation.rho)]
+
+    def keep_annotator(directory: Path) -> None:
+        if made is not None:
+            made.save(directory / "annotator")
+
     return write_rlds(
         source,
         data_dir,
         name,
-        annotator=annotation.identity,
-        labels=[Labels(rho, annotation.flags(i)) for i, rho in enumerate(annotation.rho)],
-        companion=lambda directory: annotation.save(directory / "annotator"),
-        **common,
+        version=version,
+        val_fraction=val_fraction,
+        annotator=None if made is None else made.identity,
+        identity=data,
+        labels=labels,
+        workers=workers,
+        overwrite=overwrite,
+        companion=keep_annotator,
+        **write_options,
     )
 
 
@@ -152,18 +149,16 @@ def dry_run(
     first = source.read(0)
     if method != "none":
         train = plan_splits(len(source), val_fraction)["train"]
-        annotation = _annotate(source.without_images(), method, seed, options, workers, train)
+        annotation = _annotator(method, seed, options, workers)(source.without_images(), fit=train)
         first = first.replace(rho=annotation.rho[0], change_point=annotation.flags(0))
     lengths = [len(e) for e in source.without_images()]
-    fields = {f"steps/observation/{key}": value for key, value in sorted(first.images.items())}
-    fields |= {"steps/observation/proprio": first.proprio, "steps/action": first.action}
-    fields |= {f"steps/{k}": v for k in ("rho", "change_point", "phase") if (v := getattr(first, k)) is not None}
     mapping = source.mapping()
     lines = [f"{source.path} ({source.kind}): {len(lengths)} episodes, {min(lengths)} to {max(lengths)} steps"]
-    for key, value in fields.items():
+    for key, value in first.replace(images=dict(sorted(first.images.items()))).arrays.items():
+        place = "observation/" if key in first.images or key == "proprio" else ""
         shape = "x".join(str(n) for n in value.shape[1:]) or "scalar"
         kind = "string" if value.dtype.kind == "U" else value.dtype.name
-        lines.append(f"  {key}: {kind} {shape}  <- {mapping.get(key.split('/')[-1], 'annotator')}")
+        lines.append(f"  steps/{place}{key}: {kind} {shape}  <- {mapping.get(key, 'annotator')}")
     missing = "" if first.language_instruction else '  (none; give one with --reader language_instruction="…")'
     lines.append(f"  steps/language_instruction: {first.language_instruction!r}{missing}")
     lines += [f"  dropped: {key} ({reason})" for key, reason in sorted(source.dropped().items())]
@@ -171,17 +166,10 @@ def dry_run(
     return "\n".join([*lines, f"picture: {write_picture(view, picture, 'dry_run')}"])
 
 
-def _annotate(
-    episodes: list[Episode],
-    method: str,
-    seed: int,
-    options: Mapping[str, Any] | None,
-    workers: int,
-    fit: list[int] | None = None,
-) -> Annotation:
+def _annotator(method: str, seed: int, options: Mapping[str, Any] | None, workers: int) -> Callable[..., Annotation]:
     # more than one process is left to the annotator: starting them costs more than a small dataset
     few = 1 if workers == 1 else None
-    return phases.annotate(episodes, method=method, seed=seed, workers=few, fit=fit, **dict(options or {}))
+    return functools.partial(phases.annotate, method=method, seed=seed, workers=few, **dict(options or {}))
 
 
 def _is_made_from(target: Path, data: Mapping[str, Any], val_fraction: float) -> bool:
@@ -210,6 +198,3 @@ class AnnotatedSource(Source):
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         return with_rho(self._source.read(index, images=images), self._annotator)
-
-    def identity(self) -> dict[str, Any]:
-        return self._source.identity()

@@ -11,7 +11,7 @@ import numpy as np
 from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.store import EpisodeStore
-from gap_vla.rlds.windows import Batch, Goal, RhoOfWindow, Windows
+from gap_vla.rlds.windows import Batch, Windows
 
 
 class Mixture:
@@ -78,26 +78,15 @@ class WindowLoader:
         store: an `EpisodeStore`, or several with weights `[(store, 0.7), (other, 0.3)]`: windows are drawn in these
             proportions, each normalised with its own dataset's statistics. Picture sizes and widths must agree.
         split: `"train"` or `"val"`.
-        window_size: W.
-        action_horizon: H.
         batch_size: B, of this process.
-        seed: of the shuffling.
-        image_keys: cameras to deliver.
-        proprio: whether to deliver proprioception.
-        normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
-        rho_of_window: `"step"` each step's own ρ, `"current"` the window's last step's for all, `"none"`.
+        seed: of the shuffling, and of what is drawn for a window.
         train: endless and shuffled, or one ordered pass.
         process_index: this host …
         process_count: … of so many; each sees its own share of the windows.
-        language: whether to deliver `task.language_instruction`.
-        upstream_action_mask: upstream's action mask, two steps late (see `window_indices`).
-        goal: `"uniform"` adds to `task` the whole observation at a random later step (goal relabelling), drawn anew
-            in each epoch.
-        max_goal_distance: steps from the window's last to the goal, at most.
-        augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes), used if `train`. What a
-            window's draws are depends on the seed, the epoch and the window alone.
+        augment: as of `Windows`; used if `train`.
         threads: threads that gather ahead; 0 gathers when asked.
         prefetch: batches held ready when `threads` > 0.
+        **windows: of `gap_vla.rlds.windows.Windows`: window_size, action_horizon, image_keys, normalization, …
     """
 
     def __init__(
@@ -105,49 +94,23 @@ class WindowLoader:
         store: EpisodeStore | Sequence[tuple[EpisodeStore, float]],
         *,
         split: str,
-        window_size: int,
-        action_horizon: int,
         batch_size: int,
         seed: int,
-        image_keys: Sequence[str] = ("image_primary",),
-        proprio: bool = True,
-        normalization: str = "normal",
-        rho_of_window: RhoOfWindow = "step",
         train: bool = True,
         process_index: int = 0,
         process_count: int = 1,
-        language: bool = True,
-        upstream_action_mask: bool = False,
-        goal: Goal = "none",
-        max_goal_distance: int | None = None,
         augment: Mapping[str, Any] | None = None,
         threads: int = 0,
         prefetch: int = 2,
+        **windows: Any,
     ) -> None:
         import grain
 
         stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else list(store)
         if not 0 <= process_index < process_count:
             raise ConfigError(f"process_index {process_index} is not in [0, {process_count})")
-        parts = [
-            Windows(
-                one,
-                split=split,
-                window_size=window_size,
-                action_horizon=action_horizon,
-                image_keys=image_keys,
-                proprio=proprio,
-                normalization=normalization,
-                rho_of_window=rho_of_window,
-                language=language,
-                upstream_action_mask=upstream_action_mask,
-                goal=goal,
-                max_goal_distance=max_goal_distance,
-                augment=augment if train else None,
-                seed=seed,
-            )
-            for one, _ in stores
-        ]
+        windows |= {"split": split, "seed": seed, "augment": augment if train else None}
+        parts = [Windows(one, **windows) for one, _ in stores]
         self.windows = Mixture(parts) if len(parts) > 1 else parts[0]
         self._statistics = [part.store.statistics for part in parts]
         self._identity = digest(

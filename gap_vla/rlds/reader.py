@@ -29,7 +29,6 @@ def read_rlds(
     version_dir: str | Path,
     split: str = "train",
     *,
-    images: bool = True,
     workers: int = 2,
     resize: Mapping[str, tuple[int, int]] | None = None,
     keys: Mapping[str, str] | None = None,
@@ -39,7 +38,6 @@ def read_rlds(
     Args:
         version_dir: the dataset, e.g. `data/threading/1.0.0`.
         split: split name.
-        images: False skips decoding them.
         workers: threads that decode.
         resize: camera to (height, width), Lanczos3 with antialiasing, rounded and clipped to uint8 as upstream does.
         keys: for datasets of others: field of the episode (`image_primary`, `proprio`, `action`,
@@ -50,7 +48,7 @@ def read_rlds(
             fewer episodes than dataset_info.json says.
     """
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
-    for steps, metadata in read_steps(version_dir, split, images=images, workers=workers, resize=size):
+    for steps, metadata in read_steps(version_dir, split, workers=workers, resize=size):
         with refusing(f"{version_dir}, {split}: not the fields of an episode", "name them with keys", EpisodeError):
             episode = decode_episode(pick_fields(steps, keys, f"{version_dir}, {split}") if keys else steps, metadata)
             episode.validate()
@@ -61,7 +59,6 @@ def read_steps(
     version_dir: str | Path,
     split: str,
     *,
-    images: bool = True,
     workers: int = 2,
     resize: Mapping[str, tuple[int, int]] | None = None,
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -72,14 +69,10 @@ def read_steps(
     builder = open_version(Path(version_dir))
     if split not in builder.info.splits:
         raise EpisodeError(f"{version_dir}: no split {split!r}; it has {', '.join(builder.info.splits)}")
-    decoders = None if images else {"steps": _skip_images(builder.info.features["steps"].feature, tfds)}
     where = f"{version_dir}, split {split}"
     with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
-        dataset = builder.as_dataset(
-            split=split,
-            decoders=decoders,
-            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-        )
+        in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        dataset = builder.as_dataset(split=split, read_config=in_order)
         stack = functools.partial(_stack, resize=resize or {})
         dataset = dataset.map(stack, num_parallel_calls=workers, deterministic=True).prefetch(1)
         options = tf.data.Options()
@@ -97,9 +90,6 @@ def read_steps(
                 f"{where}, episode {index}: unreadable ({one_line(_NODE.sub('', error.message), 120)}); one of "
                 f"{files} is truncated or damaged: copy the file again or convert the source again"
             ) from None
-        if not images:
-            for key in _image_keys(builder.info.features["steps"].feature):
-                episode["steps"]["observation"].pop(key)
         yield episode["steps"], episode.get("episode_metadata", {})
         index += 1
 
@@ -130,13 +120,3 @@ def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]]) -> di
         small = tf.image.resize(place[key], size, method="lanczos3", antialias=True)
         place[key] = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
     return {**episode, "steps": steps}
-
-
-def _image_keys(step: Any) -> list[str]:
-    import tensorflow_datasets as tfds
-
-    return [k for k, v in step["observation"].items() if isinstance(v, tfds.features.Image)]
-
-
-def _skip_images(step: Any, tfds: Any) -> dict[str, Any]:
-    return {"observation": {key: tfds.decode.SkipDecoding() for key in _image_keys(step)}}

@@ -42,10 +42,6 @@ class Schema:
         annotated = episode.rho is not None and episode.change_point is not None
         return cls(sizes, episode.proprio.shape[1], episode.action.shape[1], annotated, episode.phase is not None)
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Schema:
-        return cls(**{**data, "images": tuple((k, (h, w)) for k, (h, w) in data["images"])})
-
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
@@ -180,10 +176,8 @@ def content_hash(episodes: Sequence[Episode]) -> str:
     """Hash of everything in the episodes, for data that come from memory and have no file to name."""
     total = hashlib.sha256()
     for episode in episodes:
-        arrays = {**episode.images, "proprio": episode.proprio, "action": episode.action}
-        arrays |= {k: v for k in ("rho", "change_point", "phase") if (v := getattr(episode, k)) is not None}
-        for key in sorted(arrays):
-            value = np.ascontiguousarray(arrays[key])
+        for key, value in sorted(episode.arrays.items()):
+            value = np.ascontiguousarray(value)
             total.update(f"{key}{value.dtype}{value.shape}".encode())
             total.update(value.tobytes())
         total.update(episode.language_instruction.encode())

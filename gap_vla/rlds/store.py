@@ -116,7 +116,17 @@ class EpisodeStore:
             with workplace(directory) as folder:
                 new = folder / directory.name
                 new.mkdir()
-                _decode(version_dir, new, source_hash, workers, resize, keys)
+                names = list(open_version(version_dir).info.splits)
+                options: dict[str, Any] = {"workers": workers, "resize": resize, "keys": keys}
+                statistics = version_dir / "dataset_statistics.json"
+                write_store(
+                    new,
+                    {name: read_rlds(version_dir, name, **options) for name in names},
+                    source=str(version_dir),
+                    source_hash=source_hash,
+                    metadata=dataset_metadata(version_dir),
+                    statistics=statistics if statistics.exists() and not keys else None,
+                )
                 put(new, directory)
         return cls.open(directory)
 
@@ -192,26 +202,6 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
     return total.hexdigest()[:16]
 
 
-def _decode(
-    version_dir: Path,
-    folder: Path,
-    source_hash: str,
-    workers: int,
-    resize: Mapping[str, tuple[int, int]],
-    keys: Mapping[str, str] | None,
-) -> None:
-    names = list(open_version(version_dir).info.splits)
-    statistics = version_dir / "dataset_statistics.json"
-    write_store(
-        folder,
-        {name: read_rlds(version_dir, name, workers=workers, resize=resize, keys=keys) for name in names},
-        source=str(version_dir),
-        source_hash=source_hash,
-        metadata=dataset_metadata(version_dir),
-        statistics=statistics if statistics.exists() and not keys else None,
-    )
-
-
 def write_store(
     folder: Path,
     splits: Mapping[str, Iterable[Episode]],
@@ -273,12 +263,7 @@ class _SplitWriter:
         self._phases: dict[str, int] = {}
 
     def add(self, episode: Episode) -> None:
-        arrays: dict[str, np.ndarray] = {
-            **episode.images,
-            "proprio": episode.proprio,
-            "action": episode.action,
-        }
-        arrays |= {k: v for k in ("rho", "change_point") if (v := getattr(episode, k)) is not None}
+        arrays = episode.arrays
         if episode.phase is not None:
             codes = [self._phases.setdefault(str(name), len(self._phases)) for name in episode.phase]
             arrays["phase"] = np.asarray(codes, np.int32)

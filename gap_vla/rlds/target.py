@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,15 @@ VERSION = re.compile(r"\d+\.\d+\.\d+")
 _MARK = "settings.json"
 
 
-class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
+def check_names(name: str, version: str) -> None:
+    """Raises DatasetError for what is no name or no version of a dataset."""
+    if not name.isidentifier():
+        raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores")
+    if not VERSION.fullmatch(version):
+        raise DatasetError(f"dataset version {version!r}: give three numbers, such as 1.0.0")
+
+
+class DatasetTarget:
     """`data_dir/name/version`, written as `data_dir/name/.version.partial` until `finish`.
 
     Args:
@@ -48,10 +56,7 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
     def __init__(
         self, data_dir: str | Path, name: str, version: str, settings: Mapping[str, Any], overwrite: bool = False
     ) -> None:
-        if not name.isidentifier():
-            raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores")
-        if not VERSION.fullmatch(version):
-            raise DatasetError(f"dataset version {version!r}: give three numbers, such as 1.0.0")
+        check_names(name, version)
         self._home = Path(data_dir) / name
         self.name, self.version = name, version
         self.settings = json.loads(json.dumps(settings, default=str))
@@ -59,21 +64,14 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
         self.partial = self._home / f".{version}.partial"
         self.reused = False
         self._overwrite = overwrite
-        self._lock_path = self._home / f".{version}.lock"
 
-    def __enter__(self) -> DatasetTarget:
+    @contextlib.contextmanager
+    def held(self) -> Iterator[DatasetTarget]:
+        """Itself, for this process alone, ready to be written into (or `reused`)."""
         self._home.mkdir(parents=True, exist_ok=True)
-        self._lock = alone(self._lock_path, f"{self._home}")
-        self._lock.__enter__()
-        try:
+        with alone(self._home / f".{self.version}.lock", f"{self._home}"):
             self._prepare()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.__exit__(None, None, None)
+            yield self
 
     def _prepare(self) -> None:
         if self.path.exists():
@@ -85,13 +83,11 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
                 raise DatasetError(self._in_the_way(recorded))
         claim(self.path, "dataset")
         mark = self.partial / _MARK
-        if self.partial.exists() and not (mark.exists() and mark.read_text() == self._described()):
+        described = json.dumps(self.settings, indent=2) + "\n"
+        if self.partial.exists() and not (mark.exists() and mark.read_text() == described):
             shutil.rmtree(self.partial)
         self.partial.mkdir(exist_ok=True)
         write_json(mark, self.settings)
-
-    def _described(self) -> str:
-        return json.dumps(self.settings, indent=2) + "\n"
 
     def _in_the_way(self, recorded: Mapping[str, Any]) -> str:
         if not recorded.get("identity"):
@@ -122,17 +118,9 @@ class DatasetTarget(contextlib.AbstractContextManager["DatasetTarget"]):
             tfds.core.SplitInfo(name=split, shard_lengths=list(counts), num_bytes=sum(next(remaining) for _ in counts))
             for split, counts in shard_lengths.items()
         ]
-        identity = tfds.core.dataset_info.DatasetIdentity(
-            name=self.name,
-            version=tfds.core.Version(self.version),
-            data_dir=str(self.partial),
-            module_name=module,
-        )
-        info = tfds.core.DatasetInfo(
-            builder=identity,
-            description=description,
-            features=features,
-        )
+        version, home = tfds.core.Version(self.version), str(self.partial)
+        identity = tfds.core.dataset_info.DatasetIdentity(self.name, version, home, module_name=module)
+        info = tfds.core.DatasetInfo(builder=identity, description=description, features=features)
         info.set_file_format("tfrecord")
         info.set_splits(tfds.core.splits.SplitDict(splits))
         info.write_to_directory(str(self.partial))

@@ -22,7 +22,7 @@ from gap_vla.demos.source import Source
 from gap_vla.rlds.convert import build_dataset, dry_run
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.shards import BeamRunner
-from gap_vla.rlds.target import DESCRIPTION, VERSION
+from gap_vla.rlds.target import DESCRIPTION, check_names
 from gap_vla.rlds.version_files import DatasetError
 
 BUILDERS = Path(__file__).parents[2] / "rlds_builders"
@@ -84,9 +84,10 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         Raises:
             DatasetError, EpisodeError: as `build_dataset`.
         """
-        chosen = {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS, "val_fraction": self.VAL_FRACTION}
-        demos = self.open(source, reader)
-        return build_dataset(demos, self._data_dir_root, self.name, **self._writer(), **{**chosen, **settings})
+        demos, settings = self.open(source, reader), {**self._settings(), **settings}
+        about = f"{self.name}: {inspect.getdoc(type(self))}" if type(self).__doc__ else DESCRIPTION
+        writer: dict[str, Any] = {"version": str(self.version), "module": type(self).__module__, "description": about}
+        return build_dataset(demos, self._data_dir_root, self.name, **writer, **settings)
 
     def open(self, source: Source | str | Path, reader: Mapping[str, Any] | None = None) -> Source:
         """The demonstrations as `convert` reads them."""
@@ -98,13 +99,10 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         self, source: Source | str | Path, picture: Path, *, reader: Mapping[str, Any] | None = None, **settings: Any
     ) -> str:
         """What `convert` would write, as text, and the first episode with ρ as a picture; see `convert.dry_run`."""
-        chosen = {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS, "val_fraction": self.VAL_FRACTION}
-        return dry_run(self.open(source, reader), picture, **{**chosen, **settings})
+        return dry_run(self.open(source, reader), picture, **{**self._settings(), **settings})
 
-    def _writer(self) -> dict[str, Any]:
-        """What the dataset says of the class that wrote it."""
-        about = f"{self.name}: {inspect.getdoc(type(self))}" if type(self).__doc__ else DESCRIPTION
-        return {"version": str(self.version), "module": type(self).__module__, "description": about}
+    def _settings(self) -> dict[str, Any]:
+        return {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS, "val_fraction": self.VAL_FRACTION}
 
     def download_and_prepare(
         self,
@@ -170,10 +168,7 @@ def dataset_builder(
             "ρ is added to an RLDS dataset by: gap-vla annotate SOURCE --out DATA_DIR/NAME/VERSION "
             "--state observation/state --layout bridge (the field with the state, and what its columns are)"
         )
-    if not name.isidentifier():
-        raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores")
-    if version is not None and not VERSION.fullmatch(str(version)):
-        raise DatasetError(f"dataset version {version!r}: give three numbers, such as 1.0.0")
+    check_names(name, str(DemosBuilder.VERSION if version is None else version))
     found = _class_in_folder(name)
     if found is None or kind not in (None, found.KIND):
         base = DemosBuilder

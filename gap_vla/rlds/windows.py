@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
@@ -87,7 +87,22 @@ def window_indices(
 class Windows:
     """Every window of one split of a store, by number: window i ends at the split's step i.
 
-    Args: as `gap_vla.rlds.WindowLoader`. Goals and augmentations are drawn for (seed, epoch, window) alone.
+    Args:
+        store: where they are gathered from.
+        split: `"train"` or `"val"`.
+        window_size: W.
+        action_horizon: H.
+        image_keys: cameras to deliver.
+        proprio: whether to deliver proprioception.
+        normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
+        rho_of_window: `"step"` each step's own ρ, `"current"` the window's last step's for all, `"none"`.
+        language: whether to deliver `task.language_instruction`.
+        upstream_action_mask: upstream's action mask, two steps late (see `window_indices`).
+        goal: `"uniform"` adds to `task` the whole observation at a random later step (goal relabelling), drawn anew
+            in each epoch.
+        max_goal_distance: steps from the window's last to the goal, at most.
+        augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes).
+        seed: goals and augmentations are drawn for (seed, epoch, window) alone.
     """
 
     def __init__(
@@ -110,12 +125,9 @@ class Windows:
     ) -> None:
         if window_size < 1 or action_horizon < 1:
             raise ConfigError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
-        if normalization not in NORMALIZATIONS:
-            raise ConfigError(f"unknown normalization {normalization!r}; known: {', '.join(NORMALIZATIONS)}")
-        if rho_of_window not in ("step", "current", "none"):
-            raise ConfigError(f"unknown rho_of_window {rho_of_window!r}; known: step, current, none")
-        if goal not in ("none", "uniform"):
-            raise ConfigError(f"unknown goal {goal!r}; known: none, uniform")
+        choose(normalization, NORMALIZATIONS, "normalization")
+        choose(rho_of_window, get_args(RhoOfWindow), "rho_of_window")
+        choose(goal, get_args(Goal), "goal")
         if unknown := set(augment or ()) - set(image_keys):
             raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
         self.store, self.data = store, store.split(split)

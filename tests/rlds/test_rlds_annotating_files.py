@@ -15,6 +15,7 @@ import pytest
 from annotating_demos import demos, write_hdf5, write_npz
 from PIL import Image
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.core.outputs import OutputError
 from gap_vla.phases import MotionError
 from gap_vla.rlds.annotating import AnnotationError, annotate_files
@@ -111,7 +112,7 @@ def test_further_columns_count_where_they_are_named(tmp_path):
         file["data/demo_0/obs/robot0_joint_pos"] = fold
     done = annotate_files(hdf5, tmp_path / "out.hdf5", method="change_points", extra="robot0_joint_pos")
     assert done.annotation.change_points[0].tolist() == [39]
-    with pytest.raises(AnnotationError, match=r"episode demo_0: no observation hand \(found: image_primary, robot0"):
+    with pytest.raises(EpisodeError, match=r"episode demo_0: no 'hand' \(found: image_primary, robot0"):
         annotate_files(hdf5, tmp_path / "x.hdf5", extra="hand")
     learnt = annotate_files(folder, tmp_path / "d", extra="joints", options={"epochs": 1})
     with pytest.raises(MotionError, match="not those of the estimator"):

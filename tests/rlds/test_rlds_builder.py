@@ -107,7 +107,7 @@ def test_identical_dataset_is_reused_and_a_different_one_is_noticed(tmp_path: Pa
     with pytest.raises(DatasetError, match=r"data.content"):
         write_rlds(episodes[1:4], tmp_path, "toy")
     write_rlds(episodes[1:4], tmp_path, "toy", overwrite=True)
-    assert {e.metadata["seed"] for e in read_rlds(path, "train", images=False)} <= {1, 2, 3}
+    assert {e.metadata["seed"] for e in read_rlds(path, "train")} <= {1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_killed_conversion_leaves_nothing_finished_and_continues(tmp_path: Pat
 
 
 def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes: list[Episode]) -> None:
-    with DatasetTarget(tmp_path, "toy", "1.0.0", {}), pytest.raises(InUseError, match="in use by process"):
+    with DatasetTarget(tmp_path, "toy", "1.0.0", {}).held(), pytest.raises(InUseError, match="in use by process"):
         write_rlds(episodes[:2], tmp_path, "toy")
     write_rlds(episodes[:2], tmp_path, "toy")
 

@@ -164,7 +164,7 @@ def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -
         loader(store, image_keys=("image_third",))
     with pytest.raises(EpisodeError, match="no split 'test'; it has train, val"):
         loader(store, split="test")
-    with pytest.raises(ValueError, match="unknown normalization 'minmax'"):
+    with pytest.raises(ValueError, match=r"normalization 'minmax' is unknown \(did you mean 'min_max'\?\)"):
         loader(store, normalization="minmax")
 
 

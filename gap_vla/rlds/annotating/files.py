@@ -116,13 +116,7 @@ def read_episode(source: Path, index: int, *, split: str = "train", job: Annotat
     Raises:
         AnnotationError: no such episode or split, or unknown files.
     """
-    job = job or AnnotationJob()
-    kind = kind_of(source)
-    if kind == "rlds":
-        return rlds_files.read(source, index, split, job)
-    if kind == "robomimic_hdf5":
-        return hdf5_files.read(source, index)
-    return npz_files.read(source, index, job)
+    return KINDS[kind_of(source)].read(source, index, job or AnnotationJob(), split)
 
 
 def show_episode(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -41,10 +42,10 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
         # the annotator first: where the annotated file is, its annotator is too
         deliver(annotation.annotator.save(folder / saved.name), saved, "annotator", overwrite=job.overwrite)
         deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
-    return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index))
+    return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index, job))
 
 
-def read(source: Path, index: int) -> Episode:
+def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
     """Demonstration `index` with its images and, where there are, its labels.
 
     Raises:
@@ -81,18 +82,10 @@ def _read_back(new: Path, episodes: list[Episode], annotation: Annotation) -> No
 
 
 def _extra(demos: RobomimicHDF5, job: AnnotationJob) -> list[np.ndarray] | None:
-    if not job.extra_names:
-        return None
     found = []
     with demos.opened() as file:
-        for name in demos.names:
+        for name in demos.names if job.extra_names else ():
             where = f"{demos.path}, episode {name}"
             observations = group_at(file, f"data/{name}/obs", where)
-            if missing := [extra for extra in job.extra_names if not has(observations, extra)]:
-                raise AnnotationError(
-                    f"{where}: no observation {', '.join(missing)} (found: {', '.join(observations)})"
-                )
-            columns = joined({extra: numbers_at(observations, extra, where) for extra in job.extra_names}, where)
-            assert columns is not None
-            found.append(columns)
-    return found
+            found.append(joined(job.extra_names, functools.partial(numbers_at, observations, where=where), where))
+    return found or None

@@ -44,10 +44,6 @@ class AnnotationJob:
     overwrite: bool = False
 
     @property
-    def state_names(self) -> list[str]:
-        return self.state.split("+")
-
-    @property
     def extra_names(self) -> list[str]:
         return [name for name in self.extra.split("+") if name]
 
@@ -57,15 +53,8 @@ class AnnotationJob:
         """Labels the episodes; the annotator is fitted on those named by `fit` (a training split), else on all."""
         if self.annotator is not None:
             return load_annotator(self.annotator).annotate(episodes, workers=self.workers, extra=extra)
-        return annotate(
-            episodes,
-            method=self.method,
-            seed=self.seed,
-            workers=self.workers,
-            extra=extra,
-            fit=fit,
-            **self.options,
-        )
+        fixed: dict[str, Any] = {"workers": self.workers, "extra": extra, "fit": fit}
+        return annotate(episodes, method=self.method, seed=self.seed, **fixed, **self.options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +76,22 @@ class AnnotatedFiles:
     read: Callable[[int], Episode]
 
 
-def joined(columns: Mapping[str, np.ndarray], where: str) -> np.ndarray | None:
-    """Named columns side by side, f64[T, E]; None if there are none.
+def joined(names: Sequence[str], column: Callable[[str], np.ndarray], where: str) -> np.ndarray:
+    """Named columns side by side, f64[T, E].
+
+    Args:
+        column: gives each by its name.
+        where: file and episode, for messages.
 
     Raises:
         AnnotationError: they are not numbers of equally many steps.
     """
     parts = []
-    for name, value in columns.items():
+    for name in names:
+        value = column(name)
         if value.dtype.kind not in "fiub" or value.ndim == 0:
             raise AnnotationError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
         parts.append(value.reshape(len(value), -1).astype(np.float64))
     if len({len(part) for part in parts}) > 1:
-        raise AnnotationError(f"{where}: {', '.join(columns)} have {[len(part) for part in parts]} steps")
-    return np.concatenate(parts, axis=1) if parts else None
+        raise AnnotationError(f"{where}: {', '.join(names)} have {[len(part) for part in parts]} steps")
+    return np.concatenate(parts, axis=1)

@@ -45,7 +45,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))
 
 
-def read(source: Path, index: int, job: AnnotationJob) -> Episode:
+def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
     """Episode `index` of the folder, in the order of names, with its images and, where there are, its labels.
 
     Raises:
@@ -97,9 +97,7 @@ def _extra(file: Path, job: AnnotationJob) -> np.ndarray:
     if missing := [name for name in job.extra_names if name not in arrays]:
         found = ", ".join(array_names(file, AnnotationError))
         raise AnnotationError(f"{file}: no array {', '.join(missing)} (found: {found})")
-    columns = joined({name: arrays[name] for name in job.extra_names}, str(file))
-    assert columns is not None
-    return columns
+    return joined(job.extra_names, arrays.__getitem__, str(file))
 
 
 def _read_back(file: Path, new: Path, labels: Mapping[str, np.ndarray]) -> None:

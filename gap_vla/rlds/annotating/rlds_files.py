@@ -62,8 +62,7 @@ def episode_of(example: Any, file: str, number: int, job: AnnotationJob, *, imag
 
 def _episode_of(example: Any, where: str, file: str, number: int, job: AnnotationJob, images: bool) -> Episode:
     steps = _steps(example, where)
-    state = joined({name: _column(example, name, steps, where) for name in job.state_names}, where)
-    assert state is not None
+    state = joined(job.state.split("+"), lambda name: _column(example, name, steps, where), where)
     layout = StateLayout.of(job.layout)
     proprio = layout.to_proprio(as_rows(state, f"{where}: {job.state!r}"), where)
     features = example.features.feature
@@ -91,9 +90,7 @@ def extra_of(example: Any, file: str, number: int, job: AnnotationJob) -> np.nda
     """f64[T, E]: the job's extra columns."""
     where = f"{file}, episode {number}"
     steps = _steps(example, where)
-    columns = joined({name: _column(example, name, steps, where) for name in job.extra_names}, where)
-    assert columns is not None
-    return columns
+    return joined(job.extra_names, lambda name: _column(example, name, steps, where), where)
 
 
 def _recorded(features: Any) -> dict[str, Any]:
@@ -202,7 +199,7 @@ def read_all(
     return info, episodes, places, extra
 
 
-def read(source: Path, index: int, split: str, job: AnnotationJob) -> Episode:
+def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
     """Episode `index` of a split with its images and, where there are, its labels.
 
     Raises:
