@@ -30,39 +30,24 @@ from gap_vla.policies import build_policy
 from gap_vla.policies.encoders import ProprioEncoder
 from gap_vla.policies.windows import SmallWindows
 from gap_vla.rlds import EpisodeStore
-from gap_vla.rlds.statistics import dataset_statistics, save_statistics
-from gap_vla.rlds.store import STORE_VERSION, _SplitWriter
+from gap_vla.rlds.store import write_store
 from gap_vla.training.torch import SmallConfig
 from gap_vla.training.torch_trainer import SmallTrainer
 
 
 def made_up_store(directory: Path, size: int, episodes: int = 40, length: int = 113) -> EpisodeStore:
     """A store of the size of the assembly demonstrations, of random numbers."""
-    import json
-
     rng = np.random.default_rng(0)
-    writer, table = _SplitWriter(directory, "train"), []
+    made = []
     for _ in range(episodes):
         proprio = rng.normal(size=(length, 9)).astype(np.float32)
         action = rng.uniform(-1, 1, (length, 7)).astype(np.float32)
         pictures = rng.integers(0, 256, (length, size, size, 3), np.uint8)
         rho, points = rng.uniform(0, 1, length).astype(np.float32), rng.uniform(size=length) < 0.03
-        table.append(
+        made.append(
             Episode(images={"image_primary": pictures}, proprio=proprio, action=action, rho=rho, change_point=points)
         )
-        writer.add(table[-1])
-    split = writer.close()
-    statistics_ = dataset_statistics([e.action for e in table], [e.proprio for e in table])
-    save_statistics(statistics_, directory / "dataset_statistics.json")
-    account = {
-        "store_version": STORE_VERSION,
-        "source": "made up",
-        "source_hash": "made up",
-        "metadata": {},
-        "splits": {"train": split},
-        "files": {},
-    }
-    (directory / "store.json").write_text(json.dumps(account))
+    write_store(directory, {"train": made}, source="made up", source_hash="made up")
     return EpisodeStore.open(directory)
 
 

@@ -24,11 +24,15 @@ def digest(settings: Mapping[str, Any], length: int = 8) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; sequences as lists, as JSON has them."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
+def flat(tree: Any, prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested dictionaries (or TFDS features); sequences as lists, as JSON has them.
+
+    >>> dict(flat({"observation": {"state": 1}, "action": 2}, separator="/"))
+    {'observation/state': 1, 'action': 2}
+    """
+    for key, value in tree.items():
+        if hasattr(value, "items") and value:
+            yield from flat(value, f"{prefix}{key}{separator}", separator)
         else:
             yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 

@@ -18,6 +18,7 @@ Which settings are part of what is trained, which of what is measured, and which
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -194,16 +195,15 @@ class RunDirectory:
         print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
 
     def _set_rollouts_aside(self) -> None:
-        number = 1
-        while any(self._aside(p, number).exists() for p in (self.summary, self.rollouts)):
-            number += 1
-        for path in (self.summary, self.rollouts):  # first what says that the run is complete
+        for number in itertools.count(1):
+            paths = (self.summary, self.rollouts)  # first what says that the run is complete
+            aside = [path.with_name(f"{path.stem}-earlier-{number}{path.suffix}") for path in paths]
+            if not any(path.exists() for path in aside):
+                break
+        for path, new in zip(paths, aside):
             if path.exists():
-                path.rename(self._aside(path, number))
-                print(f"resume: the earlier {path.name} is kept as {self._aside(path, number).name}", flush=True)
-
-    def _aside(self, path: Path, number: int) -> Path:
-        return path.with_name(f"{path.stem}-earlier-{number}{path.suffix}")
+                path.rename(new)
+                print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

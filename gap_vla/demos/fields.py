@@ -86,8 +86,7 @@ def as_text(value: Any, where: str) -> str:
     Raises:
         EpisodeError: something other than text.
     """
-    plain = value.item() if isinstance(value, (np.generic, np.ndarray)) and np.size(value) == 1 else value
-    text = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
+    text = _plain(value)
     if not isinstance(text, str):
         raise EpisodeError(f"{where}: the instruction is {one_line(repr(text), 60)}, not text; store text")
     return text
@@ -102,13 +101,18 @@ def as_truth(value: Any, where: str) -> bool:
     >>> as_truth(b"False", "demo_0: success"), as_truth(1, "demo_0: success")
     (False, True)
     """
-    plain = value.item() if isinstance(value, (np.generic, np.ndarray)) and np.size(value) == 1 else value
-    word = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
+    word = _plain(value)
     if isinstance(word, (bool, int, float)) and word in (0, 1):
         return bool(word)
     if isinstance(word, str) and word.strip().lower() in _TRUE + _FALSE:
         return word.strip().lower() in _TRUE
-    raise EpisodeError(f"{where} is {one_line(repr(plain), 60)}, neither true nor false; store a truth value")
+    raise EpisodeError(f"{where} is {one_line(repr(word), 60)}, neither true nor false; store a truth value")
+
+
+def _plain(value: Any) -> Any:
+    """What an array of one element holds, bytes as text."""
+    plain = value.item() if isinstance(value, (np.generic, np.ndarray)) and np.size(value) == 1 else value
+    return plain.decode(errors="replace") if isinstance(plain, bytes) else plain
 
 
 def as_frames(value: Any, where: str) -> np.ndarray:

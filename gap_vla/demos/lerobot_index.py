@@ -157,8 +157,7 @@ def read_index(described: Description) -> list[EpisodePlace]:
     """
     root = described.root
     rows = _rows_2(root) if described.version == "v2" else _rows_3(root)
-    place = _place_2 if described.version == "v2" else _place_3
-    places = sorted((place(described, row) for row in rows), key=lambda place: place.index)
+    places = sorted((_place(described, row) for row in rows), key=lambda place: place.index)
     if not places:
         raise EpisodeError(f"{root}: no episodes")
     if len({place.index for place in places}) < len(places):
@@ -190,24 +189,22 @@ def _rows_3(root: Path) -> list[Section]:
     return rows
 
 
-def _place_2(described: Description, row: Section) -> EpisodePlace:
-    index = row.whole("episode_index", 0, MOST)
+def _place(described: Description, row: Section) -> EpisodePlace:
+    index, videos = row.whole("episode_index", 0, MOST), {}
     keys = {"episode_chunk": index // described.chunks_size, "episode_index": index}
-    videos = {key: (described.file(described.video_path, video_key=key, **keys), 0.0) for key in described.videos}
-    table = described.file(described.data_path, **keys)
-    return EpisodePlace(table, index, row.whole("length", 1, MOST), _task(row), videos)
-
-
-def _place_3(described: Description, row: Section) -> EpisodePlace:
-    keys = {name: row.whole(f"data/{name}", 0, MOST) for name in ("chunk_index", "file_index")}
-    videos = {}
+    if described.version == "v3":
+        keys = _file_keys(row, "data")
     for key in described.videos:
-        place = {name: row.whole(f"videos/{key}/{name}", 0, MOST) for name in ("chunk_index", "file_index")}
-        start = row.finite(f"videos/{key}/from_timestamp", 0, MOST)
-        videos[key] = described.file(described.video_path, video_key=key, **place), start
+        if described.version == "v3":
+            start = row.finite(f"videos/{key}/from_timestamp", 0, MOST)
+            of_video = _file_keys(row, f"videos/{key}")
+        else:
+            start, of_video = 0.0, keys
+        videos[key] = described.file(described.video_path, video_key=key, **of_video), start
+    task = next(iter(row.list("tasks", Section.text)), "")
     table = described.file(described.data_path, **keys)
-    return EpisodePlace(table, row.whole("episode_index", 0, MOST), row.whole("length", 1, MOST), _task(row), videos)
+    return EpisodePlace(table, index, row.whole("length", 1, MOST), task, videos)
 
 
-def _task(row: Section) -> str:
-    return next(iter(row.list("tasks", lambda part, key: part.text(key))), "")
+def _file_keys(row: Section, part: str) -> dict[str, int]:
+    return {name: row.whole(f"{part}/{name}", 0, MOST) for name in ("chunk_index", "file_index")}

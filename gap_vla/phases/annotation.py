@@ -200,11 +200,12 @@ class Annotation:
     identity: dict[str, Any]
     annotator: Annotator
 
-    def flags(self, index: int) -> np.ndarray:
-        """bool[T]: True at the change points of one episode, the first steps of its segments but the first."""
+    def labels(self, index: int) -> dict[str, np.ndarray]:
+        """`rho` and `change_point` of one episode; these are bool[T], True at the first steps of its segments but the
+        first."""
         flags = np.zeros(len(self.rho[index]), bool)
         flags[self.change_points[index]] = True
-        return flags
+        return {"rho": self.rho[index], "change_point": flags}
 
     def apply(self, episodes: Sequence[Episode]) -> list[Episode]:
         """The episodes with `rho` and `change_point` filled in.
@@ -214,7 +215,7 @@ class Annotation:
         """
         if [len(e) for e in episodes] != [len(r) for r in self.rho]:
             raise MotionError("the episodes differ in number or length from those that were annotated")
-        return [e.replace(rho=rho, change_point=self.flags(i)) for i, (e, rho) in enumerate(zip(episodes, self.rho))]
+        return [episode.replace(**self.labels(i)) for i, episode in enumerate(episodes)]
 
     def save(self, directory: str | Path) -> Path:
         """Writes the annotator, labels.safetensors and labels.json into the directory."""

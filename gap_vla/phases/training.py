@@ -10,8 +10,9 @@ that updates do not become few; the state is carried from piece to piece (trunca
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,18 @@ class PhaseLSTM(nn.Module):
         return self.head(outputs)[..., 0], state
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The order of summation, and with it the result, depends on the number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def train(
     examples: Sequence[Example],
     held_out: Sequence[Example],
@@ -85,29 +98,10 @@ def train(
             `max_steps` time steps in all, and then in pieces of `PIECE` steps.
         learning_rate: Adam's, falling to zero along a half cosine.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of summation, and with it the result, depends on the number of threads
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return _train(
-                examples, held_out, hidden, epochs, learning_rate, batch_size, max_steps, np.random.default_rng(seed)
-            )
-    finally:
-        torch.set_num_threads(threads)
-
-
-def planned_epochs(steps: int, updates: int) -> int:
-    """How many passes over so many time steps, in so many updates each.
-
-    >>> planned_epochs(10_000, 13), planned_epochs(500, 7), planned_epochs(100, 1)
-    (100, 15, 100)
-    """
-    return min(MOST_EPOCHS, max(steps // STEPS_PER_EPOCH, -(-LEAST_UPDATES // max(updates, 1))))
-
-
-def _train(examples, held_out, hidden, epochs, learning_rate, batch_size, max_steps, rng):
-    model = PhaseLSTM(examples[0][0].shape[1], hidden)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PhaseLSTM(examples[0][0].shape[1], hidden)
+    rng = np.random.default_rng(seed)
     lengths = [len(example[0]) for example in examples]
     updates = -(-len(examples) // batch_size)
     epochs = planned_epochs(sum(lengths), updates) if epochs is None else epochs
@@ -148,6 +142,15 @@ def _train(examples, held_out, hidden, epochs, learning_rate, batch_size, max_st
             kept, best = len(losses) - 1, _parameters(model)
         progress.update(len(losses), f"loss {losses[-1]:.3g}")
     return Trained(best, losses, held_losses, kept)
+
+
+def planned_epochs(steps: int, updates: int) -> int:
+    """How many passes over so many time steps, in so many updates each.
+
+    >>> planned_epochs(10_000, 13), planned_epochs(500, 7), planned_epochs(100, 1)
+    (100, 15, 100)
+    """
+    return min(MOST_EPOCHS, max(steps // STEPS_PER_EPOCH, -(-LEAST_UPDATES // max(updates, 1))))
 
 
 def _weighted_loss(logits: torch.Tensor, y: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

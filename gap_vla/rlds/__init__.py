@@ -11,7 +11,6 @@ __all__, __getattr__, __dir__ = exports(
         "DatasetError": "version_files",
         "BeamRunner": "shards",
         "EpisodeStore": "store",
-        "Labels": "shards",
         "WindowDataset": "torch_windows",
         "WindowLoader": "loader",
         "annotate_with": "shards",

@@ -17,7 +17,7 @@ from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash
-from gap_vla.rlds.shards import KEPT, Labels, ShardJob, plan_shards, plan_splits, remove_accounts, write_shard
+from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, remove_accounts, write_shard
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.target import DESCRIPTION, MODULE, DatasetTarget
 from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
@@ -37,7 +37,7 @@ def write_rlds(
     val_fraction: float = 0.1,
     annotator: Mapping[str, Any] | None = None,
     identity: Mapping[str, Any] | None = None,
-    labels: Sequence[Labels] | None = None,
+    labels: Sequence[Mapping[str, np.ndarray]] | None = None,
     workers: int = 1,
     overwrite: bool = False,
     runner: Runner | None = None,
@@ -59,7 +59,7 @@ def write_rlds(
         val_fraction: share of episodes in the split `val`, chosen evenly over the sequence.
         annotator: identity of what computed ρ (`Annotation.identity`); kept in `metadata.json`.
         identity: what the data are made from. Default: `source.identity()`, or a hash of the episodes in memory.
-        labels: ρ and change points per episode, for sources that do not carry them.
+        labels: `rho` and `change_point` per episode (`Annotation.labels`), for sources that do not carry them.
         workers: processes that write shards (only for sources on disk; a list is written in this process).
         overwrite: replace an existing different dataset.
         runner: runs the shard jobs elsewhere (see `BeamRunner`).
@@ -103,7 +103,7 @@ def write_rlds(
 
 def _write_all(
     episodes: Sequence[Episode],
-    labels: Sequence[Labels] | None,
+    labels: Sequence[Mapping[str, np.ndarray]] | None,
     target: DatasetTarget,
     workers: int,
     runner: Runner | None,
@@ -115,7 +115,7 @@ def _write_all(
         raise DatasetError(f"{len(labels)} labels for {len(episodes)} episodes")
     first = episodes[0].validate()
     if labels is not None:
-        first = first.replace(rho=labels[0].rho, change_point=labels[0].change_point)
+        first = first.replace(**labels[0])
     schema = Schema.of(first)
     size = sum(image.nbytes for image in first.images.values()) + first.proprio.nbytes
     jobs: dict[str, list[ShardJob]] = {}

@@ -17,7 +17,7 @@ from gap_vla.phases.measures import describe
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import SCHEMA_VERSION
-from gap_vla.rlds.shards import Labels, plan_splits, with_rho
+from gap_vla.rlds.shards import plan_splits, with_rho
 from gap_vla.rlds.version_files import DatasetError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def build_dataset(
     elif method != "none":
         made = annotation = annotate(source.without_images(), fit=train)
         print(*describe(annotation.report), sep="\n", flush=True)
-        labels = [Labels(rho, annotation.flags(i)) for i, rho in enumerate(annotation.rho)]
+        labels = [annotation.labels(i) for i in range(len(source))]
 
     def keep_annotator(directory: Path) -> None:
         if made is not None:
@@ -150,7 +150,7 @@ def dry_run(
     if method != "none":
         train = plan_splits(len(source), val_fraction)["train"]
         annotation = _annotator(method, seed, options, workers)(source.without_images(), fit=train)
-        first = first.replace(rho=annotation.rho[0], change_point=annotation.flags(0))
+        first = first.replace(**annotation.labels(0))
     lengths = [len(e) for e in source.without_images()]
     mapping = source.mapping()
     lines = [f"{source.path} ({source.kind}): {len(lengths)} episodes, {min(lengths)} to {max(lengths)} steps"]

@@ -12,7 +12,8 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing
-from gap_vla.rlds.schema import decode_episode, flatten
+from gap_vla.core.identity import flat
+from gap_vla.rlds.schema import decode_episode
 from gap_vla.rlds.version_files import counted, open_version, read_json
 
 _NODE = re.compile(r"\{\{.*?\}\} *")
@@ -96,7 +97,7 @@ def read_steps(
 
 def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
     """Steps under this library's names, from another dataset's; what `keys` does not name keeps its place."""
-    fields = flatten(steps)
+    fields = dict(flat(steps, separator="/"))
     observation: dict[str, Any] = {}
     picked: dict[str, Any] = {k: v for k, v in steps.items() if k != "observation"}
     for name, path in keys.items():

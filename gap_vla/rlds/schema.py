@@ -159,19 +159,6 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries (or TFDS features) to `a/b` keys.
-
-    Example:
-        >>> flatten({"observation": {"state": 1}, "action": 2})
-        {'observation/state': 1, 'action': 2}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}/") if hasattr(value, "items") else {f"{prefix}{key}": value}
-    return flat
-
-
 def content_hash(episodes: Sequence[Episode]) -> str:
     """Hash of everything in the episodes, for data that come from memory and have no file to name."""
     total = hashlib.sha256()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,28 +24,21 @@ KEPT = "finished shards are kept"
 
 
 @dataclasses.dataclass(frozen=True)
-class Labels:
-    """ρ of one episode, kept apart from the source so that images are read once, where they are written."""
-
-    rho: np.ndarray  # float32[T]
-    change_point: np.ndarray  # bool[T]
-
-
-@dataclasses.dataclass(frozen=True)
 class ShardJob:
     """One shard to write; small enough to be sent to a process or a Beam worker.
 
     Attributes:
         source: where episodes come from, by index.
         indices: the episodes of this shard, in order.
-        labels: ρ per episode, or None for sources that carry it (or have none).
+        labels: `rho` and `change_point` per episode, kept apart from the source so that images are read once, where
+            they are written; None for sources that carry them (or have none).
         schema: the dataset's layout.
         path: the shard's final name inside the unfinished dataset.
     """
 
     source: Sequence[Episode]
     indices: tuple[int, ...]
-    labels: tuple[Labels, ...] | None
+    labels: tuple[Mapping[str, np.ndarray], ...] | None
     schema: Schema
     path: Path
 
@@ -107,8 +100,7 @@ def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:
             for position, index in enumerate(job.indices):
                 episode = job.source[index]
                 if job.labels is not None:
-                    label = job.labels[position]
-                    episode = episode.replace(rho=label.rho, change_point=label.change_point)
+                    episode = episode.replace(**job.labels[position])
                 record = serializer.get_tf_example(job.schema.encode(episode.validate()))
                 record = record.SerializeToString(deterministic=True)
                 writer.write(record)

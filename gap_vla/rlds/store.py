@@ -6,6 +6,7 @@ offsets, statistics, what it was made from and a hash of every file. Delete the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -223,22 +224,18 @@ def write_store(
     Raises:
         EpisodeError: an episode unlike the first one, or none at all.
     """
-    written: dict[str, Any] = {}
-    actions, proprios = [], []
-    for split, episodes in splits.items():
-        writer = _SplitWriter(folder, split)
-        for episode in episodes:
-            writer.add(episode)
-            if split == "train" or "train" not in splits:
-                actions.append(episode.action)
-                proprios.append(episode.proprio)
-        written[split] = writer.close()
-    if not actions:
+    learnt: list[Episode] = []
+    written = {
+        split: _write_split(folder, split, of_split, learnt if split == "train" or "train" not in splits else [])
+        for split, of_split in splits.items()
+    }
+    if not learnt:
         raise EpisodeError(f"{source}: the dataset holds no episodes to train on")
     if statistics is not None:
         shutil.copyfile(statistics, folder / "dataset_statistics.json")
     else:
-        save_statistics(dataset_statistics(actions, proprios), folder / "dataset_statistics.json")
+        found = dataset_statistics([e.action for e in learnt], [e.proprio for e in learnt])
+        save_statistics(found, folder / "dataset_statistics.json")
     files = {p.name: (p.stat().st_size, _digest(p)) for p in sorted(folder.iterdir())}
     account = {
         "store_version": STORE_VERSION,
@@ -251,48 +248,40 @@ def write_store(
     (folder / "store.json").write_text(json.dumps(account))
 
 
-class _SplitWriter:
-    """Appends episodes to one file per field."""
-
-    def __init__(self, directory: Path, split: str) -> None:
-        self._directory, self._split = directory, split
-        self._streams: dict[str, Any] = {}
-        self._fields: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self._offsets, self._language, self._episodes = [0], [], []  # type: ignore[var-annotated]
-        self._languages: dict[str, int] = {}
-        self._phases: dict[str, int] = {}
-
-    def add(self, episode: Episode) -> None:
-        arrays = episode.arrays
-        if episode.phase is not None:
-            codes = [self._phases.setdefault(str(name), len(self._phases)) for name in episode.phase]
-            arrays["phase"] = np.asarray(codes, np.int32)
-        if not self._fields:
-            self._fields = {key: (value.dtype.str, value.shape[1:]) for key, value in arrays.items()}
-            self._streams = {k: open(self._directory / f"{self._split}.{k}.bin", "wb") for k in arrays}
-        for key, (dtype, shape) in self._fields.items():
-            if key not in arrays or arrays[key].shape[1:] != tuple(shape):
+def _write_split(folder: Path, split: str, episodes: Iterable[Episode], low_dim: list[Episode]) -> dict[str, Any]:
+    """Writes a file per field; returns what `store.json` says of the split, and appends episodes without images."""
+    offsets, language, about = [0], [], []
+    languages: dict[str, int] = {}
+    phases: dict[str, int] = {}
+    fields: dict[str, tuple[str, tuple[int, ...]]] = {}
+    with contextlib.ExitStack() as stack:
+        for episode in episodes:
+            arrays = episode.arrays
+            if episode.phase is not None:
+                codes = [phases.setdefault(str(name), len(phases)) for name in episode.phase]
+                arrays["phase"] = np.asarray(codes, np.int32)
+            if not fields:
+                fields = {key: (value.dtype.str, value.shape[1:]) for key, value in arrays.items()}
+                streams = {key: stack.enter_context(open(folder / f"{split}.{key}.bin", "wb")) for key in fields}
+            for key, (dtype, shape) in fields.items():
                 found = arrays[key].shape[1:] if key in arrays else "missing"
-                raise EpisodeError(
-                    f"{episode.name}: {key} is {found}, the first episode has {shape}; resize or drop it"
-                )
-            self._streams[key].write(np.ascontiguousarray(arrays[key], np.dtype(dtype)).data)
-        self._offsets.append(self._offsets[-1] + len(episode))
-        text = episode.language_instruction
-        self._language.append(self._languages.setdefault(text, len(self._languages)))
-        self._episodes.append({"success": episode.success, "metadata": dict(episode.metadata)})
-
-    def close(self) -> dict[str, Any]:
-        for stream in self._streams.values():
-            stream.close()
-        return {
-            "offsets": self._offsets,
-            "language": self._language,
-            "languages": list(self._languages),
-            "phases": list(self._phases),
-            "episodes": self._episodes,
-            "fields": self._fields,
-        }
+                if found != shape:
+                    raise EpisodeError(
+                        f"{episode.name}: {key} is {found}, the first episode has {shape}; resize or drop it"
+                    )
+                streams[key].write(np.ascontiguousarray(arrays[key], np.dtype(dtype)).data)
+            offsets.append(offsets[-1] + len(episode))
+            language.append(languages.setdefault(episode.language_instruction, len(languages)))
+            about.append({"success": episode.success, "metadata": dict(episode.metadata)})
+            low_dim.append(episode.replace(images={}))
+    return {
+        "offsets": offsets,
+        "language": language,
+        "languages": list(languages),
+        "phases": list(phases),
+        "episodes": about,
+        "fields": fields,
+    }
 
 
 def _digest(path: Path) -> str:

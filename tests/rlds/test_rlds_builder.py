@@ -19,7 +19,7 @@ from gap_vla.core.locks import InUseError
 from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
 from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
-from gap_vla.rlds.shards import Labels, plan_shards, plan_splits
+from gap_vla.rlds.shards import plan_shards, plan_splits
 from gap_vla.rlds.target import DatasetTarget
 
 
@@ -131,7 +131,7 @@ def test_a_bad_episode_leaves_no_dataset(tmp_path: Path, change: dict, message: 
 
 def test_labels_are_attached_to_their_episode(tmp_path: Path, episodes: list[Episode]) -> None:
     source = open_source(write_robomimic(tmp_path / "d.hdf5", episodes))
-    labels = [Labels(e.rho, e.change_point) for e in episodes]  # type: ignore[arg-type]
+    labels = [{"rho": e.rho, "change_point": e.change_point} for e in episodes]
     path = write_rlds(source, tmp_path, "toy", labels=labels, val_fraction=0.2)
     for episode in read_rlds(path, "train"):
         assert_equal(episode, episodes[int(episode.metadata["episode_id"].split("_")[1])])

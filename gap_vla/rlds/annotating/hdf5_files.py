@@ -33,7 +33,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
         with h5py.File(new, "r+") as file:
             for index, episode in enumerate(episodes):
                 group = file[f"data/{episode.metadata['episode_id']}"]
-                for name, value in _labels(annotation, index).items():
+                for name, value in annotation.labels(index).items():
                     if has(group, name):
                         del group[name]
                     group.create_dataset(name, data=value)
@@ -63,10 +63,6 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
         return episode.replace(**labels).validate()
 
 
-def _labels(annotation: Annotation, index: int) -> dict[str, np.ndarray]:
-    return {"rho": annotation.rho[index], "change_point": annotation.flags(index)}
-
-
 def _read_back(new: Path, episodes: list[Episode], annotation: Annotation) -> None:
     """Raises AnnotationError: the file does not hold every demonstration with these labels."""
     demos = RobomimicHDF5(new, action_limit=None)
@@ -74,7 +70,7 @@ def _read_back(new: Path, episodes: list[Episode], annotation: Annotation) -> No
     for index, (found, wanted) in enumerate(zip(demos.without_images(), episodes)):
         with demos.opened() as file:
             group = file[f"data/{demos.names[index]}"]
-            same = all(np.array_equal(numbers_at(group, k, k), v) for k, v in _labels(annotation, index).items())
+            same = all(np.array_equal(numbers_at(group, k, k), v) for k, v in annotation.labels(index).items())
         if not (same and np.array_equal(found.proprio, wanted.proprio) and np.array_equal(found.action, wanted.action)):
             wrong = wrong or f"demonstration {demos.names[index]} came out different"
     if wrong:

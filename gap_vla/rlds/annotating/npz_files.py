@@ -36,7 +36,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
         new = folder / out.name
         new.mkdir()
         for index, file in enumerate(files):
-            labels = {"rho": annotation.rho[index], "change_point": annotation.flags(index)}
+            labels = annotation.labels(index)
             with refusing(file, "copy or record it again", AnnotationError):
                 _copy_with(file, new / file.name, labels)
             _read_back(file, new / file.name, labels)

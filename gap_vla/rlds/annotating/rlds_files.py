@@ -57,33 +57,27 @@ def episode_of(example: Any, file: str, number: int, job: AnnotationJob, *, imag
     """
     where = f"{file}, episode {number}"
     with refusing(where, "convert the source again", AnnotationError, (Image.DecompressionBombError,)):
-        return _episode_of(example, where, file, number, job, images).validate()
-
-
-def _episode_of(example: Any, where: str, file: str, number: int, job: AnnotationJob, images: bool) -> Episode:
-    steps = _steps(example, where)
-    state = joined(job.state.split("+"), lambda name: _column(example, name, steps, where), where)
-    layout = StateLayout.of(job.layout)
-    proprio = layout.to_proprio(as_rows(state, f"{where}: {job.state!r}"), where)
-    features = example.features.feature
-    known: dict[str, Any] = {}
-    if "steps/phase" in features:
-        known["phase"] = np.array([name.decode() for name in features["steps/phase"].bytes_list.value])
-    if images and "steps/rho" in features:
-        known["rho"] = np.array(features["steps/rho"].float_list.value, np.float32)
-    if images and "steps/change_point" in features:
-        known["change_point"] = np.array(features["steps/change_point"].int64_list.value, bool)
-    for name in LANGUAGE:
-        if texts := features[f"steps/{name}"].bytes_list.value if f"steps/{name}" in features else ():
-            known["language_instruction"] = texts[0].decode(errors="replace")
-            break
-    return Episode(
-        _images(example, steps) if images else {},
-        proprio,
-        np.zeros((steps, 0), np.float32),
-        metadata={"file_path": file, "episode_id": number, **_recorded(features), **layout.facts},
-        **known,
-    )
+        steps, features, layout = _steps(example, where), example.features.feature, StateLayout.of(job.layout)
+        state = joined(job.state.split("+"), lambda name: _column(example, name, steps, where), where)
+        proprio = layout.to_proprio(as_rows(state, f"{where}: {job.state!r}"), where)
+        known: dict[str, Any] = {}
+        if "steps/phase" in features:
+            known["phase"] = np.array([name.decode() for name in features["steps/phase"].bytes_list.value])
+        if images and "steps/rho" in features:
+            known["rho"] = np.array(features["steps/rho"].float_list.value, np.float32)
+        if images and "steps/change_point" in features:
+            known["change_point"] = np.array(features["steps/change_point"].int64_list.value, bool)
+        for name in LANGUAGE:
+            if texts := features[f"steps/{name}"].bytes_list.value if f"steps/{name}" in features else ():
+                known["language_instruction"] = texts[0].decode(errors="replace")
+                break
+        return Episode(
+            _images(example, steps) if images else {},
+            proprio,
+            np.zeros((steps, 0), np.float32),
+            metadata={"file_path": file, "episode_id": number, **_recorded(features), **layout.facts},
+            **known,
+        ).validate()
 
 
 def extra_of(example: Any, file: str, number: int, job: AnnotationJob) -> np.ndarray:
@@ -247,8 +241,9 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
             for key in ("steps/rho", "steps/change_point"):
                 if key in features:
                     del features[key]
-            features["steps/rho"].float_list.value.extend(annotation.rho[index].tolist())
-            features["steps/change_point"].int64_list.value.extend(annotation.flags(index).astype(int).tolist())
+            labels = annotation.labels(index)
+            features["steps/rho"].float_list.value.extend(labels["rho"].tolist())
+            features["steps/change_point"].int64_list.value.extend(labels["change_point"].astype(int).tolist())
             record = example.SerializeToString(deterministic=True)
             writer.write(record)
             written.update(record)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.identity import flat
 from gap_vla.demos.fields import ACTION_LIMIT, checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import READERS, reader_class
@@ -18,7 +19,6 @@ from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import dataset_metadata, read_steps
-from gap_vla.rlds.schema import flatten
 from gap_vla.rlds.version_files import open_version
 
 _STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
@@ -89,7 +89,7 @@ def check_dataset(
 
 
 def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLayout | None]:
-    shapes = {k: v.shape for k, v in flatten(step).items()}
+    shapes = {k: v.shape for k, v in flat(step, separator="/")}
     if key is not None and key not in shapes:
         raise EpisodeError(f"no step field {key!r} for the state; there are: {', '.join(sorted(shapes))}")
     if key is None:
@@ -119,7 +119,7 @@ def _recordings(
     for index, (steps, _) in enumerate(read_steps(version_dir, split)):
         if limit is not None and index >= limit:
             return
-        fields = flatten(steps)
+        fields = dict(flat(steps, separator="/"))
         name = f"{split}[{index}]"
         if "action" not in fields:
             known = ", ".join(sorted(fields))
@@ -167,5 +167,5 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
             "action min": str(actions.min(0)),
             "action max": str(actions.max(0)),
             "action std": str(actions.std(0)),
-            "fields": {k: str(v) for k, v in flatten(builder.info.features["steps"].feature).items()},
+            "fields": {k: str(v) for k, v in flat(builder.info.features["steps"].feature, separator="/")},
         }
