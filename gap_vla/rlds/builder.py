@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from gap_vla.demos.source import Source
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash
 from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, remove_accounts, write_shard
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
-from gap_vla.rlds.target import DESCRIPTION, MODULE, DatasetTarget
+from gap_vla.rlds.target import DESCRIPTION, MODULE, check_names, describe, finish, unfinished
 from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
 
 _WORTH_PROCESSES = 256 * 2**20
@@ -74,13 +75,15 @@ def write_rlds(
         EpisodeError: an episode that cannot be used; nothing appears under the final name.
         ResourceError: the disk has less room than the episodes will take.
     """
+    check_names(name, version)
+    path = Path(data_dir) / name / version
     with contextlib.ExitStack() as stack:
         if not isinstance(episodes, Sequence):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gap_vla_spool"))
             episodes = spool(episodes, Path(folder))
         if identity is None:
             identity = episodes.identity() if isinstance(episodes, Source) else {"content": content_hash(episodes)}
-        settings = {
+        stated = {
             "name": name,
             "version": version,
             "val_fraction": val_fraction,
@@ -88,23 +91,24 @@ def write_rlds(
             "annotator": dict(annotator or {}),
             "data": dict(identity),
         }
-        target = stack.enter_context(DatasetTarget(data_dir, name, version, settings, overwrite).held())
-        if target.reused:
-            return target.path
-        stack.enter_context(naming_a_full_disk(target.partial, KEPT))
-        lengths, sizes, schema = _write_all(episodes, labels, target, workers, runner)
-        target.write_info(schema.features(), lengths, sizes, module=module, description=description)
-        target.write_metadata(target.settings["annotator"], schema=schema.to_json())
+        settings = json.loads(json.dumps(stated, default=str))
+        partial = stack.enter_context(unfinished(path, settings, overwrite))
+        if partial is None:
+            return path
+        stack.enter_context(naming_a_full_disk(partial, KEPT))
+        lengths, sizes, schema = _write_all(episodes, labels, partial, settings, workers, runner)
+        describe(partial, settings, schema, lengths, sizes, module=module, description=description)
         if companion is not None:
-            companion(target.partial)
-        remove_accounts(target.partial)
-        return target.finish()
+            companion(partial)
+        remove_accounts(partial)
+        return finish(partial, path, overwrite)
 
 
 def _write_all(
     episodes: Sequence[Episode],
     labels: Sequence[Mapping[str, np.ndarray]] | None,
-    target: DatasetTarget,
+    partial: Path,
+    settings: Mapping[str, Any],
     workers: int,
     runner: Runner | None,
 ) -> tuple[dict[str, list[int]], list[int], Schema]:
@@ -120,18 +124,18 @@ def _write_all(
     size = sum(image.nbytes for image in first.images.values()) + first.proprio.nbytes
     jobs: dict[str, list[ShardJob]] = {}
     lengths = {}
-    for split, indices in plan_splits(len(episodes), target.settings["val_fraction"]).items():
+    for split, indices in plan_splits(len(episodes), settings["val_fraction"]).items():
         shards = plan_shards(indices, size)
         lengths[split] = [len(s) for s in shards]
         jobs[split] = []
         for i, shard in enumerate(shards):
-            path = target.partial / f"{target.name}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
+            path = partial / f"{settings['name']}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
             own = tuple(labels[j] for j in shard) if labels is not None else None
             jobs[split].append(ShardJob(episodes, shard, own, schema, path))
     every = [job for of_split in jobs.values() for job in of_split]
     left = sum(len(job.indices) for job in every if not Path(f"{job.path}.json").exists())
-    require_disk({f"{left} episodes, compressed": left * size / 3}, target.partial, "their number or size")
-    progress = f"write {target.name}", len(every), "shard"
+    require_disk({f"{left} episodes, compressed": left * size / 3}, partial, "their number or size")
+    progress = f"write {settings['name']}", len(every), "shard"
     if runner is not None:
         accounts = runner(every)
     elif workers > 1 and isinstance(episodes, Source) and size * len(episodes) > _WORTH_PROCESSES:
@@ -139,16 +143,16 @@ def _write_all(
             accounts = watched(pool.map(write_shard, every), *progress)
     else:
         accounts = watched(map(write_shard, every), *progress)
-    _gather_statistics(target, jobs["train"])
+    _gather_statistics(partial, jobs["train"])
     return lengths, [account["bytes"] for account in accounts], schema
 
 
-def _gather_statistics(target: DatasetTarget, jobs: list[ShardJob]) -> None:
+def _gather_statistics(partial: Path, jobs: list[ShardJob]) -> None:
     """`dataset_statistics.json` of the episodes in these shards: those of `train`."""
     tables = [np.load(f"{job.path}.npz") for job in jobs]
     actions = [part for t in tables for part in np.split(t["action"], np.cumsum(t["lengths"])[:-1])]
     proprios = [part for t in tables for part in np.split(t["proprio"], np.cumsum(t["lengths"])[:-1])]
-    save_statistics(dataset_statistics(actions, proprios), target.partial / "dataset_statistics.json")
+    save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
 
 
 class _Spooled(Sequence[Episode]):

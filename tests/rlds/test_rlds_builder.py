@@ -20,7 +20,7 @@ from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
 from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
 from gap_vla.rlds.shards import plan_shards, plan_splits
-from gap_vla.rlds.target import DatasetTarget
+from gap_vla.rlds.target import unfinished
 
 
 def test_round_trip_is_equal_to_the_byte(version_dir: Path, episodes: list[Episode]) -> None:
@@ -175,7 +175,7 @@ def test_a_killed_conversion_leaves_nothing_finished_and_continues(tmp_path: Pat
 
 
 def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes: list[Episode]) -> None:
-    with DatasetTarget(tmp_path, "toy", "1.0.0", {}).held(), pytest.raises(InUseError, match="in use by process"):
+    with unfinished(tmp_path / "toy" / "1.0.0", {}), pytest.raises(InUseError, match="in use by process"):
         write_rlds(episodes[:2], tmp_path, "toy")
     write_rlds(episodes[:2], tmp_path, "toy")
 
