@@ -132,10 +132,8 @@ def read_description(root: Path) -> Description:
     features, found = info.section("features"), {}
     for name in features.values:
         feature = features.section(name)
-        shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST)) if "shape" in feature else None
-        if shape is None:
-            feature.require("shape")
-        found[name] = Feature(feature.text("dtype"), math.prod(shape or ()))
+        shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
+        found[name] = Feature(feature.text("dtype"), math.prod(shape))
     has_videos = any(feature.dtype == "video" for feature in found.values())
     return Description(
         root,
