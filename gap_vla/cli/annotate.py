@@ -15,13 +15,22 @@ import argparse
 import os
 from pathlib import Path
 
-from gap_vla.cli.arguments import command_parser, json_or_name, key_value, processes, refuse_idle, seed, whole
+from gap_vla.cli.arguments import (
+    add_source,
+    command_parser,
+    key_value,
+    processes,
+    refuse_idle,
+    refuse_idle_for_source,
+    seed,
+    whole,
+)
 from gap_vla.core.errors import command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__, {"--episodes": "--show"})
-    parser.add_argument("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
+    add_source(parser)
     parser.add_argument("--out", type=Path, required=True, help="where the annotated copy goes")
     parser.add_argument("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
     parser.add_argument(
@@ -29,15 +38,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=seed, default=0, help="of the LSTM (default: 0)")
     parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: annotate with it, fit nothing")
-    parser.add_argument(
-        "--layout",
-        default="gap",
-        type=json_or_name,
-        help="layout of the state: gap, robomimic, bridge, libero, ... or JSON",
-    )
-    parser.add_argument(
-        "--state", default="observation/proprio", help="RLDS: the state's feature below steps/, or several joined by +"
-    )
     parser.add_argument("--extra", default="", help="further joints or hand channels that count: names joined by +")
     parser.add_argument("--workers", type=processes, help="processes (default: by the amount of work)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is complete")
@@ -48,10 +48,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         refuse_idle(parser, arguments, "with --annotator, which fits nothing", "method", "option", "seed")
     if arguments.report is None:
         refuse_idle(parser, arguments, "without --report", "show")
-    if not (arguments.source / "features.json").is_file():
-        refuse_idle(parser, arguments, "on files that are no RLDS dataset", "state")
-    if arguments.source.is_file():
-        refuse_idle(parser, arguments, "on HDF5, whose columns have names", "layout")
+    refuse_idle_for_source(parser, arguments)
     return arguments
 
 

@@ -1,14 +1,16 @@
 """Command lines: a typo, a number that cannot be and an option without effect are errors before anything else happens.
 
-Imports only the standard library and the bounds of configurations.
+Imports only the standard library and the bounds of configurations; `load_policy` loads what it is asked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gap_vla.core.typed_config import SEED, Bounds, NumberField
@@ -150,3 +152,79 @@ def json_or_name(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from None
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The demonstrations of a command, and what the columns of their state are."""
+    add = parser.add_argument
+    layouts = "layout of the state: gap, robomimic, bridge, libero, ... or JSON"
+    state = "RLDS: the state's feature below steps/, or several joined by +"
+    add("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
+    add("--layout", default="gap", type=json_or_name, help=layouts)
+    add("--state", default="observation/proprio", help=state)
+
+
+def refuse_idle_for_source(parser: argparse.ArgumentParser, options: argparse.Namespace, *of_rlds: str) -> None:
+    """Refuses what has no effect on a source of this kind; `of_rlds`: further options that only RLDS datasets know."""
+    if not (options.source / "features.json").is_file():
+        refuse_idle(parser, options, "on files that are no RLDS dataset", *of_rlds, "state")
+    if options.source.is_file():
+        refuse_idle(parser, options, "on HDF5, whose columns have names", "layout")
+
+
+def add_policy(parser: argparse.ArgumentParser, others: str, cameras: str) -> None:
+    """The policy of a command that rolls one out, and how its task is shown to it; see `load_policy`.
+
+    Args:
+        others: policies that are no checkpoint, for `--help`.
+        cameras: what may be given as `--cameras`, for `--help`.
+    """
+    from gap_vla.sim import TASK_NAMES
+
+    add = parser.add_argument
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
+    what.add_argument("--policy", help=f"{others}, or ws://HOST:PORT (a server of openpi's protocol)")
+    add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
+    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
+    add("--dataset", help="whose statistics, if the checkpoint carries several")
+    add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
+    add("--patience", type=real(0, 86_400), default=60.0, help="seconds to wait for a server that is away (default 60)")
+    add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
+    add("--cameras", action=Cameras, help=f"{cameras} (default: the checkpoint's, or primary)")
+    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
+    add("--quiet", action="store_true", help="no progress line")
+
+
+def refuse_idle_for_policy(parser: argparse.ArgumentParser, options: argparse.Namespace, *of_checkpoint: str) -> None:
+    """Refuses what has no effect on a policy of this kind; `of_checkpoint`: other options that are for checkpoints."""
+    if options.checkpoint:
+        refuse_idle(parser, options, "with --checkpoint: they are for a server, ws://", "keys", "patience")
+    else:
+        refuse_idle(parser, options, "without --checkpoint", "step", *of_checkpoint, "dataset")
+
+
+def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: Any) -> Any:
+    """The `LoadedPolicy` of `add_policy`'s options, with the task that is asked for, or that of its training if known.
+
+    Args:
+        seed: of a random policy.
+        of_checkpoint: further arguments of `gap_vla.serving.load_checkpoint`.
+
+    Raises:
+        PolicyError: a policy that cannot be loaded, or a `--policy` without a task.
+    """
+    from gap_vla import serving
+    from gap_vla.rollouts import PolicyError
+    from gap_vla.sim import task_spec
+
+    if options.checkpoint:
+        loaded = serving.load_checkpoint(
+            options.checkpoint, task=options.task, step=options.step, dataset=options.dataset, **of_checkpoint
+        )
+        return dataclasses.replace(loaded, task=options.task or loaded.task)
+    if options.task is None:
+        raise PolicyError(f"--policy {options.policy} needs --task")
+    width, more = task_spec(options.task).action_dim, {"keys": options.keys, "patience": options.patience}
+    loaded = serving.load_policy(options.policy, action_dim=width, task=options.task, seed=seed, **more)
+    return dataclasses.replace(loaded, task=options.task)

@@ -59,17 +59,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was said about the writing; the builder's own settings hold where nothing was said."""
-    options = {
-        "annotator": arguments.annotator,
-        "fit_episodes": arguments.fit_episodes,
-        "overwrite": arguments.overwrite,
-    }
-    if arguments.beam is not None:
-        from gap_vla.rlds import BeamRunner
-
-        options["runner"] = BeamRunner([f"--{flag.lstrip('-')}" for flag in arguments.beam])
+def _said(**options: Any) -> dict[str, Any]:
+    """What something was said about; the builder's own settings hold where nothing was."""
     return {key: value for key, value in options.items() if value is not None}
 
 
@@ -77,16 +68,19 @@ def writing_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     from gap_vla.core.outputs import claim, require_apart
-    from gap_vla.rlds import dataset_builder
+    from gap_vla.rlds import BeamRunner, dataset_builder
 
-    labels: dict[str, Any] = {
-        "method": arguments.method,
-        "seed": arguments.seed,
-        "options": dict(arguments.option) or None,
-        "val_fraction": arguments.val_fraction,
-        "workers": arguments.workers,
-    }
-    labels = {key: value for key, value in labels.items() if value is not None}
+    labels = _said(
+        method=arguments.method,
+        seed=arguments.seed,
+        options=dict(arguments.option) or None,
+        val_fraction=arguments.val_fraction,
+        workers=arguments.workers,
+    )
+    beam = None if arguments.beam is None else BeamRunner([f"--{flag.lstrip('-')}" for flag in arguments.beam])
+    writing = _said(
+        annotator=arguments.annotator, fit_episodes=arguments.fit_episodes, overwrite=arguments.overwrite, runner=beam
+    )
     reader = dict(arguments.reader)
     builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
     if arguments.dry_run:
@@ -95,6 +89,6 @@ def main(argv: list[str] | None = None) -> None:
         return
     require_apart(Path(builder.data_dir), arguments.source)
     with keeping("what is finished is kept, the same command continues"):
-        path = builder.convert(arguments.source, reader=reader, **labels, **writing_options(arguments))
+        path = builder.convert(arguments.source, reader=reader, **labels, **writing)
     print(f"dataset: {path}")
     print(f"check it: gap-vla check-dataset {path}")

@@ -21,13 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from gap_vla.cli.arguments import (
     MANY,
-    Cameras,
+    add_policy,
     command_parser,
-    pixels,
-    processes,
-    real,
+    load_policy,
     refuse_idle,
-    saved_step,
+    refuse_idle_for_policy,
     seed,
     whole,
 )
@@ -54,14 +52,9 @@ LIBRARY = 5_000
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
-    from gap_vla.sim import TASK_NAMES
-
     parser = command_parser(__doc__)
+    add_policy(parser, "random", "primary, wrist, or both")
     add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--checkpoint", help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
-    what.add_argument("--policy", help="random, or ws://HOST:PORT (a server of openpi's protocol)")
-    add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--demos", type=Path, help="demonstration file to show (default: the expert in the simulator)")
     source.add_argument("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
@@ -82,19 +75,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add("--seed", type=seed, default=100_000, help="first layout seed (default 100000)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
-    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
-    add("--dataset", help="whose statistics, if the checkpoint carries several")
-    add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
-    add("--patience", type=real(0, 86_400), default=60.0, help="seconds to wait for a server that is away (default 60)")
-    add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
-    add("--cameras", action=Cameras, help="primary, wrist, or both (default: the checkpoint's, or primary)")
-    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
-    add("--quiet", action="store_true", help="no progress line")
     options = parser.parse_args(arguments)
-    if options.checkpoint:
-        refuse_idle(parser, options, "with --checkpoint: they are for a server, ws://", "keys", "patience")
-    else:
-        refuse_idle(parser, options, "without --checkpoint", "step", "dataset")
+    refuse_idle_for_policy(parser, options)
     if options.cameras == ():
         parser.error("argument --cameras: a diagnosis alters pictures; give primary, wrist, or both")
     if not options.closed_loop:
@@ -119,39 +101,25 @@ def main(argv: list[str] | None = None) -> None:
 def _diagnose(options: argparse.Namespace) -> None:
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop
-    from gap_vla.rollouts.policy import PolicyError
+    from gap_vla.rollouts.policy import PolicyError, identity
     from gap_vla.rollouts.recordings import require_task
     from gap_vla.rollouts.task import sim_task
-    from gap_vla.serving.loading import load_asked
     from gap_vla.sim import require_rendering
-
-    def loaded_executing(execute: int | None) -> Any:
-        return load_asked(
-            options.checkpoint,
-            options.policy,
-            task=options.task,
-            keys=options.keys,
-            patience=options.patience,
-            step=options.step,
-            execute=execute,
-            dataset=options.dataset,
-        )
 
     out = options.out or _default_out(options)
     claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
     simulated = not (options.demos or options.rlds)
     if simulated or options.closed_loop:
         require_rendering()
-    loaded, task_name = loaded_executing(1)
-    size = (loaded.image_size or 64) if options.image_size is None else options.image_size
-    cameras = options.cameras or loaded.cameras or ("primary",)
+    loaded = load_policy(options, execute=1)
     task = None
-    if task_name:
-        task = sim_task(task_name, image_size=size, cameras=tuple(cameras), camera=loaded.view())
+    if loaded.task:
+        size, cameras = options.image_size or loaded.image_size, options.cameras or loaded.cameras
+        task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view())
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
     if data := options.rlds or options.demos:
-        require_task(data, task_name)
+        require_task(data, loaded.task)
     recordings = _recordings(options, task)
     claim_folder(out, "diagnosis")
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
@@ -159,9 +127,8 @@ def _diagnose(options: argparse.Namespace) -> None:
     if options.closed_loop:
         assert task is not None
         print(f"{report(opened)}\n\nrollouts follow", flush=True)
-        acting, _ = loaded_executing(None)
         closed = closed_loop(
-            acting.policy,
+            load_policy(options).policy,
             task,
             recordings,
             episodes=options.closed_loop,
@@ -173,7 +140,7 @@ def _diagnose(options: argparse.Namespace) -> None:
         )
     print(report(opened, closed))
     content = {
-        "policy": {"name": loaded.policy.name, **getattr(loaded.policy, "identity", {})},
+        "policy": identity(loaded.policy),
         "open_loop": dataclasses.asdict(opened),
         "closed_loop": [dataclasses.asdict(entry) for entry in closed],
         "verdict": verdict(opened, closed),

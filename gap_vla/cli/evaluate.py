@@ -22,13 +22,11 @@ from typing import Any
 
 from gap_vla.cli.arguments import (
     MANY,
-    Cameras,
+    add_policy,
     command_parser,
-    pixels,
-    processes,
-    real,
+    load_policy,
     refuse_idle,
-    saved_step,
+    refuse_idle_for_policy,
     seconds,
     seed,
     whole,
@@ -39,14 +37,12 @@ from gap_vla.core.outputs import claim_folder, write_output
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
-    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+    from gap_vla.sim import VARIANT_NAMES
 
     parser = command_parser(__doc__, {"--ood": "--variant"})
+    looks = "primary, wrist, both, or none for policies that do not look"
+    add_policy(parser, "expert, random, replay:FILE", looks)
     add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--checkpoint", help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
-    what.add_argument("--policy", help="expert, random, replay:FILE, or ws://HOST:PORT (a server of openpi's protocol)")
-    add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)}")
     add("--episodes", type=whole(1, MANY), default=20, help="rollouts (default 20; take 100 for results)")
     add("--seed", type=seed, help="first layout seed (default: where the variant's own seeds begin)")
     variants = f"variant of the scene: {', '.join(VARIANT_NAMES)}; or all"
@@ -54,29 +50,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--rlds", type=Path, help="no rollouts: the action error on this RLDS dataset's held-out episodes, split by ρ")
     add("--split", default="val", help="which episodes of --rlds (default val)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/eval)")
-    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
     add("--execute", type=whole(1, 256), help="actions executed of each predicted chunk (default: as trained)")
     add("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
-    add("--dataset", help="whose statistics, if the checkpoint carries several")
-    add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
-    add("--patience", type=real(0, 86_400), default=60.0, help="seconds to wait for a server that is away (default 60)")
-    add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
-    drawn = "primary, wrist, both, or none for policies that do not look (default: the checkpoint's, or primary)"
-    add("--cameras", action=Cameras, help=drawn)
     add("--camera", help="view of the primary camera (default: the one of training, or near)")
     add("--other-view", action="store_true", help="let --camera be another view than the policy was trained through")
     add("--horizon", type=whole(1, MANY), help="control steps per episode (default: the task's)")
-    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
     slots = "environments per process; a batch is workers * slots (default 4)"
     add("--slots", type=whole(1, 256), default=4, help=slots)
     add("--videos", type=whole(0, MANY), default=4, help="rollouts to film, failures first (default 4)")
     add("--policy-limit", type=seconds, default=60.0, help="seconds for one answer of the policy (default 60)")
-    add("--quiet", action="store_true", help="no progress line")
     options = parser.parse_args(arguments)
-    if options.checkpoint:
-        refuse_idle(parser, options, "with --checkpoint: they are for a server, ws://", "keys", "patience")
-    else:
-        refuse_idle(parser, options, "without --checkpoint", "step", "execute", "ensemble", "dataset")
+    refuse_idle_for_policy(parser, options, "execute", "ensemble")
     rollouts = "episodes seed variant execute ensemble image_size cameras camera other_view horizon workers slots"
     if options.rlds:
         names = [*rollouts.split(), "videos", "policy_limit"]
@@ -138,7 +122,6 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     """Yields (folder, summary) of each variant asked for."""
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits, Settings
-    from gap_vla.serving.loading import load_asked
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
 
     variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)
@@ -146,38 +129,31 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     seeds = {v: variant_spec(v).first_seed if options.seed is None else options.seed for v in variants}
     for first in seeds.values():  # all of it before anything heavy is loaded
         Settings(options.episodes, first, options.workers, options.slots, options.videos)
-    loaded, task = load_asked(
-        options.checkpoint,
-        options.policy,
-        task=options.task,
-        keys=options.keys,
-        patience=options.patience,
+    loaded = load_policy(
+        options,
         seed=options.seed or 0,
-        step=options.step,
         execute=options.execute,
         ensemble=options.ensemble,
-        dataset=options.dataset,
         batch_size=options.workers * options.slots,
     )
-    if task is None:
+    if loaded.task is None:
         raise PolicyError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
-    image_size = (loaded.image_size or 64) if options.image_size is None else options.image_size
-    cameras = options.cameras if options.cameras is not None else loaded.cameras or ("primary",)
+    cameras = loaded.cameras if options.cameras is None else options.cameras
     view = loaded.view(options.camera, other=options.other_view)
     if cameras:
         require_rendering()
-    root = options.out or _default_out(options, task)
+    root = options.out or _default_out(options, loaded.task)
     if len(variants) > 1:
         claim_folder(root, "variants")
     for variant in variants:
         folder = root / variant if len(variants) > 1 else root
         summary = evaluate(
             loaded.policy,
-            task,
+            loaded.task,
             episodes=options.episodes,
             seed=seeds[variant],
             out_dir=folder,
-            image_size=image_size,
+            image_size=options.image_size or loaded.image_size,
             cameras=cameras,
             variant=variant,
             camera=view,

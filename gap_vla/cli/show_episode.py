@@ -14,13 +14,13 @@ import argparse
 import os
 from pathlib import Path
 
-from gap_vla.cli.arguments import command_parser, json_or_name, real, refuse_idle, whole
+from gap_vla.cli.arguments import add_source, command_parser, real, refuse_idle, refuse_idle_for_source, whole
 from gap_vla.core.errors import command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    parser.add_argument("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
+    add_source(parser)
     parser.add_argument("--episode", type=whole(0, 2**31 - 1), default=0, help="its number (default: 0)")
     parser.add_argument("--split", default="train", help="RLDS: split (default: train)")
     parser.add_argument("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
@@ -28,13 +28,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--fps", type=real(0.1, 1000, "pictures per second"), default=20, help="of a video (default: 20)"
     )
-    parser.add_argument(
-        "--layout",
-        default="gap",
-        type=json_or_name,
-        help="layout of the state: gap, robomimic, bridge, libero, ... or JSON",
-    )
-    parser.add_argument("--state", default="observation/proprio", help="RLDS: the state's feature below steps/")
     parser.add_argument("--method", help="label the episode with this method instead of its stored labels")
     parser.add_argument("--annotator", type=Path, help="label the episode with this saved annotator")
     arguments = parser.parse_args(argv)
@@ -42,10 +35,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         refuse_idle(parser, arguments, "with --annotator, which knows its own", "method")
     if arguments.out.suffix != ".mp4":
         refuse_idle(parser, arguments, "unless --out is a video, .mp4", "fps")
-    if not (arguments.source / "features.json").is_file():
-        refuse_idle(parser, arguments, "on files that are no RLDS dataset", "state", "split")
-    if arguments.source.is_file():
-        refuse_idle(parser, arguments, "on HDF5, whose columns have names", "layout")
+    refuse_idle_for_source(parser, arguments, "split")
     return arguments
 
 
@@ -56,16 +46,5 @@ def main(argv: list[str] | None = None) -> None:
     from gap_vla.rlds.annotating.files import show_episode
 
     with keeping("nothing was written"):
-        where = show_episode(
-            arguments.source,
-            arguments.out,
-            episode=arguments.episode,
-            split=arguments.split,
-            camera=arguments.camera,
-            fps=arguments.fps,
-            method=arguments.method,
-            annotator=arguments.annotator,
-            layout=arguments.layout,
-            state=arguments.state,
-        )
+        where = show_episode(**vars(arguments))
     print(where)

@@ -136,13 +136,12 @@ def _draw_one(axes: Any, y: float, mean: float, interval: tuple[float, float], s
     axes.plot(100 * mean, y, "D", color=color, markersize=6)
 
 
-def render(summaries: Sequence[str | Path], out_dir: str | Path, *, methods: Sequence[str] | None = None) -> str:
+def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
     """Compares finished runs; writes `table.md`, `table.json` and `table.png` into `out_dir`.
 
     Args:
         summaries: `summary.json` files of training runs (`task`, `method`, `seed`, and `rollouts` or `variants` as
             `evaluate` returns them).
-        methods: which to show; default: all there are.
 
     Returns:
         The tables as text.
@@ -151,7 +150,6 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path, *, methods: Seq
         EvaluationError: no runs, runs of different tasks, of the same method and seed, or without rollouts.
     """
     runs = [Section.read(Path(path), EvaluationError) for path in summaries]
-    runs = [run for run in runs if methods is None or run.text("method") in methods]
     if not runs:
         raise EvaluationError("no finished evaluation to compare")
     tasks = sorted({run.text("task") for run in runs})

@@ -5,32 +5,21 @@ from __future__ import annotations
 import abc
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.foreign import CheckpointError
+from gap_vla.demos.fields import resized
 from gap_vla.rlds.statistics import check_statistics, normalize, unnormalize
 from gap_vla.rollouts.policy import PolicyError
 
 
-class ChunkExecutor(Protocol):
-    """One episode's memory of what has been predicted."""
-
-    @property
-    def wants_chunk(self) -> bool:
-        """Whether a prediction for the present step is needed before `next`."""
-
-    def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
-        """The prediction made at the present step, for it and the H - 1 steps after it."""
-
-    def next(self) -> Float[np.ndarray, " A"]:
-        """The action to execute now; moves on by one step."""
-
-
 class RecedingHorizon:
-    """Executes the first `execute` actions of a chunk, then asks for the next chunk."""
+    """One episode's memory of what has been predicted: executes the first `execute` actions of a chunk, then asks for
+    the next chunk.
+    """
 
     def __init__(self, execute: int) -> None:
         self._execute = execute
@@ -38,17 +27,20 @@ class RecedingHorizon:
 
     @property
     def wants_chunk(self) -> bool:
+        """Whether a prediction for the present step is needed before `next`."""
         return not self._left
 
     def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
+        """The prediction made at the present step, for it and the H - 1 steps after it."""
         self._left = deque(chunk[: self._execute])
 
     def next(self) -> Float[np.ndarray, " A"]:
+        """The action to execute now; moves on by one step."""
         return self._left.popleft()
 
 
 class TemporalEnsemble:
-    """Predicts at every step and averages what the last chunks say about the present one.
+    """The same for predictions at every step: averages what the last chunks say about the present one.
 
     Weights are exp(-decay * i), with i = 0 for the oldest prediction (T. Zhao et al., 2023); 0 is the plain mean.
     """
@@ -74,7 +66,7 @@ class EpisodeHistory:
     marked as padding, as in training.
     """
 
-    def __init__(self, number: int, window: int, chunks: ChunkExecutor) -> None:
+    def __init__(self, number: int, window: int, chunks: RecedingHorizon | TemporalEnsemble) -> None:
         self.number, self.steps, self.instruction = number, 0, ""
         self.chunks = chunks
         self._window = window
@@ -109,11 +101,21 @@ class ChunkPolicy(abc.ABC):
         window: observations that the network looks back on, the present one included.
         horizon: actions in a predicted chunk.
         execute: actions executed of each predicted chunk.
-        ensemble: predict at every step and average the chunks instead; `ensemble_decay` as in `TemporalEnsemble`.
+        ensemble: predict at every step and average the chunks instead, see `TemporalEnsemble`.
         action_dim: dimensions that the network predicts; those beyond the statistics' are dropped.
         samples: whether the head draws its actions.
         details: entries for `identity`.
         source: the directory that it comes from, for messages and for whoever reads the result.
+
+    Attributes:
+        cameras: through which the policy looks: `primary`, `wrist`.
+        image_size: height in pixels of the largest picture that the network takes (smaller ones are made from it), if
+            any.
+        proprio_dim: width of the proprioception that the policy takes, if any (`uses_proprio`).
+        action_dim: width of its actions.
+        action_horizon: actions in a predicted chunk.
+        window_size: observations that the policy looks back on, the present one included.
+        camera: the primary camera's view in training, where the checkpoint tells.
 
     Raises:
         PolicyError: an impossible `execute`, or inputs that are none.
@@ -132,7 +134,6 @@ class ChunkPolicy(abc.ABC):
         normalization: str = "normal",
         execute: int = 1,
         ensemble: bool = False,
-        ensemble_decay: float = 0.0,
         batch_size: int = 8,
         seed: int = 0,
         name: str = "",
@@ -155,12 +156,18 @@ class ChunkPolicy(abc.ABC):
                 raise CheckpointError(f"{where}: proprio.mean is {found} wide, the network takes {width} dimensions")
         self.name = name
         self.source = source
-        self.camera: str | None = None  # the primary camera's view in training, where the checkpoint tells
+        self.camera: str | None = None
+        sizes = {key.removeprefix("image_"): shape[0] for key, shape in inputs.items() if key.startswith("image_")}
+        self.cameras, self.image_size = tuple(sizes), max(sizes.values(), default=None)
+        self.uses_proprio = "proprio" in inputs
+        self.proprio_dim = inputs["proprio"][0] if self.uses_proprio else None
+        self.action_dim = len(statistics["action"]["mean"])
+        self.action_horizon, self.window_size = horizon, window
         self._inputs, self._statistics, self._normalization = dict(inputs), statistics, normalization
-        self._window, self._horizon, self._samples, self._seed = window, horizon, samples, seed
+        self._samples, self._seed = samples, seed
         self._sizes = sorted({-(-batch_size // 4), batch_size})
-        self._new_chunks: Callable[[], ChunkExecutor] = (
-            (lambda: TemporalEnsemble(horizon, ensemble_decay)) if ensemble else (lambda: RecedingHorizon(execute))
+        self._new_chunks: Callable[[], RecedingHorizon | TemporalEnsemble] = (
+            (lambda: TemporalEnsemble(horizon)) if ensemble else (lambda: RecedingHorizon(execute))
         )
         self.identity: dict[str, Any] = {
             "execute": "ensemble" if ensemble else execute,
@@ -173,39 +180,6 @@ class ChunkPolicy(abc.ABC):
     @abc.abstractmethod
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         """The network's prediction for the present step of each episode; their number is one of the batch sizes."""
-
-    @property
-    def action_dim(self) -> int:
-        return len(self._statistics["action"]["mean"])
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Cameras that the policy looks through: `primary`, `wrist`."""
-        return tuple(key.removeprefix("image_") for key in self._inputs if key.startswith("image_"))
-
-    @property
-    def image_size(self) -> int | None:
-        """Height in pixels of the largest picture that the network takes (smaller ones are made from it), if any."""
-        return max((shape[0] for key, shape in self._inputs.items() if key.startswith("image_")), default=None)
-
-    @property
-    def uses_proprio(self) -> bool:
-        return "proprio" in self._inputs
-
-    @property
-    def proprio_dim(self) -> int | None:
-        """Width of the proprioception that the policy takes, if any."""
-        return self._inputs["proprio"][0] if self.uses_proprio else None
-
-    @property
-    def action_horizon(self) -> int:
-        """Actions in a predicted chunk."""
-        return self._horizon
-
-    @property
-    def window_size(self) -> int:
-        """Observations that the policy looks back on, the present one included."""
-        return self._window
 
     def warm_up(self) -> None:
         """Runs every batch size once, so that no later call has to wait for compilation or other preparations."""
@@ -222,7 +196,7 @@ class ChunkPolicy(abc.ABC):
     def reset(self, episode_ids: Sequence[int]) -> None:
         """These episodes begin."""
         for episode in episode_ids:
-            self._episodes[episode] = EpisodeHistory(episode, self._window, self._new_chunks())
+            self._episodes[episode] = EpisodeHistory(episode, self.window_size, self._new_chunks())
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """One action per row, in the units of the training data.
@@ -261,16 +235,15 @@ class ChunkPolicy(abc.ABC):
             )
         value = observations[key]
         if key.startswith("image_"):
-            return _resized(value, shape)
+            return resized(value, (shape[0], shape[1]))
         if value.shape[1:] != shape:
             raise PolicyError(
                 f"the policy takes {key} of width {shape[0]}, the task gives {value.shape[1]}: "
                 "it was trained for another task or robot"
             )
         with np.errstate(over="ignore", invalid="ignore"):
-            normalized = normalize(
-                value, self._statistics["proprio"], self._normalization
-            )  # float32: 1e308 is too much
+            # float32: 1e308 is too much
+            normalized = normalize(value, self._statistics["proprio"], self._normalization)
         if not np.isfinite(normalized).all():
             row, column = np.argwhere(~np.isfinite(normalized))[0]
             raise PolicyError(f"{key} is {value[row, column]} at index {column}; it cannot be normalised to a number")
@@ -284,12 +257,3 @@ class ChunkPolicy(abc.ABC):
             normalized = self._normalized_chunks([*some, *[some[0]] * (size - len(some))])[: len(some)]
             chunks.extend(unnormalize(normalized, self._statistics["action"], self._normalization))
         return chunks
-
-
-def _resized(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if images.shape[1:] == shape:
-        return images
-    from PIL import Image
-
-    size = (shape[1], shape[0])
-    return np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)) for image in images])

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from gap_vla.core.foreign import whole
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import Policy, PolicyError, forget
 from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.recordings import Recording, played, varying
+from gap_vla.rollouts.recordings import Recording, in_deviations, joined, mean_where, played
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
 
@@ -182,15 +182,13 @@ def _measure(
             f"the policy's actions are {actions[0, 'none'].shape[1]} wide, the recorded ones {recorded.shape[1]}: "
             "the recordings are of another task"
         )
-    scale = recorded.std(0)
-    varies = varying(scale)
+    squared = in_deviations(recorded)
 
     def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
-        return np.sqrt((((a - b)[:, varies] / scale[varies]) ** 2).mean(1))
+        return np.sqrt(squared(a, b))
 
     whole = {name: np.concatenate([actions[n, name] for n in range(len(recordings))]) for name in names}
-    known = [recording.transition for recording in recordings]
-    transition = None if any(steps is None for steps in known) else np.concatenate([s for s in known if s is not None])
+    transition = joined([recording.transition for recording in recordings])
     free = np.concatenate([np.ones(len(r), bool) if r.free is None else r.free for r in recordings])
     others = []
     for number, recording in enumerate(recordings):
@@ -206,10 +204,10 @@ def _measure(
         effects.append(
             Effect(
                 intervention=name,
-                change=_mean(change, counted),
-                change_transition=None if transition is None else _mean(change, counted & transition),
-                change_consistent=None if transition is None else _mean(change, counted & ~transition),
-                error=_mean(error, counted) if comparable else None,
+                change=mean_where(change, counted),
+                change_transition=None if transition is None else mean_where(change, counted & transition),
+                change_consistent=None if transition is None else mean_where(change, counted & ~transition),
+                error=mean_where(error, counted) if comparable else None,
                 cost=float(error.sum() / max(undisturbed.sum(), 1e-9)) if comparable else None,
                 cost_interval=_ratio_interval(error, undisturbed, starts) if comparable else None,
             )
@@ -232,10 +230,6 @@ def _ratio_interval(
     drawn = sums[:, chosen].sum(2)
     low, high = np.quantile(drawn[0] / np.maximum(drawn[1], 1e-9), [0.025, 0.975])
     return float(low), float(high)
-
-
-def _mean(values: Float[np.ndarray, " T"], where: Bool[np.ndarray, " T"]) -> float | None:
-    return float(values[where].mean()) if where.any() else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf
 from gap_vla.rollouts.rollout import Rollout
-from gap_vla.rollouts.summary import scene, summarize
+from gap_vla.rollouts.summary import summarize, title
 from gap_vla.rollouts.task import STEPS, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
 
@@ -80,18 +79,14 @@ def evaluate(
     episodes: int,
     seed: int,
     out_dir: str | Path,
-    image_size: int = 64,
-    cameras: Sequence[str] = ("primary",),
-    variant: str = "default",
-    camera: str = "near",
     workers: int = 2,
     slots_per_worker: int = 4,
-    horizon: int | None = None,
     videos: int = 4,
     resume: bool = True,
     progress: bool = True,
     watch: bool = True,
     limits: Limits = DEFAULT_LIMITS,
+    **scene: Any,
 ) -> dict[str, Any]:
     """Success rate of a policy, on layouts that depend on `seed` alone.
 
@@ -101,10 +96,10 @@ def evaluate(
 
     Args:
         policy: see `Policy`. It is called for all live episodes at once, at most `workers * slots_per_worker`.
-        task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task` (then the picture and variant arguments are its own).
-        horizon: control steps per episode; the task's own by default.
+        task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task`.
         watch: tell which phase of the scripted expert's plan each episode reached (`PhaseWatcher`).
         limits: how long to wait for the simulator and for the policy.
+        scene: of a task given by name: `image_size`, `cameras`, `variant`, `camera`, `horizon`, as in `sim_task`.
 
     Returns:
         The content of `summary.json`: `summarize`'s figures and what was evaluated.
@@ -115,19 +110,9 @@ def evaluate(
         PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
     """
     Settings(episodes, seed, workers, slots_per_worker, videos)
-    if isinstance(task, str):
-        chosen: Task = sim_task(
-            task,
-            image_size=image_size,
-            cameras=tuple(cameras),
-            variant=variant,
-            camera=camera,
-            horizon=horizon,
-        )
-    elif horizon is not None:
-        raise EvaluationError(f"horizon={horizon}: a task given as an object has its own, {task.horizon}")
-    else:
-        chosen = task
+    if scene and not isinstance(task, str):
+        raise EvaluationError(f"{next(iter(scene))}: a task given as an object has its own")
+    chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
     whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
     layouts = getattr(policy, "layout_seeds", None) or {e: layout_seed(seed, e) for e in range(episodes)}
     if len(layouts) < episodes:
@@ -146,8 +131,7 @@ def evaluate(
         slots = min(slots_per_worker, -(-len(todo) // workers))
         needs_expert = bool(getattr(policy, "privileged", False))
         mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
-        what_runs = f"{policy.name} on {scene(chosen.identity())}"
-        shown = Progress(what_runs, episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
+        shown = Progress(title(what), episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
         guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
         pool = WorkerPool(chosen, workers, slots, mode, step_limit=limits.simulator, start_limit=limits.simulator_first)
         try:

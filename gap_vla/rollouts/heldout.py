@@ -12,7 +12,7 @@ from gap_vla.core.foreign import whole
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import Policy, PolicyError
 from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.recordings import Recording, played, varying
+from gap_vla.rollouts.recordings import Recording, in_deviations, joined, mean_where, played
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +67,12 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8,
     if not actions:
         raise PolicyError("no held-out episodes; name a split that has some, or more demonstrations")
     recorded = np.concatenate(actions)
-    scale = recorded.std(0)
-    varies = varying(scale)
-    errors = (((np.concatenate(predicted) - recorded)[:, varies] / scale[varies]) ** 2).mean(1)
-    split = [steps for steps in known if steps is not None]
-    transition = np.concatenate(split) if len(split) == len(actions) else None
-    parts: list[float | None] = [None, None]
-    if transition is not None:
-        parts = [float(errors[part].mean()) if part.any() else None for part in (transition, ~transition)]
+    errors = in_deviations(recorded)(np.concatenate(predicted), recorded)
+    transition = joined(known)
     return HeldOut(
         error=float(errors.mean()),
-        error_transition=parts[0],
-        error_consistent=parts[1],
+        error_transition=mean_where(errors, transition),
+        error_consistent=mean_where(errors, None if transition is None else ~transition),
         steps=len(errors),
         transition_steps=0 if transition is None else int(transition.sum()),
         episodes=len(actions),

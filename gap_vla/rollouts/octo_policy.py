@@ -78,7 +78,7 @@ class OctoPolicy(ChunkPolicy):
         inputs = [episode.inputs() for episode in episodes]
         observation: dict[str, Any] = {key: np.stack([one[key] for one in inputs]) for key in inputs[0]}
         if self._has_pad_mask_dict:
-            there = np.ones((len(episodes), self._window), bool)
+            there = np.ones((len(episodes), self.window_size), bool)
             observation["pad_mask_dict"] = {key: there for key in [*self._inputs, "timestep"]}
         task = self._task(tuple(episode.instruction for episode in episodes))
         keys = np.stack([self._key(episode) for episode in episodes])

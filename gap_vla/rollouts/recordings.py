@@ -144,16 +144,30 @@ def played(
     return [np.array(rows) for rows in found]
 
 
-def varying(scale: Float[np.ndarray, " A"]) -> Bool[np.ndarray, " A"]:
-    """Which columns of the recorded actions vary, given their standard deviations; errors are in units of these.
+def in_deviations(recorded: Float[np.ndarray, "T A"]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Mean squared distance of two actions, step by step, in standard deviations of the recorded actions.
+
+    Columns that do not vary are left out.
 
     Raises:
-        EvaluationError: none does, so there is nothing to measure an error in.
+        EvaluationError: none varies, so there is nothing to measure an error in.
     """
-    varies = np.asarray(scale > 1e-4)
+    scale = recorded.std(0)
+    varies = scale > 1e-4
     if not varies.any():
         raise EvaluationError("the recorded actions are all the same, so an error in their units means nothing")
-    return varies
+    return lambda a, b: (((a - b)[:, varies] / scale[varies]) ** 2).mean(1)
+
+
+def joined(known: Sequence[np.ndarray | None]) -> Bool[np.ndarray, " T"] | None:
+    """Which steps of several recordings belong to transitions; None if that is unknown of one of them."""
+    split = [steps for steps in known if steps is not None]
+    return np.concatenate(split) if len(split) == len(known) else None
+
+
+def mean_where(values: Float[np.ndarray, " T"], steps: Bool[np.ndarray, " T"] | None) -> float | None:
+    """Mean over some steps; None if they are unknown or none."""
+    return None if steps is None or not steps.any() else float(values[steps].mean())
 
 
 def _transition(episode: Episode) -> np.ndarray | None:

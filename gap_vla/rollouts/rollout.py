@@ -59,26 +59,18 @@ class _Live:
         return EpisodeRecord(self.number, self.seed, success, max(self.steps, 0), self.phase, error, **seconds)
 
 
+@dataclasses.dataclass
 class Rollout:
     """The loop: start episodes in free slots, collect every answer, ask the policy once for all of them."""
 
-    def __init__(
-        self,
-        task: Task,
-        policy: GuardedPolicy,
-        pool: WorkerPool,
-        log: EpisodeLog,
-        shelf: VideoShelf,
-        shown: Progress,
-    ) -> None:
-        self._task, self._policy, self._pool, self._log, self._shelf, self._shown = (
-            task,
-            policy,
-            pool,
-            log,
-            shelf,
-            shown,
-        )
+    task: Task
+    policy: GuardedPolicy
+    pool: WorkerPool
+    log: EpisodeLog
+    shelf: VideoShelf
+    shown: Progress
+
+    def __post_init__(self) -> None:
         self._live: dict[int, _Live] = {}
         self._lost_in_a_row = 0
         self._unanswered: list[tuple[_Live, str]] = []
@@ -88,23 +80,23 @@ class Rollout:
         waiting = deque(_Live(number, seed) for number, seed in todo)
         while waiting or self._live:
             self._start(waiting)
-            for slot, answer in self._pool.collect().items():
+            for slot, answer in self.pool.collect().items():
                 self._settle(slot, answer, waiting)
             self._act()
-        if self._unanswered and not self._policy.answered:
+        if self._unanswered and not self.policy.answered:
             raise PolicyUnavailable(self._unanswered[0][1].partition(": ")[2])
         self._record_unanswered()
 
     def _start(self, waiting: deque[_Live]) -> None:
-        free = [slot for slot in range(self._pool.slots) if slot not in self._live]
+        free = [slot for slot in range(self.pool.slots) if slot not in self._live]
         fresh = list(zip(free, [waiting.popleft() for _ in free[: len(waiting)]]))
         if not fresh:
             return
-        fault = self._policy.reset([episode.number for _, episode in fresh])
+        fault = self.policy.reset([episode.number for _, episode in fresh])
         for slot, episode in fresh:
             self._live[slot] = episode
             if fault is None:
-                self._pool.send(Reset(slot, episode.seed))
+                self.pool.send(Reset(slot, episode.seed))
             else:
                 self._finish(slot, False, f"at the start: {fault}")
 
@@ -118,7 +110,7 @@ class Rollout:
             if unusable is not None:
                 self._lost_in_a_row = 0
                 self._finish(slot, False, f"step {episode.steps}: {SIMULATOR}'s {unusable}")
-            elif answer.done or episode.steps >= self._task.horizon:
+            elif answer.done or episode.steps >= self.task.horizon:
                 self._lost_in_a_row = 0
                 self._finish(slot, answer.success, None)
             return
@@ -127,7 +119,7 @@ class Rollout:
             if self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
                 raise EvaluationError(
                     f"{MAX_LOST_IN_A_ROW} simulator failures in a row; the last: episode {episode.number} of "
-                    f"{self._task.name}, layout seed {episode.seed}, step {max(episode.steps, 0)}: {answer.message}"
+                    f"{self.task.name}, layout seed {episode.seed}, step {max(episode.steps, 0)}: {answer.message}"
                 ) from RuntimeError(answer.traceback)
             if episode.steps >= 0 and (episode.again or not answer.lost):
                 again = " (and so when it was tried again)" if answer.lost else ""
@@ -145,26 +137,26 @@ class Rollout:
         episodes = [self._live[slot] for slot in slots]
         keys = episodes[0].observation
         batch = {key: np.stack([episode.observation[key] for episode in episodes]) for key in keys}
-        batch["language_instruction"] = np.array([self._task.instruction] * len(slots))
+        batch["language_instruction"] = np.array([self.task.instruction] * len(slots))
         started = time.perf_counter()
-        actions, faults = self._policy.act(batch, [episode.number for episode in episodes])
+        actions, faults = self.policy.act(batch, [episode.number for episode in episodes])
         share = (time.perf_counter() - started) / len(slots)
-        if not self._policy.silent:
+        if not self.policy.silent:
             self._record_unanswered()  # it answers again: those episodes were lost to a hang of their own
         for row, (slot, episode) in enumerate(zip(slots, episodes)):
             episode.policy += share
             if row in faults:
                 self._finish(slot, False, f"step {episode.steps}: {faults[row]}")
             else:
-                self._pool.send(Step(slot, actions[row]))
+                self.pool.send(Step(slot, actions[row]))
 
     def _finish(self, slot: int, success: bool, error: str | None) -> None:
         episode = self._live.pop(slot)
-        self._policy.forget([episode.number])
-        if error is not None and self._policy.silent:
+        self.policy.forget([episode.number])
+        if error is not None and self.policy.silent:
             self._unanswered.append((episode, error))
-            if self._policy.silent >= MAX_SILENT_IN_A_ROW:
-                raise PolicyUnavailable(f"{self._policy.silent} times in a row {error.partition(': ')[2]}")
+            if self.policy.silent >= MAX_SILENT_IN_A_ROW:
+                raise PolicyUnavailable(f"{self.policy.silent} times in a row {error.partition(': ')[2]}")
         else:
             self._record(episode, success, error)
 
@@ -174,7 +166,7 @@ class Rollout:
         self._unanswered.clear()
 
     def _record(self, episode: _Live, success: bool, error: str | None) -> None:
-        self._shelf.add(episode.number, success, episode.pictures)
-        self._log.append(episode.record(success, error))
-        won = sum(record.success for record in self._log.records.values())
-        self._shown.advance(1, f"{won} of {len(self._log.records)} succeeded")
+        self.shelf.add(episode.number, success, episode.pictures)
+        self.log.append(episode.record(success, error))
+        won = sum(record.success for record in self.log.records.values())
+        self.shown.advance(1, f"{won} of {len(self.log.records)} succeeded")

@@ -106,7 +106,8 @@ class SmallTorchPolicy(ChunkPolicy):
                 f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide, "
                 f"the network predicts {policy.action_dim} dimensions"
             )
-        self._policy, self._threads = policy, threads
+        self.model, self._threads = policy, threads
+        self.image_size = policy.image_shape[0]  # also of a policy that does not look
         self._features = FrameFeatures(policy, self._sizes)
         self._device = next(policy.parameters()).device
 
@@ -128,16 +129,6 @@ class SmallTorchPolicy(ChunkPolicy):
         loaded.camera = policy.view
         return loaded
 
-    @property
-    def model(self) -> SmallPolicy:
-        """The network, for probes."""
-        return self._policy
-
-    @property
-    def image_size(self) -> int:
-        """Height in pixels of the pictures in training, also of a policy that does not look at them."""
-        return self._policy.image_shape[0]
-
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
             self._features.forget(episode)
@@ -153,12 +144,12 @@ class SmallTorchPolicy(ChunkPolicy):
         if torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
         inputs = [episode.inputs() for episode in episodes]
-        features = self._features.of(episodes, inputs) if self._policy.uses_vision else None
+        features = self._features.of(episodes, inputs) if self.model.uses_vision else None
         proprio = None
         if self.uses_proprio:
-            steps = self._policy.config.proprio_history
+            steps = self.model.config.proprio_history
             proprio = torch.from_numpy(np.stack([one["proprio"][-steps:] for one in inputs])).to(self._device)
-        chunk: np.ndarray = self._policy.predict(features, proprio, self._generators(episodes)).float().cpu().numpy()
+        chunk: np.ndarray = self.model.predict(features, proprio, self._generators(episodes)).float().cpu().numpy()
         return chunk
 
     def _generators(self, episodes: Sequence[EpisodeHistory]) -> Any:

@@ -71,13 +71,8 @@ def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> d
 
 def title(summary: Mapping[str, Any]) -> str:
     """Who was evaluated on what: `vp_gap on assembly, light`; the default variant goes unnamed."""
-    return f"{summary['policy']['name']} on {scene(summary['task'])}"
-
-
-def scene(task: Mapping[str, Any]) -> str:
-    """The task, and its variant unless that is the default."""
-    variant = task.get("variant", "default")
-    return task["task"] if variant == "default" else f"{task['task']}, {variant}"
+    task, variant = summary["task"]["task"], summary["task"].get("variant", "default")
+    return f"{summary['policy']['name']} on {task}" + ("" if variant == "default" else f", {variant}")
 
 
 def describe(summary: Mapping[str, Any]) -> str:

@@ -10,7 +10,6 @@ __all__, __getattr__, __dir__ = exports(
         "PolicyServer": "server",
         "RemotePolicy": "client",
         "ServerLimits": "server",
-        "load_asked": "loading",
         "load_checkpoint": "loading",
         "load_policy": "loading",
         "serve_forever": "server",

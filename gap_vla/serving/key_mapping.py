@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.foreign import Section
+from gap_vla.demos.fields import resized
 from gap_vla.rollouts.policy import PolicyError
 
 OBSERVATION = {
@@ -87,7 +88,7 @@ class KeyMapping:
             if key == "language_instruction":
                 value = str(value)
             elif key.startswith("image_") and self.image_size:
-                value = resized(value, self.image_size)
+                value = resized(value[None], (self.image_size, self.image_size))[0]
             message[theirs] = value
         return message
 
@@ -118,12 +119,3 @@ class KeyMapping:
         if len(self.action_signs) != actions.shape[1]:
             raise PolicyError(f"action_signs has {len(self.action_signs)} factors for {actions.shape[1]} columns")
         return actions * np.asarray(self.action_signs, np.float32)
-
-
-def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8[h, w, 3] to uint8[size, size, 3], Lanczos."""
-    from PIL import Image
-
-    if image.shape[:2] == (size, size):
-        return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))

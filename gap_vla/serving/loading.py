@@ -8,8 +8,8 @@ from typing import Any
 
 from gap_vla.core.foreign import CheckpointError, Section, whole
 from gap_vla.rlds.statistics import NORMALIZATIONS
+from gap_vla.rollouts.chunk_policy import ChunkPolicy
 from gap_vla.rollouts.policy import ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
-from gap_vla.sim import task_spec
 
 MAX_BATCH = 4096
 """Episodes that a policy is asked about at once: environments per process times processes."""
@@ -17,12 +17,12 @@ MAX_BATCH = 4096
 
 @dataclasses.dataclass(frozen=True)
 class LoadedPolicy:
-    """A policy, and how the task has to be shown to it (None: whatever the user likes)."""
+    """A policy, the task of its training if that is known, and how tasks are shown to it."""
 
     policy: Policy
     task: str | None = None
-    image_size: int | None = None
-    cameras: tuple[str, ...] | None = None
+    image_size: int = 64
+    cameras: tuple[str, ...] = ("primary",)
     camera: str | None = None
 
     def view(self, asked: str | None = None, *, other: bool = False) -> str:
@@ -48,12 +48,16 @@ def load_checkpoint(
     ensemble: bool | None = None,
     dataset: str | None = None,
     batch_size: int = 8,
+    device: str = "cpu",
 ) -> LoadedPolicy:
     """A checkpoint: a run directory of ours (Octo or small policy), its `checkpoint/`, any Octo directory in upstream's
     layout, or `hf://…`.
 
     A run directory's `config.json` says for which task it was trained and how its actions are executed; whatever is
     given here has the last word on execution, never on the task.
+
+    Args:
+        device: where a small policy acts; Octo acts where JAX does.
 
     Raises:
         PolicyError: no checkpoint there, one that was trained for another task, or an impossible argument.
@@ -73,15 +77,15 @@ def load_checkpoint(
     if (Path(directory) / "policy.json").is_file():
         from gap_vla.rollouts.small_policy import SmallTorchPolicy
 
-        small = SmallTorchPolicy.load(directory, threads=run.threads, **how)
-        return LoadedPolicy(small, run.task, small.image_size, small.cameras or None, small.camera or run.camera)
+        policy: ChunkPolicy = SmallTorchPolicy.load(directory, device=device, threads=run.threads, **how)
+    else:
+        from gap_vla.rollouts.octo_policy import OctoPolicy
 
-    from gap_vla.rollouts.octo_policy import OctoPolicy
-
-    policy = OctoPolicy.load(
-        directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
-    )
-    return LoadedPolicy(policy, run.task, policy.image_size, policy.cameras, policy.camera or run.camera)
+        policy = OctoPolicy.load(
+            directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
+        )
+    size, cameras = policy.image_size or 64, policy.cameras or ("primary",)
+    return LoadedPolicy(policy, run.task, size, cameras, policy.camera or run.camera)
 
 
 def load_policy(
@@ -119,37 +123,6 @@ def load_policy(
         mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
         return LoadedPolicy(RemotePolicy(name, mapping, patience=patience))
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
-
-
-def load_asked(
-    checkpoint: str | None,
-    policy: str | None,
-    *,
-    task: str | None,
-    keys: str | Path | None = None,
-    patience: float = 60.0,
-    seed: int = 0,
-    **of_checkpoint: Any,
-) -> tuple[LoadedPolicy, str | None]:
-    """What a command was given as `--checkpoint` or `--policy`.
-
-    Args:
-        of_checkpoint: further arguments of `load_checkpoint`.
-
-    Returns:
-        The policy, and its task: the one asked for, or that of a checkpoint's training (None if nobody knows).
-
-    Raises:
-        PolicyError: see `load_checkpoint` and `load_policy`; or a `policy` without a task.
-    """
-    if checkpoint:
-        loaded = load_checkpoint(checkpoint, task=task, **of_checkpoint)
-        return loaded, task or loaded.task
-    if task is None:
-        raise PolicyError(f"--policy {policy} needs --task")
-    width = task_spec(task).action_dim
-    loaded = load_policy(str(policy), action_dim=width, task=task, seed=seed, keys=keys, patience=patience)
-    return loaded, task
 
 
 def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:

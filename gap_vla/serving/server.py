@@ -25,7 +25,7 @@ from websockets.http11 import Request, Response
 
 from gap_vla.core.foreign import shown, whole
 from gap_vla.core.typed_config import Bounds, check_numbers
-from gap_vla.rollouts.policy import Policy, PolicyError
+from gap_vla.rollouts.policy import Policy, PolicyError, forget
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
 
@@ -145,9 +145,7 @@ class PolicyServer:
                     message = await connection.recv(decode=False)
                 answer = await run(self._thread, self._answer, message, episode)
         finally:
-            forget = getattr(self._policy, "forget", None)
-            if forget is not None:
-                await run(self._thread, forget, [episode])
+            await run(self._thread, forget, self._policy, [episode])
 
     def _answer(self, message: bytes, episode: int) -> bytes | str:
         started = time.perf_counter()

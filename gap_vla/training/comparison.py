@@ -64,7 +64,7 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         finished = [r.directory.summary for r in runs if r.directory.complete_with(r.config.to_dict())]
         write_json(out / "cells.json", {"finished": [str(path) for path in finished], "failed": failures})
         if finished:
-            text = render(finished, out, methods=list(dict.fromkeys(cell.method for cell in cells)))
+            text = render(finished, out)
     return text, [failure["cell"] for failure in failures]
 
 
