@@ -33,6 +33,12 @@ def test_phases_and_rho_are_shown_for_demonstrations(tmp_path, monkeypatch):
     assert "6 demonstrations" in said and "change points of the first: [" in said
 
 
+@pytest.mark.slow
+def test_a_policy_that_does_not_look_is_told_from_one_that_does(tmp_path, monkeypatch):
+    said = run_notebook("a_policy_that_does_not_look.ipynb", tmp_path, monkeypatch)
+    assert "It looks" in said and "It hardly looks" in said
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_is_kept_without_outputs(path):
     notebook = nbformat.read(path, as_version=4)

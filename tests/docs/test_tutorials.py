@@ -28,6 +28,12 @@ def test_a_reader_fine_tunes_octo(tmp_path):
     assert (tmp_path / "runs/threading/first/report.html").exists()
 
 
+@pytest.mark.slow
+def test_a_reader_asks_a_policy_and_one_that_cannot_see_whether_they_look(tmp_path):
+    said = run_page(TUTORIALS / "does-it-look.md", tmp_path, limit=3600)
+    assert said.count("images_swapped: pictures of another episode") == 2 and "It hardly looks" in said
+
+
 @pytest.mark.parametrize("page", sorted(TUTORIALS.glob("*.md")), ids=lambda page: page.stem)
 def test_every_tutorial_is_run_by_a_test_and_says_what_is_not(page):
     assert len(blocks(page)) >= 3
