@@ -7,7 +7,8 @@ cpu (default): one core, minutes; success is in docs/RESULTS.md.
 paper: the paper's recipe, for a GPU (not trained yet). debug: the same path in less than a minute.
 """
 
-from gap_vla.training.torch import small_experiment
+from gap_vla.training.config import experiment
+from gap_vla.training.torch import SmallConfig
 
 CHANGES = dict(
     demos=dict(episodes=40, image_size=64, action_noise=0.0),
@@ -34,4 +35,4 @@ PROFILES = {
 
 
 def get_config(profile: str = "cpu"):
-    return small_experiment("assembly", CHANGES, PROFILES, profile)
+    return experiment(SmallConfig, "assembly", [CHANGES], PROFILES, profile)

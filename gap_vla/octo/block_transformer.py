@@ -45,7 +45,6 @@ class BlockTransformer(nn.Module):
         prefix_groups: Sequence[PrefixGroup],
         timestep_groups: Sequence[TimestepGroup],
         train: bool,
-        verbose: bool = False,
         only: Collection[str] | None = None,
     ) -> tuple[list[PrefixGroup], list[TimestepGroup]]:
         if not timestep_groups:
@@ -69,8 +68,6 @@ class BlockTransformer(nn.Module):
             use_correct_attention=self.use_correct_attention,
         )
         mask = jnp.logical_and(allowed, jnp.concatenate([p.astype(bool) for p in pad], axis=1)[:, None, None, :])
-        if verbose:
-            print(describe_layout(prefix_groups, timestep_groups))
 
         transformer = Transformer(**self.transformer_kwargs, compute=self.compute)
         prefix, step = sum(prefix_sizes), sum(timestep_sizes)
@@ -88,16 +85,6 @@ class BlockTransformer(nn.Module):
             out = transformer(sequence, mask, train=train, spans=spans)[:, rows]
         kept = [group for group in timestep_groups if group.name in only]
         return [], _replaced(kept, out.reshape(batch, horizon, -1, width))
-
-
-def describe_layout(prefix_groups: Sequence[PrefixGroup], timestep_groups: Sequence[TimestepGroup]) -> str:
-    """One line per group: its name, its number of tokens and what it attends to."""
-    lines = []
-    for kind, groups in (("prefix", prefix_groups), ("timestep", timestep_groups)):
-        for group in groups:
-            rules = ", ".join(f"{pattern}: {rule.value}" for pattern, rule in group.attention_rules.items())
-            lines.append(f"{kind} {group.name}: tokens {tuple(group.tokens.shape)}; attends to {rules or 'nothing'}")
-    return "\n".join(lines)
 
 
 def _replaced(groups: Sequence[Any], tokens: jax.Array) -> list[Any]:

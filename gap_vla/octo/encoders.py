@@ -41,37 +41,32 @@ def standardize(kernel: jax.Array) -> jax.Array:
 
 
 class StdConv(nn.Module):
-    """Convolution whose kernel is standardised at every call; the stored kernel is the raw one."""
+    """Convolution whose kernel is standardised at every call; the stored kernel is the raw one.
+
+    Attributes:
+        standard: False uses the raw kernel.
+    """
 
     features: int
     kernel_size: tuple[int, int]
     strides: tuple[int, int]
     padding: Any
     dtype: Any = jnp.float32
+    standard: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        kernel = standardize(kernel).astype(self.dtype)
+        kernel = (standardize(kernel) if self.standard else kernel).astype(self.dtype)
         return convolve(x.astype(self.dtype), kernel, self.strides, self.padding) + bias.astype(self.dtype)
 
 
-class PatchConv(nn.Module):
-    """Convolution whose stride is its kernel size, so that it is one matrix product over flattened patches."""
-
-    features: int
-    patch_size: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        size, channels = self.patch_size, x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (size, size, channels, self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        product = patches(x.astype(self.dtype), size) @ kernel.astype(self.dtype).reshape(-1, self.features)
-        return product + bias.astype(self.dtype)
+def embedding(features: int, size: int, dtype: Any) -> StdConv:
+    """One linear map per patch of `size` × `size`."""
+    none = ((0, 0), (0, 0))
+    return StdConv(features, (size, size), (size, size), none, dtype, standard=False, name="embedding")
 
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -113,7 +108,7 @@ class PatchEncoder(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = True, cond_var: jax.Array | None = None) -> jax.Array:
         x = normalize_images(images, self.img_norm_type)
-        x = PatchConv(self.num_features, self.patch_size, self.dtype, name="embedding")(x)
+        x = embedding(self.num_features, self.patch_size, self.dtype)(x)
         return _film(self.use_film, x, cond_var)
 
 
@@ -146,7 +141,7 @@ class SmallStem(nn.Module):
                 dtype=self.dtype,
             )(x)
             x = nn.relu(nn.GroupNorm(dtype=self.dtype)(x))
-        x = PatchConv(self.num_features, self.patch_size // 16, self.dtype, name="embedding")(x)
+        x = embedding(self.num_features, self.patch_size // 16, self.dtype)(x)
         return _film(self.use_film, x, cond_var)
 
 

@@ -59,7 +59,6 @@ class OctoModel:
         config: Mapping[str, Any],
         example_batch: Mapping[str, Any],
         text_processor: Any = None,
-        verbose: bool = False,
         rng: jax.Array | None = None,
         dataset_statistics: Mapping[str, Any] | None = None,
         compute: Compute | None = None,
@@ -70,7 +69,6 @@ class OctoModel:
         Args:
             config: as in `config.json`; the model is `config["model"]`.
             example_batch: `observation` and `task` (and `action`, ...) whose shapes the model is built for.
-            verbose: print the layout of the sequence.
             compute: see `Compute`; the default computes everything in float32.
             pretrained: parameters of another model, to fine-tune; what is taken over and what not is printed.
         """
@@ -81,8 +79,6 @@ class OctoModel:
             params = initialize(module, example, rng)
         else:
             params, _ = initialize_around(module, example, rng, pretrained)
-        if verbose:
-            _print_sequence(module, example)
         return cls(
             module=module,
             params=params,
@@ -233,13 +229,6 @@ def _shapes(tree: Mapping[str, Any], leading: tuple[str, ...]) -> list[str]:
         f"  {key}: {np.asarray(leaf).dtype}[{', '.join([*leading, *map(str, leaf.shape[len(leading) :])])}]"
         for key, leaf in sorted(traverse_util.flatten_dict(dict(tree), sep="/").items())
     ]
-
-
-def _print_sequence(module: OctoModule, example: Mapping[str, Any]) -> None:
-    observation = example["observation"]
-    arguments = (observation, example["task"], observation["timestep_pad_mask"])
-    keys = {"params": jax.random.PRNGKey(0), "dropout": jax.random.PRNGKey(0)}
-    jax.eval_shape(lambda: module.init(keys, *arguments, train=False, verbose=True))
 
 
 def _text_processor(spec: Mapping[str, Any] | None, root: Path) -> Any:

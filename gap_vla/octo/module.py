@@ -71,7 +71,6 @@ class OctoTransformer(nn.Module):
         timestep_pad_mask: Bool[Array, "B W"],
         readouts: Sequence[str] | None = None,
         train: bool = False,
-        verbose: bool = False,
         only: Collection[str] | None = None,
     ) -> dict[str, TokenGroup]:
         """Token groups by name: `task_*`, `obs_*`, `readout_*`, and the concatenations `task` and `obs`.
@@ -137,7 +136,7 @@ class OctoTransformer(nn.Module):
             use_correct_attention=self.use_correct_attention,
             compute=self.compute,
             name="BlockTransformer_0",
-        )(prefix, steps, train, verbose=verbose, only=only)
+        )(prefix, steps, train, only=only)
         return self._outputs(prefix, steps) if only is None else _float_groups(steps)
 
     def _project(self, name: str, tokens: jax.Array, *, per_timestep: bool) -> jax.Array:
@@ -190,10 +189,9 @@ class OctoModule(nn.Module):
         tasks: Mapping[str, Any],
         timestep_pad_mask: Bool[Array, "B W"],
         train: bool = True,
-        verbose: bool = False,
     ) -> tuple[dict[str, TokenGroup], dict[str, Any]]:
         """Runs everything once, for initialisation."""
-        outputs = self.octo_transformer(observations, tasks, timestep_pad_mask, train=train, verbose=verbose)
+        outputs = self.octo_transformer(observations, tasks, timestep_pad_mask, train=train)
         return outputs, {name: head(outputs, train=train) for name, head in self.heads.items()}
 
     @classmethod

@@ -8,14 +8,10 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo.spec import ModuleSpec
+from gap_vla.octo.spec import ENCODERS, HEADS, TEXT, TOKENIZERS, ModuleSpec
 
-_TOKENIZERS = "octo.model.components.tokenizers"
-_ENCODERS = "octo.model.components.vit_encoders"
-_HEADS = "octo.model.components.action_heads"
-_TEXT = "octo.data.utils.text_processing"
-
-HEADS = {"l1": "L1ActionHead", "mse": "MSEActionHead", "diffusion": "DiffusionActionHead"}
+KINDS = {"l1": "L1ActionHead", "mse": "MSEActionHead", "diffusion": "DiffusionActionHead"}
+"""Heads of small models."""
 
 SIZES: dict[str, dict[str, int]] = {
     "octo-small-1.5": {"token_embedding_size": 384, "num_layers": 12, "mlp_dim": 1536, "num_attention_heads": 6},
@@ -36,16 +32,16 @@ def published_config(name: str) -> dict[str, Any]:
         )
     sizes = dict(SIZES[name])
     width = sizes.pop("token_embedding_size")
-    encoder = ModuleSpec.create(f"{_ENCODERS}:SmallStem16")
+    encoder = ModuleSpec.create(f"{ENCODERS}:SmallStem16")
 
     def camera(key: str) -> dict[str, Any]:
         return ModuleSpec.create(
-            f"{_TOKENIZERS}:ImageTokenizer", obs_stack_keys=[key], task_stack_keys=[key], encoder=encoder
+            f"{TOKENIZERS}:ImageTokenizer", obs_stack_keys=[key], task_stack_keys=[key], encoder=encoder
         )
 
-    language = ModuleSpec.create(f"{_TOKENIZERS}:LanguageTokenizer", encoder="t5-base", finetune_encoder=False)
+    language = ModuleSpec.create(f"{TOKENIZERS}:LanguageTokenizer", encoder="t5-base", finetune_encoder=False)
     head = ModuleSpec.create(
-        f"{_HEADS}:DiffusionActionHead",
+        f"{HEADS}:DiffusionActionHead",
         readout_key="readout_action",
         use_map=False,
         action_horizon=4,
@@ -67,7 +63,7 @@ def published_config(name: str) -> dict[str, Any]:
             "use_correct_attention": True,
         },
         "text_processor": ModuleSpec.create(
-            f"{_TEXT}:HFTokenizer", tokenizer_name="t5-base", encode_with_model=False, tokenizer_kwargs=words
+            f"{TEXT}:HFTokenizer", tokenizer_name="t5-base", encode_with_model=False, tokenizer_kwargs=words
         ),
         "window_size": 2,
     }
@@ -124,8 +120,8 @@ def small_config(
         language_embedding: add a task tokenizer for precomputed instruction embeddings.
         head_options: further fields of the head, such as `{"use_map": False}` or `{"diffusion_steps": 10}`.
     """
-    if head not in HEADS:
-        raise ConfigError(f"head must be one of {sorted(HEADS)}, found {head!r}")
+    if head not in KINDS:
+        raise ConfigError(f"head must be one of {sorted(KINDS)}, found {head!r}")
     if token_embedding_size % num_attention_heads or (head != "diffusion" and token_embedding_size % 8):
         raise ConfigError(
             f"token_embedding_size {token_embedding_size} must be divisible by num_attention_heads "
@@ -138,7 +134,7 @@ def small_config(
             "model.stem_features or model.stem_patch, or use pictures of another size"
         )
     encoder = ModuleSpec.create(
-        f"{_ENCODERS}:SmallStem16",
+        f"{ENCODERS}:SmallStem16",
         patch_size=patch_size,
         kernel_sizes=[stem_patch or 3] + [3] * (stages - 1),
         strides=[first] + [2] * (stages - 1),
@@ -148,7 +144,7 @@ def small_config(
     )
     observation_tokenizers = {
         key.removeprefix("image_"): ModuleSpec.create(
-            f"{_TOKENIZERS}:ImageTokenizer",
+            f"{TOKENIZERS}:ImageTokenizer",
             obs_stack_keys=[key],
             task_stack_keys=[key] if goal_images else [],
             encoder=encoder,
@@ -156,17 +152,17 @@ def small_config(
         for key in image_keys
     }
     if proprio_dim:
-        observation_tokenizers["proprio"] = ModuleSpec.create(f"{_TOKENIZERS}:LowdimObsTokenizer", obs_keys=["proprio"])
+        observation_tokenizers["proprio"] = ModuleSpec.create(f"{TOKENIZERS}:LowdimObsTokenizer", obs_keys=["proprio"])
     task_tokenizers = {}
     if language_embedding:
-        task_tokenizers["language"] = ModuleSpec.create(f"{_TOKENIZERS}:LanguageTokenizer", encoder=None)
+        task_tokenizers["language"] = ModuleSpec.create(f"{TOKENIZERS}:LanguageTokenizer", encoder=None)
     fields: dict[str, Any] = {"readout_key": "readout_action"}
     fields |= {"action_horizon": action_horizon, "action_dim": action_dim, **(head_options or {})}
     return {
         "model": {
             "observation_tokenizers": observation_tokenizers,
             "task_tokenizers": task_tokenizers,
-            "heads": {"action": ModuleSpec.create(f"{_HEADS}:{HEADS[head]}", **fields)},
+            "heads": {"action": ModuleSpec.create(f"{HEADS}:{KINDS[head]}", **fields)},
             "readouts": {"action": num_readouts},
             "transformer_kwargs": _transformer(
                 num_layers, mlp_dim or 4 * token_embedding_size, num_attention_heads, dropout_rate

@@ -16,27 +16,22 @@ from flax.core import FrozenDict
 
 from gap_vla.core.typed_config import ConfigError
 
-_TOKENIZERS = "octo.model.components.tokenizers"
-_ENCODERS = "octo.model.components.vit_encoders"
-_HEADS = "octo.model.components.action_heads"
-_TEXT = "octo.data.utils.text_processing"
+TOKENIZERS = "octo.model.components.tokenizers"
+ENCODERS = "octo.model.components.vit_encoders"
+HEADS = "octo.model.components.action_heads"
+TEXT = "octo.data.utils.text_processing"
 
 _TABLE: dict[tuple[str, str], str | Callable[..., Any]] = {
-    (_TOKENIZERS, "ImageTokenizer"): "gap_vla.octo.tokenizers",
-    (_TOKENIZERS, "LanguageTokenizer"): "gap_vla.octo.tokenizers",
-    (_TOKENIZERS, "LowdimObsTokenizer"): "gap_vla.octo.tokenizers",
-    (_TOKENIZERS, "BinTokenizer"): "gap_vla.octo.tokenizers",
-    (_ENCODERS, "PatchEncoder"): "gap_vla.octo.encoders",
-    (_ENCODERS, "SmallStem"): "gap_vla.octo.encoders",
-    (_ENCODERS, "SmallStem16"): "gap_vla.octo.encoders",
-    (_ENCODERS, "SmallStem32"): "gap_vla.octo.encoders",
-    (_HEADS, "ContinuousActionHead"): "gap_vla.octo.heads.continuous",
-    (_HEADS, "MSEActionHead"): "gap_vla.octo.heads.continuous",
-    (_HEADS, "L1ActionHead"): "gap_vla.octo.heads.continuous",
-    (_HEADS, "DiffusionActionHead"): "gap_vla.octo.heads.diffusion",
-    (_HEADS, "DiscreteActionHead"): "gap_vla.octo.heads.discrete",
-    (_HEADS, "TokenPerDimActionHead"): "gap_vla.octo.heads.discrete",
-    (_TEXT, "HFTokenizer"): "gap_vla.octo.text",
+    (module, name): home
+    for module, home, names in (
+        (TOKENIZERS, "gap_vla.octo.tokenizers", "ImageTokenizer LanguageTokenizer LowdimObsTokenizer BinTokenizer"),
+        (ENCODERS, "gap_vla.octo.encoders", "PatchEncoder SmallStem SmallStem16 SmallStem32"),
+        (HEADS, "gap_vla.octo.heads.continuous", "ContinuousActionHead MSEActionHead L1ActionHead"),
+        (HEADS, "gap_vla.octo.heads.diffusion", "DiffusionActionHead"),
+        (HEADS, "gap_vla.octo.heads.discrete", "DiscreteActionHead TokenPerDimActionHead"),
+        (TEXT, "gap_vla.octo.text", "HFTokenizer"),
+    )
+    for name in names.split()
 }
 
 _NOT_COVERED = {

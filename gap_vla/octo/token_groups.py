@@ -58,8 +58,6 @@ class AttentionRule(enum.Enum):
 
     NEVER = "never"
     CAUSAL = "other.timestep <= self.timestep"
-    CURRENT = "other.timestep == self.timestep"
-    STRICT_PAST = "other.timestep < self.timestep"
     ALL = "all"
 
     def allows(self, own: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -68,10 +66,6 @@ class AttentionRule(enum.Enum):
             return np.zeros(np.broadcast_shapes(own.shape, other.shape), bool)
         if self is AttentionRule.CAUSAL:
             return other <= own
-        if self is AttentionRule.CURRENT:
-            return other == own
-        if self is AttentionRule.STRICT_PAST:
-            return other < own
         return np.ones(np.broadcast_shapes(own.shape, other.shape), bool)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,21 +30,6 @@ SHORT_RUN = 200
 """Training steps up to which compiling quickly saves more than it costs."""
 
 
-class Loader(Protocol):
-    """An endless, resumable source of batches."""
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-    def state(self) -> Any:
-        """Position after the batch that was handed out last; JSON-able."""
-
-    def restore(self, state: Any) -> None:
-        """Goes on from a position."""
-
-    def peek(self) -> Any:
-        """The next batch, without moving on."""
-
-
 class JaxTrainer(Trainer):
     """Anything that `TrainStep` trains.
 
@@ -52,6 +37,7 @@ class JaxTrainer(Trainer):
         schedule: the adjustment during the `steps` of training.
         state: before the first step.
         step: the compiled step; at logging steps it also measures the parts of the gradient by ρ.
+        loader: an endless source of batches, with `state`, `restore` and `peek` as `gap_vla.rlds.WindowLoader`.
         validate: parameters to held-out measurements.
         layout: which number of the packed parameters means what (`Packing.identity`).
         inputs: a loader's batch to the step's arguments.
@@ -66,7 +52,7 @@ class JaxTrainer(Trainer):
         steps: int,
         state: TrainState,
         step: TrainStep,
-        loader: Loader,
+        loader: Any,
         validate: Callable[[Any], dict[str, float]],
         layout: str,
         inputs: Callable[[Any], Any] = lambda batch: batch,

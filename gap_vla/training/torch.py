@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -16,7 +15,7 @@ from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, Bounds, ConfigError
 from gap_vla.policies import registry
 from gap_vla.policies.config import RivalsConfig, SmallModelConfig
 from gap_vla.sim import VARIANT_NAMES, variant_spec
-from gap_vla.training.config import STEP_COUNT, EvalConfig, Experiment, Layouts, TrainConfig, experiment
+from gap_vla.training.config import STEP_COUNT, EvalConfig, Experiment, Layouts, TrainConfig
 
 if TYPE_CHECKING:
     from gap_vla.policies.methods import Method
@@ -145,13 +144,6 @@ class SmallConfig(Experiment):
             ensemble=self.eval.ensemble,
             threads=self.train.threads,
         )
-
-
-def small_experiment(
-    task: str, changes: Mapping[str, Any], profiles: Mapping[str, Mapping[str, Any]], profile: str
-) -> Any:
-    """`experiment` of a small policy."""
-    return experiment(SmallConfig, task, [changes], profiles, profile)
 
 
 def require_device(device: str) -> None:
