@@ -13,6 +13,7 @@ from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.windows import Batch
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.preflight import require_cameras
 from gap_vla.training.torch import SmallConfig
 
 
@@ -66,24 +67,10 @@ def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int
             raise ConfigError(
                 f"the dataset in {store.directory} has {known} phases; set --config.model.phases={known} or more"
             )
-    return _image_shape(config, store)
-
-
-def _image_shape(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int]:
-    fields = store.split("train").fields
-    shape: tuple[int, ...] = ()
-    for camera in config.demos.cameras:
-        if f"image_{camera}" not in fields:
-            known = ", ".join(key for key in fields if key.startswith("image_")) or "none"
-            raise ConfigError(f"{store.directory} has no camera {camera!r} (demos.cameras); it has {known}")
-        shape = fields[f"image_{camera}"].shape[1:]
-        if shape[:2] != (config.demos.image_size, config.demos.image_size):
-            raise ConfigError(
-                f"{store.directory} holds images of {shape[0]} × {shape[1]}, demos.image_size is "
-                f"{config.demos.image_size}; rollouts would show others than training: set "
-                f"--config.demos.image_size={shape[0]}"
-            )
-    return int(shape[0]), int(shape[1]), int(shape[2])
+    shapes = {key: array.shape[1:] for key, array in fields.items() if key.startswith("image_")}
+    require_cameras(store.directory, shapes, config, rolled_out=True)
+    height, width, channels = shapes[f"image_{config.demos.cameras[-1]}"]
+    return int(height), int(width), int(channels)
 
 
 def describe_store(store: EpisodeStore) -> str:

@@ -18,6 +18,7 @@ estimates are of the low side, so that what is refused could not have run.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,7 @@ def _require_source(config: Experiment) -> tuple[int, int]:
     if len(source) == 0:
         raise ConfigError(f"demos.path is {config.demos.path!r}, which holds no episodes")
     first = source.read(0)
-    for camera in config.demos.cameras:
-        picture = first.images.get(f"image_{camera}")
-        if picture is None:
-            raise ConfigError(_no_camera(config.demos.path, camera, sorted(first.images)))
-        _require_size(config.demos.path, picture.shape[1:3], config)
+    require_cameras(config.demos.path, {key: first.images[key].shape[1:] for key in sorted(first.images)}, config)
     return len(source), len(first)
 
 
@@ -125,25 +122,33 @@ def require_dataset(directory: Path, config: Experiment) -> None:
         )
     pictures = fields.get("observation", {})
     pictures = pictures if isinstance(pictures, dict) else {}
+    require_cameras(directory, {key: shape for key, shape in pictures.items() if key.startswith("image_")}, config)
+
+
+def require_cameras(
+    where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment, rolled_out: bool | None = None
+) -> None:
+    """Checks that data have the pictures that the configuration names, in the size that rollouts show.
+
+    Args:
+        shapes: `image_<camera>` to height, width and channels; empty where they are not known.
+        rolled_out: whether the size matters; default: if there will be rollouts.
+
+    Raises:
+        ConfigError: no such camera, or pictures of another size.
+    """
+    size = config.demos.image_size
     for camera in config.demos.cameras:
-        if f"image_{camera}" not in pictures:
-            raise ConfigError(_no_camera(directory, camera, [k for k in pictures if k.startswith("image_")]))
-        shape = pictures[f"image_{camera}"]
-        if shape:
-            _require_size(directory, shape[:2], config)
-
-
-def _no_camera(where: Path | str, camera: str, known: list[str]) -> str:
-    return f"{where} has no camera {camera!r} (demos.cameras); it has {', '.join(known) or 'none'}"
-
-
-def _require_size(where: Path | str, found: Any, config: Experiment) -> None:
-    height, width = (int(n) for n in found)
-    if config.eval.episodes and (height, width) != (config.demos.image_size, config.demos.image_size):
-        raise ConfigError(
-            f"{where} holds images of {height} × {width}, demos.image_size is {config.demos.image_size}; rollouts "
-            f"would show others than training: set --config.demos.image_size={height}"
-        )
+        if f"image_{camera}" not in shapes:
+            known = ", ".join(shapes) or "none"
+            raise ConfigError(f"{where} has no camera {camera!r} (demos.cameras); it has {known}")
+        found = tuple(int(n) for n in shapes[f"image_{camera}"][:2])
+        matters = bool(config.eval.episodes) if rolled_out is None else rolled_out
+        if found and matters and found != (size, size):
+            raise ConfigError(
+                f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; rollouts would show "
+                f"others than training: set --config.demos.image_size={found[0]}"
+            )
 
 
 def _step_fields(directory: Path) -> dict[str, Any] | None:
