@@ -8,28 +8,21 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.heads import readout
 from gap_vla.octo.token_groups import TokenGroup
 
 
-class ContinuousActionHead(nn.Module):
+class ContinuousActionHead(readout.ActionHead):
     """Predicts tanh(x / max_action) * max_action, H steps of A dimensions at every window step.
 
     Attributes:
-        readout_key: the token group that is read, usually `"readout_action"`.
-        use_map: pool the group by attention; otherwise by its mean.
-        action_horizon: H, action_dim: A.
         max_action: bound of predictions, in normalised units; targets are not clipped.
         loss_type: `"mse"` or `"l1"`.
     """
 
-    readout_key: str
-    use_map: bool = False
-    action_horizon: int = 1
-    action_dim: int = 7
     max_action: float = 5.0
     loss_type: str = "mse"
 
@@ -44,26 +37,11 @@ class ContinuousActionHead(nn.Module):
         mean = mean.reshape(*mean.shape[:-1], self.action_horizon, self.action_dim)
         return jnp.tanh(mean / self.max_action) * self.max_action
 
-    def loss(
-        self,
-        transformer_outputs: Mapping[str, TokenGroup],
-        actions: Float[Array, "B W H A"],
-        timestep_pad_mask: Bool[Array, "B W"],
-        action_pad_mask: Bool[Array, "B W H A"],
-        train: bool = True,
+    def masked_loss(
+        self, transformer_outputs: Mapping[str, TokenGroup], actions: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Scalar loss and metrics `loss`, `mse`.
-
-        Args:
-            actions: float32[B, W, H, A], normalised.
-            timestep_pad_mask: bool[B, W], False where the window reaches before the episode.
-            action_pad_mask: bool[B, W, H, A], False where an entry is not to be learned.
-        """
-        readout.check_actions(actions, action_pad_mask, self.action_horizon, self.action_dim)
-        mask = readout.action_mask(timestep_pad_mask, action_pad_mask)
         predictions = self(transformer_outputs, train=train)
-        loss, metrics = readout.continuous_loss(predictions, actions, mask, self.loss_type)
-        return readout.sum_over_action_dims(loss, metrics, self.action_dim)
+        return readout.continuous_loss(predictions, actions, mask, self.loss_type, self.action_dim)
 
     def predict_action(
         self,

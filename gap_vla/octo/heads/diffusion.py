@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from gap_vla.octo.blocks import MAPHead
 from gap_vla.octo.heads import readout
@@ -23,21 +23,17 @@ def cosine_betas(steps: int, s: float = 0.008) -> Float[np.ndarray, "{steps}"]:
     return np.clip(1 - f[1:] / f[:-1], 0, 0.999).astype(np.float32)
 
 
-class DiffusionActionHead(nn.Module):
+class DiffusionActionHead(readout.ActionHead):
     """Learns the noise in a noisy chunk of actions, and denoises from pure noise to act.
 
     Attributes:
-        readout_key, use_map, action_horizon, action_dim, loss_type: see `ContinuousActionHead`.
+        loss_type: see `ContinuousActionHead`.
         max_action: bound of actions, in normalised units; targets and every iterate are clipped to it.
         time_dim, num_blocks, dropout_rate, hidden_dim, use_layer_norm: the noise network.
         diffusion_steps: T, noise levels in training and steps in sampling.
         n_diffusion_samples: noise draws per example in the loss; they share the transformer's forward pass.
     """
 
-    readout_key: str
-    use_map: bool = False
-    action_horizon: int = 1
-    action_dim: int = 7
     max_action: float = 5.0
     loss_type: str = "mse"
     time_dim: int = 32
@@ -85,19 +81,10 @@ class DiffusionActionHead(nn.Module):
             noisy_actions = jnp.zeros((*embedding.shape[:2], width), jnp.float32)
         return self.diffusion_model(embedding, noisy_actions, time, train=train)
 
-    def loss(
-        self,
-        transformer_outputs: Mapping[str, TokenGroup],
-        actions: Float[Array, "B W H A"],
-        timestep_pad_mask: Bool[Array, "B W"],
-        action_pad_mask: Bool[Array, "B W H A"],
-        train: bool = True,
+    def masked_loss(
+        self, transformer_outputs: Mapping[str, TokenGroup], actions: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Scalar loss of the predicted noise and metrics; arguments as `ContinuousActionHead.loss`.
-
-        Draws from the random stream `"dropout"`, with train=False too.
-        """
-        readout.check_actions(actions, action_pad_mask, self.action_horizon, self.action_dim)
+        """Of the predicted noise; draws from the random stream `"dropout"`, with train=False too."""
         flat = actions.reshape(*actions.shape[:2], -1).clip(-self.max_action, self.max_action)
         time_key, noise_key = jax.random.split(self.make_rng("dropout"))
         samples = (self.n_diffusion_samples, *flat.shape[:2])
@@ -107,9 +94,7 @@ class DiffusionActionHead(nn.Module):
         noisy = jnp.sqrt(alpha_hat) * flat + jnp.sqrt(1 - alpha_hat) * noise
 
         predicted = self(transformer_outputs, time=time, noisy_actions=noisy, train=train)
-        mask = readout.action_mask(timestep_pad_mask, action_pad_mask).reshape(flat.shape)
-        loss, metrics = readout.continuous_loss(predicted, noise, mask, self.loss_type)
-        return readout.sum_over_action_dims(loss, metrics, self.action_dim)
+        return readout.continuous_loss(predicted, noise, mask.reshape(flat.shape), self.loss_type, self.action_dim)
 
     def predict_action(
         self,

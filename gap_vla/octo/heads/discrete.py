@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.blocks import MAPHead
@@ -17,22 +17,17 @@ from gap_vla.octo.token_groups import TokenGroup
 from gap_vla.octo.tokenizers import BinTokenizer
 
 
-class DiscreteActionHead(nn.Module):
+class DiscreteActionHead(readout.ActionHead):
     """Logits over `vocab_size` bins for each of H x A action entries.
 
     Attributes:
-        readout_key, action_horizon, action_dim: see `ContinuousActionHead`.
         use_map: make the tokens by attention pooling; otherwise the group must have as many as `token_per` says.
         token_per: `""` for one token, `"action_horizon"` for H, `"action_dim_and_action_horizon"` for H * A.
         vocab_size: bins per entry.
         normalization_type: the bins, `"uniform"` over [0, 1], so that actions must lie there, or `"normal"`.
     """
 
-    readout_key: str
-    use_map: bool = False
     token_per: str = "action_dim_and_action_horizon"
-    action_horizon: int = 1
-    action_dim: int = 7
     vocab_size: int = 256
     normalization_type: str = "uniform"
 
@@ -64,20 +59,10 @@ class DiscreteActionHead(nn.Module):
         logits = self.vocab_proj(tokens)
         return logits.reshape(*tokens.shape[:2], self.action_horizon, self.action_dim, self.vocab_size)
 
-    def loss(
-        self,
-        transformer_outputs: Mapping[str, TokenGroup],
-        actions: Float[Array, "B W H A"],
-        timestep_pad_mask: Bool[Array, "B W"],
-        action_pad_mask: Bool[Array, "B W H A"],
-        train: bool = True,
+    def masked_loss(
+        self, transformer_outputs: Mapping[str, TokenGroup], actions: jax.Array, mask: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Cross-entropy, and metrics `loss`, `accuracy` and `mse`; arguments as `ContinuousActionHead.loss`.
-
-        The cross-entropy is a mean over action dimensions, `mse` a sum, as upstream.
-        """
-        readout.check_actions(actions, action_pad_mask, self.action_horizon, self.action_dim)
-        mask = readout.action_mask(timestep_pad_mask, action_pad_mask)
+        """Cross-entropy, a mean over action dimensions; metrics `loss`, `accuracy` and `mse`, a sum, as upstream."""
         logits = self(transformer_outputs, train=train)
         labels = self.action_tokenizer(actions)
         entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]

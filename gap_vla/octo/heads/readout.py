@@ -1,16 +1,58 @@
-"""What all heads share: the embedding they read, and masked losses."""
+"""What all heads share: their fields, the embedding they read, and masked losses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.batches import BatchError
 from gap_vla.octo.token_groups import TokenGroup
+
+
+class ActionHead(nn.Module):
+    """A head that predicts H steps of A dimensions at every window step.
+
+    Attributes:
+        readout_key: the token group that is read, usually `"readout_action"`.
+        use_map: pool the group by attention; otherwise by its mean.
+        action_horizon: H, action_dim: A.
+    """
+
+    readout_key: str
+    use_map: bool = False
+    action_horizon: int = 1
+    action_dim: int = 7
+
+    def loss(
+        self,
+        transformer_outputs: Mapping[str, TokenGroup],
+        actions: Float[Array, "B W H A"],
+        timestep_pad_mask: Bool[Array, "B W"],
+        action_pad_mask: Bool[Array, "B W H A"],
+        train: bool = True,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Scalar loss and metrics, `loss` and `mse` among them.
+
+        Args:
+            actions: float32[B, W, H, A], normalised.
+            timestep_pad_mask: bool[B, W], False where the window reaches before the episode.
+            action_pad_mask: bool[B, W, H, A], False where an entry is not to be learned.
+        """
+        check_actions(actions, action_pad_mask, self.action_horizon, self.action_dim)
+        mask = timestep_pad_mask.astype(bool)[:, :, None, None] & action_pad_mask.astype(bool)
+        return self.masked_loss(transformer_outputs, actions, mask, train)
+
+    def masked_loss(
+        self, transformer_outputs: Mapping[str, TokenGroup], actions: jax.Array, mask: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`loss` over the entries of `mask`, bool[B, W, H, A]."""
+        raise NotImplementedError
 
 
 def find_group(transformer_outputs: Mapping[str, TokenGroup], readout_key: str) -> TokenGroup:
@@ -42,27 +84,18 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.mean(x * mask) / jnp.maximum(jnp.mean(mask), 1e-5)
 
 
-def action_mask(timestep_pad_mask: jax.Array, action_pad_mask: jax.Array) -> jax.Array:
-    """bool[B, W, H, A] from bool[B, W] and bool[B, W, H, A]: the entries that a loss counts."""
-    return timestep_pad_mask.astype(bool)[:, :, None, None] & action_pad_mask.astype(bool)
-
-
 def continuous_loss(
-    predictions: jax.Array, targets: jax.Array, mask: jax.Array, loss_type: str
+    predictions: jax.Array, targets: jax.Array, mask: jax.Array, loss_type: str, action_dim: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Masked mean of the squared (`"mse"`) or absolute (`"l1"`) error, with the squared error as a metric."""
+    """Masked mean of the squared (`"mse"`) or absolute (`"l1"`) error, with the squared error as a metric.
+
+    Both are means over entries times `action_dim`, the scale of upstream's continuous heads.
+    """
     squared = jnp.square(predictions - targets)
     if loss_type not in ("mse", "l1"):
         raise ConfigError(f"loss_type must be 'mse' or 'l1', found {loss_type!r}")
     loss = masked_mean(squared if loss_type == "mse" else jnp.abs(predictions - targets), mask)
-    return loss, {"loss": loss, "mse": masked_mean(squared, mask)}
-
-
-def sum_over_action_dims(
-    loss: jax.Array, metrics: dict[str, jax.Array], action_dim: int
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss and its metrics times `action_dim`, the scale of upstream's continuous heads."""
-    return loss * action_dim, {name: value * action_dim for name, value in metrics.items()}
+    return loss * action_dim, {"loss": loss * action_dim, "mse": masked_mean(squared, mask) * action_dim}
 
 
 def check_actions(actions: jax.Array, action_pad_mask: jax.Array, horizon: int, dim: int) -> None:
