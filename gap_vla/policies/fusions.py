@@ -13,6 +13,9 @@ from torch import nn
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import mlp
 
+VisionTokens = Float[torch.Tensor, "b w v"]
+ProprioTokens = Float[torch.Tensor, "b w p"]
+
 
 class Concat(nn.Module):
     """[vision, proprio]."""
@@ -21,9 +24,7 @@ class Concat(nn.Module):
         super().__init__()
         self.output_dim = vision_dim + proprio_dim
 
-    def forward(
-        self, vision: Float[torch.Tensor, "b w v"], proprio: Float[torch.Tensor, "b w p"]
-    ) -> Float[torch.Tensor, "b w d"]:
+    def forward(self, vision: VisionTokens, proprio: ProprioTokens) -> Float[torch.Tensor, "b w d"]:
         return torch.cat([vision, proprio], -1)
 
 
@@ -36,9 +37,7 @@ class Sum(nn.Module):
         self.vision = nn.Linear(vision_dim, self.output_dim)
         self.proprio = nn.Linear(proprio_dim, self.output_dim)
 
-    def forward(
-        self, vision: Float[torch.Tensor, "b w v"], proprio: Float[torch.Tensor, "b w p"]
-    ) -> Float[torch.Tensor, "b w d"]:
+    def forward(self, vision: VisionTokens, proprio: ProprioTokens) -> Float[torch.Tensor, "b w d"]:
         return self.vision(vision) + self.proprio(proprio)
 
 
@@ -52,9 +51,7 @@ class FiLM(nn.Module):
         nn.init.normal_(self.modulation.weight, std=1e-3)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(
-        self, vision: Float[torch.Tensor, "b w v"], proprio: Float[torch.Tensor, "b w p"]
-    ) -> Float[torch.Tensor, "b w d"]:
+    def forward(self, vision: VisionTokens, proprio: ProprioTokens) -> Float[torch.Tensor, "b w d"]:
         scale, shift = self.modulation(proprio).chunk(2, -1)
         return (1 + scale) * vision + shift
 
@@ -72,9 +69,7 @@ class Attention(nn.Module):
         nn.init.normal_(self.kinds, std=0.02)
         self.layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
 
-    def forward(
-        self, vision: Float[torch.Tensor, "b w v"], proprio: Float[torch.Tensor, "b w p"]
-    ) -> Float[torch.Tensor, "b w d"]:
+    def forward(self, vision: VisionTokens, proprio: ProprioTokens) -> Float[torch.Tensor, "b w d"]:
         batch, window = vision.shape[:2]
         tokens = torch.stack([self.vision(vision), self.proprio(proprio)], 2) + self.kinds
         return self.layer(tokens.flatten(0, 1)).reshape(batch, window, self.output_dim)
@@ -101,15 +96,11 @@ class PhaseGate(nn.Module):
         nn.init.normal_(self.tokens, std=0.02)
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
 
-    def phase_logits(
-        self, vision: Float[torch.Tensor, "b w v"], proprio: Float[torch.Tensor, "b w p"]
-    ) -> Float[torch.Tensor, "b w k"]:
+    def phase_logits(self, vision: VisionTokens, proprio: ProprioTokens) -> Float[torch.Tensor, "b w k"]:
         """Unnormalised log-probability of every phase, to be trained against the dataset's labels."""
         return self.gate(self.state(torch.cat([self.vision(vision), self.proprio(proprio)], -1)))
 
-    def forward(
-        self, vision: Float[torch.Tensor, "b w v"], proprio: Float[torch.Tensor, "b w p"]
-    ) -> Float[torch.Tensor, "b w d"]:
+    def forward(self, vision: VisionTokens, proprio: ProprioTokens) -> Float[torch.Tensor, "b w d"]:
         values = torch.stack([self.vision(vision), self.proprio(proprio)], -2)
         state = self.state(values.flatten(-2))
         query = self.query(state + self.gate(state).softmax(-1) @ self.tokens)

@@ -17,6 +17,8 @@ from torch.nn import functional
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import mlp
 
+Feature = Float[torch.Tensor, "b d"]
+Chunk = Float[torch.Tensor, "b h a"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 """One generator for the whole batch, one for every sample, or None for torch's own."""
 
@@ -37,15 +39,10 @@ class MLPHead(nn.Module):
         self.shape = (config.action_horizon, action_dim)
         self.layers = mlp(input_dim, config.head_dim, config.head_layers, config.action_horizon * action_dim)
 
-    def predict(self, feature: Float[torch.Tensor, "b d"], generator: object = None) -> Float[torch.Tensor, "b h a"]:
+    def predict(self, feature: Feature, generator: object = None) -> Chunk:
         return self.layers(feature).unflatten(-1, self.shape)
 
-    def loss(
-        self,
-        feature: Float[torch.Tensor, "b d"],
-        action: Float[torch.Tensor, "b h a"],
-        generator: object = None,
-    ) -> Float[torch.Tensor, "b h"]:
+    def loss(self, feature: Feature, action: Chunk, generator: object = None) -> Float[torch.Tensor, "b h"]:
         return (self.predict(feature) - action).square().mean(-1)
 
 
@@ -70,9 +67,7 @@ class DiffusionHead(nn.Module):
         self.register_buffer("alpha", (1 - beta).float(), persistent=False)
         self.register_buffer("alpha_bar", torch.cumprod(1 - beta, 0).float(), persistent=False)
 
-    def loss(
-        self, feature: Float[torch.Tensor, "b d"], action: Float[torch.Tensor, "b h a"], generator: Generators = None
-    ) -> Float[torch.Tensor, "b h"]:
+    def loss(self, feature: Feature, action: Chunk, generator: Generators = None) -> Float[torch.Tensor, "b h"]:
         batch = len(action)
         clock = generator if isinstance(generator, torch.Generator) else None
         step = torch.randint(STEPS, (batch,), generator=clock).to(action.device)
@@ -82,9 +77,7 @@ class DiffusionHead(nn.Module):
         return (self._noise(feature, noisy, step) - noise).square().mean(-1)
 
     @torch.no_grad()
-    def predict(
-        self, feature: Float[torch.Tensor, "b d"], generator: Generators = None
-    ) -> Float[torch.Tensor, "b h a"]:
+    def predict(self, feature: Feature, generator: Generators = None) -> Chunk:
         batch = len(feature)
         shape = (batch, *self.shape)
         chunk = normal(shape, feature, generator)
@@ -127,14 +120,12 @@ class GMMHead(nn.Module):
         mean, spread = raw[..., : self.action_dim], raw[..., self.action_dim : -1]
         return raw[..., -1], mean, functional.softplus(spread) + LEAST_STD
 
-    def predict(self, feature: Float[torch.Tensor, "b d"], generator: object = None) -> Float[torch.Tensor, "b h a"]:
+    def predict(self, feature: Feature, generator: object = None) -> Chunk:
         logits, mean, _ = self._mixture(feature)
         mode = logits.argmax(-1)[..., None, None].expand(*mean.shape[:2], 1, self.action_dim)
         return mean.gather(2, mode).squeeze(2)
 
-    def loss(
-        self, feature: Float[torch.Tensor, "b d"], action: Float[torch.Tensor, "b h a"], generator: object = None
-    ) -> Float[torch.Tensor, "b h"]:
+    def loss(self, feature: Feature, action: Chunk, generator: object = None) -> Float[torch.Tensor, "b h"]:
         logits, mean, std = self._mixture(feature)
         distance = ((action[:, :, None] - mean) / std).square()
         density = -0.5 * (distance + math.log(2 * math.pi)) - std.log()

@@ -11,20 +11,16 @@ SIMULATOR = 300 * 2**20
 """Bytes of a process with a simulator and its renderer."""
 
 
-def episode_bytes(task: str, image_size: int, cameras: int) -> float:
-    """Pictures of one demonstration, 3 bytes a pixel; it has about half as many steps as the task's horizon."""
-    return task_spec(task).horizon / 2 * 3.0 * cameras * image_size**2
-
-
 def require_space(task: str, episodes: int, image_size: int, cameras: int, workers: int, folder: Path) -> None:
     """Refuses a collection that the machine cannot hold.
 
     Each worker is a simulator and keeps one episode's pictures; half of what is recorded reaches the disk, compressed.
+    A demonstration has about half as many steps as the task's horizon, and pictures 3 bytes a pixel.
 
     Raises:
         ResourceError: with the numbers.
     """
-    episode = episode_bytes(task, image_size, cameras)
+    episode = task_spec(task).horizon / 2 * 3.0 * cameras * image_size**2
     processes = min(workers, episodes)
     require_memory({f"{processes} simulators": processes * (SIMULATOR + episode)}, "the workers, or the image size")
     require_disk({f"{episodes} demonstrations": 0.5 * episodes * episode}, folder, "their number, or the image size")
