@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from gap_vla.core.typed_config import Bounds, ConfigError, Items, check_numbers
+from gap_vla.core.typed_config import Bounds, ConfigError, Items, check_numbers, choose
 
 DRAWS = 8
 """Random numbers that one window takes."""
@@ -101,3 +101,25 @@ UPSTREAM = {
     "wrist": Augmentation((1.0, 1.0), (1.0, 1.0), 0.1, (0.9, 1.1), (0.9, 1.1), 0.05),
 }
 """What upstream's fine-tuning configuration does to the pictures of each camera: the wrist's are not cropped."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training pictures, drawn once for all frames of a window."""
+
+    # whose pictures are changed, each as below; empty: none are
+    cameras: Annotated[tuple[str, ...], Items(0, 2)] = ()
+    primary: Augmentation = UPSTREAM["primary"]
+    wrist: Augmentation = UPSTREAM["wrist"]
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "data.augment")
+        for camera in self.cameras:
+            choose(camera, ("primary", "wrist"), "data.augment.cameras")
+        for camera in ("primary", "wrist"):
+            getattr(self, camera).check(f"data.augment.{camera}")
+
+    @property
+    def of_images(self) -> dict[str, Augmentation]:
+        """`image_<camera>` to its changes, for the cameras that are changed."""
+        return {f"image_{camera}": getattr(self, camera) for camera in self.cameras}

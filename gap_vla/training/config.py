@@ -34,7 +34,7 @@ from gap_vla.core.typed_config import (
 from gap_vla.demos import READERS
 from gap_vla.phases import METHODS as METHODS_OF_RHO
 from gap_vla.policies.registry import method_name
-from gap_vla.rlds.augmentation import UPSTREAM, Augmentation
+from gap_vla.rlds.augmentation import AugmentConfig
 from gap_vla.sim import TASK_NAMES, task_spec
 
 STEP_COUNT = Bounds(1, STEPS, "steps are counted in 32 bits")
@@ -89,28 +89,6 @@ class PhasesConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of training pictures, drawn once for all frames of a window."""
-
-    # whose pictures are changed, each as below; empty: none are
-    cameras: Annotated[tuple[str, ...], Items(0, 2)] = ()
-    primary: Augmentation = UPSTREAM["primary"]
-    wrist: Augmentation = UPSTREAM["wrist"]
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "data.augment")
-        for camera in self.cameras:
-            choose(camera, ("primary", "wrist"), "data.augment.cameras")
-        for camera in ("primary", "wrist"):
-            getattr(self, camera).check(f"data.augment.{camera}")
-
-    @property
-    def of_images(self) -> dict[str, Augmentation]:
-        """`image_<camera>` to its changes, for the cameras that are changed."""
-        return {f"image_{camera}": getattr(self, camera) for camera in self.cameras}
-
-
-@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The RLDS dataset and how windows are read from it."""
 
@@ -119,7 +97,7 @@ class DataConfig:
     val_fraction: Annotated[float, Bounds(0.0001, 0.9, "both splits need episodes")] = 0.1
     normalization: str = "normal"  # of action and proprio: normal | bounds
     shuffle_images: bool = False  # a control that cannot see: train with pictures of other episodes (EVALUATION.md)
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
         check_numbers(self, "data")
