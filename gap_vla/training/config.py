@@ -11,7 +11,6 @@ import abc
 import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
@@ -261,10 +260,6 @@ class Experiment(abc.ABC):
         """The backend's `gap_vla.training.loop.Trainer`; loads the framework."""
         module, _, name = self.trained_by.partition(":")
         return getattr(importlib.import_module(module), name)
-
-    @abc.abstractmethod
-    def acting_policy(self, checkpoint: Path) -> Any:
-        """The exported policy, ready for rollouts."""
 
 
 def experiment(

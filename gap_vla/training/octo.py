@@ -210,17 +210,6 @@ class FinetuneConfig(Experiment):
 
             make_mesh(self.train.fsdp, self.train.batch_size // self.train.accumulate)
 
-    def acting_policy(self, checkpoint: Path) -> Any:
-        from gap_vla.rollouts import OctoPolicy
-
-        return OctoPolicy.load(
-            checkpoint,
-            execute=self.eval.execute,
-            ensemble=self.eval.ensemble,
-            normalization=self.data.normalization,
-            name=self.method,
-        )
-
 
 def _require_trainable(config: FinetuneConfig) -> None:
     if not config.optimizer.frozen_keys or config.schedule.mode == "none":

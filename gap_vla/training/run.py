@@ -198,12 +198,14 @@ def rollouts(config: Experiment, run: RunDirectory) -> dict[str, Any]:
         return {}
     from gap_vla.report.evaluation_page import write_page
     from gap_vla.rollouts import evaluate
+    from gap_vla.serving import load_checkpoint
 
-    policy, found = config.acting_policy(run.checkpoint), {}
+    how = {"execute": config.eval.execute, "ensemble": config.eval.ensemble}
+    loaded, found = load_checkpoint(run.path, device=getattr(config.train, "device", "cpu"), **how), {}
     for variant, first_seed, folder in config.eval.layouts():
         print(f"rollouts: {config.eval.episodes} on {config.task}, {variant}", flush=True)
         found[variant] = evaluate(
-            policy,
+            loaded.policy,
             config.task,
             episodes=config.eval.episodes,
             seed=first_seed,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, Bounds, ConfigError, Items, choose
@@ -133,17 +133,6 @@ class SmallConfig(Experiment):
         if self.model.encoder_weights and not Path(self.model.encoder_weights).is_file():
             raise ConfigError(f"model.encoder_weights is {self.model.encoder_weights!r}, which is no file")
         self.how.check(self.method, self.model)
-
-    def acting_policy(self, checkpoint: Path) -> Any:
-        from gap_vla.rollouts.small_policy import SmallTorchPolicy
-
-        return SmallTorchPolicy.load(
-            checkpoint,
-            device=self.train.device,
-            execute=self.eval.execute,
-            ensemble=self.eval.ensemble,
-            threads=self.train.threads,
-        )
 
 
 def require_device(device: str) -> None:
