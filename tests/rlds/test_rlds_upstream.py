@@ -1,4 +1,4 @@
-"""ρ survives upstream's contract: restructuring drops every other key, then come normalisation and chunks."""
+"""ρ survives upstream's contract: restructuring drops every other key, then come normalisation, padding and chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from gap_vla.rlds import EpisodeStore, WindowLoader, normalize, window_indices
+from gap_vla.rlds import EpisodeStore, WindowLoader
+from gap_vla.rlds import transforms as tr
 from gap_vla.rlds.upstream import mask_with_rho, pack_rho, unpack_rho, without_rho
 
 
@@ -44,12 +45,9 @@ def test_rho_arrives_exactly_and_actions_are_unchanged(version_dir: Path, store:
         steps = episode["steps"].batch(1000).get_single_element()
         trajectory = upstreams_contract(pack_rho(dict(steps)))
         assert "rho" not in trajectory
-        action = normalize(trajectory["action"].numpy(), statistics["action"], kind)
-        length = np.full(len(action), len(action))
-        index = window_indices(np.arange(len(action)), length, 2, 3, upstream_action_mask=True)
-        chunks = action[index.action]
-        mask = np.broadcast_to(index.action_pad_mask[..., None], chunks.shape)
-        found.append(unpack_rho({**trajectory, "action": chunks, "action_pad_mask": mask}))
+        trajectory = tr.normalize_trajectory(trajectory, statistics, kind)
+        trajectory = tr.pad_actions_and_proprio(tr.add_pad_mask_dict(trajectory))
+        found.append(unpack_rho(tr.chunk(trajectory, 2, 3, upstream_action_mask=True)))
     loader = WindowLoader(
         store,
         split="train",
