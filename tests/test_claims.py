@@ -76,6 +76,16 @@ def test_a_page_says_what_was_measured(page, said):
     assert said() in text_of(page), f"{page} should say: {said()}"
 
 
+@pytest.mark.parametrize("cell", sorted((ROOT / "results/tasks/cpu").glob("*.json")), ids=lambda path: path.stem)
+def test_the_first_lines_of_a_configuration_say_what_it_scores(cell):
+    found = json.loads(cell.read_text())
+    score, task = found["variants"]["default"], found["task"]
+    said = text_of(f"finetune_configs/{task}.py")
+    assert f"from {found['config']['demos']['episodes']} demonstrations, {found['steps']:,} steps" in said
+    assert f"{score['successes']} of {score['episodes']} rollouts succeed (seed {found['seed']})" in said
+    assert f"{found['seconds'] / 60:.0f} minutes on 2 CPU cores" in said and f"--table tasks --tasks {task}`" in said
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_of_results_that_a_page_names_is_there(page):
     named = re.findall(r"results/[\w./-]*\w", text_of(page))
