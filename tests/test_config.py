@@ -1,12 +1,12 @@
 """The configuration rejects what cannot run, in words, and before anything heavy is imported."""
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from experiment_files import profiles
+from processor_time import run_measured, two_seconds
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.sim import TASK_NAMES
@@ -121,16 +121,10 @@ def test_every_task_has_an_experiment_file_of_its_own():
 )
 def test_the_command_refuses_wrong_settings_within_two_seconds(arguments, words):
     command = [sys.executable, "scripts/finetune.py", "--config", "finetune_configs/threading.py", *arguments]
-    before = _child_seconds()
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result, seconds = run_measured(command)
     assert result.returncode == 2
     assert words in result.stderr and "Traceback" not in result.stderr
-    assert _child_seconds() - before < 2  # of processor time, which a busy machine does not lengthen
-
-
-def _child_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    assert seconds < two_seconds()
 
 
 def test_options_of_the_phase_method_are_taken_from_the_command_line():
@@ -145,7 +139,7 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
         "config = run_configured(lambda config, options: config, config_parser(''), words)\n"
         "assert (config.phases.options, config.train.steps, config.runs) == ({'sigma': 2.5}, 7, 'a folder')\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 
 
 def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():
@@ -155,4 +149,4 @@ def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():
         "heavy = {'jax', 'tensorflow', 'mujoco', 'torch', 'robosuite'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)

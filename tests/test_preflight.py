@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from experiment_files import profiles
+from processor_time import run_measured, two_seconds
 
 from gap_vla.cli.configured import load_config
 from gap_vla.core import resources
@@ -94,13 +93,10 @@ def test_what_cannot_work_is_refused_and_nothing_is_made(make, changes, words, f
 )
 def test_the_command_refuses_wrong_inputs_within_two_seconds(script, config, setting, tmp_path):
     folders = [f"--config.data.root={tmp_path}/data", f"--config.runs={tmp_path}/runs"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    found = subprocess.run(
-        [sys.executable, f"scripts/{script}.py", "--config", f"finetune_configs/{config}.py:debug", *folders, setting],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    command = [sys.executable, f"scripts/{script}.py", "--config", f"finetune_configs/{config}.py:debug"]
+    found, seconds = run_measured([*command, *folders, setting])
     assert found.returncode == 2 and found.stderr.startswith("error: "), found.stderr
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2  # a busy machine does not lengthen it
+    assert seconds < two_seconds()
     assert not list(tmp_path.iterdir())
 
 

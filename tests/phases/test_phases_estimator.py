@@ -268,14 +268,15 @@ def test_wrong_use_is_said(trained):
 
 def test_importing_is_light_and_the_compiled_search_is_kept_between_processes():
     code = (
-        "import sys, time; t = time.perf_counter(); import gap_vla.phases as p; took = time.perf_counter() - t\n"
+        "import sys, time; t = time.process_time(); import numpy as np; numpy_took = time.process_time() - t\n"
+        "import gap_vla.phases as p; took = time.process_time() - t\n"
         "heavy = [m for m in ('numba', 'torch', 'jax', 'tensorflow', 'mujoco', 'sklearn') if m in sys.modules]\n"
-        "import numpy as np; p.segment(np.zeros((9, 3)), penalty=1.0)\n"
+        "p.segment(np.zeros((9, 3)), penalty=1.0)\n"
         "from gap_vla.phases.search import optimal_with_prices as s\n"
-        "print(took, heavy, sum(s.stats.cache_hits.values()), 'torch' in sys.modules)"
+        "print(took, numpy_took, heavy, sum(s.stats.cache_hits.values()), 'torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    took, rest = out.split(" ", 1)
-    assert float(took) < 1
+    took, numpy_took, rest = out.split(" ", 2)
+    assert float(took) < max(1, 8 * float(numpy_took)), "a second, on a machine that imports numpy in an eighth of one"
     assert rest.strip() == "[] 1 False"

@@ -51,6 +51,6 @@ def serving(policy, *, port=0, **options):
             server.close()
             await server.wait_closed()
 
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)

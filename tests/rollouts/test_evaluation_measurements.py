@@ -1,5 +1,7 @@
 """Claims about what is no measurement: no episodes, no steps, no time, NaN, another task's data. An error each."""
 
+import threading
+
 import numpy as np
 import pytest
 from pointmass import PointTask
@@ -82,17 +84,20 @@ def test_a_limit_in_which_nothing_can_answer_is_refused(name, seconds):
 class Silent(ExpertPolicy):
     name = "silent"
 
-    def act(self, observations, episode_ids):
-        import time
+    def __init__(self):
+        self.released = threading.Event()
 
-        time.sleep(1.5)
+    def act(self, observations, episode_ids):
+        self.released.wait(300)
         return super().act(observations, episode_ids)
 
 
 def test_a_policy_that_never_answered_has_no_success_rate(tmp_path):
     limits = Limits(policy=0.2, policy_first=0.2)
+    policy = Silent()
     with pytest.raises(PolicyUnavailable, match=r"did not answer within 0\.2 s; 0 of 1 episodes are finished"):
-        evaluate(Silent(), tmp_path, episodes=1, limits=limits)
+        evaluate(policy, tmp_path, episodes=1, limits=limits)
+    policy.released.set()
     assert not (tmp_path / "summary.json").exists()
 
 

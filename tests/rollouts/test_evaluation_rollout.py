@@ -103,11 +103,11 @@ def test_replay_of_recorded_actions_repeats_the_outcome(tmp_path):
         ("nan", "NaN.*entries \\[4\\]"),
         ("width", "shape .*6.* takes .*7"),
         ("text", "not an array"),
-        ("hang", "within 1 s"),
+        ("hang", "within 3 s"),
     ],
 )
 def test_a_policy_fault_fails_the_episode_by_name_and_the_rest_goes_on(tmp_path, fault, message):
-    limits = Limits(policy=1.0, policy_first=5.0)
+    limits = Limits(policy=3.0 if fault == "hang" else 60.0)
     summary = evaluate(Misbehaving(fault), tmp_path, workers=1, slots_per_worker=1, limits=limits)
     assert summary["outcomes"] == [1, 1, 0, 1, 1, 1]
     (error,) = summary["errors"]
@@ -168,12 +168,13 @@ from gap_vla.rollouts import RandomPolicy, evaluate
 
 class Slow(RandomPolicy):
     def act(self, observations, episode_ids):
-        time.sleep(0.02)
+        if max(episode_ids) >= 6:
+            time.sleep(3600)  # here it is killed
         return super().act(observations, episode_ids)
 
 if __name__ == "__main__":
-    evaluate(Slow(7), PointTask(), episodes=12, seed=0, out_dir=sys.argv[1], slots_per_worker=1, videos=2,
-    progress=False)
+    evaluate(Slow(7), PointTask(), episodes=12, seed=0, out_dir=sys.argv[1], workers=2, slots_per_worker=1,
+    videos=2, progress=False)
 """
 
 
@@ -183,10 +184,9 @@ def test_a_killed_evaluation_resumes_and_gives_the_same_total(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, str(script), str(out)], env=environment)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if (out / "episodes.jsonl").exists() and len((out / "episodes.jsonl").read_text().splitlines()) >= 3:
-            break
+    deadline = time.monotonic() + 300
+    while not ((out / "episodes.jsonl").exists() and len((out / "episodes.jsonl").read_text().splitlines()) >= 3):
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()

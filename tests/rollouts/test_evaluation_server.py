@@ -52,7 +52,7 @@ def as_map(array):
 
 def ask(connection, content):
     connection.send(content if isinstance(content, bytes | str) else pack(content))
-    answer = connection.recv(timeout=10)
+    answer = connection.recv(timeout=60)
     return answer if isinstance(answer, str) else unpack(answer)
 
 
@@ -112,7 +112,7 @@ def test_an_oversized_message_closes_its_connection_and_no_other(talk):
     connection, _ = talk()
     with pytest.raises(ConnectionClosed) as closed:
         connection.send(b"x" * (DEFAULT_SERVER_LIMITS.max_message * 2**20 + 1))
-        connection.recv(timeout=30)
+        connection.recv(timeout=60)
     assert closed.value.rcvd.code == 1009
     assert ask(bystander, {"proprio": STATE})["actions"].shape == (3, 7)
 
@@ -214,12 +214,12 @@ def test_nobody_there_is_said_after_the_patience_is_over():
     started = time.monotonic()
     with pytest.raises(PolicyUnavailable, match=r"no policy server at ws://127\.0\.0\.1:9"):
         RemotePolicy("ws://127.0.0.1:9", patience=1)
-    assert 1 <= time.monotonic() - started < 10
+    assert 1 <= time.monotonic() - started < 60
 
 
 def test_a_server_that_returns_in_time_is_waited_for_and_one_that_does_not_ends_the_evaluation():
     with serving(Counting(), whole_chunks=True) as port:
-        policy = RemotePolicy(f"ws://127.0.0.1:{port}", patience=8)
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}", patience=60)
         policy.reset([0])
         batch = {"proprio": STATE[None]}
         policy.act(batch, [0])
@@ -228,7 +228,7 @@ def test_a_server_that_returns_in_time_is_waited_for_and_one_that_does_not_ends_
     def return_later():
         time.sleep(1.5)
         with serving(Counting(), whole_chunks=True, port=port):
-            back.wait(30)
+            back.wait(300)
 
     thread = threading.Thread(target=return_later)
     thread.start()

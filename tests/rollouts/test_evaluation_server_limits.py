@@ -39,7 +39,7 @@ def talk():
 def refused(connection):
     with pytest.raises(ConnectionClosed) as closed:
         while True:
-            connection.recv(timeout=10)
+            connection.recv(timeout=60)
     return closed.value.rcvd.code, closed.value.rcvd.reason
 
 
@@ -61,7 +61,7 @@ def test_one_connection_too_many_is_closed_until_another_ends(talk):
         talk()
     assert closed.value.rcvd.code == 1013 and "2 connections are open" in closed.value.rcvd.reason
     first.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:  # its place is free once the policy has forgotten it
         try:
             assert "actions" in ask(talk(), {"proprio": STATE})
@@ -71,11 +71,19 @@ def test_one_connection_too_many_is_closed_until_another_ends(talk):
 
 
 def test_a_silent_client_is_dropped_and_a_busy_one_is_not(talk):
-    silent, busy = talk(idle=1), talk()
-    for _ in range(4):
-        time.sleep(0.4)
+    silent, busy = talk(idle=2), talk()
+    deadline, closed = time.monotonic() + 60, None
+    while closed is None:  # asks again at once, so that only the silent one is idle, on a slow machine too
+        assert time.monotonic() < deadline
         assert "actions" in ask(busy, {"proprio": STATE})
-    assert refused(silent) == (1008, "idle for 1 s")
+        try:
+            silent.recv(timeout=0.05)
+        except TimeoutError:
+            continue
+        except ConnectionClosed as error:
+            closed = error.rcvd
+    assert (closed.code, closed.reason) == (1008, "idle for 2 s")
+    assert "actions" in ask(busy, {"proprio": STATE})
 
 
 def test_a_message_in_endless_empty_frames_closes_its_connection(talk):
@@ -90,7 +98,7 @@ def test_a_message_in_a_few_frames_is_put_together(talk):
     connection = talk()
     whole = msgpack.packb({"proprio": [0.0] * 9})
     connection.send([whole[:7], whole[7:9], whole[9:]])
-    assert "actions" in unpack(connection.recv(timeout=10))
+    assert "actions" in unpack(connection.recv(timeout=60))
 
 
 def test_what_is_complained_about_is_never_repeated_at_length(talk):

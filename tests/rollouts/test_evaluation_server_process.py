@@ -37,7 +37,7 @@ def process(fault="none", port=0):
         server.wait()
 
 
-def run(address, folder, *, patience=1.0, limit=1.0):
+def run(address, folder, *, patience=1.0, limit=30.0):
     limits = Limits(policy=limit, policy_first=limit)
     options = {"episodes": EPISODES, "seed": 0, "workers": 1, "slots_per_worker": 1, "videos": 0, "progress": False}
     policy = RemotePolicy(address, patience=patience)
@@ -66,7 +66,7 @@ def test_a_server_that_goes_away_for_good_ends_the_evaluation_which_then_resumes
         if fault == "stopped":
             halt_after(server, tmp_path / "episodes.jsonl")
         with pytest.raises(PolicyUnavailable, match=r"episodes are finished.*the same command continues"):
-            run(address, tmp_path)
+            run(address, tmp_path, limit=3.0 if fault != "exit" else 30.0)
     kept = (tmp_path / "episodes.jsonl").read_text()
     finished = [json.loads(line) for line in kept.splitlines()]
     assert 1 <= len(finished) < EPISODES and all(episode["success"] for episode in finished)

@@ -84,8 +84,8 @@ def interrupted(out, workers, stop):
         command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_ctrl_c
     )
     parts = out.with_name(out.name + ".parts")
-    deadline = time.time() + 120
-    while not list(parts.glob("attempt_*")) and time.time() < deadline:
+    deadline = time.monotonic() + 300
+    while not list(parts.glob("attempt_*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     stop(process)
     said = process.communicate(timeout=240)[1]

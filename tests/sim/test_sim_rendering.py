@@ -72,9 +72,9 @@ def test_use_after_a_fork_is_an_error_and_no_hang(assembly):
     ours, theirs = context.Pipe()
     child = context.Process(target=_child, args=(theirs, assembly))
     child.start()
-    assert ours.poll(30), "the child hangs"
+    assert ours.poll(120), "the child hangs"
     old, new = ours.recv()
-    child.join(timeout=10)
+    child.join(timeout=120)
     assert "does not survive a fork" in old
     assert "forked from process" in new and "spawn" in new
 
