@@ -29,7 +29,7 @@ docs: .venv/docs-ready
 	@touch .venv/docs-ready
 
 # tests/sim draws pictures, which without a GPU needs a process without TensorFlow.
-TWO = -n 2 --dist loadfile
+TWO = -n 2 --dist loadfile --no-loadscope-reorder
 test: setup lint
 	$(BIN)/python -m pytest -q $(TWO) --ignore=tests/sim
 	$(BIN)/python -m pytest -q $(TWO) tests/sim
@@ -41,7 +41,7 @@ test-slow: setup
 
 # Hostile calls with a table of what they did, and every stage killed, starved and doubled.
 corpus: setup
-	$(BIN)/python tests/corpus/test_corpus.py
+	PYTHONPATH=tests $(BIN)/python tests/corpus/test_corpus.py
 
 chaos: setup
 	$(BIN)/python tests/chaos/chaos.py

@@ -1,11 +1,56 @@
 """Array annotations are checked at run time: a wrong shape at a public boundary fails the test that caused it."""
 
+import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from jaxtyping import install_import_hook
+from runner import Runner
 
+HERE = Path(__file__).parent
 CHECKED = ["gap_vla.adjustment", "gap_vla.phases", "gap_vla.policies"]
 install_import_hook(CHECKED, "beartype.beartype")
 
 # A shell ignores Ctrl-C in what it starts in the background, and every process below inherits that; the tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What JAX compiles, any process of this session compiles once.
+COMPILED = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="gap_vla-tests-")
+if COMPILED:
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+LONGEST_FIRST = (
+    "corpus/test_corpus.py",
+    "adjustment/test_adjustment_torch_wrapped.py",
+    "training/test_training_octo.py",
+    "rlds/test_rlds_annotating_killed.py",
+    "policies/test_policies_training.py",
+    "training/test_training_octo_adjusted_step.py",
+    "training/test_training_mesh.py",
+    "rlds/test_rlds_builder.py",
+    "rlds/test_rlds_commands.py",
+    "sim/test_sim_collection.py",
+)
+"""Files of half a minute and more; a worker that began one of them at the end would be left alone with it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    files = {str(HERE / name): place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: files.get(str(item.path), len(files)))
+
+
+def pytest_unconfigure() -> None:
+    if COMPILED:
+        shutil.rmtree(COMPILED, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def runner() -> Iterator[Runner]:
+    """Runs commands without importing the heavy packages each time."""
+    made = Runner()
+    yield made
+    made.close()

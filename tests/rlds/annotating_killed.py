@@ -8,6 +8,7 @@ Prints JSON: how many lines the whole takes, and for each kill the state of OUT 
 the same command then leaves, and what lies beside it.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -71,9 +72,13 @@ def labelling(source: Path, out: Path, method: str, kill_at: int = -1) -> int:
 
     lines = 0
 
+    @functools.cache
+    def watched(file: str) -> bool:
+        return any(part in file for part in WATCHED)
+
     def trace(frame, event, argument):
         nonlocal lines
-        if not any(part in frame.f_code.co_filename for part in WATCHED):
+        if not watched(frame.f_code.co_filename):
             return None
         if event == "line":
             if lines == kill_at:

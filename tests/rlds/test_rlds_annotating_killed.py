@@ -1,8 +1,6 @@
 """A writer that is killed: the old dataset stays whole, and the same command then finishes the work."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ KILLS = {"hdf5": 8, "npz": 8, "rlds": 3}
 
 
 @pytest.mark.parametrize(("kind", "option"), [("hdf5", []), ("npz", []), ("npz", ["no-exchange"]), ("rlds", [])])
-def test_killed_at_any_moment_the_old_is_whole_and_the_same_command_completes_the_new(kind, option, tmp_path):
+def test_killed_at_any_moment_the_old_is_whole_and_the_same_command_completes_the_new(kind, option, runner, tmp_path):
     place = tmp_path / "labelled"
     place.mkdir()
     if kind == "hdf5":
@@ -25,8 +23,8 @@ def test_killed_at_any_moment_the_old_is_whole_and_the_same_command_completes_th
         source, out = write_rlds(demos(3), tmp_path, "corners", val_fraction=0.34), place / "1.1.0"
     script = Path(__file__).with_name("annotating_killed.py")
     arguments = [str(source), str(out), "gaussian", str(KILLS[kind]), "1", *option]
-    run = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    run = runner.run(script, arguments, tmp_path, limit=900)
+    assert run.status == 0, run.stderr
     found = json.loads(run.stdout)
     assert found["old"] != found["new"]
     expected = ["out.hdf5", "out.hdf5.annotator"] if kind == "hdf5" else [out.name]

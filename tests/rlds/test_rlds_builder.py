@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runner import Outcome, Runner
 from synthetic_demos import assert_equal, make_episode, write_robomimic
 
 from gap_vla.core.episode import Episode, EpisodeError
@@ -156,17 +157,18 @@ print(write_rlds(open_source(source), home, "toy"), written)
 """
 
 
-def test_a_killed_conversion_leaves_nothing_finished_and_continues(tmp_path: Path) -> None:
+def test_a_killed_conversion_leaves_nothing_finished_and_continues(runner: Runner, tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
     file = write_robomimic(tmp_path / "d.hdf5", [make_episode(i, annotated=False) for i in range(8)])
 
-    def convert(home: Path, die_after: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", KILLED, str(file), str(home), str(die_after)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    def convert(home: Path, die_after: int) -> Outcome:
+        return runner.run(script, [str(file), str(home), str(die_after)], tmp_path, limit=600)
 
-    assert convert(tmp_path / "a", 6).returncode == -signal.SIGKILL
+    assert convert(tmp_path / "a", 6).status == -signal.SIGKILL
     assert not (tmp_path / "a" / "toy" / "1.0.0").exists()
     again = convert(tmp_path / "a", 0)
-    assert again.returncode == 0, again.stderr[-2000:]
+    assert again.status == 0, again.stderr[-2000:]
     path, written = again.stdout.split()
     assert int(written) == 4  # two shards of two episodes were kept
     clean = convert(tmp_path / "b", 0)

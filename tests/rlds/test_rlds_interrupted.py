@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from runner import Runner
 from synthetic_demos import make_episode, write_robomimic
 
 from gap_vla.core.episode import EpisodeError
@@ -91,12 +90,13 @@ print("survived", total)
 """
 
 
-def test_a_kill_at_any_moment_is_survived(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_is_survived(runner: Runner, tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
     file = write_robomimic(tmp_path / "d.hdf5", [make_episode(i, annotated=False) for i in range(6)])
     (tmp_path / "data").mkdir()
-    command = [sys.executable, "-c", KILLED, str(file), str(tmp_path / "data"), "0", "4"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
+    run = runner.run(script, [str(file), str(tmp_path / "data"), "0", "4"], tmp_path, limit=600)
+    assert run.status == 0, run.stderr[-3000:]
     assert "survived" in run.stdout
 
 

@@ -1,14 +1,12 @@
 """A small real dataset of made-up demonstrations, and short trainings on it in processes of their own."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_up_demos import made_up_episodes
+from runner import Outcome, Runner
 
 HERE = Path(__file__).parent
 
@@ -24,35 +22,29 @@ def store(tmp_path_factory) -> Path:
 
 
 class Training:
-    """Starts `short_training.py`; all runs share one cache of compiled programs."""
+    """Calls `short_training.py`."""
 
-    def __init__(self, store: Path, root: Path):
-        self.store, self.root = store, root
-        self._environment = os.environ | {
-            "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        self._finished: dict[str, Path] = {}
+    def __init__(self, runner: Runner, store: Path, root: Path):
+        self.runner, self.store, self.root = runner, store, root
+        self._finished: set[str] = set()
 
-    def start(self, name: str, **settings) -> subprocess.Popen:
-        command = [sys.executable, HERE / "short_training.py", self.store, self.root / name, json.dumps(settings)]
-        return subprocess.Popen(
-            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+    def call(self, name: str, *stop: int, **settings) -> Outcome:
+        """A training that goes on where this name was stopped; `stop` is a number of steps and a signal."""
+        arguments = [str(self.store), str(self.root / name), json.dumps(settings), *map(str, stop)]
+        return self.runner.run(HERE / "short_training.py", arguments, self.root, limit=900)
 
     def run(self, name: str, **settings) -> Path:
         """The run directory of a finished training; the same name is trained once."""
         if name not in self._finished:
-            process = self.start(name, **settings)
-            output, _ = process.communicate(timeout=900)
-            assert process.returncode == 0, output
-            self._finished[name] = self.root / name
-        return self._finished[name]
+            outcome = self.call(name, **settings)
+            assert outcome.status == 0, outcome.stdout + outcome.stderr
+            self._finished.add(name)
+        return self.root / name
 
     def parameters(self, name: str) -> dict[str, np.ndarray]:
         return dict(np.load(self.root / name / "parameters.npz"))
 
 
 @pytest.fixture(scope="session")
-def training(store, tmp_path_factory) -> Training:
-    return Training(store, tmp_path_factory.mktemp("runs"))
+def training(runner, store, tmp_path_factory) -> Training:
+    return Training(runner, store, tmp_path_factory.mktemp("runs"))

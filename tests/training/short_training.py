@@ -1,6 +1,10 @@
-"""A short training in a process of its own: `python short_training.py STORE RUN_DIRECTORY SETTINGS_AS_JSON`."""
+"""A short training in a process of its own: `python short_training.py STORE RUN_DIRECTORY SETTINGS_AS_JSON [STOP]`.
+
+STOP is `STEP SIGNAL`: the process sends itself this signal after that many steps, at one moment on every machine.
+"""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -25,12 +29,14 @@ MODEL = {
 TRAIN = {"steps": 12, "batch_size": 4, "log_every": 1, "validate_every": 6, "save_every": 4}
 
 
-def main(store: str, directory: str, settings: dict) -> None:
+def main(store: str, directory: str, settings: dict, stop: list[str]) -> None:
     values = {"task": "threading", "model": MODEL, "train": TRAIN, "eval": {"execute": 1}}
     values["optimizer"] = {"warmup_steps": 2, "learning_rate": 1e-3}
     config = FinetuneConfig.from_dict(values | settings)
     episodes = EpisodeStore.open(store)
     trainer = OctoTrainer.on(config, episodes)
+    if stop:
+        stop_after(trainer, *map(int, stop))
     run = RunDirectory.claim(directory, config.to_dict(), resume=True)
     train(trainer, config.train, run)
     trainer.export(run)
@@ -38,5 +44,16 @@ def main(store: str, directory: str, settings: dict) -> None:
     np.savez(Path(directory) / "parameters.npz", **{jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in leaves})
 
 
+def stop_after(trainer: OctoTrainer, steps: int, signal: int) -> None:
+    whole = trainer.step
+
+    def step(batch, number, measure):
+        if number == steps:
+            os.kill(os.getpid(), signal)
+        return whole(batch, number, measure)
+
+    trainer.step = step
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:])

@@ -21,26 +21,28 @@ class Counted:
     """The files of the package whose functions run, on this thread, between batch and batch of a training."""
 
     def __init__(self):
-        self.files: set[str] = set()
+        self.ran: set[str] = set()
 
     def __call__(self, frame, event, argument):
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(HOUSE) and not path.is_relative_to(HOUSE / "octo"):
-            self.files.add(str(path.relative_to(HOUSE)))
+        if event == "call":
+            self.ran.add(frame.f_code.co_filename)
+
+    def files(self) -> set[str]:
+        paths = {Path(name) for name in self.ran if Path(name).is_relative_to(HOUSE)}
+        return {str(path.relative_to(HOUSE)) for path in paths if not path.is_relative_to(HOUSE / "octo")}
 
 
-@pytest.mark.parametrize("step", [0, 1], ids=["with-compilation", "compiled"])
-def test_a_training_step_passes_through_few_files(step, store, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def counted(store, tmp_path_factory):
+    """Of a training of two steps, by the step's number."""
     values = {"task": "threading", "model": MODEL, "eval": {"execute": 1}}
     values["train"] = {"steps": 2, "batch_size": 4, "log_every": 2, "validate_every": 2, "save_every": 2}
     config = FinetuneConfig.from_dict(values)
-    counted, batch_of, step_of = Counted(), JaxTrainer.batch, JaxTrainer.step
+    counted, batch_of, step_of = (Counted(), Counted()), JaxTrainer.batch, JaxTrainer.step
 
     def counting(function):
         def run(trainer, *arguments, **options):
-            if (arguments[0] if function is batch_of else arguments[1]) != step:
-                return function(trainer, *arguments, **options)
-            sys.setprofile(counted)
+            sys.setprofile(counted[arguments[0] if function is batch_of else arguments[1]])
             try:
                 return function(trainer, *arguments, **options)
             finally:
@@ -48,17 +50,21 @@ def test_a_training_step_passes_through_few_files(step, store, tmp_path, monkeyp
 
         return run
 
-    monkeypatch.setattr(JaxTrainer, "batch", counting(batch_of))
-    monkeypatch.setattr(JaxTrainer, "step", counting(step_of))
-    train(
-        config.trainer().on(config, EpisodeStore.open(store)),
-        config.train,
-        RunDirectory.claim(tmp_path / "run", {}, False),
-    )
+    run = RunDirectory.claim(tmp_path_factory.mktemp("counted") / "run", {}, False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JaxTrainer, "batch", counting(batch_of))
+        patch.setattr(JaxTrainer, "step", counting(step_of))
+        train(config.trainer().on(config, EpisodeStore.open(store)), config.train, run)
+    return counted
+
+
+@pytest.mark.parametrize("step", [0, 1], ids=["with-compilation", "compiled"])
+def test_a_training_step_passes_through_few_files(step, counted):
     above = {
         "cli/finetune.py",
         "cli/configured.py",
         "training/run.py",
         "training/loop.py",
     }  # from the command to the loop
-    assert len(counted.files | above) <= MOST, sorted(counted.files | above)
+    files = counted[step].files() | above
+    assert {"training/octo_trainer.py", "training/step.py"} <= files and len(files) <= MOST, sorted(files)

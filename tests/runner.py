@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
+import importlib
 import json
 import os
 import re
@@ -23,11 +25,12 @@ import types
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 HEAVY = (
-    "h5py numpy pyarrow PIL.Image imageio ml_collections tensorflow tensorflow_datasets torch jax flax optax numba "
-    "matplotlib.pyplot websockets gap_vla.demos gap_vla.rlds.annotating gap_vla.phases gap_vla.rlds.convert "
-    "gap_vla.rlds.checking gap_vla.rollouts.octo_policy gap_vla.training.run gap_vla.training.octo_trainer"
+    "h5py numpy pyarrow PIL.Image imageio ml_collections tensorflow tensorflow_datasets torch torch._dynamo jax flax "
+    "optax numba matplotlib.pyplot websockets gap_vla.demos gap_vla.rlds.annotating gap_vla.phases "
+    "gap_vla.rlds.convert gap_vla.rlds.checking gap_vla.rollouts.octo_policy gap_vla.training.run "
+    "gap_vla.training.octo_trainer"
 )
 
 
@@ -64,21 +67,23 @@ class Runner:
 
     def run(
         self,
-        command: str,
+        command: str | Path,
         arguments: list[str],
         cwd: Path,
         *,
-        limit: float = 60,
+        limit: float = 300,
         interrupt_after: float | None = None,
         interrupt_in: str | None = None,
         file_bytes: int | None = None,
     ) -> Outcome:
-        """Runs `scripts/COMMAND.py ARGUMENTS` in `cwd`; stdout and stderr lie in `.stdout`, `.stderr` there.
+        """Runs `scripts/COMMAND.py ARGUMENTS`, or a file given as a path, in `cwd`; stdout and stderr lie in `.stdout`
+        and `.stderr` there.
 
         Ctrl-C is pressed `interrupt_after` seconds, or in the first function of module `interrupt_in` that is called,
         which is the same moment on every machine.
         """
-        call = {"argv": [str(ROOT / "scripts" / f"{command}.py"), *arguments], "cwd": str(cwd), "limit": limit}
+        script = command if isinstance(command, Path) else ROOT / "scripts" / f"{command}.py"
+        call: dict[str, Any] = {"argv": [str(script), *arguments], "cwd": str(cwd), "limit": limit}
         call |= {"interrupt_after": interrupt_after, "interrupt_in": interrupt_in, "file_bytes": file_bytes}
         for name in (".stdout", ".stderr"):
             (cwd / name).touch()
@@ -92,18 +97,31 @@ class Runner:
     def close(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(60)
 
 
 def serve() -> None:
     """Answers calls until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the imports print is no answer
-    for name in HEAVY.split():
-        __import__(name)
+    warm_up()
     for line in sys.stdin:
         answers.write(json.dumps(_supervise(json.loads(line))) + "\n")
         answers.flush()
+
+
+def warm_up() -> None:
+    """Loads what takes most commands long, so that no call does."""
+    for name in HEAVY.split():
+        importlib.import_module(name)
+    import numpy
+    import PIL.Image
+
+    import gap_vla.phases
+
+    PIL.Image.init()
+    gap_vla.phases.segment(numpy.zeros((9, 3)), penalty=1.0)  # numba's compiled search
+    gc.freeze()  # else the first collection in a forked process copies every page
 
 
 def _supervise(call: dict[str, Any]) -> dict[str, Any]:
