@@ -2,7 +2,9 @@
 
 python scripts/finetune.py --config finetune_configs/handover.py            # or --config.method=v, vp
 
-default: 2 CPU cores, minutes. debug: the same path in a minute.
+default: VP+GAP from 100 demonstrations, 2,400 steps: 4 of 50 rollouts succeed (seed 0), 17 minutes
+on 2 CPU cores beside other work; `python scripts/reproduce.py --table tasks --tasks handover`.
+debug: the same path in a minute.
 """
 
 from gap_vla.training.small_octo import small_octo

@@ -5,6 +5,8 @@ python scripts/finetune.py --config finetune_configs/threading.py --config.metho
 
 default: 2 CPU cores, about 7 minutes with 20 rollouts. Success of 100 rollouts: VP+GAP 93, 91 and 87 (seeds 0, 1, 2),
 VP 95 and V 82 (seed 0); `python scripts/reproduce.py --table octo --tasks threading`.
+VP+GAP from 100 demonstrations, 2,400 steps: 45 of 50 rollouts succeed (seed 0);
+`python scripts/reproduce.py --table tasks --tasks threading`.
 one_camera: 3,000 steps without the wrist camera and without augmentation. debug: the same path in a minute.
 paper: octo-small-1.5 and the paper's numbers, for a GPU; look with --dry-run.
 """

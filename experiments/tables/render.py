@@ -103,12 +103,14 @@ def _lines_of_blocks(results: Sequence[BlockResult]) -> str:
                     f"{entry.validation['val/action_mse']:.3f}",
                     f"{rollouts.successes} of {rollouts.episodes}",
                     f"{100 * low:.0f} to {100 * high:.0f} %",
-                    f"{entry.seconds / 60:.0f}",
+                    f"{entry.seconds / 60:.0f}" if entry.whole else "–",
                 ]
             )
     waiting = [f"`{result.block.task}`" for result in results if result.missing]
     parts = [markdown_table(rows)] if len(rows) > 1 else []
     parts += [f"Not run yet: {', '.join(waiting)}."] if waiting else []
+    if any(not entry.whole for result in results for entry in result.finished):
+        parts.append("–: continued after a stop, or from a training that another table made; its time says little")
     for result in results:
         parts += [*_failures(result), *_stale_notes(result)]
     return "\n\n".join(parts)
