@@ -129,7 +129,7 @@ def test_the_page_shows_the_tables_of_the_published_results():
     published = {stage: json.loads((root / "results" / "phases" / f"{stage}.json").read_text()) for stage in stages}
     tables = (root / "results" / "phases" / "tables.md").read_text()
     assert tables.startswith(markdown(published)), "after the tables stands who made them"
-    page = (root / "docs" / "PHASES.md").read_text()
+    page = (root / "docs" / "PHASE_BENCHMARK.md").read_text()
     begin, end = markers(PAGE_PART)
     assert page.split(begin)[1].split(end)[0].strip() == markdown(published).strip()
 
