@@ -72,19 +72,18 @@ class Runner:
         cwd: Path,
         *,
         limit: float = 300,
-        interrupt_after: float | None = None,
         interrupt_in: str | None = None,
         file_bytes: int | None = None,
     ) -> Outcome:
         """Runs `scripts/COMMAND.py ARGUMENTS`, or a file given as a path, in `cwd`; stdout and stderr lie in `.stdout`
         and `.stderr` there.
 
-        Ctrl-C is pressed `interrupt_after` seconds, or in the first function of module `interrupt_in` that is called,
+        Ctrl-C is pressed in the first function of module `interrupt_in` that is called,
         which is the same moment on every machine.
         """
         script = command if isinstance(command, Path) else ROOT / "scripts" / f"{command}.py"
         call: dict[str, Any] = {"argv": [str(script), *arguments], "cwd": str(cwd), "limit": limit}
-        call |= {"interrupt_after": interrupt_after, "interrupt_in": interrupt_in, "file_bytes": file_bytes}
+        call |= {"interrupt_in": interrupt_in, "file_bytes": file_bytes}
         for name in (".stdout", ".stderr"):
             (cwd / name).touch()
         assert self._process.stdin and self._process.stdout
@@ -130,7 +129,7 @@ def _supervise(call: dict[str, Any]) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         _become(call)
-    end, interrupt = started + call["limit"], call["interrupt_after"]
+    end = started + call["limit"]
     status: int | None = None
     while True:
         done, code = os.waitpid(child, os.WNOHANG)
@@ -138,9 +137,6 @@ def _supervise(call: dict[str, Any]) -> dict[str, Any]:
             status = os.waitstatus_to_exitcode(code)
             break
         now = time.monotonic()
-        if interrupt is not None and now > started + interrupt:
-            os.kill(child, signal.SIGINT)
-            interrupt = None
         if now > end:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)

@@ -38,7 +38,6 @@ class Call:
     command: str
     arguments: tuple[str, ...]
     says: str = ""
-    interrupt_after: float | None = None
     interrupt_in: str | None = None
     file_bytes: int | None = None
 
@@ -86,7 +85,6 @@ def calls() -> list[Call]:
                     command,
                     tuple(word for word in words if word[0] not in "~!"),
                     "".join(word[1:] for word in words if word.startswith("~")),
-                    float(options["interrupt_after"]) if "interrupt_after" in options else None,
                     options.get("interrupt_in"),
                     int(options["file_bytes"]) if "file_bytes" in options else None,
                 )
@@ -238,7 +236,6 @@ class Corpus:
             arguments,
             box,
             limit=LIMIT,
-            interrupt_after=call.interrupt_after,
             interrupt_in=call.interrupt_in,
             file_bytes=call.file_bytes,
         )
