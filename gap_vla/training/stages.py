@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 TRAINING_VERSION = {"small": 2, "octo": 2}
 """By backend. Raise it whenever a change of code gives the same configuration and data other parameters or other
-outcomes of rollouts. Runs get other directories then, and recorded cells of tables become stale.
+outcomes of rollouts than another machine's rounding does: tests/training/test_training_version.py says how much that
+is. Runs get other directories then, and recorded cells of tables become stale.
 
 2: normalisation statistics are those of the training episodes.
 """
