@@ -1,64 +1,10 @@
-"""Look into trained policies: what can be read off their visual features, and when they need another policy's help.
+"""See `python scripts/look.py --help`."""
 
-    python scripts/look.py runs/assembly/small-* --probe --out report.html    # where objects are, by linear probes
-    python scripts/look.py RUN… --takeover VISION_RUN --out report.html       # another policy acts for ten steps
-    python scripts/look.py RUN… --takeover VISION_RUN --by step --episodes 50 --out report.html
-    python scripts/look.py RUN… --out report.html                             # what earlier calls found
-
-Writes the page of `gap-vla report` with what was found. Takeovers are kept in the runs, a probe beside the page, so
-that later calls show them without doing them again; all are resumable. It runs from a checkout.
-"""
-
-from __future__ import annotations
-
-import argparse
-import shlex
 import sys
 from pathlib import Path
 
-from gap_vla.cli.arguments import MANY, command_parser, processes, refuse_idle, whole
-from gap_vla.core.errors import command, keeping
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments/ is part of the checkout, of no package
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; nothing heavy is imported for it."""
-    from gap_vla.sim import VARIANT_NAMES
-
-    parser = command_parser(__doc__)
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="run directories of one task")
-    add("--out", type=Path, default=Path("report.html"), help="page to write (default report.html)")
-    add("--videos", type=whole(0, 1000), default=2, help="videos per run and scene, at most (default 2)")
-    add("--probe", action="store_true", help="probe the visual features of small policies")
-    add("--demos", type=Path, help="demonstrations to probe with (default: collected from the expert)")
-    add("--probe-episodes", type=whole(2, MANY), default=60, help="how many are collected for it (default 60)")
-    add("--takeover", type=Path, metavar="RUN", help="policy that takes over in windows, usually the vision policy")
-    add("--by", choices=("phase", "step"), default="phase", help="windows: starts of phases, or every ten steps")
-    add("--episodes", type=whole(1, MANY), default=50, help="rollouts per window (default 50)")
-    add("--variant", choices=VARIANT_NAMES, default="default", help="scene of the takeovers (default: default)")
-    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
-    options = parser.parse_args(arguments)
-    if not options.takeover:
-        refuse_idle(parser, options, "without --takeover", "by", "episodes", "variant")
-    if not options.probe:
-        refuse_idle(parser, options, "without --probe", "demos", "probe_episodes")
-    if options.demos:
-        refuse_idle(parser, options, "with --demos", "probe_episodes")
-    return options
-
-
-@command
-def main(argv: list[str] | None = None) -> None:
-    options = parse(argv)
-    from experiments.looks.command import look_into
-
-    words = sys.argv[1:] if argv is None else argv
-    with keeping("finished takeovers and probes are kept"):
-        page = look_into(options, shlex.join(["python", "scripts/look.py", *words]))
-    print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB, opens without a network)")
-
+from experiments.cli.look import main
 
 if __name__ == "__main__":
     sys.exit(main())

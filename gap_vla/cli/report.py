@@ -21,13 +21,18 @@ LOOKS = ("--probe", "--demos", "--probe-episodes", "--takeover", "--by", "--epis
 """Options of scripts/look.py that belonged to this command."""
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; nothing heavy is imported for it."""
-    parser = command_parser(__doc__)
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """The runs and the page of a command that writes about runs."""
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="run directories of one task")
     add("--out", type=Path, default=Path("report.html"), help="page to write (default report.html)")
     add("--videos", type=whole(0, 1000), default=2, help="videos per run and scene, at most (default 2)")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    parser = command_parser(__doc__)
+    add_page(parser)
     options, others = parser.parse_known_args(arguments)
     if others:
         looks = {word.partition("=")[0].replace("_", "-") for word in others} & set(LOOKS)

@@ -91,7 +91,7 @@ def test_no_command_takes_a_number_without_bounds(name):
 )
 def test_former_spellings_of_options_are_taken_and_not_listed(command, former, present, capsys):
     name, *words = command.split()
-    parse = getattr(load(name), "parse", None) or importlib.import_module(f"gap_vla.cli.{name}").parse
+    parse = importlib.import_module(load(name).main.__module__).parse
     assert parse([*words, *former.split()]) == parse([*words, *present.split()])
     with pytest.raises(SystemExit):
         parse(["--help"])

@@ -1,0 +1,63 @@
+"""Reproduce a table: train and roll out its cells (task × method × seed), as many as fit into a budget of time.
+
+    python scripts/reproduce.py --table evidence --profile cpu --budget 60m --jobs 2
+    python scripts/reproduce.py --table main --dry-run                     # the queue with predicted times
+    python scripts/reproduce.py --table octo --tasks threading --seeds 0
+    python scripts/reproduce.py --table evidence --look probe,takeover     # what finished policies see and need
+    python scripts/reproduce.py --render                                   # only write all tables again
+
+Every finished cell is one JSON file in results/TABLE/PROFILE/. The same command continues after the budget, Ctrl-C or a
+kill. Tables (ours beside the paper's) and pictures are written into docs/RESULTS.md between its markers. Status 1 means
+that cells which were asked for have failed; they are named.
+"""
+
+import argparse
+
+from gap_vla.cli.arguments import command_parser, processes, refuse_idle
+from gap_vla.core.errors import command
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    from experiments.tables.tables import PROFILES, TABLES
+
+    parser = command_parser(__doc__)
+
+    def names(text: str) -> list[str]:
+        return [name for name in text.split(",") if name]
+
+    add = parser.add_argument
+    add("--table", choices=tuple(TABLES), metavar="TABLE", help=f"one of {', '.join(TABLES)}")
+    add("--profile", default="cpu", choices=PROFILES, help="size of model, data and training (default cpu)")
+    add("--budget", default="60m", help="time for this call, such as 60m or 1.5h (default 60m)")
+    add(
+        "--jobs",
+        type=processes,
+        help="cells at once, one thread each if more than one (default 1; with --device cuda 4)",
+    )
+    add("--seeds", type=names, default=[], help="training seeds, such as 0,1 (default: the table's)")
+    add("--methods", type=names, default=[], help="only these lines of the table")
+    add("--tasks", type=names, default=[], help="only these tasks")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="where small policies train (default cpu)")
+    add("--retry", action="store_true", help="try failed cells again")
+    add("--dry-run", action="store_true", help="print the queue with predicted times, run and write nothing")
+    add("--look", type=names, default=[], help="run nothing new; look into finished cells: probe,takeover")
+    add("--render", action="store_true", help="run nothing; write what is recorded, without --table all of it")
+    add("--results", default="results", help="folder of the recorded cells (default results)")
+    add("--page", default="docs/RESULTS.md", help="page to write into (default docs/RESULTS.md)")
+    add("--front-page", default="README.md", help="page with the main results between markers (default README.md)")
+    add("--logs", default="runs/reproduce", help="folder for the cells' output (default runs/reproduce)")
+    options = parser.parse_args(arguments)
+    if not options.page.endswith(".md"):
+        parser.error(f"--page {options.page}: the page is Markdown, .md")
+    if options.render:
+        refuse_idle(parser, options, "with --render, which runs nothing", "budget", "jobs", "retry", "dry_run", "look")
+    return options
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    from experiments.tables.command import reproduce
+
+    return reproduce(options)

@@ -1,0 +1,48 @@
+"""Whether a change of the code leaves every number as it was: the same commands at two commits, results compared.
+
+    python scripts/same_numbers.py main HEAD                           # about ten minutes on two idle cores
+    python scripts/same_numbers.py main HEAD --only labels,vp_gap,gap
+    python scripts/same_numbers.py main HEAD --short --keep runs/same  # longer runs; main's digests are used again
+
+Each commit is checked out into a temporary git worktree. Exit status 0: all is equal; 1: something differs.
+"""
+
+import argparse
+from pathlib import Path
+
+from gap_vla.cli.arguments import command_parser
+from gap_vla.core.errors import NEGATIVE, command
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    from experiments.same_numbers import PROFILES
+
+    parser = command_parser(__doc__)
+    parser.add_argument("old", help="commit, branch or tag")
+    parser.add_argument("new", help="another one")
+    parser.add_argument(
+        "--short", action="store_true", help="a short run of either model instead of the debug profiles"
+    )
+    parser.add_argument("--only", default="", metavar="PART[,PART]", help=f"of {', '.join(PROFILES['debug'])}")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep outputs there, and use digests that lie there"
+    )
+    options = parser.parse_args(arguments)
+    options.profile = "short" if options.short else "debug"
+    known = list(PROFILES[options.profile])
+    options.parts = options.only.split(",") if options.only else known
+    if unknown := [part for part in options.parts if part not in known]:
+        parser.error(f"--only {options.only}: no part {unknown[0]!r} here; there are {', '.join(known)}")
+    return options
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    from experiments.same_numbers import Checkouts, commit_of, compare, table
+
+    commits = [commit_of(name) for name in (options.old, options.new)]
+    with Checkouts(options.profile, options.keep) as checkouts:
+        rows = compare(commits, options.parts, checkouts.digests)
+    print(table(rows))
+    return 0 if all(row.equal for row in rows) else NEGATIVE

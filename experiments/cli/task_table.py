@@ -1,0 +1,49 @@
+"""Measures the simulated tasks and writes the table and the pictures of docs/TASKS.md.
+
+Only what docs/task_table.json does not hold yet is measured. On one core, everything takes about 20 minutes:
+    python scripts/task_table.py
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process make a step slower
+from gap_vla.cli.arguments import MANY, command_parser, whole
+from gap_vla.core.errors import command, keeping
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+
+    parser = command_parser(__doc__)
+    parser.add_argument("--tasks", default=",".join(TASK_NAMES), help="comma separated (default: all)")
+    parser.add_argument("--variants", default=",".join(VARIANT_NAMES), help="comma separated (default: all)")
+    parser.add_argument("--episodes", type=whole(1, MANY), default=100, help="per task and variant (default: 100)")
+    parser.add_argument(
+        "--look-episodes", type=whole(1, MANY), default=20, help="per variant that changes looks only (default: 20)"
+    )
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder of TASKS.md (default: docs)")
+    parser.add_argument("--again", action="store_true", help="measure also what was measured before")
+    parser.add_argument("--pictures", action="store_true", help="draw docs/pictures/<task>.png as well")
+    options = parser.parse_args(argv)
+    from experiments.pages import replace_between
+    from experiments.task_table import PAGE_PART, as_markdown, draw_pictures, update_results
+
+    tasks = options.tasks.split(",")
+    with keeping("what was measured is kept, the same command continues"):
+        results = update_results(
+            options.docs / "task_table.json",
+            tasks=tasks,
+            variants=options.variants.split(","),
+            n=options.episodes,
+            n_looks=options.look_episodes,
+            again=options.again,
+        )
+    replace_between(options.docs / "TASKS.md", PAGE_PART, as_markdown(results), if_missing="refuse")
+    if options.pictures:
+        for task in tasks:
+            print(draw_pictures(task, options.docs / "pictures"))
+    print(options.docs / "TASKS.md")
