@@ -2,7 +2,7 @@
 
 import sys
 
-from gap_vla.cli.build_dataset import main
+from gap_vla.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("build_dataset"))

@@ -39,6 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
         raise UserError(f"gap-vla has no command {words[0]!r}; {hint}")
     sys.argv = [f"gap-vla {name}", *words[1:]]
+    return run(name)
+
+
+@command
+def run(name: str) -> int:
+    """One command on the arguments of this process, loaded where a Ctrl-C is heard."""
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main()
 
 

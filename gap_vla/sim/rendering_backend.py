@@ -6,8 +6,10 @@ import ctypes
 import ctypes.util
 import glob
 import importlib
+import importlib.util
 import os
 import sys
+from pathlib import Path
 
 from gap_vla.core.errors import UserError
 
@@ -48,6 +50,7 @@ def require_rendering() -> str:
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in ("glfw", "glx"):
         return wanted
+    _name_glfw()
     if wanted in ("disable", "off", "0"):
         raise RenderingError(f"MUJOCO_GL={wanted} switches rendering off; unset it, or use cameras=()")
     if wanted in _LIBRARIES:
@@ -66,6 +69,18 @@ def require_rendering() -> str:
         "no library for drawing without a display was found: neither EGL (libEGL.so.1) nor OSMesa (libOSMesa). "
         f"Run `{APT_EGL}` (or `{APT_OSMESA}`), or use cameras=() where no pictures are needed"
     )
+
+
+def _name_glfw() -> None:
+    """Names the library that opens windows, which simulators load but nobody needs here.
+
+    Unnamed, it is looked for by a Python of its own, which prints a traceback when the simulator is ended meanwhile.
+    """
+    found = importlib.util.find_spec("glfw")
+    if found is not None and found.origin is not None:
+        library = Path(found.origin).with_name("x11") / "libglfw.so"
+        if library.exists():
+            os.environ.setdefault("PYGLFW_LIBRARY", str(library))
 
 
 def _select(platform: str) -> None:

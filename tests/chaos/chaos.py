@@ -6,6 +6,8 @@
 Each stage is a command of `scripts/`. It runs once undisturbed; then, in folders of its own:
 
 - killed: SIGKILL to all of its processes at a random moment, twice in a row, then to the end;
+- interrupted: Ctrl-C as a terminal sends it, to all of its processes, at four random moments in a row: each ends within
+  a minute with exit status 130, or is done, and shows no traceback; then to the end;
 - full disk: no file may grow beyond a part of what the stage writes, so it ends with exit status 2; then to the end;
 - two at once: the same command twice at the same time; each ends with 0, or with 2 and a line on who is at work.
 
@@ -35,6 +37,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "corpus")]
 import inputs  # noqa: E402
 
 from experiments.same_numbers import without_times  # noqa: E402
+from gap_vla.core.errors import INTERRUPTED  # noqa: E402
+
+STARTED = 0.3
+"""Seconds after which a command's first line has run; before that, Python itself answers a Ctrl-C."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +88,10 @@ STAGES = {
         "evaluate --policy random --task assembly --episodes 3 --horizon 40 --videos 0 --workers 1 --quiet --out out/e"
         " --cameras".split(),
         ("out/e/episodes.jsonl",),
+    ),
+    "diagnose": Stage(
+        "diagnose --policy random --task assembly --episodes 2 --workers 2 --image-size 32 --quiet --out out/d".split(),
+        ("out/d/diagnosis.json",),
     ),
 }
 
@@ -138,6 +148,28 @@ def killed(place: Place, seconds: float, draw: random.Random) -> list[str]:
     return _to_the_end(place, again=True)
 
 
+def interrupted(place: Place, seconds: float, draw: random.Random) -> list[str]:
+    wrong = []
+    for number in range(4):
+        process = place.start(again=number > 0)
+        moment = draw.uniform(STARTED, max(seconds, 2 * STARTED))
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGINT)
+        try:
+            said = process.communicate(timeout=60)[1]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            said = process.communicate()[1]
+            wrong.append(f"still there a minute after Ctrl-C at {moment:.2f} s: {said[-300:]}")
+            continue
+        there = process.returncode == 2 and "exist" in said
+        if not (process.returncode in (0, INTERRUPTED) or there) or "Traceback" in said:
+            wrong.append(f"exit status {process.returncode} after Ctrl-C at {moment:.2f} s: {said[-2000:]}")
+    return wrong + _to_the_end(place, again=True)
+
+
 def full_disk(place: Place, seconds: float, draw: random.Random) -> list[str]:
     status, said = place.finish(file_bytes=draw.choice([512, 4096, 20_000]))
     wrong = [f"exit status {status} on a full disk: {said[-300:]}"] if status not in (0, 2) else []
@@ -164,6 +196,7 @@ def _to_the_end(place: Place, again: bool) -> list[str]:
 
 BLOWS: dict[str, Callable[[Place, float, random.Random], list[str]]] = {
     "killed": killed,
+    "interrupted": interrupted,
     "full disk": full_disk,
     "two at once": two_at_once,
 }
@@ -181,7 +214,7 @@ def make_inputs(folder: Path) -> Path:
     return folder
 
 
-def chaos(stages: Sequence[str], seed: int, rounds: int = 1) -> int:
+def chaos(stages: Sequence[str], blows: Sequence[str], seed: int, rounds: int = 1) -> int:
     """Prints what each blow did to each stage; returns how many results were not the undisturbed ones."""
     wrong = 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -199,10 +232,10 @@ def chaos(stages: Sequence[str], seed: int, rounds: int = 1) -> int:
                 wrong += 1
                 continue
             for number in range(rounds):
-                for blow, strike in BLOWS.items():
+                for blow in blows:
                     draw = random.Random(f"{seed} {name} {blow} {number}")
                     place = Place(home / f"{name}-{blow.replace(' ', '_')}-{number}", good, stage)
-                    found = strike(place, seconds, draw)
+                    found = BLOWS[blow](place, seconds, draw)
                     result = place.result()
                     other = sorted(key for key in expected | result if expected.get(key) != result.get(key))
                     found += [f"differs: {', '.join(other[:5])}"] if other else []
@@ -215,10 +248,11 @@ def chaos(stages: Sequence[str], seed: int, rounds: int = 1) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="default: all")
+    parser.add_argument("--blows", nargs="+", choices=BLOWS, default=list(BLOWS), help="default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--rounds", type=int, default=1, help="how often each blow falls (default: 1)")
     options = parser.parse_args()
-    wrong = chaos(options.stages, options.seed, options.rounds)
+    wrong = chaos(options.stages, options.blows, options.seed, options.rounds)
     print(f"{wrong} results are not the undisturbed ones")
     return min(wrong, 1)
 

@@ -37,6 +37,20 @@ def test_osmesa_is_the_fallback(monkeypatch, no_platform):
     assert sim.require_rendering() == "osmesa"
 
 
+@pytest.mark.parametrize("task", ["assembly", "threading"])
+def test_a_simulator_loads_without_a_python_of_its_own(task):
+    """Such a child of a simulator that is ended while it loads prints a traceback."""
+    code = (
+        "import subprocess; import gap_vla.sim as sim; begun = []; begin = subprocess.Popen.__init__\n"
+        "def watched(self, command, *more, **options): begun.append(command); begin(self, command, *more, **options)\n"
+        f"subprocess.Popen.__init__ = watched; sim.make({task!r}, image_size=32)\n"
+        "import sys; import glfw; assert 'glfw.library' in sys.modules\n"
+        "assert not [command for command in begun if 'python' in command[0]], begun"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYGLFW_LIBRARY"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
 def test_use_from_another_thread_is_an_error(assembly):
     assembly.reset(seed=0)
     caught = []
