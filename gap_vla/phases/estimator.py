@@ -19,7 +19,7 @@ from gap_vla.phases.segmentation import as_motion
 from gap_vla.phases.targets import change_targets, soft_targets, step_weights
 
 if TYPE_CHECKING:
-    from gap_vla.phases.lstm import PhaseStream, Weights
+    from gap_vla.phases.lstm import Weights
 
 LEAST_SCALE = 1e-6
 """A feature whose standard deviation is below this (m, rad) does not move; it is left unscaled."""
@@ -36,7 +36,7 @@ class EstimatorSettings:
         one_sided: d counts only the steps after a change point (the release, for MimicGen).
         spread: our addition, 0 is M5: if positive, targets are exp(-d² / 2 spread²), d in steps (seconds × rate), and
             all steps count alike, so that ρ_t = E[exp(-d_t² / 2 spread²) | Δs]: as wide as asked (`soft_targets`).
-        lookahead: ρ_t may depend on samples up to t + lookahead; a stream is that much late.
+        lookahead: ρ_t may depend on samples up to t + lookahead.
         epochs: passes over the training recordings; None: an epoch for every 50 time steps of them, at most 100
             epochs and at least 100 updates (with little data more would learn it by heart). The
             weights of the epoch with the least held-out loss are kept.
@@ -54,7 +54,7 @@ class EstimatorSettings:
     greatest_weight: Annotated[float | int | None, Bounds(0, 1e12, "weight of a step")] = None
     one_sided: bool = False
     spread: Annotated[float | int, Bounds(0, 1e6, "steps; 0 is M5")] = 0.0
-    lookahead: Annotated[int, Bounds(0, 100_000, "steps that a stream is late")] = 0
+    lookahead: Annotated[int, Bounds(0, 100_000, "steps that ρ sees ahead")] = 0
     epochs: Annotated[int | None, Bounds(1, 1_000_000, "passes over the recordings")] = None
     learning_rate: Annotated[float | int, Bounds(1e-10, 1, "about how far Adam moves a parameter in a step")] = 1e-2
     batch_size: Annotated[int, Bounds(1, 65_536, "recordings computed at once")] = 8
@@ -169,21 +169,6 @@ class PhaseEstimator:
         features = self.features(as_motion(position, quaternion, gripper, extra))
         late = np.zeros((lookahead, self.width), np.float32)
         return lstm_run(np.concatenate([features, late]), weights)[lookahead:]
-
-    def stream(self) -> PhaseStream:
-        """Online ρ: one sample at a time, bit-identical to `predict` on the whole recording.
-
-        >>> rng = np.random.default_rng(0)
-        >>> motion = Motion.of(np.cumsum(rng.normal(size=(30, 3)), axis=0))
-        >>> estimator = PhaseEstimator(epochs=1).fit([motion], [np.array([10])])
-        >>> stream = estimator.stream()
-        >>> online = [rho for p in motion.position if (rho := stream.step(p)) is not None] + stream.finish()
-        >>> bool((np.array(online, np.float32) == estimator.predict(motion)).all())
-        True
-        """
-        from gap_vla.phases.lstm import PhaseStream
-
-        return PhaseStream(self.weights, self.columns, self.width, self.settings.lookahead)
 
     @property
     def weights(self) -> Weights:

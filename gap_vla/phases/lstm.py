@@ -1,7 +1,6 @@
 """The estimator's network when it runs: features and LSTM cell, compiled, one step at a time.
 
-Whole recordings (`lstm_run`) and running ones (`PhaseStream`: one sample in, one probability out) go through the same
-code step by step, so they agree to the last bit, on any number of processes, and neither needs torch.
+It gives the same bits on any number of processes, and needs no torch.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from typing import NamedTuple, no_type_check
 
 import numpy as np
 from numba import njit
-
-from gap_vla.phases.motion import Motion, MotionError
 
 
 class Weights(NamedTuple):
@@ -121,52 +118,3 @@ def lstm_run(features, w):
     for t in range(features.shape[0]):
         rho[t] = lstm_step(features[t], state, w)
     return rho
-
-
-class PhaseStream:
-    """State of one running recording; made by `PhaseEstimator.stream`."""
-
-    def __init__(self, weights: Weights, columns: dict[str, int], width: int, lookahead: int) -> None:
-        self._weights, self._columns, self._lookahead = weights, columns, lookahead
-        self._state = np.zeros((4, len(weights.head)), np.float32)
-        self._row, self._before = np.zeros(width), np.zeros(0)
-        self._seen = 0
-
-    def step(
-        self,
-        position: np.ndarray,
-        quaternion: np.ndarray | None = None,
-        gripper: np.ndarray | None = None,
-        extra: np.ndarray | None = None,
-    ) -> float | None:
-        """Takes the next sample (m; unit wxyz; finger positions; other columns).
-
-        Returns:
-            ρ of the sample taken `lookahead` steps ago, or None while that many have not been seen; without
-            lookahead the ρ of this sample.
-
-        Raises:
-            MotionError: bad values, or other columns than the estimator was trained on.
-        """
-        rows = [None if v is None else np.atleast_1d(v)[None] for v in (position, quaternion, gripper, extra)]
-        assert rows[0] is not None
-        motion = Motion.of(rows[0], *rows[1:], where=f"stream, sample {self._seen}")
-        c, sample = self._columns, motion.samples[0]
-        if motion.columns != c:
-            raise MotionError(f"{motion.where}: its columns {motion.columns} are not those of the estimator, {c}")
-        if self._seen:
-            step_features(self._before, sample, c["arms"], bool(c["rotations"]), self._row)
-        self._before = sample
-        self._seen += 1
-        rho = self._advance(self._row)
-        return rho if self._seen > self._lookahead else None
-
-    def finish(self) -> list[float]:
-        """ρ of the samples still outstanding because of the lookahead, once no further sample will come."""
-        outstanding = min(self._lookahead, self._seen)
-        late = [self._advance(np.zeros_like(self._row)) for _ in range(self._lookahead)]
-        self._seen = 0
-        return late[self._lookahead - outstanding :]
-
-    def _advance(self, row: np.ndarray) -> float:
-        return float(lstm_step(row.astype(np.float32), self._state, self._weights))

@@ -138,11 +138,11 @@ def optimal_with_prices(t, prices, min_size, max_segment, jump, mean):
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def optimal_table(t, most, min_size, max_segment, jump, mean):
-    """Exact minima with 0, 1, …, `most` change points from one pass over the segments. Memory O(most · T)."""
+def optimal_table(t, number, min_size, max_segment, jump, mean):
+    """Exact minimum with `number` change points, from one pass over the segments. Memory O(number · T)."""
     n = t.vectors.shape[0]
-    best = np.full((most + 1, n + 1), np.inf)
-    start = np.full((most + 1, n + 1), -1, np.int32)
+    best = np.full((number + 1, n + 1), np.inf)
+    start = np.full((number + 1, n + 1), -1, np.int32)
     for b in range(1, n + 1):
         if b != n and b % jump != 0:
             continue
@@ -154,9 +154,9 @@ def optimal_table(t, most, min_size, max_segment, jump, mean):
                 best[0, b] = score
                 start[0, b] = 0
                 continue
-            for k in range(1, most + 1):
+            for k in range(1, number + 1):
                 value = best[k - 1, a] + score
                 if value < best[k, b] - TIE:
                     best[k, b] = value
                     start[k, b] = a
-    return start, best[:, n].copy()
+    return start, best[number, n]

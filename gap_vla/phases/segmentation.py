@@ -88,7 +88,7 @@ def segment(
             raise MotionError("give penalty or n_change_points, not both")
         if len(free):
             raise MotionError("free samples are those without the penalty; with n_change_points there is no penalty")
-        return _best_by_number(motion, objective, n_change_points, min_size, max_segment, jump)[-1]
+        return _with_number(motion, objective, n_change_points, min_size, max_segment, jump)
     bounds = _checked_bounds(len(motion), min_size, max_segment, jump)
     if penalty is None:
         penalty = default_penalty([motion])
@@ -109,34 +109,6 @@ def segment(
     while (end := int(start[end])) > 0:
         points.append(end)
     return np.array(points[::-1], np.int64)
-
-
-def segment_all(
-    position: np.ndarray | Motion,
-    quaternion: np.ndarray | None = None,
-    gripper: np.ndarray | None = None,
-    *,
-    most: int,
-    extra: np.ndarray | None = None,
-    min_size: int = MIN_SIZE,
-    max_segment: int | None = None,
-    jump: int = 1,
-    **objective: Any,
-) -> list[Int64[np.ndarray, " K"]]:
-    """The best segmentations with 0, 1, …, `most` change points, all from one table (M3, number of points given).
-
-    Arguments as for `segment`; `objective` are fields of `Objective`. Memory is O(most · T). With `max_segment`
-    smaller than the recording, numbers that are too small to fit give an empty array.
-
-    Raises:
-        MotionError: `most` change points do not fit.
-
-    >>> zigzag = np.cumsum([[1, 1, 0]] * 6 + [[1, -1, 0]] * 6 + [[1, 1, 0]] * 6, axis=0)
-    >>> [list(map(int, points)) for points in segment_all(zigzag, most=2)]
-    [[], [11], [5, 11]]
-    """
-    motion = as_motion(position, quaternion, gripper, extra)
-    return _best_by_number(motion, Objective(**objective), most, min_size, max_segment, jump)
 
 
 def segment_cost(
@@ -198,38 +170,32 @@ def as_motion(
     return Motion.of(position, quaternion, gripper, extra)
 
 
-def _best_by_number(
-    motion: Motion, objective: Objective, most: int, min_size: int, max_segment: int | None, jump: int
-) -> list[np.ndarray]:
+def _with_number(
+    motion: Motion, objective: Objective, number: int, min_size: int, max_segment: int | None, jump: int
+) -> np.ndarray:
     bounds = _checked_bounds(len(motion), min_size, max_segment, jump)
-    if most < 0:
-        raise MotionError(f"the number of change points must not be negative, got {most}")
-    if most == 0 and len(motion) <= bounds[1]:
-        return [np.zeros(0, np.int64)]
-    if (most + 1) * min_size > len(motion):
+    if number < 0:
+        raise MotionError(f"the number of change points must not be negative, got {number}")
+    if number == 0 and len(motion) <= bounds[1]:
+        return np.zeros(0, np.int64)
+    if (number + 1) * min_size > len(motion):
         room = max(len(motion) // min_size - 1, 0)
         raise MotionError(
-            f"{motion.where}: {most} change points do not fit: {len(motion)} samples with min_size {min_size} "
+            f"{motion.where}: {number} change points do not fit: {len(motion)} samples with min_size {min_size} "
             f"hold at most {room}"
         )
     from gap_vla.phases.search import optimal_table
 
-    start, cost = optimal_table(objective.tables(motion), int(most), *bounds, objective.mean)
-    if not np.isfinite(cost[most]):
+    start, cost = optimal_table(objective.tables(motion), int(number), *bounds, objective.mean)
+    if not np.isfinite(cost):
         raise MotionError(
-            f"{motion.where}: {most} change points do not fit {len(motion)} samples with min_size {min_size}, "
+            f"{motion.where}: {number} change points do not fit {len(motion)} samples with min_size {min_size}, "
             f"max_segment {bounds[1]}, jump {jump}"
         )
-    found = []
-    for k in range(most + 1):
-        if not np.isfinite(cost[k]):
-            found.append(np.zeros(0, np.int64))
-            continue
-        points, end = np.zeros(k, np.int64), len(motion)
-        for row in range(k, 0, -1):
-            end = points[row - 1] = start[row, end]
-        found.append(points)
-    return found
+    points, end = np.zeros(number, np.int64), len(motion)
+    for row in range(number, 0, -1):
+        end = points[row - 1] = start[row, end]
+    return points
 
 
 def _prices(steps: int, penalty: float, free: Sequence[int] | np.ndarray, jump: int) -> np.ndarray:

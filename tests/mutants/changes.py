@@ -394,7 +394,7 @@ LABELS = (
         "phases/estimator.py",
         "lstm_run(np.concatenate([features, late]), weights)[lookahead:]",
         "lstm_run(np.concatenate([features, late]), weights)[: len(features)]",
-        f"{ESTIMATOR}::test_a_stream_gives_the_same_bits_as_the_whole_recording",
+        f"{ESTIMATOR}::test_rho_sees_so_many_samples_ahead_and_no_more",
     ),
     Mutant(
         "M5: targets are early by the lookahead",

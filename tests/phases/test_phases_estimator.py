@@ -1,4 +1,4 @@
-"""M4, M5: targets, weights, the LSTM, its stream and its files."""
+"""M4, M5: targets, weights, the LSTM and its files."""
 
 import dataclasses
 import json
@@ -190,17 +190,24 @@ def test_the_compiled_network_is_the_trained_one(trained):
 
 
 @pytest.mark.parametrize("lookahead", [0, 1, 4])
-@pytest.mark.parametrize("steps", [1, 2, 60])
-def test_a_stream_gives_the_same_bits_as_the_whole_recording(trained, lookahead, steps):
+def test_rho_sees_so_many_samples_ahead_and_no_more(trained, lookahead):
     estimator = PhaseEstimator(lookahead=lookahead)
     estimator.columns, estimator._weights = trained.columns, trained.weights
+    motion, moved = zigzag(7)[0], zigzag(7)[0].position.copy()
+    moved[30] += 0.01
+    rho = estimator.predict(motion)
+    other = estimator.predict(Motion(moved, motion.quaternion, motion.gripper))
+    assert np.flatnonzero(rho != other)[0] == 30 - lookahead and len(rho) == 60
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_recording_may_be_shorter_than_the_lookahead(trained, steps):
+    estimator = PhaseEstimator(lookahead=4)
+    estimator.columns, estimator._weights = trained.columns, trained.weights
     motion = zigzag(7)[0]
-    motion = Motion(motion.position[:steps], motion.quaternion[:steps], motion.gripper[:steps])
-    stream = estimator.stream()
-    online = [stream.step(p, q, g) for p, q, g in zip(motion.position, motion.quaternion, motion.gripper)]
-    assert online[:lookahead] == [None] * min(lookahead, steps)
-    online = [rho for rho in online if rho is not None] + stream.finish()
-    assert np.array(online, np.float32).tobytes() == estimator.predict(motion).tobytes()
+    assert estimator.predict(
+        Motion(*(part[:steps] for part in (motion.position, motion.quaternion, motion.gripper)))
+    ).shape == (steps,)
 
 
 def test_quaternion_signs_do_not_change_rho(trained):
@@ -256,10 +263,6 @@ def test_wrong_use_is_said(trained):
         PhaseEstimator().predict(np.zeros((5, 3)))
     with pytest.raises(MotionError, match="not those of the estimator"):
         trained.predict(np.zeros((5, 3)))
-    with pytest.raises(MotionError, match="position is nan at step 0"):
-        trained.stream().step(np.full(3, np.nan))
-    with pytest.raises(MotionError, match=r"sample 0: its columns .* are not those of the estimator"):
-        trained.stream().step(np.zeros(3))
     with pytest.raises(MotionError, match="nothing to learn"):
         PhaseEstimator().fit([], [])
     with pytest.raises(ValueError, match="epochs is 0; it must be a whole number from 1"):
