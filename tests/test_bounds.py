@@ -54,7 +54,7 @@ def test_every_number_of_every_configuration_has_bounds_and_is_refused_outside_o
     assert field.bounds or (field.many and field.items), f"{key} of {kind} is annotated with no Bounds"
     for value in impossible(field):
         with pytest.raises((ValueError, TypeCheckError), match=key.replace(".", r"\.")):
-            build(kind, key, (value,) if field.many else value)
+            build(kind, key, ((("a dataset", value) if field.named else value),) if field.many else value)
     if field.many:
         for entries in (() if field.items.least else 3, "primary", ("primary",) * (field.items.most + 1)):
             with pytest.raises(ConfigError, match=key.replace(".", r"\.")):

@@ -40,6 +40,16 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ({"task": "threading", "demos": {"cameras": "primary"}}, "must be a sequence"),
         ({"task": "threading", "demos": {"image_size": 60}}, "must be a multiple of 8"),
         ({"task": "threading", "data": {"val_fraction": 1.0}}, r"data.val_fraction is 1.0; .* to 0.9 \(both splits"),
+        ({"task": "threading", "data": {"mixture": ["a", 1.0]}}, r"data.mixture\[0\] is 'a'; it must be a sequence"),
+        ({"task": "threading", "data": {"mixture": [["a"]]}}, r"data.mixture\[0\] is \('a',\); it must have 2 entries"),
+        (
+            {"task": "threading", "data": {"mixture": [[3, 1.0]]}},
+            r"data.mixture\[0\]\[0\] is 3 \(int\); it must be str",
+        ),
+        ({"task": "threading", "data": {"mixture": [["a", 0.0]]}}, r"data.mixture is .*; each must be .* from 0.001"),
+        ({"task": "threading", "data": {"mixture": [["a", 1], ["a/", 2]]}}, "give each dataset once"),
+        ({"task": "threading", "data": {"mixture": [["a", 1]], "rlds": "a"}}, "give each dataset once"),
+        ({"task": "threading", "data": {"mixture": [["a", 1]], "shuffle_images": True}}, "of one dataset; leave"),
         ({"task": "threading", "adjustment": {"mode": "sampel"}}, "sample_lambda"),
         ({"task": "threading", "adjustment": {"lam": 1.5}}, "adjustment.lam is 1.5; it must be a number from 0 to 1"),
         ({"task": "threading", "model": {"num_heads": 3}}, "divisible"),
@@ -58,6 +68,18 @@ def test_from_dict_reads_back_what_to_dict_writes():
 def test_wrong_configurations_are_refused_in_words(values, words):
     with pytest.raises(ConfigError, match=words):
         FinetuneConfig.from_dict(values)
+
+
+def test_small_policies_take_no_mixture():
+    with pytest.raises(ConfigError, match=r"data\.mixture is for `gap-vla finetune`"):
+        SmallConfig.from_dict({"task": "threading", "data": {"mixture": [["a", 0.5]]}})
+
+
+def test_a_mixture_is_part_of_a_configuration_only_where_there_is_one():
+    alone = FinetuneConfig.from_dict({"task": "threading"})
+    mixed = FinetuneConfig.from_dict({"task": "threading", "data": {"mixture": [["a", 1], ["b", 0.5]]}})
+    assert "mixture" not in alone.to_dict()["data"]
+    assert mixed.data.mixture == (("a", 1.0), ("b", 0.5)) and FinetuneConfig.from_dict(mixed.to_dict()) == mixed
 
 
 def test_a_configuration_recorded_with_an_empty_rival_is_read_and_written_as_it_was():

@@ -73,6 +73,7 @@ def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_pat
         (small, {"model__encoder": "resnet18", "model__encoder_weights": "/x.pth"}, "encoder_weights .* is no file"),
         (octo, {"train__batch_size": 65_536, "demos__image_size": 1024}, "GiB of memory are needed .* are free; lower"),
         (octo, {"demos__episodes": 100_000, "demos__image_size": 1024}, "GiB of disk in .* are needed"),
+        (octo, {"data__mixture": (("/nowhere/1.0.0", 0.5),)}, "data.mixture is '/nowhere/1.0.0', which holds no RLDS"),
         (octo, {"runs": str(ROOT / "README.md" / "runs")}, r"runs is .*README\.md is a file; give a folder"),
     ],
 )
@@ -132,6 +133,58 @@ def test_a_dataset_that_does_not_fit_is_named_before_it_is_read(dataset, changes
     with pytest.raises(UserError, match=words):
         ready(config)
     assert not Path(folders["runs"]).exists()
+
+
+ONE_CAMERA = {"demos__cameras": ("primary",), "data__augment": {}}
+
+
+def redescribed(dataset, old, new):
+    path = dataset / "features.json"
+    path.write_text(path.read_text().replace(old, new))
+
+
+def widths(proprio, action):
+    return f'"action": {{"tensor": {{"shape": {{"dimensions": ["{action}"]}}}}}}, ' + (
+        f'"proprio": {{"tensor": {{"shape": {{"dimensions": ["{proprio}"]}}}}}}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "old", "new", "words"),
+    [
+        ("vp_gap", "{}", "{}", r"1\.0\.0 has no steps/rho, which this method needs"),
+        ("vp", '"image_primary"', '"image_side"', r"1\.0\.0 has no camera 'primary' .*; it has image_side"),
+        ("vp", '"action": {"tensor": {}}', widths(18, 7), r"1\.0\.0: proprio is \[18\], in .* it is \[9\]"),
+        ("vp", '"action": {"tensor": {}}', widths(9, 14), r"1\.0\.0: action is \[14\], in .* it is \[7\]"),
+    ],
+)
+def test_a_dataset_of_a_mixture_that_does_not_fit_is_named_before_work_begins(
+    dataset, method, old, new, words, folders
+):
+    redescribed(dataset, old, new)
+    with pytest.raises(UserError, match=words):
+        ready(octo(**folders, **ONE_CAMERA, method=method, data__mixture=((str(dataset), 0.5),)))
+    assert not Path(folders["runs"]).exists() and not Path(folders["data__root"]).exists()
+
+
+def test_a_dataset_of_a_mixture_needs_neither_held_out_episodes_nor_rho_where_the_method_needs_none(dataset, folders):
+    redescribed(dataset, '"action": {"tensor": {}}', widths(9, 7))
+    (dataset / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train"}]}))
+    ready(octo(**folders, **ONE_CAMERA, method="vp", data__mixture=((str(dataset), 0.5),)))
+
+
+def test_pictures_of_another_size_are_refused_in_a_mixture_without_rollouts_too(dataset, folders):
+    wide = {"demos__image_size": 32, "method": "vp", "eval__episodes": 0, **ONE_CAMERA}
+    with pytest.raises(UserError, match=r"image_primary is \[64, 64, 3\], in .* it is \[32, 32, 3\]"):
+        ready(octo(**folders, **wide, data__mixture=((str(dataset), 0.5),)))
+
+
+def test_the_command_names_a_bad_dataset_of_a_mixture_in_one_line_within_two_seconds(dataset, tmp_path):
+    folders = [f"--config.data.root={tmp_path}/data", f"--config.runs={tmp_path}/runs"]
+    command = [sys.executable, "scripts/finetune.py", "--config", "finetune_configs/threading.py:debug", *folders]
+    found, seconds = run_measured([*command, f"--config.data.mixture=(('{dataset}', 0.5),)"])
+    assert found.returncode == 2 and found.stderr.startswith(f"error: {dataset} has no steps/rho"), found.stderr
+    assert len(found.stderr.splitlines()) == 1 and seconds < two_seconds()
 
 
 def test_a_dataset_without_a_split_is_named_before_it_is_read(dataset, folders):

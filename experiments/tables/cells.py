@@ -168,6 +168,7 @@ ORIGIN = {
     "episodes": "content of the demonstrations",
     "labels_version": "version of the labels",
     "labels": "content of the labels",
+    "mixture": "content of the mixture",
 }
 """Keys of `gap_vla.training.stages`, and what they are called."""
 
@@ -263,7 +264,8 @@ def _store(config: Any) -> Path:
 
 
 def _origin(config: Any) -> Mapping[str, Any]:
-    return expected_origin(config.backend, config.task, _store(config))
+    stages = stages_of(config)
+    return expected_origin(config.backend, config.task, stages.store, *stages.mixture.values())
 
 
 def _reads_labels(config: Any) -> bool:

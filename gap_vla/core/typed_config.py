@@ -85,9 +85,14 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build_config(hint, value, f"{where}.")
     if origin is tuple:
+        *parts, last = typing.get_args(hint)
         if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
             raise ConfigError(f"{where} is {value!r}; it must be a sequence")
-        return tuple(_convert(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
+        value = tuple(value)
+        hints = parts * len(value) if last is Ellipsis else [*parts, last]
+        if len(value) != len(hints):
+            raise ConfigError(f"{where} is {value!r}; it must have {len(hints)} entries")
+        return tuple(_convert(item, hints[i], f"{where}[{i}]") for i, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         return {str(k): v for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -145,6 +150,7 @@ class NumberField:
     Attributes:
         kind: int or float; None for a tuple of other things.
         many: whether it is a tuple.
+        named: whether the tuple's entries are pairs of a name and a number.
         optional: whether None is allowed.
     """
 
@@ -153,6 +159,7 @@ class NumberField:
     many: bool = False
     items: Items | None = None
     optional: bool = False
+    named: bool = False
 
     def problem(self, value: Any) -> str | None:
         """What the value must be, or None if it is that."""
@@ -164,7 +171,8 @@ class NumberField:
             return "it must be a sequence"
         if self.items and not self.items.least <= len(value) <= self.items.most:
             return f"it must have {self.items.least} to {self.items.most} entries"
-        return None if self.kind is None or all(map(self._fits, value)) else f"each must be {self._wanted()}"
+        entries = [number for _, number in value] if self.named else value
+        return None if self.kind is None or all(map(self._fits, entries)) else f"each must be {self._wanted()}"
 
     def _fits(self, value: Any) -> bool:
         wanted: Any = numbers.Integral if self.kind is int else numbers.Real
@@ -216,8 +224,10 @@ def _number_field(hint: Any) -> NumberField | None:
     items = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Items)), None)
     hint = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
     if typing.get_origin(hint) is tuple:
-        inner = _number_field(typing.get_args(hint)[0]) or NumberField(None)
-        return dataclasses.replace(inner, many=True, items=items)
+        entry = typing.get_args(hint)[0]
+        named = typing.get_origin(entry) is tuple
+        inner = _number_field(typing.get_args(entry)[1] if named else entry) or NumberField(None)
+        return dataclasses.replace(inner, many=True, items=items, named=named)
     kinds = set(typing.get_args(hint)) if typing.get_origin(hint) in (typing.Union, types.UnionType) else {hint}
     numeric = kinds & {int, float}
     if not numeric:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,12 @@ class Mixture:
 
     def __init__(self, parts: Sequence[Windows]) -> None:
         self._parts = list(parts)
-        shapes = [{k: v.shape[1:] for k, v in part.data.fields.items()} for part in parts]
-        needed = [*parts[0].image_keys, "proprio", "action"]
-        for part, shape in zip(self._parts, shapes):
-            for key in needed:
-                if shape.get(key) != shapes[0].get(key):
-                    raise ConfigError(
-                        f"{part.store.directory}: {key} is {shape.get(key)}, in {self._parts[0].store.directory} it is "
-                        f"{shapes[0].get(key)}; build the stores with `resize`, or pad the smaller one"
-                    )
-            if ("change_point" in shape) != ("change_point" in shapes[0]):
-                raise ConfigError(f"{part.store.directory}: not all of the datasets have rho; annotate them all")
+        shapes = {part.store.directory: {k: v.shape[1:] for k, v in part.data.fields.items()} for part in parts}
+        require_alike(shapes, parts[0].image_keys)
+        labelled = ["change_point" in fields for fields in shapes.values()]
+        if parts[0].rho_of_window != "none" and any(labelled) and not all(labelled):
+            where = list(shapes)[labelled.index(False)]
+            raise ConfigError(f"{where}: not all of the datasets have change points; annotate them all")
 
     def gather(self, addresses: np.ndarray) -> Batch:
         """The batch of these addresses (int[B, 3]: store, epoch, window) in their order."""
@@ -48,6 +44,23 @@ class Mixture:
                 rows.append(mine)
         order = np.argsort(np.concatenate(rows), kind="stable")
         return _concatenate(batches, order)
+
+
+def require_alike(datasets: Mapping[Path, Mapping[str, Sequence[int]]], image_keys: Sequence[str]) -> None:
+    """Checks that these pictures, proprioception and actions have one shape, given those of each dataset's fields.
+
+    Raises:
+        ConfigError: a dataset's differ from the first one's; says in what.
+    """
+    (first, expected), *others = datasets.items()
+    for where, shapes in others:
+        for key in (*image_keys, "proprio", "action"):
+            found, wanted = (list(fields.get(key, ())) for fields in (shapes, expected))
+            if found != wanted:
+                raise ConfigError(
+                    f"{where}: {key} is {found}, in {first} it is {wanted}; the datasets of a mixture have the same "
+                    "cameras, sizes of pictures and widths of states and actions"
+                )
 
 
 def address(store: int, windows_per_epoch: int, position: int, window: int) -> tuple[int, int, int]:

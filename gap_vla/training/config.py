@@ -11,6 +11,7 @@ import abc
 import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
@@ -40,6 +41,7 @@ STEP_COUNT = Bounds(1, STEPS, "steps are counted in 32 bits")
 BATCH = Bounds(1, 65_536, "windows computed at once")
 PEAK_RATE = Bounds(1e-10, 1.0, "about how far Adam moves a parameter in a step")
 DECAY = Bounds(0, 1, "share of a parameter that is taken away, times the learning rate")
+SHARE = Bounds(1e-3, 1e3, "windows for each one of the main dataset")
 CLIP = Bounds(1e-9, 1e9, "norm of the whole gradient; the greatest never clips")
 
 
@@ -93,6 +95,10 @@ class DataConfig:
 
     root: str = "data"  # where collected demonstrations, RLDS datasets and episode stores are kept
     rlds: str = ""  # an existing RLDS dataset (…/name/version) with steps/rho; empty: made from the demonstrations
+    # Octo only: more such datasets to train on, as pairs (path, weight). The main one (above) has weight 1; a weight
+    # divided by the sum of all is the share of the windows. Each dataset is normalised with its own statistics.
+    # Held-out windows, rollouts and the statistics in the checkpoint are those of the main one.
+    mixture: Annotated[tuple[tuple[str, Annotated[float, SHARE]], ...], Items(0, 64)] = ()
     val_fraction: Annotated[float, Bounds(0.0001, 0.9, "both splits need episodes")] = 0.1
     normalization: str = "normal"  # of action and proprio: normal | bounds
     shuffle_images: bool = False  # a control that cannot see: train with pictures of other episodes (EVALUATION.md)
@@ -101,6 +107,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_numbers(self, "data")
         choose(self.normalization, ("normal", "bounds"), "data.normalization")
+        paths = [Path(path) for path in (self.rlds, *dict(self.mixture)) if path]
+        if len(set(paths)) < len(paths):
+            raise ConfigError(f"data.rlds and data.mixture name {', '.join(map(str, paths))}; give each dataset once")
+        if self.mixture and self.shuffle_images:
+            raise ConfigError("data.shuffle_images draws pictures of one dataset; leave data.mixture empty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,8 +227,14 @@ class Experiment(abc.ABC):
         return build_config(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back."""
-        return to_plain(dataclasses.asdict(self))
+        """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back.
+
+        An empty mixture is left out: runs without one are named by hashes that know no such key.
+        """
+        values = to_plain(dataclasses.asdict(self))
+        if not self.data.mixture:
+            del values["data"]["mixture"]
+        return values
 
     @property
     @abc.abstractmethod

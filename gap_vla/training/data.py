@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,11 +87,18 @@ def describe_store(store: EpisodeStore) -> str:
     return ", ".join(parts)
 
 
-def make_loader(config: FinetuneConfig, store: EpisodeStore, split: str, train: bool) -> WindowLoader | ShuffledImages:
-    """Windows of one split as this configuration wants them; pictures are changed in training only."""
+def make_loader(
+    config: FinetuneConfig, store: EpisodeStore, split: str, train: bool, mixture: Sequence[EpisodeStore] = ()
+) -> WindowLoader | ShuffledImages:
+    """Windows of one split as this configuration wants them; pictures are changed in training only.
+
+    Args:
+        mixture: the stores of `data.mixture`.
+    """
     shuffled = config.data.shuffle_images and train
+    stores, weights = [store, *mixture], [1.0, *(weight for _, weight in config.data.mixture)]
     loader = WindowLoader(
-        store,
+        list(zip(stores, weights, strict=train)),
         split=split,
         window_size=config.model.window_size,
         action_horizon=config.model.action_horizon,
@@ -100,7 +107,7 @@ def make_loader(config: FinetuneConfig, store: EpisodeStore, split: str, train: 
         image_keys=tuple(f"image_{camera}" for camera in config.demos.cameras),
         proprio=config.uses_proprio,
         normalization=config.data.normalization,
-        rho_of_window="step" if has_rho(store) else "none",
+        rho_of_window="step" if all(map(has_rho, stores)) else "none",
         language=bool(config.model.pretrained),
         train=train,
         augment=config.data.augment.of_images if train and not shuffled else None,

@@ -12,7 +12,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -59,8 +59,8 @@ class Trainer(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def on(cls, config: Any, store: EpisodeStore) -> Trainer:
-        """Of a configuration of its backend, on the episodes of a store.
+    def on(cls, config: Any, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> Trainer:
+        """Of a configuration of its backend, on the episodes of a store, and of those of `data.mixture`.
 
         Raises:
             ConfigError: they do not fit the configuration.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +149,15 @@ class OctoTrainer(JaxTrainer):
         )
 
     @classmethod
-    def on(cls, config: FinetuneConfig, store: EpisodeStore) -> OctoTrainer:
-        """On the episodes of a store.
+    def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
+        """On the episodes of a store, and of those of `data.mixture`.
 
         Raises:
             ConfigError: GAP is asked for, and they have no ρ.
         """
-        require_rho(config, store)
-        loader = make_loader(config, store, "train", train=True)
+        for each in (store, *mixture):
+            require_rho(config, each)
+        loader = make_loader(config, store, "train", train=True, mixture=mixture)
         built = build(config, loader.peek(), store.statistics)
         return cls(config, built, loader, make_loader(config, store, "val", train=False))
 

@@ -18,13 +18,16 @@ estimates are of the low side, so that what is refused could not have run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.foreign import Section
 from gap_vla.core.resources import require_disk, require_memory, require_writable
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.demos import open_source
+from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.sim import require_rendering, task_spec
 from gap_vla.training.config import Experiment
@@ -49,6 +52,8 @@ def require_ready(config: Experiment, stages: Stages) -> None:
     config.require_ready()
     if not (stages.store / "store.json").exists():
         _require_data(config, stages)
+    if stages.mixture:
+        _require_mixture(config, stages)
     require_training_memory(config, config.on_cpu)
 
 
@@ -92,8 +97,6 @@ def _require_data(config: Experiment, stages: Stages) -> None:
 
 def _require_source(config: Experiment) -> tuple[int, int]:
     """Episodes of the named demonstrations and steps of the first, which must have the cameras that are asked for."""
-    from gap_vla.demos import open_source
-
     source = open_source(config.demos.path, config.demos.kind)
     if len(source) == 0:
         raise ConfigError(f"demos.path is {config.demos.path!r}, which holds no episodes")
@@ -102,7 +105,29 @@ def _require_source(config: Experiment) -> tuple[int, int]:
     return len(source), len(first)
 
 
-def require_dataset(directory: Path, config: Experiment) -> None:
+def _require_mixture(config: Experiment, stages: Stages) -> None:
+    """Checks the datasets of `data.mixture` alone, and that their steps are like those of the main one."""
+    known: dict[Path, Mapping[str, Sequence[int]] | None] = {}
+    if (stages.store / "store.json").exists():
+        fields = EpisodeStore.open(stages.store).split("train").fields
+        known[stages.store] = {key: array.shape[1:] for key, array in fields.items()}
+    elif stages.rlds.exists():
+        known[stages.rlds] = _step_fields(stages.rlds)
+    elif config.demos.path:
+        first = open_source(config.demos.path, config.demos.kind).read(0)
+        known[Path(config.demos.path)] = {key: array.shape[1:] for key, array in first.arrays.items()}
+    else:
+        task, size = task_spec(config.task), config.demos.image_size
+        widths = {"proprio": [task.proprio_dim], "action": [task.action_dim]}
+        known[stages.rlds] = widths | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
+    for path in stages.mixture:
+        require_dataset(path, config, {"train"})
+        known[path] = _step_fields(path)
+    if described := {path: shapes for path, shapes in known.items() if shapes is not None}:
+        require_alike(described, [f"image_{camera}" for camera in config.demos.cameras])
+
+
+def require_dataset(directory: Path, config: Experiment, needed: Set[str] = frozenset({"train", "val"})) -> None:
     """Checks an RLDS dataset's own description: splits, cameras, their size, and ρ.
 
     Raises:
@@ -113,16 +138,14 @@ def require_dataset(directory: Path, config: Experiment) -> None:
         return  # a description of another kind; reading it will say what is wrong
     info = Section.read(directory / "dataset_info.json", ConfigError)
     splits = {split.text("name") for split in info.list("splits", Section.section)}
-    for split in {"train", "val"} - splits:
+    for split in needed - splits:
         raise ConfigError(f"{directory} has no split {split!r}; build it with data.val_fraction above 0")
     if config.needs_rho and "rho" not in fields:
         raise ConfigError(
             f"{directory} has no steps/rho, which this method needs; add it with `gap-vla annotate`, or choose a "
             "method without it"
         )
-    pictures = fields.get("observation", {})
-    pictures = pictures if isinstance(pictures, dict) else {}
-    require_cameras(directory, {key: shape for key, shape in pictures.items() if key.startswith("image_")}, config)
+    require_cameras(directory, {key: shape for key, shape in fields.items() if key.startswith("image_")}, config)
 
 
 def require_cameras(
@@ -152,10 +175,11 @@ def require_cameras(
 
 
 def _step_fields(directory: Path) -> dict[str, Any] | None:
-    """The fields of a step by name, with the shapes of pictures; None if this is not TFDS' usual description."""
+    """The shapes of a step's fields, those of the observation among them; None if this is not TFDS' description."""
     try:
         tree = json.loads((directory / "features.json").read_text())
-        return _described(tree["featuresDict"]["features"]["steps"]["sequence"]["feature"])
+        step = _described(tree["featuresDict"]["features"]["steps"]["sequence"]["feature"])
+        return {**step, **step.get("observation", {})}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -163,6 +187,5 @@ def _step_fields(directory: Path) -> dict[str, Any] | None:
 def _described(feature: dict[str, Any]) -> Any:
     if "featuresDict" in feature:
         return {name: _described(part) for name, part in feature["featuresDict"]["features"].items()}
-    if "image" in feature:
-        return [int(n) for n in feature["image"]["shape"].get("dimensions", [])]
-    return ""
+    kind = feature.get("image") or feature.get("tensor") or {}
+    return [int(n) for n in kind.get("shape", {}).get("dimensions", [])]

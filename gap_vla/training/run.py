@@ -25,7 +25,7 @@ from gap_vla.training.config import Experiment
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.loop import train
 from gap_vla.training.preflight import require_ready
-from gap_vla.training.stages import Stages, open_store, origin, stages_of
+from gap_vla.training.stages import Stages, open_mixture, open_store, origin, stages_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +82,12 @@ class Run:
                     print(f"{run.path} is complete", flush=True)
                     return run.read_summary()
                 agenda = stack.enter_context(agenda_of(config))
-                store = open_store(config, self.stages, agenda)
-            return self._train_and_roll_out(run, store, started, agenda)
+                store, *mixture = open_store(config, self.stages, agenda), *open_mixture(self.stages)
+            return self._train_and_roll_out(run, store, mixture, started, agenda)
 
-    def _train_and_roll_out(self, run: RunDirectory, store: Any, started: float, agenda: Agenda) -> dict[str, Any]:
+    def _train_and_roll_out(
+        self, run: RunDirectory, store: Any, mixture: list[Any], started: float, agenda: Agenda
+    ) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
         from gap_vla.report.page import write_report
         from gap_vla.training.data import describe_store
@@ -95,7 +97,9 @@ class Run:
         prepared = time.monotonic()
         agenda.begin("model")
         print(describe_store(store), flush=True)
-        trainer = config.trainer().on(config, store)
+        for (path, weight), other in zip(config.data.mixture, mixture):
+            print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
+        trainer = config.trainer().on(config, store, mixture)
         print(trainer.describe(), flush=True)
         if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)
@@ -123,7 +127,7 @@ class Run:
                 "store": str(store.directory),
                 "hash": store.source_hash,
             },
-            "origin": origin(config.backend, config.task, store),
+            "origin": origin(config.backend, config.task, store, *mixture),
             "seconds": {
                 "prepare": round(prepared - started, 1),
                 "train": round(trained - prepared, 1),
@@ -145,6 +149,7 @@ class Run:
             [
                 f"demonstrations: {self.stages.demos} ({made[self.stages.demos.exists()]})",
                 f"RLDS dataset: {self.stages.rlds} ({made[self.stages.rlds.exists()]})",
+                *(f"RLDS dataset: {path} (with weight {weight})" for path, weight in self.config.data.mixture),
                 f"run: {self.directory.path}",
                 self.config.trainer().dry_run(self.config),
             ]

@@ -47,10 +47,12 @@ class Stages:
     store: Path  # decoded, memory-mapped episodes
     demos_identity: Mapping[str, Any]
     rlds_identity: Mapping[str, Any]
+    mixture: Mapping[Path, Path] = dataclasses.field(default_factory=dict)  # further RLDS datasets and their stores
 
     def made_from(self, backend: str) -> dict[str, Any]:
         """What the data are made from, and the version of the code that trains on them."""
-        return {**self.rlds_identity, "training_version": TRAINING_VERSION[backend]}
+        mixture = {"mixture": [str(path.absolute()) for path in self.mixture]} if self.mixture else {}
+        return {**self.rlds_identity, **mixture, "training_version": TRAINING_VERSION[backend]}
 
 
 def stages_of(config: Experiment) -> Stages:
@@ -86,12 +88,19 @@ def stages_of(config: Experiment) -> Stages:
     rlds_path = root / "rlds" / name / config.task / "1.0.0"
     if config.data.rlds:
         rlds_path = Path(config.data.rlds)
-        if not (rlds_path / "dataset_info.json").exists():
-            raise ConfigError(f"data.rlds is {config.data.rlds!r}, which holds no RLDS dataset (dataset_info.json)")
-        rlds_identity = {"rlds": str(rlds_path.absolute())}
-        name = f"{config.task}-{digest(rlds_identity)}"
+        rlds_identity, name = _existing(config, rlds_path, "data.rlds")
     _require_view(config)
-    return Stages(demos_path, rlds_path, root / "store" / name, demos_identity, rlds_identity)
+    stores = root / "store"
+    mixture = {Path(path): stores / _existing(config, Path(path), "data.mixture")[1] for path, _ in config.data.mixture}
+    return Stages(demos_path, rlds_path, stores / name, demos_identity, rlds_identity, mixture)
+
+
+def _existing(config: Experiment, path: Path, key: str) -> tuple[dict[str, Any], str]:
+    """The identity of an RLDS dataset that is there, and the name of its store."""
+    if not (path / "dataset_info.json").exists():
+        raise ConfigError(f"{key} is {str(path)!r}, which holds no RLDS dataset (dataset_info.json)")
+    identity = {"rlds": str(path.absolute())}
+    return identity, f"{config.task}-{digest(identity)}"
 
 
 def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> None:
@@ -156,19 +165,29 @@ def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None)
         return EpisodeStore.build(stages.rlds, stages.store)
 
 
+def open_mixture(stages: Stages) -> list[EpisodeStore]:
+    """The episode stores of `data.mixture` in its order, made if they are missing."""
+    from gap_vla.rlds import EpisodeStore
+
+    return [EpisodeStore.build(path, store) for path, store in stages.mixture.items()]
+
+
 def _require_view(config: Experiment) -> None:
-    """Checks that the named demonstrations or dataset show what `demos.camera` says.
+    """Checks that the named demonstrations or datasets show what `demos.camera` says.
 
     Raises:
         ConfigError: they were recorded through another view.
     """
-    source = config.data.rlds or config.demos.path
-    found = view_of_dataset(Path(source)) if config.data.rlds else view_of_demos(Path(source)) if source else None
-    if found not in (None, config.demos.camera):
-        raise ConfigError(
-            f"{source} was recorded through the view {found!r}, and demos.camera is {config.demos.camera!r}; rollouts "
-            f"would show another view than training: set --config.demos.camera={found}"
-        )
+    datasets = [path for path in (config.data.rlds, *dict(config.data.mixture)) if path]
+    views = {path: view_of_dataset(Path(path)) for path in datasets}
+    if config.demos.path and not config.data.rlds:
+        views[config.demos.path] = view_of_demos(Path(config.demos.path))
+    for source, found in views.items():
+        if found not in (None, config.demos.camera):
+            raise ConfigError(
+                f"{source} was recorded through the view {found!r}, and demos.camera is {config.demos.camera!r}; "
+                f"rollouts would show another view than training: set --config.demos.camera={found}"
+            )
 
 
 def view_of_demos(path: Path) -> str | None:
@@ -240,16 +259,19 @@ def _add(total: Any, key: str, values: np.ndarray, dtype: type) -> None:
         total.update(np.ascontiguousarray(values[start : start + _STEPS_AT_ONCE], dtype).data)
 
 
-def origin(backend: str, task: str, store: EpisodeStore) -> dict[str, Any]:
-    """What a run on this store is made from; kept in its summary."""
-    return {**versions(backend, task), **digests(store)}
+def origin(backend: str, task: str, store: EpisodeStore, *mixture: EpisodeStore) -> dict[str, Any]:
+    """What a run on these stores is made from; kept in its summary."""
+    more = {"mixture": [digests(other) for other in mixture]} if mixture else {}
+    return {**versions(backend, task), **digests(store), **more}
 
 
-def expected_origin(backend: str, task: str, store: Path) -> dict[str, Any]:
-    """The same for a run that starts now; without the content of the data where the store has not been made yet."""
-    account = store / "store.json"
-    found = _digests_of(store, account.stat().st_mtime_ns) if account.exists() else {}
-    return {**versions(backend, task), **found}
+def expected_origin(backend: str, task: str, *stores: Path) -> dict[str, Any]:
+    """The same for a run that starts now; without the content of the data where a store has not been made yet."""
+    accounts = [store / "store.json" for store in stores]
+    if not all(account.exists() for account in accounts):
+        return versions(backend, task)
+    first, *others = (_digests_of(a.parent, a.stat().st_mtime_ns) for a in accounts)
+    return {**versions(backend, task), **first, **({"mixture": others} if others else {})}
 
 
 @lru_cache(maxsize=64)

@@ -75,6 +75,8 @@ class SmallConfig(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.data.mixture:
+            raise ConfigError("data.mixture is for `gap-vla finetune`; a small policy is trained on one dataset")
         smallest = registry.SMALLEST_IMAGE[self.model.encoder]
         if self.demos.image_size < smallest:
             raise ConfigError(

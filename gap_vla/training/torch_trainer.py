@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,8 @@ class SmallTrainer(Trainer):
         self._file = Path()
 
     @classmethod
-    def on(cls, config: SmallConfig, store: EpisodeStore) -> SmallTrainer:
-        """On the episodes of a store.
+    def on(cls, config: SmallConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> SmallTrainer:
+        """On the episodes of a store; its configuration has no mixture.
 
         Raises:
             ConfigError: they do not fit the configuration.

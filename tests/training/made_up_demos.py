@@ -5,9 +5,9 @@ import numpy as np
 from gap_vla.core.episode import Episode
 
 
-def made_up_episodes(count: int = 6, steps: int = 12, size: int = 32) -> list[Episode]:
+def made_up_episodes(count: int = 6, steps: int = 12, size: int = 32, seed: int = 0) -> list[Episode]:
     """A dot moves towards a target that only the picture shows."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     made = []
     for number in range(count):
         target, position = rng.uniform(-1, 1, 2), rng.uniform(-1, 1, 2)

@@ -16,6 +16,7 @@ from gap_vla.rlds import EpisodeStore
 from gap_vla.training.loop import train
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_trainer import OctoTrainer
+from gap_vla.training.stages import open_mixture, stages_of
 
 MODEL = {
     "token_embedding_size": 32,
@@ -34,7 +35,8 @@ def main(store: str, directory: str, settings: dict, stop: list[str]) -> None:
     values["optimizer"] = {"warmup_steps": 2, "learning_rate": 1e-3}
     config = FinetuneConfig.from_dict(values | settings)
     episodes = EpisodeStore.open(store)
-    trainer = OctoTrainer.on(config, episodes)
+    mixture = open_mixture(stages_of(config)) if config.data.mixture else []
+    trainer = OctoTrainer.on(config, episodes, mixture)
     if stop:
         stop_after(trainer, *map(int, stop))
     run = RunDirectory.claim(directory, config.to_dict(), resume=True)

@@ -1,0 +1,98 @@
+"""Training on a mixture of datasets: their shares, ρ and statistics of each, resuming, and what names a run."""
+
+import dataclasses
+import signal
+
+import numpy as np
+import pytest
+from made_up_demos import made_up_episodes
+
+from gap_vla.core.run_directory import read_metrics
+from gap_vla.rlds import EpisodeStore, normalize, write_rlds
+from gap_vla.training.data import make_loader
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.run import Run
+from gap_vla.training.stages import expected_origin, open_mixture, origin, stages_of
+
+SMALL = {"task": "threading", "demos": {"image_size": 32}, "train": {"batch_size": 30}, "model": {"window_size": 2}}
+
+
+@pytest.fixture(scope="module")
+def mixtures(tmp_path_factory):
+    """By ρ, which is the same at every step, the section of a configuration with a dataset of weight 0.5.
+
+    These datasets differ in ρ alone, have other actions and states than that of `store`, and no split `val`.
+    """
+    root = tmp_path_factory.mktemp("others")
+    made = [e.replace(action=e.action * 3, proprio=e.proprio + 1) for e in made_up_episodes(seed=1)]
+    sections = {}
+    for rho in (0.25, 0.75):
+        labelled = [e.replace(rho=np.full(len(e), rho, np.float32)) for e in made]
+        path = write_rlds(labelled, root, f"dots_{rho * 100:.0f}", val_fraction=0, annotator={}, identity={"rho": rho})
+        sections[rho] = {"root": str(root / "data"), "mixture": [[str(path), 0.5]]}
+    return sections
+
+
+@pytest.fixture(scope="module")
+def mixed(mixtures, store):
+    """300 windows of the loader, and the stores that they are of."""
+    config = FinetuneConfig.from_dict({**SMALL, "data": mixtures[0.75]})
+    stores = EpisodeStore.open(store), *open_mixture(stages_of(config))
+    loader = make_loader(config, stores[0], "train", train=True, mixture=stores[1:])
+    batches = [next(loader) for _ in range(10)]
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in ("rho", "action")}, stores
+
+
+def test_the_weights_are_shares_of_the_windows(mixed):
+    batch, _ = mixed
+    assert abs((batch["rho"] == 0.75).all(1).sum() - 100) <= 1  # 0.5 of 1 + 0.5
+
+
+def test_windows_have_the_rho_and_the_statistics_of_their_own_dataset(mixed):
+    batch, stores = mixed
+    second = (batch["rho"] == 0.75).any(1)
+    for store, mine in zip(stores, (~second, second)):
+        fields = store.split("train").fields
+        assert mine.any() and np.isin(batch["rho"][mine], fields["rho"]).all()
+        actions = normalize(np.asarray(fields["action"]), store.statistics["action"], "normal")
+        assert all((actions == action).all(1).any() for action in batch["action"][mine, -1, 0])
+
+
+def test_training_depends_on_the_rho_of_each_dataset(training, mixtures):
+    for rho, data in mixtures.items():
+        training.run(f"mixed {rho}", data=data)
+    one, other = (training.parameters(f"mixed {rho}") for rho in mixtures)
+    assert any((one[name] != other[name]).any() for name in one)
+    measured = [read_metrics(training.root / f"mixed {rho}" / "metrics.jsonl")[0] for rho in mixtures]
+    assert measured[0] == measured[1]  # held-out windows are of the main dataset alone
+
+
+def test_a_killed_and_resumed_run_on_a_mixture_ends_with_identical_parameters(training, mixtures):
+    training.run("mixed 0.75", data=mixtures[0.75])
+    assert training.call("mixed, killed", 7, signal.SIGKILL, data=mixtures[0.75]).status == -signal.SIGKILL
+    training.run("mixed, killed", data=mixtures[0.75])
+    whole, resumed = training.parameters("mixed 0.75"), training.parameters("mixed, killed")
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], resumed[name], err_msg=name)
+
+
+def test_a_checkpoint_has_the_statistics_of_the_main_dataset(training, mixtures, store):
+    from gap_vla.octo import OctoModel
+
+    model = OctoModel.load_pretrained(training.run("mixed 0.75", data=mixtures[0.75]) / "checkpoint")
+    main = EpisodeStore.open(store).statistics
+    np.testing.assert_allclose(model.dataset_statistics["action"]["mean"], main["action"]["mean"])
+
+
+def test_a_mixture_and_its_weights_name_the_run_and_its_content_is_its_origin(mixtures, store):
+    configs = [FinetuneConfig.from_dict({**SMALL, "data": data}) for data in mixtures.values()]
+    weights = [
+        dataclasses.replace(configs[0].data, mixture=((*configs[0].data.mixture[0][:1], w),)) for w in (0.7, 2.0)
+    ]
+    configs += [dataclasses.replace(configs[0], data=data) for data in weights]
+    assert len({Run(config).directory.path for config in configs}) == 4
+    opened, [other] = EpisodeStore.open(store), open_mixture(stages_of(configs[0]))
+    alone, found = origin("octo", "threading", opened), origin("octo", "threading", opened, other)
+    assert "mixture" not in alone and {**alone, "mixture": found["mixture"]} == found
+    assert {"episodes", "labels"} == set(found["mixture"][0])
+    assert expected_origin("octo", "threading", opened.directory, other.directory) == found
