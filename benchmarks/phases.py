@@ -14,8 +14,12 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments/ is part of the checkout, of no package
 
 
 def recording(steps: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,10 +99,11 @@ def segmentation(steps: int) -> dict[str, object]:
     pair of steps. The number of change points is what our default search finds. All but `wall` are processor times."""
     import ruptures
 
-    from gap_vla.phases import MotionCost, segment, segment_cost
+    from experiments.phase_benchmark.ruptures_cost import MotionCost, segment_cost
+    from gap_vla.phases import segment
 
     signals = recording(steps, 1)
-    options = {"dead_band": (1e-12, 1e-12, 1e-12, 1e-12)}
+    options: dict[str, Any] = {"dead_band": (1e-12, 1e-12, 1e-12, 1e-12)}
 
     def timed(**search: float) -> tuple[np.ndarray, float]:
         segment(*signals, **search, min_size=3, **options)

@@ -12,8 +12,6 @@ __all__, __getattr__, __dir__ = exports(
         "default_penalty": "objective",
         "stroke_starts": "objective",
         "segment": "segmentation",
-        "segment_cost": "segmentation",
-        "MotionCost": "ruptures_cost",
         "PhaseEstimator": "estimator",
         "annotate": "annotation",
         "Annotation": "annotation",

@@ -1,6 +1,6 @@
 """The compiled half of M3: the cost of a segment in O(1) from prefix sums, and the exact searches over it.
 
-Everything here is numba; `segmentation.py` prepares the arrays and is the only caller.
+Everything here is numba; `segmentation.py` prepares the arrays.
 """
 
 from __future__ import annotations

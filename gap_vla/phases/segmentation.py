@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -109,51 +107,6 @@ def segment(
     while (end := int(start[end])) > 0:
         points.append(end)
     return np.array(points[::-1], np.int64)
-
-
-def segment_cost(
-    position: np.ndarray | Motion,
-    quaternion: np.ndarray | None = None,
-    gripper: np.ndarray | None = None,
-    change_points: Sequence[int] | np.ndarray = (),
-    *,
-    extra: np.ndarray | None = None,
-    **objective: Any,
-) -> float:
-    """The M3 objective of a given segmentation, without the penalty.
-
-    Σ_segments Σ_{i in segment} d, with d of M2 evaluated in O(1) per segment: the segment's displacement is the same
-    for all its steps, so Σ cos(p_{t1:t2}, p_{i:i+1}) = u(p_{t1:t2}) · Σ u(p_{i:i+1}), u(x) = x / |x|, and likewise
-    for θ_{t1:t2} = log(R_t2 R_t1ᵀ).
-
-    Args:
-        change_points: ascending, strictly between 0 and T; `segment` explains the rest.
-        **objective: fields of `Objective`.
-
-    Returns:
-        The cost, in units of one step; at least -(1 + α + β) · (T - 1) per arm.
-
-    Raises:
-        MotionError: bad signals or change points.
-
-    >>> line = np.linspace(0, 1, 11)[:, None] * [[1.0, 0, 0]]
-    >>> segment_cost(line)
-    -10.0
-    """
-    motion = as_motion(position, quaternion, gripper, extra)
-    goal = Objective(**objective)
-    points = np.asarray(change_points, np.int64).ravel()
-    edges = np.concatenate([[0], points, [len(motion)]])
-    if len(points) and (np.diff(edges) <= 0).any():
-        raise MotionError(
-            f"{motion.where}: change points {points.tolist()} must ascend strictly between 0 and {len(motion)}"
-        )
-    if len(motion) == 0:
-        return 0.0
-    from gap_vla.phases.search import segment_score
-
-    tables = goal.tables(motion)
-    return float(np.sum([segment_score(int(a), int(b), tables, goal.mean) for a, b in itertools.pairwise(edges)]))
 
 
 def as_motion(

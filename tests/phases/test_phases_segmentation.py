@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gap_vla.phases import MotionCost, MotionError, segment, segment_cost
+from experiments.phase_benchmark.ruptures_cost import MotionCost, segment_cost
+from gap_vla.phases import MotionError, segment
 
 SEEDS = st.integers(0, 2**32 - 1)
 BAND = (1e-3, 1e-2, 1e-3, 1e-3)
