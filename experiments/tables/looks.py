@@ -68,7 +68,7 @@ class Looks:
             found = json.loads(path.read_text()) if path.exists() else {}
         except ValueError as error:
             raise LedgerError(f"{path} is no look ({error}); delete it and look again") from None
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or (found and not {"of", "probe"} & set(found)):
             raise LedgerError(f"{path} is no look; delete it and look again")
         return found
 

@@ -149,7 +149,8 @@ def paired_difference(
     something larger, so the bootstrap draws rows and columns independently (A. Owen, "The pigeonhole
     bootstrap", 2007). Few rows cannot show a spread well, and the bootstrap alone would be too narrow, so the interval
     reaches at least as far as Student's t over the seeds' differences. With one seed only layouts are drawn: the
-    interval then speaks about that pair of checkpoints alone.
+    interval then speaks about that pair of checkpoints alone. Where no layout differs from another, a bootstrap has
+    nothing to draw from, and the interval leaves open what Wilson's does after none of as many.
 
     Args:
         a, b: outcomes, bool or 0/1, `[layouts]` or `[seeds, layouts]`; entry (s, l) of both is the same
@@ -173,6 +174,9 @@ def paired_difference(
     means = np.einsum("ds,sl,dl->d", rows, gain, columns, optimize=True)
     tail = (1 - level) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
+    if np.ptp(gain) == 0:
+        unseen = wilson(0, gain.size, level)[1]
+        low, high = max(low - unseen, -1.0), min(high + unseen, 1.0)
     return PairedDifference(
         difference=float(gain.mean()),
         interval=over_seeds(gain.mean(1).tolist(), (float(low), float(high)), level=level),

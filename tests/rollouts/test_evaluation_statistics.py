@@ -64,6 +64,15 @@ def test_pairing_sees_a_difference_that_unpaired_intervals_cannot():
     assert wilson(int(a.sum()), 100)[0] < wilson(int(b.sum()), 100)[1]
 
 
+@pytest.mark.parametrize("layouts", [1, 50])
+def test_layouts_that_all_agree_leave_open_what_none_of_as_many_does(layouts):
+    same = np.ones(layouts, bool)
+    low, high = paired_difference(same, same).interval
+    assert high == pytest.approx(wilson(0, layouts)[1]) and low == -high
+    low, high = paired_difference(same, ~same).interval
+    assert low == pytest.approx(1 - wilson(0, layouts)[1]) and high == 1.0
+
+
 def test_swapping_the_methods_changes_only_the_sign():
     rng = np.random.default_rng(1)
     a, b = rng.random((3, 40)) < 0.7, rng.random((3, 40)) < 0.5

@@ -80,9 +80,11 @@ def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):
         look(cells, ledger, kind, ["prob"])
     path = Looks(ledger).path(cells[0].name)
     path.parent.mkdir()
-    path.write_text("[")
-    with pytest.raises(LedgerError, match=r"assembly-concat-seed0\.json is no look"):
-        look(cells, ledger, kind, ["probe"])
+    for foreign in ("[", '{"somebody": "else"}'):
+        path.write_text(foreign)
+        with pytest.raises(LedgerError, match=r"assembly-concat-seed0\.json is no look"):
+            look(cells, ledger, kind, ["probe"])
+        assert path.read_text() == foreign
 
 
 def test_gradients_are_the_means_of_the_logged_steps_of_the_first_half(tmp_path):
