@@ -12,7 +12,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from gap_vla.cli.arguments import (
@@ -54,7 +53,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = parse(argv)
     from gap_vla.core.outputs import claim
     from gap_vla.phases.measures import describe

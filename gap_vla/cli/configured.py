@@ -154,7 +154,6 @@ def run_configured(
     Args:
         parser: of `config_parser`, with the command's own options.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notes about instructions drown the progress lines
     options, arguments = parser.parse_known_args(argv)
     if options.config is None:
         raise ConfigError("--config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py")

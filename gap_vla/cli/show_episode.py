@@ -11,7 +11,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from gap_vla.cli.arguments import add_source, command_parser, real, refuse_idle, refuse_idle_for_source, whole
@@ -41,7 +40,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = parse(argv)
     from gap_vla.rlds.annotating.files import show_episode
 

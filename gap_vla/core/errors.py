@@ -8,7 +8,7 @@
 | 70 | a bug of this package (sysexits' EX_SOFTWARE); the traceback is shown |
 | 130 | interrupted with Ctrl-C; the message says what is kept |
 
-Only the standard library is imported.
+Every command starts quietly (`gap_vla.core.lazy`). Only the standard library is imported.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from gap_vla.core.lazy import start_quietly
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
@@ -75,6 +77,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> int:
+        start_quietly()
         unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
         try:
             return main(*args, **kwargs) or 0

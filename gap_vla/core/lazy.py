@@ -1,13 +1,23 @@
-"""What a room offers by name, loaded when it is asked for: importing a room loads no JAX, torch or TensorFlow.
+"""What is loaded late and quietly: a room's names when they are asked for, TensorFlow without its start-up lines.
+
+Importing a room loads no JAX, torch or TensorFlow:
 
 __all__, __getattr__, __dir__ = exports(__name__, {"segment": "segmentation", "annotate": "annotation"})
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import importlib.machinery
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
+
+_START_UP = re.compile(rb"(WARNING: All log messages before absl|I\d{4} ).*\n?")
 
 
 def exports(package: str, homes: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
@@ -29,3 +39,40 @@ def exports(package: str, homes: Mapping[str, str]) -> tuple[list[str], Callable
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
     return names, get, lambda: names
+
+
+def start_quietly() -> None:
+    """For the beginning of a process: compiled code of TensorFlow and XLA reports errors only, and nothing on starting.
+
+    Who has set `TF_CPP_MIN_LOG_LEVEL` gets that level; 0 shows everything.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0" and _QuietTensorFlow not in sys.meta_path:
+        sys.meta_path.insert(0, _QuietTensorFlow)
+
+
+class _QuietTensorFlow:
+    """Finds TensorFlow, which says that oneDNN is on before it looks at its log level."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == "tensorflow" else None
+        if spec and spec.loader:
+            spec.loader.exec_module = _without_start_up_lines()(spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
+
+
+@contextlib.contextmanager
+def _without_start_up_lines() -> Iterator[None]:
+    """What compiled code and others write to stderr inside comes afterwards, without information of log libraries."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        screen = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)
+            held.seek(0)
+            os.write(2, _START_UP.sub(b"", held.read()))

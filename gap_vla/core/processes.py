@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.lazy import start_quietly
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 INTERRUPTED = 130  # exit status of a cell that Ctrl-C stopped
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
@@ -51,7 +53,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
     Not forked: a fork of a process that holds TensorFlow's, JAX's or OpenGL's threads can hang.
     """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_quietly)
     try:
         with starting_workers():
             for _ in range(workers):
@@ -147,6 +149,7 @@ class CellProcess:
 
 def _cell(answers: Connection, settings: tuple[int, Path | None], work: Callable, arguments: tuple) -> None:
     parent, log = settings
+    start_quietly()
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background start deaf to `interrupt`
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,0 +1,52 @@
+"""Nothing but the command's own lines reaches a user: no start-up lines of TensorFlow, absl, oneDNN or XLA."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from scripts_under_test import ROOT
+
+DATASET = ROOT / "tests" / "data" / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
+
+
+def run(*words: object, cwd: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, with nothing set that makes libraries quiet."""
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, *map(str, words)]
+    environment |= {"PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_a_command_that_loads_tensorflow_says_nothing_on_stderr(tmp_path):
+    copy = shutil.copytree(DATASET, tmp_path / "toy" / "1.0.0")
+    words = (copy, "--out", tmp_path / "toy" / "1.1.0", "--method", "gaussian")
+    done = run(ROOT / "scripts" / "annotate.py", *words, cwd=tmp_path)
+    own = [line for line in done.stderr.splitlines() if not line.startswith("change points: ")]  # a slow machine's
+    assert (done.returncode, own) == (0, [])
+    assert done.stdout.startswith("4 episodes, 56 steps")
+
+
+IMPORT = "from gap_vla.core.lazy import start_quietly; start_quietly(); import tensorflow"
+
+
+def fake_tensorflow(folder, lines):
+    (folder / "tensorflow.py").write_text(f"import os, sys\n{lines}")
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+
+
+LINES = b"I0000 00:00:17.1 7 port.cc:153] oneDNN is on\nE0000 00:00:17.1 7 x.cc:1] the disk is damaged\n"
+SAID = f"os.write(2, {LINES!r})\n"
+
+
+@pytest.mark.parametrize("end", ["", "raise ImportError('libfoo.so is missing')"])
+def test_errors_on_starting_are_shown(tmp_path, end):
+    done = run("-c", IMPORT, cwd=tmp_path, **fake_tensorflow(tmp_path, SAID + end))
+    assert done.stderr.startswith("E0000 00:00:17.1 7 x.cc:1] the disk is damaged\n")
+    assert ("libfoo.so is missing" in done.stderr) == bool(end)
+
+
+def test_who_asks_for_every_line_gets_it(tmp_path):
+    done = run("-c", IMPORT, cwd=tmp_path, TF_CPP_MIN_LOG_LEVEL="0", **fake_tensorflow(tmp_path, SAID))
+    assert "oneDNN is on" in done.stderr and done.returncode == 0
