@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla import __version__
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.processes import worker_pool
@@ -21,7 +20,7 @@ from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.measures import label_report, notes
-from gap_vla.phases.methods import OPTIONS, POINTS, RHO, Options, method_parts, resolved
+from gap_vla.phases.methods import LABELS_NAME, OPTIONS, POINTS, RHO, Options, method_parts, resolved
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, motion_of
 from gap_vla.phases.saving import read_arrays, write_arrays
 
@@ -131,7 +130,7 @@ class Annotator:
             "method": self.method,
             "options": self.options.record(),
             "seed": self.seed,
-            "version": __version__,
+            "version": LABELS_NAME,
         }
         if self.estimator is not None:
             record["estimator"] = self.estimator.settings.record()
@@ -270,7 +269,7 @@ def load_annotator(directory: str | Path) -> Annotator:
         annotator = Annotator(record.text("method"), Options.of(options), record.whole("seed", 0, 2**64), estimator)
         if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
             raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
-        fits = record.text("version") != __version__ or annotator.identity["hash"] == record.text("hash")
+        fits = record.text("version") != LABELS_NAME or annotator.identity["hash"] == record.text("hash")
     if not fits:
         raise MotionError(f"{path}: its hash does not fit the files beside it; annotate again")
     return annotator

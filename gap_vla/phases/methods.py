@@ -27,6 +27,9 @@ method, seed and options other change points or ρ.
 Datasets of another number are made anew (the main job) or refused with this difference named (`build_dataset`).
 """
 
+LABELS_NAME = {7: "0.1.0"}.get(LABELS_VERSION, f"labels {LABELS_VERSION}")
+"""What an annotator's identity says of `LABELS_VERSION`; every annotator so far says "0.1.0"."""
+
 WEIGHT = Bounds(0, 1e6, "against a position term of weight 1")
 SAMPLES = Bounds(1, 1_000_000, "samples of a recording")
 
