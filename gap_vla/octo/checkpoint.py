@@ -221,16 +221,6 @@ def write_checkpoint(
     target = params_path(root, step)
     if target.exists():
         raise CheckpointError(f"{target} exists already; choose another step or another directory")
-    write_description(root, config, example_batch, statistics)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, serialization.msgpack_serialize(_to_numpy(params)))
-    return target.parent.parent
-
-
-def write_description(
-    root: Path, config: Mapping[str, Any], example_batch: Mapping[str, Any], statistics: Mapping[str, Any] | None
-) -> None:
-    """Write config, example batch and statistics, each only where its file does not exist yet."""
     root.mkdir(parents=True, exist_ok=True)
     if not (root / CONFIG).exists():
         _write(root / CONFIG, json.dumps(config).encode())
@@ -238,6 +228,9 @@ def write_description(
         _write(root / EXAMPLE_BATCH, serialization.msgpack_serialize(_to_numpy(example_batch)))
     if not (root / STATISTICS).exists():
         _write(root / STATISTICS, json.dumps(_to_lists(statistics or {})).encode())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(target, serialization.msgpack_serialize(_to_numpy(params)))
+    return target.parent.parent
 
 
 def _to_numpy(tree: Any) -> Any:

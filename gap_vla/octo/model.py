@@ -23,7 +23,6 @@ from gap_vla.octo.module import OctoModule
 from gap_vla.octo.parameters import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
-from gap_vla.octo.token_groups import TokenGroup
 
 __all__ = ["NormalizationType", "OctoModel", "parameter_shapes", "unnormalize"]
 
@@ -120,23 +119,8 @@ class OctoModel:
             dataset_statistics=checkpoint.read_statistics(root),
         )
 
-    def save_pretrained(
-        self, step: int, checkpoint_path: str | Path | None = None, checkpoint_manager: Any = None
-    ) -> None:
-        """Write upstream's directory layout; config, example batch and statistics only where they do not exist yet.
-
-        Args:
-            checkpoint_path: the directory; or
-            checkpoint_manager: an orbax `CheckpointManager` that saves the parameters its own way.
-        """
-        if (checkpoint_path is None) == (checkpoint_manager is None):
-            raise ValueError("give exactly one of checkpoint_path and checkpoint_manager")
-        if checkpoint_path is None:
-            checkpoint_manager.save(step, self.params)
-            checkpoint.write_description(
-                Path(checkpoint_manager.directory), self.config, self.example_batch, self.dataset_statistics
-            )
-            return
+    def save_pretrained(self, step: int, checkpoint_path: str | Path) -> None:
+        """Write upstream's directory layout; config, example batch and statistics only where they do not exist yet."""
         checkpoint.write_checkpoint(
             Path(checkpoint_path), step, self.params, self.config, self.example_batch, self.dataset_statistics
         )
@@ -153,18 +137,6 @@ class OctoModel:
         Whatever the example batch has and is not given here is zeros, and marked as padding.
         """
         return batches.create_tasks(self.example_batch["task"], self.text_processor, goals, texts)
-
-    def run_transformer(
-        self,
-        observations: Mapping[str, Any],
-        tasks: Mapping[str, Any],
-        timestep_pad_mask: Bool[Array, "B W"],
-        train: bool = False,
-    ) -> dict[str, TokenGroup]:
-        """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
-        batches.check_batch("observation", observations, self.example_batch["observation"], leading=2)
-        batches.check_batch("task", tasks, self.example_batch["task"], leading=1)
-        return _run_transformer(self.module, train, self.params, observations, tasks, timestep_pad_mask)
 
     def sample_actions(
         self,
@@ -253,15 +225,6 @@ def unnormalize(
         return jnp.where(mask, actions * values["std"] + values["mean"], actions)
     span = values["p99"] - values["p01"]
     return jnp.where(mask, (actions + 1) * span / 2 + values["p01"], actions)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _run_transformer(
-    module: OctoModule, train: bool, params: Any, observations: Any, tasks: Any, timestep_pad_mask: jax.Array
-) -> dict[str, TokenGroup]:
-    return module.apply(
-        {"params": params}, observations, tasks, timestep_pad_mask, train=train, method="octo_transformer"
-    )  # type: ignore[return-value]
 
 
 @functools.partial(jax.jit, static_argnums=0)

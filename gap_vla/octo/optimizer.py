@@ -80,7 +80,6 @@ def create_optimizer(
     clip_gradient: float | None = None,
     frozen_keys: Sequence[str] | None = None,
     grad_accumulation_steps: int | None = None,
-    missing_frozen: str = "error",
     after_normalization: optax.GradientTransformation | None = None,
     **adam_options: Any,
 ) -> tuple[optax.GradientTransformation, Schedule, Callable[[Any], jax.Array]]:
@@ -93,7 +92,6 @@ def create_optimizer(
         learning_rate: arguments of `create_schedule`, a schedule, or a number.
         frozen_keys: patterns of `freeze_labels`; None or empty trains everything.
         grad_accumulation_steps: update once per so many calls.
-        missing_frozen: "error", or "ignore" for patterns that match nothing (upstream's behaviour).
         after_normalization: acts on Adam's normalised direction, before weight decay and learning rate: the place for
             a factor on the update of some parameters (GAP's λ), which before it would cancel.
         adam_options: passed to `optax.scale_by_adam`, such as b1 or `mu_dtype=None` for a float32 first moment.
@@ -101,8 +99,6 @@ def create_optimizer(
     Returns:
         The transformation, the schedule, and a function from parameters to the norm of the trainable ones.
     """
-    if missing_frozen not in ("error", "ignore"):
-        raise ConfigError(f"missing_frozen must be 'error' or 'ignore', found {missing_frozen!r}")
     schedule = _as_schedule(learning_rate)
     adam_options.setdefault("mu_dtype", jnp.bfloat16)
     tx = optax.chain(
@@ -116,13 +112,9 @@ def create_optimizer(
     if clip_gradient is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_gradient), tx)
 
-    patterns = list(frozen_keys or ())
-    if missing_frozen == "ignore":
-        flat = traverse_util.flatten_dict(dict(params), sep=".")
-        patterns = [pattern for pattern in patterns if any(fnmatch(path, pattern) for path in flat)]
-    if not patterns:
+    if not frozen_keys:
         return tx, schedule, optax.tree_utils.tree_norm
-    labels = freeze_labels(params, patterns)
+    labels = freeze_labels(params, frozen_keys)
     tx = optax.multi_transform({"trainable": tx, "frozen": optax.set_to_zero()}, labels)
 
     def param_norm(params: Any) -> jax.Array:

@@ -79,7 +79,6 @@ def test_a_frozen_pattern_that_matches_nothing_is_an_error() -> None:
     options = {**OPTIMIZERS["cosine_frozen"], "frozen_keys": ["BlockTransformer_0"]}
     with pytest.raises(ValueError, match="matches no parameter"):
         create_optimizer(_tree("params0/"), **options)
-    create_optimizer(_tree("params0/"), **options, missing_frozen="ignore")
 
 
 def test_a_plain_number_is_a_learning_rate() -> None:
