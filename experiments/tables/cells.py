@@ -12,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from experiments.tables.origin import changed_origin, expected_origin
 from experiments.tables.tables import IN, OUT, PROFILES, Arm, Block, Table
 from gap_vla.core.identity import digest
 from gap_vla.core.run_directory import RunDirectory, of_result, read_metrics
 from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run, finetune
-from gap_vla.training.stages import expected_origin, stages_of
+from gap_vla.training.stages import stages_of
 from gap_vla.training.torch import SmallConfig
 
 ROLLOUTS = 100
@@ -160,37 +161,6 @@ def changed_settings(recorded: Mapping[str, Any], present: Mapping[str, Any], de
     ]
     added = [key for key in now if key not in then and (key not in usual or now[key] != usual[key])]
     return [*found, *(f"{key} not there then, {now[key]} now" for key in added)]
-
-
-ORIGIN = {
-    "training_version": "version of the training code",
-    "pictures_version": "version of the pictures",
-    "episodes": "content of the demonstrations",
-    "labels_version": "version of the labels",
-    "labels": "content of the labels",
-    "mixture": "content of the mixture",
-}
-"""Keys of `gap_vla.training.stages`, and what they are called."""
-
-
-def changed_origin(recorded: Mapping[str, Any], present: Mapping[str, Any], reads_labels: bool) -> list[str]:
-    """What differs between the origins of two outcomes, in words; empty: neither code nor data differ.
-
-    Labels count only where the outcome depends on them; the data's content, only where it is known now.
-
-    >>> changed_origin({"training_version": 1, "labels": "a"}, {"training_version": 2, "labels": "b"}, False)
-    ['version of the training code 1 then, 2 now']
-    >>> changed_origin({}, {"training_version": 2}, True)
-    ['recorded before the versions of code and data were']
-    """
-    if present and not recorded:
-        return ["recorded before the versions of code and data were"]
-    asked = [key for key in ORIGIN if key in present and (reads_labels or not key.startswith("labels"))]
-    return [
-        f"{ORIGIN[key]} {recorded.get(key, 'not recorded')} then, {present[key]} now"
-        for key in asked
-        if recorded.get(key) != present[key]
-    ]
 
 
 def _configured(config_type: Any, file: str, profile: str, changes: Mapping[str, Any]) -> CellConfig:

@@ -72,6 +72,25 @@ def one_line(text: object, most: int = 300) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
+def misfits(
+    found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], whose: str, most: int = 5
+) -> str:
+    """What does not fit of named arrays, by their shapes: the first `most` of it, and how much more; empty if all does.
+
+    >>> misfits({"a": (2,), "c": ()}, {"a": (3,), "b": (1,)}, "the model's")
+    "a is (2,), the model's (3,); missing b (1,); unexpected c ()"
+    """
+    problems = [
+        f"{name} is {tuple(found[name])}, {whose} {tuple(expected[name])}"
+        for name in expected
+        if name in found and tuple(found[name]) != tuple(expected[name])
+    ]
+    problems += [f"missing {name} {tuple(expected[name])}" for name in expected if name not in found]
+    problems += [f"unexpected {name} {tuple(found[name])}" for name in found if name not in expected]
+    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more
+
+
 def refuse_too_large(where: object, declared: int, stored: int, error: type[UserError] = UserError) -> None:
     """Raises if data declare more bytes than the file can hold, or than this machine has, before any are asked for."""
     if declared > MOST_COMPRESSED * stored + 4096:

@@ -13,7 +13,7 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gap_vla.core.errors import UserError
@@ -23,12 +23,12 @@ class ConfigError(UserError, ValueError):
     """A configuration that cannot be run; the message names the key, the value and the choices."""
 
 
-def choose(value: str, choices: tuple[str, ...], what: str) -> str:
-    """Returns `value`, or raises ConfigError listing the choices and the nearest one."""
+def choose(value: str, choices: Sequence[str], what: str, error: type[Exception] = ConfigError) -> str:
+    """Returns `value`, or raises `error` listing the choices and the nearest one."""
     if value in choices:
         return value
     hint = _nearest(str(value), choices, " (did you mean {!r}?)")
-    raise ConfigError(f"{what} {value!r} is unknown{hint}; choose one of {', '.join(choices)}")
+    raise error(f"{what} {value!r} is unknown{hint}; choose one of {', '.join(choices)}")
 
 
 def apply_changes(values: dict[str, Any], changes: Mapping[str, Any], where: str = "") -> None:

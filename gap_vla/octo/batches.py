@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.foreign import CheckpointError, misfits
 
 _NOT_GOALS = ("pad_mask_dict", "language_instruction")
 
@@ -126,17 +126,10 @@ def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: P
     """
     have = {key: np.asarray(leaf) for key, leaf in _flatten(params).items()}
     want = _flatten(expected)
-    problems = [
-        f"{key} is {have[key].shape}, the config's model has {tuple(want[key].shape)}"
-        for key in sorted(set(have) & set(want))
-        if have[key].shape != tuple(want[key].shape)
-    ]
-    problems += [f"missing {key} {tuple(want[key].shape)}" for key in sorted(set(want) - set(have))]
-    problems += [f"unexpected {key} {have[key].shape}" for key in sorted(set(have) - set(want))]
-    if problems:
-        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
+    found, needed = ({key: tree[key].shape for key in sorted(tree)} for tree in (have, want))
+    if problems := misfits(found, needed, "the config's model has", most=20):
         raise CheckpointError(
-            f"{path}: the parameters are not those of the model in config.json: {'; '.join(problems[:20])}{more}. "
+            f"{path}: the parameters are not those of the model in config.json: {problems}. "
             "Use the config.json that belongs to them, or merge them with gap_vla.octo.merge_params."
         )
     for key, leaf in have.items():

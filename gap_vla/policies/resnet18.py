@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
+from gap_vla.core.foreign import misfits
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import KEYPOINTS, SpatialSoftmax
@@ -95,15 +96,8 @@ def load_imagenet(trunk: Trunk, path: str | Path) -> None:
         found = torch.load(path, map_location="cpu", weights_only=True)
     found = {name: value for name, value in found.items() if not name.startswith("fc.")}
     wanted = trunk.state_dict()
-    counters = [name for name in wanted if name.endswith("num_batches_tracked")]  # old files lack them
-    problems = [f"{name} is missing" for name in wanted if name not in found and name not in counters]
-    problems += [f"{name} is unknown" for name in found if name not in wanted]
-    problems += [
-        f"{name} is {tuple(found[name].shape)}, should be {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in found and found[name].shape != wanted[name].shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-        raise ConfigError(f"{path} does not hold a ResNet-18 with torchvision's names: {shown}")
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")} - set(found)  # old files lack them
+    needed = {name: value.shape for name, value in wanted.items() if name not in counters}
+    if problems := misfits({name: value.shape for name, value in found.items()}, needed, "should be"):
+        raise ConfigError(f"{path} does not hold a ResNet-18 with torchvision's names: {problems}")
     trunk.load_state_dict(found, strict=False)

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from gap_vla.core.foreign import CheckpointError, Section, blaming
+from gap_vla.core.foreign import CheckpointError, Section, blaming, misfits
 from gap_vla.core.typed_config import build_config
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.policies.config import SmallModelConfig
@@ -80,7 +80,10 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
             expected = build_policy(*arguments).state_dict()
     with blaming(weights, "not this policy's weights"):
         with safe_open(weights, "pt") as file:
-            _check_shapes(weights, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, expected)
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}
+        shapes = {name: value.shape for name, value in expected.items()}
+        if problems := misfits(found, shapes, "policy.json's policy has"):
+            raise CheckpointError(f"{weights}: not the weights of the policy in policy.json: {problems}")
         tensors = load_file(weights)
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
@@ -91,19 +94,6 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
     statistics = directory / "dataset_statistics.json"
     with blaming(statistics, "no statistics"):
         return policy.eval(), normalization, load_statistics(statistics)
-
-
-def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, torch.Tensor]) -> None:
-    problems = [f"missing {name}" for name in expected if name not in found]
-    problems += [f"unexpected {name}" for name in found if name not in expected]
-    problems += [
-        f"{name} is {found[name]}, policy.json's policy has {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name] != tuple(tensor.shape)
-    ]
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{path}: not the weights of the policy in policy.json: {'; '.join(problems[:5])}{more}")
 
 
 def parameter_digest(policy: SmallPolicy) -> str:

@@ -95,6 +95,8 @@ class OctoPolicy(ChunkPolicy):
 
     def _task(self, texts: tuple[str, ...]) -> Any:
         """The model's task input: instructions if it reads them, everything else absent; the last are remembered."""
+        import jax
+
         reads = self._model.text_processor is not None
         key = texts if reads else len(texts)
         if key in self._tasks:
@@ -103,7 +105,8 @@ class OctoPolicy(ChunkPolicy):
         if reads:
             task = self._model.create_tasks(texts=list(texts))
         else:
-            task = _zeros(self._model.example_batch["task"], len(texts))
+            example = self._model.example_batch["task"]
+            task = jax.tree.map(lambda leaf: np.zeros((len(texts), *leaf.shape[1:]), leaf.dtype), example)
         self._tasks[key] = task
         while len(self._tasks) > REMEMBERED_TASKS:
             self._tasks.popitem(last=False)
@@ -153,9 +156,3 @@ def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping
     if needs_proprio and "proprio" not in found:
         raise PolicyError("the checkpoint takes proprioception, but its statistics have no entry 'proprio'")
     return found
-
-
-def _zeros(tree: Any, batch: int) -> Any:
-    if isinstance(tree, Mapping):
-        return {key: _zeros(value, batch) for key, value in tree.items()}
-    return np.zeros((batch, *np.shape(tree)[1:]), np.asarray(tree).dtype)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from gap_vla.core.typed_config import Bounds, check_numbers
+from gap_vla.core.typed_config import Bounds, check_numbers, choose
 from gap_vla.rollouts.record import EvaluationError
 
 STEPS = Bounds(1, 100_000, "control steps of an episode")
@@ -139,13 +139,12 @@ def sim_task(
         EvaluationError: an impossible `horizon` or `image_size`.
     """
     from gap_vla import sim
-    from gap_vla.sim.specs import check_name
 
     spec = sim.task_spec(name)
     sim.variant_spec(variant)
-    check_name("view", camera, spec.views)
+    choose(camera, spec.views, "view", sim.UnknownNameError)
     for one in cameras:
-        check_name("camera", one, ("primary", "wrist"))
+        choose(one, ("primary", "wrist"), "camera", sim.UnknownNameError)
     return SimTask(
         name=spec.name,
         instruction=spec.instruction,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.sim.specs import check_name
+from gap_vla.core.typed_config import choose
+from gap_vla.sim.specs import UnknownNameError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,5 +105,5 @@ def find_view(name: str, own: Mapping[str, View], model: Any) -> View | StockVie
         UnknownNameError: lists the names of both.
     """
     stock = [model.camera(i).name for i in range(model.ncam)]
-    check_name("camera", name, [*own, *stock])
+    choose(name, [*own, *stock], "camera", UnknownNameError)
     return own[name] if name in own else StockView(name)

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.typed_config import choose
 from gap_vla.sim.cameras import CameraPose, StockView, View, find_view
 from gap_vla.sim.rendering import FastRenderer, check_owner
 from gap_vla.sim.rendering_backend import RenderingError, require_rendering
-from gap_vla.sim.specs import TaskSpec, check_name, task_spec
+from gap_vla.sim.specs import TaskSpec, UnknownNameError, task_spec
 from gap_vla.sim.variants import Variant, variant_spec
 from gap_vla.sim.world import SETTLE_STEPS, World
 
@@ -239,9 +240,9 @@ def make(
     """
     spec, chosen = task_spec(name), variant_spec(variant)
     for wanted in cameras:
-        check_name("camera", wanted, CAMERAS)
+        choose(wanted, CAMERAS, "camera", UnknownNameError)
     if render_mode is not None:
-        check_name("render mode", render_mode, SimEnv.metadata["render_modes"])
+        choose(render_mode, SimEnv.metadata["render_modes"], "render mode", UnknownNameError)
     if cameras:
         require_rendering()
     else:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
-from collections.abc import Iterable
 from typing import Literal
 
 from gap_vla.core.episode import PROPRIO_PER_ARM
 from gap_vla.core.errors import UserError
+from gap_vla.core.typed_config import choose
 
 ACTION_PER_ARM = 7
 """Width of one arm's action: delta xyz, delta rotation vector, gripper (+1 closes, -1 opens)."""
@@ -17,16 +16,6 @@ ACTION_PER_ARM = 7
 
 class UnknownNameError(UserError, ValueError):
     """A name that is not in a registry; the message lists the names that are."""
-
-
-def check_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Returns `name` if it is known, otherwise raises UnknownNameError listing the names (and the nearest one)."""
-    names = list(known)
-    if name in names:
-        return name
-    near = difflib.get_close_matches(str(name), names, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UnknownNameError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +145,7 @@ def task_spec(name: str) -> TaskSpec:
     Raises:
         UnknownNameError: lists the names that exist.
     """
-    return _BY_NAME[check_name("task", name, TASK_NAMES)]
+    return _BY_NAME[choose(name, TASK_NAMES, "task", UnknownNameError)]
 
 
 def register_with_gymnasium() -> None:

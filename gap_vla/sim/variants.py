@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from gap_vla.sim.specs import check_name
+from gap_vla.core.typed_config import choose
+from gap_vla.sim.specs import UnknownNameError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def variant_spec(name: str) -> Variant:
     Raises:
         UnknownNameError: lists the names that exist.
     """
-    return _BY_NAME[check_name("variant", name, VARIANT_NAMES)]
+    return _BY_NAME[choose(name, VARIANT_NAMES, "variant", UnknownNameError)]
 
 
 Ranges = Mapping[str, tuple[float, float]]

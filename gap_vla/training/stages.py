@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -263,19 +262,3 @@ def origin(backend: str, task: str, store: EpisodeStore, *mixture: EpisodeStore)
     """What a run on these stores is made from; kept in its summary."""
     more = {"mixture": [digests(other) for other in mixture]} if mixture else {}
     return {**versions(backend, task), **digests(store), **more}
-
-
-def expected_origin(backend: str, task: str, *stores: Path) -> dict[str, Any]:
-    """The same for a run that starts now; without the content of the data where a store has not been made yet."""
-    accounts = [store / "store.json" for store in stores]
-    if not all(account.exists() for account in accounts):
-        return versions(backend, task)
-    first, *others = (_digests_of(a.parent, a.stat().st_mtime_ns) for a in accounts)
-    return {**versions(backend, task), **first, **({"mixture": others} if others else {})}
-
-
-@lru_cache(maxsize=64)
-def _digests_of(store: Path, modified: int) -> Mapping[str, str]:
-    from gap_vla.rlds import EpisodeStore
-
-    return digests(EpisodeStore.open(store))

@@ -167,7 +167,7 @@ def test_an_error_in_a_worker_reaches_the_caller_with_its_cause(tmp_path, monkey
 
 
 def test_an_unknown_view_is_refused_before_a_worker_starts(tmp_path):
-    with pytest.raises(UnknownNameError, match=r"unknown view 'corner9'; did you mean 'corner'"):
+    with pytest.raises(UnknownNameError, match=r"view 'corner9' is unknown .did you mean 'corner'"):
         collect_demos("assembly", 1, tmp_path / "z.hdf5", camera="corner9", progress=False)
     assert not list(tmp_path.iterdir())
 

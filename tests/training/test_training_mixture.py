@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from made_up_demos import made_up_episodes
 
+from experiments.tables.origin import expected_origin
 from gap_vla.core.run_directory import read_metrics
 from gap_vla.rlds import EpisodeStore, normalize, write_rlds
 from gap_vla.training.data import make_loader
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run
-from gap_vla.training.stages import expected_origin, open_mixture, origin, stages_of
+from gap_vla.training.stages import open_mixture, origin, stages_of
 
 SMALL = {"task": "threading", "demos": {"image_size": 32}, "train": {"batch_size": 30}, "model": {"window_size": 2}}
 
