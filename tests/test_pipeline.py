@@ -101,6 +101,9 @@ def test_either_command_dry_runs_the_configuration_of_either_backend(command, ca
         arguments = ["--config", f"finetune_configs/{file}", f"--config.data.root={tmp_path}", "--dry-run"]
         assert main(arguments) == 0
         assert words in capsys.readouterr().out
+        assert main([*arguments, "--json"]) == 0
+        said = capsys.readouterr()
+        assert words in said.err and json.loads(said.out)["run"].startswith("runs/assembly/")
     assert not list(tmp_path.iterdir())
 
 
@@ -167,6 +170,12 @@ def test_the_command_ends_with_one_and_names_the_runs_that_failed(cells, tmp_pat
     assert main([*config, "--seeds=1"]) == 1
     assert "table.md" not in capsys.readouterr().out, "no run has finished"
     assert main([*config, "--seeds=0"]) == 0
+    capsys.readouterr()
+    assert main([*config, "--seeds=0,1", "--json"]) == 1
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert answer["failed"] == ["v, seed 1"] and answer["methods"][0]["per_seed"] == {"0": 0.25}
+    assert "failed: v, seed 1" in said.err
 
 
 def test_an_unknown_method_stops_a_comparison_before_anything_runs(cells, tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from gap_vla.cli.arguments import (
     add_source,
+    answering,
     command_parser,
     key_value,
     processes,
@@ -28,7 +29,7 @@ from gap_vla.core.errors import command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_parser(__doc__, {"--episodes": "--show"})
+    parser = command_parser(__doc__, {"--episodes": "--show"}, answers=True)
     add_source(parser)
     parser.add_argument("--out", type=Path, required=True, help="where the annotated copy goes")
     parser.add_argument("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
@@ -72,11 +73,14 @@ def main(argv: list[str] | None = None) -> None:
     page = Path(arguments.report or f"{arguments.out}.report.html")
     if arguments.report is not None:
         claim(page, "report", sources=[arguments.source, arguments.annotator, arguments.out], suffixes=(".html",))
-    with keeping(f"{arguments.out} is as it was"):
-        done = annotate_files(arguments.source, arguments.out, job)
-    print(*describe(done.annotation.report), sep="\n")
-    print(f"annotated copy: {done.path}\nannotator:      {done.annotator}")
-    if arguments.report is not None:
-        from gap_vla.rlds.annotating.files import write_report
+    with answering(arguments) as answer:
+        with keeping(f"{arguments.out} is as it was"):
+            done = annotate_files(arguments.source, arguments.out, job)
+        print(*describe(done.annotation.report), sep="\n")
+        print(f"annotated copy: {done.path}\nannotator:      {done.annotator}")
+        answer |= {"copy": done.path, "annotator": done.annotator, "labels": done.annotation.report}
+        if arguments.report is not None:
+            from gap_vla.rlds.annotating.files import write_report
 
-        print(f"report:        {write_report(done, page, arguments.show)}")
+            answer["report"] = write_report(done, page, arguments.show)
+            print(f"report:        {answer['report']}")

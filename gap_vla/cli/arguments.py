@@ -6,10 +6,12 @@ Imports only the standard library and the bounds of configurations; `load_policy
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +103,42 @@ class _Parser(argparse.ArgumentParser):
         return f"{present}{equals}{value}" if present in self._option_string_actions else word
 
 
-def command_parser(doc: str | None, former: Mapping[str, str] | None = None) -> argparse.ArgumentParser:
+def command_parser(
+    doc: str | None, former: Mapping[str, str] | None = None, answers: bool = False
+) -> argparse.ArgumentParser:
     """A parser that shows the command's docstring, and takes options by their whole names only.
 
     Args:
         former: names that options had, e.g. `{"--num": "--episodes"}`; they are still taken.
+        answers: whether it knows `--json`, see `answering`.
     """
     parser = _Parser(description=doc, formatter_class=_Help, allow_abbrev=False)
     parser.former = former or {}
+    if answers:
+        parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the text on stderr")
     return parser
+
+
+@contextlib.contextmanager
+def answering(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """With `--json`, what the block puts into this dictionary is printed in the end, as one JSON object.
+
+    Everything else then goes to stderr, also from child processes and compiled code. Without `--json` nothing changes.
+    """
+    answer: dict[str, Any] = {}
+    if not options.json:
+        yield answer
+        return
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield answer
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+    print(json.dumps(answer, default=str))
 
 
 def refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace, why: str, *names: str) -> None:

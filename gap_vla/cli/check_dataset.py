@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gap_vla.cli.arguments import MANY, command_parser, json_or_name, real, whole
+from gap_vla.cli.arguments import MANY, answering, command_parser, json_or_name, real, whole
 from gap_vla.core.errors import command, keeping
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     former = {"--state-key": "--state", "--pictures": "--show", "--max-episodes": "--episodes"}
-    parser = command_parser(__doc__, former)
+    parser = command_parser(__doc__, former, answers=True)
     parser.add_argument("dataset", type=Path, help="version directory, e.g. data/rlds/threading/1.0.0")
     parser.add_argument("--state", help="step field with the robot's state (default: observation/proprio or state)")
     parser.add_argument(
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
     out = arguments.out or Path(f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check")
     claim_folder(out, "check", sources=[arguments.dataset], make=False)
-    with keeping("nothing was written"):
+    with answering(arguments) as answer, keeping("nothing was written"):
         report = check_dataset(
             arguments.dataset,
             state_key=arguments.state,
@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
             max_episodes=arguments.episodes,
             action_limit=arguments.action_limit,
         )
-    print(report.text())
-    print(f"page: {report.save(claim_folder(out, 'check'))}")
+        print(report.text())
+        page = report.save(claim_folder(out, "check"))
+        print(f"page: {page}")
+        answer |= {**report.account(), "page": page}
     return report.exit_status(arguments.strict)

@@ -11,6 +11,7 @@ failed; they are named, and tried again when the command is given again.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from gap_vla.core.errors import NEGATIVE, UserError, command
@@ -27,15 +28,19 @@ def main(argv: list[str] | None = None) -> int | None:
 
 
 def _run(config: Any, options: Any) -> int:
+    from gap_vla.cli.arguments import answering
     from gap_vla.training.comparison import compare, comparison_directory
 
     seeds = options.seeds.split(",")
     if not all(seed.isdigit() for seed in seeds):
         raise UserError(f"--seeds is {options.seeds!r}; give whole numbers separated by commas, such as 0,1,2")
-    text, failed = compare(config, options.methods.split(","), [int(seed) for seed in seeds])
-    if text:
-        print(f"{text}\ntable.md and table.png lie in {comparison_directory(config)}")
-    if failed:
-        print(f"failed: {'; '.join(failed)} (reasons above, and in cells.json)")
-        return NEGATIVE
-    return 0
+    out = comparison_directory(config)
+    with answering(options) as answer:
+        text, failed = compare(config, options.methods.split(","), [int(seed) for seed in seeds])
+        answer |= {"folder": out, "failed": failed}
+        if text:
+            print(f"{text}\ntable.md and table.png lie in {out}")
+            answer |= json.loads((out / "table.json").read_text())
+        if failed:
+            print(f"failed: {'; '.join(failed)} (reasons above, and in cells.json)")
+    return NEGATIVE if failed else 0

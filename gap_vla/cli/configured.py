@@ -135,7 +135,7 @@ def config_parser(doc: str | None, config_type: type[Experiment] = FinetuneConfi
     """
     defaults = dataclasses.asdict(config_type(task=TASK_NAMES[0]))
     bounds = {f"--config.{key}": field for key, field in all_number_fields(config_type).items()}
-    parser = command_parser(doc)
+    parser = command_parser(doc, answers=True)
     parser.add_argument("--config", metavar="FILE[:PROFILE]", help="configuration file, with a profile after a colon")
     parser.set_defaults(config_type=config_type)
     parser.epilog = (

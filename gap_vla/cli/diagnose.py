@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from gap_vla.cli.arguments import (
     MANY,
     add_policy,
+    answering,
     command_parser,
     load_policy,
     refuse_idle,
@@ -52,7 +53,7 @@ LIBRARY = 5_000
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
-    parser = command_parser(__doc__)
+    parser = command_parser(__doc__, answers=True)
     add_policy(parser, "random", "primary, wrist, or both")
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group()
@@ -94,11 +95,11 @@ def main(argv: list[str] | None = None) -> None:
     from gap_vla.rollouts.evaluation import Settings
 
     Settings(max(options.closed_loop, 1), options.seed, options.workers)
-    with keeping("finished rollouts are kept, the same command continues"):
-        _diagnose(options)
+    with answering(options) as answer, keeping("finished rollouts are kept, the same command continues"):
+        answer |= _diagnose(options)
 
 
-def _diagnose(options: argparse.Namespace) -> None:
+def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop
     from gap_vla.rollouts.policy import PolicyError, identity
@@ -147,6 +148,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     }
     write_output(out / "diagnosis.json", "diagnosis", json.dumps(content))
     print(f"→ {out / 'diagnosis.json'}")
+    return content
 
 
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:

@@ -23,6 +23,7 @@ from typing import Any
 from gap_vla.cli.arguments import (
     MANY,
     add_policy,
+    answering,
     command_parser,
     load_policy,
     refuse_idle,
@@ -39,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
     from gap_vla.sim import VARIANT_NAMES
 
-    parser = command_parser(__doc__, {"--ood": "--variant"})
+    parser = command_parser(__doc__, {"--ood": "--variant"}, answers=True)
     looks = "primary, wrist, both, or none for policies that do not look"
     add_policy(parser, "expert, random, replay:FILE", looks)
     add = parser.add_argument
@@ -73,8 +74,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    if options.rlds:
-        return _held_out(options)
+    with answering(options) as answer:
+        answer |= _held_out(options) if options.rlds else _rolled_out(options)
+
+
+def _rolled_out(options: argparse.Namespace) -> dict[str, Any]:
+    """Prints what was measured on each variant; returns it with the pages."""
     from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
     from gap_vla.rollouts.summary import describe
 
@@ -82,14 +87,16 @@ def main(argv: list[str] | None = None) -> None:
     with keeping("finished episodes are kept, the same command continues"):
         for folder, summary in _evaluations(options):
             print(describe(summary))
-            print(f"→ {folder / 'summary.json'}, {write_page(folder, summary)}", flush=True)
-            found[summary["task"]["variant"]] = summary
+            page = write_page(folder, summary)
+            print(f"→ {folder / 'summary.json'}, {page}", flush=True)
+            found[summary["task"]["variant"]] = {**summary, "page": page}
     if len(found) > 1:
         print(f"{variants_table(found)}\n→ {write_variants(folder.parent, found)}")
+    return {"variants": found}
 
 
-def _held_out(options: argparse.Namespace) -> None:
-    """Prints the held-out error, and writes it to `held_out.json` if `--out` is given."""
+def _held_out(options: argparse.Namespace) -> dict[str, Any]:
+    """Prints the held-out error, and writes it to `held_out.json` if `--out` is given; returns it."""
     from gap_vla.rlds import read_rlds
     from gap_vla.rollouts import PolicyError
     from gap_vla.rollouts.heldout import held_out
@@ -116,6 +123,7 @@ def _held_out(options: argparse.Namespace) -> None:
         print("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
     if options.out:
         write_output(options.out / "held_out.json", "held_out", json.dumps(dataclasses.asdict(found)))
+    return dataclasses.asdict(found)
 
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -40,7 +40,14 @@ def train(doc: str | None, kind: type[Experiment], argv: list[str] | None) -> An
 
 
 def _run(config: Experiment, options: Any) -> None:
+    from gap_vla.cli.arguments import answering
     from gap_vla.training.run import Run
 
     run = Run(config, options.run_name)
-    print(run.dry_run() if options.dry_run else run.report(run.to_the_end(options.resume)))
+    with answering(options) as answer:
+        answer["run"] = run.directory.path
+        if options.dry_run:
+            print(run.dry_run())
+        else:
+            answer |= run.to_the_end(options.resume)
+            print(run.report(answer))

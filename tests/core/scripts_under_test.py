@@ -1,5 +1,6 @@
 """The commands of scripts/, called in this process or in one of their own."""
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -7,12 +8,17 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import gap_vla.cli
+
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 WITH_CONFIG = ("compare", "finetune", "train_small")
 
 
 def load(name: str) -> ModuleType:
+    """The module whose `main` is the command: of the package, or the script of the checkout itself."""
+    if name.replace("_", "-") in gap_vla.cli.COMMANDS:
+        return importlib.import_module(f"gap_vla.cli.{name}")
     spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -94,6 +94,20 @@ def test_every_command_is_wrapped_and_loads_nothing_before(name):
     assert not {"numpy", "absl", "ml_collections", "jax", "torch", "tensorflow"} & set(loaded.split())
 
 
+def test_the_help_of_every_command_needs_no_extra():
+    """Only what `pip install gap_vla` brings; `make wheel-check` does the same with the wheel."""
+    extras = "numba torch scipy sklearn h5py matplotlib PIL tensorflow grain jax flax optax mujoco gymnasium websockets"
+    code = (
+        f"import contextlib, sys; sys.modules |= dict.fromkeys({extras!r}.split())\n"
+        "from gap_vla.cli import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    with contextlib.suppress(SystemExit):\n"
+        "        assert main([name, '--help']) == 0, name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout.count("usage: gap-vla ")) == (0, "", len(gap_vla.cli.COMMANDS))
+
+
 @pytest.mark.parametrize(
     ("line", "arguments", "words"),
     [

@@ -1,5 +1,6 @@
 """Nothing but the command's own lines reaches a user: no start-up lines of TensorFlow, absl, oneDNN or XLA."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,13 +20,15 @@ def run(*words: object, cwd: object, **variables: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_a_command_that_loads_tensorflow_says_nothing_on_stderr(tmp_path):
+def test_a_command_that_loads_tensorflow_says_nothing_but_its_own_lines(tmp_path):
     copy = shutil.copytree(DATASET, tmp_path / "toy" / "1.0.0")
-    words = (copy, "--out", tmp_path / "toy" / "1.1.0", "--method", "gaussian")
+    words = (copy, "--out", tmp_path / "toy" / "1.1.0", "--method", "gaussian", "--json")
     done = run(ROOT / "scripts" / "annotate.py", *words, cwd=tmp_path)
     own = [line for line in done.stderr.splitlines() if not line.startswith("change points: ")]  # a slow machine's
-    assert (done.returncode, own) == (0, [])
-    assert done.stdout.startswith("4 episodes, 56 steps")
+    assert done.returncode == 0 and own[0].startswith("4 episodes, 56 steps, ")
+    assert [line.split(":")[0] for line in own[1:]] == ["ρ", "annotated copy", "annotator"]
+    answer = json.loads(done.stdout)
+    assert answer["copy"] == str(tmp_path / "toy" / "1.1.0") and answer["labels"]["steps"] == 56
 
 
 IMPORT = "from gap_vla.core.lazy import start_quietly; start_quietly(); import tensorflow"

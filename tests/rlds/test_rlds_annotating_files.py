@@ -1,13 +1,12 @@
 """annotate_files: ρ is added, everything else stays byte for byte, and nothing half-done is left behind."""
 
 import base64
-import importlib.util
+import importlib
 import io
 import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -278,8 +277,4 @@ def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, c
 
 
 def _command(name):
-    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"scripts_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return importlib.import_module(f"gap_vla.cli.{name}").main

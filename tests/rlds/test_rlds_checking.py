@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -198,11 +198,7 @@ def as_episode(r: Recording) -> Episode:
 
 
 def run_script(name: str, *arguments: object) -> int:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main([str(a) for a in arguments])
+    return importlib.import_module(f"gap_vla.cli.{name}").main([str(a) for a in arguments])
 
 
 def test_the_command_reports_writes_a_page_and_sets_its_exit_status(
@@ -218,6 +214,11 @@ def test_the_command_reports_writes_a_page_and_sets_its_exit_status(
     assert run_script("check_dataset", bad, "--out", tmp_path / "bad_page") == 1
     assert "error: gripper: arm 0: a high gripper action opens" in capsys.readouterr().out
     assert json.loads((tmp_path / "bad_page" / "check.json").read_text())["findings"][0]["level"] == "error"
+    assert run_script("check_dataset", bad, "--out", tmp_path / "bad_page", "--json") == 1
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert answer["findings"][0]["check"] == "gripper" and answer["episodes"] > 0
+    assert "error: gripper: arm 0" in said.err and answer["page"] == str(tmp_path / "bad_page" / "check.html")
     assert run_script("check_dataset", tmp_path) == 2
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
 import json
 import os
@@ -32,12 +32,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(name: str, *arguments: object) -> int:
-    """A script's main, in this process: TensorFlow is imported once."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main([str(a) for a in arguments])
+    """A command, in this process: TensorFlow is imported once."""
+    return importlib.import_module(f"gap_vla.cli.{name}").main([str(a) for a in arguments])
 
 
 def run(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from synthetic_demos import make_episode, write_robomimic
+
+import gap_vla.cli.build_dataset
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,14 +61,10 @@ def test_dry_run_of_every_kind(
     source = make(tmp_path / "in")
     before = sorted(p for p in tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("build_dataset", ROOT / "scripts" / "build_dataset.py")
-    assert spec and spec.loader
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     options = [word for option in reader for word in ("--reader", option)]
     labels = ["--method", "fixed", "--workers", "1"]
     command = [str(source), "--kind", kind, "--name", "look", *labels, "--dry_run", *options]
-    assert script.main(command) == 0
+    assert gap_vla.cli.build_dataset.main(command) == 0
     shown = capsys.readouterr().out
     for line in lines:
         assert line in shown, shown

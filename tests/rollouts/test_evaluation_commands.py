@@ -1,6 +1,6 @@
 """Claims about the command lines that need a checkpoint or a dataset, as the documentation gives them."""
 
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -25,10 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(name):
-    spec = importlib.util.spec_from_file_location(f"script_{name}", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"gap_vla.cli.{name}")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +81,10 @@ def test_held_out_error_is_printed_and_written_apart_for_transitions(run, datase
     assert re.search(r"held-out action error [\d.]+ \(transition steps [\d.]+, consistent steps [\d.]+\)", printed)
     found = json.loads((tmp_path / "held_out.json").read_text())
     assert found["episodes"] == 2 and found["steps"] == 24 and found["transition_steps"] == 12
+    assert script("evaluate").main([*options, "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {key: value for key, value in found.items() if key in json.loads(said.out)} != {}
+    assert "held-out action error" in said.err
 
 
 def test_data_of_another_task_are_refused(run, dataset, capsys):
@@ -103,6 +104,8 @@ def test_diagnosis_of_a_dataset_prints_a_table_and_writes_it(run, dataset, tmp_p
     found = json.loads((tmp_path / "diagnosis.json").read_text())
     assert [effect["intervention"] for effect in found["open_loop"]["effects"]] == list(ALL_INTERVENTIONS[:-1])
     assert found["verdict"] in printed
+    assert script("diagnose").main([*options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["open_loop"] == found["open_loop"]
 
 
 def test_the_diagnosis_command_offers_every_intervention():

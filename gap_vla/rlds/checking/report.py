@@ -111,12 +111,14 @@ class Report:
         lines.append(f"{self.count('error')} errors, {self.count('warning')} warnings, {self.count('note')} notes")
         return "\n".join(lines)
 
+    def account(self) -> dict[str, Any]:
+        """All but the pictures; JSON-able with `default=str`."""
+        return {"dataset": self.dataset, **self.summary, "findings": [dataclasses.asdict(f) for f in self.findings]}
+
     def save(self, directory: Path) -> Path:
         """Writes `check.json` and `check.html`; returns the page."""
         with writing(directory / "check.json", "check") as path:
-            found = [dataclasses.asdict(f) for f in self.findings]
-            account = {"dataset": str(self.dataset), **self.summary, "findings": found}
-            path.write_text(json.dumps(account, indent=2, default=str) + "\n")
+            path.write_text(json.dumps(self.account(), indent=2, default=str) + "\n")
         with writing(directory / "check.html", "check") as path:
             path.write_text(self.page())
         return directory / "check.html"
