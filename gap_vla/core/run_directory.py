@@ -10,7 +10,7 @@ Which settings are part of what is trained, which of what is measured, and which
 
 | settings | part of | changed with `--resume` |
 |---|---|---|
-| `NO_PART_OF_THE_RESULT`: folders, workers, videos, rhythm, device | nothing | the run goes on |
+| `NO_PART_OF_THE_RESULT`: folders, workers, videos, rhythm, device, logger | nothing | the run goes on |
 | the other `eval.*` | what is measured | training goes on; rollouts that are there are set aside and made again |
 | everything else | what is trained | refused: that is another run, in another directory |
 """
@@ -39,9 +39,9 @@ EARLIER = "earlier"
 
 NO_PART_OF_THE_RESULT = frozenset(
     "runs data.root eval.workers eval.videos train.log_every train.validate_every train.save_every "
-    "train.threads train.device".split()
+    "train.threads train.device train.logger".split()
 )
-"""Folders, workers, rhythm and device. (With other threads or on another device, sums are rounded otherwise.)"""
+"""Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
 
 
 class RunExistsError(UserError, RuntimeError):

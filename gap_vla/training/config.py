@@ -43,6 +43,8 @@ PEAK_RATE = Bounds(1e-10, 1.0, "about how far Adam moves a parameter in a step")
 DECAY = Bounds(0, 1, "share of a parameter that is taken away, times the learning rate")
 SHARE = Bounds(1e-3, 1e3, "windows for each one of the main dataset")
 CLIP = Bounds(1e-9, 1e9, "norm of the whole gradient; the greatest never clips")
+LOGGERS = ("wandb", "trackio")
+"""Packages with the same `init`, `log` and `finish`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +139,11 @@ class TrainConfig:
     log_every: Annotated[int, STEP_COUNT] = 50
     validate_every: Annotated[int, STEP_COUNT] = 500
     save_every: Annotated[int, STEP_COUNT] = 500
+    logger: str = "none"  # where measurements go besides metrics.jsonl and TensorBoard: none | wandb | trackio
 
     def __post_init__(self) -> None:
         check_numbers(self, "train")
+        choose(self.logger, ("none", *LOGGERS), "train.logger")
 
 
 class Layouts(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import importlib
 import json
 import signal
 import threading
@@ -24,7 +25,7 @@ from gap_vla.core.progress import Progress, duration
 from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.whole import replacing
 from gap_vla.rlds import EpisodeStore
-from gap_vla.training.config import TrainConfig
+from gap_vla.training.config import LOGGERS, TrainConfig
 from gap_vla.training.hosts import is_first_host
 
 
@@ -132,7 +133,7 @@ def _train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str
     first = done = trainer.restore(run.state)
     if done:
         print(f"train: resumed after step {done}", flush=True)
-    metrics = MetricsWriter(run.metrics, run.tensorboard, start_step=done) if is_first_host() else NoMetrics()
+    metrics = metrics_of(run, rhythm.logger, done) if is_first_host() else NoMetrics()
     progress = Progress("train", trainer.steps, "step", done)
     held_out = trainer.validate()
     if done == 0:
@@ -231,24 +232,39 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+def metrics_of(run: RunDirectory, logger: str, start_step: int) -> MetricsWriter:
+    """The run's writer, with a run of the same name begun, or taken up again, by the `logger`.
+
+    Hosts, keys and working without a network are settings of that package.
+    """
+    if logger not in LOGGERS:
+        return MetricsWriter(run.metrics, run.tensorboard, start_step)
+    package, config = importlib.import_module(logger), run.read_config()
+    # trackio knows a run by its name, wandb by an id; a run of this name that was begun anew is another one
+    made = {"id": f"{run.path.name}-{run.dataset.stat().st_mtime_ns}"} if logger == "wandb" else {}
+    package.init(project=f"gap_vla-{config['task']}", name=run.path.name, config=config, resume="allow", **made)
+    return MetricsWriter(run.metrics, run.tensorboard, start_step, package)
+
+
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and to TensorBoard.
+    """Appends rows to `metrics.jsonl` and to TensorBoard, and gives them to a logger.
 
     Args:
         jsonl: file of JSON lines; rows after `start_step` are dropped first (they will be measured again), and all of
             them where nothing was saved before.
         tensorboard: folder of event files.
         start_step: number of training steps done so far.
+        logger: takes `log(values, step=…)` and `finish()`, as wandb and trackio do.
     """
 
-    def __init__(self, jsonl: Path, tensorboard: Path, start_step: int = 0):
+    def __init__(self, jsonl: Path, tensorboard: Path, start_step: int = 0, logger: Any = None):
         from tensorboardX import SummaryWriter
 
         if jsonl.exists():
             kept = [row for row in read_metrics(jsonl) if row["step"] <= start_step] if start_step else []
             with replacing(jsonl) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._lines = jsonl.open("a")
+        self._lines, self._logger = jsonl.open("a"), logger
         self._board = SummaryWriter(str(tensorboard), purge_step=start_step + 1 if start_step else 0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -257,10 +273,14 @@ class MetricsWriter:
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(name, float(value), step)
+        if self._logger:
+            self._logger.log({name: float(value) for name, value in values.items()}, step=step)
 
     def close(self) -> None:
         self._lines.close()
         self._board.close()
+        if self._logger:
+            self._logger.finish()
 
 
 class NoMetrics:

@@ -17,6 +17,7 @@ estimates are of the low side, so that what is refused could not have run.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -30,7 +31,7 @@ from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.sim import require_rendering, task_spec
-from gap_vla.training.config import Experiment
+from gap_vla.training.config import LOGGERS, Experiment
 from gap_vla.training.stages import Stages
 
 PROCESS = 300 * 2**20
@@ -47,6 +48,9 @@ def require_ready(config: Experiment, stages: Stages) -> None:
         EpisodeError: demonstrations that cannot be read.
     """
     require_writable(config.runs, "runs")
+    logger = config.train.logger
+    if logger in LOGGERS and importlib.util.find_spec(logger) is None:
+        raise ConfigError(f"train.logger is {logger!r}, which is not installed: pip install {logger}")
     if config.eval.episodes:
         require_rendering()
     config.require_ready()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from gap_vla.core.progress import Agenda, Progress, Stage, duration
 from gap_vla.core.run_directory import RunDirectory, RunExistsError, read_metrics
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.drawing.batch import STRIP, batch_picture
-from gap_vla.training.loop import MetricsWriter
+from gap_vla.training import preflight
+from gap_vla.training.config import LOGGERS
+from gap_vla.training.loop import MetricsWriter, metrics_of
+from gap_vla.training.octo import FinetuneConfig, OctoTrainConfig
+from gap_vla.training.run import Run
 
 CONFIG = {"task": "threading", "train": {"steps": 3}}
 
@@ -61,6 +66,47 @@ def test_resumed_metrics_forget_the_steps_that_will_be_measured_again(tmp_path):
     second.close()
     assert [(row["step"], row["loss"]) for row in read_metrics(path)] == [(1, 1), (2, 2), (3, 3), (4, 40)]
     assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+STAND_IN = """
+calls = []
+def init(**how): calls.append(("init", how))
+def log(values, step): calls.append(("log", step, values))
+def finish(): calls.append(("finish",))
+"""
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_a_logger_gets_every_measurement_and_a_resumed_run_goes_on_in_its_own(logger, tmp_path, monkeypatch):
+    (tmp_path / f"{logger}.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {**CONFIG, "train": {**CONFIG["train"], "logger": "none"}}
+    RunDirectory.claim(tmp_path / "threading" / "run", config, resume=False, dataset={})
+    config["train"]["logger"] = logger  # no part of what is trained: the run goes on
+    run = RunDirectory.claim(tmp_path / "threading" / "run", config, resume=True, dataset={})
+    for step in (0, 3):
+        metrics = metrics_of(run, logger, step)
+        metrics.write(step, {"train/loss": np.float32(0.5)})
+        metrics.close()
+    calls = sys.modules.pop(logger).calls
+    assert [call[0] for call in calls] == ["init", "log", "finish"] * 2
+    assert calls[0] == calls[3] and calls[4] == ("log", 3, {"train/loss": 0.5})
+    how = calls[0][1]
+    assert (how["project"], how["name"], how["resume"]) == ("gap_vla-threading", "run", "allow")
+    assert how["config"] == config and how.keys() <= {"project", "name", "resume", "config", "id"}
+    assert [row["step"] for row in read_metrics(run.metrics)] == [0, 3]
+
+
+def test_a_logger_that_is_not_installed_is_said_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    train = OctoTrainConfig(logger="wandb")
+    config = FinetuneConfig(task="threading", runs=str(tmp_path), train=train)
+    with pytest.raises(ConfigError, match=r"^train\.logger is 'wandb', which is not installed: pip install wandb$"):
+        Run(config).to_the_end()
+    assert not list(tmp_path.iterdir())
+    assert Run(config).directory.path == Run(FinetuneConfig(task="threading", runs=str(tmp_path))).directory.path
+    with pytest.raises(ConfigError, match=r"train\.logger 'wandbb' is unknown \(did you mean 'wandb'\?\)"):
+        OctoTrainConfig(logger="wandbb")
 
 
 def test_the_picture_shows_frames_with_their_rho_from_blue_to_red_and_padding_dark():
