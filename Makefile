@@ -4,7 +4,7 @@ EXTRAS ?= all
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
-.PHONY: setup finetune debug docs test test-slow mutants corpus chaos performance test-lerobot lint clean
+.PHONY: setup finetune debug docs test test-slow mutants corpus chaos performance test-lerobot wheel-check lint clean
 
 setup: .venv/ready
 
@@ -74,6 +74,10 @@ test-lerobot: .venv-lerobot/ready
 	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check -r tests/adjustment/lerobot_requirements.txt
 	.venv-lerobot/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.4 torchvision==0.28.0
 	@touch .venv-lerobot/ready
+
+# The wheel in an empty environment and an empty folder; nothing of this checkout is used but test data.
+wheel-check:
+	PYTHON=$(PYTHON) .ci/wheel-check
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from gap_vla.core.episode import LARGEST_ACTION, EpisodeError
 from gap_vla.core.foreign import one_line
@@ -133,4 +132,6 @@ def resized(frames: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     if size is None or frames.shape[1:3] == tuple(size):
         return frames
     height, width = size
+    from PIL import Image  # of an extra; the names of readers are known without
+
     return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])
