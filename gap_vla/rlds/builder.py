@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pickle
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,8 +50,8 @@ def write_rlds(
     `data_dir/name/.version.partial`, and the same call after an interruption continues with the missing shards.
 
     Args:
-        episodes: a sequence (`gap_vla.demos.open_source(...)` or a list), or any iterable, which is spooled to
-            the temporary directory (TMPDIR) first. All episodes have the same cameras, sizes and widths.
+        episodes: `gap_vla.demos.open_source(...)`, whose episodes are read one at a time, or any that are in memory.
+            All have the same cameras, sizes and widths.
         data_dir: TFDS data directory.
         name: dataset name (letters, digits, underscores).
         version: `major.minor.patch`.
@@ -77,10 +75,8 @@ def write_rlds(
     """
     check_names(name, version)
     path = Path(data_dir) / name / version
+    episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
     with contextlib.ExitStack() as stack:
-        if not isinstance(episodes, Sequence):
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gap_vla_spool"))
-            episodes = spool(episodes, Path(folder))
         if identity is None:
             identity = episodes.identity() if isinstance(episodes, Source) else {"content": content_hash(episodes)}
         stated = {
@@ -153,24 +149,3 @@ def _gather_statistics(partial: Path, jobs: list[ShardJob]) -> None:
     actions = [part for t in tables for part in np.split(t["action"], np.cumsum(t["lengths"])[:-1])]
     proprios = [part for t in tables for part in np.split(t["proprio"], np.cumsum(t["lengths"])[:-1])]
     save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
-
-
-class _Spooled(Sequence[Episode]):
-    def __init__(self, directory: Path, length: int) -> None:
-        self._directory, self._length = directory, length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < self._length:
-            raise IndexError(index)
-        return pickle.loads((self._directory / f"{index}.pkl").read_bytes())
-
-
-def spool(episodes: Iterable[Episode], directory: Path) -> Sequence[Episode]:
-    """Writes each episode to `directory` as it comes; memory holds one at a time."""
-    count = 0
-    for count, episode in enumerate(episodes, start=1):
-        (directory / f"{count - 1}.pkl").write_bytes(pickle.dumps(episode, protocol=5))
-    return _Spooled(directory, count)
