@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Mixture:
 
     def gather(self, addresses: np.ndarray) -> Batch:
         """The batch of these addresses (int[B, 3]: store, epoch, window) in their order."""
+        if len(self._parts) == 1:
+            return self._parts[0].gather(addresses[:, 2], addresses[:, 1])
         batches, rows = [], []
         for number, part in enumerate(self._parts):
             mine = np.flatnonzero(addresses[:, 0] == number)
@@ -97,6 +99,7 @@ class WindowLoader:
         process_index: this host …
         process_count: … of so many; each sees its own share of the windows.
         augment: as of `Windows`; used if `train`.
+        change: the number of a batch, and the batch, to what is delivered in its place.
         threads: threads that gather ahead; 0 gathers when asked.
         prefetch: batches held ready when `threads` > 0.
         **windows: of `gap_vla.rlds.windows.Windows`: window_size, action_horizon, image_keys, normalization, …
@@ -113,6 +116,7 @@ class WindowLoader:
         process_index: int = 0,
         process_count: int = 1,
         augment: Mapping[str, Any] | None = None,
+        change: Callable[[int, Batch], Batch] | None = None,
         threads: int = 0,
         prefetch: int = 2,
         **windows: Any,
@@ -124,8 +128,7 @@ class WindowLoader:
             raise ConfigError(f"process_index {process_index} is not in [0, {process_count})")
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
         parts = [Windows(one, **windows) for one, _ in stores]
-        self.windows = Mixture(parts) if len(parts) > 1 else parts[0]
-        self._statistics = [part.store.statistics for part in parts]
+        self.windows = Mixture(parts)
         self._identity = digest(
             {
                 "stores": [[one.source_hash, weight] for one, weight in stores],
@@ -143,9 +146,7 @@ class WindowLoader:
             order = grain.MapDataset.range(process_index, len(part), process_count)
             own = len(order)
             order = order.seed(seed).shuffle().repeat() if train else order
-            if len(parts) > 1 or part.random:
-                order = order.map_with_index(functools.partial(address, number, own))
-            orders.append(order)
+            orders.append(order.map_with_index(functools.partial(address, number, own)))
         self.windows_per_epoch = sum(len(range(process_index, len(part), process_count)) for part in parts)
         if len(orders) == 1:
             order = orders[0]
@@ -154,24 +155,12 @@ class WindowLoader:
         else:
             order = grain.MapDataset.concatenate(orders)
         batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray)
-        batches = batches.map(self._gather)
+        batches = batches.map(self.windows.gather)
+        batches = batches if change is None else batches.map_with_index(change)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
         self._batches = batches.to_iter_dataset(options)
         self._iterator = iter(self._batches)
         self._train = train
-
-    @property
-    def statistics(self) -> Any:
-        """The statistics that `action` and `proprio` were normalised with; a list of them for several stores."""
-        return self._statistics[0] if len(self._statistics) == 1 else self._statistics
-
-    def _gather(self, rows: np.ndarray) -> Batch:
-        """Rows are windows, or addresses: (store, epoch, window)."""
-        if rows.ndim == 1:
-            return self.windows.gather(rows)  # type: ignore[union-attr,call-arg]
-        if isinstance(self.windows, Mixture):
-            return self.windows.gather(rows)
-        return self.windows.gather(rows[:, 2], rows[:, 1])
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._train:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
+from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Batch
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.octo import FinetuneConfig
@@ -89,15 +90,18 @@ def describe_store(store: EpisodeStore) -> str:
 
 def make_loader(
     config: FinetuneConfig, store: EpisodeStore, split: str, train: bool, mixture: Sequence[EpisodeStore] = ()
-) -> WindowLoader | ShuffledImages:
+) -> WindowLoader:
     """Windows of one split as this configuration wants them; pictures are changed in training only.
 
     Args:
         mixture: the stores of `data.mixture`.
     """
-    shuffled = config.data.shuffle_images and train
+    augment, change = config.data.augment.of_images, None
+    if config.data.shuffle_images and train:
+        change = functools.partial(shuffled_images, store.split(split), config.train.seed, augment)
+        augment = {}
     stores, weights = [store, *mixture], [1.0, *(weight for _, weight in config.data.mixture)]
-    loader = WindowLoader(
+    return WindowLoader(
         list(zip(stores, weights, strict=train)),
         split=split,
         window_size=config.model.window_size,
@@ -110,76 +114,33 @@ def make_loader(
         rho_of_window="step" if all(map(has_rho, stores)) else "none",
         language=bool(config.model.pretrained),
         train=train,
-        augment=config.data.augment.of_images if train and not shuffled else None,
+        augment=augment,
+        change=change,
     )
-    if shuffled:
-        return ShuffledImages(loader, store, split, config.train.seed, config.data.augment.of_images)
-    return loader
 
 
-class ShuffledImages:
-    """A control that cannot see: batches with the pictures of other episodes, each drawn at random for a window.
+def shuffled_images(
+    data: StoreSplit, seed: int, augment: Mapping[str, Augmentation], number: int, batch: Batch
+) -> Batch:
+    """A control that cannot see: the batch with the pictures of other episodes, each drawn at random for a window.
 
     They are those of the same steps. Proprioception, actions and ρ stay; pictures still tell how far an episode has
     got, but nothing of this one's layout. An episode that is shorter shows its last picture. Once in as many windows as
-    there are episodes, a window keeps its own. Same seed, same batches, also after resuming.
+    there are episodes, a window keeps its own.
 
     Args:
-        loader: of windows of `split` of `store`.
-        seed: of the drawing.
+        data: the split that the windows are of.
+        seed: of the drawing, together with the batch's `number`.
         augment: `image_<camera>` to the random changes of the pictures that are shown instead.
     """
-
-    def __init__(
-        self,
-        loader: WindowLoader,
-        store: EpisodeStore,
-        split: str,
-        seed: int,
-        augment: Mapping[str, Augmentation] | None = None,
-    ) -> None:
-        self._augment = augment or {}
-        self._loader, self._data, self._seed = loader, store.split(split), seed
-        self._delivered = 0
-
-    def __iter__(self) -> Iterator[Batch]:
-        iter(self._loader)
-        return self
-
-    def __next__(self) -> Batch:
-        batch = self._shuffled(next(self._loader))
-        self._delivered += 1
-        return batch
-
-    def peek(self) -> Batch:
-        """The next batch, without moving on."""
-        return self._shuffled(self._loader.peek())
-
-    def state(self) -> dict[str, Any]:
-        """The position after the last delivered batch, JSON-able."""
-        return {**self._loader.state(), "shuffled_images": self._delivered}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continues exactly behind `state`.
-
-        Raises:
-            ConfigError: the state is of other data, or of a run whose pictures were not shuffled.
-        """
-        if "shuffled_images" not in state:
-            raise ConfigError("the run was trained without data.shuffle_images; resume with the same settings")
-        self._loader.restore({key: value for key, value in state.items() if key != "shuffled_images"})
-        self._delivered = state["shuffled_images"]
-
-    def _shuffled(self, batch: Batch) -> Batch:
-        timestep = batch["observation"]["timestep"]
-        offsets = self._data.offsets
-        rng = np.random.default_rng([self._seed, self._delivered])
-        drawn = rng.integers(len(offsets) - 1, size=len(timestep))
-        step = np.minimum(offsets[drawn][:, None] + timestep, offsets[drawn + 1][:, None] - 1)
-        cameras = [key for key in batch["observation"] if key.startswith("image_")]
-        pictures = {key: np.take(self._data.fields[key], step, axis=0) for key in cameras}
-        if self._augment:
-            draws = rng.random((len(timestep), DRAWS))
-            for key, augmentation in self._augment.items():
-                pictures[key] = augmentation(pictures[key], batch["observation"]["timestep_pad_mask"], draws)
-        return {**batch, "observation": {**batch["observation"], **pictures}}
+    timestep, offsets = batch["observation"]["timestep"], data.offsets
+    rng = np.random.default_rng([seed, number])
+    drawn = rng.integers(len(offsets) - 1, size=len(timestep))
+    step = np.minimum(offsets[drawn][:, None] + timestep, offsets[drawn + 1][:, None] - 1)
+    cameras = [key for key in batch["observation"] if key.startswith("image_")]
+    pictures = {key: np.take(data.fields[key], step, axis=0) for key in cameras}
+    if augment:
+        draws = rng.random((len(timestep), DRAWS))
+        for key, augmentation in augment.items():
+            pictures[key] = augmentation(pictures[key], batch["observation"]["timestep_pad_mask"], draws)
+    return {**batch, "observation": {**batch["observation"], **pictures}}
