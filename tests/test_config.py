@@ -48,6 +48,7 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ),
         ({"task": "threading", "data": {"mixture": [["a", 0.0]]}}, r"data.mixture is .*; each must be .* from 0.001"),
         ({"task": "threading", "data": {"mixture": [["a", 1], ["a/", 2]]}}, "give each dataset once"),
+        ({"task": "threading", "data": {"mixture": [["a", 1], ["a", 2]]}}, "give each dataset once"),
         ({"task": "threading", "data": {"mixture": [["a", 1]], "rlds": "a"}}, "give each dataset once"),
         ({"task": "threading", "data": {"mixture": [["a", 1]], "shuffle_images": True}}, "of one dataset; leave"),
         ({"task": "threading", "adjustment": {"mode": "sampel"}}, "sample_lambda"),

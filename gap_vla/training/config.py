@@ -109,7 +109,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_numbers(self, "data")
         choose(self.normalization, ("normal", "bounds"), "data.normalization")
-        paths = [Path(path) for path in (self.rlds, *dict(self.mixture)) if path]
+        paths = [Path(path) for path in (self.rlds, *(path for path, _ in self.mixture)) if path]
         if len(set(paths)) < len(paths):
             raise ConfigError(f"data.rlds and data.mixture name {', '.join(map(str, paths))}; give each dataset once")
         if self.mixture and self.shuffle_images:
