@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,13 +69,13 @@ def published_config(name: str) -> dict[str, Any]:
     }
 
 
-def _transformer(num_layers: int, mlp_dim: int, num_attention_heads: int, dropout: float = 0.0) -> dict[str, Any]:
+def _transformer(num_layers: int, mlp_dim: int, num_attention_heads: int) -> dict[str, Any]:
     return {
         "num_layers": num_layers,
         "mlp_dim": mlp_dim,
         "num_attention_heads": num_attention_heads,
-        "dropout_rate": dropout,
-        "attention_dropout_rate": dropout,
+        "dropout_rate": 0.0,
+        "attention_dropout_rate": 0.0,
         "add_position_embedding": False,
     }
 
@@ -93,15 +93,8 @@ def small_config(
     mlp_dim: int | None = None,
     head: str = "l1",
     window_size: int = 2,
-    max_horizon: int | None = None,
     stem_features: Sequence[int] = (32, 32, 64),
     stem_patch: int = 0,
-    patch_size: int = 16,
-    num_readouts: int = 1,
-    dropout_rate: float = 0.0,
-    goal_images: bool = False,
-    language_embedding: bool = False,
-    head_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A small Octo for tasks without language, a config that upstream's `OctoModel.from_config` takes too.
 
@@ -110,15 +103,11 @@ def small_config(
         image_size: height and width of the images, for checking only.
         proprio_dim: P, one token per dimension; None or 0 builds the vision-only model.
         head: `"l1"`, `"mse"` or `"diffusion"`.
-        window_size: steps of history in the data; max_horizon: longest window that positions are embedded for.
+        window_size: steps of history, the longest window that positions are embedded for.
         stem_features: channels per stage, multiples of 32; every stage halves the image, so three stages make
             8x8 = 64 tokens of a 64x64 image.
         stem_patch: the first stage maps patches of so many pixels instead, by one matrix product; 0: it is a 3x3
             convolution of stride 2 as the others. Patches of 4 take less than half of the time on a CPU.
-        patch_size: 16 makes one token per cell of the last stage, 32 one per 2x2 cells.
-        goal_images: stack a goal image of each camera behind the observed one.
-        language_embedding: add a task tokenizer for precomputed instruction embeddings.
-        head_options: further fields of the head, such as `{"use_map": False}` or `{"diffusion_steps": 10}`.
     """
     if head not in KINDS:
         raise ConfigError(f"head must be one of {sorted(KINDS)}, found {head!r}")
@@ -128,14 +117,14 @@ def small_config(
             f"{num_attention_heads}, and by 8 for attention pooling"
         )
     stages, first = len(stem_features), stem_patch or 2
-    if image_size % (first * 2 ** (stages - 1) * max(1, patch_size // 16)):
+    if image_size % (first * 2 ** (stages - 1)):
         raise ConfigError(
-            f"{stages} stages and patch_size {patch_size} do not divide {image_size} pixels: change "
+            f"{stages} stages do not divide {image_size} pixels: change "
             "model.stem_features or model.stem_patch, or use pictures of another size"
         )
     encoder = ModuleSpec.create(
         f"{ENCODERS}:SmallStem16",
-        patch_size=patch_size,
+        patch_size=16,  # a token for each cell of the last stage
         kernel_sizes=[stem_patch or 3] + [3] * (stages - 1),
         strides=[first] + [2] * (stages - 1),
         features=list(stem_features),
@@ -146,29 +135,23 @@ def small_config(
         key.removeprefix("image_"): ModuleSpec.create(
             f"{TOKENIZERS}:ImageTokenizer",
             obs_stack_keys=[key],
-            task_stack_keys=[key] if goal_images else [],
+            task_stack_keys=[],
             encoder=encoder,
         )
         for key in image_keys
     }
     if proprio_dim:
         observation_tokenizers["proprio"] = ModuleSpec.create(f"{TOKENIZERS}:LowdimObsTokenizer", obs_keys=["proprio"])
-    task_tokenizers = {}
-    if language_embedding:
-        task_tokenizers["language"] = ModuleSpec.create(f"{TOKENIZERS}:LanguageTokenizer", encoder=None)
-    fields: dict[str, Any] = {"readout_key": "readout_action"}
-    fields |= {"action_horizon": action_horizon, "action_dim": action_dim, **(head_options or {})}
+    fields = {"readout_key": "readout_action", "action_horizon": action_horizon, "action_dim": action_dim}
     return {
         "model": {
             "observation_tokenizers": observation_tokenizers,
-            "task_tokenizers": task_tokenizers,
+            "task_tokenizers": {},
             "heads": {"action": ModuleSpec.create(f"{HEADS}:{KINDS[head]}", **fields)},
-            "readouts": {"action": num_readouts},
-            "transformer_kwargs": _transformer(
-                num_layers, mlp_dim or 4 * token_embedding_size, num_attention_heads, dropout_rate
-            ),
+            "readouts": {"action": 1},
+            "transformer_kwargs": _transformer(num_layers, mlp_dim or 4 * token_embedding_size, num_attention_heads),
             "token_embedding_size": token_embedding_size,
-            "max_horizon": window_size if max_horizon is None else max_horizon,
+            "max_horizon": window_size,
             "repeat_task_tokens": False,
             "use_correct_attention": True,
         },
@@ -187,14 +170,9 @@ def example_batch(
     window_size: int = 2,
     batch_size: int = 1,
     goal_images: bool = False,
-    language_embedding: int | None = None,
-    seed: int = 0,
 ) -> dict[str, Any]:
-    """A random batch in upstream's layout for `small_config` with the same arguments.
-
-    `language_embedding` is the width of the instruction's embedding, None for none.
-    """
-    rng = np.random.default_rng(seed)
+    """A random batch in upstream's layout for `small_config` with the same arguments; always the same one."""
+    rng = np.random.default_rng(0)
     leading = (batch_size, window_size)
     image = (image_size, image_size, 3)
     observation: dict[str, Any] = {key: rng.integers(0, 256, (*leading, *image), dtype=np.uint8) for key in image_keys}
@@ -206,8 +184,6 @@ def example_batch(
     task: dict[str, Any] = {}
     if goal_images:
         task = {key: rng.integers(0, 256, (batch_size, *image), dtype=np.uint8) for key in image_keys}
-    if language_embedding is not None:
-        task["language_instruction"] = rng.standard_normal((batch_size, language_embedding), dtype=np.float32)
     task["pad_mask_dict"] = {key: np.ones(batch_size, bool) for key in task}
     shape = (*leading, action_horizon, action_dim)
     return {

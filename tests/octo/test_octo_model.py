@@ -265,7 +265,8 @@ def test_specs_name_upstreams_classes() -> None:
 def test_gap_reaches_the_proprio_tokens_of_unrolled_and_looped_layers(compute: Compute) -> None:
     options: dict[str, Any] = {"image_size": 8, "proprio_dim": 3, "window_size": 1}
     sizes = {"stem_features": (32,), "token_embedding_size": 8, "num_attention_heads": 2, "mlp_dim": 8}
-    config = presets.small_config(**options, **sizes, head_options={"use_map": False})
+    config = presets.small_config(**options, **sizes)
+    config["model"]["heads"]["action"]["kwargs"]["use_map"] = False
     batch = presets.example_batch(**options, batch_size=2)
     module = OctoModule.create(**config["model"], compute=compute)
     rng = np.random.default_rng(0)

@@ -22,8 +22,9 @@ STATISTICS = {
 
 
 def build(head="l1", statistics=STATISTICS, **sizes):
-    options = {"diffusion_steps": 2, "num_blocks": 1, "hidden_dim": 16} if head == "diffusion" else {}
-    config = small_config(head=head, head_options=options, **SIZES, **SMALL, **sizes)
+    config = small_config(head=head, **SIZES, **SMALL, **sizes)
+    if head == "diffusion":
+        config["model"]["heads"]["action"]["kwargs"] |= {"diffusion_steps": 2, "num_blocks": 1, "hidden_dim": 16}
     return OctoModel.from_config(config, example_batch(**SIZES, **sizes), dataset_statistics=statistics)
 
 
