@@ -31,18 +31,17 @@ from gap_vla.core.errors import command, keeping
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__, {"--episodes": "--show"}, answers=True)
     add_source(parser)
-    parser.add_argument("--out", type=Path, required=True, help="where the annotated copy goes")
-    parser.add_argument("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", type=key_value, help="option of the method"
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="of the LSTM (default: 0)")
-    parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: annotate with it, fit nothing")
-    parser.add_argument("--extra", default="", help="further joints or hand channels that count: names joined by +")
-    parser.add_argument("--workers", type=processes, help="processes (default: by the amount of work)")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT once the new one is complete")
-    parser.add_argument("--report", nargs="?", const="", metavar="HTML", help="write a page (default: OUT.report.html)")
-    parser.add_argument("--show", type=whole(1, 1000), default=3, help="episodes on the page (default: 3)")
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="where the annotated copy goes")
+    add("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
+    add("--option", action="append", default=[], metavar="KEY=VALUE", type=key_value, help="option of the method")
+    add("--seed", type=seed, default=0, help="of the LSTM (default: 0)")
+    add("--annotator", type=Path, help="folder of a saved annotator: annotate with it, fit nothing")
+    add("--extra", default="", help="further joints or hand channels that count: names joined by +")
+    add("--workers", type=processes, help="processes (default: by the amount of work)")
+    add("--overwrite", action="store_true", help="replace OUT once the new one is complete")
+    add("--report", nargs="?", const="", metavar="HTML", help="write a page (default: OUT.report.html)")
+    add("--show", type=whole(1, 1000), default=3, help="episodes on the page (default: 3)")
     arguments = parser.parse_args(argv)
     if arguments.annotator:
         refuse_idle(parser, arguments, "with --annotator, which fits nothing", "method", "option", "seed")

@@ -24,32 +24,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     from gap_vla.demos import READERS
 
     parser = command_parser(__doc__, {"--annotate": "--option"})
-    parser.add_argument("source", type=Path, help="file or folder of demonstrations")
-    parser.add_argument(
-        "--kind",
-        help=f"{', '.join(READERS)} (default: what the builder of this name reads, else robomimic_hdf5)",
-    )
-    parser.add_argument("--name", required=True, help="dataset name: letters, digits, underscores")
-    parser.add_argument("--data-dir", type=Path, default=Path("data/rlds"), help="default: data/rlds")
-    parser.add_argument("--version", help="default: 1.0.0")
-    parser.add_argument("--method", help="annotator of ρ; 'none' writes a dataset without (default: lstm)")
-    parser.add_argument("--seed", type=seed, help="of the annotator (default: 0)")
-    parser.add_argument("--val-fraction", type=real(0, 0.9), help="default: 0.1")
+    add = parser.add_argument
+    add("source", type=Path, help="file or folder of demonstrations")
+    add("--kind", help=f"{', '.join(READERS)} (default: what the builder of this name reads, else robomimic_hdf5)")
+    add("--name", required=True, help="dataset name: letters, digits, underscores")
+    add("--data-dir", type=Path, default=Path("data/rlds"), help="default: data/rlds")
+    add("--version", help="default: 1.0.0")
+    add("--method", help="annotator of ρ; 'none' writes a dataset without (default: lstm)")
+    add("--seed", type=seed, help="of the annotator (default: 0)")
+    add("--val-fraction", type=real(0, 0.9), help="default: 0.1")
     pairs: dict[str, Any] = dict(action="append", default=[], metavar="KEY=VALUE", type=key_value)
-    parser.add_argument("--reader", help="option of the reader", **pairs)
-    parser.add_argument("--option", help="option of the annotator", **pairs)
-    parser.add_argument("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
-    parser.add_argument(
-        "--fit-episodes", type=whole(1, MANY), help="fit the annotator on so many of `train` (default: all)"
-    )
-    parser.add_argument("--workers", type=processes, default=2, help="processes (default: 2)")
-    parser.add_argument(
-        "--overwrite", action="store_true", default=None, help="replace a dataset that was made differently"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="write nothing but a picture of the first episode with ρ"
-    )
-    parser.add_argument("--beam", nargs="*", metavar="FLAG", help="run on Apache Beam; flags go to its runner")
+    add("--reader", help="option of the reader", **pairs)
+    add("--option", help="option of the annotator", **pairs)
+    add("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
+    add("--fit-episodes", type=whole(1, MANY), help="fit the annotator on so many of `train` (default: all)")
+    add("--workers", type=processes, default=2, help="processes (default: 2)")
+    add("--overwrite", action="store_true", default=None, help="replace a dataset that was made differently")
+    add("--dry-run", action="store_true", help="write nothing but a picture of the first episode with ρ")
+    add("--beam", nargs="*", metavar="FLAG", help="run on Apache Beam; flags go to its runner")
     arguments = parser.parse_args(argv)
     if arguments.annotator:
         labels = ("method", "seed", "option", "fit_episodes")

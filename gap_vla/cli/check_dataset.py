@@ -19,20 +19,19 @@ from gap_vla.core.errors import command, keeping
 def main(argv: list[str] | None = None) -> int:
     former = {"--state-key": "--state", "--pictures": "--show", "--max-episodes": "--episodes"}
     parser = command_parser(__doc__, former, answers=True)
-    parser.add_argument("dataset", type=Path, help="version directory, e.g. data/rlds/threading/1.0.0")
-    parser.add_argument("--state", help="step field with the robot's state (default: observation/proprio or state)")
-    parser.add_argument(
-        "--layout", type=json_or_name, help="columns of the state: a name of gap_vla.demos.layout.LAYOUTS, or JSON"
-    )
-    parser.add_argument("--out", type=Path, help="folder of the page (default: <name>-<version>-check)")
-    parser.add_argument("--show", type=whole(0, 1000), default=6, help="episodes on the page (default: 6)")
-    parser.add_argument("--episodes", type=whole(1, MANY), help="how many of each split are checked (default: all)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("dataset", type=Path, help="version directory, e.g. data/rlds/threading/1.0.0")
+    add("--state", help="step field with the robot's state (default: observation/proprio or state)")
+    add("--layout", type=json_or_name, help="columns of the state: a name of gap_vla.demos.layout.LAYOUTS, or JSON")
+    add("--out", type=Path, help="folder of the page (default: <name>-<version>-check)")
+    add("--show", type=whole(0, 1000), default=6, help="episodes on the page (default: 6)")
+    add("--episodes", type=whole(1, MANY), help="how many of each split are checked (default: all)")
+    add(
         "--action-limit",
         type=real(1e-6, 1e9),
         help="largest action (default: what the dataset was converted with, else 1)",
     )
-    parser.add_argument("--strict", action="store_true", help="warnings count as errors")
+    add("--strict", action="store_true", help="warnings count as errors")
     arguments = parser.parse_args(argv)
     from gap_vla.core.outputs import claim_folder
     from gap_vla.rlds.checking import check_dataset

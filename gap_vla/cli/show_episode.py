@@ -20,15 +20,14 @@ from gap_vla.core.errors import command, keeping
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     add_source(parser)
-    parser.add_argument("--episode", type=whole(0, 2**31 - 1), default=0, help="its number (default: 0)")
-    parser.add_argument("--split", default="train", help="RLDS: split (default: train)")
-    parser.add_argument("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
-    parser.add_argument("--camera", help="image to show (default: the first)")
-    parser.add_argument(
-        "--fps", type=real(0.1, 1000, "pictures per second"), default=20, help="of a video (default: 20)"
-    )
-    parser.add_argument("--method", help="label the episode with this method instead of its stored labels")
-    parser.add_argument("--annotator", type=Path, help="label the episode with this saved annotator")
+    add = parser.add_argument
+    add("--episode", type=whole(0, 2**31 - 1), default=0, help="its number (default: 0)")
+    add("--split", default="train", help="RLDS: split (default: train)")
+    add("--out", type=Path, default=Path("episode.html"), help=".html (default), .mp4 or .png")
+    add("--camera", help="image to show (default: the first)")
+    add("--fps", type=real(0.1, 1000, "pictures per second"), default=20, help="of a video (default: 20)")
+    add("--method", help="label the episode with this method instead of its stored labels")
+    add("--annotator", type=Path, help="label the episode with this saved annotator")
     arguments = parser.parse_args(argv)
     if arguments.annotator:
         refuse_idle(parser, arguments, "with --annotator, which knows its own", "method")
