@@ -22,17 +22,6 @@ from gap_vla.sim.specs import TaskSpec, UnknownNameError, task_spec
 from gap_vla.sim.variants import Variant, variant_spec
 from gap_vla.sim.world import SETTLE_STEPS, World
 
-_WORLDS = {
-    "pick_place": "gap_vla.sim.tasks.metaworld:PickPlace",
-    "assembly": "gap_vla.sim.tasks.metaworld:Assembly",
-    "disassemble": "gap_vla.sim.tasks.metaworld:Disassemble",
-    "push_wall": "gap_vla.sim.tasks.metaworld:PushWall",
-    "bin_picking": "gap_vla.sim.tasks.metaworld:BinPicking",
-    "stack": "gap_vla.sim.tasks.stack:Stack",
-    "threading": "gap_vla.sim.tasks.threading:Threading",
-    "hammer_drawer": "gap_vla.sim.tasks.hammer_drawer:HammerDrawer",
-    "handover": "gap_vla.sim.tasks.handover:Handover",
-}
 CAMERAS = ("primary", "wrist")
 _REACH = (*(5.0,) * 3, *(1.01,) * 4, *(0.1,) * 2)
 """Generous bounds of one arm's proprio: xyz (m), quaternion, fingers (m)."""
@@ -247,8 +236,7 @@ def make(
         require_rendering()
     else:
         _allow_missing_opengl()
-    module, class_name = _WORLDS[name].split(":")
-    world: World = getattr(importlib.import_module(module), class_name)(spec, chosen)
+    world: World = getattr(importlib.import_module(spec.module), spec.class_name)(spec, chosen)
     views = {c: find_view(camera if c == "primary" else c, world.views, world.model) for c in cameras}
     env = SimEnv(spec, chosen, world, image_size, views)
     env.render_mode = render_mode

@@ -74,9 +74,19 @@ class TaskSpec:
         return 3 if self.family == "robosuite" else 2 if self.name == "disassemble" else 1
 
     @property
+    def class_name(self) -> str:
+        """Of its world, `HammerDrawer` for `hammer_drawer`."""
+        return self.name.title().replace("_", "")
+
+    @property
+    def module(self) -> str:
+        """Of its world; the tasks of Meta-World share one."""
+        return f"gap_vla.sim.tasks.{self.name if self.family == 'robosuite' else self.family}"
+
+    @property
     def gymnasium_id(self) -> str:
         """The name under which gymnasium knows the task (`"gap_vla/Threading-v0"`)."""
-        return f"gap_vla/{self.name.title().replace('_', '')}-v0"
+        return f"gap_vla/{self.class_name}-v0"
 
 
 def _metaworld(name: str, instruction: str, *phases: str) -> TaskSpec:
