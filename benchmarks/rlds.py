@@ -188,7 +188,7 @@ def main() -> None:
         loader = WindowLoader(EpisodeStore.open(store.directory), **windows)
         next(loader)
         report("first_batch", seconds=time.perf_counter() - wall)
-        per_epoch = loader.windows_per_epoch // options.batch_size
+        per_epoch = store.split("train").steps // options.batch_size
         report("loader", **rate(loader, options.batch_size, max(per_epoch, 50)))
         memory = []
         for _ in range(options.epochs):

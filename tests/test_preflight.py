@@ -167,6 +167,13 @@ def test_a_dataset_of_a_mixture_that_does_not_fit_is_named_before_work_begins(
     assert not Path(folders["runs"]).exists() and not Path(folders["data__root"]).exists()
 
 
+def test_a_dataset_is_named_once_in_a_mixture(dataset, folders):
+    once = (str(dataset), 0.5)
+    for twice, main in (((once, once), ""), ((once, (f"{dataset}/", 0.5)), ""), ((once,), f"{dataset}/")):
+        with pytest.raises(UserError, match="name each dataset once"):
+            ready(octo(**folders, data__mixture=twice, data__rlds=main))
+
+
 def test_a_dataset_of_a_mixture_needs_neither_held_out_episodes_nor_rho_where_the_method_needs_none(dataset, folders):
     redescribed(dataset, '"action": {"tensor": {}}', widths(9, 7))
     (dataset / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train"}]}))

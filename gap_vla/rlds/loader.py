@@ -15,53 +15,34 @@ from gap_vla.rlds.store import EpisodeStore
 from gap_vla.rlds.windows import Batch, Windows
 
 
-class Mixture:
-    """Gathers batches whose rows come from different stores.
-
-    Args:
-        parts: windows with equal picture sizes, widths and fields.
-
-    Raises:
-        ConfigError: they differ; says in what.
-    """
-
-    def __init__(self, parts: Sequence[Windows]) -> None:
-        self._parts = list(parts)
-        shapes = {part.store.directory: {k: v.shape[1:] for k, v in part.data.fields.items()} for part in parts}
-        require_alike(shapes, parts[0].image_keys)
-        labelled = ["change_point" in fields for fields in shapes.values()]
-        if parts[0].rho_of_window != "none" and any(labelled) and not all(labelled):
-            where = list(shapes)[labelled.index(False)]
-            raise ConfigError(f"{where}: not all of the datasets have change points; annotate them all")
-
-    def gather(self, addresses: np.ndarray) -> Batch:
-        """The batch of these addresses (int[B, 3]: store, epoch, window) in their order."""
-        if len(self._parts) == 1:
-            return self._parts[0].gather(addresses[:, 2], addresses[:, 1])
-        batches, rows = [], []
-        for number, part in enumerate(self._parts):
-            mine = np.flatnonzero(addresses[:, 0] == number)
-            if len(mine):
-                batches.append(part.gather(addresses[mine, 2], addresses[mine, 1]))
-                rows.append(mine)
-        order = np.argsort(np.concatenate(rows), kind="stable")
-        return _concatenate(batches, order)
+def gathered(parts: Sequence[Windows], addresses: np.ndarray) -> Batch:
+    """The batch of these addresses (int[B, 3]: store, epoch, window) in their order."""
+    if len(parts) == 1:
+        return parts[0].gather(addresses[:, 2], addresses[:, 1])
+    batches, rows = [], []
+    for number, part in enumerate(parts):
+        mine = np.flatnonzero(addresses[:, 0] == number)
+        if len(mine):
+            batches.append(part.gather(addresses[mine, 2], addresses[mine, 1]))
+            rows.append(mine)
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    return _concatenate(batches, order)
 
 
-def require_alike(datasets: Mapping[Path, Mapping[str, Sequence[int]]], image_keys: Sequence[str]) -> None:
-    """Checks that these pictures, proprioception and actions have one shape, given those of each dataset's fields.
+def require_alike(datasets: Mapping[Path, Mapping[str, Sequence[int]]], keys: Sequence[str]) -> None:
+    """Checks that the datasets of a mixture have these fields in one shape, given the shapes of each one's fields.
 
     Raises:
         ConfigError: a dataset's differ from the first one's; says in what.
     """
     (first, expected), *others = datasets.items()
     for where, shapes in others:
-        for key in (*image_keys, "proprio", "action"):
-            found, wanted = (list(fields.get(key, ())) for fields in (shapes, expected))
+        for key in keys:
+            found, wanted = (list(known[key]) if key in known else "missing" for known in (shapes, expected))
             if found != wanted:
                 raise ConfigError(
                     f"{where}: {key} is {found}, in {first} it is {wanted}; the datasets of a mixture have the same "
-                    "cameras, sizes of pictures and widths of states and actions"
+                    "cameras, sizes of pictures, widths of states and actions, and labels"
                 )
 
 
@@ -128,7 +109,9 @@ class WindowLoader:
             raise ConfigError(f"process_index {process_index} is not in [0, {process_count})")
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
         parts = [Windows(one, **windows) for one, _ in stores]
-        self.windows = Mixture(parts)
+        labels = () if parts[0].rho_of_window == "none" else ("rho", "change_point")
+        shapes = {part.store.directory: {k: v.shape[1:] for k, v in part.data.fields.items()} for part in parts}
+        require_alike(shapes, [*parts[0].image_keys, "proprio", "action", *labels])
         self._identity = digest(
             {
                 "stores": [[one.source_hash, weight] for one, weight in stores],
@@ -144,10 +127,9 @@ class WindowLoader:
             if len(part) < process_count:
                 raise ConfigError(f"split {split!r} has {len(part)} windows for {process_count} processes")
             order = grain.MapDataset.range(process_index, len(part), process_count)
-            own = len(order)
+            numbered = functools.partial(address, number, len(order))
             order = order.seed(seed).shuffle().repeat() if train else order
-            orders.append(order.map_with_index(functools.partial(address, number, own)))
-        self.windows_per_epoch = sum(len(range(process_index, len(part), process_count)) for part in parts)
+            orders.append(order.map_with_index(numbered))
         if len(orders) == 1:
             order = orders[0]
         elif train:
@@ -155,7 +137,7 @@ class WindowLoader:
         else:
             order = grain.MapDataset.concatenate(orders)
         batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray)
-        batches = batches.map(self.windows.gather)
+        batches = batches.map(functools.partial(gathered, parts))
         batches = batches if change is None else batches.map_with_index(change)
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
         self._batches = batches.to_iter_dataset(options)

@@ -173,8 +173,10 @@ class Windows:
             windows - start, length, *self._shape, goal=goal, upstream_action_mask=self._upstream_mask
         )
         step = index.observation + start[:, None]
-        observation = self._observation(step, index)
-        task = {"pad_mask_dict": {}} if goal is None else self._goal_of(goal + start, goal)
+        observation = self._observation(step, index.observation)
+        observation["timestep_pad_mask"] = index.timestep_pad_mask
+        # upstream's goal relabelling merges the whole observation at the goal into the task
+        task = {"pad_mask_dict": {}} if goal is None else self._observation(goal + start, goal)
         if self._augment:
             augment_batch(observation, task, self._augment, uniform(self._seed, "augment", *address, DRAWS))
         if self.language:
@@ -190,25 +192,14 @@ class Windows:
         }
         return batch | self._phases(step)
 
-    def _observation(self, step: np.ndarray, index: WindowIndices) -> dict[str, Any]:
+    def _observation(self, step: np.ndarray, timestep: np.ndarray) -> dict[str, Any]:
         observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
         if self.proprio:
             observation["proprio"] = self._small["proprio"][step]
-        observation["timestep"] = index.observation.astype(np.int32)
-        observation["timestep_pad_mask"] = index.timestep_pad_mask
+        observation["timestep"] = timestep.astype(np.int32)
         # Upstream marks a key False only where the dataset lacks it; every key here exists at every step.
-        present = [key for key in observation if key != "timestep_pad_mask"]
-        observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in present}
+        observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in observation}
         return observation
-
-    def _goal_of(self, step: np.ndarray, timestep: np.ndarray) -> dict[str, Any]:
-        """The whole observation at the goal, as upstream's relabelling merges it into the task."""
-        task: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
-        if self.proprio:
-            task["proprio"] = self._small["proprio"][step]
-        task["timestep"] = timestep.astype(np.int32)
-        task["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in task}
-        return task
 
     def _images(self, key: str, step: np.ndarray) -> np.ndarray:
         frames = self.data.fields[key]

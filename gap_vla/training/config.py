@@ -11,7 +11,6 @@ import abc
 import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
@@ -39,10 +38,7 @@ from gap_vla.sim import TASK_NAMES, task_spec
 
 STEP_COUNT = Bounds(1, STEPS, "steps are counted in 32 bits")
 BATCH = Bounds(1, 65_536, "windows computed at once")
-PEAK_RATE = Bounds(1e-10, 1.0, "about how far Adam moves a parameter in a step")
-DECAY = Bounds(0, 1, "share of a parameter that is taken away, times the learning rate")
 SHARE = Bounds(1e-3, 1e3, "windows for each one of the main dataset")
-CLIP = Bounds(1e-9, 1e9, "norm of the whole gradient; the greatest never clips")
 LOGGERS = ("wandb", "trackio")
 """Packages with the same `init`, `log` and `finish`."""
 
@@ -97,9 +93,9 @@ class DataConfig:
 
     root: str = "data"  # where collected demonstrations, RLDS datasets and episode stores are kept
     rlds: str = ""  # an existing RLDS dataset (…/name/version) with steps/rho; empty: made from the demonstrations
-    # Octo only: more such datasets to train on, as pairs (path, weight). The main one (above) has weight 1; a weight
-    # divided by the sum of all is the share of the windows. Each dataset is normalised with its own statistics.
-    # Held-out windows, rollouts and the statistics in the checkpoint are those of the main one.
+    # Octo only: more such datasets, as pairs (path, weight). The main one (above) has weight 1; a weight divided by the
+    # sum of all is a share of the training windows. Each is normalised with its own statistics; held-out windows,
+    # rollouts and the statistics in the checkpoint are those of the main one.
     mixture: Annotated[tuple[tuple[str, Annotated[float, SHARE]], ...], Items(0, 64)] = ()
     val_fraction: Annotated[float, Bounds(0.0001, 0.9, "both splits need episodes")] = 0.1
     normalization: str = "normal"  # of action and proprio: normal | bounds
@@ -109,9 +105,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_numbers(self, "data")
         choose(self.normalization, ("normal", "bounds"), "data.normalization")
-        paths = [Path(path) for path in (self.rlds, *(path for path, _ in self.mixture)) if path]
-        if len(set(paths)) < len(paths):
-            raise ConfigError(f"data.rlds and data.mixture name {', '.join(map(str, paths))}; give each dataset once")
         if self.mixture and self.shuffle_images:
             raise ConfigError("data.shuffle_images draws pictures of one dataset; leave data.mixture empty")
 
@@ -120,10 +113,10 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW with warm-up and cosine decay to zero over the training run."""
 
-    learning_rate: Annotated[float, PEAK_RATE] = 3e-4
+    learning_rate: Annotated[float, Bounds(1e-10, 1.0, "about how far Adam moves a parameter in a step")] = 3e-4
     warmup_steps: Annotated[int, Bounds(0, STEPS, "steps are counted in 32 bits")] = 100
-    weight_decay: Annotated[float, DECAY] = 0.01
-    clip_gradient: Annotated[float, CLIP] = 1.0
+    weight_decay: Annotated[float, Bounds(0, 1, "share of a parameter taken away, times the learning rate")] = 0.01
+    clip_gradient: Annotated[float, Bounds(1e-9, 1e9, "norm of the whole gradient; the greatest never clips")] = 1.0
 
     def __post_init__(self) -> None:
         check_numbers(self, "optimizer")

@@ -17,6 +17,7 @@ import optax
 
 from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
 from gap_vla.core.foreign import blaming
+from gap_vla.core.resources import shown
 from gap_vla.octo import OctoModel, checkpoint
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
@@ -146,8 +147,8 @@ def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> 
     count, fixed, leaves = _count(whole), _count(parameters.frozen), len(jax.tree_util.tree_leaves(whole))
     lines = [
         f"model: Octo, {count:,} parameters in {leaves} leaves" + (f", {fixed:,} frozen" if fixed else ""),
-        f"memory: parameters {_mib(_bytes(whole))}, gradients {_mib(_bytes(parameters.trainable))}, "
-        f"optimizer {_mib(_bytes(opt_state))}; "
+        f"memory: parameters {shown(_bytes(whole))}, gradients {shown(_bytes(parameters.trainable))}, "
+        f"optimizer {shown(_bytes(opt_state))}; "
         "activations come on top",
     ]
     schedule = config.schedule
@@ -183,10 +184,6 @@ def _count(tree: Any) -> int:
 def _bytes(tree: Any) -> int:
     sized = [leaf for leaf in jax.tree_util.tree_leaves(tree) if hasattr(leaf, "dtype")]
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in sized)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
 
 
 def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,6 @@ from flax import traverse_util
 
 from gap_vla.core.identity import digest
 
-BRANCHES = ("vision", "proprio", "shared")
-
 LARGE = 2**17
 """Numbers from which a leaf is a vector of its own."""
 

@@ -128,7 +128,7 @@ def _require_mixture(config: Experiment, stages: Stages) -> None:
         require_dataset(path, config, {"train"})
         known[path] = _step_fields(path)
     if described := {path: shapes for path, shapes in known.items() if shapes is not None}:
-        require_alike(described, [f"image_{camera}" for camera in config.demos.cameras])
+        require_alike(described, [*(f"image_{camera}" for camera in config.demos.cameras), "proprio", "action"])
 
 
 def require_dataset(directory: Path, config: Experiment, needed: Set[str] = frozenset({"train", "val"})) -> None:

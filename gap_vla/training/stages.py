@@ -6,6 +6,7 @@ run's outcome besides its configuration is its origin: versions of the code and 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -91,6 +92,8 @@ def stages_of(config: Experiment) -> Stages:
     _require_view(config)
     stores = root / "store"
     mixture = {Path(path): stores / _existing(config, Path(path), "data.mixture")[1] for path, _ in config.data.mixture}
+    if len({rlds_path, *mixture}) <= len(config.data.mixture):
+        raise ConfigError(f"data.mixture is {config.data.mixture}, beside {rlds_path}; name each dataset once")
     return Stages(demos_path, rlds_path, stores / name, demos_identity, rlds_identity, mixture)
 
 
@@ -193,28 +196,21 @@ def view_of_demos(path: Path) -> str | None:
     """The primary camera's view in a file of `collect_demos`; None for files of other tools."""
     from gap_vla.demos.hdf5_members import attributes_of_data
 
-    view = _at(_parsed(attributes_of_data(path).get("env_args")), "env_kwargs", "camera")
-    return view if isinstance(view, str) else None
+    arguments = attributes_of_data(path).get("env_args", "")
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        view = json.loads(arguments)["env_kwargs"]["camera"]
+        return view if isinstance(view, str) else None
+    return None
 
 
 def view_of_dataset(directory: Path) -> str | None:
     """The same for an RLDS dataset; None unless this toolkit collected the demonstrations in it."""
     metadata = directory / "metadata.json"
-    demos = _at(_parsed(metadata.read_bytes()), "identity", "data", "demos") if metadata.is_file() else None
-    return str(demos.get("camera", "near")) if isinstance(demos, dict) and "task" in demos else None
-
-
-def _parsed(text: Any) -> Any:
-    try:
-        return json.loads(text) if isinstance(text, (str, bytes)) else None
-    except ValueError:
-        return None
-
-
-def _at(tree: Any, *keys: str) -> Any:
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
+    content = metadata.read_bytes() if metadata.is_file() else b""
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        demos = json.loads(content)["identity"]["data"]["demos"]
+        return str(demos.get("camera", "near")) if isinstance(demos, dict) and "task" in demos else None
+    return None
 
 
 def versions(backend: str, task: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ ESTIMATOR = "tests/phases/test_phases_estimator.py"
 SEGMENTS = "tests/phases/test_phases_segmentation.py"
 MOTION = "tests/phases/test_phases_motion.py"
 WINDOWS = "tests/rlds/test_rlds_windows.py"
+MIXTURE = "tests/training/test_training_mixture.py"
 ROLLOUTS = "tests/policies/test_policies_in_rollouts.py"
 STATISTICS = "tests/rollouts/test_evaluation_statistics.py"
 
@@ -406,6 +407,20 @@ LABELS = (
 )
 
 DATA_AND_ROLLOUTS = (
+    Mutant(
+        "mixture: every dataset has the same share",
+        "training/data.py",
+        "[1.0, *(weight for _, weight in config.data.mixture)]",
+        "[1.0, *(1.0 for _ in config.data.mixture)]",
+        f"{MIXTURE}::test_the_weights_are_shares_of_the_windows",
+    ),
+    Mutant(
+        "mixture: windows of the first dataset in the place of the others",
+        "rlds/loader.py",
+        "batches.append(part.gather(addresses[mine, 2], addresses[mine, 1]))",
+        "batches.append(parts[0].gather(addresses[mine, 2], addresses[mine, 1]))",
+        f"{MIXTURE}::test_windows_have_the_rho_and_the_statistics_of_their_own_dataset",
+    ),
     Mutant(
         "windows: history in reverse",
         "rlds/windows.py",

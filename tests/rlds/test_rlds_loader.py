@@ -10,6 +10,8 @@ import torch
 from synthetic_demos import same
 
 from gap_vla.rlds import EpisodeStore, WindowDataset, WindowLoader, torch_batches
+from gap_vla.rlds.loader import gathered
+from gap_vla.rlds.windows import Windows
 
 OPTIONS: dict[str, Any] = {"split": "train", "window_size": 2, "action_horizon": 3, "batch_size": 16, "seed": 0}
 
@@ -70,7 +72,8 @@ def test_several_datasets_are_mixed_by_weight(store: EpisodeStore) -> None:
     batch = next(loader)
     assert batch["action"].shape == (200, 2, 3, 7) and len(batch["task"]["language_instruction"]) == 200
     addresses = np.array([[1, 0, 3], [0, 0, 5], [1, 0, 0]])
-    mixed, single = loader.windows.gather(addresses), loader.windows._parts[0].gather(np.array([3, 5, 0]))
+    windows = Windows(store, **{key: OPTIONS[key] for key in ("split", "window_size", "action_horizon")})
+    mixed, single = gathered([windows, windows], addresses), windows.gather(np.array([3, 5, 0]))
     same(mixed, single)
     ordered = WindowLoader([(store, 1.0), (store, 1.0)], **{**OPTIONS, "train": False})
     assert sum(len(b["rho"]) for b in ordered) == 2 * store.split("train").steps

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from made_up_demos import made_up_episodes
 
-from experiments.tables.origin import expected_origin
 from gap_vla.core.run_directory import read_metrics
 from gap_vla.rlds import EpisodeStore, normalize, write_rlds
 from gap_vla.training.data import make_loader
@@ -86,6 +85,8 @@ def test_a_checkpoint_has_the_statistics_of_the_main_dataset(training, mixtures,
 
 
 def test_a_mixture_and_its_weights_name_the_run_and_its_content_is_its_origin(mixtures, store):
+    from experiments.tables.origin import expected_origin
+
     configs = [FinetuneConfig.from_dict({**SMALL, "data": data}) for data in mixtures.values()]
     weights = [
         dataclasses.replace(configs[0].data, mixture=((*configs[0].data.mixture[0][:1], w),)) for w in (0.7, 2.0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.outputs import HDF5, claim, write_output
+from gap_vla.demos.fields import resized
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
@@ -97,14 +98,8 @@ def write_report(done: AnnotatedFiles, path: Path, episodes: int = 3) -> Path:
 
 def shrunk(frames: np.ndarray) -> np.ndarray:
     """uint8[T, h, w, 3] with no side above `LARGEST` pixels."""
-    from PIL import Image
-
-    height, width = frames.shape[1:3]
-    scale = LARGEST / max(height, width)
-    if scale >= 1:
-        return frames
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames])
+    scale = max(max(frames.shape[1:3]) / LARGEST, 1)
+    return resized(frames, (max(round(frames.shape[1] / scale), 1), max(round(frames.shape[2] / scale), 1)))
 
 
 def read_episode(source: Path, index: int, *, split: str = "train", job: AnnotationJob | None = None) -> Episode:
