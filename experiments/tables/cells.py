@@ -238,8 +238,9 @@ def _origin(config: Any) -> Mapping[str, Any]:
     return expected_origin(config.backend, config.task, stages.store, *stages.mixture.values())
 
 
-def _reads_labels(config: Any) -> bool:
-    return config.reads_labels
+def _small_reads_labels(config: SmallConfig) -> bool:
+    how = config.how
+    return how.needs_rho or how.needs_change_points or how.rho_source not in ("dataset", "zero")
 
 
 KINDS: dict[str, Kind] = {
@@ -251,7 +252,7 @@ KINDS: dict[str, Kind] = {
         _store,
         {"cpu": 20 * 60.0, "paper": 2 * 3600.0, "debug": 60.0},
         _origin,
-        _reads_labels,
+        _small_reads_labels,
     ),
     "octo": Kind(
         _configure_octo,
@@ -261,7 +262,7 @@ KINDS: dict[str, Kind] = {
         _store,
         {"cpu": 15 * 60.0, "paper": 24 * 3600.0, "debug": 90.0},
         _origin,
-        _reads_labels,
+        lambda config: config.needs_rho,
     ),
 }
 

@@ -227,7 +227,8 @@ def write_checkpoint(
     if not (root / EXAMPLE_BATCH).exists():
         _write(root / EXAMPLE_BATCH, serialization.msgpack_serialize(_to_numpy(example_batch)))
     if not (root / STATISTICS).exists():
-        _write(root / STATISTICS, json.dumps(_to_lists(statistics or {})).encode())
+        lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
+        _write(root / STATISTICS, json.dumps(lists).encode())
     target.parent.mkdir(parents=True, exist_ok=True)
     _write(target, serialization.msgpack_serialize(_to_numpy(params)))
     return target.parent.parent
@@ -235,10 +236,6 @@ def write_checkpoint(
 
 def _to_numpy(tree: Any) -> Any:
     return jax.tree.map(np.asarray, serialization.to_state_dict(tree))
-
-
-def _to_lists(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), tree)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 import threading
 import weakref
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ import jax
 import numpy as np
 
 from gap_vla.octo.batches import BatchError
-from gap_vla.octo.compute import Compute
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.t5 import T5Config, encode
 from gap_vla.octo.tokenizers import LanguageTokenizer
@@ -40,13 +38,8 @@ def embed_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[
     tokenizer = module.octo_transformer.task_tokenizers[name]
     weights = params["octo_transformer"][f"task_tokenizers_{name}"]["hf_model"]
     instruction = task["language_instruction"]
-    embedded = _encode(
-        T5Config.find(tokenizer.encoder),
-        tokenizer.compute,
-        weights,
-        instruction["input_ids"],
-        instruction["attention_mask"],
-    )
+    words = instruction["input_ids"], instruction["attention_mask"]
+    embedded = _encode(T5Config.find(tokenizer.encoder), weights, *words, tokenizer.compute)
     return {**task, "language_instruction": embedded}
 
 
@@ -94,6 +87,4 @@ def _word_pieces(module: OctoModule, task: Mapping[str, Any]) -> tuple[str | Non
     return (None if tokenizer.encoder is None or tokenizer.finetune_encoder else names[0]), found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _encode(config: T5Config, compute: Compute, weights: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
-    return encode(config, weights, ids, mask, compute)
+_encode = jax.jit(encode, static_argnums=(0, 4))

@@ -19,7 +19,6 @@ __all__, __getattr__, __dir__ = exports(
         "sim_task": "task",
         "Limits": "evaluation",
         "evaluate": "evaluation",
-        "layout_seed": "evaluation",
         "summarize": "summary",
         "wilson": "statistics",
         "clopper_pearson": "statistics",

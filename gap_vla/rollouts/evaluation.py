@@ -62,16 +62,6 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-def layout_seed(seed: int, episode: int) -> int:
-    """The simulator's seed for one episode: evaluations count through layouts, from `seed` on. Every policy gets the
-    same ones, so outcomes are paired.
-
-    >>> layout_seed(100_000, 3)
-    100003
-    """
-    return seed + episode
-
-
 def evaluate(
     policy: Policy,
     task: str | Task,
@@ -88,7 +78,7 @@ def evaluate(
     limits: Limits = DEFAULT_LIMITS,
     **scene: Any,
 ) -> dict[str, Any]:
-    """Success rate of a policy, on layouts that depend on `seed` alone.
+    """Success rate of a policy, on layouts that count from `seed` on: every policy gets the same ones.
 
     `out_dir` receives `episodes.jsonl` (a line per episode, as it finishes), `videos/` (failures first),
     `evaluation.json` (what is evaluated) and at the end `summary.json`. Called again after a kill it does
@@ -114,7 +104,7 @@ def evaluate(
         raise EvaluationError(f"{next(iter(scene))}: a task given as an object has its own")
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
     whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
-    layouts = getattr(policy, "layout_seeds", None) or {e: layout_seed(seed, e) for e in range(episodes)}
+    layouts = getattr(policy, "layout_seeds", None) or {e: seed + e for e in range(episodes)}
     if len(layouts) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
     out = Path(out_dir)

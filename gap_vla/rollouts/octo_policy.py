@@ -38,7 +38,7 @@ class OctoPolicy(ChunkPolicy):
 
     def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
         example = model.example_batch["observation"]
-        inputs = {key: value.shape[2:] for key, value in example.items() if _is_input(key)}
+        inputs = {k: value.shape[2:] for k, value in example.items() if k == "proprio" or k.startswith("image_")}
         heads = model.config["model"]["heads"]
         if "action" not in heads:
             raise PolicyError(f"the checkpoint has no head 'action' to act with; it has {', '.join(heads) or 'none'}")
@@ -137,10 +137,6 @@ def parameter_digest(params: Any) -> str:
         content.update(jax.tree_util.keystr(path).encode())
         content.update(np.ascontiguousarray(leaf).tobytes())
     return content.hexdigest()[:16]
-
-
-def _is_input(key: str) -> bool:
-    return key.startswith("image_") or key == "proprio"
 
 
 def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping[str, Any]:

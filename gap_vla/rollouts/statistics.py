@@ -15,19 +15,20 @@ from scipy import stats
 
 from gap_vla.core.errors import UserError
 
+LEVEL = 0.95
+"""Of every interval."""
+
 
 class OutcomesError(UserError, ValueError):
     """Outcomes that cannot be counted or paired; the message says what was found."""
 
 
-def _check(successes: int, n: int, level: float) -> None:
+def _check(successes: int, n: int) -> None:
     if n < 0 or not 0 <= successes <= max(n, 0):
         raise OutcomesError(f"{successes} successes of {n} episodes; need 0 <= successes <= episodes")
-    if not 0 < level < 1:
-        raise OutcomesError(f"level={level}; need a confidence level between 0 and 1, such as 0.95")
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(successes: int, n: int) -> tuple[float, float]:
     """Wilson score interval of a success probability: near its nominal coverage on average, never outside
     [0, 1].
 
@@ -36,10 +37,10 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     >>> [round(x, 3) for x in wilson(7, 30)]
     [0.118, 0.409]
     """
-    _check(successes, n, level)
+    _check(successes, n)
     if n == 0:
         return 0.0, 1.0
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(stats.norm.ppf(0.5 + LEVEL / 2))
     rate, shrink = successes / n, 1 + z * z / n
     centre = (rate + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
@@ -48,21 +49,21 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
-def clopper_pearson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
     """Clopper–Pearson ("exact") interval: its coverage is never below the nominal level, so it is wider
     than Wilson's.
 
     >>> [round(x, 3) for x in clopper_pearson(7, 30)]
     [0.099, 0.423]
     """
-    _check(successes, n, level)
-    tail = (1 - level) / 2
+    _check(successes, n)
+    tail = (1 - LEVEL) / 2
     low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
     high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
     return low, high
 
 
-def mean_rate(counts: Sequence[tuple[int, int]], level: float = 0.95) -> tuple[float, float]:
+def mean_rate(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
     """Interval of a success rate over training seeds, from each seed's successes and episodes.
 
     Student's t over the seeds' rates, never narrower than Wilson's interval for all rollouts together.
@@ -71,7 +72,7 @@ def mean_rate(counts: Sequence[tuple[int, int]], level: float = 0.95) -> tuple[f
     [0.71, 1.0]
     """
     wins, episodes = (sum(column) for column in zip(*counts))
-    return over_seeds([w / n for w, n in counts], wilson(wins, episodes, level), level=level, bounds=(0.0, 1.0))
+    return over_seeds([w / n for w, n in counts], wilson(wins, episodes), bounds=(0.0, 1.0))
 
 
 def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> float:
@@ -93,7 +94,6 @@ def over_seeds(
     per_seed: Sequence[float],
     within: tuple[float, float],
     *,
-    level: float = 0.95,
     bounds: tuple[float, float] = (-1.0, 1.0),
 ) -> tuple[float, float]:
     """Interval of a mean over training seeds: Student's t with their number, and never narrower than `within`.
@@ -110,7 +110,7 @@ def over_seeds(
     if len(per_seed) < 2:
         return within
     mean, spread = float(np.mean(per_seed)), float(np.std(per_seed, ddof=1)) / math.sqrt(len(per_seed))
-    half = float(stats.t.ppf(0.5 + level / 2, len(per_seed) - 1)) * spread
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(per_seed) - 1)) * spread
     return max(bounds[0], min(within[0], mean - half)), min(bounds[1], max(within[1], mean + half))
 
 
@@ -139,7 +139,6 @@ def paired_difference(
     a: Float[np.ndarray, "*seeds layouts"],
     b: Float[np.ndarray, "*seeds layouts"],
     *,
-    level: float = 0.95,
     draws: int = 4000,
     seed: int = 0,
 ) -> PairedDifference:
@@ -172,14 +171,14 @@ def paired_difference(
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
     columns = rng.multinomial(layouts, np.full(layouts, 1 / layouts), size=draws) / layouts
     means = np.einsum("ds,sl,dl->d", rows, gain, columns, optimize=True)
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
     if np.ptp(gain) == 0:
-        unseen = wilson(0, gain.size, level)[1]
+        unseen = wilson(0, gain.size)[1]
         low, high = max(low - unseen, -1.0), min(high + unseen, 1.0)
     return PairedDifference(
         difference=float(gain.mean()),
-        interval=over_seeds(gain.mean(1).tolist(), (float(low), float(high)), level=level),
+        interval=over_seeds(gain.mean(1).tolist(), (float(low), float(high))),
         p_mcnemar=mcnemar(first.ravel() > 0, second.ravel() > 0),
         per_seed=tuple(float(x) for x in gain.mean(1)),
         seeds=seeds,

@@ -48,7 +48,8 @@ class Culling:
 
     def sites(self, data: Any, camera: CameraPose) -> Bool[np.ndarray, " nsite"]:
         """True where a site cannot be in the picture of the state `data` (mujoco.MjData)."""
-        unseen = _beside(data.site_xpos, self._site_radius, camera)
+        inside = (data.site_xpos - camera.position) @ _pyramid(camera).inwards.T
+        unseen = (inside < -self._site_radius[:, None]).any(1)
         top = self._covering_height(data, camera)
         return unseen if top is None else unseen | (data.site_xpos[:, 2] + self._site_radius < top - 1e-6)
 
@@ -96,13 +97,6 @@ def _pyramid_of(forward_bytes: bytes, up_bytes: bytes, fovy: float) -> _Pyramid:
     sides = [np.sin(half) * forward + np.cos(half) * side for side in (right, -right, up, -up)]
     corners = forward + np.tan(half) * (_CORNERS[:, :1] * right + _CORNERS[:, 1:] * up)
     return _Pyramid(np.array([*sides, forward]), corners)
-
-
-def _beside(
-    centres: Float[np.ndarray, "n 3"], radii: Float[np.ndarray, " n"], camera: CameraPose
-) -> Bool[np.ndarray, " n"]:
-    """Whether a sphere lies wholly outside the camera's pyramid of view."""
-    return ((centres - camera.position) @ _pyramid(camera).inwards.T < -radii[:, None]).any(1)
 
 
 def _widest_table(model: Any, groups: Iterable[int]) -> int | None:

@@ -124,7 +124,7 @@ class SimEnv(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """The primary picture of the present state, also where no picture is part of the observation."""
-        return self._draw("primary")
+        return self.renderer.draw(self.world.data, self.camera_pose())
 
     def camera_pose(self, camera: str = "primary") -> CameraPose:
         """Where `camera` is in the present state; its `project` gives the pixels of world points."""
@@ -154,11 +154,9 @@ class SimEnv(gymnasium.Env):
             self._renderer = None
         self.world.close()
 
-    def _draw(self, camera: str) -> np.ndarray:
-        return self.renderer.draw(self.world.data, self.camera_pose(camera))
-
     def _observe(self) -> dict[str, Any]:
-        images = {f"image_{camera}": self._draw(camera) for camera in self.cameras}
+        data = self.world.data
+        images = {f"image_{c}": self.renderer.draw(data, self.camera_pose(c)) for c in self.cameras}
         proprio = self._continuous(self.world.proprio())
         return {**images, "proprio": proprio, "language_instruction": self.task.instruction}
 

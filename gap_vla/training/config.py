@@ -244,11 +244,6 @@ class Experiment(abc.ABC):
         return self.schedule.needs_rho
 
     @property
-    def reads_labels(self) -> bool:
-        """Whether the outcome depends on ρ or change points."""
-        return self.schedule.needs_rho
-
-    @property
     @abc.abstractmethod
     def on_cpu(self) -> bool:
         """Whether the model is computed there."""

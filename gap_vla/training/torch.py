@@ -100,11 +100,6 @@ class SmallConfig(Experiment):
         return self.how.needs_rho and self.how.rho_source == "dataset" and self.schedule.needs_rho
 
     @property
-    def reads_labels(self) -> bool:
-        how = self.how
-        return how.needs_rho or how.needs_change_points or how.rho_source not in ("dataset", "zero")
-
-    @property
     def on_cpu(self) -> bool:
         return self.train.device == "cpu"
 

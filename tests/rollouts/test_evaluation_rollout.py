@@ -20,7 +20,6 @@ from gap_vla.rollouts import (
     PolicyUnavailable,
     RandomPolicy,
     ReplayPolicy,
-    layout_seed,
 )
 from gap_vla.rollouts import evaluate as evaluate_noisily
 from gap_vla.rollouts.summary import describe
@@ -64,7 +63,7 @@ def test_the_expert_succeeds_and_random_actions_do_not(tmp_path):
     random = evaluate(RandomPolicy(7), tmp_path / "random")
     assert random["success_rate"] == 0.0
     assert random["phases"]["failed_in"] == {"move": 6}
-    assert random["layout_seeds"] == expert["layout_seeds"] == [layout_seed(0, e) for e in range(6)]
+    assert random["layout_seeds"] == expert["layout_seeds"] == [e for e in range(6)]
     assert json.loads((tmp_path / "random" / "summary.json").read_text()) == random
 
 
@@ -117,7 +116,7 @@ def test_a_policy_fault_fails_the_episode_by_name_and_the_rest_goes_on(tmp_path,
 
 @pytest.mark.parametrize(("fault", "message"), [("raise", "unstable"), ("hang", "within 2 s"), ("die", "exit code 7")])
 def test_a_simulator_fault_fails_only_the_episode_that_caused_it(tmp_path, fault, message):
-    task = PointTask(faults={layout_seed(0, 1): fault})
+    task = PointTask(faults={1: fault})
     limits = Limits(simulator=2.0, simulator_first=60.0)
     summary = evaluate(ExpertPolicy(), tmp_path, task=task, workers=1, slots_per_worker=3, limits=limits)
     assert summary["outcomes"] == [1, 0, 1, 1, 1, 1]
@@ -132,7 +131,7 @@ def test_a_simulator_fault_fails_only_the_episode_that_caused_it(tmp_path, fault
 
 def test_an_episode_that_was_lost_once_with_its_simulator_is_tried_again_and_costs_the_policy_nothing(tmp_path):
     hung = [tmp_path / "first", tmp_path / "second"]
-    task = PointTask(faults={layout_seed(0, 1): f"once {hung[0]}", layout_seed(0, 4): f"once {hung[1]}"})
+    task = PointTask(faults={1: f"once {hung[0]}", 4: f"once {hung[1]}"})
     limits = Limits(simulator=2.0, simulator_first=60.0)
     summary = evaluate(ExpertPolicy(), tmp_path / "out", task=task, workers=2, slots_per_worker=2, limits=limits)
     assert summary["outcomes"] == [1] * 6 and not summary["errors"] and summary["simulator_errors"] == 0
@@ -141,13 +140,13 @@ def test_an_episode_that_was_lost_once_with_its_simulator_is_tried_again_and_cos
 
 
 def test_the_first_step_of_an_environment_may_take_as_long_as_building_it(tmp_path):
-    task = PointTask(faults={layout_seed(0, 0): "slow start"})
+    task = PointTask(faults={0: "slow start"})
     limits = Limits(simulator=2.0, simulator_first=60.0)
     assert evaluate(ExpertPolicy(), tmp_path, task=task, episodes=1, limits=limits)["success_rate"] == 1.0
 
 
 def test_a_simulator_that_never_starts_is_an_error_and_records_nothing(tmp_path):
-    task = PointTask(faults={layout_seed(0, e): "reset" for e in range(6)})
+    task = PointTask(faults={e: "reset" for e in range(6)})
     with pytest.raises(EvaluationError, match=r"3 simulator failures in a row.*no layout") as caught:
         evaluate(ExpertPolicy(), tmp_path, task=task)
     assert "Traceback" in str(caught.value.__cause__) and "\n" not in str(caught.value)
