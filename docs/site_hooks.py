@@ -132,8 +132,8 @@ def exported(source: ast.Module, package: str) -> Iterator[tuple[str, str]]:
     """Name and defining module, of lazy exports and of imports."""
     for node in ast.walk(source):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "exports":
-            for name, home in ast.literal_eval(node.args[1]).items():
-                yield name, f"{package}.{home}"
+            for home, names in ast.literal_eval(node.args[1]).items():
+                yield from ((name, f"{package}.{home}") for name in names.split())
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package):
             for alias in node.names:
                 yield alias.asname or alias.name, node.module

@@ -20,7 +20,12 @@ def homes_of(package, path):
     """What a package offers lazily (`gap_vla.core.lazy.exports`): name to the module that defines it."""
     calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
     exports = [call.args[1] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "exports"]
-    return {name: f"{package}.{home}" for homes in exports for name, home in ast.literal_eval(homes).items()}
+    return {
+        name: f"{package}.{home}"
+        for homes in exports
+        for home, names in ast.literal_eval(homes).items()
+        for name in names.split()
+    }
 
 
 HOMES = {package: homes_of(package, path) for package, path in FILES.items() if path.name == "__init__.py"}

@@ -2,7 +2,7 @@
 
 Importing a room loads no JAX, torch or TensorFlow:
 
-__all__, __getattr__, __dir__ = exports(__name__, {"segment": "segmentation", "annotate": "annotation"})
+__all__, __getattr__, __dir__ = exports(__name__, {"motion": "DeadBand Motion", "segmentation": "segment"})
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from typing import Any
 _START_UP = re.compile(rb"(WARNING: All log messages before absl|I\d{4} ).*\n?")
 
 
-def exports(package: str, homes: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+def exports(package: str, table: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
     """`__all__`, `__getattr__` and `__dir__` of a package.
 
     Args:
         package: its `__name__`.
-        homes: name to the module of the package that defines it.
+        table: module of the package to the names that it defines, with blanks between them.
 
-    >>> names, get, _ = exports("gap_vla.core", {"UserError": "errors"})
+    >>> names, get, _ = exports("gap_vla.core", {"errors": "UserError keeping"})
     >>> names, get("UserError").__name__
-    (['UserError'], 'UserError')
+    (['UserError', 'keeping'], 'UserError')
     """
+    homes = {name: module for module, names in table.items() for name in names.split()}
     names = sorted(homes)
 
     def get(name: str) -> Any:

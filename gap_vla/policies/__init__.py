@@ -11,10 +11,9 @@ from gap_vla.core.lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "METHODS": "registry",
-        "SmallModelConfig": "config",
-        "SmallPolicy": "policy",
-        "build_policy": "methods",
-        "method_of": "methods",
+        "registry": "METHODS",
+        "config": "SmallModelConfig",
+        "policy": "SmallPolicy",
+        "methods": "build_policy method_of",
     },
 )

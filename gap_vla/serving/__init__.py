@@ -5,13 +5,9 @@ from gap_vla.core.lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "KeyMapping": "key_mapping",
-        "LoadedPolicy": "loading",
-        "PolicyServer": "server",
-        "RemotePolicy": "client",
-        "ServerLimits": "server",
-        "load_checkpoint": "loading",
-        "load_policy": "loading",
-        "serve_forever": "server",
+        "key_mapping": "KeyMapping",
+        "loading": "LoadedPolicy load_checkpoint load_policy",
+        "server": "PolicyServer ServerLimits serve_forever",
+        "client": "RemotePolicy",
     },
 )

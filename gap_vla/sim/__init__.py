@@ -10,21 +10,12 @@ from gap_vla.sim.specs import register_with_gymnasium
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "RenderingError": "rendering_backend",
-        "require_rendering": "rendering_backend",
-        "TASK_NAMES": "specs",
-        "TaskSpec": "specs",
-        "UnknownNameError": "specs",
-        "task_spec": "specs",
-        "VARIANT_NAMES": "variants",
-        "Variant": "variants",
-        "variant_spec": "variants",
-        "collect_demos": "collection",
-        "ActionError": "environment",
-        "SimEnv": "environment",
-        "make": "environment",
-        "Expert": "expert",
-        "make_expert": "expert",
+        "rendering_backend": "RenderingError require_rendering",
+        "specs": "TASK_NAMES TaskSpec UnknownNameError task_spec",
+        "variants": "VARIANT_NAMES Variant variant_spec",
+        "collection": "collect_demos",
+        "environment": "ActionError SimEnv make",
+        "expert": "Expert make_expert",
     },
 )
 

@@ -5,11 +5,7 @@ from gap_vla.core.lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "AnnotatedFiles": "job",
-        "AnnotationError": "job",
-        "AnnotationJob": "job",
-        "annotate_files": "files",
-        "show_episode": "files",
-        "write_report": "files",
+        "job": "AnnotatedFiles AnnotationError AnnotationJob",
+        "files": "annotate_files show_episode write_report",
     },
 )

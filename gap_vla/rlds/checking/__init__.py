@@ -2,4 +2,4 @@
 
 from gap_vla.core.lazy import exports
 
-__all__, __getattr__, __dir__ = exports(__name__, {"Report": "report", "check_dataset": "run"})
+__all__, __getattr__, __dir__ = exports(__name__, {"report": "Report", "run": "check_dataset"})
