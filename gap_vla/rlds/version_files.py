@@ -74,7 +74,7 @@ def open_version(version_dir: Path) -> Any:
         found = one_line(", ".join(known)) or "none"
         raise EpisodeError(f"{version_dir}: no 'steps' among the features ({found}); this is not RLDS")
     with refusing(f"{version_dir}: its splits cannot be read", advice, EpisodeError):
-        _check_shards(builder, info)
+        _check_shards(builder, info, version_dir)
     return builder
 
 
@@ -89,7 +89,8 @@ def _class_names(value: Any) -> Iterator[Any]:
             yield from _class_names(part)
 
 
-def _check_shards(builder: Any, info: Section) -> None:
+def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
+    nobodys = {file.name for file in version_dir.glob("*.tfrecord*")}
     described = [Section(split, info.where, EpisodeError) for split in info.list("splits", _section_values)]
     for split in described:
         name = split.text("name")
@@ -102,6 +103,9 @@ def _check_shards(builder: Any, info: Section) -> None:
                 raise EpisodeError(f"{file} is missing; the dataset is incomplete: copy or build it again")
             if length and not file.stat().st_size:
                 raise EpisodeError(f"{file} is empty, dataset_info.json says {length} episodes; copy the file again")
+        nobodys -= {file.name for file in files}
+    if nobodys:
+        raise EpisodeError(f"{info.where} has no split with {min(nobodys)}, which lies beside it; copy it again")
 
 
 def _section_values(part: Section, key: str) -> Any:

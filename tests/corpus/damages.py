@@ -244,6 +244,8 @@ DAMAGES["rlds"] |= {
     "empty_info": lambda p: (p / "dataset_info.json").write_text(""),
     "list_info": lambda p: (p / "dataset_info.json").write_text("[]"),
     "odd_lengths": _info(lambda v: v["splits"][0].update(shardLengths=["7"]), "dataset_info.json"),
+    "no_splits": _info(lambda v: v["splits"].clear(), "dataset_info.json"),
+    "split_lost": _info(lambda v: v["splits"].pop(), "dataset_info.json"),
     "negative_lengths": _info(lambda v: v["splits"][0].update(shardLengths=["-1"]), "dataset_info.json"),
     "no_features": lambda p: (p / "features.json").unlink(),
     "broken_features": lambda p: _bytes(p / "features.json", lambda c: c[: len(c) // 2]),
