@@ -15,7 +15,8 @@ from experiments.phase_benchmark.study import area, fitted, halves
 from gap_vla.core.outputs import writing
 from gap_vla.drawing.episode import EpisodeView, Plot, draw_plot
 from gap_vla.drawing.figures import figure_with
-from gap_vla.phases.methods import Options, gaussian_rho, resolved, segment_points
+from gap_vla.phases.methods import Options, resolved, segment_points
+from gap_vla.phases.targets import soft_targets
 
 PENALTIES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 ALPHAS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -100,7 +101,7 @@ def widths(tasks: Mapping[str, Sequence[ExpertMotion]], variants: Mapping[str, M
         motion = test[0].motion
         points = segment_points(motion, None, resolved(Options(), [r.motion for r in train]))
         rho = {name: fitted(train, **settings).predict(motion) for name, settings in variants.items()}
-        rho["bumps, σ 4"] = gaussian_rho(points, len(motion), Options())
+        rho["bumps, σ 4"] = soft_targets(points, len(motion), Options().sigma)
         out[task] = {
             "change_points": points.tolist(),
             "switches": test[0].switches.tolist(),

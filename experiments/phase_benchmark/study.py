@@ -26,9 +26,9 @@ from experiments.phase_benchmark.scores import boundary_scores, match_boundaries
 from experiments.phase_benchmark.tuning import Tuned, tune
 from gap_vla.phases.estimator import PhaseEstimator
 from gap_vla.phases.measures import label_report
-from gap_vla.phases.methods import Options, gaussian_rho, resolved, segment_points
+from gap_vla.phases.methods import Options, resolved, segment_points
 from gap_vla.phases.motion import Motion
-from gap_vla.phases.targets import near_boundaries
+from gap_vla.phases.targets import near_boundaries, soft_targets
 
 TOLERANCES = (2, 5, 10)
 BY_TASK = ("value", "tried", "range_ends", "tuning_f1@5", "counts@5")
@@ -160,7 +160,7 @@ def area(rho: Sequence[np.ndarray], recordings: Sequence[ExpertMotion]) -> float
 
 def bumps(points: Sequence[np.ndarray], motions: Sequence[Motion]) -> list[np.ndarray]:
     """ρ as bumps of width 2 steps around change points, for finders without a ρ of their own."""
-    return [gaussian_rho(p, len(m), Options(sigma=2.0)) for p, m in zip(points, motions)]
+    return [soft_targets(p, len(m), 2.0) for p, m in zip(points, motions)]
 
 
 def _seconds_needed(finder: Finder, recordings: Sequence[ExpertMotion]) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 
 from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
@@ -182,21 +182,6 @@ def cotpc_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[
     return np.array(sorted(found), np.int64)
 
 
-def hard_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float[np.ndarray, " T"]:
-    """M4 itself: 1 at the change points and the first step."""
-    return change_targets(points, length)
-
-
-def gaussian_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float[np.ndarray, " T"]:
-    """exp(-d² / 2σ²), d the distance in steps to the nearest change point or to the first step."""
-    return soft_targets(points, length, o.sigma)
-
-
-def fixed_rho(points: Int64[np.ndarray, " K"], length: int, o: Options) -> Float[np.ndarray, " T"]:
-    """The same value everywhere."""
-    return np.full(length, o.value, np.float32)
-
-
 def _directions(motion: Motion, o: Options) -> np.ndarray:
     window = o.smooth or 1
     steps = unit_steps(smooth_motion(motion, window), as_dead_band(o.dead_band, motion, window))
@@ -220,7 +205,12 @@ POINTS: dict[str, PointFinder] = {
     "cotpc": cotpc_points,
     "column": column_points,
 }
-RHO: dict[str, RhoMaker | None] = {"lstm": None, "hard": hard_rho, "gaussian": gaussian_rho, "fixed": fixed_rho}
+RHO: dict[str, RhoMaker | None] = {
+    "lstm": None,
+    "hard": lambda points, length, o: change_targets(points, length),
+    "gaussian": lambda points, length, o: soft_targets(points, length, o.sigma),
+    "fixed": lambda points, length, o: np.full(length, o.value, np.float32),
+}
 
 METHODS: dict[str, tuple[str, str | None]] = {
     "lstm": ("segment", "lstm"),

@@ -44,7 +44,13 @@ class ActionHead(nn.Module):
             timestep_pad_mask: bool[B, W], False where the window reaches before the episode.
             action_pad_mask: bool[B, W, H, A], False where an entry is not to be learned.
         """
-        check_actions(actions, action_pad_mask, self.action_horizon, self.action_dim)
+        horizon, dim = self.action_horizon, self.action_dim
+        if actions.ndim != 4 or actions.shape[-2:] != (horizon, dim) or action_pad_mask.shape != actions.shape:
+            raise BatchError(
+                f"the head predicts (B, W, {horizon}, {dim}); found action {actions.shape} "
+                f"and action_pad_mask {action_pad_mask.shape}: build the model for these, or cut the data into such "
+                "chunks"
+            )
         mask = timestep_pad_mask.astype(bool)[:, :, None, None] & action_pad_mask.astype(bool)
         return self.masked_loss(transformer_outputs, actions, mask, train)
 
@@ -96,12 +102,3 @@ def continuous_loss(
         raise ConfigError(f"loss_type must be 'mse' or 'l1', found {loss_type!r}")
     loss = masked_mean(squared if loss_type == "mse" else jnp.abs(predictions - targets), mask)
     return loss * action_dim, {"loss": loss * action_dim, "mse": masked_mean(squared, mask) * action_dim}
-
-
-def check_actions(actions: jax.Array, action_pad_mask: jax.Array, horizon: int, dim: int) -> None:
-    """Actions must be (B, W, horizon, dim), and their mask too."""
-    if actions.ndim != 4 or actions.shape[-2:] != (horizon, dim) or action_pad_mask.shape != actions.shape:
-        raise BatchError(
-            f"the head predicts (B, W, {horizon}, {dim}); found action {actions.shape} "
-            f"and action_pad_mask {action_pad_mask.shape}: build the model for these, or cut the data into such chunks"
-        )

@@ -48,25 +48,19 @@ class HammerDrawer(RobosuiteWorld):
     def bodies(self) -> str:
         red, wood, blue, steel = "0.55 0.16 0.13", "0.72 0.42 0.22", "0.15 0.30 0.60", "0.55 0.58 0.62"
         k = self.variant.size
-        cabinet = "".join(
-            _box(name, position, size, red)
-            for name, position, size in (
-                ("cabinet_left", "-0.110 0 0.056", "0.006 0.10 0.056"),
-                ("cabinet_right", "0.110 0 0.056", "0.006 0.10 0.056"),
-                ("cabinet_back", "0 0.096 0.056", "0.104 0.004 0.056"),
-                ("cabinet_top", "0 0 0.117", "0.116 0.10 0.005"),
-                ("cabinet_bottom", "0 0 0.004", "0.104 0.10 0.004"),
-            )
+        cabinet = (
+            _box("cabinet_left", "-0.110 0 0.056", "0.006 0.10 0.056", red)
+            + _box("cabinet_right", "0.110 0 0.056", "0.006 0.10 0.056", red)
+            + _box("cabinet_back", "0 0.096 0.056", "0.104 0.004 0.056", red)
+            + _box("cabinet_top", "0 0 0.117", "0.116 0.10 0.005", red)
+            + _box("cabinet_bottom", "0 0 0.004", "0.104 0.10 0.004", red)
         )
-        drawer = "".join(
-            _box(name, position, size, wood)
-            for name, position, size in (
-                ("drawer_floor", "0 0 0.016", "0.098 0.085 0.004"),
-                ("drawer_left", "-0.094 0 0.050", "0.004 0.085 0.028"),
-                ("drawer_right", "0.094 0 0.050", "0.004 0.085 0.028"),
-                ("drawer_back", "0 0.081 0.050", "0.090 0.004 0.028"),
-                ("drawer_front", "0 -0.091 0.058", "0.103 0.006 0.046"),
-            )
+        drawer = (
+            _box("drawer_floor", "0 0 0.016", "0.098 0.085 0.004", wood)
+            + _box("drawer_left", "-0.094 0 0.050", "0.004 0.085 0.028", wood)
+            + _box("drawer_right", "0.094 0 0.050", "0.004 0.085 0.028", wood)
+            + _box("drawer_back", "0 0.081 0.050", "0.090 0.004 0.028", wood)
+            + _box("drawer_front", "0 -0.091 0.058", "0.103 0.006 0.046", wood)
         )
         # the bar stands 7 cm before the drawer's face, otherwise a finger comes down on the cabinet
         handle = (
