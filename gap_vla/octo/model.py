@@ -23,6 +23,7 @@ from gap_vla.octo.module import OctoModule
 from gap_vla.octo.parameters import initialize, initialize_around, parameter_shapes
 from gap_vla.octo.spec import ModuleSpec
 from gap_vla.octo.text import HFTokenizer
+from gap_vla.octo.token_groups import TokenGroup
 
 __all__ = ["NormalizationType", "OctoModel", "parameter_shapes", "unnormalize"]
 
@@ -138,6 +139,18 @@ class OctoModel:
         """
         return batches.create_tasks(self.example_batch["task"], self.text_processor, goals, texts)
 
+    def run_transformer(
+        self,
+        observations: Mapping[str, Any],
+        tasks: Mapping[str, Any],
+        timestep_pad_mask: Bool[Array, "B W"],
+        train: bool = False,
+    ) -> dict[str, TokenGroup]:
+        """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
+        batches.check_batch("observation", observations, self.example_batch["observation"], leading=2)
+        batches.check_batch("task", tasks, self.example_batch["task"], leading=1)
+        return _run_transformer(self.module, train, self.params, observations, tasks, timestep_pad_mask)
+
     def sample_actions(
         self,
         observations: Mapping[str, Any],
@@ -225,6 +238,15 @@ def unnormalize(
         return jnp.where(mask, actions * values["std"] + values["mean"], actions)
     span = values["p99"] - values["p01"]
     return jnp.where(mask, (actions + 1) * span / 2 + values["p01"], actions)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run_transformer(
+    module: OctoModule, train: bool, params: Any, observations: Any, tasks: Any, timestep_pad_mask: jax.Array
+) -> dict[str, TokenGroup]:
+    return module.apply(
+        {"params": params}, observations, tasks, timestep_pad_mask, train=train, method="octo_transformer"
+    )  # type: ignore[return-value]
 
 
 @functools.partial(jax.jit, static_argnums=0)

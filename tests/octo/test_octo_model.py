@@ -83,9 +83,9 @@ def test_an_instruction_embedded_beforehand_gives_the_same_tokens() -> None:
     case = golden.load("c")
     with golden.upstream_randomness(case):
         task = embed_language(case.model.module, case.model.params, case.batch["task"])
-        observation, mask = case.batch["observation"], case.batch["observation"]["timestep_pad_mask"]
-        variables = {"params": case.model.params}
-        outputs = case.model.module.apply(variables, observation, task, mask, train=False, method="octo_transformer")
+        outputs = case.model.run_transformer(
+            case.batch["observation"], task, case.batch["observation"]["timestep_pad_mask"]
+        )
     expected = case.outputs["intermediates/octo_transformer/task_tokenizers_language/hf_model/last_hidden_state"]
     np.testing.assert_allclose(task["language_instruction"], expected, atol=1e-4)
     np.testing.assert_allclose(
