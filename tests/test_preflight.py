@@ -120,7 +120,7 @@ def dataset(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "has no steps/rho, which this method needs; add it with `gap-vla annotate`"),
+        ({}, "has no steps/rho, which method vp_gap needs; add it with `gap-vla annotate`"),
         (
             {"method": "vp", "demos__cameras": ("primary", "wrist")},
             r"has no camera 'wrist' .*; it has image_primary",
@@ -152,7 +152,7 @@ def widths(proprio, action):
 @pytest.mark.parametrize(
     ("method", "old", "new", "words"),
     [
-        ("vp_gap", "{}", "{}", r"1\.0\.0 has no steps/rho, which this method needs"),
+        ("vp_gap", "{}", "{}", r"1\.0\.0 has no steps/rho, which method vp_gap needs"),
         ("vp", '"image_primary"', '"image_side"', r"1\.0\.0 has no camera 'primary' .*; it has image_side"),
         ("vp", '"action": {"tensor": {}}', widths(18, 7), r"1\.0\.0: proprio is \[18\], in .* it is \[9\]"),
         ("vp", '"action": {"tensor": {}}', widths(9, 14), r"1\.0\.0: action is \[14\], in .* it is \[7\]"),

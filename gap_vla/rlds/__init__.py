@@ -9,7 +9,7 @@ __all__, __getattr__, __dir__ = exports(
     __name__,
     {
         "version_files": "DatasetError",
-        "shards": "BeamRunner annotate_with",
+        "shards": "BeamRunner with_rho",
         "store": "EpisodeStore",
         "torch_windows": "WindowDataset torch_batches",
         "loader": "WindowLoader",

@@ -146,21 +146,10 @@ class BeamRunner:
         return [write_shard(job) for job in jobs]  # every account is on disk: this only reads them
 
 
-def annotate_with(annotator: Annotator) -> Any:
-    """A Beam transform from episodes to episodes with ρ, for pipelines of your own.
+def with_rho(episode: Episode, annotator: Annotator) -> Episode:
+    """The episode with the annotator's ρ and change points; in a Beam pipeline of your own, `Map(with_rho, annotator)`.
 
     Args:
-        annotator: fitted before (`gap_vla.phases.annotate(...).annotator`, `load_annotator(...)`); it is sent to the
-            workers.
-
-    Example:
-        episodes | annotate_with(load_annotator("annotator")) | …
+        annotator: fitted before (`gap_vla.phases.annotate(...).annotator`, `load_annotator(...)`).
     """
-    import apache_beam as beam
-
-    return "rho" >> beam.Map(with_rho, annotator)
-
-
-def with_rho(episode: Episode, annotator: Annotator) -> Episode:
-    """The episode with the annotator's ρ and change points."""
     return annotator.annotate([episode], workers=1).apply([episode])[0]

@@ -23,15 +23,6 @@ def has_rho(store: EpisodeStore) -> bool:
     return all("rho" in split.fields for split in store.splits.values())
 
 
-def require_rho(config: FinetuneConfig, store: EpisodeStore) -> None:
-    """Raises ConfigError if GAP is asked for and the dataset has no ρ."""
-    if config.schedule.needs_rho and not has_rho(store):
-        raise ConfigError(
-            f"the dataset in {store.directory} has no steps/rho, which method {config.method} with mode "
-            f"{config.schedule.mode} needs; add it with `gap-vla annotate`, or train with method vp"
-        )
-
-
 def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int]:
     """Checks task, images, phases and change points; returns the images' height, width and channels.
 

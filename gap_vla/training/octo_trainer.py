@@ -17,13 +17,14 @@ from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.checkpoints import StateCheckpoints
-from gap_vla.training.data import make_loader, require_rho
+from gap_vla.training.data import has_rho, make_loader
 from gap_vla.training.hosts import is_first_host
 from gap_vla.training.loop import Measured, Trainer
 from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Built, build, describe, dry_run
 from gap_vla.training.packing import Packing
+from gap_vla.training.preflight import require_rho
 from gap_vla.training.step import DeviceFactors, TrainState, TrainStep, counted_entries
 
 SHORT_RUN = 200
@@ -156,7 +157,7 @@ class OctoTrainer(JaxTrainer):
             ConfigError: GAP is asked for, and they have no ρ.
         """
         for each in (store, *mixture):
-            require_rho(config, each)
+            require_rho(each.directory, has_rho(each), config)
         loader = make_loader(config, store, "train", train=True, mixture=mixture)
         built = build(config, loader.peek(), store.statistics)
         return cls(config, built, loader, make_loader(config, store, "val", train=False))

@@ -144,12 +144,17 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
     splits = {split.text("name") for split in info.list("splits", Section.section)}
     for split in needed - splits:
         raise ConfigError(f"{directory} has no split {split!r}; build it with data.val_fraction above 0")
-    if config.needs_rho and "rho" not in fields:
-        raise ConfigError(
-            f"{directory} has no steps/rho, which this method needs; add it with `gap-vla annotate`, or choose a "
-            "method without it"
-        )
+    require_rho(directory, "rho" in fields, config)
     require_cameras(directory, {key: shape for key, shape in fields.items() if key.startswith("image_")}, config)
+
+
+def require_rho(where: Path, labelled: bool, config: Experiment) -> None:
+    """Raises ConfigError if the method needs ρ and a dataset has none."""
+    if config.needs_rho and not labelled:
+        raise ConfigError(
+            f"{where} has no steps/rho, which method {config.method} needs; add it with `gap-vla annotate`, or choose "
+            "a method without it"
+        )
 
 
 def require_cameras(

@@ -198,11 +198,11 @@ def test_rho_is_a_beam_transform(tmp_path: Path) -> None:
     from apache_beam.testing.util import assert_that, equal_to
 
     from gap_vla.phases import annotate
-    from gap_vla.rlds import annotate_with
+    from gap_vla.rlds import with_rho
 
     episodes = [make_episode(i, annotated=False) for i in range(4)]
     annotation = annotate(episodes, method="gaussian", workers=1)
     expected = [np.asarray(rho, np.float32).tolist() for rho in annotation.rho]
     with beam.Pipeline() as pipeline:
-        found = pipeline | beam.Create(episodes) | annotate_with(annotation.annotator)
+        found = pipeline | beam.Create(episodes) | beam.Map(with_rho, annotation.annotator)
         assert_that(found | beam.Map(lambda episode: episode.rho.tolist()), equal_to(expected))

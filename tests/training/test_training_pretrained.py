@@ -102,14 +102,14 @@ def test_instructions_become_word_pieces_or_are_left_out():
 def test_a_dataset_without_rho_trains_vp_but_is_refused_for_gap(tmp_path):
     from gap_vla.core.typed_config import ConfigError
     from gap_vla.rlds import EpisodeStore, write_rlds
-    from gap_vla.training.data import describe_store, make_loader, require_rho
+    from gap_vla.training.data import describe_store, make_loader
+    from gap_vla.training.octo_trainer import OctoTrainer
 
     bare = [episode.replace(rho=None, change_point=None) for episode in made_up_episodes()]
     store = EpisodeStore.build(write_rlds(bare, tmp_path, "dots", val_fraction=0.2, annotator={}, identity={}))
     gap, vp = config_for("", "vp_gap"), config_for("", "vp")
     with pytest.raises(ConfigError, match=r"no steps/rho.*gap-vla annotate"):
-        require_rho(gap, store)
-    require_rho(vp, store)
+        OctoTrainer.on(gap, store)
     batch = model_inputs(make_loader(vp, store, "train", train=True).peek())
     assert batch["rho"].shape == batch["observation"]["timestep_pad_mask"].shape and not batch["rho"].any()
     assert "ρ" not in describe_store(store)
