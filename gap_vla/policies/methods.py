@@ -33,7 +33,8 @@ class Method:
         vision, proprio: which branches the policy has.
         fusion: name of a fusion of the method's own, or empty for the configured one.
         heads: the action heads it works with; empty: all.
-        needs_rho, needs_change_points, needs_phase: what the dataset must carry.
+        needs_rho, needs_change_points, needs_phase: what it trains with; the dataset must carry it, ρ unless
+            `rho_source` says otherwise.
         rho_source: "dataset", "zero", or a method of `gap_vla.phases` that labels the stored proprioception.
     """
 
@@ -119,28 +120,24 @@ class Gap(Method):
 class GapGaussian(Gap):
     """GAP with another ρ (`gap_vla.phases`): Gaussian bumps at the exact segmentation's change points."""
 
-    needs_rho = False
     rho_source = "gaussian"
 
 
 class GapChangePoints(Gap):
     """GAP with ρ = 1 at the change points and 0 elsewhere: the raw labels."""
 
-    needs_rho = False
     rho_source = "change_points"
 
 
 class GapHdbscan(Gap):
     """GAP with change points where HDBSCAN's clusters of motion change."""
 
-    needs_rho = False
     rho_source = "hdbscan"
 
 
 class GapCotpc(Gap):
     """GAP with CoTPC-style key states, where the direction of motion turns."""
 
-    needs_rho = False
     rho_source = "cotpc"
 
 
@@ -163,7 +160,6 @@ class RhoOnly(Gap):
 class RhoOnlyGaussian(RhoOnly):
     """As rho_only, with ρ as Gaussian bumps at the change points."""
 
-    needs_rho = False
     rho_source = "gaussian"
 
 

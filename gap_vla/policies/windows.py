@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from gap_vla.core.episode import Episode
 from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.phases.targets import is_transition
@@ -209,22 +208,11 @@ def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.nda
         annotation = Annotation.load(kept)
     else:
         print(f"rho: labelling {len(lengths)} episodes with {source} → {kept}", flush=True)
-        annotation = annotate(
-            list(_without_images(store)), method=source, seed=config.phases.seed, workers=1, **identity["options"]
-        )
+        episodes = [split.episode(index) for split in store.splits.values() for index in range(len(split))]
+        annotation = annotate(episodes, method=source, seed=config.phases.seed, workers=1, **identity["options"])
         annotation.save(kept)
     if [len(rho) for rho in annotation.rho] != lengths:
         raise ConfigError(f"the labels in {kept} are of other episodes than {store.directory}; delete that folder")
     flat = np.concatenate(annotation.rho).astype(np.float32)
     ends = np.cumsum([split.steps for split in store.splits.values()])
     return dict(zip(store.splits, np.split(flat, ends[:-1])))
-
-
-def _without_images(store: EpisodeStore):
-    for name, split in store.splits.items():
-        for index in range(len(split)):
-            part = slice(int(split.offsets[index]), int(split.offsets[index + 1]))
-            action = np.asarray(split.fields["action"][part])
-            proprio = np.asarray(split.fields["proprio"][part])
-            metadata = {"file": str(store.directory), "name": f"{name} {index}"}
-            yield Episode(images={}, proprio=proprio, action=action, metadata=metadata)
