@@ -32,9 +32,9 @@ def starting_workers(*, one_thread: bool = True) -> Iterator[None]:
         one_thread: they also use one thread each for BLAS, torch and software OpenGL, which they read when they start.
             Several processes with several threads each are slower than with one each.
     """
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    if one_thread:
-        os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    changed = (*(_ONE_THREAD if one_thread else ()), "PYTHONSAFEPATH")  # else ./threading.py is Python's `threading`
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(dict.fromkeys(changed, "1"))
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it from its first moment
     try:
         yield
@@ -53,7 +53,8 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
     Not forked: a fork of a process that holds TensorFlow's, JAX's or OpenGL's threads can hang.
     """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_quietly)
+    with starting_workers():
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_quietly)
     try:
         with starting_workers():
             for _ in range(workers):

@@ -94,6 +94,22 @@ def test_every_command_is_wrapped_and_loads_nothing_before(name):
     assert not {"numpy", "absl", "ml_collections", "jax", "torch", "tensorflow"} & set(loaded.split())
 
 
+def test_a_file_of_the_working_folder_is_no_module_of_a_worker(tmp_path):
+    """`finetune_configs/threading.py` has the name of one of Python's own modules."""
+    (tmp_path / "threading.py").write_text("raise SystemExit('a configuration was imported')")
+    script = tmp_path / "bin" / "script.py"
+    script.parent.mkdir()
+    script.write_text(
+        "from gap_vla.core.processes import worker_pool\n"
+        "if __name__ == '__main__':\n"
+        "    with worker_pool(1) as pool:\n"
+        "        print(pool.submit(abs, -1).result())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
 def test_the_help_of_every_command_needs_no_extra():
     """Only what `pip install gap_vla` brings; `make wheel-check` does the same with the wheel."""
     extras = "numba torch scipy sklearn h5py matplotlib PIL tensorflow grain jax flax optax mujoco gymnasium websockets"
