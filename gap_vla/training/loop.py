@@ -133,7 +133,7 @@ def _train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str
     first = done = trainer.restore(run.state)
     if done:
         print(f"train: resumed after step {done}", flush=True)
-    metrics = metrics_of(run, rhythm.logger, done) if is_first_host() else NoMetrics()
+    metrics = MetricsWriter(run, done, rhythm.logger) if is_first_host() else NoMetrics()
     progress = Progress("train", trainer.steps, "step", done)
     held_out = trainer.validate()
     if done == 0:
@@ -232,40 +232,31 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-def metrics_of(run: RunDirectory, logger: str, start_step: int) -> MetricsWriter:
-    """The run's writer, with a run of the same name begun, or taken up again, by the `logger`.
-
-    Hosts, keys and working without a network are settings of that package.
-    """
-    if logger not in LOGGERS:
-        return MetricsWriter(run.metrics, run.tensorboard, start_step)
-    package, config = importlib.import_module(logger), run.read_config()
-    # trackio knows a run by its name, wandb by an id; a run of this name that was begun anew is another one
-    made = {"id": f"{run.path.name}-{run.dataset.stat().st_mtime_ns}"} if logger == "wandb" else {}
-    package.init(project=f"gap_vla-{config['task']}", name=run.path.name, config=config, resume="allow", **made)
-    return MetricsWriter(run.metrics, run.tensorboard, start_step, package)
-
-
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and to TensorBoard, and gives them to a logger.
+    """Appends rows to `metrics.jsonl` and to TensorBoard, and gives them to the logger, if there is one.
 
     Args:
-        jsonl: file of JSON lines; rows after `start_step` are dropped first (they will be measured again), and all of
-            them where nothing was saved before.
-        tensorboard: folder of event files.
-        start_step: number of training steps done so far.
-        logger: takes `log(values, step=…)` and `finish()`, as wandb and trackio do.
+        start_step: number of training steps done so far; rows after it are dropped first (they will be measured again),
+            and all of them where nothing was saved before.
+        logger: `train.logger`; a run of the same name is begun there, or taken up again. Hosts, keys and working
+            without a network are settings of that package.
     """
 
-    def __init__(self, jsonl: Path, tensorboard: Path, start_step: int = 0, logger: Any = None):
+    def __init__(self, run: RunDirectory, start_step: int = 0, logger: str = "none"):
         from tensorboardX import SummaryWriter
 
-        if jsonl.exists():
-            kept = [row for row in read_metrics(jsonl) if row["step"] <= start_step] if start_step else []
-            with replacing(jsonl) as temporary:
+        if run.metrics.exists():
+            kept = [row for row in read_metrics(run.metrics) if row["step"] <= start_step] if start_step else []
+            with replacing(run.metrics) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._lines, self._logger = jsonl.open("a"), logger
-        self._board = SummaryWriter(str(tensorboard), purge_step=start_step + 1 if start_step else 0)
+        self._lines = run.metrics.open("a")
+        self._board = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1 if start_step else 0)
+        self._logger = importlib.import_module(logger) if logger in LOGGERS else None
+        if self._logger:
+            config, how = run.read_config(), {"resume": "allow"}
+            if logger == "wandb":  # knows a run by its id, trackio by its name; one that was begun anew is another
+                how["id"] = f"{run.path.name}-{run.dataset.stat().st_mtime_ns}"
+            self._logger.init(project=f"gap_vla-{config['task']}", name=run.path.name, config=config, **how)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` after `step` training steps; on disk when this returns."""

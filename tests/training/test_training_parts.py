@@ -13,7 +13,7 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.drawing.batch import STRIP, batch_picture
 from gap_vla.training import preflight
 from gap_vla.training.config import LOGGERS
-from gap_vla.training.loop import MetricsWriter, metrics_of
+from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig, OctoTrainConfig
 from gap_vla.training.run import Run
 
@@ -56,12 +56,12 @@ def test_a_run_whose_data_nobody_noted_is_not_gone_on_with(tmp_path):
 
 def test_resumed_metrics_forget_the_steps_that_will_be_measured_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    first = MetricsWriter(path, tmp_path / "board")
+    first = MetricsWriter(RunDirectory(tmp_path))
     for step in range(1, 6):
         first.write(step, {"loss": step})
     first.close()
     path.write_text(path.read_text() + '{"step": 6, "los')  # cut off by a kill
-    second = MetricsWriter(path, tmp_path / "board", start_step=3)
+    second = MetricsWriter(RunDirectory(tmp_path), start_step=3)
     second.write(4, {"loss": 40})
     second.close()
     assert [(row["step"], row["loss"]) for row in read_metrics(path)] == [(1, 1), (2, 2), (3, 3), (4, 40)]
@@ -85,7 +85,7 @@ def test_a_logger_gets_every_measurement_and_a_resumed_run_goes_on_in_its_own(lo
     config["train"]["logger"] = logger  # no part of what is trained: the run goes on
     run = RunDirectory.claim(tmp_path / "threading" / "run", config, resume=True, dataset={})
     for step in (0, 3):
-        metrics = metrics_of(run, logger, step)
+        metrics = MetricsWriter(run, step, logger)
         metrics.write(step, {"train/loss": np.float32(0.5)})
         metrics.close()
     calls = sys.modules.pop(logger).calls

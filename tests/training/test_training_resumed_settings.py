@@ -138,7 +138,7 @@ def test_a_run_that_fails_before_anything_came_of_it_leaves_no_directory(tmp_pat
 
 def test_a_run_killed_before_its_first_save_measures_step_0_once(tmp_path):
     for _ in range(2):
-        writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "board", start_step=0)
+        writer = MetricsWriter(RunDirectory(tmp_path), start_step=0)
         writer.write(0, {"val/loss": 1.0})
         writer.close()
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0]
