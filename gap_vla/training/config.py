@@ -226,11 +226,13 @@ class Experiment(abc.ABC):
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries and lists, ready for JSON; `from_dict` reads it back.
 
-        An empty mixture is left out: runs without one are named by hashes that know no such key.
+        An empty mixture and no logger are left out: runs without them are recorded, and named by hashes, as ever.
         """
         values = to_plain(dataclasses.asdict(self))
         if not self.data.mixture:
             del values["data"]["mixture"]
+        if self.train.logger == "none":
+            del values["train"]["logger"]
         return values
 
     @property

@@ -104,6 +104,7 @@ def test_a_logger_that_is_not_installed_is_said_before_anything_is_made(tmp_path
     with pytest.raises(ConfigError, match=r"^train\.logger is 'wandb', which is not installed: pip install wandb$"):
         Run(config).to_the_end()
     assert not list(tmp_path.iterdir())
+    assert "logger" not in FinetuneConfig(task="threading").to_dict()["train"], "old runs are taken up without a note"
     assert Run(config).directory.path == Run(FinetuneConfig(task="threading", runs=str(tmp_path))).directory.path
     with pytest.raises(ConfigError, match=r"train\.logger 'wandbb' is unknown \(did you mean 'wandb'\?\)"):
         OctoTrainConfig(logger="wandbb")

@@ -97,7 +97,7 @@ def test_a_run_is_named_after_what_is_trained_alone():
 
 
 def test_every_setting_that_is_no_part_of_the_result_exists():
-    known = {key for config in (FinetuneConfig, SmallConfig) for key, _ in flat(config("threading").to_dict())}
+    known = {key for kind in (FinetuneConfig, SmallConfig) for key, _ in flat(dataclasses.asdict(kind("threading")))}
     assert known >= NO_PART_OF_THE_RESULT
     assert {"train.seed", "model.head", "demos.seed", "adjustment.lam"} <= of_training(
         FinetuneConfig("threading").to_dict()
