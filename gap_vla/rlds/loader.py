@@ -46,11 +46,6 @@ def require_alike(datasets: Mapping[Path, Mapping[str, Sequence[int]]], keys: Se
                 )
 
 
-def address(store: int, windows_per_epoch: int, position: int, window: int) -> tuple[int, int, int]:
-    """Which store, which pass over it, which window."""
-    return store, position // windows_per_epoch, window
-
-
 def _concatenate(batches: list[Any], order: np.ndarray) -> Any:
     if isinstance(batches[0], dict):
         return {key: _concatenate([b[key] for b in batches], order) for key in batches[0]}
@@ -127,9 +122,9 @@ class WindowLoader:
             if len(part) < process_count:
                 raise ConfigError(f"split {split!r} has {len(part)} windows for {process_count} processes")
             order = grain.MapDataset.range(process_index, len(part), process_count)
-            numbered = functools.partial(address, number, len(order))
+            epoch = len(order)
             order = order.seed(seed).shuffle().repeat() if train else order
-            orders.append(order.map_with_index(numbered))
+            orders.append(order.map_with_index(lambda at, window, n=number, epoch=epoch: (n, at // epoch, window)))
         if len(orders) == 1:
             order = orders[0]
         elif train:

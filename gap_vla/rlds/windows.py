@@ -178,7 +178,12 @@ class Windows:
         # upstream's goal relabelling merges the whole observation at the goal into the task
         task = {"pad_mask_dict": {}} if goal is None else self._observation(goal + start, goal)
         if self._augment:
-            augment_batch(observation, task, self._augment, uniform(self._seed, "augment", *address, DRAWS))
+            draws = uniform(self._seed, "augment", *address, DRAWS)
+            for key, augmentation in self._augment.items():
+                observation[key] = augmentation(observation[key], index.timestep_pad_mask, draws)
+                if key in task:  # pictures of a goal change as those of its window do, as upstream's
+                    goals = task[key][:, None]
+                    task[key] = augmentation(goals, np.ones(goals.shape[:2], bool), draws)[:, 0]
         if self.language:
             texts = self._texts[self.data.language[episode]]
             task["language_instruction"] = texts
@@ -217,17 +222,6 @@ class Windows:
         if "change_point" in self._small:
             phases["change_point"] = self._small["change_point"][step]
         return phases
-
-
-def augment_batch(
-    observation: dict[str, Any], task: dict[str, Any], augment: Mapping[str, Augmentation], draws: np.ndarray
-) -> None:
-    """Changes the pictures of a batch, those of its goals with the same draws as their window's, as upstream does."""
-    for key, augmentation in augment.items():
-        observation[key] = augmentation(observation[key], observation["timestep_pad_mask"], draws)
-        if key in task:
-            goals = task[key][:, None]
-            task[key] = augmentation(goals, np.ones(goals.shape[:2], bool), draws)[:, 0]
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section
 from gap_vla.core.resources import require_disk, require_memory, require_writable
 from gap_vla.core.typed_config import ConfigError
@@ -85,7 +86,8 @@ def _require_data(config: Experiment, stages: Stages) -> None:
     steps = task_spec(config.task).horizon / 2
     episodes = config.demos.episodes
     if config.demos.path:
-        episodes, steps = _require_source(config)
+        episodes, first = _require_source(config)
+        steps = len(first)
     splits = plan_splits(episodes, config.data.val_fraction)
     if not splits["train"] or not splits.get("val"):
         raise ConfigError(
@@ -99,14 +101,14 @@ def _require_data(config: Experiment, stages: Stages) -> None:
     require_disk(needs, stages.store.parent, "demos.image_size, or give fewer episodes")
 
 
-def _require_source(config: Experiment) -> tuple[int, int]:
-    """Episodes of the named demonstrations and steps of the first, which must have the cameras that are asked for."""
+def _require_source(config: Experiment) -> tuple[int, Episode]:
+    """Number of the named demonstrations, and the first, which must have the cameras that are asked for."""
     source = open_source(config.demos.path, config.demos.kind)
     if len(source) == 0:
         raise ConfigError(f"demos.path is {config.demos.path!r}, which holds no episodes")
     first = source.read(0)
     require_cameras(config.demos.path, {key: first.images[key].shape[1:] for key in sorted(first.images)}, config)
-    return len(source), len(first)
+    return len(source), first
 
 
 def _require_mixture(config: Experiment, stages: Stages) -> None:
@@ -118,7 +120,7 @@ def _require_mixture(config: Experiment, stages: Stages) -> None:
     elif stages.rlds.exists():
         known[stages.rlds] = _step_fields(stages.rlds)
     elif config.demos.path:
-        first = open_source(config.demos.path, config.demos.kind).read(0)
+        _, first = _require_source(config)
         known[Path(config.demos.path)] = {key: array.shape[1:] for key, array in first.arrays.items()}
     else:
         task, size = task_spec(config.task), config.demos.image_size
