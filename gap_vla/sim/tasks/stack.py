@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, LAST, OPEN, WAITING, Goal, Phase, Style
+from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Goal, Phase, Style
 from gap_vla.sim.robosuite_env import TABLE_Z
 from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
@@ -74,14 +74,7 @@ class Stack(RobosuiteWorld):
 
         return [
             Phase("reach", lambda: [Goal(red(0.09 + style.hover) + aside, grasp, OPEN)], tolerance=0.02, gain=2.0),
-            Phase(
-                "descend",
-                lambda: [Goal(red(0.0), grasp, OPEN)],
-                tolerance=0.006,
-                turn_tolerance=0.06,
-                gain=2.0,
-                precise=True,
-            ),
+            Phase("descend", lambda: [Goal(red(0.0), grasp, OPEN)], **{**ONTO, "gain": 2.0}),
             Phase("grasp", lambda: here(0.0, grasp, CLOSE), hold=7, **WAITING),
             Phase("lift", lambda: here(0.11 + style.hover, grasp, CLOSE), tolerance=0.03, once=True),
             Phase("transport", lambda: carried(0.05 + style.hover), tolerance=0.010, turn_tolerance=0.08, gain=2.0),

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, LAST, OPEN, WAITING, Goal, Phase, Style
+from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Goal, Phase, Style
 from gap_vla.sim.robosuite_env import TABLE_Z
 from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
@@ -151,14 +151,7 @@ class Threading(RobosuiteWorld):
                 turn_tolerance=0.08,
                 gain=2.0,
             ),
-            Phase(
-                "descend",
-                lambda: [Goal(needle(0.0), grasp, OPEN)],
-                tolerance=0.006,
-                turn_tolerance=0.05,
-                gain=1.5,
-                precise=True,
-            ),
+            Phase("descend", lambda: [Goal(needle(0.0), grasp, OPEN)], **{**ONTO, "turn_tolerance": 0.05}),
             Phase("grasp", lambda: [Goal(needle(0.0), grasp, CLOSE)], hold=7, **WAITING),
             Phase("lift", lifted, tolerance=0.05, once=True),
             Phase("transport", transport, tolerance=0.02, turn_tolerance=0.10),
