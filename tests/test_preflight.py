@@ -156,6 +156,12 @@ def widths(proprio, action):
         ("vp", '"image_primary"', '"image_side"', r"1\.0\.0 has no camera 'primary' .*; it has image_side"),
         ("vp", '"action": {"tensor": {}}', widths(18, 7), r"1\.0\.0: proprio is \[18\], in .* it is \[9\]"),
         ("vp", '"action": {"tensor": {}}', widths(9, 14), r"1\.0\.0: action is \[14\], in .* it is \[7\]"),
+        (
+            "vp_gap",
+            '"action": {"tensor": {}}',
+            f'{widths(9, 7)}, "rho": {{"tensor": {{}}}}',
+            r"1\.0\.0: change_point is missing, in .* it is \[\]",
+        ),
     ],
 )
 def test_a_dataset_of_a_mixture_that_does_not_fit_is_named_before_work_begins(

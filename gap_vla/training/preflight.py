@@ -114,6 +114,7 @@ def _require_source(config: Experiment) -> tuple[int, Episode]:
 def _require_mixture(config: Experiment, stages: Stages) -> None:
     """Checks the datasets of `data.mixture` alone, and that their steps are like those of the main one."""
     known: dict[Path, Mapping[str, Sequence[int]] | None] = {}
+    labels: dict[str, Sequence[int]] = {"rho": (), "change_point": ()}
     if (stages.store / "store.json").exists():
         fields = EpisodeStore.open(stages.store).split("train").fields
         known[stages.store] = {key: array.shape[1:] for key, array in fields.items()}
@@ -121,16 +122,17 @@ def _require_mixture(config: Experiment, stages: Stages) -> None:
         known[stages.rlds] = _step_fields(stages.rlds)
     elif config.demos.path:
         _, first = _require_source(config)
-        known[Path(config.demos.path)] = {key: array.shape[1:] for key, array in first.arrays.items()}
+        known[Path(config.demos.path)] = {key: array.shape[1:] for key, array in first.arrays.items()} | labels
     else:
         task, size = task_spec(config.task), config.demos.image_size
         widths = {"proprio": [task.proprio_dim], "action": [task.action_dim]}
-        known[stages.rlds] = widths | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
+        known[stages.rlds] = widths | labels | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
     for path in stages.mixture:
         require_dataset(path, config, {"train"})
         known[path] = _step_fields(path)
     if described := {path: shapes for path, shapes in known.items() if shapes is not None}:
-        require_alike(described, [*(f"image_{camera}" for camera in config.demos.cameras), "proprio", "action"])
+        needed = ["proprio", "action", *(labels if config.needs_rho else ())]
+        require_alike(described, [*(f"image_{camera}" for camera in config.demos.cameras), *needed])
 
 
 def require_dataset(directory: Path, config: Experiment, needed: Set[str] = frozenset({"train", "val"})) -> None:
