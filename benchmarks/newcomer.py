@@ -4,7 +4,7 @@
     python benchmarks/record.py newcomer -- benchmarks/newcomer.py --policy
 
 Every line is a command of the README or of the tutorial about one's own data, in a process of its own. The LeRobot
-folder is `tests/data/lerobot/v30_image`, a few short episodes that LeRobot's own code wrote.
+folder is `tests/data/lerobot/v30_image`, two episodes of 12 and 9 steps that LeRobot's own code wrote.
 """
 
 from __future__ import annotations
