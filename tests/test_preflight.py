@@ -174,7 +174,10 @@ def test_a_dataset_of_a_mixture_that_does_not_fit_is_named_before_work_begins(
 
 
 def test_a_dataset_is_named_once_in_a_mixture(dataset, folders):
-    once = (str(dataset), 0.5)
+    once, link = (str(dataset), 0.5), dataset.parent / "link"
+    link.symlink_to(dataset)
+    with pytest.raises(UserError, match="name each dataset once"):
+        ready(octo(**folders, data__mixture=((str(link), 0.5),), data__rlds=str(dataset)))
     for twice, main in (((once, once), ""), ((once, (f"{dataset}/", 0.5)), ""), ((once,), f"{dataset}/")):
         with pytest.raises(UserError, match="name each dataset once"):
             ready(octo(**folders, data__mixture=twice, data__rlds=main))

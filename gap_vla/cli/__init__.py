@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -44,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @command
 def run(name: str) -> int:
-    """One command on the arguments of this process, loaded where a Ctrl-C is heard."""
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main()
+    """One command on the arguments of this process, loaded where a Ctrl-C is heard, and not while Python ends."""
+    status = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main()
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    return status
 
 
 def overview() -> str:

@@ -165,7 +165,7 @@ def key_value(pair: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE")
     try:
         return key, json.loads(value)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return key, value
 
 
@@ -179,8 +179,8 @@ def json_or_name(text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON ({error})") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no JSON ({error})") from None
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:

@@ -57,13 +57,14 @@ def load_config(path_and_profile: str) -> ConfigDict:
 
 @contextlib.contextmanager
 def _naming_the_line(path: str) -> Iterator[None]:
-    """Errors of the code in `path` become a ConfigError with the line."""
+    """Errors of the code in `path`, and its end, become a ConfigError with the line."""
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    except BaseException as error:
+        frames, path = traceback.extract_tb(error.__traceback__), os.path.abspath(path)
+        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == path]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         what = error.msg if isinstance(error, SyntaxError) else message_of(error)
         raise ConfigError(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {what}") from None
@@ -158,8 +159,9 @@ def run_configured(
     if options.config is None:
         raise ConfigError("--config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py")
     arguments, phase_options = take_options(arguments)
-    require_known_keys(load_config(options.config), arguments)
-    values = _overridden(options.config, arguments).to_dict()
+    with contextlib.redirect_stdout(sys.stderr):  # what a configuration prints is no part of an answer
+        require_known_keys(load_config(options.config), arguments)
+        values = _overridden(options.config, arguments).to_dict()
     if phase_options:
         values["phases"]["options"] = {**values["phases"]["options"], **phase_options}
     config = backend_of(values, options.config_type).from_dict(values)

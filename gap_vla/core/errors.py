@@ -77,9 +77,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> int:
+        _open_closed_streams()
         start_quietly()
         unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
         try:
+            if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
+                raise UserError(f"{odd[0]!a} is no text of UTF-8; rename it, or set PYTHONUTF8=1")
             return main(*args, **kwargs) or 0
         except KeyboardInterrupt as interrupt:
             return _say_interrupted(interrupt)
@@ -140,6 +143,15 @@ def is_full_disk(error: BaseException) -> bool:
     # TensorFlow and HDF5 put the system's message into errors of their own.
     foreign = type(error).__module__.startswith(("tensorflow", "h5py")) or isinstance(error, OSError)
     return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
+
+
+def _open_closed_streams() -> None:
+    """A closed stdin, stdout or stderr is nowhere, instead of the next file that is opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the first number that is free
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, "w" if number else "r"))
 
 
 def _interrupt_again(what: sys.UnraisableHookArgs) -> None:

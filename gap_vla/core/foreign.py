@@ -66,6 +66,13 @@ def refusing(
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem
 
 
+def regular(path: Path, error: type[UserError] = UserError) -> Path:
+    """The path, unless a pipe or a device lies there, whose reader would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise error(f"{path} is no regular file; copy what it holds into one")
+    return path
+
+
 def one_line(text: object, most: int = 300) -> str:
     """Foreign text for a message: on one line, without control characters, not too long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * most]).split())
@@ -150,7 +157,7 @@ class Section:
     def read(cls, path: Path, error: type[UserError] = UserError) -> Section:
         """The object in a JSON file, or `error`: no such file, no JSON, or no object."""
         try:
-            return cls(json.loads(path.read_text(encoding="utf-8")), str(path), error)
+            return cls(json.loads(regular(path, error).read_text(encoding="utf-8")), str(path), error)
         except OSError as problem:
             raise error(f"{path}: {problem.strerror or problem}") from None
         except RecursionError:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, regular
 from gap_vla.core.identity import differences, flat
 from gap_vla.core.locks import alone
 from gap_vla.core.typed_config import ConfigError
@@ -209,7 +209,7 @@ class RunDirectory:
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """Every whole line of a metrics file, oldest first; a line cut off by a kill is left out."""
     rows = []
-    for line in Path(path).read_text().splitlines():
+    for line in regular(Path(path)).read_text().splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

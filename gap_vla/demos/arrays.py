@@ -12,7 +12,7 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import refuse_too_large, refusing
+from gap_vla.core.foreign import refuse_too_large, refusing, regular
 
 
 def array_of(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
@@ -48,7 +48,7 @@ def array_names(file: Path, error: type[UserError] = EpisodeError) -> list[str]:
     Raises:
         error: no whole npz.
     """
-    with _reading(file, error), zipfile.ZipFile(file) as archive:
+    with _reading(file, error), zipfile.ZipFile(regular(file, error)) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
@@ -60,7 +60,7 @@ def read_arrays(
     Raises:
         error: no whole npz, an array of objects, or one of another size than it declares; names file and array.
     """
-    with _reading(file, error), zipfile.ZipFile(file) as archive:
+    with _reading(file, error), zipfile.ZipFile(regular(file, error)) as archive:
         return {
             name: _array(archive, member, f"{file}: {name!r}", error)
             for member in archive.infolist()

@@ -44,6 +44,8 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
 def require_sound(path: Path) -> None:
     """Raises EpisodeError for a file on which the HDF5 library would hang. Reads all of it."""
     with refusing(f"{path}: not a complete HDF5 file", "get the file again", EpisodeError):
+        if not h5py.is_hdf5(path):
+            raise EpisodeError(f"{path}: not a complete HDF5 file; get the file again")
         if (heap := _damaged_heap(path)) is not None:
             raise EpisodeError(f"{path}: its text is damaged at byte {heap}; get the file again")
 

@@ -261,6 +261,7 @@ def load_annotator(directory: str | Path) -> Annotator:
     advice = "make it again: gap-vla annotate SOURCE --out COPY"
     with refusing(f"{path}: not an annotator that this version reads", advice, MotionError):
         record = Section.read(path, MotionError)
+        record.whole("format", 1, 1)
         estimator = PhaseEstimator.load(directory) if "estimator" in record else None
         options = dict(record.section("options").values)
         if options["dead_band"] is not None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import refusing, regular
 from gap_vla.core.locks import waiting
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.reader import dataset_metadata, read_rlds
@@ -197,7 +197,7 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
         if path.name.startswith("dataset_statistics_"):
             continue  # the cache that upstream Octo and OpenVLA leave beside the shards
         if path.suffix == ".json":
-            total.update(path.name.encode() + path.read_bytes())
+            total.update(path.name.encode() + regular(path, EpisodeError).read_bytes())
         elif path.is_file():
             total.update(f"{path.name}{path.stat().st_size}".encode())
     return total.hexdigest()[:16]

@@ -22,7 +22,6 @@ from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
 
 RhoOfWindow = Literal["step", "current", "none"]
-Goal = Literal["none", "uniform"]
 Batch = dict[str, Any]
 
 
@@ -98,11 +97,8 @@ class Windows:
         rho_of_window: `"step"` each step's own ρ, `"current"` the window's last step's for all, `"none"`.
         language: whether to deliver `task.language_instruction`.
         upstream_action_mask: upstream's action mask, two steps late (see `window_indices`).
-        goal: `"uniform"` adds to `task` the whole observation at a random later step (goal relabelling), drawn anew
-            in each epoch.
-        max_goal_distance: steps from the window's last to the goal, at most.
         augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes).
-        seed: goals and augmentations are drawn for (seed, epoch, window) alone.
+        seed: augmentations are drawn for (seed, epoch, window) alone.
     """
 
     def __init__(
@@ -118,8 +114,6 @@ class Windows:
         rho_of_window: RhoOfWindow = "step",
         language: bool = True,
         upstream_action_mask: bool = False,
-        goal: Goal = "none",
-        max_goal_distance: int | None = None,
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
@@ -127,7 +121,6 @@ class Windows:
             raise ConfigError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
         choose(normalization, NORMALIZATIONS, "normalization")
         choose(rho_of_window, get_args(RhoOfWindow), "rho_of_window")
-        choose(goal, get_args(Goal), "goal")
         if unknown := set(augment or ()) - set(image_keys):
             raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
         self.store, self.data = store, store.split(split)
@@ -143,7 +136,7 @@ class Windows:
         self.rho_of_window = rho_of_window
         self._shape = window_size, action_horizon
         self._upstream_mask = upstream_action_mask
-        self._goal, self._goal_distance, self._seed = goal, max_goal_distance, seed
+        self._seed = seed
         self._augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
         self._texts = np.array([text.encode() for text in self.data.languages], object)
         self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}
@@ -155,8 +148,8 @@ class Windows:
 
     @property
     def random(self) -> bool:
-        """Whether batches depend on random numbers (goals, augmentation)."""
-        return self._goal != "none" or bool(self._augment)
+        """Whether batches depend on random numbers (augmentation)."""
+        return bool(self._augment)
 
     def gather(self, windows: Int[np.ndarray, " B"], epoch: Int[np.ndarray, " B"] | None = None) -> Batch:
         """The batch of these windows, in freshly allocated arrays; `epoch` says which draws of each window."""
@@ -165,25 +158,20 @@ class Windows:
         offsets = self.data.offsets
         episode = np.searchsorted(offsets, windows, side="right") - 1
         start, length = offsets[episode], offsets[episode + 1] - offsets[episode]
-        address = epoch, episode, windows - start
-        goal = None
-        if self._goal == "uniform":
-            goal = goal_steps(self._seed, *address, length, self._goal_distance)
-        index = window_indices(
-            windows - start, length, *self._shape, goal=goal, upstream_action_mask=self._upstream_mask
-        )
+        index = window_indices(windows - start, length, *self._shape, upstream_action_mask=self._upstream_mask)
         step = index.observation + start[:, None]
-        observation = self._observation(step, index.observation)
+        observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
+        if self.proprio:
+            observation["proprio"] = self._small["proprio"][step]
+        observation["timestep"] = index.observation.astype(np.int32)
+        # Upstream marks a key False only where the dataset lacks it; every key here exists at every step.
+        observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in observation}
         observation["timestep_pad_mask"] = index.timestep_pad_mask
-        # upstream's goal relabelling merges the whole observation at the goal into the task
-        task = {"pad_mask_dict": {}} if goal is None else self._observation(goal + start, goal)
         if self._augment:
-            draws = uniform(self._seed, "augment", *address, DRAWS)
+            draws = uniform(self._seed, "augment", epoch, episode, windows - start, DRAWS)
             for key, augmentation in self._augment.items():
                 observation[key] = augmentation(observation[key], index.timestep_pad_mask, draws)
-                if key in task:  # pictures of a goal change as those of its window do, as upstream's
-                    goals = task[key][:, None]
-                    task[key] = augmentation(goals, np.ones(goals.shape[:2], bool), draws)[:, 0]
+        task: dict[str, Any] = {"pad_mask_dict": {}}
         if self.language:
             texts = self._texts[self.data.language[episode]]
             task["language_instruction"] = texts
@@ -196,15 +184,6 @@ class Windows:
             "action_pad_mask": np.broadcast_to(index.action_pad_mask[..., None], action.shape).copy(),
         }
         return batch | self._phases(step)
-
-    def _observation(self, step: np.ndarray, timestep: np.ndarray) -> dict[str, Any]:
-        observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
-        if self.proprio:
-            observation["proprio"] = self._small["proprio"][step]
-        observation["timestep"] = timestep.astype(np.int32)
-        # Upstream marks a key False only where the dataset lacks it; every key here exists at every step.
-        observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in observation}
-        return observation
 
     def _images(self, key: str, step: np.ndarray) -> np.ndarray:
         frames = self.data.fields[key]
@@ -256,17 +235,3 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * _M1
     x = (x ^ (x >> np.uint64(27))) * _M2
     return x ^ (x >> np.uint64(31))
-
-
-def goal_steps(
-    seed: int,
-    epoch: Int[np.ndarray, " B"],
-    episode: Int[np.ndarray, " B"],
-    step: Int[np.ndarray, " B"],
-    length: Int[np.ndarray, " B"],
-    max_distance: int | None = None,
-) -> Int[np.ndarray, " B"]:
-    """A step in [step, length), uniformly; at most `max_distance` after `step`."""
-    last = length if max_distance is None else np.minimum(length, step + max_distance + 1)
-    draw = uniform(seed, "goal", epoch, episode, step, 1)[:, 0]
-    return step + (draw * (last - step)).astype(np.int64)

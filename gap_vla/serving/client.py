@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from gap_vla.core.foreign import finite, shown
 from gap_vla.rollouts.policy import PolicyError, PolicyUnavailable
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
+
+logging.getLogger("websockets").addHandler(logging.NullHandler())  # what goes wrong is raised, too
 
 _PAUSE = 0.5
 """Seconds between two attempts to reach a server that is away."""
@@ -43,6 +46,8 @@ class _Link:
             if isinstance(greeting, str):
                 raise WireError(f"a text instead of metadata: {greeting[:200]!r}")
             self.metadata = unpack(greeting)
+            if not isinstance(self.metadata, dict):
+                raise WireError(f"a {type(self.metadata).__name__} instead of a map of metadata")
             self._stack = self._stack.pop_all()
         self.left: deque[np.ndarray] = deque()
 

@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,9 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gap_vla.core.errors import UserError
+from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.progress import Progress, duration
 from gap_vla.core.run_directory import RunDirectory, read_metrics
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.config import LOGGERS, TrainConfig
@@ -256,7 +258,11 @@ class MetricsWriter:
             config, how = run.read_config(), {"resume": "allow"}
             if logger == "wandb":  # knows a run by its id, trackio by its name; one that was begun anew is another
                 how["id"] = f"{run.path.name}-{run.dataset.stat().st_mtime_ns}"
-            self._logger.init(project=f"gap_vla-{config['task']}", name=run.path.name, config=config, **how)
+            try:
+                self._logger.init(project=f"gap_vla-{config['task']}", name=run.path.name, config=config, **how)
+            except Exception as error:
+                advice = "--resume --config.train.logger=none goes on without it"
+                raise ConfigError(f"train.logger: {logger} cannot begin ({message_of(error)}); {advice}") from None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` after `step` training steps; on disk when this returns."""
@@ -264,14 +270,21 @@ class MetricsWriter:
         self._lines.flush()
         for name, value in values.items():
             self._board.add_scalar(name, float(value), step)
-        if self._logger:
-            self._logger.log({name: float(value) for name, value in values.items()}, step=step)
+        self._tell("log", {name: float(value) for name, value in values.items()}, step=step)
 
     def close(self) -> None:
         self._lines.close()
         self._board.close()
-        if self._logger:
-            self._logger.finish()
+        self._tell("finish")
+
+    def _tell(self, what: str, *values: Any, **how: Any) -> None:
+        """Training goes on without a logger that fails."""
+        try:
+            if self._logger:
+                getattr(self._logger, what)(*values, **how)
+        except Exception as error:
+            print(f"train.logger: {what} failed ({message_of(error)}); training goes on without it", file=sys.stderr)
+            self._logger = None
 
 
 class NoMetrics:

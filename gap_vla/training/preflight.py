@@ -17,14 +17,15 @@ estimates are of the low side, so that what is refused could not have run.
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import importlib
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import Episode
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
+from gap_vla.core.outputs import require_apart
 from gap_vla.core.resources import require_disk, require_memory, require_writable
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.demos import open_source
@@ -49,9 +50,13 @@ def require_ready(config: Experiment, stages: Stages) -> None:
         EpisodeError: demonstrations that cannot be read.
     """
     require_writable(config.runs, "runs")
-    logger = config.train.logger
-    if logger in LOGGERS and importlib.util.find_spec(logger) is None:
-        raise ConfigError(f"train.logger is {logger!r}, which is not installed: pip install {logger}")
+    for made in (stages.store, Path(config.runs, config.task, "run")):
+        require_apart(made, config.data.rlds or None, config.demos.path or None, *stages.mixture)
+    if (logger := config.train.logger) in LOGGERS:
+        try:
+            importlib.import_module(logger).init  # noqa: B018
+        except Exception as error:
+            raise ConfigError(f"train.logger: {logger} cannot be used ({error}): pip install {logger}") from None
     if config.eval.episodes:
         require_rendering()
     config.require_ready()
@@ -190,10 +195,10 @@ def require_cameras(
 def _step_fields(directory: Path) -> dict[str, Any] | None:
     """The shapes of a step's fields, those of the observation among them; None if this is not TFDS' description."""
     try:
-        tree = json.loads((directory / "features.json").read_text())
+        tree = Section.read(directory / "features.json").values
         step = _described(tree["featuresDict"]["features"]["steps"]["sequence"]["feature"])
         return {**step, **step.get("observation", {})}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ def stages_of(config: Experiment) -> Stages:
     _require_view(config)
     stores = root / "store"
     mixture = {Path(path): stores / _existing(config, Path(path), "data.mixture")[1] for path, _ in config.data.mixture}
-    if len({rlds_path, *mixture}) <= len(config.data.mixture):
+    if len({os.path.realpath(path) for path in (rlds_path, *mixture)}) <= len(config.data.mixture):
         raise ConfigError(f"data.mixture is {config.data.mixture}, beside {rlds_path}; name each dataset once")
     return Stages(demos_path, rlds_path, stores / name, demos_identity, rlds_identity, mixture)
 

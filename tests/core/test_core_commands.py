@@ -219,7 +219,9 @@ def test_ctrl_c_while_libraries_load_ends_in_a_line(name, tmp_path):
     (tmp_path / "d.hdf5").touch()
     slow = tmp_path / "slow"  # what every command needs, and what never finishes loading
     slow.mkdir()
-    (slow / "numpy.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    # In small pieces, for a signal that comes just before a system call does not end it.
+    wait = "for _ in range(600):\n    time.sleep(0.1)\n"
+    (slow / "numpy.py").write_text(f"import time\nprint('loading', flush=True)\n{wait}")
     process = start(name, *ENOUGH.get(name, ()), cwd=tmp_path, first_on_path=slow)
     assert process.stdout and process.stdout.readline() == "loading\n"
     os.killpg(process.pid, signal.SIGINT)
@@ -237,3 +239,40 @@ def test_commands_with_a_configuration_name_what_is_missing(name, tmp_path):
 def test_a_full_disk_is_not_blamed_on_the_file_that_is_read():
     with pytest.raises(UserError, match=r"in\.npz: no space left on the disk"), refusing("in.npz", "copy it again"):
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
+    """A line of bash, in which `gap` is the command of this checkout."""
+    gap = f"gap() {{ {sys.executable} -c 'from gap_vla.cli import main; exit(main())' \"$@\"; }}\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = ["bash", "-c", gap + line]
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("gap annotate $'\\xff.hdf5' --out $'\\xfe.hdf5'", USER_ERROR, r"error: '\\udcff\.hdf5' is no text of UTF-8"),
+        ("gap check-dataset nowhere --json >&-", USER_ERROR, "error: nowhere"),
+        ("gap annotate x.hdf5 --out y.hdf5 <&- >&-", USER_ERROR, "error: x.hdf5"),
+        ("gap annotate d --out e --layout '{'$(printf '[%.0s' {1..100000})", USER_ERROR, "is no JSON"),
+        (
+            "echo 'import sys; sys.exit(3)' > c.py; gap finetune --config c.py --dry-run",
+            USER_ERROR,
+            "c.py, line 1: SystemExit",
+        ),
+        ("truncate -s 100G d.hdf5; gap annotate d.hdf5 --out e.hdf5", USER_ERROR, "d.hdf5: not a complete HDF5 file"),
+    ],
+)
+def test_what_a_shell_can_do_to_a_command_is_a_line(line, status, said, tmp_path):
+    done = shell(line, tmp_path)
+    assert done.returncode == status and re.search(said, done.stderr) and "Traceback" not in done.stderr, done.stderr
+    assert done.stdout == ""
+
+
+def test_what_a_configuration_prints_is_no_part_of_the_answer(tmp_path):
+    text = (ROOT / "finetune_configs" / "assembly.py").read_text()
+    (tmp_path / "c.py").write_text(f"{text}\nprint('hello')\n")
+    done = shell("gap finetune --config c.py:debug --dry-run --json", tmp_path)
+    assert done.returncode == 0 and "hello" in done.stderr, done.stderr
+    assert len(done.stdout.splitlines()) == 1 and done.stdout.startswith("{")

@@ -116,6 +116,12 @@ DAMAGES["demos.hdf5"] |= {
 }
 
 
+def _pipe(path: Path) -> None:
+    """A named pipe in its place: who opens it waits for somebody who writes."""
+    path.unlink()
+    os.mkfifo(path)
+
+
 def _npz(change: Callable[[dict[str, Any]], Any]) -> Damage:
     def apply(folder: Path) -> None:
         path = folder / "episode_1.npz"
@@ -144,6 +150,7 @@ DAMAGES["npz"] |= {
     "truncated": lambda p: _bytes(p / "episode_1.npz", lambda c: c[: len(c) // 2]),
     "flipped": lambda p: _flip(p / "episode_1.npz"),
     "text": lambda p: (p / "episode_1.npz").write_text("no archive"),
+    "pipe": lambda p: _pipe(p / "episode_1.npz"),
     "no_state": _npz(lambda a: a.pop("proprio")),
     "no_action": _npz(lambda a: a.pop("action")),
     "no_steps": _npz(lambda a: a.update({k: v[:0] for k, v in a.items()})),
@@ -250,6 +257,8 @@ DAMAGES["rlds"] |= {
     "no_features": lambda p: (p / "features.json").unlink(),
     "broken_features": lambda p: _bytes(p / "features.json", lambda c: c[: len(c) // 2]),
     "no_steps": lambda p: _bytes(p / "features.json", lambda c: bytes(c).replace(b'"steps"', b'"stops"')),
+    "deep_features": lambda p: (p / "features.json").write_text('{"a":' * 50_000),
+    "piped_features": lambda p: _pipe(p / "features.json"),
     "missing": shutil.rmtree,
 }
 
@@ -260,6 +269,7 @@ def _json(name: str, text: str) -> Damage:
 
 DAMAGES["annotator"] |= {
     "empty": lambda p: [f.unlink() for f in p.iterdir()],
+    "later_format": _info(lambda v: v.update(format=2), "annotator.json"),
     "missing": shutil.rmtree,
     **{
         f"{word}_json": lambda p, text=text: [f.write_text(text) for f in p.glob("*.json")]

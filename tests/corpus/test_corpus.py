@@ -115,6 +115,7 @@ def make_box(box: Path) -> None:
     (foreign / "syntax.py").write_text("def get_config(:\n")
     (foreign / "raises.py").write_text("1 / 0\n")
     (foreign / "empty.py").write_text("")
+    (foreign / "exits.py").write_text("raise SystemExit\n")
     (box / "taken.hdf5.annotator").mkdir()
     (box / "taken.hdf5.annotator" / "thesis.tex").write_text("the only copy")
     (box / "out").mkdir()

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
-from gap_vla.rlds.windows import goal_steps, uniform
+from gap_vla.rlds.windows import uniform
 
 EVERYTHING = Augmentation((0.5, 0.9), (0.8, 1.2), 0.2, (0.7, 1.3), (0.6, 1.4), 0.2)
 
@@ -62,22 +62,12 @@ def test_draws_are_uniform_independent_and_repeatable() -> None:
     assert draw.min() >= 0 and draw.max() < 1
     np.testing.assert_allclose(draw.mean(0), 0.5, atol=0.02)
     np.testing.assert_allclose(draw.std(0), 12**-0.5, atol=0.01)
-    others = [uniform(2, "augment", epoch, episode, step, 4), uniform(1, "goal", epoch, episode, step, 4)]
+    others = [uniform(2, "augment", epoch, episode, step, 4), uniform(1, "other", epoch, episode, step, 4)]
     others += [uniform(1, "augment", epoch + 1, episode, step, 4), uniform(1, "augment", epoch, episode + 1, step, 4)]
     for other in others:
         assert abs(np.corrcoef(draw.ravel(), other.ravel())[0, 1]) < 0.03
     assert np.abs(np.corrcoef(draw.T) - np.eye(4)).max() < 0.05
     np.testing.assert_array_equal(draw[10:20], uniform(1, "augment", epoch[10:20], episode[10:20], step[10:20], 4))
-
-
-def test_goals_lie_between_the_step_and_the_end() -> None:
-    step, length = np.repeat(np.arange(20), 200), np.full(4000, 20)
-    epoch = np.tile(np.arange(200), 20)
-    goal = goal_steps(0, epoch, np.zeros(4000, int), step, length)
-    assert (goal >= step).all() and (goal < length).all()
-    assert set(goal[step == 15]) == {15, 16, 17, 18, 19}
-    near = goal_steps(0, epoch, np.zeros(4000, int), step, length, max_distance=2)
-    assert set((near - step)[step < 17]) == {0, 1, 2} and (near < length).all()
 
 
 CHANGE = """

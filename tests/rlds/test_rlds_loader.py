@@ -1,4 +1,4 @@
-"""What a loader may be asked for: tensors, goals, augmentation, several datasets at once."""
+"""What a loader may be asked for: tensors, augmentation, several datasets at once."""
 
 from __future__ import annotations
 
@@ -28,23 +28,6 @@ def test_torch_gets_the_same_windows(store: EpisodeStore) -> None:
     np.testing.assert_array_equal(dataset[5]["action"], expected["action"][5])
     first = next(torch_batches(WindowLoader(store, **OPTIONS)))
     np.testing.assert_array_equal(first["rho"], next(WindowLoader(store, **OPTIONS))["rho"])
-
-
-def test_goal_relabelling_in_the_loader_is_seeded_and_ahead(store: EpisodeStore) -> None:
-    options = {**OPTIONS, "goal": "uniform", "max_goal_distance": 5}
-    loader, again = WindowLoader(store, **options), WindowLoader(store, **options)
-    batch = next(loader)
-    ahead = batch["task"]["timestep"] - batch["observation"]["timestep"][:, -1]
-    assert (ahead >= 0).all() and (ahead <= 5).all() and ahead.max() > 0
-    assert batch["task"]["image_primary"].shape == (16, 16, 16, 3)
-    assert batch["task"]["pad_mask_dict"]["image_primary"].all()
-    same(batch, next(again))
-    at = batch["observation"]["timestep"][:, -1, None] + np.arange(3)
-    np.testing.assert_array_equal(batch["action_pad_mask"][:, -1, :, 0], at <= batch["task"]["timestep"][:, None])
-    state = loader.state()
-    expected = next(loader)
-    again.restore(state)
-    same(next(again), expected)
 
 
 def test_augmentation_changes_real_frames_only_and_alike_within_a_window(store: EpisodeStore) -> None:

@@ -11,7 +11,6 @@ from gap_vla.core.progress import Agenda, Progress, Stage, duration
 from gap_vla.core.run_directory import RunDirectory, RunExistsError, read_metrics
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.drawing.batch import STRIP, batch_picture
-from gap_vla.training import preflight
 from gap_vla.training.config import LOGGERS
 from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig, OctoTrainConfig
@@ -97,11 +96,35 @@ def test_a_logger_gets_every_measurement_and_a_resumed_run_goes_on_in_its_own(lo
     assert [row["step"] for row in read_metrics(run.metrics)] == [0, 3]
 
 
+FAILS = """
+def init(**how):
+    if how["name"] == "first": raise RuntimeError("no account")
+def log(values, step): raise ConnectionError("network gone")
+"""
+
+
+def test_a_logger_that_fails_is_a_line_and_training_goes_on_without_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "trackio.py").write_text(FAILS)
+    monkeypatch.syspath_prepend(tmp_path)
+    first, second = (
+        RunDirectory.claim(tmp_path / "runs" / name, CONFIG, resume=False, dataset={}) for name in ("first", "second")
+    )
+    with pytest.raises(ConfigError, match=r"trackio cannot begin \(no account\); --resume --config.train.logger=none"):
+        MetricsWriter(first, 0, "trackio")
+    metrics = MetricsWriter(second, 0, "trackio")
+    for step in (1, 2):
+        metrics.write(step, {"train/loss": 0.5})
+    metrics.close()
+    assert capsys.readouterr().err == "train.logger: log failed (network gone); training goes on without it\n"
+    assert [row["step"] for row in read_metrics(second.metrics)] == [1, 2]
+    del sys.modules["trackio"]
+
+
 def test_a_logger_that_is_not_installed_is_said_before_anything_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     train = OctoTrainConfig(logger="wandb")
     config = FinetuneConfig(task="threading", runs=str(tmp_path), train=train)
-    with pytest.raises(ConfigError, match=r"^train\.logger is 'wandb', which is not installed: pip install wandb$"):
+    with pytest.raises(ConfigError, match=r"^train\.logger: wandb cannot be used \(.*\): pip install wandb$"):
         Run(config).to_the_end()
     assert not list(tmp_path.iterdir())
     assert "logger" not in FinetuneConfig(task="threading").to_dict()["train"], "old runs are taken up without a note"

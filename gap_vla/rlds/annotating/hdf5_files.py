@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import Episode
+from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import HDF5, claim, deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.hdf5_members import group_at, has, numbers_at
@@ -30,7 +31,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     with workplace(out) as folder:
         new = folder / out.name
         shutil.copyfile(source, new)
-        with h5py.File(new, "r+") as file:
+        changed = refusing(f"{source} changed while it was read", "annotate it when it is whole", AnnotationError)
+        with changed, h5py.File(new, "r+") as file:
             for index, episode in enumerate(episodes):
                 group = file[f"data/{episode.metadata['episode_id']}"]
                 for name, value in annotation.labels(index).items():
