@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import dataclasses
 import ipaddress
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     from gap_vla.rollouts.policy import PolicyError
     from gap_vla.serving import KeyMapping, PolicyServer, ServerLimits, load_checkpoint, serve_forever
 
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: a heap for each thread would grow by 20 MB with the clients
     keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
     loaded = load_checkpoint(
         options.checkpoint,

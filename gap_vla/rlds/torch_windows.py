@@ -37,7 +37,7 @@ class WindowDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         # A Dataset is not told the epoch; torch's generator, which a DataLoader seeds per worker and pass, stands in.
-        epoch = np.full(len(indices), int(torch.randint(2**62, ()))) if self.windows.random else None
+        epoch = np.full(len(indices), int(torch.randint(2**62, ()))) if self.windows.augment else None
         return as_tensors(self.windows.gather(np.asarray(indices), epoch))
 
     @staticmethod

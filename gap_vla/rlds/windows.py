@@ -137,7 +137,7 @@ class Windows:
         self._shape = window_size, action_horizon
         self._upstream_mask = upstream_action_mask
         self._seed = seed
-        self._augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
+        self.augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
         self._texts = np.array([text.encode() for text in self.data.languages], object)
         self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}
         for key in ("action", "proprio") if proprio else ("action",):
@@ -145,11 +145,6 @@ class Windows:
 
     def __len__(self) -> int:
         return self.data.steps
-
-    @property
-    def random(self) -> bool:
-        """Whether batches depend on random numbers (augmentation)."""
-        return bool(self._augment)
 
     def gather(self, windows: Int[np.ndarray, " B"], epoch: Int[np.ndarray, " B"] | None = None) -> Batch:
         """The batch of these windows, in freshly allocated arrays; `epoch` says which draws of each window."""
@@ -167,9 +162,9 @@ class Windows:
         # Upstream marks a key False only where the dataset lacks it; every key here exists at every step.
         observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in observation}
         observation["timestep_pad_mask"] = index.timestep_pad_mask
-        if self._augment:
+        if self.augment:
             draws = uniform(self._seed, "augment", epoch, episode, windows - start, DRAWS)
-            for key, augmentation in self._augment.items():
+            for key, augmentation in self.augment.items():
                 observation[key] = augmentation(observation[key], index.timestep_pad_mask, draws)
         task: dict[str, Any] = {"pad_mask_dict": {}}
         if self.language:
