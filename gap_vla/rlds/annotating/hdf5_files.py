@@ -31,10 +31,10 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     with workplace(out) as folder:
         new = folder / out.name
         shutil.copyfile(source, new)
-        changed = refusing(f"{source} changed while it was read", "annotate it when it is whole", AnnotationError)
-        with changed, h5py.File(new, "r+") as file:
+        with h5py.File(new, "r+") as file:
             for index, episode in enumerate(episodes):
-                group = file[f"data/{episode.metadata['episode_id']}"]
+                with refusing(f"{source} changed while it was read", "annotate it when it is whole", AnnotationError):
+                    group = file[f"data/{episode.metadata['episode_id']}"]
                 for name, value in annotation.labels(index).items():
                     if has(group, name):
                         del group[name]
