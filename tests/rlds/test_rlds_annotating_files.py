@@ -278,3 +278,17 @@ def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, c
 
 def _command(name):
     return importlib.import_module(f"gap_vla.cli.{name}").main
+
+
+def test_a_file_that_lost_a_demonstration_while_it_was_copied_is_named(hdf5, tmp_path, monkeypatch):
+    copied = shutil.copyfile
+
+    def copy_less(source, out):
+        copied(source, out)
+        with h5py.File(out, "r+") as file:
+            del file["data"][next(iter(file["data"]))]
+
+    monkeypatch.setattr(shutil, "copyfile", copy_less)
+    with pytest.raises(AnnotationError, match="changed while it was read"):
+        annotate_files(hdf5, tmp_path / "labelled.hdf5", method="fixed")
+    assert not (tmp_path / "labelled.hdf5").exists()
