@@ -59,7 +59,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     slots = "environments per process; a batch is workers * slots (default 4)"
     add("--slots", type=whole(1, 256), default=4, help=slots)
     add("--videos", type=whole(0, MANY), default=4, help="rollouts to film, failures first (default 4)")
-    add("--policy-limit", type=seconds, default=60.0, help="seconds for one answer of the policy (default 60)")
+    add("--policy-limit", type=seconds, default=60.0, help="seconds for an answer (default 60; its first has 600)")
     options = parser.parse_args(arguments)
     refuse_idle_for_policy(parser, options, "execute", "ensemble")
     rollouts = "episodes seed variant execute ensemble image_size cameras camera other_view horizon workers slots"

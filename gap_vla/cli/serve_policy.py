@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.cli.arguments import command_parser, real, saved_step, whole
-from gap_vla.core.errors import command
+from gap_vla.core.errors import command, keeping
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -84,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
             print("warning: whoever reaches this address can use the policy; there is no authentication", flush=True)
 
     try:
-        asyncio.run(serve_forever(server, options.host, options.port, ready))
+        with keeping("the server has ended; it had written nothing"):
+            asyncio.run(serve_forever(server, options.host, options.port, ready))
     except OSError as error:
         raise PolicyError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from None
 

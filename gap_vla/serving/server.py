@@ -220,16 +220,16 @@ def _health_check(connection: ServerConnection, request: Request) -> Response | 
 
 
 async def serve_forever(server: PolicyServer, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Runs until cancelled, or until the process is told to end (SIGINT, SIGTERM); for the main thread only.
+    """Runs until cancelled, as `asyncio.run` does at Ctrl-C, or until SIGTERM; for the main thread only.
 
     Args:
         ready: called with the port once clients can connect.
     """
     listening = await server.start(host, port)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, listening.close)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, listening.close)
     ready(listening.sockets[0].getsockname()[1])
     try:
         await listening.wait_closed()
     finally:
         listening.close()
+        await listening.wait_closed()

@@ -16,6 +16,7 @@ from pointmass import PointTask
 from served import Counting, serving
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+from websockets.sync.server import serve
 
 from gap_vla.rollouts import PolicyError, PolicyUnavailable, evaluate
 from gap_vla.serving.client import RemotePolicy
@@ -208,6 +209,22 @@ def test_a_server_error_is_the_policys_error():
         policy.reset([0])
         with pytest.raises(PolicyError, match=r"answered with an error:\n.*not numbers"):
             policy.act({"proprio": STATE.reshape(1, 3, 3)}, [0])
+
+
+@pytest.mark.parametrize(
+    ("greeting", "complaint"),
+    [
+        (pack([1, 2]), "a list instead of a map of metadata"),
+        (pack("welcome"), "a str instead of a map of metadata"),
+        ("welcome", "a text instead of metadata: 'welcome'"),
+        (b"\xc1", "does not speak openpi's protocol"),
+    ],
+)
+def test_a_server_that_greets_with_anything_but_a_map_is_no_policy_server(greeting, complaint):
+    with serve(lambda connection: connection.send(greeting), "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(PolicyError, match=complaint):
+            RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", patience=1)
 
 
 def test_nobody_there_is_said_after_the_patience_is_over():
