@@ -67,7 +67,7 @@ class EpisodeStore:
             if account["store_version"] != STORE_VERSION:
                 raise EpisodeError(
                     f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; "
-                    "delete the folder and build it again"
+                    "delete the folder; a run that needs it makes it again"
                 )
             for name, (size, digest) in account["files"].items():
                 path = directory / name
