@@ -1,12 +1,13 @@
 """The tables say what the ledger holds, beside the paper's figures, and leave hand-written text alone."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 
 from experiments.pages import RenderError, markers, replace_between
-from experiments.tables.cells import find_kind, plan
+from experiments.tables.cells import changed_settings, find_kind, plan
 from experiments.tables.command import seconds
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
 from experiments.tables.render import marker_name, render
@@ -207,3 +208,13 @@ def test_a_table_of_one_line_blocks_says_data_steps_and_success_of_each_task(fil
     ledger.path(cells[0]).unlink()
     page = rendered(lines, "cpu", cells, ledger, tmp_path / "page.md")
     assert "Not run yet: `assembly`." in page and "Failed: assembly-gap-seed1 (FloatingPointError" in page
+
+
+@pytest.mark.parametrize("name", ["evidence", "disturbed"])
+def test_recorded_settings_are_those_of_todays_cells_whatever_keys_have_come_since(name):
+    table, ledger = TABLES[name], Ledger(Path(__file__).parents[2] / "results", name, "cpu")
+    recorded = [(cell, ledger.read(cell)) for cell in plan(table, "cpu", find_kind(table.kind))]
+    settings = [(cell, entry.config) for cell, entry in recorded if entry is not None]
+    assert len(settings) >= 9
+    for cell, then in settings:
+        assert changed_settings(then, cell.settings, cell.defaults) == []
