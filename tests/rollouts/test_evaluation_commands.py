@@ -1,8 +1,8 @@
 """Claims about the command lines that need a checkpoint or a dataset, as the documentation gives them."""
 
+import functools
 import importlib
 import json
-import os
 import re
 import shutil
 import signal
@@ -114,7 +114,10 @@ def test_the_diagnosis_command_offers_every_intervention():
 
 def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):
     command = [sys.executable, "scripts/serve_policy.py", "--checkpoint", str(run), "--port", "0"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell starts its background jobs deaf
+    server = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     try:
         lines = [server.stdout.readline(), server.stdout.readline()]
         policy = RemotePolicy(re.search(r"ws://127\.0\.0\.1:\d+", lines[1])[0])
@@ -126,9 +129,10 @@ def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):
         for step in range(5):
             batch = observations(1, seed=step)
             np.testing.assert_array_equal(policy.act(batch, [0]), local.act(batch, [0]))
+        server.send_signal(signal.SIGINT)  # a client is connected
+        said = server.communicate(timeout=60)[1]
+        assert (server.returncode, said) == (130, "interrupted; the server has ended; it had written nothing\n")
         policy.close()
-        server.send_signal(signal.SIGINT)
-        assert server.wait(60) == 0
     finally:
         server.kill()
         server.wait()

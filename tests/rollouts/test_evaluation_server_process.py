@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from pointmass import PointTask
 from test_evaluation_diagnose import SIZE, Seeing
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from gap_vla.rollouts import Limits, PolicyUnavailable, evaluate
 from gap_vla.serving.client import RemotePolicy
@@ -123,3 +125,12 @@ def test_an_answer_that_comes_too_late_costs_the_episodes_that_waited_for_it(tmp
     assert 1 <= len(summary["errors"]) < 3  # it hangs for 5 s
     assert all("the policy did not answer within 2 s" in error["error"] for error in summary["errors"])
     assert summary["successes"] == undisturbed["successes"] - len(summary["errors"])
+
+
+def test_a_server_that_is_told_to_end_says_goodbye_to_its_clients():
+    with process() as (server, address), connect(address) as client:
+        client.recv()
+        server.terminate()
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=60)
+        assert closed.value.rcvd.code == 1001 and server.wait(60) == 0
