@@ -6,18 +6,28 @@ BIN := .venv/bin
 
 .PHONY: setup finetune debug docs test test-slow mutants corpus chaos performance test-lerobot wheel-check lint clean
 
+# Bytecode is compiled when a module is first imported: compiling all of 4 GB beforehand takes longer than most runs save.
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
+
 setup: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; install Python 3.11 (apt-get install python3.11 python3.11-venv) or pass PYTHON=…"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "error: no venv module; apt-get install python3.11-venv"; exit 1; }
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
-	@touch .venv/ready
+.venv/ready: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[$(EXTRAS)]'
+	@touch .venv/ready .venv/main-ready
 
-finetune: setup
+# What the main job needs, without the tools of the tests and the extras of other commands.
+.venv/main-ready: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[rlds,octo,sim]'
+	@touch .venv/main-ready
+
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; install Python 3.11 (apt-get install python3.11 python3.11-venv) or pass PYTHON=…"; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "error: no venv module; apt-get install python3.11-venv"; exit 1; }
+
+finetune: .venv/main-ready
 	$(BIN)/python scripts/finetune.py --config $(CONFIG) --resume
 
-debug: setup
+debug: .venv/main-ready
 	$(BIN)/python scripts/finetune.py --config finetune_configs/threading.py:debug --resume
 
 # The site in site/; a link that leads nowhere, or any other warning, is an error.
@@ -25,7 +35,7 @@ docs: .venv/docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 .venv/docs-ready: .venv/ready
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(INSTALL) '.[docs]'
 	@touch .venv/docs-ready
 
 # tests/sim draws pictures, which without a GPU needs a process without TensorFlow.

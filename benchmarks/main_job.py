@@ -1,4 +1,4 @@
-"""How long a newcomer waits: `make setup` and `make finetune` from an empty clone, for two or more commits in turn.
+"""How long a newcomer waits: `make finetune` from an empty clone, installation and all, for commits in turn.
 
     python benchmarks/main_job.py 97ad8ee HEAD      # about ten minutes each, on an idle machine
     python benchmarks/record.py main_job -- benchmarks/main_job.py 97ad8ee HEAD
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def measure(commit: str, work: Path) -> dict[str, Any]:
-    """Seconds of both commands in a new clone of the commit, and the rollouts that succeeded.
+    """Seconds of the command in a new clone of the commit and of its stages, and the rollouts that succeeded.
 
     Raises:
-        UserError: no such commit, or a command failed; its output lies in the clone's folder.
+        UserError: no such commit, or the command failed; its output lies in the clone's folder.
     """
     found = subprocess.run(
         ["git", "-C", ROOT, "rev-parse", "--short", f"{commit}^{{commit}}"], capture_output=True, text=True
@@ -48,36 +47,30 @@ def measure(commit: str, work: Path) -> dict[str, Any]:
         raise UserError(f"{clone} is left from a measurement that did not end; remove it")
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     subprocess.run(["git", "-C", clone, "checkout", "--quiet", name], check=True)
-    seconds = {target: _timed(target, clone) for target in ("setup", "finetune")}
-    [summary] = clone.glob("runs/threading/*/summary.json")
-    rollouts = json.loads(summary.read_text())["rollouts"]
-    result = {"commit": name, **seconds, "successes": rollouts["successes"], "episodes": rollouts["episodes"]}
+    started = time.monotonic()
+    with (clone / "finetune.log").open("w") as log:
+        status = subprocess.run(["make", "finetune"], cwd=clone, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status:
+        raise UserError(f"make finetune ended with status {status}; see {clone / 'finetune.log'}")
+    whole = round(time.monotonic() - started, 1)
+    [path] = clone.glob("runs/threading/*/summary.json")
+    summary = json.loads(path.read_text())
+    done = {key: summary["rollouts"][key] for key in ("successes", "episodes")}
+    result = {"commit": name, "whole": whole, **summary["seconds"], **done}
     write_json(kept, result)
     return result
-
-
-def _timed(target: str, clone: Path) -> float:
-    started = time.monotonic()
-    with (clone / f"{target}.log").open("w") as log:
-        status = subprocess.run(["make", target], cwd=clone, stdout=log, stderr=subprocess.STDOUT).returncode
-    if status:
-        raise UserError(f"make {target} ended with status {status}; see {clone / f'{target}.log'}")
-    return round(time.monotonic() - started, 1)
 
 
 @command
 def main() -> None:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
-    print("commit     make setup   make finetune after it   rollouts that succeeded")
+    print("commit     make finetune, whole   installation   data   training   rollouts   succeeded")
     for commit in options.commits:
         found = measure(commit, options.work)
+        stages = [found[stage] for stage in ("prepare", "train", "evaluate")]
         print(
-            f"{found['commit']:10} {found['setup']:8.0f} s {found['finetune']:22.0f} s   "
-            f"{found['successes']} of {found['episodes']}",
+            f"{found['commit']:10} {found['whole']:18.0f} s {found['whole'] - sum(stages):12.0f} s"
+            f"{stages[0]:5.0f} s {stages[1]:8.0f} s {stages[2]:8.0f} s   {found['successes']} of {found['episodes']}",
             flush=True,
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -196,6 +196,11 @@ class GuardedPolicy:
         self._thread = _Thread()
         self.silent, self.answered = 0, False
 
+    def warm_up(self) -> None:
+        """Lets a policy that compiles do so."""
+        if hasattr(self._policy, "warm_up"):
+            self._call(self._policy.warm_up, self._next_limit)
+
     def reset(self, episode_ids: Sequence[int]) -> str | None:
         """Returns why the policy could not start these episodes, or None."""
         return self._call(lambda: self._policy.reset(episode_ids), self._limit)[1]

@@ -78,11 +78,13 @@ class Rollout:
     def run(self, todo: Sequence[tuple[int, int]]) -> None:
         """Raises PolicyUnavailable if the policy hangs for good; episodes lost to that are not recorded."""
         waiting = deque(_Live(number, seed) for number, seed in todo)
+        self._start(waiting)
+        self.policy.warm_up()  # while the simulators start
         while waiting or self._live:
-            self._start(waiting)
             for slot, answer in self.pool.collect().items():
                 self._settle(slot, answer, waiting)
             self._act()
+            self._start(waiting)
         if self._unanswered and not self.policy.answered:
             raise PolicyUnavailable(self._unanswered[0][1].partition(": ")[2])
         self._record_unanswered()

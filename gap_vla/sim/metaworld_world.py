@@ -114,15 +114,10 @@ class MetaWorldWorld(World):
         return np.concatenate([move, np.zeros(3), [gripper]])
 
     def geoms(self, kind: str) -> Sequence[int]:
-        chosen = []
-        for geom in range(self.model.ngeom):
-            if self.model.geom_group[geom] not in self.groups:
-                continue
-            body = self.model.body(self.model.geom_bodyid[geom]).name
-            matches = body in self.object_bodies if kind == "object" else "table" in body
-            if matches:
-                chosen.append(geom)
-        return chosen
+        drawn = [geom for geom in range(self.model.ngeom) if self.model.geom_group[geom] in self.groups]
+        bodies = {geom: self.model.body(self.model.geom_bodyid[geom]).name for geom in drawn}
+        own = self.object_bodies
+        return [geom for geom, body in bodies.items() if (body in own if kind == "object" else "table" in body)]
 
     def landmarks(self) -> dict[str, np.ndarray]:
         return {"hand": self.env.tcp_center.copy()}
