@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,7 @@ def main() -> None:
             f"{stages[0]:5.0f} s {stages[1]:8.0f} s {stages[2]:8.0f} s   {found['successes']} of {found['episodes']}",
             flush=True,
         )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
