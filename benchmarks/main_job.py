@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -48,9 +49,11 @@ def measure(commit: str, work: Path) -> dict[str, Any]:
         raise UserError(f"{clone} is left from a measurement that did not end; remove it")
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     subprocess.run(["git", "-C", clone, "checkout", "--quiet", name], check=True)
+    alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     started = time.monotonic()
     with (clone / "finetune.log").open("w") as log:
-        status = subprocess.run(["make", "finetune"], cwd=clone, stdout=log, stderr=subprocess.STDOUT).returncode
+        call = ["make", "finetune"]
+        status = subprocess.run(call, cwd=clone, env=alone, stdout=log, stderr=subprocess.STDOUT).returncode
     if status:
         raise UserError(f"make finetune ended with status {status}; see {clone / 'finetune.log'}")
     whole = round(time.monotonic() - started, 1)
