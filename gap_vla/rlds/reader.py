@@ -89,7 +89,8 @@ def read_steps(
             files = ", ".join(Path(f).name for f in builder.info.splits[split].filenames)
             raise EpisodeError(
                 f"{where}, episode {index}: unreadable ({one_line(_NODE.sub('', error.message), 120)}); one of "
-                f"{files} is truncated or damaged: copy the file again or convert the source again"
+                f"{files} is truncated or damaged, or features.json is of another dataset: copy them again or convert "
+                "the source again"
             ) from None
         yield episode["steps"], episode.get("episode_metadata", {})
         index += 1

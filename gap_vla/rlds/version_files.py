@@ -92,6 +92,8 @@ def _class_names(value: Any) -> Iterator[Any]:
 def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
     nobodys = {file.name for file in version_dir.glob("*.tfrecord*")}
     described = [Section(split, info.where, EpisodeError) for split in info.list("splits", _section_values)]
+    if len({split.text("name") for split in described}) < len(described):
+        raise EpisodeError(f"{info.where} lists a split twice; remove one entry")
     for split in described:
         name = split.text("name")
         lengths = split.list("shardLengths", lambda part, key: whole(key, int(part.values[key]), 0, MOST, EpisodeError))

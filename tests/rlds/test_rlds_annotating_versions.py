@@ -1,6 +1,7 @@
 """ρ and change points written into a new version of an RLDS dataset."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,59 @@ def test_every_record_is_counted_before_and_after(tmp_path, monkeypatch):
     with pytest.raises(AnnotationError, match="was read back and came out different"):
         annotate_files(old, new, method="gaussian")
     assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (os.mkfifo, "pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "zeros"),
+        (lambda path: path.symlink_to("/"), "root"),
+        (lambda path: path.symlink_to(__file__), "notes"),
+        (lambda path: path.symlink_to(path.name), "loop"),
+        (lambda path: path.symlink_to("."), "itself"),
+    ],
+)
+def test_what_is_no_file_of_the_dataset_is_not_copied(tmp_path, make, name):
+    from gap_vla.rlds import write_rlds
+
+    old = write_rlds(demos(2), tmp_path, "corners", val_fraction=0.0)
+    (old / "more").mkdir()
+    make(old / "more" / name)
+    with pytest.raises(AnnotationError, match=rf"1\.0\.0/more/{name} is a pipe, a device or a link .* remove it"):
+        annotate_files(old, old.parent / "1.1.0", method="gaussian")
+    assert [path.name for path in old.parent.iterdir()] == ["1.0.0"]
+    (old / "more" / name).unlink()
+    (old / "more" / "words.txt").write_text("kept")
+    (old / "link.txt").symlink_to("more/words.txt")
+    new = annotate_files(old, old.parent / "1.1.0", method="gaussian").path
+    assert (new / "link.txt").read_text() == (new / "more" / "words.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("old_text", "new_text"), [('["7"]', '["8"]'), ('["7"]', '["100000000000"]'), ('"reward"', '"no_reward"')]
+)
+def test_records_that_features_json_does_not_describe_get_no_copy(tmp_path, old_text, new_text):
+    from gap_vla.rlds import write_rlds
+
+    old = write_rlds(demos(2), tmp_path, "corners", val_fraction=0.0)
+    features = json.dumps(json.loads((old / "features.json").read_text()))
+    assert old_text in features
+    (old / "features.json").write_text(features.replace(old_text, new_text))
+    with pytest.raises(
+        EpisodeError, match=r"split train, episode 0: unreadable .*features\.json is of another dataset"
+    ):
+        annotate_files(old, old.parent / "1.1.0", method="gaussian")
+
+
+def test_a_split_that_is_listed_twice_is_refused(tmp_path):
+    from gap_vla.rlds import write_rlds
+
+    old = write_rlds(demos(2), tmp_path, "corners", val_fraction=0.0)
+    info = json.loads((old / "dataset_info.json").read_text())
+    (old / "dataset_info.json").write_text(json.dumps({**info, "splits": info["splits"] * 2}))
+    with pytest.raises(EpisodeError, match=r"dataset_info\.json lists a split twice"):
+        annotate_files(old, old.parent / "1.1.0", method="gaussian")
 
 
 def test_features_of_other_libraries_are_not_imported(tmp_path, monkeypatch):

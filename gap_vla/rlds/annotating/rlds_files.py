@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +27,15 @@ from gap_vla.core.whole import workplace
 from gap_vla.demos.fields import as_rows
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
+from gap_vla.rlds.reader import read_steps
 from gap_vla.rlds.target import VERSION
 from gap_vla.rlds.version_files import counted, open_version, read_json, records
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 """How encoded PNG and JPEG images begin."""
+
+ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
+"""What an annotated copy has of its own, besides its shards."""
 
 LANGUAGE = ("language_instruction", "observation/natural_language_instruction")
 
@@ -142,12 +147,18 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
         raise AnnotationError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
     info, episodes, places, extra = read_all(source, job)
     shards = list(dict.fromkeys((split, file) for split, file, _ in places))
+    others = _other_files(source, {file.name for _, file in shards})
+    for split in {split for split, _ in shards}:
+        next(read_steps(source, split))  # with its features: what nobody can decode is not worth a copy
     fit = [i for i, (split, _, _) in enumerate(places) if split == "train"] or None
     annotation = job.run(episodes, extra or None, fit)
     with workplace(out) as folder:
         new = folder / out.name
         new.mkdir()
-        _copy_other_files(source, new, {file.name for _, file in shards})
+        for path in others:
+            target = new / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
         sizes: dict[str, int] = {}
         index = 0
         for split, file in shards:
@@ -159,7 +170,6 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
         info["version"] = out.name
         (new / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
         _write_metadata(source, new, annotation.identity)
-        shutil.rmtree(new / "annotator", ignore_errors=True)
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "dataset", overwrite=job.overwrite)
 
@@ -276,11 +286,21 @@ def _write_metadata(source: Path, out: Path, identity: dict[str, Any]) -> None:
     (out / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
 
-def _copy_other_files(source: Path, out: Path, shards: set[str]) -> None:
-    for path in source.iterdir():
-        if path.name in shards or path.name.startswith("."):
+def _other_files(source: Path, written: set[str]) -> list[Path]:
+    """What the copy takes over as it is: all but what is hidden, and what is `written` anew.
+
+    Raises:
+        AnnotationError: a pipe, a device, or a link that leads to a folder or out of the dataset.
+    """
+    found, inside = [], Path(os.path.realpath(source))
+    for path in sorted(source.rglob("*")):
+        first = path.relative_to(source).parts[0]
+        if first.startswith(".") or first in written | ANEW or (path.is_dir() and not path.is_symlink()):
             continue
-        if path.is_dir():
-            shutil.copytree(path, out / path.name)
-        elif path.name != FOLDER_MARK:
-            shutil.copyfile(path, out / path.name)
+        if not path.is_file() or not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise AnnotationError(
+                f"{path} is a pipe, a device or a link that leads elsewhere, and is not copied; remove it, or put a "
+                "file in its place"
+            )
+        found.append(path)
+    return found
