@@ -137,11 +137,9 @@ def check_statistics(
     vectors: dict[str, np.ndarray] = {}
     for key in ("mean", *(["std"] if kind == "normal" else []), *limits, *(["mask"] if "mask" in section else [])):
         section.require(key)
-        try:
-            with np.errstate(over="ignore"):
-                vector = np.asarray(section.values[key], np.float32)
-        except (TypeError, ValueError):
-            raise section.refuse(key, "a list of numbers") from None
+        vector = _typed(key, section.values[key])
+        if vector.dtype != (np.bool_ if key == "mask" else np.float32):
+            raise section.refuse(key, "a list of truth values" if key == "mask" else "a list of numbers")
         width = len(vectors.get("mean", vector)) if vector.ndim else 0
         if vector.shape != (width,) or not 1 <= width <= widest:
             raise error(f"{section.name(key)} has shape {vector.shape}; the network takes {widest} dimensions")
@@ -171,13 +169,22 @@ def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
 
 def load_statistics(path: Path) -> dict[str, Any]:
     """Reads what `save_statistics` (or upstream Octo) wrote."""
+    return {
+        key: {n: _typed(n, v) for n, v in value.items()} if isinstance(value, dict) else value
+        for key, value in json.loads(path.read_text()).items()
+    }
+
+
+def _typed(name: str, value: Any) -> np.ndarray:
+    """float32, or bool for a mask; what is of another kind stays, and `check_statistics` refuses it."""
+    try:
+        given = np.asarray(value)
+    except ValueError:  # lists of other lengths in a list
+        return np.asarray("odd")
+    if name == "mask":
+        return given.astype(bool) if given.dtype.kind in "biuf" and np.isin(given, (0, 1)).all() else given
     with np.errstate(over="ignore"):  # what does not fit into float32 becomes infinite; `check_statistics` says so
-        return {
-            key: {n: np.asarray(v, bool if n == "mask" else np.float32) for n, v in value.items()}
-            if isinstance(value, dict)
-            else value
-            for key, value in json.loads(path.read_text()).items()
-        }
+        return given.astype(np.float32) if given.dtype.kind in "iuf" else given
 
 
 def _vector(statistics: Mapping[str, Any], name: str) -> np.ndarray:

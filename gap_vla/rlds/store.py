@@ -18,6 +18,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing, regular
+from gap_vla.core.identity import flat
 from gap_vla.core.locks import waiting
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.reader import dataset_metadata, read_rlds
@@ -119,14 +120,17 @@ class EpisodeStore:
                 new.mkdir()
                 names = list(open_version(version_dir).info.splits)
                 options: dict[str, Any] = {"workers": workers, "resize": resize, "keys": keys}
+                metadata = dataset_metadata(version_dir)
+                # 0.1.0 took them over all splits; any others are computed here, to the same numbers.
+                of_0_1 = dict(flat(metadata)).get("identity.schema_version") == 1
                 statistics = version_dir / "dataset_statistics.json"
                 write_store(
                     new,
                     {name: read_rlds(version_dir, name, **options) for name in names},
                     source=str(version_dir),
                     source_hash=source_hash,
-                    metadata=dataset_metadata(version_dir),
-                    statistics=statistics if statistics.exists() and not keys else None,
+                    metadata=metadata,
+                    statistics=statistics if of_0_1 and statistics.exists() and not keys else None,
                 )
                 put(new, directory)
         return cls.open(directory)

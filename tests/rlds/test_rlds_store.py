@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,27 @@ def test_a_damaged_store_is_refused_in_one_line(store: EpisodeStore, tmp_path: P
     (copy / "store.json").write_text(content)
     with pytest.raises(EpisodeError, match=r"copy: .*delete the folder and build it again"):
         EpisodeStore.open(copy)
+
+
+def test_statistics_are_those_of_the_data_whatever_lies_beside_the_shards(
+    store: EpisodeStore, version_dir: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(version_dir, tmp_path / "1.0.0")
+    path = copy / "dataset_statistics.json"
+    whole = path.read_bytes()
+    assert (store.directory / path.name).read_bytes() == whole
+    for wrong in ([9.0] * 7, [9.0]):
+        stated = json.loads(whole)
+        stated["action"]["mean"] = wrong
+        path.write_text(json.dumps(stated))
+        assert (EpisodeStore.build(copy).directory / path.name).read_bytes() == whole
+
+
+def test_statistics_of_datasets_of_0_1_are_taken_as_they_are(tmp_path: Path) -> None:
+    made = Path(__file__).parents[1] / "data" / "rlds" / "made_by_0.1.0" / "toy" / "1.0.0"
+    store = EpisodeStore.build(made, tmp_path / "store")
+    name = "dataset_statistics.json"
+    assert (store.directory / name).read_bytes() == (made / name).read_bytes()
 
 
 def test_a_truncated_shard_is_named_and_leaves_no_store(version_dir: Path, tmp_path: Path) -> None:

@@ -157,6 +157,8 @@ def test_an_example_batch_that_is_none_is_refused_by_its_key(run, key, value, na
         (("action", "mean"), [0.0] * 8, "action.mean has shape (8,)"),
         (("action", "mean"), [[0.0] * 7], "action.mean has shape (1, 7)"),
         (("action", "mean"), "seven", "dataset_statistics.json"),
+        (("action", "mean"), [True] * 7, "action.mean is ndarray; it must be a list of numbers"),
+        (("action", "mask"), [2] * 7, "action.mask is ndarray; it must be a list of truth values"),
         (("proprio", "mean"), [0.0, [1.0]], "dataset_statistics.json"),
         (("proprio", "std"), [2.0] * 8, "proprio.std has shape (8,)"),
         (("proprio", "std", 8), 0.0, "proprio.std is 0 at index 8"),
