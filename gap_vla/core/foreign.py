@@ -73,6 +73,11 @@ def regular(path: Path, error: type[UserError] = UserError) -> Path:
     return path
 
 
+def is_text(value: object) -> bool:
+    """Whether it is text that UTF-8 can hold; names in files and folders may be other bytes."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
 def one_line(text: object, most: int = 300) -> str:
     """Foreign text for a message: on one line, without control characters, not too long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * most]).split())

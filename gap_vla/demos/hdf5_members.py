@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,10 +21,13 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import one_line, refuse_too_large, refusing
+from gap_vla.core.foreign import is_text, one_line, refuse_too_large, refusing
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
+NEEDED = ("num_samples", "total", "success", "language_instruction", "env_args")
+"""Attributes that mean something to readers."""
+
 _START = b"GCOL\x01\x00\x00\x00"
 _HEADER = 16
 _BLOCK = 1 << 24
@@ -62,7 +65,9 @@ def attributes_of_data(path: Path) -> dict[str, Any]:
 
 def has(group: h5py.Group, path: str) -> bool:
     """Whether something lies at a path, be it a link that leads nowhere."""
-    *parents, name = path.split("/")
+    *parents, name = parts = path.split("/")
+    if not all(parts):
+        return False
     for parent in parents:
         if not isinstance(group, h5py.Group) or not group.id.links.exists(parent.encode()):
             return False
@@ -79,9 +84,14 @@ def member(group: h5py.Group, path: str, where: str, *, links: int = 0) -> Any:
     here: Any = group
     for part in [p for p in path.split("/") if p]:
         if not isinstance(here, h5py.Group):
-            raise EpisodeError(f"{where}: {here.name} is a data set, not a group that holds {part!r}; write it again")
+            name = here.name.rpartition("/")[2]
+            raise EpisodeError(f"{where}: {name!r} is a data set, not a group that holds {part!r}; write it again")
         if not here.id.links.exists(part.encode()):
-            raise EpisodeError(f"{where}: no {path!r} (found: {one_line(', '.join(here)) or 'nothing'})")
+            found = one_line(", ".join(names_in(here, where))) or "nothing"
+            raise EpisodeError(
+                f"{where}: no {path!r} (found: {found}); export the file with it, for pictures and poses with "
+                "robomimic's dataset_states_to_obs.py"
+            )
         kind = here.id.links.get_info(part.encode()).type
         if kind == h5py.h5l.TYPE_SOFT and links < _MOST_LINKS:
             target = here.id.links.get_val(part.encode()).decode()
@@ -130,20 +140,41 @@ def length_at(group: h5py.Group, path: str, where: str) -> int:
     return len(_dataset(group, path, where))
 
 
+def names_in(holder: Iterable[Any], where: str) -> list[str]:
+    """Names of a group's members, or of attributes. Raises EpisodeError: one is no text."""
+    if odd := [name for name in holder if not is_text(name)]:
+        raise EpisodeError(f"{where}: holds {odd[0]!a}, whose name is not UTF-8; rename it")
+    return list(holder)
+
+
 def attributes_of(item: h5py.Group) -> dict[str, Any]:
-    """Those attributes that are a number, a truth value or text; others are left out."""
-    found = {name: attribute_of(item, name) for name in item.attrs}
-    return {name: value for name, value in found.items() if value is not None}
+    """The attributes that readers need, and others that are a number, a truth value or text; the rest is left out."""
+    names = names_in(item.attrs, f"{item.file.filename}, {item.name}")
+    return {name: attribute_of(item, name) for name in names if name in NEEDED or _axes(item, name) == 0}
 
 
 def attribute_of(item: h5py.Group, name: str) -> Any:
-    """One attribute that is a number, a truth value or text; None if there is none."""
-    if name not in item.attrs or item.attrs.get_id(name).get_type().get_class() not in (*_NUMBERS, h5py.h5t.STRING):
+    """A number, a truth value or text, be it in an array of one; None if there is no such attribute.
+
+    Raises:
+        EpisodeError: the attribute is something else; names file, group and attribute.
+    """
+    if name not in item.attrs:
         return None
-    value = item.attrs[name]
-    if isinstance(value, (str, bytes)):
-        return text(value)
-    return np.asarray(value).item() if isinstance(value, (np.generic, np.ndarray)) and np.ndim(value) == 0 else None
+    where = f"{item.file.filename}, {item.name}: the attribute {name!r}"
+    if _axes(item, name) is None:
+        raise EpisodeError(f"{where} is not one number, truth value or text; write one, or remove it")
+    with refusing(f"{where} cannot be read", "write it again", EpisodeError):
+        value = item.attrs[name]
+        value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+        return text(value) if isinstance(value, (str, bytes)) else value
+
+
+def _axes(item: h5py.Group, name: str) -> int | None:
+    """Axes of an attribute that is one number, truth value or text; None if it is something else."""
+    stored = item.attrs.get_id(name)
+    single = stored.get_space().get_simple_extent_npoints() == 1
+    return len(stored.shape) if single and stored.get_type().get_class() in (*_NUMBERS, h5py.h5t.STRING) else None
 
 
 def text(value: Any) -> str:

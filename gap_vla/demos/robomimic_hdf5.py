@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
-from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_truth
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth
 from gap_vla.demos.hdf5_members import (
     attribute_of,
     attributes_of,
     group_at,
     has,
     length_at,
+    names_in,
     numbers_at,
     opened,
     require_sound,
@@ -45,7 +45,7 @@ _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 
 
 class RobomimicHDF5(Source):
-    """Demonstrations in robomimic's layout.
+    """Demonstrations in robomimic's layout; `names` are those below `data`, in the order of the episodes.
 
     Args:
         path: the HDF5 file.
@@ -81,20 +81,15 @@ class RobomimicHDF5(Source):
         }
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
         require_sound(self.path)
-        with self.opened() as file:
-            self._names = self._demo_names(file)
+        with opened(self.path) as file:
+            self.names = self._demo_names(file)
             self._language = self._file_language(file)
-            first = group_at(file, f"data/{self._names[0]}", f"{self.path}")
+            first = group_at(file, f"data/{self.names[0]}", f"{self.path}")
             self._dropped = self._unused(first)
             self._cameras = [key for key in self._image_keys if has(first, f"obs/{key}")]
 
     def __len__(self) -> int:
-        return len(self._names)
-
-    @property
-    def names(self) -> list[str]:
-        """The demonstrations below `data`, in the order of the episodes."""
-        return list(self._names)
+        return len(self.names)
 
     def mapping(self) -> dict[str, str]:
         names = {camera: f"obs/{key}" for key, camera in self._image_keys.items() if key in self._cameras}
@@ -105,22 +100,19 @@ class RobomimicHDF5(Source):
         return self._dropped
 
     def read(self, index: int, *, images: bool = True) -> Episode:
-        name = self._names[index]
-        with self.opened(f", episode {name}") as file:
+        name = self.names[index]
+        with opened(self.path, f", episode {name}") as file:
             return self._episode(file, name, images).validate()
-
-    def opened(self, place: str = "") -> AbstractContextManager[h5py.File]:
-        """The file for reading; what goes wrong with it inside becomes an EpisodeError that names file and place."""
-        return opened(self.path, place)
 
     def _demo_names(self, file: h5py.File) -> list[str]:
         if not has(file, "data"):
+            found = one_line(", ".join(names_in(file, f"{self.path}"))) or "nothing"
             raise EpisodeError(
-                f"{self.path}: no group 'data' (found: {one_line(', '.join(file)) or 'nothing'}); this is not "
+                f"{self.path}: no group 'data' (found: {found}); this is not "
                 "robomimic's layout: give another --kind, or export it with robomimic's dataset_states_to_obs.py"
             )
         data = group_at(file, "data", f"{self.path}")
-        names = list(data)
+        names = names_in(data, f"{self.path}")
         if not names:
             raise EpisodeError(f"{self.path}: group 'data' holds no demonstrations; record some, or give another file")
         for name in names:
@@ -146,7 +138,8 @@ class RobomimicHDF5(Source):
         """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
         total = attribute_of(data, "total")
         lengths = [attribute_of(data[name], "num_samples") for name in names] if total is not None else []
-        if lengths and None not in lengths and (held := sum(map(int, lengths))) != total:
+        counted = all(isinstance(length, (int, float)) for length in lengths)  # others are refused where they are read
+        if lengths and counted and (held := sum(map(int, lengths))) != total:
             raise EpisodeError(
                 f"{self.path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total}; get "
                 "the whole file, or correct the attribute if demonstrations were removed on purpose"
@@ -155,19 +148,21 @@ class RobomimicHDF5(Source):
     def _file_language(self, file: h5py.File) -> str:
         data = group_at(file, "data", f"{self.path}")
         if (stated := attribute_of(data, "language_instruction")) is not None:
-            return text(stated)
+            return as_text(stated, f"{self.path}, data")
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]
+        described = attribute_of(data, "env_args") or "{}"
         try:
-            env_args = json.loads(attribute_of(data, "env_args") or "{}")
+            env_args = json.loads(described)
         except (ValueError, TypeError, RecursionError):
             return ""
         return text(env_args.get("lang", "")) if isinstance(env_args, dict) else ""
 
     def _unused(self, demo: h5py.Group) -> dict[str, str]:
         taken = {"obs", "phase", self.options["action_key"]}
-        unused = {key: "not part of the schema" for key in demo if key not in taken}
-        for key in group_at(demo, "obs", f"{self.path}, {demo.name}") if has(demo, "obs") else ():
+        where = f"{self.path}, {demo.name}"
+        unused = {key: "not part of the schema" for key in names_in(demo, where) if key not in taken}
+        for key in names_in(group_at(demo, "obs", where), where) if has(demo, "obs") else ():
             if key not in self._image_keys and not key.endswith(tuple(_USED)):
                 unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
         return unused
@@ -177,7 +172,7 @@ class RobomimicHDF5(Source):
         demo = group_at(file, f"data/{name}", where)
         proprio = self._proprio(demo, where)
         key = self.options["action_key"]
-        action = as_actions(self._get(demo, key, where), self.action_limit, f"{where}: {key!r}")
+        action = as_actions(numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
         attrs = attributes_of(demo)
         if attrs.get("num_samples", len(action)) != len(action):
             raise EpisodeError(
@@ -200,7 +195,7 @@ class RobomimicHDF5(Source):
             images=cameras,
             proprio=proprio,
             action=action,
-            language_instruction=text(attrs.get("language_instruction", self._language)),
+            language_instruction=as_text(attrs.get("language_instruction", self._language), where),
             success=as_truth(attrs.get("success", True), f"{where}: the attribute 'success'"),
             phase=None if phase is None else np.array(phase, str),
             metadata={"file_path": str(self.path), "episode_id": name} | _short(attrs),
@@ -213,7 +208,7 @@ class RobomimicHDF5(Source):
             arms += 1
         for arm, (part, width) in itertools.product(range(arms), _USED.items()):
             key = f"obs/robot{arm}_{part}"
-            rows = as_rows(self._get(demo, key, where), f"{where}: {key!r}")
+            rows = as_rows(numbers_at(demo, key, where), f"{where}: {key!r}")
             if width not in (None, rows.shape[1]):
                 raise EpisodeError(
                     f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
@@ -225,15 +220,6 @@ class RobomimicHDF5(Source):
                 )
             columns.append(np.roll(rows, 1, axis=1) if part == "eef_quat" else rows)
         return np.concatenate(columns, axis=1)
-
-    def _get(self, demo: h5py.Group, key: str, where: str) -> np.ndarray:
-        if not has(demo, key):
-            parent = group_at(demo, "obs", where) if key.startswith("obs/") and has(demo, "obs") else demo
-            raise EpisodeError(
-                f"{where}: no '{key}' (found: {one_line(', '.join(parent))}); "
-                "export the file with it, for pictures and poses with robomimic's dataset_states_to_obs.py"
-            )
-        return numbers_at(demo, key, where)
 
 
 def _short(attrs: dict[str, Any]) -> dict[str, Any]:

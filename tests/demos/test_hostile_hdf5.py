@@ -96,6 +96,15 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (_cell(1e30), "episode demo_1: 'actions' is 1e.30 at step 3, column 6; actions lie in .*--reader action_limit"),
         (_cell(-127), "episode demo_1: 'actions' is -127 at step 3, column 6; actions lie in .*--reader action_limit"),
         (_attribute("data/demo_1", "success", "perhaps"), "episode demo_1: the attribute 'success' is 'perhaps'"),
+        (_attribute("data/demo_1", "success", np.ones(8, bool)), "data/demo_1: the attribute 'success' is not one"),
+        (_attribute("data/demo_1", "success", h5py.Empty("f")), "data/demo_1: the attribute 'success' is not one"),
+        (_attribute("data", "env_args", np.zeros(2)), "/data: the attribute 'env_args' is not one number"),
+        (_attribute("data", "total", [16, 1]), "/data: the attribute 'total' is not one number"),
+        (_attribute("data/demo_1", "num_samples", [5]), "have 13 steps, the attribute 'total' of 'data' says 16"),
+        (_attribute("data/demo_1", "num_samples", "eight"), "demo_1: 8 actions, .* 'num_samples' says eight"),
+        (_attribute("data/demo_1", "language_instruction", b"\xff\xfe"), "demo_1: the attribute .* cannot be read"),
+        (_attribute("data/demo_1", b"\xff\xfe", 1), "data/demo_1: holds .* whose name is not UTF-8; rename it"),
+        (lambda file: file.create_group(b"data/demo_\xff"), "holds .*, whose name is not UTF-8; rename it"),
         (put("data/demo_1/actions", np.zeros((7, 7))), "demo_1: 7 actions, the attribute 'num_samples' says 8"),
         (lambda file: file["data"].__delitem__("demo_1"), "have 8 steps, the attribute 'total' of 'data' says 16"),
     ],
@@ -130,6 +139,14 @@ def test_words_for_success_mean_what_they_say(file: Path, meant: bool) -> None:
         with h5py.File(file, "r+") as stored:
             stored["data/demo_0"].attrs["success"] = word
         assert open_source(file)[0].success is meant, word
+
+
+def test_an_attribute_in_an_array_of_one_means_the_same(file: Path) -> None:
+    with h5py.File(file, "r+") as stored:
+        stored["data/demo_0"].attrs.update({"success": [False], "language_instruction": [b"go"], "other": [1.5]})
+    episode = open_source(file)[0]
+    assert (episode.success, episode.language_instruction) == (False, "go")
+    assert "other" not in episode.metadata
 
 
 def test_another_range_of_actions_can_be_stated(file: Path) -> None:

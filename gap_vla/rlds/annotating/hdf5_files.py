@@ -14,7 +14,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import HDF5, claim, deliver
 from gap_vla.core.whole import workplace
-from gap_vla.demos.hdf5_members import group_at, has, numbers_at
+from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
 from gap_vla.phases import Annotation
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
@@ -57,7 +57,7 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}")
     episode, where = demos[index], f"{source}, episode {demos.names[index]}"
-    with demos.opened() as file:
+    with opened(demos.path) as file:
         group = group_at(file, f"data/{demos.names[index]}", where)
         if not has(group, "rho"):
             return episode
@@ -70,7 +70,7 @@ def _read_back(new: Path, episodes: list[Episode], annotation: Annotation) -> No
     demos = RobomimicHDF5(new, action_limit=None)
     wrong = None if len(demos) == len(episodes) else f"{len(demos)} demonstrations, not {len(episodes)}"
     for index, (found, wanted) in enumerate(zip(demos.without_images(), episodes)):
-        with demos.opened() as file:
+        with opened(demos.path) as file:
             group = file[f"data/{demos.names[index]}"]
             same = all(np.array_equal(numbers_at(group, k, k), v) for k, v in annotation.labels(index).items())
         if not (same and np.array_equal(found.proprio, wanted.proprio) and np.array_equal(found.action, wanted.action)):
@@ -81,7 +81,7 @@ def _read_back(new: Path, episodes: list[Episode], annotation: Annotation) -> No
 
 def _extra(demos: RobomimicHDF5, job: AnnotationJob) -> list[np.ndarray] | None:
     found = []
-    with demos.opened() as file:
+    with opened(demos.path) as file:
         for name in demos.names if job.extra_names else ():
             where = f"{demos.path}, episode {name}"
             observations = group_at(file, f"data/{name}/obs", where)
