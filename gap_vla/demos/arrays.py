@@ -49,7 +49,7 @@ def array_names(file: Path, error: type[UserError] = EpisodeError) -> list[str]:
         error: no whole npz.
     """
     with _reading(file, error), zipfile.ZipFile(regular(file, error)) as archive:
-        return [name.removesuffix(".npy") for name in archive.namelist()]
+        return list(_members(archive, file, error))
 
 
 def read_arrays(
@@ -63,13 +63,20 @@ def read_arrays(
     with _reading(file, error), zipfile.ZipFile(regular(file, error)) as archive:
         return {
             name: _array(archive, member, f"{file}: {name!r}", error)
-            for member in archive.infolist()
-            if wanted(name := member.filename.removesuffix(".npy"))
+            for name, member in _members(archive, file, error).items()
+            if wanted(name)
         }
 
 
 def _reading(file: Path, error: type[UserError]) -> AbstractContextManager[None]:
     return refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
+
+
+def _members(archive: zipfile.ZipFile, file: Path, error: type[UserError]) -> dict[str, zipfile.ZipInfo]:
+    names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
+    if len(set(names)) < len(names):
+        raise error(f"{file}: {max(names, key=names.count)!r} is in it twice; write it again with one of each name")
+    return dict(zip(names, archive.infolist()))
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:

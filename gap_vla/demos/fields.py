@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from gap_vla.core.episode import LARGEST_ACTION, EpisodeError
 from gap_vla.core.foreign import one_line
 
 IMAGE_NAMES = ("image_primary", "image_wrist")
+
+_CAMERA = re.compile(r"image_\w+", re.ASCII)
 
 ACTION_LIMIT = 1.0
 """An Episode's actions lie in [-1, 1] unless the reader's option `action_limit` says otherwise."""
@@ -67,6 +71,13 @@ def checked_limit(limit: Any) -> float | None:
     raise EpisodeError(f"action_limit is {limit!r}; give the largest action, a number above 0, or null for any")
 
 
+def require_camera(name: str, where: str) -> None:
+    """Raises EpisodeError: no camera is called so; readers of a dataset would take it for something else."""
+    if not _CAMERA.fullmatch(name):
+        shown = one_line(repr(name), 60)
+        raise EpisodeError(f"{where}: camera {shown}; name it image_ and letters, digits or underscores")
+
+
 def as_names(value: Any, where: str) -> np.ndarray:
     """A phase's name per step.
 
@@ -109,9 +120,11 @@ def as_truth(value: Any, where: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What an array of one element holds, bytes as text."""
+    """What an array of one element holds, bytes as text if they are text."""
     plain = value.item() if isinstance(value, (np.generic, np.ndarray)) and np.size(value) == 1 else value
-    return plain.decode(errors="replace") if isinstance(plain, bytes) else plain
+    with contextlib.suppress(UnicodeDecodeError):
+        return plain.decode() if isinstance(plain, bytes) else plain
+    return plain
 
 
 def as_frames(value: Any, where: str) -> np.ndarray:

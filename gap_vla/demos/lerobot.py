@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line, refusing
+from gap_vla.core.foreign import FOREIGN, one_line, refusing
 from gap_vla.demos.fields import IMAGE_NAMES, resized
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index, read_rows
@@ -82,11 +82,17 @@ class LeRobot(NamedArrays):
         place = self._places[index]
         where = f"{place.table}, episode {place.index}"
         stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
-        columns = [self.options["state_key"], self.options["action_key"], "episode_index", *stored]
+        times = [key for key in ("frame_index", "timestamp") if key in self._features]
+        columns = [self.options["state_key"], self.options["action_key"], "episode_index", *times, *stored]
         table = read_rows(place.table, columns, ("episode_index", place.index))
         if (rows := len(table["episode_index"])) != place.length:
             raise EpisodeError(f"{where}: {rows} rows, the index says {place.length}; download it again")
         arrays: dict[str, Any] = {}
+        for key in times:
+            with refusing(f"{where}: {key!r} is no number per step", "download it again", EpisodeError):
+                value = np.asarray(table[key], np.float64).reshape(rows)
+            if not (np.isfinite(value).all() and (np.diff(value) > 0).all()):
+                raise EpisodeError(f"{where}: {key!r} does not rise from step to step; download it again")
         for key in columns[:2]:
             with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
                 width = self._features[key].width
@@ -117,17 +123,13 @@ def _video(place: EpisodePlace, key: str) -> np.ndarray:
         raise EpisodeError(f"{where}: the video is missing; download it")
     seek = ["-ss", f"{start:.6f}"] if start > 0 else []
     reader = imageio_ffmpeg.read_frames(str(video), input_params=seek, output_params=["-frames:v", str(place.length)])
-    frames = []
-    with (
-        refusing(f"{where}: the video cannot be decoded", "download it again", EpisodeError),
-        contextlib.closing(reader),
-    ):
-        found: Any = next(reader, None)
-        if found is None:
-            raise EpisodeError(f"{where}: the video cannot be decoded; download it again")
-        width, height = found["size"]
-        for raw in reader:
-            frames.append(np.frombuffer(raw, np.uint8).reshape(height, width, 3))
+    with contextlib.closing(reader):
+        try:
+            found: Any = next(reader, {})
+            width, height = found["size"]
+            frames = [np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader]
+        except FOREIGN as error:  # it quotes all that ffmpeg says of itself
+            raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
     if len(frames) != place.length:
         raise EpisodeError(f"{where}: {len(frames)} frames, the episode has {place.length} steps; download it again")
     return np.stack(frames)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,7 +101,7 @@ class Description:
         if "{" in left or "}" in left or not set(_FIELD.findall(template)) <= set(fields):
             raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100}: known are {', '.join(fields)}")
         path = self.root / template.format(**fields)
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
             raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100} leads out of the dataset")
         return path
 

@@ -258,6 +258,8 @@ def read_pickle(stream: BinaryIO, size: int) -> Any:
     machine = _Machine()
     for token, argument, _ in pickletools.genops(cast(IO[bytes], _Rest(stream, size))):
         machine.step(token.name, argument)
+    if stream.tell() != size:
+        raise PickleRefused("something follows behind its end, such as a second pickle: write one list")
     value = machine.pop()
     if machine.stack or machine.marks:
         raise PickleRefused("its steps do not fit together")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import abc
 import hashlib
 import importlib
-import inspect
 import json
+import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line, refusing
+from gap_vla.core.foreign import is_text, one_line, refusing
 from gap_vla.demos import fields
 from gap_vla.demos.layout import StateLayout
 
@@ -182,24 +183,54 @@ def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) 
         **options: the reader's own options.
 
     Raises:
-        EpisodeError: unknown kind or option, missing path, or a file that is not of this kind.
+        EpisodeError: as `check_options`; missing path, a pipe or a device; or a file that is not of this kind.
     """
-    if kind not in READERS:
-        raise EpisodeError(f"unknown kind {kind!r}; known: {', '.join(sorted(READERS))}")
+    check_options(kind, options)
     path = Path(path)
     if not path.exists():
         raise EpisodeError(f"{path}: no such file or folder")
-    if not (path.is_file() or path.is_dir()):
-        raise EpisodeError(f"{path}: neither a file nor a folder; demonstrations are read more than once")
-    reader = reader_class(kind)
-    known = [name for name in inspect.signature(reader).parameters if name != "path"]
-    if unknown := sorted(set(options) - set(known)):
-        raise EpisodeError(f"{kind} has no option {one_line(unknown[0], 60)!r}; it has {', '.join(known)}")
-    return reader(path, **options)
+    for file in (path, *path.rglob("*")):
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise EpisodeError(f"{file}: neither a file nor a folder; put what it gives into a file, to be read twice")
+        if not is_text(str(file)):
+            raise EpisodeError(f"{str(file)!a}: its name is not UTF-8; rename it")
+    return reader_class(kind)(path, **options)
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> None:
+    """Compares options with the parameters of a reader and their annotated types.
+
+    Raises:
+        EpisodeError: unknown kind or option, a value of another type, or what is no camera's name.
+    """
+    create = reader_class(kind).__init__
+    known = {name: hint for name, hint in typing.get_type_hints(create).items() if name not in ("path", "return")}
+    for name, value in options.items():
+        if name not in known:
+            raise EpisodeError(f"{kind} has no option {one_line(name, 60)!r}; it has {', '.join(known)}")
+        if not _is_of(known[name], value):
+            wanted = create.__annotations__[name].replace("None", "null")
+            raise EpisodeError(f"{kind}: {name} is {one_line(repr(value), 60)}; give a value of the type {wanted}")
+    for camera in (options.get("image_keys") or {}).values():
+        fields.require_camera(camera, f"{kind}: image_keys")
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    kind, parts = typing.get_origin(hint), typing.get_args(hint)
+    if kind is types.UnionType:
+        return any(_is_of(part, value) for part in parts)
+    if kind is None:
+        plain = hint is Any or isinstance(value, (int, float) if hint is float else hint)
+        return plain and (hint in (Any, bool) or not isinstance(value, bool)) and (hint is not str or is_text(value))
+    if not isinstance(value, Mapping):
+        return isinstance(value, kind) and all(_is_of(parts[0], item) for item in value)
+    return isinstance(value, kind) and all(_is_of(parts[0], k) and _is_of(parts[1], v) for k, v in value.items())
 
 
 def reader_class(kind: str) -> type[Any]:
-    """The reader of a known format."""
+    """The reader of a format. Raises EpisodeError: it is unknown."""
+    if kind not in READERS:
+        raise EpisodeError(f"unknown kind {kind!r}; known: {', '.join(sorted(READERS))}")
     module, name = READERS[kind].split(":")
     return getattr(importlib.import_module(module), name)
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from gap_vla.demos import open_source
-from gap_vla.demos.source import Source
+from gap_vla.demos.source import Source, check_options
 from gap_vla.rlds.convert import build_dataset, dry_run
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.shards import BeamRunner
@@ -93,7 +93,9 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         """The demonstrations as `convert` reads them."""
         if isinstance(source, Source):
             return source
-        return open_source(source, self.KIND, **{**self.READER_OPTIONS, **(reader or {})})
+        options = {**self.READER_OPTIONS, **(reader or {})}
+        check_options(self.KIND, options)  # `path` and `kind` are no options
+        return open_source(source, self.KIND, **options)
 
     def dry_run(
         self, source: Source | str | Path, picture: Path, *, reader: Mapping[str, Any] | None = None, **settings: Any

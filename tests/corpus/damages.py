@@ -113,7 +113,21 @@ DAMAGES["demos.hdf5"] |= {
     "other_pictures": _edit(f"{_O}/image_primary", lambda a: a[:, :16]),
     "flat_pictures": _edit(f"{_O}/image_primary", lambda a: a[..., 0]),
     "odd_samples": _in_file(lambda f: f["data/demo_1"].attrs.__setitem__("num_samples", "many")),
+    "odd_samples_in_all": _in_file(
+        lambda f: (_attribute(f, "num_samples", "many"), f["data"].attrs.create("total", 72))
+    ),
+    "list_total": _in_file(lambda f: f["data"].attrs.create("total", [72, 1])),
+    "list_samples": _in_file(lambda f: _attribute(f, "num_samples", np.array([5]))),
+    "list_success": _in_file(lambda f: _attribute(f, "success", np.array([True, False]))),
+    "list_instruction": _in_file(lambda f: _attribute(f, "language_instruction", np.array([b"a", b"b"]))),
+    "byte_instruction": _in_file(lambda f: _attribute(f, "language_instruction", np.bytes_(b"\xff\xfe"))),
+    "byte_attribute": _in_file(lambda f: _attribute(f, b"\xff\xfe", 1)),
+    "byte_name": _in_file(lambda f: f["data"].create_group(b"demo_\xff")),
 }
+
+
+def _attribute(file: h5py.File, name: str | bytes, value: Any) -> None:
+    file["data/demo_1"].attrs[name] = value
 
 
 def _pipe(path: Path) -> None:
@@ -145,7 +159,17 @@ def _huge_header(folder: Path) -> None:
         file.writestr("action.npy", head.getvalue())
 
 
+def _twice(folder: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(folder / "episode_1.npz", "a") as file:
+        file.writestr("proprio.npy", file.read("proprio.npy"))
+
+
 DAMAGES["npz"] |= {
+    "twice": _twice,
+    "byte_name": lambda p: (p / "episode_1.npz").rename(os.fsdecode(os.fsencode(p) + b"/e\xff.npz")),
+    "byte_instruction": _npz(lambda a: a.update(language_instruction=np.bytes_(b"\xff\xfe"))),
     "empty": lambda p: [f.unlink() for f in p.iterdir()],
     "truncated": lambda p: _bytes(p / "episode_1.npz", lambda c: c[: len(c) // 2]),
     "flipped": lambda p: _flip(p / "episode_1.npz"),
@@ -185,6 +209,8 @@ DAMAGES["pickles"] |= {
     "truncated": lambda p: _bytes(p / "episode_1.pkl", lambda c: c[: len(c) // 2]),
     "flipped": lambda p: _flip(p / "episode_1.pkl"),
     "empty": lambda p: (p / "episode_1.pkl").write_bytes(b""),
+    "second": lambda p: _bytes(p / "episode_1.pkl", lambda c: c + c),
+    "pipe": lambda p: _pipe(p / "episode_1.pkl"),
     "list": lambda p: (p / "episode_1.pkl").write_bytes(pickle.dumps([1, 2])),
     "no_state": lambda p: (p / "episode_1.pkl").write_bytes(pickle.dumps({"action": np.zeros((24, 7), np.float32)})),
     "huge": lambda p: (p / "episode_1.pkl").write_bytes(b"\x80\x05\x8e" + b"\xff" * 7 + b"\x7f" + b"x"),
@@ -206,7 +232,28 @@ def _rows(folder: Path) -> list[Path]:
     return sorted(folder.glob("data/**/*.parquet"))
 
 
-DAMAGES["lerobot"] |= DAMAGES["lerobot21"]
+def _column(name: str, value: Callable[[int], Any]) -> Damage:
+    def apply(folder: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(_rows(folder)[0])
+        place, kind = table.schema.get_field_index(name), table.schema.field(name).type
+        column = pa.array([value(i) for i in range(len(table))], kind)
+        pq.write_table(table.set_column(place, name, column), _rows(folder)[0])
+
+    return apply
+
+
+def _loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def _video(folder: Path) -> Path:
+    return sorted(folder.glob("videos/**/*.mp4"))[0]
+
+
 for _kind in ("lerobot", "lerobot21"):
     DAMAGES[_kind] |= {
         "no_info": lambda p: (p / "meta/info.json").unlink(),
@@ -226,9 +273,21 @@ for _kind in ("lerobot", "lerobot21"):
         "no_rows": lambda p: [f.unlink() for f in _rows(p)],
         "cut_rows": lambda p: _bytes(_rows(p)[0], lambda c: c[: len(c) // 2]),
         "flipped_rows": lambda p: _flip(_rows(p)[0]),
+        "piped_rows": lambda p: _pipe(_rows(p)[0]),
+        "looped_rows": lambda p: _loop(_rows(p)[0]),
+        "equal_frames": _column("frame_index", lambda i: 0),
+        "falling_frames": _column("frame_index", lambda i: 1000 - i),
+        "nan_times": _column("timestamp", lambda i: float("nan")),
         "no_meta": lambda p: shutil.rmtree(p / "meta"),
         "missing": shutil.rmtree,
     }
+
+
+DAMAGES["lerobot21"] |= {
+    "empty_video": lambda p: _video(p).write_bytes(b""),
+    "cut_video": lambda p: _bytes(_video(p), lambda c: c[: len(c) // 2]),
+    "piped_video": lambda p: _pipe(_video(p)),
+}
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -237,6 +296,14 @@ def _shards(folder: Path) -> list[Path]:
 
 def _first_record_end(content: bytes) -> int:
     return 16 + int.from_bytes(content[:8], "little")
+
+
+def _steps(features: dict[str, Any]) -> dict[str, Any]:
+    return features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+
+
+def _tensor(features: dict[str, Any], name: str) -> dict[str, Any]:
+    return _steps(features)[name]["tensor"]
 
 
 DAMAGES["rlds"] |= {
@@ -259,6 +326,17 @@ DAMAGES["rlds"] |= {
     "no_steps": lambda p: _bytes(p / "features.json", lambda c: bytes(c).replace(b'"steps"', b'"stops"')),
     "deep_features": lambda p: (p / "features.json").write_text('{"a":' * 50_000),
     "piped_features": lambda p: _pipe(p / "features.json"),
+    "split_twice": _info(lambda v: v["splits"].append(v["splits"][0]), "dataset_info.json"),
+    "wide_action": _info(lambda v: _tensor(v, "action")["shape"].update(dimensions=["8"]), "features.json"),
+    "whole_action": _info(lambda v: _tensor(v, "action").update(dtype="int32"), "features.json"),
+    "huge_action": _info(lambda v: _tensor(v, "action")["shape"].update(dimensions=["100000000000"]), "features.json"),
+    "zipped_action": _info(lambda v: _tensor(v, "action").update(encoding="zlib"), "features.json"),
+    "other_feature": _info(lambda v: _steps(v).update(nope=_steps(v)["action"]), "features.json"),
+    "pipe_inside": lambda p: os.mkfifo(p / "pipe"),
+    "zeros_inside": lambda p: (p / "zeros").symlink_to("/dev/zero"),
+    "root_inside": lambda p: (p / "root").symlink_to("/"),
+    "words_inside": lambda p: ((p / "notes").mkdir(), (p / "notes" / "words").symlink_to("/etc/passwd")),
+    "loop_inside": lambda p: (p / "loop").symlink_to("loop"),
     "missing": shutil.rmtree,
 }
 

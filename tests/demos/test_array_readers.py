@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,61 @@ def test_damaged_npz_and_empty_folders_are_refused(folder: Path, tmp_path: Path)
         open_source(tmp_path / "empty", "npz")
 
 
+def test_an_array_that_is_stored_twice_is_refused(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "demo_1.npz", "a") as file:
+        file.writestr("action", file.read("action.npy"))
+    with pytest.raises(EpisodeError, match=r"demo_1.npz: 'action' is in it twice"):
+        open_source(folder, "npz")
+
+
+def test_names_and_instructions_that_are_no_text_are_refused(folder: Path) -> None:
+    _replace(folder, language_instruction=np.bytes_(b"\xff\xfe"))
+    with pytest.raises(EpisodeError, match=r"demo_1.npz: the instruction is b'\\xff\\xfe', not text"):
+        list(open_source(folder, "npz"))
+    (folder / "demo_2.npz").rename(folder / os.fsdecode(b"demo_\xff.npz"))
+    with pytest.raises(EpisodeError, match=r"demo_\\udcff.npz': its name is not UTF-8; rename it"):
+        open_source(folder, "npz")
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value", "wanted"),
+    [
+        ("npz", "image_keys", {"image_primary": 5}, r"Mapping\[str, str\] \| null"),
+        ("npz", "image_keys", {"image_primary": None}, "Mapping"),
+        ("npz", "image_keys", 5, "Mapping"),
+        ("npz", "layout", 5, "str | Mapping"),
+        ("npz", "language_instruction", float("nan"), "str"),
+        ("npz", "language_instruction", "\ud800", "str"),
+        ("npz", "action_key", None, "str"),
+        ("npz", "action_limit", True, r"float \| null"),
+        ("lerobot", "image_size", float("nan"), "tuple"),
+        ("lerobot", "image_size", [1.5, 2], "tuple"),
+        ("lerobot", "state_key", ["a"], "str"),
+        ("robomimic_hdf5", "image_keys", [1], "dict"),
+        ("robomimic_hdf5", "language_instruction", {"a": 1}, "str"),
+    ],
+)
+def test_options_of_another_type_are_refused_before_a_file_is_opened(
+    tmp_path: Path, kind: str, option: str, value: object, wanted: str
+) -> None:
+    with pytest.raises(EpisodeError, match=f"{kind}: {option} is .*; give a value of the type {wanted}"):
+        open_source(tmp_path / "nothing", kind, **{option: value})
+
+
+@pytest.mark.parametrize("camera", ["", "proprio", "image_", "image_a/b", "image_a\n", "x/../y", "image_ü"])
+def test_what_no_dataset_takes_for_a_camera_is_refused(folder: Path, camera: str) -> None:
+    with pytest.raises(EpisodeError, match=r"npz: image_keys: camera .*; name it image_"):
+        open_source(folder, "npz", image_keys={"image_primary": camera})
+
+
+def test_pipes_are_refused_wherever_they_lie(folder: Path) -> None:
+    (folder / "meta").mkdir()
+    os.mkfifo(folder / "meta" / "episodes.jsonl")
+    for kind in ("npz", "lerobot", "pickle"):
+        with pytest.raises(EpisodeError, match=r"episodes.jsonl: neither a file nor a folder"):
+            open_source(folder, kind)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickles_of_arrays_are_read_as_list_or_files(tmp_path: Path, protocol: int) -> None:
     options = {"state_key": "proprio", "image_keys": {"image_primary": "image_primary", "image_wrist": "image_wrist"}}
@@ -124,4 +180,11 @@ def test_truncated_pickles_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "cut.pkl"
     file.write_bytes(pickle.dumps(arrays(plain(0)))[:-2000])
     with pytest.raises(EpisodeError, match=r"cut.pkl: not read as a pickle of arrays"):
+        open_source(file, "pickle")
+
+
+def test_a_second_pickle_in_a_file_is_not_lost_in_silence(tmp_path: Path) -> None:
+    file = tmp_path / "two.pkl"
+    file.write_bytes(pickle.dumps(arrays(plain(0))) + pickle.dumps(arrays(plain(1))))
+    with pytest.raises(EpisodeError, match=r"two.pkl: .* something follows behind its end"):
         open_source(file, "pickle")

@@ -173,6 +173,32 @@ def test_damage_is_named(tmp_path: Path) -> None:
         open_source(root, "lerobot")[2]
 
 
+@pytest.mark.parametrize(("column", "value"), [("frame_index", 3), ("timestamp", float("nan")), ("timestamp", 0.0)])
+def test_steps_that_are_out_of_order_are_named(tmp_path: Path, column: str, value: float) -> None:
+    root = version_2(tmp_path, "image")
+    described = json.loads((root / "meta/info.json").read_text())
+    described["features"]["frame_index"] = {"dtype": "int64", "shape": [1]}
+    write_json(root / "meta" / "info.json", described)
+    assert len(open_source(root, "lerobot")[1]) == len(episode(1))
+    columns = rows(1, True)
+    columns[column][5] = value
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    with pytest.raises(EpisodeError, match=rf"episode_000001.parquet, episode 1: '{column}' does not rise"):
+        open_source(root, "lerobot")[1]
+
+
+def test_tables_in_a_circle_and_empty_videos_are_refused_in_a_line(tmp_path: Path) -> None:
+    root = version_2(tmp_path)
+    table = root / "data/chunk-000/episode_000001.parquet"
+    table.unlink()
+    table.symlink_to(table.name)
+    with pytest.raises(EpisodeError, match=r"episode_000001.parquet: the table cannot be read"):
+        open_source(root, "lerobot")[1]
+    (root / "videos/chunk-000/observation.images.top/episode_000000.mp4").write_bytes(b"")
+    with pytest.raises(EpisodeError, match=r"the video cannot be decoded; download it again$"):
+        open_source(root, "lerobot")[0]
+
+
 def test_foreign_folders_and_versions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=r"no meta/info.json"):
         open_source(tmp_path, "lerobot")
