@@ -26,13 +26,13 @@ def make_parser() -> argparse.ArgumentParser:
 
     parser = command_parser(__doc__)
     parser.add_argument("--demos", type=Path, default=Path("data/phase_demos"), help="folder of TASK.hdf5")
-    parser.add_argument("--tasks", nargs="*", default=list(TASK_NAMES), help="default: all")
+    parser.add_argument("--tasks", nargs="+", default=list(TASK_NAMES), help="default: all")
     parser.add_argument(
         "--episodes", type=whole(4, MANY), default=16, help="per task, half of them for tuning (default: 16)"
     )
     parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES, help="what to measure (default: all)")
-    parser.add_argument("--finders", nargs="*", help="only these of the stage finders; others' results are kept")
-    parser.add_argument("--sets", nargs="*", default=(), help="only these of the stage untouched; others' are kept")
+    parser.add_argument("--finders", nargs="+", help="only these of the stage finders; others' results are kept")
+    parser.add_argument("--sets", nargs="+", default=(), help="only these of the stage untouched; others' are kept")
     parser.add_argument(
         "--out", type=Path, default=Path("results/phases"), help="folder of a JSON per stage and tables.md"
     )

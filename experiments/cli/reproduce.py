@@ -13,7 +13,7 @@ that cells which were asked for have failed; they are named.
 
 import argparse
 
-from gap_vla.cli.arguments import command_parser, processes, refuse_idle
+from gap_vla.cli.arguments import command_parser, names, processes, refuse_idle
 from gap_vla.core.errors import command
 
 
@@ -22,10 +22,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from experiments.tables.tables import PROFILES, TABLES
 
     parser = command_parser(__doc__)
-
-    def names(text: str) -> list[str]:
-        return [name for name in text.split(",") if name]
-
     add = parser.add_argument
     add("--table", choices=tuple(TABLES), metavar="TABLE", help=f"one of {', '.join(TABLES)}")
     add("--profile", default="cpu", choices=PROFILES, help="size of model, data and training (default cpu)")

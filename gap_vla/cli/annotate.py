@@ -33,7 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_source(parser)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="where the annotated copy goes")
-    add("--method", default="lstm", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
+    add("--method", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
     add("--option", action="append", default=[], metavar="KEY=VALUE", type=key_value, help="option of the method")
     add("--seed", type=seed, default=0, help="of the LSTM (default: 0)")
     add("--annotator", type=Path, help="folder of a saved annotator: annotate with it, fit nothing")
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     from gap_vla.rlds.annotating import AnnotationJob, annotate_files
 
     job = AnnotationJob(
-        method=arguments.method,
+        method=arguments.method or "lstm",
         seed=arguments.seed,
         options=dict(arguments.option),
         annotator=arguments.annotator,

@@ -13,8 +13,10 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from gap_vla.core.errors import USER_ERROR
+from gap_vla.core.foreign import one_line
 from gap_vla.core.typed_config import SEED, Bounds, NumberField
 
 MANY = 100_000
@@ -40,7 +42,7 @@ class Number:
         except ValueError:
             value = text
         if problem := NumberField(self._kind, self.bounds).problem(value):
-            raise argparse.ArgumentTypeError(f"{text} is refused; {problem}")
+            raise argparse.ArgumentTypeError(f"{one_line(text, 40)} is refused; {problem}")
         return value
 
 
@@ -73,6 +75,8 @@ class Cameras(argparse.Action):
             if name not in CAMERAS and names != ["none"]:
                 known = ", ".join(CAMERAS)
                 parser.error(f"argument {option_string}: no camera {name!r}; give some of {known}, or none")
+        if len(set(names)) < len(names):
+            parser.error(f"argument {option_string}: {' '.join(names)}; name each once")
         setattr(namespace, self.dest, tuple(name for name in names if name != "none"))
 
 
@@ -89,6 +93,14 @@ class _Parser(argparse.ArgumentParser):
     """Takes `--image_size` for `--image-size`, and the former names of options, none of which `--help` lists."""
 
     former: Mapping[str, str]
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USER_ERROR, f"error: {one_line(message, 1000)}; see {self.prog} --help\n")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if "" in arg_strings:
+            raise argparse.ArgumentError(action, "an empty text is no value; give one, or leave the option out")
+        return super()._get_values(action, arg_strings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else args
@@ -152,6 +164,13 @@ def refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace, wh
         if getattr(options, name) != parser.get_default(name):
             flags = next(action.option_strings for action in parser._actions if action.dest == name)
             parser.error(f"{flags[0]} has no effect {why}; leave it out")
+
+
+def names(text: str) -> list[str]:
+    """At least one name, separated by commas."""
+    if found := [name for name in text.split(",") if name]:
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} names nothing")
 
 
 def key_value(pair: str) -> tuple[str, Any]:

@@ -49,6 +49,13 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("annotate d.hdf5 --out x.hdf5 --over", "unrecognized arguments: --over"),
         ("build_dataset d.hdf5 --name x --val-fraction 2", "from 0 to 0.9"),
         ("build_dataset d.hdf5 --name x --dry-run --overwrite", "--overwrite has no effect with --dry-run"),
+        ("annotate d.hdf5 --out x.hdf5 --annotator a --method lstm", "--method has no effect with --annotator"),
+        ("annotate d.hdf5 --out=", "argument --out: an empty text is no value"),
+        ("show_episode d.hdf5 --camera=", "argument --camera: an empty text is no value"),
+        ("evaluate --policy random --task assembly --cameras wrist wrist", "wrist wrist; name each once"),
+        ("evaluate --policy random --task assembly --seed 1" + 400 * "0", "from 0 to 2147483647"),
+        ("reproduce --table evidence --tasks ,", "argument --tasks: ',' names nothing"),
+        ("collect_demos --task threading --episodes 1 --out .", "must end in .hdf5 or .h5"),
         ("report d --probe --takeover e", "are made by python scripts/look.py"),
         ("report d --probe_episodes=3", "are made by python scripts/look.py"),
         ("look d --by step", "--by has no effect without --takeover"),
@@ -60,7 +67,8 @@ def test_it_is_refused_with_the_reason(line, words, tmp_path, monkeypatch, capsy
     (tmp_path / "d.hdf5").touch()
     monkeypatch.chdir(tmp_path)
     assert call(*line.split()) == 2
-    assert words in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert words in said and said.startswith("error: ") and said.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["d.hdf5"]
 
 
