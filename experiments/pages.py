@@ -29,6 +29,21 @@ def replace_between(page: Path, name: str, generated: str, *, if_missing: str = 
             is, "refuse" is an error.
 
     Raises:
+        RenderError: see `around`.
+    """
+    if (parts := around(page, name, if_missing=if_missing)) is None:
+        return page
+    (begin, end), (before, after) = markers(name), parts
+    with replacing(page) as temporary:
+        temporary.write_text(f"{before}{begin}\n\n{generated}\n\n{end}{after}", encoding="utf-8")
+    return page
+
+
+def around(page: Path, name: str, *, if_missing: str = "append") -> tuple[str, str] | None:
+    """What stands before and behind the markers, or will; None for a page that is left as it is. Called before long
+    work, it finds in time that the results could not be written.
+
+    Raises:
         RenderError: only one of the two markers is there, or they stand in the wrong order; or the page is no
             Markdown.
     """
@@ -37,13 +52,7 @@ def replace_between(page: Path, name: str, generated: str, *, if_missing: str = 
         raise RenderError(f"{page}: results are written into a Markdown page; its name must end in .md")
     text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
     if if_missing != "refuse" and begin not in text and end not in text:
-        if if_missing == "leave":
-            return page
-        before, after = f"{text.rstrip()}\n\n", "\n"
-    elif text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        return None if if_missing == "leave" else (f"{text.rstrip()}\n\n", "\n")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise RenderError(f"{page}: the lines {begin!r} and {end!r} must stand there once each, in this order")
-    else:
-        before, after = text[: text.index(begin)], text[text.index(end) + len(end) :]
-    with replacing(page) as temporary:
-        temporary.write_text(f"{before}{begin}\n\n{generated}\n\n{end}{after}", encoding="utf-8")
-    return page
+    return text[: text.index(begin)], text[text.index(end) + len(end) :]

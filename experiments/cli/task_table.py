@@ -10,17 +10,17 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process make a step slower
-from gap_vla.cli.arguments import MANY, command_parser, whole
+from gap_vla.cli.arguments import MANY, command_parser, names, whole
 from gap_vla.core.errors import command, keeping
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES
+    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, task_spec
 
     parser = command_parser(__doc__)
-    parser.add_argument("--tasks", default=",".join(TASK_NAMES), help="comma separated (default: all)")
-    parser.add_argument("--variants", default=",".join(VARIANT_NAMES), help="comma separated (default: all)")
+    parser.add_argument("--tasks", type=names, default=list(TASK_NAMES), help="comma separated (default: all)")
+    parser.add_argument("--variants", type=names, default=list(VARIANT_NAMES), help="comma separated (default: all)")
     parser.add_argument("--episodes", type=whole(1, MANY), default=100, help="per task and variant (default: 100)")
     parser.add_argument(
         "--look-episodes", type=whole(1, MANY), default=20, help="per variant that changes looks only (default: 20)"
@@ -29,15 +29,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="measure also what was measured before")
     parser.add_argument("--pictures", action="store_true", help="draw docs/pictures/<task>.png as well")
     options = parser.parse_args(argv)
-    from experiments.pages import replace_between
+    from experiments.pages import around, replace_between
     from experiments.task_table import PAGE_PART, as_markdown, draw_pictures, update_results
 
-    tasks = options.tasks.split(",")
+    tasks = [task_spec(name).name for name in options.tasks]
+    around(options.docs / "TASKS.md", PAGE_PART, if_missing="refuse")
     with keeping("what was measured is kept, the same command continues"):
         results = update_results(
             options.docs / "task_table.json",
             tasks=tasks,
-            variants=options.variants.split(","),
+            variants=options.variants,
             n=options.episodes,
             n_looks=options.look_episodes,
             again=options.again,

@@ -10,6 +10,7 @@ from experiments.looks.page import sections
 from experiments.looks.probe_data import collect_probe_demos
 from experiments.looks.probing import probe_runs
 from experiments.looks.takeover import take_over_runs
+from gap_vla.cli.report import claim_page
 from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import claim
 from gap_vla.report.page import write_report
@@ -23,7 +24,7 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
     Args:
         command: that asks for this, as the user gave it.
     """
-    claim(options.out, "runs_report", suffixes=(".html",))
+    claim_page(options)
     runs = [Run.read(path) for path in options.runs]
     if options.takeover:
         for run in runs:

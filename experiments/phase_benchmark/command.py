@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.pages import replace_between
+from experiments.pages import around, replace_between
 from experiments.phase_benchmark.finders import FINDERS
 from experiments.phase_benchmark.motions import load_motions
 from experiments.phase_benchmark.sensitivity import by_demonstrations, draw_widths, sensitivity, widths
@@ -32,6 +32,8 @@ DRAWN = (
 )
 """Variants whose ρ is drawn over a recording."""
 
+PICTURES = ("phases_width.png", "phases_finders.png", "phases_sensitivity.png")
+
 
 def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None:
     """Runs the stages that are asked for, and writes tables, pictures and page once every stage has run.
@@ -46,6 +48,10 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
     outputs = [*(f"{stage}.json" for stage in arguments.stages), "tables.md"]
     for output in outputs:
         claim(arguments.out / output, "phase_benchmark", suffixes=(".json", ".md"))
+    for picture in PICTURES:
+        claim(arguments.figures / picture, "phase_benchmark", suffixes=(".png",))
+    if arguments.page:
+        around(arguments.page, PAGE_PART, if_missing="refuse")
     tasks = {}
     for task in arguments.tasks:
         path = arguments.demos / f"{task}.hdf5"
@@ -77,7 +83,7 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
 
         run[stage](keep)
     if (path := arguments.out / "width.json").exists() and (found := json.loads(path.read_text())["results"]):
-        print(draw_widths(found, arguments.figures / "phases_width.png"))
+        print(draw_widths(found, arguments.figures / PICTURES[0]))
     missing = [stage for stage in every_stage if not (arguments.out / f"{stage}.json").exists()]
     if missing:
         print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from experiments.pages import around
 from experiments.tables.cells import Cell, Kind, find_kind, plan
 from experiments.tables.ledger import FAILED, FINISHED, Ledger
 from experiments.tables.looks import look
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
-from experiments.tables.render import SHOWN, render, write_front_page
+from experiments.tables.render import SHOWN, marker_name, render, write_front_page
 from experiments.tables.results import BlockResult, analyse
 from experiments.tables.tables import TABLES, Table, find_table, narrowed
 from gap_vla.core.errors import NEGATIVE
@@ -71,6 +72,7 @@ def reproduce(options: argparse.Namespace) -> int:
     table = narrowed(whole, tuple(options.tasks), tuple(options.methods))
     kind = find_kind(table.kind)
     seeds = _seeds(options.seeds)
+    around(Path(options.page), marker_name(table.name, options.profile))
     cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)
     ledger = Ledger(options.results, table.name, options.profile)
     for one in ledger.stale(cells):

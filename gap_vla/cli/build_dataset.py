@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         picture = claim(f"{arguments.name}_dry_run.png", "dry_run", sources=[arguments.source], suffixes=(".png",))
         print(builder.dry_run(arguments.source, picture, reader=reader, **labels))
         return
-    require_apart(Path(builder.data_dir), arguments.source)
+    require_apart(Path(builder.data_dir), arguments.source, arguments.annotator)
     with keeping("what is finished is kept, the same command continues"):
         path = builder.convert(arguments.source, reader=reader, **labels, **writing)
     print(f"dataset: {path}")

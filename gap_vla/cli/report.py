@@ -29,6 +29,12 @@ def add_page(parser: argparse.ArgumentParser) -> None:
     add("--videos", type=whole(0, 1000), default=2, help="videos per run and scene, at most (default 2)")
 
 
+def claim_page(options: argparse.Namespace) -> None:
+    """Makes sure that the page may be written: also into a run, but not into the folders of one, which are read."""
+    folders = [folder for run in options.runs for folder in run.glob("*/")]
+    claim(options.out, "runs_report", sources=folders, suffixes=(".html",))
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
     parser = command_parser(__doc__)
@@ -47,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     from gap_vla.report.page import write_report
     from gap_vla.training.finished import training_rho
 
-    claim(options.out, "runs_report", suffixes=(".html",))
+    claim_page(options)
     line = shlex.join(["gap-vla", "report", *(sys.argv[1:] if argv is None else argv)])
     page = write_report(options.runs, options.out, command=line, videos=options.videos, rho_of=training_rho)
     print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB, opens without a network)")

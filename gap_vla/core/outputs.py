@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.resources import existing_parent
+from gap_vla.core.resources import require_writable
 from gap_vla.core.whole import put, replacing
 
 FOLDER_MARK = "made_by.json"
@@ -53,6 +53,7 @@ def claim(
 
     Raises:
         OutputError: it may not.
+        ResourceError: nothing can be written there.
     """
     path = Path(path)
     if suffixes and path.suffix not in suffixes:
@@ -60,11 +61,7 @@ def claim(
     require_apart(path, *sources)
     if os.path.lexists(path) and os.path.exists(path):
         _require_own(path, kind, overwrite, folder=not suffixes)
-    parent = existing_parent(Path(os.path.realpath(path)).parent)
-    if not parent.is_dir():
-        raise OutputError(f"{path} cannot be written: {parent} is no folder; name another place")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path} cannot be written: {parent} is read-only; name another place")
+    require_writable(Path(os.path.realpath(path)).parent, f"the folder of {path}")
     return path
 
 

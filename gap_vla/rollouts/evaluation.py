@@ -135,9 +135,7 @@ def evaluate(
         finally:
             pool.close()
             guarded.close()
-            log.close()
             shown.close()
-    log.close()
     cut_short = [record for e in range(episodes) if (record := log.records[e]).error is not None]
     if len(cut_short) == episodes:
         raise EvaluationError(

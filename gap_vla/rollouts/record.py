@@ -14,14 +14,11 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.identity import differences
+from gap_vla.core.resources import require_writable
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.video import write_video
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
-
-OWN = (EPISODES_FILE, "summary.json", "index.html", "videos")
-"""What an evaluation writes beside its identity."""
-
 
 SIMULATOR = "the simulator"
 """How the error of an episode begins, after the step, that was cut short by the simulator and not by the policy."""
@@ -80,32 +77,32 @@ class EpisodeRecord:
 class EpisodeLog:
     """`episodes.jsonl` in `directory`, append-only.
 
-    Opening it checks that the directory holds nothing, or an earlier part of the same evaluation.
+    Opening it checks that the directory holds nothing, or an earlier part of the same evaluation; nothing is written
+    before the first episode, so that a call that can play none leaves nothing behind.
 
     Raises:
         EvaluationError: the directory holds another evaluation (the differing entries are named), or any at
-            all when `resume` is False.
+            all when `resume` is False, or files of others.
+        ResourceError: it cannot be written to.
     """
 
     def __init__(self, directory: Path, identity: dict[str, Any], *, resume: bool = True) -> None:
         self.directory = directory
         self.path = directory / EPISODES_FILE
-        marker = directory / IDENTITY_FILE
-        identity = json.loads(json.dumps(identity))
-        if marker.exists():
-            found = Section.read(marker, EvaluationError).values
-            if found != identity:
-                differing = sorted(differences(found, identity).items())
+        self._marker = directory / IDENTITY_FILE
+        self._identity = json.loads(json.dumps(identity))
+        require_writable(directory, "--out")
+        if self._marker.exists():
+            found = Section.read(self._marker, EvaluationError).values
+            if found != self._identity:
+                differing = sorted(differences(found, self._identity).items())
                 listing = ", ".join(f"{key}: {old!r} there, {new!r} asked for" for key, (old, new) in differing)
                 raise EvaluationError(f"{directory} holds another evaluation ({listing}); choose another --out")
             if not resume:
                 raise EvaluationError(f"{directory} already holds this evaluation; resume it or choose another --out")
-        else:
-            if others := [name for name in OWN if (directory / name).exists()]:
-                raise EvaluationError(f"{directory} holds {others[0]}, but no evaluation; choose another --out")
-            write_json(marker, identity)
+        elif others := sorted(path.name for path in directory.glob("[!.]*")):
+            raise EvaluationError(f"{directory} holds {others[0]}, but no evaluation; choose another --out")
         self.records = self._read()
-        self._file = open(self.path, "a", encoding="utf-8")
 
     def _read(self) -> dict[int, EpisodeRecord]:
         """Finished episodes. A last line that was being written when the process was killed is cut off."""
@@ -127,13 +124,13 @@ class EpisodeLog:
         return records
 
     def append(self, record: EpisodeRecord) -> None:
-        self._file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if not self._marker.exists():
+            write_json(self._marker, self._identity)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         self.records[record.episode] = record
-
-    def close(self) -> None:
-        self._file.close()
 
 
 SHOWN_SIZE = 256

@@ -168,7 +168,7 @@ class Rollout:
         self._unanswered.clear()
 
     def _record(self, episode: _Live, success: bool, error: str | None) -> None:
-        self.shelf.add(episode.number, success, episode.pictures)
         self.log.append(episode.record(success, error))
+        self.shelf.add(episode.number, success, episode.pictures)
         won = sum(record.success for record in self.log.records.values())
         self.shown.advance(1, f"{won} of {len(self.log.records)} succeeded")

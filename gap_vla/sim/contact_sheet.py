@@ -7,18 +7,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gap_vla.core.outputs import claim, writing
+from gap_vla.core.outputs import HDF5, claim, writing
 from gap_vla.demos.hdf5_members import opened
 from gap_vla.drawing.episode import film_strip
 from gap_vla.drawing.video import write_video
 
 
 def claim_pictures(path: Path) -> None:
-    """Makes sure, before demonstrations are collected, that the sheet and the video may be written beside them.
+    """Makes sure, before demonstrations are collected, that they, the sheet and the video beside them may be written.
 
     Raises:
         OutputError: something else stands there.
     """
+    claim(path, "demos", overwrite=None, suffixes=HDF5)
     claim(path.with_suffix(".png"), "demos_sheet", suffixes=(".png",))
     claim(path.with_suffix(".mp4"), "demos_video", suffixes=(".mp4",))
 

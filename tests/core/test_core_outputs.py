@@ -21,6 +21,7 @@ from gap_vla.core.outputs import (
     write_output,
     writing,
 )
+from gap_vla.core.resources import ResourceError
 from gap_vla.core.whole import workplace
 from gap_vla.drawing.video import write_video
 
@@ -130,7 +131,7 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
 
 def test_places_that_cannot_be_written_are_found_before_any_work(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="is no folder"):
+    with pytest.raises(ResourceError, match="is a file; give a folder"):
         claim(tmp_path / "file" / "deeper" / "x.html", "episode", suffixes=(".html",))
     with pytest.raises(OutputError, match=r"must end in \.html or \.png"):
         claim(tmp_path / "x.txt", "episode", suffixes=(".html", ".png"))
@@ -172,7 +173,7 @@ def test_a_full_disk_leaves_no_video_no_picture_and_no_page(small_disk):
 
 def test_a_read_only_folder_is_found_before_any_work(small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(OutputError, match="is read-only"):
+    with pytest.raises(ResourceError, match="is not writable"):
         claim(small_disk / "new" / "x.html", "episode", suffixes=(".html",))
 
 

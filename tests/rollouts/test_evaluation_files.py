@@ -113,7 +113,7 @@ LINE = {"episode": 0, "layout_seed": 0, "success": True, "steps": 3}
     ],
 )
 def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, named):
-    EpisodeLog(tmp_path, {}).close()
+    EpisodeLog(tmp_path, {}).append(EpisodeRecord(0, 5, False, 3))
     (tmp_path / "episodes.jsonl").write_text(json.dumps({**LINE, **change}) + "\n")
     with pytest.raises(EvaluationError) as caught:
         EpisodeLog(tmp_path, {})
@@ -146,10 +146,7 @@ def test_summaries_without_outcomes_are_not_compared(tmp_path, change, named):
 def test_a_line_separator_inside_of_a_text_ends_no_line_and_bytes_that_are_no_text_are_named(tmp_path):
     log = EpisodeLog(tmp_path, {})
     log.append(EpisodeRecord(0, 5, False, 3, error="step 3: the policy said \u2028 and \x85"))
-    log.close()
-    again = EpisodeLog(tmp_path, {})
-    again.close()
-    assert again.records == log.records
+    assert EpisodeLog(tmp_path, {}).records == log.records
     with (tmp_path / "episodes.jsonl").open("ab") as file:
         file.write(b'{"episode": "\xff"}\n')
     with pytest.raises(EvaluationError, match=r"episodes\.jsonl, line 2: not an episode"):

@@ -17,6 +17,7 @@ from gap_vla.rollouts import (
     EvaluationError,
     ExpertPolicy,
     Limits,
+    PolicyError,
     PolicyUnavailable,
     RandomPolicy,
     ReplayPolicy,
@@ -54,6 +55,20 @@ class Misbehaving(ExpertPolicy):
                 elif self.fault == "gone":
                     raise PolicyUnavailable("no answer from ws://localhost:1")
         return actions
+
+
+def test_a_policy_that_does_not_fit_leaves_no_folder_and_a_folder_of_others_is_none_of_an_evaluation(tmp_path):
+    class Unfit(ExpertPolicy):
+        def act(self, observations, episode_ids):
+            raise PolicyError("the policy wants other pictures")
+
+    with pytest.raises(PolicyError, match="other pictures"):
+        evaluate(Unfit(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(EvaluationError, match=r"holds thesis\.txt, but no evaluation"):
+        evaluate(ExpertPolicy(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_the_expert_succeeds_and_random_actions_do_not(tmp_path):
@@ -150,7 +165,7 @@ def test_a_simulator_that_never_starts_is_an_error_and_records_nothing(tmp_path)
     with pytest.raises(EvaluationError, match=r"3 simulator failures in a row.*no layout") as caught:
         evaluate(ExpertPolicy(), tmp_path, task=task)
     assert "Traceback" in str(caught.value.__cause__) and "\n" not in str(caught.value)
-    assert (tmp_path / "episodes.jsonl").read_text() == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_policy_that_goes_away_stops_the_evaluation_which_then_continues(tmp_path):
