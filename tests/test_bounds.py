@@ -43,7 +43,7 @@ def impossible(field):
     """Values of the field's number that nothing can mean."""
     for least, most in [(field.bounds.least, field.bounds.most)] if field.bounds else []:
         step = 1 if field.kind is int else max(abs(most), 1) * 1e-6
-        yield from (least - step, most + step, -math.inf, math.inf, math.nan, "3", True, [], 10**30)
+        yield from (least - step, most + step, -math.inf, math.inf, math.nan, "3", True, [], 10**30, 10**400)
         if field.kind is int:
             yield least + 0.5
 

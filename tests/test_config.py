@@ -15,6 +15,8 @@ from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.torch import SmallConfig
 
 ROOT = Path(__file__).parent.parent
+CIRCLE: dict = {}
+CIRCLE["sigma"] = CIRCLE
 
 
 def test_from_dict_reads_back_what_to_dict_writes():
@@ -60,6 +62,13 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ({"task": "threading", "data": {"augment": {"cameras": ["left"]}}}, "choose one of primary, wrist"),
         ({"task": "threading", "data": {"augment": {"primary": {"contrast": [2.0, 1.0]}}}}, "smaller one comes first"),
         ({"task": "threading", "model": {"stem_patch": 12}}, "one token of 48 × 48 pixels"),
+        ({"task": "threading", "data": {"root": "a\0b"}}, "data.root is 'a.x00b'; no name or path holds a null"),
+        (
+            {"task": "threading", "phases": {"options": CIRCLE}},
+            "must be a section with values that JSON can",
+        ),
+        ({"task": "threading", "phases": {"options": 5}}, "phases.options must be a section"),
+        ({"task": "threading", "train": {"steps": 10**5000}}, "train.steps is a number of 16610 bits; it must be"),
         ({}, "task"),
     ],
 )
@@ -135,6 +144,7 @@ def test_every_task_has_an_experiment_file_of_its_own():
         (["--config.method=gradnorm"], "choose one of v, vp, vp_gap"),
         (["--config.task=sewing"], "task 'sewing' is unknown"),
         (["--config.demos.camera=corner"], "choose one of near, frontview"),
+        (["--config.train.steps=1" + 400 * "0"], "it must be a whole number from 1 to"),
         (["--config.train.steps=-1"], "train.steps is -1; it must be a whole number from 1 to"),
         (["--stepz=1"], "stepz"),
     ],

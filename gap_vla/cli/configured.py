@@ -113,7 +113,7 @@ def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
                 near = difflib.get_close_matches(key, list(section), 1)
                 hint = f"; did you mean {'.'.join([*path[:depth], near[0]])}?" if near else ""
                 raise ConfigError(f"unknown configuration key {where}{hint} (known here: {', '.join(section)})")
-            section = section[key]
+            section = section[key] if depth + 1 < len(path) else None
 
 
 def _keys(values: Mapping[str, Any], fields: Mapping[str, NumberField], prefix: str = "--config") -> list[str]:
@@ -161,7 +161,7 @@ def run_configured(
     arguments, phase_options = take_options(arguments)
     with contextlib.redirect_stdout(sys.stderr):  # what a configuration prints is no part of an answer
         require_known_keys(load_config(options.config), arguments)
-        values = _overridden(options.config, arguments).to_dict()
+        values = _overridden(options.config, arguments)
     if phase_options:
         values["phases"]["options"] = {**values["phases"]["options"], **phase_options}
     config = backend_of(values, options.config_type).from_dict(values)
@@ -171,7 +171,7 @@ def run_configured(
         return run(config, options)
 
 
-def _overridden(path_and_profile: str, arguments: Sequence[str]) -> ConfigDict:
+def _overridden(path_and_profile: str, arguments: Sequence[str]) -> dict[str, Any]:
     """The configuration with its overrides, `--config.KEY=VALUE`; whatever else is left over is refused."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", path_and_profile, flag_values=values)
@@ -179,9 +179,10 @@ def _overridden(path_and_profile: str, arguments: Sequence[str]) -> ConfigDict:
     kept, sys.argv = sys.argv, words  # config_flags looks for overrides there
     try:
         positional = values(words)[1:]
-        config = values.config
-    except (KeyError, ValueError, TypeError, AttributeError, flags.Error) as error:
-        # how absl and ml_collections refuse values: each in its own class, some on several lines
+        config = values.config.to_dict()
+    except UserError:
+        raise
+    except Exception as error:  # absl and ml_collections refuse values each in its own class, some on several lines
         raise ConfigError(message_of(error)) from None
     finally:
         sys.argv = kept

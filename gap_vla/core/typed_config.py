@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import numbers
 import types
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import shown
 
 
 class ConfigError(UserError, ValueError):
@@ -87,18 +89,25 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin is tuple:
         *parts, last = typing.get_args(hint)
         if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
-            raise ConfigError(f"{where} is {value!r}; it must be a sequence")
+            raise ConfigError(f"{where} is {_found(value)}; it must be a sequence")
         value = tuple(value)
         hints = parts * len(value) if last is Ellipsis else [*parts, last]
         if len(value) != len(hints):
-            raise ConfigError(f"{where} is {value!r}; it must have {len(hints)} entries")
+            raise ConfigError(f"{where} is {_found(value)}; it must have {len(hints)} entries")
         return tuple(_convert(item, hints[i], f"{where}[{i}]") for i, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
-        return {str(k): v for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            options = {str(k): v for k, v in value.items()}
+            json.dumps(options, allow_nan=False, default=dict)
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{where} must be a section with values that JSON can hold ({error})") from None
+        return options
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000:
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); it must be {hint.__name__}")
+        raise ConfigError(f"{where} is {_found(value)} ({type(value).__name__}); it must be {hint.__name__}")
+    if hint is str and "\0" in value:
+        raise ConfigError(f"{where} is {_found(value)}; no name or path holds a null character")
     return value
 
 
@@ -176,7 +185,7 @@ class NumberField:
 
     def _fits(self, value: Any) -> bool:
         wanted: Any = numbers.Integral if self.kind is int else numbers.Real
-        if not isinstance(value, wanted) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, wanted) or isinstance(value, bool) or not abs(value) < math.inf:
             return False
         return self.bounds is None or self.bounds.least <= value <= self.bounds.most
 
@@ -199,7 +208,7 @@ def check_numbers(config: Any, section: str, error: type[Exception] | None = Non
         value = getattr(config, name)
         if problem := field.problem(value):
             key = f"{section}.{name}" if section else name
-            raise (error or ConfigError)(f"{key} is {value!r}; {problem}")
+            raise (error or ConfigError)(f"{key} is {_found(value)}; {problem}")
 
 
 @functools.cache
@@ -233,6 +242,12 @@ def _number_field(hint: Any) -> NumberField | None:
     if not numeric:
         return None
     return NumberField(float if float in numeric else int, bounds, optional=type(None) in kinds)
+
+
+def _found(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_found, value))}{',' if len(value) == 1 else ''})"
+    return shown(value)
 
 
 def _shown(value: float) -> str:

@@ -24,7 +24,7 @@ from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.loop import train
-from gap_vla.training.preflight import require_ready
+from gap_vla.training.preflight import require_dataset, require_ready
 from gap_vla.training.stages import Stages, open_mixture, open_store, origin, stages_of
 
 
@@ -145,6 +145,8 @@ class Run:
     def dry_run(self) -> str:
         """What `to_the_end` would do: stages, model, optimizer, GAP's leaves, memory. Nothing is made or written."""
         made = {True: "there already", False: "would be made"}
+        if self.stages.rlds.exists():
+            require_dataset(self.stages.rlds, self.config)
         return "\n".join(
             [
                 f"demonstrations: {self.stages.demos} ({made[self.stages.demos.exists()]})",
