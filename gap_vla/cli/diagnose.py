@@ -153,11 +153,11 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
 
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
     from gap_vla import demos, rlds
-    from gap_vla.rollouts.recordings import from_episodes, from_simulator
+    from gap_vla.rollouts.recordings import from_episode, from_simulator
 
     if options.demos or options.rlds:
         episodes = demos.read(options.demos) if options.demos else rlds.read_rlds(options.rlds, "val")
-        return from_episodes(itertools.islice(episodes, options.episodes))
+        return list(map(from_episode, itertools.islice(episodes, options.episodes)))
     assert task is not None
     print(f"recording the expert in {options.episodes} layouts …", file=sys.stderr, flush=True)
     seeds = [options.seed + LIBRARY + number for number in range(options.episodes)]

@@ -87,8 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with keeping("the server has ended; it had written nothing"):
             asyncio.run(serve_forever(server, options.host, options.port, ready))
-    except OSError as error:
-        raise PolicyError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
+        reason = getattr(error, "strerror", None) or error
+        raise PolicyError(f"cannot listen on {options.host}:{options.port}: {reason}") from None
 
 
 def _is_loopback(host: str) -> bool:

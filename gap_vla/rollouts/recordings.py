@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,6 @@ def from_episode(episode: Episode) -> Recording:
         transition=_transition(episode),
         instruction=episode.language_instruction,
     )
-
-
-def from_episodes(episodes: Iterable[Episode]) -> list[Recording]:
-    """Several demonstrations, see `from_episode`."""
-    return [from_episode(episode) for episode in episodes]
 
 
 def require_task(data: str | Path, task: str | None, *, foreign: bool = True) -> None:

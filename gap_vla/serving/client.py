@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketExcepti
 from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
-from gap_vla.core.foreign import finite, shown
+from gap_vla.core.foreign import finite, one_line, shown
 from gap_vla.rollouts.policy import PolicyError, PolicyUnavailable
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
@@ -45,6 +45,8 @@ class _Link:
             greeting = self.connection.recv(timeout=10)
             if isinstance(greeting, str):
                 raise WireError(f"a text instead of metadata: {greeting[:200]!r}")
+            if len(greeting) > 2**20:  # it is kept with what is measured
+                raise WireError(f"a greeting of {len(greeting):,} bytes; metadata have at most {2**20:,}")
             self.metadata = unpack(greeting)
             if not isinstance(self.metadata, dict):
                 raise WireError(f"a {type(self.metadata).__name__} instead of a map of metadata")
@@ -133,8 +135,8 @@ class RemotePolicy:
                 if time.monotonic() >= deadline:
                     raise PolicyUnavailable(f"{self._address} keeps closing the connection ({error})") from error
                 time.sleep(_PAUSE)
-        if isinstance(answer, str):
-            raise PolicyError(f"{self._address} answered with an error:\n{answer.strip()}")
+        if isinstance(answer, str):  # often a traceback, whose end says what was wrong
+            raise PolicyError(f"{self._address} answered with an error: {one_line(answer[-300:])}")
         try:
             chunk = self._keys.from_wire(unpack(answer))
         except WireError as error:
@@ -161,6 +163,7 @@ def _check_address(address: str) -> None:
     try:
         parse_uri(address)
         problem = "no such port" if urlsplit(address).port == 0 else None
+        str(urlsplit(address).hostname).encode("idna")
     except (InvalidURI, ValueError) as error:
         problem = " ".join(str(error).split())
     if problem:

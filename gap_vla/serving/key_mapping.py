@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, one_line
 from gap_vla.demos.fields import resized
 from gap_vla.rollouts.policy import PolicyError
 
@@ -99,17 +99,18 @@ class KeyMapping:
             PolicyError: the answer has no such actions.
         """
         if not isinstance(answer, Mapping) or self.actions not in answer:
-            found = ", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__
+            found = one_line(", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__)
             raise PolicyError(
                 f"the server's answer has no {self.actions!r} (found: {found}); set actions in the key file"
             )
         actions: np.ndarray
         try:
-            actions = np.atleast_2d(np.asarray(answer[self.actions], np.float32))
+            actions = np.atleast_2d(np.asarray(answer[self.actions]))
         except (TypeError, ValueError):
             actions = np.empty((0, 0, 0))
-        if actions.ndim != 2:
-            raise PolicyError(f"the server's {self.actions!r} is not an array of shape [A] or [H, A]")
+        if actions.ndim != 2 or actions.dtype.kind not in "biuf":
+            raise PolicyError(f"the server's {self.actions!r} is not an array of numbers, of shape [A] or [H, A]")
+        actions = actions.astype(np.float32)
         if self.action_columns is not None:
             if max(self.action_columns) >= actions.shape[1]:
                 raise PolicyError(f"action_columns asks for column {max(self.action_columns)} of {actions.shape[1]}")

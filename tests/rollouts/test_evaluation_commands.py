@@ -17,6 +17,7 @@ from test_evaluation_octo_policy import build, observations
 import gap_vla.cli.diagnose
 from gap_vla.core.episode import Episode
 from gap_vla.rlds import write_rlds
+from gap_vla.rollouts import PolicyError
 from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.loading import load_checkpoint
@@ -106,6 +107,13 @@ def test_diagnosis_of_a_dataset_prints_a_table_and_writes_it(run, dataset, tmp_p
     assert found["verdict"] in printed
     assert script("diagnose").main([*options, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["open_loop"] == found["open_loop"]
+
+
+@pytest.mark.parametrize("option", ["step", "dataset"])
+def test_a_small_policy_has_one_step_and_one_dataset(option, tmp_path):
+    (tmp_path / "policy.json").touch()
+    with pytest.raises(PolicyError, match=f"leave --{option} out"):
+        load_checkpoint(tmp_path, **{option: 7})
 
 
 def test_the_diagnosis_command_offers_every_intervention():

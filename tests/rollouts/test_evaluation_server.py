@@ -207,7 +207,7 @@ def test_a_server_error_is_the_policys_error():
     with serving(Counting(), whole_chunks=True) as port:
         policy = RemotePolicy(f"ws://127.0.0.1:{port}")
         policy.reset([0])
-        with pytest.raises(PolicyError, match=r"answered with an error:\n.*not numbers"):
+        with pytest.raises(PolicyError, match=r"answered with an error: .*not numbers"):
             policy.act({"proprio": STATE.reshape(1, 3, 3)}, [0])
 
 
@@ -218,6 +218,7 @@ def test_a_server_error_is_the_policys_error():
         (pack("welcome"), "a str instead of a map of metadata"),
         ("welcome", "a text instead of metadata: 'welcome'"),
         (b"\xc1", "does not speak openpi's protocol"),
+        (pack({"name": "x" * 2**20}), "a greeting of 1,048,587 bytes"),
     ],
 )
 def test_a_server_that_greets_with_anything_but_a_map_is_no_policy_server(greeting, complaint):
@@ -225,6 +226,13 @@ def test_a_server_that_greets_with_anything_but_a_map_is_no_policy_server(greeti
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(PolicyError, match=complaint):
             RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", patience=1)
+
+
+def test_what_a_server_answers_is_shown_in_a_short_line_and_texts_are_no_actions():
+    with pytest.raises(PolicyError, match=r"found: x{299}…\)"):
+        KeyMapping().from_wire({"x" * 2**20: 1})
+    with pytest.raises(PolicyError, match="not an array of numbers"):
+        KeyMapping().from_wire({"actions": np.array(["1", "2"])})
 
 
 def test_nobody_there_is_said_after_the_patience_is_over():
