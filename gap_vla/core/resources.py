@@ -24,18 +24,14 @@ def available_memory() -> int | None:
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    for limit, used, statistics in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-            "/sys/fs/cgroup/memory/memory.stat",
-        ),
+    for folder, limit, used in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         with contextlib.suppress(OSError, ValueError):  # no such cgroup, or no limit ("max")
-            entries = dict(line.split() for line in Path(statistics).read_text().splitlines())
+            entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             dropped_first = int(entries.get("inactive_file", 0))  # cached files give way
-            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()) + dropped_first)
+            found.append(int((folder / limit).read_text()) - int((folder / used).read_text()) + dropped_first)
     return max(min(found), 0) if found else None
 
 
@@ -71,23 +67,31 @@ def require_memory(needs: Mapping[str, float], advice: str) -> None:
     Raises:
         ResourceError: with all numbers.
     """
-    have = available_memory()
-    if have is not None and sum(needs.values()) > have:
-        raise ResourceError(_too_much(needs, "memory", have, advice))
+    _require(needs, "memory", available_memory(), advice)
 
 
 def require_disk(needs: Mapping[str, float], folder: Path | str, advice: str) -> None:
     """The same for the disk that a folder is on."""
-    have = free_disk(folder)
-    if sum(needs.values()) > have:
-        raise ResourceError(_too_much(needs, f"disk in {folder}", have, advice))
+    _require(needs, f"disk in {folder}", free_disk(folder), advice)
 
 
-def _too_much(needs: Mapping[str, float], what: str, have: float, advice: str) -> str:
-    parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
-    return (
-        f"about {shown(sum(needs.values()))} of {what} are needed ({parts}), and {shown(have)} are free; lower {advice}"
-    )
+def _require(needs: Mapping[str, float], what: str, have: float | None, advice: str) -> None:
+    if have is not None and (total := sum(needs.values())) > have:
+        parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
+        raise ResourceError(
+            f"about {shown(total)} of {what} are needed ({parts}), and {shown(have)} are free; lower {advice}"
+        )
+
+
+def require_jax_device() -> None:
+    """Raises ResourceError if JAX finds none of the devices that `JAX_PLATFORMS` names."""
+    import jax
+
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # the former, without words, where no GPU is
+        kinds = os.environ.get("JAX_PLATFORMS")
+        raise ResourceError(f"JAX_PLATFORMS is {kinds}: no such device; name cpu, or unset it ({error})") from None
 
 
 def shown(size: float) -> str:

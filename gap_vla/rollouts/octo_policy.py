@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.core.resources import require_jax_device
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 from gap_vla.rollouts.policy import PolicyError
 
@@ -70,6 +71,7 @@ class OctoPolicy(ChunkPolicy):
         """
         from gap_vla.octo import OctoModel
 
+        require_jax_device()
         model = OctoModel.load_pretrained(checkpoint, step=step)
         details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
         return cls(model, details=details, source=str(checkpoint), **options)

@@ -17,7 +17,7 @@ import optax
 
 from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
 from gap_vla.core.foreign import blaming
-from gap_vla.core.resources import shown
+from gap_vla.core.resources import require_jax_device, shown
 from gap_vla.octo import OctoModel, checkpoint
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
@@ -164,6 +164,7 @@ def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> 
 
 def dry_run(config: FinetuneConfig) -> str:
     """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated."""
+    require_jax_device()
     pretrained = config.model.pretrained
     with blaming(pretrained, "no policy for these settings can be made of it") if pretrained else nullcontext():
         batch, layout = planned(config)
