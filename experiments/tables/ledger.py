@@ -134,5 +134,5 @@ class Ledger:
 def _read(path: Path) -> Entry:
     try:
         return Entry.from_json(json.loads(path.read_text()))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise LedgerError(f"{path} is no entry of the ledger ({error}); delete it, and the cell runs again") from None

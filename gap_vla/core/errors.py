@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import os
 import signal
 import sys
@@ -77,13 +78,18 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> int:
-        _open_closed_streams()
+        _prepare_streams()
         start_quietly()
         unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
         try:
             if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
                 raise UserError(f"{odd[0]!a} is no text of UTF-8; rename it, or set PYTHONUTF8=1")
-            return main(*args, **kwargs) or 0
+            with contextlib.suppress(ValueError):  # Numba warns of other texts, and fails at these
+                if int(os.environ.get("NUMBA_NUM_THREADS", 1)) < 1:
+                    raise UserError("NUMBA_NUM_THREADS is less than 1; give it a greater value, or unset it")
+            status = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return status
         except KeyboardInterrupt as interrupt:
             return _say_interrupted(interrupt)
         except BrokenPipeError:  # the reader of our output has gone, as `head` does
@@ -113,11 +119,15 @@ def message_of(error: BaseException) -> str:
     >>> message_of(FileNotFoundError(2, "No such file or directory", "demos.hdf5"))
     'demos.hdf5: No such file or directory'
     """
+    text = str(error)
     if isinstance(error, MemoryError):
-        return f"not enough memory{': ' + str(error) if str(error) else ''}; use fewer or smaller pieces at a time"
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        text = f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time"
+    elif isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        text = f"{error.strerror}, for what is printed or for a file that is written; free some space"
+    line = " ".join(text.split()) or type(error).__name__
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def missing_extra(error: ModuleNotFoundError) -> str:
@@ -145,13 +155,16 @@ def is_full_disk(error: BaseException) -> bool:
     return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
 
 
-def _open_closed_streams() -> None:
-    """A closed stdin, stdout or stderr is nowhere, instead of the next file that is opened."""
+def _prepare_streams() -> None:
+    """A closed stdin, stdout or stderr is nowhere, instead of the next file that is opened; what the encoding of stdout
+    cannot say is written as on stderr, as `\\u03c1`."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)  # the first number that is free
             os.set_inheritable(nowhere, True)
             setattr(sys, name, open(nowhere, "w" if number else "r"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _interrupt_again(what: sys.UnraisableHookArgs) -> None:

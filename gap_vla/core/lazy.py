@@ -45,8 +45,10 @@ def exports(package: str, table: Mapping[str, str]) -> tuple[list[str], Callable
 def start_quietly() -> None:
     """For the beginning of a process: compiled code of TensorFlow and XLA reports errors only, and nothing on starting.
 
-    Who has set `TF_CPP_MIN_LOG_LEVEL` gets that level; 0 shows everything.
+    Who has set `TF_CPP_MIN_LOG_LEVEL` gets that level; 0 shows everything. Pictures are written to files, so that no
+    backend of matplotlib opens windows, whatever `MPLBACKEND` was.
     """
+    os.environ["MPLBACKEND"] = "agg"
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0" and _QuietTensorFlow not in sys.meta_path:
         sys.meta_path.insert(0, _QuietTensorFlow)
 

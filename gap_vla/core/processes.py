@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.errors import INTERRUPTED
 from gap_vla.core.lazy import start_quietly
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-INTERRUPTED = 130  # exit status of a cell that Ctrl-C stopped
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
 
 

@@ -30,7 +30,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, regular
 from gap_vla.core.identity import differences, flat
 from gap_vla.core.locks import alone
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.typed_config import STEPS, ConfigError
 from gap_vla.core.whole import write_json
 
 EARLIER = "earlier"
@@ -209,11 +209,13 @@ class RunDirectory:
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """Every whole line of a metrics file, oldest first; a line cut off by a kill is left out."""
     rows = []
-    for line in regular(Path(path)).read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    for number, line in enumerate(regular(Path(path)).read_bytes().splitlines(), 1):
+        with contextlib.suppress(ValueError, RecursionError):
+            row = Section(json.loads(line), f"{path}, line {number}")
+            row.whole("step", 0, STEPS)
+            if texts := [key for key, value in row.values.items() if not isinstance(value, int | float)]:
+                raise row.refuse(texts[0], "a number")
+            rows.append(dict(row.values))
     return rows
 
 

@@ -86,6 +86,8 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
             raise CheckpointError(f"{weights}: not the weights of the policy in policy.json: {problems}")
         tensors = load_file(weights)
         for name, tensor in tensors.items():
+            if tensor.is_floating_point() != expected[name].is_floating_point():
+                raise CheckpointError(f"{weights}: {name} is {tensor.dtype}, the policy's {expected[name].dtype}")
             if not torch.isfinite(tensor).all():
                 raise CheckpointError(f"{weights}: {name} holds NaN or infinity; the training diverged, take another")
         policy = build_policy(*arguments)

@@ -49,6 +49,8 @@ def require_rendering() -> str:
     os.environ.setdefault("LP_NUM_THREADS", "1")
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted in ("glfw", "glx"):
+        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise RenderingError(f"MUJOCO_GL={wanted} needs a display, and there is none; unset it")
         return wanted
     _name_glfw()
     if wanted in ("disable", "off", "0"):

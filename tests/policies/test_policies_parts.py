@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from resnet18_names import PARAMETERS, TENSORS
+from safetensors.torch import load_file, save_file
 from toy_store import SIZE, toy_config, write_store
 
 from gap_vla.core.foreign import CheckpointError
@@ -116,8 +117,6 @@ class TestResNet18:
         if suffix == ".pth":
             torch.save(weights, path)
         else:
-            from safetensors.torch import save_file
-
             save_file(weights, path)
         trunk = Trunk()
         load_imagenet(trunk, path)
@@ -158,7 +157,11 @@ class TestSaving:
         policy = build_policy(SmallModelConfig(**TINY), "gap", (SIZE, SIZE, 3), 9, 7)
         save_policy(policy, tmp_path / "c", write_store(tmp_path / "store").statistics, "normal")
         weights = tmp_path / "c" / "policy.safetensors"
-        weights.write_bytes(weights.read_bytes()[:200])
+        content = weights.read_bytes()
+        save_file({name: tensor.int() for name, tensor in load_file(weights).items()}, weights)
+        with pytest.raises(CheckpointError, match=r"is torch\.int32, the policy's torch\.float32"):
+            load_saved_policy(tmp_path / "c")
+        weights.write_bytes(content[:200])
         with pytest.raises(CheckpointError, match="weights"):
             load_saved_policy(tmp_path / "c")
 

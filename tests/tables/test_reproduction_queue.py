@@ -189,9 +189,10 @@ def test_a_second_queue_on_the_same_table_is_refused(tmp_path, ledger):
 def test_a_broken_ledger_file_is_named(tmp_path, ledger):
     (cell,) = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
     ledger.directory.mkdir(parents=True)
-    ledger.path(cell).write_text("{")
-    with pytest.raises(LedgerError, match=r"assembly-good-seed0\.json"):
-        ledger.read(cell)
+    for text in ("{", "[" * 100_000):
+        ledger.path(cell).write_text(text)
+        with pytest.raises(LedgerError, match=r"assembly-good-seed0\.json"):
+            ledger.read(cell)
 
 
 def start_queue(tmp_path, *methods):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import InUseError
 from gap_vla.core.run_directory import (
@@ -142,3 +143,13 @@ def test_a_run_killed_before_its_first_save_measures_step_0_once(tmp_path):
         writer.write(0, {"val/loss": 1.0})
         writer.close()
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0]
+
+
+@pytest.mark.parametrize("line", ["1", "[]", "{}", '{"step": "1"}', '{"step": -1}', '{"step": 1, "train/loss": "low"}'])
+def test_a_line_that_is_no_measurement_is_named_and_one_that_was_cut_off_is_left_out(line, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0, "val/loss": NaN}\n{"step": 1, "train/lo\n\xff\n')
+    assert [row["step"] for row in read_metrics(path)] == [0]
+    path.write_text(f'{{"step": 0}}\n{line}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
+        read_metrics(path)
