@@ -3,7 +3,7 @@
 python scripts/finetune.py --config finetune_configs/threading.py            # VP+GAP
 python scripts/finetune.py --config finetune_configs/threading.py --config.method=vp
 
-default: 2 CPU cores, 7 to 8 minutes with 20 rollouts. Success of 100 rollouts: VP+GAP 93, 91 and 87 (seeds 0, 1, 2),
+default: 2 CPU cores, 8 to 9 minutes with 20 rollouts. Success of 100 rollouts: VP+GAP 93, 91 and 87 (seeds 0, 1, 2),
 VP 95 and V 82 (seed 0); `python scripts/reproduce.py --table octo --tasks threading`.
 VP+GAP from 100 demonstrations, 2,400 steps: 45 of 50 rollouts succeed (seed 0);
 `python scripts/reproduce.py --table tasks --tasks threading`.
