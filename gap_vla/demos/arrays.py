@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zipfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +48,8 @@ def array_names(file: Path, error: type[UserError] = EpisodeError) -> list[str]:
     Raises:
         error: no whole npz.
     """
-    with _reading(file, error), zipfile.ZipFile(regular(file, error)) as archive:
-        return list(_members(archive, file, error))
+    with _opened(file, error) as (_, members):
+        return list(members)
 
 
 def read_arrays(
@@ -60,23 +60,19 @@ def read_arrays(
     Raises:
         error: no whole npz, an array of objects, or one of another size than it declares; names file and array.
     """
-    with _reading(file, error), zipfile.ZipFile(regular(file, error)) as archive:
-        return {
-            name: _array(archive, member, f"{file}: {name!r}", error)
-            for name, member in _members(archive, file, error).items()
-            if wanted(name)
-        }
+    with _opened(file, error) as (archive, members):
+        found = {name: member for name, member in members.items() if wanted(name)}
+        return {name: _array(archive, member, f"{file}: {name!r}", error) for name, member in found.items()}
 
 
-def _reading(file: Path, error: type[UserError]) -> AbstractContextManager[None]:
-    return refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
-
-
-def _members(archive: zipfile.ZipFile, file: Path, error: type[UserError]) -> dict[str, zipfile.ZipInfo]:
-    names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
-    if len(set(names)) < len(names):
-        raise error(f"{file}: {max(names, key=names.count)!r} is in it twice; write it again with one of each name")
-    return dict(zip(names, archive.infolist()))
+@contextlib.contextmanager
+def _opened(file: Path, error: type[UserError]) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
+    with unreadable, zipfile.ZipFile(regular(file, error)) as archive:
+        names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
+        if len(set(names)) < len(names):
+            raise error(f"{file}: {max(names, key=names.count)!r} is in it twice; write it again with one of each name")
+        yield archive, dict(zip(names, archive.infolist()))
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:
