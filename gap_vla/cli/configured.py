@@ -183,7 +183,7 @@ def _overridden(path_and_profile: str, arguments: Sequence[str]) -> dict[str, An
     except UserError:
         raise
     except Exception as error:  # absl and ml_collections refuse values each in its own class, some on several lines
-        raise ConfigError(message_of(error)) from None
+        raise ConfigError(f"{path_and_profile}: {message_of(error)}") from None
     finally:
         sys.argv = kept
     if positional:

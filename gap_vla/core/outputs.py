@@ -216,28 +216,16 @@ def _in_png(content: bytes, mark: str) -> bytes:
     return content[:_PNG_HEAD] + whole + content[_PNG_HEAD:]
 
 
-def _in_mp4(content: bytes, mark: str) -> bytes:
-    return content + struct.pack(">I", 8 + len(mark)) + b"free" + mark.encode()
-
-
 def _in_json(content: bytes, mark: str) -> bytes:
     value = {"made_by": mark, **json.loads(content)}
     indent = re.match(rb"\{\n( +)", content)
     return (json.dumps(value, indent=len(indent[1]) if indent else 2) + "\n").encode()
 
 
-def _in_html(content: bytes, mark: str) -> bytes:
-    return content.replace(b">", f"><!-- {mark} -->".encode(), 1)  # behind <!doctype html>
-
-
-def _in_text(content: bytes, mark: str) -> bytes:
-    return content.rstrip() + f"\n<!-- {mark} -->\n".encode()
-
-
 _STAMPS: dict[str, Callable[[bytes, str], bytes]] = {
     ".png": _in_png,
-    ".mp4": _in_mp4,
+    ".mp4": lambda content, mark: content + struct.pack(">I", 8 + len(mark)) + b"free" + mark.encode(),
     ".json": _in_json,
-    ".html": _in_html,
-    ".md": _in_text,
+    ".html": lambda content, mark: content.replace(b">", f"><!-- {mark} -->".encode(), 1),  # behind <!doctype html>
+    ".md": lambda content, mark: content.rstrip() + f"\n<!-- {mark} -->\n".encode(),
 }

@@ -91,7 +91,8 @@ def require_jax_device() -> None:
         jax.devices()
     except (AssertionError, RuntimeError) as error:  # the former, without words, where no GPU is
         kinds = os.environ.get("JAX_PLATFORMS")
-        raise ResourceError(f"JAX_PLATFORMS is {kinds}: no such device; name cpu, or unset it ({error})") from None
+        why = f" ({error})" if str(error) else ""
+        raise ResourceError(f"JAX_PLATFORMS is {kinds}: no such device{why}; name cpu, or unset it") from None
 
 
 def shown(size: float) -> str:

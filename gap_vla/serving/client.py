@@ -110,8 +110,7 @@ class RemotePolicy:
     def close(self) -> None:
         """Ends all connections."""
         self._turn += 1
-        for episode in list(self._links):
-            self._drop(episode)
+        self.reset(list(self._links))
 
     def _drop(self, episode: int) -> None:
         link = self._links.pop(episode, None)

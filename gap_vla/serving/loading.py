@@ -77,9 +77,8 @@ def load_checkpoint(
     if (Path(directory) / "policy.json").is_file():
         from gap_vla.rollouts.small_policy import SmallTorchPolicy
 
-        for option, asked in (("--step", step), ("--dataset", dataset)):
-            if asked is not None:
-                raise PolicyError(f"{path} is a small policy, with one step and one dataset; leave {option} out")
+        if (step, dataset) != (None, None):
+            raise PolicyError(f"{path} is a small policy, of one step and one dataset; leave --step and --dataset out")
         policy: ChunkPolicy = SmallTorchPolicy.load(directory, device=device, threads=run.threads, **how)
     else:
         from gap_vla.rollouts.octo_policy import OctoPolicy
