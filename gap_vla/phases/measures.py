@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.phases.targets import distance_to_change, is_transition
+from gap_vla.phases.targets import distance_to, is_transition
 
 POOR = 0.1
 """Calibration error on held-out recordings from which on ρ should not be read as a probability."""
@@ -61,7 +61,7 @@ def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray])
     lengths = [len(r) for r in rho]
     steps, points = sum(lengths), sum(map(len, change_points))
     everything = np.concatenate([np.zeros(0, np.float32), *rho])
-    distances = np.concatenate([np.zeros(0), *(_distance(p, n) for p, n in zip(change_points, lengths))])
+    distances = np.concatenate([np.zeros(0), *(distance_to(p, n) for p, n in zip(change_points, lengths))])
     profile = [everything[distances == d] for d in range(PROFILE + 1)]
     return {
         "episodes": len(lengths),
@@ -103,12 +103,3 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             "recordings help, and method `gaussian` needs none"
         )
     return found
-
-
-def _distance(points: np.ndarray, length: int) -> np.ndarray:
-    if len(points) == 0:
-        return np.full(length, np.inf)
-    distance = distance_to_change(points, length)
-    head = np.arange(min(int(points[0]), length))
-    distance[head] = points[0] - head
-    return distance

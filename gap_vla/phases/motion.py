@@ -61,7 +61,7 @@ class Motion:
 
     @property
     def samples(self) -> np.ndarray:
-        """f64[T, …]: position, quaternion, then gripper and extra, the columns that `lstm.step_features` reads."""
+        """f64[T, …]: position, quaternion, then gripper and extra, the columns that `lstm.all_features` reads."""
         parts = [self.position, self.quaternion, self.gripper, self.extra]
         return np.ascontiguousarray(np.concatenate([part for part in parts if part is not None], axis=1))
 

@@ -68,14 +68,6 @@ def noise_level(steps: Float[np.ndarray, "N ..."]) -> float:
     return float(np.sqrt(np.mean(spread**2) / 20.0))
 
 
-def rotation_range(motion: Motion) -> float:
-    """Greatest angle (rad) of any arm's orientation from its first one; 0 without orientations."""
-    if motion.quaternion is None or len(motion) == 0:
-        return 0.0
-    q = motion.quaternion.reshape(len(motion), motion.arms, 4)
-    return float(np.linalg.norm(relative_rotation_vector(q[:1], q), axis=-1).max())
-
-
 def rotation_is_held(motions: Sequence[Motion]) -> bool:
     """Whether orientations stay within `HELD` of their first one, noise aside, in half of the recordings."""
     ranges = []
@@ -83,7 +75,9 @@ def rotation_is_held(motions: Sequence[Motion]) -> bool:
         if motion.quaternion is not None and len(motion):
             rotation = steps_of(motion).rotation
             assert rotation is not None
-            ranges.append(rotation_range(motion) - RESTING_STEP * noise_level(rotation))
+            q = motion.quaternion.reshape(len(motion), motion.arms, 4)
+            widest = float(np.linalg.norm(relative_rotation_vector(q[:1], q), axis=-1).max())
+            ranges.append(widest - RESTING_STEP * noise_level(rotation))
     return not ranges or float(np.median(ranges)) < HELD
 
 

@@ -81,13 +81,13 @@ def segment(
     """
     motion = as_motion(position, quaternion, gripper, extra)
     objective = Objective(alpha, beta, extra_weight, rest, smooth, dead_band, reduction)
+    bounds = _checked_bounds(len(motion), min_size, max_segment, jump)
     if n_change_points is not None:
         if penalty is not None:
             raise MotionError("give penalty or n_change_points, not both")
         if len(free):
             raise MotionError("free samples are those without the penalty; with n_change_points there is no penalty")
-        return _with_number(motion, objective, n_change_points, min_size, max_segment, jump)
-    bounds = _checked_bounds(len(motion), min_size, max_segment, jump)
+        return _with_number(motion, objective, n_change_points, bounds)
     if penalty is None:
         penalty = default_penalty([motion])
     elif not (np.isfinite(penalty) and penalty >= 0):
@@ -123,13 +123,11 @@ def as_motion(
     return Motion.of(position, quaternion, gripper, extra)
 
 
-def _with_number(
-    motion: Motion, objective: Objective, number: int, min_size: int, max_segment: int | None, jump: int
-) -> np.ndarray:
-    bounds = _checked_bounds(len(motion), min_size, max_segment, jump)
+def _with_number(motion: Motion, objective: Objective, number: int, bounds: tuple[int, int, int]) -> np.ndarray:
+    min_size, max_segment, jump = bounds
     if number < 0:
         raise MotionError(f"the number of change points must not be negative, got {number}")
-    if number == 0 and len(motion) <= bounds[1]:
+    if number == 0 and len(motion) <= max_segment:
         return np.zeros(0, np.int64)
     if (number + 1) * min_size > len(motion):
         room = max(len(motion) // min_size - 1, 0)
@@ -143,7 +141,7 @@ def _with_number(
     if not np.isfinite(cost):
         raise MotionError(
             f"{motion.where}: {number} change points do not fit {len(motion)} samples with min_size {min_size}, "
-            f"max_segment {bounds[1]}, jump {jump}"
+            f"max_segment {max_segment}, jump {jump}"
         )
     points, end = np.zeros(number, np.int64), len(motion)
     for row in range(number, 0, -1):

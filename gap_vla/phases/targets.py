@@ -42,6 +42,21 @@ def change_targets(change_points: Int64[np.ndarray, " K"], length: int) -> Float
     return targets
 
 
+def distance_to(points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool = False) -> Float[np.ndarray, " T"]:
+    """Steps from each step to the nearest of some points (ascending); infinite without any.
+
+    Args:
+        one_sided: only points at or before the step.
+
+    >>> distance_to(np.array([1, 4]), 6)
+    array([1., 0., 1., 1., 0., 1.], dtype=float32)
+    """
+    steps, ends = np.arange(length), np.concatenate([[-np.inf], points, [np.inf]])
+    behind = steps - ends[np.searchsorted(ends, steps, side="right") - 1]
+    ahead = ends[np.searchsorted(ends, steps)] - steps
+    return (behind if one_sided else np.minimum(behind, ahead)).astype(np.float32)
+
+
 def distance_to_change(
     change_points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool = False
 ) -> Float[np.ndarray, " T"]:
@@ -53,15 +68,7 @@ def distance_to_change(
     >>> distance_to_change(np.array([4]), 6)
     array([0., 1., 2., 1., 0., 1.], dtype=float32)
     """
-    points = np.concatenate([[0], np.asarray(change_points, np.int64)])
-    steps = np.arange(length)
-    last = points[np.searchsorted(points, steps, side="right") - 1]
-    distance = (steps - last).astype(np.float32)
-    if not one_sided and len(points) > 1:
-        following = np.searchsorted(points, steps, side="left")
-        ahead = np.where(following < len(points), points[np.minimum(following, len(points) - 1)] - steps, np.inf)
-        distance = np.minimum(distance, ahead).astype(np.float32)
-    return distance
+    return distance_to(np.concatenate([[0], change_points]), length, one_sided=one_sided)
 
 
 def soft_targets(
@@ -115,7 +122,4 @@ def near_boundaries(points: Int64[np.ndarray, " K"], length: int, tolerance: int
     >>> near_boundaries(np.array([2]), 5, 1)
     array([False,  True,  True,  True, False])
     """
-    near = np.zeros(length, bool)
-    for point in points:
-        near[max(point - tolerance, 0) : point + tolerance + 1] = True
-    return near
+    return distance_to(points, length) <= tolerance

@@ -57,10 +57,7 @@ class PhaseLSTM(nn.Module):
         self.lstm = nn.LSTM(width, hidden, num_layers=2, batch_first=True)
         self.head = nn.Linear(hidden, 1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.run(features, None)[0]
-
-    def run(self, features: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+    def forward(self, features: torch.Tensor, state: State | None = None) -> tuple[torch.Tensor, State]:
         """Logits for a piece of recordings, and the state after it."""
         outputs, state = self.lstm(features, state)
         return self.head(outputs)[..., 0], state
@@ -125,7 +122,7 @@ def train(
             x, y, w = (_padded(arrays) for arrays in zip(*(examples[i] for i in batch)))
             state = None
             for part in _pieces(x.shape[1], piece):
-                logits, state = model.run(x[:, part], state)
+                logits, state = model(x[:, part], state)
                 state = (state[0].detach(), state[1].detach())
                 loss, total = _weighted_loss(logits, y[:, part], w[:, part])
                 optimizer.zero_grad()
@@ -163,7 +160,7 @@ def _held_out_loss(model: PhaseLSTM, held_out: Sequence[Example], batch_size: in
     loss_sum = weight_sum = 0.0
     for start in range(0, len(held_out), batch_size):
         x, y, w = (_padded(arrays) for arrays in zip(*held_out[start : start + batch_size]))
-        loss, total = _weighted_loss(model(x), y, w)
+        loss, total = _weighted_loss(model(x)[0], y, w)
         loss_sum, weight_sum = loss_sum + float(loss), weight_sum + float(total)
     return loss_sum / weight_sum
 

@@ -6,6 +6,7 @@ sees, and no more.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.phases.targets import is_transition
+from gap_vla.phases.targets import distance_to, is_transition
 from gap_vla.policies.methods import method_of
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.augmentation import DRAWS
@@ -147,12 +148,8 @@ def _change_distances(data: StoreSplit) -> np.ndarray:
     points = data.fields.get("change_point")
     if points is None:
         return np.full(data.steps, np.inf, np.float32)
-    found = np.full(data.steps, np.inf, np.float32)
-    for start, end in zip(data.offsets, data.offsets[1:]):
-        own = np.flatnonzero(points[start:end])
-        if len(own):
-            found[start:end] = np.abs(np.arange(end - start)[:, None] - own).min(1)
-    return found
+    episodes = (points[start:end] for start, end in itertools.pairwise(data.offsets))
+    return np.concatenate([np.zeros(0, np.float32), *(distance_to(np.flatnonzero(e), len(e)) for e in episodes)])
 
 
 def _phase_codes(store: EpisodeStore, split: str) -> np.ndarray:
@@ -179,11 +176,9 @@ def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
         ConfigError: the method needs the dataset's ρ and it has none, or kept labels are of other episodes.
     """
     method = method_of(config.method)
-    if method.rho_source == "zero":
-        return {name: np.zeros(split.steps, np.float32) for name, split in store.splits.items()}
-    if method.rho_source != "dataset":
+    if method.rho_source not in ("dataset", "zero"):
         return _labelled(config, store, method.rho_source)
-    if all("rho" in split.fields for split in store.splits.values()):
+    if method.rho_source == "dataset" and all("rho" in split.fields for split in store.splits.values()):
         return {name: np.asarray(split.fields["rho"], np.float32) for name, split in store.splits.items()}
     if method.needs_rho and method.schedule(config.adjustment).needs_rho:
         raise ConfigError(

@@ -185,7 +185,7 @@ def test_the_compiled_network_is_the_trained_one(trained):
     )
     features = trained.features(zigzag(5)[0])
     with torch.no_grad():
-        theirs = torch.sigmoid(model(torch.from_numpy((features - w.mean) / w.scale)[None]))[0].numpy()
+        theirs = torch.sigmoid(model(torch.from_numpy((features - w.mean) / w.scale)[None])[0])[0].numpy()
     np.testing.assert_allclose(lstm_run(features, w), theirs, atol=2e-6)
 
 
