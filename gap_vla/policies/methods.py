@@ -18,11 +18,14 @@ from gap_vla.policies.policy import SmallPolicy
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """One forward pass: features of the branches float[B, W, D], the head's input float[B, D], loss float[B, H]."""
+    """One forward pass in training: the batch as it was shown, features of the branches float[B, W, D], loss
+    float[B, H].
+    """
 
+    policy: SmallPolicy
+    batch: dict[str, Any]
     vision: torch.Tensor | None
     proprio: torch.Tensor | None
-    feature: torch.Tensor
     loss: torch.Tensor
 
 
@@ -35,7 +38,8 @@ class Method:
         heads: the action heads it works with; empty: all.
         needs_rho, needs_change_points, needs_phase: what it trains with; the dataset must carry it, ρ unless
             `rho_source` says otherwise.
-        rho_source: "dataset", "zero", or a method of `gap_vla.phases` that labels the stored proprioception.
+        rho_source: "dataset", "zero", or a method of `gap_vla.phases` that labels the stored proprioception (as
+            `registry.RHO_SOURCES` says).
     """
 
     vision = True
@@ -80,15 +84,11 @@ class Method:
         """What the policy is shown of a training batch; the generator (on the CPU) is seeded from run and step."""
         return batch
 
-    def loss(
-        self, policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
-    ) -> torch.Tensor:
+    def loss(self, out: Forward, generator: torch.Generator) -> torch.Tensor:
         """The scalar to minimise: by default the mean over all actions before the episode's end."""
-        return masked_mean(out.loss, batch["action_pad_mask"])
+        return masked_mean(out.loss, out.batch["action_pad_mask"])
 
-    def after_backward(
-        self, policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
-    ) -> None:
+    def after_backward(self, out: Forward, generator: torch.Generator) -> None:
         """Changes gradients in place, before clipping."""
 
 
@@ -117,30 +117,6 @@ class Gap(Method):
         return configured
 
 
-class GapGaussian(Gap):
-    """GAP with another ρ (`gap_vla.phases`): Gaussian bumps at the exact segmentation's change points."""
-
-    rho_source = "gaussian"
-
-
-class GapChangePoints(Gap):
-    """GAP with ρ = 1 at the change points and 0 elsewhere: the raw labels."""
-
-    rho_source = "change_points"
-
-
-class GapHdbscan(Gap):
-    """GAP with change points where HDBSCAN's clusters of motion change."""
-
-    rho_source = "hdbscan"
-
-
-class GapCotpc(Gap):
-    """GAP with CoTPC-style key states, where the direction of motion turns."""
-
-    rho_source = "cotpc"
-
-
 class LambdaOnly(Method):
     """Control: λ on the updates, ρ = 0: a slower proprioceptive branch, blind to phases."""
 
@@ -155,12 +131,6 @@ class RhoOnly(Gap):
 
     def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
         return dataclasses.replace(configured, mode="sample", lam=1.0)
-
-
-class RhoOnlyGaussian(RhoOnly):
-    """As rho_only, with ρ as Gaussian bumps at the change points."""
-
-    rho_source = "gaussian"
 
 
 class FixedRho(Method):
@@ -187,7 +157,10 @@ def method_of(name: str, options: RivalsConfig | None = None) -> Method:
     Raises:
         ConfigError: unknown name; the message lists the names there are.
     """
-    return registry.find(registry.METHODS, registry.method_name(name, registry.METHODS))(options)
+    name = registry.method_name(name, registry.METHODS)
+    method = registry.find(registry.METHODS, name)(options)
+    method.rho_source = registry.RHO_SOURCES.get(name, method.rho_source)
+    return method
 
 
 def build_policy(

@@ -41,7 +41,7 @@ class SmallPolicy(nn.Module):
         proprio_encoder: the branch that GAP adjusts; absent from a vision policy.
         head: see `gap_vla.policies.heads`.
         extras: what the method needs in training only.
-        vision_dim: width of `vision_tokens`.
+        vision_dim: width of the image features as the fusion gets them.
     """
 
     encoders: Any
@@ -121,11 +121,8 @@ class SmallPolicy(nn.Module):
             found.append(feature.float().unflatten(0, (batch, window)))
         return torch.cat(found, -1)
 
-    def vision_tokens(self, batch: Batch) -> Float[torch.Tensor, "b w d"]:
-        """Image features as the fusion wants them: per step, or the frames of the history side by side."""
-        return self._as_tokens(self.features(batch))
-
     def _as_tokens(self, features: Float[torch.Tensor, "b w d"]) -> Float[torch.Tensor, "b w2 d2"]:
+        """Image features as the fusion wants them: per step, or the frames of the history side by side."""
         return features if self.stepwise else features.flatten(1)[:, None]
 
     def embed(
@@ -140,7 +137,7 @@ class SmallPolicy(nn.Module):
 
     def branch_features(self, batch: Batch) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Features of both branches; None where the method has no such branch."""
-        vision = self.vision_tokens(batch) if self.uses_vision else None
+        vision = self._as_tokens(self.features(batch)) if self.uses_vision else None
         proprio = self.proprio_encoder(batch["proprio"]) if self.uses_proprio else None
         return vision, proprio
 

@@ -39,13 +39,22 @@ METHODS: Mapping[str, str] = {
     "keyframe": "rivals:Keyframe",
     "lambda_only": "methods:LambdaOnly",
     "rho_only": "methods:RhoOnly",
-    "rho_only_gaussian": "methods:RhoOnlyGaussian",
+    "rho_only_gaussian": "methods:RhoOnly",
     "fixed_rho": "methods:FixedRho",
-    "gap_gaussian": "methods:GapGaussian",
-    "gap_change_points": "methods:GapChangePoints",
-    "gap_hdbscan": "methods:GapHdbscan",
-    "gap_cotpc": "methods:GapCotpc",
+    "gap_gaussian": "methods:Gap",
+    "gap_change_points": "methods:Gap",
+    "gap_hdbscan": "methods:Gap",
+    "gap_cotpc": "methods:Gap",
 }
+
+RHO_SOURCES: Mapping[str, str] = {
+    "rho_only_gaussian": "gaussian",
+    "gap_gaussian": "gaussian",
+    "gap_change_points": "change_points",
+    "gap_hdbscan": "hdbscan",
+    "gap_cotpc": "cotpc",
+}
+"""Methods with another ρ than the dataset's: the method of `gap_vla.phases` that labels the stored proprioception."""
 
 SAME_METHOD = (("v", "vision"), ("vp", "concat"), ("vp_gap", "gap"))
 """The three methods of the comparison, by their name for Octo and for a small policy; both are understood for both."""

@@ -22,12 +22,10 @@ class MSBot(Method):
     fusion = "phase_gate"
     needs_phase = True
 
-    def loss(
-        self, policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
-    ) -> torch.Tensor:
-        logits = policy.fusion.phase_logits(out.vision, out.proprio)[:, -1]
-        gate = functional.cross_entropy(logits, batch["phase"])
-        return super().loss(policy, batch, out, generator) + self.options.msbot_weight * gate
+    def loss(self, out: Forward, generator: torch.Generator) -> torch.Tensor:
+        logits = out.policy.fusion.phase_logits(out.vision, out.proprio)[:, -1]
+        gate = functional.cross_entropy(logits, out.batch["phase"])
+        return super().loss(out, generator) + self.options.msbot_weight * gate
 
 
 class Aux(Method):
@@ -37,13 +35,11 @@ class Aux(Method):
         head = registry.find(registry.HEADS, policy.config.head)
         return {"vision_head": head(policy.config, policy.vision_dim, policy.action_dim)}
 
-    def loss(
-        self, policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
-    ) -> torch.Tensor:
+    def loss(self, out: Forward, generator: torch.Generator) -> torch.Tensor:
         assert out.vision is not None
-        values = policy.extras["vision_head"].loss(out.vision[:, -1], batch["action"], generator)
-        alone = masked_mean(values, batch["action_pad_mask"])
-        return super().loss(policy, batch, out, generator) + self.options.aux_weight * alone
+        values = out.policy.extras["vision_head"].loss(out.vision[:, -1], out.batch["action"], generator)
+        alone = masked_mean(values, out.batch["action_pad_mask"])
+        return super().loss(out, generator) + self.options.aux_weight * alone
 
 
 class Mask(Method):
@@ -75,25 +71,21 @@ class Keyframe(Method):
 
     needs_change_points = True
 
-    def loss(
-        self, policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
-    ) -> torch.Tensor:
-        near = batch["change_distance"] <= self.options.keyframe_radius
-        weight = torch.where(near, self.options.keyframe_weight, 1.0)[:, None] * batch["action_pad_mask"]
+    def loss(self, out: Forward, generator: torch.Generator) -> torch.Tensor:
+        near = out.batch["change_distance"] <= self.options.keyframe_radius
+        weight = torch.where(near, self.options.keyframe_weight, 1.0)[:, None] * out.batch["action_pad_mask"]
         return (out.loss * weight).sum() / weight.sum()
 
 
-def losses_alone(
-    policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def losses_alone(out: Forward, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss from vision alone and from proprioception alone: through the same fusion and head, with the other
     branch's features at zero, which after their ReLU means that it saw nothing.
     """
     assert out.vision is not None and out.proprio is not None
     found = []
     for pair in ((out.vision, torch.zeros_like(out.proprio)), (torch.zeros_like(out.vision), out.proprio)):
-        values = policy.head.loss(policy.embed(*pair), batch["action"], generator)
-        found.append(masked_mean(values, batch["action_pad_mask"]))
+        values = out.policy.head.loss(out.policy.embed(*pair), out.batch["action"], generator)
+        found.append(masked_mean(values, out.batch["action_pad_mask"]))
     return found[0], found[1]
 
 
@@ -110,15 +102,13 @@ class GradNorm(Method):
     def extras(self, policy: SmallPolicy) -> Mapping[str, nn.Module]:
         return {"task_weights": TaskWeights()}
 
-    def loss(
-        self, policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
-    ) -> torch.Tensor:
-        fused = super().loss(policy, batch, out, generator)
-        tasks = torch.stack([fused, *losses_alone(policy, batch, out, generator)])
-        state = policy.extras["task_weights"]
+    def loss(self, out: Forward, generator: torch.Generator) -> torch.Tensor:
+        fused = super().loss(out, generator)
+        tasks = torch.stack([fused, *losses_alone(out, generator)])
+        state = out.policy.extras["task_weights"]
         if not bool(state.first.any()):
             state.first.copy_(tasks.detach())
-        shared = policy.head.layers[0].weight
+        shared = out.policy.head.layers[0].weight
         norms = torch.stack([torch.autograd.grad(task, shared, retain_graph=True)[0].norm() for task in tasks])
         progress = tasks.detach() / state.first.clamp_min(1e-8)
         rate = progress / progress.mean()
@@ -155,12 +145,10 @@ class OgmGe(Method):
     heads = ("mlp", "diffusion")
 
     @torch.no_grad()
-    def after_backward(
-        self, policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
-    ) -> None:
-        vision, proprio = losses_alone(policy, batch, out, generator)
+    def after_backward(self, out: Forward, generator: torch.Generator) -> None:
+        vision, proprio = losses_alone(out, generator)
         ratio = {"vision": proprio / vision, "proprio": vision / proprio}
-        for name, branch in policy.branches.items():
+        for name, branch in out.policy.branches.items():
             if not bool(ratio[name] > 1):
                 continue
             factor = 1 - torch.tanh(self.options.ogm_alpha * ratio[name])

@@ -137,11 +137,11 @@ class SmallTrainer(Trainer):
             if measure:
                 watch(out)
             loss.backward()
-        self.method.after_backward(self.policy, shown, out, generator)
+        self.method.after_backward(out, generator)
         branches = branch_gradients(self.policy) if measure else {}
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.optimizer.clip_gradient)
         if measure:  # before the parameters move
-            branches |= branch_measurements(self.policy, shown, out, self.generator(step))
+            branches |= branch_measurements(out, self.generator(step))
             branches["train/action_loss"] = float(masked_mean(out.loss.detach(), batch["action_pad_mask"]))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -159,9 +159,9 @@ class SmallTrainer(Trainer):
 
     def _forward(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Forward, torch.Tensor]:
         vision, proprio = self.policy.branch_features(batch)
-        feature = self.policy.embed(vision, proprio)
-        out = Forward(vision, proprio, feature, self.policy.head.loss(feature, batch["action"], generator))
-        return out, self.method.loss(self.policy, batch, out, generator)
+        loss = self.policy.head.loss(self.policy.embed(vision, proprio), batch["action"], generator)
+        out = Forward(self.policy, batch, vision, proprio, loss)
+        return out, self.method.loss(out, generator)
 
     def restore(self, folder: Path) -> int:
         """
@@ -271,11 +271,9 @@ def branch_gradients(policy: SmallPolicy) -> dict[str, float]:
 
 
 @torch.no_grad()
-def branch_measurements(
-    policy: SmallPolicy, batch: dict[str, Any], out: Forward, generator: torch.Generator
-) -> dict[str, float]:
+def branch_measurements(out: Forward, generator: torch.Generator) -> dict[str, float]:
     """Signals and losses of the branches; the module says what they are."""
-    transition = batch["transition"]
+    transition = out.batch["transition"]
     parts = {"transition": transition, "consistent": ~transition}
     found: dict[str, float] = {}
     for name, features in (("vision", out.vision), ("proprio", out.proprio)):
@@ -289,9 +287,9 @@ def branch_measurements(
         return found
     means = {name: f.mean(0, keepdim=True).expand_as(f) for name, f in (("v", out.vision), ("p", out.proprio))}
     for name, pair in (("vision", (out.vision, means["p"])), ("proprio", (means["v"], out.proprio))):
-        loss = policy.head.loss(policy.embed(*pair), batch["action"], generator)
+        loss = out.policy.head.loss(out.policy.embed(*pair), out.batch["action"], generator)
         for part, rows in parts.items():
-            weight = batch["action_pad_mask"] & rows[:, None]
+            weight = out.batch["action_pad_mask"] & rows[:, None]
             if weight.any():
                 found[f"branch/{name}_loss_{part}"] = float((loss * weight).sum() / weight.sum())
     return found
