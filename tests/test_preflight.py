@@ -14,7 +14,7 @@ from gap_vla.cli.configured import load_config
 from gap_vla.core import resources
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
-from gap_vla.sim.space import require_space
+from gap_vla.sim.collection import require_space
 from gap_vla.training import preflight
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.preflight import require_training_memory

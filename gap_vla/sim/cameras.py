@@ -13,6 +13,8 @@ from jaxtyping import Float
 from gap_vla.core.typed_config import choose
 from gap_vla.sim.specs import UnknownNameError
 
+_CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+
 
 @dataclasses.dataclass(frozen=True)
 class CameraPose:
@@ -23,17 +25,34 @@ class CameraPose:
     up: Float[np.ndarray, " 3"]
     fovy: float
 
+    @functools.cached_property
+    def right(self) -> Float[np.ndarray, " 3"]:
+        """Unit vector to the right in the picture."""
+        return np.cross(self.forward, self.up)
+
+    @functools.cached_property
+    def inwards(self) -> Float[np.ndarray, "5 3"]:
+        """Unit normals, pointing inwards, of the planes through the camera that bound its picture, and `forward`."""
+        half = np.radians(self.fovy) / 2
+        sides = (self.right, -self.right, self.up, -self.up)
+        return np.array([*(np.sin(half) * self.forward + np.cos(half) * side for side in sides), self.forward])
+
+    @functools.cached_property
+    def corners(self) -> Float[np.ndarray, "4 3"]:
+        """Lines of sight of the picture's corners."""
+        across = _CORNERS[:, :1] * self.right + _CORNERS[:, 1:] * self.up
+        return self.forward + np.tan(np.radians(self.fovy) / 2) * across
+
     def project(self, points: Float[np.ndarray, "n 3"], size: int) -> Float[np.ndarray, "n 2"]:
         """World points (m) to pixels (column, row) of a square picture; (0, 0) is its top left corner.
 
         Points behind the camera come out as NaN.
         """
-        right = np.cross(self.forward, self.up)
         offset = np.atleast_2d(points) - self.position
         depth = offset @ self.forward
         depth = np.where(depth > 1e-6, depth, np.nan)
         scale = size / 2 / np.tan(np.radians(self.fovy) / 2) / depth
-        return np.stack([size / 2 + scale * (offset @ right), size / 2 - scale * (offset @ self.up)], 1)
+        return np.stack([size / 2 + scale * (offset @ self.right), size / 2 - scale * (offset @ self.up)], 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,17 +21,20 @@ from gap_vla.core.locks import alone
 from gap_vla.core.outputs import HDF5, claim
 from gap_vla.core.processes import starting_workers
 from gap_vla.core.progress import Progress
+from gap_vla.core.resources import require_disk, require_memory
 from gap_vla.core.typed_config import choose
 from gap_vla.core.whole import replacing
 from gap_vla.sim.collection_worker import CRASHED, KEPT, REFUSED, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
 from gap_vla.sim.rendering_backend import require_rendering
-from gap_vla.sim.space import require_space
 from gap_vla.sim.specs import UnknownNameError, task_spec
 from gap_vla.sim.variants import variant_spec
 
 _PATIENCE = 900.0
 """Seconds without any finished episode after which a collection gives up."""
+
+SIMULATOR = 300 * 2**20
+"""Bytes of a process with a simulator and its renderer."""
 
 _OWN = re.compile(r"(lock|settings\.json)$|\.?attempt_\d{6}\b|\.settings\.")
 """Names in the folder of finished episodes."""
@@ -113,32 +116,41 @@ def collect_demos(
         "collection_seed": seed,
     }
     folder = out.with_name(out.name + ".parts")
-    saying = keeping(f"finished episodes are in {folder}, the same command continues")
-    with saying, _explaining_a_full_disk(folder), _parts(folder, settings):
-        done = _finished(folder)
-        missing = n - sum(outcome == KEPT for outcome in done.values())
-        if missing > 0:
-            require_space(task, missing, image_size, len(cameras), workers, folder)
-        if done and progress:
-            print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)
-        _play(task, n, seed, env_kwargs, action_noise, min(workers, n), folder, done, progress)
-        kept = sorted(attempt for attempt, outcome in done.items() if outcome == KEPT)[:n]
-        counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
-        assemble(
-            [folder / part_name(a) for a in kept], out, env_name=spec.gymnasium_id, settings=settings, counts=counts
-        )
-        shutil.rmtree(folder)
-    return out
-
-
-@contextlib.contextmanager
-def _explaining_a_full_disk(folder: Path) -> Iterator[None]:
     try:
-        yield
+        with keeping(f"finished episodes are in {folder}, the same command continues"), _parts(folder, settings):
+            done = _finished(folder)
+            missing = n - sum(outcome == KEPT for outcome in done.values())
+            if missing > 0:
+                require_space(task, missing, image_size, len(cameras), workers, folder)
+            if done and progress:
+                print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)
+            _play(task, n, seed, env_kwargs, action_noise, min(workers, n), folder, done, progress)
+            kept = sorted(attempt for attempt, outcome in done.items() if outcome == KEPT)[:n]
+            counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
+            assemble(
+                [folder / part_name(a) for a in kept], out, env_name=spec.gymnasium_id, settings=settings, counts=counts
+            )
+            shutil.rmtree(folder)
     except OSError as error:
         if not is_full_disk(error):
             raise
         raise _stopped(message_of(error), folder) from error
+    return out
+
+
+def require_space(task: str, episodes: int, image_size: int, cameras: int, workers: int, folder: Path) -> None:
+    """Refuses a collection that the machine cannot hold.
+
+    Each worker is a simulator and keeps one episode's pictures; half of what is recorded reaches the disk, compressed.
+    A demonstration has about half as many steps as the task's horizon, and pictures 3 bytes a pixel.
+
+    Raises:
+        ResourceError: with the numbers.
+    """
+    episode = task_spec(task).horizon / 2 * 3.0 * cameras * image_size**2
+    processes = min(workers, episodes)
+    require_memory({f"{processes} simulators": processes * (SIMULATOR + episode)}, "the workers, or the image size")
+    require_disk({f"{episodes} demonstrations": 0.5 * episodes * episode}, folder, "their number, or the image size")
 
 
 def _stopped(why: str, folder: Path) -> CollectionError:

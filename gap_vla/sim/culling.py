@@ -6,13 +6,12 @@ contributes no fragment to the picture, so that the pixels stay the same.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import mujoco
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from gap_vla.sim.cameras import CameraPose
 
@@ -36,7 +35,7 @@ class Culling:
         """True where a geom cannot be in the picture of the state `data` (mujoco.MjData)."""
         rotations = data.geom_xmat.reshape(-1, 3, 3)
         middles = data.geom_xpos - camera.position + np.einsum("nij,nj->ni", rotations, self._box[:, 0])
-        inwards = _pyramid(camera).inwards
+        inwards = camera.inwards
         reach = np.abs(np.einsum("pi,nij->npj", inwards, rotations)) @ self._box[:, 1, :, None]
         unseen = ~self._planes & ((middles @ inwards.T + reach[..., 0]) < 0).any(1)
         top = self._covering_height(data, camera)
@@ -48,7 +47,7 @@ class Culling:
 
     def sites(self, data: Any, camera: CameraPose) -> Bool[np.ndarray, " nsite"]:
         """True where a site cannot be in the picture of the state `data` (mujoco.MjData)."""
-        inside = (data.site_xpos - camera.position) @ _pyramid(camera).inwards.T
+        inside = (data.site_xpos - camera.position) @ camera.inwards.T
         unseen = (inside < -self._site_radius[:, None]).any(1)
         top = self._covering_height(data, camera)
         return unseen if top is None else unseen | (data.site_xpos[:, 2] + self._site_radius < top - 1e-6)
@@ -59,44 +58,13 @@ class Culling:
             return None
         centre = data.geom_xpos[self._table]
         top = float(centre[2] + self._table_half[2])
-        corners = _pyramid(camera).corners
+        corners = camera.corners
         if camera.position[2] <= top or (corners[:, 2] > -1e-3).any():
             return None
         meets = camera.position + corners * ((top - camera.position[2]) / corners[:, 2:])
         # the table lies square to the world's axes, and the corners' quadrilateral is convex
         inside = np.abs(meets[:, :2] - centre[:2]) < self._table_half[:2]
         return top if inside.all() else None
-
-
-_CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
-
-
-class _Pyramid(NamedTuple):
-    """What a camera sees.
-
-    Attributes:
-        inwards: unit normals of the planes through the camera that bound its picture, pointing inwards; the last plane
-            is behind it.
-        corners: lines of sight of the picture's corners.
-    """
-
-    inwards: Float[np.ndarray, "5 3"]
-    corners: Float[np.ndarray, "4 3"]
-
-
-def _pyramid(camera: CameraPose) -> _Pyramid:
-    return _pyramid_of(camera.forward.tobytes(), camera.up.tobytes(), camera.fovy)
-
-
-@functools.lru_cache(maxsize=16)
-def _pyramid_of(forward_bytes: bytes, up_bytes: bytes, fovy: float) -> _Pyramid:
-    """A fixed camera's is computed once, not for every picture."""
-    forward, up = np.frombuffer(forward_bytes), np.frombuffer(up_bytes)
-    half = np.radians(fovy) / 2
-    right = np.cross(forward, up)
-    sides = [np.sin(half) * forward + np.cos(half) * side for side in (right, -right, up, -up)]
-    corners = forward + np.tan(half) * (_CORNERS[:, :1] * right + _CORNERS[:, 1:] * up)
-    return _Pyramid(np.array([*sides, forward]), corners)
 
 
 def _widest_table(model: Any, groups: Iterable[int]) -> int | None:

@@ -55,37 +55,31 @@ def demonstrate(env: SimEnv, seed: int, action_noise: float = 0.0) -> Demonstrat
     expert = make_expert(env, seed=seed)
     rng = np.random.default_rng((seed, 1))
     disturbed = np.tile([1, 1, 1, *[env.task.rotation_scale > 0] * 3, 0], env.task.n_arms)
-    log: dict[str, list[Any]] = {
-        key: [] for key in ("seen", "label", "done", "reward", "state", "objects", "phase", "switch")
-    }
+    log: list[tuple[Any, ...]] = []
     over = False
     while not over:
         label = expert.act()
-        executed = np.clip(label + action_noise * disturbed * rng.standard_normal(len(label)), -1, 1)
+        executed = np.clip(label + action_noise * disturbed * rng.standard_normal(len(label)), -1, 1).astype(np.float32)
         data = env.world.data
-        log["seen"].append(observation)
-        log["state"].append(np.concatenate([[data.time], data.qpos, data.qvel]))
-        log["objects"].append(env.world.objects())
-        log["label"].append(label)
-        log["done"].append(executed.astype(np.float32))
-        log["phase"].append(expert.phase)
-        log["switch"].append(expert.switched)
-        observation, reward, terminated, truncated, info = env.step(log["done"][-1])
-        log["reward"].append(reward)
+        state = np.concatenate([[data.time], data.qpos, data.qvel])
+        before = observation, state, env.world.objects(), label, executed, expert.phase, expert.switched
+        observation, reward, terminated, truncated, info = env.step(executed)
+        log.append((*before, reward))
         over = terminated or truncated
+    seen, states, objects, labels, done, phases, switches, rewards = zip(*log)
     return Demonstration(
         observations={
-            key: np.stack([seen[key] for seen in log["seen"]])
+            key: np.stack([one[key] for one in seen])
             for key in observation
             if key != "language_instruction"  # the same in every step: an attribute of the collection
         },
-        actions=np.stack(log["label"]),
-        executed_actions=np.stack(log["done"]),
-        rewards=np.array(log["reward"], np.float32),
-        states=np.stack(log["state"]),
-        objects={key: np.stack([o[key] for o in log["objects"]]).astype(np.float32) for key in log["objects"][0]},
-        phases=log["phase"],
-        switches=np.array(log["switch"]),
+        actions=np.stack(labels),
+        executed_actions=np.stack(done),
+        rewards=np.array(rewards, np.float32),
+        states=np.stack(states),
+        objects={key: np.stack([one[key] for one in objects]).astype(np.float32) for key in objects[0]},
+        phases=list(phases),
+        switches=np.array(switches),
         success=bool(info["success"]),
         seed=seed,
     )

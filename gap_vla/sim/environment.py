@@ -47,6 +47,7 @@ class SimEnv(gymnasium.Env):
     Attributes:
         task, variant: what this environment is.
         world: the simulator behind it (privileged: experts and tests only).
+        cameras: those whose pictures are part of the observation.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
@@ -57,7 +58,8 @@ class SimEnv(gymnasium.Env):
     ) -> None:
         self.task, self.variant, self.world = spec, variant, world
         self.metadata = {**self.metadata, "render_fps": spec.control_hz}
-        self._image_size, self._cameras, self._base_views = image_size, tuple(views), dict(views)
+        self._image_size, self._base_views = image_size, dict(views)
+        self.cameras = [camera for camera in CAMERAS if camera in views]
         self._views = dict(views)
         self._renderer: FastRenderer | None = None
         self._owner = os.getpid(), threading.get_ident()
@@ -159,11 +161,6 @@ class SimEnv(gymnasium.Env):
         images = {f"image_{c}": self.renderer.draw(data, self.camera_pose(c)) for c in self.cameras}
         proprio = self._continuous(self.world.proprio())
         return {**images, "proprio": proprio, "language_instruction": self.task.instruction}
-
-    @property
-    def cameras(self) -> list[str]:
-        """Cameras whose pictures are part of the observation."""
-        return [camera for camera in CAMERAS if camera in self._cameras]
 
     def _continuous(self, proprio: np.ndarray) -> np.ndarray:
         """Chooses the sign of each quaternion: w ≥ 0 at the start, then the one nearer to the step before."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.sim.world import World
+from gap_vla.sim.world import Goal, World
 
 OPEN, CLOSE = -1.0, 1.0
 
@@ -19,15 +19,6 @@ ONTO: dict[str, Any] = dict(tolerance=0.006, turn_tolerance=0.06, gain=1.5, prec
 """Of a phase in which an open hand comes down on what it will take."""
 LAST: dict[str, Any] = dict(hold=1000, limit=1000)
 """Of the phase in which the episode ends."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Goal:
-    """Where one arm should be: position (m, world), rotation matrix (None: not commanded), gripper command."""
-
-    position: Float[np.ndarray, " 3"]
-    rotation: Float[np.ndarray, "3 3"] | None
-    gripper: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +135,7 @@ class Expert(Follower):
         """float32[7 * arms]: the clean action for the present state, in [-1, 1]; advances the plan."""
         phase, goals = self.step()
         speed = phase.speed * (1.0 if phase.precise else self._style.speed)
-        action = np.concatenate(
-            [
-                self._world.servo(arm, g.position, g.rotation, g.gripper, gain=phase.gain, speed=speed)
-                for arm, g in enumerate(goals)
-            ]
-        )
+        action = np.concatenate([self._world.servo(arm, goal, phase.gain, speed) for arm, goal in enumerate(goals)])
         self._inside = self._inside + 1 if self.arrived(phase, goals) else 0
         self.go_on((self._inside >= phase.stay and self._steps >= phase.hold) or self._steps >= phase.limit)
         return np.clip(action, -1.0, 1.0).astype(np.float32)

@@ -15,7 +15,7 @@ from gap_vla.sim.cameras import View
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.textures import add_patterns
 from gap_vla.sim.variants import Variant
-from gap_vla.sim.world import MAX_STARTS, World
+from gap_vla.sim.world import MAX_STARTS, Goal, World
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -98,20 +98,11 @@ class MetaWorldWorld(World):
         middle = self.data.body("hand").xpos
         return np.array([(self.data.body(pad).xpos - middle) @ across for pad in ("leftpad", "rightpad")])
 
-    def servo(
-        self,
-        arm: int,
-        position: Float[np.ndarray, " 3"],
-        rotation: Float[np.ndarray, "3 3"] | None,
-        gripper: float,
-        *,
-        gain: float,
-        speed: float,
-    ) -> Float[np.ndarray, " 7"]:
+    def servo(self, arm: int, goal: Goal, gain: float, speed: float) -> Float[np.ndarray, " 7"]:
         # the hand lags behind its target by up to 3 cm, so the gain is small: full speed from 10 cm / gain away
-        move = (position - self.hand()[0]) * (10.0 * gain)
+        move = (goal.position - self.hand()[0]) * (10.0 * gain)
         move = np.clip(move, -speed, speed)
-        return np.concatenate([move, np.zeros(3), [gripper]])
+        return np.concatenate([move, np.zeros(3), [goal.gripper]])
 
     def geoms(self, kind: str) -> Sequence[int]:
         drawn = [geom for geom in range(self.model.ngeom) if self.model.geom_group[geom] in self.groups]

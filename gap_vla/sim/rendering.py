@@ -18,6 +18,9 @@ from gap_vla.sim.rendering_backend import RenderingError, require_no_second_llvm
 _HIDDEN_GROUP = 5
 """A geom group that is never shown. Groups are for the eye only: contacts use contype and conaffinity."""
 
+_SUPERSAMPLE = 2
+"""How many times larger a picture is drawn before neighbouring pixels are averaged."""
+
 _process_with_context: int | None = None
 """The process that made the first OpenGL context; a forked child inherits the value, but not a usable context."""
 
@@ -35,14 +38,13 @@ class FastRenderer:
     """Draws square pictures of one MuJoCo model, in the process and thread that made it.
 
     On software OpenGL the time goes into the shadow map, multisampling and reflections, hardly into pixels. They
-    are switched off here; edges are smoothed by drawing `supersample` times larger and averaging, which keeps the
+    are switched off here; edges are smoothed by drawing twice as large and averaging, which keeps the
     position of things thinner than a pixel. The sky stays (it costs 0.5 ms and gives the background its colour).
 
     Args:
         model: mujoco.MjModel.
         size: height and width (pixels).
         groups: visible geom groups.
-        supersample: how many times larger the picture is drawn before averaging.
         sites: whether sites are drawn (goals of some tasks are sites).
         blend_mipmaps: False reads textures from the nearest of their sizes instead of blending the nearest two, which
             computes a textured picture in two thirds of the time.
@@ -57,7 +59,6 @@ class FastRenderer:
         size: int,
         *,
         groups: Iterable[int] = (0, 1, 2),
-        supersample: int = 2,
         sites: bool = True,
         blend_mipmaps: bool = True,
     ) -> None:
@@ -75,8 +76,7 @@ class FastRenderer:
             )
         self.owner = os.getpid(), threading.get_ident()
         self._model, self._culling = model, Culling(model, groups)
-        self._size, self._supersample = size, supersample
-        pixels = size * supersample
+        pixels = size * _SUPERSAMPLE
         quality = model.vis.quality
         kept = quality.offsamples, quality.shadowsize
         quality.offsamples, quality.shadowsize = 0, 0  # read once, when the context is made
@@ -109,9 +109,7 @@ class FastRenderer:
         """The picture of the state `data` (mujoco.MjData); row 0 is the top."""
         self._aim(data, camera)
         image = self._renderer.render()
-        k = self._supersample
-        if k == 1:
-            return image
+        k = _SUPERSAMPLE
         columns = sum((image[i::k] for i in range(1, k)), start=image[::k].astype(np.uint16))
         total = sum((columns[:, i::k] for i in range(1, k)), start=columns[:, ::k])
         return (total // (k * k)).astype(np.uint8)

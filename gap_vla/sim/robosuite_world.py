@@ -19,7 +19,7 @@ from gap_vla.sim.rotations import as_rotation_vector
 from gap_vla.sim.specs import TaskSpec
 from gap_vla.sim.textures import patterns_mjcf
 from gap_vla.sim.variants import Variant
-from gap_vla.sim.world import MAX_STARTS, World
+from gap_vla.sim.world import MAX_STARTS, Goal, World
 
 DOWN = np.diag([1.0, -1.0, -1.0])
 """Rotation of a grip site that points straight down; the fingers open along the site's x axis."""
@@ -58,8 +58,10 @@ class RobosuiteWorld(World):
         with _global_numpy_rng(0):
             self.env = PrimitiveEnv(bodies, patterns_mjcf() if variant.table else "", self.friction, self.bases)
         self.model, self.data = self.env.sim.model._model, self.env.sim.data._data
+        bodies_of_geoms = [self.model.body(body).name for body in self.model.geom_bodyid]
         for part, (keep, least) in self.coarse.items():
-            simplify_meshes(self.model, self._geoms_of([part]), keep, least)
+            geoms = [geom for geom, body in enumerate(bodies_of_geoms) if part in body]
+            simplify_meshes(self.model, geoms, keep, least)
         self.model.vis.quality.numslices, self.model.vis.quality.numstacks = ROUND
         self._robots = self.env.robots
         self._eef = [robot.eef_site_id["right"] for robot in self._robots]
@@ -125,35 +127,21 @@ class RobosuiteWorld(World):
     def fingers(self, arm: int = 0) -> Float[np.ndarray, " 2"]:
         return self.data.qpos[self._finger_addresses[arm]]
 
-    def servo(
-        self,
-        arm: int,
-        position: Float[np.ndarray, " 3"],
-        rotation: Float[np.ndarray, "3 3"] | None,
-        gripper: float,
-        *,
-        gain: float,
-        speed: float,
-    ) -> Float[np.ndarray, " 7"]:
+    def servo(self, arm: int, goal: Goal, gain: float, speed: float) -> Float[np.ndarray, " 7"]:
         here, turned = self.hand(arm)
-        move = (position - here) * (gain / self.spec.position_scale)
-        turn = np.zeros(3) if rotation is None else as_rotation_vector(rotation @ turned.T)
+        move = (goal.position - here) * (gain / self.spec.position_scale)
+        turn = np.zeros(3) if goal.rotation is None else as_rotation_vector(goal.rotation @ turned.T)
         turn = turn * (gain / self.spec.rotation_scale)
         # the vectors are scaled, not clipped per axis, so that paths stay straight
         move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
         turn *= min(1.0, min(speed, MAX_TURN) / max(np.abs(turn).max(), 1e-9))
-        return np.concatenate([move, turn, [gripper]])
+        return np.concatenate([move, turn, [goal.gripper]])
 
     def geoms(self, kind: str) -> Sequence[int]:
         drawn = [geom for geom in range(self.model.ngeom) if self.model.geom_group[geom] == 1]
         if kind == "table":
             return [geom for geom in drawn if self.model.geom(geom).name == "table_visual"]
         return [geom for geom in drawn if self.model.body(self.model.geom_bodyid[geom]).name in self.object_bodies]
-
-    def _geoms_of(self, parts: Sequence[str]) -> list[int]:
-        """Geoms of the bodies whose name contains one of `parts`."""
-        bodies = (self.model.body(body).name for body in self.model.geom_bodyid)
-        return [geom for geom, body in enumerate(bodies) if any(part in body for part in parts)]
 
     def landmarks(self) -> dict[str, np.ndarray]:
         return {f"hand{arm}": self.hand(arm)[0] for arm in range(self.spec.n_arms)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,6 +18,15 @@ MAX_STARTS = 100
 """Starts that are drawn before one with objects outside the picture is accepted."""
 SETTLE_STEPS = 5
 """Steps that an episode goes on after its first success, so that its end can be seen (and must hold)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """Where one arm should be: position (m, world), rotation matrix (None: not commanded), gripper command."""
+
+    position: Float[np.ndarray, " 3"]
+    rotation: Float[np.ndarray, "3 3"] | None
+    gripper: float
 
 
 class World(abc.ABC):
@@ -62,16 +72,7 @@ class World(abc.ABC):
         """Finger positions (m): first ≥ 0, second ≤ 0, both 0 when closed on nothing."""
 
     @abc.abstractmethod
-    def servo(
-        self,
-        arm: int,
-        position: Float[np.ndarray, " 3"],
-        rotation: Float[np.ndarray, "3 3"] | None,
-        gripper: float,
-        *,
-        gain: float,
-        speed: float,
-    ) -> Float[np.ndarray, " 7"]:
+    def servo(self, arm: int, goal: Goal, gain: float, speed: float) -> Float[np.ndarray, " 7"]:
         """One arm's action towards a pose of the end effector, at most `speed` (0..1) of the full action."""
 
     @abc.abstractmethod

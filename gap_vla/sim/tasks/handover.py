@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Goal, Phase, Style
+from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Phase, Style
 from gap_vla.sim.robosuite_env import TABLE_Z
 from gap_vla.sim.robosuite_world import DOWN, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
 from gap_vla.sim.variants import draw_ranges
+from gap_vla.sim.world import Goal
 
 HALF_LENGTH, HALF_WIDTH = 0.11, 0.012
 """Of the bar (m); it lies along y."""

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, LAST, OPEN, Goal, Phase, Style
+from gap_vla.sim.expert import CLOSE, LAST, OPEN, Phase, Style
 from gap_vla.sim.metaworld_world import MetaWorldWorld
+from gap_vla.sim.world import Goal
 
 REACHABLE = 0.034
 """How far from the bin's middle line the open hand fits between its walls (m); closing it drags the cube along."""

@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.sim.cameras import View
-from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Goal, Phase, Style
+from gap_vla.sim.expert import CLOSE, LAST, ONTO, OPEN, WAITING, Phase, Style
 from gap_vla.sim.robosuite_env import TABLE_Z
 from gap_vla.sim.robosuite_world import DOWN, NEUTRAL_YAW, RobosuiteWorld
 from gap_vla.sim.rotations import about_z, nearest_angle, yaw_of
 from gap_vla.sim.variants import draw_ranges
+from gap_vla.sim.world import Goal
 
 RING_HEIGHT = 0.188
 """Height (m) of the ring's centre above the table."""
