@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.attention import Spans, attention
-from gap_vla.octo.compute import Compute, run_layers
+from gap_vla.octo.compute import Compute
 from gap_vla.octo.token_groups import TokenGroup
 
 
@@ -125,19 +127,44 @@ class Transformer(nn.Module):
 
         x = x.astype(self.compute.dtype)
         names = [f"encoderblock_{layer}" for layer in range(self.num_layers)]
-        needs_rng = train and (self.dropout_rate > 0 or self.attention_dropout_rate > 0)
-        x = run_layers(
-            self,
-            block,
-            names,
-            x,
-            (mask,),
-            deterministic=not train,
-            needs_rng=needs_rng,
-            compute=self.compute,
-            rows=rows,
-        )
+        scan = self.compute.scans(len(names)) and len(names) > 1
+        last: dict[str, Any] = {} if rows is None else {"rows": rows}
+        if self.is_initializing() or self.is_mutable_collection("intermediates") or not (scan or self.compute.remat):
+            for name in names:
+                x = block(name)(x, mask, not train, **(last if name == names[-1] else {}))
+        else:
+            x = self._as_functions(block(None).clone(parent=None), names, x, mask, scan, train, last)
         return nn.LayerNorm(dtype=self.compute.dtype, name="encoder_norm")(x)
+
+    def _as_functions(
+        self, block: nn.Module, names: Sequence[str], x: jax.Array, mask: Any, scan: bool, train: bool, last: Any
+    ) -> jax.Array:
+        """The blocks as functions of their parameters, looped over or recomputed; dropout draws other bits then.
+
+        Args:
+            last: what the last block is given beside the others' arguments; with it, it stays outside of the loop.
+        """
+        params = [self.variables["params"][name] for name in names]
+        keys = None
+        if train and (self.dropout_rate > 0 or self.attention_dropout_rate > 0):
+            keys = jax.random.split(self.make_rng("dropout"), len(names))
+
+        def runs(options: dict[str, Any]) -> Callable[[jax.Array, Any, jax.Array | None], Any]:
+            def run(x: jax.Array, weights: Any, key: jax.Array | None) -> Any:
+                rngs = {} if key is None else {"dropout": key}
+                return block.apply({"params": weights}, x, mask, not train, rngs=rngs, **options)
+
+            return jax.checkpoint(run, prevent_cse=not scan) if self.compute.remat else run
+
+        looped = len(names) - bool(last) if scan else 0
+        if scan:
+            run, stacked = runs({}), jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[:looped])
+            inputs = stacked, None if keys is None else keys[:looped]
+            x = jax.lax.scan(lambda carry, xs: (run(carry, *xs), None), x, inputs)[0]
+        for index in range(looped, len(names)):
+            key = None if keys is None else keys[index]
+            x = runs(last if index == len(names) - 1 else {})(x, params[index], key)
+        return x
 
 
 class MAPHead(nn.Module):

@@ -32,13 +32,7 @@ def embed_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[
     Raises:
         BatchError: the model fine-tunes its encoder, or has none, or the task holds no word pieces.
     """
-    name, found = _word_pieces(module, task)
-    if name is None:
-        raise BatchError(f"only a frozen encoder's output of word pieces can be stored: {found}")
-    tokenizer = module.octo_transformer.task_tokenizers[name]
-    weights = params["octo_transformer"][f"task_tokenizers_{name}"]["hf_model"]
-    instruction = task["language_instruction"]
-    words = instruction["input_ids"], instruction["attention_mask"]
+    tokenizer, weights, words = _frozen_encoder(module, params, task)
     embedded = _encode(T5Config.find(tokenizer.encoder), weights, *words, tokenizer.compute)
     return {**task, "language_instruction": embedded}
 
@@ -49,17 +43,16 @@ def recall_language(module: OctoModule, params: Mapping[str, Any], task: Mapping
     What cannot be stored (an encoder that is fine-tuned, no word pieces, values that are being traced) comes back as
     it is, for the model to encode.
     """
-    name, _ = _word_pieces(module, task)
-    if name is None:
+    try:
+        tokenizer, tree, words = _frozen_encoder(module, params, task)
+    except BatchError:
         return task
-    instruction = task["language_instruction"]
-    weights = jax.tree.leaves(params["octo_transformer"][f"task_tokenizers_{name}"]["hf_model"])
-    words = (instruction["input_ids"], instruction["attention_mask"])
+    weights = jax.tree.leaves(tree)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in (*weights, *words)):
         return task
     arrays = [np.asarray(array) for array in words]
     key = (
-        module.octo_transformer.task_tokenizers[name],
+        tokenizer,
         tuple(map(id, weights)),
         *((array.shape, array.dtype.str, array.tobytes()) for array in arrays),
     )
@@ -74,17 +67,21 @@ def recall_language(module: OctoModule, params: Mapping[str, Any], task: Mapping
     return {**task, "language_instruction": embedded}
 
 
-def _word_pieces(module: OctoModule, task: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The tokenizer with a frozen encoder that reads the task's word pieces, if there is one; and what was found."""
+def _frozen_encoder(
+    module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]
+) -> tuple[Any, Any, tuple[Any, Any]]:
+    """The tokenizer with a frozen encoder that reads the task's word pieces, the encoder's weights, and these words."""
     tokenizers = module.octo_transformer.task_tokenizers
     names = [name for name, tokenizer in tokenizers.items() if isinstance(tokenizer, LanguageTokenizer)]
     instruction = task.get("language_instruction")
     found = f"LanguageTokenizer: {names}; task['language_instruction']: {type(instruction).__name__}"
-    if len(names) != 1 or not isinstance(instruction, Mapping):
-        return None, found
-    tokenizer = tokenizers[names[0]]
-    found += f"; encoder={tokenizer.encoder!r}, finetune_encoder={tokenizer.finetune_encoder}"
-    return (None if tokenizer.encoder is None or tokenizer.finetune_encoder else names[0]), found
+    if len(names) == 1 and isinstance(instruction, Mapping):
+        tokenizer = tokenizers[names[0]]
+        if tokenizer.encoder is not None and not tokenizer.finetune_encoder:
+            weights = params["octo_transformer"][f"task_tokenizers_{names[0]}"]["hf_model"]
+            return tokenizer, weights, (instruction["input_ids"], instruction["attention_mask"])
+        found += f"; encoder={tokenizer.encoder!r}, finetune_encoder={tokenizer.finetune_encoder}"
+    raise BatchError(f"only a frozen encoder's output of word pieces can be stored: {found}")
 
 
 _encode = jax.jit(encode, static_argnums=(0, 4))

@@ -200,15 +200,10 @@ class OctoModule(nn.Module):
         observation_tokenizers: Mapping[str, Mapping[str, Any]],
         task_tokenizers: Mapping[str, Mapping[str, Any]],
         heads: Mapping[str, Mapping[str, Any]],
-        readouts: Mapping[str, int],
-        transformer_kwargs: Mapping[str, Any],
-        token_embedding_size: int,
-        max_horizon: int,
-        repeat_task_tokens: bool = False,
-        use_correct_attention: bool = False,
         compute: Compute | None = None,
+        **transformer: Any,
     ) -> OctoModule:
-        """The module of `config["model"]`, whose entries are module specs; `compute` is how, not what."""
+        """The module of `config["model"]`: module specs and fields of `OctoTransformer`; `compute` is how, not what."""
         compute = Compute() if compute is None else compute
 
         def tokenizer(spec: Mapping[str, Any]) -> nn.Module:
@@ -216,15 +211,10 @@ class OctoModule(nn.Module):
             fields = getattr(target.func, "__dataclass_fields__", {})  # type: ignore[attr-defined]
             return target(compute=compute) if "compute" in fields else target()
 
-        transformer = OctoTransformer(
+        octo_transformer = OctoTransformer(
             observation_tokenizers=FrozenDict({n: tokenizer(spec) for n, spec in observation_tokenizers.items()}),
             task_tokenizers=FrozenDict({n: tokenizer(spec) for n, spec in task_tokenizers.items()}),
-            readouts=hashable(readouts),
-            transformer_kwargs=hashable(transformer_kwargs),
-            token_embedding_size=token_embedding_size,
-            max_horizon=max_horizon,
-            repeat_task_tokens=repeat_task_tokens,
-            use_correct_attention=use_correct_attention,
             compute=compute,
+            **{name: hashable(value) for name, value in transformer.items()},
         )
-        return cls(transformer, FrozenDict({n: ModuleSpec.instantiate(spec)() for n, spec in heads.items()}))
+        return cls(octo_transformer, FrozenDict({n: ModuleSpec.instantiate(spec)() for n, spec in heads.items()}))

@@ -99,7 +99,10 @@ def create_optimizer(
     Returns:
         The transformation, the schedule, and a function from parameters to the norm of the trainable ones.
     """
-    schedule = _as_schedule(learning_rate)
+    if isinstance(learning_rate, Mapping):
+        schedule = create_schedule(**learning_rate)
+    else:
+        schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
     adam_options.setdefault("mu_dtype", jnp.bfloat16)
     tx = optax.chain(
         optax.scale_by_adam(**adam_options),
@@ -122,14 +125,6 @@ def create_optimizer(
         return optax.tree_utils.tree_norm([leaf for leaf, label in pairs if label == "trainable"])
 
     return tx, schedule, param_norm
-
-
-def _as_schedule(learning_rate: Mapping[str, Any] | Schedule | float) -> Schedule:
-    if isinstance(learning_rate, Mapping):
-        return create_schedule(**learning_rate)
-    if callable(learning_rate):
-        return learning_rate
-    return optax.constant_schedule(learning_rate)
 
 
 def split_frozen(params: Any, frozen_keys: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -68,8 +68,7 @@ class ModuleSpec:
             module, _, name = target.rpartition(":")
         else:
             module, name = _path_of(target)
-        if (module, name) not in _TABLE:
-            raise ConfigError(_unknown(module, name))
+        _entry(module, name)
         return {"module": module, "name": name, "args": tuple(args), "kwargs": kwargs}
 
     @staticmethod
@@ -79,7 +78,9 @@ class ModuleSpec:
             raise ConfigError(
                 f"expected a module spec with the keys module, name, args and kwargs, found {sorted(spec)}"
             )
-        target = _resolve(spec["module"], spec["name"])
+        target = _entry(spec["module"], spec["name"])
+        if isinstance(target, str):
+            target = getattr(importlib.import_module(target), spec["name"])
         kwargs = {key: hashable(value) for key, value in spec["kwargs"].items()}
         return functools.partial(target, *(hashable(value) for value in spec["args"]), **kwargs)
 
@@ -93,14 +94,6 @@ def hashable(value: Any) -> Any:
     return value
 
 
-def _resolve(module: str, name: str) -> Callable[..., Any]:
-    try:
-        target = _TABLE[(module, name)]
-    except KeyError:
-        raise ConfigError(_unknown(module, name)) from None
-    return getattr(importlib.import_module(target), name) if isinstance(target, str) else target
-
-
 def _path_of(target: Callable[..., Any]) -> tuple[str, str]:
     for (module, name), entry in _TABLE.items():
         if entry is target or (entry == target.__module__ and name == target.__name__):
@@ -108,8 +101,12 @@ def _path_of(target: Callable[..., Any]) -> tuple[str, str]:
     return target.__module__, target.__name__
 
 
-def _unknown(module: str, name: str) -> str:
+def _entry(module: str, name: str) -> str | Callable[..., Any]:
+    if (module, name) in _TABLE:
+        return _TABLE[(module, name)]
     if name in _NOT_COVERED:
-        return f"{module}:{name} is not implemented here: {_NOT_COVERED[name]}"
+        raise ConfigError(f"{module}:{name} is not implemented here: {_NOT_COVERED[name]}")
     known = ", ".join(sorted(key[1] for key in _TABLE))
-    return f"no class is registered for {module}:{name}; known are {known}; add yours with gap_vla.octo.spec.register"
+    raise ConfigError(
+        f"no class is registered for {module}:{name}; known are {known}; add yours with gap_vla.octo.spec.register"
+    )

@@ -60,14 +60,6 @@ class AttentionRule(enum.Enum):
     CAUSAL = "other.timestep <= self.timestep"
     ALL = "all"
 
-    def allows(self, own: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """bool, broadcast over the timesteps `own` (the query's) and `other` (the key's)."""
-        if self is AttentionRule.NEVER:
-            return np.zeros(np.broadcast_shapes(own.shape, other.shape), bool)
-        if self is AttentionRule.CAUSAL:
-            return other <= own
-        return np.ones(np.broadcast_shapes(own.shape, other.shape), bool)
-
 
 @struct.dataclass
 class PrefixGroup(TokenGroup):
@@ -133,5 +125,7 @@ def layout_mask(
         for other, other_name in enumerate(names):
             columns = np.flatnonzero(group == other)
             rule = find_rule(own_rules, other_name)
-            mask[np.ix_(rows, columns)] = rule.allows(time[rows][:, None], time[columns][None, :])
+            if rule is not AttentionRule.NEVER:
+                earlier = time[columns][None, :] <= time[rows][:, None]
+                mask[np.ix_(rows, columns)] = earlier | (rule is AttentionRule.ALL)
     return mask

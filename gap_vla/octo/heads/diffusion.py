@@ -46,14 +46,11 @@ class DiffusionActionHead(readout.ActionHead):
 
     def setup(self) -> None:
         self.map_head = MAPHead() if self.use_map else None
-        self.diffusion_model = ScoreActor(
-            out_dim=self.action_horizon * self.action_dim,
-            time_dim=self.time_dim,
-            num_blocks=self.num_blocks,
-            dropout_rate=self.dropout_rate,
-            hidden_dim=self.hidden_dim,
-            use_layer_norm=self.use_layer_norm,
+        width = self.action_horizon * self.action_dim
+        network = MLPResNet(
+            self.num_blocks, width, self.dropout_rate, self.hidden_dim, self.use_layer_norm, parent=None
         )
+        self.diffusion_model = ScoreActor(self.time_dim, network)
         self.betas = cosine_betas(self.diffusion_steps)
         self.alphas = (1 - self.betas).astype(np.float32)
         self.alpha_hats = np.cumprod(self.alphas, dtype=np.float32)
@@ -207,19 +204,12 @@ class MLPResNet(nn.Module):
 class ScoreActor(nn.Module):
     """eps(embedding, noisy action, t): float[..., out_dim] from float[..., D], float[..., out_dim], float[..., 1]."""
 
-    out_dim: int
     time_dim: int
-    num_blocks: int
-    dropout_rate: float
-    hidden_dim: int
-    use_layer_norm: bool
+    reverse_network: MLPResNet
 
     def setup(self) -> None:
         self.time_preprocess = FourierFeatures(self.time_dim)
         self.cond_encoder = TimeEncoder(self.time_dim)
-        self.reverse_network = MLPResNet(
-            self.num_blocks, self.out_dim, self.dropout_rate, self.hidden_dim, self.use_layer_norm
-        )
 
     def __call__(self, embedding: jax.Array, actions: jax.Array, time: jax.Array, train: bool = False) -> jax.Array:
         encoded = self.cond_encoder(self.time_preprocess(time.astype(jnp.float32)))
