@@ -12,7 +12,7 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import refuse_too_large, refusing, regular
+from gap_vla.core.foreign import is_text, refuse_too_large, refusing, regular
 
 
 def array_of(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
@@ -67,6 +67,8 @@ def read_arrays(
 
 @contextlib.contextmanager
 def _opened(file: Path, error: type[UserError]) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    if not is_text(str(file)):
+        raise error(f"{str(file)!a}: its name is not UTF-8; rename it")
     unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
     with unreadable, zipfile.ZipFile(regular(file, error)) as archive:
         names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
