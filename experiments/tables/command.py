@@ -139,7 +139,7 @@ def _shown(name: str, block: str, options: argparse.Namespace) -> BlockResult:
 
 
 def _seeds(texts: Sequence[str]) -> list[int] | None:
-    if not all(text.isdigit() for text in texts):
+    if not all(text.isdecimal() for text in texts):
         raise ConfigError(f"--seeds is {','.join(texts)!r}; give whole numbers separated by commas, such as 0,1,2")
     return [int(text) for text in texts] or None
 

@@ -81,7 +81,9 @@ class RunDirectory:
         return self.summary.exists()
 
     def read_summary(self) -> dict[str, Any]:
-        return json.loads(self.summary.read_text())
+        summary = Section.read(self.summary, ConfigError)
+        summary.require("task", "method", "seed", "steps", "seconds", "validation", "rollouts")
+        return dict(summary.values)
 
     def complete_with(self, config: Mapping[str, Any]) -> bool:
         """Whether it is complete, and was trained and measured as this configuration says."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing
+from gap_vla.demos.fields import files_in
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 
@@ -31,7 +32,7 @@ class ArrayPickles(NamedArrays):
     def _find(self) -> None:
         files = [self.path]
         if self.path.is_dir():
-            files = sorted(p for p in self.path.iterdir() if p.suffix in (".pkl", ".pickle"))
+            files = files_in(self.path, ".pkl", ".pickle")
         if not files:
             raise EpisodeError(f"{self.path}: no .pkl files in this folder")
         self._places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]

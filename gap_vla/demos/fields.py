@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,14 @@ def checked_limit(limit: Any) -> float | None:
     raise EpisodeError(f"action_limit is {limit!r}; give the largest action, a number above 0, or null for any")
 
 
+def files_in(folder: Path, *suffixes: str) -> list[Path]:
+    """The files of a folder with one of these endings, in large or small letters, in the order of their names; none of
+    what is hidden, as the companions that macOS puts beside files.
+    """
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if path.suffix.lower() in suffixes and not path.name.startswith("."))
+
+
 def require_camera(name: str, where: str) -> None:
     """Raises EpisodeError: no camera is called so; readers of a dataset would take it for something else."""
     if not _CAMERA.fullmatch(name):
@@ -132,7 +141,7 @@ def as_frames(value: Any, where: str) -> np.ndarray:
     frames = np.asarray(value)
     if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[-1] != 3:
         frames = frames.transpose(0, 2, 3, 1)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape[1:]:
         raise EpisodeError(
             f"{where} is {frames.dtype}{list(frames.shape)}, not uint8 pictures (T, h, w, 3); "
             "store pictures as RGB bytes"

@@ -41,7 +41,7 @@ class StateLayout:
         if not isinstance(self.gripper, (tuple, list)):
             raise EpisodeError(f"layout: gripper is {self.gripper!r}; give a list of one or two columns")
         object.__setattr__(self, "gripper", tuple(self.gripper))
-        if self.rotation_kind not in ROTATIONS:
+        if self.rotation_kind not in [*ROTATIONS]:
             raise EpisodeError(f"unknown rotation {self.rotation_kind!r}; known: {', '.join(ROTATIONS)}")
         if len(self.gripper) not in (1, 2):
             raise EpisodeError(f"gripper columns {self.gripper}: name one opening or two finger positions")

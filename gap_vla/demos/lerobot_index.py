@@ -101,7 +101,7 @@ class Description:
         if "{" in left or "}" in left or not set(_FIELD.findall(template)) <= set(fields):
             raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100}: known are {', '.join(fields)}")
         path = self.root / template.format(**fields)
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
+        if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(self.root)):  # its files may be links
             raise EpisodeError(f"{self.root}/meta/info.json: path {template!r:.100} leads out of the dataset")
         return path
 

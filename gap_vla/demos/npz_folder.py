@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos.arrays import array_names, read_arrays
-from gap_vla.demos.fields import IMAGE_NAMES, as_text, as_truth
+from gap_vla.demos.fields import IMAGE_NAMES, as_text, as_truth, files_in
 from gap_vla.demos.source import NamedArrays
 
 
@@ -24,7 +24,7 @@ class NpzFolder(NamedArrays):
     STATE_KEY = "proprio"
 
     def _find(self) -> None:
-        self._files = sorted(self.path.glob("*.npz")) if self.path.is_dir() else []
+        self._files = files_in(self.path, ".npz")
         if not self._files:
             raise EpisodeError(f"{self.path}: no .npz files in this folder")
         self._names = sorted({name for file in self._files for name in array_names(file)})

@@ -87,6 +87,8 @@ class RobomimicHDF5(Source):
             first = group_at(file, f"data/{self.names[0]}", f"{self.path}")
             self._dropped = self._unused(first)
             self._cameras = [key for key in self._image_keys if has(first, f"obs/{key}")]
+        if image_keys and (lost := sorted(set(image_keys) - set(self._cameras))):
+            raise EpisodeError(f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -130,8 +132,8 @@ class RobomimicHDF5(Source):
                 f"{self.path}: filter 'mask/{filter_key}' names {one_line(missing[0], 60)!r}, which 'data' does not "
                 "hold; correct the filter"
             )
-        if not chosen:
-            raise EpisodeError(f"{self.path}: filter 'mask/{filter_key}' is empty; give another")
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise EpisodeError(f"{self.path}: filter 'mask/{filter_key}' is empty, or names one twice; give another")
         return sorted(chosen, key=_natural)
 
     def _check_total(self, data: h5py.Group, names: list[str]) -> None:
@@ -232,4 +234,4 @@ def _short(attrs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _natural(name: str) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -19,7 +19,7 @@ def batch_picture(batch: Mapping[str, Any], columns: int = 8, rows: int = 4, sca
     """Frames of the first windows in a grid.
 
     Args:
-        batch: with `observation/image_*` uint8[B, W, h, w, 3], `rho` float32[B, W].
+        batch: with `observation/image_*` uint8[B, W, h, w, 3], and, if ρ is known, `rho` float32[B, W].
         columns, rows: size of the grid in windows; every window shows its cameras one below the other, its steps side
             by side, and under each frame a strip from blue (ρ = 0) to red (ρ = 1). Padded steps are dark.
 
@@ -28,17 +28,18 @@ def batch_picture(batch: Mapping[str, Any], columns: int = 8, rows: int = 4, sca
     """
     observation = batch["observation"]
     cameras = sorted(key for key in observation if key.startswith("image_"))
-    count = min(columns * rows, len(batch["rho"]))
+    there, rho = observation["timestep_pad_mask"], batch.get("rho")
+    count = min(columns * rows, len(there))
     tiles = []
     for index in range(count):
         steps = []
-        for step in range(batch["rho"].shape[1]):
+        for step in range(there.shape[1]):
             frames = [np.repeat(np.repeat(observation[c][index, step], scale, 0), scale, 1) for c in cameras]
-            rho = float(batch["rho"][index, step])
-            colour = (LOW + rho * (HIGH - LOW)).astype(np.uint8)
-            strip = np.broadcast_to(colour, (STRIP, frames[0].shape[1], 3))
-            tile = np.concatenate([*frames, strip])
-            if not observation["timestep_pad_mask"][index, step]:
+            if rho is not None:
+                colour = (LOW + float(rho[index, step]) * (HIGH - LOW)).astype(np.uint8)
+                frames.append(np.broadcast_to(colour, (STRIP, frames[0].shape[1], 3)))
+            tile = np.concatenate(frames)
+            if not there[index, step]:
                 tile = tile // 3
             steps.append(tile)
         tiles.append(np.pad(np.concatenate(steps, 1), ((2, 2), (2, 2), (0, 0)), constant_values=255))

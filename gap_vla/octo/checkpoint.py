@@ -71,7 +71,7 @@ def available_steps(root: Path) -> list[int]:
     if not root.is_dir():
         raise CheckpointError(f"{root}: no such directory")
     names = [entry.name for entry in root.iterdir() if entry.name.isascii() and entry.is_dir()]
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def params_path(root: Path, step: int) -> Path:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
-from gap_vla.core.foreign import misfits
+from gap_vla.core.foreign import misfits, one_line
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import KEYPOINTS, SpatialSoftmax
@@ -88,12 +88,13 @@ def load_imagenet(trunk: Trunk, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"model.encoder_weights is {str(path)!r}, which is no file")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    from safetensors.torch import load_file
 
-        found = load_file(path)
-    else:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        found = dict(loaded)
+    except Exception as error:  # either library has classes of its own
+        raise ConfigError(f"{path}: not readable ({one_line(error, 120)}); download them again") from None
     found = {name: value for name, value in found.items() if not name.startswith("fc.")}
     wanted = trunk.state_dict()
     counters = {name for name in wanted if name.endswith("num_batches_tracked")} - set(found)  # old files lack them

@@ -22,7 +22,7 @@ DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probabili
 MODULE = "gap_vla.rlds"
 """What a dataset says of its origin if it was not written by a TFDS builder class."""
 
-VERSION = re.compile(r"\d+\.\d+\.\d+")
+VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
 
 _MARK = "settings.json"
 

@@ -44,6 +44,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
 
     if not methods or not seeds:
         raise ConfigError("compare needs at least one method and one seed")
+    if len({*methods}) < len(methods) or len({*seeds}) < len(seeds):
+        raise ConfigError(f"methods {', '.join(methods)} and seeds {', '.join(map(str, seeds))}: name each once")
     cells = [cell_config(config, method, seed) for seed in seeds for method in methods]
     out = comparison_directory(config)
     failures: list[dict[str, str]] = []

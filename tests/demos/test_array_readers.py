@@ -190,3 +190,15 @@ def test_a_second_pickle_in_a_file_is_not_lost_in_silence(tmp_path: Path) -> Non
     file.write_bytes(pickle.dumps(arrays(plain(0))) + pickle.dumps(arrays(plain(1))))
     with pytest.raises(EpisodeError, match=r"two.pkl: .* something follows behind its end"):
         open_source(file, "pickle")
+
+
+def test_endings_in_large_letters_count_and_hidden_companions_do_not(folder: Path) -> None:
+    (folder / "demo_2.npz").rename(folder / "demo_2.NPZ")
+    (folder / "._demo_0.npz").write_bytes(b"what macOS puts beside a file")
+    assert_equal(list(open_source(folder, "npz"))[2], plain(2))
+
+
+def test_pictures_without_rows_are_refused(folder: Path) -> None:
+    _replace(folder, image_wrist=np.zeros((20, 0, 8, 3), np.uint8))
+    with pytest.raises(EpisodeError, match=r"uint8\[20, 0, 8, 3\], not uint8 pictures"):
+        open_source(folder, "npz").read(1)

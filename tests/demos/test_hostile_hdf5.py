@@ -126,6 +126,18 @@ def test_a_filter_that_names_a_missing_demonstration_is_refused(file: Path) -> N
         open_source(file, filter_key="train")
 
 
+def test_a_filter_that_names_a_demonstration_twice_is_refused(file: Path) -> None:
+    with h5py.File(file, "r+") as stored:
+        stored["mask/train"] = [b"demo_0", b"demo_0"]
+    with pytest.raises(EpisodeError, match=r"filter 'mask/train' is empty, or names one twice"):
+        open_source(file, filter_key="train")
+
+
+def test_a_camera_that_is_named_and_not_there_is_refused(file: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"no observation 'agentview_imag', which image_keys names"):
+        open_source(file, image_keys={"agentview_imag": "image_primary"})
+
+
 def test_links_inside_the_file_are_followed(file: Path) -> None:
     with h5py.File(file, "r+") as stored:
         stored.move("data/demo_1/actions", "kept")

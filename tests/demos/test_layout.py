@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.demos.layout import StateLayout, rotation_steps, to_quaternion
 
 
@@ -28,3 +29,8 @@ def test_layouts_agree_on_rotations() -> None:
 def test_impossible_layouts_are_refused(layout, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         StateLayout.of(layout)
+
+
+def test_a_rotation_that_is_no_text_is_refused() -> None:
+    with pytest.raises(EpisodeError, match=r"unknown rotation \['quat_wxyz'\]"):
+        StateLayout.of({"rotation_kind": ["quat_wxyz"]})

@@ -225,3 +225,12 @@ def test_what_lerobots_own_library_wrote_comes_back(folder: str, tolerance: int)
         off = np.abs(found.images["image_primary"].astype(int) - made["frames"])
         assert np.quantile(off, 0.9) <= tolerance, "the moving block is where it was at that step"
         assert not source.read(index, images=False).images
+
+
+def test_files_that_are_links_as_in_a_download_cache_are_read(tmp_path: Path) -> None:
+    root, blobs = version_3(tmp_path / "snapshots" / "abc"), tmp_path / "blobs"
+    blobs.mkdir()
+    for number, path in enumerate([path for path in root.rglob("*") if path.is_file()]):
+        path.rename(blobs / str(number))
+        path.symlink_to(blobs / str(number))
+    assert len(list(open_source(root, "lerobot"))) == 3

@@ -199,3 +199,10 @@ class TestConfig:
     def test_images_too_small_for_the_encoder_are_refused(self):
         with pytest.raises(ConfigError, match="at least 33"):
             build_policy(SmallModelConfig(encoder="resnet18"), "concat", (32, 32, 3), 9, 7)
+
+
+def test_weights_that_are_no_weights_are_refused_by_their_file(tmp_path):
+    for name in ("w.pth", "w.safetensors"):
+        (tmp_path / name).write_bytes(b"\x80\x04N.")
+        with pytest.raises(ConfigError, match=rf"{name}: not readable \(.*download them again"):
+            load_imagenet(Trunk(), tmp_path / name)

@@ -21,7 +21,7 @@ from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
 from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
 from gap_vla.rlds.shards import plan_shards, plan_splits
-from gap_vla.rlds.target import unfinished
+from gap_vla.rlds.target import check_names, unfinished
 
 
 def test_round_trip_is_equal_to_the_byte(version_dir: Path, episodes: list[Episode]) -> None:
@@ -221,3 +221,8 @@ def test_episodes_that_the_disk_cannot_hold_are_refused_before_they_are_written(
     with pytest.raises(ResourceError, match=r"of disk in .* are needed \(2 episodes.* MiB are free; lower"):
         write_rlds([make_episode(0), make_episode(1)], tmp_path, "dots", annotator={}, identity={})
     assert not (tmp_path / "dots" / "1.0.0").exists()
+
+
+def test_a_version_with_leading_zeros_is_none():
+    with pytest.raises(DatasetError, match=r"dataset version '01\.0\.0': give three numbers"):
+        check_names("toy", "01.0.0")

@@ -171,3 +171,10 @@ def test_progress_says_how_far_how_fast_and_how_long():
     Progress("train", 10, "step", out=out).update(5, force=True)
     assert "train: 5/10 steps" in out.getvalue() and "steps/s" in out.getvalue() and "left" in out.getvalue()
     assert [duration(s) for s in (42, 185, 7800)] == ["42 s", "3 min 05 s", "2 h 10 min"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_a_damaged_summary_is_named(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"summary\.json"):
+        RunDirectory(tmp_path).read_summary()

@@ -11,7 +11,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.outputs import HDF5, claim, write_output
-from gap_vla.demos.fields import resized
+from gap_vla.demos.fields import files_in, resized
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
@@ -37,9 +37,9 @@ def kind_of(source: str | Path) -> str:
         raise AnnotationError(f"{source}: no such file or folder")
     if (source / "features.json").is_file():
         return "rlds"
-    if source.is_file() and source.suffix in (".hdf5", ".h5"):
+    if source.is_file() and source.suffix.lower() in HDF5:
         return "robomimic_hdf5"
-    if source.is_dir() and any(source.glob("*.npz")):
+    if files_in(source, ".npz"):
         return "npz"
     raise AnnotationError(
         f"{source}: neither an RLDS dataset version (a folder with features.json, such as data/threading/1.0.0), nor "

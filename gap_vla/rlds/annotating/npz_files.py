@@ -19,7 +19,7 @@ from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.arrays import array_names, read_arrays
-from gap_vla.demos.fields import as_names, as_rows
+from gap_vla.demos.fields import as_names, as_rows, files_in
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 
@@ -28,7 +28,7 @@ LABELS = ("rho", "change_point")
 
 def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     """Writes `out/NAME.npz` for every `source/NAME.npz`, and the annotator to `out/annotator/`."""
-    files = sorted(source.glob("*.npz"))
+    files = files_in(source, ".npz")
     episodes = [read_npz(file, job, images=False) for file in files]
     extra = [_extra(file, job) for file in files] if job.extra_names else None
     annotation = job.run(episodes, extra)
@@ -51,7 +51,7 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     Raises:
         AnnotationError: no such episode.
     """
-    files = sorted(source.glob("*.npz"))
+    files = files_in(source, ".npz")
     if not 0 <= index < len(files):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}")
     return read_npz(files[index], job)
