@@ -4,7 +4,7 @@ EXTRAS ?= all
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
-.PHONY: setup finetune debug docs test test-slow mutants corpus chaos performance test-lerobot wheel-check lint clean
+.PHONY: setup finetune debug demonstrations packages docs test test-slow mutants corpus chaos performance test-lerobot wheel-check lint clean
 
 # Bytecode is compiled when a module is first imported: compiling all of 4 GB beforehand takes longer than most runs save.
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
@@ -13,12 +13,23 @@ setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) '.[$(EXTRAS)]'
-	@touch .venv/ready .venv/main-ready
+	@touch .venv/ready .venv/main-ready .venv/sim-ready
 
-# What the main job needs, without the tools of the tests and the extras of other commands.
-.venv/main-ready: pyproject.toml constraints.txt | $(BIN)/pip
-	$(INSTALL) '.[rlds,octo,sim]'
+# What the main job needs, without the tools of the tests and the extras of other commands. Demonstrations need only the
+# simulators, so they are collected while the larger packages are installed.
+.venv/main-ready: pyproject.toml constraints.txt | .venv/sim-ready
+	@$(MAKE) --no-print-directory -j2 demonstrations packages
 	@touch .venv/main-ready
+
+.venv/sim-ready: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) '.[sim]'
+	@touch .venv/sim-ready
+
+demonstrations: | .venv/sim-ready
+	@PYTHONPATH=. $(BIN)/python scripts/finetune.py --config $(CONFIG) --collect-only
+
+packages: | .venv/sim-ready
+	$(INSTALL) '.[rlds,octo,sim]'
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; install Python 3.11 (apt-get install python3.11 python3.11-venv) or pass PYTHON=…"; exit 1; }
@@ -27,8 +38,8 @@ $(BIN)/pip:
 finetune: .venv/main-ready
 	$(BIN)/python scripts/finetune.py --config $(CONFIG) --resume
 
-debug: .venv/main-ready
-	$(BIN)/python scripts/finetune.py --config finetune_configs/threading.py:debug --resume
+debug: CONFIG = finetune_configs/threading.py:debug
+debug: finetune
 
 # The site in site/; a link that leads nowhere, or any other warning, is an error.
 docs: .venv/docs-ready

@@ -107,6 +107,24 @@ def test_either_command_dry_runs_the_configuration_of_either_backend(command, ca
     assert not list(tmp_path.iterdir())
 
 
+def test_demonstrations_are_collected_with_the_simulators_alone_where_a_run_finds_them(tmp_path):
+    from gap_vla.cli.configured import load_config
+
+    absent = ["jax", "flax", "optax", "orbax", "tensorflow", "grain", "torch", "ruptures", "sklearn", "pyarrow"]
+    file, overrides = "finetune_configs/threading.py:debug", [f"--config.data.root={tmp_path}"]
+    overrides += ["--config.demos.episodes=2", "--config.eval.workers=1"]
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({absent}))\n"  # importing them fails
+        "from gap_vla.cli.finetune import main\n"
+        f"sys.exit(main({['--config', file, '--collect-only', *overrides]}))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+    config = load_config(file)
+    config.data.root, config.demos.episodes = str(tmp_path), 2
+    assert stages.stages_of(FinetuneConfig.from_dict(config.to_dict())).demos.exists()
+
+
 def test_missing_inputs_are_named():
     with pytest.raises(ConfigError, match=r"demos\.path is '/nowhere', which does not exist"):
         changed(demos=DemosConfig(path="/nowhere"))

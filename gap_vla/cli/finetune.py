@@ -35,6 +35,11 @@ def train(doc: str | None, kind: type[Experiment], argv: list[str] | None) -> An
     add = parser.add_argument
     add("--resume", action="store_true", help="go on with this configuration's run from its last checkpoint, or begin")
     add("--dry-run", action="store_true", help="build everything, print shapes, parameter groups and memory, and stop")
+    add(
+        "--collect-only",
+        action="store_true",
+        help="make the demonstrations, which takes the extra sim alone, and stop",
+    )
     add("--run-name", default="", help="name of the run directory below runs/TASK/ (default: method, seed and hash)")
     return run_configured(_run, parser, argv)
 
@@ -48,6 +53,8 @@ def _run(config: Experiment, options: Any) -> None:
         answer["run"] = run.directory.path
         if options.dry_run:
             print(run.dry_run())
+        elif options.collect_only:
+            run.collect()
         else:
             answer |= run.to_the_end(options.resume)
             print(run.report(answer))

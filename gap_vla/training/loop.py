@@ -92,7 +92,7 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def save(self, done: int) -> None:
-        """Saves the state after `done` steps; a kill meanwhile leaves the one before."""
+        """Begins to save the state after `done` steps; a kill meanwhile leaves the one before."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -116,22 +116,15 @@ class Trainer(abc.ABC):
 
 
 def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str, float]:
-    """Trains to the last step, from the newest saved state if there is one.
+    """Trains to the last step, from the newest saved state if there is one; `trainer.close` waits for the last one.
 
     Returns:
         The last held-out measurements, steps per second of this process and the share of its time that batches took.
 
     Raises:
         DivergedError: loss or gradient became NaN or infinite; the batch lies in the run as `bad_batch.npz`.
-        KeyboardInterrupt: after the state of the last whole step was written.
+        KeyboardInterrupt: the state of the last whole step is being written.
     """
-    try:
-        return _train(trainer, rhythm, run)
-    finally:
-        trainer.close()
-
-
-def _train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str, float]:
     first = done = trainer.restore(run.state)
     if done:
         print(f"train: resumed after step {done}", flush=True)

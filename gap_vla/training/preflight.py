@@ -61,7 +61,7 @@ def require_ready(config: Experiment, stages: Stages) -> None:
         require_rendering()
     config.require_ready()
     if not (stages.store / "store.json").exists():
-        _require_data(config, stages)
+        require_data(config, stages)
     if stages.mixture:
         _require_mixture(config, stages)
     require_training_memory(config, config.on_cpu)
@@ -80,7 +80,7 @@ def require_training_memory(config: Experiment, on_cpu: bool) -> None:
     require_memory({"libraries": PROCESS, **needs}, advice)
 
 
-def _require_data(config: Experiment, stages: Stages) -> None:
+def require_data(config: Experiment, stages: Stages) -> None:
     """What the stages before training need, as far as they have not been made."""
     require_writable(config.data.root, "data.root")
     if stages.rlds.exists():

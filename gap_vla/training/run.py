@@ -24,8 +24,8 @@ from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.loop import train
-from gap_vla.training.preflight import require_dataset, require_ready
-from gap_vla.training.stages import Stages, open_mixture, open_store, origin, stages_of
+from gap_vla.training.preflight import require_data, require_dataset, require_ready
+from gap_vla.training.stages import Stages, making_data, open_mixture, open_store, origin, prepare_data, stages_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +104,12 @@ class Run:
         if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)
         agenda.begin("training")
-        measured = train(trainer, config.train, run)
-        trainer.export(run)
-        trained = time.monotonic()
-        agenda.begin("rollouts")
-        variants = rollouts(config, run) if is_first_host() else {}
+        with contextlib.closing(trainer):  # the last state is written beside the rollouts
+            measured = train(trainer, config.train, run)
+            trainer.export(run)
+            trained = time.monotonic()
+            agenda.begin("rollouts")
+            variants = rollouts(config, run) if is_first_host() else {}
         first: Mapping[str, Any] = next(iter(variants.values()), {})
         summary = {
             "task": config.task,
@@ -141,6 +142,16 @@ class Run:
             command = f"gap-vla report {run.path}"
             write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
         return summary
+
+    def collect(self) -> None:
+        """Makes the demonstrations alone, which takes the `sim` extra and no other.
+
+        Raises:
+            ConfigError, ResourceError, RenderingError: what cannot work is said before anything runs.
+        """
+        require_data(self.config, self.stages)
+        with making_data(self.stages):
+            prepare_data(self.config, self.stages, collect_only=True)
 
     def dry_run(self) -> str:
         """What `to_the_end` would do: stages, model, optimizer, GAP's leaves, memory. Nothing is made or written."""

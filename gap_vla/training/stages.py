@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,11 +106,12 @@ def _existing(config: Experiment, path: Path, key: str) -> tuple[dict[str, Any],
     return identity, f"{config.task}-{digest(identity)}"
 
 
-def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> None:
+def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = None, collect_only: bool = False) -> None:
     """Makes what is missing of demonstrations and RLDS dataset.
 
     Args:
         agenda: says where it is in a longer command.
+        collect_only: the demonstrations alone, which takes the simulators and no other extra.
     """
     if stages.rlds.exists():
         print(f"dataset: reusing {stages.rlds}", flush=True)
@@ -134,6 +135,8 @@ def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = Non
         )
     else:
         print(f"collect: reusing {stages.demos}", flush=True)
+    if collect_only:
+        return
     from gap_vla.rlds import dataset_builder
 
     if agenda:
@@ -150,17 +153,24 @@ def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = Non
     )
 
 
+@contextlib.contextmanager
+def making_data(stages: Stages) -> Iterator[None]:
+    """Of runs started side by side, one makes the data; the others wait."""
+    lock = stages.store.with_name(f".{stages.store.name}.making")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with waiting(lock):
+        yield
+
+
 def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> EpisodeStore:
-    """The episode store of a configuration, made if it is missing; of runs started side by side, one makes the data.
+    """The episode store of a configuration, made if it is missing.
 
     Where the store is there already, neither the demonstrations nor the RLDS dataset need to be, so a machine without
     TensorFlow and simulator can train from a copied store.
     """
     from gap_vla.rlds import EpisodeStore
 
-    lock = stages.store.with_name(f".{stages.store.name}.making")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with waiting(lock):
+    with making_data(stages):
         if (stages.store / "store.json").exists() and not stages.rlds.exists():
             print(f"dataset: only its store is here, {stages.store}", flush=True)
             return EpisodeStore.open(stages.store)

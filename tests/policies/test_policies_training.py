@@ -264,6 +264,16 @@ def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_
     assert rows[1]["gap/update_factor"] == pytest.approx(0.3) and rows[-2]["gap/update_factor"] == 1
 
 
+def test_rollouts_begin_before_the_last_state_is_on_disk_and_the_summary_comes_after(tmp_path, monkeypatch):
+    config = toy_config(tmp_path)
+    place_store(config)
+    run, seen = Run(config), []
+    monkeypatch.setattr("gap_vla.training.run.rollouts", lambda *_: seen.append("rollouts") or {})
+    monkeypatch.setattr(SmallTrainer, "close", lambda self: seen.append(("closed", run.directory.complete)))
+    run.to_the_end()
+    assert seen == ["rollouts", ("closed", False)] and run.directory.complete
+
+
 def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, capsys):
     from gap_vla.phases import annotate
 

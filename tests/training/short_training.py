@@ -3,6 +3,7 @@
 STOP is `STEP SIGNAL`: the process sends itself this signal after that many steps, at one moment on every machine.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -40,8 +41,9 @@ def main(store: str, directory: str, settings: dict, stop: list[str]) -> None:
     if stop:
         stop_after(trainer, *map(int, stop))
     run = RunDirectory.claim(directory, config.to_dict(), resume=True)
-    train(trainer, config.train, run)
-    trainer.export(run)
+    with contextlib.closing(trainer):
+        train(trainer, config.train, run)
+        trainer.export(run)
     leaves = jax.tree_util.tree_flatten_with_path(trainer.model().params)[0]
     np.savez(Path(directory) / "parameters.npz", **{jax.tree_util.keystr(p): np.asarray(leaf) for p, leaf in leaves})
 

@@ -1,5 +1,6 @@
 """How many files one has to read from the command to the model: those that take part in a training step."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def counted(store, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JaxTrainer, "batch", counting(batch_of))
         patch.setattr(JaxTrainer, "step", counting(step_of))
-        train(config.trainer().on(config, EpisodeStore.open(store)), config.train, run)
+        with contextlib.closing(config.trainer().on(config, EpisodeStore.open(store))) as trainer:
+            train(trainer, config.train, run)
     return counted
 
 

@@ -1,5 +1,6 @@
 """What the loop hands to its steps, and what it refuses: losses that are not finite, checkpoints of another model."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -56,7 +57,8 @@ def run(folder, loader, steps=4, save_every=1, **options):
     rhythm = TrainConfig(steps=steps, batch_size=8, log_every=2, validate_every=100, save_every=save_every)
     folder.mkdir(exist_ok=True)
     trainer = Linear(schedule, steps, state, step, loader, lambda params: {}, layout)
-    train(trainer, rhythm, RunDirectory(folder))
+    with contextlib.closing(trainer):
+        train(trainer, rhythm, RunDirectory(folder))
     return trainer.state
 
 

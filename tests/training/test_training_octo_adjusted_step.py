@@ -4,6 +4,7 @@ What is expected is computed from the store's own ρ, the plain loss of one samp
 gradient at a single proprioceptive token is that of its own entry of the positional embedding.
 """
 
+import contextlib
 import dataclasses
 import functools
 
@@ -101,7 +102,8 @@ class Training:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(octo_trainer, "TrainStep", observed)
             loader = make_loader(config, store, "train", train=True)
-            train(octo_trainer.OctoTrainer(config, fresh, loader, []), config.train, self.run)
+            with contextlib.closing(octo_trainer.OctoTrainer(config, fresh, loader, [])) as begun:
+                train(begun, config.train, self.run)
         (self.step,) = made
         self.steps = self.step.seen
 
