@@ -33,6 +33,8 @@ packages: | .venv/sim-ready
 
 $(BIN)/pip:
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing; install Python 3.11 (apt-get install python3.11 python3.11-venv) or pass PYTHON=…"; exit 1; }
+	@command -v gcc >/dev/null && $(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || { \
+	  echo "error: evdev, which robosuite needs, is compiled; apt-get install gcc python3.11-dev"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "error: no venv module; apt-get install python3.11-venv"; exit 1; }
 
 finetune: .venv/main-ready
