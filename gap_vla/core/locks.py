@@ -40,7 +40,8 @@ def alone(lock: Path | str, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting(lock: Path | str) -> Iterator[None]:
-    """The same, but waits until the other process is done; the file stays."""
+    """The same, but waits until the other process is done; the file stays, and its folder is made."""
+    Path(lock).parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

@@ -104,7 +104,6 @@ class EpisodeStore:
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
         source_hash = dataset_hash(version_dir, {"resize": resize, "keys": dict(keys or {})})
-        directory.parent.mkdir(parents=True, exist_ok=True)
         lock = directory.with_name(f".{directory.name}.lock")  # a second builder waits and finds it finished
         with waiting(lock), naming_a_full_disk(directory.parent, "nothing of the store is left"):
             if (directory / "store.json").exists():

@@ -92,9 +92,12 @@ class OctoTrainConfig(TrainConfig):
     accumulate: Annotated[int, BATCH] = 1  # parts that a batch is computed in, one after the other, to save memory
     # devices that share one copy of parameters and optimizer; the others repeat it
     fsdp: Annotated[int, Bounds(1, 4096, "devices")] = 1
+    precision: str = "float32"  # of arithmetic, not of parameters: float32 | bfloat16, which pays on accelerators only
+    remat: bool = False  # compute a layer's activations again in the backward pass: less memory, a third more time
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        choose(self.precision, ("float32", "bfloat16"), "train.precision")
         if self.batch_size % self.accumulate:
             raise ConfigError(f"train.accumulate {self.accumulate} does not divide train.batch_size {self.batch_size}")
 
@@ -193,13 +196,14 @@ class FinetuneConfig(Experiment):
             stem, frozen = model.stem_features, 0.0
             convolutions = sum(9 * a * b for a, b in zip((3, *stem), stem)) + stem[-1] * width
             trained = layers * (4 * width**2 + 2 * width * mlp) + cameras * convolutions
-        side = size / model.pixels_of_token
+        side, number = size / model.pixels_of_token, 2 if self.train.precision == "bfloat16" else 4
+        kept = 1 if self.train.remat else layers
         tokens = model.window_size * (cameras * side**2 + 10)
         return {
             "parameters, gradients, optimizer": 14.0 * trained + 4 * frozen,
             "batches": 2.0 * self.train.batch_size * model.window_size * 3.0 * cameras * size**2,
-            "image encoder": frames * sum(8 * f * (side * 2**n) ** 2 for n, f in enumerate(reversed(stem))),
-            "transformer": 4 * samples * layers * (tokens * (8 * width + 2 * mlp) + heads * tokens**2),
+            "image encoder": frames * number * sum(2 * f * (side * 2**n) ** 2 for n, f in enumerate(reversed(stem))),
+            "transformer": number * samples * kept * (tokens * (8 * width + 2 * mlp) + heads * tokens**2),
         }
 
     def require_ready(self) -> None:

@@ -18,7 +18,7 @@ import optax
 from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
 from gap_vla.core.foreign import blaming
 from gap_vla.core.resources import require_jax_device, shown
-from gap_vla.octo import OctoModel, checkpoint
+from gap_vla.octo import Compute, OctoModel, checkpoint
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer, split_frozen
@@ -93,6 +93,7 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
         rng=init_rng,
         dataset_statistics=statistics,
         pretrained=source.params if source else None,
+        compute=Compute(jnp.dtype(config.train.precision), remat=config.train.remat),
     )
     parameters = Parameters.of(config, model.params)
     packing, tx, adam = optimizer_of(config, parameters)

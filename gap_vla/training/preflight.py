@@ -11,8 +11,8 @@ estimates are of the low side, so that what is refused could not have run.
     store                  E T 3 C s² bytes; the RLDS dataset, compressed, a third of that
     parameters             4 P bytes, gradients 4 P, AdamW 6 P (first moment in 16 bits) to 8 P; a frozen one 4 bytes
     batch                  3 B W C s² bytes, two batches at a time, and once more as float32
-    image encoder          float32 of each stage before and after its normalisation
-    transformer            per layer float32 of N tokens × (8 d + 2 mlp) and of heads × N² attention weights
+    image encoder          each stage before and after its normalisation, 4 bytes a number, 2 with `train.precision`
+    transformer            so many of N tokens × (8 d + 2 mlp) and heads × N² weights, per layer; `train.remat`: of one
 """
 
 from __future__ import annotations

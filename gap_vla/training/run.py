@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.identity import commit, digest
+from gap_vla.core.locks import waiting
 from gap_vla.core.progress import Agenda, Stage, duration
 from gap_vla.core.run_directory import RunDirectory, named, of_training
 from gap_vla.core.typed_config import to_plain
@@ -25,7 +26,7 @@ from gap_vla.training.config import Experiment
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.loop import train
 from gap_vla.training.preflight import require_data, require_dataset, require_ready
-from gap_vla.training.stages import Stages, making_data, open_mixture, open_store, origin, prepare_data, stages_of
+from gap_vla.training.stages import Stages, open_mixture, open_store, origin, prepare_data, stages_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +145,9 @@ class Run:
         return summary
 
     def collect(self) -> None:
-        """Makes the demonstrations alone, which takes the `sim` extra and no other.
-
-        Raises:
-            ConfigError, ResourceError, RenderingError: what cannot work is said before anything runs.
-        """
+        """Makes the demonstrations alone, which takes the `sim` extra and no other; raises as `to_the_end` does."""
         require_data(self.config, self.stages)
-        with making_data(self.stages):
+        with waiting(self.stages.lock):
             prepare_data(self.config, self.stages, collect_only=True)
 
     def dry_run(self) -> str:

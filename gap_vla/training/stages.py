@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,11 @@ class Stages:
     demos_identity: Mapping[str, Any]
     rlds_identity: Mapping[str, Any]
     mixture: Mapping[Path, Path] = dataclasses.field(default_factory=dict)  # further RLDS datasets and their stores
+
+    @property
+    def lock(self) -> Path:
+        """Of runs started side by side, the one that has it makes the data."""
+        return self.store.with_name(f".{self.store.name}.making")
 
     def made_from(self, backend: str) -> dict[str, Any]:
         """What the data are made from, and the version of the code that trains on them."""
@@ -153,15 +158,6 @@ def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = Non
     )
 
 
-@contextlib.contextmanager
-def making_data(stages: Stages) -> Iterator[None]:
-    """Of runs started side by side, one makes the data; the others wait."""
-    lock = stages.store.with_name(f".{stages.store.name}.making")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with waiting(lock):
-        yield
-
-
 def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> EpisodeStore:
     """The episode store of a configuration, made if it is missing.
 
@@ -170,7 +166,7 @@ def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None)
     """
     from gap_vla.rlds import EpisodeStore
 
-    with making_data(stages):
+    with waiting(stages.lock):
         if (stages.store / "store.json").exists() and not stages.rlds.exists():
             print(f"dataset: only its store is here, {stages.store}", flush=True)
             return EpisodeStore.open(stages.store)

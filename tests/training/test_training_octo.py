@@ -32,6 +32,20 @@ def test_gap_changes_neither_the_names_nor_the_forward_pass(training):
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
 
 
+def test_arithmetic_in_16_bits_and_activations_computed_again_train_nearly_the_same(training):
+    def losses(run):
+        return np.array([row["train/loss"] for row in read_metrics(run / "metrics.jsonl") if "train/loss" in row])
+
+    exact = losses(training.run("whole", method="vp_gap"))
+    short = {"steps": 12, "batch_size": 4, "log_every": 1, "validate_every": 6, "save_every": 4}
+    coarse = losses(training.run("coarse", method="vp_gap", train={**short, "precision": "bfloat16"}))
+    again = losses(training.run("again", method="vp_gap", train={**short, "remat": True}))
+    np.testing.assert_allclose(again, exact, rtol=1e-4)
+    np.testing.assert_allclose(coarse, exact, rtol=0.05)
+    assert abs(coarse - exact).max() > 1e-4 * exact.max()
+    assert {leaf.dtype for leaf in training.parameters("coarse").values()} == {np.dtype(np.float32)}
+
+
 def test_the_vision_policy_has_no_proprioceptive_parameter(training):
     training.run("v", method="v")
     assert not [name for name in training.parameters("v") if "proprio" in name]
