@@ -239,8 +239,7 @@ def _origin(config: Any) -> Mapping[str, Any]:
 
 
 def _small_reads_labels(config: SmallConfig) -> bool:
-    how = config.how
-    return how.needs_rho or how.needs_change_points or how.rho_source not in ("dataset", "zero")
+    return config.schedule.needs_rho or config.how.needs_change_points
 
 
 KINDS: dict[str, Kind] = {

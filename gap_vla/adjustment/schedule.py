@@ -12,6 +12,7 @@ Every mode is three numbers that a training step takes as inputs, so that one co
 | `sample_lambda` | 1 - lam * rho[b,w] | 1                | 1      | M6 with lam as the depth of the adjustment |
 | `batch`         | 1                  | 1 - lam*max(rho) | 1      | M7, the release; under Adam nearly a no-op |
 | `fixed`         | 1 - fixed_rho      | 1                | lam    | control; fixed_rho = 0 is "lam alone"      |
+| `update`        | 1                  | 1                | *      | control; * lam * (1 - mean(rho))           |
 | `none`          | 1                  | 1                | 1      | plain training                             |
 
 Outside the window of training all three are exactly 1.
@@ -29,7 +30,7 @@ from jaxtyping import Bool, Float
 from gap_vla.core.errors import UserError
 from gap_vla.core.typed_config import Bounds, check_numbers, choose
 
-MODES = ("sample", "sample_lambda", "batch", "fixed", "none")
+MODES = ("sample", "sample_lambda", "batch", "fixed", "update", "none")
 RHO_OF_WINDOW = ("step", "current")
 
 
@@ -85,7 +86,7 @@ class AdjustmentSchedule:
     @property
     def needs_rho(self) -> bool:
         """Whether a dataset without ρ cannot be trained with this mode."""
-        return self.mode in ("sample", "sample_lambda", "batch")
+        return self.mode in ("sample", "sample_lambda", "batch", "update")
 
     def active(self, step: int, total_steps: int) -> bool:
         """Whether GAP acts at training step `step` (0-based) of `total_steps`."""
@@ -108,7 +109,7 @@ class AdjustmentSchedule:
             rho: transition probability of every sample and window step, in [0, 1].
             step: 0-based training step.
             total_steps: length of the training run.
-            timestep_pad_mask: False at padded window steps, which count in no statistic (the maximum of `batch`).
+            timestep_pad_mask: False at padded window steps, which count in no statistic (maximum, mean).
 
         Raises:
             AdjustmentError: ρ outside [0, 1] or NaN.
@@ -130,5 +131,7 @@ class AdjustmentSchedule:
             return Factors((1 - lam * rho).astype(np.float32), np.float32(1), np.float32(1))
         if self.mode == "fixed":
             return Factors(ones * np.float32(1 - self.fixed_rho), np.float32(1), lam)
-        counted = rho if timestep_pad_mask is None else rho[timestep_pad_mask]  # M7
-        return Factors(ones, np.float32(1 - lam * counted.max()), np.float32(1))
+        counted = rho if timestep_pad_mask is None else rho[timestep_pad_mask]
+        if self.mode == "update":
+            return Factors(ones, np.float32(1), np.float32(lam * (1 - counted.mean())))
+        return Factors(ones, np.float32(1 - lam * counted.max()), np.float32(1))  # M7

@@ -36,20 +36,19 @@ class Method:
         vision, proprio: which branches the policy has.
         fusion: name of a fusion of the method's own, or empty for the configured one.
         heads: the action heads it works with; empty: all.
-        needs_rho, needs_change_points, needs_phase: what it trains with; the dataset must carry it, ρ unless
-            `rho_source` says otherwise.
-        rho_source: "dataset", "zero", or a method of `gap_vla.phases` that labels the stored proprioception (as
-            `registry.RHO_SOURCES` says).
+        needs_change_points, needs_phase: what it trains with, so the dataset must carry it.
+        rho_source: one of `registry.OF_THE_DATASET`, or a method of `gap_vla.phases`.
+        changes: what it changes of the configured gradient adjustment (M6).
     """
 
     vision = True
     proprio = True
     fusion = ""
     heads: tuple[str, ...] = ()
-    needs_rho = False
     needs_change_points = False
     needs_phase = False
     rho_source = "dataset"
+    changes: Mapping[str, Any] = {"mode": "none"}
 
     def __init__(self, options: RivalsConfig | None = None) -> None:
         self.options = options or RivalsConfig()
@@ -77,8 +76,8 @@ class Method:
         return {}
 
     def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
-        """The gradient adjustment of this method (M6); none by default."""
-        return dataclasses.replace(configured, mode="none")
+        """The gradient adjustment of this method."""
+        return dataclasses.replace(configured, **self.changes)
 
     def inputs(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         """What the policy is shown of a training batch; the generator (on the CPU) is seeded from run and step."""
@@ -111,35 +110,7 @@ class Proprio(Method):
 class Gap(Method):
     """M6: the proprioceptive branch learns from each sample with 1 − ρ and is updated with λ, in the first half."""
 
-    needs_rho = True
-
-    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
-        return configured
-
-
-class LambdaOnly(Method):
-    """Control: λ on the updates, ρ = 0: a slower proprioceptive branch, blind to phases."""
-
-    rho_source = "zero"
-
-    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
-        return dataclasses.replace(configured, mode="fixed", fixed_rho=0.0)
-
-
-class RhoOnly(Gap):
-    """Control: 1 − ρ on each sample's gradient, λ = 1: phases alone."""
-
-    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
-        return dataclasses.replace(configured, mode="sample", lam=1.0)
-
-
-class FixedRho(Method):
-    """Control: the same ρ at every step (`adjustment.fixed_rho`), with λ."""
-
-    rho_source = "zero"
-
-    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
-        return dataclasses.replace(configured, mode="fixed")
+    changes: Mapping[str, Any] = {}
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -160,6 +131,7 @@ def method_of(name: str, options: RivalsConfig | None = None) -> Method:
     name = registry.method_name(name, registry.METHODS)
     method = registry.find(registry.METHODS, name)(options)
     method.rho_source = registry.RHO_SOURCES.get(name, method.rho_source)
+    method.changes = registry.CONTROLS.get(name, method.changes)
     return method
 
 

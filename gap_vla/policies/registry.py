@@ -37,15 +37,26 @@ METHODS: Mapping[str, str] = {
     "ogm_ge": "rivals:OgmGe",
     "dropout_noise": "rivals:DropoutNoise",
     "keyframe": "rivals:Keyframe",
-    "lambda_only": "methods:LambdaOnly",
-    "rho_only": "methods:RhoOnly",
-    "rho_only_gaussian": "methods:RhoOnly",
-    "fixed_rho": "methods:FixedRho",
+    "lambda_only": "methods:Gap",
+    "rho_only": "methods:Gap",
+    "rho_only_gaussian": "methods:Gap",
+    "fixed_rho": "methods:Gap",
+    "lambda_matched": "methods:Gap",
+    "gap_shuffled": "methods:Gap",
     "gap_gaussian": "methods:Gap",
     "gap_change_points": "methods:Gap",
     "gap_hdbscan": "methods:Gap",
     "gap_cotpc": "methods:Gap",
 }
+
+CONTROLS: Mapping[str, Mapping[str, Any]] = {
+    "lambda_only": {"mode": "fixed", "fixed_rho": 0.0},  # a slower proprioceptive branch, blind to phases
+    "lambda_matched": {"mode": "update"},  # as much slower as GAP on average, blind to phases
+    "rho_only": {"mode": "sample", "lam": 1.0},  # phases alone
+    "rho_only_gaussian": {"mode": "sample", "lam": 1.0},
+    "fixed_rho": {"mode": "fixed"},  # `adjustment.fixed_rho` at every step, with λ
+}
+"""What these methods change of GAP's adjustment."""
 
 RHO_SOURCES: Mapping[str, str] = {
     "rho_only_gaussian": "gaussian",
@@ -53,8 +64,15 @@ RHO_SOURCES: Mapping[str, str] = {
     "gap_change_points": "change_points",
     "gap_hdbscan": "hdbscan",
     "gap_cotpc": "cotpc",
+    "gap_shuffled": "shuffled",
+    "lambda_matched": "mean",
 }
-"""Methods with another ρ than the dataset's: the method of `gap_vla.phases` that labels the stored proprioception."""
+"""Methods with another ρ than the dataset's: one of `OF_THE_DATASET`, or the method of `gap_vla.phases` that labels the
+stored proprioception.
+"""
+
+OF_THE_DATASET = ("dataset", "shuffled", "mean")
+"""The dataset's ρ: as it is, permuted over all steps of a split, or its mean at every step."""
 
 SAME_METHOD = (("v", "vision"), ("vp", "concat"), ("vp_gap", "gap"))
 """The three methods of the comparison, by their name for Octo and for a small policy; both are understood for both."""

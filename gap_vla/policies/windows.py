@@ -17,6 +17,7 @@ from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.phases.targets import distance_to, is_transition
 from gap_vla.policies.methods import method_of
+from gap_vla.policies.registry import OF_THE_DATASET
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.augmentation import DRAWS
 from gap_vla.rlds.store import StoreSplit
@@ -169,18 +170,23 @@ def phase_names(store: EpisodeStore) -> list[str]:
 def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
     """ρ of every step, by split: float32[S].
 
-    The dataset's own where the method wants that (zeros if there is none and the method does not need it), zeros for
-    the controls without ρ, and otherwise labels of `gap_vla.phases`, kept beside the store.
+    The dataset's own, permuted or its mean (zeros if there is none and the method does not need it), or labels of
+    `gap_vla.phases` that are kept beside the store.
 
     Raises:
         ConfigError: the method needs the dataset's ρ and it has none, or kept labels are of other episodes.
     """
     method = method_of(config.method)
-    if method.rho_source not in ("dataset", "zero"):
+    if method.rho_source not in OF_THE_DATASET:
         return _labelled(config, store, method.rho_source)
-    if method.rho_source == "dataset" and all("rho" in split.fields for split in store.splits.values()):
-        return {name: np.asarray(split.fields["rho"], np.float32) for name, split in store.splits.items()}
-    if method.needs_rho and method.schedule(config.adjustment).needs_rho:
+    if all("rho" in split.fields for split in store.splits.values()):
+        found = {name: np.asarray(split.fields["rho"], np.float32) for name, split in store.splits.items()}
+        if method.rho_source == "mean":
+            return {name: np.full_like(rho, rho.mean()) for name, rho in found.items()}
+        if method.rho_source == "shuffled":
+            return {name: np.random.default_rng(config.train.seed).permutation(rho) for name, rho in found.items()}
+        return found
+    if method.schedule(config.adjustment).needs_rho:
         raise ConfigError(
             f"the dataset in {store.directory} has no steps/rho, which method {config.method} needs; add it with "
             "`gap-vla annotate`, or train with gap_gaussian, which computes ρ from the stored proprioception"

@@ -97,7 +97,7 @@ class SmallConfig(Experiment):
 
     @property
     def needs_rho(self) -> bool:
-        return self.how.needs_rho and self.how.rho_source == "dataset" and self.schedule.needs_rho
+        return self.how.rho_source in registry.OF_THE_DATASET and self.schedule.needs_rho
 
     @property
     def on_cpu(self) -> bool:

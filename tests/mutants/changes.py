@@ -207,16 +207,16 @@ HOW_MUCH = (
     ),
     Mutant(
         "rho_only with λ",
-        "policies/methods.py",
-        'mode="sample", lam=1.0',
-        'mode="sample"',
+        "policies/registry.py",
+        '"rho_only": {"mode": "sample", "lam": 1.0}',
+        '"rho_only": {"mode": "sample"}',
         f"{SMALL_STEP}[rho_only-sample-current]",
     ),
     Mutant(
         "lambda_only with the configured ρ",
-        "policies/methods.py",
-        'mode="fixed", fixed_rho=0.0',
-        'mode="fixed"',
+        "policies/registry.py",
+        '{"mode": "fixed", "fixed_rho": 0.0}',
+        '{"mode": "fixed"}',
         f"{SMALL_STEP}[lambda_only-sample-current]",
     ),
 )

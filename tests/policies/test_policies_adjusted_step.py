@@ -25,6 +25,7 @@ ADJUSTED = {
     ("gap", "sample_lambda"): lambda rho: (1 - LAM * rho, 1.0, 1.0),
     ("gap", "batch"): lambda rho: (np.ones_like(rho), 1 - LAM * rho.max(), 1.0),
     ("gap", "fixed"): lambda rho: (np.full_like(rho, 1 - FIXED), 1.0, LAM),
+    ("gap", "update"): lambda rho: (np.ones_like(rho), 1.0, LAM * (1 - rho.mean())),
     ("gap", "none"): lambda rho: (np.ones_like(rho), 1.0, 1.0),
     ("rho_only", "sample"): lambda rho: (1 - rho, 1.0, 1.0),
     ("lambda_only", "sample"): lambda rho: (np.ones_like(rho), 1.0, LAM),

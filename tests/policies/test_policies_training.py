@@ -264,6 +264,22 @@ def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_
     assert rows[1]["gap/update_factor"] == pytest.approx(0.3) and rows[-2]["gap/update_factor"] == 1
 
 
+def test_the_controls_train_with_the_rho_of_other_steps_and_with_its_mean(store, tmp_path):
+    found = {name: rho_of(toy_config(tmp_path, name), store) for name in ("gap", "gap_shuffled", "lambda_matched")}
+    for split, rho in found["gap"].items():
+        shuffled, mean = found["gap_shuffled"][split], found["lambda_matched"][split]
+        assert np.array_equal(np.sort(shuffled), np.sort(rho)) and (shuffled != rho).mean() > 0.5
+        assert np.array_equal(mean, np.full_like(rho, rho.mean()))
+    again = rho_of(toy_config(tmp_path, "gap_shuffled"), store)
+    other = rho_of(toy_config(tmp_path, "gap_shuffled", train=dict(seed=1)), store)
+    assert np.array_equal(again["train"], found["gap_shuffled"]["train"]) and not np.array_equal(
+        other["train"], found["gap_shuffled"]["train"]
+    )
+    matched = made(toy_config(tmp_path, "lambda_matched", adjustment=dict(lam=0.3)), store)[0]
+    factors = matched.schedule.factors(np.full((2, 1), found["gap"]["train"].mean()), 0, 10)
+    assert (factors.sample == 1).all() and factors.update == pytest.approx(0.3 * (1 - found["gap"]["train"].mean()))
+
+
 def test_rollouts_begin_before_the_last_state_is_on_disk_and_the_summary_comes_after(tmp_path, monkeypatch):
     config = toy_config(tmp_path)
     place_store(config)
