@@ -24,6 +24,9 @@ from gap_vla.training.torch import SmallConfig
 
 ROLLOUTS = 100
 
+DEMOS_OF_A_SEED = 1000
+"""Seeds of demonstrations that are kept apart for each training seed, in tables where each has its own."""
+
 _CONFIGS = Path(__file__).resolve().parents[2] / "finetune_configs"
 
 
@@ -117,7 +120,8 @@ def plan(
     for seed in table.seeds if seeds is None else seeds:
         for block in table.blocks:
             for arm in block.arms:
-                changes = {**block.changes, **arm.changes}
+                own = {"demos.seed": DEMOS_OF_A_SEED * seed} if table.own_demos else {}
+                changes = {**block.changes, **own, **arm.changes}
                 try:
                     config = kind.configure(block.task, profile, arm.method, seed, changes, device)
                 except ConfigError as error:
@@ -192,7 +196,8 @@ def _configure_small(
     fixed: dict[str, Any] = {"task": task, "method": method, "train.seed": seed, "eval.workers": 1}
     fixed["train.device"] = device
     if profile == "debug":
-        changes = {key: value for key, value in changes.items() if not key.startswith("demos.")}
+        kept = [key for key in changes if not key.startswith("demos.") or key == "demos.camera"]
+        changes = {key: changes[key] for key in kept}
     else:
         fixed |= {"eval.episodes": ROLLOUTS, "eval.variants": (IN, OUT)}
     return _configured(SmallConfig, file, profile, {**fixed, **changes})

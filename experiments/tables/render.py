@@ -9,6 +9,7 @@ from experiments.pages import replace_between
 from experiments.tables.cells import Cell
 from experiments.tables.ledger import Entry, Ledger
 from experiments.tables.looks import Looks, looks_text
+from experiments.tables.proprio_map import map_text
 from experiments.tables.results import BlockResult, analyse, pairs_of, verdicts
 from experiments.tables.tables import IN, OUT, PAPER, PAPER_TABLES, Block, Table, paper_success
 from gap_vla.core.outputs import writing
@@ -46,9 +47,11 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
     results = [analyse(block, cells, ledger) for block in table.blocks]
     command = f"python scripts/reproduce.py --table {table.name} --profile {profile}"
     parts = [f"## {table.title}", f"```\n{command}\n```"]
-    if table.one_line:
+    if table.shape == "lines":
         parts.append(_lines_of_blocks(results))
-    for result in () if table.one_line else results:
+    if table.shape == "map":
+        parts += map_text(results, page.parent / "pictures" / f"reproduce_{table.name}_{profile}.png")
+    for result in results if table.shape == "sections" else ():
         picture = f"reproduce_{table.name}_{profile}_{result.block.name}.png"
         parts += _section(result, picture, page.parent, Looks(ledger))
     if any(result.finished for result in results):

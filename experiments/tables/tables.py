@@ -13,12 +13,17 @@ from typing import Any
 
 from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.policies.registry import method_name
-from gap_vla.sim import TASK_NAMES
+from gap_vla.sim import TASK_NAMES, task_spec, variant_spec
 
 PROFILES = ("cpu", "paper", "debug")
 SEEDS = (0, 1, 2)
 IN, OUT = "default", "positions_wide"
-"""Every cell is rolled out on both: the demonstrations' layouts, and initial ranges stretched about their centre."""
+"""Layouts as those of the demonstrations, and initial ranges stretched about their centre: unless a block says
+otherwise, a small policy is rolled out on both.
+"""
+
+HISTORIES = (1, 5)
+"""Steps of proprioception that policies of the map see."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +77,9 @@ class Table:
     """A named set of blocks; `kind` says which training runs its cells (`experiments.tables.cells`).
 
     Attributes:
-        one_line: whether each block is a line of one table, instead of a section with its picture.
+        shape: how results are shown: `sections` (each block with its picture), `lines` (each block a line of one table)
+            or `map` (VP − V of all blocks, `experiments.tables.proprio_map`).
+        own_demos: whether each seed trains on demonstrations that were collected for it.
     """
 
     name: str
@@ -80,7 +87,8 @@ class Table:
     blocks: tuple[Block, ...]
     kind: str = "small"
     seeds: tuple[int, ...] = SEEDS
-    one_line: bool = False
+    shape: str = "sections"
+    own_demos: bool = False
 
 
 _PAPER_TASKS = (
@@ -97,11 +105,21 @@ _GAP_PAIRS = (("gap", "vision"),)
 _CONTROLS = (("gap", "vision"), ("gap", "lambda_only"), ("gap", "rho_only"))
 _FEW_CLEAN = {"demos.episodes": 40, "demos.action_noise": 0.0, "model.proprio_history": 5}
 _MANY_DISTURBED = {"demos.episodes": 100, "demos.action_noise": 0.15}
+_VIEWS = ("near", "stock")
+_CLEAN = {"demos.episodes": 60, "demos.action_noise": 0.0, "demos.image_size": 80, "train.steps": 2500}
+_CLEAN |= {"model.image_history": 1, "model.temporal": "none"}
 _MANY_DISTURBED |= {"model.proprio_history": 1, "model.image_history": 1}
 
 
 def _on_assembly(name: str, title: str, lines: tuple[Arm, ...], **options: Any) -> Table:
     return Table(name, title, (Block("assembly", lines, **options),))
+
+
+def _seen_through(task: str, view: str, first_layout: int) -> dict[str, Any]:
+    """The regime of docs/PROTOCOL.md, with pictures of one view and rollouts on layouts from the first one on."""
+    stock = {"metaworld": "corner2", "robosuite": "agentview"}[task_spec(task).family]
+    layouts = {"eval.seed": first_layout - variant_spec(IN).first_seed, "eval.variants": (IN,)}
+    return {**_CLEAN, **layouts, "demos.camera": stock if view == "stock" else "near"}
 
 
 def _both(key: str, *values: str) -> tuple[Arm, ...]:
@@ -142,6 +160,47 @@ TABLES: dict[str, Table] = {
             ),
         ),
         Table(
+            "map",
+            "Where does proprioception hurt?",
+            tuple(
+                Block(
+                    task,
+                    (
+                        *arms("vision"),
+                        *(Arm(f"concat_{n}", "concat", {"model.proprio_history": n}) for n in HISTORIES),
+                    ),
+                    regime=view,
+                    description=f"{view} view",
+                    changes=_seen_through(task, view, 500_000),
+                    reference="vision",
+                )
+                for task in TASK_NAMES
+                for view in _VIEWS
+            ),
+            seeds=(0,),
+            shape="map",
+        ),
+        Table(
+            "confirmation",
+            "Does GAP repair what proprioception harms?",
+            (
+                Block(
+                    "assembly",
+                    arms("vision", "concat", "gap", "gap_gaussian", "lambda_matched", "gap_shuffled", "rho_only"),
+                    regime="stock",
+                    description="stock view, five steps of proprioceptive history",
+                    changes={
+                        **_seen_through("assembly", "stock", 600_000),
+                        "eval.variants": (IN, OUT),
+                        "model.proprio_history": 5,
+                    },
+                    against=(*_GAP_PAIRS, ("gap", "lambda_matched"), ("gap", "gap_shuffled"), ("gap", "rho_only")),
+                ),
+            ),
+            seeds=(10, 11, 12, 13, 14),
+            own_demos=True,
+        ),
+        Table(
             "main",
             "The paper's main table: small policies on eight tasks",
             tuple(
@@ -173,7 +232,7 @@ TABLES: dict[str, Table] = {
             ),
             kind="octo",
             seeds=(0,),
-            one_line=True,
+            shape="lines",
         ),
         Table(
             "ood",

@@ -196,7 +196,7 @@ def test_a_budget_that_is_no_time_is_refused():
 
 def test_a_table_of_one_line_blocks_says_data_steps_and_success_of_each_task(filled, tmp_path):
     table, cells, ledger = filled
-    lines = dataclasses.replace(table, one_line=True)
+    lines = dataclasses.replace(table, shape="lines")
     for cell in cells:
         entry = entry_of(cell, OUTCOMES[cell.arm.name, cell.seed])
         ledger.write(cell, dataclasses.replace(entry, validation={"val/action_mse": 0.25}))

@@ -1,0 +1,152 @@
+"""The map of docs/PROTOCOL.md: VP − V of every task, view and history, and what view and history change about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.tables.results import BlockResult
+from experiments.tables.tables import HISTORIES, IN
+from gap_vla.core.outputs import writing
+from gap_vla.drawing.figures import COLORS, figure_with
+from gap_vla.drawing.markup import markdown_table
+from gap_vla.report.comparison_render import save_picture
+from gap_vla.rollouts.statistics import PairedDifference, over_seeds, points
+
+CEILING = 0.95
+"""Where V and VP both succeed at least so often, or both fail so often, their difference says nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A cell of the map: V and VP with so many steps of state, on the same layouts.
+
+    Attributes:
+        v, vp: success rates.
+        difference: VP − V.
+    """
+
+    task: str
+    view: str
+    history: int
+    v: float
+    vp: float
+    difference: PairedDifference
+
+    @property
+    def says_something(self) -> bool:
+        return not (min(self.v, self.vp) >= CEILING or max(self.v, self.vp) <= 1 - CEILING)
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What one factor changes about VP − V: the mean over tasks of differences within a task.
+
+    Attributes:
+        interval: 95 %, Student's t over the tasks; None with a single one.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    per_task: dict[str, float]
+
+
+def places_of(results: Sequence[BlockResult]) -> list[Place]:
+    """Every place of which V and VP have been trained, in the table's order."""
+    found = []
+    for result in results:
+        for history in HISTORIES:
+            differences = result.found.differences.get((f"concat_{history}", "vision"), {})
+            if IN in differences:
+                v, vp = (result.found.success[arm][IN].mean for arm in ("vision", f"concat_{history}"))
+                found.append(Place(result.block.task, result.block.regime, history, v, vp, differences[IN]))
+    return found
+
+
+def effect(places: Sequence[Place], low: Callable[[Place], bool], high: Callable[[Place], bool]) -> Effect | None:
+    """How VP − V of `high` places differs from that of `low` ones which are like them in the other factors.
+
+    Places that say nothing are left out; tasks without a pair do not count. None if there is no task.
+    """
+    by_task: dict[str, list[float]] = {}
+    told = [place for place in places if place.says_something]
+    for one in filter(low, told):
+        for other in filter(high, told):
+            same_view, same_history = one.view == other.view, one.history == other.history
+            if one.task == other.task and same_view != same_history:
+                by_task.setdefault(one.task, []).append(other.difference.difference - one.difference.difference)
+    per_task = {task: float(np.mean(gains)) for task, gains in by_task.items()}
+    if not per_task:
+        return None
+    values = list(per_task.values())
+    mean = float(np.mean(values))
+    interval = over_seeds(values, (mean, mean), bounds=(-2.0, 2.0)) if len(values) > 1 else None
+    return Effect(mean, interval, per_task)
+
+
+def map_text(results: Sequence[BlockResult], picture: Path) -> list[str]:
+    """Picture, effects, and a table with a line for each place."""
+    places = places_of(results)
+    missing = [cell.name for result in results for cell in result.missing]
+    waiting = [f"Not run yet: {len(missing)} policies ({', '.join(missing)})."] if missing else []
+    if not places:
+        return ["Not run yet."] if missing else []
+    with writing(picture, "results_picture") as temporary:
+        save_picture(draw_map(places), temporary)
+    near, stock = (lambda place: place.view == "near"), (lambda place: place.view == "stock")
+    one, several = (lambda place: place.history == HISTORIES[0]), (lambda place: place.history == HISTORIES[1])
+    effects = [
+        _in_words("The stock view instead of the near one", effect(places, near, stock)),
+        _in_words(f"{HISTORIES[1]} steps of state instead of {HISTORIES[0]}", effect(places, one, several)),
+    ]
+    rows = [["task", "view", "steps of state", "V %", "VP %", "VP − V, points", "95 % interval over layouts"]]
+    for place in places:
+        low, high = place.difference.interval
+        gain = points(place.difference.difference) + ("" if place.says_something else " (says nothing)")
+        v, vp = f"{100 * place.v:.0f}", f"{100 * place.vp:.0f}"
+        interval = f"{points(low)} to {points(high)}"
+        rows.append([f"`{place.task}`", place.view, str(place.history), v, vp, gain, interval])
+    return [
+        f"![VP − V of every task, view and history](pictures/{picture.name})",
+        *effects,
+        markdown_table(rows),
+        "One training seed each: an interval speaks about these two policies. Where both succeed in at least 95 % or "
+        "at most 5 % of rollouts, their difference says nothing and counts in no effect.",
+        *waiting,
+    ]
+
+
+def _in_words(what: str, found: Effect | None) -> str:
+    if found is None:
+        return f"{what}: no task has a pair yet."
+    tasks = f"{len(found.per_task)} task{'s' * (len(found.per_task) > 1)}"
+    over = "" if found.interval is None else f", {points(found.interval[0])} to {points(found.interval[1])}"
+    return f"{what} changes VP − V by {points(found.mean)} points (mean over {tasks}{over})."
+
+
+def draw_map(places: Sequence[Place]) -> Any:
+    """A matplotlib figure: a line for each task, a mark for each view and history; hollow where nothing is said."""
+    tasks = list(dict.fromkeys(place.task for place in places))
+    kinds = list(dict.fromkeys((place.view, place.history) for place in places))
+    figure, (panels,) = figure_with(8, 1.2 + 0.45 * len(tasks), 1)
+    axes = panels[0]
+    axes.axvline(0, color="#999999", linewidth=1)
+    for number, kind in enumerate(kinds):
+        color, shift = COLORS[number % len(COLORS)], 0.16 * ((len(kinds) - 1) / 2 - number)
+        for place in places:
+            if (place.view, place.history) == kind:
+                y, (low, high) = len(tasks) - 1 - tasks.index(place.task) + shift, place.difference.interval
+                axes.plot([100 * low, 100 * high], [y, y], color=color, linewidth=1.2)
+                face = color if place.says_something else "white"
+                axes.plot(100 * place.difference.difference, y, "o", color=color, markerfacecolor=face, markersize=5)
+        axes.plot([], [], "o", color=color, label=f"{kind[0]} view, {kind[1]} step{'s' * (kind[1] > 1)} of state")
+    axes.set_yticks(range(len(tasks)), list(reversed(tasks)))
+    axes.set_xlabel("VP − V, points (hollow: both near 0 or 100 %)")
+    axes.grid(axis="x", color="#eeeeee")
+    axes.set_axisbelow(True)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2, frameon=False)
+    return figure

@@ -1,0 +1,95 @@
+"""The map says what its cells say: VP − V within tasks, and what view and history change about it."""
+
+import numpy as np
+import pytest
+
+from experiments.tables.cells import DEMOS_OF_A_SEED, find_kind, plan
+from experiments.tables.ledger import FINISHED, Entry, Ledger
+from experiments.tables.proprio_map import effect, places_of
+from experiments.tables.render import render
+from experiments.tables.results import analyse
+from experiments.tables.tables import find_table
+from gap_vla.report.comparison import Rollouts
+from gap_vla.sim import TASK_NAMES
+
+LAYOUTS = range(500_000, 500_100)
+
+SUCCESSES = {  # of 100: V, VP with one step and with five
+    ("assembly", "near"): (90, 92, 88),
+    ("assembly", "stock"): (60, 50, 40),
+    ("threading", "near"): (40, 60, 50),
+    ("threading", "stock"): (30, 20, 20),
+    ("pick_place", "near"): (99, 98, 100),
+    ("pick_place", "stock"): (80, 70, 60),
+}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return plan(find_table("map"), "cpu", find_kind("small"))
+
+
+@pytest.fixture
+def filled(cells, tmp_path):
+    ledger = Ledger(tmp_path / "results", "map", "cpu")
+    arms = ("vision", "concat_1", "concat_5")
+    for cell in cells:
+        if won := SUCCESSES.get((cell.block.task, cell.block.regime)):
+            outcomes = {seed: place < won[arms.index(cell.arm.name)] for place, seed in enumerate(LAYOUTS)}
+            known = (cell.block.task, cell.arm.name, cell.arm.method, cell.seed, 10, 60.0, True)
+            account = {"commit": "abc", "machine": {"cores": 2, "device": "cpu", "jobs": 1}}
+            more = dict(config=cell.settings, origin=cell.origin, account=account)
+            rolled_out = {"default": Rollouts(outcomes)}
+            ledger.write(cell, Entry(cell.name, FINISHED, cell.hash, *known, rolled_out, None, **more))
+    return ledger
+
+
+def test_the_plan_is_that_of_the_protocol(cells):
+    assert len(cells) == 54 and {cell.seed for cell in cells} == {0}
+    seen = {(c.block.task, c.settings["demos"]["camera"]) for c in cells}
+    assert len(seen) == 18 and {task for task, _ in seen} == set(TASK_NAMES)
+    assert {camera for _, camera in seen} == {"near", "corner2", "agentview"}
+    for cell in cells:
+        demos, run = cell.settings["demos"], cell.settings["eval"]
+        assert (demos["episodes"], demos["action_noise"], demos["image_size"], demos["seed"]) == (60, 0.0, 80, 0)
+        (layouts,) = cell.config.eval.layouts()
+        assert (layouts.variant, layouts.first_seed, run["episodes"]) == ("default", 500_000, 100)
+        assert cell.settings["train"]["steps"] == 2500 and cell.settings["model"]["image_history"] == 1
+        assert cell.settings["data"]["augment"]["cameras"] == []
+
+
+def test_a_confirmation_trains_each_seed_on_demonstrations_of_its_own():
+    cells = plan(find_table("confirmation"), "cpu", find_kind("small"))
+    assert {cell.seed: cell.settings["demos"]["seed"] for cell in cells} == {
+        seed: DEMOS_OF_A_SEED * seed for seed in (10, 11, 12, 13, 14)
+    }
+    assert {cell.method for cell in (cell.arm for cell in cells)} == {
+        *("vision", "concat", "gap", "gap_gaussian", "lambda_matched", "gap_shuffled", "rho_only")
+    }
+    assert {layouts.first_seed for layouts in cells[0].config.eval.layouts()} == {600_000, 700_000}
+
+
+def test_effects_are_means_over_tasks_of_differences_within_a_task(cells, filled):
+    table = find_table("map")
+    places = places_of([analyse(block, cells, filled) for block in table.blocks])
+    found = {(p.task, p.view, p.history): p for p in places}
+    assert len(places) == 12 and found["assembly", "stock", 5].difference.difference == pytest.approx(-0.2)
+    assert not found["pick_place", "near", 1].says_something and found["pick_place", "stock", 1].says_something
+    of_view = effect(places, lambda p: p.view == "near", lambda p: p.view == "stock")
+    # assembly: -10 - 2, -20 + 2; threading: -10 - 20, -10 - 10; pick_place's near view says nothing
+    assert of_view.per_task == pytest.approx({"assembly": -0.15, "threading": -0.25})
+    assert of_view.mean == pytest.approx(-0.2)
+    half = 12.706 * np.std([-0.15, -0.25], ddof=1) / np.sqrt(2)  # t with one degree of freedom
+    assert of_view.interval == pytest.approx((-0.2 - half, -0.2 + half), abs=1e-3)
+    of_history = effect(places, lambda p: p.history == 1, lambda p: p.history == 5)
+    assert of_history.per_task == pytest.approx({"assembly": -0.07, "threading": -0.05, "pick_place": -0.1})
+
+
+def test_the_page_shows_picture_effects_and_what_is_missing(cells, filled, tmp_path):
+    page = tmp_path / "page.md"
+    render(find_table("map"), "cpu", cells, filled, page)
+    text = page.read_text()
+    assert (tmp_path / "pictures" / "reproduce_map_cpu.png").stat().st_size > 5000
+    assert "The stock view instead of the near one changes VP − V by −20 points (mean over 2 tasks" in text
+    assert "| `pick_place` | near | 1 | 99 | 98 | −1 (says nothing) |" in text
+    assert "Not run yet: 36 policies" in text
