@@ -106,7 +106,7 @@ _CONTROLS = (("gap", "vision"), ("gap", "lambda_only"), ("gap", "rho_only"))
 _FEW_CLEAN = {"demos.episodes": 40, "demos.action_noise": 0.0, "model.proprio_history": 5}
 _MANY_DISTURBED = {"demos.episodes": 100, "demos.action_noise": 0.15}
 _VIEWS = ("near", "stock")
-_CLEAN = {"demos.episodes": 60, "demos.action_noise": 0.0, "demos.image_size": 80, "train.steps": 2500}
+_CLEAN: dict[str, Any] = {"demos.episodes": 60, "demos.action_noise": 0.0, "demos.image_size": 80, "train.steps": 2500}
 _CLEAN |= {"model.image_history": 1, "model.temporal": "none"}
 _MANY_DISTURBED |= {"model.proprio_history": 1, "model.image_history": 1}
 
