@@ -13,8 +13,15 @@ that cells which were asked for have failed; they are named.
 
 import argparse
 
-from gap_vla.cli.arguments import command_parser, names, processes, refuse_idle
+from gap_vla.cli.arguments import command_parser, processes, refuse_idle
 from gap_vla.core.errors import command
+
+
+def names(text: str) -> list[str]:
+    """At least one name, separated by commas."""
+    if found := [name for name in text.split(",") if name]:
+        return found
+    raise argparse.ArgumentTypeError(f"{text!r} names nothing")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process make a step slower
-from gap_vla.cli.arguments import MANY, command_parser, names, whole
+from experiments.cli.reproduce import names
+from gap_vla.cli.arguments import MANY, command_parser, whole
 from gap_vla.core.errors import command, keeping
 
 

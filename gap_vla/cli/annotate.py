@@ -15,10 +15,10 @@ import argparse
 from pathlib import Path
 
 from gap_vla.cli.arguments import (
+    Pairs,
     add_source,
     answering,
     command_parser,
-    key_value,
     processes,
     refuse_idle,
     refuse_idle_for_source,
@@ -34,7 +34,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="where the annotated copy goes")
     add("--method", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
-    add("--option", action="append", default=[], metavar="KEY=VALUE", type=key_value, help="option of the method")
+    add("--option", action=Pairs, help="option of the method")
     add("--seed", type=seed, default=0, help="of the LSTM (default: 0)")
     add("--annotator", type=Path, help="folder of a saved annotator: annotate with it, fit nothing")
     add("--extra", default="", help="further joints or hand channels that count: names joined by +")
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     job = AnnotationJob(
         method=arguments.method or "lstm",
         seed=arguments.seed,
-        options=dict(arguments.option),
+        options=arguments.option,
         annotator=arguments.annotator,
         layout=arguments.layout,
         state=arguments.state,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gap_vla.core.errors import USER_ERROR
-from gap_vla.core.foreign import one_line
+from gap_vla.core.foreign import one_line, parsed
 from gap_vla.core.typed_config import SEED, Bounds, NumberField
 
 MANY = 100_000
@@ -80,6 +80,28 @@ class Cameras(argparse.Action):
         setattr(namespace, self.dest, tuple(name for name in names if name != "none"))
 
 
+class Pairs(argparse.Action):
+    """`--option KEY=VALUE`, once for each key, into a dictionary; a value is JSON if it parses as JSON, or text."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, default={}, metavar="KEY=VALUE", **options)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        key, equals, value = values.partition("=")
+        given = getattr(namespace, self.dest)
+        if not (key and equals):
+            parser.error(f"argument {option_string}: {values!r} is not KEY=VALUE")
+        if key in given:
+            parser.error(f"argument {option_string}: {key} is given twice; give it once")
+        try:
+            value = parsed(value)
+        except (json.JSONDecodeError, RecursionError):
+            pass  # it is text
+        except ValueError as error:
+            parser.error(f"argument {option_string}: {one_line(values, 80)}: {error}")
+        setattr(namespace, self.dest, {**given, key: value})
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Adds the bounds of numbers to what is said about them."""
 
@@ -93,6 +115,7 @@ class _Parser(argparse.ArgumentParser):
     """Takes `--image_size` for `--image-size`, and the former names of options, none of which `--help` lists."""
 
     former: Mapping[str, str]
+    _given: list[argparse.Action]
 
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"error: {one_line(message, 1000)}; see {self.prog} --help\n")
@@ -100,10 +123,13 @@ class _Parser(argparse.ArgumentParser):
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         if "" in arg_strings:
             raise argparse.ArgumentError(action, "an empty text is no value; give one, or leave the option out")
+        if action in self._given and action.option_strings and not isinstance(action, Pairs):
+            raise argparse.ArgumentError(action, "it is given twice; give it once")
+        self._given.append(action)
         return super()._get_values(action, arg_strings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = sys.argv[1:] if args is None else args
+        words, self._given = sys.argv[1:] if args is None else args, []
         return super().parse_known_args([self._present_name(word) for word in words], namespace)
 
     def _present_name(self, word: str) -> str:
@@ -166,28 +192,6 @@ def refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace, wh
             parser.error(f"{flags[0]} has no effect {why}; leave it out")
 
 
-def names(text: str) -> list[str]:
-    """At least one name, separated by commas."""
-    if found := [name for name in text.split(",") if name]:
-        return found
-    raise argparse.ArgumentTypeError(f"{text!r} names nothing")
-
-
-def key_value(pair: str) -> tuple[str, Any]:
-    """Key and value of `KEY=VALUE`; a value is JSON if it parses as JSON, or text.
-
-    Raises:
-        argparse.ArgumentTypeError: no equals sign, or nothing before it.
-    """
-    key, equals, value = pair.partition("=")
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f"{pair!r} is not KEY=VALUE")
-    try:
-        return key, json.loads(value)
-    except (json.JSONDecodeError, RecursionError):
-        return key, value
-
-
 def json_or_name(text: str) -> Any:
     """A map in JSON if it begins with a brace, otherwise a name.
 
@@ -197,8 +201,8 @@ def json_or_name(text: str) -> Any:
     if not text.startswith("{"):
         return text
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return parsed(text)
+    except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is no JSON ({error})") from None
 
 
@@ -216,8 +220,6 @@ def refuse_idle_for_source(parser: argparse.ArgumentParser, options: argparse.Na
     """Refuses what has no effect on a source of this kind; `of_rlds`: further options that only RLDS datasets know."""
     if not (options.source / "features.json").is_file():
         refuse_idle(parser, options, "on files that are no RLDS dataset", *of_rlds, "state")
-    if options.source.is_file():
-        refuse_idle(parser, options, "on HDF5, whose columns have names", "layout")
 
 
 def add_policy(parser: argparse.ArgumentParser, others: str, cameras: str) -> None:

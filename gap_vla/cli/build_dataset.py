@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gap_vla.cli.arguments import MANY, command_parser, key_value, processes, real, refuse_idle, seed, whole
+from gap_vla.cli.arguments import MANY, Pairs, command_parser, processes, real, refuse_idle, seed, whole
 from gap_vla.core.errors import command, keeping
 
 
@@ -33,9 +33,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--method", help="annotator of ρ; 'none' writes a dataset without (default: lstm)")
     add("--seed", type=seed, help="of the annotator (default: 0)")
     add("--val-fraction", type=real(0, 0.9), help="default: 0.1")
-    pairs: dict[str, Any] = dict(action="append", default=[], metavar="KEY=VALUE", type=key_value)
-    add("--reader", help="option of the reader", **pairs)
-    add("--option", help="option of the annotator", **pairs)
+    add("--reader", action=Pairs, help="option of the reader")
+    add("--option", action=Pairs, help="option of the annotator")
     add("--annotator", type=Path, help="folder of a saved annotator: label with it, fit nothing")
     add("--fit-episodes", type=whole(1, MANY), help="fit the annotator on so many of `train` (default: all)")
     add("--workers", type=processes, default=2, help="processes (default: 2)")
@@ -65,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     labels = _said(
         method=arguments.method,
         seed=arguments.seed,
-        options=dict(arguments.option) or None,
+        options=arguments.option or None,
         val_fraction=arguments.val_fraction,
         workers=arguments.workers,
     )
@@ -73,14 +72,13 @@ def main(argv: list[str] | None = None) -> None:
     writing = _said(
         annotator=arguments.annotator, fit_episodes=arguments.fit_episodes, overwrite=arguments.overwrite, runner=beam
     )
-    reader = dict(arguments.reader)
     builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
     if arguments.dry_run:
         picture = claim(f"{arguments.name}_dry_run.png", "dry_run", sources=[arguments.source], suffixes=(".png",))
-        print(builder.dry_run(arguments.source, picture, reader=reader, **labels))
+        print(builder.dry_run(arguments.source, picture, reader=arguments.reader, **labels))
         return
     require_apart(Path(builder.data_dir), arguments.source, arguments.annotator)
     with keeping("what is finished is kept, the same command continues"):
-        path = builder.convert(arguments.source, reader=reader, **labels, **writing)
+        path = builder.convert(arguments.source, reader=arguments.reader, **labels, **writing)
     print(f"dataset: {path}")
     print(f"check it: gap-vla check-dataset {path}")

@@ -158,6 +158,9 @@ def run_configured(
     options, arguments = parser.parse_known_args(argv)
     if options.config is None:
         raise ConfigError("--config FILE[:PROFILE] is missing, e.g. --config finetune_configs/threading.py")
+    names = [word.lstrip("-").partition("=")[0] for word in arguments if word.startswith(("-config.", "--config."))]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"--{twice[0]} is given twice; give it once")
     arguments, phase_options = take_options(arguments)
     with contextlib.redirect_stdout(sys.stderr):  # what a configuration prints is no part of an answer
         require_known_keys(load_config(options.config), arguments)

@@ -31,7 +31,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.annotator:
         refuse_idle(parser, arguments, "with --annotator, which knows its own", "method")
-    if arguments.out.suffix != ".mp4":
+    if arguments.out.suffix.lower() != ".mp4":
         refuse_idle(parser, arguments, "unless --out is a video, .mp4", "fps")
     refuse_idle_for_source(parser, arguments, "split")
     return arguments

@@ -82,7 +82,7 @@ class Episode:
         if self.proprio.shape[1] % PROPRIO_PER_ARM:
             raise EpisodeError(
                 f"{self.name}: proprio is {self.proprio.shape[1]} wide, not a multiple of {PROPRIO_PER_ARM} "
-                "(xyz, quaternion wxyz, two fingers per arm); name the position, quaternion and gripper columns instead"
+                "(xyz, quaternion wxyz, two fingers per arm); name its columns with the option layout (docs/RLDS.md)"
             )
         blocks = np.split(self.proprio, self.proprio.shape[1] // PROPRIO_PER_ARM, axis=1)
         return tuple(Arm(b[:, :3], b[:, 3:7], b[:, 7:]) for b in blocks)
@@ -90,37 +90,45 @@ class Episode:
     def replace(self, **changes: Any) -> Episode:
         return dataclasses.replace(self, **changes)
 
-    def validate(self) -> Episode:
-        """Returns the episode, or raises EpisodeError naming the field and the first bad step."""
+    def validate(self, where: str = "") -> Episode:
+        """Returns the episode, or raises EpisodeError naming `where`, the field and the first bad step."""
+        where = where or self.name
         steps = len(self.proprio)
         if steps == 0:
-            raise EpisodeError(f"{self.name}: no steps; drop the episode")
+            raise EpisodeError(f"{where}: no steps; drop the episode")
         if not isinstance(self.language_instruction, str):
-            raise EpisodeError(f"{self.name}: the instruction is {self.language_instruction!r:.60}, not text")
+            raise EpisodeError(f"{where}: the instruction is {self.language_instruction!r:.60}, not text")
         for key, value in self.arrays.items():
             if len(value) != steps:
                 raise EpisodeError(
-                    f"{self.name}: {key} has {len(value)} steps, proprio has {steps}; cut them to the same steps "
+                    f"{where}: {key} has {len(value)} steps, proprio has {steps}; cut them to the same steps "
                     "or drop the episode"
                 )
             if (bad := first_infinite(value)) is not None:
-                raise EpisodeError(f"{self.name}: {key} is NaN or infinite at step {bad}; repair or drop the episode")
+                raise EpisodeError(f"{where}: {key} is NaN or infinite at step {bad}; repair or drop the episode")
+            if key in ("rho", "change_point"):
+                if value.ndim != 1 or value.dtype.kind not in "biuf":
+                    raise EpisodeError(f"{where}: {key} is no number per step but {value.dtype}{[*value.shape]}")
+                wrong = (value < 0) | (value > 1) if key == "rho" else (value != 0) & (value != 1)
+                if wrong.any():
+                    step = wrong.argmax()
+                    raise EpisodeError(f"{where}: {key} is {value[step]:g} at step {step}; annotate again")
         for key, value in self.images.items():
             if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3:
                 raise EpisodeError(
-                    f"{self.name}: {key} is {value.dtype}{list(value.shape)}, not uint8[T, h, w, 3]; "
+                    f"{where}: {key} is {value.dtype}{list(value.shape)}, not uint8[T, h, w, 3]; "
                     "store pictures as RGB bytes"
                 )
         for key in ("proprio", "action"):
             if getattr(self, key).ndim != 2:
                 raise EpisodeError(
-                    f"{self.name}: {key} has shape {getattr(self, key).shape}, not (T, width); store one row per step"
+                    f"{where}: {key} has shape {getattr(self, key).shape}, not (T, width); store one row per step"
                 )
         beyond = np.abs(self.action) > LARGEST_ACTION
         if beyond.any():
             step, column = np.argwhere(beyond)[0]
             raise EpisodeError(
-                f"{self.name}: action is {self.action[step, column]:g} at step {step}, column {column}; no robot's "
+                f"{where}: action is {self.action[step, column]:g} at step {step}, column {column}; no robot's "
                 "unit is that small: repair or drop the episode"
             )
         return self

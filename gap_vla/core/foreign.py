@@ -111,6 +111,18 @@ def refuse_too_large(where: object, declared: int, stored: int, error: type[User
         raise error(f"{where}: needs {declared:,} bytes of memory, {free:,} are free; use a machine with more")
 
 
+def parsed(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError: it is none, or gives a key of an object twice."""
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{one_line(max(names, key=names.count), 60)!r} is given twice")
+    return dict(pairs)
+
+
 def whole(what: str, value: Any, least: int, greatest: int, error: type[UserError] = UserError) -> int:
     """`value` as int, or the error naming `what`, the value and the bounds.
 
@@ -162,7 +174,7 @@ class Section:
     def read(cls, path: Path, error: type[UserError] = UserError) -> Section:
         """The object in a JSON file, or `error`: no such file, no JSON, or no object."""
         try:
-            return cls(json.loads(regular(path, error).read_text(encoding="utf-8")), str(path), error)
+            return cls(parsed(regular(path, error).read_text(encoding="utf-8")), str(path), error)
         except OSError as problem:
             raise error(f"{path}: {problem.strerror or problem}") from None
         except RecursionError:

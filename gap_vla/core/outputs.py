@@ -56,10 +56,12 @@ def claim(
         ResourceError: nothing can be written there.
     """
     path = Path(path)
-    if suffixes and path.suffix not in suffixes:
+    if suffixes and suffix_of(path) not in suffixes:
         raise OutputError(f"{path}: the name must end in {' or '.join(suffixes)}")
+    if os.path.islink(os.path.realpath(path)):
+        raise OutputError(f"{path} is a link in a circle; name another place, or remove it")
     require_apart(path, *sources)
-    if os.path.lexists(path) and os.path.exists(path):
+    if os.path.exists(path):
         _require_own(path, kind, overwrite, folder=not suffixes)
     require_writable(Path(os.path.realpath(path)).parent, f"the folder of {path}")
     return path
@@ -84,6 +86,11 @@ def claim_folder(path: str | Path, kind: str, *, sources: Sequence[str | Path | 
     return path
 
 
+def suffix_of(path: str | Path) -> str:
+    """How a name ends, in small letters: `E.HTML` is a page."""
+    return Path(path).suffix.lower()
+
+
 @contextlib.contextmanager
 def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[Path]:
     """Yields a temporary path for a file; what was written there is marked, read back, and takes its place.
@@ -93,7 +100,7 @@ def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[
     Raises:
         OutputError: see `claim`; or it did not arrive whole.
     """
-    claim(path, kind, overwrite=overwrite, suffixes=(Path(path).suffix,))
+    claim(path, kind, overwrite=overwrite, suffixes=(suffix_of(path),))
     with replacing(path) as temporary:
         yield temporary
         stamp(temporary, kind)
@@ -141,13 +148,13 @@ def stamp(path: Path, kind: str) -> None:
     if path.is_dir():
         files = sorted(str(file.relative_to(path)) for file in _files(path))
         (path / FOLDER_MARK).write_text(json.dumps({"made_by": mark, "files": files}, indent=1) + "\n")
-    elif path.suffix in HDF5:
+    elif suffix_of(path) in HDF5:
         import h5py
 
         with h5py.File(path, "r+") as file:
             file.attrs["made_by"] = mark
     else:
-        path.write_bytes(_STAMPS[path.suffix](path.read_bytes(), mark))
+        path.write_bytes(_STAMPS[suffix_of(path)](path.read_bytes(), mark))
 
 
 def made_by(path: Path) -> str | None:
@@ -160,7 +167,7 @@ def made_by(path: Path) -> str | None:
         ends = stream.read(4096)
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
         ends += stream.read()
-    if path.suffix in HDF5:
+    if suffix_of(path) in HDF5:
         import h5py
 
         with contextlib.suppress(OSError), h5py.File(path) as file:
@@ -192,12 +199,12 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
 
 def _require_whole(temporary: Path, path: Path, kind: str) -> None:
     try:
-        if path.suffix == ".png":
+        if suffix_of(path) == ".png":
             from PIL import Image
 
             with Image.open(temporary) as picture:
                 picture.load()
-        if path.suffix == ".json":
+        if suffix_of(path) == ".json":
             json.loads(temporary.read_bytes())
         whole = made_by(temporary) == kind
     except (OSError, SyntaxError, ValueError):

@@ -165,16 +165,13 @@ def _cell(answers: Connection, settings: tuple[int, Path | None], work: Callable
             os.dup2(stream.fileno(), 2)
     try:
         answers.send(("result", work(*arguments)))
-        answers.send(("used", _used()))
+        own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
+        used = {"cpu_seconds": round(cpu, 1), "peak_gigabytes": round(own.ru_maxrss / 2**20, 2)}
+        answers.send(("used", used))
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
         traceback.print_exc()
         answers.send(("error", f"{type(error).__name__}: {error}"))
         raise SystemExit(1) from None
-
-
-def _used() -> dict[str, float]:
-    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
-    return {"cpu_seconds": round(cpu, 1), "peak_gigabytes": round(own.ru_maxrss / 2**20, 2)}

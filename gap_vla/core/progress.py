@@ -99,7 +99,6 @@ class Progress:
         what: name of the stage.
         total: number of units; None if nobody knows.
         done: units that an earlier, interrupted run did; they do not count into the rate.
-        every: least seconds between two lines.
         after: nothing is printed before so many seconds have passed, nor if all is done by the first line, so that
             short work stays quiet.
         alone: it is the only output meanwhile, and goes to stderr: on a terminal one line that is written over until
@@ -113,7 +112,6 @@ class Progress:
         total: int | None,
         unit: str,
         done: int = 0,
-        every: float = 5.0,
         out: TextIO | None = None,
         after: float = 0.0,
         alone: bool = False,
@@ -122,7 +120,7 @@ class Progress:
         self._out = out or (sys.stderr if alone else sys.stdout)
         self._rewrites = alone and self._out.isatty()
         self._what, self._total, self._unit, self._after, self._quiet = what, total, unit, after, quiet
-        self._every = 0.2 if self._rewrites else 15.0 if alone else every
+        self._every = 0.2 if self._rewrites else 15.0 if alone else 5.0
         self._start_units, self._start = done, time.monotonic()
         self._done, self._said, self._extra = done, -1, ""
         self._last_line = 0.0

@@ -29,9 +29,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     A symbolic link stays one: what it points to is replaced.
     """
-    path = Path(os.path.realpath(path))
+    suffix, path = Path(path).suffix.lower(), Path(os.path.realpath(path))  # of the link: writers go by it
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

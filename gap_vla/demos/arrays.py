@@ -7,6 +7,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,15 +55,17 @@ def array_names(file: Path, error: type[UserError] = EpisodeError) -> list[str]:
 
 def read_arrays(
     file: Path, wanted: Callable[[str], bool] = lambda name: True, error: type[UserError] = EpisodeError
-) -> dict[str, np.ndarray]:
-    """The arrays of an npz whose names are wanted.
+) -> dict[str, Any]:
+    """The arrays of an npz by name: those that are wanted, None for the others, which are not looked at.
 
     Raises:
         error: no whole npz, an array of objects, or one of another size than it declares; names file and array.
     """
     with _opened(file, error) as (archive, members):
-        found = {name: member for name, member in members.items() if wanted(name)}
-        return {name: _array(archive, member, f"{file}: {name!r}", error) for name, member in found.items()}
+        return {
+            name: _array(archive, member, f"{file}: {name!r}", error) if wanted(name) else None
+            for name, member in members.items()
+        }
 
 
 @contextlib.contextmanager

@@ -111,6 +111,12 @@ def as_text(value: Any, where: str) -> str:
     return text
 
 
+def as_truths(value: Any) -> np.ndarray:
+    """bool where all are 0 or 1; anything else stays as it is, for the check that names its place."""
+    given = np.asarray(value)
+    return given.astype(bool) if given.dtype.kind in "biuf" and np.isin(given, (0, 1)).all() else given
+
+
 def as_truth(value: Any, where: str) -> bool:
     """What a file says of success: a truth value, 0 or 1, or a word for it.
 
@@ -126,6 +132,13 @@ def as_truth(value: Any, where: str) -> bool:
     if isinstance(word, str) and word.strip().lower() in _TRUE + _FALSE:
         return word.strip().lower() in _TRUE
     raise EpisodeError(f"{where} is {one_line(repr(word), 60)}, neither true nor false; store a truth value")
+
+
+def decoded(value: Any) -> str:
+    """Text that is stored as bytes or not. Raises UnicodeError: it is no text."""
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    text.encode()  # bytes that are no text come out of h5py as halves of surrogate pairs
+    return text
 
 
 def _plain(value: Any) -> Any:

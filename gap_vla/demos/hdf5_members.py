@@ -22,6 +22,7 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import is_text, one_line, refuse_too_large, refusing
+from gap_vla.demos.fields import decoded
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
@@ -132,7 +133,7 @@ def texts_at(group: h5py.Group, path: str, where: str) -> list[str]:
     found = _dataset(group, path, where)
     if found.id.get_type().get_class() != h5py.h5t.STRING or found.ndim != 1:
         raise EpisodeError(f"{where}: {path!r} is no list of text; write one name per step")
-    return [text(value) for value in found[()]]
+    return [decoded(value) for value in found[()]]
 
 
 def length_at(group: h5py.Group, path: str, where: str) -> int:
@@ -167,7 +168,7 @@ def attribute_of(item: h5py.Group, name: str) -> Any:
     with refusing(f"{where} cannot be read", "write it again", EpisodeError):
         value = item.attrs[name]
         value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-        return text(value) if isinstance(value, (str, bytes)) else value
+        return decoded(value) if isinstance(value, (str, bytes)) else value
 
 
 def _axes(item: h5py.Group, name: str) -> int | None:
@@ -175,13 +176,6 @@ def _axes(item: h5py.Group, name: str) -> int | None:
     stored = item.attrs.get_id(name)
     single = stored.get_space().get_simple_extent_npoints() == 1
     return len(stored.shape) if single and stored.get_type().get_class() in (*_NUMBERS, h5py.h5t.STRING) else None
-
-
-def text(value: Any) -> str:
-    """Text of HDF5, stored as bytes or not."""
-    decoded = value.decode() if isinstance(value, bytes) else str(value)
-    decoded.encode()  # bytes that are no text come out of h5py as halves of surrogate pairs: UnicodeEncodeError
-    return decoded
 
 
 def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:

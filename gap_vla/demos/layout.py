@@ -52,7 +52,11 @@ class StateLayout:
         for column in (self.position, self.rotation, *self.gripper, self.width):
             if type(column) is not int or column < 0:
                 raise EpisodeError(f"layout: column {column!r} is no whole number of 0 or more")
-        last = max(self.position + 2, self.rotation + ROTATIONS[self.rotation_kind] - 1, *self.gripper)
+        turn = range(self.rotation, self.rotation + ROTATIONS[self.rotation_kind])
+        columns = [*range(self.position, self.position + 3), *turn, *self.gripper]
+        if twice := [column for column in columns if columns.count(column) > 1]:
+            raise EpisodeError(f"layout: column {twice[0]} is two of position, rotation and gripper; name each once")
+        last = max(columns)
         if last >= self.width:
             raise EpisodeError(f"column {last} is outside of an arm's {self.width} columns")
 

@@ -7,16 +7,15 @@ tables it waits for ever for threads that have failed, and looking at a column's
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import Section, refuse_too_large, refusing
+from gap_vla.core.foreign import Section, parsed, refuse_too_large, refusing
 
 
 def read_rows(
@@ -155,8 +154,7 @@ def read_index(described: Description) -> list[EpisodePlace]:
         EpisodeError: an unreadable index, or one of other episodes than the description says.
     """
     root = described.root
-    rows = _rows_2(root) if described.version == "v2" else _rows_3(root)
-    places = sorted((_place(described, row) for row in rows), key=lambda place: place.index)
+    places = sorted((_place(described, row) for row in _rows(described)), key=lambda place: place.index)
     if not places:
         raise EpisodeError(f"{root}: no episodes")
     if len({place.index for place in places}) < len(places):
@@ -172,20 +170,20 @@ def read_index(described: Description) -> list[EpisodePlace]:
     return places
 
 
-def _rows_2(root: Path) -> list[Section]:
-    file = root / "meta" / "episodes.jsonl"
-    with refusing(f"{file}: the index of episodes cannot be read", "download it again", EpisodeError):
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [Section(json.loads(line), f"{file} line {i}", EpisodeError) for i, line in enumerate(lines, start=1)]
-
-
-def _rows_3(root: Path) -> list[Section]:
-    rows = []
-    for file in sorted((root / "meta" / "episodes").rglob("*.parquet")):
+def _rows(described: Description) -> Iterator[Section]:
+    """What the index says of each episode."""
+    meta = described.root / "meta"
+    if described.version == "v2":
+        file = meta / "episodes.jsonl"
+        with refusing(f"{file}: the index of episodes cannot be read", "download it again", EpisodeError):
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            yield from [
+                Section(parsed(line), f"{file} line {i}", EpisodeError) for i, line in enumerate(lines, start=1)
+            ]
+    for file in sorted((meta / "episodes").rglob("*.parquet")) if described.version == "v3" else ():
         columns = read_rows(file)
         for i in range(len(next(iter(columns.values()), []))):
-            rows.append(Section({key: values[i] for key, values in columns.items()}, f"{file} row {i}", EpisodeError))
-    return rows
+            yield Section({key: values[i] for key, values in columns.items()}, f"{file} row {i}", EpisodeError)
 
 
 def _place(described: Description, row: Section) -> EpisodePlace:

@@ -42,7 +42,8 @@ class NpzFolder(NamedArrays):
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         file = self._files[index]
-        arrays = read_arrays(file, lambda name: images or name not in self._image_keys)
+        left = self.dropped() if images else {*self.dropped(), *self._image_keys}
+        arrays = read_arrays(file, lambda name: name not in left)
         return self._episode(
             arrays,
             f"{file}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
-from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth, decoded
 from gap_vla.demos.hdf5_members import (
     attribute_of,
     attributes_of,
@@ -27,9 +28,9 @@ from gap_vla.demos.hdf5_members import (
     numbers_at,
     opened,
     require_sound,
-    text,
     texts_at,
 )
+from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import Source
 
 IMAGE_KEYS = {
@@ -54,6 +55,8 @@ class RobomimicHDF5(Source):
         filter_key: a robomimic filter (`mask/<name>`), e.g. `"train"`; default: every demonstration.
         action_key: `"actions"`; other files use `"actions_abs"`.
         action_limit: the largest action; null: whatever is there.
+        layout: columns of an arm's xyz, quaternion xyzw and `gripper_qpos` side by side, if the last has not two:
+            `quaternion_xyzw` for one, of six e.g. `{"rotation_kind": "quat_xyzw", "gripper": [7, 10], "width": 13}`.
 
     Raises:
         EpisodeError: truncated or foreign file, missing keys, no demonstrations, fewer than the file says.
@@ -70,6 +73,7 @@ class RobomimicHDF5(Source):
         filter_key: str | None = None,
         action_key: str = "actions",
         action_limit: float | None = ACTION_LIMIT,
+        layout: str | Mapping[str, Any] = "gap",
     ) -> None:
         self.path = Path(path)
         self.options: dict[str, Any] = {
@@ -78,7 +82,9 @@ class RobomimicHDF5(Source):
             "filter_key": filter_key,
             "action_key": action_key,
             **self.stated_limit(action_limit),
+            **({} if layout == "gap" else {"layout": layout}),
         }
+        self._layout = None if layout == "gap" else StateLayout.of(layout)
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
         require_sound(self.path)
         with opened(self.path) as file:
@@ -158,7 +164,7 @@ class RobomimicHDF5(Source):
             env_args = json.loads(described)
         except (ValueError, TypeError, RecursionError):
             return ""
-        return text(env_args.get("lang", "")) if isinstance(env_args, dict) else ""
+        return decoded(env_args.get("lang", "")) if isinstance(env_args, dict) else ""
 
     def _unused(self, demo: h5py.Group) -> dict[str, str]:
         taken = {"obs", "phase", self.options["action_key"]}
@@ -193,6 +199,9 @@ class RobomimicHDF5(Source):
                     f"obs/robot0_eef_pos has {len(proprio)} steps; cut them to the same steps or drop the episode"
                 )
         phase = texts_at(demo, "phase", where) if has(demo, "phase") else None
+        facts = self._layout.facts if self._layout else {}
+        # robomimic has the whole model XML in one of its attributes
+        short = {key: value for key, value in attrs.items() if key != "language_instruction" and len(str(value)) <= 200}
         return Episode(
             images=cameras,
             proprio=proprio,
@@ -200,7 +209,7 @@ class RobomimicHDF5(Source):
             language_instruction=as_text(attrs.get("language_instruction", self._language), where),
             success=as_truth(attrs.get("success", True), f"{where}: the attribute 'success'"),
             phase=None if phase is None else np.array(phase, str),
-            metadata={"file_path": str(self.path), "episode_id": name} | _short(attrs),
+            metadata={"file_path": str(self.path), "episode_id": name, **facts, **short},
         )
 
     def _proprio(self, demo: h5py.Group, where: str) -> np.ndarray:
@@ -220,17 +229,9 @@ class RobomimicHDF5(Source):
                     f"{where}: {key} has {len(rows)} steps, obs/robot0_eef_pos {len(columns[0])}; cut them to the same "
                     "steps or drop the episode"
                 )
-            columns.append(np.roll(rows, 1, axis=1) if part == "eef_quat" else rows)
-        return np.concatenate(columns, axis=1)
-
-
-def _short(attrs: dict[str, Any]) -> dict[str, Any]:
-    """What is worth keeping of a demonstration's attributes: robomimic has the whole model XML in one of them."""
-    return {
-        key: value
-        for key, value in attrs.items()
-        if key != "language_instruction" and not (isinstance(value, str) and len(value) > 200)
-    }
+            columns.append(np.roll(rows, 1, axis=1) if part == "eef_quat" and self._layout is None else rows)
+        state = np.concatenate(columns, axis=1)
+        return state if self._layout is None else self._layout.to_proprio(state, where)
 
 
 def _natural(name: str) -> list[Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import parsed, refusing
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.phases.motion import MotionError
 
@@ -38,4 +37,4 @@ def read_arrays(directory: Path, name: str) -> tuple[dict[str, np.ndarray], dict
         if not (directory / f"{name}.{suffix}").is_file():
             raise FileNotFoundError(f"{directory} holds no {name}.{suffix}; was it saved there?")
     with refusing(f"{directory}: {name} is damaged", "make it again or copy it again", MotionError, (SafetensorError,)):
-        return load_file(directory / f"{name}.safetensors"), json.loads((directory / f"{name}.json").read_text())
+        return load_file(directory / f"{name}.safetensors"), parsed((directory / f"{name}.json").read_text())

@@ -40,7 +40,7 @@ def write_rlds(
     workers: int = 1,
     overwrite: bool = False,
     runner: Runner | None = None,
-    companion: Callable[[Path], None] | None = None,
+    companion: Callable[[Path], Any] | None = None,
     module: str = MODULE,
     description: str = DESCRIPTION,
 ) -> Path:

@@ -104,10 +104,6 @@ def build_dataset(
         print(*describe(annotation.report), sep="\n", flush=True)
         labels = [annotation.labels(i) for i in range(len(source))]
 
-    def keep_annotator(directory: Path) -> None:
-        if made is not None:
-            made.save(directory / "annotator")
-
     return write_rlds(
         source,
         data_dir,
@@ -119,7 +115,7 @@ def build_dataset(
         labels=labels,
         workers=workers,
         overwrite=overwrite,
-        companion=keep_annotator,
+        companion=None if made is None else lambda folder: made.save(folder / "annotator"),
         **write_options,
     )
 

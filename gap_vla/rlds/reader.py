@@ -49,10 +49,11 @@ def read_rlds(
             fewer episodes than dataset_info.json says.
     """
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
-    for steps, metadata in read_steps(version_dir, split, workers=workers, resize=size):
-        with refusing(f"{version_dir}, {split}: not the fields of an episode", "name them with keys", EpisodeError):
-            episode = decode_episode(pick_fields(steps, keys, f"{version_dir}, {split}") if keys else steps, metadata)
-            episode.validate()
+    for index, (steps, metadata) in enumerate(read_steps(version_dir, split, workers=workers, resize=size)):
+        where = f"{version_dir}, {split}[{index}]"
+        with refusing(f"{where}: not the fields of an episode", "name them with keys", EpisodeError):
+            episode = decode_episode(pick_fields(steps, keys, where) if keys else steps, metadata)
+            episode.validate(where)
         yield episode
 
 

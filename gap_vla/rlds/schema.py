@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.demos.fields import require_camera
+from gap_vla.core.foreign import parsed
+from gap_vla.demos.fields import as_truths, decoded, require_camera
 
 SCHEMA_VERSION = 2
 """Raise it whenever a change of code gives the same episodes another dataset: its layout, splits or statistics."""
@@ -139,15 +140,15 @@ def decode_episode(steps: Mapping[str, Any], metadata: Mapping[str, Any]) -> Epi
         images={key: np.asarray(value) for key, value in observation.items() if key.startswith("image_")},
         proprio=np.asarray(observation["proprio"], np.float32),
         action=np.asarray(steps["action"], np.float32),
-        language_instruction=_text(languages[0]),
+        language_instruction=decoded(languages[0]),
         success=bool(metadata.get("success", True)),
-        phase=np.array([_text(p) for p in steps["phase"]]) if "phase" in steps else None,
+        phase=np.array([decoded(p) for p in steps["phase"]]) if "phase" in steps else None,
         rho=np.asarray(steps["rho"], np.float32) if "rho" in steps else None,
-        change_point=np.asarray(steps["change_point"], bool) if "change_point" in steps else None,
+        change_point=as_truths(steps["change_point"]) if "change_point" in steps else None,
         metadata={
-            "episode_id": _text(metadata.get("episode_id", b"")),
-            "file_path": _text(metadata.get("file_path", b"")),
-            **json.loads(_text(metadata.get("extra_json", b"")) or "{}"),
+            "episode_id": decoded(metadata.get("episode_id", b"")),
+            "file_path": decoded(metadata.get("file_path", b"")),
+            **parsed(decoded(metadata.get("extra_json", b"")) or "{}"),
         },
     )
 
@@ -157,10 +158,6 @@ def encode_png(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "png", compress_level=1)
     return stream.getvalue()
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def content_hash(episodes: Sequence[Episode]) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, shown
+from gap_vla.core.foreign import Section, parsed, shown
+from gap_vla.demos.fields import as_truths
 
 NORMALIZATIONS = ("normal", "bounds", "bounds_q99", "min_max", "none")
 
@@ -171,7 +172,7 @@ def load_statistics(path: Path) -> dict[str, Any]:
     """Reads what `save_statistics` (or upstream Octo) wrote."""
     return {
         key: {n: _typed(n, v) for n, v in value.items()} if isinstance(value, dict) else value
-        for key, value in json.loads(path.read_text()).items()
+        for key, value in parsed(path.read_text()).items()
     }
 
 
@@ -182,7 +183,7 @@ def _typed(name: str, value: Any) -> np.ndarray:
     except ValueError:  # lists of other lengths in a list
         return np.asarray("odd")
     if name == "mask":
-        return given.astype(bool) if given.dtype.kind in "biuf" and np.isin(given, (0, 1)).all() else given
+        return as_truths(given)
     with np.errstate(over="ignore"):  # what does not fit into float32 becomes infinite; `check_statistics` says so
         return given.astype(np.float32) if given.dtype.kind in "iuf" else given
 

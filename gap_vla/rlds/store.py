@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import refusing, regular
+from gap_vla.core.foreign import parsed, refusing, regular
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import waiting
 from gap_vla.core.whole import put, workplace
@@ -64,7 +64,7 @@ class EpisodeStore:
         if not (directory / "store.json").exists():
             raise EpisodeError(f"{directory}: no store.json; build the store with EpisodeStore.build(version_dir)")
         with refusing(directory, _REBUILD, EpisodeError):
-            account = json.loads((directory / "store.json").read_text())
+            account = parsed((directory / "store.json").read_text())
             if account["store_version"] != STORE_VERSION:
                 raise EpisodeError(
                     f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; "
@@ -108,7 +108,7 @@ class EpisodeStore:
         with waiting(lock), naming_a_full_disk(directory.parent, "nothing of the store is left"):
             if (directory / "store.json").exists():
                 with refusing(directory, _REBUILD, EpisodeError):
-                    recorded = json.loads((directory / "store.json").read_text())
+                    recorded = parsed((directory / "store.json").read_text())
                     made = recorded["source_hash"], recorded["store_version"]
                 if made == (source_hash, STORE_VERSION):
                     return cls.open(directory)

@@ -106,13 +106,7 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
     def _settings(self) -> dict[str, Any]:
         return {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS, "val_fraction": self.VAL_FRACTION}
 
-    def download_and_prepare(
-        self,
-        *,
-        download_dir: Any = None,
-        download_config: tfds.download.DownloadConfig | None = None,
-        **_: Any,
-    ) -> None:
+    def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **_: Any) -> None:
         """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""
         config = download_config or tfds.download.DownloadConfig()
         options: dict[str, Any] = {"overwrite": config.download_mode.overwrite_dataset}

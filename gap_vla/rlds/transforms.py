@@ -111,23 +111,19 @@ def _padded(x: tf.Tensor, width: int, name: str) -> tf.Tensor:
     return tf.pad(x, [[0, 0], [0, width - x.shape[-1]]])
 
 
-def relabel_goals(
-    trajectory: Trajectory, seed: Any = None, max_goal_distance: int | None = None, goal: Any = None
-) -> Trajectory:
+def relabel_goals(trajectory: Trajectory, seed: Any = None, max_goal_distance: int | None = None) -> Trajectory:
     """Merges the observation at a uniformly drawn step in [t, T) into each step's task (goal relabelling).
 
     Args:
         trajectory: with `observation`, `task`.
         seed: int32[2] of a stateless draw; None draws from TensorFlow's global generator.
         max_goal_distance: steps from t to the goal, at most.
-        goal: int[T], the steps themselves, if they are drawn elsewhere.
     """
-    if goal is None:
-        steps = tf.shape(trajectory["action"])[0]
-        low = tf.range(steps)
-        high = tf.fill([steps], steps) if max_goal_distance is None else tf.minimum(low + max_goal_distance + 1, steps)
-        draw = tf.random.uniform([steps]) if seed is None else tf.random.stateless_uniform([steps], seed)
-        goal = tf.minimum(low + tf.cast(draw * tf.cast(high - low, tf.float32), tf.int32), high - 1)
+    steps = tf.shape(trajectory["action"])[0]
+    low = tf.range(steps)
+    high = tf.fill([steps], steps) if max_goal_distance is None else tf.minimum(low + max_goal_distance + 1, steps)
+    draw = tf.random.uniform([steps]) if seed is None else tf.random.stateless_uniform([steps], seed)
+    goal = tf.minimum(low + tf.cast(draw * tf.cast(high - low, tf.float32), tf.int32), high - 1)
     at_goal = tf.nest.map_structure(lambda x: tf.gather(x, goal), trajectory["observation"])
     masks = {**trajectory["task"].get("pad_mask_dict", {}), **at_goal.pop("pad_mask_dict", {})}
     return {**trajectory, "task": {**trajectory["task"], **at_goal, "pad_mask_dict": masks}}

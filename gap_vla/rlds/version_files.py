@@ -91,7 +91,7 @@ def _class_names(value: Any) -> Iterator[Any]:
 
 def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
     nobodys = {file.name for file in version_dir.glob("*.tfrecord*")}
-    described = [Section(split, info.where, EpisodeError) for split in info.list("splits", _section_values)]
+    described = info.list("splits", Section.section)
     if len({split.text("name") for split in described}) < len(described):
         raise EpisodeError(f"{info.where} lists a split twice; remove one entry")
     for split in described:
@@ -108,10 +108,6 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
         nobodys -= {file.name for file in files}
     if nobodys:
         raise EpisodeError(f"{info.where} has no split with {min(nobodys)}, which lies beside it; copy it again")
-
-
-def _section_values(part: Section, key: str) -> Any:
-    return part.section(key).values
 
 
 def records(file: Path, error: type[UserError] = EpisodeError) -> Iterator[bytes]:

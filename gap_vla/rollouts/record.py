@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, parsed
 from gap_vla.core.identity import differences
 from gap_vla.core.resources import require_writable
 from gap_vla.core.whole import write_json
@@ -115,7 +115,7 @@ class EpisodeLog:
         records = {}
         for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             try:
-                record = EpisodeRecord.read(json.loads(line), f"{self.path}, line {number}")
+                record = EpisodeRecord.read(parsed(line), f"{self.path}, line {number}")
             except (ValueError, TypeError, RecursionError) as error:
                 raise EvaluationError(
                     f"{self.path}, line {number}: not an episode ({error}); remove the line"

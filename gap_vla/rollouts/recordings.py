@@ -180,13 +180,8 @@ def near_switches(phases: Sequence[Any]) -> Bool[np.ndarray, " T"]:
     return near_boundaries(label_changes(np.asarray(phases)), len(phases), NEAR_SWITCH)
 
 
-def from_simulator(
-    task: SimTask, layout_seeds: Sequence[int], *, workers: int = 2, shift: float = 0.04
-) -> list[Recording]:
-    """The expert's episodes on these layouts, each moment drawn twice: as it is, and with the objects moved.
-
-    Args:
-        shift: how far they are moved (m), in a direction of the layout's own.
+def from_simulator(task: SimTask, layout_seeds: Sequence[int], *, workers: int = 2) -> list[Recording]:
+    """The expert's episodes on these layouts, each moment drawn twice: as it is, and with the objects moved by 4 cm.
 
     Raises:
         EvaluationError: no layouts, or no such number of processes.
@@ -194,10 +189,10 @@ def from_simulator(
     whole("layouts", len(layout_seeds), 1, int(EPISODES.most), EvaluationError)
     whole("workers", workers, int(WORKERS.least), int(WORKERS.most), EvaluationError)
     with worker_pool(min(workers, len(layout_seeds))) as pool:
-        return list(pool.map(record_expert, repeat(task), layout_seeds, repeat(shift)))
+        return list(pool.map(record_expert, repeat(task), layout_seeds))
 
 
-def record_expert(task: SimTask, seed: int, shift: float) -> Recording:
+def record_expert(task: SimTask, seed: int) -> Recording:
     """One such episode; runs in a process of its own."""
     from gap_vla.sim.disturbance import pictures_with_objects_moved
 
@@ -205,7 +200,7 @@ def record_expert(task: SimTask, seed: int, shift: float) -> Recording:
     observation, _ = env.reset(seed=seed)
     expert = task.make_expert(env, seed=seed)
     angle = np.random.default_rng(seed).uniform(0, 2 * np.pi)
-    offset = shift * np.array([np.cos(angle), np.sin(angle)])
+    offset = 0.04 * np.array([np.cos(angle), np.sin(angle)])  # m
     moments: list[dict[str, np.ndarray]] = []
     moved: list[dict[str, np.ndarray]] = []
     actions, phases = [], []

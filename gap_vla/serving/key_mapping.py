@@ -73,9 +73,11 @@ class KeyMapping:
             given["action_columns"] = found.list("action_columns", lambda items, key: items.whole(key, 0, 10_000))
         if found.values.get("action_signs") is not None:
             given["action_signs"] = found.list("action_signs", lambda items, key: items.finite(key, -1e6, 1e6))
-        for key in ("action_columns", "action_signs"):
-            if given.get(key) == ():
-                raise PolicyError(f"{found.name(key)} is empty; name a column for each of our actions, or leave it out")
+        for key in ("observation", "action_columns", "action_signs"):
+            if key in given and not given[key]:
+                raise PolicyError(f"{found.name(key)} is empty; name what is sent or taken, or leave it out")
+        if not any(given.get("action_signs", (1,))):
+            raise PolicyError(f"{found.name('action_signs')}: all are 0, so that nothing would move; give 1 or -1")
         return cls(**given)
 
     def to_wire(self, observation: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,11 +18,6 @@ def part_name(attempt: int) -> str:
     return f"attempt_{attempt:06d}.hdf5"
 
 
-def failure_name(attempt: int) -> str:
-    """Empty file that remembers a failed attempt."""
-    return f"attempt_{attempt:06d}.failed"
-
-
 def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_noise: float, folder: Path) -> None:
     """Receives (attempt, seed), answers (attempt, outcome, steps); ends with its parent or on None.
 
@@ -41,7 +36,7 @@ def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_n
             if demo.success:
                 write_demonstration(folder / part_name(attempt), demo)
             else:
-                (folder / failure_name(attempt)).touch()
+                (folder / f"attempt_{attempt:06d}.failed").touch()
             connection.send((attempt, KEPT if demo.success else FAILED, len(demo)))
         env.close()
     except (UserError, OSError, MemoryError) as error:

@@ -184,14 +184,11 @@ class TrainStep:
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         gradients, measured = self.gradient(state.params, self.frozen, batch, factors.sample, state.rng)
         if split:
-            measured |= self._measure_split(state, gradients, batch, factors)
+            part, share = self._transitions(batch)
+            transition, _ = self.gradient(state.params, self.frozen, part, factors.sample, state.rng)
+            measured |= self._split(state, gradients, transition, share, factors.update)
         state, more = self.update(state, gradients, factors)
         return state, measured | more
-
-    def _measure_split(self, state: TrainState, gradients: Any, batch: Any, factors: DeviceFactors) -> Any:
-        part, share = self._transitions(batch)
-        transition, _ = self.gradient(state.params, self.frozen, part, factors.sample, state.rng)
-        return self._split(state, gradients, transition, share, factors.update)
 
 
 def counted_entries(batch: Mapping[str, Any]) -> jax.Array:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripts_under_test import COMMANDS, call, load
 
-from gap_vla.cli.arguments import Cameras, command_parser, json_or_name, key_value, real, refuse_idle, whole
+from gap_vla.cli.arguments import Cameras, Pairs, command_parser, json_or_name, real, refuse_idle, whole
 
 CHECKPOINT = "evaluate --checkpoint d"
 
@@ -40,7 +40,13 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("show_episode d.hdf5 --fps 10", "--fps has no effect unless --out is a video"),
         ("show_episode d.hdf5 --out x.txt", "must end in .html or .mp4 or .png"),
         ("show_episode d.hdf5 --split val", "--split has no effect on files that are no RLDS dataset"),
-        ("annotate d.hdf5 --out x.hdf5 --layout nope", "--layout has no effect on HDF5"),
+        ("annotate d.hdf5 --out x.hdf5 --layout nope", "unknown layout 'nope'"),
+        ("annotate d.hdf5 --out x.hdf5 --seed 1 --seed 2", "argument --seed: it is given twice"),
+        ("evaluate --policy random --task assembly --image_size 64 --image-size 32", "--image-size: it is given twice"),
+        ("annotate d.hdf5 --out x.hdf5 --option a=1 --option a=2", "argument --option: a is given twice"),
+        ("build_dataset d.hdf5 --name x --reader a=1 --reader a=1", "argument --reader: a is given twice"),
+        ('build_dataset d.hdf5 --name x --reader a={"b":1,"b":2}', "'b' is given twice"),
+        ('annotate d.hdf5 --out x.hdf5 --layout {"b":1,"b":2}', "'b' is given twice"),
         ("annotate d.hdf5 --out x.hdf5 --show 5", "--show has no effect without --report"),
         ("annotate d.hdf5 --out x.hdf5 --annotator a --seed 3", "--seed has no effect with --annotator"),
         ("annotate d.hdf5 --out x.hdf5 --option sigma", "is not KEY=VALUE"),
@@ -135,7 +141,11 @@ def test_cameras_are_named_in_one_way_by_all_commands():
 
 
 def test_values_of_options():
-    assert key_value("a=[1, 2]") == ("a", [1, 2]) and key_value("a=b=c") == ("a", "b=c")
+    parser = command_parser("")
+    parser.add_argument("--option", action=Pairs)
+    given = parser.parse_args(["--option", "a=[1, 2]", "--option", "b=b=c", "--option", "c=" + 300_000 * "["]).option
+    assert given["a"] == [1, 2] and given["b"] == "b=c" and given["c"].startswith("[[")
+    assert parser.parse_args([]).option == {} and parser.parse_args(["--option", "a=1"]).option == {"a": 1}
     assert json_or_name("bridge") == "bridge" and json_or_name('{"width": 7}') == {"width": 7}
     with pytest.raises(argparse.ArgumentTypeError, match="is no JSON"):
         json_or_name('{"width"')

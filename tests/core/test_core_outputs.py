@@ -1,6 +1,7 @@
 """Nothing that we did not make is replaced, nothing is written over its source, nothing arrives in part."""
 
 import itertools
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from gap_vla.core.outputs import (
     FOLDER_MARK,
+    HDF5,
     OutputError,
     claim,
     claim_folder,
@@ -127,6 +129,21 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
     (tmp_path / "link.html").symlink_to("real.html")
     write_output(tmp_path / "link.html", "episode", "<!doctype html>new")
     assert (tmp_path / "link.html").is_symlink() and "new" in (tmp_path / "real.html").read_text()
+    (tmp_path / "ahead.html").symlink_to("page")  # which is not there, and says nothing of its kind
+    for text in ("first", "second"):
+        write_output(tmp_path / "ahead.html", "episode", f"<!doctype html>{text}")
+    assert (tmp_path / "ahead.html").is_symlink() and "second" in (tmp_path / "page").read_text()
+    (tmp_path / "circle.html").symlink_to("circle.html")
+    with pytest.raises(OutputError, match="a link in a circle"):
+        write_output(tmp_path / "circle.html", "episode", "<!doctype html>")
+
+
+@pytest.mark.parametrize("name", ["e.HTML", "e.Json"])
+def test_capitals_are_the_same_suffix(name, tmp_path):
+    for text in ("<!doctype html>first", "<!doctype html>second"):
+        write_output(tmp_path / name, "episode", text if name == "e.HTML" else json.dumps({"text": text}))
+    assert made_by(tmp_path / name) == "episode" and "second" in (tmp_path / name).read_text()
+    assert claim(tmp_path / "D.HDF5", "demos", suffixes=HDF5)
 
 
 def test_places_that_cannot_be_written_are_found_before_any_work(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import value_damages  # noqa: F401  (adds to DAMAGES)
 from damages import DAMAGES
 
 DATA = Path(__file__).parents[1] / "data"

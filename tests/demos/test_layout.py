@@ -24,7 +24,13 @@ def test_layouts_agree_on_rotations() -> None:
 
 @pytest.mark.parametrize(
     ("layout", "message"),
-    [("robot", "unknown layout 'robot'; known: gap"), ({"gripper": (12,)}, "column 12 is outside")],
+    [
+        ("robot", "unknown layout 'robot'; known: gap"),
+        ({"gripper": (12,)}, "column 12 is outside"),
+        ({"gripper": [2]}, "column 2 is two of"),
+        ({"gripper": [7, 7]}, "column 7"),
+        ({"position": 2}, "column 3"),
+    ],
 )
 def test_impossible_layouts_are_refused(layout, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):

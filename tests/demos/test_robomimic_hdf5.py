@@ -42,6 +42,25 @@ def test_two_arms_are_concatenated(file: Path) -> None:
     assert len(open_source(file)[0].arms) == 2
 
 
+def test_grippers_of_one_or_six_columns_are_read_with_a_layout(file: Path) -> None:
+    six = {"rotation_kind": "quat_xyzw", "gripper": [7, 10], "width": 13}
+    for columns, layout, fingers in ((1, "quaternion_xyzw", [0, 0]), (6, six, [0, 1])):
+        with h5py.File(file, "a") as stored:
+            for index, demo in enumerate(stored["data"].values()):
+                key = "obs/robot0_gripper_qpos"
+                del demo[key]
+                demo[key] = np.repeat(make_episode(index).arms[0].gripper, 3, axis=1)[:, :columns]
+        plain, read_so = open_source(file), open_source(file, layout=layout)
+        assert plain[0].proprio.shape[1] == 7 + columns and "layout" not in plain.identity()["options"]
+        with pytest.raises(EpisodeError, match="name its columns with the option layout"):
+            plain[0].arms  # noqa: B018
+        expected = make_episode(0).arms[0]
+        np.testing.assert_array_equal(read_so[0].arms[0].quaternion, plain[0].proprio[:, 3:7])
+        np.testing.assert_array_equal(read_so[0].arms[0].gripper, expected.gripper[:, fingers])
+        assert read_so.identity()["options"]["layout"] == layout
+        assert read_so[0].metadata.get("opening_unit") == ("1" if columns == 1 else None)
+
+
 def test_low_dimensional_reading_leaves_images_out(file: Path) -> None:
     episode = open_source(file).read(0, images=False)
     assert not episode.images and len(episode.proprio)

@@ -6,6 +6,8 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import Episode
+from gap_vla.rlds.annotating import AnnotationJob
+from gap_vla.rlds.annotating.files import KINDS, kind_of
 
 
 def demos(number: int, arms: int = 1) -> list[Episode]:
@@ -30,6 +32,11 @@ def _demo(seed: int, arms: int, turns: int = 4, leg: int = 20) -> Episode:
         phase=np.repeat([f"leg {k}" for k in range(turns)], leg),
         metadata={"file_path": "memory", "episode_id": str(seed)},
     )
+
+
+def read_episode(source: Path, index: int, split: str = "train", job: AnnotationJob | None = None) -> Episode:
+    """Episode `index` of annotated or other files, with its images and, where there are, its labels."""
+    return KINDS[kind_of(source)].read(source, index, job or AnnotationJob(), split)
 
 
 def write_hdf5(path: Path, episodes: list[Episode]) -> Path:

@@ -11,14 +11,14 @@ import subprocess
 import h5py
 import numpy as np
 import pytest
-from annotating_demos import demos, write_hdf5, write_npz
+from annotating_demos import demos, read_episode, write_hdf5, write_npz
 from PIL import Image
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.outputs import OutputError
 from gap_vla.phases import MotionError
 from gap_vla.rlds.annotating import AnnotationError, annotate_files
-from gap_vla.rlds.annotating.files import read_episode, show_episode, write_report
+from gap_vla.rlds.annotating.files import show_episode, write_report
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from annotating_demos import read_episode
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
@@ -139,7 +140,6 @@ def test_openings_are_drawn_in_the_unit_of_the_layout(bridge: Path, tmp_path: Pa
     from gap_vla.demos.layout import StateLayout
     from gap_vla.phases.pages import view_of
     from gap_vla.rlds import write_rlds
-    from gap_vla.rlds.annotating.files import read_episode
 
     def drawn(source: Path, **job: Any) -> tuple[str, float]:
         signal = view_of(read_episode(source, 0, job=AnnotationJob(**job))).signals[-1]

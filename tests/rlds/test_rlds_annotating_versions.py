@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotating_demos import demos, write_hdf5
+from annotating_demos import demos, read_episode, write_hdf5
 
 import gap_vla
 from gap_vla.core.episode import EpisodeError
 from gap_vla.phases import annotate, load_annotator
 from gap_vla.rlds.annotating import AnnotationError, annotate_files
-from gap_vla.rlds.annotating.files import read_episode
 
 
 def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode
-from gap_vla.core.outputs import HDF5, claim, write_output
+from gap_vla.core.outputs import HDF5, claim, suffix_of, write_output
 from gap_vla.demos.fields import files_in, resized
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
@@ -37,13 +36,13 @@ def kind_of(source: str | Path) -> str:
         raise AnnotationError(f"{source}: no such file or folder")
     if (source / "features.json").is_file():
         return "rlds"
-    if source.is_file() and source.suffix.lower() in HDF5:
+    if source.is_file() and suffix_of(source) in HDF5:
         return "robomimic_hdf5"
     if files_in(source, ".npz"):
         return "npz"
     raise AnnotationError(
         f"{source}: neither an RLDS dataset version (a folder with features.json, such as data/threading/1.0.0), nor "
-        "a robomimic .hdf5, nor a folder of .npz"
+        "a robomimic .hdf5, nor a folder of .npz; others become RLDS with `gap-vla build-dataset --kind`"
     )
 
 
@@ -72,7 +71,7 @@ def annotate_files(
     kind = kind_of(source)
     StateLayout.of(job.layout)  # a typo is one for every kind of source
     suffixes = HDF5 if kind == "robomimic_hdf5" else ()
-    if not suffixes and out.suffix in FILES:
+    if not suffixes and suffix_of(out) in FILES:
         raise AnnotationError(f"{out}: the annotated copy of {source} is a folder; give a name without {out.suffix}")
     claim(out, OUTPUTS[kind], overwrite=job.overwrite, sources=[source, job.annotator], suffixes=suffixes)
     return KINDS[kind].annotate(source, out, job)
@@ -102,18 +101,6 @@ def shrunk(frames: np.ndarray) -> np.ndarray:
     return resized(frames, (max(round(frames.shape[1] / scale), 1), max(round(frames.shape[2] / scale), 1)))
 
 
-def read_episode(source: Path, index: int, *, split: str = "train", job: AnnotationJob | None = None) -> Episode:
-    """Episode `index` of annotated or other files, with its images and, where there are, its labels.
-
-    Args:
-        job: says how states of others are laid out; nothing is annotated.
-
-    Raises:
-        AnnotationError: no such episode or split, or unknown files.
-    """
-    return KINDS[kind_of(source)].read(source, index, job or AnnotationJob(), split)
-
-
 def show_episode(
     source: Path,
     out: Path,
@@ -139,22 +126,19 @@ def show_episode(
     """
     from gap_vla.drawing.episode import write_episode_video, write_picture
     from gap_vla.drawing.episode_page import episodes_page
-    from gap_vla.phases import annotate, load_annotator
     from gap_vla.phases.pages import view_of
 
     claim(out, "episode", sources=[source, annotator], suffixes=(".html", ".mp4", ".png"))
-    chosen = read_episode(source, episode, split=split, job=AnnotationJob(layout=layout, state=state))
+    job = AnnotationJob(method or "lstm", annotator=annotator, layout=layout, state=state)
+    chosen = KINDS[kind_of(source)].read(source, episode, job, split)
     facts: tuple[str, ...] = ()
     if method is not None or annotator is not None:
-        if annotator is not None:
-            labels = load_annotator(annotator).annotate([chosen])
-        else:
-            labels = annotate([chosen], method=method or "lstm")
+        labels = job.run([chosen])
         chosen = labels.apply([chosen])[0]
         facts = (f"labels: {labels.identity['method']}, {labels.identity['hash']}",)
     view = view_of(chosen, camera=camera, facts=facts)
-    if out.suffix == ".mp4":
+    if suffix_of(out) == ".mp4":
         return write_episode_video(view, out, fps=fps)
-    if out.suffix == ".png":
+    if suffix_of(out) == ".png":
         return write_picture(view, out)
     return write_output(out, "episode", episodes_page(view.title, [view]))

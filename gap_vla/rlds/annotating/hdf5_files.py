@@ -25,7 +25,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     as the attribute `annotator` of `data`; the annotator itself goes to `<out>.annotator/`."""
     saved = out.with_name(out.name + ".annotator")
     claim(saved, "annotator", overwrite=job.overwrite, sources=[source, job.annotator])
-    demos = RobomimicHDF5(source, action_limit=None)
+    demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     episodes = demos.without_images()
     annotation = job.run(episodes, _extra(demos, job))
     with workplace(out) as folder:
@@ -40,7 +40,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
                         del group[name]
                     group.create_dataset(name, data=value)
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
-        _read_back(new, episodes, annotation)
+        _read_back(new, job, episodes, annotation)
         # the annotator first: where the annotated file is, its annotator is too
         deliver(annotation.annotator.save(folder / saved.name), saved, "annotator", overwrite=job.overwrite)
         deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
@@ -53,7 +53,7 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     Raises:
         AnnotationError: no such demonstration.
     """
-    demos = RobomimicHDF5(source, action_limit=None)
+    demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}")
     episode, where = demos[index], f"{source}, episode {demos.names[index]}"
@@ -65,9 +65,9 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
         return episode.replace(**labels).validate()
 
 
-def _read_back(new: Path, episodes: list[Episode], annotation: Annotation) -> None:
+def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotation: Annotation) -> None:
     """Raises AnnotationError: the file does not hold every demonstration with these labels."""
-    demos = RobomimicHDF5(new, action_limit=None)
+    demos = RobomimicHDF5(new, action_limit=None, layout=job.layout)
     wrong = None if len(demos) == len(episodes) else f"{len(demos)} demonstrations, not {len(episodes)}"
     for index, (found, wanted) in enumerate(zip(demos.without_images(), episodes)):
         with opened(demos.path) as file:

@@ -18,12 +18,13 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
-from gap_vla.demos.arrays import array_names, read_arrays
+from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.fields import as_names, as_rows, files_in
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 
 LABELS = ("rho", "change_point")
+READ = ("proprio", "position", "quaternion", "gripper", "phase")
 
 
 def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
@@ -59,7 +60,9 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
 
 def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
     """One episode with what labels it has, and its `image_*` arrays, if these are wanted."""
-    arrays = read_arrays(file, lambda name: images or not name.startswith("image_"), AnnotationError)
+    arrays = read_arrays(
+        file, lambda name: name in READ or (images and (name in LABELS or name.startswith("image_"))), AnnotationError
+    )
     with refusing(file, "write it again", AnnotationError):
         proprio = _proprio(file, arrays, job)
         facts = StateLayout.of(job.layout).facts if "proprio" in arrays else {}
@@ -95,8 +98,7 @@ def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -
 def _extra(file: Path, job: AnnotationJob) -> np.ndarray:
     arrays = read_arrays(file, lambda name: name in job.extra_names, AnnotationError)
     if missing := [name for name in job.extra_names if name not in arrays]:
-        found = ", ".join(array_names(file, AnnotationError))
-        raise AnnotationError(f"{file}: no array {', '.join(missing)} (found: {found})")
+        raise AnnotationError(f"{file}: no array {', '.join(missing)} (found: {', '.join(arrays)})")
     return joined(job.extra_names, arrays.__getitem__, str(file))
 
 
@@ -108,7 +110,7 @@ def _read_back(file: Path, new: Path, labels: Mapping[str, np.ndarray]) -> None:
             kept = {m.filename: (m.CRC, m.file_size) for m in old.infolist() if m.filename[:-4] not in LABELS}
             written = {m.filename: (m.CRC, m.file_size) for m in copy.infolist() if m.filename[:-4] not in LABELS}
         found = read_arrays(new, lambda name: name in LABELS, AnnotationError)
-        same = set(found) == set(labels) and all(np.array_equal(found[k], v) for k, v in labels.items())
+        same = all(np.array_equal(found[k], v) for k, v in labels.items())
         if damaged or kept != written or not same:
             raise AnnotationError(f"{new.name} was read back and came out different; check the disk and annotate again")
 

@@ -7,6 +7,7 @@ episode is the same byte for byte, whatever the dataset's own fields are.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -24,7 +25,7 @@ from gap_vla.core.episode import OPENING_UNIT, Episode
 from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.whole import workplace
-from gap_vla.demos.fields import as_rows
+from gap_vla.demos.fields import as_rows, as_truths
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.reader import read_steps
@@ -69,12 +70,12 @@ def episode_of(example: Any, file: str, number: int, job: AnnotationJob, *, imag
         if "steps/phase" in features:
             known["phase"] = np.array([name.decode() for name in features["steps/phase"].bytes_list.value])
         if images and "steps/rho" in features:
-            known["rho"] = np.array(features["steps/rho"].float_list.value, np.float32)
+            known["rho"] = _column(example, "rho", steps, where).ravel().astype(np.float32)
         if images and "steps/change_point" in features:
-            known["change_point"] = np.array(features["steps/change_point"].int64_list.value, bool)
+            known["change_point"] = as_truths(_column(example, "change_point", steps, where).ravel())
         for name in LANGUAGE:
             if texts := features[f"steps/{name}"].bytes_list.value if f"steps/{name}" in features else ():
-                known["language_instruction"] = texts[0].decode(errors="replace")
+                known["language_instruction"] = texts[0].decode()
                 break
         return Episode(
             _images(example, steps) if images else {},
@@ -83,13 +84,6 @@ def episode_of(example: Any, file: str, number: int, job: AnnotationJob, *, imag
             metadata={"file_path": file, "episode_id": number, **_recorded(features), **layout.facts},
             **known,
         ).validate()
-
-
-def extra_of(example: Any, file: str, number: int, job: AnnotationJob) -> np.ndarray:
-    """f64[T, E]: the job's extra columns."""
-    where = f"{file}, episode {number}"
-    steps = _steps(example, where)
-    return joined(job.extra_names, lambda name: _column(example, name, steps, where), where)
 
 
 def _recorded(features: Any) -> dict[str, Any]:
@@ -173,11 +167,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "dataset", overwrite=job.overwrite)
 
-    def reread(index: int) -> Episode:
-        _, file, number = places[index]
-        return next(_decoded(out / file.name, job, number))
-
-    return AnnotatedFiles(out, out / "annotator", annotation, episodes, reread)
+    copies = [(out / file.name, job, number) for _, file, number in places]
+    return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: next(_decoded(*copies[index])))
 
 
 def read_all(
@@ -198,7 +189,8 @@ def read_all(
             episodes.append(episode_of(example, f"{file}", number, job))
             places.append((split, file, number))
             if job.extra_names:
-                extra.append(extra_of(example, f"{file}", number, job))
+                column = functools.partial(_column, example, steps=len(episodes[-1]), where=f"{file}, episode {number}")
+                extra.append(joined(job.extra_names, column, f"{file}, episode {number}"))
         counted(file, len(episodes) - before, count)
     return info, episodes, places, extra
 

@@ -110,6 +110,8 @@ def check_language(episode: Recording) -> Iterator[Finding]:
     if not episode.language or not episode.language[0].strip():
         text = "no language instruction; a language-conditioned policy gets nothing from it"
         yield Finding("warning", "language", text, episode.name)
+    elif any("\ufffd" in text for text in episode.language):
+        yield Finding("error", "language", "the instruction is not UTF-8; write it again as text", episode.name)
     elif len(set(episode.language)) > 1:
         step = next(i for i, text in enumerate(episode.language) if text != episode.language[0])
         yield Finding("note", "language", "the instruction changes within the episode", episode.name, step)
@@ -121,7 +123,10 @@ def check_rho(episode: Recording) -> Iterator[Finding]:
     if rho is not None and np.isfinite(rho).all() and (rho.min() < 0 or rho.max() > 1):
         step = int(((rho < 0) | (rho > 1)).argmax())
         yield Finding("error", "rho", f"rho is {rho[step]:.3g}, not in [0, 1]; annotate again", episode.name, step)
-    if points is not None and points[0]:
+    if points is not None and (odd := (points != 0) & (points != 1)).any():
+        text = f"change_point is {points[odd][0]:.3g}, neither true nor false; annotate again"
+        yield Finding("error", "rho", text, episode.name, int(odd.argmax()))
+    elif points is not None and points[0]:
         yield Finding("error", "rho", "change_point is True at the first step; annotate again", episode.name, 0)
 
 

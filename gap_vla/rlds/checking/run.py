@@ -89,9 +89,12 @@ def check_dataset(
 
 
 def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLayout | None]:
-    shapes = {k: v.shape for k, v in flat(step, separator="/")}
+    fields = dict(flat(step, separator="/"))
+    shapes = {k: v.shape for k, v in fields.items()}
     if key is not None and key not in shapes:
         raise EpisodeError(f"no step field {key!r} for the state; there are: {', '.join(sorted(shapes))}")
+    if key is not None and (len(shapes[key]) != 1 or np.dtype(fields[key].np_dtype).kind not in "fiu"):
+        raise EpisodeError(f"step field {key!r} is {fields[key]}, not a row of numbers; name the state with --state")
     if key is None:
         key = next((f"observation/{k}" for k in _STATE_KEYS if f"observation/{k}" in shapes), None)
     if layout is not None and key is None:
@@ -132,7 +135,7 @@ def _recordings(
             name=name,
             images={k: v for k, v in images.items() if v.shape[-1] == 3},
             fields=numbers,
-            language=[t.decode(errors="replace") if isinstance(t, bytes) else str(t) for t in text],
+            language=[t.decode(errors="replace") for t in text if isinstance(t, bytes)],
             proprio=layout.to_proprio(state, f"{version_dir}, {name}") if layout and state is not None else None,
             action=fields["action"].reshape(len(fields["action"]), -1),
         )
