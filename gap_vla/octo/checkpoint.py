@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from gap_vla.core.foreign import CheckpointError, Section, blaming, finite, whole
+from gap_vla.core.foreign import CheckpointError, Section, blaming, finite, shown, whole
 from gap_vla.core.whole import replacing
 from gap_vla.octo.spec import ModuleSpec
 
@@ -28,7 +28,7 @@ STATISTICS = "dataset_statistics.json"
 EXAMPLE_BATCH = "example_batch.msgpack"
 
 GREATEST = 1_000_000
-"""Greatest whole number in a model's config, unless `_GREATEST` has another."""
+"""Greatest number in a model's config, unless `_GREATEST` has another."""
 
 _GREATEST = {"num_layers": 256, "num_blocks": 256, "readouts": 4096, "num_tokens": 4096, "max_horizon": 100_000}
 _COUNTS = {
@@ -37,6 +37,11 @@ _COUNTS = {
     *("diffusion_steps", "n_diffusion_samples", "time_dim", "hidden_dim", "vocab_size", "max_length"),
 }
 """Names of whole numbers, or lists of them, that cannot be 0."""
+_FLAGS = set(
+    "repeat_task_tokens use_correct_attention add_position_embedding enforce_causal use_token_learner proper_pad_mask "
+    "discretize finetune_encoder use_film use_map use_layer_norm encode_with_model".split()
+)
+"""Names of what is true or false."""
 _PREFIX = "hf://"
 
 
@@ -138,13 +143,15 @@ def _check_config(value: Any, where: str, name: str) -> None:
             raise CheckpointError(f"{where} is empty; it must have a number for each stage")
         for place, inner in enumerate(value):
             _check_config(inner, f"{where}[{place}]", name)
-    elif isinstance(value, float):
-        finite(where, value, -1e9, 1e9, CheckpointError)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        greatest = _GREATEST.get(name, GREATEST)
-        whole(where, value, 1 if name in _COUNTS else -greatest, greatest, CheckpointError)
+    elif name in _FLAGS:
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{where} is {shown(value)}; it must be true or false")
+    elif name.endswith("dropout_rate"):
+        finite(where, value, 0, 1, CheckpointError)
     elif name in _COUNTS and value is not None:
-        raise CheckpointError(f"{where} is {type(value).__name__}; it must be a whole number")
+        whole(where, value, 1, _GREATEST.get(name, GREATEST), CheckpointError)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        finite(where, value, -GREATEST, GREATEST, CheckpointError)
 
 
 def read_example_batch(root: Path) -> dict[str, Any]:

@@ -15,6 +15,9 @@ from gap_vla.core.errors import UserError
 EXPERT_ACTION = "expert_action"
 """Observation key of the scripted expert's action; only policies with `privileged = True` are given it."""
 
+MOST_ACTION = 10.0
+"""Entries of actions, which lie in -1 to 1, may be so far off: networks overshoot. Beyond it they are no actions."""
+
 
 class PolicyError(UserError, RuntimeError):
     """A policy that cannot be loaded or does not fit the task; the message says what to do."""
@@ -221,12 +224,13 @@ class GuardedPolicy:
         if fault is not None:
             return unusable, dict.fromkeys(range(rows), fault)
         actions: np.ndarray = np.asarray(result, np.float32)
-        finite = np.isfinite(actions).all(1)
+        odd = ~(np.abs(actions) <= MOST_ACTION)  # also NaN
         faults = {}
-        for row in np.flatnonzero(~finite):
-            entries = [entry for entry, value in enumerate(actions[row]) if not np.isfinite(value)]
-            faults[int(row)] = f"the policy returned NaN or infinity in action entries {entries}"
-        return np.clip(np.where(finite[:, None], actions, 0), -1, 1), faults
+        for row in np.flatnonzero(odd.any(1)):
+            what = "NaN or infinity" if not np.isfinite(actions[row]).all() else f"{actions[row][odd[row]][0]:g}"
+            entries = np.flatnonzero(odd[row]).tolist()
+            faults[int(row)] = f"the policy returned {what} in action entries {entries}; actions lie in -1 to 1"
+        return np.clip(np.where(odd.any(1)[:, None], 0, actions), -1, 1), faults
 
     def forget(self, episode_ids: Sequence[int]) -> None:
         """These episodes are over; policies that remember something about each need not do so any longer."""

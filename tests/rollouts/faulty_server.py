@@ -38,7 +38,7 @@ def pack_nan(policy):
     def pack(message):
         if "actions" in message and policy.calls >= policy.after:
             message["actions"] = message["actions"].copy()
-            message["actions"][:, 2] = np.nan
+            message["actions"][:, 2] = np.nan if policy.fault == "nan" else 1e30
         return wire.pack(message)
 
     return pack
@@ -46,7 +46,7 @@ def pack_nan(policy):
 
 if __name__ == "__main__":
     policy = Faulty(sys.argv[2], int(sys.argv[3]))
-    if policy.fault == "nan":
+    if policy.fault in ("nan", "absurd"):
         gap_vla.serving.server.pack = pack_nan(policy)
     server = PolicyServer(policy, whole_chunks=False)
     asyncio.run(serve_forever(server, "127.0.0.1", int(sys.argv[1]), lambda port: print(port, flush=True)))

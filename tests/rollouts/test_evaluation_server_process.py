@@ -109,7 +109,11 @@ def test_a_server_that_returns_within_the_patience_costs_nothing(tmp_path, undis
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("nan", r"NaN or infinity in action entries \[2\]"), ("width", r"shape \(1, 5\), the task takes \(1, 7\)")],
+    [
+        ("nan", r"NaN or infinity in action entries \[2\]"),
+        ("absurd", r"returned 1e\+30 in action entries \[2\]; actions lie in -1 to 1"),
+        ("width", r"shape \(1, 5\), the task takes \(1, 7\)"),
+    ],
 )
 def test_bad_answers_fail_the_episodes_that_got_them_by_name(tmp_path, fault, message):
     with process(fault) as (_, address):
