@@ -209,15 +209,20 @@ class RunDirectory:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """Every whole line of a metrics file, oldest first; a line cut off by a kill is left out."""
-    rows = []
+    """Every whole line of a metrics file, oldest first; what a kill cut off at its end is left out."""
+    rows, cut = [], 0
     for number, line in enumerate(regular(Path(path)).read_bytes().splitlines(), 1):
-        with contextlib.suppress(ValueError, RecursionError):
+        try:
             row = Section(json.loads(line), f"{path}, line {number}")
-            row.whole("step", 0, STEPS)
-            if texts := [key for key, value in row.values.items() if not isinstance(value, int | float)]:
-                raise row.refuse(texts[0], "a number")
-            rows.append(dict(row.values))
+        except (ValueError, RecursionError):
+            cut = cut or number
+            continue
+        if cut:
+            raise UserError(f"{path}, line {cut}: not valid JSON, and more lines follow; copy the file again")
+        row.whole("step", 0, STEPS)
+        if texts := [key for key, value in row.values.items() if not isinstance(value, int | float)]:
+            raise row.refuse(texts[0], "a number")
+        rows.append(dict(row.values))
     return rows
 
 

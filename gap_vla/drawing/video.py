@@ -55,10 +55,16 @@ def write_video(
             _, said = encoder.communicate()
         if encoder.returncode:
             raise OutputError(f"{path}: ffmpeg failed: {said.decode(errors='replace').strip()}")
-        try:
-            arrived, _ = imageio_ffmpeg.count_frames_and_secs(temporary)
-        except RuntimeError:
-            arrived = 0
-        if arrived != count:
+        if (arrived := pictures_in(temporary)) != count:
             raise OutputError(f"{path}: {arrived} of {count} pictures arrived; is the disk full?")
     return path
+
+
+def pictures_in(path: Path) -> int:
+    """How many pictures a video holds; 0 for a file that is none, or has lost its end."""
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(path)[0]
+    except RuntimeError:
+        return 0

@@ -13,7 +13,7 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.run_directory import RunDirectory, read_metrics
-from gap_vla.core.typed_config import SEED
+from gap_vla.core.typed_config import SEED, STEPS
 from gap_vla.report.comparison import Rollouts, evaluations_of
 
 
@@ -49,8 +49,19 @@ class Run:
         found = Section.read(run.summary, ReportError) if run.complete else Section({}, str(run.summary), ReportError)
         if found.values.get("rollouts"):
             found.section("rollouts").section("task", {}).text("variant", "")
+        if found.values.get("success") is not None:
+            found.finite("success", 0, 1)
+        found.whole("steps", 0, STEPS, 0)
+        numbers = [(found.section("seconds", {}), 1e9)]
         for name in found.section("variants", {}).values:
-            found.section("variants").section(name)
+            if (one := found.section("variants").section(name)).values.get("phases"):
+                numbers += [
+                    (one.section("phases").section("reached"), 1),
+                    (one.section("phases").section("failed_in"), 1e9),
+                ]
+        for part, most in numbers:
+            for name in part.values:
+                part.finite(name, 0, most)
         read = cls(run.path, config.values, found.values)
         config.text("method")
         _ = read.rollouts  # whose outcomes are checked by being read

@@ -12,6 +12,7 @@ import numpy as np
 from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import svg
 from gap_vla.drawing.markup import chart_image, command_block, data_uri, film, films, html_table, note
+from gap_vla.drawing.video import pictures_in
 from gap_vla.report import charts
 from gap_vla.report.comparison import WITH_P, compare, words
 from gap_vla.report.comparison_render import draw_comparison, tables
@@ -94,13 +95,14 @@ def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
 
 
 def videos_section(runs: list[Run], limit: int, command: str) -> str:
-    figures = [
-        film(data_uri(path.read_bytes(), "video/mp4"), f"{run.label}, {words(variant)}", path.stem.rsplit("_", 1)[-1])
-        for run in runs
-        for variant in run.evaluations
-        for path in run.videos(variant)[:limit]
-    ]
-    return films(figures) + command_block(command) if figures else ""
+    figures, cut = [], []
+    scenes = [(run, variant) for run in runs for variant in run.evaluations]
+    for caption, path in [(f"{r.label}, {words(v)}", path) for r, v in scenes for path in r.videos(v)[:limit]]:
+        if pictures_in(path):
+            figures.append(film(data_uri(path.read_bytes(), "video/mp4"), caption, path.stem.rsplit("_", 1)[-1]))
+        else:
+            cut.append(note(f"{path} is no whole MP4 and is not shown; `gap-vla evaluate` films episodes again."))
+    return films(figures) + "".join(cut) + command_block(command) if figures or cut else ""
 
 
 def runs_section(runs: list[Run]) -> str:

@@ -1,6 +1,21 @@
 """Directories of finished runs, as a report finds them."""
 
+import functools
 import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from gap_vla.drawing.video import write_video
+
+
+@functools.cache
+def film() -> bytes:
+    """A whole MP4 of four pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        return write_video(path, np.zeros((4, 16, 16, 3), np.uint8), "evaluation").read_bytes()
 
 
 def make_run(folder, method, seed, wins, task="assembly"):
@@ -8,7 +23,7 @@ def make_run(folder, method, seed, wins, task="assembly"):
     path = folder / f"{method}-seed{seed}"
     videos = path / "rollouts" / "default" / "videos"
     videos.mkdir(parents=True)
-    (videos / "episode_0001_failure.mp4").write_bytes(b"not really a video")
+    (videos / "episode_0001_failure.mp4").write_bytes(film())
     evaluation = {"layout_seeds": [5, 6, 7, 8], "outcomes": wins, "videos": ["videos/episode_0001_failure.mp4"]}
     evaluation["phases"] = {"reached": {"reach": 1.0, "insert": 0.75}, "failed_in": {"insert": 2}}
     summary = {

@@ -49,6 +49,15 @@ def test_sections_without_anything_to_show_are_left_out(runs, tmp_path):
     assert 'id="curves"' in page and 'id="rho"' not in page
 
 
+def test_a_video_that_was_cut_is_named_in_its_place(runs, tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    video = path / "rollouts" / "default" / "videos" / "episode_0001_failure.mp4"
+    for part in (video.read_bytes()[:900], b"not really a video", b""):
+        video.write_bytes(part)
+        page = write_report([path], tmp_path / "report.html", command="make").read_text()
+        assert f"{video} is no whole MP4 and is not shown" in page and "<video" not in page
+
+
 def test_the_same_runs_give_the_same_page(runs, page, tmp_path):
     again = write_report(runs, tmp_path / "again.html", command="python make_page", videos=1)
     assert again.read_text() == page
@@ -69,6 +78,9 @@ def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
     assert Run.read("runs/assembly/gap-seed0").store.resolve() == store
 
 
+EVALUATED = {"layout_seeds": [5], "outcomes": [1]}
+
+
 @pytest.mark.parametrize(
     ("file", "change", "named"),
     [
@@ -84,6 +96,15 @@ def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
         ),
         ("summary.json", {"variants": {"default": {"layout_seeds": [], "outcomes": []}}}, "0 outcomes of 0 layouts"),
         ("summary.json", {"variants": {}, "rollouts": {"task": 5}}, "rollouts.task is 5"),
+        ("summary.json", {"success": float("nan")}, "success is nan"),
+        ("summary.json", {"seconds": {"train": float("nan")}}, "seconds.train is nan"),
+        ("summary.json", {"steps": "many"}, "steps is 'many'"),
+        ("summary.json", {"variants": {"default": {**EVALUATED, "phases": 5}}}, "phases is 5"),
+        (
+            "summary.json",
+            {"variants": {"default": {**EVALUATED, "phases": {"reached": {"reach": float("nan")}, "failed_in": {}}}}},
+            "reached.reach is nan",
+        ),
     ],
 )
 def test_runs_that_measured_nothing_are_refused_by_file_and_key(tmp_path, file, change, named):

@@ -5,7 +5,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from flax.serialization import msgpack_serialize
+from safetensors.numpy import save_file
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.identity import flat
@@ -19,6 +22,7 @@ from gap_vla.core.run_directory import (
     read_metrics,
 )
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.whole import write_json
 from gap_vla.report.runs import Run as ReportedRun
 from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig
@@ -75,6 +79,42 @@ def test_another_evaluation_keeps_the_training_and_sets_the_earlier_rollouts_asi
         assert (run.path / f"summary-earlier-{number}.json").exists()
         run.rollouts.mkdir()
         run.summary.write_text("{}")
+
+
+def _json(path):
+    path.write_text("{}")
+
+
+def _parameters(path):
+    path.write_bytes(msgpack_serialize({"head": {"kernel": np.arange(50, dtype=np.float32)}}))
+
+
+def _weights(path):
+    save_file({"head": np.arange(50, dtype=np.float32)}, path)
+
+
+@pytest.mark.parametrize("kind", [FinetuneConfig, SmallConfig])
+def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
+    config = dataclasses.replace(kind("threading"), runs=str(tmp_path))
+    run = RunDirectory(Run(config, "named").directory.path)
+    run.path.mkdir(parents=True)
+    write_json(run.config, config.to_dict())
+    write_json(run.dataset, Run(config).stages.made_from(config.backend))
+    facts = {"task": "threading", "method": "gap", "seed": 0, "steps": 7, "validation": {}, "rollouts": {}}
+    write_json(run.summary, {**facts, "seconds": {"train": 1.0}})
+    writers = {".json": _json, ".safetensors": _weights, ".msgpack": _parameters, "": _parameters}
+    for path in (run.checkpoint / name.format(steps=7) for name in kind.exported.split()):
+        with pytest.raises(ConfigError, match=rf"{path}, of a finished run, cannot be read: .*No such file.*; copy it"):
+            Run(config, "named").to_the_end(resume=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[path.suffix](path)
+        whole = path.read_bytes()
+        for part in (b"", whole[:-1]):
+            path.write_bytes(part)
+            with pytest.raises(ConfigError, match=rf"{path}, of a finished run, cannot be read"):
+                Run(config, "named").to_the_end(resume=True)
+        path.write_bytes(whole)
+    assert Run(config, "named").to_the_end(resume=True)["steps"] == 7
 
 
 def test_what_is_trained_may_not_change(tmp_path):
@@ -150,6 +190,10 @@ def test_a_line_that_is_no_measurement_is_named_and_one_that_was_cut_off_is_left
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 0, "val/loss": NaN}\n{"step": 1, "train/lo\n\xff\n')
     assert [row["step"] for row in read_metrics(path)] == [0]
+    for damaged in (b'{"step": 1, "train/lo', b"\0\0\0\0", b""):
+        path.write_bytes(b'{"step": 0}\n' + damaged + b'\n{"step": 2}\n')
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not valid JSON, and more lines follow"):
+            read_metrics(path)
     path.write_text(f'{{"step": 0}}\n{line}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
         read_metrics(path)
