@@ -96,7 +96,7 @@ def test_a_dry_run_of_two_arms_takes_eighteen_numbers_of_state_and_fourteen_of_a
 def test_either_command_dry_runs_the_configuration_of_either_backend(command, capsys, tmp_path):
     from importlib import import_module
 
-    for file, words in (("small_assembly.py:paper", "policy: gap, "), ("assembly.py:debug", "model: Octo, ")):
+    for file, words in (("small_assembly.py:cpu", "policy: gap, "), ("assembly.py:debug", "model: Octo, ")):
         main = import_module(f"gap_vla.cli.{command}").main
         arguments = ["--config", f"finetune_configs/{file}", f"--config.data.root={tmp_path}", "--dry-run"]
         assert main(arguments) == 0

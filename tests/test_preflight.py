@@ -18,6 +18,7 @@ from gap_vla.sim.collection import require_space
 from gap_vla.training import preflight
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.preflight import require_training_memory
+from gap_vla.training.run import Run
 from gap_vla.training.stages import stages_of
 from gap_vla.training.torch import SmallConfig
 
@@ -85,6 +86,22 @@ def test_what_cannot_work_is_refused_and_nothing_is_made(make, changes, words, f
 
 
 @pytest.mark.parametrize(
+    ("make", "changes", "words"),
+    [
+        (octo, {"train__fsdp": 3, "train__batch_size": 9}, r"train\.fsdp is 3, which does not divide"),
+        (octo, {"train__logger": "trackio"}, r"train\.logger: trackio cannot be used"),
+        (octo, {"runs": str(ROOT / "README.md" / "runs")}, "is a file; give a folder"),
+        (small, {"train__device": "cuda"}, r"train\.device is 'cuda', but there is no such device"),
+    ],
+)
+def test_a_dry_run_looks_at_what_a_run_looks_at(make, changes, words, folders, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match=words):
+        Run(make(**folders | changes)).dry_run()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("script", "config", "setting"),
     [
         ("finetune", "threading", "--config.demos.path=README.md"),
@@ -113,8 +130,28 @@ def dataset(tmp_path):
     folder = tmp_path / "rlds" / "1.0.0"
     folder.mkdir(parents=True)
     (folder / "features.json").write_text(json.dumps(features(steps={"sequence": {"feature": step}})))
-    (folder / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train"}, {"name": "val"}]}))
+    (folder / "dataset_info.json").write_text(
+        json.dumps({"splits": [{"name": name, "shardLengths": []} for name in ("train", "val")]})
+    )
     return folder
+
+
+def test_a_shard_that_is_missing_is_found_before_work(dataset, folders):
+    splits = [{"name": "train", "shardLengths": ["2", "3"]}, {"name": "val", "shardLengths": ["1"]}]
+    (dataset / "dataset_info.json").write_text(json.dumps({"splits": splits}))
+    last = dataset / "toy-train.tfrecord-00001-of-00002"
+    for name in ("toy-train.tfrecord-00000-of-00002", "toy-val.tfrecord-00000-of-00001"):
+        (dataset / name).write_bytes(b"record")
+    settings = {**folders, "data__rlds": str(dataset), "demos__cameras": ("primary",), "data__augment": {}}
+    config = octo(**settings, method="vp")
+    for make in (lambda: None, last.touch):
+        make()
+        with pytest.raises(UserError, match=r"a file of split 'train' is missing or empty"):
+            ready(config)
+    last.write_bytes(b"record")
+    ready(config)
+    with pytest.raises(UserError, match="has no steps/rho"):
+        Run(octo(**settings)).dry_run()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +222,7 @@ def test_a_dataset_is_named_once_in_a_mixture(dataset, folders):
 
 def test_a_dataset_of_a_mixture_needs_neither_held_out_episodes_nor_rho_where_the_method_needs_none(dataset, folders):
     redescribed(dataset, '"action": {"tensor": {}}', widths(9, 7))
-    (dataset / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train"}]}))
+    (dataset / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train", "shardLengths": []}]}))
     ready(octo(**folders, **ONE_CAMERA, method="vp", data__mixture=((str(dataset), 0.5),)))
 
 
@@ -204,7 +241,7 @@ def test_the_command_names_a_bad_dataset_of_a_mixture_in_one_line_within_two_sec
 
 
 def test_a_dataset_without_a_split_is_named_before_it_is_read(dataset, folders):
-    (dataset / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train"}]}))
+    (dataset / "dataset_info.json").write_text(json.dumps({"splits": [{"name": "train", "shardLengths": []}]}))
     with pytest.raises(UserError, match="has no split 'val'"):
         ready(octo(**folders, method="vp", data__rlds=str(dataset)))
 

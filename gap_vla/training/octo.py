@@ -129,6 +129,7 @@ class FinetuneConfig(Experiment):
     trained_by: ClassVar[str] = "gap_vla.training.octo_trainer:OctoTrainer"
     methods: ClassVar[tuple[str, ...]] = METHODS
     several_hosts: ClassVar[bool] = True
+    exported: ClassVar[str] = "config.json dataset_statistics.json example_batch.msgpack {steps}/default/checkpoint"
     memory_advice: ClassVar[str] = "train.batch_size (or raise train.accumulate)"
 
     method: str = "vp_gap"
@@ -206,9 +207,10 @@ class FinetuneConfig(Experiment):
             "transformer": number * samples * kept * (tokens * (8 * width + 2 * mlp) + heads * tokens**2),
         }
 
-    def require_ready(self) -> None:
+    def require_ready(self, dry_run: bool = False) -> None:
         _require_trainable(self)
-        require_weights(self.model.pretrained)
+        if not (dry_run and self.model.pretrained.startswith("hf://")):
+            require_weights(self.model.pretrained)
         if self.train.fsdp > 1:
             from gap_vla.training.mesh import make_mesh
 

@@ -18,13 +18,14 @@ estimates are of the low side, so that what is refused could not have run.
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.outputs import require_apart
 from gap_vla.core.resources import require_disk, require_memory, require_writable
 from gap_vla.core.typed_config import ConfigError
@@ -40,8 +41,8 @@ PROCESS = 300 * 2**20
 """Python with its libraries."""
 
 
-def require_ready(config: Experiment, stages: Stages) -> None:
-    """Checks everything that a run needs.
+def require_ready(config: Experiment, stages: Stages, dry_run: bool = False) -> None:
+    """Checks everything that a run needs; a `dry_run` downloads nothing, and shows memory instead.
 
     Raises:
         ConfigError: data, weights or a device that do not fit the configuration, or are not there.
@@ -59,12 +60,30 @@ def require_ready(config: Experiment, stages: Stages) -> None:
             raise ConfigError(f"train.logger: {logger} cannot be used ({error}): pip install {logger}") from None
     if config.eval.episodes:
         require_rendering()
-    config.require_ready()
+    config.require_ready(dry_run)
     if not (stages.store / "store.json").exists():
         require_data(config, stages)
     if stages.mixture:
         _require_mixture(config, stages)
-    require_training_memory(config, config.on_cpu)
+    if not dry_run:
+        require_training_memory(config, config.on_cpu)
+
+
+def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
+    """Raises ConfigError if one of the files is missing or cut off; no parameters are loaded for it."""
+    import msgpack
+    from safetensors import SafetensorError, safe_open
+
+    for path in (checkpoint / name for name in files):
+        where = f"{path}, of a finished run, cannot be read"
+        advice = "copy it again, or move checkpoint/ and summary.json away: --resume makes them again"
+        with refusing(where, advice, ConfigError, (msgpack.OutOfData, SafetensorError)), path.open("rb") as stream:
+            if path.suffix == ".json":
+                json.load(stream)
+            elif path.suffix == ".safetensors":
+                safe_open(path, "np")
+            else:
+                msgpack.Unpacker(stream, max_buffer_size=0).skip()
 
 
 def require_training_memory(config: Experiment, on_cpu: bool) -> None:
@@ -150,9 +169,13 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
     if fields is None:
         return  # a description of another kind; reading it will say what is wrong
     info = Section.read(directory / "dataset_info.json", ConfigError)
-    splits = {split.text("name") for split in info.list("splits", Section.section)}
-    for split in needed - splits:
-        raise ConfigError(f"{directory} has no split {split!r}; build it with data.val_fraction above 0")
+    splits = {split.text("name"): split for split in info.list("splits", Section.section)}
+    for name in needed:
+        if name not in splits:
+            raise ConfigError(f"{directory} has no split {name!r}; build it with data.val_fraction above 0")
+        count = len(splits[name].list("shardLengths", Section.text))
+        if sum(file.stat().st_size > 0 for file in directory.glob(f"*-{name}.*-of-{count:05d}")) < count:
+            raise ConfigError(f"{directory}: a file of split {name!r} is missing or empty; copy the dataset again")
     require_rho(directory, "rho" in fields, config)
     require_cameras(directory, {key: shape for key, shape in fields.items() if key.startswith("image_")}, config)
 

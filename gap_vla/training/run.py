@@ -25,7 +25,7 @@ from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.loop import train
-from gap_vla.training.preflight import require_data, require_dataset, require_ready
+from gap_vla.training.preflight import require_data, require_exported, require_ready
 from gap_vla.training.stages import Stages, open_mixture, open_store, origin, prepare_data, stages_of
 
 
@@ -80,8 +80,10 @@ class Run:
                 )
                 run = stack.enter_context(held)
                 if run.complete:
+                    summary = run.read_summary()
+                    require_exported(run.checkpoint, config.exported.format(**summary).split())
                     print(f"{run.path} is complete", flush=True)
-                    return run.read_summary()
+                    return summary
                 agenda = stack.enter_context(agenda_of(config))
                 store, *mixture = open_store(config, self.stages, agenda), *open_mixture(self.stages)
             return self._train_and_roll_out(run, store, mixture, started, agenda)
@@ -153,8 +155,7 @@ class Run:
     def dry_run(self) -> str:
         """What `to_the_end` would do: stages, model, optimizer, GAP's leaves, memory. Nothing is made or written."""
         made = {True: "there already", False: "would be made"}
-        if self.stages.rlds.exists():
-            require_dataset(self.stages.rlds, self.config)
+        require_ready(self.config, self.stages, dry_run=True)
         return "\n".join(
             [
                 f"demonstrations: {self.stages.demos} ({made[self.stages.demos.exists()]})",

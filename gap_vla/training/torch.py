@@ -65,6 +65,7 @@ class SmallConfig(Experiment):
     trained_by: ClassVar[str] = "gap_vla.training.torch_trainer:SmallTrainer"
     methods: ClassVar[tuple[str, ...]] = tuple(registry.METHODS)
     prefix: ClassVar[str] = "small-"
+    exported: ClassVar[str] = "policy.json dataset_statistics.json policy.safetensors"
 
     method: str = "gap"
     model: SmallModelConfig = dataclasses.field(default_factory=SmallModelConfig)
@@ -125,7 +126,7 @@ class SmallConfig(Experiment):
             "image encoder": frames * values * bytes_each,
         }
 
-    def require_ready(self) -> None:
+    def require_ready(self, dry_run: bool = False) -> None:
         require_device(self.train.device)
         if self.model.encoder_weights and not Path(self.model.encoder_weights).is_file():
             raise ConfigError(f"model.encoder_weights is {self.model.encoder_weights!r}, which is no file")
