@@ -43,7 +43,9 @@ def seconds(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ConfigError(f"--budget is {text!r}; give a time such as 60m, 1.5h, 1h30m or 90s")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not (total := sum(float(number) * _UNITS[unit] for number, unit in parts)):
+        raise ConfigError(f"--budget is {text!r}, in which nothing can run; give a time such as 60m")
+    return total
 
 
 def reproduce(options: argparse.Namespace) -> int:

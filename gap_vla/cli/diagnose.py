@@ -24,6 +24,7 @@ from gap_vla.cli.arguments import (
     add_policy,
     answering,
     command_parser,
+    default_out,
     load_policy,
     refuse_idle,
     refuse_idle_for_policy,
@@ -107,7 +108,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts.task import sim_task
     from gap_vla.sim import require_rendering
 
-    out = options.out or _default_out(options)
+    out = options.out or default_out(options, "diagnosis", "diagnosis/{}")
     claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
     simulated = not (options.demos or options.rlds)
     if simulated or options.closed_loop:
@@ -122,8 +123,8 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     if data := options.rlds or options.demos:
         require_task(data, loaded.task)
     recordings = _recordings(options, task)
-    claim_folder(out, "diagnosis")
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
+    claim_folder(out, "diagnosis")
     closed: tuple[Any, ...] = ()
     if options.closed_loop:
         assert task is not None
@@ -162,9 +163,3 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
     print(f"recording the expert in {options.episodes} layouts …", file=sys.stderr, flush=True)
     seeds = [options.seed + LIBRARY + number for number in range(options.episodes)]
     return from_simulator(task, seeds, workers=options.workers)
-
-
-def _default_out(options: argparse.Namespace) -> Path:
-    if options.checkpoint and Path(options.checkpoint).is_dir():
-        return Path(options.checkpoint) / "diagnosis"
-    return Path("runs") / "diagnosis" / (options.checkpoint or options.policy).replace("/", "_").replace(":", "_")

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -49,6 +50,9 @@ def start_quietly() -> None:
     backend of matplotlib opens windows, whatever `MPLBACKEND` was.
     """
     os.environ["MPLBACKEND"] = "agg"
+    if any(option.startswith("e") for option in sys.warnoptions):  # errors are no errors of the libraries that warn
+        sys.warnoptions[:] = ["default"]
+        warnings.simplefilter("default")
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0" and _QuietTensorFlow not in sys.meta_path:
         sys.meta_path.insert(0, _QuietTensorFlow)
 

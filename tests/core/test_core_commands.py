@@ -265,6 +265,7 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
         ("MPLBACKEND=nonsense gap annotate x --out y", USER_ERROR, "^error: x: no such"),
         ("PYTHONIOENCODING=ascii gap annotate --help | grep -c u03c1 >&2", 0, "^[1-9]"),
         ("gap --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
+        ("gap annotate --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
         ("gap evaluate --policy ws://$(printf 'a%.0s' {1..70}).x:80 --task assembly", USER_ERROR, "is no address"),
         ("truncate -s 100G d.hdf5; gap annotate d.hdf5 --out e.hdf5", USER_ERROR, "d.hdf5: not a complete HDF5 file"),
     ],

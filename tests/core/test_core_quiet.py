@@ -31,6 +31,14 @@ def test_a_command_that_loads_tensorflow_says_nothing_but_its_own_lines(tmp_path
     assert answer["copy"] == str(tmp_path / "toy" / "1.1.0") and answer["labels"]["steps"] == 56
 
 
+def test_what_libraries_warn_of_is_no_error_whatever_python_was_told(tmp_path):
+    quiet = "from gap_vla.core.lazy import start_quietly; start_quietly()"
+    code = f"{quiet}; import warnings; warnings.warn('old', UserWarning)"
+    for words, variables in ((["-W", "error"], {}), ([], {"PYTHONWARNINGS": "error::UserWarning"})):
+        done = run(*words, "-c", code, cwd=tmp_path, **variables)
+        assert done.returncode == 0 and "UserWarning: old" in done.stderr
+
+
 IMPORT = "from gap_vla.core.lazy import start_quietly; start_quietly(); import tensorflow"
 
 

@@ -54,11 +54,11 @@ def episode(seed, rho, steps=12):
 def dataset(tmp_path_factory):
     """Called with the task it is said to be of, and whether it has ρ; returns a dataset's version folder."""
 
-    def write(task, rho=True):
+    def write(task, rho=True, val_fraction=0.5):
         root = tmp_path_factory.mktemp("rlds")
         identity = {"demos": {"task": task}}
         episodes = [episode(seed, rho) for seed in range(4)]
-        return write_rlds(episodes, root, "dots", val_fraction=0.5, annotator={}, identity=identity)
+        return write_rlds(episodes, root, "dots", val_fraction=val_fraction, annotator={}, identity=identity)
 
     return write
 
@@ -94,6 +94,17 @@ def test_data_of_another_task_are_refused(run, dataset, capsys):
         options = ["--checkpoint", str(run), "--rlds", str(other), "--quiet"]
         assert script(name).main(options) == 2
         assert "holds demonstrations of threading; the policy is one for assembly" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [("evaluate", ["--split", "nope"], "no split 'nope'"), ("diagnose", [], "swapping between episodes needs two")],
+)
+def test_what_was_refused_leaves_no_folder(name, more, said, run, dataset, tmp_path, capsys):
+    one = dataset("assembly", val_fraction=0.25)
+    options = ["--checkpoint", str(run), "--rlds", str(one), "--out", str(tmp_path / "out"), "--quiet", *more]
+    assert script(name).main(options) == 2 and said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
