@@ -164,10 +164,10 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
     assert (rest, options) == (["x"], {"rho": "hard", "sigma": 2.5})
     code = (
         "from gap_vla.cli.configured import config_parser, run_configured\n"
-        "words = ['--config', 'finetune_configs/threading.py', '--config.phases.options.sigma=2.5',\n"
+        "words = ['--config', 'finetune_configs/threading.py', '--config.phases.options.penalty=2.5',\n"
         "         '--config.train.steps', '7', '--config.runs=a folder']\n"
         "config = run_configured(lambda config, options: config, config_parser(''), words)\n"
-        "assert (config.phases.options, config.train.steps, config.runs) == ({'sigma': 2.5}, 7, 'a folder')\n"
+        "assert (config.phases.options, config.train.steps, config.runs) == ({'penalty': 2.5}, 7, 'a folder')\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 

@@ -12,6 +12,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from gap_vla.cli.arguments import (
@@ -58,17 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     from gap_vla.phases.measures import describe
     from gap_vla.rlds.annotating import AnnotationJob, annotate_files
 
-    job = AnnotationJob(
-        method=arguments.method or "lstm",
-        seed=arguments.seed,
-        options=arguments.option,
-        annotator=arguments.annotator,
-        layout=arguments.layout,
-        state=arguments.state,
-        extra=arguments.extra,
-        workers=arguments.workers,
-        overwrite=arguments.overwrite,
-    )
+    said = {**vars(arguments), "method": arguments.method or "lstm", "options": arguments.option}
+    job = AnnotationJob(**{field.name: said[field.name] for field in dataclasses.fields(AnnotationJob)})
     page = Path(arguments.report or f"{arguments.out}.report.html")
     if arguments.report is not None:
         claim(page, "report", sources=[arguments.source, arguments.annotator, arguments.out], suffixes=(".html",))

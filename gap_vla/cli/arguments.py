@@ -120,6 +120,9 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(USER_ERROR, f"error: {one_line(message, 1000)}; see {self.prog} --help\n")
 
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file, flush=True)  # argparse itself keeps silent about a full disk
+
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         if "" in arg_strings:
             raise argparse.ArgumentError(action, "an empty text is no value; give one, or leave the option out")
@@ -248,9 +251,9 @@ def add_policy(parser: argparse.ArgumentParser, others: str, cameras: str) -> No
 
 def refuse_idle_for_policy(parser: argparse.ArgumentParser, options: argparse.Namespace, *of_checkpoint: str) -> None:
     """Refuses what has no effect on a policy of this kind; `of_checkpoint`: other options that are for checkpoints."""
-    if options.checkpoint:
-        refuse_idle(parser, options, "with --checkpoint: they are for a server, ws://", "keys", "patience")
-    else:
+    if not str(options.policy).startswith(("ws://", "wss://")):
+        refuse_idle(parser, options, "without a server, ws://", "keys", "patience")
+    if not options.checkpoint:
         refuse_idle(parser, options, "without --checkpoint", "step", *of_checkpoint, "dataset")
 
 
@@ -278,3 +281,11 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: 
     width, more = task_spec(options.task).action_dim, {"keys": options.keys, "patience": options.patience}
     loaded = serving.load_policy(options.policy, action_dim=width, task=options.task, seed=seed, **more)
     return dataclasses.replace(loaded, task=options.task)
+
+
+def default_out(options: argparse.Namespace, inside: str, outside: str) -> Path:
+    """Where results go without `--out`: `inside` the checkpoint's folder, or a folder named by `outside` and policy."""
+    if options.checkpoint and Path(options.checkpoint).is_dir():
+        return Path(options.checkpoint) / inside
+    policy = (options.checkpoint or options.policy).replace("://", "_").replace("/", "_").replace(":", "_")
+    return Path("runs") / outside.format(policy)

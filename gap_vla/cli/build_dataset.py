@@ -45,6 +45,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if arguments.annotator:
         labels = ("method", "seed", "option", "fit_episodes")
         refuse_idle(parser, arguments, "with --annotator, which fits nothing", *labels)
+    if arguments.method == "none":
+        refuse_idle(parser, arguments, "with --method none, which writes no ρ", "seed", "option", "fit_episodes")
     if arguments.dry_run:
         refuse_idle(parser, arguments, "with --dry-run", "overwrite", "beam", "fit_episodes", "annotator")
     return arguments

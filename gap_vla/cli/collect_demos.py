@@ -53,26 +53,17 @@ def main(argv: list[str] | None = None) -> None:
     add("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
     if not options.cameras:
-        refuse_idle(parser, options, "without cameras", "image_size", "camera", "show")
+        refuse_idle(parser, options, "without cameras", "image_size", "show")
+    if "primary" not in options.cameras:
+        refuse_idle(parser, options, "without the primary camera", "camera")
     from gap_vla.sim.collection import collect_demos
     from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 
     shown = options.show and options.cameras
     if shown:
         claim_pictures(options.out)
-    out = collect_demos(
-        options.task,
-        options.episodes,
-        options.out,
-        seed=options.seed,
-        image_size=options.image_size,
-        cameras=options.cameras,
-        camera=options.camera,
-        action_noise=options.action_noise,
-        workers=options.workers,
-        variant=options.variant,
-        progress=not options.quiet,
-    )
+    asked = {name: value for name, value in vars(options).items() if name not in ("episodes", "show", "quiet")}
+    out = collect_demos(**asked, n=options.episodes, progress=not options.quiet)
     print(out)
     if shown:
         print(contact_sheet(out, episodes=options.show))

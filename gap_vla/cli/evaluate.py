@@ -25,6 +25,7 @@ from gap_vla.cli.arguments import (
     add_policy,
     answering,
     command_parser,
+    default_out,
     load_policy,
     refuse_idle,
     refuse_idle_for_policy,
@@ -51,8 +52,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--rlds", type=Path, help="no rollouts: the action error on this RLDS dataset's held-out episodes, split by ρ")
     add("--split", default="val", help="which episodes of --rlds (default val)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/eval)")
-    add("--execute", type=whole(1, 256), help="actions executed of each predicted chunk (default: as trained)")
-    add("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
+    chunks = parser.add_mutually_exclusive_group()
+    executed = "actions executed of each predicted chunk (default: as trained)"
+    chunks.add_argument("--execute", type=whole(1, 256), help=executed)
+    chunks.add_argument("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
     add("--camera", help="view of the primary camera (default: the one of training, or near)")
     add("--other-view", action="store_true", help="let --camera be another view than the policy was trained through")
     add("--horizon", type=whole(1, MANY), help="control steps per episode (default: the task's)")
@@ -62,6 +65,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--policy-limit", type=seconds, default=60.0, help="seconds for an answer (default 60; its first has 600)")
     options = parser.parse_args(arguments)
     refuse_idle_for_policy(parser, options, "execute", "ensemble")
+    if options.camera is None:
+        refuse_idle(parser, options, "without --camera", "other_view")
+    if options.cameras is not None and "primary" not in options.cameras:
+        refuse_idle(parser, options, "without the primary camera", "camera")
     rollouts = "episodes seed variant execute ensemble image_size cameras camera other_view horizon workers slots"
     if options.rlds:
         names = [*rollouts.split(), "videos", "policy_limit"]
@@ -110,7 +117,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     )
     require_task(options.rlds, loaded.task)
     if options.out:
-        claim_folder(options.out, "held_out", sources=[options.rlds])
+        claim_folder(options.out, "held_out", sources=[options.rlds], make=False)
     episodes = read_rlds(options.rlds, options.split)
     found = held_out(loaded.policy, map(from_episode, episodes), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
@@ -122,7 +129,8 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     if not split:
         print("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
     if options.out:
-        write_output(options.out / "held_out.json", "held_out", json.dumps(dataclasses.asdict(found)))
+        folder = claim_folder(options.out, "held_out")
+        write_output(folder / "held_out.json", "held_out", json.dumps(dataclasses.asdict(found)))
     return dataclasses.asdict(found)
 
 
@@ -150,7 +158,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     view = loaded.view(options.camera, other=options.other_view)
     if cameras:
         require_rendering()
-    root = options.out or _default_out(options, loaded.task)
+    place = loaded.task, "" if options.variant == "default" else f"_{options.variant}"
+    root = options.out or default_out(options, "evaluation_{}{}".format(*place), "eval/{}_{{}}{}".format(*place))
     if len(variants) > 1:
         claim_folder(root, "variants")
     for variant in variants:
@@ -173,11 +182,3 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
             limits=limits,
         )
         yield folder, summary
-
-
-def _default_out(options: argparse.Namespace, task: str) -> Path:
-    variant = "" if options.variant == "default" else f"_{options.variant}"
-    if options.checkpoint and Path(options.checkpoint).is_dir():
-        return Path(options.checkpoint) / f"evaluation_{task}{variant}"
-    name = (options.checkpoint or options.policy).replace("://", "_").replace("/", "_").replace(":", "_")
-    return Path("runs") / "eval" / f"{task}_{name}{variant}"

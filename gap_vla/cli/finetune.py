@@ -32,14 +32,14 @@ def train(doc: str | None, kind: type[Experiment], argv: list[str] | None) -> An
     from gap_vla.cli.configured import config_parser, run_configured
 
     parser = config_parser(doc, kind)
+    how = parser.add_mutually_exclusive_group()
+    for option, what in {
+        "resume": "go on with this configuration's run from its last checkpoint, or begin",
+        "dry-run": "build everything, print shapes, parameter groups and memory, and stop",
+        "collect-only": "make the demonstrations, which takes the extra sim alone, and stop",
+    }.items():
+        how.add_argument(f"--{option}", action="store_true", help=what)
     add = parser.add_argument
-    add("--resume", action="store_true", help="go on with this configuration's run from its last checkpoint, or begin")
-    add("--dry-run", action="store_true", help="build everything, print shapes, parameter groups and memory, and stop")
-    add(
-        "--collect-only",
-        action="store_true",
-        help="make the demonstrations, which takes the extra sim alone, and stop",
-    )
     add("--run-name", default="", help="name of the run directory below runs/TASK/ (default: method, seed and hash)")
     return run_configured(_run, parser, argv)
 

@@ -17,9 +17,6 @@ from gap_vla.cli.arguments import command_parser, whole
 from gap_vla.core.errors import command
 from gap_vla.core.outputs import claim
 
-LOOKS = ("--probe", "--demos", "--probe-episodes", "--takeover", "--by", "--episodes", "--variant", "--workers")
-"""Options of scripts/look.py that belonged to this command."""
-
 
 def add_page(parser: argparse.ArgumentParser) -> None:
     """The runs and the page of a command that writes about runs."""
@@ -39,12 +36,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
     parser = command_parser(__doc__)
     add_page(parser)
-    options, others = parser.parse_known_args(arguments)
-    if others:
-        looks = {word.partition("=")[0].replace("_", "-") for word in others} & set(LOOKS)
-        hint = "; probes and takeovers are made by python scripts/look.py" if looks else ""
-        parser.error(f"unrecognized arguments: {' '.join(others)}{hint}")
-    return options
+    return parser.parse_args(arguments)
 
 
 @command

@@ -34,9 +34,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     add("--port", type=whole(0, 65_535), default=8000, help="default 8000; 0 takes a free one")
     add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
-    add("--execute", type=whole(1, 256), help="actions executed of each predicted chunk (default: as trained)")
-    add("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
-    add("--whole-chunks", action="store_true", help="answer with whole chunks; default: one action per observation")
+    chunks = parser.add_mutually_exclusive_group()
+    executed = "actions executed of each predicted chunk (default: as trained)"
+    chunks.add_argument("--execute", type=whole(1, 256), help=executed)
+    chunks.add_argument("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
+    answer = "answer with whole chunks; default: one action per observation"
+    chunks.add_argument("--whole-chunks", action="store_true", help=answer)
     add("--dataset", help="whose statistics, if the checkpoint carries several")
     add("--keys", type=Path, help="JSON file: our observation keys to the clients' names")
     add("--max-message", type=whole(1, 256), default=16, metavar="MIB", help="of one observation, MiB (default 16)")

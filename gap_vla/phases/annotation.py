@@ -20,7 +20,7 @@ from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.measures import label_report, notes
-from gap_vla.phases.methods import LABELS_NAME, OPTIONS, POINTS, RHO, Options, method_parts, resolved
+from gap_vla.phases.methods import LABELS_NAME, METHODS, OPTIONS, POINTS, RHO, USED, Options, method_parts, resolved
 from gap_vla.phases.motion import DeadBand, Motion, MotionError, motion_of
 from gap_vla.phases.saving import read_arrays, write_arrays
 
@@ -92,11 +92,12 @@ def annotate(
     return dataclasses.replace(annotation, report={"fitted_episodes": len(chosen), **annotation.report})
 
 
-def checked_options(method: str, options: Mapping[str, Any]) -> tuple[Options, dict[str, Any]]:
+def checked_options(method: str, options: Mapping[str, Any], seed: int = 0) -> tuple[Options, dict[str, Any]]:
     """The options of `annotate`: those of change points and bumps, and those of the LSTM.
 
     Raises:
-        MotionError: an unknown option, one that the method does not use, or an impossible value.
+        MotionError: an unknown option, one that the method does not use, or an impossible value; or a seed, other than
+            0, of a method that draws nothing.
     """
     estimator_fields = {f.name for f in dataclasses.fields(EstimatorSettings)} - {"seed"}
     if unknown := set(options) - set(OPTIONS) - estimator_fields:
@@ -106,10 +107,14 @@ def checked_options(method: str, options: Mapping[str, Any]) -> tuple[Options, d
         )
     own = Options.of({k: v for k, v in options.items() if k in OPTIONS})
     of_lstm = {k: v for k, v in options.items() if k in estimator_fields}
-    if method_parts(method, own)[1] == "lstm":
+    parts = method_parts(method, own)
+    used = {name for part in parts for name in USED.get(part, "").split()}
+    used |= set() if METHODS[method][1] else {"rho"}
+    if parts[1] == "lstm":
+        used |= {"seed", *estimator_fields}
         of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
-    elif of_lstm:
-        raise MotionError(f"{', '.join(sorted(of_lstm))}: options of the LSTM, which method {method!r} does not use")
+    if idle := sorted({*options, *(["seed"] if seed else [])} - used):
+        raise MotionError(f"{', '.join(idle)}: no effect with method {method!r}; leave it out")
     EstimatorSettings(**of_lstm)
     return own, of_lstm
 

@@ -224,6 +224,17 @@ METHODS: dict[str, tuple[str, str | None]] = {
 """Method: where its change points come from, how ρ is made of them (None: as option `rho` says)."""
 
 
+USED = {
+    "segment": "smooth dead_band alpha beta extra_weight rest penalty n_change_points min_size max_segment jump "
+    "reduction stroke arms",
+    "hdbscan": "smooth dead_band alpha min_size cluster_size",
+    "cotpc": "smooth dead_band alpha window threshold",
+    "gaussian": "sigma",
+    "fixed": "value",
+}
+"""Name in `POINTS` or `RHO`: the options that it looks at, as they are written; none where it is missing."""
+
+
 def method_parts(method: str, options: Options) -> tuple[str, str]:
     """The names in `POINTS` and `RHO` that make up a method.
 

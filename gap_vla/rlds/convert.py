@@ -13,6 +13,7 @@ import numpy as np
 from gap_vla import phases
 from gap_vla.core.episode import Episode
 from gap_vla.demos.source import Source, open_source
+from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import describe
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.reader import dataset_metadata
@@ -80,6 +81,8 @@ def build_dataset(
         raise DatasetError(f"{source.path}: no episodes")
     wanted: dict[str, Any] = {"method": method, "seed": seed, "options": dict(options or {})}
     fitted = phases.load_annotator(annotator) if annotator is not None else None
+    if fitted is None and method != "none":
+        checked_options(method, options or {}, seed)
     if fitted is not None:
         wanted = {"annotator": json.loads(json.dumps(fitted.identity, default=str))}
     elif fit_episodes is not None:

@@ -78,11 +78,13 @@ class PhasesConfig:
     def __post_init__(self) -> None:
         check_numbers(self, "phases")
         choose(self.method, (*METHODS_OF_RHO, "none"), "phases.method")
-        if self.options and self.method != "none":
+        if (self.options or self.seed) and self.method == "none":
+            raise ConfigError("phases.method is 'none'; phases.options and phases.seed have no effect with it")
+        if self.options or self.seed:
             from gap_vla.phases.annotation import checked_options
 
             try:
-                checked_options(self.method, self.options)
+                checked_options(self.method, self.options, self.seed)
             except ValueError as error:
                 raise ConfigError(f"phases.options: {error}") from None
 
@@ -177,6 +179,7 @@ class Experiment(abc.ABC):
         prefix: what the names of its run directories begin with.
         several_hosts: whether it can train on several (`gap_vla.training.hosts`).
         memory_advice: what to lower where memory is short.
+        exported: the files of a finished run's checkpoint; `{steps}` is their number.
     """
 
     backend: ClassVar[str]
@@ -185,6 +188,7 @@ class Experiment(abc.ABC):
     prefix: ClassVar[str] = ""
     several_hosts: ClassVar[bool] = False
     memory_advice: ClassVar[str] = "train.batch_size"
+    exported: ClassVar[str]
 
     task: str
     method: str = ""
@@ -260,7 +264,7 @@ class Experiment(abc.ABC):
         """Bytes by part that training takes (`gap_vla.training.preflight`); `batches` among them."""
 
     @abc.abstractmethod
-    def require_ready(self) -> None:
+    def require_ready(self, dry_run: bool = False) -> None:
         """Checks weights and devices before any work begins.
 
         Raises:

@@ -11,7 +11,9 @@ import pytest
 
 from gap_vla.core.episode import Episode
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
+from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import describe
+from gap_vla.phases.methods import OPTIONS, USED, Options
 from gap_vla.phases.pages import report_page
 
 
@@ -240,12 +242,38 @@ def test_errors_name_the_episode_the_option_and_the_method():
         annotate(DEMOS, method="best")
     with pytest.raises(MotionError, match="unknown option penalti"):
         annotate(DEMOS, penalti=3)
-    with pytest.raises(MotionError, match="options of the LSTM"):
-        annotate(DEMOS, method="gaussian", epochs=3)
     with pytest.raises(MotionError, match="no episode"):
         annotate([])
     with pytest.raises(MotionError, match="needs the phase of every step"):
         annotate([DEMOS[0].replace(phase=None)], method="column")
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "idle"),
+    [
+        ("gaussian", {"epochs": 3, "value": 0.5}, "epochs, value"),
+        ("lstm", {"sigma": 3.0}, "sigma"),
+        ("change_points", {"sigma": 3.0}, "sigma"),
+        ("fixed", {"rho": "hard"}, "rho"),
+        ("column", {"penalty": 1.0, "rho": "hard"}, "penalty"),
+        ("cotpc", {"cluster_size": 4}, "cluster_size"),
+        ("hdbscan", {"threshold": 0.1}, "threshold"),
+        ("gaussian", {"seed": 3}, "seed"),
+        ("hdbscan", {"rho": "gaussian", "seed": 3}, "seed"),
+    ],
+)
+def test_options_without_effect_are_refused_by_name(method, options, idle):
+    seed = options.pop("seed", 0)
+    with pytest.raises(MotionError, match=f"^{idle}: no effect with method '{method}'"):
+        checked_options(method, options, seed)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_option_has_an_effect_on_some_method(method):
+    points, rho = METHODS[method]
+    for option in " ".join(USED.get(part, "") for part in (points, rho)).split():
+        checked_options(method, {option: Options().record()[option]})
+    assert set(OPTIONS) == {"rho", *" ".join(USED.values()).split()}
 
 
 def test_a_tampered_annotator_is_refused(tmp_path):

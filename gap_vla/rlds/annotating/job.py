@@ -12,6 +12,7 @@ import numpy as np
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.phases import Annotation, annotate, load_annotator
+from gap_vla.phases.annotation import checked_options
 
 
 class AnnotationError(UserError, ValueError):
@@ -42,6 +43,10 @@ class AnnotationJob:
     extra: str = ""
     workers: int | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.annotator is None:
+            checked_options(self.method, self.options, self.seed)
 
     @property
     def extra_names(self) -> list[str]:
