@@ -81,7 +81,8 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
     if missing:
         warnings.warn(f"{kind}: the model was built with {missing}, which are missing here", stacklevel=3)
     wrong = [
-        f"{kind}/{key} is {np.shape(found[key])}, expected {_pattern(np.shape(expected[key]), leading)}"
+        f"{kind}/{key} is {np.shape(found[key])}, expected "
+        f"({', '.join([*'BW'[:leading], *map(str, np.shape(expected[key])[leading:])])})"
         for key in sorted(set(found) & set(expected))
         if np.shape(found[key])[leading:] != np.shape(expected[key])[leading:]
         or np.ndim(found[key]) != np.ndim(expected[key])
@@ -142,10 +143,6 @@ def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: P
                 f"{path}: {key} holds {int(bad.sum())} values of {bad.size} that are NaN or infinite; the training "
                 "diverged or the file is damaged, take another step"
             )
-
-
-def _pattern(shape: tuple[int, ...], leading: int) -> str:
-    return "(" + ", ".join([*"BW"[:leading], *map(str, shape[leading:])]) + ")"
 
 
 def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

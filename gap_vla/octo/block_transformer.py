@@ -7,6 +7,7 @@ interceptor written against one (as `gap_vla.adjustment` does it) also works on 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -49,8 +50,9 @@ class BlockTransformer(nn.Module):
     ) -> tuple[list[PrefixGroup], list[TimestepGroup]]:
         if not timestep_groups:
             raise BatchError("no timestep tokens: none of the observation tokenizers found its keys")
-        if self.enforce_causal:
-            _check_causal(prefix_groups, timestep_groups)
+        for group, other in itertools.product(prefix_groups, timestep_groups) if self.enforce_causal else ():
+            if find_rule(group.attention_rules, other.name) is not AttentionRule.NEVER:
+                raise ConfigError(f"prefix group {group.name} would attend to timestep group {other.name}; forbid it")
         batch, horizon, _, width = timestep_groups[0].tokens.shape
         prefix_sizes = [group.tokens.shape[1] for group in prefix_groups]
         timestep_sizes = [group.tokens.shape[2] for group in timestep_groups]
@@ -95,10 +97,3 @@ def _replaced(groups: Sequence[Any], tokens: jax.Array) -> list[Any]:
         found.append(dataclasses.replace(group, tokens=tokens[..., start : start + size, :]))
         start += size
     return found
-
-
-def _check_causal(prefix_groups: Sequence[PrefixGroup], timestep_groups: Sequence[TimestepGroup]) -> None:
-    for group in prefix_groups:
-        for other in timestep_groups:
-            if find_rule(group.attention_rules, other.name) is not AttentionRule.NEVER:
-                raise ConfigError(f"prefix group {group.name} would attend to timestep group {other.name}; forbid it")

@@ -108,7 +108,9 @@ class OctoModel:
         with blaming(root / checkpoint.CONFIG, "no model can be built from it and the example batch"):
             module = OctoModule.create(**config["model"], compute=compute)
             expected = parameter_shapes(module, example)
-            text_processor = _text_processor(config["text_processor"], root)
+            text_processor = config["text_processor"] and ModuleSpec.instantiate(config["text_processor"])()
+            if isinstance(text_processor, HFTokenizer):  # the checkpoint may carry the files it needs
+                text_processor = dataclasses.replace(text_processor, directory=str(root))
         with blaming(checkpoint.params_path(root, step), "no parameters"):
             batches.check_params(params, expected, checkpoint.params_path(root, step))
         return cls(
@@ -214,14 +216,6 @@ def _shapes(tree: Mapping[str, Any], leading: tuple[str, ...]) -> list[str]:
         f"  {key}: {np.asarray(leaf).dtype}[{', '.join([*leading, *map(str, leaf.shape[len(leading) :])])}]"
         for key, leaf in sorted(traverse_util.flatten_dict(dict(tree), sep="/").items())
     ]
-
-
-def _text_processor(spec: Mapping[str, Any] | None, root: Path) -> Any:
-    """The text processor of a checkpoint, which may carry the files it needs."""
-    if spec is None:
-        return None
-    processor = ModuleSpec.instantiate(spec)()
-    return dataclasses.replace(processor, directory=str(root)) if isinstance(processor, HFTokenizer) else processor
 
 
 def unnormalize(

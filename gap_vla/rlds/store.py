@@ -84,7 +84,6 @@ class EpisodeStore:
         version_dir: str | Path,
         store_dir: str | Path | None = None,
         *,
-        workers: int = 2,
         resize: Mapping[str, tuple[int, int]] | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> EpisodeStore:
@@ -93,7 +92,6 @@ class EpisodeStore:
         Args:
             version_dir: the dataset, e.g. `data/threading/1.0.0`.
             store_dir: default: `<version_dir>.store`, beside the dataset.
-            workers: threads that decode images.
             resize: camera to (height, width); Lanczos3 with antialiasing, as upstream Octo resizes.
             keys: fields of a dataset of others, see `read_rlds`.
 
@@ -118,7 +116,7 @@ class EpisodeStore:
                 new = folder / directory.name
                 new.mkdir()
                 names = list(open_version(version_dir).info.splits)
-                options: dict[str, Any] = {"workers": workers, "resize": resize, "keys": keys}
+                options: dict[str, Any] = {"resize": resize, "keys": keys}
                 metadata = dataset_metadata(version_dir)
                 # 0.1.0 took them over all splits; any others are computed here, to the same numbers.
                 of_0_1 = dict(flat(metadata)).get("identity.schema_version") == 1

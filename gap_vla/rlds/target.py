@@ -59,8 +59,13 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             if recorded.get("identity_hash") == digest(settings, 16):
                 yield None
                 return
+            if not overwrite and not recorded.get("identity"):
+                raise DatasetError(f"{path} exists and was not written by gap_vla; choose another name or version")
             if not overwrite:
-                raise DatasetError(_in_the_way(path, recorded, settings))
+                differing = sorted(differences(recorded["identity"], settings).items())
+                lines = "\n  ".join(f"{name}: {found} → {wanted}" for name, (found, wanted) in differing)
+                advice = "choose another name or version, or overwrite it"
+                raise DatasetError(f"{path} exists and was made differently:\n  {lines}\n{advice}")
         claim(path, "dataset")
         partial = path.with_name(f".{path.name}.partial")
         mark, described = partial / _MARK, json.dumps(settings, indent=2) + "\n"
@@ -69,14 +74,6 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
         partial.mkdir(exist_ok=True)
         write_json(mark, settings)
         yield partial
-
-
-def _in_the_way(path: Path, recorded: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    if not recorded.get("identity"):
-        return f"{path} exists and was not written by gap_vla; choose another name or version"
-    differing = differences(recorded["identity"], settings)
-    lines = "\n  ".join(f"{name}: {found} → {wanted}" for name, (found, wanted) in sorted(differing.items()))
-    return f"{path} exists and was made differently:\n  {lines}\nchoose another name or version, or overwrite it"
 
 
 def describe(

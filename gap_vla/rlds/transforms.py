@@ -169,11 +169,3 @@ def chunk(
         "action": chunks,
         "action_pad_mask": valid[..., None] & dims[:, None, None],
     }
-
-
-def subsample(trajectory: Trajectory, length: int, seed: Any = None) -> Trajectory:
-    """At most `length` random steps of the trajectory, in random order, every field alike."""
-    steps = tf.shape(trajectory["action"])[0]
-    draw = tf.random.uniform([steps]) if seed is None else tf.random.stateless_uniform([steps], seed)
-    chosen = tf.argsort(draw)[:length]
-    return tf.nest.map_structure(lambda x: tf.gather(x, chosen), trajectory)

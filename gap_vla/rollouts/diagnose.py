@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gap_vla.core.foreign import whole
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import Policy, PolicyError, forget
-from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.recordings import Recording, in_deviations, joined, mean_where, played
+from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
 
@@ -131,7 +129,7 @@ class OpenLoop:
     transition_steps: int
 
 
-def open_loop(policy: Policy, recordings: Sequence[Recording], *, batch: int = 8, progress: bool = False) -> OpenLoop:
+def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool = False) -> OpenLoop:
     """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
 
     The policy never acts: it sees what was recorded. It should execute one action per prediction, otherwise a change
@@ -139,21 +137,19 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, batch: int = 8
 
     Args:
         recordings: two or more.
-        batch: episodes under way at once.
 
     Raises:
         PolicyError: fewer recordings, of another action width, or actions that are not finite.
-        EvaluationError: recorded actions that never vary, or an impossible `batch`.
+        EvaluationError: recorded actions that never vary.
     """
-    whole("batch", batch, 1, 4096, EvaluationError)
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
     names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = [(number, name) for number in range(len(recordings)) for name in names]
     shown = Progress(f"open loop, {policy.name}", len(jobs), "episode", alone=True, quiet=not progress)
     actions: dict[tuple[int, str], np.ndarray] = {}
-    for start in range(0, len(jobs), batch):
-        some = jobs[start : start + batch]
+    for start in range(0, len(jobs), AT_ONCE):
+        some = jobs[start : start + AT_ONCE]
         seen = [(len(recordings[n]), functools.partial(_moment, recordings, n, name)) for n, name in some]
         actions |= dict(zip(some, played(policy, seen, first_id=start)))
         shown.advance(len(some))

@@ -8,11 +8,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from gap_vla.core.foreign import whole
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import Policy, PolicyError
-from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.recordings import Recording, in_deviations, joined, mean_where, played
+from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,23 +34,22 @@ class HeldOut:
     episodes: int
 
 
-def held_out(policy: Policy, recordings: Iterable[Recording], *, batch: int = 8, progress: bool = False) -> HeldOut:
+def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool = False) -> HeldOut:
     """Shows the policy recorded episodes, step by step, and compares its actions with the recorded ones.
 
     Args:
-        recordings: read as they are needed; only `batch` of them are held with their pictures.
+        recordings: read as they are needed; only `AT_ONCE` of them are held with their pictures.
 
     Raises:
         PolicyError: no recordings, or of another action width; or actions that are not finite.
-        EvaluationError: recorded actions that never vary, or an impossible `batch`.
+        EvaluationError: recorded actions that never vary.
     """
-    whole("batch", batch, 1, 4096, EvaluationError)
     predicted: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     known: list[np.ndarray | None] = []
     shown = Progress(f"held-out episodes, {policy.name}", None, "episode", alone=True, quiet=not progress)
     waiting = iter(recordings)
-    while some := list(itertools.islice(waiting, batch)):
+    while some := list(itertools.islice(waiting, AT_ONCE)):
         for recording, found in zip(some, played(policy, [(len(r), r.observation) for r in some], len(actions))):
             if found.shape != recording.action.shape:
                 raise PolicyError(

@@ -22,6 +22,9 @@ from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
 
+AT_ONCE = 8
+"""Episodes that a policy is asked about together."""
+
 NEAR_SWITCH = 3
 """A step this close to one where the expert's phase changes belongs to a transition, where there is no ρ."""
 

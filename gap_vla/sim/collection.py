@@ -44,11 +44,6 @@ class CollectionError(UserError, RuntimeError):
     """Demonstrations could not be collected; the message says why and what to do."""
 
 
-def attempt_seed(seed: int, attempt: int) -> int:
-    """Seed of the episode that an attempt plays; far from the small numbers that evaluations count through."""
-    return int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0])
-
-
 def collect_demos(
     task: str,
     n: int,
@@ -224,7 +219,8 @@ def _play(
                 while attempt in done:
                     attempt += 1
                 connection = idle.pop()
-                connection.send((attempt, attempt_seed(seed, attempt)))
+                # far from the small numbers that evaluations count through
+                connection.send((attempt, int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0])))
                 busy[connection] = attempt
                 attempt += 1
             ready = wait(list(busy), timeout=_PATIENCE)

@@ -227,10 +227,12 @@ def make(
         choose(wanted, CAMERAS, "camera", UnknownNameError)
     if render_mode is not None:
         choose(render_mode, SimEnv.metadata["render_modes"], "render mode", UnknownNameError)
-    if cameras:
+    try:
         require_rendering()
-    else:
-        _allow_missing_opengl()
+    except RenderingError:
+        if cameras:
+            raise
+        os.environ.setdefault("MUJOCO_GL", "disable")  # MuJoCo and robosuite can be imported then
     world: World = getattr(importlib.import_module(spec.module), spec.class_name)(spec, chosen)
     views = {c: find_view(camera if c == "primary" else c, world.views, world.model) for c in cameras}
     env = SimEnv(spec, chosen, world, image_size, views)
@@ -238,11 +240,3 @@ def make(
     if seed is not None:
         gymnasium.Env.reset(env, seed=seed)
     return env
-
-
-def _allow_missing_opengl() -> None:
-    """Lets MuJoCo and robosuite be imported on a machine that cannot draw."""
-    try:
-        require_rendering()
-    except RenderingError:
-        os.environ.setdefault("MUJOCO_GL", "disable")

@@ -120,8 +120,10 @@ class Follower:
             goal, (position, rotation) = goals[arm], self._world.hand(arm)
             if np.linalg.norm(goal.position - position) >= near:
                 return False
-            if goal.rotation is not None and angle_between(goal.rotation, rotation) >= turned:
-                return False
+            if goal.rotation is not None:
+                cosine = (np.trace(goal.rotation @ rotation.T) - 1) / 2
+                if np.arccos(np.clip(cosine, -1.0, 1.0)) >= turned:
+                    return False
         return True
 
 
@@ -139,11 +141,6 @@ class Expert(Follower):
         self._inside = self._inside + 1 if self.arrived(phase, goals) else 0
         self.go_on((self._inside >= phase.stay and self._steps >= phase.hold) or self._steps >= phase.limit)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
-
-
-def angle_between(a: Float[np.ndarray, "3 3"], b: Float[np.ndarray, "3 3"]) -> float:
-    """Angle (rad) of the rotation that takes `b` to `a`."""
-    return float(np.arccos(np.clip((np.trace(a @ b.T) - 1) / 2, -1.0, 1.0)))
 
 
 def make_expert(env: Any, *, seed: int) -> Expert:

@@ -192,12 +192,10 @@ def test_answers_that_are_no_actions_are_no_error_figure(measure, answer, messag
 
 
 @pytest.mark.parametrize("measure", [held_out, open_loop])
-def test_recordings_that_never_move_and_batches_of_none_measure_nothing(measure):
+def test_recordings_that_never_move_measure_nothing(measure):
     still = [Recording(r.images, r.proprio, np.zeros_like(r.action)) for r in (record(0), record(1))]
     with pytest.raises(EvaluationError, match="recorded actions are all the same"):
         measure(Seeing(), still)
-    with pytest.raises(EvaluationError, match="batch is 0"):
-        measure(Seeing(), still, batch=0)
 
 
 def test_diagnoses_of_nothing_are_refused(tmp_path):
