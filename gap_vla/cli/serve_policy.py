@@ -69,22 +69,18 @@ def main(argv: list[str] | None = None) -> None:
     policy: Any = loaded.policy
     print(f"compiling {policy.name} …", flush=True)
     policy.warm_up()
-    metadata = {
-        "task": loaded.task or "",
-        "image_size": policy.image_size,
-        "cameras": list(policy.cameras),
-        "proprio_dim": policy.proprio_dim,
-        "camera": loaded.view(),
-        "action_dim": policy.action_dim,
-        "action_horizon": policy.action_horizon,
-        "window_size": policy.window_size,
-    }
+    sizes = "image_size proprio_dim action_dim action_horizon window_size".split()
+    said = {"task": loaded.task or "", "cameras": list(policy.cameras), "camera": loaded.view()}
+    metadata = said | {size: getattr(policy, size) for size in sizes}
     limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
     server = PolicyServer(policy, whole_chunks=options.whole_chunks, metadata=metadata, keys=keys, limits=limits)
 
     def ready(port: int) -> None:
         print(f"serving {options.checkpoint} at ws://{options.host}:{port} (Ctrl-C ends it)", flush=True)
-        if not _is_loopback(options.host):
+        local = options.host == "localhost"
+        with contextlib.suppress(ValueError):
+            local = ipaddress.ip_address(options.host).is_loopback
+        if not local:
             print("warning: whoever reaches this address can use the policy; there is no authentication", flush=True)
 
     try:
@@ -93,9 +89,3 @@ def main(argv: list[str] | None = None) -> None:
     except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
         reason = getattr(error, "strerror", None) or error
         raise PolicyError(f"cannot listen on {options.host}:{options.port}: {reason}") from None
-
-
-def _is_loopback(host: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

@@ -67,7 +67,9 @@ class ModuleSpec:
         if isinstance(target, str):
             module, _, name = target.rpartition(":")
         else:
-            module, name = _path_of(target)
+            here = target.__module__, target.__name__
+            paths = (path for path, home in _TABLE.items() if home is target or (home, path[1]) == here)
+            module, name = next(paths, here)
         _entry(module, name)
         return {"module": module, "name": name, "args": tuple(args), "kwargs": kwargs}
 
@@ -92,13 +94,6 @@ def hashable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return FrozenDict({key: hashable(item) for key, item in value.items()})
     return value
-
-
-def _path_of(target: Callable[..., Any]) -> tuple[str, str]:
-    for (module, name), entry in _TABLE.items():
-        if entry is target or (entry == target.__module__ and name == target.__name__):
-            return module, name
-    return target.__module__, target.__name__
 
 
 def _entry(module: str, name: str) -> str | Callable[..., Any]:

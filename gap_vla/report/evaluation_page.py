@@ -22,13 +22,14 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
     """
     low, high = summary["interval"]
     what = {**summary["task"], "seed": summary["seed"], "source": summary.get("source") or "–"}
+    errors = [(error["episode"], error["error"]) for error in summary["errors"]]
     text = page(
         title(summary),
         f"<p><strong>{100 * summary['success_rate']:.0f} %</strong> of {summary['episodes']} episodes succeeded "
         f"(95 % interval {100 * low:.0f} to {100 * high:.0f} %).</p>",
         _phases(summary["phases"]),
         _videos(summary),
-        _errors(summary["errors"]),
+        f"<h2>Cut short and counted as failed</h2>{html_table([('episode', 'error'), *errors])}" if errors else "",
         f"<h2>In words</h2>{command_block(describe(summary))}<h2>What was evaluated</h2>",
         fact_table(what | {f"policy {key}": value for key, value in summary["policy"].items()}),
     )
@@ -59,11 +60,6 @@ def _videos(summary: Mapping[str, Any]) -> str:
         after = f", {steps} steps" if steps is not None else ""
         figures.append(film(name, f"episode {int(number)}", outcome, f"{where}{after}", autoplay=True))
     return f"<h2>Rollouts</h2><p>{len(figures)} of {summary['episodes']}, failures first.</p>{films(figures)}"
-
-
-def _errors(errors: list[dict[str, Any]]) -> str:
-    rows = [("episode", "error"), *((one["episode"], one["error"]) for one in errors)]
-    return f"<h2>Cut short and counted as failed</h2>{html_table(rows)}" if errors else ""
 
 
 def variants_table(found: Summaries) -> str:

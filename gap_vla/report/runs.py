@@ -52,16 +52,13 @@ class Run:
         if found.values.get("success") is not None:
             found.finite("success", 0, 1)
         found.whole("steps", 0, STEPS, 0)
-        numbers = [(found.section("seconds", {}), 1e9)]
+        numbers = [found.section("seconds", {})]
         for name in found.section("variants", {}).values:
             if (one := found.section("variants").section(name)).values.get("phases"):
-                numbers += [
-                    (one.section("phases").section("reached"), 1),
-                    (one.section("phases").section("failed_in"), 1e9),
-                ]
-        for part, most in numbers:
+                numbers += map(one.section("phases").section, ("reached", "failed_in"))
+        for part in numbers:
             for name in part.values:
-                part.finite(name, 0, most)
+                part.finite(name, 0, 1e9)
         read = cls(run.path, config.values, found.values)
         config.text("method")
         _ = read.rollouts  # whose outcomes are checked by being read

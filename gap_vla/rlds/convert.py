@@ -91,7 +91,9 @@ def build_dataset(
         wanted["labels_version"] = phases.LABELS_VERSION
     data = {**(source.identity() if identity is None else identity), "annotation": wanted}
     target = Path(data_dir) / name / version
-    if not overwrite and _is_made_from(target, data, val_fraction):
+    stated = {"val_fraction": val_fraction, "schema_version": SCHEMA_VERSION, "data": data}
+    recorded = dataset_metadata(target).get("identity", {})
+    if not overwrite and json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}:
         return target
     annotate = _annotator(method, seed, options, workers)
     train = plan_splits(len(source), val_fraction)["train"]
@@ -169,15 +171,6 @@ def _annotator(method: str, seed: int, options: Mapping[str, Any] | None, worker
     # more than one process is left to the annotator: starting them costs more than a small dataset
     few = 1 if workers == 1 else None
     return functools.partial(phases.annotate, method=method, seed=seed, workers=few, **dict(options or {}))
-
-
-def _is_made_from(target: Path, data: Mapping[str, Any], val_fraction: float) -> bool:
-    recorded = dataset_metadata(target).get("identity", {})
-    return (
-        recorded.get("val_fraction") == val_fraction
-        and recorded.get("schema_version") == SCHEMA_VERSION
-        and recorded.get("data") == json.loads(json.dumps(data, default=str))
-    )
 
 
 class AnnotatedSource(Source):

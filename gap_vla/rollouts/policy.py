@@ -15,8 +15,8 @@ from gap_vla.core.errors import UserError
 EXPERT_ACTION = "expert_action"
 """Observation key of the scripted expert's action; only policies with `privileged = True` are given it."""
 
-MOST_ACTION = 10.0
-"""Entries of actions, which lie in -1 to 1, may be so far off: networks overshoot. Beyond it they are no actions."""
+MOST_ACTION = 100.0
+"""Entries of actions, which lie in -1 to 1, may be so far off and are clipped; beyond it they are no actions."""
 
 
 class PolicyError(UserError, RuntimeError):

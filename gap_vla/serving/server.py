@@ -21,7 +21,6 @@ import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
-from websockets.http11 import Request, Response
 
 from gap_vla.core.foreign import shown, whole
 from gap_vla.core.typed_config import Bounds, check_numbers
@@ -117,7 +116,9 @@ class PolicyServer:
             max_size=self._limits.max_message * 2**20,
             max_queue=1,  # messages that have come and nobody has looked at: one and no more
             close_timeout=2,
-            process_request=_health_check,
+            process_request=lambda connection, request: (
+                connection.respond(http.HTTPStatus.OK, "OK\n") if request.path == "/healthz" else None
+            ),
         )
 
     async def _admit(self, connection: ServerConnection) -> None:
@@ -211,12 +212,6 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
         raise ObservationError(f"{name} is NaN or infinite at index {bad}, as a float32 number")
     return array
-
-
-def _health_check(connection: ServerConnection, request: Request) -> Response | None:
-    if request.path == "/healthz":
-        return connection.respond(http.HTTPStatus.OK, "OK\n")
-    return None
 
 
 async def serve_forever(server: PolicyServer, host: str, port: int, ready: Callable[[int], None]) -> None:

@@ -89,16 +89,14 @@ def write_report(done: AnnotatedFiles, path: Path, episodes: int = 3) -> Path:
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(episodes, len(labelled))).round().astype(int)).tolist()
     views = []
     for i in chosen:
-        images = {name: shrunk(frames) for name, frames in done.read(i).images.items()}
+        images = dict(done.read(i).images)
+        for name, frames in images.items():
+            scale = max(max(frames.shape[1:3]) / LARGEST, 1)
+            height, width = (max(round(side / scale), 1) for side in frames.shape[1:3])
+            images[name] = resized(frames, (height, width))
         views.append(view_of(labelled[i].replace(images=images)))
     text = report_page(f"Labels of {done.path}", done.annotation.report, done.annotation.identity, views)
     return write_output(path, "report", text)
-
-
-def shrunk(frames: np.ndarray) -> np.ndarray:
-    """uint8[T, h, w, 3] with no side above `LARGEST` pixels."""
-    scale = max(max(frames.shape[1:3]) / LARGEST, 1)
-    return resized(frames, (max(round(frames.shape[1] / scale), 1), max(round(frames.shape[2] / scale), 1)))
 
 
 def show_episode(
