@@ -36,8 +36,6 @@ class ArrayPickles(NamedArrays):
         if not files:
             raise EpisodeError(f"{self.path}: no .pkl files in this folder")
         self._places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]
-        if not self._places:
-            raise EpisodeError(f"{self.path}: no demonstrations")
         self._opened: tuple[Path, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,5 +84,7 @@ def _keys(content: Any, file: Path) -> list[Any]:
         nested = [key for key, value in content.items() if isinstance(value, Mapping)]
         return nested if nested else [None]
     if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+        if not content:
+            raise EpisodeError(f"{file}: no demonstrations")
         return list(range(len(content)))
     raise EpisodeError(f"{file}: a {type(content).__name__}, not a dictionary or list of demonstrations")

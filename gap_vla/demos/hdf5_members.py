@@ -12,8 +12,9 @@ the number 0. libhdf5 1.14 walks from one to the next by these sizes; free space
 from __future__ import annotations
 
 import contextlib
+import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import is_text, one_line, refuse_too_large, refusing
+from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing
 from gap_vla.demos.fields import decoded
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
@@ -62,6 +63,14 @@ def attributes_of_data(path: Path) -> dict[str, Any]:
     with opened(path) as file:
         data = member(file, "data", f"{path}") if has(file, "data") else None
         return attributes_of(data) if isinstance(data, h5py.Group) else {}
+
+
+def simulator_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What robomimic's attribute `env_args` says; empty if it is no object of JSON."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        found = parsed(attributes.get("env_args") or "{}")
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def has(group: h5py.Group, path: str) -> bool:
@@ -189,6 +198,9 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
     refuse_too_large(
         f"{where}: {path!r}", found.size * found.id.get_type().get_size(), found.id.get_storage_size(), EpisodeError
     )
+    pieces = math.prod(-(-steps // piece) for steps, piece in zip(found.shape, found.chunks or ()))
+    if found.size and (found.id.get_num_chunks() if found.chunks else found.id.get_storage_size()) < pieces:
+        raise EpisodeError(f"{where}: parts of {path!r} were never written; the recording was cut off, get it again")
     return found
 
 

@@ -96,7 +96,7 @@ class LeRobot(NamedArrays):
         for key in columns[:2]:
             with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
                 width = self._features[key].width
-                arrays[key] = np.stack([np.asarray(row, np.float64).reshape(width) for row in table[key]])
+                arrays[key] = np.stack([np.asarray(row).reshape(width) for row in table[key]])
         for key in self._image_keys if images else ():
             frames = _pictures(table[key], where) if key in stored else _video(place, key)
             arrays[key] = resized(frames, self._size)
@@ -108,6 +108,9 @@ def _pictures(rows: list[Any], where: str) -> np.ndarray:
     bomb = (Image.DecompressionBombError,)
     with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
         pictures = [Image.open(io.BytesIO(row["bytes"])) for row in rows]
+        modes = {picture.mode for picture in pictures}
+        if odd := modes - {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}:  # depth would be cut off at 255
+            raise EpisodeError(f"{where}: a picture of mode {min(odd)}, not of 8-bit colours; leave this camera out")
         if len(sizes := {picture.size for picture in pictures}) > 1:
             raise EpisodeError(f"{where}: pictures of {len(sizes)} sizes; download it again")
         return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])

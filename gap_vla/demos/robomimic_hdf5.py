@@ -6,7 +6,6 @@ robomimic stores quaternions xyzw; an Episode has wxyz. Positions are metres in 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
-from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth, decoded
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth
 from gap_vla.demos.hdf5_members import (
     attribute_of,
     attributes_of,
@@ -28,6 +27,7 @@ from gap_vla.demos.hdf5_members import (
     numbers_at,
     opened,
     require_sound,
+    simulator_of,
     texts_at,
 )
 from gap_vla.demos.layout import StateLayout
@@ -159,12 +159,8 @@ class RobomimicHDF5(Source):
             return as_text(stated, f"{self.path}, data")
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]
-        described = attribute_of(data, "env_args") or "{}"
-        try:
-            env_args = json.loads(described)
-        except (ValueError, TypeError, RecursionError):
-            return ""
-        return decoded(env_args.get("lang", "")) if isinstance(env_args, dict) else ""
+        env_args = simulator_of({"env_args": attribute_of(data, "env_args")})
+        return as_text(env_args.get("lang", ""), f"{self.path}: 'lang' in env_args")
 
     def _unused(self, demo: h5py.Group) -> dict[str, str]:
         taken = {"obs", "phase", self.options["action_key"]}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -103,15 +101,10 @@ def require_task(data: str | Path, task: str | None, *, foreign: bool = True) ->
 
 def _task_of(data: Path, foreign: bool) -> Any:
     if data.is_file():
-        from gap_vla.demos.hdf5_members import attributes_of_data
+        from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
 
         said = attributes_of_data(data)
-        if foreign or "task" in said:
-            return said.get("task")
-        with contextlib.suppress(TypeError, ValueError):
-            environment = json.loads(said.get("env_args", "{}"))
-            return environment.get("env_name") if isinstance(environment, dict) else None
-        return None
+        return said.get("task") if foreign or "task" in said else simulator_of(said).get("env_name")
     from gap_vla.rlds import dataset_metadata
 
     found: Any = dataset_metadata(data)

@@ -201,13 +201,11 @@ def _require_view(config: Experiment) -> None:
 
 def view_of_demos(path: Path) -> str | None:
     """The primary camera's view in a file of `collect_demos`; None for files of other tools."""
-    from gap_vla.demos.hdf5_members import attributes_of_data
+    from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
 
-    arguments = attributes_of_data(path).get("env_args", "")
-    with contextlib.suppress(LookupError, TypeError, ValueError):
-        view = json.loads(arguments)["env_kwargs"]["camera"]
-        return view if isinstance(view, str) else None
-    return None
+    arguments = simulator_of(attributes_of_data(path)).get("env_kwargs")
+    view = arguments.get("camera") if isinstance(arguments, dict) else None
+    return view if isinstance(view, str) else None
 
 
 def view_of_dataset(directory: Path) -> str | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from damages import _O, DAMAGES, Damage, _edit, _in_file, _npz, _set, _shards, _steps
+from damages import _A, _O, DAMAGES, Damage, _edit, _in_file, _json, _npz, _rows, _set, _shards, _steps
+from PIL import Image
 
 
 def _label(name: str, value: float, dtype: Any = np.float32) -> Damage:
@@ -53,7 +56,35 @@ def _suffixless(path: Path) -> None:
         (path / f"e.{suffix}").symlink_to(f"bare_{suffix}")
 
 
+def _unwritten(**options: Any) -> Damage:
+    """Actions of which nothing, or nothing but the first half, was written: the library reads zeros."""
+
+    def change(file: h5py.File) -> None:
+        actions = np.array(file[_A])
+        del file[_A]
+        stored = file.create_dataset(_A, actions.shape, actions.dtype, **options)
+        if options:
+            stored[:12] = actions[:12]
+
+    return _in_file(change)
+
+
+def _simulator(said: str) -> Damage:
+    """What the file says of its simulator, and nothing of its instruction."""
+
+    def change(file: h5py.File) -> None:
+        file["data"].attrs["env_args"] = said
+        for demo in file["data"].values():
+            del demo.attrs["language_instruction"]
+
+    return _in_file(change)
+
+
 DAMAGES["demos.hdf5"] |= {
+    "unwritten": _unwritten(),
+    "half_written": _unwritten(chunks=(4, 7)),
+    "deep_simulator": _simulator("[" * 60_000),
+    "list_lang": _simulator('{"lang": ["stack"]}'),
     "gripper_1": _grippers(1),
     "gripper_6": _grippers(6),
     "gripper_1_once": _edit(f"{_O}/robot0_gripper_qpos", lambda a: a[:, :1]),
@@ -82,6 +113,32 @@ def _twice(name: str, key: str) -> Damage:
     return lambda p: (p / name).write_text((p / name).read_text().replace("{", f'{{"{key}": 0, "{key}": 0, ', 1))
 
 
+def _cells(column: str, change: Callable[[Any], Any]) -> Damage:
+    """Every cell of the first column of a LeRobot table whose name holds `column`."""
+
+    def apply(folder: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        cells = pq.read_table(_rows(folder)[0]).to_pydict()
+        name = next(name for name in cells if column in name)
+        pq.write_table(pa.table({**cells, name: list(map(change, cells[name]))}), _rows(folder)[0])
+
+    return apply
+
+
+def _depth(_: Any) -> dict[str, Any]:
+    stream = io.BytesIO()
+    Image.new("I;16", (32, 32), 40_000).save(stream, "png")
+    return {"bytes": stream.getvalue(), "path": None}
+
+
+DAMAGES["lerobot"] |= {
+    "text_action": _cells("action", lambda row: list(map(str, row))),
+    "truth_action": _cells("action", lambda row: [value > 0 for value in row]),
+    "depth": _cells("image", _depth),
+}
+DAMAGES["pickles"]["empty_list"] = lambda p: (p / "episode_1.pkl").write_bytes(pickle.dumps([]))
 DAMAGES["lerobot"]["key_twice"] = _twice("meta/info.json", "fps")
 DAMAGES["lerobot21"]["key_twice"] = _twice("meta/episodes.jsonl", "length")
 DAMAGES["annotator"]["key_twice"] = _twice("annotator.json", "format")
@@ -125,6 +182,7 @@ def _instruction(features: Any, steps: int) -> None:
 
 
 DAMAGES["rlds"] |= {
+    "text_annotator": _json("metadata.json", '{"annotator": "lstm"}'),
     "labelled": _labels(0.5, 1),
     "rho_7": _labels(7),
     "rho_nan": _labels(float("nan")),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import Section
 from gap_vla.core.identity import flat
 from gap_vla.demos.fields import ACTION_LIMIT, checked_limit
 from gap_vla.demos.layout import StateLayout
@@ -157,7 +158,8 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
     lengths = np.array([len(e) for e in kept])
     actions = np.concatenate([e.action for e in kept])
     texts = {e.language[0] for e in kept if e.language}
-    annotator = dataset_metadata(version_dir).get("annotator") or {}
+    stated = dataset_metadata(version_dir).get("annotator") or {}
+    annotator = Section(stated, f"{version_dir}/metadata.json: annotator", EpisodeError).values
     with np.printoptions(precision=3, suppress=True):
         return {
             "episodes": len(kept),
