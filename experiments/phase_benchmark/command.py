@@ -14,6 +14,7 @@ from experiments.phase_benchmark.sensitivity import by_demonstrations, draw_widt
 from experiments.phase_benchmark.study import TITLES, compare, rho_scores, untouched
 from experiments.phase_benchmark.tables import PAGE_PART, draw, markdown
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.outputs import claim, write_output
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
@@ -39,7 +40,7 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
     """Runs the stages that are asked for, and writes tables, pictures and page once every stage has run.
 
     Raises:
-        UserError: an unknown finder or set.
+        UserError: an unknown finder or set, or a stage's file in the output that is damaged.
     """
     if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
         raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")
@@ -52,6 +53,7 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
         claim(arguments.figures / picture, "phase_benchmark", suffixes=(".png",))
     if arguments.page:
         around(arguments.page, PAGE_PART, if_missing="refuse")
+    earlier = {stage: _stage(arguments.out, stage) for stage in every_stage}
     tasks = {}
     for task in arguments.tasks:
         path = arguments.demos / f"{task}.hdf5"
@@ -59,7 +61,7 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
             from gap_vla.sim import collect_demos
 
             collect_demos(task, arguments.episodes, path, seed=7, cameras=())
-        tasks[task] = load_motions(path, arguments.episodes)
+        tasks[task] = load_motions(path, task, arguments.episodes)
     finders = {name: finder for name, finder in FINDERS.items() if name in (arguments.finders or FINDERS)}
     run: dict[str, Any] = {
         "finders": lambda keep: compare(tasks, finders, keep=keep),
@@ -72,7 +74,7 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
     counts = {task: len(recordings) for task, recordings in tasks.items()}
     for stage in arguments.stages:
         path = arguments.out / f"{stage}.json"
-        before = json.loads(path.read_text()) if path.exists() else {}
+        before = earlier[stage]
         part = (stage == "untouched" and arguments.sets) or (arguments.finders and before.get("recordings") == counts)
         kept = before.get("results", {}) if part else {}
 
@@ -82,15 +84,29 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
             )
 
         run[stage](keep)
-    if (path := arguments.out / "width.json").exists() and (found := json.loads(path.read_text())["results"]):
+    results = {stage: _stage(arguments.out, stage) for stage in every_stage}
+    if found := results["width"].get("results"):
         print(draw_widths(found, arguments.figures / PICTURES[0]))
-    missing = [stage for stage in every_stage if not (arguments.out / f"{stage}.json").exists()]
+    missing = [stage for stage, found in results.items() if not found]
     if missing:
         print(f"{arguments.out}: no tables before the stages {', '.join(missing)} have run")
         return
-    results = {stage: json.loads((arguments.out / f"{stage}.json").read_text()) for stage in every_stage}
-    tables = markdown(results)
+    with refusing(arguments.out, "remove the stage's file that is damaged, and run the stage again"):
+        tables = markdown(results)
     write_output(arguments.out / "tables.md", "phase_benchmark", tables)
     print(arguments.out / "tables.md", *draw(results, arguments.figures), sep="\n")
     if arguments.page:
         print(replace_between(arguments.page, PAGE_PART, tables.rstrip(), if_missing="refuse"))
+
+
+def _stage(out: Path, stage: str) -> dict[str, Any]:
+    """What a stage has measured: `recordings` and `results`; empty before it has run."""
+    path = out / f"{stage}.json"
+    if not path.exists():
+        return {}
+    found = Section.read(path)
+    results = found.section("results")
+    return {
+        "recordings": dict(found.section("recordings").values),
+        "results": {name: dict(results.section(name).values) for name in results.values},
+    }

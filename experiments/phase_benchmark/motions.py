@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.foreign import Section, shown
 from gap_vla.phases.motion import Motion
 from gap_vla.phases.targets import label_changes
 
@@ -39,18 +40,27 @@ class ExpertMotion:
     hz: float | int
 
 
-def load_motions(path: Path, most: int | None = None) -> list[ExpertMotion]:
-    """Reads demonstrations that `gap_vla.sim.collect_demos` wrote."""
+def load_motions(path: Path, task: str, most: int | None = None) -> list[ExpertMotion]:
+    """Reads demonstrations of a task that `gap_vla.sim.collect_demos` wrote.
+
+    Raises:
+        EpisodeError: they are of another task, or do not say their rate or the expert's phases.
+    """
+    from gap_vla.core.episode import EpisodeError
     from gap_vla.demos import open_source
     from gap_vla.demos.hdf5_members import attributes_of_data
     from gap_vla.phases.motion import motion_of
 
-    source = open_source(path)
-    hz = float(attributes_of_data(path)["control_hz"])
-    episodes = [source.read(i, images=False) for i in range(min(len(source), most or len(source)))]
+    source, advice = open_source(path), "remove the file, and demonstrations are collected"
+    said = Section(attributes_of_data(path), f"{path}: data", EpisodeError)
+    if said.values.get("task") != task:
+        raise EpisodeError(f"{path}: its task is {shown(said.values.get('task'))}, not {task!r}; {advice}")
+    hz = said.finite("control_hz", 1, 1000)
     out = []
-    for episode in episodes:
-        assert episode.phase is not None
+    for number in range(min(len(source), most or len(source))):
+        episode = source.read(number, images=False)
+        if episode.phase is None:
+            raise EpisodeError(f"{path}, episode {number}: no phases of the expert; {advice}")
         out.append(ExpertMotion(motion_of(episode), true_switches(episode.phase), hz))
     return out
 

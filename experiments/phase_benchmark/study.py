@@ -243,4 +243,4 @@ def _simulated(name: str, demos: Path, task: str, episodes: int) -> list[ExpertM
         from gap_vla.sim import collect_demos
 
         collect_demos(task, episodes, path, cameras=(), **SIMULATED[name])
-    return load_motions(path, episodes)
+    return load_motions(path, task, episodes)

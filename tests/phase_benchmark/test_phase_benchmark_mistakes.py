@@ -1,0 +1,76 @@
+"""Demonstrations and results that the benchmark did not write are refused in one line, before anything is measured."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from experiments.cli.phase_benchmark import main
+from gap_vla.core.errors import USER_ERROR
+
+STEPS = 30
+
+
+@pytest.fixture
+def demos(tmp_path):
+    """Four demonstrations as the collector writes them, without pictures."""
+    path = tmp_path / "assembly.hdf5"
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs.update({"task": "assembly", "control_hz": 80})
+        for number in range(4):
+            demo, way = file.create_group(f"data/demo_{number}"), np.linspace(0, 0.3, STEPS)[:, None]
+            demo.attrs.update({"num_samples": STEPS, "language_instruction": "assemble", "success": True})
+            demo["actions"] = np.zeros((STEPS, 7), np.float32)
+            demo["obs/robot0_eef_pos"] = np.float32(way * [1, 0, 0])
+            demo["obs/robot0_eef_quat"] = np.tile(np.float32([0, 0, 0, 1]), (STEPS, 1))
+            demo["obs/robot0_gripper_qpos"] = np.zeros((STEPS, 2), np.float32)
+            demo["phase"] = ["reach"] * 15 + ["insert"] * 15
+    return path
+
+
+def refusal(folder, capsys):
+    places = ["--demos", folder, "--out", folder / "out", "--figures", folder / "figures"]
+    words = ["--tasks", "assembly", "--episodes", "4", "--stages", "rho", *places]
+    assert main([str(word) for word in words]) == USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda data: data.attrs.__delitem__("control_hz"), "control_hz is missing"),
+        (lambda data: data.attrs.update(control_hz="fast"), "control_hz is 'fast'"),
+        (lambda data: data.attrs.update(control_hz=0), "control_hz is 0"),
+        (lambda data: data.attrs.update(control_hz=float("nan")), "control_hz is nan"),
+        (lambda data: data["demo_1"].__delitem__("phase"), "episode 1: no phases of the expert"),
+        (lambda data: data.attrs.update(task="threading"), "its task is 'threading', not 'assembly'"),
+        (lambda data: data.attrs.__delitem__("task"), "its task is None, not 'assembly'"),
+    ],
+)
+def test_demonstrations_that_are_not_the_collectors_are_refused(demos, capsys, change, named):
+    with h5py.File(demos, "r+") as file:
+        change(file["data"])
+    line = refusal(demos.parent, capsys)
+    assert line.startswith(f"error: {demos}") and named in line
+    assert not (demos.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"made_by": "gap_vla:phase_benchmark", "recordings": {"assembly": 4}, "resu', "not valid JSON"),
+        (json.dumps({"made_by": "gap_vla:phase_benchmark", "recordings": {}}), "results is missing"),
+        (json.dumps({"made_by": "gap_vla:phase_benchmark", "recordings": {}, "results": {"M5": 1}}), "results.M5 is 1"),
+        ("[1]", "rho.json"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["rho", "finders"])
+def test_damaged_results_of_a_stage_are_named(demos, capsys, text, named, stage):
+    (demos.parent / "out").mkdir()
+    path = demos.parent / "out" / f"{stage}.json"
+    path.write_text(text)
+    line = refusal(demos.parent, capsys)
+    assert f"{path}" in line and named.replace("rho", stage) in line
+    assert path.read_text() == text
