@@ -154,6 +154,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     )
     if loaded.task is None:
         raise PolicyError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
+    if options.seed is not None and getattr(loaded.policy, "layout_seeds", None):
+        raise PolicyError(f"--seed has no effect: {options.policy} is played on the layouts that it names")
     cameras = loaded.cameras if options.cameras is None else options.cameras
     view = loaded.view(options.camera, other=options.other_view)
     if cameras:

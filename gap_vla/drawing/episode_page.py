@@ -76,19 +76,15 @@ def episodes_page(title: str, views: Sequence[EpisodeView], *before: str) -> str
     Args:
         before: HTML above the episodes.
     """
-    parts = [*before, _legend(views)] if views else [*before]
+    switches = any(view.phases is not None for view in views)
+    keys = [("key", "change point"), *([("key switch", "true switch of the expert")] if switches else [])]
+    spans = "".join(f'<span><i class="{kind}"></i>{text}</span>' for kind, text in keys)
+    legend = f'<div class="legend">{spans}<span>drag over the plots to move through the episode</span></div>'
+    parts = [*before, *([legend] if views else [])]
     for view in views:
         parts += [f"<h2>{html.escape(view.title)}</h2>"] if view.title != title else []
         parts += [*map(note, view.facts), _section(view)]
     return page(title, *parts, style=STYLE, script=SCRIPT)
-
-
-def _legend(views: Sequence[EpisodeView]) -> str:
-    keys = [("key", "change point")]
-    if any(view.phases is not None for view in views):
-        keys.append(("key switch", "true switch of the expert"))
-    spans = "".join(f'<span><i class="{kind}"></i>{text}</span>' for kind, text in keys)
-    return f'<div class="legend">{spans}<span>drag over the plots to move through the episode</span></div>'
 
 
 def _section(view: EpisodeView) -> str:

@@ -24,12 +24,8 @@ def gelu(x: jax.Array) -> jax.Array:
     return nn.gelu(x)
 
 
-def _gelu_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
-    # the sum keeps the compiler from computing and keeping the rest in the forward pass, as in `attention`
-    return jax.vjp(nn.gelu, x + 0 * cotangent)[1](cotangent)
-
-
-gelu.defvjp(lambda x: (nn.gelu(x), x), _gelu_backward)
+# the sum keeps the compiler from computing and keeping the rest in the forward pass, as in `attention`
+gelu.defvjp(lambda x: (nn.gelu(x), x), lambda x, change: jax.vjp(nn.gelu, x + 0 * change)[1](change))
 
 
 class MlpBlock(nn.Module):

@@ -160,8 +160,6 @@ class Annotator:
         motions = _motions(episodes, extra)
         return self._annotation(motions, _find_points(self.method, self.options, episodes, motions, workers))
 
-    label = annotate  # as callers outside of the repository may know it
-
     def save(self, directory: str | Path) -> Path:
         """Writes annotator.json and, with an LSTM, estimator.safetensors and estimator.json."""
         directory = Path(directory)

@@ -1,6 +1,6 @@
 """The compiled half of M3: the cost of a segment in O(1) from prefix sums, and the exact searches over it.
 
-Everything here is numba; `segmentation.py` prepares the arrays.
+Everything here is numba; `segmentation.py` prepares the arrays. No divisor is 0; to check that doubles the time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Tables(NamedTuple):
     gripper_dead: float | int
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def segment_distance(a, b, t):
     """Σ d of M2/M3 over the steps of samples [a, b): -(u(p_{a:e}) · Σ unit steps) - α(…) - β(count of equal signs).
@@ -97,7 +97,7 @@ def segment_distance(a, b, t):
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def segment_score(a, b, t, mean):
     """`segment_distance`, or its mean per step (the release's reduction)."""
@@ -108,7 +108,7 @@ def segment_score(a, b, t, mean):
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def optimal_with_prices(t, prices, min_size, max_segment, jump, mean):
     """Exact minimum of Σ cost + Σ prices[change points]; f64[T] prices. Memory O(T), time O(T · max_segment / jump²).
@@ -136,7 +136,7 @@ def optimal_with_prices(t, prices, min_size, max_segment, jump, mean):
     return start, best[n]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 @no_type_check
 def optimal_table(t, number, min_size, max_segment, jump, mean):
     """Exact minimum with `number` change points, from one pass over the segments. Memory O(number · T)."""

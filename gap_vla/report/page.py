@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,12 +33,15 @@ def write_report(
         rho_of: ρ that a run was trained with, `gap_vla.training.finished.training_rho`; default: none is shown.
 
     Raises:
-        ReportError: no runs, or runs of several tasks.
+        ReportError: no runs, runs of several tasks, or two of a method and seed.
     """
     found = [Run.read(path) for path in runs]
     tasks = sorted({run.task for run in found})
     if len(tasks) != 1:
         raise ReportError(f"a report needs runs of one task; these are of {', '.join(tasks) or 'none'}")
+    for one, other in itertools.combinations(found, 2):
+        if one.label == other.label:
+            raise ReportError(f"{one.path} and {other.path} are both {one.label}; give one of them")
     sections = [
         ("success", "Success", parts.success_section(found, command)),
         ("phases", "How far episodes got", parts.phases_section(found, command)),

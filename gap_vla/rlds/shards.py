@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla.core.episode import Episode
+from gap_vla.core.foreign import refusing
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
@@ -141,7 +142,9 @@ class BeamRunner:
         options = (
             self.options if isinstance(self.options, PipelineOptions) else PipelineOptions(list(self.options or ()))
         )
-        with beam.Pipeline(runner=self.runner, options=options) as pipeline:
+        with refusing("the flags of --beam", "give those of a runner of Apache Beam", DatasetError):
+            prepared = beam.Pipeline(runner=self.runner, options=options)
+        with prepared as pipeline:
             (pipeline | "shards" >> beam.Create(jobs) | "spread" >> beam.Reshuffle() | "write" >> beam.Map(write_shard))
         return [write_shard(job) for job in jobs]  # every account is on disk: this only reads them
 

@@ -38,6 +38,7 @@ CHECKPOINT = "evaluate --checkpoint d"
         (f"{CHECKPOINT} --cameras wrist --camera near", "--camera has no effect without the primary camera"),
         ("serve_policy --checkpoint d --whole-chunks --execute 2", "not allowed with argument --whole-chunks"),
         ("collect_demos --task stack --out x.hdf5 --cameras wrist --camera side", "without the primary camera"),
+        ("compare --config c.py --config.train.seed=5", "--config.train.seed=5 has no effect here"),
         ("finetune --config c.py --dry-run --resume", "--resume: not allowed with argument --dry-run"),
         ("build_dataset d.hdf5 --name x --method none --fit-episodes 3", "has no effect with --method none"),
         ("annotate d.hdf5 --out x.hdf5 --method gaussian --seed 3", "seed: no effect with method 'gaussian'"),

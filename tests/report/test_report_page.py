@@ -120,5 +120,8 @@ def test_runs_of_two_tasks_and_folders_that_are_no_runs_are_refused(runs, tmp_pa
     other = make_run(tmp_path / "other", "gap", 0, [0, 0, 0, 1], task="stack")
     with pytest.raises(ReportError, match="assembly, stack"):
         write_report([*runs, other], tmp_path / "report.html", command="make")
+    for again in (runs[0], make_run(tmp_path / "again", runs[0].name.split("-")[0], 0, [0, 0, 0, 1])):
+        with pytest.raises(ReportError, match="are both concat, seed 0; give one of them"):
+            write_report([*runs, again], tmp_path / "report.html", command="make")
     with pytest.raises(ReportError, match=r"no config\.json"):
         Run.read(tmp_path)
