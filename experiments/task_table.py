@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.cli.arguments import MANY
+from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import write_output, writing
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.rollouts.statistics import wilson
@@ -122,7 +124,7 @@ def update_results(
         n: episodes per task and variant; `n_looks`: for variants that change looks only.
         again: measure also what is there.
     """
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results = read_results(path)
     for task, variant in itertools.product(tasks, variants):
         cells = results.setdefault(task, {})
         spec = variant_spec(variant)
@@ -139,6 +141,30 @@ def update_results(
     return results
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """What was measured: task to variant to what `measure_expert` returned, and `render_ms_SIZE`; empty if no such file.
+
+    Raises:
+        UserError: a value is missing, of another kind or out of its bounds; names file and key.
+    """
+    if not path.exists():
+        return {}
+    found = Section.read(path)
+    for task in [key for key in found.values if key != "made_by"]:
+        cells = found.section(task)
+        for name in cells.values:
+            if name.startswith("render_ms_"):
+                cells.finite(name, 0, 1e6)
+                continue
+            cell = cells.section(name)
+            if cell.whole("successes", 0, cell.whole("n", 1, MANY)):
+                cell.finite("steps", 1, 1e6)
+            phases, times = cell.section("phases"), ("step_ms", "reset_ms")
+            for part, key in [*((phases, phase) for phase in phases.values), *((cell, key) for key in times)]:
+                part.finite(key, 0, 1e6)
+    return dict(found.values)
+
+
 def _save(path: Path, results: dict[str, Any]) -> None:
     write_output(path, "task_table", json.dumps(results, indent=1))
 
@@ -151,8 +177,10 @@ def as_markdown(results: dict[str, Any]) -> str:
     for task in known:
         spec, cells = task_spec(task), results[task]
         cell = cells["default"]
-        times = [cell["reset_ms"], cell["step_ms"], cells["render_ms_64"], cells["render_ms_84"]]
-        row = [f"`{task}`", spec.control_hz, spec.horizon, _success(cell), f"{cell['steps']:.0f}", *times]
+        pictures = [cells.get(f"render_ms_{size}", "–") for size in (64, 84)]
+        times = [cell["reset_ms"], cell["step_ms"], *pictures]
+        steps = f"{cell['steps']:.0f}" if cell["successes"] else "–"
+        row = [f"`{task}`", spec.control_hz, spec.horizon, _success(cell), steps, *times]
         rows.append([str(value) for value in row])
     under = [["task", *VARIANT_NAMES[1:]]]
     for task in known:

@@ -1,0 +1,49 @@
+"""The table of the tasks reads what was measured before, and refuses what it did not write."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.task_table import main
+from experiments.task_table import as_markdown, read_results
+from gap_vla.core.errors import USER_ERROR
+
+DOCS = Path(__file__).parents[2] / "docs"
+CELL = {"successes": 1, "n": 2, "failed_seeds": [1], "steps": 9.0, "phases": {}, "step_ms": 1.0, "reset_ms": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[1]", "is list"),
+        ('{"assembly": {"defau', "not valid JSON"),
+        ('{"assembly": null}', "assembly is NoneType"),
+        ('{"assembly": NaN}', "assembly is nan"),
+        ('{"assembly": {"default": "x"}}', "assembly.default is 'x'"),
+        (json.dumps({"assembly": {"default": {**CELL, "n": float("nan")}}}), "assembly.default.n is nan"),
+        (json.dumps({"assembly": {"default": {**CELL, "successes": 3}}}), "default.successes is 3"),
+        (json.dumps({"assembly": {"default": {**CELL, "steps": None}}}), "default.steps is None"),
+        (json.dumps({"assembly": {"default": {**CELL, "phases": {"reach": "x"}}}}), "phases.reach is 'x'"),
+        (json.dumps({"assembly": {"render_ms_64": float("nan")}}), "render_ms_64 is nan"),
+    ],
+)
+def test_damaged_measurements_are_one_line(tmp_path, capsys, text, named):
+    path, page = tmp_path / "task_table.json", tmp_path / "TASKS.md"
+    path.write_text(text)
+    shutil.copy(DOCS / "TASKS.md", page)
+    words = ["--docs", str(tmp_path), "--tasks", "assembly", "--episodes", "1", "--look-episodes", "1"]
+    assert main(words) == USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}") and named in line
+    assert path.read_text() == text and page.read_text() == (DOCS / "TASKS.md").read_text()
+
+
+def test_the_published_measurements_make_the_published_table():
+    assert as_markdown(read_results(DOCS / "task_table.json")) in (DOCS / "TASKS.md").read_text()
+
+
+def test_a_task_without_success_or_times_of_pictures_has_a_dash():
+    table = as_markdown({"assembly": {"default": {**CELL, "successes": 0, "steps": None}}})
+    assert "| – | 1.0 | 1.0 | – | – |" in table
