@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.tables.cells import Cell
+from experiments.tables.cells import Cell, training_length
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
+from gap_vla.core.identity import flat
+from gap_vla.core.typed_config import EPISODES, SEED, STEPS
 from gap_vla.core.whole import write_json
 from gap_vla.report.comparison import Rollouts
+from gap_vla.sim.specs import TASK_NAMES
 
 FINISHED, FAILED = "finished", "failed"
 
@@ -35,7 +38,10 @@ def rollouts_from_json(found: Mapping[str, Any]) -> Rollouts:
         layouts: Iterable[int] = range(found["first_layout"], found["first_layout"] + len(outcomes))
     else:
         layouts = map(int, found["layouts"].split())
-    return Rollouts(dict(zip(layouts, outcomes)))
+    by_layout = dict(zip(layouts, outcomes))
+    if len(by_layout) != len(outcomes):
+        raise ValueError(f"{len(outcomes)} outcomes of {len(by_layout)} layouts")
+    return Rollouts(by_layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +139,39 @@ class Ledger:
 
 def _read(path: Path) -> Entry:
     try:
-        return Entry.from_json(json.loads(path.read_text()))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise LedgerError(f"{path} is no entry of the ledger ({error}); delete it, and the cell runs again") from None
+        found = Section.read(path)
+        _require_sound(found, path.stem)
+        return Entry.from_json(found.values)
+    except (UserError, ValueError, TypeError, KeyError) as error:
+        said = str(error).removeprefix(f"{path}: ")
+        raise LedgerError(f"{path} is no entry of the ledger ({said}); delete it, and the cell runs again") from None
+
+
+def _require_sound(found: Section, name: str) -> None:
+    """Raises UserError for an entry of another cell than that of this name, or with values that cannot be."""
+    task, arm, seed = found.choice("task", TASK_NAMES), found.text("arm"), found.whole("seed", 0, SEED.most)
+    cell, method = found.text("cell"), found.text("method")
+    if cell != name or not (cell == task or cell.startswith(f"{task}-")) or not cell.endswith(f"-{arm}-seed{seed}"):
+        raise UserError(f"it is that of {cell!r}, task {task!r}, arm {arm!r}, seed {seed}")
+    found.choice("status", (FINISHED, FAILED))
+    found.whole("steps", 0, STEPS)
+    found.finite("seconds", 0, 1e9)
+    found.flag("whole")
+    for part in ("validation", "origin", "gradients"):
+        found.section(part, {})
+    found.section("account", {}).section("machine", {})
+    for stage in (stages := found.section("stages", {})).values:
+        stages.finite(stage, 0, 1e9)
+    if (config := found.section("config", {})).values:
+        if empty := [key for key, value in flat(config.values) if value is None]:
+            raise config.refuse(empty[0], "a value")
+        of_config = config.text("task"), config.text("method"), config.section("train").whole("seed", 0, SEED.most)
+        if of_config != (task, method, seed):
+            raise UserError(f"its settings are of task, method, seed {of_config}, not {(task, method, seed)}")
+        training_length(config.values)
+    for variant in (variants := found.section("variants")).values:
+        rollouts = variants.section(variant)
+        episodes = rollouts.whole("episodes", 1, EPISODES.most)
+        outcomes, successes = rollouts.text("outcomes"), rollouts.whole("successes", 0, episodes)
+        if not set(outcomes) <= {"0", "1"} or (len(outcomes), outcomes.count("1")) != (episodes, successes):
+            raise UserError(f"variants.{variant}: its outcomes are not {successes} successes of {episodes} episodes")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -193,6 +194,55 @@ def test_a_broken_ledger_file_is_named(tmp_path, ledger):
         ledger.path(cell).write_text(text)
         with pytest.raises(LedgerError, match=r"assembly-good-seed0\.json"):
             ledger.read(cell)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"seed": 1}, "it is that of 'assembly-good-seed0', task 'assembly', arm 'good', seed 1"),
+        ({"task": "nope"}, "task is 'nope'"),
+        ({"task": "stack"}, "task 'stack'"),
+        ({"method": ["a"]}, "method is list"),
+        ({"method": "poor"}, "its settings are of task, method, seed"),
+        ({"seconds": "long"}, "seconds is 'long'"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"config": None}, "config is NoneType"),
+        ({"config": {"task": "assembly", "method": "good", "demos": {"episodes": None}}}, "demos.episodes is None"),
+        ({"status": "done"}, "status is 'done'"),
+        ({"account": []}, "account is list"),
+        ({"variants": {"default": {"successes": 2, "episodes": 1, "first_layout": 0, "outcomes": "1"}}}, "successes"),
+        ({"variants": {"default": {"successes": 1, "episodes": 1, "first_layout": 0, "outcomes": "7"}}}, "outcomes"),
+        (
+            {"variants": {"default": {"successes": 1, "episodes": 2, "layouts": "5", "outcomes": "10"}}},
+            "2 outcomes of 1 layouts",
+        ),
+    ],
+)
+def test_an_entry_that_cannot_be_of_its_cell_is_refused_by_its_file(tmp_path, ledger, change, named):
+    kind = fake_kind(tmp_path)
+    (cell,) = cells_of(fake_table("good", seeds=(0,)), kind)
+    run_queue([cell], ledger, kind, options(tmp_path))
+    recorded = json.loads(ledger.path(cell).read_text())
+    assert ledger.read(cell).cell == cell.name
+    ledger.path(cell).write_text(json.dumps(recorded | change))
+    for read in (lambda: ledger.read(cell), ledger.all_entries):
+        with pytest.raises(LedgerError, match=f"assembly-good-seed0.json.*{re.escape(named)}"):
+            read()
+
+
+def test_entries_under_each_others_names_are_refused(tmp_path, ledger):
+    kind = fake_kind(tmp_path)
+    good, poor = cells_of(fake_table("good", "poor", seeds=(0,)), kind)
+    run_queue([good, poor], ledger, kind, options(tmp_path))
+    ledger.path(good).rename(tmp_path / "kept")
+    ledger.path(poor).rename(ledger.path(good))
+    with pytest.raises(LedgerError, match="assembly-good-seed0.json .*it is that of 'assembly-poor-seed0'"):
+        ledger.read(good)
+
+
+def test_what_is_published_is_sound():
+    assert len(Ledger(Path(__file__).parents[2] / "results", "evidence", "cpu").all_entries()) >= 59
 
 
 def start_queue(tmp_path, *methods):
