@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
-import difflib
-import importlib
-import signal
 import sys
-from collections.abc import Sequence
 
-from gap_vla.core.errors import UserError, command
+try:
+    import atexit
+    import difflib
+    import importlib
+    import signal
+    from collections.abc import Sequence
+
+    from gap_vla.core.errors import UserError, command
+except KeyboardInterrupt:  # `command` answers it from here on
+    sys.exit(130)
 
 COMMANDS = {
     "collect-demos": "demonstrations of a scripted expert in simulation",

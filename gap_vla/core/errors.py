@@ -78,10 +78,10 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(*args: Any, **kwargs: Any) -> int:
-        _prepare_streams()
-        start_quietly()
         unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
         try:
+            _prepare_streams()
+            start_quietly()
             if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
                 raise UserError(f"{odd[0]!a} is no text of UTF-8; rename it, or set PYTHONUTF8=1")
             with contextlib.suppress(ValueError):  # Numba warns of other texts, and fails at these

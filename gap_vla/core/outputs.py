@@ -24,7 +24,6 @@ from gap_vla.core.whole import put, replacing
 
 FOLDER_MARK = "made_by.json"
 HDF5 = (".hdf5", ".h5")
-_MARK = re.compile(rb"gap_vla:([a-z_]+)")
 _PNG_HEAD = 33  # bytes: the signature and the chunk IHDR, which has to come first
 
 
@@ -167,12 +166,15 @@ def made_by(path: Path) -> str | None:
         ends = stream.read(4096)
         stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
         ends += stream.read()
-    if suffix_of(path) in HDF5:
+    suffix = suffix_of(path)
+    if suffix in HDF5:
         import h5py
 
         with contextlib.suppress(OSError), h5py.File(path) as file:
             ends = str(file.attrs.get("made_by", "")).encode()
-    found = _MARK.search(ends)
+    elif suffix == ".png":  # length, chunk, checksum
+        ends = ends[_PNG_HEAD + 4 : _PNG_HEAD + 8 + int.from_bytes(ends[_PNG_HEAD : _PNG_HEAD + 4], "big")]
+    found = re.fullmatch(_MARKS.get(suffix, b"MARK").replace(b"MARK", rb"gap_vla:([a-z_]+)"), ends, re.DOTALL)
     return found[1].decode() if found else None
 
 
@@ -228,6 +230,15 @@ def _in_json(content: bytes, mark: str) -> bytes:
     indent = re.match(rb"\{\n( +)", content)
     return (json.dumps(value, indent=len(indent[1]) if indent else 2) + "\n").encode()
 
+
+_MARKS = {
+    ".png": rb"tEXtmade_by\0MARK",
+    ".mp4": rb".*freeMARK",
+    ".json": rb'\{\s*"made_by": "MARK".*',
+    ".html": rb"[^>]*><!-- MARK -->.*",
+    ".md": rb".*<!-- MARK -->\s*",
+}
+"""Where the mark stands in the beginning and end of a file; a text that only quotes one is not ours."""
 
 _STAMPS: dict[str, Callable[[bytes, str], bytes]] = {
     ".png": _in_png,

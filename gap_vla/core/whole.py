@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SUFFIX = ".partial"
+OURS, SUFFIX = ".gap_vla-", ".partial"
+"""What hidden folders of ours, and no others, have in their names."""
 OLD = "replaced."
 """What was there before, while it lies in the hidden folder because two places cannot be exchanged in one step."""
 
@@ -58,7 +60,7 @@ def workplace(path: Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=SUFFIX, dir=path.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}{OURS}", suffix=SUFFIX, dir=path.parent))
     lock = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks: then leftovers stay
@@ -92,7 +94,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _clear_leftovers(path: Path) -> None:
-    for leftover in path.parent.glob(f".{path.name}.*{SUFFIX}"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}{OURS}*{SUFFIX}"):
         try:
             lock = os.open(leftover, os.O_RDONLY)
         except OSError:

@@ -98,10 +98,14 @@ def videos_section(runs: list[Run], limit: int, command: str) -> str:
     figures, cut = [], []
     scenes = [(run, variant) for run in runs for variant in run.evaluations]
     for caption, path in [(f"{r.label}, {words(v)}", path) for r, v in scenes for path in r.videos(v)[:limit]]:
-        if pictures_in(path):
+        if not path.is_symlink() and pictures_in(
+            path
+        ):  # a link may lead out of the run, into a page that is given away
             figures.append(film(data_uri(path.read_bytes(), "video/mp4"), caption, path.stem.rsplit("_", 1)[-1]))
         else:
-            cut.append(note(f"{path} is no whole MP4 and is not shown; `gap-vla evaluate` films episodes again."))
+            cut.append(
+                note(f"{path} is a link or no whole MP4 and is not shown; `gap-vla evaluate` films episodes again.")
+            )
     return films(figures) + "".join(cut) + command_block(command) if figures or cut else ""
 
 

@@ -158,7 +158,8 @@ class _Thread:
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue = queue.SimpleQueue()
         self._results: queue.SimpleQueue = queue.SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True, name="policy").start()
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="policy")
+        self._thread.start()
 
     def _serve(self) -> None:
         while call := self._calls.get():
@@ -176,6 +177,7 @@ class _Thread:
 
     def end(self) -> None:
         self._calls.put(None)
+        self._thread.join(1)  # compiled code that a thread still leaves while the process ends would abort it
 
 
 class GuardedPolicy:

@@ -39,7 +39,7 @@ class _Link:
         """Raises OSError or WebSocketException if nobody answers, WireError for a greeting in another protocol."""
         self._stack = contextlib.ExitStack()
         self.connection: ClientConnection = self._stack.enter_context(
-            connect(address, compression=None, max_size=MAX_ANSWER, open_timeout=10, close_timeout=1)
+            connect(address, compression=None, max_size=MAX_ANSWER, open_timeout=10, close_timeout=1, proxy=None)
         )
         with self._stack:
             greeting = self.connection.recv(timeout=10)

@@ -229,6 +229,20 @@ def test_ctrl_c_while_libraries_load_ends_in_a_line(name, tmp_path):
     assert process.returncode == INTERRUPTED and said.startswith("interrupted") and "Traceback" not in said
 
 
+def test_ctrl_c_before_a_command_has_begun_leaves_no_traceback():
+    program = (
+        "import sys\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'gap_vla.core.errors':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "import gap_vla.cli\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "")
+
+
 @pytest.mark.parametrize("name", WITH_CONFIG)
 def test_commands_with_a_configuration_name_what_is_missing(name, tmp_path):
     process = start(name, cwd=tmp_path)

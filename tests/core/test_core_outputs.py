@@ -111,6 +111,47 @@ def test_a_folder_is_replaced_only_if_nothing_else_was_put_into_it(tmp_path):
             claim(other, "labelled_npz")
 
 
+FOREIGN = {
+    "quotes.html": b"<p>pages carry gap_vla:episode, as <!-- gap_vla:episode --> behind their head</p>",
+    "quotes.md": b"<!-- gap_vla:episode -->\n is the mark of a page\n",
+    "quotes.json": b'{"note": "ours begin with", "made_by": "gap_vla:episode"}',
+    "quotes.mp4": b"\0\0\0\x17freegap_vla:episode and more pictures",
+    "later.html": b"<!doctype html><!-- gap_vla:episode-2 --><p>made by a later version</p>",
+    "later.json": b'{"made_by": "gap_vla:episode2"}',
+    "later.mp4": b"pictures\0\0\0\x19freegap_vla:episode-2",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_that_quotes_a_mark_or_has_one_of_a_later_format_is_not_replaced(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(FOREIGN[name])
+    with pytest.raises(OutputError, match="was not written by this command"):
+        claim(path, "episode", suffixes=(path.suffix,))
+
+
+def test_a_mark_is_read_up_to_its_end(tmp_path):
+    path = write(tmp_path / "x.png", "episode")
+    content = path.read_bytes()
+    at = content.index(b"episode") + len(b"episode")
+    path.write_bytes(content[:at] + b"abcd" + content[at + 4 :])  # a checksum that looks like letters
+    assert made_by(path) == "episode"
+
+
+def test_hidden_folders_that_are_not_ours_stay(tmp_path):
+    foreign = [
+        tmp_path / name for name in (".x.hdf5.mine.partial", ".x.hdf5.abcdefgh.partial", ".other.hdf5.y.partial")
+    ]
+    ours = tmp_path / ".x.hdf5.gap_vla-abcdefgh.partial"
+    for folder in (*foreign, ours):
+        folder.mkdir()
+        (folder / "thesis.txt").write_text("the only copy")
+    for name in ("x.hdf5", "*.hdf5", "[a-z].hdf5"):
+        with workplace(tmp_path / name) as folder:
+            assert folder.parent == tmp_path and not any(folder.iterdir())
+    assert all((folder / "thesis.txt").exists() for folder in foreign) and not ours.exists()
+
+
 def test_an_output_is_contains_and_lies_in_nothing_that_is_read(tmp_path):
     source = tmp_path / "data" / "source"
     source.mkdir(parents=True)

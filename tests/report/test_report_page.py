@@ -55,7 +55,15 @@ def test_a_video_that_was_cut_is_named_in_its_place(runs, tmp_path):
     for part in (video.read_bytes()[:900], b"not really a video", b""):
         video.write_bytes(part)
         page = write_report([path], tmp_path / "report.html", command="make").read_text()
-        assert f"{video} is no whole MP4 and is not shown" in page and "<video" not in page
+        assert f"{video} is a link or no whole MP4 and is not shown" in page and "<video" not in page
+
+
+def test_a_link_to_a_video_elsewhere_is_not_put_into_the_page(runs, tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    video = path / "rollouts" / "default" / "videos" / "episode_0001_failure.mp4"
+    video.symlink_to(video.rename(tmp_path / "private.mp4"))
+    page = write_report([path], tmp_path / "report.html", command="make").read_text()
+    assert f"{video} is a link" in page and "<video" not in page
 
 
 def test_the_same_runs_give_the_same_page(runs, page, tmp_path):

@@ -57,6 +57,12 @@ def ask(connection, content):
     return answer if isinstance(answer, str) else unpack(answer)
 
 
+def test_a_server_is_reached_past_the_proxies_of_the_environment(port, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert RemotePolicy(f"ws://127.0.0.1:{port}").server_metadata
+
+
 def test_messages_are_byte_for_byte_those_of_openpi_client():
     message = GOLDEN.read_bytes()
     content = unpack(message)
