@@ -142,7 +142,7 @@ def update_results(
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What was measured: task to variant to what `measure_expert` returned, and `render_ms_SIZE`; empty if no such file.
+    """What was measured: task to variant to what `measure_expert` returned, and `render_ms_SIZE`; empty before any was.
 
     Raises:
         UserError: a value is missing, of another kind or out of its bounds; names file and key.

@@ -149,7 +149,7 @@ def _read(path: Path) -> Entry:
 
 def _require_sound(found: Section, name: str) -> None:
     """Raises UserError for an entry of another cell than that of this name, or with values that cannot be."""
-    task, arm, seed = found.choice("task", TASK_NAMES), found.text("arm"), found.whole("seed", 0, SEED.most)
+    task, arm, seed = found.choice("task", TASK_NAMES), found.text("arm"), found.whole("seed", 0, int(SEED.most))
     cell, method = found.text("cell"), found.text("method")
     if cell != name or not (cell == task or cell.startswith(f"{task}-")) or not cell.endswith(f"-{arm}-seed{seed}"):
         raise UserError(f"it is that of {cell!r}, task {task!r}, arm {arm!r}, seed {seed}")
@@ -165,13 +165,13 @@ def _require_sound(found: Section, name: str) -> None:
     if (config := found.section("config", {})).values:
         if empty := [key for key, value in flat(config.values) if value is None]:
             raise config.refuse(empty[0], "a value")
-        of_config = config.text("task"), config.text("method"), config.section("train").whole("seed", 0, SEED.most)
+        of_config = config.text("task"), config.text("method"), config.section("train").whole("seed", 0, int(SEED.most))
         if of_config != (task, method, seed):
             raise UserError(f"its settings are of task, method, seed {of_config}, not {(task, method, seed)}")
         training_length(config.values)
     for variant in (variants := found.section("variants")).values:
         rollouts = variants.section(variant)
-        episodes = rollouts.whole("episodes", 1, EPISODES.most)
+        episodes = rollouts.whole("episodes", 1, int(EPISODES.most))
         outcomes, successes = rollouts.text("outcomes"), rollouts.whole("successes", 0, episodes)
         if not set(outcomes) <= {"0", "1"} or (len(outcomes), outcomes.count("1")) != (episodes, successes):
             raise UserError(f"variants.{variant}: its outcomes are not {successes} successes of {episodes} episodes")

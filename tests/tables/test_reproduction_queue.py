@@ -237,7 +237,7 @@ def test_entries_under_each_others_names_are_refused(tmp_path, ledger):
     run_queue([good, poor], ledger, kind, options(tmp_path))
     ledger.path(good).rename(tmp_path / "kept")
     ledger.path(poor).rename(ledger.path(good))
-    with pytest.raises(LedgerError, match="assembly-good-seed0.json .*it is that of 'assembly-poor-seed0'"):
+    with pytest.raises(LedgerError, match=r"assembly-good-seed0\.json .*it is that of 'assembly-poor-seed0'"):
         ledger.read(good)
 
 
