@@ -67,9 +67,8 @@ class LeRobot(NamedArrays):
         cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
         self._image_keys = dict(image_keys) if image_keys is not None else dict(zip(cameras, IMAGE_NAMES))
         for key in (state_key, action_key, *self._image_keys):
-            if key not in self._features:
-                known = one_line(", ".join(self._features))
-                raise EpisodeError(f"{self.path}/meta/info.json: no feature {key!r} (features: {known})")
+            if key not in (known := cameras if key in self._image_keys else list(self._features)):
+                raise EpisodeError(f"{self.path}/meta/info.json: no {key!r} (found: {one_line(', '.join(known))})")
         self._places = read_index(described)
 
     def __len__(self) -> int:

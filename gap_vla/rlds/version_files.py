@@ -101,8 +101,8 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
         if len(files) != len(lengths):
             raise EpisodeError(f"{info.where}: split {name!r} has {len(files)} files and {len(lengths)} shardLengths")
         for file, length in zip(files, lengths):
-            if not file.is_file():
-                raise EpisodeError(f"{file} is missing; the dataset is incomplete: copy or build it again")
+            if not file.is_file() or file.parent.resolve() != version_dir.resolve():
+                raise EpisodeError(f"{file} is missing or in another folder; copy the whole dataset or build it again")
             if length and not file.stat().st_size:
                 raise EpisodeError(f"{file} is empty, dataset_info.json says {length} episodes; copy the file again")
         nobodys -= {file.name for file in files}

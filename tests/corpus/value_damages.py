@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from damages import _A, _O, DAMAGES, Damage, _edit, _in_file, _json, _npz, _rows, _set, _shards, _steps
+from damages import _A, _O, DAMAGES, Damage, _edit, _in_file, _info, _json, _npz, _rows, _set, _shards, _steps
 from PIL import Image
 
 
@@ -181,7 +181,16 @@ def _instruction(features: Any, steps: int) -> None:
     features["steps/language_instruction"].bytes_list.value[:] = [b"\xff\xfe"] * steps
 
 
+def _elsewhere(folder: Path) -> None:
+    """The shards lie in a folder beside, which the description names."""
+    (folder.parent / "other").mkdir()
+    for shard in _shards(folder):
+        shard.rename(folder.parent / "other" / shard.name.replace("toy", "x", 1))
+    _info(lambda v: v.update(name="../other/x"), "dataset_info.json")(folder)
+
+
 DAMAGES["rlds"] |= {
+    "elsewhere": _elsewhere,
     "text_annotator": _json("metadata.json", '{"annotator": "lstm"}'),
     "labelled": _labels(0.5, 1),
     "rho_7": _labels(7),

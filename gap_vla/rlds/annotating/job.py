@@ -50,7 +50,7 @@ class AnnotationJob:
 
     @property
     def extra_names(self) -> list[str]:
-        return [name for name in self.extra.split("+") if name]
+        return self.extra.split("+") if self.extra else []
 
     def run(
         self, episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None = None, fit: Sequence[int] | None = None
@@ -94,7 +94,7 @@ def joined(names: Sequence[str], column: Callable[[str], np.ndarray], where: str
     parts = []
     for name in names:
         value = column(name)
-        if value.dtype.kind not in "fiub" or value.ndim == 0:
+        if value.dtype.kind not in "fiub" or value.ndim not in (1, 2):
             raise AnnotationError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
         parts.append(value.reshape(len(value), -1).astype(np.float64))
     if len({len(part) for part in parts}) > 1:
