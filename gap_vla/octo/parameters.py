@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -86,8 +87,11 @@ class MergeAccount:
             lines.append(f"  re-initialised {path} {target}: its shape was {pretrained}")
         for path, shape in sorted(self.new.items()):
             lines.append(f"  new {path} {shape}: not in the pretrained model")
-        for prefix, count, size in _grouped(self.dropped):
-            lines.append(f"  dropped {prefix}: {count} leaves ({size:,} parameters) the model has no place for")
+        # by two components of the path, so that a dropped tokenizer is one line
+        for prefix, some in itertools.groupby(sorted(self.dropped), lambda path: "/".join(path.split("/")[:2])):
+            leaves = {path: self.dropped[path] for path in some}
+            size = f"{len(leaves)} leaves ({_count(leaves):,} parameters)"
+            lines.append(f"  dropped {prefix}: {size} the model has no place for")
         return "\n".join(lines)
 
 
@@ -125,11 +129,3 @@ def merge_params(
 
 def _count(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(int(np.prod(shape)) for shape in shapes.values())
-
-
-def _grouped(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, int, int]]:
-    """(prefix of two path components, leaves, parameters), so that a dropped tokenizer is one line."""
-    groups: dict[str, dict[str, tuple[int, ...]]] = {}
-    for path, shape in sorted(shapes.items()):
-        groups.setdefault("/".join(path.split("/")[:2]), {})[path] = shape
-    return [(prefix, len(group), _count(group)) for prefix, group in groups.items()]

@@ -172,7 +172,9 @@ def split_measurements(
     if adam.clip is not None:
         clipped = jnp.minimum(1.0, adam.clip / jnp.maximum(optax.global_norm(gradients), 1e-12))
     second = optax.tree_utils.tree_get(opt_state, "nu")
-    done = optax.tree_utils.tree_get(opt_state, "count", filtering=_of_adam)
+    done = optax.tree_utils.tree_get(
+        opt_state, "count", filtering=lambda path, _: "ScaleByAdamState" in [getattr(k, "tuple_name", "") for k in path]
+    )
     rate = adam.learning_rate(done) * (1 - adam.b1) / (1 - adam.b1 ** (done + 1.0))
     found = {"rho/transition_share": share}
     for part, vectors in (("transition", high), ("consistent", low)):
@@ -187,7 +189,3 @@ def split_measurements(
             found[f"grad_norm/{branch}/{part}"] = norm
             found[f"update_ratio/{branch}/{part}"] = changes[branch] / jnp.maximum(sizes[branch], 1e-12)
     return found
-
-
-def _of_adam(path: Any, _: Any) -> bool:
-    return any(getattr(key, "tuple_name", "") == "ScaleByAdamState" for key in path)
