@@ -128,10 +128,8 @@ def evaluate(
             Rollout(chosen, guarded, pool, log, VideoShelf(out / "videos", videos), shown).run(todo)
         except PolicyUnavailable as error:
             done = [record.success for record in log.records.values()]
-            raise PolicyUnavailable(
-                f"{error}; {len(done)} of {episodes} episodes are finished, {sum(done)} succeeded; kept in "
-                f"{log.path}: the same command continues"
-            ) from error
+            kept = f"{sum(done)} succeeded; kept in {log.path}: the same command continues" if done else "none is kept"
+            raise PolicyUnavailable(f"{error}; {len(done)} of {episodes} episodes are finished, {kept}") from error
         finally:
             pool.close()
             guarded.close()

@@ -95,7 +95,7 @@ class Silent(ExpertPolicy):
 def test_a_policy_that_never_answered_has_no_success_rate(tmp_path):
     limits = Limits(policy=0.2, policy_first=0.2)
     policy = Silent()
-    with pytest.raises(PolicyUnavailable, match=r"did not answer within 0\.2 s; 0 of 1 episodes are finished"):
+    with pytest.raises(PolicyUnavailable, match=r"within 0\.2 s; 0 of 1 episodes are finished, none is kept"):
         evaluate(policy, tmp_path, episodes=1, limits=limits)
     policy.released.set()
     assert not (tmp_path / "summary.json").exists()
