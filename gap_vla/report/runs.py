@@ -44,13 +44,15 @@ class Run:
         if not run.config.exists():
             raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
         config = Section(run.read_config(ReportError), str(run.config), ReportError)
-        config.text("task")
-        config.section("train").whole("seed", 0, int(SEED.most))
+        own: dict[str, Any] = {"task": config.text("task"), "method": config.text("method")}
+        own["seed"] = config.section("train").whole("seed", 0, int(SEED.most))
         found = Section.read(run.summary, ReportError) if run.complete else Section({}, str(run.summary), ReportError)
         if found.values.get("rollouts"):
             found.section("rollouts").section("task", {}).text("variant", "")
         if found.values.get("success") is not None:
             found.finite("success", 0, 1)
+        if others := [key for key in own if found.values.get(key, own[key]) != own[key]]:
+            raise ReportError(f"{run.summary} is of another {others[0]} than {run.config}; copy the run again")
         found.whole("steps", 0, STEPS, 0)
         numbers = [found.section("seconds", {})]
         for name in found.section("variants", {}).values:
@@ -60,7 +62,8 @@ class Run:
             for name in part.values:
                 part.finite(name, 0, 1e9)
         read = cls(run.path, config.values, found.values)
-        config.text("method")
+        if "encoder" in config.section("model", {}) and run.complete and not run.checkpoint.is_dir():
+            raise ReportError(f"{run.checkpoint} is missing; copy the run again")
         _ = read.rollouts  # whose outcomes are checked by being read
         return read
 
@@ -87,17 +90,16 @@ class Run:
     @property
     def small(self) -> bool:
         """Whether it is a small torch policy, whose features can be probed."""
-        return (self.checkpoint / "policy.json").is_file()
+        return "encoder" in self.config.get("model", {})
 
     @property
     def store(self) -> Path | None:
         """The episode store that it was trained on: as its summary says, seen from here or from beside its `runs`."""
         dataset = self.summary.get("dataset", {})
         recorded = Path(dataset.get("store") or dataset.get("path", ""))
-        if not (self.small or "store" in dataset):  # root/rlds/NAME/TASK/VERSION, with the store in root/store/NAME
-            recorded = (
-                recorded.parents[3] / "store" / recorded.parents[1].name if len(recorded.parents) > 3 else recorded
-            )
+        if not (self.small or "store" in dataset) and len(recorded.parents) > 3:
+            # root/rlds/NAME/TASK/VERSION, with the store in root/store/NAME
+            recorded = recorded.parents[3] / "store" / recorded.parents[1].name
         beside = self.path.absolute().parents[2] / recorded
         return next((place for place in (recorded, beside) if (place / "store.json").exists()), None)
 
@@ -127,8 +129,7 @@ class Run:
         """Those that are still there."""
         folder = RunDirectory(self.path).rollouts
         found = self.evaluations.get(variant, {}).get("videos", [])
-        places = [base / name for name in found for base in (folder / variant, folder)]
-        return [place for place in places if place.is_file()]
+        return [place for name in found for base in (folder / variant, folder) if (place := base / name).is_file()]
 
 
 def by_method(runs: list[Run]) -> dict[str, list[Run]]:

@@ -80,7 +80,7 @@ class RemotePolicy:
         self._address, self._keys = address, keys or KeyMapping()
         self._links: dict[int, _Link] = {}
         self._turn = 0  # number of the latest call; an earlier one that was given up on must not go on beside it
-        first = self._connect()
+        first = self._connect(time.monotonic() + self.patience)
         self.server_metadata = first.metadata
         first.close()
         self.identity = {"address": address, "execute": self._keys.execute, "server": _plain(self.server_metadata)}
@@ -98,12 +98,9 @@ class RemotePolicy:
         for row, episode in enumerate(episode_ids):
             link = self._links.get(episode)
             if link is None or not link.left:
-                chunk = self._ask(episode, {key: value[row] for key, value in observations.items()})
-                link = self._links[episode]
-                link.left = deque(chunk[: self._keys.execute])
+                link = self._ask(episode, {key: value[row] for key, value in observations.items()})
             actions.append(link.left.popleft())
-        widths = {len(action) for action in actions}
-        if len(widths) > 1:
+        if len(widths := {len(action) for action in actions}) > 1:
             raise PolicyError(f"the server's actions have different widths: {sorted(widths)}")
         return np.stack(actions)
 
@@ -113,17 +110,19 @@ class RemotePolicy:
         self.reset(list(self._links))
 
     def _drop(self, episode: int) -> None:
-        link = self._links.pop(episode, None)
-        if link is not None:
+        if (link := self._links.pop(episode, None)) is not None:
             link.close()
 
-    def _ask(self, episode: int, observation: dict[str, Any]) -> Float[np.ndarray, "H A"]:
+    def _ask(self, episode: int, observation: dict[str, Any]) -> _Link:
         message = pack(self._keys.to_wire(observation))
         deadline, turn = time.monotonic() + self.patience, self._turn
         while True:
             link = self._links.get(episode) or self._connect(deadline)
             self._links[episode] = link
             try:
+                with contextlib.suppress(TimeoutError):  # what lies there already answers no observation
+                    link.connection.recv(timeout=0)
+                    raise PolicyError(f"{self._address} sends more than one answer to an observation; let it send one")
                 link.connection.send(message)
                 answer = link.connection.recv()
                 break
@@ -142,10 +141,10 @@ class RemotePolicy:
             raise PolicyError(f"{self._address} does not speak openpi's protocol: {error}") from error
         if len(chunk) == 0:
             raise PolicyError(f"{self._address} answered with no actions")
-        return chunk
+        link.left = deque(chunk[: self._keys.execute])
+        return link
 
-    def _connect(self, deadline: float | None = None) -> _Link:
-        deadline = time.monotonic() + self.patience if deadline is None else deadline
+    def _connect(self, deadline: float) -> _Link:
         while True:
             try:
                 return _Link(self._address)
@@ -169,9 +168,7 @@ def _check_address(address: str) -> None:
         raise PolicyError(f"{shown(address)} is no address ({problem}); give ws://HOST:PORT, as ws://localhost:8000")
 
 
-def _plain(metadata: Any) -> Any:
+def _plain(metadata: dict[Any, Any]) -> dict[str, Any]:
     """The part of the greeting that can be written down as JSON."""
-    if not isinstance(metadata, dict):
-        return None
     plain = {str(key): value for key, value in metadata.items() if isinstance(value, str | int | float | bool)}
     return {key: value for key, value in plain.items() if isinstance(value, str) or math.isfinite(value)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.core.foreign import blaming
 from gap_vla.report.runs import Run
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.store import StoreSplit
@@ -17,7 +18,8 @@ def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
     """The store's training split and ρ of its steps as this run used it; None where the store is not here or the
     method uses no ρ.
     """
-    config: Experiment = (SmallConfig if run.small else FinetuneConfig).from_dict(run.config)
+    with blaming(run.path / "config.json", "no settings of a run"):
+        config: Experiment = (SmallConfig if run.small else FinetuneConfig).from_dict(run.config)
     directory = run.store
     if directory is None or not config.schedule.needs_rho:
         return None

@@ -27,6 +27,9 @@ def make_run(folder, method, seed, wins, task="assembly"):
     evaluation = {"layout_seeds": [5, 6, 7, 8], "outcomes": wins, "videos": ["videos/episode_0001_failure.mp4"]}
     evaluation["phases"] = {"reached": {"reach": 1.0, "insert": 0.75}, "failed_in": {"insert": 2}}
     summary = {
+        "task": task,
+        "method": method,
+        "seed": seed,
         "variants": {"default": {**evaluation, "mean_steps_success": 12.0}},
         "seconds": {"train": 3.0},
         "steps": 20,

@@ -9,6 +9,8 @@ from finished_runs import make_run
 from gap_vla.core.errors import UserError
 from gap_vla.report.page import write_report
 from gap_vla.report.runs import ReportError, Run
+from gap_vla.training.finished import training_rho
+from gap_vla.training.torch import SmallConfig
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,9 @@ def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
     path = make_run(tmp_path / "project" / "runs" / "assembly", "gap", 0, [1, 1, 0, 1])
     summary = json.loads((path / "summary.json").read_text())
     (path / "summary.json").write_text(json.dumps({**summary, "dataset": {"path": "data/store/assembly-1"}}))
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "model": {"encoder": "small"}}))
     (path / "checkpoint").mkdir()
-    (path / "checkpoint" / "policy.json").write_text("{}")
     assert Run.read(path).store is None
     store = tmp_path / "project" / "data" / "store" / "assembly-1"
     store.mkdir(parents=True)
@@ -106,6 +109,13 @@ EVALUATED = {"layout_seeds": [5], "outcomes": [1]}
         ("summary.json", {"variants": {}, "rollouts": {"task": 5}}, "rollouts.task is 5"),
         ("summary.json", {"success": float("nan")}, "success is nan"),
         ("summary.json", {"seconds": {"train": float("nan")}}, "seconds.train is nan"),
+        ("summary.json", {"success": 2.0}, "success is 2.0"),
+        ("summary.json", {"task": "stack"}, "summary.json is of another task than"),
+        ("summary.json", {"method": "concat"}, "gap-seed0/config.json; copy the run again"),
+        ("summary.json", {"seed": 1}, "summary.json is of another seed than"),
+        ("config.json", {"train": {"seed": 1}}, "summary.json is of another seed than"),
+        ("config.json", {"model": {"encoder": "small"}}, "checkpoint is missing; copy the run again"),
+        ("config.json", {"model": 5}, "model is 5"),
         ("summary.json", {"steps": "many"}, "steps is 'many'"),
         ("summary.json", {"variants": {"default": {**EVALUATED, "phases": 5}}}, "phases is 5"),
         (
@@ -122,6 +132,32 @@ def test_runs_that_measured_nothing_are_refused_by_file_and_key(tmp_path, file, 
     with pytest.raises(UserError) as caught:
         Run.read(path.parent)
     assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"task": "<b>"}, "task '<b>' is unknown"),
+        ({"method": "a"}, "method 'a' is unknown"),
+        ({"model": {}}, "unknown configuration key"),
+    ],
+)
+def test_settings_that_are_unknown_are_refused_with_their_file(tmp_path, change, named):
+    config = {**SmallConfig("assembly").to_dict(), **change}
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "summary.json").unlink()
+    with pytest.raises(UserError, match=re.escape(f"{path / 'config.json'}: no settings of a run (")) as caught:
+        training_rho(Run.read(path))
+    assert named in str(caught.value)
+
+
+def test_a_small_run_that_is_not_finished_has_no_checkpoint_and_a_page(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    (path / "config.json").write_text(json.dumps(SmallConfig("assembly").to_dict()))
+    (path / "summary.json").unlink()
+    page = write_report([path], tmp_path / "report.html", command="make", rho_of=training_rho).read_text()
+    assert "not finished" in page and "train-small" in page
 
 
 def test_runs_of_two_tasks_and_folders_that_are_no_runs_are_refused(runs, tmp_path):

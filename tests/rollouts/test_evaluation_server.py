@@ -234,6 +234,24 @@ def test_a_server_that_greets_with_anything_but_a_map_is_no_policy_server(greeti
             RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", patience=1)
 
 
+def test_a_server_that_answers_twice_is_refused_before_an_action_is_one_observation_behind():
+    def twice(connection):
+        connection.send(pack({}))
+        for number, _ in enumerate(connection):
+            for _ in range(2):
+                connection.send(pack({"actions": np.full((1, 2), number, np.float32)}))
+
+    with serve(twice, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        policy = RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", patience=1)
+        policy.reset([0])
+        assert policy.act({"proprio": STATE[None]}, [0]).tolist() == [[0, 0]]
+        time.sleep(0.5)  # a step of the simulator, in which the second answer comes
+        with pytest.raises(PolicyError, match=r"ws://.* sends more than one answer to an observation; let it send one"):
+            policy.act({"proprio": STATE[None]}, [0])
+        policy.close()
+
+
 def test_what_a_server_answers_is_shown_in_a_short_line_and_texts_are_no_actions():
     with pytest.raises(PolicyError, match=r"found: x{299}…\)"):
         KeyMapping().from_wire({"x" * 2**20: 1})
