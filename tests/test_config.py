@@ -1,5 +1,6 @@
 """The configuration rejects what cannot run, in words, and before anything heavy is imported."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from experiment_files import profiles
 from processor_time import run_measured, two_seconds
 
+from gap_vla.cli.configured import load_config
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.config import experiment
@@ -180,3 +182,17 @@ def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Path.mkdir, "is a folder, no regular file"),
+        (os.mkfifo, "is a pipe or a device, no regular file"),
+        (lambda path: None, "does not exist"),
+    ],
+)
+def test_what_is_no_configuration_file_is_called_what_it_is(make, words, tmp_path):
+    make(tmp_path / "c.py")
+    with pytest.raises(ConfigError, match=rf"c\.py'? {words}"):
+        load_config(str(tmp_path / "c.py"))

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import UserError, keeping, message_of
+from gap_vla.core.foreign import regular
 from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training import backend_of
@@ -38,7 +39,7 @@ def load_config(path_and_profile: str) -> ConfigDict:
     path, colon, profile = path_and_profile.partition(":")
     if colon and not profile:
         raise ConfigError(f"--config {path_and_profile} names no profile after the colon")
-    if not Path(path).is_file():
+    if not regular(Path(path), ConfigError).exists():
         near = ", ".join(str(p) for p in sorted(Path(path).parent.glob("*.py"))) or "none there"
         raise ConfigError(f"configuration file {path!r} does not exist (files: {near})")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)

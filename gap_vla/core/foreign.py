@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import numbers
+import os
 import struct
 import tokenize
 import zipfile
@@ -38,7 +39,7 @@ MOST_COMPRESSED = 1100
 def refusing(
     where: object, advice: str, error: type[UserError] = UserError, also: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Errors of other libraries inside become `error`, on one line; `UserError`s pass.
+    """Errors of other libraries inside become `error`, on one line; `UserError`s and a full disk pass.
 
     Args:
         where: file, and episode or key, that the message begins with.
@@ -59,17 +60,18 @@ def refusing(
         raise
     except problems as problem:
         if is_full_disk(problem):  # the file that is read is not to blame
-            raise error(
-                f"{where}: no space left on the disk that is written to; free some and run it again"
-            ) from problem
+            raise
         found = f"no {problem.args[0]!r}" if type(problem) is KeyError and problem.args else f"{problem}"
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem
 
 
 def regular(path: Path, error: type[UserError] = UserError) -> Path:
-    """The path, unless a pipe or a device lies there, whose reader would wait for ever."""
+    """The path, unless it may not be read, or a folder, pipe or device lies there, whose reader would wait for ever."""
     if path.exists() and not path.is_file():
-        raise error(f"{path} is no regular file; copy what it holds into one")
+        what = "a folder" if path.is_dir() else "a pipe or a device"
+        raise error(f"{path} is {what}, no regular file; give one")
+    if path.exists() and not os.access(path, os.R_OK):
+        raise error(f"{path}: permission denied; ask for the right to read it")
     return path
 
 

@@ -19,15 +19,18 @@ class InUseError(UserError, RuntimeError):
 
 @contextlib.contextmanager
 def alone(lock: Path | str, what: str) -> Iterator[None]:
-    """Holds the lock file for the duration of the block; the file is removed afterwards.
+    """Holds the lock file for the duration of the block; its folder is made.
+
+    Afterwards the file is removed, and so are the folders that were made for it, where nothing else came to be.
 
     Args:
-        lock: the file; its folder must exist.
+        lock: the file.
         what: what is held, for the error.
 
     Raises:
         InUseError: another process holds it; its number and host are named.
     """
+    new = [folder for folder in Path(lock).parents if not folder.exists()]
     with _opened(Path(lock), what) as stream:
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {platform.node()}\n")
@@ -36,6 +39,9 @@ def alone(lock: Path | str, what: str) -> Iterator[None]:
             yield
         finally:
             Path(lock).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                for folder in new:
+                    folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -49,6 +55,7 @@ def waiting(lock: Path | str) -> Iterator[None]:
 
 def _opened(lock: Path, what: str) -> TextIO:
     while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         stream = open(lock, "a+")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

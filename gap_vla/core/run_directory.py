@@ -116,8 +116,6 @@ class RunDirectory:
         with contextlib.ExitStack() as stack:
             if lock:
                 run.require_free_place()
-                run.path.mkdir(parents=True, exist_ok=True)
-                stack.callback(run._remove_if_empty)
                 stack.enter_context(alone(run.lock, f"{run.path}"))
             new = lock and not run.config.exists()
             try:
@@ -132,10 +130,6 @@ class RunDirectory:
         """Raises RunExistsError if something that is no run of ours lies there."""
         if not self.config.exists() and self.path.exists() and any(p != self.lock for p in self.path.iterdir()):
             raise RunExistsError(f"{self.path} exists and is no run of ours (no config.json); pass --run-name NAME")
-
-    def _remove_if_empty(self) -> None:
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
 
     @classmethod
     def claim(

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing
+from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing, regular
 from gap_vla.demos.fields import decoded
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
@@ -41,7 +41,13 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
     with refusing(
         f"{path}: not a complete HDF5 file", "the copy or the recording was cut off, get it again", EpisodeError
     ):
-        file = h5py.File(path, "r")
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            if not any(text in str(error) for text in ("already open", "unable to lock")):
+                raise
+            advice = f"wait until it is closed, or, if it ended without that, run: h5clear -s {path}"
+            raise EpisodeError(f"{path}: another process has it open for writing; {advice}") from error
     with file, refusing(f"{path}{place}: cannot be read", "copy the file again", EpisodeError):
         yield file
 
@@ -49,7 +55,7 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
 def require_sound(path: Path) -> None:
     """Raises EpisodeError for a file on which the HDF5 library would hang. Reads all of it."""
     with refusing(f"{path}: not a complete HDF5 file", "get the file again", EpisodeError):
-        if not h5py.is_hdf5(path):
+        if not h5py.is_hdf5(regular(path, EpisodeError)):
             raise EpisodeError(f"{path}: not a complete HDF5 file; get the file again")
         if (heap := _damaged_heap(path)) is not None:
             raise EpisodeError(f"{path}: its text is damaged at byte {heap}; get the file again")

@@ -63,7 +63,7 @@ class LeRobot(NamedArrays):
         self._size = (image_size[0], image_size[1]) if image_size else None
         self._layout = StateLayout.of(layout)
         described = read_description(self.path)
-        self._features = described.features
+        self._features, self._fps = described.features, described.fps
         cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
         self._image_keys = dict(image_keys) if image_keys is not None else dict(zip(cameras, IMAGE_NAMES))
         for key in (state_key, action_key, *self._image_keys):
@@ -92,6 +92,11 @@ class LeRobot(NamedArrays):
                 value = np.asarray(table[key], np.float64).reshape(rows)
             if not (np.isfinite(value).all() and (np.diff(value) > 0).all()):
                 raise EpisodeError(f"{where}: {key!r} does not rise from step to step; download it again")
+            pace = np.ptp(value) / max(rows - 1, 1)
+            if key == "timestamp" and self._fps and rows > 1 and not 0.5 < pace * self._fps < 2:
+                raise EpisodeError(
+                    f"{where}: 'timestamp' rises by {pace:g} s per step, info.json says fps {self._fps:g}; correct one"
+                )
         for key in columns[:2]:
             with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
                 width = self._features[key].width

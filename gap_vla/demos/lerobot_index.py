@@ -79,6 +79,7 @@ class Description:
         data_path, video_path: where files lie, with fields in braces.
         chunks_size: v2: episodes per folder.
         episodes, steps: how many there are; None: not said.
+        fps: steps per second; None: not said.
     """
 
     root: Path
@@ -89,6 +90,7 @@ class Description:
     chunks_size: int
     episodes: int | None
     steps: int | None
+    fps: float | None
 
     @property
     def videos(self) -> list[str]:
@@ -144,6 +146,7 @@ def read_description(root: Path) -> Description:
         info.whole("chunks_size", 1, MOST) if version[:2] == "v2" else 1,
         info.whole("total_episodes", 0, MOST) if "total_episodes" in info else None,
         info.whole("total_frames", 0, MOST) if "total_frames" in info else None,
+        info.finite("fps", 0.01, 1e5) if "fps" in info else None,
     )
 
 

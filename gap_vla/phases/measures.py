@@ -89,6 +89,8 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     """What a user should know before using these labels, a sentence each; of `Annotation.report`."""
     found = []
     mean, estimator = report["rho_mean"], report.get("estimator")
+    if report["steps"] == report["episodes"]:
+        found.append("every episode has one step, in which nothing moves, so ρ says nothing")
     if mean is not None and mean < LITTLE:
         found.append(
             f"the factor 1 - ρ is {1 - mean:.2f} on average, so GAP has little to act on; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -76,22 +75,20 @@ def write_rlds(
     check_names(name, version)
     path = Path(data_dir) / name / version
     episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
-    with contextlib.ExitStack() as stack:
-        if identity is None:
-            identity = episodes.identity() if isinstance(episodes, Source) else {"content": content_hash(episodes)}
-        stated = {
-            "name": name,
-            "version": version,
-            "val_fraction": val_fraction,
-            "schema_version": SCHEMA_VERSION,
-            "annotator": dict(annotator or {}),
-            "data": dict(identity),
-        }
-        settings = json.loads(json.dumps(stated, default=str))
-        partial = stack.enter_context(unfinished(path, settings, overwrite))
+    if identity is None:
+        identity = episodes.identity() if isinstance(episodes, Source) else {"content": content_hash(episodes)}
+    stated = {
+        "name": name,
+        "version": version,
+        "val_fraction": val_fraction,
+        "schema_version": SCHEMA_VERSION,
+        "annotator": dict(annotator or {}),
+        "data": dict(identity),
+    }
+    settings = json.loads(json.dumps(stated, default=str))
+    with unfinished(path, settings, overwrite) as partial, naming_a_full_disk(path.parent, KEPT):
         if partial is None:
             return path
-        stack.enter_context(naming_a_full_disk(partial, KEPT))
         lengths, sizes, schema = _write_all(episodes, labels, partial, settings, workers, runner)
         describe(partial, settings, schema, lengths, sizes, module=module, description=description)
         if companion is not None:
@@ -139,13 +136,8 @@ def _write_all(
             accounts = watched(pool.map(write_shard, every), *progress)
     else:
         accounts = watched(map(write_shard, every), *progress)
-    _gather_statistics(partial, jobs["train"])
-    return lengths, [account["bytes"] for account in accounts], schema
-
-
-def _gather_statistics(partial: Path, jobs: list[ShardJob]) -> None:
-    """`dataset_statistics.json` of the episodes in these shards: those of `train`."""
-    tables = [np.load(f"{job.path}.npz") for job in jobs]
+    tables = [np.load(f"{job.path}.npz") for job in jobs["train"]]
     actions = [part for t in tables for part in np.split(t["action"], np.cumsum(t["lengths"])[:-1])]
     proprios = [part for t in tables for part in np.split(t["proprio"], np.cumsum(t["lengths"])[:-1])]
     save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
+    return lengths, [account["bytes"] for account in accounts], schema

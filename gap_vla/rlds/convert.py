@@ -17,7 +17,7 @@ from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import describe
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.reader import dataset_metadata
-from gap_vla.rlds.schema import SCHEMA_VERSION
+from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import plan_splits, with_rho
 from gap_vla.rlds.version_files import DatasetError
 
@@ -105,7 +105,9 @@ def build_dataset(
     if fitted is not None:
         source = AnnotatedSource(source, fitted)
     elif method != "none":
-        made = annotation = annotate(source.without_images(), fit=train)
+        episodes = source.without_images()
+        Schema.of(episodes[0]).check(*episodes)  # before hours of work
+        made = annotation = annotate(episodes, fit=train)
         print(*describe(annotation.report), sep="\n", flush=True)
         labels = [annotation.labels(i) for i in range(len(source))]
 

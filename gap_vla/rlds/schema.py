@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,15 +51,14 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
-    def check(self, episode: Episode) -> None:
-        """Raises EpisodeError if the episode differs from the dataset's first one."""
-        other = Schema.of(episode)
-        for field in dataclasses.fields(self):
-            found, expected = getattr(other, field.name), getattr(self, field.name)
+    def check(self, *episodes: Episode) -> None:
+        """Raises EpisodeError if one of the episodes differs from the dataset's first one."""
+        for episode, field in itertools.product(episodes, dataclasses.fields(self)):
+            found, expected = getattr(Schema.of(episode), field.name), getattr(self, field.name)
             if found != expected:
                 raise EpisodeError(
                     f"{episode.name}: {field.name} is {found}, the first episode has {expected}; "
-                    "an RLDS dataset has one layout: convert them into two datasets or repair the episode"
+                    "a dataset has one layout: make two of them or repair the episode"
                 )
 
     def features(self) -> Any:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SHARD_BYTES = 128 * 2**20
 MAX_EPISODES_PER_SHARD = 32
 KEPT = "finished shards are kept"
+ACCOUNTS = "*.tfrecord-*.json"  # one beside every finished shard of an unfinished dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
 
 def remove_accounts(directory: Path) -> None:
     """Removes what `write_shard`, killed or not, left beside the shards, once the dataset's own description says it."""
-    for path in [*directory.glob("*.tfrecord-*.json"), *directory.glob("*.tfrecord-*.npz"), *directory.glob(".*")]:
+    for path in [*directory.glob(ACCOUNTS), *directory.glob("*.tfrecord-*.npz"), *directory.glob(".*")]:
         path.unlink()
 
 

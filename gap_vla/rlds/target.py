@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.core.identity import differences, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, stamp
 from gap_vla.core.whole import put, write_json
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import Schema
+from gap_vla.rlds.shards import ACCOUNTS
 from gap_vla.rlds.version_files import DatasetError, read_back
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
@@ -39,7 +41,8 @@ def check_names(name: str, version: str) -> None:
 def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False) -> Iterator[Path | None]:
     """`data_dir/name/.version.partial`, for this process alone, in which the dataset `data_dir/name/version` is made.
 
-    It keeps finished shards of an interrupted run with the same settings.
+    It keeps finished shards of an interrupted run with the same settings. Where none is finished, or an episode is
+    refused, which other data alone can change, nothing is left.
 
     Args:
         path: the final version directory.
@@ -52,7 +55,6 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
     Raises:
         DatasetError: a different dataset is in the way (says what differs). InUseError: another writer is at work.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with alone(path.with_name(f".{path.name}.lock"), f"{path.parent}"):
         if path.exists():
             recorded = dataset_metadata(path)
@@ -73,7 +75,12 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)
         write_json(mark, settings)
-        yield partial
+        try:
+            yield partial
+        except BaseException as error:
+            if isinstance(error, EpisodeError) or not any(partial.glob(ACCOUNTS)):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def describe(

@@ -76,6 +76,8 @@ class KeyMapping:
         for key in ("observation", "action_columns", "action_signs"):
             if key in given and not given[key]:
                 raise PolicyError(f"{found.name(key)} is empty; name what is sent or taken, or leave it out")
+        if len(set(columns := given.get("action_columns", ()))) < len(columns):
+            raise PolicyError(f"{found.name('action_columns')} names a column twice; each of ours has its own")
         if not any(given.get("action_signs", (1,))):
             raise PolicyError(f"{found.name('action_signs')}: all are 0, so that nothing would move; give 1 or -1")
         return cls(**given)

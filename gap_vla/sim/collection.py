@@ -162,7 +162,6 @@ def _parts(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
     others = [path.name for path in folder.glob("*") if not _OWN.match(path.name)]
     if others:
         raise CollectionError(f"{folder} holds {others[0]}, which no collection wrote; choose another name")
-    folder.mkdir(parents=True, exist_ok=True)
     with alone(folder / "lock", str(folder)):
         text = json.dumps(settings, sort_keys=True, indent=1)
         stored = described.read_text(errors="replace") if described.exists() else ""

@@ -193,6 +193,9 @@ def test_places_that_cannot_be_written_are_found_before_any_work(tmp_path):
         claim(tmp_path / "file" / "deeper" / "x.html", "episode", suffixes=(".html",))
     with pytest.raises(OutputError, match=r"must end in \.html or \.png"):
         claim(tmp_path / "x.txt", "episode", suffixes=(".html", ".png"))
+    with pytest.raises(OutputError, match="the name has more than 235 bytes; give a shorter one"):
+        claim(tmp_path / ("x" * 231 + ".html"), "episode", suffixes=(".html",))
+    assert write_output(tmp_path / ("x" * 230 + ".html"), "episode", "<p>").exists()
     assert write_output(tmp_path / "new" / "folder" / "x.html", "episode", "<p>").exists()
 
 
@@ -227,6 +230,26 @@ def test_a_full_disk_leaves_no_video_no_picture_and_no_page(small_disk):
     with pytest.raises(OSError, match="No space left") as full:
         write_output(small_disk / "x.html", "episode", "x" * 300_000)
     assert full.value.filename == str(small_disk / "x.html") and list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("ffmpeg", "pictures", "message"),
+    [
+        ("exit 0", FRAMES, "no picture arrived|0 of"),
+        ("exit 0", np.zeros((2, 512, 512, 3), np.uint8), "no picture arrived"),
+        ("exec sleep 1000", FRAMES, "no answer within 0.5 s"),
+        ("exec sleep 1000", np.zeros((2, 512, 512, 3), np.uint8), "no answer within 0.5 s"),
+    ],
+)
+def test_what_is_no_ffmpeg_is_named_and_leaves_no_video(tmp_path, monkeypatch, ffmpeg, pictures, message):
+    stranger = tmp_path / "stranger"
+    stranger.write_text(f"#!/bin/sh\n{ffmpeg}\n")
+    stranger.chmod(0o700)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(stranger))
+    monkeypatch.setattr("gap_vla.drawing.video.ANSWER", 0.5)
+    with pytest.raises(OutputError, match=rf"x\.mp4: .*({message}).*stranger"):
+        write_video(tmp_path / "x.mp4", pictures, "episode")
+    assert list(tmp_path.iterdir()) == [stranger]
 
 
 def test_a_read_only_folder_is_found_before_any_work(small_disk):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,15 @@ def _huge(file: h5py.File) -> None:
     file.create_dataset("data/demo_1/actions", (2**40, 7), "f8", chunks=(64, 7))
 
 
+def _never_written(path: str, **storage: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        shape, dtype = file[path].shape, file[path].dtype
+        del file[path]
+        file.create_dataset(path, shape, dtype, **storage)
+
+    return change
+
+
 def _cell(value: float) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         file["data/demo_1/actions"][3, 6] = value
@@ -88,6 +99,9 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (put("data/demo_1/actions", h5py.SoftLink("/data/demo_1/actions")), "episode demo_1: .* in a circle"),
         (_pointers, "episode demo_1: 'actions' holds no numbers"),
         (_huge, "episode demo_1: 'actions': declares .* bytes and stores 0"),
+        (_never_written("data/demo_1/actions", chunks=(4, 7)), "demo_1: parts of 'actions' were never written"),
+        (_never_written("data/demo_1/obs/robot0_eef_pos"), "demo_1: parts of 'obs/robot0_eef_pos' were never written"),
+        (_never_written("data/demo_1/obs/agentview_image"), "parts of 'obs/agentview_image' were never written"),
         (put("data/notes", np.zeros(3)), "data: 'notes' is a data set, not a group"),
         (put("data/demo_1/obs", np.zeros(3)), "episode demo_1: 'obs' is a data set, not a group"),
         (put("data/demo_1/obs/robot0_gripper_qpos", np.zeros(8)), r"demo_1: 'obs/robot0_gripper_qpos' is float64\[8\]"),
@@ -179,6 +193,19 @@ def test_another_range_of_actions_can_be_stated(file: Path) -> None:
 def test_options_with_a_typo_are_refused(file: Path) -> None:
     with pytest.raises(EpisodeError, match=r"robomimic_hdf5 has no option 'filter'; it has image_keys, .*filter_key"):
         open_source(file, filter="train")
+
+
+def test_a_file_that_somebody_else_writes_or_that_may_not_be_read_is_not_called_damaged(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = file.with_name("left.hdf5")
+    dying = "f = h5py.File(sys.argv[1], 'w', libver='latest'); f.create_group('data'); f.swmr_mode = True; os._exit(0)"
+    subprocess.run([sys.executable, "-c", f"import os, sys, h5py; {dying}", left], check=True)
+    with pytest.raises(EpisodeError, match=rf"{left}: another process has it open for writing; .* h5clear -s {left}$"):
+        open_source(left)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(EpisodeError, match=rf"^{file}: permission denied; ask for the right to read it$"):
+        open_source(file)
 
 
 def test_text_on_which_the_hdf5_library_hangs_is_refused(file: Path) -> None:

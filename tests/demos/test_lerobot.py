@@ -187,6 +187,37 @@ def test_steps_that_are_out_of_order_are_named(tmp_path: Path, column: str, valu
         open_source(root, "lerobot")[1]
 
 
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        (
+            "timestamp",
+            lambda values: [1000 * v for v in values],
+            r"rises by 100 s per step, info.json says fps 10",
+        ),
+        (
+            "action",
+            lambda values: [[str(v) for v in row] for row in values],
+            r"'action' is <U.*, not numbers",
+        ),
+        ("action", lambda values: [[True] * 7 for _ in values], r"'action' is bool.*, not numbers"),
+    ],
+)
+def test_columns_of_another_unit_or_kind_are_named(tmp_path: Path, column: str, change: Any, message: str) -> None:
+    root, columns = version_2(tmp_path, "image"), rows(1, True)
+    columns[column] = change(columns[column])
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    with pytest.raises(EpisodeError, match=rf"episode_000001.parquet, episode 1: .*{message}"):
+        open_source(root, "lerobot")[1]
+
+
+def test_steps_of_no_duration_are_refused(tmp_path: Path) -> None:
+    described = version_2(tmp_path, "image") / "meta" / "info.json"
+    write_json(described, {**json.loads(described.read_text()), "fps": 0})
+    with pytest.raises(EpisodeError, match=r"info.json: fps is 0; it must be a number from 0.01"):
+        open_source(tmp_path, "lerobot")
+
+
 def test_tables_in_a_circle_and_empty_videos_are_refused_in_a_line(tmp_path: Path) -> None:
     root = version_2(tmp_path)
     table = root / "data/chunk-000/episode_000001.parquet"

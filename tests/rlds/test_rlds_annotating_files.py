@@ -16,7 +16,8 @@ from PIL import Image
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.outputs import OutputError
-from gap_vla.phases import MotionError
+from gap_vla.phases import MotionError, annotate
+from gap_vla.rlds import build_dataset
 from gap_vla.rlds.annotating import AnnotationError, annotate_files
 from gap_vla.rlds.annotating.files import show_episode, write_report
 
@@ -118,6 +119,35 @@ def test_further_columns_count_where_they_are_named(tmp_path):
         annotate_files(folder, tmp_path / "e", annotator=learnt.annotator)
     again = annotate_files(folder, tmp_path / "f", annotator=learnt.annotator, extra="joints")
     assert again.annotation.rho[0].tobytes() == learnt.annotation.rho[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("other", "write", "message"),
+    [
+        (demos(1, arms=2)[0], write_hdf5, "demo_1: proprio_dim is 18, the first episode has 9"),
+        (
+            demos(1)[0].replace(action=np.zeros((80, 14))),
+            write_hdf5,
+            "demo_1: action_dim is 14, the first .* has 7",
+        ),
+        (demos(1, arms=2)[0], write_npz, "episode episode_1: proprio_dim is 18, the first episode has 9"),
+    ],
+)
+def test_episodes_of_several_widths_are_refused_before_they_are_annotated(other, write, message, tmp_path, monkeypatch):
+    source = write(tmp_path / ("d.hdf5" if write is write_hdf5 else "npz"), [demos(1)[0], other])
+    monkeypatch.setattr("gap_vla.phases.annotation._motions", lambda *_: pytest.fail("work has begun"))
+    with pytest.raises(EpisodeError, match=message):
+        annotate_files(source, tmp_path / "out" / source.name, method="gaussian")
+    if write is write_hdf5:
+        with pytest.raises(EpisodeError, match=message):
+            build_dataset(source, tmp_path / "data", "toy", method="gaussian")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_episodes_of_one_step_are_noted(tmp_path):
+    short = [e.replace(proprio=e.proprio[:1], action=e.action[:1], phase=e.phase[:1], images={}) for e in demos(2)]
+    noted = annotate(short, method="gaussian").report["notes"]
+    assert noted == ["every episode has one step, in which nothing moves, so ρ says nothing"]
 
 
 def test_npz_keeps_every_array_and_gains_rho(npz, tmp_path):

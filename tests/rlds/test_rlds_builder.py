@@ -124,8 +124,8 @@ def test_a_bad_episode_leaves_no_dataset(tmp_path: Path, change: dict, message: 
     good = [make_episode(i, steps=12) for i in range(4)]
     bad = [*good[:2], good[2].replace(**change), good[3]]
     with pytest.raises(EpisodeError, match=message):
-        write_rlds(bad, tmp_path, "toy")
-    assert not (tmp_path / "toy" / "1.0.0").exists()
+        write_rlds(bad, tmp_path / "new" / "data", "toy")
+    assert list(tmp_path.iterdir()) == []
     write_rlds(good, tmp_path, "toy")
     assert not list((tmp_path / "toy").glob(".*"))
 

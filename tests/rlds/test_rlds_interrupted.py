@@ -13,6 +13,7 @@ from synthetic_demos import make_episode, write_robomimic
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.rlds import DatasetError, EpisodeStore, build_dataset, read_rlds, write_rlds
+from gap_vla.rlds.annotating import annotate_files
 
 
 @contextlib.contextmanager
@@ -38,6 +39,13 @@ def test_writing_says_that_the_disk_is_full_and_goes_on_later(tmp_path: Path) ->
     path = write_rlds(episodes, tmp_path, "toy")
     clean = write_rlds(episodes, tmp_path / "clean", "toy")
     assert all(p.read_bytes() == (clean / p.name).read_bytes() for p in path.iterdir())
+
+
+def test_annotating_says_that_the_disk_is_full_and_blames_no_source(tmp_path: Path) -> None:
+    file = write_robomimic(tmp_path / "d.hdf5", [make_episode(i, annotated=False) for i in range(2)])
+    with files_of_at_most(20_000), pytest.raises(DatasetError, match=rf"^no space left on the disk of {tmp_path}/out"):
+        annotate_files(file, tmp_path / "out" / "o.hdf5", method="fixed")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_store_says_that_the_disk_is_full(version_dir: Path, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_recordings_of_which_some_have_no_layout_are_refused(tmp_path):
         ('{"image_size": -1}', "image_size is -1"),
         ('{"action_columns": 3}', "action_columns is 3"),
         ('{"action_columns": []}', "action_columns is empty"),
+        ('{"action_columns": [0, 1, 0]}', "action_columns names a column twice"),
         ('{"action_columns": [0, -1]}', "action_columns[1] is -1"),
         ('{"action_signs": [1, NaN]}', "action_signs[1] is nan"),
         ('{"action_signs": {"a": 1}}', "action_signs is dict"),

@@ -14,6 +14,7 @@ from gap_vla.demos.fields import files_in, resized
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
+from gap_vla.rlds.version_files import naming_a_full_disk
 
 KINDS = {"rlds": rlds_files, "robomimic_hdf5": hdf5_files, "npz": npz_files}
 """Kind of source: the module that knows it."""
@@ -62,7 +63,7 @@ def annotate_files(
         What was written, with the annotation.
 
     Raises:
-        AnnotationError: unknown kind, or the copy cannot be read back.
+        AnnotationError: unknown kind, or the copy cannot be read back. DatasetError: the disk is full.
         OutputError: `out` must not be written: it is, holds or lies in what is read, or something else stands there.
         MotionError, EpisodeError: an episode that cannot be annotated; `out` does not appear, nothing else changes.
     """
@@ -74,7 +75,8 @@ def annotate_files(
     if not suffixes and suffix_of(out) in FILES:
         raise AnnotationError(f"{out}: the annotated copy of {source} is a folder; give a name without {out.suffix}")
     claim(out, OUTPUTS[kind], overwrite=job.overwrite, sources=[source, job.annotator], suffixes=suffixes)
-    return KINDS[kind].annotate(source, out, job)
+    with naming_a_full_disk(out.parent, f"{out} is as it was"):
+        return KINDS[kind].annotate(source, out, job)
 
 
 LARGEST = 160

@@ -13,6 +13,7 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
 from gap_vla.phases import Annotation, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
+from gap_vla.rlds.schema import Schema
 
 
 class AnnotationError(UserError, ValueError):
@@ -55,7 +56,13 @@ class AnnotationJob:
     def run(
         self, episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None = None, fit: Sequence[int] | None = None
     ) -> Annotation:
-        """Labels the episodes; the annotator is fitted on those named by `fit` (a training split), else on all."""
+        """Labels the episodes; the annotator is fitted on those named by `fit` (a training split), else on all.
+
+        Raises:
+            EpisodeError: they have not one layout.
+        """
+        if len(episodes) > 1:
+            Schema.of(episodes[0]).check(*episodes)
         if self.annotator is not None:
             return load_annotator(self.annotator).annotate(episodes, workers=self.workers, extra=extra)
         fixed: dict[str, Any] = {"workers": self.workers, "extra": extra, "fit": fit}
