@@ -203,16 +203,16 @@ class RunDirectory:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """Every whole line of a metrics file, oldest first; what a kill cut off at its end is left out."""
-    rows, cut = [], 0
-    for number, line in enumerate(regular(Path(path)).read_bytes().splitlines(), 1):
+    """Every whole line of a metrics file, oldest first; a last one that a kill cut off is left out."""
+    rows, lines = [], regular(Path(path)).read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
         try:
-            row = Section(json.loads(line), f"{path}, line {number}")
+            row = Section(json.loads(line), where)
         except (ValueError, RecursionError):
-            cut = cut or number
-            continue
-        if cut:
-            raise UserError(f"{path}, line {cut}: not valid JSON, and more lines follow; copy the file again")
+            if number == len(lines):
+                break
+            raise UserError(f"{where}: not valid JSON, and more lines follow; copy the file again") from None
         row.whole("step", 0, STEPS)
         if texts := [key for key, value in row.values.items() if not isinstance(value, int | float)]:
             raise row.refuse(texts[0], "a number")

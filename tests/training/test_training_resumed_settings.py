@@ -1,6 +1,7 @@
 """A run goes on with settings that no training depends on, alone, and leaves nothing where it never began."""
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -188,10 +189,12 @@ def test_a_run_killed_before_its_first_save_measures_step_0_once(tmp_path):
 @pytest.mark.parametrize("line", ["1", "[]", "{}", '{"step": "1"}', '{"step": -1}', '{"step": 1, "train/loss": "low"}'])
 def test_a_line_that_is_no_measurement_is_named_and_one_that_was_cut_off_is_left_out(line, tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 0, "val/loss": NaN}\n{"step": 1, "train/lo\n\xff\n')
-    assert [row["step"] for row in read_metrics(path)] == [0]
-    for damaged in (b'{"step": 1, "train/lo', b"\0\0\0\0", b""):
-        path.write_bytes(b'{"step": 0}\n' + damaged + b'\n{"step": 2}\n')
+    for damaged in (b'{"step": 1, "train/lo', b"\0\0\0\0", b"\xff"):
+        path.write_bytes(b'{"step": 0, "val/loss": NaN}\n' + damaged)
+        assert [row["step"] for row in read_metrics(path)] == [0]
+    damages = (b'{"step": 1, "train/lo', b"\0\0\0\0", b"")
+    for damaged, after in itertools.product(damages, (b'{"step": 2}', b'{"step": 2, "tr')):
+        path.write_bytes(b'{"step": 0}\n' + damaged + b"\n" + after)
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not valid JSON, and more lines follow"):
             read_metrics(path)
     path.write_text(f'{{"step": 0}}\n{line}\n')
