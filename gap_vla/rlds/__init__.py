@@ -11,7 +11,6 @@ __all__, __getattr__, __dir__ = exports(
         "version_files": "DatasetError",
         "shards": "BeamRunner with_rho",
         "store": "EpisodeStore",
-        "torch_windows": "WindowDataset torch_batches",
         "loader": "WindowLoader",
         "convert": "build_dataset",
         "tfds_builder": "dataset_builder",
