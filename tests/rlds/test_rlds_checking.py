@@ -95,6 +95,10 @@ def _jump(p: np.ndarray) -> None:
     p[30:, 0] += 0.9
 
 
+def _millimetres(p: np.ndarray) -> None:
+    p[:, :3] *= 1000
+
+
 def _flip(p: np.ndarray) -> None:
     p[20:, 3:7] *= -1
 
@@ -135,6 +139,9 @@ ALL = list(range(7))
         (_field(rho=np.full(60, 1.5, np.float32)), ("error", "rho")),
         (_field(change_point=np.ones(60, bool)), ("error", "rho")),
         (_proprio(_jump), ("warning", "jump")),
+        (_proprio(_millimetres), ("warning", "reach")),
+        (_proprio(_set(slice(None), 0.5)), ("warning", "constant")),
+        (_action(lambda a: 0 * a), ("warning", "constant")),
         (_proprio(_flip), ("warning", "quaternion")),
         (_proprio(_unscaled), ("error", "quaternion")),
         (_proprio(_xyzw), ("error", "quaternion")),
@@ -161,6 +168,13 @@ def test_spoiled_data_is_caught(spoil: Callable[[Recording], Recording], finding
 def test_one_episode_of_another_scale_is_found() -> None:
     odd = _action(lambda a: a * ([0.05] * 6 + [1]))(SOUND[2])
     assert ("warning", "scale") in findings([*SOUND[:2], odd, SOUND[3]])
+
+
+def test_a_jump_shows_in_a_short_episode_too() -> None:
+    short = physical(7, steps=12)
+    assert ("warning", "jump") not in findings([short])
+    short.proprio[5, 0] += 50  # type: ignore[index]
+    assert ("warning", "jump") in findings([short])
 
 
 def test_false_starts_are_pointed_out() -> None:

@@ -11,7 +11,9 @@ from gap_vla.rlds.checking.report import Finding, Recording
 
 SHORTEST = 5
 JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3
-"""A step is a jump if it is this many times the episode's 95th percentile and at least this large."""
+"""A step is a jump if it is this many times the 95th percentile of all but the two largest, and at least this large."""
+FAR = 10.0
+"""Metres that no arm reaches."""
 STILL_SHARE = 0.2
 """Share of repeated pictures, while the arm moves, from which on a camera counts as stuttering."""
 
@@ -78,11 +80,23 @@ def check_pose(episode: Recording) -> Iterator[Finding]:
 
 
 def _jump(episode: Recording, size: np.ndarray, least: float, what: str, unit: str) -> Iterator[Finding]:
-    limit = max(least, JUMP_FACTOR * float(np.quantile(size, 0.95)))
+    limit = max(least, JUMP_FACTOR * float(np.quantile(np.sort(size)[:-2], 0.95))) if len(size) > 2 else np.inf
     if size.max() > limit:
         usual = np.median(size)
         text = f"{what} {size.max():.3g} {unit} in one step (median {usual:.2g}); frames missing or a tracking error"
         yield Finding("warning", "jump", text, episode.name, int(size.argmax()) + 1)
+
+
+def check_recorded(episode: Recording) -> Iterator[Finding]:
+    """State and action change within the episode, and positions may be metres."""
+    for what, values in (("the state", episode.proprio), ("the action", episode.action)):
+        if values is not None and len(values) >= SHORTEST and not np.ptp(values, axis=0).any():
+            yield Finding("warning", "constant", f"{what} is the same at every step; was it recorded?", episode.name)
+    if episode.proprio is not None:
+        reach = abs(episode.proprio.reshape(len(episode), -1, 9)[:, :, :3]).max((1, 2))
+        if reach.max() > FAR:
+            text = f"a position {reach.max():.4g} m away from the origin; are these metres?"
+            yield Finding("warning", "reach", text, episode.name, int(reach.argmax()))
 
 
 def check_pictures(episode: Recording) -> Iterator[Finding]:
@@ -135,6 +149,7 @@ EPISODE_CHECKS: tuple[Callable[[Recording], Iterator[Finding]], ...] = (
     check_finite,
     check_time,
     check_pose,
+    check_recorded,
     check_pictures,
     check_language,
     check_rho,
