@@ -19,9 +19,8 @@ class InUseError(UserError, RuntimeError):
 
 @contextlib.contextmanager
 def alone(lock: Path | str, what: str) -> Iterator[None]:
-    """Holds the lock file for the duration of the block; its folder is made.
-
-    Afterwards the file is removed, and so are the folders that were made for it, where nothing else came to be.
+    """Holds the lock file for the duration of the block; afterwards it is removed, and so are the folders that were
+    made for it, if they are empty.
 
     Args:
         lock: the file.

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import subprocess
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from gap_vla.core.foreign import one_line
 from gap_vla.core.outputs import OutputError, writing
 
-ANSWER = 60.0
-"""Seconds that ffmpeg may take for a picture, and for what is left after the last one."""
+ANSWER = 20.0
+"""Seconds that ffmpeg may take to say its version."""
 
 
 def write_video(
@@ -31,8 +29,7 @@ def write_video(
         scale: whole factor of enlargement; pixels stay what they are.
 
     Raises:
-        OutputError: no pictures, something else stands there, not all pictures arrived, as on a full disk, or what is
-            called is no ffmpeg that answers.
+        OutputError: no pictures, no ffmpeg, something else stands there, or not all pictures arrived (a full disk).
     """
     import imageio_ffmpeg
 
@@ -44,7 +41,11 @@ def write_video(
     shown = f"{width * scale // 2 * 2}:{height * scale // 2 * 2}"  # H.264 wants even sides
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
     codec = ["-vf", f"scale={shown}:flags=neighbor", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20"]
-    count, ffmpeg = 0, imageio_ffmpeg.get_ffmpeg_exe()
+    ffmpeg, about, count = imageio_ffmpeg.get_ffmpeg_exe(), b"", 0
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        about = subprocess.run([ffmpeg, "-version"], capture_output=True, timeout=ANSWER).stdout
+    if not about.startswith(b"ffmpeg"):
+        raise OutputError(f"{path}: {ffmpeg} is no ffmpeg that answers; name another with IMAGEIO_FFMPEG_EXE")
     with writing(path, kind) as temporary:
         # Not through imageio's writer: it runs Python in a forked child, which may hang beside JAX's threads.
         with subprocess.Popen(
@@ -56,28 +57,14 @@ def write_video(
             assert encoder.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # ffmpeg has ended and says why
                 for frame in itertools.chain([first], rest):
-                    with _limited(encoder):
-                        encoder.stdin.write(np.ascontiguousarray(frame).tobytes())
+                    encoder.stdin.write(np.ascontiguousarray(frame).tobytes())
                     count += 1
-            with _limited(encoder):
-                _, said = encoder.communicate()
+            _, said = encoder.communicate()
         if encoder.returncode:
-            why = one_line(said.decode(errors="replace")) or f"stopped, or no answer within {ANSWER:g} s"
-            raise OutputError(f"{path}: ffmpeg failed: {why} ({ffmpeg})")
-        if not count or (arrived := pictures_in(temporary)) != count:
-            what = f"{arrived} of {count} pictures arrived; is the disk full?" if count else "no picture arrived"
-            raise OutputError(f"{path}: {what}, and is {ffmpeg} an ffmpeg (IMAGEIO_FFMPEG_EXE names another)?")
+            raise OutputError(f"{path}: ffmpeg failed: {said.decode(errors='replace').strip()}")
+        if not (arrived := pictures_in(temporary)) or arrived != count:
+            raise OutputError(f"{path}: {arrived} of {count} pictures arrived; is the disk full?")
     return path
-
-
-@contextlib.contextmanager
-def _limited(encoder: subprocess.Popen[bytes]) -> Iterator[None]:
-    timer = threading.Timer(ANSWER, encoder.kill)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def pictures_in(path: Path) -> int:

@@ -88,7 +88,7 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
 def remove_accounts(directory: Path) -> None:
     """Removes what `write_shard`, killed or not, left beside the shards, once the dataset's own description says it."""
     for path in [*directory.glob(ACCOUNTS), *directory.glob("*.tfrecord-*.npz"), *directory.glob(".*")]:
-        path.unlink()
+        path.unlink(missing_ok=True)  # a hidden account is found by two of them
 
 
 def _write(job: ShardJob, account_path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import whole
+from gap_vla.core.identity import flat
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.typed_config import EPISODES, WORKERS
 from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
@@ -107,10 +108,7 @@ def _task_of(data: Path, foreign: bool) -> Any:
         return said.get("task") if foreign or "task" in said else simulator_of(said).get("env_name")
     from gap_vla.rlds import dataset_metadata
 
-    found: Any = dataset_metadata(data)
-    for key in ("identity", "data", "demos", "task"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
+    return dict(flat(dataset_metadata(data))).get("identity.data.demos.task")
 
 
 def played(

@@ -6,10 +6,8 @@ run's outcome besides its configuration is its origin: versions of the code and 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gap_vla.core.identity import digest
+from gap_vla.core.identity import digest, flat
 from gap_vla.core.locks import waiting
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
@@ -203,19 +201,17 @@ def view_of_demos(path: Path) -> str | None:
     """The primary camera's view in a file of `collect_demos`; None for files of other tools."""
     from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
 
-    arguments = simulator_of(attributes_of_data(path)).get("env_kwargs")
-    view = arguments.get("camera") if isinstance(arguments, dict) else None
+    view = dict(flat(simulator_of(attributes_of_data(path)))).get("env_kwargs.camera")
     return view if isinstance(view, str) else None
 
 
 def view_of_dataset(directory: Path) -> str | None:
     """The same for an RLDS dataset; None unless this toolkit collected the demonstrations in it."""
-    metadata = directory / "metadata.json"
-    content = metadata.read_bytes() if metadata.is_file() else b""
-    with contextlib.suppress(LookupError, TypeError, ValueError):
-        demos = json.loads(content)["identity"]["data"]["demos"]
-        return str(demos.get("camera", "near")) if isinstance(demos, dict) and "task" in demos else None
-    return None
+    from gap_vla.rlds import dataset_metadata
+
+    said = dict(flat(dataset_metadata(directory)))
+    demos = "identity.data.demos"
+    return str(said.get(f"{demos}.camera", "near")) if f"{demos}.task" in said else None
 
 
 def versions(backend: str, task: str) -> dict[str, Any]:

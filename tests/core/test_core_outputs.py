@@ -233,22 +233,21 @@ def test_a_full_disk_leaves_no_video_no_picture_and_no_page(small_disk):
 
 
 @pytest.mark.parametrize(
-    ("ffmpeg", "pictures", "message"),
+    ("ffmpeg", "message"),
     [
-        ("exit 0", FRAMES, "no picture arrived|0 of"),
-        ("exit 0", np.zeros((2, 512, 512, 3), np.uint8), "no picture arrived"),
-        ("exec sleep 1000", FRAMES, "no answer within 0.5 s"),
-        ("exec sleep 1000", np.zeros((2, 512, 512, 3), np.uint8), "no answer within 0.5 s"),
+        ("exit 0", "stranger is no ffmpeg that answers"),
+        ("exec sleep 1000", "stranger is no ffmpeg that answers"),
+        ('[ "$1" != -version ] || echo ffmpeg version 0', "0 of .* pictures arrived"),
     ],
 )
-def test_what_is_no_ffmpeg_is_named_and_leaves_no_video(tmp_path, monkeypatch, ffmpeg, pictures, message):
+def test_what_is_no_ffmpeg_is_named_and_leaves_no_video(tmp_path, monkeypatch, ffmpeg, message):
     stranger = tmp_path / "stranger"
     stranger.write_text(f"#!/bin/sh\n{ffmpeg}\n")
     stranger.chmod(0o700)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(stranger))
     monkeypatch.setattr("gap_vla.drawing.video.ANSWER", 0.5)
-    with pytest.raises(OutputError, match=rf"x\.mp4: .*({message}).*stranger"):
-        write_video(tmp_path / "x.mp4", pictures, "episode")
+    with pytest.raises(OutputError, match=rf"x\.mp4: .*{message}"):
+        write_video(tmp_path / "x.mp4", FRAMES, "episode")
     assert list(tmp_path.iterdir()) == [stranger]
 
 

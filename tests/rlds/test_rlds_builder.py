@@ -20,7 +20,7 @@ from gap_vla.core.locks import InUseError
 from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
 from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
-from gap_vla.rlds.shards import plan_shards, plan_splits
+from gap_vla.rlds.shards import plan_shards, plan_splits, remove_accounts
 from gap_vla.rlds.target import check_names, unfinished
 
 
@@ -128,6 +128,12 @@ def test_a_bad_episode_leaves_no_dataset(tmp_path: Path, change: dict, message: 
     assert list(tmp_path.iterdir()) == []
     write_rlds(good, tmp_path, "toy")
     assert not list((tmp_path / "toy").glob(".*"))
+
+
+def test_an_account_that_a_killed_writer_had_begun_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".toy-val.tfrecord-00000-of-00001.0c2nawek.json").write_text("{")
+    remove_accounts(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_labels_are_attached_to_their_episode(tmp_path: Path, episodes: list[Episode]) -> None:

@@ -108,13 +108,11 @@ def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLa
 
 def declared_limit(version_dir: Path) -> float | None:
     """The largest action that a dataset may hold: what its reader was told, else what its reader takes for granted."""
-    identity = dataset_metadata(version_dir).get("identity")
-    data = identity.get("data") if isinstance(identity, dict) else None
-    data = data if isinstance(data, dict) else {}
-    options = data.get("options")
-    if isinstance(options, dict) and "action_limit" in options:
-        return checked_limit(options["action_limit"])
-    return reader_class(data["kind"]).ACTION_LIMIT if data.get("kind") in READERS else ACTION_LIMIT
+    said = dict(flat(dataset_metadata(version_dir)))
+    if "identity.data.options.action_limit" in said:
+        return checked_limit(said["identity.data.options.action_limit"])
+    kind = said.get("identity.data.kind")
+    return reader_class(kind).ACTION_LIMIT if kind in list(READERS) else ACTION_LIMIT
 
 
 def _recordings(
