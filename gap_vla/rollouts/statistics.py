@@ -23,31 +23,42 @@ class OutcomesError(UserError, ValueError):
     """Outcomes that cannot be counted or paired; the message says what was found."""
 
 
+def _check(successes: int, n: int) -> None:
+    if n < 0 or not 0 <= successes <= max(n, 0):
+        raise OutcomesError(f"{successes} successes of {n} episodes; need 0 <= successes <= episodes")
+
+
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson score interval of a success probability (E. B. Wilson, JASA 1927): near its nominal coverage on average,
-    never outside [0, 1]. No episodes give the interval (0, 1).
+    """Wilson score interval of a success probability: near its nominal coverage on average, never outside [0, 1].
+
+    Solves |p̂ − p| = z·sqrt(p(1−p)/n) for p (E. B. Wilson, JASA 1927). No episodes give the interval (0, 1).
 
     >>> [round(x, 3) for x in wilson(7, 30)]
     [0.118, 0.409]
     """
-    return _interval(successes, n, "wilson")
+    _check(successes, n)
+    if n == 0:
+        return 0.0, 1.0
+    z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+    rate, shrink = successes / n, 1 + z * z / n
+    centre = (rate + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return low, high
 
 
 def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
-    """Clopper–Pearson ("exact") interval: its coverage is never below the nominal level, so it is wider
-    than Wilson's.
+    """Clopper–Pearson ("exact") interval: its coverage is never below the nominal level, so it is wider than Wilson's.
 
     >>> [round(x, 3) for x in clopper_pearson(7, 30)]
     [0.099, 0.423]
     """
-    return _interval(successes, n, "exact")
-
-
-def _interval(successes: int, n: int, method: str) -> tuple[float, float]:
-    if n < 0 or not 0 <= successes <= max(n, 0):
-        raise OutcomesError(f"{successes} successes of {n} episodes; need 0 <= successes <= episodes")
-    found = stats.binomtest(successes, n).proportion_ci(LEVEL, method) if n else (0.0, 1.0)
-    return float(found[0]), float(found[1])
+    _check(successes, n)
+    tail = (1 - LEVEL) / 2
+    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
+    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    return low, high
 
 
 def mean_rate(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
