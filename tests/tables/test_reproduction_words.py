@@ -7,7 +7,7 @@ from test_reproduction_tables import entry_of, rendered
 from experiments.pages import markers
 from experiments.tables.ledger import Ledger
 from experiments.tables.looks import Looks
-from experiments.tables.render import FRONT, NO_PAIR, NOTHING, notes, write_front_page
+from experiments.tables.render import FRONT, NOTHING, notes, write_front_page
 from experiments.tables.results import analyse, verdict
 from gap_vla.rollouts.statistics import PairedDifference
 
@@ -76,7 +76,7 @@ def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_
     assert text.startswith("# A project") and text.endswith("More.\n")
     alone = analyse(table.blocks[0], cells[:1], ledger)
     write_front_page([alone], page)
-    assert NO_PAIR in page.read_text() and "1 cell, commit" in " ".join(notes(alone))
+    assert NOTHING in page.read_text() and "1 cell, commit" in " ".join(notes(alone))
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
     write_front_page([analyse(table.blocks[0], other, ledger)], page)
     text = page.read_text()
