@@ -54,9 +54,8 @@ docs: .venv/docs-ready
 # tests/sim draws pictures, which without a GPU needs a process without TensorFlow.
 TWO = -n 2 --dist loadfile --no-loadscope-reorder
 test: setup lint
-	$(BIN)/python -m pytest -q $(TWO) --ignore=tests/sim
+	$(BIN)/python -m pytest -q $(TWO) --doctest-modules --ignore=tests/sim tests gap_vla experiments
 	$(BIN)/python -m pytest -q $(TWO) tests/sim
-	$(BIN)/python -m pytest -q --doctest-modules gap_vla experiments
 
 test-slow: setup
 	$(BIN)/python -m pytest -q -m slow --ignore=tests/sim

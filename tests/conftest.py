@@ -23,6 +23,9 @@ COMPILED = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdte
 if COMPILED:
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
+collect_ignore = ["octo/upstream_interceptor.py", "octo/write_golden_case.py", "rlds/real_upstream.py"]
+"""Scripts for an environment in which upstream's packages are installed; --doctest-modules would import them."""
+
 LONGEST_FIRST = (
     "corpus/test_corpus.py",
     "adjustment/test_adjustment_torch_wrapped.py",

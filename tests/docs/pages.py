@@ -12,24 +12,18 @@ SEEN = ("docs", "finetune_configs", "gap_vla", "rlds_builders", "scripts", "test
 """What a reader's folder, a checkout, holds besides what the page makes there."""
 
 
-def blocks(page: Path, until: str = "") -> list[tuple[str, str]]:
-    """Language and text of every block in Python or shell, but for those below a comment `<!-- not run: reason -->`.
-
-    Args:
-        until: the heading at which to stop; by default all of them.
-    """
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of every block in Python or shell, but for those below a comment `<!-- not run: reason -->`."""
     text = page.read_text(encoding="utf-8")
-    text = text[: text.index(f"## {until}\n")] if until else text
     found = re.findall(r"(<!-- not run: .*? -->\n+)?^```(python|sh)\n(.*?)^```$", text, re.M | re.S)
     return [(language, text) for left_out, language, text in found if not left_out]
 
 
-def run_page(page: Path, folder: Path, *, until: str = "", limit: float = 900) -> str:
+def run_page(page: Path, folder: Path, *, limit: float = 900) -> str:
     """Runs the blocks of a page; blocks of one language that follow each other share one process, as in a session.
 
     Args:
         folder: empty; what the blocks make lies there.
-        until: as in `blocks`.
         limit: seconds for one session.
 
     Returns:
@@ -44,7 +38,7 @@ def run_page(page: Path, folder: Path, *, until: str = "", limit: float = 900) -
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
     parts: list[tuple[str, str]] = []
-    for language, text in blocks(page, until):
+    for language, text in blocks(page):
         if parts and parts[-1][0] == language:
             parts[-1] = (language, parts[-1][1] + "\n" + text)
         else:

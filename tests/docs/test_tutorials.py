@@ -9,15 +9,11 @@ def test_a_reader_without_a_simulator_puts_gap_into_a_training(tmp_path):
     assert "change points: [15 30]" in said and "state_proj.0.weight (32, 9)" in said
 
 
-def test_a_reader_looks_at_demonstrations_and_labels_them(tmp_path):
-    said = run_page(TUTORIALS / "your-data.md", tmp_path, until="4. Convert")
+@pytest.mark.slow
+def test_a_reader_looks_at_demonstrations_labels_and_converts_them(tmp_path):
+    said = run_page(TUTORIALS / "your-data.md", tmp_path)
     assert (tmp_path / "episode.html").stat().st_size > 10_000
     assert (tmp_path / "demos_rho.hdf5.report.html").exists() and "steps/rho" in said
-
-
-@pytest.mark.slow
-def test_a_reader_gets_from_a_file_to_a_checked_dataset(tmp_path):
-    said = run_page(TUTORIALS / "your-data.md", tmp_path)
     assert "0 errors" in said and "(32, 2, 32, 32, 3)" in said
 
 

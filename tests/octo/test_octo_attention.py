@@ -136,7 +136,7 @@ def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
     transformer = Transformer(num_layers=3, mlp_dim=16, num_attention_heads=2, dropout_rate=0.0, compute=compute)
     rng = np.random.default_rng(0)
     x, mask = jnp.asarray(rng.normal(size=(2, TOKENS, WIDTH)), jnp.float32), jnp.asarray(CAUSAL[None, None])
-    params = transformer.init(jax.random.PRNGKey(0), x, mask, train=False)
+    params = golden.quick(lambda key: transformer.init(key, x, mask, train=False), key := jax.random.PRNGKey(0))(key)
     rows = np.array([3, 7, 11])
 
     def loss(params: Any, picked: np.ndarray | None) -> tuple[jax.Array, jax.Array]:
@@ -145,7 +145,7 @@ def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
         return jnp.sum(out**3), out
 
     def run(picked: np.ndarray | None) -> Any:
-        return jax.jit(jax.value_and_grad(lambda p: loss(p, picked), has_aux=True))(params)
+        return golden.quick(jax.value_and_grad(lambda p: loss(p, picked), has_aux=True), params)(params)
 
     (_, found), gradients = run(rows)
     (_, expected), plain = run(None)
@@ -154,7 +154,7 @@ def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
         np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-5)
     if not compute.scans(3):  # what a loop takes is counted once
         few, whole = (
-            jax.jit(lambda p, picked=picked: loss(p, picked)[0]).lower(params).compile().cost_analysis()["flops"]
+            jax.jit(lambda p, picked=picked: loss(p, picked)[0]).lower(params).cost_analysis()["flops"]
             for picked in (rows, None)
         )
         assert few < 0.85 * whole
@@ -166,10 +166,13 @@ def test_only_the_groups_that_a_head_reads_are_returned(train: bool) -> None:
     model, observation = case.model, case.batch["observation"]
 
     def outputs(only: list[str] | None) -> Any:
-        bound = model.module.bind({"params": model.params}, rngs={"dropout": jax.random.PRNGKey(0)})
-        mask = observation["timestep_pad_mask"]
-        with contextlib.chdir(case.directory):
+        def transform(params: Any) -> Any:
+            bound = model.module.bind({"params": params}, rngs={"dropout": jax.random.PRNGKey(0)})
+            mask = observation["timestep_pad_mask"]
             return bound.octo_transformer(observation, case.batch["task"], mask, train=train, only=only)
+
+        with contextlib.chdir(case.directory):
+            return golden.quick(transform, model.params)(model.params)
 
     whole, part = outputs(None), outputs(["readout_action"])
     assert set(part) == {"readout_action"}

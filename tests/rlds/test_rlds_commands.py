@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from runner import Runner
 from synthetic_demos import assert_equal, make_episode, write_robomimic
 
 from gap_vla.demos import open_source
@@ -34,17 +32,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(name: str, *arguments: object) -> int:
     """A command, in this process: TensorFlow is imported once."""
     return importlib.import_module(f"gap_vla.cli.{name}").main([str(a) for a in arguments])
-
-
-def run(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
 
 
 def test_build_dataset_annotates_writes_and_reuses(
@@ -174,11 +161,16 @@ def test_every_simulated_task_has_a_builder() -> None:
 
 
 @pytest.mark.skipif(not find_spec("apache_beam"), reason="the tfds command itself needs apache-beam")
-def test_tfds_build_works_in_a_builder_folder(file: Path, tmp_path: Path) -> None:
-    folder = ROOT / "rlds_builders" / "threading"
-    command = ("-m", "tensorflow_datasets.scripts.cli.main", "build", "--data_dir", tmp_path)
-    built = run(*command, cwd=folder, GAP_VLA_SOURCE=str(file))
-    assert built.returncode == 0, built.stderr[-2000:]
+def test_tfds_build_works_in_a_builder_folder(file: Path, tmp_path: Path, runner: Runner) -> None:
+    script = tmp_path / "tfds.py"
+    script.write_text(f"""import os, runpy, sys
+os.environ["GAP_VLA_SOURCE"] = {str(file)!r}
+os.chdir({str(ROOT / "rlds_builders" / "threading")!r})
+sys.path[0] = ""
+runpy.run_module("tensorflow_datasets.scripts.cli.main", run_name="__main__", alter_sys=True)
+""")
+    built = runner.run(script, ["build", "--data_dir", str(tmp_path)], tmp_path)
+    assert built.status == 0, built.stderr[-2000:]
     assert len(list(read_rlds(tmp_path / "threading" / "1.0.0", "train"))) == 5
 
 

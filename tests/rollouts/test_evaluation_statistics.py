@@ -1,5 +1,7 @@
 """Claims about the intervals and the paired comparison."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,10 +14,14 @@ from gap_vla.rollouts.statistics import mean_rate
 counts = st.integers(0, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
+@functools.cache
+def intervals(interval, n):
+    return np.array([interval(successes, n) for successes in range(n + 1)])
+
+
 def coverage(interval, p, n):
-    k = np.arange(n + 1)
-    inside = [low <= p <= high for low, high in (interval(int(i), n) for i in k)]
-    return float(stats.binom.pmf(k, n, p)[inside].sum())
+    low, high = intervals(interval, n).T
+    return float(stats.binom.pmf(np.arange(n + 1), n, p)[(low <= p) & (p <= high)].sum())
 
 
 @given(counts)
