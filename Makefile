@@ -4,7 +4,7 @@ EXTRAS ?= all
 CONFIG ?= finetune_configs/threading.py
 BIN := .venv/bin
 
-.PHONY: setup finetune debug demonstrations packages docs test test-slow mutants corpus chaos performance test-lerobot wheel-check lint clean
+.PHONY: setup finetune debug demonstrations packages docs test test-slow mutants corpus chaos performance gpu test-lerobot wheel-check lint clean
 
 # Bytecode is compiled when a module is first imported: compiling all of 4 GB beforehand takes longer than most runs save.
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
@@ -85,6 +85,11 @@ performance: setup
 	$(RECORD) sim_collections -- benchmarks/sim.py collections
 	$(RECORD) sim_pictures -- benchmarks/sim.py pictures
 	$(RECORD) training -- benchmarks/training.py --pairs 30 --huge_pages
+
+# What only a GPU shows, in parts of at most eight minutes, kept in results/gpu; the same command goes on. First
+# `make setup EXTRAS=all,cuda`.
+gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 # LeRobot's real policy classes, in an environment of their own: its version ranges are not this project's. torchvision
 # without its dependencies, which would replace torch.

@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--case", choices=["tiny", "small", "base"], action="append", help="default: tiny and small")
     parser.add_argument("--upstream", type=Path, help="virtual environment with upstream's pins")
     parser.add_argument("--gap", action="store_true", help="the tiny case with GAP beside the same without")
-    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--batch_size", type=int, help="default: 1; on a GPU 16, 64, 128 and 256 in turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns (default 5)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--remat", action="store_true", help="recompute activations")
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--embedded", action="store_true", help="run the language encoder once, beforehand")
     parser.add_argument("--quick", action="store_true", help="compile quickly, as short runs do")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the GPU in bf16 (default: H200, dense)")
+    parser.add_argument("--peak_tflops", type=float, help="of the GPU in bf16, dense: also print the fraction reached")
     parser.add_argument("--json", type=Path, help="also write all figures there")
     arguments = parser.parse_args()
     if arguments.upstream and not (arguments.upstream / "bin" / "python").exists():
@@ -138,23 +138,24 @@ def main() -> None:
             f"--upstream: {arguments.upstream} holds no bin/python; docs/OCTO.md says how to build the environment"
         )
     if arguments.device == "gpu":
-        from accelerator import measure_accelerator
+        from accelerator import BATCH_SIZES, measure_accelerator
 
-        measure_accelerator(arguments.case or ["small", "base"], arguments.peak_tflops, arguments.json)
+        batches = [arguments.batch_size] if arguments.batch_size else list(BATCH_SIZES)
+        measure_accelerator(arguments.case or ["small", "base"], batches, arguments.peak_tflops, arguments.json)
         return
     options = {key: getattr(arguments, key) for key in ("dtype", "remat", "looped", "embedded", "quick")}
     from cases import DESCRIPTIONS, write_case
 
-    everything = {}
+    everything, batch_size = {}, arguments.batch_size or 1
     for case in ["tiny"] if arguments.gap else arguments.case or ["tiny", "small"]:
         with tempfile.TemporaryDirectory() as folder:
-            write_case(case, Path(folder), arguments.batch_size)
+            write_case(case, Path(folder), batch_size)
             workers = {"ours": Worker(sys.executable, "ours.py", folder, json.dumps(options))}
             if arguments.gap:
                 workers["without"] = Worker(sys.executable, "ours.py", folder, json.dumps(options | {"adjust": False}))
             elif arguments.upstream:
                 workers["upstream"] = Worker(arguments.upstream / "bin" / "python", "upstream.py", folder)
-            print(f"{case}: {DESCRIPTIONS[case]}; batch {arguments.batch_size}, {arguments.dtype}", flush=True)
+            print(f"{case}: {DESCRIPTIONS[case]}; batch {batch_size}, {arguments.dtype}", flush=True)
             found = compare(workers, arguments.repeats, TURN.get(case, 1))
             for worker in workers.values():
                 worker.close()
