@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments.pages import replace_between
 from experiments.tables.cells import Cell
+from experiments.tables.confirmation import confirmation_text
 from experiments.tables.ledger import Entry, Ledger
 from experiments.tables.looks import Looks, looks_text
 from experiments.tables.proprio_map import map_text
@@ -51,7 +52,9 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
         parts.append(_lines_of_blocks(results))
     if table.shape == "map":
         parts += map_text(results, page.parent / "pictures" / f"reproduce_{table.name}_{profile}.png")
-    for result in results if table.shape == "sections" else ():
+    if table.shape == "confirmation":
+        parts += confirmation_text(results)
+    for result in results if table.shape in ("sections", "confirmation") else ():
         picture = f"reproduce_{table.name}_{profile}_{result.block.name}.png"
         parts += _section(result, picture, page.parent, Looks(ledger))
     if any(result.finished for result in results):

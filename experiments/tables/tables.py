@@ -77,8 +77,9 @@ class Table:
     """A named set of blocks; `kind` says which training runs its cells (`experiments.tables.cells`).
 
     Attributes:
-        shape: how results are shown: `sections` (each block with its picture), `lines` (each block a line of one table)
-            or `map` (VP − V of all blocks, `experiments.tables.proprio_map`).
+        shape: how results are shown: `sections` (each block with its picture), `lines` (a line of one table each),
+            `map` (VP − V of all blocks, `experiments.tables.proprio_map`) or `confirmation` (sections after what the
+            protocol's rules allow to say, `experiments.tables.confirmation`).
         own_demos: whether each seed trains on demonstrations that were collected for it.
     """
 
@@ -198,6 +199,7 @@ TABLES: dict[str, Table] = {
                 ),
             ),
             seeds=(10, 11, 12, 13, 14),
+            shape="confirmation",
             own_demos=True,
         ),
         Table(

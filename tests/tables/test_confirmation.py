@@ -1,0 +1,111 @@
+"""The confirmation says what docs/PROTOCOL.md allows: t-tests over seeds, corrected by Holm within one question."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.tables.cells import find_kind, plan
+from experiments.tables.confirmation import (
+    CONTROLS,
+    HURTS,
+    REPAIRS,
+    Corrected,
+    corrected_comparisons,
+    holm,
+    p_of_seeds,
+    sentences,
+)
+from experiments.tables.ledger import FINISHED, Entry, Ledger
+from experiments.tables.render import render
+from experiments.tables.results import analyse
+from experiments.tables.tables import find_table
+from gap_vla.report.comparison import Rollouts
+from gap_vla.rollouts.statistics import paired_difference
+
+LAYOUTS = range(600_000, 600_100)
+SUCCESSES = {  # of 100, for each of five seeds
+    "vision": (60, 62, 58, 61, 59),
+    "concat": (30, 35, 28, 33, 30),
+    "gap": (50, 57, 49, 55, 51),
+    "lambda_matched": (32, 33, 31, 35, 30),
+    "gap_shuffled": (30, 31, 34, 33, 28),
+}
+
+
+def difference(*gains):
+    """Of seeds in which `a` wins so many of 100 layouts more than `b`."""
+    outcomes = [np.arange(100) < abs(gain) for gain in gains]
+    zero = np.zeros(100, bool)
+    a, b = zip(*[(one, zero) if gain > 0 else (zero, one) for one, gain in zip(outcomes, gains, strict=True)])
+    return paired_difference(np.array(a), np.array(b))
+
+
+def found(**gains):
+    names = {"hurts": HURTS, "repairs": REPAIRS, "matched": CONTROLS[0], "shuffled": CONTROLS[1]}
+    return {
+        names[name]: Corrected(difference(*of_seeds), p_of_seeds(np.array(of_seeds)))
+        for name, of_seeds in gains.items()
+    }
+
+
+CLEAR, UNCLEAR, WORSE = (20, 25, 22, 24, 21), (20, -25, 2, 4, -3), (-20, -25, -22, -24, -21)
+
+
+def test_p_values_are_students_over_the_seeds():
+    assert p_of_seeds([0.1, 0.3, 0.2]) == pytest.approx(2 * stats.t.sf(0.2 / (0.1 / np.sqrt(3)), 2))
+    assert p_of_seeds([0.4]) == 1.0 and p_of_seeds([0.0, 0.0]) == 1.0 and p_of_seeds([0.1, 0.1]) == 0.0
+
+
+def test_holms_correction_counts_what_has_not_run():
+    assert holm([0.01, 0.04, 0.03, 0.005], 4) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.005], 4) == pytest.approx([0.02])
+    assert holm([0.9, 0.5], 8) == [1.0, 1.0] and holm([], 4) == []
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        (dict(hurts=CLEAR, repairs=CLEAR, matched=CLEAR, shuffled=CLEAR), ["shown", "shown", "shown"]),
+        (dict(hurts=CLEAR, repairs=CLEAR, matched=CLEAR, shuffled=UNCLEAR), ["shown", "shown", "not shown"]),
+        (dict(hurts=CLEAR, repairs=CLEAR, matched=CLEAR), ["shown", "shown", "not shown"]),
+        (dict(hurts=UNCLEAR, repairs=CLEAR, matched=CLEAR, shuffled=CLEAR), ["not shown"] * 3),
+        (dict(hurts=WORSE, repairs=UNCLEAR), ["not shown", "not shown"]),
+        (dict(hurts=CLEAR, repairs=WORSE), ["shown", "harms"]),
+        (dict(hurts=(30,), repairs=(30,)), ["not shown", "not shown"]),
+        (dict(repairs=CLEAR), ["not shown"]),
+        ({}, []),
+    ],
+)
+def test_only_what_the_rules_allow_is_said(gains, expected):
+    said = sentences(found(**gains))
+    assert len(said) == len(expected)
+    for sentence, word in zip(said, expected, strict=True):
+        assert (word in sentence) and ("not shown" in sentence) == (word == "not shown")
+
+
+def test_the_table_says_it_above_its_sections(tmp_path):
+    table = find_table("confirmation")
+    cells = plan(table, "cpu", find_kind("small"))
+    ledger = Ledger(tmp_path / "results", "confirmation", "cpu")
+    assert "not run yet" in page_of(table, cells, ledger, tmp_path).lower()
+    for cell in cells:
+        if wins := SUCCESSES.get(cell.arm.name):
+            won = wins[cell.seed - 10]
+            rollouts = {"default": Rollouts({seed: place < won for place, seed in enumerate(LAYOUTS)})}
+            known = (cell.block.task, cell.arm.name, cell.arm.method, cell.seed, 10, 60.0, True)
+            account = {"commit": "abc", "machine": {"cores": 2, "device": "cpu", "jobs": 1}}
+            more = dict(config=cell.settings, origin=cell.origin, account=account)
+            ledger.write(cell, Entry(cell.name, FINISHED, cell.hash, *known, rollouts, None, **more))
+    (of_block,) = corrected_comparisons([analyse(block, cells, ledger) for block in table.blocks])
+    gains = np.array(SUCCESSES["gap"]) - np.array(SUCCESSES["concat"])
+    assert of_block[REPAIRS].p == pytest.approx(4 * stats.ttest_1samp(gains, 0).pvalue)
+    page = page_of(table, cells, ledger, tmp_path)
+    assert "That GAP repairs it is shown: GAP − VP = +21 points" in page
+    assert "That the steps which ρ marks are the reason is shown" in page
+
+
+def page_of(table, cells, ledger, folder):
+    page = folder / "page.md"
+    page.write_text("")
+    render(table, "cpu", cells, ledger, page)
+    return page.read_text()
