@@ -161,6 +161,8 @@ def _become(call: dict[str, Any]) -> None:
         os.dup2(os.open(name, (os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 0o644), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     if call["file_bytes"] is not None:
+        sys.dont_write_bytecode = True  # Python 3.11 would keep what it could not write whole, for every later call
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         resource.setrlimit(resource.RLIMIT_FSIZE, (call["file_bytes"], call["file_bytes"]))
     sys.argv = call["argv"]
     sys.path[0] = str(Path(sys.argv[0]).parent)

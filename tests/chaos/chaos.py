@@ -107,6 +107,8 @@ class Place:
 
     def start(self, *, again: bool = False, file_bytes: int | None = None) -> subprocess.Popen[str]:
         script, *arguments = [*self.stage.command, *(self.stage.again if again else ())]
+        # Python 3.11 would keep bytecode that it could not write whole, for every later call.
+        full = {} if file_bytes is None else {"PYTHONDONTWRITEBYTECODE": "1"}
 
         def limit() -> None:
             os.setsid()
@@ -115,7 +117,7 @@ class Place:
 
         return subprocess.Popen(
             [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments],
-            cwd=self.folder, env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            cwd=self.folder, env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"} | full,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=limit,
         )  # fmt: skip
 
