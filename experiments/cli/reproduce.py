@@ -44,7 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--device", default="cpu", choices=("cpu", "cuda"), help="where small policies train (default cpu)")
     add("--retry", action="store_true", help="try failed cells again")
     add("--dry-run", action="store_true", help="print the queue with predicted times, run and write nothing")
-    add("--look", type=names, default=[], help="run nothing new; look into finished cells: probe,takeover")
+    add("--look", type=names, default=[], help="run nothing new; look into finished cells: probe,takeover,predict")
     add("--render", action="store_true", help="run nothing; write what is recorded, without --table all of it")
     add("--results", default="results", help="folder of the recorded cells (default results)")
     add("--page", default="docs/RESULTS.md", help="page to write into (default docs/RESULTS.md)")

@@ -83,8 +83,8 @@ def probe_positions(
         ProbeError: fewer than `FOLDS` episodes.
     """
     predicted, guessed = np.empty_like(positions, float), np.empty_like(positions, float)
-    for train, test in _folds(episodes, seed):
-        predicted[test] = _fit_predict(features[train], positions[train], episodes[train], features[test], seed)
+    for train, test in folds(episodes, seed):
+        predicted[test] = fit_predict(features[train], positions[train], episodes[train], features[test], seed)
         guessed[test] = positions[train].mean(0)
     r2, interval = _explained(positions, predicted, guessed, episodes, seed)
     return PositionProbe(
@@ -113,9 +113,9 @@ def probe_switches(
         raise ProbeError("every step is of the same class; there is nothing to tell apart")
     score, said = np.empty(len(near)), np.empty(len(near), bool)
     target = np.where(near, 1 - near.mean(), -near.mean())[:, None]
-    for train, test in _folds(episodes, seed):
-        own = _fit_predict(features[train], target[train], episodes[train], features[train], seed)[:, 0]
-        score[test] = _fit_predict(features[train], target[train], episodes[train], features[test], seed)[:, 0]
+    for train, test in folds(episodes, seed):
+        own = fit_predict(features[train], target[train], episodes[train], features[train], seed)[:, 0]
+        score[test] = fit_predict(features[train], target[train], episodes[train], features[test], seed)[:, 0]
         threshold = (own[near[train]].mean() + own[~near[train]].mean()) / 2
         said[test] = score[test] > threshold
 
@@ -145,7 +145,7 @@ def _explained(
     return r2(np.arange(len(target))), _bootstrap(r2, episodes, seed)
 
 
-def _folds(episodes: Int[np.ndarray, " n"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def folds(episodes: Int[np.ndarray, " n"], seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows to fit and rows to predict, five times; no episode is in both."""
     names = np.unique(episodes)
     if len(names) < FOLDS:
@@ -154,7 +154,7 @@ def _folds(episodes: Int[np.ndarray, " n"], seed: int) -> list[tuple[np.ndarray,
     return [(np.flatnonzero(~np.isin(episodes, part)), np.flatnonzero(np.isin(episodes, part))) for part in parts]
 
 
-def _fit_predict(
+def fit_predict(
     features: np.ndarray, target: np.ndarray, episodes: np.ndarray, asked: np.ndarray, seed: int
 ) -> Float[np.ndarray, "m k"]:
     """Ridge regression with the strength that predicts a fifth of the training episodes best."""
@@ -243,16 +243,16 @@ def probe_beyond(
     """
     known = quadratic(covariate)
     alone, both = np.empty_like(target, float), np.empty_like(target, float)
-    for train, test in _folds(episodes, seed):
+    for train, test in folds(episodes, seed):
         of_train = known[train], episodes[train]
 
         def predicted(what: np.ndarray, asked: np.ndarray, of: tuple[np.ndarray, np.ndarray] = of_train) -> np.ndarray:
-            return _fit_predict(of[0], what, of[1], asked, seed)
+            return fit_predict(of[0], what, of[1], asked, seed)
 
         left = target[train] - predicted(target[train], known[train])
         own, others = (features[rows] - predicted(features[train].astype(float), known[rows]) for rows in (train, test))
         alone[test] = predicted(target[train], known[test])
-        both[test] = alone[test] + _fit_predict(own, left, episodes[train], others, seed)
+        both[test] = alone[test] + fit_predict(own, left, episodes[train], others, seed)
     r2, interval = _explained(target, both, alone, episodes, seed)
     return PartialProbe(
         r2=r2,

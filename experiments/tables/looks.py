@@ -21,7 +21,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.rollouts.statistics import mcnemar
 
-KINDS_OF_LOOK = ("probe", "takeover")
+KINDS_OF_LOOK = ("probe", "takeover", "predict")
 PROBE_EPISODES = 40
 TAKEOVER_ROLLOUTS = 40
 ACTS, TAKES_OVER = "concat", "vision"
@@ -86,14 +86,14 @@ def look(
 
     Args:
         what: of `KINDS_OF_LOOK`: `probe` for small policies that see; `takeover` for `concat` where `vision` of the
-            same seed is there too.
+            same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share.
 
     Raises:
         ConfigError: a look that does not exist.
     """
     for name in what:
         if name not in KINDS_OF_LOOK:
-            raise ConfigError(f"--look {name}: there is {' and '.join(KINDS_OF_LOOK)}")
+            raise ConfigError(f"--look {name}: there is {', '.join(KINDS_OF_LOOK)}")
     found = [(cell, entry) for cell in cells if (entry := ledger.matching(cell)) and entry.status == FINISHED]
     here = [(cell, entry) for cell, entry in found if kind.run_directory(cell.config).exists()]
     for cell, _ in [one for one in found if one not in here]:
@@ -103,6 +103,15 @@ def look(
         for cell, entry in here:
             if "probe_episodes" not in looks.of(entry):
                 _probe(cell, entry, looks, kind, command, say)
+    if "predict" in what:
+        for cell, entry in here:
+            if cell.arm.name == TAKES_OVER and "predictors" not in looks.of(entry):
+                from experiments.looks.predictors import predictors
+                from gap_vla.rlds import EpisodeStore
+
+                say(f"{cell.name}: what its demonstrations say beforehand")
+                found_out = predictors(cell.config, EpisodeStore.open(kind.store(cell.config)))
+                looks.add(entry, predictors=found_out, command=command)
     if "takeover" in what:
         seeing = {(c.block.name, c.seed): c for c, _ in here if c.arm.name == TAKES_OVER}
         for cell, entry in here:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.pages import replace_between
 from experiments.tables.cells import Cell
 from experiments.tables.confirmation import confirmation_text
 from experiments.tables.ledger import Entry, Ledger
 from experiments.tables.looks import Looks, looks_text
-from experiments.tables.proprio_map import map_text
+from experiments.tables.proprio_map import map_text, places_of
 from experiments.tables.results import BlockResult, analyse, pairs_of, verdicts
+from experiments.tables.rule_of_thumb import rule_text
 from experiments.tables.tables import IN, OUT, PAPER, PAPER_TABLES, Block, Table, paper_success
 from gap_vla.core.outputs import writing
 from gap_vla.core.progress import duration
@@ -52,6 +54,7 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
         parts.append(_lines_of_blocks(results))
     if table.shape == "map":
         parts += map_text(results, page.parent / "pictures" / f"reproduce_{table.name}_{profile}.png")
+        parts += rule_text(places_of(results), _predictors(results, Looks(ledger)))
     if table.shape == "confirmation":
         parts += confirmation_text(results)
     for result in results if table.shape in ("sections", "confirmation") else ():
@@ -91,6 +94,16 @@ def _section(result: BlockResult, picture: str, folder: Path, looks: Looks) -> l
     parts += notes(result)
     before = looks_text(result.block, [one.entry for one in result.stale], looks)
     return [*parts, f"What was found out about stale cells of {result.block.name}:", *before] if before else parts
+
+
+def _predictors(results: Sequence[BlockResult], looks: Looks) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """(task, view) to what its demonstrations say beforehand, where somebody looked."""
+    found = {}
+    for result in results:
+        for entry in result.finished:
+            if told := looks.of(entry).get("predictors"):
+                found[result.block.task, result.block.regime] = told
+    return found
 
 
 def _lines_of_blocks(results: Sequence[BlockResult]) -> str:

@@ -1,0 +1,144 @@
+"""Question 2 of docs/PROTOCOL.md: can the demonstrations alone say whether VP will be below V?
+
+A rule is one predictor and a threshold. Eight tasks choose both, the ninth is asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.tables.proprio_map import Place
+from gap_vla.drawing.markup import markdown_table
+from gap_vla.rollouts.statistics import points
+
+CLEAR = 0.05
+"""Only places whose |VP − V| is at least so large are asked about."""
+
+Errors = Mapping[str, Mapping[str, float]]
+
+PREDICTORS: dict[str, Callable[[Errors, str], float]] = {
+    "time, transitions": lambda errors, own: errors["time"]["transitions"],
+    "state, transitions": lambda errors, own: errors[own]["transitions"],
+    "state, between": lambda errors, own: errors[own]["between"],
+    "pictures, transitions": lambda errors, own: errors["pictures"]["transitions"],
+    "both, transitions": lambda errors, own: errors[f"{own}+pictures"]["transitions"],
+    "state beyond pictures, transitions": lambda errors, own: (
+        errors["pictures"]["transitions"] - errors[f"{own}+pictures"]["transitions"]
+    ),
+    "pictures beyond state, transitions": lambda errors, own: (
+        errors[own]["transitions"] - errors[f"{own}+pictures"]["transitions"]
+    ),
+}
+"""Error of predicting the next actions (`experiments.looks.predictors`); `own` is the state as VP has it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """VP is below V where `sign` times the predictor is above `sign` times the threshold.
+
+    Attributes:
+        right: places of its own tasks about which it is right.
+    """
+
+    predictor: str
+    threshold: float
+    sign: int
+    right: int
+
+    def says_hurts(self, value: float) -> bool:
+        return self.sign * (value - self.threshold) > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """How often rules that did not see the task were right, beside the more frequent answer of the other tasks."""
+
+    asked: int
+    right: int
+    right_by_frequency: int
+    rules: Mapping[str, Rule]
+
+
+def predictors_of(errors: Errors, history: int) -> dict[str, float]:
+    """Every predictor of one place."""
+    own = "state" if history == 1 else "history"
+    return {name: read(errors, own) for name, read in PREDICTORS.items()}
+
+
+def best_rule(values: Sequence[Mapping[str, float]], hurts: Sequence[bool]) -> Rule:
+    """The predictor and threshold that are right most often; the first of those that are equally good."""
+    best: Rule | None = None
+    for name in PREDICTORS:
+        column = np.array([one[name] for one in values])
+        ordered = np.unique(column)
+        for threshold in (ordered[0] - 1.0, *((ordered[1:] + ordered[:-1]) / 2)):
+            for sign in (1, -1):
+                right = int(((sign * (column - threshold) > 0) == np.array(hurts)).sum())
+                if best is None or right > best.right:
+                    best = Rule(name, float(threshold), sign, right)
+    assert best is not None
+    return best
+
+
+def judge(places: Sequence[Place], values: Sequence[Mapping[str, float]]) -> Judged | None:
+    """Leaves each task out in turn; None with fewer than three tasks that can be asked about."""
+    asked = [
+        (place, one)
+        for place, one in zip(places, values, strict=True)
+        if place.says_something and abs(place.difference.difference) >= CLEAR
+    ]
+    tasks = list(dict.fromkeys(place.task for place, _ in asked))
+    if len(tasks) < 3:
+        return None
+    right = frequent = 0
+    rules = {}
+    for task in tasks:
+        others = [(place.difference.difference < 0, one) for place, one in asked if place.task != task]
+        hurts = [answer for answer, _ in others]
+        rules[task] = best_rule([one for _, one in others], hurts)
+        often = 2 * sum(hurts) > len(hurts)
+        for place, one in asked:
+            if place.task == task:
+                truth = place.difference.difference < 0
+                right += rules[task].says_hurts(one[rules[task].predictor]) == truth
+                frequent += often == truth
+    return Judged(len(asked), right, frequent, rules)
+
+
+def rule_text(places: Sequence[Place], looks: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    """The predictors beside VP − V, and how often a rule is right; empty where nobody has measured them.
+
+    Args:
+        looks: (task, view) to what `experiments.looks.predictors.predictors` found.
+    """
+    there = [place for place in places if (place.task, place.view) in looks]
+    if not there:
+        return []
+    values = [predictors_of(looks[place.task, place.view]["errors"], place.history) for place in there]
+    rows = [["task", "view", "steps of state", "VP − V, points", *PREDICTORS]]
+    for place, one in zip(there, values, strict=True):
+        known = [f"`{place.task}`", place.view, str(place.history), points(place.difference.difference)]
+        rows.append([*known, *(f"{one[name]:.2f}".replace("-", "−") for name in PREDICTORS)])
+    meaning = (
+        "What the demonstrations say beforehand: error of predicting the next actions, as a share of their variance in "
+        "the same steps, on episodes held out. `state` has as many steps as VP sees, `time` is the number of the step "
+        "alone; beyond: how much smaller the error is with both."
+    )
+    found = judge(there, values)
+    if found is None:
+        return [meaning, markdown_table(rows), "Too few tasks for a rule of thumb."]
+    chosen = [
+        f"{one.predictor} {'above' if one.sign > 0 else 'below'} {one.threshold:.2f}" for one in found.rules.values()
+    ]
+    listing = "; ".join(f"{text} ({chosen.count(text)} of {len(chosen)})" for text in dict.fromkeys(chosen))
+    return [
+        meaning,
+        markdown_table(rows),
+        f"A rule of thumb, leave-one-task-out: right about the sign of VP − V in {found.right} of {found.asked} places "
+        f"with |VP − V| ≥ {100 * CLEAR:.0f} points; the more frequent answer of the other tasks is right in "
+        f"{found.right_by_frequency}. Chosen, each without its task: VP is below V where {listing}.",
+    ]
