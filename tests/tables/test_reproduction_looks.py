@@ -37,6 +37,10 @@ def finished(tmp_path, monkeypatch):
         return main
 
     monkeypatch.setattr("experiments.looks.takeover.take_over_runs", take_over)
+    monkeypatch.setattr("gap_vla.rlds.EpisodeStore.open", lambda path: path)
+    monkeypatch.setattr(
+        "experiments.looks.predictors.predictors", lambda config, store: made.append(config) or {"e": 1}
+    )
     kind = fake_kind(tmp_path)
     ledger = Ledger(tmp_path / "results", "fake", "cpu")
     cells = cells_of(fake_table("concat", "vision", seeds=(0,)), kind)
@@ -53,6 +57,14 @@ def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):
     before = list(made)
     look(cells, ledger, kind, ["probe", "takeover"])
     assert made == before == ["assembly-concat-0", "assembly-vision-0", "assembly-vision-0 in assembly-concat-0"]
+
+
+def test_demonstrations_are_looked_at_once_for_all_arms(finished):
+    cells, ledger, kind, made = finished
+    for _ in range(2):
+        look(cells, ledger, kind, ["predict"])
+    found = [Looks(ledger).of(ledger.matching(cell)) for cell in cells]
+    assert [one.get("predictors") for one in found] == [None, {"e": 1}] and len(made) == 1
 
 
 def test_a_look_at_another_training_of_the_cell_is_none(finished):
@@ -76,7 +88,7 @@ def test_a_run_that_is_not_here_is_named(finished, tmp_path):
 
 def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):
     cells, ledger, kind, _ = finished
-    with pytest.raises(ConfigError, match="probe and takeover"):
+    with pytest.raises(ConfigError, match="probe, takeover, predict"):
         look(cells, ledger, kind, ["prob"])
     path = Looks(ledger).path(cells[0].name)
     path.parent.mkdir()
