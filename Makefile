@@ -7,6 +7,8 @@ BIN := .venv/bin
 .PHONY: setup finetune debug demonstrations packages docs test test-slow mutants corpus chaos performance gpu test-lerobot wheel-check lint clean
 
 # Bytecode is compiled when a module is first imported: compiling all of 4 GB beforehand takes longer than most runs save.
+# So it must be kept: without it every process compiles torch, JAX and TensorFlow again.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 
 setup: .venv/ready
