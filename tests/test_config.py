@@ -148,7 +148,9 @@ def test_every_task_has_an_experiment_file_of_its_own():
         (["--config.demos.camera=corner"], "choose one of near, frontview"),
         (["--config.train.steps=1" + 400 * "0"], "it must be a whole number from 1 to"),
         (["--config.train.steps=-1"], "train.steps is -1; it must be a whole number from 1 to"),
-        (["--stepz=1"], "stepz"),
+        (["--config.train.steps=1_0"], "train.steps is '1_0'; write numbers with the digits 0 to 9"),
+        (["--stepz=1"], "unknown option --stepz"),
+        (["--undefok=stepz", "--stepz=1"], "unknown option --undefok"),
     ],
 )
 def test_the_command_refuses_wrong_settings_within_two_seconds(arguments, words):

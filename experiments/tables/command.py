@@ -40,7 +40,7 @@ def seconds(text: str) -> float:
     Raises:
         ConfigError: no such time.
     """
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text, re.ASCII)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ConfigError(f"--budget is {text!r}; give a time such as 60m, 1.5h, 1h30m or 90s")
     if not (total := sum(float(number) * _UNITS[unit] for number, unit in parts)):
@@ -141,7 +141,7 @@ def _shown(name: str, block: str, options: argparse.Namespace) -> BlockResult:
 
 
 def _seeds(texts: Sequence[str]) -> list[int] | None:
-    if not all(text.isdecimal() for text in texts):
+    if not all(text.isascii() and text.isdecimal() for text in texts):
         raise ConfigError(f"--seeds is {','.join(texts)!r}; give whole numbers separated by commas, such as 0,1,2")
     return [int(text) for text in texts] or None
 

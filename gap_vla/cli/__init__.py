@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console entry point."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(overview())
+        lines = [f"  {name:<15} {what}" for name, what in COMMANDS.items()]
+        ending = "`gap-vla COMMAND --help` says all about one of them."
+        print(*["usage: gap-vla COMMAND …", "", *lines, "", ending], sep="\n")
         return 0 if words else 2
     name = words[0].replace("_", "-")
     if name not in COMMANDS:
@@ -54,11 +56,3 @@ def run(name: str) -> int:
     status = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main()
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return status
-
-
-def overview() -> str:
-    """What `gap-vla --help` prints."""
-    lines = [f"  {name:<15} {what}" for name, what in COMMANDS.items()]
-    return "\n".join(
-        ["usage: gap-vla COMMAND …", "", *lines, "", "`gap-vla COMMAND --help` says all about one of them."]
-    )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gap_vla.core.errors import USER_ERROR
-from gap_vla.core.foreign import one_line, parsed
+from gap_vla.core.foreign import is_odd_number, one_line, parsed
 from gap_vla.core.typed_config import SEED, Bounds, NumberField
 
 MANY = 100_000
@@ -38,7 +38,7 @@ class Number:
 
     def __call__(self, text: str) -> Any:
         try:
-            value = self._kind(text)
+            value = text if is_odd_number(text) else self._kind(text)
         except ValueError:
             value = text
         if problem := NumberField(self._kind, self.bounds).problem(value):

@@ -36,7 +36,7 @@ def _run(config: Any, options: Any) -> int:
     from gap_vla.training.comparison import compare, comparison_directory
 
     seeds = options.seeds.split(",")
-    if not all(seed.isdecimal() for seed in seeds):
+    if not all(seed.isascii() and seed.isdecimal() for seed in seeds):
         raise UserError(f"--seeds is {options.seeds!r}; give whole numbers separated by commas, such as 0,1,2")
     out = comparison_directory(config)
     with answering(options) as answer:

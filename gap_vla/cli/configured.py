@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import UserError, keeping, message_of
-from gap_vla.core.foreign import regular
+from gap_vla.core.foreign import is_odd_number, regular
 from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training import backend_of
@@ -89,21 +89,23 @@ def take_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         if not equals:
             raise ConfigError(f"{argument} needs a value: {argument}=VALUE")
         try:
-            options[name.removeprefix(OPTIONS)] = ast.literal_eval(value)
+            options[name.removeprefix(OPTIONS)] = value if is_odd_number(value) else ast.literal_eval(value)
         except (ValueError, SyntaxError):
             options[name.removeprefix(OPTIONS)] = value  # a plain word
     return rest, options
 
 
 def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
-    """Checks that every `--config.a.b=value` names a key of the configuration.
+    """Checks that every option is `--config.a.b=value` and names a key of the configuration.
 
     Raises:
-        ConfigError: it does not; the message names the whole key and the nearest one.
+        ConfigError: it does not; the message names the whole key and the nearest one. A number is none to others.
     """
     for argument in argv:
-        name = argument.lstrip("-").partition("=")[0]
+        name, _, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-") or not name.startswith("config."):
+            if argument.startswith("-") and name[:1].isalpha():  # absl itself knows --flagfile, --undefok and others
+                raise ConfigError(f"unknown option {argument.partition('=')[0]}; see --help")
             continue
         section, path = config, name.split(".")[1:]
         for depth, key in enumerate(path):
@@ -114,6 +116,8 @@ def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
                 near = difflib.get_close_matches(key, list(section), 1)
                 hint = f"; did you mean {'.'.join([*path[:depth], near[0]])}?" if near else ""
                 raise ConfigError(f"unknown configuration key {where}{hint} (known here: {', '.join(section)})")
+            if depth + 1 == len(path) and is_odd_number(value) and not isinstance(section[key], str):
+                raise ConfigError(f"{where} is {value!a}; write numbers with the digits 0 to 9 alone")
             section = section[key] if depth + 1 < len(path) else None
 
 
@@ -184,8 +188,6 @@ def _overridden(path_and_profile: str, arguments: Sequence[str]) -> dict[str, An
     try:
         positional = values(words)[1:]
         config = values.config.to_dict()
-    except UserError:
-        raise
     except Exception as error:  # absl and ml_collections refuse values each in its own class, some on several lines
         raise ConfigError(f"{path_and_profile}: {message_of(error)}") from None
     finally:

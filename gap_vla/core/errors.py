@@ -96,15 +96,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        except (UserError, OSError, MemoryError) as error:
-            return _say(f"error: {message_of(error)}", USER_ERROR)
         except Exception as error:
-            if (behind := _interrupt_behind(error)) is not None:
+            known = isinstance(error, UserError | OSError)
+            if not known and (behind := _interrupt_behind(error)) is not None:
                 return _say_interrupted(behind)
-            if is_full_disk(error):
-                return _say(f"error: {message_of(error)}; free some space", USER_ERROR)
-            if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)):
-                return _say(f"error: {missing}", USER_ERROR)
+            if known or is_full_disk(error) or is_full_memory(error) or missing_extra(error):
+                return _say(f"error: {message_of(error)}", USER_ERROR)
             traceback.print_exc()
             return _say(f"this is a bug of gap_vla, not a mistake of yours: {type(error).__name__}", BUG)
         finally:
@@ -119,24 +116,30 @@ def message_of(error: BaseException) -> str:
     >>> message_of(FileNotFoundError(2, "No such file or directory", "demos.hdf5"))
     'demos.hdf5: No such file or directory'
     """
-    text = str(error)
-    if isinstance(error, MemoryError):
+    text = ""
+    with contextlib.suppress(Exception):  # somebody's `__str__` may fail itself
+        text = str(error)
+    if is_full_memory(error):
         text = f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time"
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{os.fsdecode(error.filename)}: {error.strerror}"
     elif isinstance(error, OSError) and error.errno in _FULL:
         text = f"{error.strerror}, for what is printed or for a file that is written; free some space"
+    elif is_full_disk(error) and not isinstance(error, UserError):
+        text += "; free some space"
+    text = missing_extra(error) or text
     line = " ".join(text.split()) or type(error).__name__
+    line = line if len(line) <= 2000 else f"{line[:1000]} … {line[-1000:]}"  # it quotes a whole file or option
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-def missing_extra(error: ModuleNotFoundError) -> str:
+def missing_extra(error: BaseException) -> str:
     """What to install for a module that one of the extras brings; empty for any other.
 
     >>> missing_extra(ModuleNotFoundError("No module named 'orbax.checkpoint'", name="orbax.checkpoint"))
     "this needs the module orbax, which is not installed: pip install 'gap_vla[octo]', or 'gap_vla[all]' for everything"
     """
-    module = (error.name or "").split(".")[0]
+    module = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     for extra, modules in _EXTRAS.items():
         if module in modules.split():
             return (
@@ -144,6 +147,13 @@ def missing_extra(error: ModuleNotFoundError) -> str:
                 "'gap_vla[all]' for everything"
             )
     return ""
+
+
+def is_full_memory(error: BaseException) -> bool:
+    """Whether memory, or what `ulimit -v` allows, is used up: by arrays, or by a library that is loaded."""
+    texts = ("failed to map segment", "cannot allocate memory", "cannot apply additional memory")
+    loading = isinstance(error, ImportError) and any(text in str(error).lower() for text in texts)
+    return loading or isinstance(error, MemoryError)
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import numbers
 import os
+import re
 import struct
 import tokenize
 import zipfile
@@ -80,6 +82,13 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
+def is_odd_number(text: str) -> bool:
+    """Whether Python takes a text for a number that nobody means by it: `1_0`, or digits of other scripts."""
+    with contextlib.suppress(ValueError):
+        return math.isfinite(float(text)) and not re.fullmatch(r"[0-9.eE+-]+", text.strip(" "))
+    return False
+
+
 def one_line(text: object, most: int = 300) -> str:
     """Foreign text for a message: on one line, without control characters, not too long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in str(text)[: 4 * most]).split())
@@ -114,8 +123,14 @@ def refuse_too_large(where: object, declared: int, stored: int, error: type[User
 
 
 def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError: it is none, or gives a key of an object twice."""
-    return json.loads(text, object_pairs_hook=_once)
+    """The value of a JSON text. Raises ValueError: none, a key given twice, or a number that no float holds."""
+    return json.loads(text, object_pairs_hook=_once, parse_int=_integer)
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 300:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, regular
+from gap_vla.core.foreign import Section, parsed, regular
 from gap_vla.core.identity import differences, flat
 from gap_vla.core.locks import alone
 from gap_vla.core.typed_config import STEPS, ConfigError
@@ -173,7 +173,7 @@ class RunDirectory:
         return run
 
     def _take_up(self, config: dict[str, Any]) -> None:
-        stored = self.read_config()
+        stored, file = self.read_config(), Section.read(self.config, ConfigError)
         if changed := differences(of_training(stored), of_training(config)):
             raise ConfigError(
                 f"{self.path} was trained with another configuration ({in_words(changed)}); "
@@ -184,10 +184,10 @@ class RunDirectory:
             return
         if of_result(stored) != of_result(config):
             self._set_rollouts_aside()
-        noted = json.loads(self.config.read_text()).get(EARLIER, [])
+        noted = file.list(EARLIER, Section.section) if EARLIER in file else ()
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        noted.append({"until": now, **{key: old for key, (old, _) in changed.items()}})
-        write_json(self.config, {**config, EARLIER: noted})
+        last = {"until": now, **{key: old for key, (old, _) in changed.items()}}
+        write_json(self.config, {**config, EARLIER: [*(one.values for one in noted), last]})
         print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
 
     def _set_rollouts_aside(self) -> None:
@@ -208,13 +208,13 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
         try:
-            row = Section(json.loads(line), where)
+            row = Section(parsed(line), where)
         except (ValueError, RecursionError):
             if number == len(lines):
                 break
             raise UserError(f"{where}: not valid JSON, and more lines follow; copy the file again") from None
         row.whole("step", 0, STEPS)
-        if texts := [key for key, value in row.values.items() if not isinstance(value, int | float)]:
+        if texts := [key for key, value in row.values.items() if type(value) not in (int, float)]:
             raise row.refuse(texts[0], "a number")
         rows.append(dict(row.values))
     return rows

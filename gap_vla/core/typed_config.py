@@ -76,8 +76,6 @@ def build_config(cls: Any, values: Any, where: str = "") -> Any:
         return cls(**arguments)
     except TypeError as error:
         raise ConfigError(f"{where.rstrip('.') or 'the configuration'}: {error}") from None
-    except ConfigError:
-        raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

@@ -167,10 +167,6 @@ class _Machine:
         module, _, name = argument.partition(" ")
         self.stack.append(_Name(module, name))
 
-    def named_by_stack(self, _: Any) -> None:
-        name, module = self.pop(str), self.pop(str)
-        self.stack.append(_Name(module, name))
-
     def reduce(self, _: Any) -> None:
         arguments, named = self.pop(), self.pop()
         if not isinstance(named, _Name) or named.full not in _MAKERS or type(arguments) is not tuple:
@@ -219,7 +215,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
     "POP_MARK": lambda machine, _: machine.since_mark(),
     "DUP": lambda machine, _: machine.stack.append(machine.top()),
     "GLOBAL": _Machine.named,
-    "STACK_GLOBAL": _Machine.named_by_stack,
+    "STACK_GLOBAL": lambda machine, _: machine.stack.append(_Name(*[machine.pop(str), machine.pop(str)][::-1])),
     "REDUCE": _Machine.reduce,
     "BUILD": _Machine.build,
     "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.since_mark())),

@@ -101,7 +101,7 @@ def _section(view: EpisodeView) -> str:
         f'<div class="controls"><button type="button">play</button><input type="range" min="0" '
         f'max="{len(view) - 1}" value="0" aria-label="step"></div><output></output>'
     )
-    text = json.dumps(data).replace("</", "<\\/")
+    text = json.dumps(data).replace("<", "\\u003c")
     kind = "episode blind" if frames is None else "episode"
     return (
         f'<section class="{kind}"><div class="screen">{image}{controls}</div>{_plots(view)}'

@@ -34,12 +34,6 @@ def patches(x: jax.Array, size: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, size * size * channels)
 
 
-def standardize(kernel: jax.Array) -> jax.Array:
-    """Zero mean and unit standard deviation per output channel; 1e-5 is added to the deviation, not to the variance."""
-    centred = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
-    return centred / (centred.std(axis=(0, 1, 2), keepdims=True) + 1e-5)
-
-
 class StdConv(nn.Module):
     """Convolution whose kernel is standardised at every call; the stored kernel is the raw one.
 
@@ -59,8 +53,11 @@ class StdConv(nn.Module):
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        kernel = (standardize(kernel) if self.standard else kernel).astype(self.dtype)
-        return convolve(x.astype(self.dtype), kernel, self.strides, self.padding) + bias.astype(self.dtype)
+        if self.standard:  # zero mean and unit deviation per output channel; 1e-5 is added to the deviation itself
+            kernel = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
+            kernel = kernel / (kernel.std(axis=(0, 1, 2), keepdims=True) + 1e-5)
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.strides, self.padding)
+        return y + bias.astype(self.dtype)
 
 
 def embedding(features: int, size: int, dtype: Any) -> StdConv:

@@ -93,9 +93,7 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
         policy = build_policy(*arguments)
         policy.load_state_dict(tensors)
         policy.view = account.text("camera", "") or None
-    statistics = directory / "dataset_statistics.json"
-    with blaming(statistics, "no statistics"):
-        return policy.eval(), normalization, load_statistics(statistics)
+    return policy.eval(), normalization, load_statistics(directory / "dataset_statistics.json", CheckpointError)
 
 
 def parameter_digest(policy: SmallPolicy) -> str:

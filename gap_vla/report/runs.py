@@ -54,9 +54,13 @@ class Run:
         if others := [key for key in own if found.values.get(key, own[key]) != own[key]]:
             raise ReportError(f"{run.summary} is of another {others[0]} than {run.config}; copy the run again")
         found.whole("steps", 0, STEPS, 0)
+        for key in ("store", "path"):
+            found.section("dataset", {}).text(key, "")
         numbers = [found.section("seconds", {})]
         for name in found.section("variants", {}).values:
-            if (one := found.section("variants").section(name)).values.get("phases"):
+            if "videos" in (one := found.section("variants").section(name)):
+                one.list("videos", Section.text)
+            if one.values.get("phases"):
                 numbers += map(one.section("phases").section, ("reached", "failed_in"))
         for part in numbers:
             for name in part.values:

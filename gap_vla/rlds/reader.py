@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line, refusing
+from gap_vla.core.foreign import Section, one_line, refusing
 from gap_vla.core.identity import flat
 from gap_vla.rlds.schema import decode_episode
-from gap_vla.rlds.version_files import counted, open_version, read_json
+from gap_vla.rlds.version_files import counted, open_version
 
 _NODE = re.compile(r"\{\{.*?\}\} *")
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
@@ -23,7 +23,8 @@ _NODE = re.compile(r"\{\{.*?\}\} *")
 def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
     """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions. Empty for
     foreign data."""
-    return read_json(Path(version_dir) / "metadata.json")
+    path = Path(version_dir) / "metadata.json"
+    return dict(Section.read(path, EpisodeError).values) if path.exists() else {}
 
 
 def read_rlds(

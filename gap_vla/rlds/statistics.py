@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, parsed, shown
+from gap_vla.core.foreign import Section, shown
 from gap_vla.demos.fields import as_truths
 
 NORMALIZATIONS = ("normal", "bounds", "bounds_q99", "min_max", "none")
@@ -168,11 +168,11 @@ def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(plain, indent=2) + "\n")
 
 
-def load_statistics(path: Path) -> dict[str, Any]:
-    """Reads what `save_statistics` (or upstream Octo) wrote."""
+def load_statistics(path: Path, error: type[UserError] = UserError) -> dict[str, Any]:
+    """Reads what `save_statistics` (or upstream Octo) wrote; raises `error` for a file that holds no object."""
     return {
         key: {n: _typed(n, v) for n, v in value.items()} if isinstance(value, dict) else value
-        for key, value in parsed(path.read_text()).items()
+        for key, value in Section.read(path, error).values.items()
     }
 
 

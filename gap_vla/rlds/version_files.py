@@ -141,8 +141,3 @@ def counted(what: Path | str, found: int, said: int) -> None:
             f"{what}: {found} episodes where dataset_info.json says {said}; a file was cut off or replaced: copy the "
             "dataset again"
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file beside the shards; empty if there is no such file."""
-    return dict(Section.read(path, EpisodeError).values) if path.exists() else {}

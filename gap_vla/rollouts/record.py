@@ -53,10 +53,6 @@ class EpisodeRecord:
     rendering_seconds: float = 0.0
     policy_seconds: float = 0.0
 
-    @property
-    def cut_short_by_simulator(self) -> bool:
-        return self.error is not None and self.error.partition(": ")[2].startswith(SIMULATOR)
-
     @classmethod
     def read(cls, values: Any, where: str) -> EpisodeRecord:
         """From a line of `episodes.jsonl`, or EvaluationError naming what is none of an episode."""

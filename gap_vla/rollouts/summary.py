@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.rollouts.record import EpisodeRecord
+from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord
 from gap_vla.rollouts.statistics import clopper_pearson, wilson
 
 
@@ -43,7 +43,7 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         "steps": [record.steps for record in ordered],
         "last_phases": [record.phase for record in ordered],
         "errors": [{"episode": record.episode, "error": record.error} for record in ordered if record.error],
-        "simulator_errors": sum(record.cut_short_by_simulator for record in ordered),
+        "simulator_errors": sum((record.error or "").partition(": ")[2].startswith(SIMULATOR) for record in ordered),
         "phases": phase_progress(ordered, phases),
         "seconds": seconds,
         "seconds_per_step": {part: total / steps if steps else None for part, total in seconds.items()},

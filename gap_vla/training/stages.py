@@ -186,31 +186,23 @@ def _require_view(config: Experiment) -> None:
         ConfigError: they were recorded through another view.
     """
     datasets = [path for path in (config.data.rlds, *dict(config.data.mixture)) if path]
-    views = {path: view_of_dataset(Path(path)) for path in datasets}
-    if config.demos.path and not config.data.rlds:
-        views[config.demos.path] = view_of_demos(Path(config.demos.path))
-    for source, found in views.items():
-        if found not in (None, config.demos.camera):
+    for source in datasets if config.data.rlds or not config.demos.path else [*datasets, config.demos.path]:
+        if (found := view_of(Path(source))) not in (None, config.demos.camera):
             raise ConfigError(
                 f"{source} was recorded through the view {found!r}, and demos.camera is {config.demos.camera!r}; "
                 f"rollouts would show another view than training: set --config.demos.camera={found}"
             )
 
 
-def view_of_demos(path: Path) -> str | None:
-    """The primary camera's view in a file of `collect_demos`; None for files of other tools."""
+def view_of(source: Path) -> str | None:
+    """The primary camera's view in a file of `collect_demos`, or in an RLDS dataset of such; None for other sources."""
     from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
-
-    view = dict(flat(simulator_of(attributes_of_data(path)))).get("env_kwargs.camera")
-    return view if isinstance(view, str) else None
-
-
-def view_of_dataset(directory: Path) -> str | None:
-    """The same for an RLDS dataset; None unless this toolkit collected the demonstrations in it."""
     from gap_vla.rlds import dataset_metadata
 
-    said = dict(flat(dataset_metadata(directory)))
-    demos = "identity.data.demos"
+    view = dict(flat(simulator_of(attributes_of_data(source)))).get("env_kwargs.camera")
+    if isinstance(view, str):
+        return view
+    said, demos = dict(flat(dataset_metadata(source))), "identity.data.demos"
     return str(said.get(f"{demos}.camera", "near")) if f"{demos}.task" in said else None
 
 

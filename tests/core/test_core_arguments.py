@@ -51,6 +51,8 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("show_episode d.hdf5 --out x.txt", "must end in .html or .mp4 or .png"),
         ("show_episode d.hdf5 --split val", "--split has no effect on files that are no RLDS dataset"),
         ("annotate d.hdf5 --out x.hdf5 --layout nope", "unknown layout 'nope'"),
+        ("annotate d.hdf5 --out x.hdf5 --seed 1_0", "1_0 is refused; it must be a whole number from 0 to"),
+        ("show_episode d.hdf5 --out x.mp4 --fps ２０", "２０ is refused; it must be a number from 0.1 to"),
         ("annotate d.hdf5 --out x.hdf5 --seed 1 --seed 2", "argument --seed: it is given twice"),
         ("evaluate --policy random --task assembly --image_size 64 --image-size 32", "--image-size: it is given twice"),
         ("annotate d.hdf5 --out x.hdf5 --option a=1 --option a=2", "argument --option: a is given twice"),

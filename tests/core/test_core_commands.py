@@ -18,6 +18,13 @@ from gap_vla.core.foreign import refusing
 from gap_vla.core.typed_config import ConfigError
 
 
+class Unspeakable(UserError):
+    """An error of somebody's configuration that fails when it is asked what it says."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
@@ -34,6 +41,12 @@ from gap_vla.core.typed_config import ConfigError
             USER_ERROR,
             "error: this needs the module flax, which is not installed: pip install 'gap_vla[octo]'",
         ),
+        (
+            ImportError("libtensorflow_framework.so.2: failed to map segment from shared object"),
+            USER_ERROR,
+            "error: not enough memory: libtensorflow_framework.so.2: failed to map segment from shared object; use",
+        ),
+        (Unspeakable(), USER_ERROR, "error: Unspeakable"),
         (ModuleNotFoundError("No module named 'gap_vla.x'", name="gap_vla.x"), BUG, "this is a bug of gap_vla"),
         (ZeroDivisionError("x"), BUG, "this is a bug of gap_vla"),
     ],
@@ -45,6 +58,11 @@ def test_a_command_turns_what_goes_wrong_into_a_line_and_a_status(error, status,
 
     assert main() == status
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith(said)
+
+
+def test_a_message_that_quotes_a_whole_file_is_cut_in_its_middle():
+    line = message_of(UserError(f"unknown layout '{'[' * 100_000}'; known: gap"))
+    assert line.startswith("unknown layout '[[[") and line.endswith("[['; known: gap") and len(line) < 2100
 
 
 def test_the_innermost_word_about_what_is_kept_holds():

@@ -82,6 +82,12 @@ def test_the_page_places_its_cursor_over_the_plots_and_escapes_what_it_is_given(
     assert "://" not in text and text.count("<section") == 2
 
 
+def test_no_name_of_a_phase_ends_or_opens_a_script_of_the_page(view):
+    names = np.array(["<!--<script>", *view.phases[1:]])
+    text = episodes_page(view.title, [dataclasses.replace(view, phases=names)])
+    assert "<!--" not in text.replace("<!-- ", "") and text.count("<script") == 2 == text.count("</script>")
+
+
 def test_cells_are_escaped_unless_they_are_made_here():
     table = html_table([("a", "b"), ("<i>", link("x?a=1&b", "go"))], ["error"])
     assert '<tr class="error"><td>&lt;i&gt;</td><td><a href="x?a=1&amp;b">go</a></td></tr>' in table

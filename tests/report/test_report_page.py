@@ -118,6 +118,8 @@ EVALUATED = {"layout_seeds": [5], "outcomes": [1]}
         ("config.json", {"model": 5}, "model is 5"),
         ("summary.json", {"steps": "many"}, "steps is 'many'"),
         ("summary.json", {"variants": {"default": {**EVALUATED, "phases": 5}}}, "phases is 5"),
+        ("summary.json", {"variants": {"default": {**EVALUATED, "videos": [5]}}}, "videos[0] is 5"),
+        ("summary.json", {"dataset": {"store": 5}}, "dataset.store is 5"),
         (
             "summary.json",
             {"variants": {"default": {**EVALUATED, "phases": {"reached": {"reach": float("nan")}, "failed_in": {}}}}},

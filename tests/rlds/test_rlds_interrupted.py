@@ -13,6 +13,7 @@ from runner import Runner
 from synthetic_demos import make_episode, write_robomimic
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.resources import ResourceError
 from gap_vla.rlds import DatasetError, EpisodeStore, build_dataset, read_rlds, write_rlds
 from gap_vla.rlds.annotating import annotate_files
 
@@ -49,6 +50,14 @@ def test_annotating_says_that_the_disk_is_full_and_blames_no_source(tmp_path: Pa
     with files_of_at_most(20_000), pytest.raises(DatasetError, match=rf"^no space left on the disk of {tmp_path}/out"):
         annotate_files(file, tmp_path / "out" / "o.hdf5", method="fixed")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_copy_that_the_disk_cannot_hold_is_refused_before_phases_are_looked_for(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("gap_vla.core.resources.free_disk", lambda folder: 100)
+    file = write_robomimic(tmp_path / "d.hdf5", [make_episode(0, annotated=False)])
+    with pytest.raises(ResourceError, match=r"of disk in .* are needed \(the copy .* are free; lower"):
+        annotate_files(file, tmp_path / "out" / "o.hdf5", method="fixed")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_store_says_that_the_disk_is_full(version_dir: Path, tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def test_logging_and_workers_may_change_and_the_old_values_are_noted(tmp_path):
     ]
 
 
+def test_a_note_on_old_values_that_is_none_is_refused_and_stays(tmp_path):
+    run = finished_run(tmp_path / "run")
+    write_json(run.config, {**CONFIG, EARLIER: {"train.log_every": 1}})
+    with pytest.raises(ConfigError, match=r"config.json: earlier is dict; it must be a list"):
+        RunDirectory.claim(run.path, changed("eval.workers", 4), resume=True)
+    assert json.loads(run.config.read_text())[EARLIER] == {"train.log_every": 1}
+
+
 def test_a_run_with_such_a_note_is_reported(tmp_path):
     first = FinetuneConfig.from_dict({"task": "threading", "eval": {"episodes": 100}})
     then = FinetuneConfig.from_dict({"task": "threading", "eval": {"episodes": 50}})
@@ -186,7 +194,10 @@ def test_a_run_killed_before_its_first_save_measures_step_0_once(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0]
 
 
-@pytest.mark.parametrize("line", ["1", "[]", "{}", '{"step": "1"}', '{"step": -1}', '{"step": 1, "train/loss": "low"}'])
+TEXT, TRUTH = '{"step": 1, "train/loss": "low"}', '{"step": 1, "train/loss": true}'
+
+
+@pytest.mark.parametrize("line", ["1", "[]", "{}", '{"step": "1"}', '{"step": -1}', TEXT, TRUTH])
 def test_a_line_that_is_no_measurement_is_named_and_one_that_was_cut_off_is_left_out(line, tmp_path):
     path = tmp_path / "metrics.jsonl"
     for damaged in (b'{"step": 1, "train/lo', b"\0\0\0\0", b"\xff"):
@@ -197,6 +208,9 @@ def test_a_line_that_is_no_measurement_is_named_and_one_that_was_cut_off_is_left
         path.write_bytes(b'{"step": 0}\n' + damaged + b"\n" + after)
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not valid JSON, and more lines follow"):
             read_metrics(path)
+    path.write_text(f'{{"step": 0}}\n{{"step": 1, "train/loss": 1{400 * "0"}}}\n{{"step": 2}}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not valid JSON"):
+        read_metrics(path)
     path.write_text(f'{{"step": 0}}\n{line}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
         read_metrics(path)

@@ -13,6 +13,7 @@ import numpy as np
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import HDF5, claim, deliver
+from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
@@ -26,6 +27,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     saved = out.with_name(out.name + ".annotator")
     claim(saved, "annotator", overwrite=job.overwrite, sources=[source, job.annotator])
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
+    require_disk({"the copy": source.stat().st_size}, out.parent, "their number, or name another disk")
     episodes = demos.without_images()
     annotation = job.run(episodes, _extra(demos, job))
     with workplace(out) as folder:

@@ -21,16 +21,17 @@ import numpy as np
 from google.protobuf.message import Error
 from PIL import Image
 
-from gap_vla.core.episode import OPENING_UNIT, Episode
-from gap_vla.core.foreign import refusing
+from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.outputs import FOLDER_MARK, deliver
+from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.fields import as_rows, as_truths
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
-from gap_vla.rlds.reader import read_steps
+from gap_vla.rlds.reader import dataset_metadata, read_steps
 from gap_vla.rlds.target import VERSION
-from gap_vla.rlds.version_files import counted, open_version, read_json, records
+from gap_vla.rlds.version_files import counted, open_version, records
 
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 """How encoded PNG and JPEG images begin."""
@@ -51,8 +52,7 @@ def examples(file: Path) -> Iterator[Any]:
 
     for record in records(file, AnnotationError):
         with refusing(f"{file} holds something else than examples", "copy it again", AnnotationError, (Error,)):
-            example = tf.train.Example.FromString(record)
-        yield example
+            yield tf.train.Example.FromString(record)
 
 
 def episode_of(example: Any, file: str, number: int, job: AnnotationJob, *, images: bool = False) -> Episode:
@@ -144,6 +144,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     others = _other_files(source, {file.name for _, file in shards})
     for split in {split for split, _ in shards}:
         next(read_steps(source, split))  # with its features: what nobody can decode is not worth a copy
+    size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
+    require_disk({"the copy": size}, out.parent, "their number, or name another disk")
     fit = [i for i, (split, _, _) in enumerate(places) if split == "train"] or None
     annotation = job.run(episodes, extra or None, fit)
     with workplace(out) as folder:
@@ -222,7 +224,7 @@ def _decoded(file: Path, job: AnnotationJob, first: int) -> Iterator[Episode]:
 
 def _described(source: Path) -> tuple[dict[str, Any], list[tuple[str, Path, int]]]:
     """dataset_info.json, and split, path and number of episodes of every shard in order."""
-    info = read_json(source / "dataset_info.json")
+    info = dict(Section.read(source / "dataset_info.json", EpisodeError).values)
     if info.get("fileFormat", "tfrecord") != "tfrecord":
         raise AnnotationError(f"{source}: files are {info['fileFormat']}; only tfrecord can be annotated")
     splits = open_version(source).info.splits
@@ -269,8 +271,7 @@ def _write_features(source: Path, out: Path) -> None:
 
 
 def _write_metadata(source: Path, out: Path, identity: dict[str, Any]) -> None:
-    path = source / "metadata.json"
-    metadata = read_json(path)
+    metadata = dataset_metadata(source)
     before = {"version": source.name, "identity_hash": metadata.pop("identity_hash", None)}
     if isinstance(metadata.get("schema"), dict):
         metadata["schema"] = {**metadata["schema"], "rho": True}
