@@ -30,9 +30,6 @@ from gap_vla.core.lazy import start_quietly
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
-AGAIN = 0.02
-"""Seconds until a Ctrl-C that was dropped comes again."""
-
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
 
 _EXTRAS = {
@@ -93,8 +90,6 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except KeyboardInterrupt as interrupt:
             return _say_interrupted(interrupt)
         except BrokenPipeError:  # the reader of our output has gone, as `head` does
-            with contextlib.suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except Exception as error:
             known = isinstance(error, UserError | OSError)
@@ -106,6 +101,10 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return _say(f"this is a bug of gap_vla, not a mistake of yours: {type(error).__name__}", BUG)
         finally:
             sys.unraisablehook = unraisable
+            try:
+                sys.stdout.flush()
+            except OSError:  # else a command around this one would try again, and Python when it ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return guarded
 
@@ -178,10 +177,10 @@ def _prepare_streams() -> None:
 
 
 def _interrupt_again(what: sys.UnraisableHookArgs) -> None:
-    """A Ctrl-C that fell into a destructor or a callback of the collector, where Python drops it, comes again."""
+    """A Ctrl-C that fell into a destructor or a callback of the collector, where Python drops it, comes 20 ms later."""
     if issubclass(what.exc_type, KeyboardInterrupt):
         main = threading.main_thread().ident or 0
-        threading.Timer(AGAIN, signal.pthread_kill, (main, signal.SIGINT)).start()
+        threading.Timer(0.02, signal.pthread_kill, (main, signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(what)
 
