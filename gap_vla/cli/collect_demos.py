@@ -19,37 +19,23 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_parser(__doc__, {"--num": "--episodes"})
     add = parser.add_argument
     add("--task", required=True, help=f"one of: {', '.join(TASK_NAMES)}")
-    add(
-        "--episodes",
-        type=whole(1, MANY, "each takes seconds"),
-        default=100,
-        help="number of successful episodes to keep (default: 100)",
-    )
+    kept = "number of successful episodes to keep (default: 100)"
+    add("--episodes", type=whole(1, MANY, "each takes seconds"), default=100, help=kept)
     add("--out", type=Path, required=True, help="HDF5 file to write; must not exist")
     add("--seed", type=seed, default=0, help="seed of the collection (default: 0)")
     add("--image-size", type=pixels, default=64, help="height and width in pixels (default: 64)")
-    add(
-        "--cameras",
-        action=Cameras,
-        default=("primary",),
-        help="pictures to record: primary, wrist, both, or none (default: primary)",
-    )
+    recorded = "pictures to record: primary, wrist, both, or none (default: primary)"
+    add("--cameras", action=Cameras, default=("primary",), help=recorded)
     add("--camera", default="near", help="view of the primary camera: near, or a stock camera's name (default: near)")
-    add(
-        "--action-noise",
-        type=real(0, 1, "actions lie in -1 to 1"),
-        default=0.0,
-        help="standard deviation of the disturbance of executed actions, in action units; the recorded label stays "
-        "the expert's clean action (default: 0)",
+    noise = (
+        "standard deviation of the disturbance of executed actions, in action units; the recorded label stays the "
+        "expert's clean action (default: 0)"
     )
+    add("--action-noise", type=real(0, 1, "actions lie in -1 to 1"), default=0.0, help=noise)
     add("--variant", default="default", help=f"one of: {', '.join(VARIANT_NAMES)} (default: default)")
     add("--workers", type=processes, default=2, help="parallel processes (default: 2)")
-    add(
-        "--show",
-        type=whole(0, 100),
-        default=4,
-        help="episodes in the contact sheet and the video beside the file; 0 for none",
-    )
+    shown = "episodes in the contact sheet and the video beside the file; 0 for none"
+    add("--show", type=whole(0, 100), default=4, help=shown)
     add("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
     if not options.cameras:

@@ -61,32 +61,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--demos", type=Path, help="demonstration file to show (default: the expert in the simulator)")
     source.add_argument("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
     add("--episodes", type=whole(2, MANY), default=10, help="recorded episodes to show (default 10)")
-    add(
-        "--closed-loop",
-        type=whole(0, MANY),
-        default=0,
-        metavar="N",
-        help="rollouts per intervention (default 0: open loop only)",
-    )
-    add(
-        "--interventions",
-        nargs="+",
-        choices=INTERVENTIONS,
-        metavar="NAME",
-        help=f"of the rollouts (default: all): {', '.join(INTERVENTIONS)}",
-    )
+    closed = "rollouts per intervention (default 0: open loop only)"
+    add("--closed-loop", type=whole(0, MANY), default=0, metavar="N", help=closed)
+    which = f"of the rollouts (default: all): {', '.join(INTERVENTIONS)}"
+    add("--interventions", nargs="+", choices=INTERVENTIONS, metavar="NAME", help=which)
     add("--seed", type=seed, default=100_000, help="first layout seed (default 100000)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
     options = parser.parse_args(arguments)
     refuse_idle_for_policy(parser, options)
+    if str(options.policy).partition(":")[0] in ("expert", "replay"):
+        parser.error(f"argument --policy: {options.policy} looks at nothing; give random, or ws://HOST:PORT")
     if options.cameras == ():
         parser.error("argument --cameras: a diagnosis alters pictures; give primary, wrist, or both")
     if not options.closed_loop:
         refuse_idle(parser, options, "without --closed-loop", "interventions")
         if options.demos or options.rlds:
-            refuse_idle(
-                parser, options, "on recordings without --closed-loop", "seed", "image_size", "cameras", "workers"
-            )
+            why = "on recordings without --closed-loop"
+            refuse_idle(parser, options, why, "seed", "image_size", "cameras", "workers")
     return options
 
 

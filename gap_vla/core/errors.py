@@ -18,6 +18,7 @@ import errno
 import functools
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -95,8 +96,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             known = isinstance(error, UserError | OSError)
             if not known and (behind := _interrupt_behind(error)) is not None:
                 return _say_interrupted(behind)
+            said = message_of(error)
             if known or is_full_disk(error) or is_full_memory(error) or missing_extra(error):
-                return _say(f"error: {message_of(error)}", USER_ERROR)
+                return _say(f"error: {said}", USER_ERROR)
+            if told := [name for name in re.findall(r"\b(?:JAX|NUMBA)_[A-Z_\d]+", said) if name in os.environ]:
+                return _say(f"error: {said}; correct {told[0]}, or unset it", USER_ERROR)
             traceback.print_exc()
             return _say(f"this is a bug of gap_vla, not a mistake of yours: {type(error).__name__}", BUG)
         finally:
@@ -119,9 +123,12 @@ def message_of(error: BaseException) -> str:
     with contextlib.suppress(Exception):  # somebody's `__str__` may fail itself
         text = str(error)
     if is_full_memory(error):
-        text = f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time"
+        text = f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time, or allow more"
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        known = re.sub(r"/\.([^/]+)\.gap_vla-\w{8}\.partial.*", r"/\1", os.fsdecode(error.filename))  # core/whole.py
+        text = f"{known}: {error.strerror}"
+    elif isinstance(error, FileNotFoundError) and error.strerror:  # of no name: what `os.getcwd` raises
+        text = "the folder in which this command runs was deleted; change to another"
     elif isinstance(error, OSError) and error.errno in _FULL:
         text = f"{error.strerror}, for what is printed or for a file that is written; free some space"
     elif is_full_disk(error) and not isinstance(error, UserError):
@@ -150,8 +157,7 @@ def missing_extra(error: BaseException) -> str:
 
 def is_full_memory(error: BaseException) -> bool:
     """Whether memory, or what `ulimit -v` allows, is used up: by arrays, or by a library that is loaded."""
-    texts = ("failed to map segment", "cannot allocate memory", "cannot apply additional memory")
-    loading = isinstance(error, ImportError) and any(text in str(error).lower() for text in texts)
+    loading = isinstance(error, ImportError) and "failed to map segment" in str(error)
     return loading or isinstance(error, MemoryError)
 
 

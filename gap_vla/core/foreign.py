@@ -190,14 +190,16 @@ class Section:
     @classmethod
     def read(cls, path: Path, error: type[UserError] = UserError) -> Section:
         """The object in a JSON file, or `error`: no such file, no JSON, or no object."""
+        regular(path, error)
         try:
-            return cls(parsed(regular(path, error).read_text(encoding="utf-8")), str(path), error)
+            values = parsed(path.read_text(encoding="utf-8"))
         except OSError as problem:
             raise error(f"{path}: {problem.strerror or problem}") from None
         except RecursionError:
             raise error(f"{path}: not valid JSON (nested too deeply)") from None
         except ValueError as problem:  # no JSON, no UTF-8, or a number of thousands of digits
             raise error(f"{path}: not valid JSON ({problem}); copy the file again") from None
+        return cls(values, str(path), error)
 
     def __contains__(self, key: str) -> bool:
         return key in self.values

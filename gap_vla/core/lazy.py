@@ -11,6 +11,7 @@ import contextlib
 import importlib.machinery
 import os
 import re
+import resource
 import sys
 import tempfile
 import warnings
@@ -58,14 +59,24 @@ def start_quietly() -> None:
 
 
 class _QuietTensorFlow:
-    """Finds TensorFlow, which says that oneDNN is on before it looks at its log level."""
+    """Finds TensorFlow, which says that oneDNN is on before it looks at its log level, and matplotlib."""
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
-        spec = importlib.machinery.PathFinder.find_spec(name, path) if name == "tensorflow" else None
-        if spec and spec.loader:
-            spec.loader.exec_module = _without_start_up_lines()(spec.loader.exec_module)  # type: ignore[method-assign]
+        if name == "tensorflow" and 0 <= (most := resource.getrlimit(resource.RLIMIT_AS)[0]) < 3 * 2**30:
+            raise MemoryError(f"TensorFlow needs 3 GiB of addresses, and ulimit -v allows {most / 2**30:.1f} GiB")
+        quiet = {"tensorflow": _without_start_up_lines, "matplotlib": _with_own_settings}.get(name)
+        spec = importlib.machinery.PathFinder.find_spec(name, path) if quiet else None
+        if spec and spec.loader and quiet:
+            spec.loader.exec_module = quiet()(spec.loader.exec_module)  # type: ignore[method-assign]
         return spec
+
+
+@contextlib.contextmanager
+def _with_own_settings() -> Iterator[None]:
+    """Our pictures are the same whatever a `matplotlibrc` says, which may ask for a LaTeX that is not there."""
+    yield
+    sys.modules["matplotlib"].rcdefaults()
 
 
 @contextlib.contextmanager

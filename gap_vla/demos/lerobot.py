@@ -111,7 +111,8 @@ class LeRobot(NamedArrays):
 def _pictures(rows: list[Any], where: str) -> np.ndarray:
     bomb = (Image.DecompressionBombError,)
     with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
-        pictures = [Image.open(io.BytesIO(row["bytes"])) for row in rows]
+        formats = ("PNG", "JPEG", "WEBP")  # for PostScript, which Pillow knows too, it would start Ghostscript
+        pictures = [Image.open(io.BytesIO(row["bytes"]), formats=formats) for row in rows]
         modes = {picture.mode for picture in pictures}
         if odd := modes - {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}:  # depth would be cut off at 255
             raise EpisodeError(f"{where}: a picture of mode {min(odd)}, not of 8-bit colours; leave this camera out")

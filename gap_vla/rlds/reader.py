@@ -21,8 +21,7 @@ _NODE = re.compile(r"\{\{.*?\}\} *")
 
 
 def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
-    """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions. Empty for
-    foreign data."""
+    """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions; {} for foreign data."""
     path = Path(version_dir) / "metadata.json"
     return dict(Section.read(path, EpisodeError).values) if path.exists() else {}
 

@@ -87,7 +87,7 @@ def _name_glfw() -> None:
 
 def _select(platform: str) -> None:
     os.environ["MUJOCO_GL"] = platform
-    os.environ.setdefault("PYOPENGL_PLATFORM", platform)
+    os.environ["PYOPENGL_PLATFORM"] = platform  # MuJoCo refuses another
     chosen = sys.modules.get("mujoco.gl_context")
     if chosen is not None and chosen.__dict__.get("_MUJOCO_GL") != platform:
         try:

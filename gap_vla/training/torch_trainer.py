@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 from gap_vla.adjustment.torch import Adjustment, attach
+from gap_vla.core.foreign import refusing
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
@@ -166,17 +168,19 @@ class SmallTrainer(Trainer):
     def restore(self, folder: Path) -> int:
         """
         Raises:
-            ConfigError: the state was saved with other data.
+            ConfigError: the state was saved with other data, or is damaged.
         """
         self._file = folder / "training.pt"
         if not self._file.exists():
             return 0
-        found = torch.load(self._file, map_location="cpu", weights_only=True)
-        if found["data"] != self.windows.data_hash:
-            raise ConfigError(f"{self._file} was saved with another dataset; start a new run with --run-name NAME")
-        self.policy.load_state_dict(found["parts"]["policy"])
-        self.optimizer.load_state_dict(found["parts"]["optimizer"])
-        return found["step"]
+        advice = "copy it again, or move it away: --resume then trains from the beginning"
+        with refusing(f"{self._file} is damaged", advice, ConfigError, (pickle.UnpicklingError,)):
+            found = torch.load(self._file, map_location="cpu", weights_only=True)
+            if found["data"] != self.windows.data_hash:
+                raise ConfigError(f"{self._file} was saved with another dataset; start a new run with --run-name NAME")
+            self.policy.load_state_dict(found["parts"]["policy"])
+            self.optimizer.load_state_dict(found["parts"]["optimizer"])
+            return found["step"]
 
     def state(self) -> dict[str, Any]:
         """All that a step changes."""

@@ -43,6 +43,7 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("build_dataset d.hdf5 --name x --method none --fit-episodes 3", "has no effect with --method none"),
         ("annotate d.hdf5 --out x.hdf5 --method gaussian --seed 3", "seed: no effect with method 'gaussian'"),
         ("evaluate --policy expert --task stack --step 3", "--step has no effect without --checkpoint"),
+        ("diagnose --policy expert --task stack", "argument --policy: expert looks at nothing"),
         ("diagnose --checkpoint d --interventions images_black", "no effect without --closed-loop"),
         ("serve_policy --checkpoint d --port 99999", "from 0 to 65535"),
         ("serve_policy --checkpoint d --port -1", "from 0 to 65535"),

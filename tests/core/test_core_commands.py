@@ -47,6 +47,11 @@ class Unspeakable(UserError):
             "error: not enough memory: libtensorflow_framework.so.2: failed to map segment from shared object; use",
         ),
         (Unspeakable(), USER_ERROR, "error: Unspeakable"),
+        (
+            FileExistsError(17, "File exists", "/data/.copy.gap_vla-ab12cd34.partial/copy"),
+            USER_ERROR,
+            "error: /data/copy: File exists",
+        ),
         (ModuleNotFoundError("No module named 'gap_vla.x'", name="gap_vla.x"), BUG, "this is a bug of gap_vla"),
         (ZeroDivisionError("x"), BUG, "this is a bug of gap_vla"),
     ],
@@ -63,6 +68,18 @@ def test_a_command_turns_what_goes_wrong_into_a_line_and_a_status(error, status,
 def test_a_message_that_quotes_a_whole_file_is_cut_in_its_middle():
     line = message_of(UserError(f"unknown layout '{'[' * 100_000}'; known: gap"))
     assert line.startswith("unknown layout '[[[") and line.endswith("[['; known: gap") and len(line) < 2100
+
+
+def test_a_setting_that_a_library_refuses_is_named(monkeypatch, capsys):
+    @command
+    def main():
+        raise ValueError("invalid truth value 'x' for environment 'JAX_ENABLE_X64'")
+
+    assert main() == BUG
+    monkeypatch.setenv("JAX_ENABLE_X64", "x")
+    capsys.readouterr()
+    assert main() == USER_ERROR
+    assert capsys.readouterr().err.endswith("'JAX_ENABLE_X64'; correct JAX_ENABLE_X64, or unset it\n")
 
 
 def test_the_innermost_word_about_what_is_kept_holds():
@@ -298,6 +315,12 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
         ("NUMBA_NUM_THREADS=0 gap annotate x --out y", USER_ERROR, "^error: NUMBA_NUM_THREADS is less than 1"),
         ("MPLBACKEND=nonsense gap annotate x --out y", USER_ERROR, "^error: x: no such"),
         ("PYTHONIOENCODING=ascii gap annotate --help | grep -c u03c1 >&2", 0, "^[1-9]"),
+        ("mkdir x; cd x; rmdir ../x; gap show-episode d --out e.html", USER_ERROR, "^error: the folder in which this"),
+        (
+            f"ulimit -v 2000000; gap check-dataset {ROOT}/tests/data/rlds/made_by_0.1.0/toy/1.0.0",
+            USER_ERROR,
+            "^error: not enough memory: TensorFlow needs 3 GiB of addresses, and ulimit -v allows 1.9 GiB",
+        ),
         ("gap --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
         ("gap annotate --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
         ("gap --help | true", 0, "^$"),

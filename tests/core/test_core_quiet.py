@@ -61,3 +61,11 @@ def test_errors_on_starting_are_shown(tmp_path, end):
 def test_who_asks_for_every_line_gets_it(tmp_path):
     done = run("-c", IMPORT, cwd=tmp_path, TF_CPP_MIN_LOG_LEVEL="0", **fake_tensorflow(tmp_path, SAID))
     assert "oneDNN is on" in done.stderr and done.returncode == 0
+
+
+def test_pictures_are_the_same_whatever_the_settings_of_matplotlib_say(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    quiet = "from gap_vla.core.lazy import start_quietly; start_quietly()"
+    for code, usetex in ((quiet, "False"), ("0", "True")):
+        done = run("-c", f"{code}; import matplotlib; print(matplotlib.rcParams['text.usetex'])", cwd=tmp_path)
+        assert done.stdout == f"{usetex}\n"

@@ -211,6 +211,16 @@ def test_columns_of_another_unit_or_kind_are_named(tmp_path: Path, column: str, 
         open_source(root, "lerobot")[1]
 
 
+def test_a_picture_in_postscript_starts_no_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("it was started"))
+    root, columns, stream = version_2(tmp_path, "image"), rows(1, True), io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "EPS")
+    columns["observation.images.top"] = [{"bytes": stream.getvalue(), "path": ""}] * len(columns["frame_index"])
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    with pytest.raises(EpisodeError, match=r"episode 1: a picture cannot be decoded: cannot identify"):
+        open_source(root, "lerobot")[1]
+
+
 def test_steps_of_no_duration_are_refused(tmp_path: Path) -> None:
     described = version_2(tmp_path, "image") / "meta" / "info.json"
     write_json(described, {**json.loads(described.read_text()), "fps": 0})

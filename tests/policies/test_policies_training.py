@@ -14,6 +14,7 @@ from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.cli.configured import load_config
 from gap_vla.core.run_directory import RunDirectory, read_metrics
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import METHODS, build_policy, method_of
 from gap_vla.policies.windows import SmallWindows, rho_of
 from gap_vla.rlds import EpisodeStore
@@ -238,6 +239,14 @@ def test_ctrl_c_saves_the_last_whole_step(store, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(trainer, config.train, run)
     assert torch.load(run.state / "training.pt", weights_only=True)["step"] == 4
+
+
+@pytest.mark.parametrize("damaged", [b"text", b"PK\x03\x04", b""])
+def test_a_saved_state_that_is_damaged_is_named_with_what_to_do(damaged, store, tmp_path):
+    trainer, _ = made(toy_config(tmp_path), store)
+    (tmp_path / "training.pt").write_bytes(damaged)
+    with pytest.raises(ConfigError, match=r"training.pt is damaged: .*; copy it again, or move it away: --resume then"):
+        trainer.restore(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(store, tmp_path):

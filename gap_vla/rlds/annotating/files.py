@@ -72,8 +72,8 @@ def annotate_files(
     kind = kind_of(source)
     StateLayout.of(job.layout)  # a typo is one for every kind of source
     suffixes = HDF5 if kind == "robomimic_hdf5" else ()
-    if not suffixes and suffix_of(out) in FILES:
-        raise AnnotationError(f"{out}: the annotated copy of {source} is a folder; give a name without {out.suffix}")
+    if not suffixes and (suffix_of(out) in FILES or not out.name):
+        raise AnnotationError(f"{out}: the annotated copy of {source} is a folder of its own; give another name")
     claim(out, OUTPUTS[kind], overwrite=job.overwrite, sources=[source, job.annotator], suffixes=suffixes)
     with naming_a_full_disk(out.parent, f"{out} is as it was"):
         return KINDS[kind].annotate(source, out, job)

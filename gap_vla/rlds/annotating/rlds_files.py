@@ -125,7 +125,7 @@ def _images(example: Any, steps: int) -> dict[str, np.ndarray]:
         values = feature.bytes_list.value
         if not key.startswith("steps/") or len(values) != steps or not steps or not values[0].startswith(PICTURES):
             continue
-        pictures = [Image.open(io.BytesIO(value)) for value in values]
+        pictures = [Image.open(io.BytesIO(value), formats=("PNG", "JPEG")) for value in values]
         if pictures[0].mode in ("RGB", "RGBA", "L", "P") and len({picture.size for picture in pictures}) == 1:
             name = key.removeprefix("steps/").removeprefix("observation/")
             found[name] = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
