@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from changes import MUTANTS, Mutant  # noqa: E402
 
-COPIED = ("gap_vla", "tests", "scripts", "finetune_configs", "pyproject.toml")
+COPIED = ("gap_vla", "experiments", "tests", "scripts", "finetune_configs", "pyproject.toml")
 
 
 def misfit(mutant: Mutant, root: Path = ROOT) -> str:
