@@ -67,10 +67,13 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
 
 
 def write_front_page(results: Sequence[BlockResult], page: Path) -> None:
-    """Verdicts and figures of blocks in which GAP can be compared; a page without the markers stays as it is."""
+    """Verdicts and figures of blocks in which GAP can be compared, once all its seeds are trained; a page without the
+    markers stays as it is.
+    """
     parts = []
     for result in results:
-        if any(result.found.differences.get(pair) for pair in GAINS):
+        waiting = {cell.arm.name for cell in (*result.missing, *(one.cell for one in result.stale))}
+        if any(result.found.differences.get(pair) and pair[0] not in waiting for pair in GAINS):
             title = title_of(result.block)
             said = " ".join(verdicts(result, HEADLINES))
             parts += [f"**{title[0].upper()}{title[1:]}.** {said}", _front_table(result)]

@@ -77,6 +77,9 @@ def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_
     alone = analyse(table.blocks[0], cells[:1], ledger)
     write_front_page([alone], page)
     assert NOTHING in page.read_text() and "1 cell, commit" in " ".join(notes(alone))
+    more = cells_of(fake_table("concat", "gap", seeds=(0, 1, 2, 3)), kind)
+    write_front_page([analyse(table.blocks[0], more, ledger)], page)
+    assert NOTHING in page.read_text(), "a seed of GAP is missing"
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
     write_front_page([analyse(table.blocks[0], other, ledger)], page)
     text = page.read_text()
