@@ -92,8 +92,8 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
     methods = list(reversed(list(comparison.success)))
     for place, method in enumerate(methods):
         for variant, found in comparison.success[method].items():
-            y, seeds = place + offset[variant], list(found.per_seed.values())
-            _draw_one(left, y, found.mean, found.interval, seeds, color[variant])
+            y, each = place + offset[variant], list(found.per_seed.values())
+            _draw_one(left, y, found.mean, found.interval, each, color[variant])
             if marks and (method, variant) in marks:
                 left.plot(marks[method, variant], y, "x", color="#222222", markersize=6)
     left.set_yticks(range(len(comparison.success)), [name(method) for method in methods])
@@ -111,7 +111,9 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
         right.set_yticks(range(len(pairs)), [f"{name(first)} − {name(second)}" for first, second in reversed(pairs)])
         right.set_ylim(-0.6, len(pairs) - 0.4)
         right.set_xlabel("difference in success, points")
-        right.set_title("paired on layouts; 95 % interval over seeds", fontsize=9)
+        seeds = max(one.seeds for pair in pairs for one in comparison.differences[pair].values())
+        over = "seeds" if seeds > 1 else "layouts (one seed)"
+        right.set_title(f"paired on layouts; 95 % interval over {over}", fontsize=9)
     for axes in panels:
         axes.grid(axis="x", color="#eeeeee")
         axes.set_axisbelow(True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gap_vla.report.comparison import Rollouts, compare, label
-from gap_vla.report.comparison_render import as_markdown, as_text, render
+from gap_vla.report.comparison_render import as_markdown, as_text, draw_comparison, render
 from gap_vla.rollouts.record import EvaluationError
 
 
@@ -71,6 +71,12 @@ def test_variants_are_compared_each_with_itself():
     found = compare(some)
     assert found.variants == ("default", "positions_wide")
     assert list(found.differences["vp", "v"]) == ["default"] and "wide positions" in as_text(found)
+
+
+@pytest.mark.parametrize(("seeds", "over"), [((0,), "layouts (one seed)"), ((0, 1), "seeds")])
+def test_the_picture_says_what_its_intervals_are_over(seeds, over):
+    figure = draw_comparison(compare(methods({"v": 0.4, "vp": 0.5}, seeds=seeds)))
+    assert figure.axes[1].get_title().endswith(f"95 % interval over {over}")
 
 
 def test_one_method_alone_makes_a_table():
