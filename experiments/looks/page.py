@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.foreign import refusing
 from gap_vla.drawing.figures import COLORS, figure_with, svg
 from gap_vla.drawing.markup import chart_image, command_block, html_table, note
 from gap_vla.report.comparison import words
@@ -111,14 +112,15 @@ def takeovers_section(runs: Sequence[Run]) -> str:
     parts = []
     for run in runs:
         for path in sorted((run.path / "takeover").glob("*/takeover.json")):
-            found, settings = json.loads(path.read_text()), json.loads((path.parent / "settings.json").read_text())
-            title = f"{found['other']} takes over from {found['main']}, {words(settings['variant'])}"
-            told = note(
-                f"{found['episodes']} rollouts per window on the same layouts; without any takeover "
-                f"{found['windows'][0]['successes']} succeed. Lines: 95 % intervals of the paired difference. Always: "
-                "the other policy alone."
-            )
-            chart = chart_image(takeover_chart(found), "change of success for each window")
+            with refusing(f"{path.parent}: a takeover that cannot be read", "move it away, and look again"):
+                found, settings = json.loads(path.read_text()), json.loads((path.parent / "settings.json").read_text())
+                title = f"{found['other']} takes over from {found['main']}, {words(settings['variant'])}"
+                told = note(
+                    f"{found['episodes']} rollouts per window on the same layouts; without any takeover "
+                    f"{found['windows'][0]['successes']} succeed. Lines: 95 % intervals of the paired difference. "
+                    "Always: the other policy alone."
+                )
+                chart = chart_image(takeover_chart(found), "change of success for each window")
             parts += [f"<h3>{html.escape(title)}</h3>", chart, told, command_block(settings.get("command", ""))]
     return "".join(parts)
 

@@ -25,6 +25,9 @@ from gap_vla.core.processes import CellProcess
 from gap_vla.core.progress import duration
 from gap_vla.report.comparison import Rollouts, evaluations_of
 
+PATIENCE = 60.0
+"""Seconds that cells have for their checkpoints, when all of them are asked to end."""
+
 POLL_SECONDS = 0.2
 
 
@@ -261,8 +264,12 @@ class _Queue:
     def _stop(self) -> None:
         for run in self._running:
             run.process.interrupt()
+        deadline = time.monotonic() + PATIENCE
+        while any(run.process.alive() for run in self._running) and time.monotonic() < deadline:
+            time.sleep(0.05)
         for run in self._running:
-            run.process.stop()
+            if run.process.alive():
+                run.process.kill()
         self._collect()
 
     def _say_rest(self) -> None:

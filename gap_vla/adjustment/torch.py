@@ -31,6 +31,8 @@ from gap_vla.adjustment.schedule import AdjustmentError, AdjustmentSchedule
 from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scale_gradient
 from gap_vla.adjustment.torch_optimizer import ScaledUpdates
 from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_output, find_columns, find_places
+from gap_vla.core.foreign import whole
+from gap_vla.core.typed_config import STEPS
 
 __all__ = ["Adjustment", "attach", "attach_columns", "scale_gradient"]
 
@@ -43,7 +45,7 @@ class Adjustment:
     """
 
     def __init__(self, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int):
-        self.schedule, self.total_steps = schedule, total_steps
+        self.schedule, self.total_steps = schedule, whole("total_steps", total_steps, 1, STEPS, AdjustmentError)
         self.parameters = {name: p for place in places for name, p in place.parameters().items()}
         self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
         self._sample: torch.Tensor | None = None  # float32[B, W], or [] for all
@@ -229,6 +231,7 @@ class Adjustment:
             handle.remove()
         self._handles.clear()
         self._watched.clear()
+        self._called = False  # from here on `adjusting` would adjust nothing, and says so
 
 
 def attach(

@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         lines = [f"  {name:<15} {what}" for name, what in COMMANDS.items()]
-        ending = "`gap-vla COMMAND --help` says all about one of them."
-        print(*["usage: gap-vla COMMAND …", "", *lines, "", ending], sep="\n")
+        print("usage: gap-vla COMMAND …\n", *lines, "\n`gap-vla COMMAND --help` says all about one of them.", sep="\n")
         return 0 if words else 2
     name = words[0].replace("_", "-")
     if name not in COMMANDS:

@@ -157,8 +157,7 @@ def missing_extra(error: BaseException) -> str:
 
 def is_full_memory(error: BaseException) -> bool:
     """Whether memory, or what `ulimit -v` allows, is used up: by arrays, or by a library that is loaded."""
-    loading = isinstance(error, ImportError) and "failed to map segment" in str(error)
-    return loading or isinstance(error, MemoryError)
+    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error))
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -131,15 +130,10 @@ class CellProcess:
             self._asked = True
             os.kill(self._process.pid or 0, signal.SIGINT)
 
-    def stop(self, patience: float = 60.0) -> None:
-        """Interrupts it, and kills it if it has not ended after `patience` seconds."""
-        self.interrupt()
-        deadline = time.monotonic() + patience
-        while self.alive() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if self.alive():
-            self._process.kill()
-            self._process.join()
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()
+        self._process.join()
 
     def _receive(self) -> None:
         with contextlib.suppress(EOFError, OSError):

@@ -6,10 +6,11 @@ It gives the same bits on any number of processes, and needs no torch.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from gap_vla.core.compiled import compiled
 
 
 class Weights(NamedTuple):
@@ -27,8 +28,7 @@ class Weights(NamedTuple):
     head_bias: np.ndarray  # f32[1]
 
 
-@njit(cache=True, nogil=True)
-@no_type_check
+@compiled(nogil=True)
 def all_features(samples, arms, rotations, width):
     """f32[T, F]: row t is Δs of M5 between samples t - 1 and t, that is displacement (m), rotation vector (rad) and
     other differences; row 0 is zero.
@@ -66,8 +66,7 @@ def all_features(samples, arms, rotations, width):
     return features
 
 
-@njit(cache=True, nogil=True)
-@no_type_check
+@compiled(nogil=True)
 def _gates(x, h, c, weight_in, weight_hidden, bias):
     hidden = h.shape[0]
     z = bias.copy()
@@ -88,8 +87,7 @@ def _gates(x, h, c, weight_in, weight_hidden, bias):
         h[k] = gate_out * math.tanh(c[k])
 
 
-@njit(cache=True, nogil=True)
-@no_type_check
+@compiled(nogil=True)
 def lstm_run(features, w):
     """ρ for every row of features, by two layers and the head, from a zero state (h1, c1, h2, c2)."""
     state = np.zeros((4, w.head.shape[0]), np.float32)

@@ -5,10 +5,11 @@ Everything here is numba; `segmentation.py` prepares the arrays. No divisor is 0
 
 from __future__ import annotations
 
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from gap_vla.core.compiled import compiled
 
 TIE = 1e-9
 """Segmentations whose costs differ by less are equally good (rounding of the prefix sums); the rule then decides."""
@@ -34,8 +35,7 @@ class Tables(NamedTuple):
     gripper_dead: float | int
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check
+@compiled(nogil=True, error_model="numpy")
 def segment_distance(a, b, t):
     """Σ d of M2/M3 over the steps of samples [a, b): -(u(p_{a:e}) · Σ unit steps) - α(…) - β(count of equal signs).
 
@@ -97,8 +97,7 @@ def segment_distance(a, b, t):
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check
+@compiled(nogil=True, error_model="numpy")
 def segment_score(a, b, t, mean):
     """`segment_distance`, or its mean per step (the release's reduction)."""
     total = segment_distance(a, b, t)
@@ -108,8 +107,7 @@ def segment_score(a, b, t, mean):
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check
+@compiled(nogil=True, error_model="numpy")
 def optimal_with_prices(t, prices, min_size, max_segment, jump, mean):
     """Exact minimum of Σ cost + Σ prices[change points]; f64[T] prices. Memory O(T), time O(T · max_segment / jump²).
 
@@ -136,8 +134,7 @@ def optimal_with_prices(t, prices, min_size, max_segment, jump, mean):
     return start, best[n]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-@no_type_check
+@compiled(nogil=True, error_model="numpy")
 def optimal_table(t, number, min_size, max_segment, jump, mean):
     """Exact minimum with `number` change points, from one pass over the segments. Memory O(number · T)."""
     n = t.vectors.shape[0]

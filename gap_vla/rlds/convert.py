@@ -24,8 +24,6 @@ from gap_vla.rlds.version_files import DatasetError
 if TYPE_CHECKING:
     from gap_vla.phases import Annotation, Annotator
 
-DEFAULT_VERSION = "1.0.0"
-
 
 def build_dataset(
     source: Source | str | Path,
@@ -36,7 +34,7 @@ def build_dataset(
     method: str = "lstm",
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    version: str = DEFAULT_VERSION,
+    version: str = "1.0.0",
     val_fraction: float = 0.1,
     identity: Mapping[str, Any] | None = None,
     annotator: str | Path | None = None,

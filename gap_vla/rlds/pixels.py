@@ -6,7 +6,8 @@ Pictures are worked on channel by channel and without branches per pixel, so tha
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from gap_vla.core.compiled import compiled
 
 _UNROUNDED = {"nnan", "ninf", "nsz"}
 """Numba's fast-math flags that change no number of pictures. `reassoc`, which `True` has too, makes the last bit of a
@@ -16,7 +17,7 @@ compiled code in the cache."""
 _ZERO, _ONE, _TWO, _THREE, _FOUR, _SIX = (np.float32(n) for n in (0, 1, 2, 3, 4, 6))
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def change_frames(windows, real, parameters):  # type: ignore[no-untyped-def]
     """Changes uint8[B, W, h, w, 3] in place where bool[B, W] is True; float32[B, 8] as `Augmentation.parameters`."""
     batch, length, height, width, _ = windows.shape
@@ -34,7 +35,7 @@ def change_frames(windows, real, parameters):  # type: ignore[no-untyped-def]
                 _store(planes, windows[b, t])
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _crop(frame, top, left, tall, wide, planes):  # type: ignore[no-untyped-def]
     """tf.image.crop_and_resize to the same size, bilinear, in [0, 1]."""
     height, width, _ = frame.shape
@@ -58,7 +59,7 @@ def _crop(frame, top, left, tall, wide, planes):  # type: ignore[no-untyped-def]
                 planes[c, i * width + j] = (above + (below - above) * down) * unit
 
 
-@njit(cache=True, nogil=True, fastmath=_UNROUNDED)
+@compiled(nogil=True, fastmath=_UNROUNDED)
 def _brightness_and_contrast(plane, brightness, contrast):  # type: ignore[no-untyped-def]
     """tf.image.adjust_brightness, adjust_contrast about the channel's mean; each cut to [0, 1]."""
     total = _ZERO
@@ -70,7 +71,7 @@ def _brightness_and_contrast(plane, brightness, contrast):  # type: ignore[no-un
         plane[k] = min(max(plane[k] * contrast + shift, _ZERO), _ONE)
 
 
-@njit(cache=True, nogil=True, fastmath=_UNROUNDED)
+@compiled(nogil=True, fastmath=_UNROUNDED)
 def _saturation_and_hue(red, green, blue, saturation, hue):  # type: ignore[no-untyped-def]
     """HSV saturation times a factor, cut to 1, and hue turned: tf.image.adjust_saturation and adjust_hue."""
     for k in range(red.size):
@@ -90,7 +91,7 @@ def _saturation_and_hue(red, green, blue, saturation, hue):  # type: ignore[no-u
         blue[k] = low + chroma * min(max(_TWO - abs(h - _FOUR), _ZERO), _ONE)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _store(planes, frame):  # type: ignore[no-untyped-def]
     """tf.image.convert_image_dtype(…, uint8, saturate=True)."""
     height, width, _ = frame.shape

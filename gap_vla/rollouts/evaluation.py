@@ -59,9 +59,6 @@ class Limits:
         check_numbers(self, "limit", EvaluationError)
 
 
-DEFAULT_LIMITS = Limits()
-
-
 def evaluate(
     policy: Policy,
     task: str | Task,
@@ -75,7 +72,7 @@ def evaluate(
     resume: bool = True,
     progress: bool = True,
     watch: bool = True,
-    limits: Limits = DEFAULT_LIMITS,
+    limits: Limits | None = None,
     **scene: Any,
 ) -> dict[str, Any]:
     """Success rate of a policy, on layouts that count from `seed` on: every policy gets the same ones.
@@ -88,7 +85,7 @@ def evaluate(
         policy: see `Policy`. It is called for all live episodes at once, at most `workers * slots_per_worker`.
         task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task`.
         watch: tell which phase of the scripted expert's plan each episode reached (`PhaseWatcher`).
-        limits: how long to wait for the simulator and for the policy.
+        limits: how long to wait for the simulator and for the policy; default: `Limits()`.
         scene: of a task given by name: `image_size`, `cameras`, `variant`, `camera`, `horizon`, as in `sim_task`.
 
     Returns:
@@ -100,6 +97,7 @@ def evaluate(
         PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
     """
     Settings(episodes, seed, workers, slots_per_worker, videos)
+    limits = limits or Limits()
     if scene and not isinstance(task, str):
         raise EvaluationError(f"{next(iter(scene))}: a task given as an object has its own")
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task

@@ -54,9 +54,6 @@ class ServerLimits:
         check_numbers(self, "", PolicyError)
 
 
-DEFAULT_SERVER_LIMITS = ServerLimits()
-
-
 MAX_COMPLAINT = 2000
 """Characters of a text that says why an observation cannot be used."""
 
@@ -76,7 +73,7 @@ class PolicyServer:
             one action, and the policy keeps its own chunks and history.
         metadata: entries of the greeting.
         keys: how clients name things; our own names are understood as well.
-        limits: what a client may ask for.
+        limits: what a client may ask for; default: `ServerLimits()`.
     """
 
     def __init__(
@@ -86,9 +83,9 @@ class PolicyServer:
         whole_chunks: bool,
         metadata: Mapping[str, Any] | None = None,
         keys: KeyMapping | None = None,
-        limits: ServerLimits = DEFAULT_SERVER_LIMITS,
+        limits: ServerLimits | None = None,
     ) -> None:
-        self._policy, self._keys, self._limits = policy, keys or KeyMapping(), limits
+        self._policy, self._keys, self._limits = policy, keys or KeyMapping(), limits or ServerLimits()
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]
         self._metadata = {
             "policy": policy.name,

@@ -12,7 +12,8 @@ from typing import Any
 import mujoco
 import numpy as np
 from jaxtyping import Float
-from numba import njit
+
+from gap_vla.core.compiled import compiled
 
 STIFFNESS, REST_STIFFNESS = 150.0, 10.0
 GRIPPER_SPEED = 0.2
@@ -86,7 +87,7 @@ class ArmController:
         data.ctrl[self._actuators] = np.clip(torque + data.qfrc_bias[self._dofs], *self._limits)
 
 
-@njit(cache=True)
+@compiled()
 def _torque(
     jacobian: np.ndarray,
     inertia: np.ndarray,

@@ -9,6 +9,7 @@ from torch import nn
 from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, TARGET, Policy
 
 from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment.schedule import AdjustmentError
 from gap_vla.adjustment.torch import attach, scale_gradient
 
 
@@ -52,6 +53,21 @@ def test_after_the_window_and_after_detaching_training_is_plain(policy):
     plain = gradients(policy)
     for found in (adjusted(policy, step=5), adjusted(policy, rho=None, step=5), gradients(policy)):
         assert all(torch.equal(plain[name], found[name]) for name in plain)
+
+
+@pytest.mark.parametrize("total_steps", [0, -5, True])
+def test_a_number_of_steps_in_which_gap_never_acts_is_refused(policy, total_steps):
+    with pytest.raises(AdjustmentError, match=r"total_steps is .*; it must be a whole number from 1"):
+        attach(policy, "state", ONLY_RHO, total_steps=total_steps)
+
+
+def test_adjusting_after_detaching_says_that_nothing_is_adjusted(policy):
+    gap = attach(policy, "state", ONLY_RHO, total_steps=10)
+    with gap.adjusting(RHO, 0):
+        policy(IMAGE, PROPRIO)
+    gap.detach()
+    with pytest.raises(AdjustmentError, match="GAP adjusts nothing"), gap.adjusting(RHO, 1):
+        policy(IMAGE, PROPRIO)
 
 
 def test_detaching_leaves_policy_and_optimizer_bit_for_bit_as_they_were(policy):

@@ -9,6 +9,7 @@ import pytest
 from finished_runs import make_run
 
 from experiments.looks.page import sections
+from gap_vla.core.errors import UserError
 from gap_vla.report.page import write_report
 from gap_vla.report.runs import Run
 
@@ -74,3 +75,12 @@ def test_probes_and_takeovers_stand_on_the_page_with_their_commands(runs, tmp_pa
 def test_nothing_stands_there_before_anybody_looked(tmp_path):
     run = Run.read(make_run(tmp_path, "gap", 0, [1, 1, 0, 1]))
     assert not any(body for _, _, body in sections([run], None))
+
+
+@pytest.mark.parametrize("text", ['{"main"', "{}", "[]"])
+def test_a_takeover_that_cannot_be_read_is_named(text, tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 0, 0, 1])
+    add_takeover(path, "gap")
+    (path / "takeover" / "phase-default-vision" / "takeover.json").write_text(text)
+    with pytest.raises(UserError, match=r"phase-default-vision: a takeover that cannot be read: .*; move it away"):
+        sections([Run.read(path)], None)

@@ -21,7 +21,7 @@ from websockets.sync.server import serve
 from gap_vla.rollouts import PolicyError, PolicyUnavailable, evaluate
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.key_mapping import KeyMapping
-from gap_vla.serving.server import DEFAULT_SERVER_LIMITS
+from gap_vla.serving.server import ServerLimits
 from gap_vla.serving.wire import WireError, pack, unpack
 
 GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "openpi_client_0.1.2_message.msgpack"
@@ -118,7 +118,7 @@ def test_an_oversized_message_closes_its_connection_and_no_other(talk):
     bystander, _ = talk()
     connection, _ = talk()
     with pytest.raises(ConnectionClosed) as closed:
-        connection.send(b"x" * (DEFAULT_SERVER_LIMITS.max_message * 2**20 + 1))
+        connection.send(b"x" * (ServerLimits().max_message * 2**20 + 1))
         connection.recv(timeout=60)
     assert closed.value.rcvd.code == 1009
     assert ask(bystander, {"proprio": STATE})["actions"].shape == (3, 7)

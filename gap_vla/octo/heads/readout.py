@@ -79,9 +79,7 @@ def find_group(transformer_outputs: Mapping[str, TokenGroup], readout_key: str) 
 
 def pool(group: TokenGroup, map_head: Any | None, train: bool) -> jax.Array:
     """float32[B, W, D]: attention pooling, or without `map_head` the plain mean, which ignores the mask as upstream."""
-    if map_head is None:
-        return group.tokens.mean(axis=-2)
-    return map_head(group, train=train)[:, :, 0]
+    return group.tokens.mean(axis=-2) if map_head is None else map_head(group, train=train)[:, :, 0]
 
 
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:

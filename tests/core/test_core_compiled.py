@@ -1,0 +1,26 @@
+"""What numba compiles is the same function, wherever it may be kept."""
+
+import numba
+import pytest
+
+from gap_vla.core import compiled
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_loop_is_compiled_also_where_nothing_can_be_kept(kept, monkeypatch):
+    """As for a user whose home cannot be written, with a package that belongs to root."""
+    asked = []
+
+    def njit(cache=False, **options):
+        asked.append(cache)
+        if cache and not kept:
+            raise RuntimeError("cannot cache function 'twice': no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr(compiled, "njit", njit)
+
+    @compiled.compiled(nogil=True)
+    def twice(x):
+        return 2 * x
+
+    assert twice(21) == 42 and twice.targetoptions["nogil"] and asked == ([True] if kept else [True, False])
