@@ -19,7 +19,7 @@ class _ScaleGradient(torch.autograd.Function):
             context.save_for_backward(factor)
         else:
             context.factor = factor
-        return x.view_as(x)
+        return x.clone()  # a view would forbid what works in place on it, such as ReLU(inplace=True)
 
     @staticmethod
     def backward(context: Any, *cotangents: torch.Tensor) -> tuple[torch.Tensor, None]:

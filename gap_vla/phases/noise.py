@@ -104,9 +104,7 @@ def resting_step(steps: Float[np.ndarray, "N ..."], window: int) -> float:
     disturbed (`is_disturbed`), which smoothing averages but does not cancel.
     """
     sigma = noise_level(steps)
-    if is_disturbed(steps):
-        return DISTURBED_STEP * sigma / window**0.5
-    return RESTING_STEP * sigma / window
+    return DISTURBED_STEP * sigma / window**0.5 if is_disturbed(steps) else RESTING_STEP * sigma / window
 
 
 def smooth_motion(motion: Motion, window: int) -> Motion:

@@ -180,7 +180,11 @@ def _parts(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
                 temporary.write_text(text)
         for leftover in folder.glob(".attempt_*"):
             leftover.unlink()  # a process that was killed while it wrote
-        yield
+        try:
+            yield
+        finally:
+            if not _finished(folder):  # nothing came to be
+                described.unlink(missing_ok=True)
 
 
 def _finished(folder: Path) -> dict[int, str]:

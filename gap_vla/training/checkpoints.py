@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from gap_vla.core.foreign import refusing
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.step import TrainState
 
@@ -33,6 +34,7 @@ class StateCheckpoints:
     def __init__(self, directory: Path | str, layout: str = ""):
         self._layout = layout
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
+        Path(directory).mkdir(parents=True, exist_ok=True)  # orbax hangs where that fails
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
 
     @property
@@ -54,20 +56,22 @@ class StateCheckpoints:
         """The newest checkpoint with the template's structure and placement, and the loader's position.
 
         Raises:
-            ConfigError: it holds the parameters of another model, or was written by another version of this code.
+            ConfigError: it is damaged, of another model, or was written by another version of this code.
         """
-        step = self.latest
-        described = self._manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
-        if described.get("layout", "") != self._layout:
-            raise ConfigError(
-                f"{self._manager.directory}/{step} holds parameters in another order or of another model; it cannot be "
-                "resumed by this version: start a new run with --run-name NAME"
-            )
-        abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loader=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
-        parts = {key: value for key, value in restored["state"].items() if key != EMPTY}
-        return TrainState(**parts), json.loads(restored["loader"]["state"])
+        where, advice = f"{self._manager.directory}/{self.latest}", "move it away: --resume goes on without it"
+        with refusing(f"{where} cannot be read", advice, ConfigError, (Exception,)):  # orbax raises just that
+            loader = ocp.args.JsonRestore()
+            described = self._manager.restore(self.latest, args=ocp.args.Composite(loader=loader))["loader"]
+            if described.get("layout", "") != self._layout:
+                raise ConfigError(
+                    f"{where} holds parameters in another order or of another model; it cannot be resumed by this "
+                    "version: start a new run with --run-name NAME"
+                )
+            abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loader=loader)
+            restored = self._manager.restore(self.latest, args=args)
+            parts = {key: value for key, value in restored["state"].items() if key != EMPTY}
+            return TrainState(**parts), json.loads(restored["loader"]["state"])
 
     def close(self) -> None:
         """Returns when what was saved is on disk."""

@@ -61,6 +61,18 @@ def test_a_number_of_steps_in_which_gap_never_acts_is_refused(policy, total_step
         attach(policy, "state", ONLY_RHO, total_steps=total_steps)
 
 
+def test_what_follows_the_submodule_may_work_in_place():
+    class InPlace(Policy):
+        def forward(self, image, proprio):
+            return self.head(torch.cat([self.vision(image), self.state(proprio).relu_()], -1)).tanh()
+
+    policy = InPlace()
+    plain = gradients(policy)
+    with attach(policy, "state", ONLY_RHO, total_steps=10) as gap, gap.adjusting(torch.zeros(4), 0):
+        found = gradients(policy)
+    assert all(torch.equal(plain[name], found[name]) for name in plain)
+
+
 def test_adjusting_after_detaching_says_that_nothing_is_adjusted(policy):
     gap = attach(policy, "state", ONLY_RHO, total_steps=10)
     with gap.adjusting(RHO, 0):

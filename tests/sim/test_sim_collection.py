@@ -16,6 +16,7 @@ import pytest
 
 import gap_vla.sim as sim
 from gap_vla.core.errors import UserError
+from gap_vla.core.resources import ResourceError
 from gap_vla.sim.collection import CollectionError, _parts, collect_demos
 from gap_vla.sim.specs import UnknownNameError
 
@@ -70,6 +71,13 @@ def test_demonstrations_are_not_copies_of_each_other(collection):
 def test_one_worker_writes_what_two_write(collection, tmp_path):
     alone = collect_demos("assembly", 3, tmp_path / "alone.hdf5", action_noise=0.1, workers=1, **SETTINGS)
     assert alone.read_bytes() == collection.read_bytes()
+
+
+def test_a_collection_that_the_disk_cannot_hold_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.core.resources.free_disk", lambda folder: 100)
+    with pytest.raises(ResourceError, match="of disk in"):
+        collect_demos("assembly", 3, tmp_path / "d.hdf5", workers=1, **SETTINGS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def hear_ctrl_c():
