@@ -227,7 +227,9 @@ class Section:
         return finite(self.name(key), self._value(key, default), least, greatest, self.error)
 
     def text(self, key: str, default: str = _REQUIRED) -> str:
-        return self._of_type(key, default, str, "a text")
+        if not is_text(value := self._of_type(key, default, str, "a text")):
+            raise self.refuse(key, "a text that UTF-8 can hold")
+        return value
 
     def choice(self, key: str, choices: Sequence[str], default: str = _REQUIRED) -> str:
         if (value := self.text(key, default)) not in choices:

@@ -221,6 +221,14 @@ def test_a_picture_in_postscript_starts_no_ghostscript(tmp_path: Path, monkeypat
         open_source(root, "lerobot")[1]
 
 
+def test_an_instruction_that_is_no_unicode_is_refused(tmp_path: Path) -> None:
+    index = version_2(tmp_path, "image") / "meta" / "episodes.jsonl"
+    lines = [json.loads(line) for line in index.read_text().splitlines()]
+    index.write_text("".join(json.dumps({**line, "tasks": ["push \ud800"]}) + "\n" for line in lines))
+    with pytest.raises(EpisodeError, match=r"episodes.jsonl line 1: tasks\[0\] is .*; it must be a text that UTF-8"):
+        open_source(tmp_path, "lerobot")
+
+
 def test_steps_of_no_duration_are_refused(tmp_path: Path) -> None:
     described = version_2(tmp_path, "image") / "meta" / "info.json"
     write_json(described, {**json.loads(described.read_text()), "fps": 0})
