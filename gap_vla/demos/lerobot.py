@@ -102,7 +102,7 @@ class LeRobot(NamedArrays):
                 width = self._features[key].width
                 arrays[key] = np.stack([np.asarray(row).reshape(width) for row in table[key]])
         for key in self._image_keys if images else ():
-            frames = _pictures(table[key], where) if key in stored else _video(place, key)
+            frames = _pictures(table[key], where) if key in stored else _video(place, key, self._fps)
             arrays[key] = resized(frames, self._size)
         metadata = {"file_path": str(place.table), "episode_id": str(place.index)}
         return self._episode(arrays, where, images, language_instruction=place.task, metadata=metadata)
@@ -121,7 +121,7 @@ def _pictures(rows: list[Any], where: str) -> np.ndarray:
         return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
-def _video(place: EpisodePlace, key: str) -> np.ndarray:
+def _video(place: EpisodePlace, key: str, fps: float | None) -> np.ndarray:
     """Decodes the episode's frames; ffmpeg seeks to the frame at or after the start of the episode."""
     import imageio_ffmpeg
 
@@ -134,10 +134,12 @@ def _video(place: EpisodePlace, key: str) -> np.ndarray:
     with contextlib.closing(reader):
         try:
             found: Any = next(reader, {})
-            width, height = found["size"]
+            (width, height), pace = found["size"], found["fps"]
             frames = [np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader]
         except FOREIGN as error:  # it quotes all that ffmpeg says of itself
             raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
+    if fps and not 0.95 < pace / fps < 1.05:
+        raise EpisodeError(f"{where}: the video has {pace:g} frames a second, info.json says fps {fps:g}; correct one")
     if len(frames) != place.length:
         raise EpisodeError(f"{where}: {len(frames)} frames, the episode has {place.length} steps; download it again")
     return np.stack(frames)

@@ -117,7 +117,7 @@ def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
 
     plots, cameras = view.plots, list(view.frames.items()) if with_frames else []
     figure = Figure(figsize=(11, 0.4 + 1.5 * len(cameras) + 1.6 * len(plots)), layout="constrained")
-    grid = figure.add_gridspec(len(cameras) + len(plots), 1)
+    grid = figure.add_gridspec(max(len(cameras) + len(plots), 1), 1)
     steps = np.unique([0, *view.change_points]) if len(view.change_points) else np.arange(len(view))
     steps = steps[_spread(len(steps), min(len(steps), MOST_FRAMES))]
     for row, (camera, frames) in enumerate(cameras):

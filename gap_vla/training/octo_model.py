@@ -29,8 +29,6 @@ from gap_vla.training.packing import Adam, Packing
 from gap_vla.training.step import TrainState, model_inputs
 
 OBSERVATIONS = "observation_tokenizers"
-INSTRUCTION_LENGTH = 16
-"""Word pieces that the published models read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +253,7 @@ def planned(config: FinetuneConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         return batch, small_model(config, batch)
     local = Path(pretrained).expanduser()
     source = checkpoint.read_config(local) if local.is_dir() else published_config(pretrained.rsplit("/", 1)[-1])
-    ids = np.zeros((config.train.batch_size, INSTRUCTION_LENGTH), np.int64)
+    ids = np.zeros((config.train.batch_size, 16), np.int64)  # word pieces that the published models read
     batch["task"] = {
         "language_instruction": {"input_ids": ids, "attention_mask": ids},
         "pad_mask_dict": {"language_instruction": np.ones(config.train.batch_size, bool)},

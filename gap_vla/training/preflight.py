@@ -37,9 +37,6 @@ from gap_vla.sim import require_rendering, task_spec
 from gap_vla.training.config import LOGGERS, Experiment
 from gap_vla.training.stages import Stages
 
-PROCESS = 300 * 2**20
-"""Python with its libraries."""
-
 
 def require_ready(config: Experiment, stages: Stages, dry_run: bool = False) -> None:
     """Checks everything that a run needs; a `dry_run` downloads nothing, and shows memory instead.
@@ -96,7 +93,7 @@ def require_training_memory(config: Experiment, on_cpu: bool) -> None:
     if not on_cpu:
         needs = {name: size for name, size in needs.items() if name == "batches"}
     advice = f"{config.memory_advice}, demos.image_size, or the sizes in model"
-    require_memory({"libraries": PROCESS, **needs}, advice)
+    require_memory({"libraries": 300 * 2**20, **needs}, advice)
 
 
 def require_data(config: Experiment, stages: Stages) -> None:

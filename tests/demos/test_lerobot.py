@@ -74,9 +74,9 @@ def write_table(path: Path, columns: dict[str, Any]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def write_video(path: Path, frames: np.ndarray) -> None:
+def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    iio.imwrite(path, frames, fps=FPS, codec="libx264", plugin="FFMPEG", output_params=["-crf", "1"])
+    iio.imwrite(path, frames, fps=fps, codec="libx264", plugin="FFMPEG", output_params=["-crf", "1"])
 
 
 def version_2(root: Path, picture_type: str = "video") -> Path:
@@ -234,6 +234,16 @@ def test_steps_of_no_duration_are_refused(tmp_path: Path) -> None:
     write_json(described, {**json.loads(described.read_text()), "fps": 0})
     with pytest.raises(EpisodeError, match=r"info.json: fps is 0; it must be a number from 0.01"):
         open_source(tmp_path, "lerobot")
+
+
+@pytest.mark.parametrize("write", [version_2, version_3])
+def test_a_video_of_another_pace_is_refused(tmp_path: Path, write) -> None:  # type: ignore[no-untyped-def]
+    root = write(tmp_path)
+    for video in root.rglob("*.mp4"):
+        frames = np.concatenate([episode(i).images["image_primary"] for i in range(3)])
+        write_video(video, frames.repeat(2, 0), fps=2 * FPS)
+    with pytest.raises(EpisodeError, match=rf"the video has {2 * FPS} frames a second, info.json says fps {FPS}"):
+        open_source(root, "lerobot")[0]
 
 
 def test_tables_in_a_circle_and_empty_videos_are_refused_in_a_line(tmp_path: Path) -> None:

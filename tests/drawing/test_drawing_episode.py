@@ -41,6 +41,10 @@ def titles(view):
     return [axes.get_title() for axes in episode_figure(view).axes if axes.images]
 
 
+def test_an_episode_of_which_nothing_can_be_drawn_is_an_empty_figure(view):
+    assert not episode_figure(dataclasses.replace(view, frames={}, rho=None)).axes
+
+
 def test_frames_of_every_camera_are_those_at_the_start_and_at_change_points(view):
     assert titles(view) == ["image_primary", "step 10", "step 30", "image_wrist", "step 10", "step 30"]
 
