@@ -129,8 +129,8 @@ def _video(place: EpisodePlace, key: str, fps: float | None) -> np.ndarray:
     where = f"{video}, episode {place.index}"
     if not video.exists():
         raise EpisodeError(f"{where}: the video is missing; download it")
-    seek = ["-ss", f"{start:.6f}"] if start > 0 else []
-    reader = imageio_ffmpeg.read_frames(str(video), input_params=seek, output_params=["-frames:v", str(place.length)])
+    seek, most = ["-ss", f"{start:.6f}"] if start else [], place.length + (start is None)
+    reader = imageio_ffmpeg.read_frames(str(video), input_params=seek, output_params=["-frames:v", str(most)])
     with contextlib.closing(reader):
         try:
             found: Any = next(reader, {})
@@ -141,5 +141,6 @@ def _video(place: EpisodePlace, key: str, fps: float | None) -> np.ndarray:
     if fps and not 0.95 < pace / fps < 1.05:
         raise EpisodeError(f"{where}: the video has {pace:g} frames a second, info.json says fps {fps:g}; correct one")
     if len(frames) != place.length:
-        raise EpisodeError(f"{where}: {len(frames)} frames, the episode has {place.length} steps; download it again")
+        found_frames = f"more than {place.length}" if len(frames) > place.length else len(frames)
+        raise EpisodeError(f"{where}: {found_frames} frames, the episode has {place.length} steps; download it again")
     return np.stack(frames)

@@ -109,13 +109,13 @@ class Description:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodePlace:
-    """One episode: its table, its number in it, its length, its instruction, and per camera (video, start in s)."""
+    """One episode: table, number in it, length, instruction, and per camera (video, start in s; None: all of it)."""
 
     table: Path
     index: int
     length: int
     task: str
-    videos: dict[str, tuple[Path, float]]
+    videos: dict[str, tuple[Path, float | None]]
 
 
 def read_description(root: Path) -> Description:
@@ -190,7 +190,8 @@ def _rows(described: Description) -> Iterator[Section]:
 
 
 def _place(described: Description, row: Section) -> EpisodePlace:
-    index, videos = row.whole("episode_index", 0, MOST), {}
+    index = row.whole("episode_index", 0, MOST)
+    videos: dict[str, tuple[Path, float | None]] = {}
     keys = {"episode_chunk": index // described.chunks_size, "episode_index": index}
     if described.version == "v3":
         keys = _file_keys(row, "data")
@@ -199,7 +200,7 @@ def _place(described: Description, row: Section) -> EpisodePlace:
             start = row.finite(f"videos/{key}/from_timestamp", 0, MOST)
             of_video = _file_keys(row, f"videos/{key}")
         else:
-            start, of_video = 0.0, keys
+            start, of_video = None, keys
         videos[key] = described.file(described.video_path, video_key=key, **of_video), start
     task = next(iter(row.list("tasks", Section.text)), "")
     table = described.file(described.data_path, **keys)

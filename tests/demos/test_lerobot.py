@@ -246,6 +246,14 @@ def test_a_video_of_another_pace_is_refused(tmp_path: Path, write) -> None:  # t
         open_source(root, "lerobot")[0]
 
 
+def test_the_video_of_another_episode_is_refused_by_its_length(tmp_path: Path) -> None:
+    first, second, _ = sorted((version_2(tmp_path) / "videos").rglob("*.mp4"))
+    long, short = (first, second) if len(episode(0)) > len(episode(1)) else (second, first)
+    short.write_bytes(long.read_bytes())
+    with pytest.raises(EpisodeError, match=r"more than \d+ frames, the episode has \d+ steps; download it again"):
+        list(open_source(tmp_path, "lerobot"))
+
+
 def test_tables_in_a_circle_and_empty_videos_are_refused_in_a_line(tmp_path: Path) -> None:
     root = version_2(tmp_path)
     table = root / "data/chunk-000/episode_000001.parquet"
