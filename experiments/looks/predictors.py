@@ -20,7 +20,6 @@ from gap_vla.phases.targets import is_transition
 INPUTS = ("time", "state", "history", "pictures", "state+pictures", "history+pictures")
 """What the actions are predicted from. `time` is the number of the step alone: how alike episodes are."""
 
-PARTS = ("all", "transitions", "between")
 HISTORY = 5
 """Steps of proprioception, as the map's policies with history see."""
 
@@ -44,8 +43,8 @@ def action_errors(
         episodes: number of each row's episode.
 
     Returns:
-        input to part (of `PARTS`; those without steps are left out) to error: 0 where the actions follow from the
-        input, 1 where the mean would do as well.
+        input to part (`all`, `transitions`, `between`; those without steps are left out) to error: 0 where the actions
+        follow from the input, 1 where the mean would do as well.
 
     Raises:
         ProbeError: too few episodes.
