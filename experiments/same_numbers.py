@@ -69,16 +69,26 @@ def _labels(episodes: int) -> Part:
 
 
 def _training(script: str, config: str, task: str, method: str, more: str = "") -> Part:
-    run = f"runs/*/{method}"
+    words = f"--config finetune_configs/{config} --config.method={method} --run_name {method}{more}"
+    return Part((f"scripts/{script}.py {words}",), _trained(task, f"runs/*/{method}"))
+
+
+def _cell(task: str, method: str, seed: int) -> Part:
+    """A cell of the evidence, whole: each commit maps it to the configuration that it has."""
+    words = f"--table evidence --tasks {task} --methods {method} --seeds {seed} --jobs 1 --budget 10h"
     return Part(
-        (f"scripts/{script}.py --config finetune_configs/{config} --config.method={method} --run_name {method}{more}",),
-        {
-            **_dataset(f"data/rlds/{task}-*"),
-            "parameters": (f"{run}/checkpoint/**/*",),
-            "metrics": (f"{run}/metrics.jsonl",),
-            "rollouts": (f"{run}/rollouts/**/episodes.jsonl",),
-        },
+        (f"scripts/reproduce.py {words} --results runs/{task}-{method}",),
+        _trained(task, f"runs/{task}/small-{method}-seed{seed}-*"),
     )
+
+
+def _trained(task: str, run: str) -> dict[str, tuple[str, ...]]:
+    return {
+        **_dataset(f"data/rlds/{task}-*"),
+        "parameters": (f"{run}/checkpoint/**/*",),
+        "metrics": (f"{run}/metrics.jsonl",),
+        "rollouts": (f"{run}/rollouts/**/episodes.jsonl",),
+    }
 
 
 def _dataset(folder: str) -> dict[str, tuple[str, ...]]:
@@ -101,6 +111,7 @@ PROFILES: dict[str, dict[str, Part]] = {
         "vp_gap": _training("finetune", "threading.py", "threading", "vp_gap", _FEW.format(200)),
         "gap": _training("train_small", "small_assembly.py", "assembly", "gap", _FEW.format(400)),
     },
+    "cells": {"threading-vision": _cell("threading", "vision", 1), "assembly-gap": _cell("assembly", "gap", 1)},
 }  # fmt: skip
 
 

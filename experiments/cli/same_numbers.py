@@ -3,11 +3,13 @@
     python scripts/same_numbers.py main HEAD                           # about ten minutes on two idle cores
     python scripts/same_numbers.py main HEAD --only labels,vp_gap,gap
     python scripts/same_numbers.py main HEAD --short --keep runs/same  # longer runs; main's digests are used again
+    python scripts/same_numbers.py main HEAD --cells                   # recorded cells mean the same training
 
 Each commit is checked out into a temporary git worktree. Exit status 0: all is equal; 1: something differs.
 """
 
 import argparse
+import functools
 from pathlib import Path
 
 from gap_vla.cli.arguments import command_parser
@@ -20,15 +22,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("old", help="commit, branch or tag")
     parser.add_argument("new", help="another one")
-    parser.add_argument(
-        "--short", action="store_true", help="a short run of either model instead of the debug profiles"
+    size = parser.add_mutually_exclusive_group()
+    add = functools.partial(size.add_argument, dest="profile", action="store_const", default="debug")
+    add("--short", const="short", help="a short run of either model instead of the debug profiles")
+    add(
+        "--cells",
+        const="cells",
+        help="two recorded cells of the evidence, whole; about 20 minutes a commit on one core",
     )
     parser.add_argument("--only", default="", metavar="PART[,PART]", help=f"of {', '.join(PROFILES['debug'])}")
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="keep outputs there, and use digests that lie there"
     )
     options = parser.parse_args(arguments)
-    options.profile = "short" if options.short else "debug"
     known = list(PROFILES[options.profile])
     options.parts = options.only.split(",") if options.only else known
     if unknown := [part for part in options.parts if part not in known]:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -213,7 +215,7 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
 def _damaged_heap(path: Path) -> int | None:
     """The place of the first global heap whose objects do not fill it; None if all do."""
     size = path.stat().st_size
-    with open(path, "rb") as stream:
+    with open(path, "rb", buffering=0) as stream:
         for place in _places(stream):
             stream.seek(place)
             header = stream.read(_HEADER)
@@ -224,18 +226,17 @@ def _damaged_heap(path: Path) -> int | None:
 
 
 def _places(stream: BinaryIO) -> Iterator[int]:
-    start, kept = 0, b""
+    start = 0
     while True:
-        stream.seek(start + len(kept))
-        block = kept + stream.read(_BLOCK)
-        if len(block) <= len(kept):
+        try:
+            start = stream.seek(start, os.SEEK_DATA)  # holes are not read
+        except OSError:  # nothing but a hole is left
             return
-        place = block.find(_START)
-        while place >= 0:
-            yield start + place
-            place = block.find(_START, place + 1)
-        kept = block[-(len(_START) - 1) :]
-        start += len(block) - len(kept)
+        block = stream.read(_BLOCK)
+        yield from (start + found.start() for found in re.finditer(_START, block))
+        if len(block) < len(_START):
+            return
+        start += len(block) - len(_START) + 1
 
 
 def _filled(objects: bytes) -> bool:

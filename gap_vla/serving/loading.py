@@ -183,7 +183,7 @@ class _Run:
             ensemble=evaluation.flag("ensemble", False),
             normalization=found.section("data", {}).choice("normalization", NORMALIZATIONS, "normal"),
             threads=train.whole("threads", 1, 1024, 1),
-            camera=found.section("demos", {}).text("camera", "") or None,
+            camera=found.section("demos", {}).text("camera", "near"),
         )
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.step import TrainState
 
 EMPTY = "rival"
 """A part of every checkpoint that holds nothing; without it, checkpoints written earlier would have another layout."""
+_ADVICE = "move it away: --resume goes on without it"
 
 
 def _on_disk(state: TrainState) -> dict[str, Any]:
@@ -58,20 +59,22 @@ class StateCheckpoints:
         Raises:
             ConfigError: it is damaged, of another model, or was written by another version of this code.
         """
-        where, advice = f"{self._manager.directory}/{self.latest}", "move it away: --resume goes on without it"
-        with refusing(f"{where} cannot be read", advice, ConfigError, (Exception,)):  # orbax raises just that
-            loader = ocp.args.JsonRestore()
-            described = self._manager.restore(self.latest, args=ocp.args.Composite(loader=loader))["loader"]
-            if described.get("layout", "") != self._layout:
-                raise ConfigError(
-                    f"{where} holds parameters in another order or of another model; it cannot be resumed by this "
-                    "version: start a new run with --run-name NAME"
-                )
-            abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), loader=loader)
-            restored = self._manager.restore(self.latest, args=args)
-            parts = {key: value for key, value in restored["state"].items() if key != EMPTY}
-            return TrainState(**parts), json.loads(restored["loader"]["state"])
+        where = f"{self._manager.directory}/{self.latest}"
+        with refusing(f"{where} cannot be read", _ADVICE, ConfigError):
+            found = Section(self._read(where, loader=ocp.args.JsonRestore())["loader"], where, ConfigError)
+            layout, position = found.text("layout", ""), json.loads(found.text("state"))
+        if layout != self._layout:
+            raise ConfigError(
+                f"{where} holds parameters in another order or of another model; it cannot be resumed by this "
+                "version: start a new run with --run-name NAME"
+            )
+        abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
+        state = self._read(where, state=ocp.args.StandardRestore(abstract))["state"]
+        return TrainState(**{key: value for key, value in state.items() if key != EMPTY}), position
+
+    def _read(self, where: str, **parts: Any) -> Any:
+        with refusing(f"{where} cannot be read", _ADVICE, ConfigError, (Exception,)):  # orbax raises just that
+            return self._manager.restore(self.latest, args=ocp.args.Composite(**parts))
 
     def close(self) -> None:
         """Returns when what was saved is on disk."""

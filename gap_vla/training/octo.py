@@ -232,14 +232,11 @@ def _require_trainable(config: FinetuneConfig) -> None:
 def require_weights(pretrained: str) -> None:
     if not pretrained:
         return
-    if not pretrained.startswith("hf://"):
-        folder = Path(pretrained).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
-    from gap_vla.octo.checkpoint import local_directory, read_config
-    from gap_vla.octo.text import tokenizer_file
+    if not (pretrained.startswith("hf://") or (Path(pretrained).expanduser() / "config.json").is_file()):
+        raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
+    from gap_vla.octo import OctoModel
+    from gap_vla.octo.text import HFTokenizer, tokenizer_file
 
-    folder = local_directory(pretrained)  # downloads come first: without a network nothing else is begun
-    words = read_config(folder).get("text_processor") or {}
-    if name := words.get("kwargs", {}).get("tokenizer_name"):
-        tokenizer_file(name, str(folder))
+    words = OctoModel.load_pretrained(pretrained).text_processor  # all of it, while nothing else is begun
+    if isinstance(words, HFTokenizer):
+        tokenizer_file(words.tokenizer_name, words.directory)

@@ -64,10 +64,10 @@ class Run:
             DivergedError: the loss is not finite.
         """
         config = self.config
+        if config.several_hosts:
+            join_hosts()  # before any array is made
         if not self.directory.complete_with(config.to_dict()):
             require_ready(config, self.stages)
-        if config.several_hosts:
-            join_hosts()
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             with first_host_first():

@@ -15,6 +15,7 @@ from synthetic_demos import make_episode, write_robomimic
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
+from gap_vla.demos.hdf5_members import require_sound
 
 
 @pytest.fixture
@@ -218,3 +219,18 @@ def test_text_on_which_the_hdf5_library_hangs_is_refused(file: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(EpisodeError, match=f"text is damaged at byte {heap}"):
         open_source(file)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_holes_are_not_read_and_text_behind_them_is(file: Path, damaged: bool) -> None:
+    place = 200 * 2**30
+    with open(file, "r+b") as stream:
+        stream.truncate(2 * place)
+        if damaged:
+            stream.seek(place)
+            stream.write(b"GCOL\x01\0\0\0" + (8).to_bytes(8, "little"))
+    if damaged:
+        with pytest.raises(EpisodeError, match=f"text is damaged at byte {place}"):
+            require_sound(file)
+    else:
+        require_sound(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import json
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
-from gap_vla.rlds.checking.report import Recording
+from gap_vla.rlds.checking.report import Recording, Report
 from gap_vla.rlds.checking.run import declared_limit
 
 ROOT = Path(__file__).parents[2]
@@ -234,6 +235,15 @@ def test_the_command_reports_writes_a_page_and_sets_its_exit_status(
     assert answer["findings"][0]["check"] == "gripper" and answer["episodes"] > 0
     assert "error: gripper: arm 0" in said.err and answer["page"] == str(tmp_path / "bad_page" / "check.html")
     assert run_script("check_dataset", tmp_path) == 2
+
+
+def test_findings_and_their_page_are_both_there_or_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(report: Report) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Report, "page", full)
+    assert run_script("check_dataset", write_rlds([as_episode(SOUND[0])], tmp_path, "d"), "--out", tmp_path / "p") == 2
+    assert [file.name for file in (tmp_path / "p").iterdir()] == ["made_by.json"]
 
 
 def test_foreign_datasets_are_checked_with_a_layout(tmp_path: Path) -> None:

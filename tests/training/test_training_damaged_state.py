@@ -42,6 +42,16 @@ def test_a_damaged_state_is_named_with_what_to_do(files, damage, tmp_path, monke
     again.close()
 
 
+def test_a_mistake_of_ours_is_not_called_damage(tmp_path, monkeypatch):
+    saved = StateCheckpoints(tmp_path)
+    template = Template(step=jnp.zeros((), jnp.int32))
+    saved.save(3, template, {})
+    saved.close()
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", lambda: None)
+        StateCheckpoints(tmp_path).restore(template)
+
+
 def test_a_file_where_states_go_is_refused_at_once(tmp_path):
     (tmp_path / "state").write_text("mine")
     with pytest.raises(FileExistsError, match="state"):

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.training import run
 from gap_vla.training.hosts import join_hosts
+from gap_vla.training.octo import FinetuneConfig
 
 HERE = Path(__file__).parent
 
@@ -58,6 +61,20 @@ def test_two_hosts_train_what_one_trains(on_four_devices, tmp_path):
         if key.startswith("one"):
             for mesh in ("data", "fsdp"):
                 np.testing.assert_allclose(found[f"{mesh}{key.removeprefix('one')}"], expected, rtol=2e-4, atol=1e-5)
+
+
+def test_hosts_are_joined_before_the_checks_which_ask_for_devices(monkeypatch, tmp_path):
+    order = []
+    monkeypatch.setattr(run, "join_hosts", lambda: order.append("join"))
+
+    def refused(*_):
+        order.append("check")
+        raise ConfigError("no such weights")
+
+    monkeypatch.setattr(run, "require_ready", refused)
+    with pytest.raises(ConfigError):
+        run.Run(FinetuneConfig(task="threading", runs=str(tmp_path))).to_the_end()
+    assert order == ["join", "check"]
 
 
 def test_half_an_address_is_refused(monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gap_vla.core.errors import USER_ERROR
+from gap_vla.rollouts.policy import PolicyError
 from gap_vla.serving import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,8 @@ def test_their_policies_act_as_they_did(run):
         seen = {"image_primary": picture, "proprio": rng.normal(size=(1, 9)).astype(np.float32)}
         np.testing.assert_allclose(loaded.policy.act(seen, [0])[0], expected, atol=1e-4)
     assert loaded.task == Path(run).parts[0] and loaded.cameras == ("primary",)
+    with pytest.raises(PolicyError, match="trained through the view 'near'"):
+        loaded.view("stock")
 
 
 @pytest.mark.parametrize(

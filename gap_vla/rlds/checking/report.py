@@ -117,11 +117,11 @@ class Report:
 
     def save(self, directory: Path) -> Path:
         """Writes `check.json` and `check.html`; returns the page."""
-        with writing(directory / "check.json", "check") as path:
-            path.write_text(json.dumps(self.account(), indent=2, default=str) + "\n")
-        with writing(directory / "check.html", "check") as path:
-            path.write_text(self.page())
-        return directory / "check.html"
+        html = directory / "check.html"
+        with writing(directory / "check.json", "check") as account, writing(html, "check") as page:  # both or none
+            account.write_text(json.dumps(self.account(), indent=2, default=str) + "\n")
+            page.write_text(self.page())
+        return html
 
     def page(self) -> str:
         """HTML without any outside resource."""
