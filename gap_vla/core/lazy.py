@@ -63,13 +63,14 @@ class _QuietTensorFlow:
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
-        if name == "tensorflow" and 0 <= (most := resource.getrlimit(resource.RLIMIT_AS)[0]) < 3 * 2**30:
-            raise MemoryError(f"TensorFlow needs 3 GiB of addresses, and ulimit -v allows {most / 2**30:.1f} GiB")
+        most, least = resource.getrlimit(resource.RLIMIT_AS)[0], {"tensorflow": 3, "jax": 2, "torch": 1}.get(name, 0)
+        if 0 <= most < least * 2**30:
+            raise MemoryError(f"{name} needs {least} GiB of addresses, and ulimit -v allows {most / 2**30:.1f} GiB")
         quiet = {"tensorflow": _without_start_up_lines, "matplotlib": _with_own_settings}.get(name)
-        spec = importlib.machinery.PathFinder.find_spec(name, path) if quiet else None
-        if spec and spec.loader and quiet:
+        if quiet and (spec := importlib.machinery.PathFinder.find_spec(name, path)) and spec.loader:
             spec.loader.exec_module = quiet()(spec.loader.exec_module)  # type: ignore[method-assign]
-        return spec
+            return spec
+        return None
 
 
 @contextlib.contextmanager

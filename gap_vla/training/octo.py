@@ -209,7 +209,7 @@ class FinetuneConfig(Experiment):
 
     def require_ready(self, dry_run: bool = False) -> None:
         _require_trainable(self)
-        if not (dry_run and self.model.pretrained.startswith("hf://")):
+        if self.model.pretrained and not (dry_run and self.model.pretrained.startswith("hf://")):
             require_weights(self.model.pretrained)
         if self.train.fsdp > 1:
             from gap_vla.training.mesh import make_mesh
@@ -230,8 +230,6 @@ def _require_trainable(config: FinetuneConfig) -> None:
 
 
 def require_weights(pretrained: str) -> None:
-    if not pretrained:
-        return
     if not (pretrained.startswith("hf://") or (Path(pretrained).expanduser() / "config.json").is_file()):
         raise ConfigError(f"model.pretrained is {pretrained!r}, which holds no checkpoint (config.json)")
     from gap_vla.octo import OctoModel
