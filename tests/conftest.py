@@ -11,6 +11,8 @@ import pytest
 from jaxtyping import install_import_hook
 from runner import Runner
 
+import gap_vla.core.lazy  # noqa: F401  loads Triton before the tests load TensorFlow
+
 HERE = Path(__file__).parent
 CHECKED = ["gap_vla.adjustment", "gap_vla.phases", "gap_vla.policies"]
 install_import_hook(CHECKED, "beartype.beartype")
@@ -18,10 +20,11 @@ install_import_hook(CHECKED, "beartype.beartype")
 # A shell ignores Ctrl-C in what it starts in the background, and every process below inherits that; the tests press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What JAX compiles, any process of this session compiles once.
+# What JAX compiles, any process of this session compiles once, and quickly: most of it runs once or twice.
 COMPILED = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="gap_vla-tests-")
 if COMPILED:
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
 collect_ignore = ["octo/upstream_interceptor.py", "octo/write_golden_case.py", "rlds/real_upstream.py"]
 """Scripts for an environment in which upstream's packages are installed; --doctest-modules would import them."""

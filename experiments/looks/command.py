@@ -27,17 +27,19 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
     claim_page(options)
     runs = [Run.read(path) for path in options.runs]
     if options.takeover:
-        for run in runs:
-            if run.path.resolve() != options.takeover.resolve():
-                take_over_runs(
-                    run.path,
-                    options.takeover,
-                    by=options.by,
-                    episodes=options.episodes,
-                    variant=options.variant,
-                    workers=options.workers,
-                    command=command,
-                )
+        others = [run for run in runs if run.path.resolve() != options.takeover.resolve()]
+        if not others:
+            raise ReportError(f"--takeover {options.takeover} is the only run; name another one that it takes over")
+        for run in others:
+            take_over_runs(
+                run.path,
+                options.takeover,
+                by=options.by,
+                episodes=options.episodes,
+                variant=options.variant,
+                workers=options.workers,
+                command=command,
+            )
     more = sections(runs, _probe(runs, options, command))
     return write_report(
         options.runs, options.out, command=command, more=more, videos=options.videos, rho_of=training_rho

@@ -54,23 +54,34 @@ def start_quietly() -> None:
     if any(option.startswith("e") for option in sys.warnoptions):  # errors are no errors of the libraries that warn
         sys.warnoptions[:] = ["default"]
         warnings.simplefilter("default")
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0" and _QuietTensorFlow not in sys.meta_path:
-        sys.meta_path.insert(0, _QuietTensorFlow)
+    _Imports.quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"
 
 
-class _QuietTensorFlow:
-    """Finds TensorFlow, which says that oneDNN is on before it looks at its log level, and matplotlib."""
+class _Imports:
+    """Finds TensorFlow, which says that oneDNN is on before it looks at its log level, and matplotlib.
+
+    Triton, which torch for GPUs brings and loads late, is loaded before TensorFlow: after TensorFlow 2.20 and later,
+    whose LLVM hides Triton's, it ends the process (tensorflow/tensorflow#124205).
+    """
+
+    quiet = False
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
         most, least = resource.getrlimit(resource.RLIMIT_AS)[0], {"tensorflow": 3, "jax": 2, "torch": 1}.get(name, 0)
         if 0 <= most < least * 2**30:
             raise MemoryError(f"{name} needs {least} GiB of addresses, and ulimit -v allows {most / 2**30:.1f} GiB")
-        quiet = {"tensorflow": _without_start_up_lines, "matplotlib": _with_own_settings}.get(name)
+        if name == "tensorflow":
+            with contextlib.suppress(ImportError):
+                import_module("triton")
+        quiet = cls.quiet and {"tensorflow": _without_start_up_lines, "matplotlib": _with_own_settings}.get(name)
         if quiet and (spec := importlib.machinery.PathFinder.find_spec(name, path)) and spec.loader:
             spec.loader.exec_module = quiet()(spec.loader.exec_module)  # type: ignore[method-assign]
             return spec
         return None
+
+
+sys.meta_path.insert(0, _Imports)
 
 
 @contextlib.contextmanager

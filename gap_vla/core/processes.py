@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.errors import INTERRUPTED
+from gap_vla.core.errors import INTERRUPTED, UserError
 from gap_vla.core.lazy import start_quietly
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -166,6 +166,7 @@ def _cell(answers: Connection, settings: tuple[int, Path | None], work: Callable
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, UserError):
+            traceback.print_exc()
         answers.send(("error", f"{type(error).__name__}: {error}"))
         raise SystemExit(1) from None

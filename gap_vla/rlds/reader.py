@@ -86,10 +86,11 @@ def read_steps(
             episode = next(iterator)
         except StopIteration:
             return counted(where, index, builder.info.splits[split].num_examples)
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter: of bytes that an OpError quotes
             files = ", ".join(Path(f).name for f in builder.info.splits[split].filenames)
+            said = one_line(_NODE.sub("", getattr(error, "message", str(error))), 120)
             raise EpisodeError(
-                f"{where}, episode {index}: unreadable ({one_line(_NODE.sub('', error.message), 120)}); one of "
+                f"{where}, episode {index}: unreadable ({said}); one of "
                 f"{files} is truncated or damaged, or features.json is of another dataset: copy them again or convert "
                 "the source again"
             ) from None

@@ -59,8 +59,12 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
         if path.exists():
             recorded = dataset_metadata(path)
             if recorded.get("identity_hash") == digest(settings, 16):
-                yield None
-                return
+                with contextlib.suppress(EpisodeError) if overwrite else contextlib.nullcontext():
+                    read_back(path)
+                    overwrite = False
+                if not overwrite:
+                    yield None
+                    return
             if not overwrite and not recorded.get("identity"):
                 raise DatasetError(f"{path} exists and was not written by gap_vla; choose another name or version")
             if not overwrite:

@@ -112,6 +112,9 @@ def evaluate(
         "policy": identity(policy),
     }
     log = EpisodeLog(out, what, resume=resume)
+    for e, one in log.records.items():
+        if one.steps > chosen.horizon or layouts.get(e, one.layout_seed) != one.layout_seed:
+            raise EvaluationError(f"{log.path}: episode {e} is of another evaluation; choose another --out")
     todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
     started = time.monotonic()
     if todo:

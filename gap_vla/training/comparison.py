@@ -7,6 +7,7 @@ comparison can be stopped at any moment and continued.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gap_vla.core.run_directory import of_result
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.training.config import Experiment
+from gap_vla.training.preflight import require_ready
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.stages import prepare_data
 
@@ -50,6 +52,9 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
     out = comparison_directory(config)
     failures: list[dict[str, str]] = []
     runs = [Run(cell) for cell in cells]
+    for run in runs:
+        if not run.directory.complete_with(run.config.to_dict()):
+            require_ready(run.config, run.stages)
     prepare_data(cells[0], runs[0].stages)
     text = ""
     for number, run in enumerate(runs, 1):
@@ -72,13 +77,9 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
 
 def _run_in_a_process(config: Experiment) -> str | None:
     """Runs one cell with memory of its own; returns what went wrong, or None."""
-    cell = CellProcess(_cell, config)
+    cell = CellProcess(functools.partial(finetune, resume=True), config)
     with keeping("finished and started cells are kept, the same command goes on"):
         cell.wait()
         if cell.interrupted:
             raise KeyboardInterrupt
     return cell.error
-
-
-def _cell(config: Experiment) -> None:
-    finetune(config, resume=True)

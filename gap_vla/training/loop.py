@@ -94,9 +94,8 @@ class Trainer(abc.ABC):
     def save(self, done: int) -> None:
         """Begins to save the state after `done` steps; a kill meanwhile leaves the one before."""
 
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Returns when all that was saved is on disk."""
+    def close(self) -> None:  # noqa: B027
+        """Returns when all that was saved is on disk; here it is when `save` returns."""
 
     @abc.abstractmethod
     def batch(self, step: int) -> Any:

@@ -190,20 +190,15 @@ def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, A
     """The layout of the small model for the shapes of `batch`."""
     observation, action = batch["observation"], batch["action"]
     images = sorted(key for key in observation if key.startswith("image_"))
+    same = "window_size head token_embedding_size num_layers mlp_dim stem_features stem_patch".split()
     return small_config(
         image_keys=images,
         image_size=observation[images[0]].shape[2],
         proprio_dim=observation["proprio"].shape[-1] if config.uses_proprio else None,
         action_dim=action.shape[-1],
         action_horizon=action.shape[-2],
-        window_size=config.model.window_size,
-        head=config.model.head,
-        token_embedding_size=config.model.token_embedding_size,
-        num_layers=config.model.num_layers,
         num_attention_heads=config.model.num_heads,
-        mlp_dim=config.model.mlp_dim,
-        stem_features=config.model.stem_features,
-        stem_patch=config.model.stem_patch,
+        **{name: getattr(config.model, name) for name in same},
     )
 
 

@@ -125,17 +125,8 @@ def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = Non
         if agenda:
             agenda.begin("demonstrations")
         print(f"collect: {config.demos.episodes} demonstrations of {config.task} → {stages.demos}", flush=True)
-        collect_demos(
-            config.task,
-            config.demos.episodes,
-            stages.demos,
-            seed=config.demos.seed,
-            image_size=config.demos.image_size,
-            cameras=config.demos.cameras,
-            camera=config.demos.camera,
-            action_noise=config.demos.action_noise,
-            workers=config.eval.workers,
-        )
+        how = {k: v for k, v in vars(config.demos).items() if k not in ("episodes", "path", "kind")}
+        collect_demos(config.task, config.demos.episodes, stages.demos, **how, workers=config.eval.workers)
     else:
         print(f"collect: reusing {stages.demos}", flush=True)
     if collect_only:
@@ -146,14 +137,8 @@ def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = Non
         agenda.begin("phases and dataset")
     print(f"dataset: finding phases and writing {stages.rlds}", flush=True)
     builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
-    builder.convert(
-        stages.demos,
-        method=config.phases.method,
-        seed=config.phases.seed,
-        options=config.phases.options,
-        val_fraction=config.data.val_fraction,
-        identity=stages.rlds_identity,
-    )
+    how = {**vars(config.phases), "val_fraction": config.data.val_fraction}
+    builder.convert(stages.demos, **how, identity=stages.rlds_identity)
 
 
 def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> EpisodeStore:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import math
 import pickle
 from collections.abc import Mapping, Sequence
@@ -65,9 +66,9 @@ class SmallTrainer(Trainer):
         self.looks_back = device == "cpu"  # a GPU is not asked, and waited for, at every step
         policy.to(self.device).train()
         policy.autocast_dtype = torch.bfloat16 if config.train.precision == "bfloat16" else None
-        rate = config.optimizer.learning_rate
+        own = config.optimizer
         self.optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=rate, weight_decay=config.optimizer.weight_decay, foreach=True
+            policy.parameters(), own.learning_rate, weight_decay=own.weight_decay, foreach=True
         )
         self.adjustment: Adjustment | None = None
         if self.schedule.mode != "none" and self.method.proprio:
@@ -187,11 +188,10 @@ class SmallTrainer(Trainer):
         return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def save(self, done: int) -> None:
+        state = io.BytesIO()  # a full disk is an OSError then
+        torch.save({"step": done, "data": self.windows.data_hash, "parts": self.state()}, state)
         with replacing(self._file) as temporary:
-            torch.save({"step": done, "data": self.windows.data_hash, "parts": self.state()}, temporary)
-
-    def close(self) -> None:
-        """Everything is on disk when `save` returns."""
+            temporary.write_bytes(state.getbuffer())
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

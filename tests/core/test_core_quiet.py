@@ -63,6 +63,18 @@ def test_who_asks_for_every_line_gets_it(tmp_path):
     assert "oneDNN is on" in done.stderr and done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    "first", ["import gap_vla.rlds", "from gap_vla.core.lazy import start_quietly; start_quietly()"]
+)
+def test_triton_is_loaded_before_tensorflow_which_would_end_the_process(tmp_path, first):
+    (tmp_path / "triton.py").write_text("import sys; print('tensorflow' in sys.modules)")
+    done = run("-c", f"{first}; import tensorflow", cwd=tmp_path, **fake_tensorflow(tmp_path, "print('after')"))
+    assert done.stdout == "False\nafter\n", done.stderr
+    (tmp_path / "triton.py").unlink()
+    done = run("-c", f"{first}; import tensorflow", cwd=tmp_path, **fake_tensorflow(tmp_path, "print('after')"))
+    assert done.stdout == "after\n", done.stderr
+
+
 def test_pictures_are_the_same_whatever_the_settings_of_matplotlib_say(tmp_path):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
     quiet = "from gap_vla.core.lazy import start_quietly; start_quietly()"

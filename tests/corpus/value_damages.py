@@ -158,6 +158,18 @@ def _records(folder: Path, change: Callable[[Any, int], Any]) -> None:
                 writer.write(example.SerializeToString())
 
 
+def _noise(folder: Path) -> None:
+    """Records with right checksums, and noise in them."""
+    import tensorflow as tf
+
+    for shard in _shards(folder):
+        with tf.io.TFRecordWriter(str(shard)) as writer:
+            writer.write(b"\xff" * 100)
+
+
+DAMAGES["rlds"]["noise_records"] = _noise
+
+
 def _labels(rho: float, point: float = 0) -> Damage:
     """Labels of which those of step 3 are these; change points are stored as numbers."""
 

@@ -182,6 +182,20 @@ def test_a_killed_conversion_leaves_nothing_finished_and_continues(runner: Runne
         assert (Path(path) / file_b.name).read_bytes() == file_b.read_bytes(), file_b.name
 
 
+def test_a_damaged_dataset_is_not_called_done_but_refused_or_replaced(tmp_path: Path, episodes: list[Episode]) -> None:
+    path = write_rlds(episodes[:3], tmp_path, "toy", identity={"of": "three"})
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    [shard] = path.glob("*train*")
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(EpisodeError, match=f"{shard.name} is truncated or damaged"):
+        write_rlds(episodes[:3], tmp_path, "toy", identity={"of": "three"})
+    shard.unlink()
+    with pytest.raises(EpisodeError, match=f"{shard.name} is missing"):
+        write_rlds(episodes[:3], tmp_path, "toy", identity={"of": "three"})
+    write_rlds(episodes[:3], tmp_path, "toy", identity={"of": "three"}, overwrite=True)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
 def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes: list[Episode]) -> None:
     with unfinished(tmp_path / "toy" / "1.0.0", {}), pytest.raises(InUseError, match="in use by process"):
         write_rlds(episodes[:2], tmp_path, "toy")

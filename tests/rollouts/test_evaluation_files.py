@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from gap_vla.report.comparison_render import render
-from gap_vla.rollouts import EvaluationError, PolicyError
+from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
+from gap_vla.rollouts.policy import RandomPolicy
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.loading import load_policy
@@ -122,6 +123,19 @@ def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, 
     with pytest.raises(EvaluationError) as caught:
         EpisodeLog(tmp_path, {})
     assert "episodes.jsonl, line 1" in str(caught.value) and named in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"steps": 4}, {"layout_seed": 9}])
+def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(tmp_path, change):
+    def evaluated(episodes):
+        policy = RandomPolicy(7)
+        return evaluate(policy, "assembly", episodes=episodes, seed=0, out_dir=tmp_path, horizon=3, videos=0, workers=1)
+
+    evaluated(1)
+    lines = tmp_path / "episodes.jsonl"
+    lines.write_text(json.dumps(json.loads(lines.read_text()) | change) + "\n")
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode 0 is of another evaluation"):
+        evaluated(2)
 
 
 @pytest.mark.parametrize(
