@@ -16,8 +16,8 @@ PROPRIO_PER_ARM = 9
 OPENING_UNIT = "opening_unit"
 """The key of an episode's metadata that says the unit of its gripper; without it, m."""
 
-LARGEST_ACTION = 1e6
-"""No robot is commanded in units in which an action is larger than this."""
+LARGEST_ACTION, LARGEST_STATE = 1e6, 1e12
+"""No robot is commanded, or says where it is, in units in which a number is larger than this."""
 
 
 class EpisodeError(UserError, ValueError):
@@ -114,23 +114,21 @@ class Episode:
                     step = wrong.argmax()
                     raise EpisodeError(f"{where}: {key} is {value[step]:g} at step {step}; annotate again")
         for key, value in self.images.items():
-            if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3:
+            if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3 or 0 in value.shape:
                 raise EpisodeError(
                     f"{where}: {key} is {value.dtype}{list(value.shape)}, not uint8[T, h, w, 3]; "
                     "store pictures as RGB bytes"
                 )
-        for key in ("proprio", "action"):
-            if getattr(self, key).ndim != 2:
+        for key, most in (("proprio", LARGEST_STATE), ("action", LARGEST_ACTION)):
+            value = getattr(self, key)
+            if value.ndim != 2:
+                raise EpisodeError(f"{where}: {key} has shape {value.shape}, not (T, width); store one row per step")
+            if (beyond := np.abs(value) > most).any():
+                step, column = np.argwhere(beyond)[0]
                 raise EpisodeError(
-                    f"{where}: {key} has shape {getattr(self, key).shape}, not (T, width); store one row per step"
+                    f"{where}: {key} is {value[step, column]:g} at step {step}, column {column}; no robot's "
+                    "unit is that small: repair or drop the episode"
                 )
-        beyond = np.abs(self.action) > LARGEST_ACTION
-        if beyond.any():
-            step, column = np.argwhere(beyond)[0]
-            raise EpisodeError(
-                f"{where}: action is {self.action[step, column]:g} at step {step}, column {column}; no robot's "
-                "unit is that small: repair or drop the episode"
-            )
         return self
 
 

@@ -51,7 +51,7 @@ class EstimatorSettings:
 
     hidden: Annotated[int, Bounds(1, 4096, "numbers of the LSTM's state")] = 64
     distance_weight: Annotated[float | int, Bounds(1e-12, 1e6, "weight of a step one step away")] = 0.005
-    greatest_weight: Annotated[float | int | None, Bounds(0, 1e12, "weight of a step")] = None
+    greatest_weight: Annotated[float | int | None, Bounds(1e-3, 1e12, "weight of a step; with none ρ is 1")] = None
     one_sided: bool = False
     spread: Annotated[float | int, Bounds(0, 1e6, "steps; 0 is M5")] = 0.0
     lookahead: Annotated[int, Bounds(0, 100_000, "steps that ρ sees ahead")] = 0

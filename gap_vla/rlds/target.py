@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,8 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
         claim(path, "dataset")
         partial = path.with_name(f".{path.name}.partial")
         mark, described = partial / _MARK, json.dumps(settings, indent=2) + "\n"
+        if os.path.lexists(partial) and not mark.is_file() and (not partial.is_dir() or any(partial.glob("[!.]*"))):
+            raise DatasetError(f"{partial}, where {path} would be made, was not written by gap_vla; move it away")
         if partial.exists() and not (mark.exists() and mark.read_text() == described):
             shutil.rmtree(partial)
         partial.mkdir(exist_ok=True)

@@ -51,8 +51,11 @@ def write_demonstration(path: Path, demo: Demonstration) -> None:
             if key.startswith("image_"):
                 chunk = (min(16, len(value)), *value.shape[1:])
                 group.create_dataset(f"obs/{key}", data=value, chunks=chunk, compression="gzip", compression_opts=1)
-        for name, value in split_proprio(demo.observations["proprio"]).items():
-            group[f"obs/{name}"] = value
+        states = demo.observations["proprio"]
+        for arm, block in enumerate(np.split(states, states.shape[1] // PROPRIO_PER_ARM, axis=1)):
+            group[f"obs/robot{arm}_eef_pos"] = block[:, :3]
+            group[f"obs/robot{arm}_eef_quat"] = block[:, [4, 5, 6, 3]]  # robomimic's are xyzw
+            group[f"obs/robot{arm}_gripper_qpos"] = block[:, 7:]
         group["obs/object"] = np.concatenate(list(demo.objects.values()), axis=1)
         group["obs/object"].attrs["names"] = list(demo.objects)
 
@@ -79,16 +82,6 @@ def _with_room(path: Path, size: int) -> Iterator[h5py.File]:
                     raise
         with h5py.File(temporary, "w") as file:
             yield file
-
-
-def split_proprio(proprio: np.ndarray) -> dict[str, np.ndarray]:
-    """float32[T, 9 * arms] to robomimic's names; its quaternions are xyzw."""
-    named = {}
-    for arm, block in enumerate(np.split(proprio, proprio.shape[1] // PROPRIO_PER_ARM, axis=1)):
-        named[f"robot{arm}_eef_pos"] = block[:, :3]
-        named[f"robot{arm}_eef_quat"] = block[:, [4, 5, 6, 3]]
-        named[f"robot{arm}_gripper_qpos"] = block[:, 7:]
-    return named
 
 
 def assemble(

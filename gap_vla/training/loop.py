@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,7 +127,8 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     first = done = trainer.restore(run.state)
     if done:
         print(f"train: resumed after step {done}", flush=True)
-    metrics = MetricsWriter(run, done, rhythm.logger) if is_first_host() else NoMetrics()
+    nobodys = SimpleNamespace(write=lambda step, values: None, close=lambda: None)
+    metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
     progress = Progress("train", trainer.steps, "step", done)
     held_out = trainer.validate()
     if done == 0:
@@ -237,14 +238,17 @@ class MetricsWriter:
     """
 
     def __init__(self, run: RunDirectory, start_step: int = 0, logger: str = "none"):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
 
         if run.metrics.exists():
             kept = [row for row in read_metrics(run.metrics) if row["step"] <= start_step] if start_step else []
             with replacing(run.metrics) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._lines = run.metrics.open("a")
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1 if start_step else 0)
+        run.tensorboard.mkdir(parents=True, exist_ok=True)
+        self._event, self._board = Event, EventsWriter(str(run.tensorboard / "events"))  # no thread: it dies unheard
+        self._show(step=start_step + 1, session_log={"status": "START"})  # what an earlier call showed from there goes
         self._logger = importlib.import_module(logger) if logger in LOGGERS else None
         if self._logger:
             config, how = run.read_config(), {"resume": "allow"}
@@ -260,9 +264,13 @@ class MetricsWriter:
         """Records `values` after `step` training steps; on disk when this returns."""
         self._lines.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
         self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, float(value), step)
+        scalars = [{"tag": name, "simple_value": float(value)} for name, value in values.items()]
+        self._show(step=step, summary={"value": scalars})
         self._tell("log", {name: float(value) for name, value in values.items()}, step=step)
+
+    def _show(self, **what: Any) -> None:
+        self._board.write_event(self._event(wall_time=time.time(), **what))
+        self._board.flush()
 
     def close(self) -> None:
         self._lines.close()
@@ -277,13 +285,3 @@ class MetricsWriter:
         except Exception as error:
             print(f"train.logger: {what} failed ({message_of(error)}); training goes on without it", file=sys.stderr)
             self._logger = None
-
-
-class NoMetrics:
-    """Takes the place of `MetricsWriter` on hosts that write nothing."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

@@ -13,7 +13,7 @@ from scripts_under_test import COMMANDS, ROOT, WITH_CONFIG, call, load, start
 
 import gap_vla.cli
 from gap_vla.cli.configured import load_config
-from gap_vla.core.errors import BUG, INTERRUPTED, USER_ERROR, UserError, command, keeping, message_of
+from gap_vla.core.errors import BUG, INTERRUPTED, USER_ERROR, UserError, command, is_full_disk, keeping, message_of
 from gap_vla.core.foreign import refusing
 from gap_vla.core.typed_config import ConfigError
 
@@ -283,6 +283,11 @@ def test_commands_with_a_configuration_name_what_is_missing(name, tmp_path):
     process = start(name, cwd=tmp_path)
     _, said = process.communicate(timeout=60)
     assert process.returncode == USER_ERROR and said.startswith("error: --config FILE[:PROFILE] is missing")
+
+
+def test_a_full_disk_is_known_from_what_tensorstore_says():
+    said = 'OUT_OF_RANGE: Failed writing: "d/20": Failed to write 29103 bytes to file 28: File too large'
+    assert is_full_disk(ValueError(f"{said} [os_error_code='27']")) and not is_full_disk(ValueError(said))
 
 
 def test_a_full_disk_is_not_blamed_on_the_file_that_is_read():

@@ -179,6 +179,8 @@ DAMAGES["npz"] |= {
     "no_action": _npz(lambda a: a.pop("action")),
     "no_steps": _npz(lambda a: a.update({k: v[:0] for k, v in a.items()})),
     "nan_state": _npz(lambda a: a.update(proprio=_entry((2, 1), np.nan)(a["proprio"]))),
+    "far_state": _npz(lambda a: a.update(proprio=_entry((2, 1), 1e28)(a["proprio"]))),
+    "no_width": _npz(lambda a: a.update(image_primary=a["image_primary"][:, :, :0])),
     "huge_state": _npz(lambda a: a.update(proprio=_entry((2, 1), 1e39, np.float64)(a["proprio"]))),
     "short_action": _npz(lambda a: a.update(action=a["action"][:4])),
     "objects": _npz(lambda a: a.update(proprio=np.array([{}, None], object))),

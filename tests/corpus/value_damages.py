@@ -170,6 +170,15 @@ def _noise(folder: Path) -> None:
 DAMAGES["rlds"]["noise_records"] = _noise
 
 
+def _no_rho(folder: Path) -> None:
+    """Labels are declared, and the records have none."""
+    _labels(0.5)(folder)
+    _records(folder, lambda features, steps: features.pop("steps/rho"))
+
+
+DAMAGES["rlds"]["no_rho"] = _no_rho
+
+
 def _labels(rho: float, point: float = 0) -> Damage:
     """Labels of which those of step 3 are these; change points are stored as numbers."""
 

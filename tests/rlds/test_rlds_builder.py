@@ -196,6 +196,23 @@ def test_a_damaged_dataset_is_not_called_done_but_refused_or_replaced(tmp_path: 
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_others_put_where_a_dataset_is_made_stays(tmp_path: Path, episodes: list[Episode], kind: str) -> None:
+    place = tmp_path / "toy" / ".1.0.0.partial"
+    (tmp_path / "mine").mkdir()
+    if kind == "folder":
+        place.mkdir(parents=True)
+    else:
+        place.parent.mkdir()
+    if kind == "link":
+        place.symlink_to(tmp_path / "mine")
+    theirs = place if kind == "file" else place / "thesis.tex"
+    theirs.write_text("the only copy")
+    with pytest.raises(DatasetError, match=r"\.1\.0\.0\.partial, where .* was not written by gap_vla; move it away"):
+        write_rlds(episodes[:1], tmp_path, "toy")
+    assert theirs.read_text() == "the only copy"
+
+
 def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes: list[Episode]) -> None:
     with unfinished(tmp_path / "toy" / "1.0.0", {}), pytest.raises(InUseError, match="in use by process"):
         write_rlds(episodes[:2], tmp_path, "toy")

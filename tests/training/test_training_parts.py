@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -178,3 +179,19 @@ def test_a_damaged_summary_is_named(tmp_path, content):
     (tmp_path / "summary.json").write_text(content)
     with pytest.raises(ConfigError, match=r"summary\.json"):
         RunDirectory(tmp_path).read_summary()
+
+
+def test_a_full_disk_ends_the_metrics_instead_of_holding_them_up(tmp_path):
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from gap_vla.core.run_directory import RunDirectory\n"
+        "from gap_vla.training.loop import MetricsWriter\n"
+        "metrics = MetricsWriter(RunDirectory(Path(sys.argv[1])))\n"
+        "metrics._lines = open('/dev/null', 'w')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "for step in range(1000):\n"
+        "    metrics.write(step, {f'train/{name}': 0.5 for name in range(9)})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "OSError: [Errno 27] File too large" in done.stderr

@@ -211,7 +211,12 @@ def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
         if name != split:
             continue
         if 0 <= left < count:
-            return next(_decoded(file, job, left))
+            episode = next(_decoded(file, job, left))
+            if episode.rho is None and "rho" in open_version(source).info.features["steps"].feature:
+                raise EpisodeError(
+                    f"{file}, episode {left}: no rho, though features.json says so; copy the dataset again"
+                )
+            return episode
         left -= count
     raise AnnotationError(f"{source}, split {split}: no episode {index}")
 
