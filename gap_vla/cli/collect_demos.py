@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--out", type=Path, required=True, help="HDF5 file to write; must not exist")
     add("--seed", type=seed, default=0, help="seed of the collection (default: 0)")
     add("--image-size", type=pixels, default=64, help="height and width in pixels (default: 64)")
-    recorded = "pictures to record: primary, wrist, both, or none (default: primary)"
+    recorded = "pictures to record: primary, wrist, `primary wrist`, or none (default: primary)"
     add("--cameras", action=Cameras, default=("primary",), help=recorded)
     add("--camera", default="near", help="view of the primary camera: near, or a stock camera's name (default: near)")
     noise = (

@@ -47,7 +47,7 @@ LIBRARY = 5_000
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
     parser = command_parser(__doc__, answers=True)
-    add_policy(parser, "random", "primary, wrist, or both")
+    add_policy(parser, "random", "primary, wrist, or `primary wrist`")
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--demos", type=Path, help="demonstration file to show (default: the expert in the simulator)")
@@ -64,7 +64,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if str(options.policy).partition(":")[0] in ("expert", "replay"):
         parser.error(f"argument --policy: {options.policy} looks at nothing; give random, or ws://HOST:PORT")
     if options.cameras == ():
-        parser.error("argument --cameras: a diagnosis alters pictures; give primary, wrist, or both")
+        parser.error("argument --cameras: a diagnosis alters pictures; give primary, wrist, or `primary wrist`")
     if not options.closed_loop:
         refuse_idle(parser, options, "without --closed-loop", "interventions")
         if options.demos or options.rlds:

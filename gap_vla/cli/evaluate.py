@@ -42,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     from gap_vla.sim import VARIANT_NAMES
 
     parser = command_parser(__doc__, {"--ood": "--variant"}, answers=True)
-    looks = "primary, wrist, both, or none for policies that do not look"
+    looks = "primary, wrist, `primary wrist`, or none for policies that do not look"
     add_policy(parser, "expert, random, replay:FILE", looks)
     add = parser.add_argument
     add("--episodes", type=whole(1, MANY), default=20, help="rollouts (default 20; take 100 for results)")

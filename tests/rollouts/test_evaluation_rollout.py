@@ -117,11 +117,11 @@ def test_replay_of_recorded_actions_repeats_the_outcome(tmp_path):
         ("nan", "NaN.*entries \\[4\\]"),
         ("width", "shape .*6.* takes .*7"),
         ("text", "not an array"),
-        ("hang", "within 3 s"),
+        ("hang", "within 1.5 s"),
     ],
 )
 def test_a_policy_fault_fails_the_episode_by_name_and_the_rest_goes_on(tmp_path, fault, message):
-    limits = Limits(policy=3.0 if fault == "hang" else 60.0)
+    limits = Limits(policy=1.5 if fault == "hang" else 60.0)
     summary = evaluate(Misbehaving(fault), tmp_path, workers=1, slots_per_worker=1, limits=limits)
     assert summary["outcomes"] == [1, 1, 0, 1, 1, 1]
     (error,) = summary["errors"]

@@ -68,7 +68,7 @@ def test_a_server_that_goes_away_for_good_ends_the_evaluation_which_then_resumes
         if fault == "stopped":
             halt_after(server, tmp_path / "episodes.jsonl")
         with pytest.raises(PolicyUnavailable, match=r"episodes are finished.*the same command continues"):
-            run(address, tmp_path, limit=3.0 if fault != "exit" else 30.0)
+            run(address, tmp_path, limit=1.5 if fault != "exit" else 30.0)
     kept = (tmp_path / "episodes.jsonl").read_text()
     finished = [json.loads(line) for line in kept.splitlines()]
     assert 1 <= len(finished) < EPISODES and all(episode["success"] for episode in finished)
