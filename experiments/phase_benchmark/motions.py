@@ -56,8 +56,10 @@ def load_motions(path: Path, task: str, most: int | None = None) -> list[ExpertM
     if said.values.get("task") != task:
         raise EpisodeError(f"{path}: its task is {shown(said.values.get('task'))}, not {task!r}; {advice}")
     hz = said.finite("control_hz", 1, 1000)
+    if most and len(source) < most:
+        raise EpisodeError(f"{path}: {len(source)} demonstrations, {most} are asked for; give less, or {advice}")
     out = []
-    for number in range(min(len(source), most or len(source))):
+    for number in range(most or len(source)):
         episode = source.read(number, images=False)
         if episode.phase is None:
             raise EpisodeError(f"{path}, episode {number}: no phases of the expert; {advice}")

@@ -46,6 +46,7 @@ def refusal(folder, capsys):
         (lambda data: data.attrs.update(control_hz=float("nan")), "control_hz is nan"),
         (lambda data: data["demo_1"].__delitem__("phase"), "episode 1: no phases of the expert"),
         (lambda data: data.attrs.update(task="threading"), "its task is 'threading', not 'assembly'"),
+        (lambda data: data.__delitem__("demo_3"), "3 demonstrations, 4 are asked for"),
         (lambda data: data.attrs.__delitem__("task"), "its task is None, not 'assembly'"),
     ],
 )
