@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.machinery
+import logging
 import os
 import re
 import resource
@@ -54,6 +55,8 @@ def start_quietly() -> None:
     if any(option.startswith("e") for option in sys.warnoptions):  # errors are no errors of the libraries that warn
         sys.warnoptions[:] = ["default"]
         warnings.simplefilter("default")
+    backends = logging.getLogger("jax._src.xla_bridge")  # one for GPUs that finds none says so, without its traceback
+    backends.exception = backends.error  # type: ignore[method-assign]
     _Imports.quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"
 
 

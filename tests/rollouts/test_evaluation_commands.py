@@ -150,7 +150,8 @@ def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):
             np.testing.assert_array_equal(policy.act(batch, [0]), local.act(batch, [0]))
         server.send_signal(signal.SIGINT)  # a client is connected
         said = server.communicate(timeout=60)[1]
-        assert (server.returncode, said) == (130, "interrupted; the server has ended; it had written nothing\n")
+        assert server.returncode == 130 and "Traceback" not in said, said
+        assert said.endswith("interrupted; the server has ended; it had written nothing\n")
         policy.close()
     finally:
         server.kill()
