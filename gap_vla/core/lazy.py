@@ -63,8 +63,7 @@ def start_quietly() -> None:
 class _Imports:
     """Finds TensorFlow, which says that oneDNN is on before it looks at its log level, and matplotlib.
 
-    Triton, which torch for GPUs brings and loads late, is loaded before TensorFlow: after TensorFlow 2.20 and later,
-    whose LLVM hides Triton's, it ends the process (tensorflow/tensorflow#124205).
+    Triton, which torch for GPUs brings and loads late, comes first: it would end the process (tensorflow#124205).
     """
 
     quiet = False
@@ -81,7 +80,6 @@ class _Imports:
         if quiet and (spec := importlib.machinery.PathFinder.find_spec(name, path)) and spec.loader:
             spec.loader.exec_module = quiet()(spec.loader.exec_module)  # type: ignore[method-assign]
             return spec
-        return None
 
 
 sys.meta_path.insert(0, _Imports)

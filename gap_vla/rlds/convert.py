@@ -19,7 +19,7 @@ from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import plan_splits, with_rho
-from gap_vla.rlds.version_files import DatasetError
+from gap_vla.rlds.version_files import DatasetError, read_back
 
 if TYPE_CHECKING:
     from gap_vla.phases import Annotation, Annotator
@@ -92,6 +92,7 @@ def build_dataset(
     stated = {"val_fraction": val_fraction, "schema_version": SCHEMA_VERSION, "data": data}
     recorded = dataset_metadata(target).get("identity", {})
     if not overwrite and json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}:
+        read_back(target)
         return target
     annotate = _annotator(method, seed, options, workers)
     train = plan_splits(len(source), val_fraction)["train"]

@@ -23,7 +23,7 @@ from gap_vla.rlds.convert import build_dataset, dry_run
 from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.shards import BeamRunner
 from gap_vla.rlds.target import DESCRIPTION, check_names
-from gap_vla.rlds.version_files import DatasetError
+from gap_vla.rlds.version_files import DatasetError, open_version
 
 BUILDERS = Path(__file__).parents[2] / "rlds_builders"
 """The folders of builders, where this package lies in a checkout."""
@@ -67,7 +67,7 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         return _LocalInfo(
             builder=self,
             description=f"{self.name}: demonstrations in RLDS with the motion-transition probability rho per step.",
-            features=tfds.features.FeaturesDict.from_config(self.data_dir) if known else None,
+            features=open_version(self.data_path).info.features if known else None,
         )
 
     def convert(self, source: Source | str | Path, *, reader: Mapping[str, Any] | None = None, **settings: Any) -> Path:

@@ -112,9 +112,8 @@ def evaluate(
         "policy": identity(policy),
     }
     log = EpisodeLog(out, what, resume=resume)
-    for e, one in log.records.items():
-        if one.steps > chosen.horizon or layouts.get(e, one.layout_seed) != one.layout_seed:
-            raise EvaluationError(f"{log.path}: episode {e} is of another evaluation; choose another --out")
+    if any(r.steps > chosen.horizon or layouts.get(e, r.layout_seed) != r.layout_seed for e, r in log.records.items()):
+        raise EvaluationError(f"{log.path} has episodes of another evaluation; choose another --out")
     todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
     started = time.monotonic()
     if todo:

@@ -102,6 +102,8 @@ class EpisodeLog:
 
     def _read(self) -> dict[int, EpisodeRecord]:
         """Finished episodes. A last line that was being written when the process was killed is cut off."""
+        if self.path.is_symlink():
+            raise EvaluationError(f"{self.path} is a link; an evaluation goes on in a file of its own: remove it")
         if not self.path.exists():
             return {}
         content = self.path.read_bytes()

@@ -52,6 +52,30 @@ def test_build_dataset_annotates_writes_and_reuses(
     assert "gaussian → fixed" in capsys.readouterr().err
 
 
+def test_what_became_of_a_dataset_is_seen_when_it_is_built_again(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("build_dataset", file, "--name", "toy", "--data-dir", tmp_path, "--method", "gaussian", "--workers", 1)
+    assert call(*command) == 0
+    path = tmp_path / "toy" / "1.0.0"
+    [train], [val] = path.glob("*train*"), path.glob("*val*")
+    changes = {
+        train: (None, train.read_bytes()[:-9], b"", val.read_bytes(), train.read_bytes()[::-1]),
+        val: (None, b"", train.read_bytes()),
+        path / "features.json": (None, (path / "features.json").read_bytes()[:200]),
+        path / "dataset_info.json": (None,),
+    }
+    for place, contents in changes.items():
+        good = place.read_bytes()
+        for content in contents:
+            place.unlink() if content is None else place.write_bytes(content)
+            capsys.readouterr()
+            assert call(*command) == 2, place.name
+            assert capsys.readouterr().err.count("\n") == 1
+        place.write_bytes(good)
+    assert call(*command) == 0
+
+
 def test_a_saved_annotator_gives_the_same_labels(file: Path, tmp_path: Path) -> None:
     source = open_source(file)
     first = build_dataset(source, tmp_path, "first", method="gaussian", workers=1)

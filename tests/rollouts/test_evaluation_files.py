@@ -125,6 +125,16 @@ def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, 
     assert "episodes.jsonl, line 1" in str(caught.value) and named in str(caught.value)
 
 
+def test_episodes_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "note").write_text("the only copy")
+    EpisodeLog(tmp_path / "e", {}).append(EpisodeRecord(0, 5, False, 3))
+    (tmp_path / "e" / "episodes.jsonl").unlink()
+    (tmp_path / "e" / "episodes.jsonl").symlink_to(tmp_path / "note")
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl is a link"):
+        EpisodeLog(tmp_path / "e", {})
+    assert (tmp_path / "note").read_text() == "the only copy"
+
+
 @pytest.mark.parametrize("change", [{"steps": 4}, {"layout_seed": 9}])
 def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(tmp_path, change):
     def evaluated(episodes):
@@ -134,7 +144,7 @@ def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(tmp_path, c
     evaluated(1)
     lines = tmp_path / "episodes.jsonl"
     lines.write_text(json.dumps(json.loads(lines.read_text()) | change) + "\n")
-    with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode 0 is of another evaluation"):
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl has episodes of another evaluation"):
         evaluated(2)
 
 
