@@ -166,7 +166,7 @@ def _cell(answers: Connection, settings: tuple[int, Path | None], work: Callable
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
-        if not isinstance(error, UserError):
+        if not isinstance(error, UserError | OSError):
             traceback.print_exc()
         answers.send(("error", f"{type(error).__name__}: {error}"))
         raise SystemExit(1) from None

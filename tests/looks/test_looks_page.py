@@ -84,3 +84,11 @@ def test_a_takeover_that_cannot_be_read_is_named(text, tmp_path):
     (path / "takeover" / "phase-default-vision" / "takeover.json").write_text(text)
     with pytest.raises(UserError, match=r"phase-default-vision: a takeover that cannot be read: .*; move it away"):
         sections([Run.read(path)], None)
+
+
+def test_a_run_does_not_take_itself_over(runs, tmp_path, capsys):
+    from experiments.cli.look import main
+
+    assert main([str(runs[0]), "--takeover", str(runs[0]), "--out", str(tmp_path / "page.html")]) == 2
+    assert "is the only run; name another one" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()

@@ -195,3 +195,18 @@ def test_a_full_disk_ends_the_metrics_instead_of_holding_them_up(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "OSError: [Errno 27] File too large" in done.stderr
+
+
+def test_tensorboard_reads_what_was_measured_and_that_later_steps_were_measured_again(tmp_path):
+    import tensorflow as tf
+
+    for start, step in ((0, 5), (3, 4)):
+        metrics = MetricsWriter(RunDirectory(tmp_path), start_step=start)
+        metrics.write(step, {"train/loss": 0.5})
+        metrics.close()
+        [file] = RunDirectory(tmp_path).tensorboard.iterdir()
+        events = list(tf.compat.v1.train.summary_iterator(str(file)))[1:]
+        file.unlink()
+        assert [event.step for event in events] == [start + 1, step]
+        assert events[0].session_log.status == tf.compat.v1.SessionLog.START
+        assert [(value.tag, value.simple_value) for value in events[1].summary.value] == [("train/loss", 0.5)]

@@ -207,15 +207,11 @@ def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
     if split not in (known := sorted({name for name, _, _ in shards})):
         raise AnnotationError(f"{source}: no split {split!r}; it has {', '.join(known)}")
     left = index
-    for name, file, count in shards:
-        if name != split:
-            continue
+    for file, count in [(file, count) for name, file, count in shards if name == split]:
         if 0 <= left < count:
             episode = next(_decoded(file, job, left))
             if episode.rho is None and "rho" in open_version(source).info.features["steps"].feature:
-                raise EpisodeError(
-                    f"{file}, episode {left}: no rho, though features.json says so; copy the dataset again"
-                )
+                raise EpisodeError(f"{file}, episode {left}: no rho, which features.json declares; copy the data again")
             return episode
         left -= count
     raise AnnotationError(f"{source}, split {split}: no episode {index}")
