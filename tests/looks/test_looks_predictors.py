@@ -6,12 +6,18 @@ import types
 import numpy as np
 import pytest
 
+from experiments.looks import predictors as module
 from experiments.looks.linear_probe import ProbeError
 from experiments.looks.predictors import INPUTS, action_errors, predictors
 from gap_vla.core.episode import Episode
 from gap_vla.training.torch import SmallConfig
 
 EPISODES, STEPS = 24, 40
+
+
+@pytest.fixture(autouse=True)
+def few_features(monkeypatch):
+    monkeypatch.setattr(module, "FOURIER", 150)
 
 
 def rows(seed=0):

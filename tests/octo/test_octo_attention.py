@@ -133,7 +133,7 @@ def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
     monkeypatch: pytest.MonkeyPatch, compute: Compute
 ) -> None:
     monkeypatch.setattr(module, "MANY", 1)
-    transformer = Transformer(num_layers=3, mlp_dim=16, num_attention_heads=2, dropout_rate=0.0, compute=compute)
+    transformer = Transformer(num_layers=2, mlp_dim=16, num_attention_heads=2, dropout_rate=0.0, compute=compute)
     rng = np.random.default_rng(0)
     x, mask = jnp.asarray(rng.normal(size=(2, TOKENS, WIDTH)), jnp.float32), jnp.asarray(CAUSAL[None, None])
     params = golden.quick(lambda key: transformer.init(key, x, mask, train=False), key := jax.random.PRNGKey(0))(key)
@@ -152,12 +152,12 @@ def test_a_last_layer_for_few_rows_gives_the_rows_of_the_whole(
     np.testing.assert_allclose(found, expected, atol=1e-5)
     for gradient, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-5)
-    if not compute.scans(3):  # what a loop takes is counted once
+    if not compute.scans(2):  # what a loop takes is counted once
         few, whole = (
             jax.jit(lambda p, picked=picked: loss(p, picked)[0]).lower(params).cost_analysis()["flops"]
             for picked in (rows, None)
         )
-        assert few < 0.85 * whole
+        assert few < 0.8 * whole
 
 
 @pytest.mark.parametrize("train", [False, True])
