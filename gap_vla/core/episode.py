@@ -16,8 +16,11 @@ PROPRIO_PER_ARM = 9
 OPENING_UNIT = "opening_unit"
 """The key of an episode's metadata that says the unit of its gripper; without it, m."""
 
-LARGEST_ACTION, LARGEST_STATE = 1e6, 1e12
-"""No robot is commanded, or says where it is, in units in which a number is larger than this."""
+LARGEST_ACTION = LARGEST_STATE = 1e6
+"""A metre in micrometres: no arm is commanded, or says where it is, in smaller units."""
+
+LONE = 1000
+"""A number this many times as large as 1, and as at every other step, is no measurement but a mark, such as -9999."""
 
 
 class EpisodeError(UserError, ValueError):
@@ -104,8 +107,12 @@ class Episode:
                     f"{where}: {key} has {len(value)} steps, proprio has {steps}; cut them to the same steps "
                     "or drop the episode"
                 )
-            if (bad := first_infinite(value)) is not None:
-                raise EpisodeError(f"{where}: {key} is NaN or infinite at step {bad}; repair or drop the episode")
+            if value.dtype.kind == "f":
+                with np.errstate(over="ignore", invalid="ignore"):  # numbers are stored in float32
+                    bad = ~np.isfinite(value.astype(np.float32, copy=False)).reshape(steps, -1).all(1)
+                if bad.any():
+                    step = bad.argmax()
+                    raise EpisodeError(f"{where}: {key} is NaN or infinite at step {step}; repair or drop the episode")
             if key in ("rho", "change_point"):
                 if value.ndim != 1 or value.dtype.kind not in "biuf":
                     raise EpisodeError(f"{where}: {key} is no number per step but {value.dtype}{[*value.shape]}")
@@ -129,13 +136,12 @@ class Episode:
                     f"{where}: {key} is {value[step, column]:g} at step {step}, column {column}; no robot's "
                     "unit is that small: repair or drop the episode"
                 )
+        size = np.abs(self.proprio)
+        others = np.sort(size, axis=0)[-2:][0]
+        if (lone := (size > LONE * np.maximum(others, 1))[1:-1]).any():  # it may begin or end with another state
+            step, column = np.argwhere(lone)[0] + (1, 0)
+            raise EpisodeError(
+                f"{where}: proprio is {self.proprio[step, column]:g} at step {step}, column {column}, and within "
+                f"{others[column]:g} at all others; if it marks a lost measurement, repair or drop the episode"
+            )
         return self
-
-
-def first_infinite(value: np.ndarray) -> int | None:
-    """The first step that is NaN or infinite in float32, as which numbers are stored; None if all are finite."""
-    if value.dtype.kind != "f":
-        return None
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = np.isfinite(value.astype(np.float32, copy=False)).reshape(len(value), -1).all(1)
-    return None if finite.all() else int((~finite).argmax())

@@ -196,7 +196,7 @@ class Section:
         except OSError as problem:
             raise error(f"{path}: {problem.strerror or problem}") from None
         except RecursionError:
-            raise error(f"{path}: not valid JSON (nested too deeply)") from None
+            raise error(f"{path}: not valid JSON (nested too deeply); copy the file again") from None
         except ValueError as problem:  # no JSON, no UTF-8, or a number of thousands of digits
             raise error(f"{path}: not valid JSON ({problem}); copy the file again") from None
         return cls(values, str(path), error)

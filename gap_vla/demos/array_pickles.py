@@ -30,9 +30,7 @@ class ArrayPickles(NamedArrays):
     IMAGE_KEYS: ClassVar[Mapping[str, str] | None] = {}
 
     def _find(self) -> None:
-        files = [self.path]
-        if self.path.is_dir():
-            files = files_in(self.path, ".pkl", ".pickle")
+        files = files_in(self.path, ".pkl", ".pickle") if self.path.is_dir() else [self.path]
         if not files:
             raise EpisodeError(f"{self.path}: no .pkl files in this folder")
         self._places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]

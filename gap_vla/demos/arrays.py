@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +42,6 @@ def array_of(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...]
     return flat.reshape(shape, order="F" if order == "F" else "C")
 
 
-def array_names(file: Path, error: type[UserError] = EpisodeError) -> list[str]:
-    """Names of the arrays in an npz.
-
-    Raises:
-        error: no whole npz.
-    """
-    with _opened(file, error) as (_, members):
-        return list(members)
-
-
 def read_arrays(
     file: Path, wanted: Callable[[str], bool] = lambda name: True, error: type[UserError] = EpisodeError
 ) -> dict[str, Any]:
@@ -61,15 +50,6 @@ def read_arrays(
     Raises:
         error: no whole npz, an array of objects, or one of another size than it declares; names file and array.
     """
-    with _opened(file, error) as (archive, members):
-        return {
-            name: _array(archive, member, f"{file}: {name!r}", error) if wanted(name) else None
-            for name, member in members.items()
-        }
-
-
-@contextlib.contextmanager
-def _opened(file: Path, error: type[UserError]) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
     if not is_text(str(file)):
         raise error(f"{str(file)!a}: its name is not UTF-8; rename it")
     unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
@@ -77,7 +57,10 @@ def _opened(file: Path, error: type[UserError]) -> Iterator[tuple[zipfile.ZipFil
         names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
         if len(set(names)) < len(names):
             raise error(f"{file}: {max(names, key=names.count)!r} is in it twice; write it again with one of each name")
-        yield archive, dict(zip(names, archive.infolist()))
+        return {
+            name: _array(archive, member, f"{file}: {name!r}", error) if wanted(name) else None
+            for name, member in zip(names, archive.infolist())
+        }
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gap_vla.core.episode import LARGEST_ACTION, EpisodeError
-from gap_vla.core.foreign import one_line
+from gap_vla.core.foreign import finite, one_line
 
 IMAGE_NAMES = ("image_primary", "image_wrist")
 
@@ -51,25 +52,19 @@ def as_actions(value: Any, limit: float | None, where: str) -> np.ndarray:
         EpisodeError: as `as_rows`, or a number beyond the limit; says step and column.
     """
     actions = as_rows(value, where)
-    most = LARGEST_ACTION if limit is None else limit * 1.001
-    beyond = np.abs(actions) > most
+    beyond = np.abs(actions) > (np.inf if limit is None else limit * 1.001)
     if beyond.any():
         step, column = np.argwhere(beyond)[0]
-        own = "" if limit is None else f"[-{limit:g}, {limit:g}]: rescale them, or state their largest value with "
-        advice = f"{own}--reader action_limit=…" if own else "any robot's units: repair or drop the episode"
         raise EpisodeError(
-            f"{where} is {actions[step, column]:g} at step {step}, column {column}; actions lie in {advice}"
+            f"{where} is {actions[step, column]:g} at step {step}, column {column}; actions lie in [-{limit:g}, "
+            f"{limit:g}]: rescale them, or state their largest value with --reader action_limit=…"
         )
     return actions
 
 
 def checked_limit(limit: Any) -> float | None:
     """The reader's option `action_limit`. Raises EpisodeError: neither a positive number nor null."""
-    if limit is None or (
-        isinstance(limit, (int, float)) and not isinstance(limit, bool) and 0 < limit <= LARGEST_ACTION
-    ):
-        return limit
-    raise EpisodeError(f"action_limit is {limit!r}; give the largest action, a number above 0, or null for any")
+    return None if limit is None else finite("action_limit (null: any)", limit, 1e-12, LARGEST_ACTION, EpisodeError)
 
 
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
@@ -80,11 +75,16 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() in suffixes and not path.name.startswith("."))
 
 
-def require_camera(name: str, where: str) -> None:
-    """Raises EpisodeError: no camera is called so; readers of a dataset would take it for something else."""
-    if not _CAMERA.fullmatch(name):
-        shown = one_line(repr(name), 60)
-        raise EpisodeError(f"{where}: camera {shown}; name it image_ and letters, digits or underscores")
+def require_cameras(names: Sequence[str], where: str) -> None:
+    """Raises EpisodeError: a name is no camera's, and readers of a dataset would take it for something else; or it is
+    there twice, and one would be lost.
+    """
+    for name in names:
+        if not _CAMERA.fullmatch(name):
+            shown = one_line(repr(name), 60)
+            raise EpisodeError(f"{where}: camera {shown}; name it image_ and letters, digits or underscores")
+        if names.count(name) > 1:
+            raise EpisodeError(f"{where}: {name} is there twice; say with image_keys which pictures it is")
 
 
 def as_names(value: Any, where: str) -> np.ndarray:
@@ -149,16 +149,11 @@ def _plain(value: Any) -> Any:
     return plain
 
 
-def as_frames(value: Any, where: str) -> np.ndarray:
-    """uint8[T, h, w, 3] from uint8 frames, channels first or last."""
+def as_frames(value: Any) -> np.ndarray:
+    """uint8[T, h, w, 3] from uint8 frames, channels first or last; anything else stays, for `Episode.validate`."""
     frames = np.asarray(value)
     if frames.ndim == 4 and frames.shape[1] == 3 and frames.shape[-1] != 3:
         frames = frames.transpose(0, 2, 3, 1)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape[1:]:
-        raise EpisodeError(
-            f"{where} is {frames.dtype}{list(frames.shape)}, not uint8 pictures (T, h, w, 3); "
-            "store pictures as RGB bytes"
-        )
     return np.ascontiguousarray(frames)
 
 

@@ -150,7 +150,8 @@ def texts_at(group: h5py.Group, path: str, where: str) -> list[str]:
     found = _dataset(group, path, where)
     if found.id.get_type().get_class() != h5py.h5t.STRING or found.ndim != 1:
         raise EpisodeError(f"{where}: {path!r} is no list of text; write one name per step")
-    return [decoded(value) for value in found[()]]
+    with refusing(f"{where}: {path!r}", "write it again as UTF-8", EpisodeError):
+        return [decoded(value) for value in found[()]]
 
 
 def length_at(group: h5py.Group, path: str, where: str) -> int:

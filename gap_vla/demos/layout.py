@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.episode import OPENING_UNIT, PROPRIO_PER_ARM, EpisodeError
+from gap_vla.phases.motion import quaternion_product
 
 Rotation = Literal["quat_wxyz", "quat_xyzw", "euler_xyz", "rotvec", "none"]
 ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "rotvec": 3, "none": 0}
@@ -130,23 +131,6 @@ def to_quaternion(turn: Float[np.ndarray, "T R"], kind: str) -> Float[np.ndarray
     axes = np.eye(3)
     x, y, z = (_from_rotvec(turn[:, i : i + 1] * axes[i]) for i in range(3))
     return quaternion_product(z, quaternion_product(y, x))
-
-
-def quaternion_product(a: Float[np.ndarray, "T 4"], b: Float[np.ndarray, "T 4"]) -> Float[np.ndarray, "T 4"]:
-    """Hamilton product of quaternions wxyz: first b, then a."""
-    aw, av, bw, bv = a[:, :1], a[:, 1:], b[:, :1], b[:, 1:]
-    scalar = aw * bw - (av * bv).sum(1, keepdims=True)
-    return np.concatenate([scalar, aw * bv + bw * av + np.cross(av, bv)], axis=1)
-
-
-def rotation_steps(quaternion: Float[np.ndarray, "T 4"]) -> Float[np.ndarray, "T-1 3"]:
-    """Rotation vectors (rad, world frame) log(R_{i+1} R_iᵀ) between consecutive quaternions wxyz."""
-    inverse = quaternion[:-1] * np.array([1, -1, -1, -1])
-    step = quaternion_product(quaternion[1:], inverse)
-    step = step * np.where(step[:, :1] < 0, -1, 1)
-    size = np.linalg.norm(step[:, 1:], axis=1, keepdims=True)
-    angle = 2 * np.arctan2(size, step[:, :1])
-    return step[:, 1:] * np.where(size > 1e-12, angle / np.maximum(size, 1e-12), 2.0)
 
 
 def _from_rotvec(vector: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import FOREIGN, one_line, refusing
+from gap_vla.core.foreign import FOREIGN, one_line, refusing, shown
 from gap_vla.demos.fields import IMAGE_NAMES, resized
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index, read_rows
@@ -69,7 +69,7 @@ class LeRobot(NamedArrays):
         for key in (state_key, action_key, *self._image_keys):
             if key not in (known := cameras if key in self._image_keys else list(self._features)):
                 raise EpisodeError(f"{self.path}/meta/info.json: no {key!r} (found: {one_line(', '.join(known))})")
-        self._places = read_index(described)
+        self._places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
 
     def __len__(self) -> int:
         return len(self._places)
@@ -81,22 +81,13 @@ class LeRobot(NamedArrays):
         place = self._places[index]
         where = f"{place.table}, episode {place.index}"
         stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
-        times = [key for key in ("frame_index", "timestamp") if key in self._features]
-        columns = [self.options["state_key"], self.options["action_key"], "episode_index", *times, *stored]
+        counts = [key for key in ("frame_index", "index", "timestamp", "task_index") if key in self._features]
+        columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
         table = read_rows(place.table, columns, ("episode_index", place.index))
         if (rows := len(table["episode_index"])) != place.length:
             raise EpisodeError(f"{where}: {rows} rows, the index says {place.length}; download it again")
         arrays: dict[str, Any] = {}
-        for key in times:
-            with refusing(f"{where}: {key!r} is no number per step", "download it again", EpisodeError):
-                value = np.asarray(table[key], np.float64).reshape(rows)
-            if not (np.isfinite(value).all() and (np.diff(value) > 0).all()):
-                raise EpisodeError(f"{where}: {key!r} does not rise from step to step; download it again")
-            pace = np.ptp(value) / max(rows - 1, 1)
-            if key == "timestamp" and self._fps and rows > 1 and not 0.5 < pace * self._fps < 2:
-                raise EpisodeError(
-                    f"{where}: 'timestamp' rises by {pace:g} s per step, info.json says fps {self._fps:g}; correct one"
-                )
+        _require_counted(table, place, self._fps, where)
         for key in columns[:2]:
             with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
                 width = self._features[key].width
@@ -106,6 +97,31 @@ class LeRobot(NamedArrays):
             arrays[key] = resized(frames, self._size)
         metadata = {"file_path": str(place.table), "episode_id": str(place.index)}
         return self._episode(arrays, where, images, language_instruction=place.task, metadata=metadata)
+
+
+def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: float, where: str) -> None:
+    """Raises EpisodeError if a column that LeRobot itself fills is there and not as LeRobot fills it.
+
+    `frame_index` counts from 0, `index` over all episodes; `timestamp` is `frame_index` / fps (to half a frame, and the
+    clock may be wrong by 1 %); `task_index` is the number of one of the episode's tasks.
+    """
+    steps = np.arange(place.length)
+    times, slack = steps / fps, (0.5 + steps / 100) / fps
+    for key, right, most in (("frame_index", steps, 0), ("index", steps + place.first, 0), ("timestamp", times, slack)):
+        with refusing(f"{where}: {key!r} is no number per step", "download it again", EpisodeError):
+            found = np.asarray(table.get(key, right)).reshape(place.length)
+            wrong = ~(np.abs(found - right) <= most)
+        if wrong.any():
+            step = wrong.argmax()
+            cause = ", or correct fps in meta/info.json" if key == "timestamp" else ""
+            said = f"{key!r} is {found[step]:g} at step {step}, not {right[step]:g}"
+            raise EpisodeError(f"{where}: {said}; download it again{cause}")
+    if place.task_indices is not None and "task_index" in table:
+        with refusing(f"{where}: 'task_index' is no number per step", "download it again", EpisodeError):
+            odd = [n for n in np.reshape(table["task_index"], place.length).tolist() if n not in place.task_indices]
+        if odd:
+            known = f"the index says {one_line(sorted(place.task_indices), 60)}"
+            raise EpisodeError(f"{where}: 'task_index' is {shown(odd[0])}, {known}; download both again")
 
 
 def _pictures(rows: list[Any], where: str) -> np.ndarray:
@@ -121,15 +137,16 @@ def _pictures(rows: list[Any], where: str) -> np.ndarray:
         return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
-def _video(place: EpisodePlace, key: str, fps: float | None) -> np.ndarray:
-    """Decodes the episode's frames; ffmpeg seeks to the frame at or after the start of the episode."""
+def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
+    """Decodes the episode's frames, from the one nearest to its start: ffmpeg seeks to the next one, so ask earlier."""
     import imageio_ffmpeg
 
     video, start = place.videos[key]
     where = f"{video}, episode {place.index}"
     if not video.exists():
         raise EpisodeError(f"{where}: the video is missing; download it")
-    seek, most = ["-ss", f"{start:.6f}"] if start else [], place.length + (start is None)
+    first, most = round((start or 0) * fps), place.length + (start is None)
+    seek = ["-ss", f"{(first - 0.25) / fps:.6f}"] if first else []
     reader = imageio_ffmpeg.read_frames(str(video), input_params=seek, output_params=["-frames:v", str(most)])
     with contextlib.closing(reader):
         try:
@@ -138,7 +155,7 @@ def _video(place: EpisodePlace, key: str, fps: float | None) -> np.ndarray:
             frames = [np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader]
         except FOREIGN as error:  # it quotes all that ffmpeg says of itself
             raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
-    if fps and not 0.95 < pace / fps < 1.05:
+    if not 0.95 < pace / fps < 1.05:
         raise EpisodeError(f"{where}: the video has {pace:g} frames a second, info.json says fps {fps:g}; correct one")
     if len(frames) != place.length:
         found_frames = f"more than {place.length}" if len(frames) > place.length else len(frames)

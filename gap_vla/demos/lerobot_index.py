@@ -7,10 +7,11 @@ tables it waits for ever for threads that have failed, and looking at a column's
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read_rows(
         pq.ParquetFile(file) as table,
     ):
         refuse_too_large(file, 8 * table.metadata.num_rows, file.stat().st_size, EpisodeError)
-        names = columns or table.schema_arrow.names
+        names = list(dict.fromkeys(columns or table.schema_arrow.names))
         if missing := [name for name in names if name not in table.schema_arrow.names]:
             raise EpisodeError(f"{file}: no column {missing[0]!r}; {advice}")
         rows: dict[str, list[Any]] = {name: [] for name in names}
@@ -79,7 +80,7 @@ class Description:
         data_path, video_path: where files lie, with fields in braces.
         chunks_size: v2: episodes per folder.
         episodes, steps: how many there are; None: not said.
-        fps: steps per second; None: not said.
+        fps: steps per second.
     """
 
     root: Path
@@ -90,11 +91,7 @@ class Description:
     chunks_size: int
     episodes: int | None
     steps: int | None
-    fps: float | None
-
-    @property
-    def videos(self) -> list[str]:
-        return [key for key, feature in self.features.items() if feature.dtype == "video"]
+    fps: float
 
     def file(self, template: str, **fields: Any) -> Path:
         """A file of the dataset. Raises EpisodeError: the template names other fields, or leads out of the folder."""
@@ -109,13 +106,15 @@ class Description:
 
 @dataclasses.dataclass(frozen=True)
 class EpisodePlace:
-    """One episode: table, number in it, length, instruction, and per camera (video, start in s; None: all of it)."""
+    """One episode of the index."""
 
     table: Path
     index: int
+    first: int  # steps of all episodes before it
     length: int
     task: str
-    videos: dict[str, tuple[Path, float | None]]
+    task_indices: set[int] | None  # the numbers of its tasks; None: the dataset has no list of them
+    videos: dict[str, tuple[Path, float | None]]  # per camera the file and the start in s; None: all of it
 
 
 def read_description(root: Path) -> Description:
@@ -146,18 +145,21 @@ def read_description(root: Path) -> Description:
         info.whole("chunks_size", 1, MOST) if version[:2] == "v2" else 1,
         info.whole("total_episodes", 0, MOST) if "total_episodes" in info else None,
         info.whole("total_frames", 0, MOST) if "total_frames" in info else None,
-        info.finite("fps", 0.01, 1e5) if "fps" in info else None,
+        info.finite("fps", 0.01, 1e5),
     )
 
 
-def read_index(described: Description) -> list[EpisodePlace]:
-    """The dataset's episodes in order.
+def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePlace]:
+    """The dataset's episodes in order, and where the videos of these cameras are.
 
     Raises:
-        EpisodeError: an unreadable index, or one of other episodes than the description says.
+        EpisodeError: an unreadable index, one of other episodes than the description says, or of parts of videos that
+            are not those of the steps.
     """
-    root = described.root
-    places = sorted((_place(described, row) for row in _rows(described)), key=lambda place: place.index)
+    root, tasks = described.root, _tasks(described)
+    rows = sorted(_episodes(described), key=lambda row: row.whole("episode_index", 0, MOST))
+    before = itertools.accumulate((row.whole("length", 1, MOST) for row in rows), initial=0)
+    places = [_place(described, row, first, tasks, cameras) for row, first in zip(rows, before)]
     if not places:
         raise EpisodeError(f"{root}: no episodes")
     if len({place.index for place in places}) < len(places):
@@ -170,42 +172,77 @@ def read_index(described: Description) -> list[EpisodePlace]:
             raise EpisodeError(
                 f"{root}/meta: the index lists {listed} {what}, info.json says total_{what} {said}; download both again"
             )
+    _require_apart(described, places)
     return places
 
 
-def _rows(described: Description) -> Iterator[Section]:
+def _require_apart(described: Description, places: list[EpisodePlace]) -> None:
+    """Raises EpisodeError if two episodes, or two cameras of one, have the same frames of a video."""
+    frame = 1 / described.fps
+    parts = sorted(
+        (video, start or 0.0, place.index, place.length * frame)
+        for place in places
+        for video, start in place.videos.values()
+    )
+    for (video, start, index, seconds), (other, following, second, _) in itertools.pairwise(parts):
+        if video == other and following < start + seconds - frame / 2:
+            raise EpisodeError(
+                f"{video}: by the index, episode {second} begins at {following:g} s, where episode {index} has not "
+                f"ended ({start:g} to {start + seconds:g} s); download {described.root}/meta again"
+            )
+
+
+def _episodes(described: Description) -> list[Section]:
     """What the index says of each episode."""
     meta = described.root / "meta"
-    if described.version == "v2":
-        file = meta / "episodes.jsonl"
-        with refusing(f"{file}: the index of episodes cannot be read", "download it again", EpisodeError):
-            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-            yield from [
-                Section(parsed(line), f"{file} line {i}", EpisodeError) for i, line in enumerate(lines, start=1)
-            ]
-    for file in sorted((meta / "episodes").rglob("*.parquet")) if described.version == "v3" else ():
+    files = [meta / "episodes.jsonl"] if described.version == "v2" else sorted((meta / "episodes").rglob("*.parquet"))
+    return [row for file in files for row in _sections(file)]
+
+
+def _tasks(described: Description) -> dict[int, str] | None:
+    """The dataset's instructions by their numbers; None: it has no list of them."""
+    file = described.root / "meta" / ("tasks.jsonl" if described.version == "v2" else "tasks.parquet")
+    if not file.exists():
+        return None
+    return {
+        row.whole("task_index", 0, MOST): row.text("task" if "task" in row else "__index_level_0__")  # pandas' index
+        for row in _sections(file)
+    }
+
+
+def _sections(file: Path) -> list[Section]:
+    """The rows of a table of the index: JSON lines, or parquet."""
+    if file.suffix == ".parquet":
         columns = read_rows(file)
-        for i in range(len(next(iter(columns.values()), []))):
-            yield Section({key: values[i] for key, values in columns.items()}, f"{file} row {i}", EpisodeError)
+        rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    else:
+        with refusing(f"{file}: the index cannot be read", "download it again", EpisodeError):
+            rows = [parsed(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [Section(row, f"{file} row {i}", EpisodeError) for i, row in enumerate(rows, start=1)]
 
 
-def _place(described: Description, row: Section) -> EpisodePlace:
-    index = row.whole("episode_index", 0, MOST)
+def _place(
+    described: Description, row: Section, first: int, tasks: Mapping[int, str] | None, cameras: Iterable[str]
+) -> EpisodePlace:
+    index, length = row.whole("episode_index", 0, MOST), row.whole("length", 1, MOST)
+    shared = described.version == "v3"
+
+    def file(template: str, part: str, **names: str) -> Path:
+        own = {"episode_chunk": index // described.chunks_size, "episode_index": index}
+        keys = {key: row.whole(f"{part}/{key}", 0, MOST) for key in ("chunk_index", "file_index")} if shared else own
+        return described.file(template, **names, **keys)
+
     videos: dict[str, tuple[Path, float | None]] = {}
-    keys = {"episode_chunk": index // described.chunks_size, "episode_index": index}
-    if described.version == "v3":
-        keys = _file_keys(row, "data")
-    for key in described.videos:
-        if described.version == "v3":
-            start = row.finite(f"videos/{key}/from_timestamp", 0, MOST)
-            of_video = _file_keys(row, f"videos/{key}")
-        else:
-            start, of_video = None, keys
-        videos[key] = described.file(described.video_path, video_key=key, **of_video), start
-    task = next(iter(row.list("tasks", Section.text)), "")
-    table = described.file(described.data_path, **keys)
-    return EpisodePlace(table, index, row.whole("length", 1, MOST), task, videos)
-
-
-def _file_keys(row: Section, part: str) -> dict[str, int]:
-    return {name: row.whole(f"{part}/{name}", 0, MOST) for name in ("chunk_index", "file_index")}
+    for key in cameras:
+        part, start = f"videos/{key}", None
+        if shared:
+            start, end = (row.finite(f"{part}/{which}_timestamp", 0, MOST) for which in ("from", "to"))
+            if abs((end - start) * described.fps - length) >= 0.5:
+                raise EpisodeError(
+                    f"{row.where}: {key!r} is {end - start:g} s of a video, the {length} steps take "
+                    f"{length / described.fps:g} s; download it again, or leave the camera out with image_keys"
+                )
+        videos[key] = file(described.video_path, part, video_key=key), start
+    texts = row.list("tasks", Section.text)
+    indices = None if tasks is None else {number for number, text in tasks.items() if text in texts}
+    return EpisodePlace(file(described.data_path, "data"), index, first, length, next(iter(texts), ""), indices, videos)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.demos.arrays import array_names, read_arrays
+from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.fields import IMAGE_NAMES, as_text, as_truth, files_in
 from gap_vla.demos.source import NamedArrays
 
@@ -27,7 +27,7 @@ class NpzFolder(NamedArrays):
         self._files = files_in(self.path, ".npz")
         if not self._files:
             raise EpisodeError(f"{self.path}: no .npz files in this folder")
-        self._names = sorted({name for file in self._files for name in array_names(file)})
+        self._names = sorted({name for file in self._files for name in read_arrays(file, lambda _: False)})
         if self.options["image_keys"] is None:
             self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
 

@@ -16,22 +16,11 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
-from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth
-from gap_vla.demos.hdf5_members import (
-    attribute_of,
-    attributes_of,
-    group_at,
-    has,
-    length_at,
-    names_in,
-    numbers_at,
-    opened,
-    require_sound,
-    simulator_of,
-    texts_at,
-)
+from gap_vla.demos import hdf5_members as members
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth, require_cameras
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import Source
+from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
 
 IMAGE_KEYS = {
     "image_primary": "image_primary",
@@ -43,6 +32,8 @@ IMAGE_KEYS = {
 
 _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
+
+_ARM = re.compile(r"robot(\d{1,3})_eef_pos")
 
 
 class RobomimicHDF5(Source):
@@ -86,13 +77,13 @@ class RobomimicHDF5(Source):
         }
         self._layout = None if layout == "gap" else StateLayout.of(layout)
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
-        require_sound(self.path)
-        with opened(self.path) as file:
+        members.require_sound(self.path)
+        with members.opened(self.path) as file:
             self.names = self._demo_names(file)
             self._language = self._file_language(file)
-            first = group_at(file, f"data/{self.names[0]}", f"{self.path}")
+            first = members.group_at(file, f"data/{self.names[0]}", f"{self.path}")
             self._dropped = self._unused(first)
-            self._cameras = [key for key in self._image_keys if has(first, f"obs/{key}")]
+            self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
         if image_keys and (lost := sorted(set(image_keys) - set(self._cameras))):
             raise EpisodeError(f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names")
 
@@ -109,30 +100,30 @@ class RobomimicHDF5(Source):
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         name = self.names[index]
-        with opened(self.path, f", episode {name}") as file:
+        with members.opened(self.path, f", episode {name}") as file:
             return self._episode(file, name, images).validate()
 
     def _demo_names(self, file: h5py.File) -> list[str]:
-        if not has(file, "data"):
-            found = one_line(", ".join(names_in(file, f"{self.path}"))) or "nothing"
+        if not members.has(file, "data"):
+            found = one_line(", ".join(members.names_in(file, f"{self.path}"))) or "nothing"
             raise EpisodeError(
                 f"{self.path}: no group 'data' (found: {found}); this is not "
                 "robomimic's layout: give another --kind, or export it with robomimic's dataset_states_to_obs.py"
             )
-        data = group_at(file, "data", f"{self.path}")
-        names = names_in(data, f"{self.path}")
+        data = members.group_at(file, "data", f"{self.path}")
+        names = members.names_in(data, f"{self.path}")
         if not names:
             raise EpisodeError(f"{self.path}: group 'data' holds no demonstrations; record some, or give another file")
         for name in names:
-            group_at(data, name, f"{self.path}, data")
+            members.group_at(data, name, f"{self.path}, data")
         filter_key = self.options["filter_key"]
         if filter_key is None:
             self._check_total(data, names)
             return sorted(names, key=_natural)
-        if not has(file, f"mask/{filter_key}"):
-            known = ", ".join(group_at(file, "mask", f"{self.path}")) if has(file, "mask") else "none"
-            raise EpisodeError(f"{self.path}: no filter 'mask/{filter_key}' (filters: {one_line(known)})")
-        chosen = texts_at(file, f"mask/{filter_key}", f"{self.path}")
+        if not members.has(file, f"mask/{filter_key}"):
+            known = members.has(file, "mask") and ", ".join(map(str, members.group_at(file, "mask", f"{self.path}")))
+            raise EpisodeError(f"{self.path}: no filter 'mask/{filter_key}' (filters: {one_line(known or 'none')})")
+        chosen = members.texts_at(file, f"mask/{filter_key}", f"{self.path}")
         if missing := sorted(set(chosen) - set(names)):
             raise EpisodeError(
                 f"{self.path}: filter 'mask/{filter_key}' names {one_line(missing[0], 60)!r}, which 'data' does not "
@@ -144,8 +135,8 @@ class RobomimicHDF5(Source):
 
     def _check_total(self, data: h5py.Group, names: list[str]) -> None:
         """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
-        total = attribute_of(data, "total")
-        lengths = [attribute_of(data[name], "num_samples") for name in names] if total is not None else []
+        total = members.attribute_of(data, "total")
+        lengths = [members.attribute_of(data[name], "num_samples") for name in names] if total is not None else []
         counted = all(isinstance(length, (int, float)) for length in lengths)  # others are refused where they are read
         if lengths and counted and (held := sum(map(int, lengths))) != total:
             raise EpisodeError(
@@ -154,47 +145,45 @@ class RobomimicHDF5(Source):
             )
 
     def _file_language(self, file: h5py.File) -> str:
-        data = group_at(file, "data", f"{self.path}")
-        if (stated := attribute_of(data, "language_instruction")) is not None:
+        data = members.group_at(file, "data", f"{self.path}")
+        if (stated := members.attribute_of(data, "language_instruction")) is not None:
             return as_text(stated, f"{self.path}, data")
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]
-        env_args = simulator_of({"env_args": attribute_of(data, "env_args")})
+        env_args = members.simulator_of({"env_args": members.attribute_of(data, "env_args")})
         return as_text(env_args.get("lang", ""), f"{self.path}: 'lang' in env_args")
 
     def _unused(self, demo: h5py.Group) -> dict[str, str]:
         taken = {"obs", "phase", self.options["action_key"]}
         where = f"{self.path}, {demo.name}"
-        unused = {key: "not part of the schema" for key in names_in(demo, where) if key not in taken}
-        for key in names_in(group_at(demo, "obs", where), where) if has(demo, "obs") else ():
+        unused = {key: "not part of the schema" for key in members.names_in(demo, where) if key not in taken}
+        for key in members.names_in(members.group_at(demo, "obs", where), where) if members.has(demo, "obs") else ():
             if key not in self._image_keys and not key.endswith(tuple(_USED)):
                 unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
         return unused
 
     def _episode(self, file: h5py.File, name: str, images: bool) -> Episode:
         where = f"{self.path}, episode {name}"
-        demo = group_at(file, f"data/{name}", where)
+        demo = members.group_at(file, f"data/{name}", where)
         proprio = self._proprio(demo, where)
         key = self.options["action_key"]
-        action = as_actions(numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
-        attrs = attributes_of(demo)
+        action = as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
+        attrs = members.attributes_of(demo)
         if attrs.get("num_samples", len(action)) != len(action):
             raise EpisodeError(
                 f"{where}: {len(action)} actions, the attribute 'num_samples' says {attrs['num_samples']}; get the "
                 "file again or drop the episode"
             )
         cameras: dict[str, np.ndarray] = {}
-        for key, camera in self._image_keys.items():
-            if not has(demo, f"obs/{key}"):
-                continue
+        for key in self._cameras_of(demo, where):
             if images:
-                cameras[camera] = as_frames(numbers_at(demo, f"obs/{key}", where), f"{where}: 'obs/{key}'")
-            elif (count := length_at(demo, f"obs/{key}", where)) != len(proprio):
+                cameras[self._image_keys[key]] = as_frames(members.numbers_at(demo, f"obs/{key}", where))
+            elif (count := members.length_at(demo, f"obs/{key}", where)) != len(proprio):
                 raise EpisodeError(
                     f"{where}: obs/{key} has {count} images, "
                     f"obs/robot0_eef_pos has {len(proprio)} steps; cut them to the same steps or drop the episode"
                 )
-        phase = texts_at(demo, "phase", where) if has(demo, "phase") else None
+        phase = members.texts_at(demo, "phase", where) if members.has(demo, "phase") else None
         facts = self._layout.facts if self._layout else {}
         # robomimic has the whole model XML in one of its attributes
         short = {key: value for key, value in attrs.items() if key != "language_instruction" and len(str(value)) <= 200}
@@ -208,17 +197,26 @@ class RobomimicHDF5(Source):
             metadata={"file_path": str(self.path), "episode_id": name, **facts, **short},
         )
 
+    def _cameras_of(self, demo: h5py.Group, where: str) -> list[str]:
+        keys = [key for key in self._image_keys if members.has(demo, f"obs/{key}")]
+        require_cameras([self._image_keys[key] for key in keys], f"{where}: obs/{', '.join(keys)}")
+        return keys
+
     def _proprio(self, demo: h5py.Group, where: str) -> np.ndarray:
         columns: list[np.ndarray] = []
-        arms = 1
-        while has(demo, f"obs/robot{arms}_eef_pos"):
-            arms += 1
+        names = members.names_in(members.group_at(demo, "obs", where), where)
+        arms = 1 + max((int(found[1]) for found in map(_ARM.fullmatch, names) if found), default=0)
         for arm, (part, width) in itertools.product(range(arms), _USED.items()):
             key = f"obs/robot{arm}_{part}"
-            rows = as_rows(numbers_at(demo, key, where), f"{where}: {key!r}")
+            rows = as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
             if width not in (None, rows.shape[1]):
                 raise EpisodeError(
                     f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
+                )
+            if part == "eef_quat" and (off := abs(np.linalg.norm(rows, axis=1) - 1) > UNIT_QUATERNION_TOLERANCE).any():
+                length = np.linalg.norm(rows[off.argmax()])
+                raise EpisodeError(
+                    f"{where}: {key} has length {length:.4g} at step {off.argmax()}, not 1; repair or drop the episode"
                 )
             if columns and len(rows) != len(columns[0]):
                 raise EpisodeError(

@@ -68,9 +68,6 @@ class Source(Sequence[Episode], abc.ABC):
             raise IndexError(index)
         return self.read(index % len(self))
 
-    def __iter__(self) -> Iterator[Episode]:
-        return (self.read(i) for i in range(len(self)))
-
     def without_images(self) -> list[Episode]:
         """All episodes, proprioception and actions only."""
         return [self.read(i, images=False) for i in range(len(self))]
@@ -157,7 +154,7 @@ class NamedArrays(Source):
             phase = arrays.get("phase")
             return Episode(
                 action=fields.as_actions(arrays[action], self.action_limit, f"{where}: {action!r}"),
-                images={name: fields.as_frames(arrays[key], f"{where}: {key!r}") for key, name in cameras.items()},
+                images={name: fields.as_frames(arrays[key]) for key, name in cameras.items()},
                 proprio=self._layout.to_proprio(rows, where),
                 phase=None if phase is None else fields.as_names(phase, f"{where}: 'phase'"),
                 **rest | {"metadata": {**rest["metadata"], **self._layout.facts}},
@@ -214,8 +211,7 @@ def check_options(kind: str, options: Mapping[str, Any]) -> None:
         if not _is_of(known[name], value):
             wanted = create.__annotations__[name].replace("None", "null")
             raise EpisodeError(f"{kind}: {name} is {one_line(repr(value), 60)}; give a value of the type {wanted}")
-    for camera in (options.get("image_keys") or {}).values():
-        fields.require_camera(camera, f"{kind}: image_keys")
+    fields.require_cameras([*(options.get("image_keys") or {}).values()], f"{kind}: image_keys")
 
 
 def _is_of(hint: Any, value: Any) -> bool:

@@ -98,19 +98,15 @@ class Motion:
         >>> Motion.of(np.zeros((5, 3)), gripper=np.zeros(5)).gripper.shape
         (5, 1)
         """
-        fields: dict[str, np.ndarray | None] = {}
         given = {"position": position, "quaternion": quaternion, "gripper": gripper, "extra": extra}
-        for name, value in given.items():
-            fields[name] = None if value is None else _as_columns(value, name, where)
-        pos = fields["position"]
-        if pos is None:
+        fields = {name: _as_columns(value, name, where) for name, value in given.items() if value is not None}
+        if "position" not in fields:
             raise MotionError(f"{where}: position is missing; T×3 in m is the least that can be segmented")
+        pos = fields["position"]
         if pos.shape[1] == 0 or pos.shape[1] % 3:
             raise MotionError(f"{where}: position is {pos.shape[1]} wide; give 3 columns (m) per arm")
         arms = pos.shape[1] // 3
         for name, value in fields.items():
-            if value is None:
-                continue
             if len(value) != len(pos):
                 raise MotionError(f"{where}: {name} has {len(value)} steps, position {len(pos)}; they must be equal")
             if not np.isfinite(value).all():
@@ -119,7 +115,7 @@ class Motion:
                     f"{where}: {name} is {value[step, column]} at step {step}, column {column}; "
                     "repair the value or drop the episode"
                 )
-        quat, grip = fields["quaternion"], fields["gripper"]
+        quat, grip = fields.get("quaternion"), fields.get("gripper")
         if quat is not None:
             if quat.shape[1] != 4 * arms:
                 raise MotionError(
@@ -128,7 +124,7 @@ class Motion:
             fields["quaternion"] = _normalised(quat, where)
         if grip is not None and (grip.shape[1] == 0 or grip.shape[1] % arms):
             raise MotionError(f"{where}: gripper is {grip.shape[1]} wide, which does not divide among {arms} arms")
-        return cls(pos, fields["quaternion"], grip, fields["extra"], where)
+        return cls(**fields, where=where)
 
 
 def _as_columns(value: Any, name: str, where: str) -> np.ndarray:
@@ -155,6 +151,13 @@ def _normalised(quaternion: np.ndarray, where: str) -> np.ndarray:
     return (blocks / norms[..., None]).reshape(quaternion.shape)
 
 
+def quaternion_product(a: Float[np.ndarray, "*#n 4"], b: Float[np.ndarray, "*#n 4"]) -> Float[np.ndarray, "*m 4"]:
+    """Hamilton product of quaternions wxyz: first b, then a."""
+    aw, av, bw, bv = a[..., :1], a[..., 1:], b[..., :1], b[..., 1:]
+    scalar = aw * bw - (av * bv).sum(-1, keepdims=True)
+    return np.concatenate([scalar, aw * bv + bw * av + np.cross(av, bv)], axis=-1)
+
+
 def relative_rotation_vector(
     first: Float[np.ndarray, "*#n 4"], second: Float[np.ndarray, "*#n 4"]
 ) -> Float[np.ndarray, "*m 3"]:
@@ -168,10 +171,8 @@ def relative_rotation_vector(
     >>> relative_rotation_vector(np.array([1.0, 0, 0, 0]), -quarter_turn_about_z)[2].round(4)
     np.float64(1.5708)
     """
-    w1, v1 = first[..., :1], first[..., 1:]
-    w2, v2 = second[..., :1], second[..., 1:]
-    w = w2 * w1 + (v2 * v1).sum(-1, keepdims=True)
-    v = w1 * v2 - w2 * v1 - np.cross(v2, v1)
+    turn = quaternion_product(second, first * [1, -1, -1, -1])
+    w, v = turn[..., :1], turn[..., 1:]
     v = np.where(w < 0, -v, v)
     sine = np.linalg.norm(v, axis=-1, keepdims=True)
     angle = 2 * np.arctan2(sine, np.abs(w))

@@ -11,14 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.phases.motion import (
-    DeadBand,
-    Motion,
-    MotionError,
-    flat_rows,
-    relative_rotation_vector,
-    steps_of,
-)
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, flat_rows, relative_rotation_vector, steps_of
 
 RESTING_STEP = 4.0
 """95 % of the steps of a resting 3-D signal with noise σ per coordinate are shorter than 3.95 σ (χ² with 3 d.o.f.)."""

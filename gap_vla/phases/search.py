@@ -58,19 +58,9 @@ def segment_distance(a, b, t):
             gain = max(gain, t.rest * (t.rest_sums[e, c] - t.rest_sums[a, c]))
         total -= t.weights[c] * gain
     for arm in range(t.quaternions.shape[1] // 4):
-        q, r = 4 * arm, 3 * arm
-        w1, x1, y1, z1 = (
-            t.quaternions[a, q],
-            t.quaternions[a, q + 1],
-            t.quaternions[a, q + 2],
-            t.quaternions[a, q + 3],
-        )
-        w2, x2, y2, z2 = (
-            t.quaternions[e, q],
-            t.quaternions[e, q + 1],
-            t.quaternions[e, q + 2],
-            t.quaternions[e, q + 3],
-        )
+        q, k, r = t.quaternions, 4 * arm, 3 * arm
+        w1, x1, y1, z1 = q[a, k], q[a, k + 1], q[a, k + 2], q[a, k + 3]
+        w2, x2, y2, z2 = q[e, k], q[e, k + 1], q[e, k + 2], q[e, k + 3]
         # q_e q_a⁻¹; its vector part points along log(R_e R_aᵀ) once its scalar part is made positive
         x = w1 * x2 - w2 * x1 - (y2 * z1 - z2 * y1)
         y = w1 * y2 - w2 * y1 - (z2 * x1 - x2 * z1)

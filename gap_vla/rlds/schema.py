@@ -15,7 +15,7 @@ from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import parsed
-from gap_vla.demos.fields import as_truths, decoded, require_camera
+from gap_vla.demos.fields import as_truths, decoded, require_cameras
 
 SCHEMA_VERSION = 2
 """Raise it whenever a change of code gives the same episodes another dataset: its layout, splits or statistics."""
@@ -42,8 +42,7 @@ class Schema:
     @classmethod
     def of(cls, episode: Episode) -> Schema:
         """The layout of an episode. Raises EpisodeError: a camera's name that readers of the dataset do not know."""
-        for key in episode.images:
-            require_camera(key, episode.name)
+        require_cameras([*episode.images], episode.name)
         sizes = tuple((key, (value.shape[1], value.shape[2])) for key, value in sorted(episode.images.items()))
         annotated = episode.rho is not None and episode.change_point is not None
         return cls(sizes, episode.proprio.shape[1], episode.action.shape[1], annotated, episode.phase is not None)

@@ -46,14 +46,29 @@ def _replace(folder: Path, **changes: np.ndarray) -> None:
         np.savez(folder / "demo_1.npz", **({k: old[k] for k in old.files} | changes))
 
 
+def _marked(value: float) -> np.ndarray:
+    """A state whose gripper was not measured at step 5."""
+    state = np.tile([0.1, 0.2, 0.3, 1, 0, 0, 0, 0.04, -0.04], (20, 1))
+    state[5, 7] = value
+    return state
+
+
+@pytest.mark.parametrize("state", [_marked(40), 1e5 * _marked(0.02), _marked(-9999)[5:], _marked(-9999)[:6]])
+def test_millimetres_bytes_and_the_ends_of_a_recording_are_accepted(folder: Path, state: np.ndarray) -> None:
+    _replace(folder, **{key: value[: len(state)] for key, value in arrays(plain(1)).items()} | {"proprio": state})
+    assert len(open_source(folder, "npz")[1]) == len(state)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"action": np.zeros((3, 7))}, "action has 3 steps"),
         ({"action": np.zeros(20)}, r"'action' is float64\[20\]"),
         ({"action": np.zeros((20, 0))}, r"'action' is float64\[20, 0\]"),
+        ({"proprio": np.full((20, 9), 1.1e6)}, "proprio is 1.1e.06 at step 0, column 0; no robot's unit is that small"),
+        ({"proprio": _marked(-9999)}, "proprio is -9999 at step 5, column 7, and within 0.04 at all others"),
         ({"proprio": np.zeros((20, 8))}, r"state has shape \(20, 8\), the layout has 9 columns"),
-        ({"image_wrist": np.zeros((20, 8, 8, 3))}, "'image_wrist' is float64.* not uint8 pictures"),
+        ({"image_wrist": np.zeros((20, 8, 8, 3))}, "image_wrist is float64.* not uint8"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(folder: Path, changes: dict[str, np.ndarray], message: str) -> None:
@@ -132,6 +147,11 @@ def test_pipes_are_refused_wherever_they_lie(folder: Path) -> None:
             open_source(folder, kind)
 
 
+def test_two_pictures_of_one_camera_are_refused(folder: Path) -> None:
+    with pytest.raises(EpisodeError, match=r"npz: image_keys: image_primary is there twice; say with image_keys which"):
+        open_source(folder, "npz", image_keys={"image_primary": "image_primary", "image_wrist": "image_primary"})
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickles_of_arrays_are_read_as_list_or_files(tmp_path: Path, protocol: int) -> None:
     options = {"state_key": "proprio", "image_keys": {"image_primary": "image_primary", "image_wrist": "image_wrist"}}
@@ -200,5 +220,5 @@ def test_endings_in_large_letters_count_and_hidden_companions_do_not(folder: Pat
 
 def test_pictures_without_rows_are_refused(folder: Path) -> None:
     _replace(folder, image_wrist=np.zeros((20, 0, 8, 3), np.uint8))
-    with pytest.raises(EpisodeError, match=r"uint8\[20, 0, 8, 3\], not uint8 pictures"):
+    with pytest.raises(EpisodeError, match=r"uint8\[20, 0, 8, 3\], not uint8"):
         open_source(folder, "npz").read(1)

@@ -185,7 +185,7 @@ def test_another_range_of_actions_can_be_stated(file: Path) -> None:
     assert "action_limit" not in open_source(file).options
     with h5py.File(file, "r+") as stored:
         _cell(1e30)(stored)
-    with pytest.raises(EpisodeError, match="any robot's units"):
+    with pytest.raises(EpisodeError, match="no robot's unit is that small"):
         list(open_source(file, action_limit=None))
     with pytest.raises(EpisodeError, match="action_limit is 'wide'"):
         open_source(file, action_limit="wide")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.demos.layout import StateLayout, rotation_steps, to_quaternion
+from gap_vla.demos.layout import StateLayout, to_quaternion
+from gap_vla.phases.motion import relative_rotation_vector
 
 
 def test_layouts_agree_on_rotations() -> None:
@@ -18,8 +19,8 @@ def test_layouts_agree_on_rotations() -> None:
     np.testing.assert_allclose(ours[:, 3:7], wxyz, atol=1e-6)
     about_z = np.array([[0, 0, 0.3], [0, 0, 0.7]])
     np.testing.assert_allclose(to_quaternion(about_z, "euler_xyz"), to_quaternion(about_z, "rotvec"), atol=1e-12)
-    steps = rotation_steps(to_quaternion(about_z, "rotvec"))
-    np.testing.assert_allclose(steps, [[0, 0, 0.4]], atol=1e-12)
+    turn = relative_rotation_vector(*to_quaternion(about_z, "rotvec"))
+    np.testing.assert_allclose(turn, [0, 0, 0.4], atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -176,3 +178,47 @@ def test_a_file_written_by_robomimics_own_scripts_is_read() -> None:
     assert episode.language_instruction == "lift the cube"
     assert "next_obs" not in source.mapping() and "obs/robot0_joint_pos" in source.dropped()
     assert [e.metadata["episode_id"] for e in open_source(path, filter_key="train")] == ["demo_0"]
+
+
+def _second(stored: h5py.File, key: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """An observation of the second demonstration."""
+    value = change(stored[f"data/demo_1/obs/{key}"][()])
+    del stored[f"data/demo_1/obs/{key}"]
+    stored[f"data/demo_1/obs/{key}"] = value
+
+
+def _third_arm(stored: h5py.File) -> None:
+    for key in ("eef_pos", "eef_quat", "gripper_qpos"):
+        stored[f"data/demo_1/obs/robot2_{key}"] = stored[f"data/demo_1/obs/robot0_{key}"][()]
+
+
+def _second_camera(stored: h5py.File) -> None:
+    stored["data/demo_1/obs/image_primary"] = np.zeros((20, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_third_arm, r"no 'obs/robot1_eef_pos' \(found: .*robot2_eef_pos"),
+        (_second_camera, r"obs/image_primary, agentview_image, .*: image_primary is there twice; say with image_keys"),
+        (lambda f: _second(f, "robot0_eef_quat", lambda q: q * 2), "obs/robot0_eef_quat has length 2 at step 0, not 1"),
+        (lambda f: _second(f, "robot0_eef_quat", lambda q: q * 0), "obs/robot0_eef_quat has length 0 at step 0, not 1"),
+        (lambda f: _second(f, "robot0_eef_pos", lambda p: p * 0 + 1e7), r"proprio is 1e\+07 at step 0, column 0"),
+        (lambda f: f["data/demo_1"].update(phase=[b"\xff"] * 20), "'phase': 'utf-8' codec .*; write it again as UTF-8"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("images", [True, False])
+def test_what_no_robot_has_is_named(file: Path, change: Callable[[h5py.File], Any], message: str, images: bool) -> None:
+    with h5py.File(file, "a") as stored:
+        stored["data/demo_1"].pop("phase", None)
+        change(stored)
+    with pytest.raises(EpisodeError, match=f"demo_1: {message}"):
+        open_source(file).read(1, images=images)
+
+
+def test_a_filter_whose_name_is_no_text_does_not_hide_the_others(file: Path) -> None:
+    with h5py.File(file, "a") as stored:
+        stored["mask/train"] = [b"demo_1"]
+        stored["mask"].create_dataset(b"\xff", data=[b"demo_1"])
+    with pytest.raises(EpisodeError, match=r"no filter 'mask/valid' \(filters: .*train"):
+        open_source(file, filter_key="valid")

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.demos.layout import quaternion_product, to_quaternion
+from gap_vla.demos.layout import to_quaternion
+from gap_vla.phases.motion import quaternion_product
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from gap_vla.core.episode import LARGEST_ACTION
-from gap_vla.demos.layout import rotation_steps
+from gap_vla.phases.motion import relative_rotation_vector
 from gap_vla.rlds.checking.report import Finding, Recording
 
 ACTION_PER_ARM = 7
@@ -93,8 +93,9 @@ def check_rotation(episodes: Sequence[Recording]) -> Iterator[Finding]:
         command = [a[:, 3:6] for a in actions]
         if np.concatenate(command).std(0).max() < 1e-3:
             continue
-        turned = [rotation_steps(s[:, 3:7]) for s in states]
-        swapped = [rotation_steps(np.roll(s[:, 3:7], 1, axis=1)) for s in states]
+        turned = [relative_rotation_vector(s[:-1, 3:7], s[1:, 3:7]) for s in states]
+        rolled = [np.roll(s[:, 3:7], 1, axis=1) for s in states]
+        swapped = [relative_rotation_vector(q[:-1], q[1:]) for q in rolled]
         here, other = _agreement(command, turned), _agreement(command, swapped)
         if other > 0.5 and here < other - 0.3:
             text = f"arm {arm}: rotations fit the actions with the other quaternion order only (r {here:.2f} against "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gap_vla.demos.layout import rotation_steps
+from gap_vla.phases.motion import relative_rotation_vector
 from gap_vla.rlds.checking.report import Finding, Recording
 
 SHORTEST = 5
@@ -71,7 +71,7 @@ def check_pose(episode: Recording) -> Iterator[Finding]:
             text = f"arm {arm}: quaternion of length {norm[step]:.4g}; these columns may not be a quaternion"
             yield Finding("error", "quaternion", text, episode.name, step)
             continue
-        turned = np.linalg.norm(rotation_steps(quaternion), axis=1)
+        turned = np.linalg.norm(relative_rotation_vector(quaternion[:-1], quaternion[1:]), axis=1)
         yield from _jump(episode, turned, JUMP_RADIANS, f"arm {arm} turns", "rad")
         flips = np.flatnonzero((quaternion[1:] * quaternion[:-1]).sum(1) < 0) + 1
         if len(flips):

@@ -1,0 +1,134 @@
+"""What LeRobot's own library writes into every dataset is compared: steps, times, tasks, and the parts of videos."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.demos import open_source
+
+TINY = Path(__file__).parents[1] / "data" / "lerobot"
+VIDEO = "videos/observation.images.front"
+
+
+def copied(kind: str, folder: Path) -> Path:
+    return Path(shutil.copytree(TINY / kind, folder / kind))
+
+
+def change(root: Path, pattern: str, column: str, new: Callable[[list[Any]], list[Any]]) -> None:
+    """One column of the first table of that name."""
+    file = sorted(root.glob(pattern))[0]
+    cells = pq.ParquetFile(file).read().to_pydict()
+    pq.write_table(pa.table({**cells, column: new(cells[column])}), file)
+
+
+@pytest.mark.parametrize("kind", ["v21_video", "v30_image"])
+@pytest.mark.parametrize(
+    ("column", "new", "message"),
+    [
+        ("frame_index", lambda c: [n + 1 for n in c], "'frame_index' is 1 at step 0, not 0; download it again"),
+        ("frame_index", lambda c: [*c[:5], 4, *c[6:]], "'frame_index' is 4 at step 5, not 5"),
+        ("frame_index", lambda c: c[1::-1] + c[2:], "'frame_index' is 1 at step 0, not 0"),
+        ("frame_index", lambda c: [None, *c[1:]], "'frame_index' is no number per step"),
+        ("index", lambda c: [n + 1 for n in c], "'index' is 1 at step 0, not 0"),
+        ("index", lambda c: c[::-1], "'index' is .* at step 0, not 0"),
+        ("timestamp", lambda c: list(map(str, c)), "'timestamp' is no number per step"),
+        ("timestamp", lambda c: [[t, t] for t in c], "'timestamp' is no number per step"),
+        ("timestamp", lambda c: [*c[:3], float("nan"), *c[4:]], "'timestamp' is nan at step 3, not 0.3"),
+        ("timestamp", lambda c: [0.0] * len(c), "'timestamp' is 0 at step 1, not 0.1"),
+        ("timestamp", lambda c: [1000 * t for t in c], r"'timestamp' is 100 at step 1, .* or correct fps in"),
+        ("timestamp", lambda c: [t + 0.1 for t in c], "'timestamp' is 0.1 at step 0, not 0"),
+        ("timestamp", lambda c: [*c[:4], *(t + 0.2 for t in c[4:])], "'timestamp' is 0.6 at step 4, not 0.4"),
+        ("task_index", lambda c: [-1] * len(c), r"'task_index' is -1, the index says \[0\]; download both again"),
+        ("task_index", lambda c: [None] * len(c), "'task_index' is None"),
+        ("task_index", lambda c: [1] * len(c), "'task_index' is 1"),
+        ("task_index", lambda c: list(map(str, c)), "'task_index' is '0'"),
+        ("episode_index", lambda c: [7] * len(c), "0 rows, the index says 12"),
+    ],
+)  # fmt: skip
+def test_steps_that_are_not_counted_as_lerobot_counts_them_are_named(
+    tmp_path: Path, kind: str, column: str, new: Callable[[list[Any]], list[Any]], message: str
+) -> None:
+    root = copied(kind, tmp_path)
+    change(root, "data/**/*.parquet", column, new)
+    with pytest.raises(EpisodeError, match=rf"0.parquet, episode 0: {message}"):
+        open_source(root, "lerobot").read(0, images=False)
+
+
+def test_a_clock_that_is_not_quite_right_is_accepted(tmp_path: Path) -> None:
+    root = copied("v30_image", tmp_path)
+    change(root, "data/**/*.parquet", "timestamp", lambda c: [1.005 * t + 0.04 * (i % 2) for i, t in enumerate(c)])
+    assert [len(episode) for episode in open_source(root, "lerobot")] == [12, 9]
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        ({"from": [0.0, 0.0]}, r"row 2: 'observation.images.front' is 2.1 s of a video, the 9 steps take 0.9 s"),
+        ({"from": [0.0, 0.0], "to": [1.2, 0.9]}, r"by the index, episode 1 begins at 0 s, where episode 0"),
+        ({"from": [0.0, 0.6], "to": [1.2, 1.5]}, r"episode 1 begins at 0.6 s, where episode 0 has not ended"),
+        ({"to": [1.2, 1.2]}, r"row 2: .* is 0 s of a video, the 9 steps take 0.9 s"),
+        ({"from": [1.2, 1.2], "to": [0.0, 2.1]}, r"row 1: .* is -1.2 s of a video"),
+        ({"to": [1.2, float("nan")]}, r"to_timestamp is nan; it must be a number from 0"),
+        ({"to": [1.2, None]}, r"to_timestamp is None; it must be a number"),
+        ({"from": ["0", "1.2"]}, r"from_timestamp is '0'; it must be a number"),
+        ({"to": [120.0, 210.0]}, r"row 1: .* is 120 s of a video, the 12 steps take 1.2 s"),
+    ],
+)  # fmt: skip
+def test_parts_of_a_video_that_are_not_those_of_the_steps_are_named(
+    tmp_path: Path, ends: dict[str, list[Any]], message: str
+) -> None:
+    root = copied("v30_video", tmp_path)
+    for end, values in ends.items():
+        change(root, "meta/episodes/**/*.parquet", f"{VIDEO}/{end}_timestamp", lambda _, values=values: values)
+    with pytest.raises(EpisodeError, match=message):
+        open_source(root, "lerobot")
+
+
+@pytest.mark.parametrize("drift", [-0.004, 0.0001, 0.004])
+def test_a_start_beside_its_frame_gives_that_frame(tmp_path: Path, drift: float) -> None:
+    root = copied("v30_video", tmp_path)
+    for end in ("from", "to"):
+        change(root, "meta/episodes/**/*.parquet", f"{VIDEO}/{end}_timestamp", lambda c: [c[0], c[1] + drift])
+    found, expected = (open_source(path, "lerobot")[1] for path in (root, TINY / "v30_video"))
+    np.testing.assert_array_equal(found.images["image_primary"], expected.images["image_primary"])
+
+
+def test_a_video_that_two_episodes_name_is_refused(tmp_path: Path) -> None:
+    root = copied("v21_video", tmp_path)
+    described = json.loads((root / "meta" / "info.json").read_text())
+    path = described["video_path"].replace("{episode_index:06d}", "000000")
+    (root / "meta" / "info.json").write_text(json.dumps({**described, "video_path": path}))
+    with pytest.raises(EpisodeError, match=r"episode_000000.mp4: by the index, episode 1 begins at 0 s"):
+        open_source(root, "lerobot")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\xff\x00", "tasks.jsonl: the index cannot be read"),
+        (b"", r"'task_index' is 0, the index says \[\]"),
+        (b'{"task_index": 0, "task": 5}', "tasks.jsonl row 1: task is 5"),
+        (b'{"task_index": "0", "task": "push block 0"}', "tasks.jsonl row 1: task_index is '0'"),
+        (b'{"task_index": 0, "task": "push block 1"}', r"'task_index' is 0, the index says \[\]"),
+        (b"[1, 2]\n", "tasks.jsonl row 1 is list"),
+        (b"7\n", "tasks.jsonl row 1 is 7"),
+        (b'{"task_index": 0, "task": "push block 0"}\n{"task_index": 0, "task": "push block 1"}', "'task_index' is 0"),
+        (None, "tasks.jsonl: the index cannot be read"),
+    ],
+)
+def test_a_list_of_tasks_that_is_none_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = copied("v21_video", tmp_path) / "meta" / "tasks.jsonl"
+    file.unlink()
+    file.write_bytes(content) if content is not None else file.mkdir()
+    with pytest.raises(EpisodeError, match=message):
+        open_source(file.parents[1], "lerobot").read(0, images=False)
