@@ -8,13 +8,13 @@ from gap_vla.core.lazy import exports
 __all__, __getattr__, __dir__ = exports(
     __name__,
     {
-        "version_files": "DatasetError",
+        "version_files": "DatasetError dataset_metadata",
         "shards": "BeamRunner with_rho",
         "store": "EpisodeStore",
         "loader": "WindowLoader",
         "convert": "build_dataset",
         "tfds_builder": "dataset_builder",
-        "reader": "dataset_metadata read_rlds",
+        "reader": "read_rlds",
         "statistics": "dataset_statistics normalize unnormalize",
         "windows": "window_indices",
         "builder": "write_rlds",

@@ -16,10 +16,9 @@ from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import describe
 from gap_vla.rlds.builder import write_rlds
-from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 from gap_vla.rlds.shards import plan_splits, with_rho
-from gap_vla.rlds.version_files import DatasetError, read_back
+from gap_vla.rlds.version_files import DatasetError, dataset_metadata, read_back
 
 if TYPE_CHECKING:
     from gap_vla.phases import Annotation, Annotator

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import re
+import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,19 +14,16 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import Section, one_line, refusing
+from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
 from gap_vla.rlds.schema import decode_episode
-from gap_vla.rlds.version_files import counted, open_version
+from gap_vla.rlds.version_files import open_version, records
 
-_NODE = re.compile(r"\{\{.*?\}\} *")
+_NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
 
-
-def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
-    """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions; {} for foreign data."""
-    path = Path(version_dir) / "metadata.json"
-    return dict(Section.read(path, EpisodeError).values) if path.exists() else {}
+FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
+"""The only step at which each may be true."""
 
 
 def read_rlds(
@@ -45,8 +45,7 @@ def read_rlds(
             `language_instruction`) to step field (`observation/image_0`, several numeric ones joined by `+`).
 
     Raises:
-        EpisodeError: not a finished dataset, unknown split, a truncated shard (names the shard and what to do), or
-            fewer episodes than dataset_info.json says.
+        EpisodeError: not a finished dataset, unknown split, or a damaged shard (names the shard and what to do).
     """
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
     for index, (steps, metadata) in enumerate(read_steps(version_dir, split, workers=workers, resize=size)):
@@ -54,6 +53,7 @@ def read_rlds(
         with refusing(f"{where}: not the fields of an episode", "name them with keys", EpisodeError):
             episode = decode_episode(pick_fields(steps, keys, where) if keys else steps, metadata)
             episode.validate(where)
+            check_steps(dict(flat(steps, separator="/")), where)
         yield episode
 
 
@@ -63,8 +63,13 @@ def read_steps(
     *,
     workers: int = 2,
     resize: Mapping[str, tuple[int, int]] | None = None,
+    only: int | None = None,
+    images: bool = True,
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yields (steps as stacked numpy arrays, episode metadata) of any RLDS dataset, whatever its fields."""
+    """Yields (steps as stacked numpy arrays, episode metadata) of any RLDS dataset, whatever its fields.
+
+    Of `only` this episode, if one is named; images stay encoded if they are not wanted.
+    """
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -74,21 +79,27 @@ def read_steps(
     where = f"{version_dir}, split {split}"
     with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
         in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        dataset = builder.as_dataset(split=split, read_config=in_order)
-        stack = functools.partial(_stack, resize=resize or {})
+        part = split if only is None else f"{split}[{only}:{only + 1}]"
+        decoders = None if images else {"steps": _encoded(builder.info.features["steps"].feature)}
+        # neither our functions nor TFDS' need AutoGraph, which writes each into a file and warns where it cannot
+        as_it_is = tf.autograph.experimental.do_not_convert
+        dataset = as_it_is(builder.as_dataset)(split=part, decoders=decoders, read_config=in_order)
+        stack = as_it_is(functools.partial(_stack, resize=resize or {}))
         dataset = dataset.map(stack, num_parallel_calls=workers, deterministic=True).prefetch(1)
         options = tf.data.Options()
         options.threading.private_threadpool_size = workers
         iterator = iter(dataset.with_options(options).as_numpy_iterator())
-    index = 0
+    index = only or 0
     while True:
         try:
             episode = next(iterator)
         except StopIteration:
-            return counted(where, index, builder.info.splits[split].num_examples)
+            return
         except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter: of bytes that an OpError quotes
             files = ", ".join(Path(f).name for f in builder.info.splits[split].filenames)
             said = one_line(_NODE.sub("", getattr(error, "message", str(error))), 120)
+            if "must have the same size" in said:
+                said = _uneven(builder.info, split, index)
             raise EpisodeError(
                 f"{where}, episode {index}: unreadable ({said}); one of "
                 f"{files} is truncated or damaged, or features.json is of another dataset: copy them again or convert "
@@ -96,6 +107,41 @@ def read_steps(
             ) from None
         yield episode["steps"], episode.get("episode_metadata", {})
         index += 1
+
+
+def _uneven(info: Any, split: str, index: int) -> str:
+    """Which fields of an episode have not as many steps as most."""
+    import tensorflow as tf
+
+    files = (records(Path(str(file))) for file in info.splits[split].filepaths)
+    record = next(itertools.islice(itertools.chain.from_iterable(files), index, None))
+    stored, steps = tf.train.Example.FromString(record).features.feature, {}
+    for key, account in flat(info.features.get_serialized_info(), separator="/"):
+        if key.startswith("steps/") and account.shape.count(None) == 1:
+            values = getattr(stored[key], stored[key].WhichOneof("kind") or "int64_list").value
+            steps[key] = len(values) // math.prod(size or 1 for size in account.shape)
+    usual = statistics.mode(steps.values())
+    return ", ".join(f"{key} has {n} steps, most have {usual}" for key, n in steps.items() if n != usual)
+
+
+def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
+    """Checks the fields, of first dimension T, that mean the same in every RLDS dataset; others may hold anything.
+
+    Raises:
+        EpisodeError: another step than the first or last is said to be it, or an action, reward or discount is NaN.
+    """
+    for name, value in fields.items():
+        if name in FLAGS:
+            at = np.flatnonzero(value)
+            if (odd := at[at != FLAGS[name] % len(value)]).size:
+                raise EpisodeError(
+                    f"{where}: {name} is true at step {odd[0]} of {len(value)}; convert the source again"
+                )
+        elif name.split("/")[0] in ("action", "reward", "discount") and value.dtype.kind == "f":
+            if (odd := np.argwhere(~np.isfinite(value))).size:
+                raise EpisodeError(
+                    f"{where}: {name} is NaN or infinite at step {odd[0, 0]}; repair or drop the episode"
+                )
 
 
 def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
@@ -112,6 +158,18 @@ def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -
         (observation if name == "proprio" or name.startswith("image_") else picked)[name] = value
     observation.setdefault("proprio", fields.get("observation/proprio"))
     return {**picked, "observation": observation}
+
+
+def _encoded(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoders of TFDS that leave every picture below as the bytes that are stored."""
+    import tensorflow_datasets as tfds
+
+    skip = tfds.decode.SkipDecoding()
+    found = {
+        key: skip if isinstance(value, tfds.features.Image) else _encoded(getattr(value, "items", dict)())
+        for key, value in dict(features).items()
+    }
+    return {key: value for key, value in found.items() if value}
 
 
 def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]]) -> dict[str, Any]:

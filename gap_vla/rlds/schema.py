@@ -144,12 +144,14 @@ def decode_episode(steps: Mapping[str, Any], metadata: Mapping[str, Any]) -> Epi
         phase=np.array([decoded(p) for p in steps["phase"]]) if "phase" in steps else None,
         rho=np.asarray(steps["rho"], np.float32) if "rho" in steps else None,
         change_point=as_truths(steps["change_point"]) if "change_point" in steps else None,
-        metadata={
-            "episode_id": decoded(metadata.get("episode_id", b"")),
-            "file_path": decoded(metadata.get("file_path", b"")),
-            **parsed(decoded(metadata.get("extra_json", b"")) or "{}"),
-        },
+        metadata=recorded(metadata),
     )
+
+
+def recorded(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """An Episode's metadata from those of an RLDS episode; raises ValueError or TypeError for what is no text."""
+    names = {key: decoded(metadata.get(key, b"")) for key in ("episode_id", "file_path")}
+    return {**names, **parsed(decoded(metadata.get("extra_json", b"")) or "{}")}
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -21,9 +21,9 @@ from gap_vla.core.foreign import parsed, refusing, regular
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import waiting
 from gap_vla.core.whole import put, workplace
-from gap_vla.rlds.reader import dataset_metadata, read_rlds
+from gap_vla.rlds.reader import read_rlds
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
-from gap_vla.rlds.version_files import naming_a_full_disk, open_version
+from gap_vla.rlds.version_files import dataset_metadata, naming_a_full_disk, open_version
 
 STORE_VERSION = 2
 

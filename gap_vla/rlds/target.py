@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,16 +15,13 @@ from gap_vla.core.identity import differences, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, stamp
 from gap_vla.core.whole import put, write_json
-from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.shards import ACCOUNTS
-from gap_vla.rlds.version_files import DatasetError, read_back
+from gap_vla.rlds.version_files import VERSION, DatasetError, dataset_metadata, read_back
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
 MODULE = "gap_vla.rlds"
 """What a dataset says of its origin if it was not written by a TFDS builder class."""
-
-VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
 
 _MARK = "settings.json"
 

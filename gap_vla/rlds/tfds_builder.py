@@ -20,10 +20,9 @@ import tensorflow_datasets as tfds
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source, check_options
 from gap_vla.rlds.convert import build_dataset, dry_run
-from gap_vla.rlds.reader import dataset_metadata
 from gap_vla.rlds.shards import BeamRunner
 from gap_vla.rlds.target import DESCRIPTION, check_names
-from gap_vla.rlds.version_files import DatasetError, open_version
+from gap_vla.rlds.version_files import DatasetError, dataset_metadata, open_version
 
 BUILDERS = Path(__file__).parents[2] / "rlds_builders"
 """The folders of builders, where this package lies in a checkout."""

@@ -1,12 +1,14 @@
 """The files of one RLDS dataset version: looked at before TFDS reads them, counted after they are written.
 
 TFDS imports the modules that `features.json` names; only features of TFDS itself are let through. Shards are compared
-with what `dataset_info.json` says of them.
+with what `dataset_info.json` says of them, and the features of a dataset of ours with what it was written with.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ from typing import Any
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError, is_full_disk
 from gap_vla.core.foreign import Section, one_line, refusing, whole
+from gap_vla.core.identity import flat
+from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
+
+VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
 
 MOST = 2**40
 _OWN = ("tensorflow_datasets.core.features.", "tensorflow_datasets.")
@@ -42,11 +48,17 @@ def naming_a_full_disk(directory: Path, kept: str) -> Iterator[None]:
         ) from None
 
 
+def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
+    """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions; {} for foreign data."""
+    path = Path(version_dir) / "metadata.json"
+    return dict(Section.read(path, EpisodeError).values) if path.exists() else {}
+
+
 def open_version(version_dir: Path) -> Any:
     """`tfds.builder_from_directory` of a checked version.
 
     Raises:
-        EpisodeError: a file is missing, empty or damaged, or features are of other libraries; names the file.
+        EpisodeError: a file is missing, damaged or of another dataset, or features are of other libraries; names it.
     """
     for needed in ("dataset_info.json", "features.json"):
         if not (version_dir / needed).exists():
@@ -73,9 +85,26 @@ def open_version(version_dir: Path) -> Any:
     if not hasattr(getattr(known.get("steps"), "feature", None), "items"):
         found = one_line(", ".join(known)) or "none"
         raise EpisodeError(f"{version_dir}: no 'steps' among the features ({found}); this is not RLDS")
+    if VERSION.fullmatch(name := version_dir.resolve().name) and name != (said := str(builder.info.version)):
+        raise EpisodeError(f"{info.where} says version {one_line(said, 40)}, its folder {name}; correct one of them")
     with refusing(f"{version_dir}: its splits cannot be read", advice, EpisodeError):
         _check_shards(builder, info, version_dir)
+    if dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION:
+        _check_schema(builder.info.features, version_dir)
     return builder
+
+
+def _check_schema(features: Any, version_dir: Path) -> None:
+    """Compares the features of a dataset of ours with those that it was written with; more may have been added."""
+    with refusing(f"{version_dir / 'metadata.json'}: schema", "copy the dataset again", EpisodeError):
+        written = Schema(**dataset_metadata(version_dir)["schema"]).features()
+    for kind in ("get_tensor_info", "get_serialized_info"):
+        found, wanted = (dict(flat(getattr(one, kind)(), separator="/")) for one in (features, written))
+        if odd := sorted(key for key in wanted if str(found.get(key)) != str(wanted[key])):
+            raise EpisodeError(
+                f"{version_dir / 'features.json'}: {odd[0]} is {found.get(odd[0], 'missing')}, by metadata.json it was "
+                f"written as {wanted[odd[0]]}; copy both again"
+            )
 
 
 def _class_names(value: Any) -> Iterator[Any]:
@@ -103,11 +132,23 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
         for file, length in zip(files, lengths):
             if not file.is_file() or file.parent.resolve() != version_dir.resolve():
                 raise EpisodeError(f"{file} is missing or in another folder; copy the whole dataset or build it again")
-            if length and not file.stat().st_size:
-                raise EpisodeError(f"{file} is empty, dataset_info.json says {length} episodes; copy the file again")
+            _check_length(file, length)
         nobodys -= {file.name for file in files}
     if nobodys:
         raise EpisodeError(f"{info.where} has no split with {min(nobodys)}, which lies beside it; copy it again")
+
+
+def _check_length(file: Path, said: int) -> None:
+    """Compares the number of records, hopping from one to the next, with `dataset_info.json`."""
+    place, found, size = 0, 0, file.stat().st_size
+    with open(file, "rb") as stream:
+        while place < size and found <= said:
+            found, place = found + 1, stream.seek(place + 16 + int.from_bytes(stream.read(8), "little"))
+    if found != said:
+        what = "is empty" if not size else f"holds {found if found < said else f'more than {said}'}"
+        raise EpisodeError(f"{file} {what}, dataset_info.json says {said} episodes; copy the file again")
+    if place != size:
+        raise EpisodeError(f"{file} is truncated or damaged, its last record ends elsewhere; copy the file again")
 
 
 def records(file: Path, error: type[UserError] = EpisodeError) -> Iterator[bytes]:
@@ -124,20 +165,11 @@ def records(file: Path, error: type[UserError] = EpisodeError) -> Iterator[bytes
 
 
 def read_back(version_dir: Path) -> None:
-    """Reads every record of a version that was just written, and compares their number with `dataset_info.json`.
+    """Reads every record of a version that was just written.
 
     Raises:
         EpisodeError: it did not arrive whole.
     """
     for split in open_version(version_dir).info.splits.values():
-        for file, length in zip(split.filepaths, split.shard_lengths):
-            counted(file, sum(1 for _ in records(Path(str(file)))), length)
-
-
-def counted(what: Path | str, found: int, said: int) -> None:
-    """Raises EpisodeError if other records were found than `dataset_info.json` says."""
-    if found != said:
-        raise EpisodeError(
-            f"{what}: {found} episodes where dataset_info.json says {said}; a file was cut off or replaced: copy the "
-            "dataset again"
-        )
+        for file in split.filepaths:
+            collections.deque(records(Path(str(file))), maxlen=0)

@@ -129,7 +129,7 @@ def test_a_state_may_lie_in_several_fields(bridge: Path, tmp_path: Path) -> None
 def test_wrong_fields_and_layouts_are_named_and_leave_nothing(bridge: Path, tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"no 'steps/observation/pose' .*observation/nested/joints"):
         annotate_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/pose", layout="bridge")
-    with pytest.raises(EpisodeError, match=r"episode 0: the state has shape .* the layout has 9 columns"):
+    with pytest.raises(EpisodeError, match=r"train\[0\]: the state has shape .* the layout has 9 columns"):
         annotate_files(bridge, tmp_path / "1.0.0", method="gaussian", state="observation/state", layout="gap")
     assert not list(tmp_path.iterdir())
     with pytest.raises(EpisodeError, match=r"no step field 'observation/image_9'"):

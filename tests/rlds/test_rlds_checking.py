@@ -135,6 +135,7 @@ ALL = list(range(7))
     [
         (_field(is_first=np.zeros(60, bool)), ("error", "structure")),
         (_field(is_last=np.ones(60, bool)), ("error", "structure")),
+        (_field(is_terminal=np.arange(60) < 3), ("error", "structure")),
         (_field(**{"observation/proprio": np.full((60, 9), np.nan, np.float32)}), ("error", "finite")),
         (_field(**{"observation/timestamp": TIME[::-1]}), ("error", "time")),
         (_field(**{"observation/timestamp": TIME + (np.arange(60) > 30)}), ("warning", "time")),

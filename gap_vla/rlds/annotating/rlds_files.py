@@ -6,35 +6,29 @@ episode is the same byte for byte, whatever the dataset's own fields are.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import Error
-from PIL import Image
 
-from gap_vla.core.episode import OPENING_UNIT, Episode, EpisodeError
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import Section, refusing
+from gap_vla.core.identity import flat
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
-from gap_vla.demos.fields import as_rows, as_truths
+from gap_vla.demos.fields import as_rows
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
-from gap_vla.rlds.reader import dataset_metadata, read_steps
-from gap_vla.rlds.target import VERSION
-from gap_vla.rlds.version_files import counted, open_version, records
-
-PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
-"""How encoded PNG and JPEG images begin."""
+from gap_vla.rlds.reader import check_steps, read_steps
+from gap_vla.rlds.schema import decode_episode
+from gap_vla.rlds.version_files import VERSION, dataset_metadata, open_version, records
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
 """What an annotated copy has of its own, besides its shards."""
@@ -42,94 +36,46 @@ ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLD
 LANGUAGE = ("language_instruction", "observation/natural_language_instruction")
 
 
-def examples(file: Path) -> Iterator[Any]:
-    """The records of a shard.
+def episodes_of(
+    source: Path, split: str, job: AnnotationJob, only: int | None = None
+) -> Iterator[tuple[Episode, np.ndarray | None]]:
+    """Each episode of a split with its state, action and phases, and what `job.extra` names.
+
+    Args:
+        only: the number of one episode, which comes with its images and labels.
 
     Raises:
-        AnnotationError: it is damaged.
+        AnnotationError, EpisodeError: no such state (the message lists what there is), or a damaged field.
     """
-    import tensorflow as tf
-
-    for record in records(file, AnnotationError):
-        with refusing(f"{file} holds something else than examples", "copy it again", AnnotationError, (Error,)):
-            yield tf.train.Example.FromString(record)
-
-
-def episode_of(example: Any, file: str, number: int, job: AnnotationJob, *, images: bool = False) -> Episode:
-    """One episode: state and phases, and if wanted its images and labels.
-
-    Raises:
-        AnnotationError: no such state (the message lists what there is), or a damaged field.
-    """
-    where = f"{file}, episode {number}"
-    with refusing(where, "convert the source again", AnnotationError, (Image.DecompressionBombError,)):
-        steps, features, layout = _steps(example, where), example.features.feature, StateLayout.of(job.layout)
-        state = joined(job.state.split("+"), lambda name: _column(example, name, steps, where), where)
-        proprio = layout.to_proprio(as_rows(state, f"{where}: {job.state!r}"), where)
-        known: dict[str, Any] = {}
-        if "steps/phase" in features:
-            known["phase"] = np.array([name.decode() for name in features["steps/phase"].bytes_list.value])
-        if images and "steps/rho" in features:
-            known["rho"] = _column(example, "rho", steps, where).ravel().astype(np.float32)
-        if images and "steps/change_point" in features:
-            known["change_point"] = as_truths(_column(example, "change_point", steps, where).ravel())
-        for name in LANGUAGE:
-            if texts := features[f"steps/{name}"].bytes_list.value if f"steps/{name}" in features else ():
-                known["language_instruction"] = texts[0].decode()
-                break
-        return Episode(
-            _images(example, steps) if images else {},
-            proprio,
-            np.zeros((steps, 0), np.float32),
-            metadata={"file_path": file, "episode_id": number, **_recorded(features), **layout.facts},
-            **known,
-        ).validate()
+    layout, images = StateLayout.of(job.layout), only is not None
+    for index, (steps, metadata) in enumerate(read_steps(source, split, only=only, images=images), only or 0):
+        where, fields = f"{source}, {split}[{index}]", dict(flat(steps, separator="/"))
+        with refusing(where, "convert the source again", AnnotationError):
+            check_steps(fields, where)
+            column = functools.partial(_column, fields, where)
+            extra = joined(job.extra_names, column, where) if job.extra_names else None
+            state = as_rows(joined(job.state.split("+"), column, where), f"{where}: {job.state!r}")
+            proprio = layout.to_proprio(state, where)
+            action = fields.get("action", state[:, :0])
+            action = action if action.dtype.kind in "fiu" else state[:, :0]
+            texts = [fields[name][0] for name in LANGUAGE if name in fields]
+            known = {key: value for key, value in steps.items() if images or key not in ("rho", "change_point")}
+            known |= {"observation": {"proprio": proprio}, "action": action.reshape(len(proprio), -1)}
+            known["language_instruction"] = [*(text for text in texts if isinstance(text, bytes)), b""]
+            coloured = {k: v for k, v in fields.items() if images and v.dtype == np.uint8 and v.shape[3:] == (3,)}
+            pictures = {key.removeprefix("observation/"): value for key, value in coloured.items()}
+            episode = decode_episode(known, metadata)
+            place = {"file_path": str(source), "episode_id": f"{split}[{index}]"}
+            facts = {**episode.metadata, **place, **layout.facts}
+            yield episode.replace(images=pictures, metadata=facts).validate(where), extra
 
 
-def _recorded(features: Any) -> dict[str, Any]:
-    """The unit of the gripper, where a dataset of ours was converted from one whose openings are not in m."""
-    key = "episode_metadata/extra_json"
-    if key not in features or not (text := features[key].bytes_list.value):
-        return {}
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        return {OPENING_UNIT: json.loads(text[0])[OPENING_UNIT]}
-    return {}
-
-
-def _steps(example: Any, where: str) -> int:
-    features = example.features.feature
-    if "steps/is_first" not in features:
-        raise AnnotationError(f"{where}: no 'steps/is_first' (found: {_known(example)})")
-    return len(features["steps/is_first"].int64_list.value)
-
-
-def _column(example: Any, name: str, steps: int, where: str) -> np.ndarray:
-    features = example.features.feature
-    if f"steps/{name}" not in features:
-        raise AnnotationError(f"{where}: no 'steps/{name}' (found: {_known(example)})")
-    feature = features[f"steps/{name}"]
-    values = np.array(getattr(feature, feature.WhichOneof("kind") or "float_list").value)
-    if values.dtype.kind not in "fi" or (steps and len(values) % steps):
-        raise AnnotationError(f"{where}: 'steps/{name}' holds {len(values)} values of {values.dtype} for {steps} steps")
-    return values.reshape(steps, -1 if steps else 0)
-
-
-def _known(example: Any) -> str:
-    return ", ".join(sorted(key for key in example.features.feature if key.startswith("steps/")))
-
-
-def _images(example: Any, steps: int) -> dict[str, np.ndarray]:
-    """uint8[T, h, w, 3] per camera: every step feature whose bytes are coloured pictures of one size."""
-    found = {}
-    for key, feature in sorted(example.features.feature.items()):
-        values = feature.bytes_list.value
-        if not key.startswith("steps/") or len(values) != steps or not steps or not values[0].startswith(PICTURES):
-            continue
-        pictures = [Image.open(io.BytesIO(value), formats=("PNG", "JPEG")) for value in values]
-        if pictures[0].mode in ("RGB", "RGBA", "L", "P") and len({picture.size for picture in pictures}) == 1:
-            name = key.removeprefix("steps/").removeprefix("observation/")
-            found[name] = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
-    return found
+def _column(fields: Mapping[str, np.ndarray], where: str, name: str) -> np.ndarray:
+    if name not in fields:
+        known = ", ".join(f"steps/{key}" for key in sorted(fields))
+        raise AnnotationError(f"{where}: no 'steps/{name}' (found: {known})")
+    value = fields[name]
+    return value.reshape(len(value), -1) if value.dtype.kind in "fiub" else value
 
 
 def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
@@ -139,14 +85,16 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     """
     if not VERSION.fullmatch(out.name):
         raise AnnotationError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
-    info, episodes, places, extra = read_all(source, job)
-    shards = list(dict.fromkeys((split, file) for split, file, _ in places))
+    info = dict(Section.read(source / "dataset_info.json", EpisodeError).values)
+    if info.get("fileFormat", "tfrecord") != "tfrecord":
+        raise AnnotationError(f"{source}: files are {info['fileFormat']}; only tfrecord can be annotated")
+    splits = open_version(source).info.splits
+    episodes, places, extra = read_all(source, job)
+    shards = [(name, Path(str(file))) for name, split in splits.items() for file in split.filepaths]
     others = _other_files(source, {file.name for _, file in shards})
-    for split in {split for split, _ in shards}:
-        next(read_steps(source, split))  # with its features: what nobody can decode is not worth a copy
     size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
     require_disk({"the copy": size}, out.parent, "their number, or name another disk")
-    fit = [i for i, (split, _, _) in enumerate(places) if split == "train"] or None
+    fit = [i for i, (split, _) in enumerate(places) if split == "train"] or None
     annotation = job.run(episodes, extra or None, fit)
     with workplace(out) as folder:
         new = folder / out.name
@@ -169,32 +117,25 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "dataset", overwrite=job.overwrite)
 
-    copies = [(out / file.name, job, number) for _, file, number in places]
-    return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: next(_decoded(*copies[index])))
+    copied = [(out, number, job, split) for split, number in places]
+    return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(*copied[index]))
 
 
-def read_all(
-    source: Path, job: AnnotationJob
-) -> tuple[dict[str, Any], list[Episode], list[tuple[str, Path, int]], list[np.ndarray]]:
-    """dataset_info.json; every episode without images; its split, shard and number therein; its extra columns.
+def read_all(source: Path, job: AnnotationJob) -> tuple[list[Episode], list[tuple[str, int]], list[np.ndarray]]:
+    """Every episode without images; its split and number therein; its extra columns.
 
     Raises:
-        AnnotationError, EpisodeError: a damaged file, or other episodes than dataset_info.json says.
+        AnnotationError, EpisodeError: a damaged file or field.
     """
-    info, shards = _described(source)
     episodes: list[Episode] = []
-    places: list[tuple[str, Path, int]] = []
+    places: list[tuple[str, int]] = []
     extra: list[np.ndarray] = []
-    for split, file, count in shards:
-        before = len(episodes)
-        for number, example in enumerate(examples(file)):
-            episodes.append(episode_of(example, f"{file}", number, job))
-            places.append((split, file, number))
-            if job.extra_names:
-                column = functools.partial(_column, example, steps=len(episodes[-1]), where=f"{file}, episode {number}")
-                extra.append(joined(job.extra_names, column, f"{file}, episode {number}"))
-        counted(file, len(episodes) - before, count)
-    return info, episodes, places, extra
+    for split in open_version(source).info.splits:
+        for number, (episode, column) in enumerate(episodes_of(source, split, job)):
+            episodes.append(episode)
+            places.append((split, number))
+            extra += [] if column is None else [column]
+    return episodes, places, extra
 
 
 def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
@@ -203,37 +144,12 @@ def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
     Raises:
         AnnotationError: no such split or episode.
     """
-    _, shards = _described(source)
-    if split not in (known := sorted({name for name, _, _ in shards})):
-        raise AnnotationError(f"{source}: no split {split!r}; it has {', '.join(known)}")
-    left = index
-    for file, count in [(file, count) for name, file, count in shards if name == split]:
-        if 0 <= left < count:
-            episode = next(_decoded(file, job, left))
-            if episode.rho is None and "rho" in open_version(source).info.features["steps"].feature:
-                raise EpisodeError(f"{file}, episode {left}: no rho, which features.json declares; copy the data again")
-            return episode
-        left -= count
-    raise AnnotationError(f"{source}, split {split}: no episode {index}")
-
-
-def _decoded(file: Path, job: AnnotationJob, first: int) -> Iterator[Episode]:
-    for number, example in enumerate(examples(file)):
-        if number >= first:
-            yield episode_of(example, f"{file}", number, job, images=True)
-
-
-def _described(source: Path) -> tuple[dict[str, Any], list[tuple[str, Path, int]]]:
-    """dataset_info.json, and split, path and number of episodes of every shard in order."""
-    info = dict(Section.read(source / "dataset_info.json", EpisodeError).values)
-    if info.get("fileFormat", "tfrecord") != "tfrecord":
-        raise AnnotationError(f"{source}: files are {info['fileFormat']}; only tfrecord can be annotated")
     splits = open_version(source).info.splits
-    return info, [
-        (entry["name"], Path(str(file)), count)
-        for entry in info["splits"]
-        for file, count in zip(splits[entry["name"]].filepaths, splits[entry["name"]].shard_lengths)
-    ]
+    if split not in splits:
+        raise AnnotationError(f"{source}: no split {split!r}; it has {', '.join(sorted(splits))}")
+    if not 0 <= index < splits[split].num_examples:
+        raise AnnotationError(f"{source}, split {split}: no episode {index}")
+    return next(episodes_of(source, split, job, index))[0]
 
 
 def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int]:
@@ -241,7 +157,8 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
 
     size, written = 0, hashlib.sha256()
     with tf.io.TFRecordWriter(str(out)) as writer:
-        for example in examples(file):
+        for old in records(file):
+            example = tf.train.Example.FromString(old)
             features = example.features.feature
             for key in ("steps/rho", "steps/change_point"):
                 if key in features:

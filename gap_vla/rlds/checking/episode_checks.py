@@ -8,6 +8,7 @@ import numpy as np
 
 from gap_vla.phases.motion import relative_rotation_vector
 from gap_vla.rlds.checking.report import Finding, Recording
+from gap_vla.rlds.reader import FLAGS
 
 SHORTEST = 5
 JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3
@@ -19,15 +20,14 @@ STILL_SHARE = 0.2
 
 
 def check_structure(episode: Recording) -> Iterator[Finding]:
-    """is_first and is_last are True exactly at the ends; the episode has enough steps."""
-    for key, at in (("is_first", 0), ("is_last", len(episode) - 1)):
-        if key not in episode.fields:
+    """is_first and is_last are True exactly at the ends, is_terminal nowhere else; the episode has enough steps."""
+    for key, end in FLAGS.items():
+        at, found = end % len(episode), np.flatnonzero(episode.fields.get(key, ())).tolist()
+        if key not in episode.fields and key != "is_terminal":
             yield Finding("error", "structure", f"no {key}; RLDS readers need it", episode.name)
-        elif np.flatnonzero(episode.fields[key]).tolist() != [at]:
-            found = np.flatnonzero(episode.fields[key]).tolist()[:5]
-            yield Finding(
-                "error", "structure", f"{key} is True at steps {found}, it must be at {at} only", episode.name
-            )
+        elif found != [at] and (found or key != "is_terminal"):
+            text = f"{key} is True at steps {found[:5]}, it must be at {at} only"
+            yield Finding("error", "structure", text, episode.name)
     if len(episode) < SHORTEST:
         yield Finding("warning", "length", f"{len(episode)} steps; drop it if it is a false start", episode.name)
 

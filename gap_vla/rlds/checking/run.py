@@ -19,8 +19,8 @@ from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.report import Finding, Recording, Report
-from gap_vla.rlds.reader import dataset_metadata, read_steps
-from gap_vla.rlds.version_files import open_version
+from gap_vla.rlds.reader import read_steps
+from gap_vla.rlds.version_files import dataset_metadata, open_version
 
 _STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
 _LEVELS = {"error": 0, "warning": 1, "note": 2}

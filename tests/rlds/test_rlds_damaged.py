@@ -1,0 +1,158 @@
+"""Records and descriptions that cannot be right are refused by the readers for training, for labels and for pages."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from synthetic_demos import make_episode
+
+from gap_vla.core.errors import UserError
+from gap_vla.rlds import read_rlds, write_rlds
+from gap_vla.rlds.annotating import AnnotationJob
+from gap_vla.rlds.annotating.rlds_files import read, read_all
+from gap_vla.rlds.reader import read_steps
+
+Damage = Callable[[Path], Any]
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    episodes = [make_episode(i, steps=STEPS, size=4) for i in range(2)]
+    return write_rlds(episodes, tmp_path_factory.mktemp("sound"), "toy", val_fraction=0.0)
+
+
+def shard(version: Path) -> Path:
+    (found,) = version.glob("*.tfrecord*")
+    return found
+
+
+def record(change: Callable[[Any], Any]) -> Damage:
+    """Changes the features of the second episode; checksums are right."""
+
+    def apply(version: Path) -> None:
+        made = [
+            tf.train.Example.FromString(r) for r in tf.data.TFRecordDataset(str(shard(version))).as_numpy_iterator()
+        ]
+        change(made[1].features.feature)
+        with tf.io.TFRecordWriter(str(shard(version))) as writer:
+            for example in made:
+                writer.write(example.SerializeToString())
+
+    return apply
+
+
+def values(key: str, change: Callable[[list[Any]], list[Any]]) -> Damage:
+    def apply(features: Any) -> None:
+        kept = getattr(features[f"steps/{key}"], features[f"steps/{key}"].WhichOneof("kind")).value
+        kept[:] = change(list(kept))
+
+    return record(apply)
+
+
+def at(step: int, value: Any) -> Callable[[list[Any]], list[Any]]:
+    return lambda kept: [value if i == step else old for i, old in enumerate(kept)]
+
+
+def edited(name: str, change: Callable[[Any], Any]) -> Damage:
+    def apply(version: Path) -> None:
+        content = json.loads((version / name).read_text())
+        change(content)
+        (version / name).write_text(json.dumps(content))
+
+    return apply
+
+
+def step_features(content: Any) -> Any:
+    return content["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+
+
+def appended(content: bytes) -> Damage:
+    return lambda version: shard(version).write_bytes(shard(version).read_bytes() + content)
+
+
+def lengths(number: int) -> Damage:
+    return edited("dataset_info.json", lambda v: v["splits"][0].update(shardLengths=[str(number)]))
+
+
+PICTURES = "observation/image_primary"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    {
+        "action NaN": (values("action", at(2, np.nan)), "action is NaN or infinite at step 0"),
+        "action 1e30": (values("action", at(9, 1e30)), r"action is 1e\+30 at step 1, column 2"),
+        "no action": (record(lambda f: f.pop("steps/action")), "steps/action has 0 steps, most have 6"),
+        "long action": (values("action", lambda v: v + v[:7]), "steps/action has 7 steps, most have 6"),
+        "odd action": (values("action", lambda v: v[1:]), "episode 1: unreadable .*steps/action.*divisible by 7"),
+        "reward": (values("reward", at(3, np.inf)), "reward is NaN or infinite at step 3"),
+        "discount": (values("discount", at(3, np.nan)), "discount is NaN or infinite at step 3"),
+        "is_first": (values("is_first", at(3, 1)), "is_first is true at step 3 of 6"),
+        "is_last": (values("is_last", at(0, 1)), "is_last is true at step 0 of 6"),
+        "is_terminal": (values("is_terminal", at(1, 1)), "is_terminal is true at step 1 of 6"),
+        "no rho": (record(lambda f: f.pop("steps/rho")), r"episode 1: unreadable \(steps/rho has 0 steps"),
+        "a picture more": (values(PICTURES, lambda v: v + v[:1]), "image_primary has 7 steps, most have 6"),
+        "bytes behind": (appended(b"more"), "train.tfrecord.* is truncated or damaged|holds more than 2"),
+        "zeros behind": (appended(bytes(16)), "holds more than 2, dataset_info.json says 2 episodes"),
+        "length 3": (lengths(3), "holds 2, dataset_info.json says 3 episodes"),
+        "length 1": (lengths(1), "holds more than 1, dataset_info.json says 1 episodes"),
+        "version": (edited("dataset_info.json", lambda v: v.update(version="9.9.9")), "9.9.9, its folder 1.0.0"),
+        "float64": (
+            edited("features.json", lambda v: step_features(v)["action"]["tensor"].update(dtype="float64")),
+            "features.json: steps/action is .*float64.*, by metadata.json it was written as .*float32",
+        ),
+        "lost feature": (edited("features.json", lambda v: step_features(v).pop("rho")), "steps/rho is missing, by"),
+    }.values(),
+)  # fmt: skip
+def test_damage_is_refused_by_every_reader(sound: Path, tmp_path: Path, damage: Damage, said: str) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    damage(version)
+    readers: tuple[Callable[[], Any], ...] = (
+        lambda: list(read_rlds(version, "train", workers=1)),
+        lambda: read_all(version, AnnotationJob()),
+        lambda: read(version, 1, AnnotationJob(), "train"),
+    )
+    for reader in readers:
+        with pytest.raises(UserError, match=said):
+            reader()
+
+
+@pytest.mark.parametrize("content", [b"<html>no picture</html>", b"", b"\x89PNG cut"])
+def test_no_page_shows_an_episode_without_one_of_its_pictures(sound: Path, tmp_path: Path, content: bytes) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    values(PICTURES, at(2, content))(version)
+    assert read(version, 0, AnnotationJob(), "train").images["image_primary"].shape == (STEPS, 4, 4, 3)
+    with pytest.raises(UserError, match="split train, episode 1: unreadable"):
+        read(version, 1, AnnotationJob(), "train")
+
+
+def test_what_is_in_order_is_read_the_same_with_and_without_pictures(sound: Path) -> None:
+    episodes, places, _ = read_all(sound, AnnotationJob())
+    assert places == [("train", 0), ("train", 1)] and not any(episode.images for episode in episodes)
+    for number, episode in enumerate(episodes):
+        shown, trained = read(sound, number, AnnotationJob(), "train"), list(read_rlds(sound, "train"))[number]
+        for other in (shown, trained):
+            assert episode.proprio.tobytes() == other.proprio.tobytes()
+            assert episode.action.tobytes() == other.action.tobytes()
+        assert shown.language_instruction == trained.language_instruction == episode.language_instruction
+        for name, frames in trained.images.items():
+            np.testing.assert_array_equal(shown.images[name], frames)
+        np.testing.assert_array_equal(shown.rho, trained.rho)
+
+
+def test_reading_leaves_no_generated_code_behind(sound: Path) -> None:
+    pattern = os.path.join(tempfile.gettempdir(), "__autograph_generated_file*")
+    before = set(glob.glob(pattern))
+    assert len(list(read_steps(sound, "train", resize={PICTURES: (2, 2)}))) == 2
+    assert set(glob.glob(pattern)) == before
