@@ -57,8 +57,7 @@ class StateLayout:
         columns = [*range(self.position, self.position + 3), *turn, *self.gripper]
         if twice := [column for column in columns if columns.count(column) > 1]:
             raise EpisodeError(f"layout: column {twice[0]} is two of position, rotation and gripper; name each once")
-        last = max(columns)
-        if last >= self.width:
+        if (last := max(columns)) >= self.width:
             raise EpisodeError(f"column {last} is outside of an arm's {self.width} columns")
 
     @classmethod

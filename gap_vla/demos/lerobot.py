@@ -146,8 +146,9 @@ def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
     if not video.exists():
         raise EpisodeError(f"{where}: the video is missing; download it")
     first, most = round((start or 0) * fps), place.length + (start is None)
-    seek = ["-ss", f"{(first - 0.25) / fps:.6f}"] if first else []
-    reader = imageio_ffmpeg.read_frames(str(video), input_params=seek, output_params=["-frames:v", str(most)])
+    # it ends at the first error (-xerror), rather than fill in what it cannot decode
+    asked = ["-xerror", *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else [])]
+    reader = imageio_ffmpeg.read_frames(str(video), input_params=asked, output_params=["-frames:v", str(most)])
     with contextlib.closing(reader):
         try:
             found: Any = next(reader, {})

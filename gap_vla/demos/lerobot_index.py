@@ -135,13 +135,12 @@ def read_description(root: Path) -> Description:
         feature = features.section(name)
         shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
         found[name] = Feature(feature.text("dtype"), math.prod(shape))
-    has_videos = any(feature.dtype == "video" for feature in found.values())
     return Description(
         root,
         version[:2],
         found,
         info.text("data_path"),
-        info.text("video_path") if has_videos else "",
+        info.text("video_path") if "video" in {feature.dtype for feature in found.values()} else "",
         info.whole("chunks_size", 1, MOST) if version[:2] == "v2" else 1,
         info.whole("total_episodes", 0, MOST) if "total_episodes" in info else None,
         info.whole("total_frames", 0, MOST) if "total_frames" in info else None,
@@ -177,7 +176,7 @@ def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePl
 
 
 def _require_apart(described: Description, places: list[EpisodePlace]) -> None:
-    """Raises EpisodeError if two episodes, or two cameras of one, have the same frames of a video."""
+    """Raises EpisodeError if two episodes, or two cameras of one, share frames of a video or are not in their order."""
     frame = 1 / described.fps
     parts = sorted(
         (video, start or 0.0, place.index, place.length * frame)
@@ -185,24 +184,25 @@ def _require_apart(described: Description, places: list[EpisodePlace]) -> None:
         for video, start in place.videos.values()
     )
     for (video, start, index, seconds), (other, following, second, _) in itertools.pairwise(parts):
-        if video == other and following < start + seconds - frame / 2:
+        if video == other and (second < index or following < start + seconds - frame / 2):
             raise EpisodeError(
-                f"{video}: by the index, episode {second} begins at {following:g} s, where episode {index} has not "
-                f"ended ({start:g} to {start + seconds:g} s); download {described.root}/meta again"
+                f"{video}: by the index, episode {second} begins at {following:g} s, not behind all of episode {index} "
+                f"({start:g} to {start + seconds:g} s); download {described.root}/meta again"
             )
 
 
 def _episodes(described: Description) -> list[Section]:
     """What the index says of each episode."""
     meta = described.root / "meta"
-    files = [meta / "episodes.jsonl"] if described.version == "v2" else sorted((meta / "episodes").rglob("*.parquet"))
+    tables = sorted((meta / "episodes").rglob("[!.]*.parquet"))
+    files = tables if described.version == "v3" else [meta / "episodes.jsonl"]
     return [row for file in files for row in _sections(file)]
 
 
 def _tasks(described: Description) -> dict[int, str] | None:
     """The dataset's instructions by their numbers; None: it has no list of them."""
     file = described.root / "meta" / ("tasks.jsonl" if described.version == "v2" else "tasks.parquet")
-    if not file.exists():
+    if not os.path.lexists(file):
         return None
     return {
         row.whole("task_index", 0, MOST): row.text("task" if "task" in row else "__index_level_0__")  # pandas' index
@@ -217,7 +217,7 @@ def _sections(file: Path) -> list[Section]:
         rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
     else:
         with refusing(f"{file}: the index cannot be read", "download it again", EpisodeError):
-            rows = [parsed(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            rows = [parsed(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     return [Section(row, f"{file} row {i}", EpisodeError) for i, row in enumerate(rows, start=1)]
 
 
@@ -226,6 +226,8 @@ def _place(
 ) -> EpisodePlace:
     index, length = row.whole("episode_index", 0, MOST), row.whole("length", 1, MOST)
     shared = described.version == "v3"
+    for key, right in (("dataset_from_index", first), ("dataset_to_index", first + length)):
+        row.whole(key, right, right, right)
 
     def file(template: str, part: str, **names: str) -> Path:
         own = {"episode_chunk": index // described.chunks_size, "episode_index": index}

@@ -44,13 +44,12 @@ class NpzFolder(NamedArrays):
         file = self._files[index]
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
+        text = arrays.get("language_instruction", self.options["language_instruction"])
         return self._episode(
             arrays,
             f"{file}",
             images,
-            language_instruction=as_text(
-                arrays.get("language_instruction", self.options["language_instruction"]), f"{file}"
-            ),
+            language_instruction=as_text(text, f"{file}"),
             success=as_truth(arrays.get("success", True), f"{file}: 'success'"),
             metadata={"file_path": str(file), "episode_id": file.stem},
         )

@@ -74,8 +74,9 @@ def test_a_clock_that_is_not_quite_right_is_accepted(tmp_path: Path) -> None:
     ("ends", "message"),
     [
         ({"from": [0.0, 0.0]}, r"row 2: 'observation.images.front' is 2.1 s of a video, the 9 steps take 0.9 s"),
-        ({"from": [0.0, 0.0], "to": [1.2, 0.9]}, r"by the index, episode 1 begins at 0 s, where episode 0"),
-        ({"from": [0.0, 0.6], "to": [1.2, 1.5]}, r"episode 1 begins at 0.6 s, where episode 0 has not ended"),
+        ({"from": [0.0, 0.0], "to": [1.2, 0.9]}, r"by the index, episode 1 begins at 0 s, not behind all of episode 0"),
+        ({"from": [0.0, 0.6], "to": [1.2, 1.5]}, r"episode 1 begins at 0.6 s, not behind all of episode 0"),
+        ({"from": [0.9, 0.0], "to": [2.1, 0.9]}, "episode 0 begins at 0.9 s, not behind all of episode 1"),
         ({"to": [1.2, 1.2]}, r"row 2: .* is 0 s of a video, the 9 steps take 0.9 s"),
         ({"from": [1.2, 1.2], "to": [0.0, 2.1]}, r"row 1: .* is -1.2 s of a video"),
         ({"to": [1.2, float("nan")]}, r"to_timestamp is nan; it must be a number from 0"),
@@ -132,3 +133,42 @@ def test_a_list_of_tasks_that_is_none_is_refused(tmp_path: Path, content: bytes 
     file.write_bytes(content) if content is not None else file.mkdir()
     with pytest.raises(EpisodeError, match=message):
         open_source(file.parents[1], "lerobot").read(0, images=False)
+
+
+@pytest.mark.parametrize("column", ["dataset_from_index", "dataset_to_index"])
+def test_steps_that_the_index_puts_elsewhere_are_named(tmp_path: Path, column: str) -> None:
+    root = copied("v30_image", tmp_path)
+    change(root, "meta/episodes/**/*.parquet", column, lambda c: [c[0], c[1] + 1])
+    with pytest.raises(EpisodeError, match=rf"row 2: {column} is \d+; it must be a whole number from"):
+        open_source(root, "lerobot")
+
+
+@pytest.mark.parametrize("place", [0.1, 0.2, 0.3, 0.4])
+def test_a_video_with_a_hole_is_not_filled_in(tmp_path: Path, place: float) -> None:
+    file = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]
+    content = bytearray(file.read_bytes())
+    begin = int(place * len(content))
+    content[begin : begin + 60] = bytes(60)
+    file.write_bytes(content)
+    with pytest.raises(
+        EpisodeError, match=r"episode_000000.mp4, episode 0: (\d+ frames, the episode has 12|the video)"
+    ):
+        open_source(tmp_path / "v21_video", "lerobot")[0]
+
+
+def test_a_list_of_tasks_that_was_not_downloaded_is_refused_and_one_that_never_was_is_not(tmp_path: Path) -> None:
+    tasks = copied("v21_video", tmp_path) / "meta" / "tasks.jsonl"
+    tasks.unlink()
+    assert len(open_source(tmp_path / "v21_video", "lerobot").read(0, images=False)) == 12
+    tasks.symlink_to("blob")
+    with pytest.raises(EpisodeError, match=r"tasks.jsonl: the index cannot be read"):
+        open_source(tmp_path / "v21_video", "lerobot")
+
+
+def test_companions_of_macos_and_line_ends_within_an_instruction_are_no_damage(tmp_path: Path) -> None:
+    for table in sorted(copied("v30_video", tmp_path).rglob("*.parquet")):
+        table.with_name(f"._{table.name}").write_bytes(b"\0\5\x16\7")
+    assert len(open_source(tmp_path / "v30_video", "lerobot")) == 2
+    for index in (copied("v21_video", tmp_path) / "meta").glob("*.jsonl"):
+        index.write_text(index.read_text().replace("push block", "push\u2028block"))
+    assert open_source(tmp_path / "v21_video", "lerobot")[1].language_instruction == "push\u2028block 1"
