@@ -125,11 +125,7 @@ def _uneven(info: Any, split: str, index: int) -> str:
 
 
 def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
-    """Checks the fields, of first dimension T, that mean the same in every RLDS dataset; others may hold anything.
-
-    Raises:
-        EpisodeError: another step than the first or last is said to be it, or an action, reward or discount is NaN.
-    """
+    """Raises EpisodeError for fields [T, …] that mean the same in every RLDS dataset, and here cannot be right."""
     for name, value in fields.items():
         if name in FLAGS:
             at = np.flatnonzero(value)
@@ -160,16 +156,14 @@ def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -
     return {**picked, "observation": observation}
 
 
-def _encoded(features: Mapping[str, Any]) -> dict[str, Any]:
+def _encoded(feature: Any) -> Any:
     """The decoders of TFDS that leave every picture below as the bytes that are stored."""
     import tensorflow_datasets as tfds
 
-    skip = tfds.decode.SkipDecoding()
-    found = {
-        key: skip if isinstance(value, tfds.features.Image) else _encoded(getattr(value, "items", dict)())
-        for key, value in dict(features).items()
-    }
-    return {key: value for key, value in found.items() if value}
+    if isinstance(feature, tfds.features.Image):
+        return tfds.decode.SkipDecoding()
+    parts = ((key, _encoded(part)) for key, part in getattr(feature, "items", tuple)())
+    return {key: part for key, part in parts if part}
 
 
 def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]]) -> dict[str, Any]:

@@ -115,15 +115,14 @@ class EpisodeStore:
             with workplace(directory) as folder:
                 new = folder / directory.name
                 new.mkdir()
-                names = list(open_version(version_dir).info.splits)
-                options: dict[str, Any] = {"resize": resize, "keys": keys}
+                splits = open_version(version_dir).info.splits
                 metadata = dataset_metadata(version_dir)
                 # 0.1.0 took them over all splits; any others are computed here, to the same numbers.
                 of_0_1 = dict(flat(metadata)).get("identity.schema_version") == 1
                 statistics = version_dir / "dataset_statistics.json"
                 write_store(
                     new,
-                    {name: read_rlds(version_dir, name, **options) for name in names},
+                    {name: read_rlds(version_dir, name, resize=resize, keys=keys) for name in splits},
                     source=str(version_dir),
                     source_hash=source_hash,
                     metadata=metadata,

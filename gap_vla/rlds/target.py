@@ -116,11 +116,7 @@ def describe(
 
 
 def finish(partial: Path, path: Path, overwrite: bool) -> Path:
-    """Reads the dataset back and gives it its final name.
-
-    Raises:
-        EpisodeError: it did not arrive whole on the disk.
-    """
+    """Gives the dataset its final name; raises EpisodeError if it did not arrive whole on the disk."""
     read_back(partial)
     (partial / _MARK).unlink()
     stamp(partial, "dataset")

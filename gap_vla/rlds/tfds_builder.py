@@ -66,7 +66,7 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         return _LocalInfo(
             builder=self,
             description=f"{self.name}: demonstrations in RLDS with the motion-transition probability rho per step.",
-            features=open_version(self.data_path).info.features if known else None,
+            features=open_version(self.data_path, shards=False).info.features if known else None,
         )
 
     def convert(self, source: Source | str | Path, *, reader: Mapping[str, Any] | None = None, **settings: Any) -> Path:

@@ -50,12 +50,17 @@ def naming_a_full_disk(directory: Path, kept: str) -> Iterator[None]:
 
 def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
     """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions; {} for foreign data."""
-    path = Path(version_dir) / "metadata.json"
-    return dict(Section.read(path, EpisodeError).values) if path.exists() else {}
+    if not (path := Path(version_dir) / "metadata.json").exists():
+        return {}
+    said = Section.read(path, EpisodeError)
+    return {
+        **said.values,
+        **{key: said.section(key).values for key in ("identity", "annotator", "schema") if key in said},
+    }
 
 
-def open_version(version_dir: Path) -> Any:
-    """`tfds.builder_from_directory` of a checked version.
+def open_version(version_dir: Path, *, shards: bool = True) -> Any:
+    """`tfds.builder_from_directory` of a checked version; without its `shards`, of its description alone.
 
     Raises:
         EpisodeError: a file is missing, damaged or of another dataset, or features are of other libraries; names it.
@@ -88,8 +93,9 @@ def open_version(version_dir: Path) -> Any:
     if VERSION.fullmatch(name := version_dir.resolve().name) and name != (said := str(builder.info.version)):
         raise EpisodeError(f"{info.where} says version {one_line(said, 40)}, its folder {name}; correct one of them")
     with refusing(f"{version_dir}: its splits cannot be read", advice, EpisodeError):
-        _check_shards(builder, info, version_dir)
-    if dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION:
+        if shards:
+            _check_shards(builder, info, version_dir)
+    if shards and dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION:
         _check_schema(builder.info.features, version_dir)
     return builder
 
@@ -98,13 +104,12 @@ def _check_schema(features: Any, version_dir: Path) -> None:
     """Compares the features of a dataset of ours with those that it was written with; more may have been added."""
     with refusing(f"{version_dir / 'metadata.json'}: schema", "copy the dataset again", EpisodeError):
         written = Schema(**dataset_metadata(version_dir)["schema"]).features()
-    for kind in ("get_tensor_info", "get_serialized_info"):
-        found, wanted = (dict(flat(getattr(one, kind)(), separator="/")) for one in (features, written))
-        if odd := sorted(key for key in wanted if str(found.get(key)) != str(wanted[key])):
-            raise EpisodeError(
-                f"{version_dir / 'features.json'}: {odd[0]} is {found.get(odd[0], 'missing')}, by metadata.json it was "
-                f"written as {wanted[odd[0]]}; copy both again"
-            )
+    found, wanted = (dict(flat(one.get_tensor_info(), separator="/")) for one in (features, written))
+    if odd := sorted(key for key in wanted if str(found.get(key)) != str(wanted[key])):
+        raise EpisodeError(
+            f"{version_dir / 'features.json'}: {odd[0]} is {found.get(odd[0], 'missing')}, by metadata.json it was "
+            f"written as {wanted[odd[0]]}; copy both again"
+        )
 
 
 def _class_names(value: Any) -> Iterator[Any]:
@@ -127,9 +132,7 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
         name = split.text("name")
         lengths = split.list("shardLengths", lambda part, key: whole(key, int(part.values[key]), 0, MOST, EpisodeError))
         files = [Path(str(file)) for file in builder.info.splits[name].filepaths]
-        if len(files) != len(lengths):
-            raise EpisodeError(f"{info.where}: split {name!r} has {len(files)} files and {len(lengths)} shardLengths")
-        for file, length in zip(files, lengths):
+        for file, length in zip(files, lengths, strict=True):
             if not file.is_file() or file.parent.resolve() != version_dir.resolve():
                 raise EpisodeError(f"{file} is missing or in another folder; copy the whole dataset or build it again")
             _check_length(file, length)
@@ -151,25 +154,17 @@ def _check_length(file: Path, said: int) -> None:
         raise EpisodeError(f"{file} is truncated or damaged, its last record ends elsewhere; copy the file again")
 
 
-def records(file: Path, error: type[UserError] = EpisodeError) -> Iterator[bytes]:
-    """The bytes of the records of a shard, their checksums compared.
-
-    Raises:
-        UserError: it is damaged; of the class `error`.
-    """
+def records(file: Path) -> Iterator[bytes]:
+    """The bytes of the records of a shard, their checksums compared; raises EpisodeError for a damaged one."""
     import tensorflow as tf
 
     advice = "copy it again or convert the source again"
-    with refusing(f"{file} is truncated or damaged", advice, error, (tf.errors.OpError,)):
+    with refusing(f"{file} is truncated or damaged", advice, EpisodeError, (tf.errors.OpError,)):
         yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
 
 
 def read_back(version_dir: Path) -> None:
-    """Reads every record of a version that was just written.
-
-    Raises:
-        EpisodeError: it did not arrive whole.
-    """
+    """Reads every record of a version; raises EpisodeError if it did not arrive whole."""
     for split in open_version(version_dir).info.splits.values():
         for file in split.filepaths:
             collections.deque(records(Path(str(file))), maxlen=0)

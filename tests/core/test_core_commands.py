@@ -324,7 +324,7 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
         (
             f"ulimit -v 2000000; gap check-dataset {ROOT}/tests/data/rlds/made_by_0.1.0/toy/1.0.0",
             USER_ERROR,
-            "^error: not enough memory: tensorflow needs 3 GiB of addresses, and ulimit -v allows 1.9 GiB",
+            "^error: not enough memory: tensorflow needs 4 GiB of addresses, and ulimit -v allows 1.9 GiB",
         ),
         (
             f"ulimit -v 1200000; gap finetune --config {ROOT}/finetune_configs/assembly.py:debug --dry-run",

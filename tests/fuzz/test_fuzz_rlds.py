@@ -71,7 +71,7 @@ def _read_for_labels(path: Path) -> list[int]:
     from gap_vla.rlds.annotating import AnnotationJob
     from gap_vla.rlds.annotating.rlds_files import read_all
 
-    return [len(episode) for episode in read_all(path, AnnotationJob())[0]]
+    return [len(episode) for *_, episode, _ in read_all(path, AnnotationJob())]
 
 
 def _is_whole(lengths: list[int], path: Path) -> None:

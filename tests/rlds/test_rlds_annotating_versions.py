@@ -43,7 +43,7 @@ def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):
     assert with_hands.annotator.options.dead_band.extra > again.annotator.options.dead_band.extra
     with pytest.raises(AnnotationError, match=r"train\[0\]: no 'steps/hands' \(found: steps/action"):
         annotate_files(old, old.parent / "1.4.0", extra="hands")
-    with pytest.raises(AnnotationError, match=r"no split 'test'; it has train, val"):
+    with pytest.raises(EpisodeError, match=r"no split 'test'; it has train, val"):
         read_episode(old, 0, split="test")
     with pytest.raises(AnnotationError, match=r"split val: no episode 2"):
         read_episode(old, 2, split="val")

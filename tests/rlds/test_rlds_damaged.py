@@ -20,6 +20,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.rlds import read_rlds, write_rlds
 from gap_vla.rlds.annotating import AnnotationJob
 from gap_vla.rlds.annotating.rlds_files import read, read_all
+from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.reader import read_steps
 
 Damage = Callable[[Path], Any]
@@ -137,10 +138,49 @@ def test_no_page_shows_an_episode_without_one_of_its_pictures(sound: Path, tmp_p
         read(version, 1, AnnotationJob(), "train")
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    {
+        "NaN": (edited("dataset_statistics.json", lambda v: v["action"]["mean"].__setitem__(2, np.nan)), "action.mean"),
+        "forged": (edited("dataset_statistics.json", lambda v: v["proprio"].update(std=[9.0] * 9)), "proprio.std"),
+        "narrow": (edited("dataset_statistics.json", lambda v: v["action"].update(q01=[0.0] * 6)), "action.q01"),
+        "counts": (edited("dataset_statistics.json", lambda v: v.update(num_transitions=5)), "num_transitions"),
+    }.values(),
+)
+def test_statistics_that_are_not_those_of_the_data_are_an_error(
+    sound: Path, tmp_path: Path, damage: Damage, said: str
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    damage(version)
+    found = [
+        finding.message for finding in check_dataset(version, pictures=0).findings if finding.check == "statistics"
+    ]
+    assert len(found) == 1 and said in found[0]
+    edited("dataset_statistics.json", lambda v: v.clear())(sound_again := shutil.copytree(sound, tmp_path / "again"))
+    assert check_dataset(sound_again, pictures=0).exit_status() == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    {
+        "extra": (record(lambda f: f["episode_metadata/extra_json"].bytes_list.value.__setitem__(0, b"{")), "metadata"),
+        "identity": (edited("metadata.json", lambda v: v.update(identity="mine")), "metadata.json: identity is 'mine'"),
+        "statistics": (lambda p: (p / "dataset_statistics.json").write_text("["), "not valid JSON"),
+    }.values(),
+)
+def test_check_dataset_refuses_what_it_cannot_compare(sound: Path, tmp_path: Path, damage: Damage, said: str) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    assert not [finding for finding in check_dataset(version, pictures=0).findings if finding.check == "statistics"]
+    damage(version)
+    with pytest.raises(UserError, match=said):
+        check_dataset(version, pictures=0)
+
+
 def test_what_is_in_order_is_read_the_same_with_and_without_pictures(sound: Path) -> None:
-    episodes, places, _ = read_all(sound, AnnotationJob())
-    assert places == [("train", 0), ("train", 1)] and not any(episode.images for episode in episodes)
-    for number, episode in enumerate(episodes):
+    found = read_all(sound, AnnotationJob())
+    assert [place for *place, _, _ in found] == [["train", 0], ["train", 1]]
+    for _, number, episode, _ in found:
+        assert not episode.images
         shown, trained = read(sound, number, AnnotationJob(), "train"), list(read_rlds(sound, "train"))[number]
         for other in (shown, trained):
             assert episode.proprio.tobytes() == other.proprio.tobytes()

@@ -89,12 +89,13 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     if info.get("fileFormat", "tfrecord") != "tfrecord":
         raise AnnotationError(f"{source}: files are {info['fileFormat']}; only tfrecord can be annotated")
     splits = open_version(source).info.splits
-    episodes, places, extra = read_all(source, job)
+    found = read_all(source, job)
+    episodes, extra = [episode for *_, episode, _ in found], [column for *_, column in found if column is not None]
     shards = [(name, Path(str(file))) for name, split in splits.items() for file in split.filepaths]
     others = _other_files(source, {file.name for _, file in shards})
     size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
     require_disk({"the copy": size}, out.parent, "their number, or name another disk")
-    fit = [i for i, (split, _) in enumerate(places) if split == "train"] or None
+    fit = [i for i, (split, *_) in enumerate(found) if split == "train"] or None
     annotation = job.run(episodes, extra or None, fit)
     with workplace(out) as folder:
         new = folder / out.name
@@ -117,37 +118,27 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "dataset", overwrite=job.overwrite)
 
-    copied = [(out, number, job, split) for split, number in places]
+    copied = [(out, number, job, split) for split, number, *_ in found]
     return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(*copied[index]))
 
 
-def read_all(source: Path, job: AnnotationJob) -> tuple[list[Episode], list[tuple[str, int]], list[np.ndarray]]:
-    """Every episode without images; its split and number therein; its extra columns.
-
-    Raises:
-        AnnotationError, EpisodeError: a damaged file or field.
-    """
-    episodes: list[Episode] = []
-    places: list[tuple[str, int]] = []
-    extra: list[np.ndarray] = []
-    for split in open_version(source).info.splits:
-        for number, (episode, column) in enumerate(episodes_of(source, split, job)):
-            episodes.append(episode)
-            places.append((split, number))
-            extra += [] if column is None else [column]
-    return episodes, places, extra
+def read_all(source: Path, job: AnnotationJob) -> list[tuple[str, int, Episode, np.ndarray | None]]:
+    """Split, number therein, episode without images, and extra columns, of every episode (see `episodes_of`)."""
+    return [
+        (split, number, *episode)
+        for split in open_version(source).info.splits
+        for number, episode in enumerate(episodes_of(source, split, job))
+    ]
 
 
 def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
     """Episode `index` of a split with its images and, where there are, its labels.
 
     Raises:
-        AnnotationError: no such split or episode.
+        AnnotationError, EpisodeError: no such episode, or split.
     """
     splits = open_version(source).info.splits
-    if split not in splits:
-        raise AnnotationError(f"{source}: no split {split!r}; it has {', '.join(sorted(splits))}")
-    if not 0 <= index < splits[split].num_examples:
+    if split in splits and not 0 <= index < splits[split].num_examples:
         raise AnnotationError(f"{source}, split {split}: no episode {index}")
     return next(episodes_of(source, split, job, index))[0]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import refusing
 from gap_vla.core.identity import flat
 from gap_vla.demos.fields import ACTION_LIMIT, checked_limit
 from gap_vla.demos.layout import StateLayout
@@ -20,6 +20,8 @@ from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import read_steps
+from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
+from gap_vla.rlds.statistics import dataset_statistics, load_statistics
 from gap_vla.rlds.version_files import dataset_metadata, open_version
 
 _STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
@@ -80,6 +82,9 @@ def check_dataset(
         findings.append(Finding("error", "structure", f"episodes of different widths (action, arms): {sorted(widths)}"))
     else:
         findings += [finding for check in DATASET_CHECKS for finding in check(kept)]
+    of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
+    if of_ours and max_episodes is None and layout is None and state_key is None and len(widths) == 1:
+        findings += _statistics(version_dir, [e for e in kept if e.name.startswith("train[")])
     shown.sort(key=lambda item: not item[0])
     return Report(
         version_dir,
@@ -106,6 +111,21 @@ def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLa
     return key, StateLayout() if len(shape) == 1 and shape[0] and shape[0] % 9 == 0 else None
 
 
+def _statistics(version_dir: Path, train: list[Recording]) -> Iterator[Finding]:
+    """The statistics of a dataset of ours are those of its training split; a mask may be somebody's choice."""
+    file = version_dir / "dataset_statistics.json"
+    with refusing(file, "write the dataset again", EpisodeError), np.errstate(all="ignore"):
+        meant = flat(dataset_statistics([e.action for e in train], [e.proprio for e in train if e.proprio is not None]))
+        said = dict(flat(load_statistics(file, EpisodeError)))
+        for name, value in meant:
+            same = (
+                name in said and np.shape(said[name]) == np.shape(value) and np.allclose(said[name], value, 1e-3, 1e-5)
+            )
+            if not same and not name.endswith(".mask"):
+                text = f"{file.name}: {name} is not that of the training split; write the dataset again"
+                yield Finding("error", "statistics", text)
+
+
 def declared_limit(version_dir: Path) -> float | None:
     """The largest action that a dataset may hold: what its reader was told, else what its reader takes for granted."""
     said = dict(flat(dataset_metadata(version_dir)))
@@ -118,11 +138,13 @@ def declared_limit(version_dir: Path) -> float | None:
 def _recordings(
     version_dir: Path, split: str, key: str | None, layout: StateLayout | None, limit: int | None
 ) -> Iterator[Recording]:
-    for index, (steps, _) in enumerate(read_steps(version_dir, split)):
+    for index, (steps, metadata) in enumerate(read_steps(version_dir, split)):
         if limit is not None and index >= limit:
             return
         fields = dict(flat(steps, separator="/"))
         name = f"{split}[{index}]"
+        with refusing(f"{version_dir}, {name}: episode_metadata", "convert the source again", EpisodeError):
+            recorded(metadata)
         if "action" not in fields:
             known = ", ".join(sorted(fields))
             raise EpisodeError(f"{version_dir}, {name}: no 'action' among the step fields ({known})")
@@ -156,8 +178,7 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
     lengths = np.array([len(e) for e in kept])
     actions = np.concatenate([e.action for e in kept])
     texts = {e.language[0] for e in kept if e.language}
-    stated = dataset_metadata(version_dir).get("annotator") or {}
-    annotator = Section(stated, f"{version_dir}/metadata.json: annotator", EpisodeError).values
+    annotator = dataset_metadata(version_dir).get("annotator", {})
     with np.printoptions(precision=3, suppress=True):
         return {
             "episodes": len(kept),
