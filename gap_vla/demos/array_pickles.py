@@ -70,10 +70,8 @@ def load_arrays(file: Path) -> Any:
     Raises:
         EpisodeError: it holds anything else, or is damaged. No code of it has run.
     """
-    with (
-        refusing(f"{file}: not read as a pickle of arrays", "write it again", EpisodeError),
-        open(file, "rb") as stream,
-    ):
+    unread = refusing(f"{file}: not read as a pickle of arrays", "write it again", EpisodeError)
+    with unread, open(file, "rb") as stream:
         return read_pickle(stream, os.fstat(stream.fileno()).st_size)
 
 

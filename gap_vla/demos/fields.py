@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import LARGEST_ACTION, EpisodeError
-from gap_vla.core.foreign import finite, one_line
+from gap_vla.core.foreign import finite, one_line, refusing
 
 IMAGE_NAMES = ("image_primary", "image_wrist")
 
@@ -96,7 +96,8 @@ def as_names(value: Any, where: str) -> np.ndarray:
     names = np.asarray(value)
     if names.ndim != 1 or names.dtype.kind not in "USiub":
         raise EpisodeError(f"{where} is {names.dtype}{list(names.shape)}, not one name per step; store text (T)")
-    return names.astype(str)
+    with refusing(where, "store text of UTF-8", EpisodeError):
+        return np.char.decode(names, "utf-8") if names.dtype.kind == "S" else names.astype(str)
 
 
 def as_text(value: Any, where: str) -> str:

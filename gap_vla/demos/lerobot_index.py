@@ -34,7 +34,7 @@ def read_rows(
     advice = "download it again"
     with (
         refusing(f"{file}: the table cannot be read", advice, EpisodeError, (pa.ArrowException,)),
-        pq.ParquetFile(file) as table,
+        pq.ParquetFile(file, page_checksum_verification=True) as table,
     ):
         refuse_too_large(file, 8 * table.metadata.num_rows, file.stat().st_size, EpisodeError)
         names = list(dict.fromkeys(columns or table.schema_arrow.names))

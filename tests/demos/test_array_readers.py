@@ -65,6 +65,7 @@ def test_millimetres_bytes_and_the_ends_of_a_recording_are_accepted(folder: Path
         ({"action": np.zeros((3, 7))}, "action has 3 steps"),
         ({"action": np.zeros(20)}, r"'action' is float64\[20\]"),
         ({"action": np.zeros((20, 0))}, r"'action' is float64\[20, 0\]"),
+        ({"phase": np.array([b"\xff"] * 20)}, "'phase': 'utf-8' codec can't decode .*; store text of UTF-8"),
         ({"proprio": np.full((20, 9), 1.1e6)}, "proprio is 1.1e.06 at step 0, column 0; no robot's unit is that small"),
         ({"proprio": _marked(-9999)}, "proprio is -9999 at step 5, column 7, and within 0.04 at all others"),
         ({"proprio": np.zeros((20, 8))}, r"state has shape \(20, 8\), the layout has 9 columns"),
@@ -145,6 +146,11 @@ def test_pipes_are_refused_wherever_they_lie(folder: Path) -> None:
     for kind in ("npz", "lerobot", "pickle"):
         with pytest.raises(EpisodeError, match=r"episodes.jsonl: neither a file nor a folder"):
             open_source(folder, kind)
+
+
+def test_phases_in_bytes_of_utf_8_are_text(folder: Path) -> None:
+    _replace(folder, phase=np.array(["früh".encode()] * 20))
+    assert set(open_source(folder, "npz")[1].phase) == {"früh"}  # type: ignore[arg-type]
 
 
 def test_two_pictures_of_one_camera_are_refused(folder: Path) -> None:

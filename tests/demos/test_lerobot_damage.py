@@ -172,3 +172,15 @@ def test_companions_of_macos_and_line_ends_within_an_instruction_are_no_damage(t
     for index in (copied("v21_video", tmp_path) / "meta").glob("*.jsonl"):
         index.write_text(index.read_text().replace("push block", "push\u2028block"))
     assert open_source(tmp_path / "v21_video", "lerobot")[1].language_instruction == "push\u2028block 1"
+
+
+def test_a_table_with_checksums_is_compared_with_them(tmp_path: Path) -> None:
+    file = sorted(copied("v21_video", tmp_path).glob("data/**/*.parquet"))[0]
+    table = pq.ParquetFile(file).read()
+    pq.write_table(table, file, write_page_checksum=True, compression="none", use_dictionary=False)
+    state = np.asarray(table["observation.state"].to_pylist(), np.float32).tobytes()
+    content = file.read_bytes()
+    assert content.count(state) == 1
+    file.write_bytes(content.replace(state, bytes([state[0] ^ 1]) + state[1:]))
+    with pytest.raises(EpisodeError, match=r"episode_000000.parquet: the table cannot be read: .*checksum"):
+        open_source(tmp_path / "v21_video", "lerobot").read(0, images=False)
