@@ -130,9 +130,7 @@ def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
         if name in FLAGS:
             at = np.flatnonzero(value)
             if (odd := at[at != FLAGS[name] % len(value)]).size:
-                raise EpisodeError(
-                    f"{where}: {name} is true at step {odd[0]} of {len(value)}; convert the source again"
-                )
+                raise EpisodeError(f"{where}: {name} is true at step {odd[0]} of {len(value)}; convert it again")
         elif name.split("/")[0] in ("action", "reward", "discount") and value.dtype.kind == "f":
             if (odd := np.argwhere(~np.isfinite(value))).size:
                 raise EpisodeError(

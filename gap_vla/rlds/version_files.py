@@ -17,6 +17,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError, is_full_disk
 from gap_vla.core.foreign import Section, one_line, refusing, whole
 from gap_vla.core.identity import flat
+from gap_vla.core.outputs import FOLDER_MARK
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 
 VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
@@ -158,13 +159,16 @@ def records(file: Path) -> Iterator[bytes]:
     """The bytes of the records of a shard, their checksums compared; raises EpisodeError for a damaged one."""
     import tensorflow as tf
 
-    advice = "copy it again or convert the source again"
-    with refusing(f"{file} is truncated or damaged", advice, EpisodeError, (tf.errors.OpError,)):
+    with refusing(f"{file} is truncated or damaged", "copy or write it again", EpisodeError, (tf.errors.OpError,)):
         yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
 
 
 def read_back(version_dir: Path) -> None:
-    """Reads every record of a version; raises EpisodeError if it did not arrive whole."""
+    """Reads every record of a version; raises EpisodeError if it, or another of its files, did not arrive whole."""
     for split in open_version(version_dir).info.splits.values():
         for file in split.filepaths:
             collections.deque(records(Path(str(file))), maxlen=0)
+    if (mark := version_dir / FOLDER_MARK).is_file():
+        files = Section.read(mark, EpisodeError).list("files", Section.text)
+        if lost := [name for name in files if not (version_dir / name).exists()]:
+            raise EpisodeError(f"{version_dir / lost[0]} is missing; copy it again or write the dataset again")

@@ -176,6 +176,15 @@ def test_check_dataset_refuses_what_it_cannot_compare(sound: Path, tmp_path: Pat
         check_dataset(version, pictures=0)
 
 
+def test_a_finished_dataset_that_lost_a_file_is_not_taken_for_whole(tmp_path: Path) -> None:
+    episodes = [make_episode(i, steps=STEPS, size=4) for i in range(2)]
+    version = write_rlds(episodes, tmp_path, "toy", companion=lambda folder: (folder / "more.txt").write_text("more"))
+    assert write_rlds(episodes, tmp_path, "toy") == version
+    (version / "more.txt").unlink()
+    with pytest.raises(UserError, match=r"more\.txt is missing"):
+        write_rlds(episodes, tmp_path, "toy")
+
+
 def test_what_is_in_order_is_read_the_same_with_and_without_pictures(sound: Path) -> None:
     found = read_all(sound, AnnotationJob())
     assert [place for *place, _, _ in found] == [["train", 0], ["train", 1]]

@@ -65,15 +65,13 @@ def episodes_of(
             coloured = {k: v for k, v in fields.items() if images and v.dtype == np.uint8 and v.shape[3:] == (3,)}
             pictures = {key.removeprefix("observation/"): value for key, value in coloured.items()}
             episode = decode_episode(known, metadata)
-            place = {"file_path": str(source), "episode_id": f"{split}[{index}]"}
-            facts = {**episode.metadata, **place, **layout.facts}
+            facts = {**episode.metadata, "file_path": str(source), "episode_id": f"{split}[{index}]", **layout.facts}
             yield episode.replace(images=pictures, metadata=facts).validate(where), extra
 
 
 def _column(fields: Mapping[str, np.ndarray], where: str, name: str) -> np.ndarray:
     if name not in fields:
-        known = ", ".join(f"steps/{key}" for key in sorted(fields))
-        raise AnnotationError(f"{where}: no 'steps/{name}' (found: {known})")
+        raise AnnotationError(f"{where}: no 'steps/{name}' (found: steps/{', steps/'.join(sorted(fields))})")
     value = fields[name]
     return value.reshape(len(value), -1) if value.dtype.kind in "fiub" else value
 
