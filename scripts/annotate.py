@@ -1,8 +1,6 @@
 """See `python scripts/annotate.py --help`."""
 
-import sys
-
 from gap_vla.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run("annotate"))
+    raise SystemExit(run("annotate"))

@@ -1,8 +1,6 @@
 """See `python scripts/check_dataset.py --help`."""
 
-import sys
-
 from gap_vla.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run("check_dataset"))
+    raise SystemExit(run("check_dataset"))

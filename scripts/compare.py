@@ -1,8 +1,6 @@
 """See `python scripts/compare.py --help`."""
 
-import sys
-
 from gap_vla.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run("compare"))
+    raise SystemExit(run("compare"))

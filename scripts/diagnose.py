@@ -1,8 +1,6 @@
 """See `python scripts/diagnose.py --help`."""
 
-import sys
-
 from gap_vla.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run("diagnose"))
+    raise SystemExit(run("diagnose"))

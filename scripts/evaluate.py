@@ -1,8 +1,6 @@
 """See `python scripts/evaluate.py --help`."""
 
-import sys
-
 from gap_vla.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run("evaluate"))
+    raise SystemExit(run("evaluate"))

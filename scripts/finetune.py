@@ -1,8 +1,6 @@
 """See `python scripts/finetune.py --help`."""
 
-import sys
-
 from gap_vla.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run("finetune"))
+    raise SystemExit(run("finetune"))

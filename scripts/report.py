@@ -1,8 +1,6 @@
 """See `python scripts/report.py --help`."""
 
-import sys
-
 from gap_vla.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run("report"))
+    raise SystemExit(run("report"))

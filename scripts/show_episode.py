@@ -1,8 +1,6 @@
 """See `python scripts/show_episode.py --help`."""
 
-import sys
-
 from gap_vla.cli import run
 
 if __name__ == "__main__":
-    sys.exit(run("show_episode"))
+    raise SystemExit(run("show_episode"))

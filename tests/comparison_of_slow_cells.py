@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from evaluations import evaluation_of
+
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.training import comparison
 from gap_vla.training.loop import StopRequest
@@ -31,7 +33,7 @@ def count_to_thirty(config: FinetuneConfig, *, resume: bool) -> None:
             if stop.requested:
                 counter.write_text(str(count + 1))
                 raise KeyboardInterrupt
-    rollouts = {"layout_seeds": [1, 2], "outcomes": [0, 1], "successes": 1, "episodes": 2}
+    rollouts = evaluation_of({1: False, 2: True})
     summary = {"task": config.task, "method": config.method, "seed": config.train.seed, "rollouts": rollouts}
     run.summary.write_text(json.dumps(summary))
 

@@ -149,6 +149,8 @@ def test_every_task_has_an_experiment_file_of_its_own():
         (["--config.train.steps=1" + 400 * "0"], "it must be a whole number from 1 to"),
         (["--config.train.steps=-1"], "train.steps is -1; it must be a whole number from 1 to"),
         (["--config.train.steps=1_0"], "train.steps is '1_0'; write numbers with the digits 0 to 9"),
+        (["--config.train.steps=1.5"], "--config.train.steps=1.5: must be a whole number, not '1.5'"),
+        (["--config.optimizer.learning_rate=x"], "learning_rate=x: must be a number, not 'x'"),
         (["--stepz=1"], "unknown option --stepz"),
         (["--undefok=stepz", "--stepz=1"], "unknown option --undefok"),
     ],

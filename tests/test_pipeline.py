@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from evaluations import evaluation_of
 
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
@@ -156,7 +157,7 @@ def cells(tmp_path, monkeypatch):
             return "DivergedError: the loss is nan"
         run = RunDirectory.claim(Run(config).directory.path, config.to_dict(), resume=True)
         wins = {"v": [0, 0, 1, 0], "vp": [0, 1, 1, 0], "vp_gap": [1, 1, 1, 0]}[config.method]
-        rollouts = {"layout_seeds": [7, 8, 9, 10], "outcomes": wins, "successes": sum(wins), "episodes": 4}
+        rollouts = evaluation_of(enumerate(wins, 7))
         summary = {"task": config.task, "method": config.method, "seed": config.train.seed, "rollouts": rollouts}
         run.summary.write_text(json.dumps(summary))
         return None

@@ -60,6 +60,12 @@ def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_warm_up_that_training_never_ends_is_noted(folders):
+    note = "note: optimizer.warmup_steps is 100, train.steps 50: at most 0.5 of optimizer.learning_rate is reached"
+    assert note in Run(small(**folders, train__steps=50, optimizer__warmup_steps=100)).dry_run()
+    assert "note" not in Run(small(**folders, train__steps=50, optimizer__warmup_steps=50)).dry_run()
+
+
 @pytest.mark.parametrize(
     ("make", "changes", "words"),
     [

@@ -16,7 +16,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from gap_vla.cli.arguments import MANY, command_parser, processes, refuse_idle, whole
+from gap_vla.cli.arguments import MANY, command_parser, processes, whole
 from gap_vla.cli.report import add_page
 from gap_vla.core.errors import command, keeping
 
@@ -38,11 +38,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--workers", type=processes, default=2, help="simulator processes (default 2)")
     options = parser.parse_args(arguments)
     if not options.takeover:
-        refuse_idle(parser, options, "without --takeover", "by", "episodes", "variant")
+        parser.refuse_idle(options, "without --takeover", "by", "episodes", "variant")
     if not options.probe:
-        refuse_idle(parser, options, "without --probe", "demos", "probe_episodes")
+        parser.refuse_idle(options, "without --probe", "demos", "probe_episodes")
     if options.demos:
-        refuse_idle(parser, options, "with --demos", "probe_episodes")
+        parser.refuse_idle(options, "with --demos", "probe_episodes")
     return options
 
 

@@ -13,7 +13,7 @@ that cells which were asked for have failed; they are named.
 
 import argparse
 
-from gap_vla.cli.arguments import command_parser, processes, refuse_idle
+from gap_vla.cli.arguments import command_parser, processes
 from gap_vla.core.errors import command
 
 
@@ -54,7 +54,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if not options.page.endswith(".md"):
         parser.error(f"--page {options.page}: the page is Markdown, .md")
     if options.render:
-        refuse_idle(parser, options, "with --render, which runs nothing", "budget", "jobs", "retry", "dry_run", "look")
+        parser.refuse_idle(options, "with --render, which runs nothing", "budget", "jobs", "retry", "dry_run", "look")
     return options
 
 

@@ -19,11 +19,12 @@ from typing import Any
 from experiments.tables.cells import Cell, Kind, training_length
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
 from gap_vla.core.identity import commit
 from gap_vla.core.locks import alone
 from gap_vla.core.processes import CellProcess
 from gap_vla.core.progress import duration
-from gap_vla.report.comparison import Rollouts, evaluations_of
+from gap_vla.report.comparison import read_rollouts
 
 PATIENCE = 60.0
 """Seconds that cells have for their checkpoints, when all of them are asked to end."""
@@ -226,7 +227,7 @@ class _Queue:
     def _entry(self, run: _Running) -> Entry:
         cell, error = run.cell, run.process.error
         summary: dict[str, Any] = run.process.result or {}
-        variants = {} if error else _rollouts(summary, cell.name)
+        variants = {} if error else read_rollouts(Section(summary, cell.name))
         if not error and not variants:
             error = "the run was not rolled out (eval.episodes is 0)"
         stages = summary.get("seconds", {})
@@ -280,10 +281,6 @@ class _Queue:
             f"{len(self._waiting)} of {self._total} cells are left; the shortest is predicted to take "
             f"{duration(shortest)}. The same command goes on with them"
         )
-
-
-def _rollouts(summary: dict[str, Any], where: str) -> dict[str, Rollouts]:
-    return {name: Rollouts.from_summary(found, where) for name, found in evaluations_of(summary).items()}
 
 
 def _outcome(entry: Entry) -> str:

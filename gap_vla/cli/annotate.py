@@ -15,23 +15,13 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from gap_vla.cli.arguments import (
-    Pairs,
-    add_source,
-    answering,
-    command_parser,
-    processes,
-    refuse_idle,
-    refuse_idle_for_source,
-    seed,
-    whole,
-)
+from gap_vla.cli.arguments import Pairs, answering, command_parser, processes, seed, whole
 from gap_vla.core.errors import command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__, {"--episodes": "--show"}, answers=True)
-    add_source(parser)
+    parser.add_source()
     add = parser.add_argument
     add("--out", type=Path, required=True, help="where the annotated copy goes")
     add("--method", help="lstm (default), fixed, change_points, gaussian, hdbscan, ...")
@@ -45,10 +35,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--show", type=whole(1, 1000), default=3, help="episodes on the page (default: 3)")
     arguments = parser.parse_args(argv)
     if arguments.annotator:
-        refuse_idle(parser, arguments, "with --annotator, which fits nothing", "method", "option", "seed")
+        parser.refuse_idle(arguments, "with --annotator, which fits nothing", "method", "option", "seed")
     if arguments.report is None:
-        refuse_idle(parser, arguments, "without --report", "show")
-    refuse_idle_for_source(parser, arguments)
+        parser.refuse_idle(arguments, "without --report", "show")
+    parser.refuse_idle_for_source(arguments)
     return arguments
 
 

@@ -111,7 +111,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{action.help} [{str(action.type.bounds).split(' (')[0]}]"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Takes `--image_size` for `--image-size`, and the former names of options, none of which `--help` lists."""
 
     former: Mapping[str, str]
@@ -143,17 +143,73 @@ class _Parser(argparse.ArgumentParser):
         present = self.former.get(dashed, dashed)
         return f"{present}{equals}{value}" if present in self._option_string_actions else word
 
+    def refuse_idle(self, options: argparse.Namespace, why: str, *names: str) -> None:
+        """Ends the command if one of these options was given another value than its default: it would have no effect.
 
-def command_parser(
-    doc: str | None, former: Mapping[str, str] | None = None, answers: bool = False
-) -> argparse.ArgumentParser:
+        Args:
+            why: the circumstance, e.g. "without --report".
+            names: attributes of `options`.
+        """
+        for name in names:
+            if getattr(options, name) != self.get_default(name):
+                flags = next(action.option_strings for action in self._actions if action.dest == name)
+                self.error(f"{flags[0]} has no effect {why}; leave it out")
+
+    def add_source(self) -> None:
+        """The demonstrations of a command, and what the columns of their state are."""
+        add = self.add_argument
+        layouts = "layout of the state: gap, robomimic, bridge, libero, ... or JSON"
+        state = "RLDS: the state's feature below steps/, or several joined by +"
+        add("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
+        add("--layout", default="gap", type=json_or_name, help=layouts)
+        add("--state", default="observation/proprio", help=state)
+
+    def refuse_idle_for_source(self, options: argparse.Namespace, *of_rlds: str) -> None:
+        """Refuses what has no effect on a source of this kind; `of_rlds`: further options for RLDS datasets."""
+        if not (options.source / "features.json").is_file():
+            self.refuse_idle(options, "on files that are no RLDS dataset", *of_rlds, "state")
+
+    def add_policy(self, others: str, cameras: str) -> None:
+        """The policy of a command that rolls one out, and how its task is shown to it; see `load_policy`.
+
+        Args:
+            others: policies that are no checkpoint, for `--help`.
+            cameras: what may be given as `--cameras`, for `--help`.
+        """
+        from gap_vla.sim import TASK_NAMES
+
+        add = self.add_argument
+        what = self.add_mutually_exclusive_group(required=True)
+        saved = "run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME"
+        what.add_argument("--checkpoint", help=saved)
+        what.add_argument("--policy", help=f"{others}, or ws://HOST:PORT (a server of openpi's protocol)")
+        add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
+        add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
+        add("--dataset", help="whose statistics, if the checkpoint carries several")
+        add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
+        away = "seconds to wait for a server that is away (default 60)"
+        add("--patience", type=real(0, 86_400), default=60.0, help=away)
+        add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
+        add("--cameras", action=Cameras, help=f"{cameras} (default: the checkpoint's, or primary)")
+        add("--workers", type=processes, default=2, help="simulator processes (default 2)")
+        add("--quiet", action="store_true", help="no progress line")
+
+    def refuse_idle_for_policy(self, options: argparse.Namespace, *of_checkpoint: str) -> None:
+        """Refuses what has no effect on a policy of this kind; `of_checkpoint`: further options for checkpoints."""
+        if not str(options.policy).startswith(("ws://", "wss://")):
+            self.refuse_idle(options, "without a server, ws://", "keys", "patience")
+        if not options.checkpoint:
+            self.refuse_idle(options, "without --checkpoint", "step", *of_checkpoint, "dataset")
+
+
+def command_parser(doc: str | None, former: Mapping[str, str] | None = None, answers: bool = False) -> Parser:
     """A parser that shows the command's docstring, and takes options by their whole names only.
 
     Args:
         former: names that options had, e.g. `{"--num": "--episodes"}`; they are still taken.
         answers: whether it knows `--json`, see `answering`.
     """
-    parser = _Parser(description=doc, formatter_class=_Help, allow_abbrev=False)
+    parser = Parser(description=doc, formatter_class=_Help, allow_abbrev=False)
     parser.former = former or {}
     if answers:
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout, the text on stderr")
@@ -182,19 +238,6 @@ def answering(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     print(json.dumps(answer, default=str))
 
 
-def refuse_idle(parser: argparse.ArgumentParser, options: argparse.Namespace, why: str, *names: str) -> None:
-    """Ends the command if one of these options was given another value than its default: it would have no effect.
-
-    Args:
-        why: the circumstance, e.g. "without --report".
-        names: attributes of `options`.
-    """
-    for name in names:
-        if getattr(options, name) != parser.get_default(name):
-            flags = next(action.option_strings for action in parser._actions if action.dest == name)
-            parser.error(f"{flags[0]} has no effect {why}; leave it out")
-
-
 def json_or_name(text: str) -> Any:
     """A map in JSON if it begins with a brace, otherwise a name.
 
@@ -207,54 +250,6 @@ def json_or_name(text: str) -> Any:
         return parsed(text)
     except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is no JSON ({error})") from None
-
-
-def add_source(parser: argparse.ArgumentParser) -> None:
-    """The demonstrations of a command, and what the columns of their state are."""
-    add = parser.add_argument
-    layouts = "layout of the state: gap, robomimic, bridge, libero, ... or JSON"
-    state = "RLDS: the state's feature below steps/, or several joined by +"
-    add("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
-    add("--layout", default="gap", type=json_or_name, help=layouts)
-    add("--state", default="observation/proprio", help=state)
-
-
-def refuse_idle_for_source(parser: argparse.ArgumentParser, options: argparse.Namespace, *of_rlds: str) -> None:
-    """Refuses what has no effect on a source of this kind; `of_rlds`: further options that only RLDS datasets know."""
-    if not (options.source / "features.json").is_file():
-        refuse_idle(parser, options, "on files that are no RLDS dataset", *of_rlds, "state")
-
-
-def add_policy(parser: argparse.ArgumentParser, others: str, cameras: str) -> None:
-    """The policy of a command that rolls one out, and how its task is shown to it; see `load_policy`.
-
-    Args:
-        others: policies that are no checkpoint, for `--help`.
-        cameras: what may be given as `--cameras`, for `--help`.
-    """
-    from gap_vla.sim import TASK_NAMES
-
-    add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--checkpoint", help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
-    what.add_argument("--policy", help=f"{others}, or ws://HOST:PORT (a server of openpi's protocol)")
-    add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
-    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
-    add("--dataset", help="whose statistics, if the checkpoint carries several")
-    add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
-    add("--patience", type=real(0, 86_400), default=60.0, help="seconds to wait for a server that is away (default 60)")
-    add("--image-size", type=pixels, help="pixels, square (default: the checkpoint's, or 64)")
-    add("--cameras", action=Cameras, help=f"{cameras} (default: the checkpoint's, or primary)")
-    add("--workers", type=processes, default=2, help="simulator processes (default 2)")
-    add("--quiet", action="store_true", help="no progress line")
-
-
-def refuse_idle_for_policy(parser: argparse.ArgumentParser, options: argparse.Namespace, *of_checkpoint: str) -> None:
-    """Refuses what has no effect on a policy of this kind; `of_checkpoint`: other options that are for checkpoints."""
-    if not str(options.policy).startswith(("ws://", "wss://")):
-        refuse_idle(parser, options, "without a server, ws://", "keys", "patience")
-    if not options.checkpoint:
-        refuse_idle(parser, options, "without --checkpoint", "step", *of_checkpoint, "dataset")
 
 
 def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: Any) -> Any:

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gap_vla.cli.arguments import MANY, Pairs, command_parser, processes, real, refuse_idle, seed, whole
+from gap_vla.cli.arguments import MANY, Pairs, command_parser, processes, real, seed, whole
 from gap_vla.core.errors import command, keeping
 
 
@@ -44,11 +44,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.annotator:
         labels = ("method", "seed", "option", "fit_episodes")
-        refuse_idle(parser, arguments, "with --annotator, which fits nothing", *labels)
+        parser.refuse_idle(arguments, "with --annotator, which fits nothing", *labels)
     if arguments.method == "none":
-        refuse_idle(parser, arguments, "with --method none, which writes no ρ", "seed", "option", "fit_episodes")
+        parser.refuse_idle(arguments, "with --method none, which writes no ρ", "seed", "option", "fit_episodes")
     if arguments.dry_run:
-        refuse_idle(parser, arguments, "with --dry-run", "overwrite", "beam", "fit_episodes", "annotator")
+        parser.refuse_idle(arguments, "with --dry-run", "overwrite", "beam", "fit_episodes", "annotator")
     return arguments
 
 

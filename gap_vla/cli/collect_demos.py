@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gap_vla.cli.arguments import MANY, Cameras, command_parser, pixels, processes, real, refuse_idle, seed, whole
+from gap_vla.cli.arguments import MANY, Cameras, command_parser, pixels, processes, real, seed, whole
 from gap_vla.core.errors import command
 
 
@@ -39,9 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     add("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
     if not options.cameras:
-        refuse_idle(parser, options, "without cameras", "image_size", "show")
+        parser.refuse_idle(options, "without cameras", "image_size", "show")
     if "primary" not in options.cameras:
-        refuse_idle(parser, options, "without the primary camera", "camera")
+        parser.refuse_idle(options, "without the primary camera", "camera")
     from gap_vla.sim.collection import collect_demos
     from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 

@@ -189,7 +189,9 @@ def _overridden(path_and_profile: str, arguments: Sequence[str]) -> dict[str, An
         positional = values(words)[1:]
         config = values.config.to_dict()
     except Exception as error:  # absl and ml_collections refuse values each in its own class, some on several lines
-        raise ConfigError(f"{path_and_profile}: {message_of(error)}") from None
+        said = message_of(error).replace("invalid literal for int() with base 10:", "must be a whole number, not")
+        said = said.replace("could not convert string to float:", "must be a number, not")
+        raise ConfigError(f"{path_and_profile}: {said}") from None
     finally:
         sys.argv = kept
     if positional:

@@ -19,18 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.cli.arguments import (
-    MANY,
-    add_policy,
-    answering,
-    command_parser,
-    default_out,
-    load_policy,
-    refuse_idle,
-    refuse_idle_for_policy,
-    seed,
-    whole,
-)
+from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, load_policy, seed, whole
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim_folder, write_output
 
@@ -47,7 +36,7 @@ LIBRARY = 5_000
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line; nothing heavy is imported for it."""
     parser = command_parser(__doc__, answers=True)
-    add_policy(parser, "random", "primary, wrist, or `primary wrist`")
+    parser.add_policy("random", "primary, wrist, or `primary wrist`")
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--demos", type=Path, help="demonstration file to show (default: the expert in the simulator)")
@@ -60,16 +49,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=seed, default=100_000, help="first layout seed (default 100000)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
     options = parser.parse_args(arguments)
-    refuse_idle_for_policy(parser, options)
+    parser.refuse_idle_for_policy(options)
     if str(options.policy).partition(":")[0] in ("expert", "replay"):
         parser.error(f"argument --policy: {options.policy} looks at nothing; give random, or ws://HOST:PORT")
     if options.cameras == ():
         parser.error("argument --cameras: a diagnosis alters pictures; give primary, wrist, or `primary wrist`")
     if not options.closed_loop:
-        refuse_idle(parser, options, "without --closed-loop", "interventions")
+        parser.refuse_idle(options, "without --closed-loop", "interventions")
         if options.demos or options.rlds:
             why = "on recordings without --closed-loop"
-            refuse_idle(parser, options, why, "seed", "image_size", "cameras", "workers")
+            parser.refuse_idle(options, why, "seed", "image_size", "cameras", "workers")
     return options
 
 

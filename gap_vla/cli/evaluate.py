@@ -20,19 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gap_vla.cli.arguments import (
-    MANY,
-    add_policy,
-    answering,
-    command_parser,
-    default_out,
-    load_policy,
-    refuse_idle,
-    refuse_idle_for_policy,
-    seconds,
-    seed,
-    whole,
-)
+from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, load_policy, seconds, seed, whole
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim_folder, write_output
 
@@ -43,7 +31,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     parser = command_parser(__doc__, {"--ood": "--variant"}, answers=True)
     looks = "primary, wrist, `primary wrist`, or none for policies that do not look"
-    add_policy(parser, "expert, random, replay:FILE", looks)
+    parser.add_policy("expert, random, replay:FILE", looks)
     add = parser.add_argument
     add("--episodes", type=whole(1, MANY), default=20, help="rollouts (default 20; take 100 for results)")
     add("--seed", type=seed, help="first layout seed (default: where the variant's own seeds begin)")
@@ -64,17 +52,17 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--videos", type=whole(0, MANY), default=4, help="rollouts to film, failures first (default 4)")
     add("--policy-limit", type=seconds, default=60.0, help="seconds for an answer (default 60; its first has 600)")
     options = parser.parse_args(arguments)
-    refuse_idle_for_policy(parser, options, "execute", "ensemble")
+    parser.refuse_idle_for_policy(options, "execute", "ensemble")
     if options.camera is None:
-        refuse_idle(parser, options, "without --camera", "other_view")
+        parser.refuse_idle(options, "without --camera", "other_view")
     if options.cameras is not None and "primary" not in options.cameras:
-        refuse_idle(parser, options, "without the primary camera", "camera")
+        parser.refuse_idle(options, "without the primary camera", "camera")
     rollouts = "episodes seed variant execute ensemble image_size cameras camera other_view horizon workers slots"
     if options.rlds:
         names = [*rollouts.split(), "videos", "policy_limit"]
-        refuse_idle(parser, options, "with --rlds, which rolls nothing out", *names)
+        parser.refuse_idle(options, "with --rlds, which rolls nothing out", *names)
     else:
-        refuse_idle(parser, options, "without --rlds", "split")
+        parser.refuse_idle(options, "without --rlds", "split")
     return options
 
 
@@ -136,6 +124,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
+    from gap_vla.report.evaluation_page import claim_page
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits, Settings
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
@@ -164,8 +153,10 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     root = options.out or default_out(options, "evaluation_{}{}".format(*place), "eval/{}_{{}}{}".format(*place))
     if len(variants) > 1:
         claim_folder(root, "variants")
-    for variant in variants:
-        folder = root / variant if len(variants) > 1 else root
+    folders = {variant: root / variant if len(variants) > 1 else root for variant in variants}
+    for folder in folders.values():
+        claim_page(folder)
+    for variant, folder in folders.items():
         summary = evaluate(
             loaded.policy,
             loaded.task,

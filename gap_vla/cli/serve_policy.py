@@ -58,6 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: a heap for each thread would grow by 20 MB with the clients
     keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
+    if keys != KeyMapping(keys.observation):
+        raise PolicyError(f"{options.keys}: a server takes observation alone; leave the other keys to clients")
     loaded = load_checkpoint(
         options.checkpoint,
         step=options.step,

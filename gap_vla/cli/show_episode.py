@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gap_vla.cli.arguments import add_source, command_parser, real, refuse_idle, refuse_idle_for_source, whole
+from gap_vla.cli.arguments import command_parser, real, whole
 from gap_vla.core.errors import command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__doc__)
-    add_source(parser)
+    parser.add_source()
     add = parser.add_argument
     add("--episode", type=whole(0, 2**31 - 1), default=0, help="its number (default: 0)")
     add("--split", default="train", help="RLDS: split (default: train)")
@@ -30,10 +30,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--annotator", type=Path, help="label the episode with this saved annotator")
     arguments = parser.parse_args(argv)
     if arguments.annotator:
-        refuse_idle(parser, arguments, "with --annotator, which knows its own", "method")
+        parser.refuse_idle(arguments, "with --annotator, which knows its own", "method")
     if arguments.out.suffix.lower() != ".mp4":
-        refuse_idle(parser, arguments, "unless --out is a video, .mp4", "fps")
-    refuse_idle_for_source(parser, arguments, "split")
+        parser.refuse_idle(arguments, "unless --out is a video, .mp4", "fps")
+    parser.refuse_idle_for_source(arguments, "split")
     return arguments
 
 

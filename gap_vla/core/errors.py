@@ -29,6 +29,8 @@ from typing import Any
 from gap_vla.core.lazy import start_quietly
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ADVICE = {errno.EFBIG: "raise the limit of file sizes (ulimit -f)", errno.ENAMETOOLONG: "give a shorter name"}
+_ADVICE |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space")
 _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
@@ -105,10 +107,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return _say(f"this is a bug of gap_vla, not a mistake of yours: {type(error).__name__}", BUG)
         finally:
             sys.unraisablehook = unraisable
-            try:
-                sys.stdout.flush()
-            except OSError:  # else a command around this one would try again, and Python when it ends
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except OSError:  # else a command around this one would try again, and Python when it ends
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
     return guarded
 
@@ -117,7 +120,7 @@ def message_of(error: BaseException) -> str:
     """What an error says, on one line.
 
     >>> message_of(FileNotFoundError(2, "No such file or directory", "demos.hdf5"))
-    'demos.hdf5: No such file or directory'
+    'demos.hdf5: No such file or directory; check the path, or give another'
     """
     text = ""
     with contextlib.suppress(Exception):  # somebody's `__str__` may fail itself
@@ -126,7 +129,7 @@ def message_of(error: BaseException) -> str:
         text = f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time, or allow more"
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         known = re.sub(r"/\.([^/]+)\.gap_vla-\w{8}\.partial.*", r"/\1", os.fsdecode(error.filename))  # core/whole.py
-        text = f"{known}: {error.strerror}"
+        text = f"{known}: {error.strerror}; {_ADVICE.get(error.errno or 0, 'check the path, or give another')}"
     elif isinstance(error, FileNotFoundError) and error.strerror:  # of no name: what `os.getcwd` raises
         text = "the folder in which this command runs was deleted; change to another"
     elif isinstance(error, OSError) and error.errno in _FULL:

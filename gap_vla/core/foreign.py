@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gap_vla.core.errors import UserError, is_full_disk
+from gap_vla.core.errors import UserError, is_full_disk, message_of
 from gap_vla.core.resources import available_memory
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ class Section:
         try:
             values = parsed(path.read_text(encoding="utf-8"))
         except OSError as problem:
-            raise error(f"{path}: {problem.strerror or problem}") from None
+            raise error(message_of(problem)) from None
         except RecursionError:
             raise error(f"{path}: not valid JSON (nested too deeply); copy the file again") from None
         except ValueError as problem:  # no JSON, no UTF-8, or a number of thousands of digits

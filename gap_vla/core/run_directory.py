@@ -80,11 +80,6 @@ class RunDirectory:
     def complete(self) -> bool:
         return self.summary.exists()
 
-    def read_summary(self) -> dict[str, Any]:
-        summary = Section.read(self.summary, ConfigError)
-        summary.require("task", "method", "seed", "steps", "seconds", "validation", "rollouts")
-        return dict(summary.values)
-
     def complete_with(self, config: Mapping[str, Any]) -> bool:
         """Whether it is complete, and was trained and measured as this configuration says."""
         return self.complete and of_result(self.read_config()) == of_result(config)
@@ -203,21 +198,28 @@ class RunDirectory:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
-    """Every whole line of a metrics file, oldest first; a last one that a kill cut off is left out."""
-    rows, lines = [], regular(Path(path)).read_bytes().splitlines()
+    """Every whole line of a metrics file, oldest first; a last one that a kill cut off is left out.
+
+    Raises:
+        UserError: a line that is no measurement, of an earlier step than the one before, or of a quantity twice.
+    """
+    rows: list[dict[str, Any]] = [{"step": 0}]
+    lines = regular(Path(path)).read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
         try:
             row = Section(parsed(line), where)
         except (ValueError, RecursionError):
-            if number == len(lines):
+            if number == len(lines) and re.fullmatch(rb"\0*|\{[ -~]*", line):
                 break
-            raise UserError(f"{where}: not valid JSON, and more lines follow; copy the file again") from None
-        row.whole("step", 0, STEPS)
+            raise UserError(f"{where}: not valid JSON; copy the file again") from None
         if texts := [key for key, value in row.values.items() if type(value) not in (int, float)]:
             raise row.refuse(texts[0], "a number")
+        step, before = row.whole("step", 0, STEPS), rows[-1]
+        if step < before["step"] or (step == before["step"] and row.values.keys() & before.keys() > {"step"}):
+            raise UserError(f"{where}: step {step} comes again; copy the file again, or take the line out")
         rows.append(dict(row.values))
-    return rows
+    return rows[1:]
 
 
 def of_result(config: Mapping[str, Any]) -> dict[str, Any]:

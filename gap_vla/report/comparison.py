@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from gap_vla.core.foreign import Section
-from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
+from gap_vla.rollouts.summary import read_outcomes
 
 HOW_INTERVALS = (
     "Success is the mean over training seeds, differences are paired on shared seeds and layouts. Intervals (95 %) are "
@@ -43,23 +42,6 @@ class Rollouts:
 
     outcomes: Mapping[int, bool]
 
-    @classmethod
-    def from_summary(cls, summary: Mapping[str, Any], where: str = "an evaluation") -> Rollouts:
-        """From what `evaluate` returns and `summary.json` holds (`layout_seeds` and `outcomes` are read).
-
-        Args:
-            where: what is read, for the error.
-
-        Raises:
-            EvaluationError: no outcomes, others than 0 and 1, or not one for each layout.
-        """
-        found = Section(summary, where, EvaluationError)
-        layouts = found.list("layout_seeds", lambda items, key: items.whole(key, 0, 2**53))
-        outcomes = found.list("outcomes", lambda items, key: items.whole(key, 0, 1))
-        if not outcomes or not len(set(layouts)) == len(layouts) == len(outcomes):
-            raise EvaluationError(f"{where}: {len(outcomes)} outcomes of {len(set(layouts))} layouts")
-        return cls({layout: won == 1 for layout, won in zip(layouts, outcomes, strict=True)})
-
     @property
     def successes(self) -> int:
         return sum(self.outcomes.values())
@@ -73,10 +55,25 @@ BySeed = Mapping[int, Mapping[str, Rollouts]]
 """Training seed to variant to outcomes."""
 
 
-def evaluations_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def read_rollouts(summary: Section) -> dict[str, Rollouts]:
+    """Variant to outcomes, from a run's summary; raises its error for what cannot be or is of another task."""
+    found = {}
+    for variant, one in evaluations_of(summary).items():
+        task, policy = one.section("task", {}), one.section("policy", {})
+        own = (task, "task", summary.text("task")), (task, "variant", variant), (policy, "name", summary.text("method"))
+        for part, key, value in own:
+            if part.text(key, value) != value:
+                raise part.refuse(key, f"{value!r}, as in the rest of the file; copy it again")
+        found[variant] = Rollouts(read_outcomes(one))
+    return found
+
+
+def evaluations_of(summary: Section) -> dict[str, Section]:
     """Variant to what `evaluate` returned, from a run's summary: one evaluation for each variant, or only one."""
-    one = summary.get("rollouts") or {}
-    return dict(summary.get("variants") or ({one.get("task", {}).get("variant", "default"): one} if one else {}))
+    variants, one = summary.section("variants", {}), summary.section("rollouts", {})
+    if variants.values:
+        return {name: variants.section(name) for name in variants.values}
+    return {one.section("task", {}).text("variant", "default"): one} if one.values else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ from gap_vla.report.comparison import (
     Rollouts,
     Success,
     compare,
-    evaluations_of,
     label,
+    read_rollouts,
     words,
 )
 from gap_vla.rollouts.record import EvaluationError
@@ -185,14 +185,13 @@ def _outcomes(runs: Sequence[Section]) -> dict[str, dict[int, dict[str, Rollouts
     found: dict[str, dict[int, dict[str, Rollouts]]] = {}
     for run in runs:
         method, seed = run.text("method"), run.whole("seed", 0, 2**53)
-        evaluations = evaluations_of(run.values)
-        if not evaluations:
+        rollouts = read_rollouts(run)
+        if not rollouts:
             raise EvaluationError(
                 f"{run.where}: the run was not evaluated (eval.episodes is 0); there is nothing to compare"
             )
         if seed in found.setdefault(method, {}):
             raise EvaluationError(f"two evaluations of method {method}, seed {seed}; give one of each")
-        where = f"the evaluation of {method}, seed {seed}"
-        found[method][seed] = {name: Rollouts.from_summary(one, where) for name, one in evaluations.items()}
+        found[method][seed] = rollouts
     order = list(LABELS)
     return {m: found[m] for m in sorted(found, key=lambda m: (order.index(m) if m in order else len(order), m))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,8 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import SEED, STEPS
-from gap_vla.report.comparison import Rollouts, evaluations_of
+from gap_vla.report.comparison import Rollouts, evaluations_of, read_rollouts
+from gap_vla.rollouts.record import FILM
 
 
 class ReportError(UserError, ValueError):
@@ -27,18 +29,21 @@ class Run:
 
     Attributes:
         summary: empty while the run is not complete.
+        evaluations: variant to what `evaluate` returned.
+        rollouts: variant to outcomes.
     """
 
     path: Path
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
+    evaluations: Mapping[str, Mapping[str, Any]]
+    rollouts: Mapping[str, Rollouts]
 
     @classmethod
     def read(cls, path: Path | str) -> Run:
         """
         Raises:
-            ReportError: no run directory, or a configuration or a summary that is none.
-            EvaluationError: rollouts in it that measured nothing.
+            ReportError: no run directory, a configuration or a summary that is none, or figures that do not agree.
         """
         run = RunDirectory(path)
         if not run.config.exists():
@@ -46,30 +51,34 @@ class Run:
         config = Section(run.read_config(ReportError), str(run.config), ReportError)
         own: dict[str, Any] = {"task": config.text("task"), "method": config.text("method")}
         own["seed"] = config.section("train").whole("seed", 0, int(SEED.most))
-        found = Section.read(run.summary, ReportError) if run.complete else Section({}, str(run.summary), ReportError)
-        if found.values.get("rollouts"):
-            found.section("rollouts").section("task", {}).text("variant", "")
-        if found.values.get("success") is not None:
-            found.finite("success", 0, 1)
+        found = Section.read(run.summary, ReportError) if run.complete else Section(own, str(run.summary), ReportError)
+        if run.complete:
+            found.require("seconds", "rollouts")
+            found.whole("steps", 0, STEPS)
+            found.section("validation").require("val/action_mse", "val/mean_action_mse")
         if others := [key for key in own if found.values.get(key, own[key]) != own[key]]:
             raise ReportError(f"{run.summary} is of another {others[0]} than {run.config}; copy the run again")
-        found.whole("steps", 0, STEPS, 0)
-        for key in ("store", "path"):
-            found.section("dataset", {}).text(key, "")
-        numbers = [found.section("seconds", {})]
-        for name in found.section("variants", {}).values:
-            if "videos" in (one := found.section("variants").section(name)):
-                one.list("videos", Section.text)
-            if one.values.get("phases"):
-                numbers += map(one.section("phases").section, ("reached", "failed_in"))
-        for part in numbers:
-            for name in part.values:
-                part.finite(name, 0, 1e9)
-        read = cls(run.path, config.values, found.values)
+        for section, key in (("dataset", "store"), ("dataset", "path"), ("machine", "commit")):
+            found.section(section, {}).text(key, "")
+        for name in (seconds := found.section("seconds", {})).values:
+            seconds.finite(name, 0, 1e9)
+        for name, value in (measured := found.section("validation", {})).values.items():
+            if type(value) not in (int, float):
+                raise measured.refuse(name, "a number")
+        rollouts = read_rollouts(found)
+        evaluations: dict[str, Mapping[str, Any]] = {}
+        for variant, one in evaluations_of(found).items():
+            evaluations[variant] = one.values
+            if films := [name for name in one.list("videos", Section.text) if not re.fullmatch(f"videos/{FILM}", name)]:
+                raise one.refuse("videos", f"names of films in its folder, not {films[0]!a}")
+        first: Mapping[str, Any] = next(iter(evaluations.values()), {})
+        said = {"rollouts": first, "success": first.get("success_rate"), "interval": first.get("interval")}
+        for key, right in said.items():
+            if found.values.get(key, right) != right:
+                raise found.refuse(key, "that of its first evaluation; copy the run again")
         if "encoder" in config.section("model", {}) and run.complete and not run.checkpoint.is_dir():
             raise ReportError(f"{run.checkpoint} is missing; copy the run again")
-        _ = read.rollouts  # whose outcomes are checked by being read
-        return read
+        return cls(run.path, config.values, found.values if run.complete else {}, evaluations, rollouts)
 
     @property
     def task(self) -> str:
@@ -108,20 +117,16 @@ class Run:
         return next((place for place in (recorded, beside) if (place / "store.json").exists()), None)
 
     @cached_property
-    def evaluations(self) -> dict[str, Mapping[str, Any]]:
-        """Variant to what `evaluate` returned."""
-        return evaluations_of(self.summary)
-
-    @cached_property
-    def rollouts(self) -> dict[str, Rollouts]:
-        """Variant to outcomes."""
-        where = f"the evaluation of {self.label}"
-        return {name: Rollouts.from_summary(found, where) for name, found in self.evaluations.items()}
-
-    @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        path = RunDirectory(self.path).metrics
-        return read_metrics(path) if path.exists() else []
+        path, steps = RunDirectory(self.path).metrics, self.summary.get("steps", STEPS)
+        rows = read_metrics(path) if path.exists() else []
+        if rows and rows[-1]["step"] > steps:
+            raise ReportError(f"{path} goes on to step {rows[-1]['step']} of {steps}: another run's; copy it again")
+        key = "val/action_mse"
+        last, own = next((row[key] for row in reversed(rows) if key in row), None), self.summary.get("validation", {})
+        if last is not None and own and abs(last - own[key]) > 1e-3 * abs(last):
+            raise ReportError(f"{path} ends with {key} {last:g}, summary.json has {own[key]:g}; copy the run again")
+        return rows
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of one measurement; empty where it was not taken."""

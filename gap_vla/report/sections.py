@@ -51,10 +51,8 @@ def phases_section(runs: list[Run], command: str) -> str:
         for variant, found in run.evaluations.items():
             phases = found.get("phases") or {"reached": {}, "failed_in": {}}
             for name, share in phases["reached"].items():
-                failed = phases["failed_in"].get(name, 0)
-                rows.append(
-                    [run.label, words(variant), words(name), f"{100 * share:.0f}", str(failed) if failed else ""]
-                )
+                failed = str(phases["failed_in"].get(name, ""))
+                rows.append([run.label, words(variant), words(name), f"{100 * share:.0f}", failed])
     return html_table(rows) + command_block(command) if len(rows) > 1 else ""
 
 
@@ -98,14 +96,12 @@ def videos_section(runs: list[Run], limit: int, command: str) -> str:
     figures, cut = [], []
     scenes = [(run, variant) for run in runs for variant in run.evaluations]
     for caption, path in [(f"{r.label}, {words(v)}", path) for r, v in scenes for path in r.videos(v)[:limit]]:
-        if not path.is_symlink() and pictures_in(
-            path
-        ):  # a link may lead out of the run, into a page that is given away
+        # a link may lead out of the run, into a page that is given away
+        if not path.is_symlink() and pictures_in(path):
             figures.append(film(data_uri(path.read_bytes(), "video/mp4"), caption, path.stem.rsplit("_", 1)[-1]))
         else:
-            cut.append(
-                note(f"{path} is a link or no whole MP4 and is not shown; `gap-vla evaluate` films episodes again.")
-            )
+            said = f"{path} is a link or no whole MP4 and is not shown; `gap-vla evaluate` films episodes again."
+            cut.append(note(said))
     return films(figures) + "".join(cut) + command_block(command) if figures or cut else ""
 
 

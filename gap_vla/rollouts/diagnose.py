@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import Policy, PolicyError, forget
-from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played
+from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_fit
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
 
@@ -140,10 +141,13 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
 
     Raises:
         PolicyError: fewer recordings, of another action width, or actions that are not finite.
-        EvaluationError: recorded actions that never vary.
+        EvaluationError: recorded actions that never vary, or pictures that show nothing.
     """
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
+    for camera in recordings[0].images:
+        if all(np.ptp(one.images[camera]) == 0 for one in recordings if camera in one.images):
+            raise EvaluationError(f"{recordings[0].name} and on: {camera} shows one value alone; film them again")
     names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = [(number, name) for number in range(len(recordings)) for name in names]
     shown = Progress(f"open loop, {policy.name}", len(jobs), "episode", alone=True, quiet=not progress)
@@ -173,12 +177,8 @@ def _measure(
     recordings: Sequence[Recording], names: Sequence[str], actions: dict[tuple[int, str], np.ndarray]
 ) -> OpenLoop:
     recorded = np.concatenate([recording.action for recording in recordings])
-    if actions[0, "none"].shape[1] != recorded.shape[1]:
-        raise PolicyError(
-            f"the policy's actions are {actions[0, 'none'].shape[1]} wide, the recorded ones {recorded.shape[1]}: "
-            "the recordings are of another task"
-        )
-    squared = in_deviations(recorded)
+    require_fit(recordings[0], actions[0, "none"])
+    squared = in_deviations(recorded, recordings[0].name)
 
     def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
         return np.sqrt(squared(a, b))

@@ -10,7 +10,7 @@ import numpy as np
 
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import Policy, PolicyError
-from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played
+from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,24 +47,22 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool 
     predicted: list[np.ndarray] = []
     actions: list[np.ndarray] = []
     known: list[np.ndarray | None] = []
+    first = ""
     shown = Progress(f"held-out episodes, {policy.name}", None, "episode", alone=True, quiet=not progress)
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, AT_ONCE)):
         for recording, found in zip(some, played(policy, [(len(r), r.observation) for r in some], len(actions))):
-            if found.shape != recording.action.shape:
-                raise PolicyError(
-                    f"the policy's actions are {found.shape[1]} wide, the recorded ones {recording.action.shape[1]}: "
-                    "the dataset is of another task or robot"
-                )
+            require_fit(recording, found)
             predicted.append(found)
             actions.append(recording.action)
             known.append(recording.transition)
+            first = first or recording.name
         shown.advance(len(some))
     shown.close()
     if not actions:
         raise PolicyError("no held-out episodes; name a split that has some, or more demonstrations")
     recorded = np.concatenate(actions)
-    errors = in_deviations(recorded)(np.concatenate(predicted), recorded)
+    errors = in_deviations(recorded, first)(np.concatenate(predicted), recorded)
     transition = joined(known)
     return HeldOut(
         error=float(errors.mean()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from gap_vla.core.resources import require_writable
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.video import write_video
 
-IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
+IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE = "evaluation.json episodes.jsonl summary.json index.html".split()
+
+FILM = r"episode_\d{4,}_(failure|success)\.mp4"
+"""Names of films in the folder `videos`."""
 
 SIMULATOR = "the simulator"
 """How the error of an episode begins, after the step, that was cut short by the simulator and not by the policy."""
@@ -88,6 +92,9 @@ class EpisodeLog:
         self._marker = directory / IDENTITY_FILE
         self._identity = json.loads(json.dumps(identity))
         require_writable(directory, "--out")
+        for name in (IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE, "videos"):
+            if (directory / name).is_symlink():
+                raise EvaluationError(f"{directory / name} is a link; an evaluation writes files of its own: remove it")
         if self._marker.exists():
             found = Section.read(self._marker, EvaluationError).values
             if found != self._identity:
@@ -102,8 +109,6 @@ class EpisodeLog:
 
     def _read(self) -> dict[int, EpisodeRecord]:
         """Finished episodes. A last line that was being written when the process was killed is cut off."""
-        if self.path.is_symlink():
-            raise EvaluationError(f"{self.path} is a link; an evaluation goes on in a file of its own: remove it")
         if not self.path.exists():
             return {}
         content = self.path.read_bytes()
@@ -145,7 +150,7 @@ class VideoShelf:
     @property
     def paths(self) -> list[Path]:
         """What is there, failures first, then by episode."""
-        found = self._directory.glob("episode_*.mp4")
+        found = (path for path in self._directory.glob("*.mp4") if re.fullmatch(FILM, path.name))
         return sorted(found, key=lambda path: (not path.stem.endswith("failure"), path.name))
 
     def wants(self, success: bool) -> bool:

@@ -40,6 +40,7 @@ class Recording:
         moved: like `images`, of the same moments with the objects moved; None without a simulator.
         free: bool[T], steps at which moved objects make sense (nothing is held yet); with `moved` only.
         instruction: what the robot is told.
+        name: how messages call it: file and episode.
 
     Raises:
         EvaluationError: no steps, or NaN or infinity in its numbers.
@@ -52,14 +53,15 @@ class Recording:
     moved: dict[str, np.ndarray] | None = None
     free: Bool[np.ndarray, " T"] | None = None
     instruction: str = ""
+    name: str = "a recording"
 
     def __post_init__(self) -> None:
         if len(self.proprio) == 0 or len(self.action) != len(self.proprio):
-            raise EvaluationError(f"a recording of {len(self.proprio)} steps and {len(self.action)} actions")
+            raise EvaluationError(f"{self.name}: {len(self.proprio)} steps and {len(self.action)} actions")
         for name, values in (("proprio", self.proprio), ("action", self.action)):
             if not np.isfinite(values).all():
                 step = int(np.argmin(np.isfinite(values).all(1)))
-                raise EvaluationError(f"a recording's {name} is NaN or infinite at step {step}; leave the episode out")
+                raise EvaluationError(f"{self.name}: {name} is NaN or infinite at step {step}; leave the episode out")
 
     def __len__(self) -> int:
         return len(self.proprio)
@@ -84,6 +86,7 @@ def from_episode(episode: Episode) -> Recording:
         action=np.asarray(episode.action, np.float32),
         transition=_transition(episode),
         instruction=episode.language_instruction,
+        name=episode.name,
     )
 
 
@@ -133,10 +136,22 @@ def played(
     return [np.array(rows) for rows in found]
 
 
-def in_deviations(recorded: Float[np.ndarray, "T A"]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def require_fit(recording: Recording, actions: Float[np.ndarray, "T A"]) -> None:
+    """Raises PolicyError if a policy's actions are of another width than the recorded ones."""
+    if actions.shape[1] != recording.action.shape[1]:
+        raise PolicyError(
+            f"{recording.name}: the policy's actions are {actions.shape[1]} wide, the recorded ones "
+            f"{recording.action.shape[1]}; give recordings of the policy's own task and robot"
+        )
+
+
+def in_deviations(recorded: Float[np.ndarray, "T A"], where: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Mean squared distance of two actions, step by step, in standard deviations of the recorded actions.
 
     Columns that do not vary are left out.
+
+    Args:
+        where: the first of the recordings, for the error.
 
     Raises:
         EvaluationError: none varies, so there is nothing to measure an error in.
@@ -144,7 +159,7 @@ def in_deviations(recorded: Float[np.ndarray, "T A"]) -> Callable[[np.ndarray, n
     scale = recorded.std(0)
     varies = scale > 1e-4
     if not varies.any():
-        raise EvaluationError("the recorded actions are all the same, so an error in their units means nothing")
+        raise EvaluationError(f"{where} and on: the recorded actions are all the same; give recordings that move")
     return lambda a, b: (((a - b)[:, varies] / scale[varies]) ** 2).mean(1)
 
 

@@ -130,8 +130,7 @@ class SmallTorchPolicy(ChunkPolicy):
         return loaded
 
     def reset(self, episode_ids: Sequence[int]) -> None:
-        for episode in episode_ids:
-            self._features.forget(episode)
+        self.forget(episode_ids)
         super().reset(episode_ids)
 
     def forget(self, episode_ids: Sequence[int]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gap_vla.core.foreign import Section, one_line
 from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord
 from gap_vla.rollouts.statistics import clopper_pearson, wilson
 
@@ -48,6 +50,37 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         "seconds": seconds,
         "seconds_per_step": {part: total / steps if steps else None for part, total in seconds.items()},
     }
+
+
+def read_outcomes(found: Section) -> dict[int, bool]:
+    """Layout seed to success, from what `evaluate` returned.
+
+    Raises:
+        The section's error: not one outcome, number of steps and phase for each of some layouts, or a figure of
+            `summarize` that they do not give.
+    """
+    layouts, steps = (
+        found.list(key, lambda items, name: items.whole(name, 0, 2**53)) for key in ("layout_seeds", "steps")
+    )
+    outcomes = found.list("outcomes", lambda items, name: items.whole(name, 0, 1) == 1)
+    ends = found.list("last_phases", lambda items, name: None if items.values[name] is None else items.text(name))
+    if not outcomes or {len(set(layouts)), len(layouts), len(steps), len(ends)} != {len(outcomes)}:
+        raise found.error(
+            f"{found.where}: {len(outcomes)} outcomes of {len(set(layouts))} layouts; copy the file again"
+        )
+    records = [EpisodeRecord(number, *row) for number, row in enumerate(zip(layouts, outcomes, steps, ends))]
+    phases = list(found.section("phases").section("reached").values) if found.values.get("phases") else []
+    again = summarize(records, phases)
+    for key in "episodes successes success_rate interval mean_steps mean_steps_success phases".split():
+        found.require(key)
+        given, right = (json.dumps(values[key]) for values in (found.values, again))
+        if _rounded(given) != _rounded(right):
+            raise found.error(f"{found.name(key)} is {one_line(given, 80)}, its episodes give {right}; copy it again")
+    return dict(zip(layouts, outcomes))
+
+
+def _rounded(text: str) -> Any:
+    return json.loads(text, parse_float=lambda digits: round(float(digits), 6))
 
 
 def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> dict[str, dict[str, float]] | None:

@@ -123,16 +123,11 @@ class SimTask:
         }
 
 
-def sim_task(
-    name: str,
-    *,
-    image_size: int = 64,
-    cameras: tuple[str, ...] = ("primary",),
-    variant: str = "default",
-    camera: str = "near",
-    horizon: int | None = None,
-) -> SimTask:
+def sim_task(name: str, *, horizon: int | None = None, **scene: Any) -> SimTask:
     """Looks the task up in `gap_vla.sim`.
+
+    Args:
+        scene: `image_size`, `cameras`, `variant`, `camera`, as in `SimTask`.
 
     Raises:
         UnknownNameError: an unknown task, camera, view or variant; lists the known ones.
@@ -141,18 +136,11 @@ def sim_task(
     from gap_vla import sim
 
     spec = sim.task_spec(name)
-    sim.variant_spec(variant)
-    choose(camera, spec.views, "view", sim.UnknownNameError)
-    for one in cameras:
+    steps = spec.horizon if horizon is None else horizon
+    scene["cameras"] = tuple(scene.get("cameras", SimTask.cameras))
+    task = SimTask(spec.name, spec.instruction, steps, spec.action_dim, tuple(spec.phases), **scene)
+    sim.variant_spec(task.variant)
+    choose(task.camera, spec.views, "view", sim.UnknownNameError)
+    for one in task.cameras:
         choose(one, ("primary", "wrist"), "camera", sim.UnknownNameError)
-    return SimTask(
-        name=spec.name,
-        instruction=spec.instruction,
-        horizon=spec.horizon if horizon is None else horizon,
-        action_dim=spec.action_dim,
-        phases=tuple(spec.phases),
-        image_size=image_size,
-        cameras=tuple(cameras),
-        variant=variant,
-        camera=camera,
-    )
+    return task

@@ -152,7 +152,8 @@ class RemotePolicy:
                 raise PolicyError(f"{self._address} does not speak openpi's protocol: {error}") from error
             except (OSError, TimeoutError, WebSocketException) as error:
                 if time.monotonic() >= deadline:
-                    raise PolicyUnavailable(f"no policy server at {self._address} ({error})") from error
+                    advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another address"
+                    raise PolicyUnavailable(f"no policy server at {self._address} ({error}); {advice}") from error
                 time.sleep(_PAUSE)
 
 

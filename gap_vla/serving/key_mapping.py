@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,15 @@ OBSERVATION = {
     "language_instruction": "prompt",
 }
 """Our names of what is observed, and openpi's for LIBERO-like policies."""
+
+_READ: dict[str, Callable[[Section, str], Any]] = {
+    "actions": Section.text,
+    "execute": lambda found, key: found.whole(key, 1, 1000),
+    "image_size": lambda found, key: found.whole(key, 1, 4096),
+    "action_columns": lambda found, key: found.list(key, lambda items, name: items.whole(name, 0, 10_000)),
+    "action_signs": lambda found, key: found.list(key, lambda items, name: items.finite(name, -1e6, 1e6)),
+}
+"""Attributes of `KeyMapping` as a file has them; null is the default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,25 +64,15 @@ class KeyMapping:
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(found.values) - set(known)):
             raise PolicyError(f"{path}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
-        given: dict[str, Any] = {}
+        given = {key: read(found, key) for key, read in _READ.items() if found.values.get(key) is not None}
         if "observation" in found:
             names = found.section("observation")
             if unknown := sorted(set(names.values) - set(OBSERVATION)):
                 raise PolicyError(f"{names.name(unknown[0])} is none of our observations: {', '.join(OBSERVATION)}")
             given["observation"] = {ours: names.text(ours) for ours in names.values}
-            if len(set(given["observation"].values())) < len(names.values):
-                raise PolicyError(f"{names.where} gives two of our observations the same name")
-        if "actions" in found:
-            given["actions"] = found.text("actions")
-        if "execute" in found:
-            given["execute"] = found.whole("execute", 1, 1000)
-        if found.values.get("image_size") is not None:
-            given["image_size"] = found.whole("image_size", 1, 4096)
-        if found.values.get("action_columns") is not None:
-            given["action_columns"] = found.list("action_columns", lambda items, key: items.whole(key, 0, 10_000))
-        if found.values.get("action_signs") is not None:
-            given["action_signs"] = found.list("action_signs", lambda items, key: items.finite(key, -1e6, 1e6))
-        for key in ("observation", "action_columns", "action_signs"):
+            if len({*given["observation"].values()} - {""}) < len(names.values):
+                raise PolicyError(f"{names.where} gives an observation no name, or two the same; give each its own")
+        for key in ("observation", "actions", "action_columns", "action_signs"):
             if key in given and not given[key]:
                 raise PolicyError(f"{found.name(key)} is empty; name what is sent or taken, or leave it out")
         if len(set(columns := given.get("action_columns", ()))) < len(columns):

@@ -196,10 +196,8 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
     except ValueError:
         array = np.empty(0, object)
     image = ours.startswith("image_")
-    fits = array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size > 0
-    if image and not fits:
-        raise ObservationError(f"{name} is {array.dtype} {list(array.shape)}, not uint8 [h, w, 3]")
-    if not image and (array.dtype.kind not in "biuf" or array.ndim != 1 or array.size == 0):
+    picture, row = array.dtype == np.uint8 and array.shape[2:] == (3,), array.dtype.kind in "biuf" and array.ndim == 1
+    if array.size == 0 or not (picture if image else row):
         raise ObservationError(f"{name} is {array.dtype} {list(array.shape)}, not {_NAMES[ours]}")
     if image:
         return array

@@ -31,6 +31,10 @@ SHORT_RUN = 200
 """Training steps up to which compiling quickly saves more than it costs."""
 
 
+LOSSES = ("val/loss", "val/loss_transition", "val/loss_consistent")
+"""Of all held-out steps, of those with ρ > 0.5, and of the others."""
+
+
 class JaxTrainer(Trainer):
     """Anything that `TrainStep` trains.
 
@@ -190,8 +194,8 @@ def make_validation_step(
 ) -> Callable[[Any, Any, jax.Array], dict[str, jax.Array]]:
     """The compiled measurement `(packed params, batch, rng) -> sums`, to be added up over held-out batches.
 
-    For every part of the steps (`all`; `transition`: ρ > 0.5; `consistent`: the others) it gives `<part>/loss` as
-    a sum weighted with the number of counted action entries, and that number as `<part>/entries`. `action_error` and
+    For every part of the steps (`LOSSES`) it gives the loss as a sum weighted with the number of counted action
+    entries, and that number as `entries of <loss>`. `action_error` and
     `mean_action_error` are summed squared errors of the predicted chunk and of predicting the mean action (0 after
     normalisation) at the window's last step, over `action_entries` entries.
     """
@@ -204,16 +208,11 @@ def make_validation_step(
         outputs = bound.octo_transformer(observation, batch["task"], mask, train=False, only=[head.readout_key])
         transition = is_transition(batch["rho"])
         sums = {}
-        for part, chosen in (
-            ("all", jnp.ones_like(mask)),
-            ("transition", transition),
-            ("consistent", ~transition),
-        ):
+        for name, chosen in zip(LOSSES, (jnp.ones_like(mask), transition, ~transition), strict=True):
             counted = batch["action_pad_mask"] & chosen[:, :, None, None]
             entries = counted_entries({**batch, "action_pad_mask": counted})
             loss, _ = head.loss(outputs, batch["action"], mask, counted, train=False)
-            sums[f"{part}/loss"] = loss * entries
-            sums[f"{part}/entries"] = entries
+            sums[name], sums[f"entries of {name}"] = loss * entries, entries
         predicted = head.predict_action(outputs, rng=rng, train=False)
         target, counted = batch["action"][:, -1], batch["action_pad_mask"][:, -1]
         sums["action_error"] = jnp.sum(jnp.where(counted, jnp.square(predicted - target), 0.0))
@@ -239,8 +238,8 @@ def validate(
         seed: of the noise that a diffusion head draws; the same noise at every validation.
 
     Returns:
-        `val/loss`, `val/loss_transition` (ρ > 0.5), `val/loss_consistent`, `val/action_mse`, and
-        `val/mean_action_mse`, what predicting the mean action would give. A part without any step is left out.
+        `LOSSES`, `val/action_mse`, and `val/mean_action_mse`, what predicting the mean action would give. The loss of
+        no step is left out.
     """
     totals: dict[str, float] = {}
     for index, batch in enumerate(batches):
@@ -249,14 +248,7 @@ def validate(
             totals[name] = totals.get(name, 0.0) + float(np.asarray(value, np.float64))
     if not totals:
         return {}
-    results = {}
-    for part, name in (
-        ("all", "val/loss"),
-        ("transition", "val/loss_transition"),
-        ("consistent", "val/loss_consistent"),
-    ):
-        if totals[f"{part}/entries"]:
-            results[name] = totals[f"{part}/loss"] / totals[f"{part}/entries"]
+    results = {name: totals[name] / count for name in LOSSES if (count := totals[f"entries of {name}"])}
     results["val/action_mse"] = totals["action_error"] / totals["action_entries"]
     results["val/mean_action_mse"] = totals["mean_action_error"] / totals["action_entries"]
     return results

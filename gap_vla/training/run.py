@@ -80,10 +80,12 @@ class Run:
                 )
                 run = stack.enter_context(held)
                 if run.complete:
-                    summary = run.read_summary()
-                    require_exported(run.checkpoint, config.exported.format(**summary).split())
+                    from gap_vla.report.runs import Run as Finished
+
+                    require_exported(run.checkpoint, config.exported.format(steps=config.train.steps).split())
+                    summary = Finished.read(run.path).summary
                     print(f"{run.path} is complete", flush=True)
-                    return summary
+                    return dict(summary)
                 agenda = stack.enter_context(agenda_of(config))
                 store, *mixture = open_store(config, self.stages, agenda), *open_mixture(self.stages)
             return self._train_and_roll_out(run, store, mixture, started, agenda)
@@ -103,7 +105,7 @@ class Run:
         for (path, weight), other in zip(config.data.mixture, mixture):
             print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
         trainer = config.trainer().on(config, store, mixture)
-        print(trainer.describe(), flush=True)
+        print(trainer.describe(), *_notes(config), sep="\n", flush=True)
         if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
             save_batch_picture(picture, run.first_batch)
         agenda.begin("training")
@@ -163,6 +165,7 @@ class Run:
                 *(f"RLDS dataset: {path} (with weight {weight})" for path, weight in self.config.data.mixture),
                 f"run: {self.directory.path}",
                 self.config.trainer().dry_run(self.config),
+                *_notes(self.config),
             ]
         )
 
@@ -184,6 +187,13 @@ class Run:
             )
         lines.append(f"  all of it lies in {self.directory.path}; to look at: {self.directory.page}")
         return "\n".join(lines)
+
+
+def _notes(config: Experiment) -> list[str]:
+    warmup, steps = config.optimizer.warmup_steps, config.train.steps
+    most = f"optimizer.warmup_steps is {warmup}, train.steps {steps}: at most {steps / max(warmup, 1):.2g} of"
+    longer = warmup > steps and not getattr(config.train, "epochs", 0)  # which count instead of the steps
+    return [f"note: {most} optimizer.learning_rate is reached"] if longer else []
 
 
 def finetune(config: Experiment, run_name: str = "", resume: bool = False) -> dict[str, Any]:

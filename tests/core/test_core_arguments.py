@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripts_under_test import COMMANDS, call, load
 
-from gap_vla.cli.arguments import Cameras, Pairs, command_parser, json_or_name, real, refuse_idle, whole
+from gap_vla.cli.arguments import Cameras, Pairs, command_parser, json_or_name, real, whole
 
 CHECKPOINT = "evaluate --checkpoint d"
 
@@ -136,8 +136,8 @@ def test_help_shows_the_bounds_and_short_forms_are_no_options(capsys):
             parser.parse_args(wrong)
     options = parser.parse_args(["--noise", "0.5"])
     with pytest.raises(SystemExit):
-        refuse_idle(parser, options, "here", "noise")
-    refuse_idle(parser, options, "here", "workers")
+        parser.refuse_idle(options, "here", "noise")
+    parser.refuse_idle(options, "here", "workers")
 
 
 def test_cameras_are_named_in_one_way_by_all_commands():

@@ -296,6 +296,19 @@ def test_a_full_disk_is_not_blamed_on_the_file_that_is_read():
     assert "in.npz" not in message_of(full.value) and message_of(full.value).endswith("; free some space")
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EFBIG, "raise the limit of file sizes (ulimit -f)"),
+        (errno.ENAMETOOLONG, "give a shorter name"),
+        (errno.ENOTDIR, "check the path, or give another"),
+    ],
+)
+def test_what_the_system_says_of_a_file_comes_with_what_to_do(number, advice):
+    assert message_of(OSError(number, os.strerror(number), "a/b")) == f"a/b: {os.strerror(number)}; {advice}"
+
+
 def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
     """A line of bash, in which `gap` is the command of this checkout."""
     gap = f"gap() {{ {sys.executable} -c 'from gap_vla.cli import main; exit(main())' \"$@\"; }}\n"
@@ -333,6 +346,7 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
         ),
         ("gap --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
         ("gap annotate --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
+        ("gap annotate x.hdf5 --out y.hdf5 >/dev/full 2>/dev/full", USER_ERROR, "^$"),
         ("gap --help | true", 0, "^$"),
         ("gap evaluate --policy ws://$(printf 'a%.0s' {1..70}).x:80 --task assembly", USER_ERROR, "is no address"),
         ("truncate -s 100G d.hdf5; gap annotate d.hdf5 --out e.hdf5", USER_ERROR, "d.hdf5: not a complete HDF5 file"),

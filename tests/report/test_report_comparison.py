@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from evaluations import evaluation_of
 
+from gap_vla.core.foreign import Section
 from gap_vla.report.comparison import Rollouts, compare, label
 from gap_vla.report.comparison_render import as_markdown, as_text, draw_comparison, render
 from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.summary import read_outcomes
 
 
 def methods(rates, *, seeds=(0, 1, 2), layouts=60):
@@ -27,8 +30,8 @@ def one(outcomes):
 
 
 def test_outcomes_are_read_from_a_summary():
-    summary = {"layout_seeds": [7, 9], "outcomes": [1, 0], "success_rate": 0.5}
-    assert Rollouts.from_summary(summary).outcomes == {7: True, 9: False}
+    outcomes = {7: True, 9: False}
+    assert read_outcomes(Section(evaluation_of(outcomes), "summary.json")) == outcomes
 
 
 def test_every_method_is_subtracted_from_every_later_one_unless_pairs_are_given():
@@ -87,8 +90,7 @@ def runs(folder, table, task="assembly"):
     paths = []
     for method, by_seed in table.items():
         for seed, variants in by_seed.items():
-            outcomes = variants["default"].outcomes
-            rollouts = {"layout_seeds": list(outcomes), "outcomes": [int(won) for won in outcomes.values()]}
+            rollouts = evaluation_of(variants["default"].outcomes)
             paths.append(folder / f"{task}_{method}_{seed}.json")
             content = {"task": task, "method": method, "seed": seed, "rollouts": rollouts}
             paths[-1].write_text(json.dumps(content))

@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import pytest
 
+from gap_vla.core.outputs import OutputError
 from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
 from gap_vla.rollouts.record import EpisodeRecord, VideoShelf
 from gap_vla.rollouts.summary import describe, summarize
@@ -40,6 +42,19 @@ def test_the_page_shows_videos_and_errors_and_escapes_what_it_is_given(tmp_path)
     assert "videos/episode_0001_failure.mp4" in page and "episode 1: <b>failure</b> in move, 60 steps" in page
 
 
+def test_a_page_that_somebody_put_there_is_not_replaced_and_one_of_ours_is(tmp_path):
+    page = write_page(tmp_path, summary())
+    unmarked = page.read_text().replace("<!-- gap_vla:evaluation -->", "")
+    assert unmarked != page.read_text()
+    page.write_text(unmarked)
+    assert write_page(tmp_path, summary()).read_text() != unmarked
+    for foreign in ("mine", "<!doctype html><p>mine</p>"):
+        page.write_text(foreign)
+        with pytest.raises(OutputError, match=r"index\.html exists and was not written by this command"):
+            write_page(tmp_path, summary())
+        assert page.read_text() == foreign
+
+
 def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path):
     found = {"default": summary(), "light": summary()}
     table = variants_table(found)
@@ -65,6 +80,8 @@ def test_videos_show_failures_first_and_one_success(tmp_path, monkeypatch):
         kept = [path.stem.rsplit("_")[-1] for path in VideoShelf(folder, 3).paths]
         assert kept == ["failure", "failure", "success"]
     single = VideoShelf(tmp_path, 1)
+    for foreign in ("episode_best.mp4", "episode_0001_failure_copy.mp4", "talk.mp4"):
+        (tmp_path / foreign).touch()
     for number, success in enumerate((True, False, True)):
         single.add(number, success, [np.zeros((8, 8, 3), np.uint8)])
     assert [path.stem for path in single.paths] == ["episode_0001_failure"]

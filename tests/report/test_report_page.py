@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from evaluations import evaluation_of
 from finished_runs import make_run
 
 from gap_vla.core.errors import UserError
@@ -42,7 +43,7 @@ def test_the_page_shows_success_differences_figures_and_videos_with_their_comman
     assert "<pre>python make_page</pre>" in page
     assert page.count("data:video/mp4;base64,") == 4 and page.count("data:image/svg+xml;base64,") >= 3
     reached = cells.index("insert")
-    assert cells[reached - 2 : reached + 3] == ["concat, seed 0", "in distribution", "insert", "75", "2"]
+    assert cells[reached - 2 : reached + 3] == ["concat, seed 0", "in distribution", "insert", "100", "2"]
     assert "abc123" in page
 
 
@@ -89,7 +90,14 @@ def test_the_data_of_a_run_is_found_from_anywhere(tmp_path, monkeypatch):
     assert Run.read("runs/assembly/gap-seed0").store.resolve() == store
 
 
-EVALUATED = {"layout_seeds": [5], "outcomes": [1]}
+EVALUATED = {**evaluation_of({5: True}, ("reach",)), "videos": []}
+NAN = float("nan")
+
+
+def evaluated(**changes):
+    """What `evaluate` returned, with these changes, as a run's summary has it."""
+    changed = {**EVALUATED, **changes}
+    return {"variants": {"default": changed}, "rollouts": changed}
 
 
 @pytest.mark.parametrize(
@@ -99,32 +107,45 @@ EVALUATED = {"layout_seeds": [5], "outcomes": [1]}
         ("config.json", {"task": 5}, "task is 5"),
         ("config.json", {"train": {"seed": "zero"}}, "train.seed is 'zero'"),
         ("summary.json", [], "summary.json is list"),
+        ("summary.json", "", "summary.json is ''"),
         ("summary.json", {"variants": {"default": 5}}, "variants.default is 5"),
+        ("summary.json", evaluated(outcomes=[NAN]), "variants.default.outcomes[0] is nan"),
+        ("summary.json", evaluated(outcomes=[], layout_seeds=[], steps=[], last_phases=[]), "0 outcomes of 0 layouts"),
+        ("summary.json", evaluated(outcomes=[0]), "successes is 1, its episodes give 0"),
+        ("summary.json", evaluated(successes=7), "successes is 7, its episodes give 1"),
+        ("summary.json", evaluated(episodes=10**9), "episodes is 1000000000, its episodes give 1"),
+        ("summary.json", evaluated(interval=[0.5]), "interval is [0.5], its episodes give [0.2"),
+        ("summary.json", evaluated(interval=[NAN, 1.0]), "interval is [NaN, 1.0]"),
+        ("summary.json", evaluated(steps=[5]), "mean_steps is 10.0, its episodes give 5.0"),
+        ("summary.json", evaluated(steps=[]), "1 outcomes of 1 layouts"),
+        ("summary.json", evaluated(phases={"reached": {"reach": 2.0}, "failed_in": {}}), "phases is "),
+        ("summary.json", evaluated(task={"task": "stack"}), "task.task is 'stack' (str); it must be 'assembly'"),
+        ("summary.json", evaluated(task={"variant": "light"}), "task.variant is 'light'"),
+        ("summary.json", evaluated(policy={"name": "concat"}), "policy.name is 'concat' (str); it must be 'gap'"),
+        ("summary.json", {"rollouts": EVALUATED}, "rollouts is dict; it must be that of its first evaluation"),
+        ("summary.json", {"interval": [0.1]}, "interval is list; it must be that of its first evaluation"),
+        ("summary.json", {"machine": 5}, "machine is 5"),
         (
             "summary.json",
-            {"variants": {"default": {"layout_seeds": [5], "outcomes": [float("nan")]}}},
-            "outcomes[0] is nan",
+            {"validation": {"val/action_mse": "low", "val/mean_action_mse": 1}},
+            "val/action_mse is 'low'",
         ),
-        ("summary.json", {"variants": {"default": {"layout_seeds": [], "outcomes": []}}}, "0 outcomes of 0 layouts"),
+        ("summary.json", {"validation": {}}, "validation.val/action_mse is missing"),
+        ("summary.json", evaluated(videos=["/etc/passwd"]), "films in its folder, not '/etc/passwd'"),
         ("summary.json", {"variants": {}, "rollouts": {"task": 5}}, "rollouts.task is 5"),
-        ("summary.json", {"success": float("nan")}, "success is nan"),
-        ("summary.json", {"seconds": {"train": float("nan")}}, "seconds.train is nan"),
+        ("summary.json", {"success": NAN}, "success is nan"),
+        ("summary.json", {"seconds": {"train": NAN}}, "seconds.train is nan"),
         ("summary.json", {"success": 2.0}, "success is 2.0"),
         ("summary.json", {"task": "stack"}, "summary.json is of another task than"),
         ("summary.json", {"method": "concat"}, "gap-seed0/config.json; copy the run again"),
         ("summary.json", {"seed": 1}, "summary.json is of another seed than"),
-        ("config.json", {"train": {"seed": 1}}, "summary.json is of another seed than"),
+        ("config.json", {"train": {"seed": 1, "steps": 20}}, "summary.json is of another seed than"),
         ("config.json", {"model": {"encoder": "small"}}, "checkpoint is missing; copy the run again"),
         ("config.json", {"model": 5}, "model is 5"),
         ("summary.json", {"steps": "many"}, "steps is 'many'"),
-        ("summary.json", {"variants": {"default": {**EVALUATED, "phases": 5}}}, "phases is 5"),
-        ("summary.json", {"variants": {"default": {**EVALUATED, "videos": [5]}}}, "videos[0] is 5"),
+        ("summary.json", evaluated(phases=5), "phases is 5"),
+        ("summary.json", evaluated(videos=[5]), "videos[0] is 5"),
         ("summary.json", {"dataset": {"store": 5}}, "dataset.store is 5"),
-        (
-            "summary.json",
-            {"variants": {"default": {**EVALUATED, "phases": {"reached": {"reach": float("nan")}, "failed_in": {}}}}},
-            "reached.reach is nan",
-        ),
     ],
 )
 def test_runs_that_measured_nothing_are_refused_by_file_and_key(tmp_path, file, change, named):
@@ -134,6 +155,17 @@ def test_runs_that_measured_nothing_are_refused_by_file_and_key(tmp_path, file, 
     with pytest.raises(UserError) as caught:
         Run.read(path.parent)
     assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_measurements_of_a_longer_run_are_not_shown_as_this_ones(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    with (path / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 21, "train/loss": 0.5}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl goes on to step 21 of 20: another run's"):
+        write_report([path], tmp_path / "report.html", command="make")
+    (path / "metrics.jsonl").write_text('{"step": 20, "val/action_mse": 0.6}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl ends with val/action_mse 0\.6, summary\.json has 0\.5"):
+        write_report([path], tmp_path / "report.html", command="make")
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,12 @@ def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):
     ("arguments", "message"),
     [
         (["--checkpoint", "nowhere"], "nowhere: no such directory"),
-        (["--checkpoint", "nowhere", "--keys", "none.json"], "none.json: No such file"),
+        (["--checkpoint", "nowhere", "--keys", "none.json"], "none.json: No such file or directory; check the path"),
+        (["--checkpoint", "nowhere", "--keys", "keys.json"], "keys.json: a server takes observation alone"),
     ],
 )
-def test_mistakes_when_serving_are_explained(arguments, message, capsys):
+def test_mistakes_when_serving_are_explained(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys.json").write_text('{"execute": 99}')
     assert script("serve_policy").main(arguments) == 2
     assert message in capsys.readouterr().err

@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from evaluations import evaluation_of
 
 from gap_vla.report.comparison_render import render
 from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
@@ -25,7 +26,7 @@ def demonstrations(path, seeds=(5, 6), task="assembly", width=7):
             demo["actions"] = np.zeros((3, width))
             demo["executed_actions"] = np.full((3, width), 0.5)
             for key, columns in (("eef_pos", 3), ("eef_quat", 4), ("gripper_qpos", 2)):
-                demo[f"obs/robot0_{key}"] = np.ones((3, columns))
+                demo[f"obs/robot0_{key}"] = np.full((3, columns), 0.5)  # a quaternion of length 1
             if seed is not None:
                 demo.attrs["seed"] = seed
     return path
@@ -68,8 +69,11 @@ def test_recordings_of_which_some_have_no_layout_are_refused(tmp_path):
         ('{"observation": 5}', "observation is 5"),
         ('{"observation": {"proprio": 5}}', "observation.proprio is 5"),
         ('{"observation": {"propio": "state"}}', "observation.propio is none of our observations"),
-        ('{"observation": {"proprio": "x", "image_primary": "x"}}', "the same name"),
+        ('{"observation": {"proprio": "x", "image_primary": "x"}}', "or two the same"),
+        ('{"observation": {"image_primary": ""}}', "gives an observation no name"),
         ('{"actions": ["a"]}', "actions is list"),
+        ('{"actions": ""}', "actions is empty"),
+        ("[" * 100_000, "not valid JSON (nested too deeply); copy"),
         ('{"execute": 0}', "execute is 0"),
         ('{"execute": "8"}', "execute is '8'"),
         ('{"image_size": -1}', "image_size is -1"),
@@ -125,13 +129,15 @@ def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, 
     assert "episodes.jsonl, line 1" in str(caught.value) and named in str(caught.value)
 
 
-def test_episodes_are_not_written_through_a_link(tmp_path):
+def test_an_evaluation_is_not_written_through_a_link(tmp_path):
     (tmp_path / "note").write_text("the only copy")
-    EpisodeLog(tmp_path / "e", {}).append(EpisodeRecord(0, 5, False, 3))
-    (tmp_path / "e" / "episodes.jsonl").unlink()
-    (tmp_path / "e" / "episodes.jsonl").symlink_to(tmp_path / "note")
-    with pytest.raises(EvaluationError, match=r"episodes\.jsonl is a link"):
-        EpisodeLog(tmp_path / "e", {})
+    for name in ("episodes.jsonl", "summary.json", "index.html", "videos"):
+        EpisodeLog(tmp_path / "e", {}).append(EpisodeRecord(0, 5, False, 3))
+        (tmp_path / "e" / name).unlink(missing_ok=True)
+        (tmp_path / "e" / name).symlink_to(tmp_path / "note")
+        with pytest.raises(EvaluationError, match=rf"{name} is a link"):
+            EpisodeLog(tmp_path / "e", {})
+        (tmp_path / "e" / name).unlink()
     assert (tmp_path / "note").read_text() == "the only copy"
 
 
@@ -148,22 +154,26 @@ def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(tmp_path, c
         evaluated(2)
 
 
+WON = evaluation_of({1: True})
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"rollouts": None}, "was not evaluated"),
-        ({"rollouts": {"layout_seeds": [], "outcomes": []}}, "0 outcomes of 0 layouts"),
-        ({"rollouts": {"layout_seeds": [1, 1], "outcomes": [0, 1]}}, "2 outcomes of 1 layouts"),
-        ({"rollouts": {"layout_seeds": [1], "outcomes": [0, 1]}}, "2 outcomes of 1 layouts"),
-        ({"rollouts": {"layout_seeds": [1], "outcomes": [NAN]}}, "outcomes[0] is nan"),
-        ({"rollouts": {"layout_seeds": [1], "outcomes": [2]}}, "outcomes[0] is 2"),
+        ({"rollouts": {}}, "was not evaluated"),
+        ({"rollouts": {**WON, "outcomes": []}}, "0 outcomes of 1 layouts"),
+        ({"rollouts": {**WON, "layout_seeds": [1, 1], "outcomes": [0, 1]}}, "2 outcomes of 1 layouts"),
+        ({"rollouts": {**WON, "outcomes": [0, 1]}}, "2 outcomes of 1 layouts"),
+        ({"rollouts": {**WON, "outcomes": [NAN]}}, "outcomes[0] is nan"),
+        ({"rollouts": {**WON, "outcomes": [2]}}, "outcomes[0] is 2"),
+        ({"rollouts": {**WON, "success_rate": 0.5}}, "success_rate is 0.5, its episodes give 1.0"),
         ({"rollouts": {"outcomes": [1]}}, "layout_seeds is missing"),
         ({"method": 5}, "method is 5"),
         ({"seed": "0"}, "seed is '0'"),
     ],
 )
 def test_summaries_without_outcomes_are_not_compared(tmp_path, change, named):
-    whole = {"task": "stack", "method": "vp", "seed": 0, "rollouts": {"layout_seeds": [1], "outcomes": [1]}}
+    whole = {"task": "stack", "method": "vp", "seed": 0, "rollouts": WON}
     path = tmp_path / "summary.json"
     path.write_text(json.dumps({**whole, **change}))
     with pytest.raises(EvaluationError) as caught:

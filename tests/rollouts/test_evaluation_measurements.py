@@ -1,5 +1,6 @@
 """Claims about what is no measurement: no episodes, no steps, no time, NaN, another task's data. An error each."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -183,7 +184,10 @@ class Answering(Seeing):
         (lambda rows: np.full((rows, 7), NAN), "action is NaN or infinite in episode 0"),
         (lambda rows: np.zeros((rows - 1, 7)), r"returned float64 \(\d, 7\) for \d+ observations"),
         (lambda rows: np.array(["forward"] * rows), r"returned <U7"),
-        (lambda rows: np.zeros((rows, 5)), "5 wide, the recorded ones 7"),
+        (
+            lambda rows: np.zeros((rows, 5)),
+            "^a recording: the policy's actions are 5 wide, the recorded ones 7; give",
+        ),
     ],
 )
 def test_answers_that_are_no_actions_are_no_error_figure(measure, answer, message):
@@ -191,10 +195,18 @@ def test_answers_that_are_no_actions_are_no_error_figure(measure, answer, messag
         measure(Answering(answer), [record(seed) for seed in range(2)])
 
 
+def test_pictures_of_one_colour_say_nothing_about_looking():
+    seen = [record(seed) for seed in range(2)]
+    black = [dataclasses.replace(one, images={"image_primary": 0 * one.images["image_primary"]}) for one in seen]
+    with pytest.raises(EvaluationError, match="a recording and on: image_primary shows one value alone"):
+        open_loop(Seeing(), black)
+    open_loop(Seeing(), [black[0], seen[1]])
+
+
 @pytest.mark.parametrize("measure", [held_out, open_loop])
 def test_recordings_that_never_move_measure_nothing(measure):
     still = [Recording(r.images, r.proprio, np.zeros_like(r.action)) for r in (record(0), record(1))]
-    with pytest.raises(EvaluationError, match="recorded actions are all the same"):
+    with pytest.raises(EvaluationError, match="a recording and on: the recorded actions are all the same; give"):
         measure(Seeing(), still)
 
 

@@ -133,7 +133,10 @@ def test_a_full_disk_is_said_on_one_line_and_the_same_command_continues(collecti
     no_bytecode = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # Python 3.11 would keep what it could not write whole
     full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env=no_bytecode)
     assert full.returncode == 2 and not out.exists(), full.stderr
-    assert full.stderr.count("\n") == 1 and "File too large; finished episodes are kept in" in full.stderr
+    assert (
+        full.stderr.count("\n") == 1
+        and "; raise the limit of file sizes (ulimit -f); finished episodes are kept in" in full.stderr
+    )
     assert subprocess.run([*command, "--show", "0"], capture_output=True).returncode == 0
     assert out.read_bytes() == collection.read_bytes()
 

@@ -174,13 +174,6 @@ def test_progress_says_how_far_how_fast_and_how_long():
     assert [duration(s) for s in (42, 185, 7800)] == ["42 s", "3 min 05 s", "2 h 10 min"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}"])
-def test_a_damaged_summary_is_named(tmp_path, content):
-    (tmp_path / "summary.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"summary\.json"):
-        RunDirectory(tmp_path).read_summary()
-
-
 def test_a_full_disk_ends_the_metrics_instead_of_holding_them_up(tmp_path):
     code = (
         "import resource, sys\n"

@@ -104,12 +104,14 @@ def _weights(path):
 
 @pytest.mark.parametrize("kind", [FinetuneConfig, SmallConfig])
 def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
-    config = dataclasses.replace(kind("threading"), runs=str(tmp_path))
+    rhythm = dataclasses.replace(kind("threading").train, steps=7)
+    config = dataclasses.replace(kind("threading"), runs=str(tmp_path), train=rhythm)
     run = RunDirectory(Run(config, "named").directory.path)
     run.path.mkdir(parents=True)
     write_json(run.config, config.to_dict())
     write_json(run.dataset, Run(config).stages.made_from(config.backend))
-    facts = {"task": "threading", "method": "gap", "seed": 0, "steps": 7, "validation": {}, "rollouts": {}}
+    facts = {"task": "threading", "method": config.method, "seed": 0, "steps": 7, "rollouts": {}}
+    facts["validation"] = {"val/action_mse": 0.5, "val/mean_action_mse": 0.5}
     write_json(run.summary, {**facts, "seconds": {"train": 1.0}})
     writers = {".json": _json, ".safetensors": _weights, ".msgpack": _parameters, "": _parameters}
     for path in (run.checkpoint / name.format(steps=7) for name in kind.exported.split()):
@@ -124,6 +126,9 @@ def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
                 Run(config, "named").to_the_end(resume=True)
         path.write_bytes(whole)
     assert Run(config, "named").to_the_end(resume=True)["steps"] == 7
+    write_json(run.summary, {**facts, "seconds": {"train": "long"}})
+    with pytest.raises(UserError, match=r"summary\.json: seconds\.train is 'long'"):
+        Run(config, "named").to_the_end(resume=True)
 
 
 def test_what_is_trained_may_not_change(tmp_path):
@@ -200,13 +205,21 @@ TEXT, TRUTH = '{"step": 1, "train/loss": "low"}', '{"step": 1, "train/loss": tru
 @pytest.mark.parametrize("line", ["1", "[]", "{}", '{"step": "1"}', '{"step": -1}', TEXT, TRUTH])
 def test_a_line_that_is_no_measurement_is_named_and_one_that_was_cut_off_is_left_out(line, tmp_path):
     path = tmp_path / "metrics.jsonl"
-    for damaged in (b'{"step": 1, "train/lo', b"\0\0\0\0", b"\xff"):
+    for damaged in (b'{"step": 1, "train/lo', b"\0\0\0\0"):
         path.write_bytes(b'{"step": 0, "val/loss": NaN}\n' + damaged)
         assert [row["step"] for row in read_metrics(path)] == [0]
+    for damaged in (b"\xff", b"\xff\xfe{", b"<html>", b"{\n"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: not valid JSON"):
+            read_metrics(path)
+    for step in (0, 3):
+        path.write_text(f'{{"step": 3, "val/loss": 1}}\n{{"step": {step}, "val/loss": 1}}\n')
+        with pytest.raises(UserError, match=rf"metrics\.jsonl, line 2: step {step} comes again"):
+            read_metrics(path)
     damages = (b'{"step": 1, "train/lo', b"\0\0\0\0", b"")
     for damaged, after in itertools.product(damages, (b'{"step": 2}', b'{"step": 2, "tr')):
         path.write_bytes(b'{"step": 0}\n' + damaged + b"\n" + after)
-        with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not valid JSON, and more lines follow"):
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not valid JSON; copy"):
             read_metrics(path)
     path.write_text(f'{{"step": 0}}\n{{"step": 1, "train/loss": 1{400 * "0"}}}\n{{"step": 2}}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2: not valid JSON"):
