@@ -267,7 +267,7 @@ def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_
     summary = finetune(config)
     assert {"training_version", "labels_version", "episodes", "labels"} <= set(summary["origin"])
     run = RunDirectory(Run(config).directory.path)
-    assert run.first_batch.exists() and run.read_summary() == summary
+    assert run.first_batch.exists() and json.loads(run.summary.read_text()) == summary
     rows = read_metrics(run.metrics)
     assert {"val/action_mse", "val/mean_action_mse"} <= rows[0].keys()
     assert rows[1]["gap/update_factor"] == pytest.approx(0.3) and rows[-2]["gap/update_factor"] == 1
