@@ -19,7 +19,8 @@ from gap_vla.core.resources import require_writable
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.video import write_video
 
-IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE = "evaluation.json episodes.jsonl summary.json index.html".split()
+IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
+SUMMARY_FILE, PAGE_FILE = "summary.json", "index.html"
 
 FILM = r"episode_\d{4,}_(failure|success)\.mp4"
 """Names of films in the folder `videos`."""
