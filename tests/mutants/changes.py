@@ -351,8 +351,8 @@ LABELS = (
     Mutant(
         "M1: rotation in the body's frame",
         "phases/motion.py",
-        "- np.cross(v2, v1)",
-        "+ np.cross(v2, v1)",
+        "quaternion_product(second, first * [1, -1, -1, -1])",
+        "quaternion_product(first * [1, -1, -1, -1], second)",
         f"{MOTION}::test_relative_rotation_is_the_log_of_the_world_frame_rotation",
     ),
     Mutant(

@@ -97,6 +97,9 @@ def run_tests(copy: Path, tests: Sequence[str]) -> tuple[int, str]:
 
 def main(words: Sequence[str]) -> int:
     chosen = [mutant for mutant in MUTANTS if all(word in mutant.what for word in words)]
+    if not chosen:
+        print(f"no change of changes.py holds {' and '.join(words)}", file=sys.stderr)
+        return 2
     if wrong := [reason for mutant in chosen if (reason := misfit(mutant))]:
         print(*wrong, sep="\n", file=sys.stderr)
         return 2
