@@ -73,6 +73,8 @@ def open_version(version_dir: Path, *, shards: bool = True) -> Any:
                 f"data/threading/1.0.0"
             )
     info = Section.read(version_dir / "dataset_info.json", EpisodeError)
+    if (kind := info.values.get("fileFormat", "tfrecord")) != "tfrecord":
+        raise EpisodeError(f"{info.where}: files are {one_line(str(kind), 40)}; write the dataset as tfrecord")
     features = Section.read(version_dir / "features.json", EpisodeError)
     for name in _class_names(features.values):
         if not isinstance(name, str) or not name.startswith(_OWN):

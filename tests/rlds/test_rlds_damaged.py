@@ -106,6 +106,8 @@ PICTURES = "observation/image_primary"
         "a picture more": (values(PICTURES, lambda v: v + v[:1]), "image_primary has 7 steps, most have 6"),
         "bytes behind": (appended(b"more"), "train.tfrecord.* is truncated or damaged|holds more than 2"),
         "zeros behind": (appended(bytes(16)), "holds more than 2, dataset_info.json says 2 episodes"),
+        "a huge record": (appended(b"\xff" * 16), "its last record ends elsewhere|truncated or damaged|cannot be read"),
+        "array_record": (edited("dataset_info.json", lambda v: v.update(fileFormat="array_record")), "as tfrecord"),
         "length 3": (lengths(3), "holds 2, dataset_info.json says 3 episodes"),
         "length 1": (lengths(1), "holds more than 1, dataset_info.json says 1 episodes"),
         "version": (edited("dataset_info.json", lambda v: v.update(version="9.9.9")), "9.9.9, its folder 1.0.0"),

@@ -84,8 +84,6 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     if not VERSION.fullmatch(out.name):
         raise AnnotationError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
     info = dict(Section.read(source / "dataset_info.json", EpisodeError).values)
-    if info.get("fileFormat", "tfrecord") != "tfrecord":
-        raise AnnotationError(f"{source}: files are {info['fileFormat']}; only tfrecord can be annotated")
     splits = open_version(source).info.splits
     found = read_all(source, job)
     episodes, extra = [episode for *_, episode, _ in found], [column for *_, column in found if column is not None]
