@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -146,18 +147,32 @@ def test_a_shard_that_is_missing_is_found_before_work(dataset, folders):
     splits = [{"name": "train", "shardLengths": ["2", "3"]}, {"name": "val", "shardLengths": ["1"]}]
     (dataset / "dataset_info.json").write_text(json.dumps({"splits": splits}))
     last = dataset / "toy-train.tfrecord-00001-of-00002"
-    for name in ("toy-train.tfrecord-00000-of-00002", "toy-val.tfrecord-00000-of-00001"):
-        (dataset / name).write_bytes(b"record")
+    record = bytes(16)  # of no content
+    (dataset / "toy-train.tfrecord-00000-of-00002").write_bytes(2 * record)
+    (dataset / "toy-val.tfrecord-00000-of-00001").write_bytes(record)
     settings = {**folders, "data__rlds": str(dataset), "demos__cameras": ("primary",), "data__augment": {}}
     config = octo(**settings, method="vp")
-    for make in (lambda: None, last.touch):
-        make()
-        with pytest.raises(UserError, match=r"a file of split 'train' is missing or empty"):
+    for content, said in (
+        (None, r"2 files, 1 are there"),
+        (b"", "00001-of-00002 is empty, dataset_info.json says 3 episodes"),
+        (2 * record, "00001-of-00002 holds 2, dataset_info.json says 3 episodes"),
+        (3 * record + b"more", "00001-of-00002 (holds more than 3|is truncated or damaged)"),
+    ):
+        if content is not None:
+            last.write_bytes(content)
+        with pytest.raises(UserError, match=said):
             ready(config)
-    last.write_bytes(b"record")
+    last.write_bytes(3 * record)
     ready(config)
     with pytest.raises(UserError, match="has no steps/rho"):
         Run(octo(**settings)).dry_run()
+
+
+def test_a_description_that_nobody_can_read_is_found_before_work(dataset, folders):
+    (dataset / "features.json").unlink()
+    os.mkfifo(dataset / "features.json")
+    with pytest.raises(UserError, match="is a pipe or a device"):
+        ready(octo(**folders, data__rlds=str(dataset), method="vp"))
 
 
 @pytest.mark.parametrize(

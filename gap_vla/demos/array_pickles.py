@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import refusing, regular
 from gap_vla.demos.fields import files_in
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
@@ -71,7 +71,7 @@ def load_arrays(file: Path) -> Any:
         EpisodeError: it holds anything else, or is damaged. No code of it has run.
     """
     unread = refusing(f"{file}: not read as a pickle of arrays", "write it again", EpisodeError)
-    with unread, open(file, "rb") as stream:
+    with unread, open(regular(file, EpisodeError), "rb") as stream:
         return read_pickle(stream, os.fstat(stream.fileno()).st_size)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line
 from gap_vla.core.outputs import writing
 from gap_vla.drawing.figures import COLORS
 from gap_vla.drawing.video import write_video
@@ -141,7 +142,7 @@ def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
         dashed = "; dashed: true switches" if view.phases is not None else ""
         axes.set_xlabel(f"step (red: change points{dashed})", fontsize=8)
     if with_frames and view.title:
-        figure.suptitle(view.title, fontsize=9)
+        figure.suptitle(one_line(view.title, 150), fontsize=9)
     return figure
 
 
@@ -224,7 +225,7 @@ def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
         x = round(4 + (SIDE - 8) * step / max(len(view) - 1, 1))
         draw.line([(x, SIDE + LABEL), (x, SIDE + STRIP)], fill="black", width=2)
         rho = "" if view.rho is None else f"   rho {view.rho[step]:.2f}"
-        phase = "" if view.phases is None else f"   {view.phases[step]}"
+        phase = "" if view.phases is None else f"   {one_line(view.phases[step], 60)}"
         draw.text((4, SIDE + 1), f"step {step}{rho}{phase}", fill="black")
         yield np.asarray(canvas)
 

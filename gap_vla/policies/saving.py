@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from gap_vla.core.foreign import CheckpointError, Section, blaming, misfits
+from gap_vla.core.foreign import CheckpointError, Section, blaming, misfits, regular
 from gap_vla.core.typed_config import build_config
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.policies.config import SmallModelConfig
@@ -79,7 +79,7 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
         with torch.device("meta"):  # sizes that the weights do not have take no memory
             expected = build_policy(*arguments).state_dict()
     with blaming(weights, "not this policy's weights"):
-        with safe_open(weights, "pt") as file:
+        with safe_open(regular(weights, CheckpointError), "pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}
         shapes = {name: value.shape for name, value in expected.items()}
         if problems := misfits(found, shapes, "policy.json's policy has"):

@@ -96,11 +96,11 @@ def videos_section(runs: list[Run], limit: int, command: str) -> str:
     figures, cut = [], []
     scenes = [(run, variant) for run in runs for variant in run.evaluations]
     for caption, path in [(f"{r.label}, {words(v)}", path) for r, v in scenes for path in r.videos(v)[:limit]]:
-        # a link may lead out of the run, into a page that is given away
-        if not path.is_symlink() and pictures_in(path):
+        # a link may lead out of the run, into a page that is given away; `evaluate` writes films of a few MB
+        if not path.is_symlink() and path.is_file() and path.stat().st_size < 2**26 and pictures_in(path):
             figures.append(film(data_uri(path.read_bytes(), "video/mp4"), caption, path.stem.rsplit("_", 1)[-1]))
         else:
-            said = f"{path} is a link or no whole MP4 and is not shown; `gap-vla evaluate` films episodes again."
+            said = f"{path} is a link, huge or no whole MP4 and is not shown; `gap-vla evaluate` films episodes again."
             cut.append(note(said))
     return films(figures) + "".join(cut) + command_block(command) if figures or cut else ""
 

@@ -64,7 +64,7 @@ class EpisodeStore:
         if not (directory / "store.json").exists():
             raise EpisodeError(f"{directory}: no store.json; build the store with EpisodeStore.build(version_dir)")
         with refusing(directory, _REBUILD, EpisodeError):
-            account = parsed((directory / "store.json").read_text())
+            account = parsed(regular(directory / "store.json").read_text())
             if account["store_version"] != STORE_VERSION:
                 raise EpisodeError(
                     f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; "
@@ -106,7 +106,7 @@ class EpisodeStore:
         with waiting(lock), naming_a_full_disk(directory.parent, "nothing of the store is left"):
             if (directory / "store.json").exists():
                 with refusing(directory, _REBUILD, EpisodeError):
-                    recorded = parsed((directory / "store.json").read_text())
+                    recorded = parsed(regular(directory / "store.json").read_text())
                     made = recorded["source_hash"], recorded["store_version"]
                 if made == (source_hash, STORE_VERSION):
                     return cls.open(directory)

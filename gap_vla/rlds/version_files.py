@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,29 +132,30 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
     if len({split.text("name") for split in described}) < len(described):
         raise EpisodeError(f"{info.where} lists a split twice; remove one entry")
     for split in described:
-        name = split.text("name")
-        lengths = split.list("shardLengths", lambda part, key: whole(key, int(part.values[key]), 0, MOST, EpisodeError))
-        files = [Path(str(file)) for file in builder.info.splits[name].filepaths]
-        for file, length in zip(files, lengths, strict=True):
-            if not file.is_file() or file.parent.resolve() != version_dir.resolve():
-                raise EpisodeError(f"{file} is missing or in another folder; copy the whole dataset or build it again")
-            _check_length(file, length)
+        files = [Path(str(file)) for file in builder.info.splits[split.text("name")].filepaths]
+        check_files(split, files, version_dir)
         nobodys -= {file.name for file in files}
     if nobodys:
         raise EpisodeError(f"{info.where} has no split with {min(nobodys)}, which lies beside it; copy it again")
 
 
-def _check_length(file: Path, said: int) -> None:
-    """Compares the number of records, hopping from one to the next, with `dataset_info.json`."""
-    place, found, size = 0, 0, file.stat().st_size
-    with open(file, "rb") as stream:
-        while place < size and found <= said:
-            found, place = found + 1, stream.seek(place + 16 + int.from_bytes(stream.read(8), "little"))
-    if found != said:
-        what = "is empty" if not size else f"holds {found if found < said else f'more than {said}'}"
-        raise EpisodeError(f"{file} {what}, dataset_info.json says {said} episodes; copy the file again")
-    if place != size:
-        raise EpisodeError(f"{file} is truncated or damaged, its last record ends elsewhere; copy the file again")
+def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> None:
+    """Raises EpisodeError if `dataset_info.json` says other files of a split, or numbers of records, than there are."""
+    lengths = split.list("shardLengths", lambda part, key: whole(key, int(part.values[key]), 0, MOST, EpisodeError))
+    if len(files) != len(lengths):
+        raise EpisodeError(f"{split.where}: {len(lengths)} files, {len(files)} are there; copy the whole dataset")
+    for file, said in zip(files, lengths):
+        if not file.is_file() or file.parent.resolve() != version_dir.resolve():
+            raise EpisodeError(f"{file} is missing or in another folder; copy the whole dataset or build it again")
+        place, found, size = 0, 0, file.stat().st_size
+        with open(file, "rb") as stream:
+            while place < size and found <= said:
+                found, place = found + 1, stream.seek(place + 16 + int.from_bytes(stream.read(8), "little"))
+        if found != said:
+            what = "is empty" if not size else f"holds {found if found < said else f'more than {said}'}"
+            raise EpisodeError(f"{file} {what}, dataset_info.json says {said} episodes; copy the file again")
+        if place != size:
+            raise EpisodeError(f"{file} is truncated or damaged, its last record ends elsewhere; copy the file again")
 
 
 def records(file: Path) -> Iterator[bytes]:

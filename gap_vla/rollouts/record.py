@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, parsed
+from gap_vla.core.foreign import Section, parsed, regular
 from gap_vla.core.identity import differences
 from gap_vla.core.resources import require_writable
 from gap_vla.core.whole import write_json
@@ -112,7 +112,7 @@ class EpisodeLog:
         """Finished episodes. A last line that was being written when the process was killed is cut off."""
         if not self.path.exists():
             return {}
-        content = self.path.read_bytes()
+        content = regular(self.path, EvaluationError).read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))

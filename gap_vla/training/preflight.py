@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import Episode
-from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, refusing
+from gap_vla.core.foreign import Section, refusing, regular
 from gap_vla.core.outputs import require_apart
 from gap_vla.core.resources import require_disk, require_memory, require_writable
 from gap_vla.core.typed_config import ConfigError
@@ -33,6 +32,7 @@ from gap_vla.demos import open_source
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
+from gap_vla.rlds.version_files import check_files
 from gap_vla.sim import require_rendering, task_spec
 from gap_vla.training.config import LOGGERS, Experiment
 from gap_vla.training.stages import Stages
@@ -71,10 +71,13 @@ def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
     import msgpack
     from safetensors import SafetensorError, safe_open
 
-    for path in (checkpoint / name for name in files):
+    for path in (regular(checkpoint / name, ConfigError) for name in files):
         where = f"{path}, of a finished run, cannot be read"
         advice = "copy it again, or move checkpoint/ and summary.json away: --resume makes them again"
-        with refusing(where, advice, ConfigError, (msgpack.OutOfData, SafetensorError)), path.open("rb") as stream:
+        with (
+            refusing(where, advice, ConfigError, (msgpack.OutOfData, SafetensorError)),
+            path.open("rb") as stream,
+        ):
             if path.suffix == ".json":
                 json.load(stream)
             elif path.suffix == ".safetensors":
@@ -170,9 +173,8 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
     for name in needed:
         if name not in splits:
             raise ConfigError(f"{directory} has no split {name!r}; build it with data.val_fraction above 0")
-        count = len(splits[name].list("shardLengths", Section.text))
-        if sum(file.stat().st_size > 0 for file in directory.glob(f"*-{name}.*-of-{count:05d}")) < count:
-            raise ConfigError(f"{directory}: a file of split {name!r} is missing or empty; copy the dataset again")
+        with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
+            check_files(splits[name], sorted(directory.glob(f"*-{name}.*-of-*")), directory)
     require_rho(directory, "rho" in fields, config)
     require_cameras(directory, {key: shape for key, shape in fields.items() if key.startswith("image_")}, config)
 
@@ -218,7 +220,7 @@ def _step_fields(directory: Path) -> dict[str, Any] | None:
         tree = Section.read(directory / "features.json").values
         step = _described(tree["featuresDict"]["features"]["steps"]["sequence"]["feature"])
         return {**step, **step.get("observation", {})}
-    except (UserError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

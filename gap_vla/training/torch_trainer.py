@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from gap_vla.adjustment.torch import Adjustment, attach
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import refusing, regular
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
@@ -176,7 +176,7 @@ class SmallTrainer(Trainer):
             return 0
         advice = "copy it again, or move it away: --resume then trains from the beginning"
         with refusing(f"{self._file} is damaged", advice, ConfigError, (pickle.UnpicklingError,)):
-            found = torch.load(self._file, map_location="cpu", weights_only=True)
+            found = torch.load(regular(self._file), map_location="cpu", weights_only=True)
             if found["data"] != self.windows.data_hash:
                 raise ConfigError(f"{self._file} was saved with another dataset; start a new run with --run-name NAME")
             self.policy.load_state_dict(found["parts"]["policy"])

@@ -177,6 +177,7 @@ DAMAGES["npz"] |= {
     "pipe": lambda p: _pipe(p / "episode_1.npz"),
     "no_state": _npz(lambda a: a.pop("proprio")),
     "no_action": _npz(lambda a: a.pop("action")),
+    "nan_action": _npz(lambda a: a.update(action=_entry((2, 1), np.nan)(a["action"]))),
     "no_steps": _npz(lambda a: a.update({k: v[:0] for k, v in a.items()})),
     "nan_state": _npz(lambda a: a.update(proprio=_entry((2, 1), np.nan)(a["proprio"]))),
     "far_state": _npz(lambda a: a.update(proprio=_entry((2, 1), 1e28)(a["proprio"]))),

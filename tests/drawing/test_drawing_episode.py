@@ -37,6 +37,13 @@ def test_switches_are_where_the_phase_is_a_new_one(view):
     assert dataclasses.replace(view, phases=None).switches.tolist() == []
 
 
+def test_a_text_of_many_pages_is_cut(view):
+    long = dataclasses.replace(view, title="x" * 5_000_000, phases=np.array(["y" * 100_000] * STEPS))
+    figure = episode_figure(long)
+    assert len(figure.get_suptitle()) == 150
+    assert next(video_frames(long)).shape == next(video_frames(view)).shape
+
+
 def titles(view):
     return [axes.get_title() for axes in episode_figure(view).axes if axes.images]
 

@@ -1,6 +1,7 @@
 """The parts of small policies: every combination runs, ResNet-18 takes published weights, a saved policy acts alike."""
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -163,6 +164,10 @@ class TestSaving:
             load_saved_policy(tmp_path / "c")
         weights.write_bytes(content[:200])
         with pytest.raises(CheckpointError, match="weights"):
+            load_saved_policy(tmp_path / "c")
+        weights.unlink()
+        os.mkfifo(weights)
+        with pytest.raises(CheckpointError, match="is a pipe or a device"):
             load_saved_policy(tmp_path / "c")
 
 

@@ -1,6 +1,7 @@
 """The report is one file that needs nothing else, and says what it is made of."""
 
 import json
+import os
 import re
 
 import pytest
@@ -58,7 +59,12 @@ def test_a_video_that_was_cut_is_named_in_its_place(runs, tmp_path):
     for part in (video.read_bytes()[:900], b"not really a video", b""):
         video.write_bytes(part)
         page = write_report([path], tmp_path / "report.html", command="make").read_text()
-        assert f"{video} is a link or no whole MP4 and is not shown" in page and "<video" not in page
+        assert f"{video} is a link, huge or no whole MP4 and is not shown" in page and "<video" not in page
+    whole = (runs[0] / "rollouts/default/videos/episode_0001_failure.mp4").read_bytes()
+    video.write_bytes(whole)
+    os.truncate(video, 2**26)  # nothing that `evaluate` wrote; the page would hold all of it
+    page = write_report([path], tmp_path / "report.html", command="make").read_text()
+    assert f"{video} is a link, huge" in page and "<video" not in page
 
 
 def test_a_link_to_a_video_elsewhere_is_not_put_into_the_page(runs, tmp_path):

@@ -24,7 +24,7 @@ from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 
 LABELS = ("rho", "change_point")
-READ = ("proprio", "position", "quaternion", "gripper", "phase")
+READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")
 
 
 def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
@@ -71,7 +71,7 @@ def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
             known["phase"] = as_names(arrays["phase"], f"{file}: 'phase'")
         pictures = {name: value for name, value in arrays.items() if images and name.startswith("image_")}
         metadata = {"file_path": str(file), "episode_id": file.stem, **facts}
-        action = np.zeros((len(proprio), 0), np.float32)
+        action = as_rows(arrays["action"], f"{file}: 'action'") if "action" in arrays else proprio[:, :0]
         return Episode(pictures, proprio, action, metadata=metadata, **known).validate()
 
 
