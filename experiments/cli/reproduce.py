@@ -12,6 +12,7 @@ that cells which were asked for have failed; they are named.
 """
 
 import argparse
+from pathlib import Path
 
 from gap_vla.cli.arguments import command_parser, processes
 from gap_vla.core.errors import command
@@ -53,6 +54,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.page.endswith(".md"):
         parser.error(f"--page {options.page}: the page is Markdown, .md")
+    if options.front_page != parser.get_default("front_page") and not Path(options.front_page).is_file():
+        parser.error(f"--front-page {options.front_page}: no such page; leave the option out to write none")
     if options.render:
         parser.refuse_idle(options, "with --render, which runs nothing", "budget", "jobs", "retry", "dry_run", "look")
     return options

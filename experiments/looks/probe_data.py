@@ -89,12 +89,13 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     Raises:
         ProbeError: the file does not say where the objects are.
     """
-    from gap_vla.demos.hdf5_members import opened
+    from gap_vla.demos.hdf5_members import opened, require_sound
 
     images: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
     near_switch, free, waiting, numbers = [], [], [], []
     proprio, actions = [], []
+    require_sound(path)
     with opened(path) as file:
         for number, name in enumerate(sorted(file["data"], key=lambda key: int(key.rsplit("_", 1)[1]))):
             demo = file["data"][name]

@@ -44,7 +44,7 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
         f"{path}: not a complete HDF5 file", "the copy or the recording was cut off, get it again", EpisodeError
     ):
         try:
-            file = h5py.File(path, "r")
+            file = h5py.File(regular(path, EpisodeError), "r")
         except OSError as error:
             if not any(text in str(error) for text in ("already open", "unable to lock")):
                 raise

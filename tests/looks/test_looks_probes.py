@@ -1,11 +1,14 @@
 """A linear probe finds what is there, on episodes that it has not seen, and nothing that is not."""
 
+import os
+
 import h5py
 import numpy as np
 import pytest
 
 from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import read_probe_data
+from gap_vla.core.episode import EpisodeError
 
 EPISODES, STEPS, WIDTH = 30, 20, 24
 
@@ -147,4 +150,8 @@ def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_
 def test_demonstrations_without_object_positions_are_refused_in_words(tmp_path):
     write_demos(tmp_path / "demos.hdf5", with_objects=False)
     with pytest.raises(ProbeError, match="collect the demonstrations again"):
+        read_probe_data(tmp_path / "demos.hdf5")
+    (tmp_path / "demos.hdf5").unlink()
+    os.mkfifo(tmp_path / "demos.hdf5")
+    with pytest.raises(EpisodeError, match="is a pipe or a device"):
         read_probe_data(tmp_path / "demos.hdf5")
