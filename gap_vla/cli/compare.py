@@ -38,6 +38,8 @@ def _run(config: Any, options: Any) -> int:
     seeds = options.seeds.split(",")
     if not all(seed.isascii() and seed.isdecimal() for seed in seeds):
         raise UserError(f"--seeds is {options.seeds!r}; give whole numbers separated by commas, such as 0,1,2")
+    if not config.eval.episodes:
+        raise UserError("eval.episodes is 0, so nothing would be compared; set --config.eval.episodes=…")
     out = comparison_directory(config)
     with answering(options) as answer:
         text, failed = compare(config, options.methods.split(","), [int(seed) for seed in seeds])
