@@ -34,7 +34,7 @@ def replace_between(page: Path, name: str, generated: str, *, if_missing: str = 
     if (parts := around(page, name, if_missing=if_missing)) is None:
         return page
     (begin, end), (before, after) = markers(name), parts
-    with replacing(page) as temporary:
+    with replacing(page, follow=True) as temporary:
         temporary.write_text(f"{before}{begin}\n\n{generated}\n\n{end}{after}", encoding="utf-8")
     return page
 

@@ -122,6 +122,12 @@ def refuse_too_large(where: object, declared: int, stored: int, error: type[User
         raise error(f"{where}: needs {declared:,} bytes of memory, {free:,} are free; use a machine with more")
 
 
+def content(path: Path, error: type[UserError] = UserError) -> bytes:
+    """Of a regular file for which, and for what is made of it, there is memory."""
+    refuse_too_large(regular(path, error), 4 * path.stat().st_size, path.stat().st_size, error)
+    return path.read_bytes()
+
+
 def parsed(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError: none, a key given twice, or a number that no float holds."""
     return json.loads(text, object_pairs_hook=_once, parse_int=_integer)
@@ -190,14 +196,11 @@ class Section:
     @classmethod
     def read(cls, path: Path, error: type[UserError] = UserError) -> Section:
         """The object in a JSON file, or `error`: no such file, no JSON, or no object."""
-        regular(path, error)
         try:
-            values = parsed(path.read_text(encoding="utf-8"))
+            values = parsed(content(path, error).decode())
         except OSError as problem:
             raise error(message_of(problem)) from None
-        except RecursionError:
-            raise error(f"{path}: not valid JSON (nested too deeply); copy the file again") from None
-        except ValueError as problem:  # no JSON, no UTF-8, or a number of thousands of digits
+        except (ValueError, RecursionError) as problem:  # no JSON, no UTF-8, a number of thousands of digits; too deep
             raise error(f"{path}: not valid JSON ({problem}); copy the file again") from None
         return cls(values, str(path), error)
 

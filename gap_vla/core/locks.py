@@ -47,7 +47,7 @@ def alone(lock: Path | str, what: str) -> Iterator[None]:
 def waiting(lock: Path | str) -> Iterator[None]:
     """The same, but waits until the other process is done; the file stays, and its folder is made."""
     Path(lock).parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as stream:
+    with open(lock, "a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 

@@ -102,7 +102,7 @@ def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[
         OutputError: see `claim`; or it did not arrive whole.
     """
     claim(path, kind, overwrite=overwrite, suffixes=(suffix_of(path),))
-    with replacing(path) as temporary:
+    with replacing(path, follow=True) as temporary:
         yield temporary
         stamp(temporary, kind)
         _require_whole(temporary, Path(path), kind)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, parsed, regular
+from gap_vla.core.foreign import Section, content, parsed
 from gap_vla.core.identity import differences, flat
 from gap_vla.core.locks import alone
 from gap_vla.core.typed_config import STEPS, ConfigError
@@ -204,7 +204,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
         UserError: a line that is no measurement, of an earlier step than the one before, or of a quantity twice.
     """
     rows: list[dict[str, Any]] = [{"step": 0}]
-    lines = regular(Path(path)).read_bytes().split(b"\n")
+    lines = content(Path(path)).split(b"\n")
     for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"
         try:

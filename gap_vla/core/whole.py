@@ -26,12 +26,13 @@ OLD = "replaced."
 
 
 @contextlib.contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it takes its place, on an error it is removed.
 
-    A symbolic link stays one: what it points to is replaced.
+    A symbolic link is replaced itself, never the file of somebody else; with `follow`, what it points to is.
     """
-    suffix, path = Path(path).suffix.lower(), Path(os.path.realpath(path))  # of the link: writers go by it
+    path, suffix = Path(path), Path(path).suffix.lower()  # of the link: writers go by it
+    path = Path(os.path.realpath(path if follow else path.parent), "" if follow else path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)
     os.close(handle)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import Section, parsed, refuse_too_large, refusing, regular
+from gap_vla.core.foreign import Section, content, parsed, refuse_too_large, refusing, regular
 
 
 def read_rows(
@@ -217,7 +217,7 @@ def _sections(file: Path) -> list[Section]:
         rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
     else:
         with refusing(f"{file}: the index cannot be read", "download it again", EpisodeError):
-            rows = [parsed(line) for line in regular(file).read_text("utf-8").split("\n") if line.strip()]
+            rows = [parsed(line) for line in content(file, EpisodeError).decode().split("\n") if line.strip()]
     return [Section(row, f"{file} row {i}", EpisodeError) for i, row in enumerate(rows, start=1)]
 
 

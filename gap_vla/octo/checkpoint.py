@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from gap_vla.core.foreign import CheckpointError, Section, blaming, finite, regular, shown, whole
+from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, shown, whole
 from gap_vla.core.whole import replacing
 from gap_vla.octo.spec import ModuleSpec
 
@@ -205,12 +205,8 @@ def _arrays(section: Section) -> dict[str, Any]:
 
 def read_msgpack(path: Path) -> Any:
     """A tree of numpy arrays from a flax msgpack file."""
-    try:
-        content = regular(path, CheckpointError).read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror or error}; the checkpoint is incomplete") from error
     with blaming(path, "not a readable msgpack file, copy the checkpoint again"):
-        return serialization.msgpack_restore(content)
+        return serialization.msgpack_restore(content(path, CheckpointError))
 
 
 def write_checkpoint(

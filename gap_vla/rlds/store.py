@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import parsed, refusing, regular
+from gap_vla.core.foreign import content, parsed, refusing
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import waiting
 from gap_vla.core.whole import put, workplace
@@ -64,7 +64,7 @@ class EpisodeStore:
         if not (directory / "store.json").exists():
             raise EpisodeError(f"{directory}: no store.json; build the store with EpisodeStore.build(version_dir)")
         with refusing(directory, _REBUILD, EpisodeError):
-            account = parsed(regular(directory / "store.json").read_text())
+            account = parsed(content(directory / "store.json"))
             if account["store_version"] != STORE_VERSION:
                 raise EpisodeError(
                     f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; "
@@ -106,7 +106,7 @@ class EpisodeStore:
         with waiting(lock), naming_a_full_disk(directory.parent, "nothing of the store is left"):
             if (directory / "store.json").exists():
                 with refusing(directory, _REBUILD, EpisodeError):
-                    recorded = parsed(regular(directory / "store.json").read_text())
+                    recorded = parsed(content(directory / "store.json"))
                     made = recorded["source_hash"], recorded["store_version"]
                 if made == (source_hash, STORE_VERSION):
                     return cls.open(directory)
@@ -197,7 +197,7 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
         if path.name.startswith("dataset_statistics_"):
             continue  # the cache that upstream Octo and OpenVLA leave beside the shards
         if path.suffix == ".json":
-            total.update(path.name.encode() + regular(path, EpisodeError).read_bytes())
+            total.update(path.name.encode() + content(path, EpisodeError))
         elif path.is_file():
             total.update(f"{path.name}{path.stat().st_size}".encode())
     return total.hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,9 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     """
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
-    for camera in recordings[0].images:
-        if all(np.ptp(one.images[camera]) == 0 for one in recordings if camera in one.images):
-            raise EvaluationError(f"{recordings[0].name} and on: {camera} shows one value alone; film them again")
+    for one, camera in itertools.product(recordings, recordings[0].images):
+        if camera not in one.images or np.ptp(one.images[camera]) == 0:
+            raise EvaluationError(f"{one.name}: {camera} is missing, or shows one value alone; film it again")
     names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = [(number, name) for number in range(len(recordings)) for name in names]
     shown = Progress(f"open loop, {policy.name}", len(jobs), "episode", alone=True, quiet=not progress)

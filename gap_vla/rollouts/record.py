@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, parsed, regular
+from gap_vla.core.foreign import Section, content, parsed
 from gap_vla.core.identity import differences
 from gap_vla.core.resources import require_writable
 from gap_vla.core.whole import write_json
@@ -112,9 +112,9 @@ class EpisodeLog:
         """Finished episodes. A last line that was being written when the process was killed is cut off."""
         if not self.path.exists():
             return {}
-        content = regular(self.path, EvaluationError).read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
+        found = content(self.path, EvaluationError)
+        whole = found[: found.rfind(b"\n") + 1]
+        if len(whole) < len(found):
             os.truncate(self.path, len(whole))
         records = {}
         for number, line in enumerate(whole.split(b"\n")[:-1], 1):

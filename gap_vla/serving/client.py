@@ -150,7 +150,7 @@ class RemotePolicy:
                 return _Link(self._address)
             except WireError as error:
                 raise PolicyError(f"{self._address} does not speak openpi's protocol: {error}") from error
-            except (OSError, TimeoutError, WebSocketException) as error:
+            except (OSError, WebSocketException, AssertionError) as error:  # the last of noise that is no HTTP
                 if time.monotonic() >= deadline:
                     advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another address"
                     raise PolicyUnavailable(f"no policy server at {self._address} ({error}); {advice}") from error

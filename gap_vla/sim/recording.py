@@ -73,7 +73,7 @@ def _in_memory(path: Path) -> Iterator[h5py.File]:
 @contextlib.contextmanager
 def _with_room(path: Path, size: int) -> Iterator[h5py.File]:
     """An HDF5 file of at most `size` bytes, whole or absent; raises OSError before HDF5 meets a full disk."""
-    with replacing(path) as temporary:
+    with replacing(path, follow=True) as temporary:
         with temporary.open("r+b") as stream:
             try:
                 os.posix_fallocate(stream.fileno(), 0, size)

@@ -30,7 +30,6 @@ from gap_vla.training.step import DeviceFactors, TrainState, TrainStep, counted_
 SHORT_RUN = 200
 """Training steps up to which compiling quickly saves more than it costs."""
 
-
 LOSSES = ("val/loss", "val/loss_transition", "val/loss_consistent")
 """Of all held-out steps, of those with ρ > 0.5, and of the others."""
 

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
+from gap_vla.core.locks import waiting
 from gap_vla.core.outputs import (
     FOLDER_MARK,
     HDF5,
@@ -24,7 +27,7 @@ from gap_vla.core.outputs import (
     writing,
 )
 from gap_vla.core.resources import ResourceError
-from gap_vla.core.whole import workplace
+from gap_vla.core.whole import workplace, write_json
 from gap_vla.drawing.video import write_video
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (12, 32, 48, 3), np.uint8)
@@ -177,6 +180,25 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
     (tmp_path / "circle.html").symlink_to("circle.html")
     with pytest.raises(OutputError, match="a link in a circle"):
         write_output(tmp_path / "circle.html", "episode", "<!doctype html>")
+
+
+def test_a_file_beside_an_output_is_never_written_through_a_link(tmp_path):
+    (tmp_path / "note.txt").write_text("the only copy")
+    for name in ("table.json", "lock"):
+        (tmp_path / name).symlink_to("note.txt")
+    write_json(tmp_path / "table.json", {"ours": 1})
+    with waiting(tmp_path / "lock"):
+        pass
+    assert (tmp_path / "note.txt").read_text() == "the only copy" and (tmp_path / "lock").is_symlink()
+    assert not (tmp_path / "table.json").is_symlink()
+    assert json.loads((tmp_path / "table.json").read_text()) == {"ours": 1}
+
+
+def test_a_file_for_which_there_is_no_memory_is_not_read(tmp_path):
+    (tmp_path / "policy.json").touch()
+    os.truncate(tmp_path / "policy.json", 2**42)  # sparse
+    with pytest.raises(UserError, match=r"policy\.json: needs 17,592,186,044,416 bytes of memory, .* are free"):
+        Section.read(tmp_path / "policy.json")
 
 
 @pytest.mark.parametrize("name", ["e.HTML", "e.Json"])

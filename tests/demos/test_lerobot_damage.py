@@ -124,7 +124,7 @@ def test_a_video_that_two_episodes_name_is_refused(tmp_path: Path) -> None:
         (b"[1, 2]\n", "tasks.jsonl row 1 is list"),
         (b"7\n", "tasks.jsonl row 1 is 7"),
         (b'{"task_index": 0, "task": "push block 0"}\n{"task_index": 0, "task": "push block 1"}', "'task_index' is 0"),
-        (None, "tasks.jsonl: the index cannot be read"),
+        (None, "tasks.jsonl is a folder, no regular file"),
     ],
 )
 def test_a_list_of_tasks_that_is_none_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:

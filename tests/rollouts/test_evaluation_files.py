@@ -73,7 +73,7 @@ def test_recordings_of_which_some_have_no_layout_are_refused(tmp_path):
         ('{"observation": {"image_primary": ""}}', "gives an observation no name"),
         ('{"actions": ["a"]}', "actions is list"),
         ('{"actions": ""}', "actions is empty"),
-        ("[" * 100_000, "not valid JSON (nested too deeply); copy"),
+        ("[" * 100_000, "not valid JSON (maximum recursion depth exceeded"),
         ('{"execute": 0}', "execute is 0"),
         ('{"execute": "8"}', "execute is '8'"),
         ('{"image_size": -1}', "image_size is -1"),

@@ -198,9 +198,10 @@ def test_answers_that_are_no_actions_are_no_error_figure(measure, answer, messag
 def test_pictures_of_one_colour_say_nothing_about_looking():
     seen = [record(seed) for seed in range(2)]
     black = [dataclasses.replace(one, images={"image_primary": 0 * one.images["image_primary"]}) for one in seen]
-    with pytest.raises(EvaluationError, match="a recording and on: image_primary shows one value alone"):
-        open_loop(Seeing(), black)
-    open_loop(Seeing(), [black[0], seen[1]])
+    blind = dataclasses.replace(seen[1], images={})
+    for odd in (black, [seen[0], black[1]], [seen[0], blind]):
+        with pytest.raises(EvaluationError, match="a recording: image_primary is missing, or shows one value alone"):
+            open_loop(Seeing(), odd)
 
 
 @pytest.mark.parametrize("measure", [held_out, open_loop])
