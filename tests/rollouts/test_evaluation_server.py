@@ -294,5 +294,5 @@ def test_a_handshake_that_noise_breaks_off_is_a_server_that_is_not_there(monkeyp
         raise AssertionError  # websockets', if the noise comes before the request is written
 
     monkeypatch.setattr("gap_vla.serving.client.connect", connecting)
-    with pytest.raises(PolicyUnavailable, match="no policy server at ws://localhost:8000 .*; start one"):
+    with pytest.raises(PolicyUnavailable, match=r"no policy server at ws://localhost:8000 .*; start one"):
         RemotePolicy("ws://localhost:8000", patience=0)
