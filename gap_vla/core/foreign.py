@@ -124,7 +124,7 @@ def refuse_too_large(where: object, declared: int, stored: int, error: type[User
 
 def content(path: Path, error: type[UserError] = UserError) -> bytes:
     """Of a regular file for which, and for what is made of it, there is memory."""
-    refuse_too_large(regular(path, error), 4 * path.stat().st_size, path.stat().st_size, error)
+    refuse_too_large(regular(path, error), 4 * os.path.getsize(path), os.path.getsize(path), error)
     return path.read_bytes()
 
 

@@ -197,7 +197,7 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
         if path.name.startswith("dataset_statistics_"):
             continue  # the cache that upstream Octo and OpenVLA leave beside the shards
         if path.suffix == ".json":
-            total.update(path.name.encode() + content(path, EpisodeError))
+            total.update(path.name.encode() + content(Path(path), EpisodeError))
         elif path.is_file():
             total.update(f"{path.name}{path.stat().st_size}".encode())
     return total.hexdigest()[:16]

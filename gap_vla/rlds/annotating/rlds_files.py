@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import Section, refusing
+from gap_vla.core.foreign import Section, blaming, refusing
 from gap_vla.core.identity import flat
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.resources import require_disk
@@ -145,11 +145,11 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
     size, written = 0, hashlib.sha256()
     with tf.io.TFRecordWriter(str(out)) as writer:
         for old in records(file):
-            example = tf.train.Example.FromString(old)
+            with blaming(file, "holds something else than examples; copy it again"):
+                example = tf.train.Example.FromString(old)
             features = example.features.feature
             for key in ("steps/rho", "steps/change_point"):
-                if key in features:
-                    del features[key]
+                features.pop(key, None)
             labels = annotation.labels(index)
             features["steps/rho"].float_list.value.extend(labels["rho"].tolist())
             features["steps/change_point"].int64_list.value.extend(labels["change_point"].astype(int).tolist())
