@@ -22,7 +22,6 @@ from gap_vla.core.typed_config import SEED, Bounds, NumberField
 MANY = 100_000
 """Episodes, each of which takes seconds."""
 
-
 CAMERAS = ("primary", "wrist")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import multiprocessing
 import os
 import resource
 import signal
@@ -12,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ def starting_workers(*, one_thread: bool = True) -> Iterator[None]:
     changed = (*(_ONE_THREAD if one_thread else ()), "PYTHONSAFEPATH")  # else ./threading.py is Python's `threading`
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(dict.fromkeys(changed, "1"))
+    resource_tracker.ensure_running()  # else the first worker starts it, which makes this thread hear Ctrl-C again
     heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it from its first moment
     try:
         yield
@@ -53,7 +54,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     Not forked: a fork of a process that holds TensorFlow's, JAX's or OpenGL's threads can hang.
     """
     with starting_workers():
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_quietly)
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), start_quietly)
     try:
         with starting_workers():
             for _ in range(workers):
@@ -86,7 +87,7 @@ class CellProcess:
     def __init__(
         self, work: Callable[..., Any], *arguments: Any, log: Path | None = None, one_thread: bool = False
     ) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = get_context("spawn")
         self._answers, theirs = context.Pipe(duplex=False)
         settings = (os.getpid(), log)
         self._process = context.Process(target=_cell, args=(theirs, settings, work, arguments))

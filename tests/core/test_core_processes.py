@@ -1,6 +1,11 @@
 """What a process of its own says when its work goes wrong."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+from scripts_under_test import ROOT
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.processes import CellProcess
@@ -17,3 +22,27 @@ def test_a_cell_shows_a_traceback_for_a_bug_alone(error, shown, tmp_path):
     cell = CellProcess(refused, error, log=tmp_path / "log")
     cell.wait()
     assert cell.error.startswith(type(error).__name__) and ("Traceback" in (tmp_path / "log").read_text()) == shown
+
+
+DEAF = """
+import multiprocessing, signal
+from gap_vla.core.processes import starting_workers
+
+def hears(answer):
+    answer.send(signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        mine, its = context.Pipe()
+        with starting_workers():
+            context.Process(target=hears, args=(its,)).start()
+        print(mine.recv(), signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_no_worker_hears_ctrl_c_not_even_the_first_of_a_process(tmp_path):
+    (tmp_path / "deaf.py").write_text(DEAF)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, tmp_path / "deaf.py"], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["False True"] * 2, done.stderr
