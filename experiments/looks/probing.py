@@ -15,6 +15,7 @@ from experiments.looks.linear_probe import cka, probe_beyond, probe_positions, p
 from experiments.looks.probe_data import ProbeData, read_probe_data
 from gap_vla.core.outputs import write_output
 from gap_vla.report.runs import ReportError, Run
+from gap_vla.rollouts.recordings import require_task
 
 UNTRAINED = "untrained"
 STILL = 1e-3
@@ -191,10 +192,13 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, eve
 
     Raises:
         ReportError: no run has visual features.
+        PolicyError: the demonstrations are of another task than a run.
         ProbeError: the demonstrations do not fit.
     """
     from gap_vla.policies.saving import load_saved_policy
 
+    for run in runs:
+        require_task(demos, run.task)
     data = read_probe_data(demos, every=every)
     features: dict[str, np.ndarray] = {}
     paths: dict[str, str] = {}

@@ -1,6 +1,7 @@
 """A linear probe finds what is there, on episodes that it has not seen, and nothing that is not."""
 
 import os
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import read_probe_data
+from experiments.looks.probing import probe_runs
 from gap_vla.core.episode import EpisodeError
+from gap_vla.rollouts.policy import PolicyError
 
 EPISODES, STEPS, WIDTH = 30, 20, 24
 
@@ -155,3 +158,11 @@ def test_demonstrations_without_object_positions_are_refused_in_words(tmp_path):
     os.mkfifo(tmp_path / "demos.hdf5")
     with pytest.raises(EpisodeError, match="is a pipe or a device"):
         read_probe_data(tmp_path / "demos.hdf5")
+
+
+def test_demonstrations_of_another_task_than_a_run_are_refused(tmp_path):
+    write_demos(tmp_path / "demos.hdf5")
+    with h5py.File(tmp_path / "demos.hdf5", "a") as file:
+        file["data"].attrs["task"] = "stack"
+    with pytest.raises(PolicyError, match="holds demonstrations of stack; the policy is one for assembly"):
+        probe_runs([SimpleNamespace(task="assembly")], tmp_path / "demos.hdf5", tmp_path, command="look")
