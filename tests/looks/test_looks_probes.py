@@ -1,7 +1,6 @@
 """A linear probe finds what is there, on episodes that it has not seen, and nothing that is not."""
 
 import os
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -11,6 +10,7 @@ from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_
 from experiments.looks.probe_data import read_probe_data
 from experiments.looks.probing import probe_runs
 from gap_vla.core.episode import EpisodeError
+from gap_vla.report.runs import Run
 from gap_vla.rollouts.policy import PolicyError
 
 EPISODES, STEPS, WIDTH = 30, 20, 24
@@ -165,4 +165,4 @@ def test_demonstrations_of_another_task_than_a_run_are_refused(tmp_path):
     with h5py.File(tmp_path / "demos.hdf5", "a") as file:
         file["data"].attrs["task"] = "stack"
     with pytest.raises(PolicyError, match="holds demonstrations of stack; the policy is one for assembly"):
-        probe_runs([SimpleNamespace(task="assembly")], tmp_path / "demos.hdf5", tmp_path, command="look")
+        probe_runs([Run(tmp_path, {"task": "assembly"}, {}, {}, {})], tmp_path / "demos.hdf5", tmp_path, command="look")
