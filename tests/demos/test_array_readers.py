@@ -228,3 +228,12 @@ def test_pictures_without_rows_are_refused(folder: Path) -> None:
     _replace(folder, image_wrist=np.zeros((20, 0, 8, 3), np.uint8))
     with pytest.raises(EpisodeError, match=r"uint8\[20, 0, 8, 3\], not uint8"):
         open_source(folder, "npz").read(1)
+
+
+def test_an_npz_needs_the_memory_of_the_copies_that_are_made(tmp_path, monkeypatch):
+    from gap_vla.demos.arrays import read_arrays
+
+    np.savez_compressed(tmp_path / "e.npz", proprio=np.zeros(100_000))
+    monkeypatch.setattr("gap_vla.core.foreign.available_memory", lambda: 2_000_000)
+    with pytest.raises(EpisodeError, match=r"e\.npz: 'proprio': needs 3,200,512 bytes of memory, 2,000,000 are free"):
+        read_arrays(tmp_path / "e.npz")

@@ -19,7 +19,7 @@ from synthetic_demos import make_episode
 from gap_vla.core.errors import UserError
 from gap_vla.rlds import read_rlds, write_rlds
 from gap_vla.rlds.annotating import AnnotationJob
-from gap_vla.rlds.annotating.rlds_files import read, read_all
+from gap_vla.rlds.annotating.rlds_files import annotate, read, read_all
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.reader import read_steps
 
@@ -207,3 +207,14 @@ def test_reading_leaves_no_generated_code_behind(sound: Path) -> None:
     before = set(glob.glob(pattern))
     assert len(list(read_steps(sound, "train", resize={PICTURES: (2, 2)}))) == 2
     assert set(glob.glob(pattern)) == before
+
+
+def test_a_shard_that_protobuf_cannot_read_to_its_end_is_not_labelled(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    kept = list(tf.data.TFRecordDataset(str(shard(version))).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(shard(version))) as writer:
+        for record in kept:
+            writer.write(record + b"\x12\x80\x80\x04")  # TFDS' own parser does not mind
+    with pytest.raises(UserError, match="holds something else than examples; copy it again"):
+        annotate(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
+    assert not (tmp_path / "toy" / "1.1.0").exists()
