@@ -6,12 +6,12 @@ import sys
 
 try:
     import atexit
-    import difflib
     import importlib
     import signal
     from collections.abc import Sequence
 
     from gap_vla.core.errors import UserError, command
+    from gap_vla.core.typed_config import choose
 except KeyboardInterrupt:  # `command` answers it from here on
     sys.exit(130)
 
@@ -40,11 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = [f"  {name:<15} {what}" for name, what in COMMANDS.items()]
         print("usage: gap-vla COMMAND …\n", *lines, "\n`gap-vla COMMAND --help` says all about one of them.", sep="\n")
         return 0 if words else 2
-    name = words[0].replace("_", "-")
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(COMMANDS)}"
-        raise UserError(f"gap-vla has no command {words[0]!r}; {hint}")
+    name = choose(words[0].replace("_", "-"), list(COMMANDS), "the command", UserError)
     sys.argv = [f"gap-vla {name}", *words[1:]]
     return run(name)
 

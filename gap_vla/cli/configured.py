@@ -6,7 +6,6 @@ import argparse
 import ast
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import os
 import sys
@@ -21,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import UserError, keeping, message_of
 from gap_vla.core.foreign import is_odd_number, regular
-from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields
+from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields, nearest
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training import backend_of
 from gap_vla.training.config import Experiment
@@ -113,8 +112,7 @@ def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
             if not isinstance(section, (ConfigDict, dict)):
                 raise ConfigError(f"unknown configuration key {where}: {'.'.join(path[:depth])} is no section")
             if key not in section:
-                near = difflib.get_close_matches(key, list(section), 1)
-                hint = f"; did you mean {'.'.join([*path[:depth], near[0]])}?" if near else ""
+                hint = nearest(key, section, f"; did you mean {'.'.join([*path[:depth], '{}'])}?")
                 raise ConfigError(f"unknown configuration key {where}{hint} (known here: {', '.join(section)})")
             if depth + 1 == len(path) and is_odd_number(value) and not isinstance(section[key], str):
                 raise ConfigError(f"{where} is {value!a}; write numbers with the digits 0 to 9 alone")
@@ -168,35 +166,31 @@ def run_configured(
         raise ConfigError(f"--{twice[0]} is given twice; give it once")
     arguments, phase_options = take_options(arguments)
     with contextlib.redirect_stdout(sys.stderr):  # what a configuration prints is no part of an answer
-        require_known_keys(load_config(options.config), arguments)
-        values = _overridden(options.config, arguments)
+        config = load_config(options.config)
+        require_known_keys(config, arguments)
+        values = _overridden(options.config, config, arguments)
     if phase_options:
         values["phases"]["options"] = {**values["phases"]["options"], **phase_options}
-    config = backend_of(values, options.config_type).from_dict(values)
+    experiment = backend_of(values, options.config_type).from_dict(values)
     if argv is None:
         restart_with_huge_pages()
     with keeping("finished stages are kept; the same command with --resume goes on"):
-        return run(config, options)
+        return run(experiment, options)
 
 
-def _overridden(path_and_profile: str, arguments: Sequence[str]) -> dict[str, Any]:
+def _overridden(where: str, config: ConfigDict, arguments: Sequence[str]) -> dict[str, Any]:
     """The configuration with its overrides, `--config.KEY=VALUE`; whatever else is left over is refused."""
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", path_and_profile, flag_values=values)
-    words = ["", f"--config={path_and_profile}", *arguments]
-    kept, sys.argv = sys.argv, words  # config_flags looks for overrides there
+    words, values = ["", *arguments], flags.FlagValues()
     try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
         positional = values(words)[1:]
-        config = values.config.to_dict()
     except Exception as error:  # absl and ml_collections refuse values each in its own class, some on several lines
         said = message_of(error).replace("invalid literal for int() with base 10:", "must be a whole number, not")
         said = said.replace("could not convert string to float:", "must be a number, not")
-        raise ConfigError(f"{path_and_profile}: {said}") from None
-    finally:
-        sys.argv = kept
+        raise ConfigError(f"{where}: {said}") from None
     if positional:
         raise ConfigError(f"unexpected argument {positional[0]!r}; options start with --")
-    return config
+    return values.config.to_dict()
 
 
 def restart_with_huge_pages() -> None:

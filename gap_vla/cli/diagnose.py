@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from gap_vla.rollouts.recordings import Recording
     from gap_vla.rollouts.task import SimTask
 
-INTERVENTIONS = tuple("images_black images_frozen images_swapped proprio_frozen proprio_swapped objects_moved".split())
+INTERVENTIONS = (
+    "images_black",
+    "images_frozen",
+    "images_swapped",
+    "proprio_frozen",
+    "proprio_swapped",
+    "objects_moved",
+)
 
 LIBRARY = 5_000
 """Recordings are of layouts this far behind `--seed`, so that no rollout is shown its own."""

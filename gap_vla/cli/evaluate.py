@@ -57,10 +57,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.refuse_idle(options, "without --camera", "other_view")
     if options.cameras is not None and "primary" not in options.cameras:
         parser.refuse_idle(options, "without the primary camera", "camera")
-    rollouts = "episodes seed variant execute ensemble image_size cameras camera other_view horizon workers slots"
     if options.rlds:
-        names = [*rollouts.split(), "videos", "policy_limit"]
-        parser.refuse_idle(options, "with --rlds, which rolls nothing out", *names)
+        used = ("rlds", "split", "checkpoint", "policy", "task", "step", "dataset", "out", "quiet", "json")
+        others = [name for name in vars(options) if name not in used]
+        parser.refuse_idle(options, "with --rlds, which rolls nothing out", *others)
     else:
         parser.refuse_idle(options, "without --rlds", "split")
     return options
@@ -96,13 +96,10 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rollouts import PolicyError
     from gap_vla.rollouts.heldout import held_out
     from gap_vla.rollouts.recordings import from_episode, require_task
-    from gap_vla.serving.loading import load_checkpoint
 
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
-    loaded = load_checkpoint(
-        options.checkpoint, task=options.task, step=options.step, execute=1, dataset=options.dataset
-    )
+    loaded = load_policy(options, execute=1)
     require_task(options.rlds, loaded.task)
     if options.out:
         claim_folder(options.out, "held_out", sources=[options.rlds], make=False)

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     policy: Any = loaded.policy
     print(f"compiling {policy.name} …", flush=True)
     policy.warm_up()
-    sizes = "image_size proprio_dim action_dim action_horizon window_size".split()
+    sizes = ("image_size", "proprio_dim", "action_dim", "action_horizon", "window_size")
     said = {"task": loaded.task or "", "cameras": list(policy.cameras), "camera": loaded.view()}
     metadata = said | {size: getattr(policy, size) for size in sizes}
     limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})

@@ -29,7 +29,7 @@ def choose(value: str, choices: Sequence[str], what: str, error: type[Exception]
     """Returns `value`, or raises `error` listing the choices and the nearest one."""
     if value in choices:
         return value
-    hint = _nearest(str(value), choices, " (did you mean {!r}?)")
+    hint = nearest(str(value), choices, " (did you mean {!r}?)")
     raise error(f"{what} {value!r} is unknown{hint}; choose one of {', '.join(choices)}")
 
 
@@ -37,14 +37,14 @@ def apply_changes(values: dict[str, Any], changes: Mapping[str, Any], where: str
     """Writes `changes` into the nested `values`, which must have these keys already; `where` prefixes their names."""
     for key, value in changes.items():
         if key not in values:
-            raise ConfigError(f"unknown configuration key {where}{key}{_nearest(key, values, '; did you mean {}?')}")
+            raise ConfigError(f"unknown configuration key {where}{key}{nearest(key, values, '; did you mean {}?')}")
         if isinstance(value, Mapping) and key != "options":
             apply_changes(values[key], value, f"{where}{key}.")
         else:
             values[key] = value
 
 
-def _nearest(word: str, words: Iterable[str], hint: str) -> str:
+def nearest(word: str, words: Iterable[str], hint: str) -> str:
     """The hint with the nearest of the words in it; empty if none is near."""
     return "".join(hint.format(near) for near in difflib.get_close_matches(word, list(words), 1))
 
@@ -69,7 +69,7 @@ def build_config(cls: Any, values: Any, where: str = "") -> Any:
     arguments = {}
     for key, value in values.items():
         if key not in fields:
-            hint = _nearest(key, fields, f"; did you mean {where}{{}}?")
+            hint = nearest(key, fields, f"; did you mean {where}{{}}?")
             raise ConfigError(f"unknown configuration key {where}{key}{hint} (known here: {', '.join(fields)})")
         arguments[key] = _convert(value, hints[key], f"{where}{key}")
     try:

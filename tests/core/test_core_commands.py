@@ -230,7 +230,7 @@ def test_gap_vla_runs_a_command_and_names_the_nearest_to_a_mistyped_one(tmp_path
         assert gap_vla.cli.main([name, "nothing"]) == USER_ERROR
         assert capsys.readouterr().err.startswith("error: nothing: no such file or folder")
     assert gap_vla.cli.main(["finetun"]) == USER_ERROR
-    assert "did you mean finetune?" in capsys.readouterr().err
+    assert "did you mean 'finetune'?" in capsys.readouterr().err
     assert gap_vla.cli.main([]) == USER_ERROR
 
 
