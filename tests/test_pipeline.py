@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from evaluations import evaluation_of
 
+from gap_vla.core.outputs import OutputError
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.sim import task_spec
@@ -177,6 +178,17 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     assert (out / "table.md").exists() and (out / "table.png").stat().st_size > 1000
     comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
     assert cells[6:] == [("v", 1)]
+
+
+@pytest.mark.parametrize("name", ["table.md", "table.png", "table.json", "cells.json"])
+def test_a_comparison_replaces_no_file_of_somebody_else_and_says_so_first(name, cells, tmp_path):
+    config = dataclasses.replace(CONFIG, runs=str(tmp_path))
+    out = comparison.comparison_directory(config)
+    out.mkdir(parents=True)
+    (out / name).write_text("mine")
+    with pytest.raises(OutputError, match=rf"{name} exists and was not written by this command"):
+        comparison.compare(config, ["v", "vp"], [0])
+    assert (out / name).read_text() == "mine" and not cells
 
 
 def test_the_command_ends_with_one_and_names_the_runs_that_failed(cells, tmp_path, capsys):

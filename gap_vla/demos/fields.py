@@ -46,7 +46,7 @@ def as_rows(value: Any, where: str) -> np.ndarray:
 
 
 def as_actions(value: Any, limit: float | None, where: str) -> np.ndarray:
-    """float32[T, A] of numbers in [-limit, limit]; None: in the robot's own units.
+    """float32[T, A] of numbers in [-limit, limit], 0.1 % more for rounding; None: in the robot's own units.
 
     Raises:
         EpisodeError: as `as_rows`, or a number beyond the limit; says step and column.
@@ -57,7 +57,7 @@ def as_actions(value: Any, limit: float | None, where: str) -> np.ndarray:
         step, column = np.argwhere(beyond)[0]
         raise EpisodeError(
             f"{where} is {actions[step, column]:g} at step {step}, column {column}; actions lie in [-{limit:g}, "
-            f"{limit:g}]: rescale them, or state their largest value with --reader action_limit=…"
+            f"{limit:g}]: rescale them, or state their largest value with build-dataset's --reader action_limit=…"
         )
     return actions
 

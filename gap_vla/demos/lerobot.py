@@ -24,7 +24,8 @@ class LeRobot(NamedArrays):
 
     Args:
         path: the folder.
-        image_keys: feature to camera name; default: the first two cameras become `image_primary` and `image_wrist`.
+        image_keys: feature to camera name; default: the first two cameras, depth maps apart, become `image_primary`
+            and `image_wrist`.
         state_key, action_key: feature names.
         layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes. Joint positions are no
             end-effector pose: ρ needs one; name its columns, or write the dataset with `--method none`.
@@ -68,7 +69,9 @@ class LeRobot(NamedArrays):
         self._image_keys = dict(image_keys) if image_keys is not None else dict(zip(cameras, IMAGE_NAMES))
         for key in (state_key, action_key, *self._image_keys):
             if key not in (known := cameras if key in self._image_keys else list(self._features)):
-                raise EpisodeError(f"{self.path}/meta/info.json: no {key!r} (found: {one_line(', '.join(known))})")
+                what = "camera of colours" if key in self._image_keys else "feature"
+                found = one_line(", ".join(known)) or "none"
+                raise EpisodeError(f"{self.path}/meta/info.json: no {what} {key!r} (found: {found})")
         self._places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
 
     def __len__(self) -> int:

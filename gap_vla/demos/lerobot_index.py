@@ -63,7 +63,7 @@ _FIELD = re.compile(r"\{(\w+)(?::0?\d{1,2}d?)?\}")
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """A column of the dataset: its kind (`float32`, `image`, `video`, …) and the numbers in one row of it."""
+    """A column of the dataset: its kind (`float32`, `image`, `video`, `depth map`) and the numbers in one row of it."""
 
     dtype: str
     width: int
@@ -134,7 +134,9 @@ def read_description(root: Path) -> Description:
     for name in features.values:
         feature = features.section(name)
         shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
-        found[name] = Feature(feature.text("dtype"), math.prod(shape))
+        about = feature.section("info").values if feature.values.get("info") else {}
+        depth = about.get("video.is_depth_map") or about.get("is_depth_map")
+        found[name] = Feature("depth map" if depth else feature.text("dtype"), math.prod(shape))
     return Description(
         root,
         version[:2],

@@ -253,6 +253,8 @@ def read_pickle(stream: BinaryIO, size: int) -> Any:
     """
     machine = _Machine()
     for token, argument, _ in pickletools.genops(cast(IO[bytes], _Rest(stream, size))):
+        if token.name == "FRAME" and cast(int, argument) > size - stream.tell():
+            raise PickleRefused("it ends early")
         machine.step(token.name, argument)
     if stream.tell() != size:
         raise PickleRefused("something follows behind its end, such as a second pickle: write one list")

@@ -49,6 +49,7 @@ def save_policy(
         "cameras": list(policy.built_cameras),
         "normalization": normalization,
         "camera": camera,
+        "weights": parameter_digest(policy),
     }
     write_json(directory / "policy.json", account)
 
@@ -92,6 +93,8 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
                 raise CheckpointError(f"{weights}: {name} holds NaN or infinity; the training diverged, take another")
         policy = build_policy(*arguments)
         policy.load_state_dict(tensors)
+        if (said := account.text("weights", "")) and said != (digest := parameter_digest(policy)):
+            raise CheckpointError(f"{weights}: its digest is {digest}, policy.json says {said}; copy both again")
         policy.view = account.text("camera", "") or None
     return policy.eval(), normalization, load_statistics(directory / "dataset_statistics.json", CheckpointError)
 

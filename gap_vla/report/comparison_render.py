@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gap_vla.core.foreign import Section
-from gap_vla.core.whole import replacing, write_json
+from gap_vla.core.outputs import write_output, writing
 from gap_vla.drawing.figures import COLORS, figure_with
 from gap_vla.drawing.markup import markdown_table, text_table
 from gap_vla.report.comparison import (
@@ -150,6 +151,7 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
 
     Raises:
         EvaluationError: no runs, runs of different tasks, of the same method and seed, or without rollouts.
+        OutputError: a file with such a name lies there that is none of ours.
     """
     runs = [Section.read(Path(path), EvaluationError) for path in summaries]
     if not runs:
@@ -161,8 +163,7 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / "table.md") as temporary:
-        temporary.write_text(as_markdown(comparison, title), encoding="utf-8")
+    write_output(out / "table.md", "comparison", as_markdown(comparison, title))
     rows = [
         {"method": method, "scene": variant, **dataclasses.asdict(one), "mean": one.mean}
         for method, found in comparison.success.items()
@@ -174,8 +175,9 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
         for variant, one in found.items()
     ]
     notes = comparison.notes(label)
-    write_json(out / "table.json", {"title": title, "methods": rows, "pairs": pairs, "notes": notes})
-    with replacing(out / "table.png") as temporary:
+    content = {"title": title, "methods": rows, "pairs": pairs, "notes": notes}
+    write_output(out / "table.json", "comparison", json.dumps(content))
+    with writing(out / "table.png", "comparison") as temporary:
         save_picture(draw_comparison(comparison, title=title, name=label), temporary)
     return as_text(comparison)
 

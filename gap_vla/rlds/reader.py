@@ -17,7 +17,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
 from gap_vla.rlds.schema import decode_episode
-from gap_vla.rlds.version_files import open_version, records
+from gap_vla.rlds.version_files import examples, open_version
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
@@ -111,11 +111,9 @@ def read_steps(
 
 def _uneven(info: Any, split: str, index: int) -> str:
     """Which fields of an episode have not as many steps as most."""
-    import tensorflow as tf
-
-    files = (records(Path(str(file))) for file in info.splits[split].filepaths)
-    record = next(itertools.islice(itertools.chain.from_iterable(files), index, None))
-    stored, steps = tf.train.Example.FromString(record).features.feature, {}
+    files = (examples(Path(str(file))) for file in info.splits[split].filepaths)
+    example = next(itertools.islice(itertools.chain.from_iterable(files), index, None))
+    stored, steps = example.features.feature, {}
     for key, account in flat(info.features.get_serialized_info(), separator="/"):
         if key.startswith("steps/") and account.shape.count(None) == 1:
             values = getattr(stored[key], stored[key].WhichOneof("kind") or "int64_list").value

@@ -166,11 +166,27 @@ def records(file: Path) -> Iterator[bytes]:
         yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
 
 
+def examples(file: Path) -> Iterator[Any]:
+    """The `tf.train.Example`s of a shard; raises EpisodeError for a record that is none, or not only one."""
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+
+    for record in records(file):
+        with refusing(f"{file} holds something else than examples", "copy it again", EpisodeError, (DecodeError,)):
+            example = tf.train.Example.FromString(record)
+        yield example
+
+
+def require_examples(builder: Any) -> None:
+    """Reads every record of a dataset; TFDS itself passes over what follows behind the fields that it knows."""
+    for split in builder.info.splits.values():
+        for file in split.filepaths:
+            collections.deque(examples(Path(str(file))), maxlen=0)
+
+
 def read_back(version_dir: Path) -> None:
     """Reads every record of a version; raises EpisodeError if it, or another of its files, did not arrive whole."""
-    for split in open_version(version_dir).info.splits.values():
-        for file in split.filepaths:
-            collections.deque(records(Path(str(file))), maxlen=0)
+    require_examples(open_version(version_dir))
     if (mark := version_dir / FOLDER_MARK).is_file():
         files = Section.read(mark, EpisodeError).list("files", Section.text)
         if lost := [name for name in files if not (version_dir / name).exists()]:

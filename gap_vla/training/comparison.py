@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from gap_vla.core.errors import keeping
 from gap_vla.core.identity import digest
+from gap_vla.core.outputs import claim, suffix_of, write_output
 from gap_vla.core.processes import CellProcess
 from gap_vla.core.run_directory import of_result
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.core.whole import write_json
 from gap_vla.training.config import Experiment
 from gap_vla.training.preflight import require_ready
 from gap_vla.training.run import Run, finetune
@@ -50,6 +51,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         raise ConfigError(f"methods {', '.join(methods)} and seeds {', '.join(map(str, seeds))}: name each once")
     cells = [cell_config(config, method, seed) for seed in seeds for method in methods]
     out = comparison_directory(config)
+    for name in ("table.md", "table.json", "table.png", "cells.json"):
+        claim(out / name, "comparison", suffixes=(suffix_of(name),))
     failures: list[dict[str, str]] = []
     runs = [Run(cell) for cell in cells]
     for run in runs:
@@ -69,7 +72,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
                 failures.append({"cell": name, "run": str(directory.path), "error": error})
                 print(f"cell {number}/{len(cells)} failed: {error}", flush=True)
         finished = [r.directory.summary for r in runs if r.directory.complete_with(r.config.to_dict())]
-        write_json(out / "cells.json", {"finished": [str(path) for path in finished], "failed": failures})
+        account = {"finished": [str(path) for path in finished], "failed": failures}
+        write_output(out / "cells.json", "comparison", json.dumps(account))
         if finished:
             text = render(finished, out)
     return text, [failure["cell"] for failure in failures]

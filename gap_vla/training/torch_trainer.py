@@ -18,6 +18,7 @@ import dataclasses
 import io
 import math
 import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,10 @@ class SmallTrainer(Trainer):
         shown = self.method.inputs(batch, generator)
         acting = self.adjustment.adjusting(batch["rho"], step) if self.adjustment else contextlib.nullcontext()
         with acting:
-            out, loss = self._forward(shown, generator)
+            vision, proprio = self.policy.branch_features(shown)
+            action_loss = self.policy.head.loss(self.policy.embed(vision, proprio), shown["action"], generator)
+            out = Forward(self.policy, shown, vision, proprio, action_loss)
+            loss = self.method.loss(out, generator)
             if measure:
                 watch(out)
             loss.backward()
@@ -160,12 +164,6 @@ class SmallTrainer(Trainer):
 
         return Measured(loss, norm, values)
 
-    def _forward(self, batch: dict[str, Any], generator: torch.Generator) -> tuple[Forward, torch.Tensor]:
-        vision, proprio = self.policy.branch_features(batch)
-        loss = self.policy.head.loss(self.policy.embed(vision, proprio), batch["action"], generator)
-        out = Forward(self.policy, batch, vision, proprio, loss)
-        return out, self.method.loss(out, generator)
-
     def restore(self, folder: Path) -> int:
         """
         Raises:
@@ -176,7 +174,10 @@ class SmallTrainer(Trainer):
             return 0
         advice = "copy it again, or move it away: --resume then trains from the beginning"
         with refusing(f"{self._file} is damaged", advice, ConfigError, (pickle.UnpicklingError,)):
-            found = torch.load(regular(self._file), map_location="cpu", weights_only=True)
+            with zipfile.ZipFile(regular(self._file)) as parts:  # torch.load does not compare the checksums
+                if part := parts.testzip():
+                    raise ConfigError(f"{self._file} is damaged: the checksum of {part} differs; {advice}")
+            found = torch.load(self._file, map_location="cpu", weights_only=True)
             if found["data"] != self.windows.data_hash:
                 raise ConfigError(f"{self._file} was saved with another dataset; start a new run with --run-name NAME")
             self.policy.load_state_dict(found["parts"]["policy"])

@@ -237,3 +237,12 @@ def test_an_npz_needs_the_memory_of_the_copies_that_are_made(tmp_path, monkeypat
     monkeypatch.setattr("gap_vla.core.foreign.available_memory", lambda: 2_000_000)
     with pytest.raises(EpisodeError, match=r"e\.npz: 'proprio': needs 3,200,512 bytes of memory, 2,000,000 are free"):
         read_arrays(tmp_path / "e.npz")
+
+
+def test_a_frame_of_a_pickle_that_reaches_beyond_its_end_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "frame.pkl"
+    content = pickle.dumps(arrays(plain(0)), protocol=4)
+    assert content[2] == 0x95, "FRAME, behind PROTO 4; its length is the eight bytes that follow"
+    file.write_bytes(content[:3] + (2**40).to_bytes(8, "little") + content[11:])
+    with pytest.raises(EpisodeError, match=r"frame.pkl: .*it ends early"):
+        open_source(file, "pickle")

@@ -254,7 +254,7 @@ def test_foreign_folders_and_versions_are_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "meta" / "info.json", info("v1.6", "video"))
     with pytest.raises(EpisodeError, match=r"LeRobot format v1.6; v2 and v3 are read"):
         open_source(tmp_path, "lerobot")
-    with pytest.raises(EpisodeError, match=r"no 'observation.pose' \(found: .*observation.state"):
+    with pytest.raises(EpisodeError, match=r"no feature 'observation.pose' \(found: .*observation.state"):
         open_source(version_2(tmp_path / "whole"), "lerobot", state_key="observation.pose")
 
 

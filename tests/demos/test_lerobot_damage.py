@@ -184,3 +184,17 @@ def test_a_table_with_checksums_is_compared_with_them(tmp_path: Path) -> None:
     file.write_bytes(content.replace(state, bytes([state[0] ^ 1]) + state[1:]))
     with pytest.raises(EpisodeError, match=r"episode_000000.parquet: the table cannot be read: .*checksum"):
         open_source(tmp_path / "v21_video", "lerobot").read(0, images=False)
+
+
+@pytest.mark.parametrize("key", ["video.is_depth_map", "is_depth_map"])
+def test_a_depth_map_is_no_camera_of_colours(tmp_path: Path, key: str) -> None:
+    camera, file = "observation.images.front", copied("v30_image", tmp_path) / "meta" / "info.json"
+    described = json.loads(file.read_text())
+    described["features"][camera]["info"] = {key: False}
+    file.write_text(json.dumps(described))
+    assert "image_primary" in open_source(tmp_path / "v30_image", "lerobot")[0].images
+    described["features"][camera]["info"] = {key: True}
+    file.write_text(json.dumps(described))
+    assert not open_source(tmp_path / "v30_image", "lerobot")[0].images
+    with pytest.raises(EpisodeError, match=rf"info.json: no camera of colours '{camera}' \(found: none\)"):
+        open_source(tmp_path / "v30_image", "lerobot", image_keys={camera: "image_primary"})

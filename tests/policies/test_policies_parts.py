@@ -162,6 +162,11 @@ class TestSaving:
         save_file({name: tensor.int() for name, tensor in load_file(weights).items()}, weights)
         with pytest.raises(CheckpointError, match=r"is torch\.int32, the policy's torch\.float32"):
             load_saved_policy(tmp_path / "c")
+        flipped = bytearray(content)
+        flipped[-3] ^= 1
+        weights.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=r"its digest is \w+, policy.json says \w+; copy both again"):
+            load_saved_policy(tmp_path / "c")
         weights.write_bytes(content[:200])
         with pytest.raises(CheckpointError, match="weights"):
             load_saved_policy(tmp_path / "c")

@@ -249,6 +249,20 @@ def test_a_saved_state_that_is_damaged_is_named_with_what_to_do(damaged, store, 
         trainer.restore(tmp_path)
 
 
+def test_one_wrong_bit_in_a_saved_state_is_refused(store, tmp_path):
+    trainer, _ = made(toy_config(tmp_path), store)
+    trainer.restore(tmp_path)
+    trainer.save(3)
+    assert trainer.restore(tmp_path) == 3
+    file = tmp_path / "training.pt"
+    content = bytearray(file.read_bytes())
+    weight = next(iter(trainer.policy.state_dict().values())).numpy().tobytes()
+    content[content.index(weight)] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"training.pt is damaged: the checksum of .*data/\d+ differs; copy it again"):
+        trainer.restore(tmp_path)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(store, tmp_path):
     config = toy_config(tmp_path)
     trainer, _ = made(config, store)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import Section, blaming, refusing
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.identity import flat
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.resources import require_disk
@@ -28,7 +28,7 @@ from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.reader import check_steps, read_steps
 from gap_vla.rlds.schema import decode_episode
-from gap_vla.rlds.version_files import VERSION, dataset_metadata, open_version, records
+from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
 """What an annotated copy has of its own, besides its shards."""
@@ -144,9 +144,7 @@ def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int
 
     size, written = 0, hashlib.sha256()
     with tf.io.TFRecordWriter(str(out)) as writer:
-        for old in records(file):
-            with blaming(file, "holds something else than examples; copy it again"):
-                example = tf.train.Example.FromString(old)
+        for example in examples(file):
             features = example.features.feature
             for key in ("steps/rho", "steps/change_point"):
                 features.pop(key, None)

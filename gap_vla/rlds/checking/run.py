@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
 from gap_vla.demos.fields import ACTION_LIMIT, checked_limit
 from gap_vla.demos.layout import StateLayout
@@ -22,7 +22,7 @@ from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import read_steps
 from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics
-from gap_vla.rlds.version_files import dataset_metadata, open_version
+from gap_vla.rlds.version_files import dataset_metadata, open_version, require_examples
 
 _STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
 _LEVELS = {"error": 0, "warning": 1, "note": 2}
@@ -57,6 +57,8 @@ def check_dataset(
     """
     version_dir = Path(version_dir)
     builder = open_version(version_dir)
+    if max_episodes is None:
+        require_examples(builder)
     findings: list[Finding] = []
     kept: list[Recording] = []
     shown: list[tuple[bool, str, EpisodeView]] = []
@@ -185,7 +187,7 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
             "splits": ", ".join(f"{name} {info.num_examples}" for name, info in builder.info.splits.items()),
             "steps": int(lengths.sum()),
             "length": f"min {lengths.min()}, median {int(np.median(lengths))}, max {lengths.max()}",
-            "instructions": f"{len(texts)}: " + "; ".join(sorted(texts)[:5]),
+            "instructions": f"{len(texts)}: " + "; ".join(one_line(text, 200) for text in sorted(texts)[:5]),
             "state": key or "none",
             "annotator": f"{annotator.get('method')} {annotator.get('hash', '')}".strip() if annotator else "none",
             "action min": str(actions.min(0)),
