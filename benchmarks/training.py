@@ -24,7 +24,7 @@ def measure(pairs: int, batch_size: int, profile: str) -> None:
     from gap_vla.octo.presets import example_batch
     from gap_vla.training.octo import FinetuneConfig
     from gap_vla.training.octo_model import build
-    from gap_vla.training.step import DeviceFactors, TrainStep
+    from gap_vla.training.step import TrainStep
 
     config = FinetuneConfig.from_dict(load_config(f"finetune_configs/threading.py:{profile}").to_dict())
     size, window, horizon = config.demos.image_size, config.model.window_size, config.model.action_horizon
@@ -35,8 +35,7 @@ def measure(pairs: int, batch_size: int, profile: str) -> None:
     batch["rho"] = np.random.default_rng(0).uniform(0, 1, (batch_size, window)).astype(np.float32)
     trainer = build(config, batch, {})
     inputs = trainer.inputs(batch)
-    found = config.schedule.factors(batch["rho"], 0, config.train.steps)
-    factors = DeviceFactors(found.sample, found.gradient, found.update)
+    factors = config.schedule.factors(batch["rho"], 0, config.train.steps)
     seconds: dict[str, list[float]] = {"with GAP": [], "without": []}
     processor: dict[str, list[float]] = {"with GAP": [], "without": []}
     steps, states = {}, {}

@@ -18,12 +18,13 @@ import numpy as np
 from worker import draw, read_batch, serve
 
 from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
+from gap_vla.adjustment.schedule import Factors
 from gap_vla.octo import Compute, OctoModel, OctoModule, create_optimizer
 from gap_vla.octo.language import embed_language
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.optimizer import join_frozen, split_frozen
 from gap_vla.training.packing import Adam, Packing
-from gap_vla.training.step import DeviceFactors, TrainState, TrainStep
+from gap_vla.training.step import TrainState, TrainStep
 
 
 class Ours:
@@ -62,7 +63,7 @@ class Ours:
         )
         shape = batch["observation"]["timestep_pad_mask"].shape
         batch["rho"] = np.full(shape, 0.5, np.float32)
-        self.factors = DeviceFactors(np.ones(shape, np.float32), np.float32(1), np.float32(1))
+        self.factors = Factors(np.ones(shape, np.float32), np.float32(1), np.float32(1))
         self.packing, self.frozen = packing, fixed
         packed = jax.jit(packing.pack)(trainable)
         opt_state = jax.jit(tx.init)(packed)

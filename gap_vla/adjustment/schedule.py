@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -40,11 +40,11 @@ class AdjustmentError(UserError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """What one training step multiplies with; see the table of this module."""
+    """What one training step multiplies with, on whatever device; see the table of this module."""
 
-    sample: np.ndarray  # float32[B, W]
-    gradient: np.float32
-    update: np.float32
+    sample: Any  # float32[B, W]
+    gradient: Any  # float32
+    update: Any  # float32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.octo import OctoModel
 from gap_vla.octo.optimizer import join_frozen
@@ -25,7 +25,7 @@ from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Built, build, describe, dry_run
 from gap_vla.training.packing import Packing
 from gap_vla.training.preflight import require_rho
-from gap_vla.training.step import DeviceFactors, TrainState, TrainStep, counted_entries
+from gap_vla.training.step import TrainStep, counted_entries
 
 SHORT_RUN = 200
 """Training steps up to which compiling quickly saves more than it costs."""
@@ -34,123 +34,40 @@ LOSSES = ("val/loss", "val/loss_transition", "val/loss_consistent")
 """Of all held-out steps, of those with ρ > 0.5, and of the others."""
 
 
-class JaxTrainer(Trainer):
-    """Anything that `TrainStep` trains.
-
-    Args:
-        schedule: the adjustment during the `steps` of training.
-        state: before the first step.
-        step: the compiled step; at logging steps it also measures the parts of the gradient by ρ.
-        loader: an endless source of batches, with `state`, `restore` and `peek` as `gap_vla.rlds.WindowLoader`.
-        validate: parameters to held-out measurements.
-        layout: which number of the packed parameters means what (`Packing.identity`).
-        inputs: a loader's batch to the step's arguments.
-        place: puts them on the device mesh.
-    """
-
-    compiles = True
-
-    def __init__(
-        self,
-        schedule: AdjustmentSchedule,
-        steps: int,
-        state: TrainState,
-        step: TrainStep,
-        loader: Any,
-        validate: Callable[[Any], dict[str, float]],
-        layout: str,
-        inputs: Callable[[Any], Any] = lambda batch: batch,
-        place: Callable[[Any], Any] = jax.device_put,
-    ):
-        self.schedule, self.steps, self.state, self.loader = schedule, steps, state, loader
-        self._step, self._validate, self._layout = step, validate, layout
-        self._inputs, self._place = inputs, place
-        self._checkpoints: StateCheckpoints | None = None
-        self._batches: Iterator[Any] | None = None
-        self._compiled = False
-
-    def restore(self, folder: Path) -> int:
-        self._checkpoints = StateCheckpoints(folder, self._layout)
-        if self._checkpoints.latest is None:
-            return 0
-        self.state, position = self._checkpoints.restore(self.state)
-        self.loader.restore(position)
-        return int(self.state.step)
-
-    def save(self, done: int) -> None:
-        assert self._checkpoints is not None
-        self._checkpoints.save(done, self.state, self.loader.state())
-
-    def close(self) -> None:
-        if self._checkpoints is not None:
-            self._checkpoints.close()
-
-    def batch(self, step: int) -> Any:
-        self._batches = self._batches or iter(self.loader)
-        return self._inputs(next(self._batches))
-
-    def step(self, batch: Any, step: int, measure: bool) -> Measured:
-        mask = batch["observation"]["timestep_pad_mask"]
-        factors = self.schedule.factors(batch["rho"], step, self.steps, mask)
-        on_device = DeviceFactors(self._place(factors.sample), factors.gradient, factors.update)
-        placed = self._place(batch)
-        if not self._compiled:
-            self._step.compile(self.state, placed, on_device)
-            self._compiled = True
-        self.state, measured = self._step(self.state, placed, on_device, split=measure)
-
-        def values() -> dict[str, float]:
-            real = np.asarray(mask, bool)  # padded steps learn nothing
-            adjusted = {
-                "gap/sample_factor": float(factors.sample[real].mean()),
-                "gap/update_factor": float(factors.update),
-            }
-            return {f"train/{name}": float(value) for name, value in measured.items()} | adjusted
-
-        return Measured(measured["loss"], measured["grad_norm"], values)
-
-    def validate(self) -> dict[str, float]:
-        return self._validate(self.state.params)
-
-
-class OctoTrainer(JaxTrainer):
+class OctoTrainer(Trainer):
     """The Octo of a configuration.
 
     Args:
         built: before the first step.
-        loader: endless training batches.
+        loader: an endless source of batches, with `state`, `restore` and `peek` as `gap_vla.rlds.WindowLoader`.
         held_out: validation batches.
     """
 
+    compiles = True
+
     def __init__(self, config: FinetuneConfig, built: Built, loader: Any, held_out: Iterable[Any]):
-        self.config, self.built = config, built
-        self.mesh = mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
-        shardings = state_shardings(mesh, built.state)
+        self.config, self.built, self.loader = config, built, loader
+        self.schedule, self.steps = config.schedule, config.train.steps
+        self.mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
+        shardings = state_shardings(self.mesh, built.state)
+        self.state = place_state(built.state, shardings)
         frozen = built.parameters.frozen
-        self.frozen = place_state(frozen, state_shardings(mesh, frozen))
-        step = TrainStep(
+        self.frozen = place_state(frozen, state_shardings(self.mesh, frozen))
+        self._step = TrainStep(
             built.model.module,
             built.tx,
             built.packing,
             built.adam,
             self.frozen,
             config.train.accumulate,
-            shardings=shardings if mesh.size > 1 else None,
+            shardings=shardings if self.mesh.size > 1 else None,
             quick=config.train.steps <= SHORT_RUN,
         )
-        measure = make_validation_step(built.model.module, built.packing, self.frozen)
-        measured_on = [built.inputs(batch) for batch in held_out]
-        super().__init__(
-            config.schedule,
-            config.train.steps,
-            place_state(built.state, shardings),
-            step,
-            loader,
-            lambda params: validate(measure, params, measured_on, config.train.seed),
-            built.packing.identity,
-            built.inputs,
-            lambda batch: place_batch(mesh, batch),
-        )
+        self._validation_step = make_validation_step(built.model.module, built.packing)
+        self._held_out = [built.inputs(batch) for batch in held_out]
+        self._checkpoints: StateCheckpoints | None = None
+        self._batches: Iterator[Any] | None = None
+        self._compiled = False
 
     @classmethod
     def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
@@ -176,6 +93,68 @@ class OctoTrainer(JaxTrainer):
     def picture(self) -> Mapping[str, Any]:
         return self.loader.peek()
 
+    def restore(self, folder: Path) -> int:
+        self._checkpoints = StateCheckpoints(folder, self.built.packing.identity)
+        if self._checkpoints.latest is None:
+            return 0
+        self.state, position = self._checkpoints.restore(self.state)
+        self.loader.restore(position)
+        return int(self.state.step)
+
+    def save(self, done: int) -> None:
+        assert self._checkpoints is not None
+        self._checkpoints.save(done, self.state, self.loader.state())
+
+    def close(self) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+    def batch(self, step: int) -> Any:
+        self._batches = self._batches or iter(self.loader)
+        return self.built.inputs(next(self._batches))
+
+    def _place(self, batch: Any) -> Any:
+        return place_batch(self.mesh, batch)
+
+    def step(self, batch: Any, step: int, measure: bool) -> Measured:
+        mask = batch["observation"]["timestep_pad_mask"]
+        factors = self.schedule.factors(batch["rho"], step, self.steps, mask)
+        on_device = dataclasses.replace(factors, sample=self._place(factors.sample))
+        placed = self._place(batch)
+        if not self._compiled:
+            self._step.compile(self.state, placed, on_device)
+            self._compiled = True
+        self.state, measured = self._step(self.state, placed, on_device, split=measure)
+
+        def values() -> dict[str, float]:
+            real = np.asarray(mask, bool)  # padded steps learn nothing
+            adjusted = {
+                "gap/sample_factor": float(factors.sample[real].mean()),
+                "gap/update_factor": float(factors.update),
+            }
+            return {f"train/{name}": float(value) for name, value in measured.items()} | adjusted
+
+        return Measured(measured["loss"], measured["grad_norm"], values)
+
+    def validate(self) -> dict[str, float]:
+        """Means over all held-out windows; a diffusion head draws the same noise at every validation.
+
+        Returns:
+            `LOSSES`, `val/action_mse`, and `val/mean_action_mse`, what predicting the mean action would give. The loss
+            of no step is left out.
+        """
+        totals: dict[str, float] = {}
+        for index, batch in enumerate(self._held_out):
+            rng = jax.random.fold_in(jax.random.PRNGKey(self.config.train.seed), index)
+            for name, value in self._validation_step(self.state.params, self.frozen, batch, rng).items():
+                totals[name] = totals.get(name, 0.0) + float(np.asarray(value, np.float64))
+        if not totals:
+            return {}
+        results = {name: totals[name] / count for name in LOSSES if (count := totals[f"entries of {name}"])}
+        results["val/action_mse"] = totals["action_error"] / totals["action_entries"]
+        results["val/mean_action_mse"] = totals["mean_action_error"] / totals["action_entries"]
+        return results
+
     def model(self) -> OctoModel:
         """The model with the parameters of now."""
         trained = self.built.packing.unpack(gather(self.mesh, self.state.params))
@@ -188,10 +167,8 @@ class OctoTrainer(JaxTrainer):
             model.save_pretrained(step=self.steps, checkpoint_path=str(run.checkpoint))
 
 
-def make_validation_step(
-    module: Any, packing: Packing, frozen: Any = None
-) -> Callable[[Any, Any, jax.Array], dict[str, jax.Array]]:
-    """The compiled measurement `(packed params, batch, rng) -> sums`, to be added up over held-out batches.
+def make_validation_step(module: Any, packing: Packing) -> Callable[..., dict[str, jax.Array]]:
+    """The compiled measurement `(packed params, frozen, batch, rng) -> sums`, to be added up over held-out batches.
 
     For every part of the steps (`LOSSES`) it gives the loss as a sum weighted with the number of counted action
     entries, and that number as `entries of <loss>`. `action_error` and
@@ -219,35 +196,4 @@ def make_validation_step(
         sums["action_entries"] = jnp.sum(counted.astype(jnp.float32))
         return sums
 
-    compiled = jax.jit(step)
-    return lambda params, batch, rng: compiled(params, frozen or {}, batch, rng)
-
-
-def validate(
-    step: Callable[[Any, Any, jax.Array], dict[str, jax.Array]],
-    params: Any,
-    batches: Iterable[Any],
-    seed: int,
-) -> dict[str, float]:
-    """Means over all held-out windows.
-
-    Args:
-        step: from `make_validation_step`.
-        batches: every held-out window once.
-        seed: of the noise that a diffusion head draws; the same noise at every validation.
-
-    Returns:
-        `LOSSES`, `val/action_mse`, and `val/mean_action_mse`, what predicting the mean action would give. The loss of
-        no step is left out.
-    """
-    totals: dict[str, float] = {}
-    for index, batch in enumerate(batches):
-        rng = jax.random.fold_in(jax.random.PRNGKey(seed), index)
-        for name, value in step(params, batch, rng).items():
-            totals[name] = totals.get(name, 0.0) + float(np.asarray(value, np.float64))
-    if not totals:
-        return {}
-    results = {name: totals[name] / count for name in LOSSES if (count := totals[f"entries of {name}"])}
-    results["val/action_mse"] = totals["action_error"] / totals["action_entries"]
-    results["val/mean_action_mse"] = totals["mean_action_error"] / totals["action_entries"]
-    return results
+    return jax.jit(step)

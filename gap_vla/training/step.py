@@ -20,10 +20,13 @@ import numpy as np
 import optax
 
 from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
+from gap_vla.adjustment.schedule import Factors
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
 from gap_vla.training.packing import Adam, Packing, branch_measurements, split_measurements
+
+jax.tree_util.register_dataclass(Factors, ["sample", "gradient", "update"], [])
 
 MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask")
 
@@ -46,15 +49,6 @@ class TrainState:
     opt_state: Any
     step: jax.Array
     rng: jax.Array
-
-
-@flax.struct.dataclass
-class DeviceFactors:
-    """`gap_vla.adjustment.Factors` on the device: sample float32[B, W], gradient and update scalars."""
-
-    sample: Any
-    gradient: Any
-    update: Any
 
 
 def model_inputs(batch: Mapping[str, Any], text_processor: Any = None) -> dict[str, Any]:
@@ -141,7 +135,7 @@ class TrainStep:
             measured, gradients = accumulated(packed, packing.unpack(params), batch, sample, step_rng, accumulate)
             return gradients, measured
 
-        def update(state: TrainState, gradients: Any, factors: DeviceFactors) -> Any:
+        def update(state: TrainState, gradients: Any, factors: Factors) -> Any:
             rng, _ = jax.random.split(state.rng)
             gradients = scale_group_gradients(gradients, packing.group_labels, factors.gradient)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params, update_factor=factors.update)
@@ -165,7 +159,7 @@ class TrainStep:
         self._split = jax.jit(split_by_rho)
         self._transitions = jax.jit(transitions)
 
-    def compile(self, state: TrainState, batch: Any, factors: DeviceFactors) -> None:
+    def compile(self, state: TrainState, batch: Any, factors: Factors) -> None:
         """Compiles both programs for such arguments, if they lie on one device, and frees what that and set-up took.
 
         Without this the first call compiles, and the compiler's memory stays.
@@ -180,7 +174,7 @@ class TrainStep:
             return_free_memory()
 
     def __call__(
-        self, state: TrainState, batch: Any, factors: DeviceFactors, split: bool = False
+        self, state: TrainState, batch: Any, factors: Factors, split: bool = False
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         gradients, measured = self.gradient(state.params, self.frozen, batch, factors.sample, state.rng)
         if split:

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 
 from gap_vla.adjustment.jax import scale_group_updates
+from gap_vla.adjustment.schedule import Factors
 from gap_vla.octo.optimizer import create_optimizer
 from gap_vla.training.packing import Adam, Packing
-from gap_vla.training.step import DeviceFactors, TrainState, TrainStep
+from gap_vla.training.step import TrainState, TrainStep
 
 GROUP = {"octo_transformer/obs_proprio_projection/kernel": (5, 6)}
 
@@ -68,7 +69,7 @@ def parameters(seed=1):
 
 def neutral(batch):
     shape = batch["rho"].shape
-    return DeviceFactors(np.ones(shape, np.float32), np.float32(1), np.float32(1))
+    return Factors(np.ones(shape, np.float32), np.float32(1), np.float32(1))
 
 
 def linear_training(multiple=1, clip=1.0, weight_decay=0.1, **options):

@@ -12,7 +12,7 @@ from gap_vla.core.run_directory import RunDirectory
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.loop import train
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_trainer import JaxTrainer
+from gap_vla.training.octo_trainer import OctoTrainer
 
 HOUSE = Path(gap_vla.__file__).parent
 MOST = 12
@@ -39,7 +39,7 @@ def counted(store, tmp_path_factory):
     values = {"task": "threading", "model": MODEL, "eval": {"execute": 1}}
     values["train"] = {"steps": 2, "batch_size": 4, "log_every": 2, "validate_every": 2, "save_every": 2}
     config = FinetuneConfig.from_dict(values)
-    counted, batch_of, step_of = (Counted(), Counted()), JaxTrainer.batch, JaxTrainer.step
+    counted, batch_of, step_of = (Counted(), Counted()), OctoTrainer.batch, OctoTrainer.step
 
     def counting(function):
         def run(trainer, *arguments, **options):
@@ -53,8 +53,8 @@ def counted(store, tmp_path_factory):
 
     run = RunDirectory.claim(tmp_path_factory.mktemp("counted") / "run", {}, False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JaxTrainer, "batch", counting(batch_of))
-        patch.setattr(JaxTrainer, "step", counting(step_of))
+        patch.setattr(OctoTrainer, "batch", counting(batch_of))
+        patch.setattr(OctoTrainer, "step", counting(step_of))
         with contextlib.closing(config.trainer().on(config, EpisodeStore.open(store))) as trainer:
             train(trainer, config.train, run)
     return counted

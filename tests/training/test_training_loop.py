@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from gap_vla.adjustment.schedule import MODES, AdjustmentSchedule
 from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.loop import DivergedError, train
-from gap_vla.training.octo_trainer import JaxTrainer
+from gap_vla.training.mesh import make_mesh
+from gap_vla.training.octo_trainer import OctoTrainer
 
 LAMBDA_TO_THE_END = AdjustmentSchedule(mode="fixed", fixed_rho=0.0, window=1.0)
 
@@ -38,16 +40,14 @@ class Batches:
         self.number = state["number"]
 
 
-class Linear(JaxTrainer):
-    """The linear policy in the loop; it comes from no configuration."""
+class Linear(OctoTrainer):
+    """The linear policy in the loop; it comes from no configuration, and nothing is held out."""
 
-    on = dry_run = export = None
-
-    def describe(self):
-        return ""
-
-    def picture(self):
-        return None
+    def __init__(self, schedule, steps, state, step, loader, layout):
+        self.schedule, self.steps, self.state, self.loader = schedule, steps, state, loader
+        self.built = SimpleNamespace(packing=SimpleNamespace(identity=layout), inputs=lambda batch: batch)
+        self.mesh, self._step, self._held_out = make_mesh(), step, []
+        self._checkpoints, self._batches, self._compiled = None, None, False
 
 
 def run(folder, loader, steps=4, save_every=1, **options):
@@ -56,7 +56,7 @@ def run(folder, loader, steps=4, save_every=1, **options):
     schedule, layout = options.pop("schedule", AdjustmentSchedule()), options.pop("layout", packing.identity)
     rhythm = TrainConfig(steps=steps, batch_size=8, log_every=2, validate_every=100, save_every=save_every)
     folder.mkdir(exist_ok=True)
-    trainer = Linear(schedule, steps, state, step, loader, lambda params: {}, layout)
+    trainer = Linear(schedule, steps, state, step, loader, layout)
     with contextlib.closing(trainer):
         train(trainer, rhythm, RunDirectory(folder))
     return trainer.state

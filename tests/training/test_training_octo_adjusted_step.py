@@ -17,6 +17,7 @@ from flax import traverse_util
 from short_training import MODEL
 
 import gap_vla.training.octo_trainer as octo_trainer
+from gap_vla.adjustment.schedule import Factors
 from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
@@ -24,7 +25,7 @@ from gap_vla.training.data import make_loader
 from gap_vla.training.loop import train
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import build
-from gap_vla.training.step import DeviceFactors, TrainStep, head_loss, quick_compilation
+from gap_vla.training.step import TrainStep, head_loss, quick_compilation
 
 STEPS, LAST = 7, 3  # λ and ρ act during the first half: steps 0 to 3
 LAM, FIXED, CLIP, DECAY, WARMUP, PEAK = 0.3, 0.6, 0.5, 0.1, 2, 1e-2
@@ -227,7 +228,7 @@ def test_from_the_end_of_the_window_on_a_step_is_the_plain_one_to_the_bit(name, 
     training = trainings(name)
     for step in (LAST, LAST + 1, STEPS - 1):
         before, batch, after = training.steps[step]
-        ones = DeviceFactors(np.ones(batch["rho"].shape, np.float32), np.float32(1), np.float32(1))
+        ones = Factors(np.ones(batch["rho"].shape, np.float32), np.float32(1), np.float32(1))
         wanted, found = training.tree(training.step(before, batch, ones)[0].params), training.tree(after.params)
         differing = {path for path in wanted if not np.array_equal(wanted[path], found[path])}
         acts = step == LAST and name not in ("none", "vp", "neutral")
