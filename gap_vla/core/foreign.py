@@ -39,15 +39,20 @@ MOST_COMPRESSED = 1100
 
 @contextlib.contextmanager
 def refusing(
-    where: object, advice: str, error: type[UserError] = UserError, also: tuple[type[Exception], ...] = ()
+    where: object,
+    advice: str,
+    error: type[UserError] = UserError,
+    also: tuple[type[Exception], ...] = (),
+    own: type[UserError] = UserError,
 ) -> Iterator[None]:
-    """Errors of other libraries inside become `error`, on one line; `UserError`s and a full disk pass.
+    """Errors of other libraries inside become `error`, on one line; `own` ones and a full disk pass.
 
     Args:
         where: file, and episode or key, that the message begins with.
         advice: what to do, e.g. "copy the file again".
         error: what to raise.
         also: errors of a library that derive from `Exception` alone.
+        own: errors that say all of this already.
 
     >>> with refusing("demos.npz", "write it again"):
     ...     {}["action"]
@@ -58,7 +63,7 @@ def refusing(
     problems: tuple[type[Exception], ...] = (*FOREIGN, *also)
     try:
         yield
-    except UserError:
+    except own:
         raise
     except problems as problem:
         if is_full_disk(problem):  # the file that is read is not to blame
@@ -271,14 +276,7 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint directory that cannot be used; the message names the file or the parameters, and what to do."""
 
 
-@contextlib.contextmanager
-def blaming(where: Path | str, what: str) -> Iterator[None]:
+def blaming(where: Path | str, what: str) -> contextlib.AbstractContextManager[None]:
     """Whatever goes wrong inside is the fault of a file that somebody else wrote: a CheckpointError that names it."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:
-        said = error.args[0] if isinstance(error, KeyError) and error.args else error
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        raise CheckpointError(f"{where}: {what} ({kind}{one_line(said, 400)})") from error
+    advice = "copy it again, or take another"
+    return refusing(f"{where}: {what}", advice, CheckpointError, (Exception,), CheckpointError)

@@ -205,7 +205,7 @@ def _arrays(section: Section) -> dict[str, Any]:
 
 def read_msgpack(path: Path) -> Any:
     """A tree of numpy arrays from a flax msgpack file."""
-    with blaming(path, "not a readable msgpack file, copy the checkpoint again"):
+    with blaming(path, "not a readable msgpack file"):
         return serialization.msgpack_restore(content(path, CheckpointError))
 
 

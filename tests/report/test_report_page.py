@@ -187,7 +187,7 @@ def test_settings_that_are_unknown_are_refused_with_their_file(tmp_path, change,
     path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
     (path / "config.json").write_text(json.dumps(config))
     (path / "summary.json").unlink()
-    with pytest.raises(UserError, match=re.escape(f"{path / 'config.json'}: no settings of a run (")) as caught:
+    with pytest.raises(UserError, match=re.escape(f"{path / 'config.json'}: no settings of a run: ")) as caught:
         training_rho(Run.read(path))
     assert named in str(caught.value)
 
