@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,10 @@ import numpy as np
 from gap_vla import phases
 from gap_vla.core.episode import Episode
 from gap_vla.demos.source import Source, open_source
-from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import describe
+from gap_vla.rlds.annotating.job import AnnotationJob
 from gap_vla.rlds.builder import write_rlds
-from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
+from gap_vla.rlds.schema import SCHEMA_VERSION
 from gap_vla.rlds.shards import plan_splits, with_rho
 from gap_vla.rlds.version_files import DatasetError, dataset_metadata, read_back
 
@@ -78,13 +77,12 @@ def build_dataset(
         raise DatasetError(f"{source.path}: no episodes")
     wanted: dict[str, Any] = {"method": method, "seed": seed, "options": dict(options or {})}
     fitted = phases.load_annotator(annotator) if annotator is not None else None
-    if fitted is None and method != "none":
-        checked_options(method, options or {}, seed)
+    job = _job(method, seed, options, workers) if fitted is None and method != "none" else None
     if fitted is not None:
         wanted = {"annotator": json.loads(json.dumps(fitted.identity, default=str))}
     elif fit_episodes is not None:
         wanted["fit_episodes"] = fit_episodes
-    if method != "none" or fitted is not None:
+    if job is not None or fitted is not None:
         wanted["labels_version"] = phases.LABELS_VERSION
     data = {**(source.identity() if identity is None else identity), "annotation": wanted}
     target = Path(data_dir) / name / version
@@ -93,19 +91,16 @@ def build_dataset(
     if not overwrite and json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}:
         read_back(target)
         return target
-    annotate = _annotator(method, seed, options, workers)
     train = plan_splits(len(source), val_fraction)["train"]
-    if fitted is None and fit_episodes is not None and method != "none":
+    if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))
-        fitted = annotate([source.read(train[i], images=False) for i in chosen]).annotator
+        fitted = job.run([source.read(train[i], images=False) for i in chosen]).annotator
     made: Annotation | Annotator | None = fitted
     labels = None
     if fitted is not None:
         source = AnnotatedSource(source, fitted)
-    elif method != "none":
-        episodes = source.without_images()
-        Schema.of(episodes[0]).check(*episodes)  # before hours of work
-        made = annotation = annotate(episodes, fit=train)
+    elif job is not None:
+        made = annotation = job.run(source.without_images(), fit=train)
         print(*describe(annotation.report), sep="\n", flush=True)
         labels = [annotation.labels(i) for i in range(len(source))]
 
@@ -147,12 +142,11 @@ def dry_run(
     """
     from gap_vla.drawing.episode import EpisodeView, write_picture
 
-    first = source.read(0)
+    first, episodes = source.read(0), source.without_images()
     if method != "none":
         train = plan_splits(len(source), val_fraction)["train"]
-        annotation = _annotator(method, seed, options, workers)(source.without_images(), fit=train)
-        first = first.replace(**annotation.labels(0))
-    lengths = [len(e) for e in source.without_images()]
+        first = first.replace(**_job(method, seed, options, workers).run(episodes, fit=train).labels(0))
+    lengths = [len(e) for e in episodes]
     mapping = source.mapping()
     lines = [f"{source.path} ({source.kind}): {len(lengths)} episodes, {min(lengths)} to {max(lengths)} steps"]
     for key, value in first.replace(images=dict(sorted(first.images.items()))).arrays.items():
@@ -167,10 +161,9 @@ def dry_run(
     return "\n".join([*lines, f"picture: {write_picture(view, picture, 'dry_run')}"])
 
 
-def _annotator(method: str, seed: int, options: Mapping[str, Any] | None, workers: int) -> Callable[..., Annotation]:
+def _job(method: str, seed: int, options: Mapping[str, Any] | None, workers: int) -> AnnotationJob:
     # more than one process is left to the annotator: starting them costs more than a small dataset
-    few = 1 if workers == 1 else None
-    return functools.partial(phases.annotate, method=method, seed=seed, workers=few, **dict(options or {}))
+    return AnnotationJob(method, seed, options or {}, workers=1 if workers == 1 else None)
 
 
 class AnnotatedSource(Source):
