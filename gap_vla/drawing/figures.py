@@ -43,10 +43,11 @@ def svg(figure: Any) -> str:
 
 
 def log_axis(axes: Any) -> None:
-    """Logarithmic, with labels at 1, 2 and 5 times the powers of ten."""
+    """Logarithmic, with a grid and with labels at 1, 2 and 5 times the powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(color="#f0f0f0")

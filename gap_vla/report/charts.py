@@ -15,22 +15,20 @@ PARTS = {"transition": "-", "consistent": "--"}
 
 def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
     """One panel per measurement (key to title), one line per run, one colour per method."""
-    methods = list(by_method(list(runs)))
+    methods = by_method(list(runs))
     shown = {name: title for name, title in names.items() if any(len(run.curve(name)[0]) for run in runs)}
     if not shown:
         return None
     figure, (panels,) = figure_with(4.4 * len(shown), 3.0, len(shown))
     for axes, (name, title) in zip(panels, shown.items()):
-        for method_number, method in enumerate(methods):
-            for number, run in enumerate(r for r in runs if r.method == method):
+        for color, (method, of_method) in zip(COLORS * len(methods), methods.items()):
+            for number, run in enumerate(of_method):
                 steps, values = run.curve(name)
                 if len(steps):
-                    color = COLORS[method_number % len(COLORS)]
                     axes.plot(steps, values, color=color, alpha=0.85, linewidth=1.3, label=None if number else method)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("training step")
         log_axis(axes)
-        axes.grid(color="#f0f0f0")
     panels[0].legend(frameon=False, fontsize=8)
     return svg(figure)
 
@@ -54,15 +52,14 @@ def branch_chart(runs: Sequence[Run]) -> str | None:
     figure, grid = figure_with(9.4, 0.6 + 2.4 * len(rows), 2, len(rows))
     for (title, names), panels in zip(rows, grid):
         for axes, branch in zip(panels, ("vision", "proprio")):
-            for number, (method, of_method) in enumerate(methods.items()):
+            for color, (method, of_method) in zip(COLORS * len(methods), methods.items()):
                 for name, style in _names(names, measured, branch).items():
                     steps, values = _mean_curve(of_method, name)
                     if len(steps):
                         label = method if style == "-" else None
-                        axes.plot(steps, values, style, color=COLORS[number % len(COLORS)], linewidth=1.3, label=label)
+                        axes.plot(steps, values, style, color=color, linewidth=1.3, label=label)
             axes.set_title(f"{branch}: {title}", fontsize=9)
             log_axis(axes)
-            axes.grid(color="#f0f0f0")
         if "{part}" in names[0]:
             styles = [panels[1].plot([], [], style, color="#555555")[0] for style in PARTS.values()]
             panels[1].legend(styles, ["ρ > 0.5", "ρ ≤ 0.5"], frameon=False, fontsize=8)

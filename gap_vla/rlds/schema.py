@@ -47,9 +47,6 @@ class Schema:
         annotated = episode.rho is not None and episode.change_point is not None
         return cls(sizes, episode.proprio.shape[1], episode.action.shape[1], annotated, episode.phase is not None)
 
-    def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
     def check(self, *episodes: Episode) -> None:
         """Raises EpisodeError if one of the episodes differs from the dataset's first one."""
         for episode, field in itertools.product(episodes, dataclasses.fields(self)):

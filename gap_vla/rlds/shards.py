@@ -134,11 +134,8 @@ class BeamRunner:
         self.options, self.runner = options, runner
 
     def __call__(self, jobs: list[ShardJob]) -> list[dict[str, Any]]:
-        try:
-            import apache_beam as beam
-            from apache_beam.options.pipeline_options import PipelineOptions
-        except ImportError:
-            raise DatasetError("Apache Beam is not installed: pip install 'gap_vla[beam]'") from None
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
 
         options = (
             self.options if isinstance(self.options, PipelineOptions) else PipelineOptions(list(self.options or ()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, shown
+from gap_vla.core.foreign import Section
+from gap_vla.core.typed_config import choose
+from gap_vla.core.whole import write_json
 from gap_vla.demos.fields import as_truths
 
 NORMALIZATIONS = ("normal", "bounds", "bounds_q99", "min_max", "none")
@@ -93,7 +94,7 @@ def normalize(
     if kind == "normal":
         y = (x - _vector(statistics, "mean")) / (_vector(statistics, "std") + _EPS)
     else:
-        low, high = _limits(statistics, kind)
+        low, high = limits(statistics, kind)
         y = np.clip(2 * (x - low) / (high - low + _EPS) - 1, -1, 1)
     return np.where(mask, y, x).astype(np.float32)
 
@@ -108,7 +109,7 @@ def unnormalize(
     if kind == "normal":
         y = x * (_vector(statistics, "std") + _EPS) + _vector(statistics, "mean")
     else:
-        low, high = _limits(statistics, kind)
+        low, high = limits(statistics, kind)
         y = (x + 1) / 2 * (high - low + _EPS) + low
     return np.where(mask, y, x).astype(np.float32)
 
@@ -132,11 +133,10 @@ def check_statistics(
             mask does not leave out that it never varied, or that its maximum is below its minimum.
     """
     section = Section(statistics, where, error).section(field)
-    if kind not in NORMALIZATIONS:
-        raise error(f"{where}: unknown normalization {shown(kind)}; known: {', '.join(NORMALIZATIONS)}")
-    limits = () if kind in ("none", "normal") else _limit_names(section.values, kind)
+    choose(kind, NORMALIZATIONS, f"{where}: normalization", error)
+    ends = () if kind in ("none", "normal") else _limit_names(section.values, kind)
     vectors: dict[str, np.ndarray] = {}
-    for key in ("mean", *(["std"] if kind == "normal" else []), *limits, *(["mask"] if "mask" in section else [])):
+    for key in ("mean", *(["std"] if kind == "normal" else []), *ends, *(["mask"] if "mask" in section else [])):
         section.require(key)
         vector = _typed(key, section.values[key])
         if vector.dtype != (np.bool_ if key == "mask" else np.float32):
@@ -154,8 +154,8 @@ def check_statistics(
             f"{section.name('std')} is {vectors['std'][index]:g} at index {index}: what does not vary cannot be "
             f"normalised; set {field}.mask to false there, if it is right"
         )
-    if limits and (crossed := used & (vectors[limits[0]] > vectors[limits[1]])).any():
-        raise error(f"{section.name(limits[0])} is above {limits[1]} at index {int(np.argmax(crossed))}")
+    if ends and (crossed := used & (vectors[ends[0]] > vectors[ends[1]])).any():
+        raise error(f"{section.name(ends[0])} is above {ends[1]} at index {int(np.argmax(crossed))}")
     return width
 
 
@@ -165,7 +165,7 @@ def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
         k: {n: np.asarray(v).tolist() for n, v in value.items()} if k in _FIELDS else int(value)
         for k, value in statistics.items()
     }
-    path.write_text(json.dumps(plain, indent=2) + "\n")
+    write_json(path, plain)
 
 
 def load_statistics(path: Path, error: type[UserError] = UserError) -> dict[str, Any]:
@@ -201,9 +201,9 @@ def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
     return np.asarray(statistics.get("mask", np.ones(width, bool)), bool)
 
 
-def _limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
-    if kind not in NORMALIZATIONS:
-        raise StatisticsError(f"unknown normalization {kind!r}; known: {', '.join(NORMALIZATIONS)}")
+def limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """The two numbers of each dimension that a normalisation other than `normal` and `none` puts at -1 and 1."""
+    choose(kind, NORMALIZATIONS, "normalization", StatisticsError)
     low, high = _limit_names(statistics, kind)
     return _vector(statistics, low), _vector(statistics, high)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -112,7 +113,7 @@ def describe(
     info.set_splits(tfds.core.splits.SplitDict(splits))
     info.write_to_directory(str(partial))
     identity = {"identity": settings, "identity_hash": digest(settings, 16), "annotator": settings["annotator"]}
-    write_json(partial / "metadata.json", {**identity, "schema": schema.to_json()})
+    write_json(partial / "metadata.json", {**identity, "schema": dataclasses.asdict(schema)})
 
 
 def finish(partial: Path, path: Path, overwrite: bool) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.rlds.statistics import MIN_STD
+from gap_vla.rlds.statistics import MIN_STD, limits
 
 Trajectory = dict[str, Any]
 STEP_KEYS = ("rho", "change_point")
@@ -70,8 +70,7 @@ def _normalized(x: tf.Tensor, statistics: Mapping[str, Any], kind: str) -> tf.Te
     mask = np.asarray(statistics.get("mask", std >= MIN_STD), bool)
     if kind == "normal":
         return tf.where(mask, (x - mean) / (std + 1e-8), x)
-    names = {"min_max": ("min", "max"), "bounds": ("p01", "p99"), "bounds_q99": ("q01", "q99")}[kind]
-    low, high = (np.asarray(statistics[key], np.float32) for key in names)
+    low, high = limits(statistics, kind)
     return tf.where(mask, tf.clip_by_value(2 * (x - low) / (high - low + 1e-8) - 1, -1, 1), x)
 
 
