@@ -96,7 +96,8 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     task = None
     if loaded.task:
         size, cameras = options.image_size or loaded.image_size, options.cameras or loaded.cameras
-        task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view())
+        view = loaded.view(size=options.image_size)
+        task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=view)
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
     if data := options.rlds or options.demos:

@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     chunks.add_argument("--execute", type=whole(1, 256), help=executed)
     chunks.add_argument("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
     add("--camera", help="view of the primary camera (default: the one of training, or near)")
-    add("--other-view", action="store_true", help="let --camera be another view than the policy was trained through")
+    add("--other-view", action="store_true", help="let --camera or --image-size be others than in training")
     add("--horizon", type=whole(1, MANY), help="control steps per episode (default: the task's)")
     slots = "environments per process; a batch is workers * slots (default 4)"
     add("--slots", type=whole(1, 256), default=4, help=slots)
@@ -53,8 +53,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--policy-limit", type=seconds, default=60.0, help="seconds for an answer (default 60; its first has 600)")
     options = parser.parse_args(arguments)
     parser.refuse_idle_for_policy(options, "execute", "ensemble")
-    if options.camera is None:
-        parser.refuse_idle(options, "without --camera", "other_view")
+    if options.camera is options.image_size is None:
+        parser.refuse_idle(options, "without --camera or --image-size", "other_view")
     if options.cameras is not None and "primary" not in options.cameras:
         parser.refuse_idle(options, "without the primary camera", "camera")
     if options.rlds:
@@ -143,7 +143,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     if options.seed is not None and getattr(loaded.policy, "layout_seeds", None):
         raise PolicyError(f"--seed has no effect: {options.policy} is played on the layouts that it names")
     cameras = loaded.cameras if options.cameras is None else options.cameras
-    view = loaded.view(options.camera, other=options.other_view)
+    view = loaded.view(options.camera, options.image_size, other=options.other_view)
     if cameras:
         require_rendering()
     place = loaded.task, "" if options.variant == "default" else f"_{options.variant}"

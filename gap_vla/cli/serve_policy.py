@@ -77,8 +77,10 @@ def main(argv: list[str] | None = None) -> None:
     limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
     server = PolicyServer(policy, whole_chunks=options.whole_chunks, metadata=metadata, keys=keys, limits=limits)
 
+    host = f"[{options.host}]" if ":" in options.host else options.host  # the colons of IPv6
+
     def ready(port: int) -> None:
-        print(f"serving {options.checkpoint} at ws://{options.host}:{port} (Ctrl-C ends it)", flush=True)
+        print(f"serving {options.checkpoint} at ws://{host}:{port} (Ctrl-C ends it)", flush=True)
         local = options.host == "localhost"
         with contextlib.suppress(ValueError):
             local = ipaddress.ip_address(options.host).is_loopback
@@ -90,4 +92,5 @@ def main(argv: list[str] | None = None) -> None:
             asyncio.run(serve_forever(server, options.host, options.port, ready))
     except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
         reason = getattr(error, "strerror", None) or error
-        raise PolicyError(f"cannot listen on {options.host}:{options.port}: {reason}") from None
+        advice = "give --host an address of this machine, and --port a free one (0 finds one)"
+        raise PolicyError(f"cannot listen on {host}:{options.port}: {reason}; {advice}") from None

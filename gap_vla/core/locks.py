@@ -55,7 +55,7 @@ def waiting(lock: Path | str) -> Iterator[None]:
 def _opened(lock: Path, what: str) -> TextIO:
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(lock, "a+")
+        stream = open(lock, "a+", opener=lambda name, how: os.open(name, how | os.O_NOFOLLOW, 0o666))  # it is emptied
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

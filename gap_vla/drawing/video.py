@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from gap_vla.core.foreign import one_line
 from gap_vla.core.outputs import OutputError, writing
 
 ANSWER = 20.0
@@ -61,7 +62,9 @@ def write_video(
                     count += 1
             _, said = encoder.communicate()
         if encoder.returncode:
-            raise OutputError(f"{path}: ffmpeg failed: {said.decode(errors='replace').strip()}")
+            why = one_line(said.decode(errors="replace")) or f"it was ended, status {encoder.returncode}"
+            advice = "if the disk is full, or a file may not be so large (ulimit -f), make room"
+            raise OutputError(f"{path}: ffmpeg failed: {why}; {advice}")
         if not (arrived := pictures_in(temporary)) or arrived != count:
             raise OutputError(f"{path}: {arrived} of {count} pictures arrived; is the disk full?")
     return path

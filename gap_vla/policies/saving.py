@@ -69,6 +69,8 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
     normalization = account.choice("normalization", NORMALIZATIONS)
     with blaming(described, "no policy can be built from it"):
         height, width, channels = account.list("image_shape", lambda items, key: items.whole(key, 1, 4096))
+        if height != width:
+            raise CheckpointError(f"{described}: image_shape is {height} × {width}; pictures in training are square")
         arguments = (
             build_config(SmallModelConfig, account.section("model").values, "model."),
             account.text("method"),

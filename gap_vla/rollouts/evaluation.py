@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gap_vla.core.foreign import whole
+from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
+from gap_vla.core.resources import require_writable
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
@@ -94,6 +96,7 @@ def evaluate(
     Raises:
         EvaluationError: a setting that measures nothing, `out_dir` holds something else, the simulator fails again and
             again, or not one episode was played to its end.
+        InUseError: another process evaluates in `out_dir`.
         PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
     """
     Settings(episodes, seed, workers, slots_per_worker, videos)
@@ -111,41 +114,47 @@ def evaluate(
         "seed": seed,
         "policy": identity(policy),
     }
-    log = EpisodeLog(out, what, resume=resume)
-    if any(r.steps > chosen.horizon or layouts.get(e, r.layout_seed) != r.layout_seed for e, r in log.records.items()):
-        raise EvaluationError(f"{log.path} has episodes of another evaluation; choose another --out")
-    todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
-    started = time.monotonic()
-    if todo:
-        workers = min(workers, len(todo))
-        slots = min(slots_per_worker, -(-len(todo) // workers))
-        needs_expert = bool(getattr(policy, "privileged", False))
-        mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
-        shown = Progress(title(what), episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
-        guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
-        pool = WorkerPool(chosen, workers, slots, mode, step_limit=limits.simulator, start_limit=limits.simulator_first)
-        try:
-            Rollout(chosen, guarded, pool, log, VideoShelf(out / "videos", videos), shown).run(todo)
-        except PolicyUnavailable as error:
-            done = [record.success for record in log.records.values()]
-            kept = f"{sum(done)} succeeded; kept in {log.path}: the same command continues" if done else "none is kept"
-            raise PolicyUnavailable(f"{error}; {len(done)} of {episodes} episodes are finished, {kept}") from error
-        finally:
-            pool.close()
-            guarded.close()
-            shown.close()
-    cut_short = [record for e in range(episodes) if (record := log.records[e]).error is not None]
-    if len(cut_short) == episodes:
-        raise EvaluationError(
-            f"all {episodes} episodes were cut short, so nothing was measured; the first at {cut_short[0].error}. They "
-            f"are kept in {log.path}: remove it to try again"
-        )
-    summary = {
-        **what,
-        "source": getattr(policy, "source", None),
-        **summarize([log.records[e] for e in range(episodes)], chosen.phases),
-        "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
-        "videos": [str(path.relative_to(out)) for path in VideoShelf(out / "videos", videos).paths],
-    }
-    write_json(out / "summary.json", summary)
+    require_writable(out, "--out")
+    with alone(out / ".lock", str(out)):
+        log = EpisodeLog(out, what, resume=resume)
+        for e, r in log.records.items():
+            layout, ends = layouts.get(e, r.layout_seed), (None, *(chosen.phases or [r.phase]))
+            if r.steps > chosen.horizon or r.layout_seed != layout or r.phase not in ends:
+                raise EvaluationError(f"{log.path}: episode {e} is none of this evaluation; choose another --out")
+        todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
+        started = time.monotonic()
+        if todo:
+            workers = min(workers, len(todo))
+            slots = min(slots_per_worker, -(-len(todo) // workers))
+            needs_expert = bool(getattr(policy, "privileged", False))
+            mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
+            line = Progress(title(what), episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
+            guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
+            wait = {"step_limit": limits.simulator, "start_limit": limits.simulator_first}
+            pool = WorkerPool(chosen, workers, slots, mode, **wait)
+            try:
+                Rollout(chosen, guarded, pool, log, VideoShelf(out / "videos", videos), line).run(todo)
+            except PolicyUnavailable as error:
+                done = [record.success for record in log.records.values()]
+                kept = f"{sum(done)} succeeded; kept in {log.path}: the same command continues"
+                finished = f"{len(done)} of {episodes} episodes are finished, {kept if done else 'none is kept'}"
+                raise PolicyUnavailable(f"{error}; {finished}") from error
+            finally:
+                pool.close()
+                guarded.close()
+                line.close()
+        cut_short = [record for e in range(episodes) if (record := log.records[e]).error is not None]
+        if len(cut_short) == episodes:
+            raise EvaluationError(
+                f"all {episodes} episodes were cut short, so nothing was measured; the first at {cut_short[0].error}. "
+                f"They are kept in {log.path}: remove it to try again"
+            )
+        summary = {
+            **what,
+            "source": getattr(policy, "source", None),
+            **summarize([log.records[e] for e in range(episodes)], chosen.phases),
+            "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
+            "videos": [str(path.relative_to(out)) for path in VideoShelf(out / "videos", videos).paths],
+        }
+        write_json(out / "summary.json", summary)
     return summary

@@ -15,7 +15,6 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
 from gap_vla.core.identity import differences
-from gap_vla.core.resources import require_writable
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.video import write_video
 
@@ -84,7 +83,6 @@ class EpisodeLog:
     Raises:
         EvaluationError: the directory holds another evaluation (the differing entries are named), or any at
             all when `resume` is False, or files of others.
-        ResourceError: it cannot be written to.
     """
 
     def __init__(self, directory: Path, identity: dict[str, Any], *, resume: bool = True) -> None:
@@ -92,7 +90,6 @@ class EpisodeLog:
         self.path = directory / EPISODES_FILE
         self._marker = directory / IDENTITY_FILE
         self._identity = json.loads(json.dumps(identity))
-        require_writable(directory, "--out")
         for name in (IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE, "videos"):
             if (directory / name).is_symlink():
                 raise EvaluationError(f"{directory / name} is a link; an evaluation writes files of its own: remove it")

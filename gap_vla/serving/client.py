@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +27,8 @@ logging.getLogger("websockets").addHandler(logging.NullHandler())  # what goes w
 _PAUSE = 0.5
 """Seconds between two attempts to reach a server that is away."""
 
+MAX_LOST = 3
+"""Connections that a server may close in the middle of one episode; each time it forgets what it was shown."""
 
 MAX_ANSWER = 64 * 2**20
 """Bytes of a server's answer; a chunk of actions has some thousand."""
@@ -52,6 +54,7 @@ class _Link:
                 raise WireError(f"a {type(self.metadata).__name__} instead of a map of metadata")
             self._stack = self._stack.pop_all()
         self.left: deque[np.ndarray] = deque()
+        self.answered = False
 
     def close(self) -> None:
         self._stack.close()
@@ -66,7 +69,8 @@ class RemotePolicy:
     Args:
         address: `ws://host:port`.
         keys: how the server names things.
-        patience: seconds to wait for a server that cannot be reached or has gone; then `PolicyUnavailable`.
+        patience: seconds of an episode to wait for a server that cannot be reached or has gone; then, or when it has
+            closed more than `MAX_LOST` connections in the middle of the episode, `PolicyUnavailable`.
 
     Raises:
         PolicyUnavailable: nobody answers at `address` within `patience`.
@@ -79,6 +83,8 @@ class RemotePolicy:
         _check_address(address)
         self._address, self._keys = address, keys or KeyMapping()
         self._links: dict[int, _Link] = {}
+        self._lost: Counter[int] = Counter()  # connections on which answers had come, by episode
+        self._waited: dict[int, float] = {}  # seconds of patience, by episode
         self._turn = 0  # number of the latest call; an earlier one that was given up on must not go on beside it
         first = self._connect(time.monotonic() + self.patience)
         self.server_metadata = first.metadata
@@ -88,6 +94,7 @@ class RemotePolicy:
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
             self._drop(episode)
+            self._lost[episode], self._waited[episode] = 0, 0.0
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """Raises PolicyUnavailable when the server has gone, PolicyError when it answers with an error."""
@@ -115,7 +122,7 @@ class RemotePolicy:
 
     def _ask(self, episode: int, observation: dict[str, Any]) -> _Link:
         message = pack(self._keys.to_wire(observation))
-        deadline, turn = time.monotonic() + self.patience, self._turn
+        deadline, turn = time.monotonic() + self.patience - self._waited[episode], self._turn
         while True:
             link = self._links.get(episode) or self._connect(deadline)
             self._links[episode] = link
@@ -130,9 +137,15 @@ class RemotePolicy:
                 if turn != self._turn:
                     raise PolicyUnavailable("nobody waits for this answer any more") from error
                 self._drop(episode)
+                self._lost[episode] += link.answered
+                if self._lost[episode] > MAX_LOST:
+                    problem = f"closed {self._lost[episode]} connections in one episode; let it keep one open for each"
+                    raise PolicyUnavailable(f"{self._address} {problem} ({error})") from error
                 if time.monotonic() >= deadline:
                     raise PolicyUnavailable(f"{self._address} keeps closing the connection ({error})") from error
                 time.sleep(_PAUSE)
+                self._waited[episode] = self.patience - (deadline - time.monotonic())
+        link.answered = True
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong
             raise PolicyError(f"{self._address} answered with an error: {one_line(answer[-300:])}")
         try:

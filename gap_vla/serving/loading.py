@@ -6,10 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.foreign import CheckpointError, Section, whole
+from gap_vla.core.foreign import CheckpointError, Section, one_line, whole
+from gap_vla.core.typed_config import choose
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
 from gap_vla.rollouts.policy import ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
+from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 MAX_BATCH = 4096
 """Episodes that a policy is asked about at once: environments per process times processes."""
@@ -25,17 +27,19 @@ class LoadedPolicy:
     cameras: tuple[str, ...] = ("primary",)
     camera: str | None = None
 
-    def view(self, asked: str | None = None, *, other: bool = False) -> str:
+    def view(self, asked: str | None = None, size: int | None = None, *, other: bool = False) -> str:
         """The view for the primary camera: the one of training, unless `asked` names one.
 
         Raises:
-            PolicyError: `asked` is another one than in training, and not with `other`.
+            PolicyError: `asked`, or `size` (pixels), is another one than in training, and not with `other`.
         """
-        if asked and self.camera and asked != self.camera and not other:
-            raise PolicyError(
-                f"the policy was trained through the view {self.camera!r}; leave --camera away, or pass --other-view "
-                f"to let it look through {asked!r}"
-            )
+        trained = {"camera": (asked, self.camera), "image-size": (size, getattr(self.policy, "image_size", None))}
+        for option, (given, known) in trained.items():
+            if given and known and given != known and not other:
+                raise PolicyError(
+                    f"the policy was trained with --{option} {known}; leave --{option} away, or let `evaluate` show it "
+                    f"{given} with --other-view"
+                )
         return asked or self.camera or "near"
 
 
@@ -86,8 +90,16 @@ def load_checkpoint(
         policy = OctoPolicy.load(
             directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
         )
+    for key in ("camera", "image_size"):
+        told, known = getattr(policy, key), getattr(run, key)
+        if None not in (told, known) and told != known:
+            raise CheckpointError(f"{directory} says {key} {told}, its run's config.json {known}; copy the run again")
+    if view := policy.camera or run.camera:
+        tasks = [run.task] if run.task in TASK_NAMES else TASK_NAMES
+        views = dict.fromkeys(view for task in tasks for view in task_spec(task).views)
+        choose(view, list(views), f"{directory}: camera", CheckpointError)
     size, cameras = policy.image_size or 64, policy.cameras or ("primary",)
-    return LoadedPolicy(policy, run.task, size, cameras, policy.camera or run.camera)
+    return LoadedPolicy(policy, run.task, size, cameras, view)
 
 
 def load_policy(
@@ -133,15 +145,22 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
     Where the file tells what was executed from what is to be imitated, the former is played.
 
     Raises:
-        PolicyError: recordings of another task, or seeds that are none or that only some of them have.
+        PolicyError: recordings of another task or version, or seeds that are none or that only some of them have.
         EpisodeError: no such recordings.
     """
     from gap_vla import demos
+    from gap_vla.demos.hdf5_members import attributes_of_data
     from gap_vla.rollouts.recordings import require_task
+    from gap_vla.sim.recording import LAYOUT_VERSION
 
     reader = demos.open_source(path)
     if reader.kind == "robomimic_hdf5":
         require_task(path, task, foreign=False)
+        said, pictures = attributes_of_data(path), task_spec(task).pictures_version if task in TASK_NAMES else None
+        for key, version in (("layout_version", LAYOUT_VERSION), ("pictures_version", pictures)):
+            if version and said.get(key, version) != version:
+                advice = "collect it again (gap-vla collect-demos), or replay it with the gap_vla that recorded it"
+                raise PolicyError(f"{path} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
         if "executed_actions" in reader.dropped():
             reader = demos.open_source(path, action_key="executed_actions")
     episodes = [reader.read(number, images=False) for number in range(len(reader))]
@@ -169,13 +188,14 @@ class _Run:
     normalization: str = "normal"
     threads: int = 1
     camera: str | None = None
+    image_size: int | None = None
 
     @classmethod
     def read(cls, path: Path) -> _Run:
         found = Section.read(path, CheckpointError)
         if "method" not in found or "task" not in found:
             return cls()  # somebody else's file
-        evaluation, train = found.section("eval", {}), found.section("train", {})
+        evaluation, train, demos = (found.section(name, {}) for name in ("eval", "train", "demos"))
         return cls(
             task=found.text("task"),
             method=found.text("method"),
@@ -183,7 +203,8 @@ class _Run:
             ensemble=evaluation.flag("ensemble", False),
             normalization=found.section("data", {}).choice("normalization", NORMALIZATIONS, "normal"),
             threads=train.whole("threads", 1, 1024, 1),
-            camera=found.section("demos", {}).text("camera", "near"),
+            camera=demos.text("camera", "near"),
+            image_size=demos.whole("image_size", 1, 4096) if evaluation.values.get("episodes") else None,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -24,25 +25,26 @@ def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_n
     What ends it before that is answered instead of the steps: as REFUSED what the user can put right, on one line; as
     CRASHED the traceback of anything else.
     """
-    try:
-        from gap_vla.sim.demonstration import demonstrate
-        from gap_vla.sim.environment import make
-        from gap_vla.sim.recording import write_demonstration
+    with contextlib.suppress(ConnectionError):  # the parent has gone
+        try:
+            from gap_vla.sim.demonstration import demonstrate
+            from gap_vla.sim.environment import make
+            from gap_vla.sim.recording import write_demonstration
 
-        env = make(task, **env_kwargs)
-        while (order := _receive(connection)) is not None:
-            attempt, seed = order
-            demo = demonstrate(env, seed, action_noise)
-            if demo.success:
-                write_demonstration(folder / part_name(attempt), demo)
-            else:
-                (folder / f"attempt_{attempt:06d}.failed").touch()
-            connection.send((attempt, KEPT if demo.success else FAILED, len(demo)))
-        env.close()
-    except (UserError, OSError, MemoryError) as error:
-        connection.send((-1, REFUSED, message_of(error)))
-    except Exception:
-        connection.send((-1, CRASHED, traceback.format_exc()))
+            env = make(task, **env_kwargs)
+            while (order := _receive(connection)) is not None:
+                attempt, seed = order
+                demo = demonstrate(env, seed, action_noise)
+                if demo.success:
+                    write_demonstration(folder / part_name(attempt), demo)
+                else:
+                    (folder / f"attempt_{attempt:06d}.failed").touch()
+                connection.send((attempt, KEPT if demo.success else FAILED, len(demo)))
+            env.close()
+        except (UserError, OSError, MemoryError) as error:
+            connection.send((-1, REFUSED, message_of(error)))
+        except Exception:
+            connection.send((-1, CRASHED, traceback.format_exc()))
 
 
 def _receive(connection: Connection) -> tuple[int, int] | None:

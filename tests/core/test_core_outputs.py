@@ -254,12 +254,17 @@ def test_a_full_disk_leaves_no_video_no_picture_and_no_page(small_disk):
     assert full.value.filename == str(small_disk / "x.html") and list(small_disk.iterdir()) == []
 
 
+VERSION = '[ "$1" = -version ] && echo ffmpeg version 0 && exit; '
+
+
 @pytest.mark.parametrize(
     ("ffmpeg", "message"),
     [
         ("exit 0", "stranger is no ffmpeg that answers"),
         ("exec sleep 1000", "stranger is no ffmpeg that answers"),
         ('[ "$1" != -version ] || echo ffmpeg version 0', "0 of .* pictures arrived"),
+        (VERSION + "kill -25 $$", r"ffmpeg failed: .* status -25; if the disk is full, or a file may not be so large"),
+        (VERSION + "echo no; echo space >&2; exit 3", r"ffmpeg failed: space; if the disk is full.*make room$"),
     ],
 )
 def test_what_is_no_ffmpeg_is_named_and_leaves_no_video(tmp_path, monkeypatch, ffmpeg, message):

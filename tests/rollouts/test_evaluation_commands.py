@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,20 @@ def test_a_checkpoint_tells_its_view_and_looks_through_another_only_if_told(run,
     loaded = load_checkpoint(old)
     assert loaded.view() == loaded.view("corner2") == "corner2" and loaded.view("near", other=True) == "near"
     assert script("evaluate").main(["--checkpoint", str(old), "--camera", "near", "--episodes", "1"]) == 2
-    assert "trained through the view 'corner2'; leave --camera away, or pass --other-view" in capsys.readouterr().err
+    assert (
+        "trained with --camera corner2; leave --camera away, or let `evaluate` show it near with --other-view"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_policy_is_shown_pictures_of_another_size_only_if_told(run, tmp_path, capsys):
+    options = ["--checkpoint", str(run), "--image-size", "64", "--out", str(tmp_path / "out")]
+    for name in ("evaluate", "diagnose"):
+        assert script(name).main(options) == 2 and not (tmp_path / "out").exists()
+        said = capsys.readouterr().err
+        assert "trained with --image-size 32; leave --image-size away, or let `evaluate` show it 64 with" in said
+    loaded = load_checkpoint(run)
+    assert loaded.view(size=32) == loaded.view(size=64, other=True) == "near"
 
 
 def test_held_out_error_is_printed_and_written_apart_for_transitions(run, dataset, tmp_path, capsys):
@@ -156,6 +170,35 @@ def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "message"),
+    [
+        ("256.1.1.1", 0, "cannot listen on 256.1.1.1:0: "),
+        ("127.0.0.1", None, "already in use; give --host an address of this machine, and --port a free one"),
+        ("::1", None, "cannot listen on [::1]:"),
+        ("::1", 0, "ws://[::1]:"),
+    ],
+)
+def test_the_address_of_a_server_is_one_that_a_client_can_be_given_or_is_refused(
+    run, host, port, message, capsys, monkeypatch
+):
+    monkeypatch.setattr("gap_vla.rollouts.chunk_policy.ChunkPolicy.warm_up", lambda self: None)
+    monkeypatch.setattr("gap_vla.serving.server.Server.wait_closed", interrupted, raising=False)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+        if port is None:
+            taken.bind((host, 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+        script("serve_policy").main(["--checkpoint", str(run), "--host", host, "--port", str(port)])
+    said = capsys.readouterr()
+    assert message in said.out + said.err and "Traceback" not in said.err
+    assert "ws://" in message or "; give --host" in said.err
+
+
+async def interrupted(self):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

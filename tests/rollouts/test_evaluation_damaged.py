@@ -244,6 +244,9 @@ def test_weights_of_a_small_policy_that_are_not_its_own_are_refused_by_name(run,
         (("image_shape", 0), 0, "image_shape[0] is 0"),
         (("image_shape",), [4, 4, 3], "policy.json"),
         (("image_shape",), [32, 32], "policy.json"),
+        (("image_shape",), [32, 48, 3], "image_shape is 32 × 48"),
+        (("image_shape",), [48, 48, 3], "says image_size 48, its run's config.json 32; copy the run again"),
+        (("camera",), "frontview", "says camera frontview, its run's config.json near"),
         (("proprio_dim",), -9, "proprio_dim is -9"),
         (("proprio_dim",), 8, "policy.safetensors"),
         (("cameras",), [5], "cameras[0] is 5"),
@@ -254,8 +257,21 @@ def test_weights_of_a_small_policy_that_are_not_its_own_are_refused_by_name(run,
 )
 def test_an_account_of_a_small_policy_that_is_none_is_refused_by_its_key(run, keys, value, named):
     folder = run("small")
+    change(folder / "config.json", ("demos",), {"image_size": 32})
+    change(folder / "config.json", ("eval",), {"episodes": 5})
     change(folder / "checkpoint" / "policy.json", keys, value)
     refused(folder, named)
+
+
+def test_a_view_that_no_task_has_is_refused(run):
+    folder = run("small")
+    change(folder / "checkpoint" / "policy.json", ("camera",), "nope")
+    (folder / "config.json").unlink()
+    refused(
+        shutil.move(folder / "checkpoint", folder / "alone"), "alone: camera 'nope' is unknown", "choose one of near"
+    )
+    change(folder / "alone" / "policy.json", ("camera",), "birdview")
+    assert load_checkpoint(folder / "alone").view() == "birdview"
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """Files that hold no measurement: demonstrations, key files, episodes and summaries are refused, by their names."""
 
+import contextlib
 import json
+import os
 
 import h5py
 import numpy as np
 import pytest
 from evaluations import evaluation_of
+from pointmass import PointTask
 
+from gap_vla.core.locks import InUseError, alone
 from gap_vla.report.comparison_render import render
 from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
 from gap_vla.rollouts.policy import RandomPolicy
@@ -47,6 +51,17 @@ def test_demonstrations_are_replayed_as_executed_on_their_layouts_and_in_their_t
         file["data"].attrs["env_args"] = '{"env_name": "Lift", "type": 1}'
     with pytest.raises(PolicyError, match=r"demos\.hdf5 holds demonstrations of Lift; the policy is one for assembly"):
         replaying(path)
+
+
+@pytest.mark.parametrize(("key", "version", "ours"), [("layout_version", 1, 2), ("pictures_version", 99, 1)])
+def test_recordings_of_another_version_are_not_replayed(tmp_path, key, version, ours):
+    path = demonstrations(tmp_path / "demos.hdf5")
+    for made, refused in ((ours, contextlib.nullcontext()), (version, pytest.raises(PolicyError))):
+        with h5py.File(path, "a") as file:
+            file["data"].attrs[key] = made
+        with refused as caught:
+            replaying(path)
+    assert str(caught.value).startswith(f"{path} has {key} {version}, this gap_vla {ours}; collect it again")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**40, 1.5, "five", True])
@@ -141,7 +156,7 @@ def test_an_evaluation_is_not_written_through_a_link(tmp_path):
     assert (tmp_path / "note").read_text() == "the only copy"
 
 
-@pytest.mark.parametrize("change", [{"steps": 4}, {"layout_seed": 9}])
+@pytest.mark.parametrize("change", [{"steps": 4}, {"layout_seed": 9}, {"phase": "flying"}])
 def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(tmp_path, change):
     def evaluated(episodes):
         policy = RandomPolicy(7)
@@ -150,8 +165,31 @@ def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(tmp_path, c
     evaluated(1)
     lines = tmp_path / "episodes.jsonl"
     lines.write_text(json.dumps(json.loads(lines.read_text()) | change) + "\n")
-    with pytest.raises(EvaluationError, match=r"episodes\.jsonl has episodes of another evaluation"):
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode 0 is none of this evaluation; choose"):
         evaluated(2)
+
+
+def test_an_evaluation_is_continued_by_one_process_at_a_time(tmp_path):
+    def evaluated():
+        return evaluate(RandomPolicy(7), PointTask(), episodes=1, seed=0, out_dir=tmp_path / "e", videos=0, workers=1)
+
+    with (
+        alone(tmp_path / "e" / ".lock", "it"),
+        pytest.raises(InUseError, match=rf"e is in use by process {os.getpid()}"),
+    ):
+        evaluated()
+    assert list(tmp_path.iterdir()) == []
+    evaluated()
+    assert sorted(path.name for path in (tmp_path / "e").iterdir()) == [
+        "episodes.jsonl",
+        "evaluation.json",
+        "summary.json",
+    ]
+    (tmp_path / "note").write_text("the only copy")
+    (tmp_path / "e" / ".lock").symlink_to(tmp_path / "note")
+    with pytest.raises(OSError, match=r"\.lock"):
+        evaluated()
+    assert (tmp_path / "note").read_text() == "the only copy"
 
 
 WON = evaluation_of({1: True})

@@ -28,7 +28,7 @@ def test_their_policies_act_as_they_did(run):
         seen = {"image_primary": picture, "proprio": rng.normal(size=(1, 9)).astype(np.float32)}
         np.testing.assert_allclose(loaded.policy.act(seen, [0])[0], expected, atol=1e-4)
     assert loaded.task == Path(run).parts[0] and loaded.cameras == ("primary",)
-    with pytest.raises(PolicyError, match="trained through the view 'near'"):
+    with pytest.raises(PolicyError, match="trained with --camera near"):
         loaded.view("stock")
 
 

@@ -1,0 +1,58 @@
+"""Claims about servers that end connections, or keep them and never answer: every episode ends, with a line on why."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+from websockets.sync.server import serve
+
+from gap_vla.rollouts import PolicyUnavailable
+from gap_vla.serving.client import MAX_LOST, RemotePolicy
+from gap_vla.serving.wire import pack
+
+BATCH = {"proprio": np.zeros((1, 9), np.float32)}
+
+
+@contextlib.contextmanager
+def answering(times, connections):
+    """A server that answers so many times on each connection and then closes it; counts them. Yields its address."""
+
+    def converse(connection):
+        connections.append(connection)
+        connection.send(pack({}))
+        for number, _ in enumerate(connection):
+            if number == times:
+                return connection.close()
+            connection.send(pack({"actions": np.full((1, 7), number, np.float32)}))
+
+    with serve(converse, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+
+
+def test_a_server_that_closes_each_connection_after_some_answers_is_not_asked_for_ever():
+    connections = []
+    with answering(2, connections) as address:
+        policy = RemotePolicy(address, patience=60)
+        policy.reset([0])
+        with pytest.raises(PolicyUnavailable, match=rf"closed {MAX_LOST + 1} connections in one episode; let it keep"):
+            for _ in range(100):
+                policy.act(BATCH, [0])
+        assert len(connections) == 2 + MAX_LOST
+        policy.reset([1])  # another episode is given as many
+        for _ in range(2 * MAX_LOST):
+            policy.act(BATCH, [1])
+        policy.close()
+
+
+def test_the_patience_is_that_of_an_episode_and_does_not_begin_anew_with_each_connection():
+    connections = []
+    with answering(1, connections) as address:
+        policy = RemotePolicy(address, patience=0.4)  # a lost connection costs 0.5 s
+        policy.reset([0])
+        with pytest.raises(PolicyUnavailable, match="keeps closing the connection"):
+            for _ in range(100):
+                policy.act(BATCH, [0])
+        assert len(connections) == 3  # the one that greets, the first of the episode, and another
+        policy.close()
