@@ -48,6 +48,15 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """What `differences` found, for a message.
+
+    >>> in_words({"train.steps": (3, 4)})
+    'train.steps: 3 then, 4 now'
+    """
+    return "; ".join(f"{key}: {old!r} then, {new!r} now" for key, (old, new) in changed.items())
+
+
 def commit() -> str:
     """The project's commit, with `+` if tracked files of the package differ; `unknown` outside of a checkout."""
 

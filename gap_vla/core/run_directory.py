@@ -28,7 +28,7 @@ from typing import Any
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
-from gap_vla.core.identity import differences, flat
+from gap_vla.core.identity import differences, flat, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.typed_config import STEPS, ConfigError
 from gap_vla.core.whole import write_json
@@ -37,10 +37,18 @@ EARLIER = "earlier"
 """Key of `config.json` that lists values which were changed when the run was taken up again."""
 
 
-NO_PART_OF_THE_RESULT = frozenset(
-    "runs data.root eval.workers eval.videos train.log_every train.validate_every train.save_every "
-    "train.threads train.device train.logger".split()
-)
+NO_PART_OF_THE_RESULT = {
+    "runs",
+    "data.root",
+    "eval.workers",
+    "eval.videos",
+    "train.log_every",
+    "train.validate_every",
+    "train.save_every",
+    "train.threads",
+    "train.device",
+    "train.logger",
+}
 """Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
 
 
@@ -230,8 +238,3 @@ def of_result(config: Mapping[str, Any]) -> dict[str, Any]:
 def of_training(config: Mapping[str, Any]) -> dict[str, Any]:
     """By dotted key, everything that can change what is trained."""
     return {key: value for key, value in of_result(config).items() if not key.startswith("eval.")}
-
-
-def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """`train.steps: 3 then, 4 now; …`"""
-    return "; ".join(f"{key}: {old!r} then, {new!r} now" for key, (old, new) in changed.items())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.identity import differences, digest
+from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, stamp
 from gap_vla.core.whole import put, write_json
@@ -66,10 +66,9 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             if not overwrite and not recorded.get("identity"):
                 raise DatasetError(f"{path} exists and was not written by gap_vla; choose another name or version")
             if not overwrite:
-                differing = sorted(differences(recorded["identity"], settings).items())
-                lines = "\n  ".join(f"{name}: {found} → {wanted}" for name, (found, wanted) in differing)
+                changed = in_words(differences(recorded["identity"], settings))
                 advice = "choose another name or version, or overwrite it"
-                raise DatasetError(f"{path} exists and was made differently:\n  {lines}\n{advice}")
+                raise DatasetError(f"{path} exists and was made differently ({changed}); {advice}")
         claim(path, "dataset")
         partial = path.with_name(f".{path.name}.partial")
         mark, described = partial / _MARK, json.dumps(settings, indent=2) + "\n"

@@ -14,7 +14,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
-from gap_vla.core.identity import differences
+from gap_vla.core.identity import differences, in_words
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.video import write_video
 
@@ -96,9 +96,8 @@ class EpisodeLog:
         if self._marker.exists():
             found = Section.read(self._marker, EvaluationError).values
             if found != self._identity:
-                differing = sorted(differences(found, self._identity).items())
-                listing = ", ".join(f"{key}: {old!r} there, {new!r} asked for" for key, (old, new) in differing)
-                raise EvaluationError(f"{directory} holds another evaluation ({listing}); choose another --out")
+                changed = in_words(differences(found, self._identity))
+                raise EvaluationError(f"{directory} holds another evaluation ({changed}); choose another --out")
             if not resume:
                 raise EvaluationError(f"{directory} already holds this evaluation; resume it or choose another --out")
         elif others := sorted(path.name for path in directory.glob("[!.]*")):

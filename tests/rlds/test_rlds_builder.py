@@ -103,7 +103,7 @@ def test_identical_dataset_is_reused_and_a_different_one_is_noticed(tmp_path: Pa
     stamp = (path / "features.json").stat().st_mtime_ns
     assert write_rlds(episodes[:3], tmp_path, "toy") == path
     assert (path / "features.json").stat().st_mtime_ns == stamp
-    with pytest.raises(DatasetError, match=r"val_fraction: 0.1 → 0.5"):
+    with pytest.raises(DatasetError, match=r"val_fraction: 0\.1 then, 0\.5 now"):
         write_rlds(episodes[:3], tmp_path, "toy", val_fraction=0.5)
     with pytest.raises(DatasetError, match=r"data.content"):
         write_rlds(episodes[1:4], tmp_path, "toy")

@@ -49,7 +49,7 @@ def test_build_dataset_annotates_writes_and_reuses(
     assert call(*command, "--method", "gaussian") == 0
     assert (path / "metadata.json").stat().st_mtime_ns == stamp
     assert call(*command, "--method", "fixed") == 2
-    assert "gaussian → fixed" in capsys.readouterr().err
+    assert "'gaussian' then, 'fixed' now" in capsys.readouterr().err
 
 
 def test_what_became_of_a_dataset_is_seen_when_it_is_built_again(

@@ -217,7 +217,7 @@ def test_a_killed_evaluation_resumes_and_gives_the_same_total(tmp_path):
 
 def test_another_evaluation_in_the_folder_is_refused_and_named(tmp_path):
     evaluate(ExpertPolicy(), tmp_path, episodes=1)
-    with pytest.raises(EvaluationError, match="seed: 0 there, 1 asked for"):
+    with pytest.raises(EvaluationError, match="seed: 0 then, 1 now"):
         evaluate(ExpertPolicy(), tmp_path, episodes=1, seed=1)
     with pytest.raises(EvaluationError, match="already holds"):
         evaluate(ExpertPolicy(), tmp_path, episodes=1, resume=False)
