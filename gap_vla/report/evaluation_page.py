@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.outputs import claim, stamp, write_output
-from gap_vla.drawing.markup import bar, command_block, fact_table, film, films, html_table, link, note, page
+from gap_vla.drawing.markup import bar, command_block, fact_table, film, films, html_table, link, note, page, text_table
 from gap_vla.rollouts.record import PAGE_FILE
 from gap_vla.rollouts.summary import describe, title
 
@@ -78,9 +78,7 @@ def _videos(summary: Mapping[str, Any]) -> str:
 
 def variants_table(found: Summaries) -> str:
     """Success on each variant. Their layouts differ, so the rates are to be compared by their intervals."""
-    width = max(map(len, found))
-    rows = [f"{name:<{width}}  {won:>7}  {rate}  ({interval})" for name, won, rate, interval in _cells(found)]
-    return "\n".join(["success, 95 % interval:", *rows])
+    return text_table([("variant", "episodes", "success", "95 % interval"), *_cells(found)])
 
 
 def write_variants(folder: Path, found: Summaries) -> Path:

@@ -58,7 +58,7 @@ def test_a_page_that_somebody_put_there_is_not_replaced_and_one_of_ours_is(tmp_p
 def test_all_variants_make_one_table_and_one_page_that_leads_to_theirs(tmp_path):
     found = {"default": summary(), "light": summary()}
     table = variants_table(found)
-    assert len(table.splitlines()) == 3 and "light        1/2   50 %  (9 to 91 %)" in table
+    assert len(table.splitlines()) == 3 and "light    1/2        50 %    9 to 91 %" in table
     page = write_variants(tmp_path, found).read_text()
     assert 'href="light/index.html"' in page and "9 to 91 %" in page and "<b>" not in page
     assert json.loads((tmp_path / "variants.json").read_text())["light"]["successes"] == 1
