@@ -29,8 +29,12 @@ from typing import Any
 from gap_vla.core.lazy import start_quietly
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_ADVICE = {errno.EFBIG: "raise the limit of file sizes (ulimit -f)", errno.ENAMETOOLONG: "give a shorter name"}
-_ADVICE |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space")
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
 _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130

@@ -22,15 +22,12 @@ SHARING = 64
 """Things that a pickle refers to repeatedly may add up to this many times its size, no more."""
 
 _DTYPE = re.compile(r"(b1|[iu][1248]|f[248]|[US][1-9][0-9]{0,5})")
-_CONSTANTS = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 STRING "
-    "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
-)
+_CONSTANTS = {
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
 _KEYS = (str, bytes, int, float, type(None))
-
-
-class PickleRefused(ValueError):
-    """Something other than numbers, text and arrays in lists and dictionaries, or damage."""
 
 
 class _Name:
@@ -39,7 +36,7 @@ class _Name:
     def __init__(self, module: str, name: str) -> None:
         self.full = f"{module}.{name}".replace("numpy.core.", "numpy._core.")
         if self.full not in _MAKERS and self.full != "numpy.ndarray":
-            raise PickleRefused(f"it contains {module}.{name}; only dictionaries of numpy arrays are read")
+            raise ValueError(f"it contains {module}.{name}; only dictionaries of numpy arrays are read")
 
 
 class _Dtype:
@@ -47,15 +44,15 @@ class _Dtype:
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True) -> None:
         if type(code) is not str or not _DTYPE.fullmatch(code):
-            raise PickleRefused(f"it holds an array of type {str(code)[:40]!r}, not plain numbers or text")
+            raise ValueError(f"it holds an array of type {str(code)[:40]!r}, not plain numbers or text")
         self.value = np.dtype(code)
 
     def build(self, state: Any) -> None:
         """Takes the byte order; the rest of what numpy writes follows from the type's code."""
         if type(state) is not tuple or len(state) < 5 or state[1] not in ("<", ">", "|", "="):
-            raise PickleRefused("it describes an array's type in an unknown way")
+            raise ValueError("it describes an array's type in an unknown way")
         if any(part is not None for part in state[2:5]):
-            raise PickleRefused("it holds an array of records, not of plain numbers or text")
+            raise ValueError("it holds an array of records, not of plain numbers or text")
         self.value = self.value.newbyteorder(state[1])
 
 
@@ -64,12 +61,12 @@ class _Array:
 
     def __init__(self, kind: Any, *_: Any) -> None:
         if not isinstance(kind, _Name) or kind.full != "numpy.ndarray":
-            raise PickleRefused("it makes something other than a plain array")
+            raise ValueError("it makes something other than a plain array")
         self.value: np.ndarray | None = None
 
     def build(self, state: Any) -> None:
         if type(state) is not tuple or len(state) != 5 or type(state[3]) is not bool:
-            raise PickleRefused("it describes an array in an unknown way")
+            raise ValueError("it describes an array in an unknown way")
         _, shape, dtype, by_columns, content = state
         self.value = _array(content, dtype, shape, "F" if by_columns else "C")
 
@@ -78,19 +75,19 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -
     """What `numpy._core.numeric._frombuffer` makes; `K` with `axes` is C order, transposed."""
     content = content.encode("latin1") if type(content) is str else content  # Python 2 wrote bytes as text
     if type(content) not in (bytes, bytearray) or not isinstance(dtype, _Dtype):
-        raise PickleRefused("it holds an array that is not made of bytes")
+        raise ValueError("it holds an array that is not made of bytes")
     if type(shape) is not tuple or not all(type(n) is int for n in shape):
-        raise PickleRefused("it holds an array without a proper shape")
+        raise ValueError("it holds an array without a proper shape")
     permuted = type(axes) is tuple and sorted(axes) == list(range(len(shape)))
     if order not in ("C", "F", "K") or (order == "K") != permuted:
-        raise PickleRefused("it holds an array of unknown order")
+        raise ValueError("it holds an array of unknown order")
     made = array_of(content, dtype.value, shape, order)
     return made.transpose(axes) if order == "K" else made
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
     if type(text) is not str or encoding != "latin1":
-        raise PickleRefused("it encodes text in an unknown way")
+        raise ValueError("it encodes text in an unknown way")
     return text.encode("latin1")
 
 
@@ -114,18 +111,18 @@ class _Machine:
     def step(self, name: str, argument: Any) -> None:
         if name in _CONSTANTS:
             if type(argument) is int and not -(2**63) <= argument < 2**64:
-                raise PickleRefused("it holds a whole number of more than 64 bits")
+                raise ValueError("it holds a whole number of more than 64 bits")
             if type(argument) is str and not argument.isascii():
                 argument.encode()  # half of a surrogate pair is no text: UnicodeEncodeError, a ValueError
             self.stack.append(argument)
         elif name in _STEPS:
             _STEPS[name](self, argument)
         else:
-            raise PickleRefused(f"it contains {name}, which arrays of numbers do not need")
+            raise ValueError(f"it contains {name}, which arrays of numbers do not need")
 
     def top(self, kind: type | tuple[type, ...] = object) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0) or not isinstance(self.stack[-1], kind):
-            raise PickleRefused("its steps do not fit together")
+            raise ValueError("its steps do not fit together")
         return self.stack[-1]
 
     def pop(self, kind: type = object) -> Any:
@@ -137,7 +134,7 @@ class _Machine:
 
     def get(self, place: int) -> None:
         if place not in self.memo:
-            raise PickleRefused("it refers to something that it does not hold")
+            raise ValueError("it refers to something that it does not hold")
         self.stack.append(self.memo[place])
 
     def push_tuple(self, length: int) -> None:
@@ -148,7 +145,7 @@ class _Machine:
 
     def since_mark(self) -> list[Any]:
         if not self.marks:
-            raise PickleRefused("its steps do not fit together")
+            raise ValueError("its steps do not fit together")
         place = self.marks.pop()
         values, self.stack[place:] = self.stack[place:], []
         return values
@@ -161,7 +158,7 @@ class _Machine:
 
     def protocol(self, number: int) -> None:
         if number > NEWEST_PROTOCOL:
-            raise PickleRefused(f"it is of protocol {number}; 0 to {NEWEST_PROTOCOL} are read")
+            raise ValueError(f"it is of protocol {number}; 0 to {NEWEST_PROTOCOL} are read")
 
     def named(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
@@ -170,11 +167,11 @@ class _Machine:
     def reduce(self, _: Any) -> None:
         arguments, named = self.pop(), self.pop()
         if not isinstance(named, _Name) or named.full not in _MAKERS or type(arguments) is not tuple:
-            raise PickleRefused("it calls something that is not a numpy array")
+            raise ValueError("it calls something that is not a numpy array")
         try:
             self.stack.append(_MAKERS[named.full](*arguments))
         except TypeError:
-            raise PickleRefused(f"it gives {named.full} {len(arguments)} unsuitable arguments") from None
+            raise ValueError(f"it gives {named.full} {len(arguments)} unsuitable arguments") from None
 
     def build(self, _: Any) -> None:
         state = self.pop()
@@ -186,7 +183,7 @@ class _Machine:
     def update(self, values: list[Any]) -> None:
         table = self.top(dict)
         if len(values) % 2 or not all(isinstance(key, _KEYS) for key in values[::2]):
-            raise PickleRefused("it holds a dictionary whose keys are neither text nor numbers")
+            raise ValueError("it holds a dictionary whose keys are neither text nor numbers")
         table.update(zip(values[::2], values[1::2]))
 
     def update_new(self) -> None:
@@ -237,7 +234,7 @@ class _Rest:
 
     def read(self, count: int) -> bytes:
         if count > self._size - self._stream.tell():
-            raise PickleRefused("it ends early")
+            raise ValueError("it ends early")
         return self._stream.read(count)
 
 
@@ -249,34 +246,34 @@ def read_pickle(stream: BinaryIO, size: int) -> Any:
         size: of the pickle in bytes.
 
     Raises:
-        PickleRefused, ValueError: the pickle holds anything else, or is damaged. No code of it has run.
+        ValueError: the pickle holds anything else, or is damaged. No code of it has run.
     """
     machine = _Machine()
     for token, argument, _ in pickletools.genops(cast(IO[bytes], _Rest(stream, size))):
         if token.name == "FRAME" and cast(int, argument) > size - stream.tell():
-            raise PickleRefused("it ends early")
+            raise ValueError("it ends early")
         machine.step(token.name, argument)
     if stream.tell() != size:
-        raise PickleRefused("something follows behind its end, such as a second pickle: write one list")
+        raise ValueError("something follows behind its end, such as a second pickle: write one list")
     value = machine.pop()
     if machine.stack or machine.marks:
-        raise PickleRefused("its steps do not fit together")
+        raise ValueError("its steps do not fit together")
     return _finished(value, SHARING * size, 0, {})[0]
 
 
 def _finished(value: Any, most: int, depth: int, done: dict[int, tuple[Any, int]]) -> tuple[Any, int]:
     """A value with its arrays in place, and its size if everything in it stood there by itself."""
     if depth > DEEPEST:
-        raise PickleRefused(f"it nests more than {DEEPEST} levels, or contains itself")
+        raise ValueError(f"it nests more than {DEEPEST} levels, or contains itself")
     if id(value) in done:
         return done[id(value)]
     made, size = value, 1
     if isinstance(value, _Array):
         if value.value is None:
-            raise PickleRefused("it holds an array without content")
+            raise ValueError("it holds an array without content")
         made, size = value.value, value.value.nbytes
     elif isinstance(value, (_Name, _Dtype)):
-        raise PickleRefused("it holds something other than arrays, numbers and text")
+        raise ValueError("it holds something other than arrays, numbers and text")
     elif isinstance(value, (list, tuple)):
         parts = [_finished(part, most, depth + 1, done) for part in value]
         made, size = type(value)(part for part, _ in parts), 1 + sum(size for _, size in parts)
@@ -288,6 +285,6 @@ def _finished(value: Any, most: int, depth: int, done: dict[int, tuple[Any, int]
     elif isinstance(value, np.ndarray):
         size = value.nbytes
     if size > most:
-        raise PickleRefused(f"it grows to more than {SHARING} times its size")
+        raise ValueError(f"it grows to more than {SHARING} times its size")
     done[id(value)] = made, size
     return made, size
