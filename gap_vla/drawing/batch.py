@@ -30,22 +30,16 @@ def batch_picture(batch: Mapping[str, Any], columns: int = 8, rows: int = 4, sca
     cameras = sorted(key for key in observation if key.startswith("image_"))
     there, rho = observation["timestep_pad_mask"], batch.get("rho")
     count = min(columns * rows, len(there))
-    tiles = []
-    for index in range(count):
-        steps = []
-        for step in range(there.shape[1]):
-            frames = [np.repeat(np.repeat(observation[c][index, step], scale, 0), scale, 1) for c in cameras]
-            if rho is not None:
-                colour = (LOW + float(rho[index, step]) * (HIGH - LOW)).astype(np.uint8)
-                frames.append(np.broadcast_to(colour, (STRIP, frames[0].shape[1], 3)))
-            tile = np.concatenate(frames)
-            if not there[index, step]:
-                tile = tile // 3
-            steps.append(tile)
-        tiles.append(np.pad(np.concatenate(steps, 1), ((2, 2), (2, 2), (0, 0)), constant_values=255))
-    blank = np.full_like(tiles[0], 255)
-    tiles += [blank] * (-len(tiles) % columns)
-    return np.concatenate([np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)])
+    parts = [observation[camera][:count].repeat(scale, 2).repeat(scale, 3) for camera in cameras]
+    if rho is not None:
+        colours = (LOW + rho[:count, :, None, None, None] * (HIGH - LOW)).astype(np.uint8)
+        parts.append(np.broadcast_to(colours, (*there[:count].shape, STRIP, parts[0].shape[3], 3)))
+    tiles = np.concatenate(parts, axis=2)
+    tiles[~there[:count]] //= 3
+    windows = np.concatenate(list(np.moveaxis(tiles, 1, 0)), axis=2)
+    margins = ((0, -count % columns), (2, 2), (2, 2), (0, 0))  # the first: blank ones at the end of the last row
+    windows = np.pad(windows, margins, constant_values=255)
+    return np.concatenate([np.concatenate(windows[i : i + columns], 1) for i in range(0, len(windows), columns)])
 
 
 def save_batch_picture(batch: Mapping[str, Any], path: Path) -> None:
