@@ -40,13 +40,13 @@ _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
 
 _EXTRAS = {
-    "phases": "numba torch ruptures sklearn scipy safetensors h5py matplotlib PIL imageio",
-    "rlds": "tensorflow tensorflow_datasets grain pyarrow",
-    "octo": "jax flax optax orbax msgpack tokenizers tensorboardX",
-    "sim": "mujoco robosuite metaworld gymnasium fast_simplification",
-    "serve": "websockets",
-    "hub": "huggingface_hub",
-    "beam": "apache_beam",
+    "phases": ("numba", "torch", "ruptures", "sklearn", "scipy", "safetensors", "h5py", "matplotlib", "PIL", "imageio"),
+    "rlds": ("tensorflow", "tensorflow_datasets", "grain", "pyarrow"),
+    "octo": ("jax", "flax", "optax", "orbax", "msgpack", "tokenizers", "tensorboardX"),
+    "sim": ("mujoco", "robosuite", "metaworld", "gymnasium", "fast_simplification"),
+    "serve": ("websockets",),
+    "hub": ("huggingface_hub",),
+    "beam": ("apache_beam",),
 }
 """Extra of this package to the modules that it brings (pyproject.toml)."""
 
@@ -154,7 +154,7 @@ def missing_extra(error: BaseException) -> str:
     """
     module = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     for extra, modules in _EXTRAS.items():
-        if module in modules.split():
+        if module in modules:
             return (
                 f"this needs the module {module}, which is not installed: pip install 'gap_vla[{extra}]', or "
                 "'gap_vla[all]' for everything"

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.episode import OPENING_UNIT, PROPRIO_PER_ARM, EpisodeError
+from gap_vla.core.typed_config import choose
 from gap_vla.phases.motion import quaternion_product
 
 Rotation = Literal["quat_wxyz", "quat_xyzw", "euler_xyz", "rotvec", "none"]
@@ -42,8 +43,7 @@ class StateLayout:
         if not isinstance(self.gripper, (tuple, list)):
             raise EpisodeError(f"layout: gripper is {self.gripper!r}; give a list of one or two columns")
         object.__setattr__(self, "gripper", tuple(self.gripper))
-        if self.rotation_kind not in [*ROTATIONS]:
-            raise EpisodeError(f"unknown rotation {self.rotation_kind!r}; known: {', '.join(ROTATIONS)}")
+        choose(self.rotation_kind, list(ROTATIONS), "rotation", EpisodeError)
         if len(self.gripper) not in (1, 2):
             raise EpisodeError(f"gripper columns {self.gripper}: name one opening or two finger positions")
         if self.opening_unit not in ("m", "1", None):

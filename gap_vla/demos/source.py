@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import is_text, one_line, refusing
+from gap_vla.core.typed_config import choose
 from gap_vla.demos import fields
 from gap_vla.demos.layout import StateLayout
 
@@ -228,9 +229,7 @@ def _is_of(hint: Any, value: Any) -> bool:
 
 def reader_class(kind: str) -> type[Any]:
     """The reader of a format. Raises EpisodeError: it is unknown."""
-    if kind not in READERS:
-        raise EpisodeError(f"unknown kind {kind!r}; known: {', '.join(sorted(READERS))}")
-    module, name = READERS[kind].split(":")
+    module, name = READERS[choose(kind, list(READERS), "kind", EpisodeError)].split(":")
     return getattr(importlib.import_module(module), name)
 
 

@@ -43,7 +43,6 @@ class EpisodeStore:
 
     def __init__(self, directory: Path, account: Mapping[str, Any]) -> None:
         self.directory = directory
-        self._account = account
         self.source_hash: str = account["source_hash"]
         self.metadata: dict[str, Any] = account["metadata"]
         self.statistics = load_statistics(directory / "dataset_statistics.json")

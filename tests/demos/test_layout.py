@@ -39,5 +39,5 @@ def test_impossible_layouts_are_refused(layout, message: str) -> None:  # type: 
 
 
 def test_a_rotation_that_is_no_text_is_refused() -> None:
-    with pytest.raises(EpisodeError, match=r"unknown rotation \['quat_wxyz'\]"):
+    with pytest.raises(EpisodeError, match=r"rotation \['quat_wxyz'\] is unknown"):
         StateLayout.of({"rotation_kind": ["quat_wxyz"]})

@@ -158,7 +158,7 @@ def test_bad_files_are_refused_with_place_and_reason(file: Path, spoil, message:
 
 
 def test_unknown_kinds_and_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(EpisodeError, match=r"unknown kind 'bag'; known:.*robomimic_hdf5"):
+    with pytest.raises(EpisodeError, match=r"kind 'bag' is unknown; choose one of robomimic_hdf5"):
         open_source(tmp_path, kind="bag")
     with pytest.raises(EpisodeError, match="no such file"):
         open_source(tmp_path / "no.hdf5")
