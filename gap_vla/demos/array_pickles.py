@@ -49,12 +49,12 @@ class ArrayPickles(NamedArrays):
     def read(self, index: int, *, images: bool = True) -> Episode:
         file, key = self._places[index]
         name = file.stem if key is None else f"{file.stem}[{key}]"
-        where, arrays = f"{file}, episode {name}", self._arrays(index)
+        where = f"{file}, episode {name}"
+        arrays = self._arrays(index)
         if not isinstance(arrays, Mapping):
             raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
-        metadata = {"file_path": str(file), "episode_id": name}
         language = self.options["language_instruction"]
-        return self._episode(arrays, where, images, language_instruction=language, metadata=metadata)
+        return self._episode(arrays, where, images, file=file, name=name, language_instruction=language)
 
     def _arrays(self, index: int) -> Any:
         file, key = self._places[index]

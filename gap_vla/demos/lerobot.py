@@ -98,8 +98,9 @@ class LeRobot(NamedArrays):
         for key in self._image_keys if images else ():
             frames = _pictures(table[key], where) if key in stored else _video(place, key, self._fps)
             arrays[key] = resized(frames, self._size)
-        metadata = {"file_path": str(place.table), "episode_id": str(place.index)}
-        return self._episode(arrays, where, images, language_instruction=place.task, metadata=metadata)
+        return self._episode(
+            arrays, where, images, file=place.table, name=str(place.index), language_instruction=place.task
+        )
 
 
 def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: float, where: str) -> None:

@@ -49,7 +49,8 @@ class NpzFolder(NamedArrays):
             arrays,
             f"{file}",
             images,
+            file=file,
+            name=file.stem,
             language_instruction=as_text(text, f"{file}"),
             success=as_truth(arrays.get("success", True), f"{file}: 'success'"),
-            metadata={"file_path": str(file), "episode_id": file.stem},
         )

@@ -135,8 +135,18 @@ class NamedArrays(Source):
         used = {self.options["state_key"], self.options["action_key"], *self._image_keys, *others}
         return {name: "not named as state, action or camera" for name in names if name not in used}
 
-    def _episode(self, arrays: Mapping[str, Any], where: str, images: bool, **rest: Any) -> Episode:
-        """Picks state, action and cameras out of one recording's arrays; `rest`: of the Episode.
+    def _episode(
+        self,
+        arrays: Mapping[str, Any],
+        where: str,
+        images: bool,
+        *,
+        file: Path,
+        name: str,
+        language_instruction: str,
+        success: bool = True,
+    ) -> Episode:
+        """Picks state, action and cameras out of one recording's arrays, found in `file` under a `name`.
 
         Raises:
             EpisodeError: a key is missing (says which there are), a field has another shape or length, a number is not
@@ -158,7 +168,9 @@ class NamedArrays(Source):
                 images={name: fields.as_frames(arrays[key]) for key, name in cameras.items()},
                 proprio=self._layout.to_proprio(rows, where),
                 phase=None if phase is None else fields.as_names(phase, f"{where}: 'phase'"),
-                **rest | {"metadata": {**rest["metadata"], **self._layout.facts}},
+                language_instruction=language_instruction,
+                success=success,
+                metadata={"file_path": str(file), "episode_id": name, **self._layout.facts},
             ).validate()
 
 
