@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import dataclasses
 import ipaddress
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
         if not local:
             print("warning: whoever reaches this address can use the policy; there is no authentication", flush=True)
 
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which `asyncio.run` replaces by one that cancels
     try:
         with keeping("the server has ended; it had written nothing"):
             asyncio.run(serve_forever(server, options.host, options.port, ready))

@@ -22,6 +22,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -84,6 +85,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     def guarded(*args: Any, **kwargs: Any) -> int:
         unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
         try:
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is _MAIN:
+                signal.signal(signal.SIGINT, _interrupt)
             _prepare_streams()
             start_quietly()
             if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
@@ -189,11 +192,21 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+_MAIN, _interrupted = threading.main_thread(), list[float]()
+
+
+def _interrupt(*_: Any) -> None:
+    """Raises for a Ctrl-C, unless one came in the last 10 s: while it is handled, files are closed and workers end."""
+    if not _interrupted or time.monotonic() - _interrupted[-1] > 10:
+        _interrupted.append(time.monotonic())
+        raise KeyboardInterrupt
+
+
 def _interrupt_again(what: sys.UnraisableHookArgs) -> None:
     """A Ctrl-C that fell into a destructor or a callback of the collector, where Python drops it, comes 20 ms later."""
     if issubclass(what.exc_type, KeyboardInterrupt):
-        main = threading.main_thread().ident or 0
-        threading.Timer(0.02, signal.pthread_kill, (main, signal.SIGINT)).start()
+        _interrupted.clear()
+        threading.Timer(0.02, signal.pthread_kill, (_MAIN.ident or 0, signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(what)
 

@@ -221,5 +221,6 @@ async def serve_forever(server: PolicyServer, host: str, port: int, ready: Calla
     try:
         await listening.wait_closed()
     finally:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, listening.close)  # not heard again
         listening.close()
         await listening.wait_closed()

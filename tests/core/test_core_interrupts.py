@@ -1,0 +1,61 @@
+"""Claims about Ctrl-C pressed twice: what the first one began is finished, and the second leaves no traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from scripts_under_test import start
+
+from gap_vla.core.errors import INTERRUPTED
+
+WORKS = """
+import signal, sys, time
+from pathlib import Path
+from gap_vla.core.errors import command, keeping
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+@command
+def main():
+    with keeping("the file is whole"):
+        try:
+            print("working", flush=True)
+            time.sleep(60)
+        finally:
+            print("ending", flush=True)
+            time.sleep(1)
+            Path("file").write_text("whole")
+
+sys.exit(main())
+"""
+
+
+def test_a_second_ctrl_c_lets_what_the_first_one_began_be_finished(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKS], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for word in ("working\n", "ending\n"):
+        assert process.stdout.readline() == word
+        process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (INTERRUPTED, "interrupted; the file is whole\n")
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.2])
+def test_an_evaluation_that_is_interrupted_twice_says_so_once_and_keeps_whole_lines(tmp_path, pause):
+    options = ["--policy", "random", "--task", "assembly", "--horizon", 5, "--cameras", "none", "--out", "e", "--quiet"]
+    process = start("evaluate", *options, "--episodes", 1000, cwd=tmp_path)
+    log = tmp_path / "e" / "episodes.jsonl"
+    while not log.exists() and process.poll() is None:
+        time.sleep(0.01)
+    while process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(pause or 0.001)
+    _, said = process.communicate(timeout=60)
+    kept = "interrupted; finished episodes are kept, the same command continues\n"
+    assert (process.returncode, said) == (INTERRUPTED, kept)
+    assert log.read_text().endswith("}\n")
+    assert sorted(path.name for path in log.parent.iterdir()) == ["episodes.jsonl", "evaluation.json"]
