@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gap_vla.core.errors import UserError, message_of
+from gap_vla.core.identity import flat
 from gap_vla.core.progress import Progress, duration
 from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import ConfigError
@@ -179,7 +180,8 @@ def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory
     loss, gradient = float(measured.loss), float(measured.gradient_norm)
     if np.isfinite(loss) and np.isfinite(gradient):
         return
-    arrays: Any = dict(_arrays(batch))
+    leaves = ((name, value) for name, value in flat(batch, separator="/") if not isinstance(value, Mapping))
+    arrays: Any = {name: np.asarray(value.cpu() if hasattr(value, "cpu") else value) for name, value in leaves}
     with replacing(run.path / "bad_batch.npz") as temporary:
         np.savez(temporary.open("wb"), **arrays)
     bad = ", ".join(name for name, array in arrays.items() if not np.isfinite(np.asarray(array, np.float64)).all())
@@ -188,15 +190,6 @@ def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory
         f"{run.path / 'bad_batch.npz'}{f' (not finite: {bad})' if bad else ''}. "
         "Look at it for extreme values; if it is ordinary, lower optimizer.learning_rate"
     )
-
-
-def _arrays(batch: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """The leaves of a batch by name, from whatever device."""
-    for key, value in batch.items():
-        if isinstance(value, Mapping):
-            yield from _arrays(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", np.asarray(value.cpu() if hasattr(value, "cpu") else value)
 
 
 class StopRequest:

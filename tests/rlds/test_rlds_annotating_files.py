@@ -190,7 +190,7 @@ def test_files_that_are_none_of_ours_are_named(tmp_path):
         annotate_files(tmp_path, tmp_path / "out")
     (tmp_path / "in").mkdir()
     np.savez(tmp_path / "in" / "a.npz", joints=np.zeros((3, 7)))
-    with pytest.raises(AnnotationError, match=r"a\.npz: neither 'proprio' nor 'gripper', 'position', 'quaternion'"):
+    with pytest.raises(AnnotationError, match=r"a\.npz: neither 'proprio' nor 'position', 'quaternion', 'gripper'"):
         annotate_files(tmp_path / "in", tmp_path / "out")
 
 

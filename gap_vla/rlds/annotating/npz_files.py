@@ -78,21 +78,15 @@ def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
 def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -> np.ndarray:
     if "proprio" in arrays:
         return StateLayout.of(job.layout).to_proprio(as_rows(arrays["proprio"], f"{file}: 'proprio'"), str(file))
-    missing = {"position", "quaternion", "gripper"} - set(arrays)
-    if missing:
-        raise AnnotationError(
-            f"{file}: neither 'proprio' nor {', '.join(repr(m) for m in sorted(missing))} "
-            f"(found: {', '.join(arrays) or 'nothing'})"
-        )
-    grip = np.atleast_2d(arrays["gripper"].T).T
-    grip = np.repeat(grip, 2, axis=1) if grip.shape[1] == 1 else grip
-    named = {"position": arrays["position"], "quaternion": arrays["quaternion"], "gripper": grip}
-    parts = [as_rows(value, f"{file}: {name!r}") for name, value in named.items()]
-    if [part.shape[1] for part in parts] != [3, 4, 2]:
-        raise AnnotationError(f"{file}: position, quaternion, gripper have shapes {[part.shape for part in parts]}")
-    if len({len(part) for part in parts}) != 1:
-        raise AnnotationError(f"{file}: position, quaternion, gripper have {[len(part) for part in parts]} steps")
-    return np.concatenate(parts, axis=1)
+    names = ("position", "quaternion", "gripper")
+    if missing := [name for name in names if name not in arrays]:
+        found = ", ".join(arrays) or "nothing"
+        raise AnnotationError(f"{file}: neither 'proprio' nor {', '.join(map(repr, missing))} (found: {found})")
+    state = as_rows(joined(names, arrays.__getitem__, str(file)), f"{file}: {', '.join(names)}")
+    widths = [arrays[name].shape[1:] for name in names]
+    if widths[:2] != [(3,), (4,)] or widths[2] not in ((), (1,), (2,)):
+        raise AnnotationError(f"{file}: position, quaternion, gripper have shapes {[arrays[n].shape for n in names]}")
+    return StateLayout.of("gap" if widths[2] == (2,) else "quaternion_wxyz").to_proprio(state, str(file))
 
 
 def _extra(file: Path, job: AnnotationJob) -> np.ndarray:
