@@ -32,15 +32,43 @@ GREATEST = 1_000_000
 
 _GREATEST = {"num_layers": 256, "num_blocks": 256, "readouts": 4096, "num_tokens": 4096, "max_horizon": 100_000}
 _COUNTS = {
-    *("token_embedding_size", "max_horizon", "num_layers", "mlp_dim", "num_attention_heads", "readouts", "num_tokens"),
-    *("action_horizon", "action_dim", "n_bins", "patch_size", "features", "kernel_sizes", "strides", "num_features"),
-    *("diffusion_steps", "n_diffusion_samples", "time_dim", "hidden_dim", "vocab_size", "max_length"),
+    "action_dim",
+    "action_horizon",
+    "diffusion_steps",
+    "features",
+    "hidden_dim",
+    "kernel_sizes",
+    "max_horizon",
+    "max_length",
+    "mlp_dim",
+    "n_bins",
+    "n_diffusion_samples",
+    "num_attention_heads",
+    "num_features",
+    "num_layers",
+    "num_tokens",
+    "patch_size",
+    "readouts",
+    "strides",
+    "time_dim",
+    "token_embedding_size",
+    "vocab_size",
 }
 """Names of whole numbers, or lists of them, that cannot be 0."""
-_FLAGS = set(
-    "repeat_task_tokens use_correct_attention add_position_embedding enforce_causal use_token_learner proper_pad_mask "
-    "discretize finetune_encoder use_film use_map use_layer_norm encode_with_model".split()
-)
+_FLAGS = {
+    "add_position_embedding",
+    "discretize",
+    "encode_with_model",
+    "enforce_causal",
+    "finetune_encoder",
+    "proper_pad_mask",
+    "repeat_task_tokens",
+    "use_correct_attention",
+    "use_film",
+    "use_layer_norm",
+    "use_map",
+    "use_token_learner",
+}
 """Names of what is true or false."""
 _PREFIX = "hf://"
 

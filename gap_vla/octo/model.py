@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import struct, traverse_util
 from jaxtyping import Array, Bool, Float
 
@@ -206,8 +207,7 @@ class OctoModel:
         for name, head in self.module.heads.items():
             gives = f"(B, {head.action_horizon}, {head.action_dim})"
             lines += [f"  {name}: {type(head).__name__} reads {head.readout_key}, gives {gives}"]
-        total = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.params))
-        lines += [f"Parameters: {total:,}"]
+        lines += [f"Parameters: {optax.tree_utils.tree_size(self.params):,}"]
         return "\n".join(lines)
 
 

@@ -19,6 +19,9 @@ SIZES: dict[str, dict[str, int]] = {
 }
 """Widths of the published models."""
 
+PLAIN = {"dropout_rate": 0.0, "attention_dropout_rate": 0.0, "add_position_embedding": False}
+"""What all transformers here have in common."""
+
 
 def published_config(name: str) -> dict[str, Any]:
     """The config that the published `"octo-small-1.5"` and `"octo-base-1.5"` were trained with.
@@ -56,7 +59,7 @@ def published_config(name: str) -> dict[str, Any]:
             "task_tokenizers": {"language": language},
             "heads": {"action": head},
             "readouts": {"action": 1},
-            "transformer_kwargs": _transformer(**sizes),
+            "transformer_kwargs": {**sizes, **PLAIN},
             "token_embedding_size": width,
             "max_horizon": 10,
             "repeat_task_tokens": True,
@@ -66,17 +69,6 @@ def published_config(name: str) -> dict[str, Any]:
             f"{TEXT}:HFTokenizer", tokenizer_name="t5-base", encode_with_model=False, tokenizer_kwargs=words
         ),
         "window_size": 2,
-    }
-
-
-def _transformer(num_layers: int, mlp_dim: int, num_attention_heads: int) -> dict[str, Any]:
-    return {
-        "num_layers": num_layers,
-        "mlp_dim": mlp_dim,
-        "num_attention_heads": num_attention_heads,
-        "dropout_rate": 0.0,
-        "attention_dropout_rate": 0.0,
-        "add_position_embedding": False,
     }
 
 
@@ -149,7 +141,12 @@ def small_config(
             "task_tokenizers": {},
             "heads": {"action": ModuleSpec.create(f"{HEADS}:{KINDS[head]}", **fields)},
             "readouts": {"action": 1},
-            "transformer_kwargs": _transformer(num_layers, mlp_dim or 4 * token_embedding_size, num_attention_heads),
+            "transformer_kwargs": {
+                "num_layers": num_layers,
+                "mlp_dim": mlp_dim or 4 * token_embedding_size,
+                "num_attention_heads": num_attention_heads,
+                **PLAIN,
+            },
             "token_embedding_size": token_embedding_size,
             "max_horizon": window_size,
             "repeat_task_tokens": False,

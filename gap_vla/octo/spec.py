@@ -22,16 +22,21 @@ HEADS = "octo.model.components.action_heads"
 TEXT = "octo.data.utils.text_processing"
 
 _TABLE: dict[tuple[str, str], str | Callable[..., Any]] = {
-    (module, name): home
-    for module, home, names in (
-        (TOKENIZERS, "gap_vla.octo.tokenizers", "ImageTokenizer LanguageTokenizer LowdimObsTokenizer BinTokenizer"),
-        (ENCODERS, "gap_vla.octo.encoders", "PatchEncoder SmallStem SmallStem16 SmallStem32"),
-        (HEADS, "gap_vla.octo.heads.continuous", "ContinuousActionHead MSEActionHead L1ActionHead"),
-        (HEADS, "gap_vla.octo.heads.diffusion", "DiffusionActionHead"),
-        (HEADS, "gap_vla.octo.heads.discrete", "DiscreteActionHead TokenPerDimActionHead"),
-        (TEXT, "gap_vla.octo.text", "HFTokenizer"),
-    )
-    for name in names.split()
+    (TOKENIZERS, "ImageTokenizer"): "gap_vla.octo.tokenizers",
+    (TOKENIZERS, "LanguageTokenizer"): "gap_vla.octo.tokenizers",
+    (TOKENIZERS, "LowdimObsTokenizer"): "gap_vla.octo.tokenizers",
+    (TOKENIZERS, "BinTokenizer"): "gap_vla.octo.tokenizers",
+    (ENCODERS, "PatchEncoder"): "gap_vla.octo.encoders",
+    (ENCODERS, "SmallStem"): "gap_vla.octo.encoders",
+    (ENCODERS, "SmallStem16"): "gap_vla.octo.encoders",
+    (ENCODERS, "SmallStem32"): "gap_vla.octo.encoders",
+    (HEADS, "ContinuousActionHead"): "gap_vla.octo.heads.continuous",
+    (HEADS, "MSEActionHead"): "gap_vla.octo.heads.continuous",
+    (HEADS, "L1ActionHead"): "gap_vla.octo.heads.continuous",
+    (HEADS, "DiffusionActionHead"): "gap_vla.octo.heads.diffusion",
+    (HEADS, "DiscreteActionHead"): "gap_vla.octo.heads.discrete",
+    (HEADS, "TokenPerDimActionHead"): "gap_vla.octo.heads.discrete",
+    (TEXT, "HFTokenizer"): "gap_vla.octo.text",
 }
 
 _NOT_COVERED = {

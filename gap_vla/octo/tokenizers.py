@@ -91,9 +91,8 @@ class ImageTokenizer(nn.Module):
         tokens = features.reshape(batch, window, -1, features.shape[-1])
         if self.use_token_learner:
             tokens = TokenLearner(self.num_tokens)(tokens, train=train)
-        shape = tokens.shape[:-1]
-        mask = pad_mask(observations, keys, shape) if self.proper_pad_mask else jnp.ones(shape, bool)
-        return TokenGroup(tokens=tokens, mask=mask)
+        mask = pad_mask(observations, keys, tokens.shape[:-1]) if self.proper_pad_mask else None
+        return TokenGroup.create(tokens, mask)
 
     def _goals(self, observations: Mapping[str, Any], tasks: Mapping[str, Any]) -> list[jax.Array]:
         """Goal images uint8[B, h, w, c] by sorted key, zeros for cameras without one."""
@@ -197,9 +196,8 @@ class LanguageTokenizer(nn.Module):
             tokens = tokens[:, None, :] if tokens.ndim == 2 else tokens
         if not self.finetune_encoder:
             tokens = jax.lax.stop_gradient(tokens)
-        shape = tokens.shape[:-1]
-        mask = pad_mask(tasks, ["language_instruction"], shape) if self.proper_pad_mask else jnp.ones(shape, bool)
-        return TokenGroup(tokens=tokens, mask=mask)
+        mask = pad_mask(tasks, ["language_instruction"], tokens.shape[:-1]) if self.proper_pad_mask else None
+        return TokenGroup.create(tokens, mask)
 
 
 _EPS = 1e-6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import collections
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,7 +59,7 @@ class OctoPolicy(ChunkPolicy):
         self.camera = camera if isinstance(camera, str) else None
         self._has_pad_mask_dict = "pad_mask_dict" in example
         self._run = self._compile()
-        self._tasks: collections.OrderedDict[tuple[str, ...] | int, Any] = collections.OrderedDict()
+        self._task = functools.lru_cache(REMEMBERED_TASKS)(self._new_task)
 
     @classmethod
     def load(cls, checkpoint: str | Path, *, step: int | None = None, **options: Any) -> OctoPolicy:
@@ -95,24 +95,14 @@ class OctoPolicy(ChunkPolicy):
         number = episode.number % 2**32  # those of `warm_up` are negative
         return np.asarray(jax.random.fold_in(jax.random.fold_in(root, number), episode.steps))
 
-    def _task(self, texts: tuple[str, ...]) -> Any:
-        """The model's task input: instructions if it reads them, everything else absent; the last are remembered."""
+    def _new_task(self, texts: tuple[str, ...]) -> Any:
+        """The model's task input: instructions if it reads them, everything else absent."""
         import jax
 
-        reads = self._model.text_processor is not None
-        key = texts if reads else len(texts)
-        if key in self._tasks:
-            self._tasks.move_to_end(key)
-            return self._tasks[key]
-        if reads:
-            task = self._model.create_tasks(texts=list(texts))
-        else:
-            example = self._model.example_batch["task"]
-            task = jax.tree.map(lambda leaf: np.zeros((len(texts), *leaf.shape[1:]), leaf.dtype), example)
-        self._tasks[key] = task
-        while len(self._tasks) > REMEMBERED_TASKS:
-            self._tasks.popitem(last=False)
-        return task
+        if self._model.text_processor is not None:
+            return self._model.create_tasks(texts=list(texts))
+        example = self._model.example_batch["task"]
+        return jax.tree.map(lambda leaf: np.zeros((len(texts), *leaf.shape[1:]), leaf.dtype), example)
 
     def _compile(self) -> Callable[..., Any]:
         import jax

@@ -71,7 +71,7 @@ def read_outcomes(found: Section) -> dict[int, bool]:
     records = [EpisodeRecord(number, *row) for number, row in enumerate(zip(layouts, outcomes, steps, ends))]
     phases = list(found.section("phases").section("reached").values) if found.values.get("phases") else []
     again = summarize(records, phases)
-    for key in "episodes successes success_rate interval mean_steps mean_steps_success phases".split():
+    for key in ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases"):
         found.require(key)
         given, right = (json.dumps(values[key]) for values in (found.values, again))
         if _rounded(given) != _rounded(right):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -123,11 +124,23 @@ class SimTask:
         }
 
 
-def sim_task(name: str, *, horizon: int | None = None, **scene: Any) -> SimTask:
+def sim_task(
+    name: str,
+    *,
+    image_size: int = SimTask.image_size,
+    cameras: Sequence[str] = SimTask.cameras,
+    variant: str = SimTask.variant,
+    camera: str = SimTask.camera,
+    horizon: int | None = None,
+) -> SimTask:
     """Looks the task up in `gap_vla.sim`.
 
     Args:
-        scene: `image_size`, `cameras`, `variant`, `camera`, as in `SimTask`.
+        image_size: height and width of the pictures (pixels).
+        cameras: pictures in the observation, of `primary` and `wrist`.
+        variant: how the scene differs from the demonstrations' (`gap_vla.sim.VARIANT_NAMES`).
+        camera: the view of `primary` (`near`, or a camera of the simulator's model).
+        horizon: control steps after which an episode ends; default: the task's own.
 
     Raises:
         UnknownNameError: an unknown task, camera, view or variant; lists the known ones.
@@ -136,11 +149,19 @@ def sim_task(name: str, *, horizon: int | None = None, **scene: Any) -> SimTask:
     from gap_vla import sim
 
     spec = sim.task_spec(name)
-    steps = spec.horizon if horizon is None else horizon
-    scene["cameras"] = tuple(scene.get("cameras", SimTask.cameras))
-    task = SimTask(spec.name, spec.instruction, steps, spec.action_dim, tuple(spec.phases), **scene)
-    sim.variant_spec(task.variant)
-    choose(task.camera, spec.views, "view", sim.UnknownNameError)
-    for one in task.cameras:
+    task = SimTask(
+        name=spec.name,
+        instruction=spec.instruction,
+        horizon=spec.horizon if horizon is None else horizon,
+        action_dim=spec.action_dim,
+        phases=spec.phases,
+        image_size=image_size,
+        cameras=tuple(cameras),
+        variant=variant,
+        camera=camera,
+    )
+    sim.variant_spec(variant)
+    choose(camera, spec.views, "view", sim.UnknownNameError)
+    for one in cameras:
         choose(one, ("primary", "wrist"), "camera", sim.UnknownNameError)
     return task

@@ -29,8 +29,6 @@ class MetaWorldWorld(World):
     groups = (0, 1, 2)
     wrist = View((-0.06, 0.0, -0.13), (0.10, 0.0, -0.04), 75.0, (0.0, 0.0, 1.0), "hand")
     library_name: ClassVar[str]
-    object_bodies: ClassVar[Sequence[str]] = ()
-    """Bodies that the task is about; the first one is what the hand manipulates."""
     stretch: ClassVar[Sequence[float]] = (1.5,) * 6
     """Factors on the library's ranges (object xyz, goal xyz) in the wide variants; 1 where they mean nothing."""
 
@@ -90,13 +88,11 @@ class MetaWorldWorld(World):
         return self._success
 
     def hand(self, arm: int = 0) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
-        hand = self.data.body("hand")
-        return hand.xpos.copy(), hand.xmat.reshape(3, 3).copy()
+        return self.body_pose("hand")
 
     def fingers(self, arm: int = 0) -> Float[np.ndarray, " 2"]:
-        across = self.data.body("hand").xmat.reshape(3, 3)[:, 1]
-        middle = self.data.body("hand").xpos
-        return np.array([(self.data.body(pad).xpos - middle) @ across for pad in ("leftpad", "rightpad")])
+        middle, rotation = self.hand()
+        return np.array([(self.data.body(pad).xpos - middle) @ rotation[:, 1] for pad in ("leftpad", "rightpad")])
 
     def servo(self, arm: int, goal: Goal, gain: float, speed: float) -> Float[np.ndarray, " 7"]:
         # the hand lags behind its target by up to 3 cm, so the gain is small: full speed from 10 cm / gain away

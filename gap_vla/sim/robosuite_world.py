@@ -41,8 +41,6 @@ class RobosuiteWorld(World):
     groups = (1,)
     bases: ClassVar[Sequence[tuple[float, Sequence[float]]]] = ((0.0, (0.0, 0.0, 0.0)),)
     friction: ClassVar[tuple[float, float, float]] = (1.0, 0.005, 0.0001)
-    object_bodies: ClassVar[Sequence[str]] = ()
-    """Bodies that the task is about."""
     coarse: ClassVar[Mapping[str, tuple[float, int]]] = {
         **{part: (0.1, 300) for part in ("mount", "pedestal", "controller_box", "base")},
         **{f"link{i}": (0.1, 300) for i in range(7)},
@@ -145,11 +143,6 @@ class RobosuiteWorld(World):
 
     def landmarks(self) -> dict[str, np.ndarray]:
         return {f"hand{arm}": self.hand(arm)[0] for arm in range(self.spec.n_arms)}
-
-    def body_pose(self, name: str) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
-        """Position (m) and rotation matrix of a body, world frame."""
-        body = self.data.body(name)
-        return body.xpos.copy(), body.xmat.reshape(3, 3).copy()
 
     def put_free(self, joint: str, position: Sequence[float], yaw: float) -> None:
         """Puts a free body to a position (m), turned by `yaw` (rad) about the vertical."""

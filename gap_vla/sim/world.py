@@ -46,6 +46,8 @@ class World(abc.ABC):
     near: ClassVar[View]
     wrist: ClassVar[View]
     """The task's own cameras, of image_primary and image_wrist."""
+    object_bodies: ClassVar[Sequence[str]] = ()
+    """Bodies that the task is about; Meta-World's first one is what the hand manipulates."""
 
     def __init__(self, spec: TaskSpec, variant: Variant) -> None:
         self.spec, self.variant = spec, variant
@@ -91,6 +93,11 @@ class World(abc.ABC):
         """Positions (m, world) of the task's objects and goals, by name; the landmarks without the hands."""
         hands = {"hand", *(f"hand{arm}" for arm in range(self.spec.n_arms))}
         return {name: point for name, point in self.landmarks().items() if name not in hands}
+
+    def body_pose(self, name: str) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
+        """Position (m) and rotation matrix of a body, world frame."""
+        body = self.data.body(name)
+        return body.xpos.copy(), body.xmat.reshape(3, 3).copy()
 
     def proprio(self) -> Float[np.ndarray, " p"]:
         """float32[9 * arms]: per arm eef xyz (m, world), quaternion wxyz, two finger positions (m)."""

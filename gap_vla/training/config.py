@@ -188,7 +188,7 @@ class Experiment(abc.ABC):
     prefix: ClassVar[str] = ""
     several_hosts: ClassVar[bool] = False
     memory_advice: ClassVar[str] = "train.batch_size"
-    exported: ClassVar[str]
+    exported: ClassVar[tuple[str, ...]]
 
     task: str
     method: str = ""

@@ -129,7 +129,12 @@ class FinetuneConfig(Experiment):
     trained_by: ClassVar[str] = "gap_vla.training.octo_trainer:OctoTrainer"
     methods: ClassVar[tuple[str, ...]] = METHODS
     several_hosts: ClassVar[bool] = True
-    exported: ClassVar[str] = "config.json dataset_statistics.json example_batch.msgpack {steps}/default/checkpoint"
+    exported: ClassVar[tuple[str, ...]] = (
+        "config.json",
+        "dataset_statistics.json",
+        "example_batch.msgpack",
+        "{steps}/default/checkpoint",
+    )
     memory_advice: ClassVar[str] = "train.batch_size (or raise train.accumulate)"
 
     method: str = "vp_gap"

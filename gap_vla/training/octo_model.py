@@ -143,7 +143,9 @@ def optimizer_of(
 def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> str:
     """What will be trained: size, memory, and the leaves that GAP adjusts. Works on arrays and on their shapes."""
     whole = [parameters.trainable, parameters.frozen]
-    count, fixed, leaves = _count(whole), _count(parameters.frozen), len(jax.tree_util.tree_leaves(whole))
+    leaves = len(jax.tree_util.tree_leaves(whole))
+    count = optax.tree_utils.tree_size(whole)
+    fixed = optax.tree_utils.tree_size(parameters.frozen)
     lines = [
         f"model: Octo, {count:,} parameters in {leaves} leaves" + (f", {fixed:,} frozen" if fixed else ""),
         f"memory: parameters {shown(_bytes(whole))}, gradients {shown(_bytes(parameters.trainable))}, "
@@ -177,28 +179,29 @@ def dry_run(config: FinetuneConfig) -> str:
     return "\n".join(lines)
 
 
-def _count(tree: Any) -> int:
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree_util.tree_leaves(tree))
-
-
 def _bytes(tree: Any) -> int:
-    sized = [leaf for leaf in jax.tree_util.tree_leaves(tree) if hasattr(leaf, "dtype")]
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in sized)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree_util.tree_leaves(tree) if hasattr(leaf, "dtype"))
 
 
 def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The layout of the small model for the shapes of `batch`."""
     observation, action = batch["observation"], batch["action"]
     images = sorted(key for key in observation if key.startswith("image_"))
-    same = "window_size head token_embedding_size num_layers mlp_dim stem_features stem_patch".split()
+    model = config.model
     return small_config(
         image_keys=images,
         image_size=observation[images[0]].shape[2],
         proprio_dim=observation["proprio"].shape[-1] if config.uses_proprio else None,
         action_dim=action.shape[-1],
         action_horizon=action.shape[-2],
-        num_attention_heads=config.model.num_heads,
-        **{name: getattr(config.model, name) for name in same},
+        token_embedding_size=model.token_embedding_size,
+        num_layers=model.num_layers,
+        num_attention_heads=model.num_heads,
+        mlp_dim=model.mlp_dim,
+        head=model.head,
+        window_size=model.window_size,
+        stem_features=model.stem_features,
+        stem_patch=model.stem_patch,
     )
 
 

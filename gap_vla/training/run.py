@@ -82,7 +82,8 @@ class Run:
                 if run.complete:
                     from gap_vla.report.runs import Run as Finished
 
-                    require_exported(run.checkpoint, config.exported.format(steps=config.train.steps).split())
+                    files = [name.format(steps=config.train.steps) for name in config.exported]
+                    require_exported(run.checkpoint, files)
                     summary = Finished.read(run.path).summary
                     print(f"{run.path} is complete", flush=True)
                     return dict(summary)

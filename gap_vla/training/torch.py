@@ -65,7 +65,7 @@ class SmallConfig(Experiment):
     trained_by: ClassVar[str] = "gap_vla.training.torch_trainer:SmallTrainer"
     methods: ClassVar[tuple[str, ...]] = tuple(registry.METHODS)
     prefix: ClassVar[str] = "small-"
-    exported: ClassVar[str] = "policy.json dataset_statistics.json policy.safetensors"
+    exported: ClassVar[tuple[str, ...]] = ("policy.json", "dataset_statistics.json", "policy.safetensors")
 
     method: str = "gap"
     model: SmallModelConfig = dataclasses.field(default_factory=SmallModelConfig)

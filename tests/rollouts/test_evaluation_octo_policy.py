@@ -113,7 +113,7 @@ def test_only_the_last_instructions_are_remembered(model, monkeypatch):
     policy = OctoPolicy(model.replace(text_processor=object()), batch_size=1)
     for number in [*range(3 * REMEMBERED_TASKS), 3 * REMEMBERED_TASKS - 1, 0]:
         assert policy._task((f"text {number}",)) == {"read": [f"text {number}"]}
-        assert len(policy._tasks) <= REMEMBERED_TASKS
+        assert policy._task.cache_info().currsize <= REMEMBERED_TASKS
     assert encoded == [f"text {number}" for number in [*range(3 * REMEMBERED_TASKS), 0]]
 
 

@@ -114,7 +114,7 @@ def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
     facts["validation"] = {"val/action_mse": 0.5, "val/mean_action_mse": 0.5}
     write_json(run.summary, {**facts, "seconds": {"train": 1.0}})
     writers = {".json": _json, ".safetensors": _weights, ".msgpack": _parameters, "": _parameters}
-    for path in (run.checkpoint / name.format(steps=7) for name in kind.exported.split()):
+    for path in (run.checkpoint / name.format(steps=7) for name in kind.exported):
         with pytest.raises(ConfigError, match=rf"{path}, of a finished run, cannot be read: .*No such file.*; copy it"):
             Run(config, "named").to_the_end(resume=True)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,24 +24,21 @@ SHAFT = 0.06
 SUCCESS_DISTANCE = 0.012
 """The needle is threaded when shaft and ring centre are this near (m): half of the shaft is through."""
 
-_PI = np.pi
-_RANGES: dict[str, dict[str, tuple[float, float]]] = {
-    "default": {
-        "needle_x": (-0.20, -0.05),
-        "needle_y": (0.15, 0.25),
-        "needle_yaw": (_PI - _PI / 6, _PI + _PI / 6),
-        "ring_x": (0.0, 0.0),
-        "ring_y": (-0.15, -0.15),
-        "ring_yaw": (_PI / 2, _PI / 2),
-    },
-    "wide": {
-        "needle_x": (-0.20, 0.05),
-        "needle_y": (0.15, 0.25),
-        "needle_yaw": (_PI - _PI / 3, _PI + _PI / 3),
-        "ring_x": (-0.05, 0.05),
-        "ring_y": (-0.18, -0.12),
-        "ring_yaw": (_PI / 2 - 0.3, _PI / 2 + 0.3),
-    },
+_DEFAULT = {
+    "needle_x": (-0.20, -0.05),
+    "needle_y": (0.15, 0.25),
+    "needle_yaw": (np.pi - np.pi / 6, np.pi + np.pi / 6),
+    "ring_x": (0.0, 0.0),
+    "ring_y": (-0.15, -0.15),
+    "ring_yaw": (np.pi / 2, np.pi / 2),
+}
+_WIDE = {
+    "needle_x": (-0.20, 0.05),
+    "needle_y": (0.15, 0.25),
+    "needle_yaw": (np.pi - np.pi / 3, np.pi + np.pi / 3),
+    "ring_x": (-0.05, 0.05),
+    "ring_y": (-0.18, -0.12),
+    "ring_yaw": (np.pi / 2 - 0.3, np.pi / 2 + 0.3),
 }
 """Needle position (m) and yaw of its tip; ring position (m) and yaw of its axis."""
 
@@ -86,7 +83,7 @@ class Threading(RobosuiteWorld):
             friction="0.3 0.005 0.0001" {needle}/></body>"""
 
     def place(self, rng: np.random.Generator) -> None:
-        start = draw_ranges(rng, _RANGES["default"], _RANGES["wide"], self.variant.positions)
+        start = draw_ranges(rng, _DEFAULT, _WIDE, self.variant.positions)
         self.put_fixed("tripod", (start["ring_x"], start["ring_y"], TABLE_Z), start["ring_yaw"])
         self.put_free("needle_free", (start["needle_x"], start["needle_y"], TABLE_Z + 0.0205), start["needle_yaw"])
 
@@ -161,7 +158,6 @@ class Threading(RobosuiteWorld):
                 lambda: bring(0.085),
                 tolerance=0.003,
                 turn_tolerance=0.05,
-                stay=1,
                 limit=60,
                 gain=1.2,
                 precise=True,
@@ -185,7 +181,7 @@ class Threading(RobosuiteWorld):
             before = ring[:2] - 0.14 * direction * axis[:2]
             turn = nearest_angle(wanted - tip, 0.0)
             stretch = max(0.0, float(np.linalg.norm(before - base)) - 0.68)
-            for side in (_PI / 2, -_PI / 2):
+            for side in (np.pi / 2, -np.pi / 2):
                 grasp = nearest_angle(tip + side, NEUTRAL_YAW)
                 worst = max(abs(grasp - comfort(needle)), abs(grasp + turn - comfort(before)))
                 cost = worst + 0.2 * abs(turn) + (1.5 if direction > 0 else 0.0) + 30 * stretch
