@@ -15,7 +15,7 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import claim
 from gap_vla.report.page import write_report
 from gap_vla.report.runs import ReportError, Run
-from gap_vla.training.finished import training_rho
+from gap_vla.training.data import training_rho
 
 
 def look_into(options: argparse.Namespace, command: str) -> Path:

@@ -43,7 +43,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     from gap_vla.report.page import write_report
-    from gap_vla.training.finished import training_rho
+    from gap_vla.training.data import training_rho
 
     claim_page(options)
     line = shlex.join(["gap-vla", "report", *(sys.argv[1:] if argv is None else argv)])

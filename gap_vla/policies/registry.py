@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -95,5 +95,4 @@ def method_name(given: str, known: Iterable[str], what: str = "method") -> str:
 
 def find(registry: Mapping[str, str], name: str) -> Any:
     """The class registered under `name`; the name was checked when the configuration was read."""
-    module, _, attribute = registry[name].partition(":")
-    return getattr(importlib.import_module(f"gap_vla.policies.{module}"), attribute)
+    return pkgutil.resolve_name(f"gap_vla.policies.{registry[name]}")

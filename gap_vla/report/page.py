@@ -30,7 +30,7 @@ def write_report(
         command: that writes this page, as the user gave it.
         more: key, title and HTML of further sections.
         videos: per run and variant, at most.
-        rho_of: ρ that a run was trained with, `gap_vla.training.finished.training_rho`; default: none is shown.
+        rho_of: ρ that a run was trained with, `gap_vla.training.data.training_rho`; default: none is shown.
 
     Raises:
         ReportError: no runs, runs of several tasks, or two of a method and seed.

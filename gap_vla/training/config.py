@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
@@ -273,8 +273,7 @@ class Experiment(abc.ABC):
 
     def trainer(self) -> Any:
         """The backend's `gap_vla.training.loop.Trainer`; loads the framework."""
-        module, _, name = self.trained_by.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(self.trained_by)
 
 
 def experiment(

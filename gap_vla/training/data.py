@@ -1,4 +1,4 @@
-"""What a configuration reads from an episode store."""
+"""What a configuration reads from an episode store, before, in and after its training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
+from gap_vla.core.foreign import blaming
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.report.runs import Run
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Batch
 from gap_vla.sim import TASK_NAMES
+from gap_vla.training.config import Experiment
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.preflight import require_cameras
 from gap_vla.training.torch import SmallConfig
@@ -135,3 +139,21 @@ def shuffled_images(
         for key, augmentation in augment.items():
             pictures[key] = augmentation(pictures[key], batch["observation"]["timestep_pad_mask"], draws)
     return {**batch, "observation": {**batch["observation"], **pictures}}
+
+
+def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
+    """The store's training split and ρ of its steps as this run used it; None where the store is not here or the
+    method uses no ρ.
+    """
+    with blaming(run.path / "config.json", "no settings of a run"):
+        config: Experiment = (SmallConfig if run.small else FinetuneConfig).from_dict(run.config)
+    directory = run.store
+    if directory is None or not config.schedule.needs_rho:
+        return None
+    store = EpisodeStore.open(directory)
+    split = store.split("train")
+    if run.small:
+        from gap_vla.policies.windows import rho_of  # loads torch
+
+        return split, rho_of(config, store)["train"]
+    return (split, np.asarray(split.fields["rho"])) if "rho" in split.fields else None

@@ -106,7 +106,6 @@ class OctoTrainConfig(TrainConfig):
 class OctoEvalConfig(EvalConfig):
     """Rollouts on one variant of the task."""
 
-    episodes: Annotated[int, EPISODES] = 20
     seed: Annotated[int, LAYOUT_SEED] = 100_000  # first layout; demonstrations use seeds from demos.seed on
     workers: Annotated[int, WORKERS] = 2
     execute: Annotated[int, HORIZON] = 4  # actions executed of each predicted chunk

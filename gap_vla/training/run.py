@@ -96,8 +96,7 @@ class Run:
     ) -> dict[str, Any]:
         from gap_vla.drawing.batch import save_batch_picture
         from gap_vla.report.page import write_report
-        from gap_vla.training.data import describe_store
-        from gap_vla.training.finished import training_rho
+        from gap_vla.training.data import describe_store, training_rho
 
         config = self.config
         prepared = time.monotonic()

@@ -144,9 +144,6 @@ class TrainStep:
             params = optax.apply_updates(state.params, updates)
             return TrainState(params, opt_state, state.step + 1, rng), measured
 
-        def split_by_rho(state: TrainState, gradients: Any, transition: Any, share: Any, update: Any) -> Any:
-            return split_measurements(gradients, transition, share, state.opt_state, state.params, update, adam)
-
         def transitions(batch: Any) -> tuple[Any, jax.Array]:
             chosen = batch["action_pad_mask"] & is_transition(batch["rho"])[:, :, None, None]
             part = {**batch, "action_pad_mask": chosen}
@@ -156,7 +153,7 @@ class TrainStep:
         options = quick_compilation() if quick else None
         self.gradient: Any = jax.jit(gradient, compiler_options=options)
         self.update: Any = jax.jit(update, donate_argnums=0, out_shardings=whole)
-        self._split = jax.jit(split_by_rho)
+        self._split = jax.jit(functools.partial(split_measurements, adam=adam))
         self._transitions = jax.jit(transitions)
 
     def compile(self, state: TrainState, batch: Any, factors: Factors) -> None:
@@ -180,7 +177,7 @@ class TrainStep:
         if split:
             part, share = self._transitions(batch)
             transition, _ = self.gradient(state.params, self.frozen, part, factors.sample, state.rng)
-            measured |= self._split(state, gradients, transition, share, factors.update)
+            measured |= self._split(gradients, transition, share, state.opt_state, state.params, factors.update)
         state, more = self.update(state, gradients, factors)
         return state, measured | more
 

@@ -141,8 +141,10 @@ class SmallTrainer(Trainer):
             action_loss = self.policy.head.loss(self.policy.embed(vision, proprio), shown["action"], generator)
             out = Forward(self.policy, shown, vision, proprio, action_loss)
             loss = self.method.loss(out, generator)
-            if measure:
-                watch(out)
+            if measure:  # the gradients at the branches' features are kept
+                for features in (vision, proprio):
+                    if features is not None and features.requires_grad:
+                        features.retain_grad()
             loss.backward()
         self.method.after_backward(out, generator)
         branches = branch_gradients(self.policy) if measure else {}
@@ -258,13 +260,6 @@ class SmallTrainer(Trainer):
         return "\n".join(lines)
 
 
-def watch(out: Forward) -> None:
-    """Keeps the gradients at the branches' features; call between forward and backward."""
-    for features in (out.vision, out.proprio):
-        if features is not None and features.requires_grad:
-            features.retain_grad()
-
-
 @torch.no_grad()
 def branch_gradients(policy: SmallPolicy) -> dict[str, float]:
     """Norm of every branch's parameter gradient; call after backward, before clipping."""
@@ -296,5 +291,5 @@ def branch_measurements(out: Forward, generator: torch.Generator) -> dict[str, f
         for part, rows in parts.items():
             weight = out.batch["action_pad_mask"] & rows[:, None]
             if weight.any():
-                found[f"branch/{name}_loss_{part}"] = float((loss * weight).sum() / weight.sum())
+                found[f"branch/{name}_loss_{part}"] = float(masked_mean(loss, weight))
     return found

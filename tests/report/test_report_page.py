@@ -11,7 +11,7 @@ from finished_runs import make_run
 from gap_vla.core.errors import UserError
 from gap_vla.report.page import write_report
 from gap_vla.report.runs import ReportError, Run
-from gap_vla.training.finished import training_rho
+from gap_vla.training.data import training_rho
 from gap_vla.training.torch import SmallConfig
 
 
