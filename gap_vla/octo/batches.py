@@ -49,13 +49,9 @@ def create_tasks(
             )
         if len(texts) != batch:
             raise BatchError(f"{len(texts)} texts for {batch} goals; give one for each")
-        task["language_instruction"] = text_processor.encode(list(texts))
-        masks["language_instruction"] = np.ones(batch, bool)
-    else:
-        if text_processor is not None:
-            task["language_instruction"] = text_processor.encode([""] * batch)
-        masks["language_instruction"] = np.zeros(batch, bool)
-
+    if text_processor is not None:
+        task["language_instruction"] = text_processor.encode([""] * batch if texts is None else list(texts))
+    masks["language_instruction"] = np.full(batch, texts is not None)
     task["pad_mask_dict"] = masks
     check_batch("task", task, example, leading=1)
     return task

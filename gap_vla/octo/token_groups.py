@@ -84,10 +84,7 @@ class TimestepGroup(TokenGroup):
 
 def find_rule(rules: Mapping[str, AttentionRule], name: str) -> AttentionRule:
     """The rule of the first pattern in `rules` that matches `name`."""
-    for pattern, rule in rules.items():
-        if fnmatch(name, pattern):
-            return rule
-    return AttentionRule.NEVER
+    return next((rule for pattern, rule in rules.items() if fnmatch(name, pattern)), AttentionRule.NEVER)
 
 
 def layout_mask(
@@ -111,21 +108,14 @@ def layout_mask(
     side: Literal["left", "right"] = "right" if use_correct_attention else "left"
 
     def members(sizes: Sequence[int], offset: int) -> np.ndarray:
-        index = np.searchsorted(np.cumsum(sizes), np.arange(sum(sizes)), side=side)
-        return index + offset
+        return offset + np.searchsorted(np.cumsum(sizes), np.arange(sum(sizes)), side=side)
 
     prefix = members(prefix_sizes, 0)
     step = members(timestep_sizes, len(prefix_sizes))
     group = np.concatenate([prefix, np.tile(step, horizon)])
     time = np.concatenate([np.full(len(prefix), PREFIX_TIMESTEP), np.repeat(np.arange(horizon), len(step))])
 
-    mask = np.zeros((len(group), len(group)), bool)
-    for own, own_rules in enumerate(rules):
-        rows = np.flatnonzero(group == own)
-        for other, other_name in enumerate(names):
-            columns = np.flatnonzero(group == other)
-            rule = find_rule(own_rules, other_name)
-            if rule is not AttentionRule.NEVER:
-                earlier = time[columns][None, :] <= time[rows][:, None]
-                mask[np.ix_(rows, columns)] = earlier | (rule is AttentionRule.ALL)
-    return mask
+    between = np.array([[find_rule(own, name) for name in names] for own in rules], object)
+    causal, always = between == AttentionRule.CAUSAL, between == AttentionRule.ALL
+    tokens = np.ix_(group, group)
+    return always[tokens] | (causal[tokens] & (time[None, :] <= time[:, None]))

@@ -158,8 +158,6 @@ def build_policy(
     """
     name = registry.method_name(method, registry.METHODS)
     how = method_of(name)
-    policy = SmallPolicy(
-        config, name, image_shape, proprio_dim, action_dim, cameras, how.vision, how.proprio, how.fusion
-    )
+    policy = SmallPolicy(config, name, image_shape, proprio_dim, action_dim, cameras, how)
     policy.extras = nn.ModuleDict(how.extras(policy))
     return policy

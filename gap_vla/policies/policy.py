@@ -33,8 +33,7 @@ class SmallPolicy(nn.Module):
         image_shape: height, width, channels.
         proprio_dim, action_dim: widths of proprioception and of an action.
         cameras: one encoder each.
-        vision, proprio: which branches it has.
-        fusion: name of another fusion than the configured one, or empty.
+        how: that method (`gap_vla.policies.methods.Method`): which branches it wants, and a fusion of its own.
 
     Attributes:
         encoders: image encoder of each camera.
@@ -56,23 +55,21 @@ class SmallPolicy(nn.Module):
         image_shape: tuple[int, int, int],
         proprio_dim: int,
         action_dim: int,
-        cameras: Sequence[str] = ("primary",),
-        vision: bool = True,
-        proprio: bool = True,
-        fusion: str = "",
+        cameras: Sequence[str],
+        how: Any,
     ):
         super().__init__()
         self.config, self.method = config, method
         self.image_shape, self.proprio_dim, self.action_dim = image_shape, proprio_dim, action_dim
         self.built_cameras = tuple(cameras)
-        self.cameras = self.built_cameras if vision else ()
-        self.uses_vision, self.uses_proprio = vision, proprio
+        self.cameras = self.built_cameras if how.vision else ()
+        self.uses_vision, self.uses_proprio = bool(how.vision), bool(how.proprio)
         self.autocast_dtype: torch.dtype | None = None  # of the image encoders, while training
         self.view: str | None = None  # of the primary camera in training, where a saved policy tells
         temporal = registry.find(registry.TEMPORALS, config.temporal)
         self.stepwise = bool(temporal.stepwise)
         vision_dim = proprio_width = 0
-        if vision:
+        if self.uses_vision:
             encoder = registry.find(registry.ENCODERS, config.encoder)
             smallest = registry.SMALLEST_IMAGE[config.encoder]
             if min(image_shape[:2]) < smallest:
@@ -82,14 +79,15 @@ class SmallPolicy(nn.Module):
                 )
             self.encoders = nn.ModuleDict({camera: encoder(config, image_shape) for camera in cameras})
             vision_dim = config.feature_dim * len(cameras) * (1 if self.stepwise else config.image_history)
-        if proprio:
+        if self.uses_proprio:
             self.proprio_encoder = ProprioEncoder(
                 proprio_dim, config.proprio_history, config.feature_dim, config.proprio_layers, self.stepwise
             )
             proprio_width = config.feature_dim
         fused = vision_dim + proprio_width
-        if vision and proprio:
-            self.fusion = registry.find(registry.FUSIONS, fusion or config.fusion)(config, vision_dim, proprio_width)
+        if self.uses_vision and self.uses_proprio:
+            fusion = registry.find(registry.FUSIONS, how.fusion or config.fusion)
+            self.fusion = fusion(config, vision_dim, proprio_width)
             fused = self.fusion.output_dim
         self.temporal = temporal(config, fused)
         self.head = registry.find(registry.HEADS, config.head)(config, self.temporal.output_dim, action_dim)

@@ -68,21 +68,18 @@ class Appearance:
             model.geom_matid[self._table] = material
             model.mat_rgba[material, :3] = rng.uniform(0.7, 1.0, 3)
         if variant.color:
-            self._recolor(self._objects, rng)
+            colors: dict[int, np.ndarray] = {}
+            for geom in self._objects:
+                body = int(model.geom_bodyid[geom])
+                if body not in colors:
+                    colors[body] = rng.uniform(0.1, 0.95, 3)
+                model.geom_matid[geom] = -1
+                model.geom_rgba[geom, :3] = colors[body]
         occupied = [np.asarray(point)[:2] for point in taken]
         for i in range(variant.distractors):
             place = _free_place(rng, np.array(middle), occupied, camera)
             occupied.append(place)
             model.body_pos[model.body(f"{_DISTRACTOR}{i}").id] = [*place, middle[2] + 0.02]
-
-    def _recolor(self, geoms: Sequence[int], rng: np.random.Generator) -> None:
-        colors = {}
-        for geom in geoms:
-            body = int(self._model.geom_bodyid[geom])
-            if body not in colors:
-                colors[body] = rng.uniform(0.1, 0.95, 3)
-            self._model.geom_matid[geom] = -1
-            self._model.geom_rgba[geom, :3] = colors[body]
 
 
 def _free_place(

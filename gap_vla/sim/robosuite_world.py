@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import mujoco
 import numpy as np
@@ -64,22 +64,22 @@ class RobosuiteWorld(World):
         self._robots = self.env.robots
         self._eef = [robot.eef_site_id["right"] for robot in self._robots]
         self._finger_addresses = [robot._ref_gripper_joint_pos_indexes["right"] for robot in self._robots]
-        self._controllers = [self._controller(robot) for robot in self._robots]
+        self._controllers = [
+            ArmController(
+                self.model,
+                self.data,
+                site=robot.eef_site_id["right"],
+                joints=np.array(robot._ref_joint_vel_indexes),
+                qpos=np.array(robot._ref_joint_pos_indexes),
+                actuators=np.array(robot._ref_arm_joint_actuator_indexes),
+                fingers=np.array(robot._ref_joint_gripper_actuator_indexes["right"]),
+                scale=(spec.position_scale, spec.rotation_scale),
+            )
+            for robot in self._robots
+        ]
         self._inertia = np.zeros((self.model.nv, self.model.nv))
         self._fixed = self.model.body_pos.copy(), self.model.body_quat.copy()
         self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
-
-    def _controller(self, robot: Any) -> ArmController:
-        return ArmController(
-            self.model,
-            self.data,
-            site=robot.eef_site_id["right"],
-            joints=np.array(robot._ref_joint_vel_indexes),
-            qpos=np.array(robot._ref_joint_pos_indexes),
-            actuators=np.array(robot._ref_arm_joint_actuator_indexes),
-            fingers=np.array(robot._ref_joint_gripper_actuator_indexes["right"]),
-            scale=(self.spec.position_scale, self.spec.rotation_scale),
-        )
 
     def bodies(self) -> str:
         """MJCF of the task's bodies; sizes follow `self.variant.size`."""
