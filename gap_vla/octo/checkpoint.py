@@ -193,7 +193,8 @@ def read_example_batch(root: Path) -> dict[str, Any]:
     if "tasks" in batch:
         batch["task"] = batch.pop("tasks")
     found = Section(batch, str(path), CheckpointError)
-    observation, task = dict(found.section("observation").values), found.section("task").values
+    observation = dict(found.section("observation").values)
+    task = found.section("task").values
     if "timestep_pad_mask" not in observation and "pad_mask" in observation:
         observation["timestep_pad_mask"] = observation["pad_mask"]
     window = np.shape(observation.get("timestep_pad_mask", 0))

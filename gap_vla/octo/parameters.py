@@ -110,20 +110,16 @@ def merge_params(
     """
     have = traverse_util.flatten_dict(dict(target), sep="/")
     source = traverse_util.flatten_dict(dict(pretrained), sep="/")
-    account = MergeAccount({}, {}, {}, {})
-    merged = dict(have)
-    for path, leaf in have.items():
-        shape = tuple(np.shape(leaf))
-        if path not in source:
-            account.new[path] = shape
-        elif tuple(np.shape(source[path])) != shape:
-            account.reshaped[path] = (shape, tuple(np.shape(source[path])))
-        else:
-            account.loaded[path] = shape
-            merged[path] = source[path]
-    account.dropped.update({path: tuple(np.shape(source[path])) for path in source if path not in have})
+    wanted, given = ({path: tuple(np.shape(leaf)) for path, leaf in tree.items()} for tree in (have, source))
+    account = MergeAccount(
+        loaded={path: shape for path, shape in wanted.items() if given.get(path) == shape},
+        new={path: shape for path, shape in wanted.items() if path not in given},
+        reshaped={path: (shape, given[path]) for path, shape in wanted.items() if given.get(path, shape) != shape},
+        dropped={path: shape for path, shape in given.items() if path not in wanted},
+    )
     if verbose:
         print(account)
+    merged = have | {path: source[path] for path in account.loaded}
     return traverse_util.unflatten_dict(merged, sep="/"), account
 
 

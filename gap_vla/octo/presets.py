@@ -36,12 +36,7 @@ def published_config(name: str) -> dict[str, Any]:
     sizes = dict(SIZES[name])
     width = sizes.pop("token_embedding_size")
     encoder = ModuleSpec.create(f"{ENCODERS}:SmallStem16")
-
-    def camera(key: str) -> dict[str, Any]:
-        return ModuleSpec.create(
-            f"{TOKENIZERS}:ImageTokenizer", obs_stack_keys=[key], task_stack_keys=[key], encoder=encoder
-        )
-
+    cameras = {name: _camera(f"image_{name}", encoder, goal=True) for name in ("primary", "wrist")}
     language = ModuleSpec.create(f"{TOKENIZERS}:LanguageTokenizer", encoder="t5-base", finetune_encoder=False)
     head = ModuleSpec.create(
         f"{HEADS}:DiffusionActionHead",
@@ -55,7 +50,7 @@ def published_config(name: str) -> dict[str, Any]:
     words = {"max_length": 16, "padding": "max_length", "truncation": True, "return_tensors": "np"}
     return {
         "model": {
-            "observation_tokenizers": {"primary": camera("image_primary"), "wrist": camera("image_wrist")},
+            "observation_tokenizers": cameras,
             "task_tokenizers": {"language": language},
             "heads": {"action": head},
             "readouts": {"action": 1},
@@ -70,6 +65,14 @@ def published_config(name: str) -> dict[str, Any]:
         ),
         "window_size": 2,
     }
+
+
+def _camera(key: str, encoder: dict[str, Any], goal: bool) -> dict[str, Any]:
+    """The tokenizer of one camera's pictures, with its goal picture stacked behind them or without."""
+    stacked = [key] if goal else []
+    return ModuleSpec.create(
+        f"{TOKENIZERS}:ImageTokenizer", obs_stack_keys=[key], task_stack_keys=stacked, encoder=encoder
+    )
 
 
 def small_config(
@@ -123,15 +126,7 @@ def small_config(
         padding=[0 if stem_patch else 1] + [1] * (stages - 1),
         num_features=token_embedding_size,
     )
-    observation_tokenizers = {
-        key.removeprefix("image_"): ModuleSpec.create(
-            f"{TOKENIZERS}:ImageTokenizer",
-            obs_stack_keys=[key],
-            task_stack_keys=[],
-            encoder=encoder,
-        )
-        for key in image_keys
-    }
+    observation_tokenizers = {key.removeprefix("image_"): _camera(key, encoder, goal=False) for key in image_keys}
     if proprio_dim:
         observation_tokenizers["proprio"] = ModuleSpec.create(f"{TOKENIZERS}:LowdimObsTokenizer", obs_keys=["proprio"])
     fields = {"readout_key": "readout_action", "action_horizon": action_horizon, "action_dim": action_dim}

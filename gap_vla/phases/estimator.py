@@ -111,7 +111,7 @@ class PhaseEstimator:
 
         if len(motions) != len(change_points):
             raise MotionError(f"{len(motions)} recordings but change points for {len(change_points)}")
-        motions, change_points = list(motions), [np.asarray(points, np.int64) for points in change_points]
+        change_points = [np.asarray(points, np.int64) for points in change_points]
         usable = [i for i, motion in enumerate(motions) if len(motion)]
         if not usable:
             raise MotionError("no recording has a step; there is nothing to learn ρ from")

@@ -177,10 +177,7 @@ def _pieces(length: int, most: int) -> list[slice]:
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> torch.Tensor:
-    out = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), np.float32)
-    for row, array in zip(out, arrays):
-        row[: len(array)] = array
-    return torch.from_numpy(out)
+    return nn.utils.rnn.pad_sequence([torch.from_numpy(array) for array in arrays], batch_first=True)
 
 
 def _parameters(model: PhaseLSTM) -> dict[str, np.ndarray]:

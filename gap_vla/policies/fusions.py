@@ -94,7 +94,8 @@ class PhaseGate(nn.Module):
         self.gate = nn.Linear(width, config.phases)
         self.tokens = nn.Parameter(torch.zeros(config.phases, width))
         nn.init.normal_(self.tokens, std=0.02)
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
 
     def phase_logits(self, vision: VisionTokens, proprio: ProprioTokens) -> Float[torch.Tensor, "b w k"]:
         """Unnormalised log-probability of every phase, to be trained against the dataset's labels."""

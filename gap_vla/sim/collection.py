@@ -209,8 +209,9 @@ def _play(
 
     No attempt is begun that could turn out superfluous, so that the kept ones are the first `n` in any case.
     """
-    start, already, steps = time.perf_counter(), sum(o == KEPT for o in done.values()), 0
-    kept, attempt = already, 0
+    start = time.perf_counter()
+    already = kept = sum(outcome == KEPT for outcome in done.values())
+    steps = attempt = 0
     if kept >= n:
         return
     shown = Progress(task, n, "demonstration", done=already, out=sys.stderr, quiet=not progress)

@@ -93,14 +93,10 @@ def _shading(
 def _replace(
     model: Any, mesh: int, vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray, which: np.ndarray
 ) -> None:
-    first = model.mesh_vertadr[mesh]
-    model.mesh_vert[first : first + len(vertices)] = vertices
-    model.mesh_vertnum[mesh] = len(vertices)
     first = model.mesh_faceadr[mesh]
-    model.mesh_face[first : first + len(faces)] = faces
     model.mesh_facenormal[first : first + len(faces)] = which
-    model.mesh_facenum[mesh] = len(faces)
-    first = model.mesh_normaladr[mesh]
-    model.mesh_normal[first : first + len(normals)] = normals
-    model.mesh_normalnum[mesh] = len(normals)
+    for part, values in (("vert", vertices), ("face", faces), ("normal", normals)):
+        first = getattr(model, f"mesh_{part}adr")[mesh]
+        getattr(model, f"mesh_{part}")[first : first + len(values)] = values
+        getattr(model, f"mesh_{part}num")[mesh] = len(values)
     model.mesh_texcoordadr[mesh] = -1

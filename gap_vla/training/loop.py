@@ -152,7 +152,8 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
                 _require_finite(*pending, done, run)
                 print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
                 progress = Progress("train", trainer.steps, "step", done)
-            saving, validating = done % rhythm.save_every == 0 or last, done % rhythm.validate_every == 0 or last
+            saving = done % rhythm.save_every == 0 or last
+            validating = done % rhythm.validate_every == 0 or last
             if logged or saving or validating:  # what is not finite is never saved
                 _require_finite(*pending, done, run)
             if logged:

@@ -201,7 +201,8 @@ class FinetuneConfig(Experiment):
             stem, frozen = model.stem_features, 0.0
             convolutions = sum(9 * a * b for a, b in zip((3, *stem), stem)) + stem[-1] * width
             trained = layers * (4 * width**2 + 2 * width * mlp) + cameras * convolutions
-        side, number = size / model.pixels_of_token, 2 if self.train.precision == "bfloat16" else 4
+        side = size / model.pixels_of_token
+        number = 2 if self.train.precision == "bfloat16" else 4
         kept = 1 if self.train.remat else layers
         tokens = model.window_size * (cameras * side**2 + 10)
         return {

@@ -227,7 +227,8 @@ def rollouts(config: Experiment, run: RunDirectory) -> dict[str, Any]:
     from gap_vla.serving import load_checkpoint
 
     how = {"execute": config.eval.execute, "ensemble": config.eval.ensemble}
-    loaded, found = load_checkpoint(run.path, device=getattr(config.train, "device", "cpu"), **how), {}
+    loaded = load_checkpoint(run.path, device=getattr(config.train, "device", "cpu"), **how)
+    found = {}
     for variant, first_seed, folder in config.eval.layouts():
         print(f"rollouts: {config.eval.episodes} on {config.task}, {variant}", flush=True)
         found[variant] = evaluate(

@@ -187,7 +187,8 @@ def view_of(source: Path) -> str | None:
     view = dict(flat(simulator_of(attributes_of_data(source)))).get("env_kwargs.camera")
     if isinstance(view, str):
         return view
-    said, demos = dict(flat(dataset_metadata(source))), "identity.data.demos"
+    said = dict(flat(dataset_metadata(source)))
+    demos = "identity.data.demos"
     return str(said.get(f"{demos}.camera", "near")) if f"{demos}.task" in said else None
 
 

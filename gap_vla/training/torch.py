@@ -106,7 +106,8 @@ class SmallConfig(Experiment):
 
     def memory(self) -> dict[str, float]:
         model, cameras, size = self.model, len(self.demos.cameras), self.demos.image_size
-        samples, frames = self.train.batch_size, self.train.batch_size * model.image_history * cameras
+        samples = self.train.batch_size
+        frames = samples * model.image_history * cameras
         bytes_each = 2 if self.train.precision == "bfloat16" else 4
         if model.encoder == "resnet18":
             stages = sum(8 * 64 * 2**n * (size / 4 / 2**n) ** 2 for n in range(4))

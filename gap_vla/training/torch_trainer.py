@@ -86,7 +86,9 @@ class SmallTrainer(Trainer):
         """
         torch.set_num_threads(config.train.threads)
         torch.manual_seed(config.train.seed)
-        image_shape, method, rho = require_fit(config, store), config.how, rho_of(config, store)
+        image_shape = require_fit(config, store)
+        method = config.how
+        rho = rho_of(config, store)
         windows, held_out = (
             SmallWindows(config, store, split, rho[split], vision=method.vision, proprio=method.proprio)
             for split in ("train", "val")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -137,15 +137,17 @@ class HammerDrawer(RobosuiteWorld):
             x, y, z = self.bar()
             return [Goal(np.array([x, min(y + 0.02, shut[1] + 0.012), z + 0.004]), _SIDE, CLOSE)]
 
+        def taken(what: str, at: Callable[[float], np.ndarray], up: float, low: float, turn: np.ndarray) -> list[Phase]:
+            """To a place above the handle or the hammer, down to it, and the fingers shut; `up` and `low` in m."""
+            above = up + style.hover
+            return [
+                Phase(f"reach_{what}", lambda: [Goal(at(above) + aside, turn, OPEN)], tolerance=0.02, gain=2.0),
+                Phase(f"descend_{what}", lambda: [Goal(at(low), turn, OPEN)], **ONTO),
+                Phase(f"grasp_{what}", lambda: stay(turn, CLOSE), hold=9, **WAITING),
+            ]
+
         return [
-            Phase(
-                "reach_handle",
-                lambda: [Goal(at_bar(0.08 + style.hover) + aside, _SIDE, OPEN)],
-                tolerance=0.02,
-                gain=2.0,
-            ),
-            Phase("descend_handle", lambda: [Goal(at_bar(0.002), _SIDE, OPEN)], **ONTO),
-            Phase("grasp_handle", lambda: stay(_SIDE, CLOSE), hold=9, **WAITING),
+            *taken("handle", at_bar, 0.08, 0.002, _SIDE),
             Phase(
                 "open",
                 lambda: stay(_SIDE, CLOSE, (0.0, -TRAVEL - 0.02, 0.0)),
@@ -156,14 +158,7 @@ class HammerDrawer(RobosuiteWorld):
             ),
             Phase("let_go", lambda: stay(_SIDE, OPEN), hold=6, **WAITING),
             Phase("rise", lambda: stay(_SIDE, OPEN, (0.0, 0.0, 0.12)), tolerance=0.05, once=True),
-            Phase(
-                "reach_hammer",
-                lambda: [Goal(at_hammer(0.10 + style.hover) + aside, grasp, OPEN)],
-                tolerance=0.02,
-                gain=2.0,
-            ),
-            Phase("descend_hammer", lambda: [Goal(at_hammer(0.0), grasp, OPEN)], **ONTO),
-            Phase("grasp_hammer", lambda: stay(grasp, CLOSE), hold=9, **WAITING),
+            *taken("hammer", at_hammer, 0.10, 0.0, grasp),
             Phase("lift", lifted, tolerance=0.03, gain=1.5, once=True),
             Phase(
                 "transport",
