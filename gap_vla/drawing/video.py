@@ -63,8 +63,7 @@ def write_video(
             _, said = encoder.communicate()
         if encoder.returncode:
             why = one_line(said.decode(errors="replace")) or f"it was ended, status {encoder.returncode}"
-            advice = "if the disk is full, or a file may not be so large (ulimit -f), make room"
-            raise OutputError(f"{path}: ffmpeg failed: {why}; {advice}")
+            raise OutputError(f"{path}: ffmpeg failed: {why}; if disk or limit (ulimit -f) is reached, make room")
         if not (arrived := pictures_in(temporary)) or arrived != count:
             raise OutputError(f"{path}: {arrived} of {count} pictures arrived; is the disk full?")
     return path

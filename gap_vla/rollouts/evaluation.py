@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from gap_vla.core.foreign import whole
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
-from gap_vla.core.resources import require_writable
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
@@ -71,7 +70,6 @@ def evaluate(
     workers: int = 2,
     slots_per_worker: int = 4,
     videos: int = 4,
-    resume: bool = True,
     progress: bool = True,
     watch: bool = True,
     limits: Limits | None = None,
@@ -114,9 +112,8 @@ def evaluate(
         "seed": seed,
         "policy": identity(policy),
     }
-    require_writable(out, "--out")
     with alone(out / ".lock", str(out)):
-        log = EpisodeLog(out, what, resume=resume)
+        log = EpisodeLog(out, what)
         for e, r in log.records.items():
             layout, ends = layouts.get(e, r.layout_seed), (None, *(chosen.phases or [r.phase]))
             if r.steps > chosen.horizon or r.layout_seed != layout or r.phase not in ends:

@@ -81,12 +81,10 @@ class EpisodeLog:
     before the first episode, so that a call that can play none leaves nothing behind.
 
     Raises:
-        EvaluationError: the directory holds another evaluation (the differing entries are named), or any at
-            all when `resume` is False, or files of others.
+        EvaluationError: the directory holds another evaluation (the differing entries are named), or files of others.
     """
 
-    def __init__(self, directory: Path, identity: dict[str, Any], *, resume: bool = True) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         self.path = directory / EPISODES_FILE
         self._marker = directory / IDENTITY_FILE
         self._identity = json.loads(json.dumps(identity))
@@ -98,8 +96,6 @@ class EpisodeLog:
             if found != self._identity:
                 changed = in_words(differences(found, self._identity))
                 raise EvaluationError(f"{directory} holds another evaluation ({changed}); choose another --out")
-            if not resume:
-                raise EvaluationError(f"{directory} already holds this evaluation; resume it or choose another --out")
         elif others := sorted(path.name for path in directory.glob("[!.]*")):
             raise EvaluationError(f"{directory} holds {others[0]}, but no evaluation; choose another --out")
         self.records = self._read()
@@ -150,20 +146,15 @@ class VideoShelf:
         found = (path for path in self._directory.glob("*.mp4") if re.fullmatch(FILM, path.name))
         return sorted(found, key=lambda path: (not path.stem.endswith("failure"), path.name))
 
-    def wants(self, success: bool) -> bool:
-        shelved = self.paths
-        won = sum(path.stem.endswith("success") for path in shelved)
-        return len(shelved) < self._limit or (not won and self._limit > 1 if success else won > (self._limit > 1))
-
     def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:
-        if not frames or not self.wants(success):
-            return
-        outcome = "success" if success else "failure"
-        path = self._directory / f"episode_{episode:04d}_{outcome}.mp4"
-        write_video(path, frames, "rollout", fps=self._fps, scale=max(1, SHOWN_SIZE // frames[0].shape[0]))
-        shelved = self.paths
-        lost = [path for path in shelved if path.stem.endswith("failure")]
-        won = shelved[len(lost) :]
+        path = self._directory / f"episode_{episode:04d}_{'success' if success else 'failure'}.mp4"
+        shelved = [*(other for other in self.paths if other != path), path]
+        lost = [one for one in shelved if one.stem.endswith("failure")]
+        won = [one for one in shelved if one not in lost]
         lost = lost[: self._limit - bool(won and self._limit > 1)]
-        for surplus in set(shelved) - {*lost, *won[: self._limit - len(lost)]}:
+        kept = {*lost, *won[: self._limit - len(lost)]}
+        if not frames or path not in kept:
+            return
+        write_video(path, frames, "rollout", fps=self._fps, scale=max(1, SHOWN_SIZE // frames[0].shape[0]))
+        for surplus in set(shelved) - kept:
             surplus.unlink()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from gap_vla.core.typed_config import Bounds, check_numbers, choose
+from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.rollouts.record import EvaluationError
 
 STEPS = Bounds(1, 100_000, "control steps of an episode")
@@ -161,7 +161,5 @@ def sim_task(
         camera=camera,
     )
     sim.variant_spec(variant)
-    choose(camera, spec.views, "view", sim.UnknownNameError)
-    for one in cameras:
-        choose(one, ("primary", "wrist"), "camera", sim.UnknownNameError)
+    spec.require_cameras(cameras, camera)
     return task

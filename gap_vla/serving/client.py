@@ -28,7 +28,7 @@ _PAUSE = 0.5
 """Seconds between two attempts to reach a server that is away."""
 
 MAX_LOST = 3
-"""Connections that a server may close in the middle of one episode; each time it forgets what it was shown."""
+"""Connections that a server may close within one episode; each time it forgets what it was shown."""
 
 MAX_ANSWER = 64 * 2**20
 """Bytes of a server's answer; a chunk of actions has some thousand."""
@@ -54,7 +54,6 @@ class _Link:
                 raise WireError(f"a {type(self.metadata).__name__} instead of a map of metadata")
             self._stack = self._stack.pop_all()
         self.left: deque[np.ndarray] = deque()
-        self.answered = False
 
     def close(self) -> None:
         self._stack.close()
@@ -70,7 +69,7 @@ class RemotePolicy:
         address: `ws://host:port`.
         keys: how the server names things.
         patience: seconds of an episode to wait for a server that cannot be reached or has gone; then, or when it has
-            closed more than `MAX_LOST` connections in the middle of the episode, `PolicyUnavailable`.
+            closed more than `MAX_LOST` connections of it, `PolicyUnavailable`.
 
     Raises:
         PolicyUnavailable: nobody answers at `address` within `patience`.
@@ -83,7 +82,7 @@ class RemotePolicy:
         _check_address(address)
         self._address, self._keys = address, keys or KeyMapping()
         self._links: dict[int, _Link] = {}
-        self._lost: Counter[int] = Counter()  # connections on which answers had come, by episode
+        self._lost: Counter[int] = Counter()  # connections, by episode
         self._waited: dict[int, float] = {}  # seconds of patience, by episode
         self._turn = 0  # number of the latest call; an earlier one that was given up on must not go on beside it
         first = self._connect(time.monotonic() + self.patience)
@@ -137,7 +136,7 @@ class RemotePolicy:
                 if turn != self._turn:
                     raise PolicyUnavailable("nobody waits for this answer any more") from error
                 self._drop(episode)
-                self._lost[episode] += link.answered
+                self._lost[episode] += 1
                 if self._lost[episode] > MAX_LOST:
                     problem = f"closed {self._lost[episode]} connections in one episode; let it keep one open for each"
                     raise PolicyUnavailable(f"{self._address} {problem} ({error})") from error
@@ -145,7 +144,6 @@ class RemotePolicy:
                     raise PolicyUnavailable(f"{self._address} keeps closing the connection ({error})") from error
                 time.sleep(_PAUSE)
                 self._waited[episode] = self.patience - (deadline - time.monotonic())
-        link.answered = True
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong
             raise PolicyError(f"{self._address} answered with an error: {one_line(answer[-300:])}")
         try:

@@ -95,9 +95,8 @@ def load_checkpoint(
         if None not in (told, known) and told != known:
             raise CheckpointError(f"{directory} says {key} {told}, its run's config.json {known}; copy the run again")
     if view := policy.camera or run.camera:
-        tasks = [run.task] if run.task in TASK_NAMES else TASK_NAMES
-        views = dict.fromkeys(view for task in tasks for view in task_spec(task).views)
-        choose(view, list(views), f"{directory}: camera", CheckpointError)
+        views = sorted({view for name in TASK_NAMES for view in task_spec(name).views})
+        choose(view, views, f"{directory}: camera", CheckpointError)
     size, cameras = policy.image_size or 64, policy.cameras or ("primary",)
     return LoadedPolicy(policy, run.task, size, cameras, view)
 

@@ -60,10 +60,6 @@ MAX_COMPLAINT = 2000
 _NAMES = {"image_primary": "uint8 [h, w, 3]", "image_wrist": "uint8 [h, w, 3]", "proprio": "numbers [P]"}
 
 
-class ObservationError(ValueError):
-    """An observation that the policy cannot be shown; the message goes to the client."""
-
-
 class PolicyServer:
     """Serves `policy` to any number of connections; the policy itself is called by one thread.
 
@@ -157,14 +153,14 @@ class PolicyServer:
                 raise PolicyError("the policy's actions are NaN or infinite; its checkpoint is damaged")
             milliseconds = {"infer_ms": 1e3 * (finished - ready), "decode_ms": 1e3 * (ready - started)}
             return pack({"actions": np.atleast_2d(actions), "server_timing": milliseconds})
-        except (WireError, ObservationError) as error:
+        except WireError as error:
             return f"bad observation: {error}"[:MAX_COMPLAINT]
         except Exception as error:  # whatever the policy cannot take is the client's to know, not the server's end
             return f"{type(error).__name__}: {error}"[:MAX_COMPLAINT]
 
     def _observation(self, found: Any) -> dict[str, Any]:
         if not isinstance(found, dict):
-            raise ObservationError(f"a {type(found).__name__} instead of a map of observations")
+            raise WireError(f"a {type(found).__name__} instead of a map of observations")
         observation: dict[str, Any] = {}
         for ours, theirs in self._keys.observation.items():
             value = found.get(theirs, found.get(ours))
@@ -178,15 +174,15 @@ class PolicyServer:
         if not any(key in observation for key in _NAMES):
             names = ", ".join(f"{theirs} (or {ours})" for ours, theirs in self._keys.observation.items())
             there = ", ".join(sorted(map(shown, list(found)[:20]))) or "an empty map"
-            raise ObservationError(f"none of the known keys in {there}; known: {names}")
+            raise WireError(f"none of the known keys in {there}; known: {names}")
         return observation
 
 
 def _text(value: Any, name: str, longest: int) -> str:
     if not isinstance(value, str):
-        raise ObservationError(f"{name} is a {type(value).__name__}, not a text")
+        raise WireError(f"{name} is a {type(value).__name__}, not a text")
     if len(value) > longest:
-        raise ObservationError(f"{name} has {len(value)} characters; this server takes {longest}")
+        raise WireError(f"{name} has {len(value)} characters; this server takes {longest}")
     return value
 
 
@@ -198,14 +194,14 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
     image = ours.startswith("image_")
     picture, row = array.dtype == np.uint8 and array.shape[2:] == (3,), array.dtype.kind in "biuf" and array.ndim == 1
     if array.size == 0 or not (picture if image else row):
-        raise ObservationError(f"{name} is {array.dtype} {list(array.shape)}, not {_NAMES[ours]}")
+        raise WireError(f"{name} is {array.dtype} {list(array.shape)}, not {_NAMES[ours]}")
     if image:
         return array
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)  # first: 1e308 is finite until then
     if not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise ObservationError(f"{name} is NaN or infinite at index {bad}, as a float32 number")
+        raise WireError(f"{name} is NaN or infinite at index {bad}, as a float32 number")
     return array
 
 

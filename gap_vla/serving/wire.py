@@ -21,7 +21,7 @@ MAX_ITEMS, MAX_ITEMS_TOGETHER = 10_000, 100_000
 
 
 class WireError(ValueError):
-    """A message that is not of this format; the message says what was found."""
+    """A message that is not of this format, or holds no observation; says what was found, for whoever sent it."""
 
 
 def pack(content: Any) -> bytes:

@@ -22,12 +22,11 @@ from gap_vla.core.outputs import HDF5, claim
 from gap_vla.core.processes import starting_workers
 from gap_vla.core.progress import Progress
 from gap_vla.core.resources import require_disk, require_memory
-from gap_vla.core.typed_config import choose
 from gap_vla.core.whole import replacing
 from gap_vla.sim.collection_worker import CRASHED, KEPT, REFUSED, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
 from gap_vla.sim.rendering_backend import require_rendering
-from gap_vla.sim.specs import UnknownNameError, task_spec
+from gap_vla.sim.specs import task_spec
 from gap_vla.sim.variants import variant_spec
 
 _PATIENCE = 900.0
@@ -89,9 +88,7 @@ def collect_demos(
     out = Path(out)
     spec = task_spec(task)
     variant_spec(variant)
-    for wanted in cameras:
-        choose(wanted, ("primary", "wrist"), "camera", UnknownNameError)
-    choose(camera, spec.views, "view", UnknownNameError)
+    spec.require_cameras(cameras, camera)
     if n < 1 or workers < 1:
         raise CollectionError(f"n and workers must be at least 1, got n={n}, workers={workers}")
     if cameras:

@@ -18,11 +18,10 @@ from gap_vla.core.typed_config import choose
 from gap_vla.sim.cameras import CameraPose, StockView, View, find_view
 from gap_vla.sim.rendering import FastRenderer, check_owner
 from gap_vla.sim.rendering_backend import RenderingError, require_rendering
-from gap_vla.sim.specs import TaskSpec, UnknownNameError, task_spec
+from gap_vla.sim.specs import CAMERAS, TaskSpec, UnknownNameError, task_spec
 from gap_vla.sim.variants import Variant, variant_spec
 from gap_vla.sim.world import SETTLE_STEPS, World
 
-CAMERAS = ("primary", "wrist")
 _REACH = (*(5.0,) * 3, *(1.01,) * 4, *(0.1,) * 2)
 """Generous bounds of one arm's proprio: xyz (m), quaternion, fingers (m)."""
 MAX_INSTRUCTION = 100
@@ -223,8 +222,7 @@ def make(
         RenderingError: pictures are asked for and no OpenGL library is there (names the apt package).
     """
     spec, chosen = task_spec(name), variant_spec(variant)
-    for wanted in cameras:
-        choose(wanted, CAMERAS, "camera", UnknownNameError)
+    spec.require_cameras(cameras, camera)
     if render_mode is not None:
         choose(render_mode, SimEnv.metadata["render_modes"], "render mode", UnknownNameError)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Sequence
 from typing import Literal
 
 from gap_vla.core.episode import PROPRIO_PER_ARM
@@ -12,6 +13,9 @@ from gap_vla.core.typed_config import choose
 
 ACTION_PER_ARM = 7
 """Width of one arm's action: delta xyz, delta rotation vector, gripper (+1 closes, -1 opens)."""
+
+
+CAMERAS = ("primary", "wrist")
 
 
 class UnknownNameError(UserError, ValueError):
@@ -63,6 +67,12 @@ class TaskSpec:
             return ("near", "topview", "corner", "corner2", "corner3", "corner4", "behindGripper", "gripperPOV")
         arms = [f"robot{arm}_{view}" for arm in range(self.n_arms) for view in ("robotview", "eye_in_hand")]
         return ("near", "frontview", "birdview", "agentview", "sideview", *arms)
+
+    def require_cameras(self, cameras: Sequence[str], view: str) -> None:
+        """Raises UnknownNameError for other cameras than `primary` and `wrist`, or another view of the former."""
+        for camera in cameras:
+            choose(camera, CAMERAS, "camera", UnknownNameError)
+        choose(view, self.views, "view", UnknownNameError)
 
     @property
     def pictures_version(self) -> int:

@@ -263,8 +263,8 @@ VERSION = '[ "$1" = -version ] && echo ffmpeg version 0 && exit; '
         ("exit 0", "stranger is no ffmpeg that answers"),
         ("exec sleep 1000", "stranger is no ffmpeg that answers"),
         ('[ "$1" != -version ] || echo ffmpeg version 0', "0 of .* pictures arrived"),
-        (VERSION + "kill -25 $$", r"ffmpeg failed: .* status -25; if the disk is full, or a file may not be so large"),
-        (VERSION + "echo no; echo space >&2; exit 3", r"ffmpeg failed: space; if the disk is full.*make room$"),
+        (VERSION + "kill -25 $$", r"ffmpeg failed: .* status -25; if disk or limit .ulimit -f. is reached, make room"),
+        (VERSION + "echo no; echo space >&2; exit 3", r"ffmpeg failed: space; if disk or limit.*make room$"),
     ],
 )
 def test_what_is_no_ffmpeg_is_named_and_leaves_no_video(tmp_path, monkeypatch, ffmpeg, message):

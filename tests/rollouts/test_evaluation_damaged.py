@@ -268,7 +268,9 @@ def test_a_view_that_no_task_has_is_refused(run):
     change(folder / "checkpoint" / "policy.json", ("camera",), "nope")
     (folder / "config.json").unlink()
     refused(
-        shutil.move(folder / "checkpoint", folder / "alone"), "alone: camera 'nope' is unknown", "choose one of near"
+        shutil.move(folder / "checkpoint", folder / "alone"),
+        "alone: camera 'nope' is unknown",
+        "choose one of agentview, behindGripper",
     )
     change(folder / "alone" / "policy.json", ("camera",), "birdview")
     assert load_checkpoint(folder / "alone").view() == "birdview"

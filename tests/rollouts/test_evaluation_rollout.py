@@ -219,8 +219,6 @@ def test_another_evaluation_in_the_folder_is_refused_and_named(tmp_path):
     evaluate(ExpertPolicy(), tmp_path, episodes=1)
     with pytest.raises(EvaluationError, match="seed: 0 then, 1 now"):
         evaluate(ExpertPolicy(), tmp_path, episodes=1, seed=1)
-    with pytest.raises(EvaluationError, match="already holds"):
-        evaluate(ExpertPolicy(), tmp_path, episodes=1, resume=False)
 
 
 def test_raising_the_number_of_episodes_only_adds_the_new_ones(tmp_path):
