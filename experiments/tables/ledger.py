@@ -25,11 +25,11 @@ class LedgerError(UserError, ValueError):
 
 def rollouts_to_json(found: Rollouts) -> dict[str, Any]:
     """`outcomes` is a string of 0 and 1 in the order of the layouts, counted from `first_layout` or listed."""
-    layouts = sorted(found.outcomes)
+    layouts = sorted(found)
     counted = layouts == list(range(layouts[0], layouts[0] + len(layouts))) if layouts else False
     where = {"first_layout": layouts[0]} if counted else {"layouts": " ".join(map(str, layouts))}
-    outcomes = "".join(str(int(found.outcomes[layout])) for layout in layouts)
-    return {"successes": found.successes, "episodes": found.episodes, **where, "outcomes": outcomes}
+    outcomes = "".join(str(int(found[layout])) for layout in layouts)
+    return {"successes": sum(found.values()), "episodes": len(found), **where, "outcomes": outcomes}
 
 
 def rollouts_from_json(found: Mapping[str, Any]) -> Rollouts:
@@ -41,7 +41,7 @@ def rollouts_from_json(found: Mapping[str, Any]) -> Rollouts:
     by_layout = dict(zip(layouts, outcomes))
     if len(by_layout) != len(outcomes):
         raise ValueError(f"{len(outcomes)} outcomes of {len(by_layout)} layouts")
-    return Rollouts(by_layout)
+    return by_layout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -286,5 +286,5 @@ class _Queue:
 def _outcome(entry: Entry) -> str:
     if entry.status == FAILED:
         return f"failed after {duration(entry.seconds)}: {entry.error}"
-    success = ", ".join(f"{name} {found.successes}/{found.episodes}" for name, found in entry.variants.items())
+    success = ", ".join(f"{name} {sum(found.values())}/{len(found)}" for name, found in entry.variants.items())
     return f"finished in {duration(entry.seconds)}: {success}"

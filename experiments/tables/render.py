@@ -116,14 +116,14 @@ def _lines_of_blocks(results: Sequence[BlockResult]) -> str:
     for result in results:
         for entry in result.finished:
             rollouts = entry.variants[IN]
-            low, high = wilson(rollouts.successes, rollouts.episodes)
+            low, high = wilson(sum(rollouts.values()), len(rollouts))
             rows.append(
                 [
                     f"`{entry.task}`",
                     str(entry.config["demos"]["episodes"]),
                     f"{entry.steps:,}",
                     f"{entry.validation['val/action_mse']:.3f}",
-                    f"{rollouts.successes} of {rollouts.episodes}",
+                    f"{sum(rollouts.values())} of {len(rollouts)}",
                     f"{100 * low:.0f} to {100 * high:.0f} %",
                     f"{entry.seconds / 60:.0f}" if entry.whole else "–",
                 ]
@@ -248,7 +248,7 @@ def _recorded(entries: Sequence[Entry]) -> str:
     parts = [seeds]
     for variant in dict.fromkeys(name for entry in entries for name in entry.variants):
         of_variant = [entry.variants[variant] for entry in entries if variant in entry.variants]
-        rates = ", ".join(f"{100 * one.successes / one.episodes:.0f}" for one in of_variant)
+        rates = ", ".join(f"{100 * sum(one.values()) / len(one):.0f}" for one in of_variant)
         parts.append(f"{words(variant)} {rates} %")
     return ": ".join([parts[0], ", ".join(parts[1:])]) if parts[1:] else parts[0]
 

@@ -36,20 +36,8 @@ def words(name: str) -> str:
     return SCENES.get(name, name.replace("_", " "))
 
 
-@dataclasses.dataclass(frozen=True)
-class Rollouts:
-    """Outcomes of one policy on one variant of the scene: layout seed to success."""
-
-    outcomes: Mapping[int, bool]
-
-    @property
-    def successes(self) -> int:
-        return sum(self.outcomes.values())
-
-    @property
-    def episodes(self) -> int:
-        return len(self.outcomes)
-
+Rollouts = dict[int, bool]
+"""Outcomes of one policy on one variant of the scene: layout seed to success."""
 
 BySeed = Mapping[int, Mapping[str, Rollouts]]
 """Training seed to variant to outcomes."""
@@ -64,7 +52,7 @@ def read_rollouts(summary: Section) -> dict[str, Rollouts]:
         for part, key, value in own:
             if part.text(key, value) != value:
                 raise part.refuse(key, f"{value!r}, as in the rest of the file; copy it again")
-        found[variant] = Rollouts(read_outcomes(one))
+        found[variant] = read_outcomes(one)
     return found
 
 
@@ -153,8 +141,8 @@ def _success(by_seed: BySeed) -> dict[str, Success]:
     found = {}
     for variant in dict.fromkeys(name for of_seed in by_seed.values() for name in of_seed):
         rollouts = {seed: by_seed[seed][variant] for seed in sorted(by_seed) if variant in by_seed[seed]}
-        counts = [(one.successes, one.episodes) for one in rollouts.values()]
-        per_seed = {seed: one.successes / one.episodes for seed, one in rollouts.items()}
+        counts = [(sum(one.values()), len(one)) for one in rollouts.values()]
+        per_seed = {seed: won / episodes for seed, (won, episodes) in zip(rollouts, counts)}
         wins, episodes = map(sum, zip(*counts))
         found[variant] = Success(per_seed, wins, episodes, mean_rate(counts))
     return found
@@ -165,7 +153,7 @@ def _differences(first: BySeed, second: BySeed) -> dict[str, PairedDifference]:
     found = {}
     for variant in dict.fromkeys(name for seed in seeds for name in first[seed]):
         both = [seed for seed in seeds if variant in first[seed] and variant in second[seed]]
-        rows = [[of[seed][variant].outcomes for seed in both] for of in (first, second)]
+        rows = [[of[seed][variant] for seed in both] for of in (first, second)]
         layouts = sorted(set.intersection(*(set(outcomes) for outcomes in (*rows[0], *rows[1])))) if both else []
         if layouts:
             a, b = (np.array([[outcomes[layout] for layout in layouts] for outcomes in some]) for some in rows)

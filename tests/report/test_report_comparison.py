@@ -7,7 +7,7 @@ import pytest
 from evaluations import evaluation_of
 
 from gap_vla.core.foreign import Section
-from gap_vla.report.comparison import Rollouts, compare, label
+from gap_vla.report.comparison import compare, label
 from gap_vla.report.comparison_render import as_markdown, as_text, draw_comparison, render
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.summary import read_outcomes
@@ -18,7 +18,7 @@ def methods(rates, *, seeds=(0, 1, 2), layouts=60):
     difficulty = np.random.default_rng(0).random(layouts)
     return {
         method: {
-            seed: {"default": Rollouts({100_000 + i: bool(d < rate + 0.02 * seed) for i, d in enumerate(difficulty)})}
+            seed: {"default": {100_000 + i: bool(d < rate + 0.02 * seed) for i, d in enumerate(difficulty)}}
             for seed in seeds
         }
         for method, rate in rates.items()
@@ -26,7 +26,7 @@ def methods(rates, *, seeds=(0, 1, 2), layouts=60):
 
 
 def one(outcomes):
-    return {0: {"default": Rollouts(outcomes)}}
+    return {0: {"default": outcomes}}
 
 
 def test_outcomes_are_read_from_a_summary():
@@ -52,7 +52,7 @@ def test_a_real_difference_excludes_zero_and_equal_methods_do_not():
 def test_only_shared_seeds_and_layouts_are_paired_and_the_rest_is_noted():
     some = methods({"v": 0.5, "vp": 0.6})
     del some["vp"][2]
-    some["v"][0] = {"default": Rollouts(dict(list(some["v"][0]["default"].outcomes.items())[:40]))}
+    some["v"][0] = {"default": dict(list(some["v"][0]["default"].items())[:40])}
     found = compare(some)
     difference = found.differences["vp", "v"]["default"]
     assert (difference.seeds, difference.layouts) == (2, 40)
@@ -90,7 +90,7 @@ def runs(folder, table, task="assembly"):
     paths = []
     for method, by_seed in table.items():
         for seed, variants in by_seed.items():
-            rollouts = evaluation_of(variants["default"].outcomes)
+            rollouts = evaluation_of(variants["default"])
             paths.append(folder / f"{task}_{method}_{seed}.json")
             content = {"task": task, "method": method, "seed": seed, "rollouts": rollouts}
             paths[-1].write_text(json.dumps(content))

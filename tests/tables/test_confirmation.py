@@ -19,7 +19,6 @@ from experiments.tables.ledger import FINISHED, Entry, Ledger
 from experiments.tables.render import render
 from experiments.tables.results import analyse
 from experiments.tables.tables import find_table
-from gap_vla.report.comparison import Rollouts
 from gap_vla.rollouts.statistics import paired_difference
 
 LAYOUTS = range(600_000, 600_100)
@@ -91,7 +90,7 @@ def test_the_table_says_it_above_its_sections(tmp_path):
     for cell in cells:
         if wins := SUCCESSES.get(cell.arm.name):
             won = wins[cell.seed - 10]
-            rollouts = {"default": Rollouts({seed: place < won for place, seed in enumerate(LAYOUTS)})}
+            rollouts = {"default": {seed: place < won for place, seed in enumerate(LAYOUTS)}}
             known = (cell.block.task, cell.arm.name, cell.arm.method, cell.seed, 10, 60.0, True)
             account = {"commit": "abc", "machine": {"cores": 2, "device": "cpu", "jobs": 1}}
             more = dict(config=cell.settings, origin=cell.origin, account=account)

@@ -9,7 +9,6 @@ from experiments.tables.proprio_map import effect, places_of
 from experiments.tables.render import render
 from experiments.tables.results import analyse
 from experiments.tables.tables import find_table
-from gap_vla.report.comparison import Rollouts
 from gap_vla.sim import TASK_NAMES
 
 LAYOUTS = range(500_000, 500_100)
@@ -39,7 +38,7 @@ def filled(cells, tmp_path):
             known = (cell.block.task, cell.arm.name, cell.arm.method, cell.seed, 10, 60.0, True)
             account = {"commit": "abc", "machine": {"cores": 2, "device": "cpu", "jobs": 1}}
             more = dict(config=cell.settings, origin=cell.origin, account=account)
-            rolled_out = {"default": Rollouts(outcomes)}
+            rolled_out = {"default": outcomes}
             ledger.write(cell, Entry(cell.name, FINISHED, cell.hash, *known, rolled_out, None, **more))
     return ledger
 

@@ -14,11 +14,10 @@ from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
 from experiments.tables.tables import PAPER_TABLES, PROFILES, TABLES, find_table, narrowed, paper_success
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.report.comparison import Rollouts
 
 
 def entry_of(cell, outcomes, status=FINISHED, error=None):
-    variants = {"default": Rollouts(dict(enumerate(map(bool, outcomes))))} if status == FINISHED else {}
+    variants = {"default": dict(enumerate(map(bool, outcomes)))} if status == FINISHED else {}
     return Entry(
         cell.name,
         status,
