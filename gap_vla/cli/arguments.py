@@ -131,7 +131,8 @@ class Parser(argparse.ArgumentParser):
         return super()._get_values(action, arg_strings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words, self._given = sys.argv[1:] if args is None else args, []
+        self._given = []
+        words = sys.argv[1:] if args is None else args
         return super().parse_known_args([self._present_name(word) for word in words], namespace)
 
     def _present_name(self, word: str) -> str:
@@ -272,8 +273,14 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: 
         return dataclasses.replace(loaded, task=options.task or loaded.task)
     if options.task is None:
         raise PolicyError(f"--policy {options.policy} needs --task")
-    width, more = task_spec(options.task).action_dim, {"keys": options.keys, "patience": options.patience}
-    loaded = serving.load_policy(options.policy, action_dim=width, task=options.task, seed=seed, **more)
+    loaded = serving.load_policy(
+        options.policy,
+        action_dim=task_spec(options.task).action_dim,
+        task=options.task,
+        seed=seed,
+        keys=options.keys,
+        patience=options.patience,
+    )
     return dataclasses.replace(loaded, task=options.task)
 
 

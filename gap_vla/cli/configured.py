@@ -178,7 +178,8 @@ def run_configured(
 
 def _overridden(where: str, config: ConfigDict, arguments: Sequence[str]) -> dict[str, Any]:
     """The configuration with its overrides, `--config.KEY=VALUE`; whatever else is left over is refused."""
-    words, values = ["", *arguments], flags.FlagValues()
+    words = ["", *arguments]
+    values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=words)
         positional = values(words)[1:]

@@ -70,7 +70,8 @@ class _Imports:
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
-        most, least = resource.getrlimit(resource.RLIMIT_AS)[0], {"tensorflow": 4, "jax": 2, "torch": 1}.get(name, 0)
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        least = {"tensorflow": 4, "jax": 2, "torch": 1}.get(name, 0)
         if 0 <= most < least * 2**30:
             raise MemoryError(f"{name} needs {least} GiB of addresses, and ulimit -v allows {most / 2**30:.1f} GiB")
         if name == "tensorflow":

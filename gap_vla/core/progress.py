@@ -129,7 +129,8 @@ class Progress:
 
     def update(self, done: int, extra: str = "", force: bool = False) -> None:
         """So many units are done, those of earlier runs included."""
-        now, all_done = time.monotonic(), self._total is not None and done >= self._total
+        now = time.monotonic()
+        all_done = self._total is not None and done >= self._total
         self._done, self._extra = done, extra
         if self._after and (now - self._start < self._after or (all_done and not self._last_line)):
             return
@@ -170,7 +171,8 @@ class Progress:
 
 def watched(results: Iterable[T], what: str, total: int, unit: str, after: float = 0.0) -> list[T]:
     """The results as a list, while stderr says how many there are."""
-    progress, done = Progress(what, total, unit, after=after, out=sys.stderr), []
+    progress = Progress(what, total, unit, after=after, out=sys.stderr)
+    done = []
     for result in results:
         done.append(result)
         progress.update(len(done))

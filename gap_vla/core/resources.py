@@ -43,9 +43,7 @@ def free_disk(folder: Path | str) -> int:
 def existing_parent(path: Path | str) -> Path:
     """The path itself, or the nearest of its parents that exists."""
     path = Path(path).absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def require_writable(folder: Path | str, key: str) -> None:

@@ -130,7 +130,8 @@ def read_description(root: Path) -> Description:
     version = info.text("codebase_version", "unknown")
     if version[:2] not in ("v2", "v3"):
         raise EpisodeError(f"{root}: LeRobot format {version!s:.40}; v2 and v3 are read")
-    features, found = info.section("features"), {}
+    features = info.section("features")
+    found = {}
     for name in features.values:
         feature = features.section(name)
         shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
@@ -157,7 +158,8 @@ def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePl
         EpisodeError: an unreadable index, one of other episodes than the description says, or of parts of videos that
             are not those of the steps.
     """
-    root, tasks = described.root, _tasks(described)
+    root = described.root
+    tasks = _tasks(described)
     rows = sorted(_episodes(described), key=lambda row: row.whole("episode_index", 0, MOST))
     before = itertools.accumulate((row.whole("length", 1, MOST) for row in rows), initial=0)
     places = [_place(described, row, first, tasks, cameras) for row, first in zip(rows, before)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import hashlib
-import importlib
 import json
+import pkgutil
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -241,8 +241,7 @@ def _is_of(hint: Any, value: Any) -> bool:
 
 def reader_class(kind: str) -> type[Any]:
     """The reader of a format. Raises EpisodeError: it is unknown."""
-    module, name = READERS[choose(kind, list(READERS), "kind", EpisodeError)].split(":")
-    return getattr(importlib.import_module(module), name)
+    return pkgutil.resolve_name(READERS[choose(kind, list(READERS), "kind", EpisodeError)])
 
 
 def read(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) -> Iterator[Episode]:

@@ -71,7 +71,8 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
                 raise DatasetError(f"{path} exists and was made differently ({changed}); {advice}")
         claim(path, "dataset")
         partial = path.with_name(f".{path.name}.partial")
-        mark, described = partial / _MARK, json.dumps(settings, indent=2) + "\n"
+        mark = partial / _MARK
+        described = json.dumps(settings, indent=2) + "\n"
         if os.path.lexists(partial) and not mark.is_file() and (not partial.is_dir() or any(partial.glob("[!.]*"))):
             raise DatasetError(f"{partial}, where {path} would be made, was not written by gap_vla; move it away")
         if partial.exists() and not (mark.exists() and mark.read_text() == described):

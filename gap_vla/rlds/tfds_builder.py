@@ -83,7 +83,8 @@ class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registratio
         Raises:
             DatasetError, EpisodeError: as `build_dataset`.
         """
-        demos, settings = self.open(source, reader), {**self._settings(), **settings}
+        demos = self.open(source, reader)
+        settings = {**self._settings(), **settings}
         about = f"{self.name}: {inspect.getdoc(type(self))}" if type(self).__doc__ else DESCRIPTION
         writer: dict[str, Any] = {"version": str(self.version), "module": type(self).__module__, "description": about}
         return build_dataset(demos, self._data_dir_root, self.name, **writer, **settings)

@@ -58,7 +58,8 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}")
-    episode, where = demos[index], f"{source}, episode {demos.names[index]}"
+    episode = demos[index]
+    where = f"{source}, episode {demos.names[index]}"
     with opened(demos.path) as file:
         group = group_at(file, f"data/{demos.names[index]}", where)
         if not has(group, "rho"):

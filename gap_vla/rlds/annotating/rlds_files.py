@@ -86,7 +86,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     info = dict(Section.read(source / "dataset_info.json", EpisodeError).values)
     splits = open_version(source).info.splits
     found = read_all(source, job)
-    episodes, extra = [episode for *_, episode, _ in found], [column for *_, column in found if column is not None]
+    episodes = [episode for *_, episode, _ in found]
+    extra = [column for *_, column in found if column is not None]
     shards = [(name, Path(str(file))) for name, split in splits.items() for file in split.filepaths]
     others = _other_files(source, {file.name for _, file in shards})
     size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
@@ -188,7 +189,8 @@ def _other_files(source: Path, written: set[str]) -> list[Path]:
     Raises:
         AnnotationError: a pipe, a device, or a link that leads to a folder or out of the dataset.
     """
-    found, inside = [], Path(os.path.realpath(source))
+    found = []
+    inside = Path(os.path.realpath(source))
     for path in sorted(source.rglob("*")):
         first = path.relative_to(source).parts[0]
         if first.startswith(".") or first in written | ANEW or (path.is_dir() and not path.is_symlink()):
