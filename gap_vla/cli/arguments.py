@@ -17,12 +17,10 @@ from typing import Any, NoReturn
 
 from gap_vla.core.errors import USER_ERROR
 from gap_vla.core.foreign import is_odd_number, one_line, parsed
-from gap_vla.core.typed_config import SEED, Bounds, NumberField
+from gap_vla.core.typed_config import CAMERAS, SEED, Bounds, NumberField
 
 MANY = 100_000
 """Episodes, each of which takes seconds."""
-
-CAMERAS = ("primary", "wrist")
 
 
 class Number:

@@ -140,6 +140,9 @@ class Items:
     most: int
 
 
+CAMERAS = ("primary", "wrist")
+"""The cameras that a policy may see through."""
+
 STEPS = 2**31 - 1
 """Training steps are counted in 32 bits."""
 

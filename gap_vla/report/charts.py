@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -71,14 +72,9 @@ def branch_chart(runs: Sequence[Run]) -> str | None:
 
 def _names(templates: Sequence[str], measured: set[str], *branches: str) -> dict[str, str]:
     """Measurements of these branches (none given: of any) that were taken, with their line styles."""
-    found = {}
-    for template in templates:
-        for branch in branches or ("vision", "proprio"):
-            for part, style in PARTS.items():
-                name = template.format(branch=branch, part=part)
-                if name in measured:
-                    found[name] = style if "{part}" in template else "-"
-    return found
+    asked = itertools.product(templates, branches or ("vision", "proprio"), PARTS.items())
+    styles = {t.format(branch=branch, part=part): style if "{part}" in t else "-" for t, branch, (part, style) in asked}
+    return {name: style for name, style in styles.items() if name in measured}
 
 
 def _mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:

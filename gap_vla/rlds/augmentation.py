@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from gap_vla.core.typed_config import Bounds, ConfigError, Items, check_numbers, choose
+from gap_vla.core.typed_config import CAMERAS, Bounds, ConfigError, Items, check_numbers, choose
 
 DRAWS = 8
 """Random numbers that one window takes."""
@@ -115,8 +115,8 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         check_numbers(self, "data.augment")
         for camera in self.cameras:
-            choose(camera, ("primary", "wrist"), "data.augment.cameras")
-        for camera in ("primary", "wrist"):
+            choose(camera, CAMERAS, "data.augment.cameras")
+        for camera in CAMERAS:
             getattr(self, camera).check(f"data.augment.{camera}")
 
     @property

@@ -25,7 +25,6 @@ pass through unchanged, in both directions.
 """
 
 _EPS = 1e-8
-_FIELDS = ("action", "proprio")
 
 
 class StatisticsError(UserError, ValueError):
@@ -162,7 +161,7 @@ def check_statistics(
 def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
     """Writes JSON with lists for arrays."""
     plain = {
-        k: {n: np.asarray(v).tolist() for n, v in value.items()} if k in _FIELDS else int(value)
+        k: {n: np.asarray(v).tolist() for n, v in value.items()} if isinstance(value, Mapping) else int(value)
         for k, value in statistics.items()
     }
     write_json(path, plain)

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.typed_config import choose
+from gap_vla.core.typed_config import CAMERAS, choose
 from gap_vla.sim.cameras import CameraPose, StockView, View, find_view
 from gap_vla.sim.rendering import FastRenderer, check_owner
 from gap_vla.sim.rendering_backend import RenderingError, require_rendering
-from gap_vla.sim.specs import CAMERAS, TaskSpec, UnknownNameError, task_spec
+from gap_vla.sim.specs import TaskSpec, UnknownNameError, task_spec
 from gap_vla.sim.variants import Variant, variant_spec
 from gap_vla.sim.world import SETTLE_STEPS, World
 

@@ -9,13 +9,10 @@ from typing import Literal
 
 from gap_vla.core.episode import PROPRIO_PER_ARM
 from gap_vla.core.errors import UserError
-from gap_vla.core.typed_config import choose
+from gap_vla.core.typed_config import CAMERAS, choose
 
 ACTION_PER_ARM = 7
 """Width of one arm's action: delta xyz, delta rotation vector, gripper (+1 closes, -1 opens)."""
-
-
-CAMERAS = ("primary", "wrist")
 
 
 class UnknownNameError(UserError, ValueError):

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.typed_config import (
+    CAMERAS,
     EPISODES,
     HORIZON,
     LAYOUT_SEED,
@@ -61,7 +62,7 @@ class DemosConfig:
     def __post_init__(self) -> None:
         check_numbers(self, "demos")
         for camera in self.cameras:
-            choose(camera, ("primary", "wrist"), "demos.cameras")
+            choose(camera, CAMERAS, "demos.cameras")
         if len(set(self.cameras)) < len(self.cameras):
             raise ConfigError(f"demos.cameras is {self.cameras}; name each once")
         choose(self.kind, tuple(READERS), "demos.kind")
