@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from gap_vla.core.errors import USER_ERROR
 from gap_vla.core.foreign import is_odd_number, one_line, parsed
-from gap_vla.core.typed_config import CAMERAS, SEED, Bounds, NumberField
+from gap_vla.core.typed_config import CAMERAS, LAYOUT_SEED, SEED, Bounds, NumberField
 
 MANY = 100_000
 """Episodes, each of which takes seconds."""
@@ -53,7 +53,7 @@ def real(least: float, most: float, why: str = "both allowed") -> Number:
     return Number(float, Bounds(least, most, why))
 
 
-seed = Number(int, SEED)
+seed, layout_seed = Number(int, SEED), Number(int, LAYOUT_SEED)
 processes = whole(1, 256, "processes of a machine")
 pixels = whole(16, 1024, "pixels; smaller ones show nothing")
 seconds = real(0.01, 86_400, "up to a day")

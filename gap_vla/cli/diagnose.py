@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, load_policy, seed, whole
+from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, whole
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim_folder, write_output
 
@@ -53,7 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--closed-loop", type=whole(0, MANY), default=0, metavar="N", help=closed)
     which = f"of the rollouts (default: all): {', '.join(INTERVENTIONS)}"
     add("--interventions", nargs="+", choices=INTERVENTIONS, metavar="NAME", help=which)
-    add("--seed", type=seed, default=100_000, help="first layout seed (default 100000)")
+    add("--seed", type=layout_seed, default=100_000, help="first layout seed (default 100000)")
     add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
     options = parser.parse_args(arguments)
     parser.refuse_idle_for_policy(options)
@@ -72,9 +72,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    from gap_vla.rollouts.evaluation import Settings
-
-    Settings(max(options.closed_loop, 1), options.seed, options.workers)
     with answering(options) as answer, keeping("finished rollouts are kept, the same command continues"):
         answer |= _diagnose(options)
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, load_policy, seconds, seed, whole
+from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, seconds, whole
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim_folder, write_output
 
@@ -34,7 +34,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_policy("expert, random, replay:FILE", looks)
     add = parser.add_argument
     add("--episodes", type=whole(1, MANY), default=20, help="rollouts (default 20; take 100 for results)")
-    add("--seed", type=seed, help="first layout seed (default: where the variant's own seeds begin)")
+    add("--seed", type=layout_seed, help="first layout seed (default: where the variant's own seeds begin)")
     variants = f"variant of the scene: {', '.join(VARIANT_NAMES)}; or all"
     add("--variant", default="default", metavar="NAME|all", help=variants)
     add("--rlds", type=Path, help="no rollouts: the action error on this RLDS dataset's held-out episodes, split by ρ")
@@ -123,14 +123,12 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     """Yields (folder, summary) of each variant asked for."""
     from gap_vla.report.evaluation_page import claim_page
     from gap_vla.rollouts import PolicyError, evaluate
-    from gap_vla.rollouts.evaluation import Limits, Settings
+    from gap_vla.rollouts.evaluation import Limits
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
 
     variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)
     limits = Limits(policy=options.policy_limit)
     seeds = {v: variant_spec(v).first_seed if options.seed is None else options.seed for v in variants}
-    for first in seeds.values():  # all of it before anything heavy is loaded
-        Settings(options.episodes, first, options.workers, options.slots, options.videos)
     loaded = load_policy(
         options,
         seed=options.seed or 0,

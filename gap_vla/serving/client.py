@@ -70,17 +70,20 @@ class RemotePolicy:
         keys: how the server names things.
         patience: seconds of an episode to wait for a server that cannot be reached or has gone; then, or when it has
             closed more than `MAX_LOST` connections of it, `PolicyUnavailable`.
+        limit: seconds for an answer, which may include compiling; then a connection counts as lost.
 
     Raises:
         PolicyUnavailable: nobody answers at `address` within `patience`.
         PolicyError: `address` is none, or `patience` no time.
     """
 
-    def __init__(self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0) -> None:
+    def __init__(
+        self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0, limit: float = 600.0
+    ) -> None:
         self.name = "remote"
         self.patience = finite("patience", patience, 0, 86_400, PolicyError)
         _check_address(address)
-        self._address, self._keys = address, keys or KeyMapping()
+        self._address, self._keys, self._limit = address, keys or KeyMapping(), limit
         self._links: dict[int, _Link] = {}
         self._lost: Counter[int] = Counter()  # connections, by episode
         self._waited: dict[int, float] = {}  # seconds of patience, by episode
@@ -130,7 +133,7 @@ class RemotePolicy:
                     link.connection.recv(timeout=0)
                     raise PolicyError(f"{self._address} sends more than one answer to an observation; let it send one")
                 link.connection.send(message)
-                answer = link.connection.recv()
+                answer = link.connection.recv(timeout=self._limit)
                 break
             except (ConnectionClosed, OSError) as error:
                 if turn != self._turn:
@@ -141,7 +144,9 @@ class RemotePolicy:
                     problem = f"closed {self._lost[episode]} connections in one episode; let it keep one open for each"
                     raise PolicyUnavailable(f"{self._address} {problem} ({error})") from error
                 if time.monotonic() >= deadline:
-                    raise PolicyUnavailable(f"{self._address} keeps closing the connection ({error})") from error
+                    raise PolicyUnavailable(
+                        f"{self._address} keeps silent, or closing the connection ({error})"
+                    ) from error
                 time.sleep(_PAUSE)
                 self._waited[episode] = self.patience - (deadline - time.monotonic())
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong

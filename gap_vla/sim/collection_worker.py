@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_n
             from gap_vla.sim.recording import write_demonstration
 
             env = make(task, **env_kwargs)
-            while (order := _receive(connection)) is not None:
+            while (order := connection.recv()) is not None:
                 attempt, seed = order
                 demo = demonstrate(env, seed, action_noise)
                 if demo.success:
@@ -45,14 +44,3 @@ def work(connection: Connection, task: str, env_kwargs: dict[str, Any], action_n
             connection.send((-1, REFUSED, message_of(error)))
         except Exception:
             connection.send((-1, CRASHED, traceback.format_exc()))
-
-
-def _receive(connection: Connection) -> tuple[int, int] | None:
-    parent = parent_process()
-    while not connection.poll(1.0):
-        if parent is not None and not parent.is_alive():
-            return None
-    try:
-        return connection.recv()
-    except EOFError:
-        return None

@@ -51,8 +51,22 @@ def test_the_patience_is_that_of_an_episode_and_does_not_begin_anew_with_each_co
     with answering(1, connections) as address:
         policy = RemotePolicy(address, patience=0.4)  # a lost connection costs 0.5 s
         policy.reset([0])
-        with pytest.raises(PolicyUnavailable, match="keeps closing the connection"):
+        with pytest.raises(PolicyUnavailable, match="keeps silent, or closing the connection"):
             for _ in range(100):
                 policy.act(BATCH, [0])
         assert len(connections) == 3  # the one that greets, the first of the episode, and another
         policy.close()
+
+
+def test_a_server_that_never_answers_is_not_waited_for_for_ever():
+    def listen(connection):
+        connection.send(pack({}))
+        for _ in connection:
+            pass
+
+    with serve(listen, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        policy = RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", patience=0, limit=0.5)
+        policy.reset([0])
+        with pytest.raises(PolicyUnavailable, match=r"keeps silent, .*timed out in 0\.5s"):
+            policy.act(BATCH, [0])
