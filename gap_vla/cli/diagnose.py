@@ -92,7 +92,8 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     loaded = load_policy(options, execute=1)
     task = None
     if loaded.task:
-        size, cameras = options.image_size or loaded.image_size, options.cameras or loaded.cameras
+        size = options.image_size or loaded.image_size
+        cameras = options.cameras or loaded.cameras
         view = loaded.view(size=options.image_size)
         task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=view)
     if (simulated or options.closed_loop) and task is None:

@@ -176,7 +176,8 @@ class RunDirectory:
         return run
 
     def _take_up(self, config: dict[str, Any]) -> None:
-        stored, file = self.read_config(), Section.read(self.config, ConfigError)
+        stored = self.read_config()
+        file = Section.read(self.config, ConfigError)
         if changed := differences(of_training(stored), of_training(config)):
             raise ConfigError(
                 f"{self.path} was trained with another configuration ({in_words(changed)}); "
@@ -223,7 +224,8 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             raise UserError(f"{where}: not valid JSON; copy the file again") from None
         if texts := [key for key, value in row.values.items() if type(value) not in (int, float)]:
             raise row.refuse(texts[0], "a number")
-        step, before = row.whole("step", 0, STEPS), rows[-1]
+        step = row.whole("step", 0, STEPS)
+        before = rows[-1]
         if step < before["step"] or (step == before["step"] and row.values.keys() & before.keys() > {"step"}):
             raise UserError(f"{where}: step {step} comes again; copy the file again, or take the line out")
         rows.append(dict(row.values))

@@ -31,7 +31,8 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
 
     A symbolic link is replaced itself, never the file of somebody else; with `follow`, what it points to is.
     """
-    path, suffix = Path(path), Path(path).suffix.lower()  # of the link: writers go by it
+    path = Path(path)
+    suffix = path.suffix.lower()  # of the link: writers go by it
     path = Path(os.path.realpath(path if follow else path.parent), "" if follow else path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)

@@ -110,7 +110,8 @@ def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: f
     clock may be wrong by 1 %); `task_index` is the number of one of the episode's tasks.
     """
     steps = np.arange(place.length)
-    times, slack = steps / fps, (0.5 + steps / 100) / fps
+    times = steps / fps
+    slack = (0.5 + steps / 100) / fps
     for key, right, most in (("frame_index", steps, 0), ("index", steps + place.first, 0), ("timestamp", times, slack)):
         with refusing(f"{where}: {key!r} is no number per step", "download it again", EpisodeError):
             found = np.asarray(table.get(key, right)).reshape(place.length)
@@ -149,7 +150,8 @@ def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
     where = f"{video}, episode {place.index}"
     if not video.exists():
         raise EpisodeError(f"{where}: the video is missing; download it")
-    first, most = round((start or 0) * fps), place.length + (start is None)
+    first = round((start or 0) * fps)
+    most = place.length + (start is None)
     # it ends at the first error (-xerror), rather than fill in what it cannot decode
     asked = ["-xerror", *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else [])]
     reader = imageio_ffmpeg.read_frames(str(video), input_params=asked, output_params=["-frames:v", str(most)])

@@ -65,8 +65,9 @@ class AnnotationJob:
             Schema.of(episodes[0]).check(*episodes)
         if self.annotator is not None:
             return load_annotator(self.annotator).annotate(episodes, workers=self.workers, extra=extra)
-        fixed: dict[str, Any] = {"workers": self.workers, "extra": extra, "fit": fit}
-        return annotate(episodes, method=self.method, seed=self.seed, **fixed, **self.options)
+        return annotate(
+            episodes, method=self.method, seed=self.seed, workers=self.workers, extra=extra, fit=fit, **self.options
+        )
 
 
 @dataclasses.dataclass(frozen=True)
