@@ -121,7 +121,8 @@ class Adjustment:
         sample = torch.from_numpy(factors.sample * factors.gradient)
         sample = sample.to(next(iter(self.parameters.values())).device, non_blocking=True)
         before = self._sample, self._identity
-        self._sample, self._identity = (sample[0, 0] if rho is None else sample), not active
+        self._sample = sample[0, 0] if rho is None else sample
+        self._identity = not active
         self._update = float(factors.update)
         try:
             yield

@@ -154,7 +154,8 @@ class Transformer(nn.Module):
 
         looped = len(names) - bool(last) if scan else 0
         if scan:
-            run, stacked = runs({}), jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[:looped])
+            run = runs({})
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[:looped])
             inputs = stacked, None if keys is None else keys[:looped]
             x = jax.lax.scan(lambda carry, xs: (run(carry, *xs), None), x, inputs)[0]
         for index in range(looped, len(names)):

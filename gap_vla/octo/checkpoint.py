@@ -245,15 +245,14 @@ def write_checkpoint(
     config: Mapping[str, Any],
     example_batch: Mapping[str, Any],
     statistics: Mapping[str, Any] | None,
-) -> Path:
-    """Write the parameters of `step`, and the other files where they do not exist yet; returns the step's directory.
+) -> None:
+    """Write the parameters of `step`, and the other files where they do not exist yet.
 
     Every file appears whole or not at all. An existing step is an error: checkpoints are never overwritten.
     """
     target = params_path(root, step)
     if target.exists():
         raise CheckpointError(f"{target} exists already; choose another step or another directory")
-    root.mkdir(parents=True, exist_ok=True)
     if not (root / CONFIG).exists():
         _write(root / CONFIG, json.dumps(config).encode())
     if not (root / EXAMPLE_BATCH).exists():
@@ -261,9 +260,7 @@ def write_checkpoint(
     if not (root / STATISTICS).exists():
         lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
         _write(root / STATISTICS, json.dumps(lists).encode())
-    target.parent.mkdir(parents=True, exist_ok=True)
     _write(target, serialization.msgpack_serialize(_to_numpy(params)))
-    return target.parent.parent
 
 
 def _to_numpy(tree: Any) -> Any:

@@ -163,7 +163,6 @@ class Annotator:
     def save(self, directory: str | Path) -> Path:
         """Writes annotator.json and, with an LSTM, estimator.safetensors and estimator.json."""
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         if self.estimator is not None:
             self.estimator.save(directory)
         write_json(directory / "annotator.json", {"format": 1, **self.identity})

@@ -119,23 +119,22 @@ class PhaseEstimator:
         features = {i: self.features(motions[i]) for i in usable}
         kept, held = held_out_split(usable, self.settings)
         stacked = np.concatenate([features[i][1:] for i in kept] or [np.zeros((0, self.width), np.float32)])
-        mean = np.zeros(self.width, np.float32)
         scale = stacked.std(axis=0, dtype=np.float64) if len(stacked) else np.ones(self.width)
         scale = np.where(scale > LEAST_SCALE, scale, 1).astype(np.float32)
-        examples = {i: self._example((features[i] - mean) / scale, change_points[i]) for i in usable}
+        examples = {i: self._example(features[i] / scale, change_points[i]) for i in usable}
         s = self.settings
         trained = train(
             [examples[i] for i in kept], [examples[i] for i in held], hidden=s.hidden, epochs=s.epochs,
             learning_rate=s.learning_rate, batch_size=s.batch_size, max_steps=s.max_steps, seed=s.seed,
         )  # fmt: skip
-        self._weights = Weights(mean=mean, scale=scale, **trained.arrays)
+        self._weights = Weights(mean=np.zeros(self.width, np.float32), scale=scale, **trained.arrays)
         self.report = {
             "recordings": len(usable),
             "held_out_recordings": len(held),
             "epochs": len(trained.losses),
             "kept_epoch": trained.kept + 1,
             "train_loss": trained.losses[trained.kept],
-            **self._measure(motions, change_points, held, "held_out_"),
+            **self._measure(motions, change_points, held),
         }
         return self
 
@@ -241,15 +240,15 @@ class PhaseEstimator:
         weights = step_weights(points, length, k=s.distance_weight, most=most, one_sided=s.one_sided)
         return change_targets(points, length), weights
 
-    def _measure(self, motions, change_points, indices: Sequence[int], prefix: str) -> dict[str, Any]:
+    def _measure(self, motions, change_points, indices: Sequence[int]) -> dict[str, Any]:
         if not indices:
-            return {f"{prefix}loss": None, f"{prefix}calibration": None}
+            return {"held_out_loss": None, "held_out_calibration": None}
         rho = np.concatenate([self.predict(motions[i]) for i in indices])
         wanted = [self._wanted(change_points[i], len(motions[i])) for i in indices]
         targets, weights = (np.concatenate(part) for part in zip(*wanted))
         return {
-            f"{prefix}loss": weighted_loss(rho, targets, weights),
-            f"{prefix}calibration": calibration(rho, targets, weights),
+            "held_out_loss": weighted_loss(rho, targets, weights),
+            "held_out_calibration": calibration(rho, targets, weights),
         }
 
 

@@ -51,7 +51,8 @@ def distance_to(points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool
     >>> distance_to(np.array([1, 4]), 6)
     array([1., 0., 1., 1., 0., 1.], dtype=float32)
     """
-    steps, ends = np.arange(length), np.concatenate([[-np.inf], points, [np.inf]])
+    steps = np.arange(length)
+    ends = np.concatenate([[-np.inf], points, [np.inf]])
     behind = steps - ends[np.searchsorted(ends, steps, side="right") - 1]
     ahead = ends[np.searchsorted(ends, steps)] - steps
     return (behind if one_sided else np.minimum(behind, ahead)).astype(np.float32)

@@ -161,7 +161,8 @@ def _held_out_loss(model: PhaseLSTM, held_out: Sequence[Example], batch_size: in
     for start in range(0, len(held_out), batch_size):
         x, y, w = (_padded(arrays) for arrays in zip(*held_out[start : start + batch_size]))
         loss, total = _weighted_loss(model(x)[0], y, w)
-        loss_sum, weight_sum = loss_sum + float(loss), weight_sum + float(total)
+        loss_sum += float(loss)
+        weight_sum += float(total)
     return loss_sum / weight_sum
 
 

@@ -157,7 +157,4 @@ def build_policy(
         ConfigError: unknown method, or images that the encoder cannot take.
     """
     name = registry.method_name(method, registry.METHODS)
-    how = method_of(name)
-    policy = SmallPolicy(config, name, image_shape, proprio_dim, action_dim, cameras, how)
-    policy.extras = nn.ModuleDict(how.extras(policy))
-    return policy
+    return SmallPolicy(config, name, image_shape, proprio_dim, action_dim, cameras, method_of(name))

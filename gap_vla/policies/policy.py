@@ -33,7 +33,7 @@ class SmallPolicy(nn.Module):
         image_shape: height, width, channels.
         proprio_dim, action_dim: widths of proprioception and of an action.
         cameras: one encoder each.
-        how: that method (`gap_vla.policies.methods.Method`): which branches it wants, and a fusion of its own.
+        how: that method (`gap_vla.policies.methods.Method`): its branches, fusion and `extras`.
 
     Attributes:
         encoders: image encoder of each camera.
@@ -92,7 +92,7 @@ class SmallPolicy(nn.Module):
         self.temporal = temporal(config, fused)
         self.head = registry.find(registry.HEADS, config.head)(config, self.temporal.output_dim, action_dim)
         self.vision_dim = vision_dim
-        self.extras = nn.ModuleDict()
+        self.extras = nn.ModuleDict(how.extras(self))
 
     @property
     def branches(self) -> dict[str, nn.Module]:

@@ -34,7 +34,6 @@ def save_policy(
         camera: the view of the primary camera in training.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
     with replacing(directory / "policy.safetensors") as temporary:
         save_file(tensors, temporary)

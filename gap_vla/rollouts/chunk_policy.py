@@ -158,7 +158,8 @@ class ChunkPolicy(abc.ABC):
         self.source = source
         self.camera: str | None = None
         sizes = {key.removeprefix("image_"): shape[0] for key, shape in inputs.items() if key.startswith("image_")}
-        self.cameras, self.image_size = tuple(sizes), max(sizes.values(), default=None)
+        self.cameras = tuple(sizes)
+        self.image_size = max(sizes.values(), default=None)
         self.uses_proprio = "proprio" in inputs
         self.proprio_dim = inputs["proprio"][0] if self.uses_proprio else None
         self.action_dim = len(statistics["action"]["mean"])

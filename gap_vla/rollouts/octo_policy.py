@@ -43,7 +43,8 @@ class OctoPolicy(ChunkPolicy):
         heads = model.config["model"]["heads"]
         if "action" not in heads:
             raise PolicyError(f"the checkpoint has no head 'action' to act with; it has {', '.join(heads) or 'none'}")
-        head, built = heads["action"], model.module.heads["action"]
+        head = heads["action"]
+        built = model.module.heads["action"]
         super().__init__(
             inputs,
             _statistics(model.dataset_statistics, "proprio" in inputs, dataset),

@@ -86,7 +86,7 @@ def _with_room(path: Path, size: int) -> Iterator[h5py.File]:
 
 def assemble(
     parts: Sequence[Path], out: Path, *, env_name: str, settings: Mapping[str, Any], counts: Mapping[str, Any]
-) -> Path:
+) -> None:
     """Puts single demonstrations into one file, `data/demo_0`, `data/demo_1`, …, in the given order.
 
     Args:
@@ -107,4 +107,3 @@ def assemble(
         for key, value in {**settings, **counts}.items():
             if key != "env_kwargs":
                 data.attrs[key] = value
-    return out

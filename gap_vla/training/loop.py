@@ -245,7 +245,8 @@ class MetricsWriter:
         self._show(step=start_step + 1, session_log={"status": "START"})  # what an earlier call showed from there goes
         self._logger = importlib.import_module(logger) if logger in LOGGERS else None
         if self._logger:
-            config, how = run.read_config(), {"resume": "allow"}
+            config = run.read_config()
+            how = {"resume": "allow"}
             if logger == "wandb":  # knows a run by its id, trackio by its name; one that was begun anew is another
                 how["id"] = f"{run.path.name}-{run.dataset.stat().st_mtime_ns}"
             try:

@@ -84,7 +84,8 @@ class OctoTrainer(Trainer):
 
     @classmethod
     def dry_run(cls, config: FinetuneConfig) -> str:
-        account, pretrained = dry_run(config), config.model.pretrained
+        account = dry_run(config)
+        pretrained = config.model.pretrained
         return f"pretrained weights: {pretrained} (not read in a dry run)\n{account}" if pretrained else account
 
     def describe(self) -> str:

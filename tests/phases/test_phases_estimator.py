@@ -127,7 +127,7 @@ def test_short_recordings_are_not_learnt_by_heart():
     for epochs in (None, 100):
         estimator = PhaseEstimator(epochs=epochs, held_out=0.1 if epochs is None else 0.0, lookahead=2)
         estimator.fit(recordings, points)
-        error[epochs] = estimator._measure(others, true, range(50), "")["calibration"]["error"]
+        error[epochs] = estimator._measure(others, true, range(50))["held_out_calibration"]["error"]
     assert error[None] < 0.1 < error[100]
 
 
