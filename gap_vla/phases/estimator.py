@@ -164,10 +164,9 @@ class PhaseEstimator:
         """
         from gap_vla.phases.lstm import lstm_run
 
-        weights, lookahead = self.weights, self.settings.lookahead
+        weights, ahead = self.weights, self.settings.lookahead
         features = self.features(as_motion(position, quaternion, gripper, extra))
-        late = np.zeros((lookahead, self.width), np.float32)
-        return lstm_run(np.concatenate([features, late]), weights)[lookahead:]
+        return lstm_run(np.pad(features, ((0, ahead), (0, 0))), weights)[ahead:]
 
     @property
     def weights(self) -> Weights:
@@ -221,15 +220,10 @@ class PhaseEstimator:
         return Weights(**{name: np.ascontiguousarray(arrays[name]) for name in shapes})
 
     def _example(self, scaled: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        s, length = self.settings, len(scaled)
-        late = np.zeros((s.lookahead, scaled.shape[1]), np.float32)
-        targets, weights = self._wanted(points, length)
-        none_yet = np.zeros(s.lookahead, np.float32)
-        return (
-            np.concatenate([scaled, late]),
-            np.concatenate([none_yet, targets]),
-            np.concatenate([none_yet, weights]),
-        )
+        """What `train` takes of a recording; ρ of a step is asked for `lookahead` steps later."""
+        ahead = self.settings.lookahead
+        targets, weights = self._wanted(points, len(scaled))
+        return np.pad(scaled, ((0, ahead), (0, 0))), np.pad(targets, (ahead, 0)), np.pad(weights, (ahead, 0))
 
     def _wanted(self, points: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
         """What ρ should be at every step, and how much the step counts."""

@@ -393,15 +393,15 @@ LABELS = (
     Mutant(
         "M5: ρ is late by the lookahead",
         "phases/estimator.py",
-        "lstm_run(np.concatenate([features, late]), weights)[lookahead:]",
-        "lstm_run(np.concatenate([features, late]), weights)[: len(features)]",
+        "lstm_run(np.pad(features, ((0, ahead), (0, 0))), weights)[ahead:]",
+        "lstm_run(np.pad(features, ((0, ahead), (0, 0))), weights)[: len(features)]",
         f"{ESTIMATOR}::test_rho_sees_so_many_samples_ahead_and_no_more",
     ),
     Mutant(
         "M5: targets are early by the lookahead",
         "phases/estimator.py",
-        "np.concatenate([none_yet, targets]),",
-        "np.concatenate([targets, none_yet]),",
+        "np.pad(targets, (ahead, 0))",
+        "np.pad(targets, (0, ahead))",
         f"{ESTIMATOR}::test_rho_is_high_at_change_points_and_low_between",
     ),
 )
