@@ -96,10 +96,9 @@ class ImageTokenizer(nn.Module):
 
     def _goals(self, observations: Mapping[str, Any], tasks: Mapping[str, Any]) -> list[jax.Array]:
         """Goal images uint8[B, h, w, c] by sorted key, zeros for cameras without one."""
-        goals = {key: jnp.asarray(tasks[key]) for key in matching_keys(tasks, self.task_stack_keys)}
-        for key in matching_keys(observations, self.task_stack_keys):
-            if key not in goals:
-                goals[key] = jnp.zeros_like(observations[key][:, 0])
+        cameras = matching_keys(observations, self.task_stack_keys)
+        goals = {key: jnp.zeros_like(observations[key][:, 0]) for key in cameras}
+        goals |= {key: jnp.asarray(tasks[key]) for key in matching_keys(tasks, self.task_stack_keys)}
         if not goals:
             raise BatchError(f"no goal image or camera matches {list(self.task_stack_keys)}; found {sorted(tasks)}")
         return [goals[key] for key in sorted(goals)]

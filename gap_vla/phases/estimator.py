@@ -124,9 +124,15 @@ class PhaseEstimator:
         examples = {i: self._example(features[i] / scale, change_points[i]) for i in usable}
         s = self.settings
         trained = train(
-            [examples[i] for i in kept], [examples[i] for i in held], hidden=s.hidden, epochs=s.epochs,
-            learning_rate=s.learning_rate, batch_size=s.batch_size, max_steps=s.max_steps, seed=s.seed,
-        )  # fmt: skip
+            [examples[i] for i in kept],
+            [examples[i] for i in held],
+            hidden=s.hidden,
+            epochs=s.epochs,
+            learning_rate=s.learning_rate,
+            batch_size=s.batch_size,
+            max_steps=s.max_steps,
+            seed=s.seed,
+        )
         self._weights = Weights(mean=np.zeros(self.width, np.float32), scale=scale, **trained.arrays)
         self.report = {
             "recordings": len(usable),

@@ -111,14 +111,22 @@ def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int6
     found = [
         segment(
             part,
-            penalty=o.penalty, n_change_points=o.n_change_points,
+            penalty=o.penalty,
+            n_change_points=o.n_change_points,
             free=() if o.n_change_points is not None else stroke_starts(part, o.stroke or 0.0),
-            alpha=o.alpha, beta=o.beta, extra_weight=o.extra_weight, rest=o.rest,
-            smooth=o.smooth or 1, min_size=o.min_size or MIN_SIZE, max_segment=o.max_segment, jump=o.jump,
-            dead_band=o.dead_band, reduction=o.reduction,
+            alpha=o.alpha,
+            beta=o.beta,
+            extra_weight=o.extra_weight,
+            rest=o.rest,
+            smooth=o.smooth or 1,
+            min_size=o.min_size or MIN_SIZE,
+            max_segment=o.max_segment,
+            jump=o.jump,
+            dead_band=o.dead_band,
+            reduction=o.reduction,
         )
         for part in parts
-    ]  # fmt: skip
+    ]
     return found[0] if len(found) == 1 else _apart(np.unique(np.concatenate(found)), o.min_size or MIN_SIZE)
 
 

@@ -173,7 +173,8 @@ def dry_run(config: FinetuneConfig) -> str:
     parameters = Parameters.of(config, shapes)
     packing, tx, _ = optimizer_of(config, parameters)
     opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), parameters.trainable)
-    lines = [describe(config, parameters, opt_state), "inputs of a step:"]
+    lines = [f"pretrained weights: {pretrained} (not read in a dry run)"] if pretrained else []
+    lines += [describe(config, parameters, opt_state), "inputs of a step:"]
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
         lines.append(f"  {'/'.join(str(k.key) for k in path)} {leaf.dtype}{list(leaf.shape)}")
     return "\n".join(lines)

@@ -84,9 +84,7 @@ class OctoTrainer(Trainer):
 
     @classmethod
     def dry_run(cls, config: FinetuneConfig) -> str:
-        account = dry_run(config)
-        pretrained = config.model.pretrained
-        return f"pretrained weights: {pretrained} (not read in a dry run)\n{account}" if pretrained else account
+        return dry_run(config)
 
     def describe(self) -> str:
         return describe(self.config, self.built.parameters, self.built.state.opt_state)

@@ -208,7 +208,6 @@ def digests(store: EpisodeStore) -> dict[str, str]:
     is in; `labels` covers ρ and change points.
     """
     episodes, labels = hashlib.sha256(), hashlib.sha256()
-    labelled = False
     for name in sorted(store.splits):
         split = store.splits[name]
         lengths = np.diff(split.offsets)
@@ -217,12 +216,12 @@ def digests(store: EpisodeStore) -> dict[str, str]:
         labels.update(f"{name} {lengths.tolist()}".encode())
         for key in sorted(split.fields):
             if key in ("rho", "change_point"):
-                labelled = True
                 _add(labels, key, split.fields[key], np.float32 if key == "rho" else np.bool_)
             elif key == "phase":
                 episodes.update(f"phase {[split.phases[code] for code in split.fields[key]]}".encode())
             elif key in ("proprio", "action") or key.startswith("image_"):
                 _add(episodes, key, split.fields[key], np.uint8 if key.startswith("image_") else np.float32)
+    labelled = any({"rho", "change_point"} & set(split.fields) for split in store.splits.values())
     found = {"episodes": episodes.hexdigest()[:16]}
     return {**found, "labels": labels.hexdigest()[:16]} if labelled else found
 

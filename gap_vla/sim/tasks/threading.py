@@ -51,7 +51,6 @@ class Threading(RobosuiteWorld):
 
     def bodies(self) -> str:
         wide, ring = self.variant.size, RING_OPENING
-        needle = 'rgba="0.10 0.15 0.55 1" density="200"'
         wood = 'rgba="0.55 0.40 0.25 1"'
         orange = 'rgba="0.95 0.30 0.05 1" friction="0.3 0.005 0.0001" solref="0.01 1" solimp="0.95 0.99 0.001"'
         legs = "".join(
@@ -80,7 +79,7 @@ class Threading(RobosuiteWorld):
           <geom name="handle" type="box" size="{0.02 * wide} 0.02 0.02" friction="1.2 0.005 0.0001"
             rgba="0.10 0.55 0.20 1" density="200"/>
           <geom name="shaft" type="box" pos="0.08 0 0" size="{SHAFT} {0.005 * wide} {0.005 * wide}"
-            friction="0.3 0.005 0.0001" {needle}/></body>"""
+            friction="0.3 0.005 0.0001" rgba="0.10 0.15 0.55 1" density="200"/></body>"""
 
     def place(self, rng: np.random.Generator) -> None:
         start = draw_ranges(rng, _DEFAULT, _WIDE, self.variant.positions)
