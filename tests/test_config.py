@@ -178,6 +178,16 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 
 
+def test_a_configuration_file_runs_once(tmp_path):
+    from gap_vla.cli.configured import config_parser, run_configured
+
+    file, log = tmp_path / "c.py", tmp_path / "log"
+    counted = f"\nwith open({str(log)!r}, 'a') as stream:\n    stream.write('x')\n"
+    file.write_text((ROOT / "finetune_configs" / "threading.py").read_text() + counted)
+    run_configured(lambda config, options: None, config_parser(""), ["--config", str(file), "--config.train.steps=7"])
+    assert log.read_text() == "x"
+
+
 def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():
     code = (
         "import sys; from gap_vla.cli.finetune import main\n"

@@ -6,8 +6,8 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import importlib.util
 import os
-import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,13 +41,15 @@ def load_config(path_and_profile: str) -> ConfigDict:
     if not regular(Path(path), ConfigError).exists():
         near = ", ".join(str(p) for p in sorted(Path(path).parent.glob("*.py"))) or "none there"
         raise ConfigError(f"configuration file {path!r} does not exist (files: {near})")
-    if Path(path).suffix != ".py":
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if not (spec and spec.loader):
         raise ConfigError(f"{path}: a configuration file is Python and ends with .py")
+    module = importlib.util.module_from_spec(spec)
     with _naming_the_line(path):
-        get_config = runpy.run_path(path).get("get_config")
-        if not callable(get_config):
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
             raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
-        config = get_config(profile) if profile else get_config()
+        config = module.get_config(profile) if profile else module.get_config()
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
     return config
