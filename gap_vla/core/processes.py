@@ -51,10 +51,10 @@ def starting_workers(*, one_thread: bool = True) -> Iterator[None]:
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Spawned workers, for the main thread; after Ctrl-C or an error they finish what they are at, and no more.
 
-    Not forked: a fork of a process that holds TensorFlow's, JAX's or OpenGL's threads can hang.
+    They end with their parent. Not forked: a fork of one that holds TensorFlow's, JAX's or OpenGL's threads can hang.
     """
     with starting_workers():
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), start_quietly)
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(),))
     try:
         with starting_workers():
             for _ in range(workers):
@@ -143,16 +143,20 @@ class CellProcess:
                 setattr(self, what, value)
 
 
-def _cell(answers: Connection, settings: tuple[int, Path | None], work: Callable, arguments: tuple) -> None:
-    parent, log = settings
+def _begin(parent: int) -> None:
     start_quietly()
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background start deaf to `interrupt`
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before it could be watched
             raise SystemExit(1)
+
+
+def _cell(answers: Connection, settings: tuple[int, Path | None], work: Callable, arguments: tuple) -> None:
+    parent, log = settings
+    _begin(parent)
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in a shell's background start deaf to `interrupt`
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as stream:

@@ -117,7 +117,9 @@ def evaluate(
         for e, r in log.records.items():
             layout, ends = layouts.get(e, r.layout_seed), (None, *(chosen.phases or [r.phase]))
             if r.steps > chosen.horizon or r.layout_seed != layout or r.phase not in ends:
-                raise EvaluationError(f"{log.path}: episode {e} is none of this evaluation; choose another --out")
+                raise EvaluationError(
+                    f"{log.path}: episode {e} is none of this evaluation; remove it, or choose another --out"
+                )
         todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
         started = time.monotonic()
         if todo:

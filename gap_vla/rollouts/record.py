@@ -108,7 +108,7 @@ class EpisodeLog:
         whole = found[: found.rfind(b"\n") + 1]
         if len(whole) < len(found):
             os.truncate(self.path, len(whole))
-        records = {}
+        records: dict[int, EpisodeRecord] = {}
         for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             try:
                 record = EpisodeRecord.read(parsed(line), f"{self.path}, line {number}")
@@ -116,7 +116,8 @@ class EpisodeLog:
                 raise EvaluationError(
                     f"{self.path}, line {number}: not an episode ({error}); remove the line"
                 ) from None
-            records[record.episode] = record
+            if records.setdefault(record.episode, record) is not record:
+                raise EvaluationError(f"{self.path}, line {number}: episode {record.episode} again; remove one of them")
         return records
 
     def append(self, record: EpisodeRecord) -> None:

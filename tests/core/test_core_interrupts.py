@@ -59,3 +59,28 @@ def test_an_evaluation_that_is_interrupted_twice_says_so_once_and_keeps_whole_li
     assert (process.returncode, said) == (INTERRUPTED, kept)
     assert log.read_text().endswith("}\n")
     assert sorted(path.name for path in log.parent.iterdir()) == ["episodes.jsonl", "evaluation.json"]
+
+
+WAITS = """
+import os, time
+from gap_vla.core.processes import worker_pool
+
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        print(*{pool.submit(os.getpid).result() for _ in range(20)}, flush=True)
+        list(pool.map(time.sleep, [600, 600]))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_do_not_outlive_a_parent_that_was_ended(tmp_path, how):
+    (tmp_path / "waits.py").write_text(WAITS)
+    process = subprocess.Popen([sys.executable, tmp_path / "waits.py"], stdout=subprocess.PIPE, text=True)
+    workers = [int(number) for number in process.stdout.readline().split()]
+    process.send_signal(how)
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 30
+    while alive := [number for number in workers if os.path.exists(f"/proc/{number}")]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.05)

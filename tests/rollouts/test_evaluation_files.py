@@ -144,10 +144,18 @@ def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, 
     assert "episodes.jsonl, line 1" in str(caught.value) and named in str(caught.value)
 
 
+def test_an_episode_that_stands_there_twice_is_refused(tmp_path):
+    log = EpisodeLog(tmp_path, {})
+    for success in (False, True):
+        log.append(EpisodeRecord(0, 5, success, 3))
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl, line 2: episode 0 again; remove one of them"):
+        EpisodeLog(tmp_path, {})
+
+
 def test_an_evaluation_is_not_written_through_a_link(tmp_path):
     (tmp_path / "note").write_text("the only copy")
-    for name in ("episodes.jsonl", "summary.json", "index.html", "videos"):
-        EpisodeLog(tmp_path / "e", {}).append(EpisodeRecord(0, 5, False, 3))
+    for number, name in enumerate(("episodes.jsonl", "summary.json", "index.html", "videos")):
+        EpisodeLog(tmp_path / "e", {}).append(EpisodeRecord(number, 5, False, 3))
         (tmp_path / "e" / name).unlink(missing_ok=True)
         (tmp_path / "e" / name).symlink_to(tmp_path / "note")
         with pytest.raises(EvaluationError, match=rf"{name} is a link"):
@@ -165,7 +173,7 @@ def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(tmp_path, c
     evaluated(1)
     lines = tmp_path / "episodes.jsonl"
     lines.write_text(json.dumps(json.loads(lines.read_text()) | change) + "\n")
-    with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode 0 is none of this evaluation; choose"):
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode 0 is none of this evaluation; remove"):
         evaluated(2)
 
 
