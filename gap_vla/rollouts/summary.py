@@ -70,6 +70,8 @@ def read_outcomes(found: Section) -> dict[int, bool]:
         )
     records = [EpisodeRecord(number, *row) for number, row in enumerate(zip(layouts, outcomes, steps, ends))]
     phases = list(found.section("phases").section("reached").values) if found.values.get("phases") else []
+    if phases and (odd := {*ends} - {None, *phases}):
+        raise found.error(f"{found.name('last_phases')} has {one_line(odd, 80)}, no phase of the task; copy it again")
     again = summarize(records, phases)
     for key in ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases"):
         found.require(key)

@@ -201,6 +201,8 @@ def test_an_evaluation_is_continued_by_one_process_at_a_time(tmp_path):
 
 
 WON = evaluation_of({1: True})
+FLYING = {**evaluation_of({1: False}, ("move", "grip")), "last_phases": ["flying"]}
+FLYING["phases"] = {"reached": {"move": 1.0, "grip": 0.0}, "failed_in": {}}
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,7 @@ WON = evaluation_of({1: True})
         ({"rollouts": {**WON, "outcomes": [2]}}, "outcomes[0] is 2"),
         ({"rollouts": {**WON, "success_rate": 0.5}}, "success_rate is 0.5, its episodes give 1.0"),
         ({"rollouts": {"outcomes": [1]}}, "layout_seeds is missing"),
+        ({"rollouts": FLYING}, "last_phases has {'flying'}, no phase of the task"),
         ({"method": 5}, "method is 5"),
         ({"seed": "0"}, "seed is '0'"),
     ],
