@@ -55,7 +55,7 @@ def _concatenate(batches: list[Any], order: np.ndarray) -> Any:
 class WindowLoader:
     """Iterates over batches of windows in Octo's layout.
 
-    B, W, H are batch, window and action horizon; P, A the widths of proprioception and action:
+    B, W, H are batch, window and action horizon; P, A the widths of proprioception (of all states shown) and action:
     `observation`: {image_* uint8[B, W, h, w, 3], proprio float32[B, W, P] normalised, timestep int32[B, W],
     timestep_pad_mask bool[B, W] (False = before the episode's start), pad_mask_dict};
     `task`: {language_instruction object[B] of bytes, pad_mask_dict}; `action` float32[B, W, H, A] normalised;

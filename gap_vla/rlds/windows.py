@@ -93,6 +93,8 @@ class Windows:
         action_horizon: H.
         image_keys: cameras to deliver.
         proprio: whether to deliver proprioception.
+        proprio_history: states that each step shows, side by side: the last ones of its episode, then its own; before
+            the episode's start its first one.
         normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
         rho_of_window: `"step"` each step's own ρ, `"current"` the window's last step's for all, `"none"`.
         language: whether to deliver `task.language_instruction`.
@@ -110,6 +112,7 @@ class Windows:
         action_horizon: int,
         image_keys: Sequence[str] = ("image_primary",),
         proprio: bool = True,
+        proprio_history: int = 1,
         normalization: str = "normal",
         rho_of_window: RhoOfWindow = "step",
         language: bool = True,
@@ -134,6 +137,7 @@ class Windows:
             )
         self.image_keys, self.proprio, self.language = tuple(image_keys), proprio, language
         self.rho_of_window = rho_of_window
+        self._history = np.arange(1 - proprio_history, 1)
         self._shape = window_size, action_horizon
         self._upstream_mask = upstream_action_mask
         self._seed = seed
@@ -157,7 +161,8 @@ class Windows:
         step = index.observation + start[:, None]
         observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
         if self.proprio:
-            observation["proprio"] = self._small["proprio"][step]
+            steps = np.maximum(step[..., None] + self._history, start[:, None, None])
+            observation["proprio"] = self._small["proprio"][steps].reshape(*step.shape, -1)
         observation["timestep"] = index.observation.astype(np.int32)
         # Upstream marks a key False only where the dataset lacks it; every key here exists at every step.
         observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in observation}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.resources import require_jax_device
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 from gap_vla.rollouts.policy import PolicyError
@@ -40,6 +41,9 @@ class OctoPolicy(ChunkPolicy):
     def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
         example = model.example_batch["observation"]
         inputs = {k: value.shape[2:] for k, value in example.items() if k == "proprio" or k.startswith("image_")}
+        states = Section(model.config, "config.json", CheckpointError).whole("proprio_history", 1, 64, 1)
+        if "proprio" in inputs:
+            inputs["proprio"] = (inputs["proprio"][0] // states,)
         heads = model.config["model"]["heads"]
         if "action" not in heads:
             raise PolicyError(f"the checkpoint has no head 'action' to act with; it has {', '.join(heads) or 'none'}")
@@ -49,6 +53,7 @@ class OctoPolicy(ChunkPolicy):
             inputs,
             _statistics(model.dataset_statistics, "proprio" in inputs, dataset),
             window=example["timestep_pad_mask"].shape[1],
+            proprio_history=states,
             horizon=built.action_horizon,
             action_dim=built.action_dim,
             samples=head["name"] in _SAMPLING_HEADS,

@@ -105,6 +105,7 @@ def make_loader(
         seed=config.train.seed,
         image_keys=tuple(f"image_{camera}" for camera in config.demos.cameras),
         proprio=config.uses_proprio,
+        proprio_history=config.model.proprio_history,
         normalization=config.data.normalization,
         rho_of_window="step" if all(map(has_rho, stores)) else "none",
         language=bool(config.model.pretrained),

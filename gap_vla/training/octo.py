@@ -42,6 +42,8 @@ class ModelConfig:
 
     pretrained: str = ""  # checkpoint directory or hf://…; empty: the small model below
     window_size: Annotated[int, Bounds(1, 128, "steps of history; attention grows with the square")] = 1
+    # states that each step of the window shows as tokens, the last ones and its own; an extension, upstream shows one
+    proprio_history: Annotated[int, Bounds(1, 64, "states; each number of each is a token")] = 1
     action_horizon: Annotated[int, HORIZON] = 8
     head: str = "l1"  # l1 | mse | diffusion
     token_embedding_size: Annotated[int, Bounds(8, 4096, "numbers of a token; the published have 384 and 768")] = 128
@@ -204,7 +206,7 @@ class FinetuneConfig(Experiment):
         side = size / model.pixels_of_token
         number = 2 if self.train.precision == "bfloat16" else 4
         kept = 1 if self.train.remat else layers
-        tokens = model.window_size * (cameras * side**2 + 10)
+        tokens = model.window_size * (cameras * side**2 + 10 * model.proprio_history)
         return {
             "parameters, gradients, optimizer": 14.0 * trained + 4 * frozen,
             "batches": 2.0 * self.train.batch_size * model.window_size * 3.0 * cameras * size**2,

@@ -85,7 +85,7 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
     batch = model_inputs(example_batch, text_processor)
     layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
     model = OctoModel.from_config(
-        {**layout, "camera": config.demos.camera},
+        {**layout, "camera": config.demos.camera, "proprio_history": config.model.proprio_history},
         batch,
         text_processor=text_processor,
         rng=init_rng,
@@ -240,7 +240,7 @@ def planned(config: FinetuneConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     batch = example_batch(
         image_keys=[f"image_{camera}" for camera in config.demos.cameras],
         image_size=config.demos.image_size,
-        proprio_dim=task.proprio_dim if config.uses_proprio else None,
+        proprio_dim=task.proprio_dim * config.model.proprio_history if config.uses_proprio else None,
         action_dim=task.action_dim,
         action_horizon=config.model.action_horizon,
         window_size=config.model.window_size,
