@@ -160,6 +160,6 @@ def sim_task(
         variant=variant,
         camera=camera,
     )
-    sim.variant_spec(variant)
+    sim.variant_spec(variant).require_view(camera)
     spec.require_cameras(cameras, camera)
     return task

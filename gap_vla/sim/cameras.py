@@ -113,9 +113,6 @@ class StockView:
         fovy = float(data.model.cam_fovy[camera.id])
         return CameraPose(camera.xpos.copy(), -axes[:, 2], axes[:, 1].copy(), fovy)
 
-    def shifted(self, rng: np.random.Generator, distance: float = 0.04, angle: float = 3.0) -> View:
-        raise NotImplementedError("camera_shift moves the tasks' own cameras only; choose camera='near'")
-
 
 def find_view(name: str, own: Mapping[str, View], model: Any) -> View | StockView:
     """A task's own view, or a camera of the model, by name.

@@ -89,8 +89,8 @@ class SimEnv(gymnasium.Env):
         rng = np.random.default_rng(self.episode_seed)
         self.world.reset(rng)
         self._views = dict(self._base_views)
-        if self.variant.camera and "primary" in self._views:
-            self._views["primary"] = self._views["primary"].shifted(rng)
+        if self.variant.camera and isinstance(view := self._views.get("primary"), View):
+            self._views["primary"] = view.shifted(rng)
         self._steps = self._held = 0
         self._success = self._over = False
         self._started, self._quaternions = True, None
@@ -223,6 +223,7 @@ def make(
     """
     spec, chosen = task_spec(name), variant_spec(variant)
     spec.require_cameras(cameras, camera)
+    chosen.require_view(camera)
     if render_mode is not None:
         choose(render_mode, SimEnv.metadata["render_modes"], "render mode", UnknownNameError)
     try:

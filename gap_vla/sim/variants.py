@@ -43,6 +43,11 @@ class Variant:
         """The variant's first `n` evaluation seeds; no two variants share one (up to 100,000 each)."""
         return range(self.first_seed, self.first_seed + n)
 
+    def require_view(self, view: str) -> None:
+        """Raises UnknownNameError for a camera of the simulator's model, if it would have to be moved."""
+        if self.camera and view != "near":
+            raise UnknownNameError(f"variant {self.name} moves the task's own view, not {view!r}; take the view near")
+
 
 _VARIANTS = (
     Variant("default", "as in the demonstrations", 100_000),

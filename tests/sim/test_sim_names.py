@@ -31,6 +31,16 @@ def test_a_misspelt_task_is_guessed():
         task_spec("threadin")
 
 
+def test_the_simulators_own_cameras_cannot_be_shifted():
+    from gap_vla.rollouts.task import sim_task
+
+    assert sim_task("assembly", camera="corner2").camera == "corner2"
+    with pytest.raises(
+        UnknownNameError, match="camera_shift moves the task's own view, not 'corner2'; take the view near"
+    ):
+        sim_task("assembly", camera="corner2", variant="camera_shift")
+
+
 def test_every_task_is_known_to_gymnasium():
     import gymnasium
 
