@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from experiments.tables.cells import Cell
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger, Stale
@@ -79,13 +79,12 @@ def verdict(first: str, second: str, found: PairedDifference) -> str:
     return f"undecided between `{first}` and `{second}`: {figures}"
 
 
-def verdicts(result: BlockResult, pairs: Iterable[tuple[str, str]] | None = None) -> list[str]:
-    """One line for each variant: its differences in words; those of `pairs` only, if given."""
-    asked = pairs_of(result.block) if pairs is None else list(pairs)
+def verdicts(result: BlockResult) -> list[str]:
+    """One line for each variant: its differences in words."""
     differences = result.found.differences
     lines = []
     for variant in result.found.variants:
-        found = [(pair, differences.get(pair, {}).get(variant)) for pair in asked]
+        found = [(pair, differences.get(pair, {}).get(variant)) for pair in pairs_of(result.block)]
         sentences = [verdict(*pair, one) for pair, one in found if one is not None]
         if sentences:
             where = "On layouts like those of the demonstrations" if variant == IN else f"On {words(variant)}"
