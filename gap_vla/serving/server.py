@@ -206,7 +206,8 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
 
 
 async def serve_forever(server: PolicyServer, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Runs until cancelled, as `asyncio.run` does at Ctrl-C, or until SIGTERM; for the main thread only.
+    """Runs until cancelled, as `asyncio.run` does at Ctrl-C, or until SIGTERM; for the main thread of a process that
+    then ends, for it hears no Ctrl-C any more.
 
     Args:
         ready: called with the port once clients can connect.
@@ -217,6 +218,6 @@ async def serve_forever(server: PolicyServer, host: str, port: int, ready: Calla
     try:
         await listening.wait_closed()
     finally:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, listening.close)  # not heard again
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave clients and loop half closed
         listening.close()
         await listening.wait_closed()

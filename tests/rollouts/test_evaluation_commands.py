@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,9 @@ def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):
         for step in range(5):
             batch = observations(1, seed=step)
             np.testing.assert_array_equal(policy.act(batch, [0]), local.act(batch, [0]))
-        server.send_signal(signal.SIGINT)  # a client is connected
+        while server.poll() is None:  # a client is connected, and somebody is impatient
+            server.send_signal(signal.SIGINT)
+            time.sleep(0.001)
         said = server.communicate(timeout=60)[1]
         assert server.returncode == 130 and "Traceback" not in said, said
         assert said.endswith("interrupted; the server has ended; it had written nothing\n")
@@ -192,6 +195,7 @@ def test_the_address_of_a_server_is_one_that_a_client_can_be_given_or_is_refused
             taken.listen()
             port = taken.getsockname()[1]
         script("serve_policy").main(["--checkpoint", str(run), "--host", host, "--port", str(port)])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     said = capsys.readouterr()
     assert message in said.out + said.err and "Traceback" not in said.err
     assert "ws://" in message or "; give --host" in said.err
