@@ -94,8 +94,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     if loaded.task:
         size = options.image_size or loaded.image_size
         cameras = options.cameras or loaded.cameras
-        view = loaded.view(size=options.image_size)
-        task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=view)
+        task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view(size=options.image_size))
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
     if data := options.rlds or options.demos:

@@ -98,7 +98,7 @@ def evaluate(
         PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
     """
     Settings(episodes, seed, workers, slots_per_worker, videos)
-    limits = limits or Limits()
+    wait = limits or Limits()
     if scene and not isinstance(task, str):
         raise EvaluationError(f"{next(iter(scene))}: a task given as an object has its own")
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
@@ -128,9 +128,8 @@ def evaluate(
             needs_expert = bool(getattr(policy, "privileged", False))
             mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
             line = Progress(title(what), episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
-            guarded = GuardedPolicy(policy, chosen.action_dim, limit=limits.policy, first_limit=limits.policy_first)
-            wait = {"step_limit": limits.simulator, "start_limit": limits.simulator_first}
-            pool = WorkerPool(chosen, workers, slots, mode, **wait)
+            guarded = GuardedPolicy(policy, chosen.action_dim, limit=wait.policy, first_limit=wait.policy_first)
+            pool = WorkerPool(chosen, workers, slots, mode, step_limit=wait.simulator, start_limit=wait.simulator_first)
             try:
                 Rollout(chosen, guarded, pool, log, VideoShelf(out / "videos", videos), line).run(todo)
             except PolicyUnavailable as error:

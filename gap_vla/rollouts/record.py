@@ -110,14 +110,13 @@ class EpisodeLog:
             os.truncate(self.path, len(whole))
         records: dict[int, EpisodeRecord] = {}
         for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+            where = f"{self.path}, line {number}"
             try:
-                record = EpisodeRecord.read(parsed(line), f"{self.path}, line {number}")
+                record = EpisodeRecord.read(parsed(line), where)
             except (ValueError, TypeError, RecursionError) as error:
-                raise EvaluationError(
-                    f"{self.path}, line {number}: not an episode ({error}); remove the line"
-                ) from None
+                raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
             if records.setdefault(record.episode, record) is not record:
-                raise EvaluationError(f"{self.path}, line {number}: episode {record.episode} again; remove one of them")
+                raise EvaluationError(f"{where}: episode {record.episode} again; remove one of them")
         return records
 
     def append(self, record: EpisodeRecord) -> None:

@@ -140,12 +140,10 @@ class RemotePolicy:
                     raise PolicyUnavailable("nobody waits for this answer any more") from error
                 self._drop(episode)
                 self._lost[episode] += 1
-                if self._lost[episode] > MAX_LOST:
-                    problem = f"closed {self._lost[episode]} connections in one episode; let it keep one open for each"
-                    raise PolicyUnavailable(f"{self._address} {problem} ({error})") from error
-                if time.monotonic() >= deadline:
+                if self._lost[episode] > MAX_LOST or time.monotonic() >= deadline:
+                    problem = f"closed, or was silent on, {self._lost[episode]} connection(s) of one episode ({error})"
                     raise PolicyUnavailable(
-                        f"{self._address} keeps silent, or closing the connection ({error})"
+                        f"{self._address} {problem}; let it keep one for each, and answer"
                     ) from error
                 time.sleep(_PAUSE)
                 self._waited[episode] = self.patience - (deadline - time.monotonic())
