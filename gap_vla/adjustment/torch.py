@@ -134,8 +134,6 @@ class Adjustment:
                 "Is another submodule used? A compiled policy must be compiled after GAP is attached"
             )
 
-    rho = adjusting  # the same by a shorter name
-
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
         """Within this context gradients are those of the policy without GAP, and need no ρ."""

@@ -14,7 +14,6 @@ from PIL import Image
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import FOREIGN, one_line, refusing, shown
 from gap_vla.demos.fields import IMAGE_NAMES, resized
-from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index, read_rows
 from gap_vla.demos.source import NamedArrays
 
@@ -37,6 +36,7 @@ class LeRobot(NamedArrays):
     """
 
     kind = "lerobot"
+    STATE_KEY = "observation.state"
     ACTION_LIMIT: ClassVar[float | None] = None
 
     def __init__(
@@ -44,30 +44,33 @@ class LeRobot(NamedArrays):
         path: Path,
         *,
         image_keys: Mapping[str, str] | None = None,
-        state_key: str = "observation.state",
+        state_key: str = STATE_KEY,
         action_key: str = "action",
         layout: str | Mapping[str, Any] = "gap",
         image_size: tuple[int, int] | list[int] | None = None,
         action_limit: float | None = None,
     ) -> None:
-        self.path = Path(path)
-        self.options = {
-            "image_keys": dict(image_keys) if image_keys is not None else None,
-            "state_key": state_key,
-            "action_key": action_key,
-            "layout": layout if isinstance(layout, str) else dict(layout),
-            "image_size": list(image_size) if image_size else None,
-            **self.stated_limit(action_limit),
-        }
         if image_size and (len(image_size) != 2 or not all(type(n) is int and 0 < n <= 8192 for n in image_size)):
             raise EpisodeError(f"image_size is {image_size!r:.60}; give [height, width] in pixels")
         self._size = (image_size[0], image_size[1]) if image_size else None
-        self._layout = StateLayout.of(layout)
+        super().__init__(
+            path,
+            state_key=state_key,
+            action_key=action_key,
+            image_keys=image_keys,
+            layout=layout,
+            action_limit=action_limit,
+        )
+        del self.options["language_instruction"]  # the dataset has its own
+        self.options["image_size"] = list(image_size) if image_size else None
+
+    def _find(self) -> None:
         described = read_description(self.path)
         self._features, self._fps = described.features, described.fps
         cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
-        self._image_keys = dict(image_keys) if image_keys is not None else dict(zip(cameras, IMAGE_NAMES))
-        for key in (state_key, action_key, *self._image_keys):
+        if self.options["image_keys"] is None:
+            self._image_keys = dict(zip(cameras, IMAGE_NAMES))
+        for key in (self.options["state_key"], self.options["action_key"], *self._image_keys):
             if key not in (known := cameras if key in self._image_keys else list(self._features)):
                 what = "camera of colours" if key in self._image_keys else "feature"
                 found = one_line(", ".join(known)) or "none"

@@ -48,7 +48,6 @@ def window_indices(
     window_size: int,
     action_horizon: int,
     *,
-    goal: Int[np.ndarray, " B"] | None = None,
     upstream_action_mask: bool = False,
 ) -> WindowIndices:
     """Steps of the windows that end at `step`.
@@ -58,9 +57,8 @@ def window_indices(
         length: the episode's number of steps.
         window_size: W, observations of steps `step - W + 1 … step`.
         action_horizon: H, for each of them the actions of that step and the H − 1 after it.
-        goal: the last step that belongs to the task; default: the episode's last.
-        upstream_action_mask: reproduce upstream's mask, which turns False two steps late: the actions at `goal + 1`
-            (beyond the end: repetitions of the last one) still count there. Off by default.
+        upstream_action_mask: reproduce upstream's mask, which turns False two steps late: a repetition of the last
+            action still counts there. Off by default.
 
     Example:
         >>> w = window_indices(np.array([0]), np.array([3]), 2, 2)
@@ -75,11 +73,10 @@ def window_indices(
     ahead = np.arange(action_horizon)
     last = np.asarray(length)[:, None, None] - 1
     action = np.minimum(observation[..., None] + ahead, last)
-    goal_step = last if goal is None else np.asarray(goal)[:, None, None]
     if upstream_action_mask:
-        valid = raw[..., None] + ahead < goal_step + 2
+        valid = raw[..., None] + ahead < last + 2
     else:
-        valid = observation[..., None] + ahead <= goal_step
+        valid = observation[..., None] + ahead <= last
     return WindowIndices(observation, raw >= 0, action, valid)
 
 

@@ -30,14 +30,6 @@ def test_windows_are_upstreams(w: int, h: int) -> None:
     np.testing.assert_array_equal(~found.action_pad_mask, GOLDEN[f"{key}/observation/task_completed"])
 
 
-@pytest.mark.parametrize(("w", "h"), [(1, 1), (1, 4), (2, 4), (3, 2)])
-def test_upstreams_goal_mask_is_reproduced(w: int, h: int) -> None:
-    found = window_indices(
-        np.arange(6), np.full(6, 6), w, h, goal=GOLDEN["chunk_goal_timestep"], upstream_action_mask=True
-    )
-    np.testing.assert_array_equal(found.action_pad_mask, GOLDEN[f"chunk_w{w}_h{h}_goal/action_pad_mask"][..., 0])
-
-
 def test_our_mask_ends_with_the_episode_where_upstreams_is_two_steps_late() -> None:
     ours = window_indices(np.array([4]), np.array([6]), 1, 4).action_pad_mask
     upstream = window_indices(np.array([4]), np.array([6]), 1, 4, upstream_action_mask=True).action_pad_mask
