@@ -126,7 +126,7 @@ def beside_upstream(environment: Path, store: EpisodeStore, dataset: Path, windo
     for name, (ours, flags) in cases.items():
         batches = ("--batch-size", windows["batch_size"], "--batches", count)
         there = json.loads(upstream(environment, dataset, *shape, *batches, *flags))
-        loader = WindowLoader(store, **windows, **ours, threads=4, prefetch=8)  # upstream takes as many as it likes
+        loader = WindowLoader(store, **windows, **ours, threads=4)  # upstream takes as many as it likes
         here = rate(loader, windows["batch_size"], max(2 * count, 40))
         ratio = {f"times_{key}": here[key] / there[key] for key in here}
         upstreams = {f"upstream_{key}": value for key, value in there.items() if key != "tensorflow"}

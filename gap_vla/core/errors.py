@@ -192,7 +192,9 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-_MAIN, _interrupted = threading.main_thread(), list[float]()
+_MAIN = threading.main_thread()
+_interrupted: list[float] = []
+"""When a Ctrl-C was heard last, by `time.monotonic`."""
 
 
 def _interrupt(*_: Any) -> None:

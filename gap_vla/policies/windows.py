@@ -56,7 +56,7 @@ class SmallWindows:
             image_keys=(),
             proprio=proprio,
             normalization=config.data.normalization,
-            rho_of_window="none",
+            rho=False,
             language=False,
         )
         self.data_hash, self.statistics = store.source_hash, store.statistics

@@ -77,7 +77,6 @@ class WindowLoader:
         augment: as of `Windows`; used if `train`.
         change: the number of a batch, and the batch, to what is delivered in its place.
         threads: threads that gather ahead; 0 gathers when asked.
-        prefetch: batches held ready when `threads` > 0.
         **windows: of `gap_vla.rlds.windows.Windows`: window_size, action_horizon, image_keys, normalization, …
     """
 
@@ -94,7 +93,6 @@ class WindowLoader:
         augment: Mapping[str, Any] | None = None,
         change: Callable[[int, Batch], Batch] | None = None,
         threads: int = 0,
-        prefetch: int = 2,
         **windows: Any,
     ) -> None:
         import grain
@@ -104,8 +102,8 @@ class WindowLoader:
             raise ConfigError(f"process_index {process_index} is not in [0, {process_count})")
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}
         parts = [Windows(one, **windows) for one, _ in stores]
-        labels = () if parts[0].rho_of_window == "none" else ("rho", "change_point")
         shapes = {part.store.directory: {k: v.shape[1:] for k, v in part.data.fields.items()} for part in parts}
+        labels = ("rho", "change_point") if parts[0].labels else ()
         require_alike(shapes, [*parts[0].image_keys, "proprio", "action", *labels])
         self._identity = digest(
             {
@@ -134,7 +132,7 @@ class WindowLoader:
         batches = order.batch(batch_size, drop_remainder=train, batch_fn=np.asarray)
         batches = batches.map(functools.partial(gathered, parts))
         batches = batches if change is None else batches.map_with_index(change)
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch if threads else 0)
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         self._batches = batches.to_iter_dataset(options)
         self._iterator = iter(self._batches)
         self._train = train

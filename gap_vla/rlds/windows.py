@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -21,7 +21,6 @@ from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
 
-RhoOfWindow = Literal["step", "current", "none"]
 Batch = dict[str, Any]
 
 
@@ -93,7 +92,7 @@ class Windows:
         proprio_history: states that each step shows, side by side: the last ones of its episode, then its own; before
             the episode's start its first one.
         normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
-        rho_of_window: `"step"` each step's own ρ, `"current"` the window's last step's for all, `"none"`.
+        rho: whether to deliver ρ and change points, of each step.
         language: whether to deliver `task.language_instruction`.
         upstream_action_mask: upstream's action mask, two steps late (see `window_indices`).
         augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes).
@@ -111,7 +110,7 @@ class Windows:
         proprio: bool = True,
         proprio_history: int = 1,
         normalization: str = "normal",
-        rho_of_window: RhoOfWindow = "step",
+        rho: bool = True,
         language: bool = True,
         upstream_action_mask: bool = False,
         augment: Mapping[str, Any] | None = None,
@@ -120,7 +119,6 @@ class Windows:
         if window_size < 1 or action_horizon < 1:
             raise ConfigError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
         choose(normalization, NORMALIZATIONS, "normalization")
-        choose(rho_of_window, get_args(RhoOfWindow), "rho_of_window")
         if unknown := set(augment or ()) - set(image_keys):
             raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
         self.store, self.data = store, store.split(split)
@@ -128,12 +126,10 @@ class Windows:
         for key in image_keys:
             if key not in known:
                 raise EpisodeError(f"{store.directory}: no camera {key!r}; it has {', '.join(known) or 'none'}")
-        if rho_of_window != "none" and "rho" not in self.data.fields:
-            raise EpisodeError(
-                f'{store.directory}: the dataset has no rho; annotate it, or load with rho_of_window="none"'
-            )
+        if rho and "rho" not in self.data.fields:
+            raise EpisodeError(f"{store.directory}: the dataset has no rho; annotate it, or load with rho=False")
         self.image_keys, self.proprio, self.language = tuple(image_keys), proprio, language
-        self.rho_of_window = rho_of_window
+        self.labels = tuple(key for key in ("rho", "change_point") if rho and key in self.data.fields)
         self._history = np.arange(1 - proprio_history, 1)
         self._shape = window_size, action_horizon
         self._upstream_mask = upstream_action_mask
@@ -180,24 +176,13 @@ class Windows:
             "action": action,
             "action_pad_mask": np.broadcast_to(index.action_pad_mask[..., None], action.shape).copy(),
         }
-        return batch | self._phases(step)
+        return batch | {key: self._small[key][step] for key in self.labels}
 
     def _images(self, key: str, step: np.ndarray) -> np.ndarray:
         frames = self.data.fields[key]
         batch = np.empty((*step.shape, *frames.shape[1:]), np.uint8)
         np.take(frames, step, axis=0, out=batch, mode="clip")  # "raise" would copy through a buffer
         return batch
-
-    def _phases(self, step: np.ndarray) -> dict[str, np.ndarray]:
-        if self.rho_of_window == "none":
-            return {}
-        rho = self._small["rho"][step]
-        if self.rho_of_window == "current":
-            rho = np.repeat(rho[:, -1:], rho.shape[1], axis=1)
-        phases = {"rho": rho}
-        if "change_point" in self._small:
-            phases["change_point"] = self._small["change_point"][step]
-        return phases
 
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -66,21 +66,14 @@ class EpisodeHistory:
     marked as padding, as in training.
     """
 
-    def __init__(
-        self, number: int, window: int, chunks: RecedingHorizon | TemporalEnsemble, proprio_history: int = 1
-    ) -> None:
+    def __init__(self, number: int, window: int, chunks: RecedingHorizon | TemporalEnsemble) -> None:
         self.number, self.steps, self.instruction = number, 0, ""
         self.chunks = chunks
         self._window = window
         self._history: deque[dict[str, np.ndarray]] = deque(maxlen=window)
-        self._states: deque[np.ndarray] = deque(maxlen=proprio_history)
 
     def see(self, observation: dict[str, np.ndarray], instruction: str = "") -> None:
         self.instruction = instruction
-        if "proprio" in observation:
-            missing = (self._states.maxlen or 1) - len(self._states)
-            self._states.extend([observation["proprio"]] * max(missing, 1))
-            observation = {**observation, "proprio": np.concatenate(self._states)}
         if not self._history:
             self._history.extend([observation] * self._window)
         else:
@@ -106,7 +99,6 @@ class ChunkPolicy(abc.ABC):
         statistics: of the training data, `action` and, if it is taken, `proprio`.
         normalization: of actions and proprioception in training: `normal` or `bounds`.
         window: observations that the network looks back on, the present one included.
-        proprio_history: states that each observation shows it side by side, the present one last.
         horizon: actions in a predicted chunk.
         execute: actions executed of each predicted chunk.
         ensemble: predict at every step and average the chunks instead, see `TemporalEnsemble`.
@@ -136,7 +128,6 @@ class ChunkPolicy(abc.ABC):
         statistics: Mapping[str, Any],
         *,
         window: int,
-        proprio_history: int = 1,
         horizon: int,
         action_dim: int,
         samples: bool,
@@ -176,7 +167,6 @@ class ChunkPolicy(abc.ABC):
         self._inputs, self._statistics, self._normalization = dict(inputs), statistics, normalization
         self._samples, self._seed = samples, seed
         self._sizes = sorted({-(-batch_size // 4), batch_size})
-        self._states = proprio_history
         self._new_chunks: Callable[[], RecedingHorizon | TemporalEnsemble] = (
             (lambda: TemporalEnsemble(horizon)) if ensemble else (lambda: RecedingHorizon(execute))
         )
@@ -207,7 +197,7 @@ class ChunkPolicy(abc.ABC):
     def reset(self, episode_ids: Sequence[int]) -> None:
         """These episodes begin."""
         for episode in episode_ids:
-            self._episodes[episode] = EpisodeHistory(episode, self.window_size, self._new_chunks(), self._states)
+            self._episodes[episode] = EpisodeHistory(episode, self.window_size, self._new_chunks())
 
     def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
         """One action per row, in the units of the training data.

@@ -41,9 +41,9 @@ class OctoPolicy(ChunkPolicy):
     def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
         example = model.example_batch["observation"]
         inputs = {k: value.shape[2:] for k, value in example.items() if k == "proprio" or k.startswith("image_")}
-        states = Section(model.config, "config.json", CheckpointError).whole("proprio_history", 1, 64, 1)
+        self._states = Section(model.config, "config.json", CheckpointError).whole("proprio_history", 1, 64, 1)
         if "proprio" in inputs:
-            inputs["proprio"] = (inputs["proprio"][0] // states,)
+            inputs["proprio"] = (inputs["proprio"][0] // self._states,)
         heads = model.config["model"]["heads"]
         if "action" not in heads:
             raise PolicyError(f"the checkpoint has no head 'action' to act with; it has {', '.join(heads) or 'none'}")
@@ -52,8 +52,7 @@ class OctoPolicy(ChunkPolicy):
         super().__init__(
             inputs,
             _statistics(model.dataset_statistics, "proprio" in inputs, dataset),
-            window=example["timestep_pad_mask"].shape[1],
-            proprio_history=states,
+            window=example["timestep_pad_mask"].shape[1] + self._states - 1,
             horizon=built.action_horizon,
             action_dim=built.action_dim,
             samples=head["name"] in _SAMPLING_HEADS,
@@ -84,9 +83,13 @@ class OctoPolicy(ChunkPolicy):
 
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         inputs = [episode.inputs() for episode in episodes]
-        observation: dict[str, Any] = {key: np.stack([one[key] for one in inputs]) for key in inputs[0]}
+        seen = {key: np.stack([one[key] for one in inputs]) for key in inputs[0]}
+        observation: dict[str, Any] = {key: value[:, self._states - 1 :] for key, value in seen.items()}
+        there = np.ones_like(observation["timestep_pad_mask"])
+        if self.uses_proprio:
+            states = [seen["proprio"][:, first : first + there.shape[1]] for first in range(self._states)]
+            observation["proprio"] = np.concatenate(states, axis=-1)
         if self._has_pad_mask_dict:
-            there = np.ones((len(episodes), self.window_size), bool)
             observation["pad_mask_dict"] = {key: there for key in [*self._inputs, "timestep"]}
         task = self._task(tuple(episode.instruction for episode in episodes))
         keys = np.stack([self._key(episode) for episode in episodes])

@@ -107,7 +107,7 @@ def make_loader(
         proprio=config.uses_proprio,
         proprio_history=config.model.proprio_history,
         normalization=config.data.normalization,
-        rho_of_window="step" if all(map(has_rho, stores)) else "none",
+        rho=all(map(has_rho, stores)),
         language=bool(config.model.pretrained),
         train=train,
         augment=augment,

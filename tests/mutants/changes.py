@@ -90,8 +90,8 @@ RHO_REACHES_TRAINING = (
     Mutant(
         "store: ρ of the step before",
         "rlds/windows.py",
-        'rho = self._small["rho"][step]',
-        'rho = self._small["rho"][np.maximum(step - 1, 0)]',
+        "{key: self._small[key][step] for key in self.labels}",
+        "{key: self._small[key][np.maximum(step - 1, 0)] for key in self.labels}",
         f"{WINDOWS}::test_every_field_belongs_to_its_step",
     ),
 )
@@ -438,8 +438,8 @@ DATA_AND_ROLLOUTS = (
     Mutant(
         "windows: an action beyond the end is learnt",
         "rlds/windows.py",
-        "observation[..., None] + ahead <= goal_step",
-        "observation[..., None] + ahead <= goal_step + 1",
+        "observation[..., None] + ahead <= last",
+        "observation[..., None] + ahead <= last + 1",
         f"{WINDOWS}::test_our_mask_ends_with_the_episode_where_upstreams_is_two_steps_late",
     ),
     Mutant(

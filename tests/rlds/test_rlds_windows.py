@@ -98,10 +98,8 @@ def test_shapes_and_dtypes_are_octos(store: EpisodeStore) -> None:
         assert value.dtype == "bool" and value.shape == (8, 2) and value.all(), key
 
 
-def test_current_gives_the_last_steps_rho_to_the_window(store: EpisodeStore) -> None:
-    step, current = next(loader(store)), next(loader(store, rho_of_window="current"))
-    np.testing.assert_array_equal(current["rho"], np.repeat(step["rho"][:, -1:], 2, 1))
-    assert "rho" not in next(loader(store, rho_of_window="none"))
+def test_rho_and_change_points_are_left_out_if_not_wanted(store: EpisodeStore) -> None:
+    assert {"rho", "change_point"} <= set(next(loader(store))) - set(next(loader(store, rho=False)))
 
 
 def _identify(batch) -> list[bytes]:  # type: ignore[no-untyped-def]
@@ -167,7 +165,7 @@ def test_a_dataset_without_rho_is_loaded_only_when_asked(tmp_path: Path, episode
     store = EpisodeStore.build(write_rlds(plain, tmp_path, "plain"))
     with pytest.raises(EpisodeError, match="has no rho; annotate it"):
         loader(store)
-    assert "rho" not in next(loader(store, rho_of_window="none"))
+    assert "rho" not in next(loader(store, rho=False))
 
 
 def test_dimensions_that_do_not_vary_are_passed_through(tmp_path: Path, episodes: list[Episode]) -> None:
