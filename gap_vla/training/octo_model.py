@@ -144,8 +144,8 @@ def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> 
     """What will be trained: size, memory, and the leaves that GAP adjusts. Works on arrays and on their shapes."""
     whole = [parameters.trainable, parameters.frozen]
     leaves = len(jax.tree_util.tree_leaves(whole))
-    count = optax.tree_utils.tree_size(whole)
-    fixed = optax.tree_utils.tree_size(parameters.frozen)
+    count = _count(whole)
+    fixed = _count(parameters.frozen)
     lines = [
         f"model: Octo, {count:,} parameters in {leaves} leaves" + (f", {fixed:,} frozen" if fixed else ""),
         f"memory: parameters {shown(_bytes(whole))}, gradients {shown(_bytes(parameters.trainable))}, "
@@ -178,6 +178,10 @@ def dry_run(config: FinetuneConfig) -> str:
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
         lines.append(f"  {'/'.join(str(k.key) for k in path)} {leaf.dtype}{list(leaf.shape)}")
     return "\n".join(lines)
+
+
+def _count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _bytes(tree: Any) -> int:

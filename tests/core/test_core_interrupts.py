@@ -49,7 +49,7 @@ def test_an_evaluation_that_is_interrupted_twice_says_so_once_and_keeps_whole_li
     options = ["--policy", "random", "--task", "assembly", "--horizon", 5, "--cameras", "none", "--out", "e", "--quiet"]
     process = start("evaluate", *options, "--episodes", 1000, cwd=tmp_path)
     log = tmp_path / "e" / "episodes.jsonl"
-    while not log.exists() and process.poll() is None:
+    while not (log.exists() and log.stat().st_size) and process.poll() is None:
         time.sleep(0.01)
     while process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
