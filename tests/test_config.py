@@ -186,6 +186,7 @@ def test_a_configuration_file_runs_once(tmp_path):
     file.write_text((ROOT / "finetune_configs" / "threading.py").read_text() + counted)
     run_configured(lambda config, options: None, config_parser(""), ["--config", str(file), "--config.train.steps=7"])
     assert log.read_text() == "x"
+    assert not (tmp_path / "__pycache__").exists(), "nothing is left beside somebody's file"
 
 
 def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():

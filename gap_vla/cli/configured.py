@@ -6,10 +6,10 @@ import argparse
 import ast
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import UserError, keeping, message_of
-from gap_vla.core.foreign import is_odd_number, regular
+from gap_vla.core.foreign import content, is_odd_number, regular
 from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields, nearest
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training import backend_of
@@ -41,12 +41,12 @@ def load_config(path_and_profile: str) -> ConfigDict:
     if not regular(Path(path), ConfigError).exists():
         near = ", ".join(str(p) for p in sorted(Path(path).parent.glob("*.py"))) or "none there"
         raise ConfigError(f"configuration file {path!r} does not exist (files: {near})")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if not (spec and spec.loader):
+    if Path(path).suffix != ".py":
         raise ConfigError(f"{path}: a configuration file is Python and ends with .py")
-    module = importlib.util.module_from_spec(spec)
-    with _naming_the_line(path):
-        spec.loader.exec_module(module)
+    module = types.ModuleType(Path(path).stem)
+    module.__file__ = path
+    with _naming_the_line(path):  # not imported: that would leave bytecode beside somebody's file
+        exec(compile(content(Path(path), ConfigError), path, "exec", dont_inherit=True), vars(module))
         if not callable(getattr(module, "get_config", None)):
             raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
         config = module.get_config(profile) if profile else module.get_config()

@@ -16,7 +16,7 @@ from gap_vla.core.progress import Progress
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import Policy, PolicyError, forget
 from gap_vla.rollouts.record import EvaluationError
-from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_fit
+from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_alike
 from gap_vla.rollouts.statistics import PairedDifference, paired_difference
 from gap_vla.rollouts.task import SimTask
 
@@ -146,16 +146,17 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     """
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
+    require_alike(recordings)
     for one, camera in itertools.product(recordings, recordings[0].images):
-        if camera not in one.images or np.ptp(one.images[camera]) == 0:
-            raise EvaluationError(f"{one.name}: {camera} is missing, or shows one value alone; film it again")
+        if np.ptp(one.images[camera]) == 0:
+            raise EvaluationError(f"{one.name}: {camera} shows one value alone; film it again")
     names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = [(number, name) for number in range(len(recordings)) for name in names]
     shown = Progress(f"open loop, {policy.name}", len(jobs), "episode", alone=True, quiet=not progress)
     actions: dict[tuple[int, str], np.ndarray] = {}
     for start in range(0, len(jobs), AT_ONCE):
         some = jobs[start : start + AT_ONCE]
-        seen = [(len(recordings[n]), functools.partial(_moment, recordings, n, name)) for n, name in some]
+        seen = [(recordings[n], functools.partial(_moment, recordings, n, name)) for n, name in some]
         actions |= dict(zip(some, played(policy, seen, first_id=start)))
         shown.advance(len(some))
     shown.close()
@@ -178,7 +179,6 @@ def _measure(
     recordings: Sequence[Recording], names: Sequence[str], actions: dict[tuple[int, str], np.ndarray]
 ) -> OpenLoop:
     recorded = np.concatenate([recording.action for recording in recordings])
-    require_fit(recordings[0], actions[0, "none"])
     squared = in_deviations(recorded, recordings[0].name)
 
     def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gap_vla.core.progress import Progress
 from gap_vla.rollouts.policy import Policy, PolicyError
-from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_fit
+from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ def held_out(policy: Policy, recordings: Iterable[Recording], *, progress: bool 
     shown = Progress(f"held-out episodes, {policy.name}", None, "episode", alone=True, quiet=not progress)
     waiting = iter(recordings)
     while some := list(itertools.islice(waiting, AT_ONCE)):
-        for recording, found in zip(some, played(policy, [(len(r), r.observation) for r in some], len(actions))):
-            require_fit(recording, found)
+        require_alike(some)
+        for recording, found in zip(some, played(policy, [(r, r.observation) for r in some], len(actions))):
             predicted.append(found)
             actions.append(recording.action)
             known.append(recording.transition)

@@ -115,34 +115,44 @@ def _task_of(data: Path, foreign: bool) -> Any:
 
 
 def played(
-    policy: Policy, episodes: Sequence[tuple[int, Callable[[int], dict[str, Any]]]], first_id: int = 0
+    policy: Policy, episodes: Sequence[tuple[Recording, Callable[[int], dict[str, Any]]]], first_id: int = 0
 ) -> list[Float[np.ndarray, "T A"]]:
     """The policy's actions along several episodes at once. It never acts: it sees what was recorded.
 
     Args:
-        episodes: of each, its number of steps and what is observed at a step.
+        episodes: of each, the recording and what is observed at a step.
         first_id: number of the first of them for the policy.
+
+    Raises:
+        PolicyError: the policy's actions are of another width than the recorded ones.
     """
     ids = [first_id + place for place in range(len(episodes))]
     policy.reset(ids)
     found: list[list[np.ndarray]] = [[] for _ in episodes]
-    for step in range(max(steps for steps, _ in episodes)):
-        live = [place for place, (steps, _) in enumerate(episodes) if step < steps]
+    for step in range(max(len(recording) for recording, _ in episodes)):
+        live = [place for place, (recording, _) in enumerate(episodes) if step < len(recording)]
         moments = [episodes[place][1](step) for place in live]
         observations = {key: np.stack([moment[key] for moment in moments]) for key in moments[0]}
         for place, action in zip(live, asked(policy, observations, [ids[place] for place in live])):
             found[place].append(action)
     forget(policy, ids)
+    for (recording, _), rows in zip(episodes, found):
+        if len(rows[0]) != (width := recording.action.shape[1]):
+            raise PolicyError(
+                f"{recording.name}: the policy's actions are {len(rows[0])} wide, the recorded ones {width}; give "
+                "recordings of the policy's own task and robot"
+            )
     return [np.array(rows) for rows in found]
 
 
-def require_fit(recording: Recording, actions: Float[np.ndarray, "T A"]) -> None:
-    """Raises PolicyError if a policy's actions are of another width than the recorded ones."""
-    if actions.shape[1] != recording.action.shape[1]:
-        raise PolicyError(
-            f"{recording.name}: the policy's actions are {actions.shape[1]} wide, the recorded ones "
-            f"{recording.action.shape[1]}; give recordings of the policy's own task and robot"
-        )
+def require_alike(recordings: Sequence[Recording]) -> None:
+    """Raises EvaluationError if one lacks what the first one shows of a step, or shows it in another size."""
+    first, *others = ({**one.images, "proprio": one.proprio} for one in recordings)
+    for recording, shown in zip(recordings[1:], others):
+        for key, value in first.items():
+            if key not in shown or shown[key].shape[1:] != value.shape[1:]:
+                what = f"{key} is missing, or of another size than in {recordings[0].name}"
+                raise EvaluationError(f"{recording.name}: {what}; leave one of them out")
 
 
 def in_deviations(recorded: Float[np.ndarray, "T A"], where: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
