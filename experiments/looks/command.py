@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[s
     kept = options.out.with_suffix(".probe") / "probe.json"
     claim(kept, "probe", suffixes=(".json",))
     if not options.probe:
-        return dict(Section.read(kept).values) if kept.exists() else None
+        return kept_probe(kept)
     small = [run for run in runs if run.small]
     if not small:
         raise ReportError("only small policies can be probed, and none of these runs is one; leave --probe away")
@@ -66,3 +68,18 @@ def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[s
         workers=options.workers,
     )
     return probe_runs(small, demos, kept.parent, command=command)
+
+
+def kept_probe(file: Path) -> dict[str, Any] | None:
+    """What an earlier call found, if there was one. Raises UserError: damaged, or numbers that are none."""
+    return _finite(Section.read(file, ReportError).values, str(file)) if file.exists() else None
+
+
+def _finite(value: Any, where: str) -> Any:
+    """A value of a kept result as it is; raises ReportError for a number in it that is NaN or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ReportError(f"{where} is {value}, no measurement; look again with --probe")
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inner:
+        _finite(part, f"{where}: {key}" if where.endswith(".json") else f"{where}.{key}")
+    return value

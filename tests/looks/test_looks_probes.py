@@ -6,11 +6,12 @@ import h5py
 import numpy as np
 import pytest
 
+from experiments.looks.command import kept_probe
 from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import read_probe_data
 from experiments.looks.probing import probe_runs
 from gap_vla.core.episode import EpisodeError
-from gap_vla.report.runs import Run
+from gap_vla.report.runs import ReportError, Run
 from gap_vla.rollouts.policy import PolicyError
 
 EPISODES, STEPS, WIDTH = 30, 20, 24
@@ -166,3 +167,15 @@ def test_demonstrations_of_another_task_than_a_run_are_refused(tmp_path):
         file["data"].attrs["task"] = "stack"
     with pytest.raises(PolicyError, match="holds demonstrations of stack; the policy is one for assembly"):
         probe_runs([Run(tmp_path, {"task": "assembly"}, {}, {}, {})], tmp_path / "demos.hdf5", tmp_path, command="look")
+
+
+@pytest.mark.parametrize("kept", ["NaN", "[1.0, Infinity]", '{"r2": -Infinity}'])
+def test_a_kept_probe_of_numbers_that_are_none_is_on_no_page(tmp_path, kept):
+    page = tmp_path / "look.html"
+    (tmp_path / "look.probe").mkdir()
+    file = tmp_path / "look.probe" / "probe.json"
+    file.write_text(f'{{"made_by": "gap_vla:probe", "runs": [{{"mm": {kept}}}]}}')
+    with pytest.raises(
+        ReportError, match=r"probe\.json: runs\.0\.mm.* is (nan|inf|-inf), no measurement; look again with"
+    ):
+        kept_probe(page.with_suffix(".probe") / "probe.json")
