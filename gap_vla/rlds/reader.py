@@ -16,8 +16,10 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, checked_limit
+from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.schema import decode_episode
-from gap_vla.rlds.version_files import examples, open_version
+from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
@@ -47,6 +49,7 @@ def read_rlds(
     Raises:
         EpisodeError: not a finished dataset, unknown split, or a damaged shard (names the shard and what to do).
     """
+    limit = declared_limit(Path(version_dir), None)
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
     for index, (steps, metadata) in enumerate(read_steps(version_dir, split, workers=workers, resize=size)):
         where = f"{version_dir}, {split}[{index}]"
@@ -54,7 +57,17 @@ def read_rlds(
             episode = decode_episode(pick_fields(steps, keys, where) if keys else steps, metadata)
             episode.validate(where)
             check_steps(dict(flat(steps, separator="/")), where)
+            as_actions(episode.action, limit, f"{where}: action")
         yield episode
+
+
+def declared_limit(version_dir: Path, of_others: float | None = ACTION_LIMIT) -> float | None:
+    """The largest action that a dataset may hold: what its reader was told, else what its reader takes for granted."""
+    said = dict(flat(dataset_metadata(version_dir)))
+    if "identity.data.options.action_limit" in said:
+        return checked_limit(said["identity.data.options.action_limit"])
+    kind = said.get("identity.data.kind")
+    return reader_class(kind).ACTION_LIMIT if kind in list(READERS) else of_others
 
 
 def read_steps(

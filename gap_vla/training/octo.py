@@ -165,11 +165,14 @@ class FinetuneConfig(Experiment):
         return super().from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
-        """As of every experiment.
+        """As of every experiment, in the form that recorded configurations have: names of run directories are its hash.
 
-        The empty `rival` is what recorded configurations hold; the names of run directories are hashes of it.
+        They hold an empty `rival`, and no `proprio_history` where one state is shown.
         """
-        return {**super().to_dict(), "rival": {}}
+        values = super().to_dict()
+        if values["model"]["proprio_history"] == 1:
+            del values["model"]["proprio_history"]
+        return {**values, "rival": {}}
 
     @property
     def uses_proprio(self) -> bool:

@@ -220,3 +220,18 @@ def test_a_shard_that_protobuf_cannot_read_to_its_end_is_not_labelled(sound: Pat
     assert not (tmp_path / "toy" / "1.1.0").exists()
     with pytest.raises(UserError, match=r"holds something else than examples: .*; copy it again"):
         check_dataset(version, pictures=0)
+
+
+def test_an_action_beyond_what_a_datasets_reader_allows_is_refused_and_in_datasets_of_others_taken(
+    tmp_path: Path,
+) -> None:
+    def first_action(name: str, **data: Any) -> float:
+        episodes = [make_episode(i, steps=STEPS, size=4) for i in range(2)]
+        version = write_rlds(episodes, tmp_path, name, val_fraction=0.0, identity=data)
+        values("action", at(0, -1.5))(version)
+        return float(list(read_rlds(version, "train", workers=1))[1].action[0, 0])
+
+    assert first_action("others") == first_action("lerobot", kind="lerobot") == -1.5
+    assert first_action("stated", kind="npz", options={"action_limit": 2.0}) == -1.5
+    with pytest.raises(UserError, match=r"train\[1\]: action is -1.5 at step 0, column 0; actions lie in \[-1, 1\]"):
+        first_action("ours", kind="npz")

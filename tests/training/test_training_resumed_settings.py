@@ -227,3 +227,11 @@ def test_a_line_that_is_no_measurement_is_named_and_one_that_was_cut_off_is_left
     path.write_text(f'{{"step": 0}}\n{line}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
         read_metrics(path)
+
+
+def test_an_octo_that_is_shown_one_state_keeps_the_directory_that_it_had_before_more_could_be_shown():
+    before = FinetuneConfig("assembly").to_dict()
+    assert "proprio_history" not in before["model"] and FinetuneConfig.from_dict(before).model.proprio_history == 1
+    more = FinetuneConfig.from_dict(before | {"model": before["model"] | {"proprio_history": 5}})
+    assert of_training(more.to_dict())["model.proprio_history"] == 5
+    assert Run(more).directory.path != Run(FinetuneConfig("assembly")).directory.path

@@ -12,14 +12,13 @@ import numpy as np
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
-from gap_vla.demos.fields import ACTION_LIMIT, checked_limit
+from gap_vla.demos.fields import checked_limit
 from gap_vla.demos.layout import StateLayout
-from gap_vla.demos.source import READERS, reader_class
 from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.report import Finding, Recording, Report
-from gap_vla.rlds.reader import read_steps
+from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics
 from gap_vla.rlds.version_files import dataset_metadata, open_version, require_examples
@@ -126,15 +125,6 @@ def _statistics(version_dir: Path, train: list[Recording]) -> Iterator[Finding]:
             if not same and not name.endswith(".mask"):
                 text = f"{file.name}: {name} is not that of the training split; write the dataset again"
                 yield Finding("error", "statistics", text)
-
-
-def declared_limit(version_dir: Path) -> float | None:
-    """The largest action that a dataset may hold: what its reader was told, else what its reader takes for granted."""
-    said = dict(flat(dataset_metadata(version_dir)))
-    if "identity.data.options.action_limit" in said:
-        return checked_limit(said["identity.data.options.action_limit"])
-    kind = said.get("identity.data.kind")
-    return reader_class(kind).ACTION_LIMIT if kind in list(READERS) else ACTION_LIMIT
 
 
 def _recordings(
