@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -89,7 +90,7 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     Raises:
         ProbeError: the file does not say where the objects are.
     """
-    from gap_vla.demos.hdf5_members import opened, require_sound
+    from gap_vla.demos.hdf5_members import member, names_in, opened, require_sound
 
     images: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
@@ -97,8 +98,12 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     proprio, actions = [], []
     require_sound(path)
     with opened(path) as file:
-        for number, name in enumerate(sorted(file["data"], key=lambda key: int(key.rsplit("_", 1)[1]))):
-            demo = file["data"][name]
+        data = member(file, "data", f"{path}")
+        names_of_demos = names_in(data, f"{path}") if isinstance(data, h5py.Group) else []
+        if not names_of_demos:
+            raise ProbeError(f"{path}: 'data' holds no demonstrations; collect them with gap-vla collect-demos")
+        for number, name in enumerate(sorted(names_of_demos, key=lambda key: int(key.rsplit("_", 1)[1]))):
+            demo = data[name]
             if "obs/object" not in demo:
                 raise ProbeError(
                     f"{path}, {name}: no obs/object, so where the objects are is not known; collect the "

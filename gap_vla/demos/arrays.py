@@ -66,7 +66,8 @@ def read_arrays(
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:
     refuse_too_large(where, 4 * member.file_size, 4 * member.compress_size, error)  # copies are made of it
     with archive.open(member) as stream:
-        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        longer = np.lib.format.read_array_header_2_0  # 3.0 is the same but for names of columns
+        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): longer, (3, 0): longer}
         header = headers[np.lib.format.read_magic(stream)]
         shape, by_columns, dtype = header(stream)
         with refusing(where, "store plain numbers or text, and write it again", error):

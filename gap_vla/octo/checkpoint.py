@@ -32,28 +32,12 @@ GREATEST = 1_000_000
 
 _GREATEST = {"num_layers": 256, "num_blocks": 256, "readouts": 4096, "num_tokens": 4096, "max_horizon": 100_000}
 _COUNTS = {
-    "action_dim",
-    "action_horizon",
-    "diffusion_steps",
-    "features",
-    "hidden_dim",
-    "kernel_sizes",
-    "max_horizon",
-    "max_length",
-    "mlp_dim",
-    "n_bins",
-    "n_diffusion_samples",
-    "num_attention_heads",
-    "num_features",
-    "num_layers",
-    "num_tokens",
-    "patch_size",
-    "readouts",
-    "strides",
-    "time_dim",
-    "token_embedding_size",
-    "vocab_size",
-}
+    "token_embedding_size", "max_horizon", "num_layers", "mlp_dim", "num_attention_heads", "readouts",  # transformer
+    "features", "kernel_sizes", "strides", "patch_size", "num_features", "num_tokens",  # tokenizers and encoders
+    "action_horizon", "action_dim", "n_bins", "vocab_size",  # heads
+    "diffusion_steps", "n_diffusion_samples", "time_dim", "hidden_dim",  # of diffusion
+    "max_length",  # text
+}  # fmt: skip
 """Names of whole numbers, or lists of them, that cannot be 0."""
 _FLAGS = {
     "add_position_embedding",

@@ -23,10 +23,9 @@ def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
     figure, (panels,) = figure_with(4.4 * len(shown), 3.0, len(shown))
     for axes, (name, title) in zip(panels, shown.items()):
         for color, (method, of_method) in zip(COLORS * len(methods), methods.items()):
-            for number, run in enumerate(of_method):
-                steps, values = run.curve(name)
-                if len(steps):
-                    axes.plot(steps, values, color=color, alpha=0.85, linewidth=1.3, label=None if number else method)
+            for run in of_method:
+                axes.plot(*run.curve(name), color=color, alpha=0.85, linewidth=1.3)
+            axes.plot([], [], color=color, linewidth=1.3, label=method)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("training step")
         log_axis(axes)

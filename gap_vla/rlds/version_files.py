@@ -141,7 +141,9 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
 
 def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> None:
     """Raises EpisodeError if `dataset_info.json` says other files of a split, or numbers of records, than there are."""
-    lengths = split.list("shardLengths", lambda part, key: whole(key, int(part.values[key]), 0, MOST, EpisodeError))
+    lengths = split.list(
+        "shardLengths", lambda part, key: whole(part.name(key), int(part.values[key]), 0, MOST, EpisodeError)
+    )
     if len(files) != len(lengths):
         raise EpisodeError(f"{split.where}: {len(lengths)} files, {len(files)} are there; copy the whole dataset")
     for file, said in zip(files, lengths):
@@ -150,7 +152,9 @@ def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> Non
         place, found, size = 0, 0, file.stat().st_size
         with open(file, "rb") as stream:
             while place < size and found <= said:
-                found, place = found + 1, stream.seek(place + 16 + int.from_bytes(stream.read(8), "little"))
+                stream.seek(place)
+                place += 16 + int.from_bytes(stream.read(8), "little")
+                found += 1
         if found != said:
             what = "is empty" if not size else f"holds {found if found < said else f'more than {said}'}"
             raise EpisodeError(f"{file} {what}, dataset_info.json says {said} episodes; copy the file again")

@@ -213,5 +213,7 @@ def _locate(path: Path) -> tuple[str, _Run]:
     if not path.is_dir():
         raise PolicyError(f"{path}: no such directory; give a run directory or a checkpoint directory")
     directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, path.parent)
+    if directory == path and (path / "dataset.json").is_file():
+        raise PolicyError(f"{path}: a run without its checkpoint/; finish it with --resume, or copy it whole")
     settings = run / "config.json"
     return str(directory), _Run.read(settings) if settings.is_file() else _Run()

@@ -246,3 +246,12 @@ def test_a_frame_of_a_pickle_that_reaches_beyond_its_end_is_refused(tmp_path: Pa
     file.write_bytes(content[:3] + (2**40).to_bytes(8, "little") + content[11:])
     with pytest.raises(EpisodeError, match=r"frame.pkl: .*it ends early"):
         open_source(file, "pickle")
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_every_format_of_numpys_arrays_is_read(tmp_path: Path, version: tuple[int, int]) -> None:
+    from gap_vla.demos.arrays import read_arrays
+
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive, archive.open("action.npy", "w") as stream:
+        np.lib.format.write_array(stream, plain(0).action, version=version)
+    np.testing.assert_array_equal(read_arrays(tmp_path / "e.npz")["action"], plain(0).action)

@@ -155,6 +155,10 @@ def test_demonstrations_without_object_positions_are_refused_in_words(tmp_path):
     write_demos(tmp_path / "demos.hdf5", with_objects=False)
     with pytest.raises(ProbeError, match="collect the demonstrations again"):
         read_probe_data(tmp_path / "demos.hdf5")
+    with h5py.File(tmp_path / "demos.hdf5", "w") as file:
+        file["data"] = np.zeros(3)
+    with pytest.raises(ProbeError, match=r"demos\.hdf5: 'data' holds no demonstrations; collect them with"):
+        read_probe_data(tmp_path / "demos.hdf5")
     (tmp_path / "demos.hdf5").unlink()
     os.mkfifo(tmp_path / "demos.hdf5")
     with pytest.raises(EpisodeError, match="is a pipe or a device"):

@@ -209,3 +209,12 @@ def test_runs_of_two_tasks_and_folders_that_are_no_runs_are_refused(runs, tmp_pa
             write_report([*runs, again], tmp_path / "report.html", command="make")
     with pytest.raises(ReportError, match=r"no config\.json"):
         Run.read(tmp_path)
+
+
+def test_a_run_without_a_curve_that_others_have_is_named_and_warns_of_nothing(tmp_path, recwarn):
+    runs = [make_run(tmp_path, method, 0, [1, 0, 0, 1]) for method in ("concat", "gap")]
+    for run in runs:
+        lines = (run / "metrics.jsonl").read_text().replace("train/loss", "train/other")
+        (run / "metrics.jsonl").write_text(lines + '{"step": 20, "val/loss": 0.5}\n' * (run is runs[1]))
+    write_report(runs, tmp_path / "report.html", command="python make_page", videos=0)
+    assert not [warning for warning in recwarn if "legend" in str(warning.message)]

@@ -313,3 +313,13 @@ def test_a_state_that_is_finite_only_as_float64_is_refused(run, kind):
 def test_impossible_arguments_are_refused(run, options):
     with pytest.raises(PolicyError, match=f"{next(iter(options))} is"):
         load_checkpoint(run("small"), **options)
+
+
+@pytest.mark.parametrize("kind", ["octo", "small"])
+def test_a_run_without_its_checkpoint_is_not_taken_for_one(run, kind):
+    folder = run(kind)
+    (folder / "dataset.json").write_text("{}")
+    assert load_checkpoint(folder).task == "stack"
+    shutil.rmtree(folder / "checkpoint")
+    with pytest.raises(PolicyError, match=r"a run without its checkpoint/; finish it with --resume, or copy it whole"):
+        load_checkpoint(folder)
