@@ -109,7 +109,7 @@ PICTURES = "observation/image_primary"
         "a huge record": (appended(b"\xff" * 16), "holds more than 2, dataset_info.json says 2"),
         "array_record": (edited("dataset_info.json", lambda v: v.update(fileFormat="array_record")), "as tfrecord"),
         "a record of 2^60": (appended((2**60).to_bytes(8, "little") + bytes(8)), "holds more than 2, dataset_info"),
-        "length -2": (lengths(-2), r"dataset_info.json: shardLengths\[0\] is -2; it must be a whole number from 0"),
+        "length -2": (lengths(-2), r"splits\[0\]\.shardLengths\[0\] is -2; it must be a whole number from 0"),
         "length 3": (lengths(3), "holds 2, dataset_info.json says 3 episodes"),
         "length 1": (lengths(1), "holds more than 1, dataset_info.json says 1 episodes"),
         "version": (edited("dataset_info.json", lambda v: v.update(version="9.9.9")), "9.9.9, its folder 1.0.0"),
