@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import refusing, regular
 from gap_vla.core.whole import replacing
 
 
@@ -50,7 +51,8 @@ def around(page: Path, name: str, *, if_missing: str = "append") -> tuple[str, s
     begin, end = markers(name)
     if page.suffix != ".md":
         raise RenderError(f"{page}: results are written into a Markdown page; its name must end in .md")
-    text = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
+    with refusing(page, "save it as UTF-8", RenderError):
+        text = regular(page, RenderError).read_text(encoding="utf-8") if page.exists() else "# Results\n"
     if if_missing != "refuse" and begin not in text and end not in text:
         return None if if_missing == "leave" else (f"{text.rstrip()}\n\n", "\n")
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import content, parsed, refusing
 from gap_vla.drawing.figures import COLORS, figure_with, svg
 from gap_vla.drawing.markup import chart_image, command_block, html_table, note
 from gap_vla.report.comparison import words
@@ -113,7 +112,7 @@ def takeovers_section(runs: Sequence[Run]) -> str:
     for run in runs:
         for path in sorted((run.path / "takeover").glob("*/takeover.json")):
             with refusing(f"{path.parent}: a takeover that cannot be read", "move it away, and look again"):
-                found, settings = json.loads(path.read_text()), json.loads((path.parent / "settings.json").read_text())
+                found, settings = (parsed(content(file)) for file in (path, path.parent / "settings.json"))
                 title = f"{found['other']} takes over from {found['main']}, {words(settings['variant'])}"
                 told = note(
                     f"{found['episodes']} rollouts per window on the same layouts; without any takeover "

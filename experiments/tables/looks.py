@@ -16,6 +16,7 @@ from experiments.looks.probing import UNTRAINED
 from experiments.tables.cells import Cell, Kind
 from experiments.tables.ledger import FINISHED, Entry, Ledger, LedgerError
 from experiments.tables.tables import Block
+from gap_vla.core.foreign import content, parsed
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import markdown_table
@@ -65,7 +66,7 @@ class Looks:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path(name)
         try:
-            found = json.loads(path.read_text()) if path.exists() else {}
+            found = parsed(content(path, LedgerError)) if path.exists() else {}
         except ValueError as error:
             raise LedgerError(f"{path} is no look ({error}); delete it and look again") from None
         if not isinstance(found, dict) or (found and not {"of", "probe"} & set(found)):

@@ -1,6 +1,7 @@
 """The tables say what the ledger holds, beside the paper's figures, and leave hand-written text alone."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,13 @@ def test_a_page_without_markers_gets_the_section_at_its_end_and_a_broken_one_is_
     with pytest.raises(RenderError, match="once each"):
         replace_between(page, "tables", "| |", if_missing="refuse")
     assert page.read_text() == "# Phases\n"
+    page.write_bytes(b"# \xff\n")
+    with pytest.raises(RenderError, match="save it as UTF-8"):
+        replace_between(page, "tables", "| |")
+    page.unlink()
+    os.mkfifo(page)
+    with pytest.raises(RenderError, match=r"page\.md is a pipe or a device"):
+        replace_between(page, "tables", "| |")
 
 
 def test_the_papers_figures_are_those_of_its_tables():
