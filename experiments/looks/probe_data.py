@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from experiments.looks.linear_probe import ProbeError
+from gap_vla.core.foreign import refusing
 from gap_vla.core.identity import digest
 from gap_vla.rollouts.recordings import near_switches
 
@@ -125,16 +126,20 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
             proprio.append(np.concatenate([hand, hand - hand[np.maximum(np.arange(len(hand)) - BACK, 0)]], 1)[steps])
             actions.append(demo["actions"][:][steps])
             numbers.append(np.full(len(steps), number))
-    return ProbeData(
-        images={key: np.concatenate(parts) for key, parts in images.items()},
-        positions={key: np.concatenate(parts) for key, parts in positions.items()},
-        near_switch=np.concatenate(near_switch),
-        free=np.concatenate(free),
-        waiting=np.concatenate(waiting),
-        proprio=np.concatenate(proprio).astype(np.float32),
-        actions=_scaled(np.concatenate(actions)),
-        episodes=np.concatenate(numbers),
-    )
+    for key, parts in (images | positions).items():
+        if len(parts) != len(numbers):
+            raise ProbeError(f"{path}: {len(parts)} of {len(numbers)} demonstrations have {key}; leave the others out")
+    with refusing(path, "leave out what is of another size, or collect them again", ProbeError):
+        return ProbeData(
+            images={key: np.concatenate(parts) for key, parts in images.items()},
+            positions={key: np.concatenate(parts) for key, parts in positions.items()},
+            near_switch=np.concatenate(near_switch),
+            free=np.concatenate(free),
+            waiting=np.concatenate(waiting),
+            proprio=np.concatenate(proprio).astype(np.float32),
+            actions=_scaled(np.concatenate(actions)),
+            episodes=np.concatenate(numbers),
+        )
 
 
 def _proprio(demo: Any) -> np.ndarray:

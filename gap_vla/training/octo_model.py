@@ -84,8 +84,9 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
     text_processor = source.text_processor if source else None
     batch = model_inputs(example_batch, text_processor)
     layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
+    more = {"proprio_history": n} if (n := config.model.proprio_history) > 1 else {}
     model = OctoModel.from_config(
-        {**layout, "camera": config.demos.camera, "proprio_history": config.model.proprio_history},
+        {**layout, "camera": config.demos.camera, **more},
         batch,
         text_processor=text_processor,
         rng=init_rng,

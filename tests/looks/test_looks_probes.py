@@ -151,6 +151,25 @@ def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_
     assert data.actions.std(0)[6] == pytest.approx(1.0, abs=0.01) and not data.actions[:, :6].any()
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("obs/image_primary", (12, 4, 4, 3), "leave out what is of another size, or collect them again"),
+        ("obs/image_primary", None, "2 of 3 demonstrations have image_primary; leave the others out"),
+        ("obs/robot0_eef_pos", (12, 2), "leave out what is of another size"),
+        ("actions", (12, 6), "leave out what is of another size"),
+    ],
+)
+def test_demonstrations_that_differ_in_size_are_refused_in_words(tmp_path, name, shape, words):
+    write_demos(tmp_path / "demos.hdf5")
+    with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
+        del file[f"data/demo_1/{name}"]
+        if shape:
+            file[f"data/demo_1/{name}"] = np.zeros(shape, np.uint8 if "image" in name else float)
+    with pytest.raises(ProbeError, match=words):
+        read_probe_data(tmp_path / "demos.hdf5")
+
+
 def test_demonstrations_without_object_positions_are_refused_in_words(tmp_path):
     write_demos(tmp_path / "demos.hdf5", with_objects=False)
     with pytest.raises(ProbeError, match="collect the demonstrations again"):
