@@ -83,6 +83,8 @@ def test_a_warm_up_that_training_never_ends_is_noted(folders):
         (octo, {"demos__episodes": 100_000, "demos__image_size": 1024}, "GiB of disk in .* are needed"),
         (octo, {"data__mixture": (("/nowhere/1.0.0", 0.5),)}, "data.mixture is '/nowhere/1.0.0', which holds no RLDS"),
         (octo, {"runs": str(ROOT / "README.md" / "runs")}, r"runs is .*README\.md is a file; give a folder"),
+        (octo, {"runs": ""}, r"^runs is an empty text; give a folder, \. for the present one"),
+        (small, {"data__root": ""}, r"^data\.root is an empty text; give a folder"),
     ],
 )
 def test_what_cannot_work_is_refused_and_nothing_is_made(make, changes, words, folders, tmp_path, monkeypatch):

@@ -48,6 +48,8 @@ def existing_parent(path: Path | str) -> Path:
 
 def require_writable(folder: Path | str, key: str) -> None:
     """Raises ResourceError if nothing can be created in a folder (or in what exists of it); `key` names the setting."""
+    if not str(folder):
+        raise ResourceError(f"{key} is an empty text; give a folder, . for the present one")
     place = existing_parent(folder)
     if not place.is_dir():
         raise ResourceError(f"{key} is {str(folder)!r}, but {place} is a file; give a folder")

@@ -130,7 +130,9 @@ class RunDirectory:
                 raise
 
     def require_free_place(self) -> None:
-        """Raises RunExistsError if something that is no run of ours lies there."""
+        """Raises RunExistsError if something that is no run of ours lies there, or a link to write through."""
+        if links := [place for place in self.path.glob("*") if place.is_symlink()]:
+            raise RunExistsError(f"{links[0]} is a link; a run writes files of its own: remove it, or move them here")
         if not self.config.exists() and self.path.exists() and any(p != self.lock for p in self.path.iterdir()):
             raise RunExistsError(f"{self.path} exists and is no run of ours (no config.json); pass --run-name NAME")
 

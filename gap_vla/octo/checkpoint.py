@@ -40,19 +40,11 @@ _COUNTS = {
 }  # fmt: skip
 """Names of whole numbers, or lists of them, that cannot be 0."""
 _FLAGS = {
-    "add_position_embedding",
-    "discretize",
-    "encode_with_model",
-    "enforce_causal",
-    "finetune_encoder",
-    "proper_pad_mask",
-    "repeat_task_tokens",
-    "use_correct_attention",
-    "use_film",
-    "use_layer_norm",
-    "use_map",
-    "use_token_learner",
-}
+    "add_position_embedding", "enforce_causal", "use_correct_attention", "repeat_task_tokens",  # transformer
+    "discretize", "use_film", "use_token_learner", "proper_pad_mask", "finetune_encoder",  # tokenizers and encoders
+    "use_map", "use_layer_norm",  # heads
+    "encode_with_model",  # text
+}  # fmt: skip
 """Names of what is true or false."""
 _PREFIX = "hf://"
 

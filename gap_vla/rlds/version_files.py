@@ -132,6 +132,10 @@ def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
     if len({split.text("name") for split in described}) < len(described):
         raise EpisodeError(f"{info.where} lists a split twice; remove one entry")
     for split in described:
+        if not re.fullmatch(r"([\w.-]|\{[A-Z_]+\})*", template := split.text("filepathTemplate", "")):
+            raise EpisodeError(
+                f"{split.name('filepathTemplate')} is {one_line(template, 60)!r}, no name; copy it again"
+            )
         files = [Path(str(file)) for file in builder.info.splits[split.text("name")].filepaths]
         check_files(split, files, version_dir)
         nobodys -= {file.name for file in files}

@@ -109,6 +109,10 @@ PICTURES = "observation/image_primary"
         "a huge record": (appended(b"\xff" * 16), "holds more than 2, dataset_info.json says 2"),
         "array_record": (edited("dataset_info.json", lambda v: v.update(fileFormat="array_record")), "as tfrecord"),
         "a record of 2^60": (appended((2**60).to_bytes(8, "little") + bytes(8)), "holds more than 2, dataset_info"),
+        "padded names": (
+            edited("dataset_info.json", lambda v: v["splits"][0].update(filepathTemplate="{SPLIT:0>1000000000}")),
+            r"splits\[0\]\.filepathTemplate is '\{SPLIT:0>1000000000\}', no name; copy it again",
+        ),
         "length -2": (lengths(-2), r"splits\[0\]\.shardLengths\[0\] is -2; it must be a whole number from 0"),
         "length 3": (lengths(3), "holds 2, dataset_info.json says 3 episodes"),
         "length 1": (lengths(1), "holds more than 1, dataset_info.json says 1 episodes"),

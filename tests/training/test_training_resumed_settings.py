@@ -235,3 +235,16 @@ def test_an_octo_that_is_shown_one_state_keeps_the_directory_that_it_had_before_
     more = FinetuneConfig.from_dict(before | {"model": before["model"] | {"proprio_history": 5}})
     assert of_training(more.to_dict())["model.proprio_history"] == 5
     assert Run(more).directory.path != Run(FinetuneConfig("assembly")).directory.path
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "checkpoint", "state"])
+def test_a_run_with_a_link_in_it_is_not_taken_up(tmp_path, name):
+    run = finished_run(tmp_path / "run")
+    (tmp_path / "foreign").mkdir()
+    (run.path / name).symlink_to(tmp_path / "foreign")
+    with (
+        pytest.raises(RunExistsError, match=rf"run/{name} is a link; a run writes files of its own"),
+        RunDirectory.held(run.path, CONFIG, resume=True),
+    ):
+        pass
+    assert not list((tmp_path / "foreign").iterdir())
