@@ -13,7 +13,7 @@ from experiments.looks.probe_data import collect_probe_demos
 from experiments.looks.probing import probe_runs
 from experiments.looks.takeover import take_over_runs
 from gap_vla.cli.report import claim_page
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.outputs import claim
 from gap_vla.report.page import write_report
 from gap_vla.report.runs import ReportError, Run
@@ -42,7 +42,9 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
                 workers=options.workers,
                 command=command,
             )
-    more = sections(runs, _probe(runs, options, command))
+    probe = _probe(runs, options, command)
+    with refusing(f"{_kept(options)}: a probe that cannot be shown", "look again with --probe", ReportError):
+        more = sections(runs, probe)
     return write_report(
         options.runs, options.out, command=command, more=more, videos=options.videos, rho_of=training_rho
     )
@@ -50,7 +52,7 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
 
 def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[str, Any] | None:
     """The probe's result: made if asked for, otherwise that of an earlier call beside the same page."""
-    kept = options.out.with_suffix(".probe") / "probe.json"
+    kept = _kept(options)
     claim(kept, "probe", suffixes=(".json",))
     if not options.probe:
         return kept_probe(kept)
@@ -68,6 +70,10 @@ def _probe(runs: list[Run], options: argparse.Namespace, command: str) -> dict[s
         workers=options.workers,
     )
     return probe_runs(small, demos, kept.parent, command=command)
+
+
+def _kept(options: argparse.Namespace) -> Path:
+    return options.out.with_suffix(".probe") / "probe.json"
 
 
 def kept_probe(file: Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla.core.episode import Episode
-from gap_vla.core.foreign import refusing
+from gap_vla.core.foreign import FOREIGN, refusing
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
@@ -77,9 +78,10 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
         EpisodeError: an episode that does not fit the dataset.
     """
     account_path = Path(f"{job.path}.json")
-    if account_path.exists():
+    with contextlib.suppress(*FOREIGN):  # not there, or cut as by a loss of power: then the shard is written
         account = json.loads(account_path.read_text())
-        if job.path.exists() and job.path.stat().st_size == account["file_bytes"]:
+        written = len(np.load(f"{job.path}.npz")["lengths"])
+        if written == account["episodes"] and job.path.stat().st_size == account["file_bytes"]:
             return account
     with naming_a_full_disk(job.path.parent, KEPT):
         return _write(job, account_path)

@@ -89,8 +89,7 @@ class Windows:
         action_horizon: H.
         image_keys: cameras to deliver.
         proprio: whether to deliver proprioception.
-        proprio_history: states that each step shows, side by side: the last ones of its episode, then its own; before
-            the episode's start its first one.
+        proprio_history: states that each step shows side by side, its own last; before the start, the first one.
         normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
         rho: whether to deliver ρ and change points, of each step.
         language: whether to deliver `task.language_instruction`.

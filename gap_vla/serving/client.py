@@ -142,9 +142,7 @@ class RemotePolicy:
                 self._lost[episode] += 1
                 if self._lost[episode] > MAX_LOST or time.monotonic() >= deadline:
                     problem = f"closed, or was silent on, {self._lost[episode]} connection(s) of one episode ({error})"
-                    raise PolicyUnavailable(
-                        f"{self._address} {problem}; let it keep one for each, and answer"
-                    ) from error
+                    raise PolicyUnavailable(f"{self._address} {problem}; let it keep one each, and answer") from error
                 time.sleep(_PAUSE)
                 self._waited[episode] = self.patience - (deadline - time.monotonic())
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong

@@ -263,3 +263,16 @@ def test_episodes_that_the_disk_cannot_hold_are_refused_before_they_are_written(
 def test_a_version_with_leading_zeros_is_none():
     with pytest.raises(DatasetError, match=r"dataset version '01\.0\.0': give three numbers"):
         check_names("toy", "01.0.0")
+
+
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+def test_an_account_of_a_shard_that_was_cut_is_made_again(tmp_path: Path, suffix: str) -> None:
+    from gap_vla.rlds.schema import Schema
+    from gap_vla.rlds.shards import ShardJob, write_shard
+
+    episodes, path = [make_episode(i) for i in range(2)], tmp_path / "toy-train.tfrecord-00000-of-00001"
+    job = ShardJob(episodes, (0, 1), None, Schema.of(episodes[0]), path)
+    account, file = write_shard(job), tmp_path / f"{job.path.name}.{suffix}"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    assert write_shard(job) == account and file.read_bytes() == whole

@@ -46,8 +46,13 @@ def test_damage_is_noticed(store: EpisodeStore, tmp_path: Path) -> None:
     copy = shutil.copytree(store.directory, tmp_path / "copy")
     with open(copy / "train.proprio.bin", "r+b") as stream:
         stream.write(b"\0\1\2\3")
-    EpisodeStore.open(copy)
     with pytest.raises(EpisodeError, match=r"train.proprio.bin: other content than recorded; delete"):
+        EpisodeStore.open(copy)
+    shutil.copy(store.directory / "train.proprio.bin", copy)
+    with open(copy / "train.image_primary.bin", "r+b") as stream:
+        stream.write(b"\0\1\2\3")
+    EpisodeStore.open(copy)
+    with pytest.raises(EpisodeError, match=r"train.image_primary.bin: other content than recorded; delete"):
         EpisodeStore.open(copy, verify=True)
     with open(copy / "train.rho.bin", "r+b") as stream:
         stream.truncate(10)
