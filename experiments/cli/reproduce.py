@@ -56,6 +56,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--page {options.page}: the page is Markdown, .md")
     if options.front_page != parser.get_default("front_page") and not Path(options.front_page).is_file():
         parser.error(f"--front-page {options.front_page}: no such page; leave the option out to write none")
+    if Path(options.front_page).resolve() == Path(options.page).resolve():
+        parser.error(f"--front-page {options.front_page} is the --page; name another, or leave the option out")
     if options.render:
         parser.refuse_idle(options, "with --render, which runs nothing", "budget", "jobs", "retry", "dry_run", "look")
     return options
