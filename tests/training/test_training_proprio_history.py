@@ -1,19 +1,31 @@
 """An Octo that sees several states: the tokens in training, the checkpoint, and the same tokens in rollouts."""
 
+import contextlib
+
+import jax
 import numpy as np
 import pytest
-from short_training import MODEL
+from short_training import MODEL, TRAIN
 
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.octo import CheckpointError, OctoModel
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rollouts.octo_policy import OctoPolicy
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_trainer import OctoTrainer
 
 STATES = 3
 
 
 @pytest.fixture(scope="module")
-def checkpoint(training):
-    return training.run("states", method="vp_gap", model=MODEL | {"proprio_history": STATES}) / "checkpoint"
+def checkpoint(store, tmp_path_factory):
+    """Of a policy before its first step."""
+    model = MODEL | {"proprio_history": STATES, "window_size": 2}
+    config = FinetuneConfig.from_dict({"task": "threading", "model": model, "train": TRAIN, "eval": {"execute": 1}})
+    run = RunDirectory.claim(tmp_path_factory.mktemp("states") / "run", config.to_dict(), resume=False)
+    with contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))) as trainer:
+        trainer.export(run)
+    return run.checkpoint
 
 
 def windows(store, states):
@@ -33,23 +45,25 @@ def test_a_step_shows_its_last_states_side_by_side_and_the_first_one_before_the_
     np.testing.assert_array_equal(three[:, :, -width:], one)
 
 
-def test_every_number_of_every_state_is_a_token_and_gap_adjusts_the_same_three_leaves(checkpoint, training):
-    embeddings = [
-        next(leaf for name, leaf in training.parameters(run).items() if "obs_proprio_pos_embedding" in name)
-        for run in ("states", "whole")
-        if training.run("whole", method="vp_gap")
-    ]
-    assert embeddings[0].shape[2] == STATES * embeddings[1].shape[2]
-    assert OctoModel.load_pretrained(checkpoint).config["proprio_history"] == STATES
+def test_every_number_of_every_state_is_a_token_and_gap_adjusts_the_same_three_leaves(checkpoint, store):
+    model = OctoModel.load_pretrained(checkpoint)
+    leaves = jax.tree_util.tree_flatten_with_path(model.params)[0]
+    proprio = {jax.tree_util.keystr(path): leaf.shape for path, leaf in leaves}
+    proprio = {name: shape for name, shape in proprio.items() if "obs_proprio" in name}
+    width = EpisodeStore.open(store).split("train").fields["proprio"].shape[1]
+    (embedding,) = (shape for name, shape in proprio.items() if "pos_embedding" in name)
+    assert len(proprio) == 3 and embedding[2] == STATES * width and model.config["proprio_history"] == STATES
 
 
 def test_a_rollout_shows_the_network_what_training_showed_it(checkpoint, store, monkeypatch):
     policy = OctoPolicy.load(checkpoint, batch_size=1)
-    seen = []
-    run = policy._run
-    monkeypatch.setattr(
-        policy, "_run", lambda params, observation, *rest: seen.append(observation) or run(params, observation, *rest)
-    )
+    seen, run = [], policy._run
+
+    def recording(params, observation, *rest):
+        seen.append(observation)
+        return run(params, observation, *rest)
+
+    monkeypatch.setattr(policy, "_run", recording)
     episode = EpisodeStore.open(store).split("val").episode(0)
     policy.reset([0])
     for step in range(len(episode)):
