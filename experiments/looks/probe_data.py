@@ -22,6 +22,9 @@ PROBE_SEED = 7_000_000
 CARRYING = "transport"
 """The expert's phase in which an object is brought to where it belongs."""
 
+FARTHEST = 100.0
+"""m. No object of these tasks lies farther away."""
+
 BACK = 4
 """Steps over which the change of proprioception is taken."""
 
@@ -130,7 +133,7 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
         if len(parts) != len(numbers):
             raise ProbeError(f"{path}: {len(parts)} of {len(numbers)} demonstrations have {key}; leave the others out")
     with refusing(path, "leave out what is of another size, or collect them again", ProbeError):
-        return ProbeData(
+        found = ProbeData(
             images={key: np.concatenate(parts) for key, parts in images.items()},
             positions={key: np.concatenate(parts) for key, parts in positions.items()},
             near_switch=np.concatenate(near_switch),
@@ -140,6 +143,11 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
             actions=_scaled(np.concatenate(actions)),
             episodes=np.concatenate(numbers),
         )
+    for key, values in {"proprioception": found.proprio, "actions": found.actions, **found.positions}.items():
+        of_object = key in found.positions
+        if (of_object and values.shape[1] != 3) or not (np.abs(values) <= (FARTHEST if of_object else 1e6)).all():
+            raise ProbeError(f"{path}: {key} is NaN, or no position or number that can be; collect them again")
+    return found
 
 
 def _proprio(demo: Any) -> np.ndarray:

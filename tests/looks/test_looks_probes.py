@@ -170,6 +170,18 @@ def test_demonstrations_that_differ_in_size_are_refused_in_words(tmp_path, name,
         read_probe_data(tmp_path / "demos.hdf5")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("obs/robot0_eef_pos", np.nan), ("actions", np.inf), ("obs/object", np.nan), ("obs/object", -9999.0)],
+)
+def test_numbers_that_cannot_be_are_not_probed(tmp_path, name, value):
+    write_demos(tmp_path / "demos.hdf5")
+    with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
+        file[f"data/demo_1/{name}"][2, 1] = value
+    with pytest.raises(ProbeError, match=r"is NaN, or no position or number that can be; collect them again"):
+        read_probe_data(tmp_path / "demos.hdf5")
+
+
 def test_demonstrations_without_object_positions_are_refused_in_words(tmp_path):
     write_demos(tmp_path / "demos.hdf5", with_objects=False)
     with pytest.raises(ProbeError, match="collect the demonstrations again"):
