@@ -14,15 +14,17 @@ that cells which were asked for have failed; they are named.
 import argparse
 from pathlib import Path
 
+from experiments.pages import FRONT, around
 from gap_vla.cli.arguments import command_parser, processes
 from gap_vla.core.errors import command
 
 
 def names(text: str) -> list[str]:
-    """At least one name, separated by commas."""
-    if found := [name for name in text.split(",") if name]:
-        return found
-    raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    """At least one name, separated by commas, each once."""
+    found = text.split(",")
+    if "" in found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r}; give names separated by single commas, each once")
+    return found
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -56,6 +58,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--page {options.page}: the page is Markdown, .md")
     if options.front_page != parser.get_default("front_page") and not Path(options.front_page).is_file():
         parser.error(f"--front-page {options.front_page}: no such page; leave the option out to write none")
+    if options.front_page != parser.get_default("front_page"):
+        around(Path(options.front_page), FRONT, if_missing="refuse")
     if Path(options.front_page).resolve() == Path(options.page).resolve():
         parser.error(f"--front-page {options.front_page} is the --page; name another, or leave the option out")
     if options.look:

@@ -153,7 +153,8 @@ def _require_sound(found: Section, name: str) -> None:
     cell, method = found.text("cell"), found.text("method")
     if cell != name or not (cell == task or cell.startswith(f"{task}-")) or not cell.endswith(f"-{arm}-seed{seed}"):
         raise UserError(f"it is that of {cell!r}, task {task!r}, arm {arm!r}, seed {seed}")
-    found.choice("status", (FINISHED, FAILED))
+    if found.choice("status", (FINISHED, FAILED)) == FAILED:
+        found.text("error")
     found.whole("steps", 0, STEPS)
     found.finite("seconds", 0, 1e9)
     found.flag("whole")

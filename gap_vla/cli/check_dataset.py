@@ -30,11 +30,13 @@ def main(argv: list[str] | None = None) -> int:
     add("--action-limit", type=real(1e-6, 1e9), help=largest)
     add("--strict", action="store_true", help="warnings count as errors")
     arguments = parser.parse_args(argv)
-    from gap_vla.core.outputs import claim_folder
+    from gap_vla.core.outputs import claim, claim_folder
     from gap_vla.rlds.checking import check_dataset
 
     out = arguments.out or Path(f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check")
     claim_folder(out, "check", sources=[arguments.dataset], make=False)
+    for suffix in (".json", ".html"):
+        claim(out / f"check{suffix}", "check", suffixes=(suffix,))
     with answering(arguments) as answer, keeping("nothing was written"):
         report = check_dataset(
             arguments.dataset,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, whole
 from gap_vla.core.errors import command, keeping
-from gap_vla.core.outputs import claim_folder, write_output
+from gap_vla.core.outputs import claim, claim_folder, write_output
 
 if TYPE_CHECKING:
     from gap_vla.rollouts.recordings import Recording
@@ -86,6 +86,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
 
     out = options.out or default_out(options, "diagnosis", "diagnosis/{}")
     claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
+    claim(out / "diagnosis.json", "diagnosis", suffixes=(".json",))
     simulated = not (options.demos or options.rlds)
     if simulated or options.closed_loop:
         require_rendering()

@@ -22,7 +22,7 @@ from typing import Any
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, seconds, whole
 from gap_vla.core.errors import command, keeping
-from gap_vla.core.outputs import claim_folder, write_output
+from gap_vla.core.outputs import claim, claim_folder, write_output
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -99,10 +99,11 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
 
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
-    loaded = load_policy(options, execute=1)
-    require_task(options.rlds, loaded.task)
     if options.out:
         claim_folder(options.out, "held_out", sources=[options.rlds], make=False)
+        claim(options.out / "held_out.json", "held_out", suffixes=(".json",))
+    loaded = load_policy(options, execute=1)
+    require_task(options.rlds, loaded.task)
     episodes = read_rlds(options.rlds, options.split)
     found = held_out(loaded.policy, map(from_episode, episodes), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]

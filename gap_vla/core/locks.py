@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.resources import existing_parent
 
 
 class InUseError(UserError, RuntimeError):
@@ -28,7 +29,9 @@ def alone(lock: Path | str, what: str) -> Iterator[None]:
 
     Raises:
         InUseError: another process holds it; its number and host are named.
+        ResourceError: its folder is a link that leads nowhere.
     """
+    existing_parent(Path(lock).parent)
     new = [folder for folder in Path(lock).parents if not folder.exists()]
     with _opened(Path(lock), what) as stream:
         stream.truncate(0)

@@ -14,16 +14,17 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.resources import require_writable
+from gap_vla.core.resources import existing_parent, require_writable
 from gap_vla.core.whole import put, replacing
 
 FOLDER_MARK = "made_by.json"
 HDF5 = (".hdf5", ".h5")
+_END = 2**22
 _PNG_HEAD = 33  # bytes: the signature and the chunk IHDR, which has to come first
 
 
@@ -64,6 +65,7 @@ def claim(
     require_apart(path, *sources)
     if os.path.exists(path):
         _require_own(path, kind, overwrite, folder=not suffixes)
+    existing_parent(path.parent if suffixes else path)
     require_writable(Path(os.path.realpath(path)).parent, f"the folder of {path}")
     return path
 
@@ -147,7 +149,7 @@ def stamp(path: Path, kind: str) -> None:
     """Puts the mark into a file by its suffix, or into a folder with a list of its files."""
     mark = f"gap_vla:{kind}"
     if path.is_dir():
-        files = sorted(str(file.relative_to(path)) for file in _files(path))
+        files = {str(file.relative_to(path)): _seen(file) for file in sorted(_files(path))}
         (path / FOLDER_MARK).write_text(json.dumps({"made_by": mark, "files": files}, indent=1) + "\n")
     elif suffix_of(path) in HDF5:
         import h5py
@@ -195,10 +197,30 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
     if not overwrite:
         raise OutputError(f"{path} exists; name another place, or allow overwriting")
     if folder:
-        mark = Section.read(path / FOLDER_MARK, OutputError)
-        known = mark.list("files", Section.text) if "files" in mark else ()
-        if others := sorted({str(file.relative_to(path)) for file in _files(path)} - {*known, FOLDER_MARK}):
+        known = written_with(path, OutputError)
+        there = {str(file.relative_to(path)): file for file in _files(path)}
+        strange = (name for name, file in there.items() if known.get(name, "") not in (None, _seen(file)))
+        if others := sorted({*strange} - {FOLDER_MARK}):
             raise OutputError(f"{path} also holds {others[0]}, which was not written with it; move that away first")
+
+
+def written_with(folder: Path, error: type[UserError]) -> Mapping[str, str | None]:
+    """Path in a marked folder to what `_seen` said of each file that was written with it; None where the mark is of a
+    version that did not ask. Raises `error` for a mark that is none."""
+    mark = Section.read(folder / FOLDER_MARK, error)
+    listed = isinstance(mark.values.get("files"), list)
+    return dict.fromkeys(mark.list("files", Section.text)) if listed else mark.section("files", {}).values
+
+
+def _seen(file: Path) -> str:
+    """What tells a file from others at its place: its size, and a checksum of its first and last 4 MiB."""
+    if file.is_symlink() or not file.is_file():
+        return "a link, a pipe or a device"
+    with file.open("rb") as stream:
+        ends = stream.read(_END)
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(size - _END, len(ends)))
+        return f"{size} bytes, CRC-32 {zlib.crc32(ends + stream.read()):08x}"
 
 
 def _require_whole(temporary: Path, path: Path, kind: str) -> None:

@@ -41,9 +41,12 @@ def free_disk(folder: Path | str) -> int:
 
 
 def existing_parent(path: Path | str) -> Path:
-    """The path itself, or the nearest of its parents that exists."""
+    """The path itself, or the nearest of its parents that exists; ResourceError for a link that leads nowhere."""
     path = Path(path).absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
+    place = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not place.exists():
+        raise ResourceError(f"{place} is a link that leads nowhere; make the folder that it names, or give another")
+    return place
 
 
 def require_writable(folder: Path | str, key: str) -> None:

@@ -224,8 +224,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             if number == len(lines) and re.fullmatch(rb"\0*|\{[ -~]*", line):
                 break
             raise UserError(f"{where}: not valid JSON; copy the file again") from None
-        if texts := [key for key, value in row.values.items() if type(value) not in (int, float)]:
-            raise row.refuse(texts[0], "a number")
+        row.require_numbers()
         step = row.whole("step", 0, STEPS)
         before = rows[-1]
         if step < before["step"] or (step == before["step"] and row.values.keys() & before.keys() > {"step"}):

@@ -33,21 +33,18 @@ class ArrayPickles(NamedArrays):
         files = files_in(self.path, ".pkl", ".pickle") if self.path.is_dir() else [self.path]
         if not files:
             raise EpisodeError(f"{self.path}: no .pkl files in this folder")
-        self._places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]
+        self.places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]
         self._opened: tuple[Path, Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
-
-    def __len__(self) -> int:
-        return len(self._places)
 
     def dropped(self) -> dict[str, str]:
         first = self._arrays(0)
         return self._unused(map(str, first) if isinstance(first, Mapping) else (), "phase")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
-        file, key = self._places[index]
+        file, key = self.places[index]
         name = file.stem if key is None else f"{file.stem}[{key}]"
         where = f"{file}, episode {name}"
         arrays = self._arrays(index)
@@ -57,7 +54,7 @@ class ArrayPickles(NamedArrays):
         return self._episode(arrays, where, images, file=file, name=name, language_instruction=language)
 
     def _arrays(self, index: int) -> Any:
-        file, key = self._places[index]
+        file, key = self.places[index]
         if self._opened is None or self._opened[0] != file:
             self._opened = (file, load_arrays(file))
         content = self._opened[1]

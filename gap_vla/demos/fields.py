@@ -20,7 +20,7 @@ _CAMERA = re.compile(r"image_\w+", re.ASCII)
 ACTION_LIMIT = 1.0
 """An Episode's actions lie in [-1, 1] unless the reader's option `action_limit` says otherwise."""
 
-_TRUE, _FALSE = ("true", "yes", "1", "success", "t", "y"), ("false", "no", "0", "failure", "f", "n", "")
+_TRUE, _FALSE = ("true", "yes", "1", "success", "t", "y"), ("false", "no", "0", "failure", "f", "n")
 
 
 def as_rows(value: Any, where: str) -> np.ndarray:

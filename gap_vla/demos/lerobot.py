@@ -75,16 +75,13 @@ class LeRobot(NamedArrays):
                 what = "camera of colours" if key in self._image_keys else "feature"
                 found = one_line(", ".join(known)) or "none"
                 raise EpisodeError(f"{self.path}/meta/info.json: no {what} {key!r} (found: {found})")
-        self._places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
-
-    def __len__(self) -> int:
-        return len(self._places)
+        self.places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
 
     def dropped(self) -> dict[str, str]:
         return self._unused(self._features)
 
     def read(self, index: int, *, images: bool = True) -> Episode:
-        place = self._places[index]
+        place = self.places[index]
         where = f"{place.table}, episode {place.index}"
         stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
         counts = [key for key in ("frame_index", "index", "timestamp", "task_index") if key in self._features]

@@ -24,15 +24,12 @@ class NpzFolder(NamedArrays):
     STATE_KEY = "proprio"
 
     def _find(self) -> None:
-        self._files = files_in(self.path, ".npz")
-        if not self._files:
+        self.places = files_in(self.path, ".npz")
+        if not self.places:
             raise EpisodeError(f"{self.path}: no .npz files in this folder")
-        self._names = sorted({name for file in self._files for name in read_arrays(file, lambda _: False)})
+        self._names = sorted({name for file in self.places for name in read_arrays(file, lambda _: False)})
         if self.options["image_keys"] is None:
             self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
-
-    def __len__(self) -> int:
-        return len(self._files)
 
     def mapping(self) -> dict[str, str]:
         return super().mapping() | {"phase": "phase"}
@@ -41,7 +38,7 @@ class NpzFolder(NamedArrays):
         return self._unused(self._names, "phase", "language_instruction", "success")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
-        file = self._files[index]
+        file = self.places[index]
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
         text = arrays.get("language_instruction", self.options["language_instruction"])

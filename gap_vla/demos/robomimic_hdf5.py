@@ -37,7 +37,7 @@ _ARM = re.compile(r"robot(\d{1,3})_eef_pos")
 
 
 class RobomimicHDF5(Source):
-    """Demonstrations in robomimic's layout; `names` are those below `data`, in the order of the episodes.
+    """Demonstrations in robomimic's layout; `places` are their names below `data`, in order.
 
     Args:
         path: the HDF5 file.
@@ -79,16 +79,13 @@ class RobomimicHDF5(Source):
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
         members.require_sound(self.path)
         with members.opened(self.path) as file:
-            self.names = self._demo_names(file)
+            self.places = self._demo_names(file)
             self._language = self._file_language(file)
-            first = members.group_at(file, f"data/{self.names[0]}", f"{self.path}")
+            first = members.group_at(file, f"data/{self.places[0]}", f"{self.path}")
             self._dropped = self._unused(first)
             self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
         if image_keys and (lost := sorted(set(image_keys) - set(self._cameras))):
             raise EpisodeError(f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names")
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def mapping(self) -> dict[str, str]:
         names = {camera: f"obs/{key}" for key, camera in self._image_keys.items() if key in self._cameras}
@@ -99,7 +96,7 @@ class RobomimicHDF5(Source):
         return self._dropped
 
     def read(self, index: int, *, images: bool = True) -> Episode:
-        name = self.names[index]
+        name = self.places[index]
         with members.opened(self.path, f", episode {name}") as file:
             return self._episode(file, name, images).validate()
 
@@ -138,7 +135,10 @@ class RobomimicHDF5(Source):
         total = members.attribute_of(data, "total")
         lengths = [members.attribute_of(data[name], "num_samples") for name in names] if total is not None else []
         counted = all(isinstance(length, (int, float)) for length in lengths)  # others are refused where they are read
-        if lengths and counted and (held := sum(map(int, lengths))) != total:
+        if lengths and counted and (held := sum(lengths)) != total:
+            for name in names:
+                where = f"{self.path}, episode {name}"
+                _require_steps(data[name], members.length_at(data[name], self.options["action_key"], where), where)
             raise EpisodeError(
                 f"{self.path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total}; get "
                 "the whole file, or correct the attribute if demonstrations were removed on purpose"
@@ -169,11 +169,7 @@ class RobomimicHDF5(Source):
         key = self.options["action_key"]
         action = as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
         attrs = members.attributes_of(demo)
-        if attrs.get("num_samples", len(action)) != len(action):
-            raise EpisodeError(
-                f"{where}: {len(action)} actions, the attribute 'num_samples' says {attrs['num_samples']}; get the "
-                "file again or drop the episode"
-            )
+        _require_steps(demo, len(action), where)
         cameras: dict[str, np.ndarray] = {}
         for key in self._cameras_of(demo, where):
             if images:
@@ -226,6 +222,14 @@ class RobomimicHDF5(Source):
             columns.append(np.roll(rows, 1, axis=1) if part == "eef_quat" and self._layout is None else rows)
         state = np.concatenate(columns, axis=1)
         return state if self._layout is None else self._layout.to_proprio(state, where)
+
+
+def _require_steps(demo: h5py.Group, steps: int, where: str) -> None:
+    if (stated := members.attribute_of(demo, "num_samples")) not in (None, steps):
+        raise EpisodeError(
+            f"{where}: {steps} actions, the attribute 'num_samples' says {stated}; get the file again, or drop the "
+            "episode"
+        )
 
 
 def _natural(name: str) -> list[Any]:

@@ -30,12 +30,14 @@ READERS: dict[str, str] = {
 class Source(Sequence[Episode], abc.ABC):
     """Demonstrations on disk, addressed by index.
 
-    A source holds a path and options only, so that it can be sent to another process; files are opened per read.
+    A source holds a path, options and the places of its episodes only, so that it can be sent to another process; files
+    are opened per read.
     """
 
     kind: str
     path: Path
     options: dict[str, Any]
+    places: Sequence[Any]
     ACTION_LIMIT: ClassVar[float | None] = fields.ACTION_LIMIT
 
     @property
@@ -47,8 +49,8 @@ class Source(Sequence[Episode], abc.ABC):
         """The option `action_limit` where it is another than this reader's; datasets made without it stay the same."""
         return {} if fields.checked_limit(limit) == self.ACTION_LIMIT else {"action_limit": limit}
 
-    @abc.abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.places)
 
     @abc.abstractmethod
     def read(self, index: int, *, images: bool = True) -> Episode:

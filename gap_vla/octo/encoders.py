@@ -109,22 +109,17 @@ class PatchEncoder(nn.Module):
         return _film(self.use_film, x, cond_var)
 
 
-class SmallStem(nn.Module):
+class SmallStem(PatchEncoder):
     """Strided, weight-standardised convolutions, then one linear map per patch.
 
     uint8[B, h, w, c] to float[B, h', w', num_features]. The fields of the stages have one entry per stage; a stage
     halves the image, so a `patch_size` of 16 leaves a 1x1 map after the four default stages.
     """
 
-    use_film: bool = False
-    patch_size: int = 32
     kernel_sizes: Sequence[int] = (3, 3, 3, 3)
     strides: Sequence[int] = (2, 2, 2, 2)
     features: Sequence[int] = (32, 96, 192, 384)
     padding: Sequence[int] = (1, 1, 1, 1)
-    num_features: int = 512
-    img_norm_type: str = "default"
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = True, cond_var: jax.Array | None = None) -> jax.Array:
@@ -150,8 +145,6 @@ class SmallStem16(SmallStem):
 
 class SmallStem32(SmallStem):
     """`SmallStem` with one token per 32x32 pixels."""
-
-    patch_size: int = 32
 
 
 def _film(use_film: bool, x: jax.Array, conditioning: jax.Array | None) -> jax.Array:

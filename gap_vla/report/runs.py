@@ -62,9 +62,7 @@ class Run:
             found.section(section, {}).text(key, "")
         for name in (seconds := found.section("seconds", {})).values:
             seconds.finite(name, 0, 1e9)
-        for name, value in (measured := found.section("validation", {})).values.items():
-            if type(value) not in (int, float):
-                raise measured.refuse(name, "a number")
+        found.section("validation", {}).require_numbers()
         rollouts = read_rollouts(found)
         evaluations: dict[str, Mapping[str, Any]] = {}
         for variant, one in evaluations_of(found).items():
@@ -118,14 +116,14 @@ class Run:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        path, steps = RunDirectory(self.path).metrics, self.summary.get("steps", STEPS)
+        path, key = RunDirectory(self.path).metrics, "val/action_mse"
         rows = read_metrics(path) if path.exists() else []
-        if rows and rows[-1]["step"] > steps:
-            raise ReportError(f"{path} goes on to step {rows[-1]['step']} of {steps}: another run's; copy it again")
-        key = "val/action_mse"
-        last, own = next((row[key] for row in reversed(rows) if key in row), None), self.summary.get("validation", {})
-        if last is not None and own and abs(last - own[key]) > 1e-3 * abs(last):
-            raise ReportError(f"{path} ends with {key} {last:g}, summary.json has {own[key]:g}; copy the run again")
+        if self.summary:
+            last, steps, own = rows[-1] if rows else {}, self.summary["steps"], self.summary["validation"][key]
+            if last.get("step") != steps or key not in last:
+                raise ReportError(f"{path} does not end with {key} of step {steps}, where the run ended; copy it again")
+            if abs(last[key] - own) > 1e-3 * abs(last[key]):
+                raise ReportError(f"{path} ends with {key} {last[key]:g}, summary.json has {own:g}; copy the run again")
         return rows
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from typing import Any
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import claim, stamp
-from gap_vla.core.whole import put, write_json
+from gap_vla.core.outputs import claim, deliver
+from gap_vla.core.whole import write_json
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.shards import ACCOUNTS
 from gap_vla.rlds.version_files import VERSION, DatasetError, dataset_metadata, read_back
@@ -120,8 +120,6 @@ def finish(partial: Path, path: Path, overwrite: bool) -> Path:
     """Gives the dataset its final name; raises EpisodeError if it did not arrive whole on the disk."""
     read_back(partial)
     (partial / _MARK).unlink()
-    stamp(partial, "dataset")
-    claim(path, "dataset", overwrite=overwrite)
-    put(partial, path)
+    deliver(partial, path, "dataset", overwrite=overwrite)
     shutil.rmtree(partial, ignore_errors=True)  # the old one, after the exchange
     return path

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.statistics import MIN_STD, limits
 
 Trajectory = dict[str, Any]
@@ -86,28 +85,6 @@ def add_pad_mask_dict(trajectory: Trajectory) -> Trajectory:
         }
         changed[part] = {**trajectory[part], "pad_mask_dict": masks}
     return changed
-
-
-def pad_actions_and_proprio(
-    trajectory: Trajectory, max_action_dim: int | None = None, max_proprio_dim: int | None = None
-) -> Trajectory:
-    """Pads action and proprio with zeros to a common width; `action_pad_mask` marks the real dimensions."""
-    changed = {**trajectory, "action_pad_mask": tf.ones_like(trajectory["action"], tf.bool)}
-    if max_action_dim is not None:
-        changed["action"] = _padded(trajectory["action"], max_action_dim, "action")
-        changed["action_pad_mask"] = _padded(changed["action_pad_mask"], max_action_dim, "action")
-    if max_proprio_dim is not None and "proprio" in trajectory["observation"]:
-        proprio = _padded(trajectory["observation"]["proprio"], max_proprio_dim, "proprio")
-        changed["observation"] = {**trajectory["observation"], "proprio": proprio}
-    return changed
-
-
-def _padded(x: tf.Tensor, width: int, name: str) -> tf.Tensor:
-    if x.shape[-1] > width:
-        raise ConfigError(
-            f"{name} is {x.shape[-1]} wide, more than the {width} asked for; ask for {x.shape[-1]} or more"
-        )
-    return tf.pad(x, [[0, 0], [0, width - x.shape[-1]]])
 
 
 def relabel_goals(trajectory: Trajectory, seed: Any = None, max_goal_distance: int | None = None) -> Trajectory:

@@ -256,12 +256,14 @@ class MetricsWriter:
                 raise ConfigError(f"train.logger: {logger} cannot begin ({message_of(error)}); {advice}") from None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Records `values` after `step` training steps; on disk when this returns."""
-        self._lines.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
+        """Records `values` after `step` training steps, on disk when this returns; DivergedError: one is not finite."""
+        found = {name: float(value) for name, value in values.items()}
+        if odd := [name for name, value in found.items() if not np.isfinite(value)]:
+            raise DivergedError(f"{odd[0]} is {found[odd[0]]} after step {step}; lower optimizer.learning_rate")
+        self._lines.write(json.dumps({"step": step, **found}) + "\n")
         self._lines.flush()
-        scalars = [{"tag": name, "simple_value": float(value)} for name, value in values.items()]
-        self._show(step=step, summary={"value": scalars})
-        self._tell("log", {name: float(value) for name, value in values.items()}, step=step)
+        self._show(step=step, summary={"value": [{"tag": name, "simple_value": x} for name, x in found.items()]})
+        self._tell("log", found, step=step)
 
     def _show(self, **what: Any) -> None:
         self._board.write_event(self._event(wall_time=time.time(), **what))

@@ -84,9 +84,9 @@ class Run:
 
                     files = [name.format(steps=config.train.steps) for name in config.exported]
                     require_exported(run.checkpoint, files)
-                    summary = Finished.read(run.path).summary
-                    print(f"{run.path} is complete", flush=True)
-                    return dict(summary)
+                    finished = Finished.read(run.path)
+                    print(f"{run.path} is complete, with {len(finished.metrics)} measurements", flush=True)
+                    return dict(finished.summary)
                 agenda = stack.enter_context(agenda_of(config))
                 store, *mixture = open_store(config, self.stages, agenda), *open_mixture(self.stages)
             return self._train_and_roll_out(run, store, mixture, started, agenda)

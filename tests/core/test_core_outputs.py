@@ -1,5 +1,6 @@
 """Nothing that we did not make is replaced, nothing is written over its source, nothing arrives in part."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ from PIL import Image
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.locks import waiting
+from gap_vla.core.locks import alone, waiting
 from gap_vla.core.outputs import (
     FOLDER_MARK,
     HDF5,
@@ -106,6 +107,18 @@ def test_a_folder_is_replaced_only_if_nothing_else_was_put_into_it(tmp_path):
     with pytest.raises(OutputError, match=r"also holds notes/thesis.tex"):
         make("3")
     assert (path / "a.npz").read_text() == "2" and (path / "notes" / "thesis.tex").exists()
+    (path / "notes" / "thesis.tex").unlink()
+    (path / "a.npz").write_text("3")  # theirs, under a name of ours
+    with pytest.raises(OutputError, match=r"also holds a\.npz, which was not written with it; move that away first"):
+        make("4")
+    (path / "a.npz").unlink()
+    (path / "a.npz").symlink_to(tmp_path / "file")
+    with pytest.raises(OutputError, match=r"also holds a\.npz"):
+        make("4")
+    (path / FOLDER_MARK).write_text('{"made_by": "gap_vla:labelled_npz", "files": ["a.npz"]}')  # of older versions
+    make("5")
+    (path / "a.npz").unlink()
+    make("6")
     for other in (tmp_path / "foreign", tmp_path / "file"):
         other.mkdir() if other.name == "foreign" else other.write_text("x")
         if other.is_dir():
@@ -139,6 +152,33 @@ def test_a_mark_is_read_up_to_its_end(tmp_path):
     at = content.index(b"episode") + len(b"episode")
     path.write_bytes(content[:at] + b"abcd" + content[at + 4 :])  # a checksum that looks like letters
     assert made_by(path) == "episode"
+
+
+@pytest.mark.parametrize("place", [0, 5 * 2**20, 12 * 2**20 - 1])
+def test_of_a_large_file_size_and_ends_tell_whether_it_is_ours(place, tmp_path):
+    with workplace(tmp_path / "out") as folder:
+        (folder / "new").mkdir()
+        (folder / "new" / "large").write_bytes(bytes(12 * 2**20))
+        deliver(folder / "new", tmp_path / "out", "dataset")
+    with open(tmp_path / "out" / "large", "r+b") as file:
+        file.seek(place)
+        file.write(b"x")
+    refused = pytest.raises(OutputError, match="also holds large") if place != 5 * 2**20 else contextlib.nullcontext()
+    with refused:
+        claim(tmp_path / "out", "dataset")
+
+
+def test_a_link_that_leads_nowhere_is_no_folder_for_results(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    said = rf"{tmp_path}/link is a link that leads nowhere; make the folder that it names, or give another"
+    for folder in (tmp_path / "link", tmp_path / "link" / "deeper"):
+        with pytest.raises(ResourceError, match=said):
+            claim_folder(folder, "check")
+        with pytest.raises(ResourceError, match=said):
+            claim(folder / "page.html", "check", suffixes=(".html",))
+        with pytest.raises(ResourceError, match=said), alone(folder / ".lock", "it"):
+            pass
+    assert [place.name for place in tmp_path.iterdir()] == ["link"]
 
 
 def test_hidden_folders_that_are_not_ours_stay(tmp_path):

@@ -149,6 +149,11 @@ def evaluated(**changes):
         ("config.json", {"model": {"encoder": "small"}}, "checkpoint is missing; copy the run again"),
         ("config.json", {"model": 5}, "model is 5"),
         ("summary.json", {"steps": "many"}, "steps is 'many'"),
+        (
+            "summary.json",
+            {"validation": {"val/action_mse": float("nan"), "val/mean_action_mse": 1}},
+            "mse is nan (float)",
+        ),
         ("summary.json", evaluated(phases=5), "phases is 5"),
         ("summary.json", evaluated(videos=[5]), "videos[0] is 5"),
         ("summary.json", {"dataset": {"store": 5}}, "dataset.store is 5"),
@@ -163,15 +168,35 @@ def test_runs_that_measured_nothing_are_refused_by_file_and_key(tmp_path, file, 
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_measurements_of_a_longer_run_are_not_shown_as_this_ones(tmp_path):
+ENDS = r"metrics\.jsonl does not end with val/action_mse of step 20, where the run ended; copy it again"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: [], ENDS),
+        (lambda lines: lines[:-1], ENDS),
+        (lambda lines: [*lines[:-1], lines[-1][:20]], ENDS),  # cut off
+        (lambda lines: [*lines, '{"step": 21, "train/loss": 0.5}\n'], ENDS),  # of a longer run
+        (lambda lines: [*lines[:-1], lines[-1].replace("0.5", "0.6")], r"ends with val/action_mse 0\.6, summary\.json"),
+        (lambda lines: [lines[0].replace("1.0", "NaN"), *lines[1:]], r"line 1: train/loss is nan .* a finite number"),
+    ],
+)
+def test_measurements_of_a_finished_run_that_are_cut_damaged_or_another_runs_are_refused(change, said, tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1]) / "metrics.jsonl"
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(UserError, match=said):
+        write_report([path.parent], tmp_path / "report.html", command="make")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_finished_run_without_its_measurements_is_refused_and_an_unfinished_one_is_shown(tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
-    with (path / "metrics.jsonl").open("a") as lines:
-        lines.write('{"step": 21, "train/loss": 0.5}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl goes on to step 21 of 20: another run's"):
+    (path / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=ENDS):
         write_report([path], tmp_path / "report.html", command="make")
-    (path / "metrics.jsonl").write_text('{"step": 20, "val/action_mse": 0.6}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl ends with val/action_mse 0\.6, summary\.json has 0\.5"):
-        write_report([path], tmp_path / "report.html", command="make")
+    (path / "summary.json").unlink()
+    assert write_report([path], tmp_path / "report.html", command="make").exists()
 
 
 @pytest.mark.parametrize(
@@ -215,6 +240,6 @@ def test_a_run_without_a_curve_that_others_have_is_named_and_warns_of_nothing(tm
     runs = [make_run(tmp_path, method, 0, [1, 0, 0, 1]) for method in ("concat", "gap")]
     for run in runs:
         lines = (run / "metrics.jsonl").read_text().replace("train/loss", "train/other")
-        (run / "metrics.jsonl").write_text(lines + '{"step": 20, "val/loss": 0.5}\n' * (run is runs[1]))
+        (run / "metrics.jsonl").write_text('{"step": 0, "val/loss": 0.5}\n' * (run is runs[1]) + lines)
     write_report(runs, tmp_path / "report.html", command="python make_page", videos=0)
     assert not [warning for warning in recwarn if "legend" in str(warning.message)]

@@ -67,15 +67,6 @@ def test_empty_texts_and_pictures_are_marked_as_upstream_does() -> None:
             np.testing.assert_array_equal(mask, GOLDEN[f"add_pad_mask_dict/{part}/{key}"])
 
 
-def test_padding_of_widths_is_upstreams() -> None:
-    found = tr.pad_actions_and_proprio(trajectory(), 5, 4)
-    np.testing.assert_array_equal(found["action"], GOLDEN["pad_dims/action"])
-    np.testing.assert_array_equal(found["action_pad_mask"], GOLDEN["pad_dims/action_pad_mask"])
-    np.testing.assert_array_equal(found["observation"]["proprio"], GOLDEN["pad_dims/proprio"])
-    with pytest.raises(ValueError, match="action is 3 wide, more than the 2"):
-        tr.pad_actions_and_proprio(trajectory(), 2)
-
-
 @pytest.mark.parametrize("kind", ["normal", "bounds"])
 def test_normalisation_of_trajectories_is_upstreams(kind: str) -> None:
     statistics: dict[str, dict[str, np.ndarray]] = {"action": {}, "proprio": {}}

@@ -46,7 +46,7 @@ def test_rho_arrives_exactly_and_actions_are_unchanged(version_dir: Path, store:
         trajectory = upstreams_contract(pack_rho(dict(steps)))
         assert "rho" not in trajectory
         trajectory = tr.normalize_trajectory(trajectory, statistics, kind)
-        trajectory = tr.pad_actions_and_proprio(tr.add_pad_mask_dict(trajectory))
+        trajectory = tr.add_pad_mask_dict(trajectory)
         found.append(unpack_rho(tr.chunk(trajectory, 2, 3, upstream_action_mask=True)))
     loader = WindowLoader(
         store,

@@ -18,6 +18,7 @@ from test_evaluation_octo_policy import build, observations
 
 import gap_vla.cli.diagnose
 from gap_vla.core.episode import Episode
+from gap_vla.core.outputs import claim_folder
 from gap_vla.rlds import write_rlds
 from gap_vla.rollouts import PolicyError
 from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
@@ -120,6 +121,21 @@ def test_what_was_refused_leaves_no_folder(name, more, said, run, dataset, tmp_p
     options = ["--checkpoint", str(run), "--rlds", str(one), "--out", str(tmp_path / "out"), "--quiet", *more]
     assert script(name).main(options) == 2 and said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["evaluate", "diagnose", "check_dataset"])
+def test_a_file_of_somebody_elses_among_the_results_is_found_before_any_work(name, tmp_path, capsys):
+    kind, file = {
+        "evaluate": ("held_out", "held_out.json"),
+        "diagnose": ("diagnosis", "diagnosis.json"),
+        "check_dataset": ("check", "check.html"),
+    }[name]
+    theirs = claim_folder(tmp_path / "out", kind) / file
+    theirs.write_text("the only copy")
+    options = ["not/there"] if name == "check_dataset" else ["--checkpoint", "not/there", "--rlds", "not/there"]
+    assert script(name).main([*options, "--out", str(tmp_path / "out")]) == 2
+    assert f"{theirs} exists and was not written by this command" in capsys.readouterr().err
+    assert theirs.read_text() == "the only copy"
 
 
 @pytest.mark.slow

@@ -209,6 +209,7 @@ def test_a_broken_ledger_file_is_named(tmp_path, ledger):
         ({"config": None}, "config is NoneType"),
         ({"config": {"task": "assembly", "method": "good", "demos": {"episodes": None}}}, "demos.episodes is None"),
         ({"status": "done"}, "status is 'done'"),
+        ({"status": "failed"}, "error is NoneType"),
         ({"account": []}, "account is list"),
         ({"variants": {"default": {"successes": 2, "episodes": 1, "first_layout": 0, "outcomes": "1"}}}, "successes"),
         ({"variants": {"default": {"successes": 1, "episodes": 1, "first_layout": 0, "outcomes": "7"}}}, "outcomes"),

@@ -4,10 +4,10 @@ import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 from test_reproduction_tables import entry_of, rendered
 
-from experiments.pages import markers
+from experiments.pages import FRONT, markers
 from experiments.tables.ledger import Ledger
 from experiments.tables.looks import Looks
-from experiments.tables.render import FRONT, NOTHING, notes, write_front_page
+from experiments.tables.render import NOTHING, notes, write_front_page
 from experiments.tables.results import analyse, verdict
 from gap_vla.rollouts.statistics import PairedDifference
 

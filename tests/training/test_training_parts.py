@@ -13,7 +13,7 @@ from gap_vla.core.run_directory import RunDirectory, RunExistsError, read_metric
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.drawing.batch import STRIP, batch_picture
 from gap_vla.training.config import LOGGERS
-from gap_vla.training.loop import MetricsWriter
+from gap_vla.training.loop import DivergedError, MetricsWriter
 from gap_vla.training.octo import FinetuneConfig, OctoTrainConfig
 from gap_vla.training.run import Run
 
@@ -66,6 +66,13 @@ def test_resumed_metrics_forget_the_steps_that_will_be_measured_again(tmp_path):
     second.close()
     assert [(row["step"], row["loss"]) for row in read_metrics(path)] == [(1, 1), (2, 2), (3, 3), (4, 40)]
     assert all(json.loads(line) for line in path.read_text().splitlines())
+    before = path.read_bytes()
+    third = MetricsWriter(RunDirectory(tmp_path), start_step=4)
+    for value in (np.float32("nan"), float("-inf")):
+        with pytest.raises(DivergedError, match=r"val/loss is (nan|-inf) after step 5; lower optimizer\.learning_rate"):
+            third.write(5, {"loss": 1.0, "val/loss": value})
+    third.close()
+    assert path.read_bytes() == before
 
 
 STAND_IN = """

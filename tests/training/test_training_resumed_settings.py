@@ -113,6 +113,7 @@ def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
     facts = {"task": "threading", "method": config.method, "seed": 0, "steps": 7, "rollouts": {}}
     facts["validation"] = {"val/action_mse": 0.5, "val/mean_action_mse": 0.5}
     write_json(run.summary, {**facts, "seconds": {"train": 1.0}})
+    run.metrics.write_text('{"step": 7, "val/action_mse": 0.5}\n')
     writers = {".json": _json, ".safetensors": _weights, ".msgpack": _parameters, "": _parameters}
     for path in (run.checkpoint / name.format(steps=7) for name in kind.exported):
         with pytest.raises(ConfigError, match=rf"{path}, of a finished run, cannot be read: .*No such file.*; copy it"):
@@ -126,6 +127,9 @@ def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
                 Run(config, "named").to_the_end(resume=True)
         path.write_bytes(whole)
     assert Run(config, "named").to_the_end(resume=True)["steps"] == 7
+    run.metrics.write_text("")
+    with pytest.raises(UserError, match=r"metrics\.jsonl does not end with val/action_mse of step 7"):
+        Run(config, "named").to_the_end(resume=True)
     write_json(run.summary, {**facts, "seconds": {"train": "long"}})
     with pytest.raises(UserError, match=r"summary\.json: seconds\.train is 'long'"):
         Run(config, "named").to_the_end(resume=True)
@@ -199,14 +203,14 @@ def test_a_run_killed_before_its_first_save_measures_step_0_once(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0]
 
 
-TEXT, TRUTH = '{"step": 1, "train/loss": "low"}', '{"step": 1, "train/loss": true}'
+VALUES = [f'{{"step": 1, "train/loss": {value}}}' for value in ('"low"', "true", "null", "NaN", "-Infinity", "1e999")]
 
 
-@pytest.mark.parametrize("line", ["1", "[]", "{}", '{"step": "1"}', '{"step": -1}', TEXT, TRUTH])
+@pytest.mark.parametrize("line", ["1", "[]", "{}", '{"step": "1"}', '{"step": -1}', *VALUES])
 def test_a_line_that_is_no_measurement_is_named_and_one_that_was_cut_off_is_left_out(line, tmp_path):
     path = tmp_path / "metrics.jsonl"
     for damaged in (b'{"step": 1, "train/lo', b"\0\0\0\0"):
-        path.write_bytes(b'{"step": 0, "val/loss": NaN}\n' + damaged)
+        path.write_bytes(b'{"step": 0, "val/loss": 1}\n' + damaged)
         assert [row["step"] for row in read_metrics(path)] == [0]
     for damaged in (b"\xff", b"\xff\xfe{", b"<html>", b"{\n"):
         path.write_bytes(damaged)

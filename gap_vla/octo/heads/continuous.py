@@ -59,7 +59,6 @@ class ContinuousActionHead(readout.ActionHead):
 class MSEActionHead(ContinuousActionHead):
     """`ContinuousActionHead` with attention pooling and mean squared error."""
 
-    loss_type: str = "mse"
     use_map: bool = True
 
 

@@ -59,9 +59,9 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}")
     episode = demos[index]
-    where = f"{source}, episode {demos.names[index]}"
+    where = f"{source}, episode {demos.places[index]}"
     with opened(demos.path) as file:
-        group = group_at(file, f"data/{demos.names[index]}", where)
+        group = group_at(file, f"data/{demos.places[index]}", where)
         if not has(group, "rho"):
             return episode
         labels = {name: numbers_at(group, name, where) for name in ("rho", "change_point")}
@@ -74,10 +74,10 @@ def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotatio
     wrong = None if len(demos) == len(episodes) else f"{len(demos)} demonstrations, not {len(episodes)}"
     for index, (found, wanted) in enumerate(zip(demos.without_images(), episodes)):
         with opened(demos.path) as file:
-            group = file[f"data/{demos.names[index]}"]
+            group = file[f"data/{demos.places[index]}"]
             same = all(np.array_equal(numbers_at(group, k, k), v) for k, v in annotation.labels(index).items())
         if not (same and np.array_equal(found.proprio, wanted.proprio) and np.array_equal(found.action, wanted.action)):
-            wrong = wrong or f"demonstration {demos.names[index]} came out different"
+            wrong = wrong or f"demonstration {demos.places[index]} came out different"
     if wrong:
         raise AnnotationError(f"the annotated copy was read back and holds {wrong}; check the disk and annotate again")
 
@@ -85,7 +85,7 @@ def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotatio
 def _extra(demos: RobomimicHDF5, job: AnnotationJob) -> list[np.ndarray] | None:
     found = []
     with opened(demos.path) as file:
-        for name in demos.names if job.extra_names else ():
+        for name in demos.places if job.extra_names else ():
             where = f"{demos.path}, episode {name}"
             observations = group_at(file, f"data/{name}/obs", where)
             found.append(joined(job.extra_names, functools.partial(numbers_at, observations, where=where), where))
