@@ -45,6 +45,10 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ({"task": "threading", "demos": {"image_size": 60}}, "must be a multiple of 8"),
         ({"task": "threading", "data": {"val_fraction": 1.0}}, r"data.val_fraction is 1.0; .* to 0.9 \(both splits"),
         ({"task": "threading", "data": {"mixture": ["a", 1.0]}}, r"data.mixture\[0\] is 'a'; it must be a sequence"),
+        (
+            {"task": "threading", "data": {"augment": {"primary": {"crop_scale": [0.5]}}}},
+            r"crop_scale is .*; it must have 2 entries$",
+        ),
         ({"task": "threading", "data": {"mixture": [["a"]]}}, r"data.mixture\[0\] is \('a',\); it must have 2 entries"),
         (
             {"task": "threading", "data": {"mixture": [[3, 1.0]]}},

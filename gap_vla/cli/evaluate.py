@@ -122,9 +122,9 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
-    from gap_vla.report.evaluation_page import claim_page
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits
+    from gap_vla.rollouts.record import PAGE_FILE
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
 
     variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)
@@ -151,7 +151,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         claim_folder(root, "variants")
     folders = {variant: root / variant if len(variants) > 1 else root for variant in variants}
     for folder in folders.values():
-        claim_page(folder)
+        claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",))
     for variant, folder in folders.items():
         summary = evaluate(
             loaded.policy,

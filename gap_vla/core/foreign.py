@@ -205,6 +205,8 @@ class Section:
             values = parsed(content(path, error).decode())
         except OSError as problem:
             raise error(message_of(problem)) from None
+        except error:
+            raise
         except (ValueError, RecursionError) as problem:  # no JSON, no UTF-8, a number of thousands of digits; too deep
             raise error(f"{path}: not valid JSON ({problem}); copy the file again") from None
         return cls(values, str(path), error)

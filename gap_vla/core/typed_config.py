@@ -180,7 +180,8 @@ class NumberField:
         if not isinstance(value, (tuple, list)):
             return "it must be a sequence"
         if self.items and not self.items.least <= len(value) <= self.items.most:
-            return f"it must have {self.items.least} to {self.items.most} entries"
+            counts = sorted({self.items.least, self.items.most})
+            return f"it must have {' to '.join(map(str, counts))} entries"
         entries = [number for _, number in value] if self.named else value
         return None if self.kind is None or all(map(self._fits, entries)) else f"each must be {self._wanted()}"
 

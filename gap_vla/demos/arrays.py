@@ -12,7 +12,7 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import is_text, refuse_too_large, refusing, regular
+from gap_vla.core.foreign import FOREIGN, is_text, refuse_too_large, refusing, regular
 
 
 def array_of(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
@@ -69,6 +69,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, error:
         longer = np.lib.format.read_array_header_2_0  # 3.0 is the same but for names of columns
         headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): longer, (3, 0): longer}
         header = headers[np.lib.format.read_magic(stream)]
-        shape, by_columns, dtype = header(stream)
+        try:
+            shape, by_columns, dtype = header(stream)
+        except FOREIGN:
+            raise error(f"{where}: its header describes no array; write it again") from None
         with refusing(where, "store plain numbers or text, and write it again", error):
             return array_of(stream.read(), dtype, shape, "F" if by_columns else "C")

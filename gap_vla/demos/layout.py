@@ -74,7 +74,7 @@ class StateLayout:
                 raise EpisodeError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}, or JSON of its columns")
             return LAYOUTS[layout]
         known = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(layout, Mapping) or set(layout) - set(known):
+        if not isinstance(layout, Mapping) or not layout or set(layout) - set(known):
             raise EpisodeError(f"layout {layout!r}: give a name ({', '.join(LAYOUTS)}), or JSON of {', '.join(known)}")
         return cls(**layout)
 

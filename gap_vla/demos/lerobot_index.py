@@ -129,7 +129,7 @@ def read_description(root: Path) -> Description:
     info = Section.read(file, EpisodeError)
     version = info.text("codebase_version", "unknown")
     if version[:2] not in ("v2", "v3"):
-        raise EpisodeError(f"{root}: LeRobot format {version!s:.40}; v2 and v3 are read")
+        raise EpisodeError(f"{file}: LeRobot format {version!s:.40}; v2 and v3 are read: convert it with LeRobot")
     features = info.section("features")
     found = {}
     for name in features.values:

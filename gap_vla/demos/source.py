@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import is_text, one_line, refusing
+from gap_vla.core.foreign import MOST_COMPRESSED, is_text, one_line, refusing
 from gap_vla.core.typed_config import choose
 from gap_vla.demos import fields
 from gap_vla.demos.layout import StateLayout
@@ -180,6 +180,9 @@ def _digest(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     total = hashlib.sha256()
     for file in files:
+        size, stored = file.stat().st_size, 512 * file.stat().st_blocks  # some file systems say 0 of every file
+        if 0 < MOST_COMPRESSED * stored < size:
+            raise EpisodeError(f"{file}: has {size:,} bytes and stores {stored:,}, the rest are holes; get it again")
         total.update(str(file.relative_to(path)).encode() + b"\0")
         with open(file, "rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())

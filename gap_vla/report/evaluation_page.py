@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.outputs import claim, stamp, write_output
+from gap_vla.core.outputs import write_output
 from gap_vla.drawing.markup import bar, command_block, fact_table, film, films, html_table, link, note, page, text_table
 from gap_vla.rollouts.record import PAGE_FILE
 from gap_vla.rollouts.summary import describe, title
 
 Summaries = Mapping[str, Mapping[str, Any]]
 """Variant to its evaluation's `summary.json`."""
-
-_WITHOUT_MARK = rb'<!doctype html><html lang="en"><head><meta charset="utf-8">.*<h2>What was evaluated</h2>'
-"""How such a page is known that a version made which did not mark it."""
 
 
 def write_page(folder: Path, summary: dict[str, Any]) -> Path:
@@ -37,19 +33,7 @@ def write_page(folder: Path, summary: dict[str, Any]) -> Path:
         f"<h2>In words</h2>{command_block(describe(summary))}<h2>What was evaluated</h2>",
         fact_table(what | {f"policy {key}": value for key, value in summary["policy"].items()}),
     )
-    return write_output(claim_page(folder), "evaluation", text)
-
-
-def claim_page(folder: Path) -> Path:
-    """Makes sure, before any work, that `folder/index.html` is free or a page of ours, and returns its path.
-
-    Raises:
-        OutputError: somebody else's page lies there.
-    """
-    path = folder / PAGE_FILE
-    if path.is_file() and re.match(_WITHOUT_MARK, path.read_bytes(), re.DOTALL):
-        stamp(path, "evaluation")
-    return claim(path, "evaluation", suffixes=(".html",))
+    return write_output(folder / PAGE_FILE, "evaluation", text)
 
 
 def _phases(phases: Mapping[str, Any] | None) -> str:

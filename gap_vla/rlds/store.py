@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import content, parsed, refusing
+from gap_vla.core.foreign import Section, content, parsed, refusing
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import waiting
+from gap_vla.core.outputs import FOLDER_MARK
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.reader import read_rlds
 from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
@@ -195,7 +196,11 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
     for path in sorted(version_dir.iterdir()):
         if path.name.startswith("dataset_statistics_"):
             continue  # the cache that upstream Octo and OpenVLA leave beside the shards
-        if path.suffix == ".json":
+        if path.name == FOLDER_MARK:  # names alone: an annotator says by which version it was made
+            mark = Section.read(path, EpisodeError).values
+            names = {**mark, "files": list(mark.get("files", ()))}
+            total.update(f"{path.name}{json.dumps(names, indent=1)}\n".encode())
+        elif path.suffix == ".json":
             total.update(path.name.encode() + content(Path(path), EpisodeError))
         elif path.is_file():
             total.update(f"{path.name}{path.stat().st_size}".encode())

@@ -128,6 +128,7 @@ def _class_names(value: Any) -> Iterator[Any]:
 
 def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
     nobodys = {file.name for file in version_dir.glob("*.tfrecord*")}
+    info.require("name")
     described = info.list("splits", Section.section)
     if len({split.text("name") for split in described}) < len(described):
         raise EpisodeError(f"{info.where} lists a split twice; remove one entry")

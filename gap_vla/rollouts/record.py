@@ -61,7 +61,6 @@ class EpisodeRecord:
     def read(cls, values: Any, where: str) -> EpisodeRecord:
         """From a line of `episodes.jsonl`, or EvaluationError naming what is none of an episode."""
         found = Section(values, where, EvaluationError)
-        record = cls(**found.values)
         for key in ("episode", "layout_seed", "steps"):
             found.whole(key, 0, 2**53)
         for key in ("simulation_seconds", "rendering_seconds", "policy_seconds"):
@@ -69,9 +68,11 @@ class EpisodeRecord:
         for key in ("phase", "error"):
             if found.values.get(key) is not None:
                 found.text(key)
-        if found.flag("success") and record.error is not None:
+        if found.flag("success") and found.values.get("error") is not None:
             raise EvaluationError(f"{where}: an episode that was cut short cannot have succeeded; remove the line")
-        return record
+        if odd := set(found.values) - {field.name for field in dataclasses.fields(cls)}:
+            raise EvaluationError(f"{where}: unknown key {min(odd)!r}; remove the line")
+        return cls(**found.values)
 
 
 class EpisodeLog:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.locks import alone, waiting
@@ -239,6 +240,13 @@ def test_a_file_for_which_there_is_no_memory_is_not_read(tmp_path):
     os.truncate(tmp_path / "policy.json", 2**42)  # sparse
     with pytest.raises(UserError, match=r"policy\.json: needs 17,592,186,044,416 bytes of memory, .* are free"):
         Section.read(tmp_path / "policy.json")
+
+
+def test_a_pipe_in_the_place_of_a_file_of_json_is_named_once(tmp_path):
+    os.mkfifo(tmp_path / "statistics.json")
+    said = rf"^{tmp_path}/statistics\.json is a pipe or a device, no regular file; give one$"
+    with pytest.raises(EpisodeError, match=said):
+        Section.read(tmp_path / "statistics.json", EpisodeError)
 
 
 @pytest.mark.parametrize("name", ["e.HTML", "e.Json"])

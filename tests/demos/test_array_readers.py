@@ -248,6 +248,17 @@ def test_a_frame_of_a_pickle_that_reaches_beyond_its_end_is_refused(tmp_path: Pa
         open_source(file, "pickle")
 
 
+@pytest.mark.parametrize("header", [b"\x11\0{'descr': 1 or 2}", b"\x10\0{'descr': 1 or 2}", b"\x02\0{}", b"\x09\0{}"])
+def test_a_header_of_numpys_that_is_none_is_refused_without_pythons_words(tmp_path: Path, header: bytes) -> None:
+    from gap_vla.demos.arrays import read_arrays
+
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as archive, archive.open("action.npy", "w") as stream:
+        stream.write(b"\x93NUMPY\x01\x00" + header)
+    said = rf"^{tmp_path}/e\.npz: 'action': its header describes no array; write it again$"
+    with pytest.raises(EpisodeError, match=said):
+        read_arrays(tmp_path / "e.npz")
+
+
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_every_format_of_numpys_arrays_is_read(tmp_path: Path, version: tuple[int, int]) -> None:
     from gap_vla.demos.arrays import read_arrays

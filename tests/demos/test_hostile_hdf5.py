@@ -237,3 +237,5 @@ def test_holes_are_not_read_and_text_behind_them_is(file: Path, damaged: bool) -
             require_sound(file)
     else:
         require_sound(file)
+        with pytest.raises(EpisodeError, match=r"has 429,496,729,600 bytes and stores .*, the rest are holes; get it"):
+            open_source(file).identity()

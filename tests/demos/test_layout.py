@@ -27,6 +27,7 @@ def test_layouts_agree_on_rotations() -> None:
     ("layout", "message"),
     [
         ("robot", "unknown layout 'robot'; known: gap"),
+        ({}, "layout {}: give a name .*, or JSON of position"),
         ({"gripper": (12,)}, "column 12 is outside"),
         ({"gripper": [2]}, "column 2 is two of"),
         ({"gripper": [7, 7]}, "column 7"),

@@ -252,7 +252,9 @@ def test_foreign_folders_and_versions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=r"no meta/info.json"):
         open_source(tmp_path, "lerobot")
     write_json(tmp_path / "meta" / "info.json", info("v1.6", "video"))
-    with pytest.raises(EpisodeError, match=r"LeRobot format v1.6; v2 and v3 are read"):
+    with pytest.raises(
+        EpisodeError, match=r"info\.json: LeRobot format v1.6; v2 and v3 are read: convert it with LeRobot$"
+    ):
         open_source(tmp_path, "lerobot")
     with pytest.raises(EpisodeError, match=r"no feature 'observation.pose' \(found: .*observation.state"):
         open_source(version_2(tmp_path / "whole"), "lerobot", state_key="observation.pose")

@@ -113,6 +113,7 @@ PICTURES = "observation/image_primary"
             edited("dataset_info.json", lambda v: v["splits"][0].update(filepathTemplate="{SPLIT:0>1000000000}")),
             r"splits\[0\]\.filepathTemplate is '\{SPLIT:0>1000000000\}', no name; copy it again",
         ),
+        "no name": (edited("dataset_info.json", lambda v: v.pop("name")), r"info\.json: name is missing; found"),
         "length -2": (lengths(-2), r"splits\[0\]\.shardLengths\[0\] is -2; it must be a whole number from 0"),
         "length 3": (lengths(3), "holds 2, dataset_info.json says 3 episodes"),
         "length 1": (lengths(1), "holds more than 1, dataset_info.json says 1 episodes"),

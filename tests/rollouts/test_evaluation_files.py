@@ -133,12 +133,15 @@ LINE = {"episode": 0, "layout_seed": 0, "success": True, "steps": 3}
         ({"policy_seconds": NAN}, "policy_seconds is nan"),
         ({"error": 5}, "error is 5"),
         ({"error": "step 3: fell"}, "cannot have succeeded"),
-        ({"unheard_of": 1}, "unheard_of"),
+        ({"unheard_of": 1}, "line 1: unknown key 'unheard_of'; remove the line"),
+        ({"steps": ...}, "line 1: steps is missing; found episode, layout_seed, success"),
+        ({"success": ...}, "line 1: success is missing; found episode, layout_seed, steps"),
     ],
 )
 def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, named):
     EpisodeLog(tmp_path, {}).append(EpisodeRecord(0, 5, False, 3))
-    (tmp_path / "episodes.jsonl").write_text(json.dumps({**LINE, **change}) + "\n")
+    line = {key: value for key, value in {**LINE, **change}.items() if value is not ...}
+    (tmp_path / "episodes.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(EvaluationError) as caught:
         EpisodeLog(tmp_path, {})
     assert "episodes.jsonl, line 1" in str(caught.value) and named in str(caught.value)
