@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import stats
+from scipy import special
 
 from gap_vla.core.errors import UserError
 
@@ -39,7 +39,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     _check(successes, n)
     if n == 0:
         return 0.0, 1.0
-    z = float(stats.norm.ppf(0.5 + LEVEL / 2))
+    z = float(special.ndtri(0.5 + LEVEL / 2))
     rate, shrink = successes / n, 1 + z * z / n
     centre = (rate + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
@@ -56,8 +56,8 @@ def clopper_pearson(successes: int, n: int) -> tuple[float, float]:
     """
     _check(successes, n)
     tail = (1 - LEVEL) / 2
-    low = float(stats.beta.ppf(tail, successes, n - successes + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - tail, successes + 1, n - successes)) if successes < n else 1.0
+    low = float(special.betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(special.betaincinv(successes + 1, n - successes, 1 - tail)) if successes < n else 1.0
     return low, high
 
 
@@ -85,7 +85,7 @@ def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> float:
         raise OutcomesError(f"outcomes of shapes {first.shape} and {second.shape}; pairs need two equal 1-D arrays")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     discordant = only_first + only_second
-    return float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    return min(1.0, 2 * float(special.bdtr(min(only_first, only_second), discordant, 0.5)))
 
 
 def over_seeds(
@@ -108,7 +108,7 @@ def over_seeds(
     if len(per_seed) < 2:
         return within
     mean, spread = float(np.mean(per_seed)), float(np.std(per_seed, ddof=1)) / math.sqrt(len(per_seed))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(per_seed) - 1)) * spread
+    half = float(special.stdtrit(len(per_seed) - 1, 0.5 + LEVEL / 2)) * spread
     return max(bounds[0], min(within[0], mean - half)), min(bounds[1], max(within[1], mean + half))
 
 

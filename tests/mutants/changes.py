@@ -488,8 +488,8 @@ DATA_AND_ROLLOUTS = (
     Mutant(
         "intervals: a normal distribution for few seeds",
         "rollouts/statistics.py",
-        "half = float(stats.t.ppf(0.5 + LEVEL / 2, len(per_seed) - 1)) * spread",
-        "half = float(stats.norm.ppf(0.5 + LEVEL / 2)) * spread",
+        "half = float(special.stdtrit(len(per_seed) - 1, 0.5 + LEVEL / 2)) * spread",
+        "half = float(special.ndtri(0.5 + LEVEL / 2)) * spread",
         f"{STATISTICS}::test_one_seed_that_stands_out_leaves_the_question_open",
     ),
     Mutant(

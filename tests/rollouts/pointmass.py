@@ -43,7 +43,7 @@ class PointMass(gymnasium.Env):
         if self.steps == 3 and fault == "hang":
             time.sleep(3600)
         if self.steps == 0 and fault == "slow start":
-            time.sleep(4)
+            time.sleep(2)
         if self.steps == 3 and fault and fault.startswith("once "):  # the name of a file that remembers it
             with contextlib.suppress(FileExistsError):
                 open(fault.removeprefix("once "), "x").close()
