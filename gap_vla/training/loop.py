@@ -33,7 +33,7 @@ from gap_vla.training.hosts import is_first_host
 
 
 class DivergedError(UserError, RuntimeError):
-    """The loss is not finite; the batch is saved."""
+    """A measurement is not finite; the batch of such a loss is saved."""
 
 
 class Measured(NamedTuple):
@@ -122,7 +122,7 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
         The last held-out measurements, steps per second of this process and the share of its time that batches took.
 
     Raises:
-        DivergedError: loss or gradient became NaN or infinite; the batch lies in the run as `bad_batch.npz`.
+        DivergedError: loss, gradient (the batch lies in the run as `bad_batch.npz`) or a held-out error is not finite.
         KeyboardInterrupt: the state of the last whole step is being written.
     """
     first = done = trainer.restore(run.state)
@@ -259,7 +259,8 @@ class MetricsWriter:
         """Records `values` after `step` training steps, on disk when this returns; DivergedError: one is not finite."""
         found = {name: float(value) for name, value in values.items()}
         if odd := [name for name, value in found.items() if not np.isfinite(value)]:
-            raise DivergedError(f"{odd[0]} is {found[odd[0]]} after step {step}; lower optimizer.learning_rate")
+            advice = "look for extreme values in the data; if there are none, lower optimizer.learning_rate"
+            raise DivergedError(f"{odd[0]} is {found[odd[0]]} after step {step}; {advice}")
         self._lines.write(json.dumps({"step": step, **found}) + "\n")
         self._lines.flush()
         self._show(step=step, summary={"value": [{"tag": name, "simple_value": x} for name, x in found.items()]})

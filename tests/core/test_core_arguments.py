@@ -73,7 +73,7 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("show_episode d.hdf5 --camera=", "argument --camera: an empty text is no value"),
         ("evaluate --policy random --task assembly --cameras wrist wrist", "wrist wrist; name each once"),
         ("evaluate --policy random --task assembly --seed 1" + 400 * "0", "from 0 to 2147383647"),
-        ("reproduce --table evidence --tasks ,", "argument --tasks: ',' names nothing"),
+        ("reproduce --table evidence --tasks ,", "argument --tasks: ','; give names separated by single commas"),
         ("collect_demos --task threading --episodes 1 --out .", "must end in .hdf5 or .h5"),
         ("report d --probe --takeover e", "unrecognized arguments: --probe"),
         ("look d --by step", "--by has no effect without --takeover"),

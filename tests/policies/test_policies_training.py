@@ -266,9 +266,13 @@ def test_one_wrong_bit_in_a_saved_state_is_refused(store, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(store, tmp_path):
     config = toy_config(tmp_path)
     trainer, _ = made(config, store)
+    before = trainer.validate()
     with torch.no_grad():
         trainer.policy.head.layers[0].weight.fill_(float("nan"))
     run = RunDirectory.claim(tmp_path / "run", {}, False)
+    with pytest.raises(DivergedError, match=r"val/.* is nan after step 0; look for extreme values"):
+        train(trainer, config.train, run)
+    trainer.validate = lambda: before
     with pytest.raises(DivergedError, match="bad_batch"):
         train(trainer, config.train, run)
     saved = np.load(run.path / "bad_batch.npz")

@@ -69,7 +69,7 @@ def test_resumed_metrics_forget_the_steps_that_will_be_measured_again(tmp_path):
     before = path.read_bytes()
     third = MetricsWriter(RunDirectory(tmp_path), start_step=4)
     for value in (np.float32("nan"), float("-inf")):
-        with pytest.raises(DivergedError, match=r"val/loss is (nan|-inf) after step 5; lower optimizer\.learning_rate"):
+        with pytest.raises(DivergedError, match=r"val/loss is (nan|-inf) after step 5; look for extreme values"):
             third.write(5, {"loss": 1.0, "val/loss": value})
     third.close()
     assert path.read_bytes() == before
