@@ -38,11 +38,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--workers", type=processes, default=2, help="simulator processes (default 2)")
     options = parser.parse_args(arguments)
     if not options.takeover:
-        parser.refuse_idle(options, "without --takeover", "by", "episodes", "variant")
+        parser.refuse_idle("without --takeover", "by", "episodes", "variant")
     if not options.probe:
-        parser.refuse_idle(options, "without --probe", "demos", "probe_episodes")
+        parser.refuse_idle("without --probe", "demos", "probe_episodes")
     if options.demos:
-        parser.refuse_idle(options, "with --demos", "probe_episodes")
+        parser.refuse_idle("with --demos", "probe_episodes")
     return options
 
 

@@ -35,9 +35,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--show", type=whole(1, 1000), default=3, help="episodes on the page (default: 3)")
     arguments = parser.parse_args(argv)
     if arguments.annotator:
-        parser.refuse_idle(arguments, "with --annotator, which fits nothing", "method", "option", "seed")
+        parser.refuse_idle("with --annotator, which fits nothing", "method", "option", "seed")
     if arguments.report is None:
-        parser.refuse_idle(arguments, "without --report", "show")
+        parser.refuse_idle("without --report", "show")
     parser.refuse_idle_for_source(arguments)
     return arguments
 

@@ -141,17 +141,16 @@ class Parser(argparse.ArgumentParser):
         present = self.former.get(dashed, dashed)
         return f"{present}{equals}{value}" if present in self._option_string_actions else word
 
-    def refuse_idle(self, options: argparse.Namespace, why: str, *names: str) -> None:
-        """Ends the command if one of these options was given another value than its default: it would have no effect.
+    def refuse_idle(self, why: str, *names: str) -> None:
+        """Ends the command if one of these options was given, be it as its default: it would have no effect.
 
         Args:
             why: the circumstance, e.g. "without --report".
-            names: attributes of `options`.
+            names: attributes of what was parsed.
         """
-        for name in names:
-            if getattr(options, name) != self.get_default(name):
-                flags = next(action.option_strings for action in self._actions if action.dest == name)
-                self.error(f"{flags[0]} has no effect {why}; leave it out")
+        for action in self._given:
+            if action.dest in names:
+                self.error(f"{action.option_strings[0]} has no effect {why}; leave it out")
 
     def add_source(self) -> None:
         """The demonstrations of a command, and what the columns of their state are."""
@@ -165,7 +164,7 @@ class Parser(argparse.ArgumentParser):
     def refuse_idle_for_source(self, options: argparse.Namespace, *of_rlds: str) -> None:
         """Refuses what has no effect on a source of this kind; `of_rlds`: further options for RLDS datasets."""
         if not (options.source / "features.json").is_file():
-            self.refuse_idle(options, "on files that are no RLDS dataset", *of_rlds, "state")
+            self.refuse_idle("on files that are no RLDS dataset", *of_rlds, "state")
 
     def add_policy(self, others: str, cameras: str) -> None:
         """The policy of a command that rolls one out, and how its task is shown to it; see `load_policy`.
@@ -195,9 +194,9 @@ class Parser(argparse.ArgumentParser):
     def refuse_idle_for_policy(self, options: argparse.Namespace, *of_checkpoint: str) -> None:
         """Refuses what has no effect on a policy of this kind; `of_checkpoint`: further options for checkpoints."""
         if not str(options.policy).startswith(("ws://", "wss://")):
-            self.refuse_idle(options, "without a server, ws://", "keys", "patience")
+            self.refuse_idle("without a server, ws://", "keys", "patience")
         if not options.checkpoint:
-            self.refuse_idle(options, "without --checkpoint", "step", *of_checkpoint, "dataset")
+            self.refuse_idle("without --checkpoint", "step", *of_checkpoint, "dataset")
 
 
 def command_parser(doc: str | None, former: Mapping[str, str] | None = None, answers: bool = False) -> Parser:

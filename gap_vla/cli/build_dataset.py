@@ -44,11 +44,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.annotator:
         labels = ("method", "seed", "option", "fit_episodes")
-        parser.refuse_idle(arguments, "with --annotator, which fits nothing", *labels)
+        parser.refuse_idle("with --annotator, which fits nothing", *labels)
     if arguments.method == "none":
-        parser.refuse_idle(arguments, "with --method none, which writes no ρ", "seed", "option", "fit_episodes")
+        parser.refuse_idle("with --method none, which writes no ρ", "seed", "option", "fit_episodes")
     if arguments.dry_run:
-        parser.refuse_idle(arguments, "with --dry-run", "overwrite", "beam", "fit_episodes", "annotator")
+        parser.refuse_idle("with --dry-run", "overwrite", "beam", "fit_episodes", "annotator")
     return arguments
 
 
@@ -61,6 +61,7 @@ def _said(**options: Any) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     from gap_vla.core.outputs import claim, require_apart
+    from gap_vla.core.resources import require_writable
     from gap_vla.rlds import BeamRunner, dataset_builder
 
     labels = _said(
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         print(builder.dry_run(arguments.source, picture, reader=arguments.reader, **labels))
         return
     require_apart(Path(builder.data_dir), arguments.source, arguments.annotator)
+    require_writable(arguments.data_dir, "--data-dir")
     with keeping("what is finished is kept, the same command continues"):
         path = builder.convert(arguments.source, reader=arguments.reader, **labels, **writing)
     print(f"dataset: {path}")

@@ -62,10 +62,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.cameras == ():
         parser.error("argument --cameras: a diagnosis alters pictures; give primary, wrist, or `primary wrist`")
     if not options.closed_loop:
-        parser.refuse_idle(options, "without --closed-loop", "interventions")
+        parser.refuse_idle("without --closed-loop", "interventions")
         if options.demos or options.rlds:
-            why = "on recordings without --closed-loop"
-            parser.refuse_idle(options, why, "seed", "image_size", "cameras", "workers")
+            parser.refuse_idle("on recordings without --closed-loop", "seed", "image_size", "cameras", "workers")
     return options
 
 

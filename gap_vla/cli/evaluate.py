@@ -54,15 +54,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     parser.refuse_idle_for_policy(options, "execute", "ensemble")
     if options.camera is options.image_size is None:
-        parser.refuse_idle(options, "without --camera or --image-size", "other_view")
+        parser.refuse_idle("without --camera or --image-size", "other_view")
     if options.cameras is not None and "primary" not in options.cameras:
-        parser.refuse_idle(options, "without the primary camera", "camera")
+        parser.refuse_idle("without the primary camera", "camera")
     if options.rlds:
         used = ("rlds", "split", "checkpoint", "policy", "task", "step", "dataset", "out", "quiet", "json")
-        others = [name for name in vars(options) if name not in used]
-        parser.refuse_idle(options, "with --rlds, which rolls nothing out", *others)
+        parser.refuse_idle("with --rlds, which rolls nothing out", *(set(vars(options)) - set(used)))
     else:
-        parser.refuse_idle(options, "without --rlds", "split")
+        parser.refuse_idle("without --rlds", "split")
     return options
 
 

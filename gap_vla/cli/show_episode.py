@@ -30,9 +30,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--annotator", type=Path, help="label the episode with this saved annotator")
     arguments = parser.parse_args(argv)
     if arguments.annotator:
-        parser.refuse_idle(arguments, "with --annotator, which knows its own", "method")
+        parser.refuse_idle("with --annotator, which knows its own", "method")
     if arguments.out.suffix.lower() != ".mp4":
-        parser.refuse_idle(arguments, "unless --out is a video, .mp4", "fps")
+        parser.refuse_idle("unless --out is a video, .mp4", "fps")
     parser.refuse_idle_for_source(arguments, "split")
     return arguments
 

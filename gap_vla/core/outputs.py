@@ -65,7 +65,7 @@ def claim(
     require_apart(path, *sources)
     if os.path.exists(path):
         _require_own(path, kind, overwrite, folder=not suffixes)
-    existing_parent(path.parent if suffixes else path)
+    existing_parent(path)
     require_writable(Path(os.path.realpath(path)).parent, f"the folder of {path}")
     return path
 

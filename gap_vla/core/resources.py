@@ -45,7 +45,7 @@ def existing_parent(path: Path | str) -> Path:
     path = Path(path).absolute()
     place = next(place for place in (path, *path.parents) if os.path.lexists(place))
     if not place.exists():
-        raise ResourceError(f"{place} is a link that leads nowhere; make the folder that it names, or give another")
+        raise ResourceError(f"{place} is a link that leads nowhere; remove it, or name another place")
     return place
 
 

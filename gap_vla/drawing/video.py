@@ -42,8 +42,9 @@ def write_video(
     shown = f"{width * scale // 2 * 2}:{height * scale // 2 * 2}"  # H.264 wants even sides
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
     codec = ["-vf", f"scale={shown}:flags=neighbor", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20"]
-    ffmpeg, about, count = imageio_ffmpeg.get_ffmpeg_exe(), b"", 0
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+    ffmpeg, about, count = "what was found", b"", 0
+    with contextlib.suppress(OSError, RuntimeError, subprocess.TimeoutExpired):
+        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
         about = subprocess.run([ffmpeg, "-version"], capture_output=True, timeout=ANSWER).stdout
     if not about.startswith(b"ffmpeg"):
         raise OutputError(f"{path}: {ffmpeg} is no ffmpeg that answers; name another with IMAGEIO_FFMPEG_EXE")

@@ -20,6 +20,7 @@ from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
+from gap_vla.sim.specs import TASK_NAMES
 
 AT_ONCE = 8
 """Episodes that a policy is asked about together."""
@@ -100,7 +101,7 @@ def require_task(data: str | Path, task: str | None, *, foreign: bool = True) ->
     """
     found = _task_of(Path(data), foreign)
     if isinstance(found, str) and task not in (None, found):
-        raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}")
+        raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}: give it those")
 
 
 def _task_of(data: Path, foreign: bool) -> Any:
@@ -111,7 +112,9 @@ def _task_of(data: Path, foreign: bool) -> Any:
         return said.get("task") if foreign or "task" in said else simulator_of(said).get("env_name")
     from gap_vla.rlds import dataset_metadata
 
-    return dict(flat(dataset_metadata(data))).get("identity.data.demos.task")
+    said = dict(flat(dataset_metadata(data)))
+    name = said.get("identity.name")
+    return said.get("identity.data.demos.task", name if name in TASK_NAMES else None)
 
 
 def played(

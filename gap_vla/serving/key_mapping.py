@@ -43,7 +43,7 @@ class KeyMapping:
         image_size: pictures are resized to this (pixels, square), or sent as they are.
         action_columns: which of the answer's columns are ours, in our order; None: all. A robot's VLA may return
             padded or differently ordered actions.
-        action_signs: factor on each of our columns (for a gripper that opens with +1, say); None: all 1.
+        action_signs: 1 or -1 for each of our columns (-1 for a gripper that opens with +1, say); None: all 1.
     """
 
     observation: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(OBSERVATION))
@@ -77,8 +77,8 @@ class KeyMapping:
                 raise PolicyError(f"{found.name(key)} is empty; name what is sent or taken, or leave it out")
         if len(set(columns := given.get("action_columns", ()))) < len(columns):
             raise PolicyError(f"{found.name('action_columns')} names a column twice; each of ours has its own")
-        if not any(given.get("action_signs", (1,))):
-            raise PolicyError(f"{found.name('action_signs')}: all are 0, so that nothing would move; give 1 or -1")
+        if {*map(abs, given.get("action_signs", ()))} - {1}:
+            raise PolicyError(f"{found.name('action_signs')}: each must be 1 or -1")
         return cls(**given)
 
     def to_wire(self, observation: Mapping[str, Any]) -> dict[str, Any]:

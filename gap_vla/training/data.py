@@ -15,7 +15,6 @@ from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Batch
-from gap_vla.sim import TASK_NAMES
 from gap_vla.training.config import Experiment
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.preflight import require_cameras
@@ -28,7 +27,7 @@ def has_rho(store: EpisodeStore) -> bool:
 
 
 def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int]:
-    """Checks task, images, phases and change points; returns the images' height, width and channels.
+    """Checks images, phases and change points; returns the images' height, width and channels.
 
     ρ is checked where it is read, see `gap_vla.policies.windows.rho_of`.
 
@@ -37,12 +36,6 @@ def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int
     """
     from gap_vla.policies.windows import phase_names  # loads torch
 
-    recorded = store.metadata.get("identity", {}).get("name")
-    if recorded in TASK_NAMES and recorded != config.task:
-        raise ConfigError(
-            f"{store.directory} holds demonstrations of {recorded}, the task is {config.task}; give that task's "
-            f"dataset, or --config.task={recorded}"
-        )
     for split in ("train", "val"):
         if split not in store.splits:
             raise ConfigError(f"{store.directory} has no split {split!r}; build it with data.val_fraction above 0")

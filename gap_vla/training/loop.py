@@ -128,12 +128,12 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     first = done = trainer.restore(run.state)
     if done:
         print(f"train: resumed after step {done}", flush=True)
-    nobodys = SimpleNamespace(write=lambda step, values: None, close=lambda: None)
+    nobodys = SimpleNamespace(write=lambda step, values: None, close=lambda: None, kept=[])
     metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
     progress = Progress("train", trainer.steps, "step", done)
     held_out = trainer.validate()
-    if done == 0:
-        metrics.write(0, held_out)
+    if done in (0, trainer.steps) and not any("val/action_mse" in row for row in metrics.kept[-1:]):
+        metrics.write(done, held_out)
     saved, gathering, started = done, 0.0, time.perf_counter()
     pending: tuple[Any, Measured] | None = None  # the last batch, looked at during the next step
     with StopRequest() as stop, contextlib.closing(metrics):
@@ -235,10 +235,10 @@ class MetricsWriter:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
 
-        if run.metrics.exists():
-            kept = [row for row in read_metrics(run.metrics) if row["step"] <= start_step] if start_step else []
-            with replacing(run.metrics) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        there = read_metrics(run.metrics) if start_step and run.metrics.exists() else []
+        self.kept = [row for row in there if row["step"] <= start_step]
+        with replacing(run.metrics) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         self._lines = run.metrics.open("a")
         run.tensorboard.mkdir(parents=True, exist_ok=True)
         self._event, self._board = Event, EventsWriter(str(run.tensorboard / "events"))  # no thread: it dies unheard

@@ -20,6 +20,7 @@ from gap_vla.core.locks import waiting
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.phases import LABELS_VERSION
+from gap_vla.rollouts.recordings import require_task
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
 
@@ -165,13 +166,16 @@ def open_mixture(stages: Stages) -> list[EpisodeStore]:
 
 
 def _require_view(config: Experiment) -> None:
-    """Checks that the named demonstrations or datasets show what `demos.camera` says.
+    """Checks that the named demonstrations or datasets are of the task, and show what `demos.camera` says.
 
     Raises:
         ConfigError: they were recorded through another view.
+        PolicyError: demonstrations of ours (but those of `data.mixture`) were collected in another task.
     """
     datasets = [path for path in (config.data.rlds, *dict(config.data.mixture)) if path]
     for source in datasets if config.data.rlds or not config.demos.path else [*datasets, config.demos.path]:
+        if source not in dict(config.data.mixture):
+            require_task(source, config.task)
         if (found := view_of(Path(source))) not in (None, config.demos.camera):
             raise ConfigError(
                 f"{source} was recorded through the view {found!r}, and demos.camera is {config.demos.camera!r}; "

@@ -72,6 +72,8 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("annotate d.hdf5 --out=", "argument --out: an empty text is no value"),
         ("show_episode d.hdf5 --camera=", "argument --camera: an empty text is no value"),
         ("evaluate --policy random --task assembly --cameras wrist wrist", "wrist wrist; name each once"),
+        ("evaluate --policy random --task assembly --split val", "--split has no effect without --rlds"),
+        ("annotate d.hdf5 --out x.hdf5 --annotator a --seed=0", "--seed has no effect with --annotator"),
         ("evaluate --policy random --task assembly --seed 1" + 400 * "0", "from 0 to 2147383647"),
         ("reproduce --table evidence --tasks ,", "argument --tasks: ','; give names separated by single commas"),
         ("collect_demos --task threading --episodes 1 --out .", "must end in .hdf5 or .h5"),

@@ -169,9 +169,9 @@ def test_of_a_large_file_size_and_ends_tell_whether_it_is_ours(place, tmp_path):
         claim(tmp_path / "out", "dataset")
 
 
-def test_a_link_that_leads_nowhere_is_no_folder_for_results(tmp_path):
+def test_a_link_that_leads_nowhere_is_no_place_for_results(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    said = rf"{tmp_path}/link is a link that leads nowhere; make the folder that it names, or give another"
+    said = rf"{tmp_path}/link is a link that leads nowhere; remove it, or name another place"
     for folder in (tmp_path / "link", tmp_path / "link" / "deeper"):
         with pytest.raises(ResourceError, match=said):
             claim_folder(folder, "check")
@@ -179,7 +179,22 @@ def test_a_link_that_leads_nowhere_is_no_folder_for_results(tmp_path):
             claim(folder / "page.html", "check", suffixes=(".html",))
         with pytest.raises(ResourceError, match=said), alone(folder / ".lock", "it"):
             pass
-    assert [place.name for place in tmp_path.iterdir()] == ["link"]
+    (tmp_path / "film.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ResourceError, match=r"film\.png is a link that leads nowhere"):
+        write_output(tmp_path / "film.png", "sheet", "")
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["film.png", "link"]
+
+
+@pytest.mark.parametrize("place", ["link", "file", "file/deeper"])
+def test_a_folder_of_datasets_that_cannot_be_one_is_refused_before_anything_is_read(place, tmp_path, capsys):
+    from gap_vla.cli.build_dataset import main
+
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("the only copy")
+    (tmp_path / "d.hdf5").write_text("no demonstrations")
+    given = [str(tmp_path / "d.hdf5"), "--kind", "robomimic_hdf5", "--name", "toy", "--data-dir", str(tmp_path / place)]
+    assert main(given) == 2
+    assert "is a link that leads nowhere" in (said := capsys.readouterr().err) or "is a file; give a folder" in said
 
 
 def test_hidden_folders_that_are_not_ours_stay(tmp_path):
@@ -214,10 +229,6 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
     (tmp_path / "link.html").symlink_to("real.html")
     write_output(tmp_path / "link.html", "episode", "<!doctype html>new")
     assert (tmp_path / "link.html").is_symlink() and "new" in (tmp_path / "real.html").read_text()
-    (tmp_path / "ahead.html").symlink_to("page")  # which is not there, and says nothing of its kind
-    for text in ("first", "second"):
-        write_output(tmp_path / "ahead.html", "episode", f"<!doctype html>{text}")
-    assert (tmp_path / "ahead.html").is_symlink() and "second" in (tmp_path / "page").read_text()
     (tmp_path / "circle.html").symlink_to("circle.html")
     with pytest.raises(OutputError, match="a link in a circle"):
         write_output(tmp_path / "circle.html", "episode", "<!doctype html>")
@@ -324,6 +335,15 @@ def test_what_is_no_ffmpeg_is_named_and_leaves_no_video(tmp_path, monkeypatch, f
     with pytest.raises(OutputError, match=rf"x\.mp4: .*{message}"):
         write_video(tmp_path / "x.mp4", FRAMES, "episode")
     assert list(tmp_path.iterdir()) == [stranger]
+
+
+def test_a_video_without_any_ffmpeg_is_refused(tmp_path, monkeypatch):
+    def absent():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", absent)
+    with pytest.raises(OutputError, match=r"x\.mp4: what was found is no .*IMAGEIO_FFMPEG_EXE"):
+        write_video(tmp_path / "x.mp4", FRAMES, "episode")
 
 
 def test_a_read_only_folder_is_found_before_any_work(small_disk):

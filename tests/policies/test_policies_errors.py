@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import h5py
 import pytest
 from toy_store import place_store, toy_config, write_store
 
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.windows import rho_of
+from gap_vla.rollouts import PolicyError
+from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run, finetune
+from gap_vla.training.stages import stages_of
 
 
 def test_a_dataset_without_rho_is_refused_for_gap_and_trains_concat(tmp_path):
@@ -49,13 +53,29 @@ def test_images_of_another_size_are_refused(tmp_path):
         finetune(config)
 
 
-def test_demonstrations_of_another_task_are_refused(tmp_path):
-    config = toy_config(tmp_path)
-    path = place_store(config).directory / "store.json"
-    account = json.loads(path.read_text())
-    path.write_text(json.dumps(account | {"metadata": {"identity": {"name": "threading"}}}))
-    with pytest.raises(ConfigError, match="demonstrations of threading"):
-        finetune(config)
+def data_of(task, kind, folder):
+    """Where a configuration names data of a task, as far as the task is read from them."""
+    if kind == "demonstrations":
+        with h5py.File(folder / "demos.hdf5", "w") as file:
+            file.create_group("data").attrs["task"] = task
+        return {"demos": dict(path=str(folder / "demos.hdf5"))}
+    identity = {"name": task} if kind == "name" else {"name": "mine", "data": {"demos": {"task": task}}}
+    (folder / "rlds").mkdir()
+    (folder / "rlds" / "dataset_info.json").write_text("{}")
+    (folder / "rlds" / "metadata.json").write_text(json.dumps({"identity": identity}))
+    return {"data": dict(root=str(folder / "data"), rlds=str(folder / "rlds"))}
+
+
+@pytest.mark.parametrize("kind", ["demonstrations", "name", "made from"])
+@pytest.mark.parametrize("task", ["threading", "assembly"])
+def test_demonstrations_of_another_task_are_refused_before_anything_is_made(kind, task, tmp_path):
+    given = data_of(task, kind, tmp_path)
+    for config in (toy_config(tmp_path, **given), FinetuneConfig.from_dict({"task": "assembly", **given})):
+        if task == "assembly":
+            stages_of(config)
+            continue
+        with pytest.raises(PolicyError, match="holds demonstrations of threading; the policy is one for assembly"):
+            stages_of(config)
 
 
 def test_a_missing_camera_and_a_missing_phase_are_refused(tmp_path):

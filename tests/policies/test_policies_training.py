@@ -224,6 +224,20 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path, capsys):
     assert steps == [20, 40, 60, 80]
 
 
+def test_a_held_out_measurement_that_a_power_cut_lost_after_the_last_step_is_made_again(tmp_path):
+    config = toy_config(tmp_path)
+    place_store(config)
+    finetune(config, "whole")
+    run = RunDirectory(Path(config.runs) / "assembly" / "whole")
+    run.summary.unlink()
+    whole = run.metrics.read_text().splitlines(keepends=True)
+    for lost in (whole[:-1], whole):
+        run.metrics.write_text("".join(lost))
+        finetune(config, "whole", resume=True)
+        assert run.metrics.read_text() == "".join(whole)
+        run.summary.unlink()
+
+
 def test_ctrl_c_saves_the_last_whole_step(store, tmp_path, monkeypatch):
     config = toy_config(tmp_path, train=dict(save_every=1000))
     trainer, _ = made(config, store)
