@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class Ledger:
     def read(self, cell: Cell) -> Entry | None:
         """What was recorded under this cell's name, whatever it was made with."""
         path = self.path(cell)
-        return _read(path) if path.exists() else None
+        return _read(path) if os.path.lexists(path) else None
 
     def matching(self, cell: Cell) -> Entry | None:
         """The same, if it was made with this cell's settings, by today's code, on today's data."""

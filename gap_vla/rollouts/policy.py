@@ -56,14 +56,14 @@ def asked(policy: Policy, observations: dict[str, np.ndarray], episode_ids: Sequ
     """The policy's actions where nothing but they is measured.
 
     Raises:
-        PolicyError: another number of rows, no numbers, or NaN or infinity in them.
+        PolicyError: another number of rows, no numbers, or NaN or numbers that are no actions in them.
     """
     actions = np.asarray(policy.act(observations, episode_ids))
     if actions.ndim != 2 or len(actions) != len(episode_ids) or actions.dtype.kind not in "biuf":
         raise PolicyError(f"{policy.name} returned {actions.dtype} {actions.shape} for {len(episode_ids)} observations")
-    if not np.isfinite(actions).all():
-        row = int(np.argmin(np.isfinite(actions).all(1)))
-        raise PolicyError(f"{policy.name}: the action is NaN or infinite in episode {episode_ids[row]}")
+    if (odd := ~(np.abs(actions.astype(np.float64)) <= MOST_ACTION).all(1)).any():
+        where = f"{policy.name}: the action in episode {episode_ids[odd.argmax()]}"
+        raise PolicyError(f"{where} is NaN, infinite or beyond {MOST_ACTION:g}; actions lie in -1 to 1")
     return actions
 
 

@@ -62,7 +62,7 @@ class EpisodeRecord:
         """From a line of `episodes.jsonl`, or EvaluationError naming what is none of an episode."""
         found = Section(values, where, EvaluationError)
         for key in ("episode", "layout_seed", "steps"):
-            found.whole(key, 0, 2**53)
+            found.whole(key, int(key == "steps" and found.values.get("error") is None), 2**53)
         for key in ("simulation_seconds", "rendering_seconds", "policy_seconds"):
             found.finite(key, 0, 1e9, 0.0)
         for key in ("phase", "error"):

@@ -45,10 +45,9 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
     """
     from gap_vla.report.comparison_render import render
 
-    if not methods or not seeds:
-        raise ConfigError("compare needs at least one method and one seed")
-    if len({*methods}) < len(methods) or len({*seeds}) < len(seeds):
-        raise ConfigError(f"methods {', '.join(methods)} and seeds {', '.join(map(str, seeds))}: name each once")
+    if not methods or not seeds or len({*methods}) < len(methods) or len({*seeds}) < len(seeds):
+        given = f"methods {', '.join(methods)} and seeds {', '.join(map(str, seeds))}"
+        raise ConfigError(f"{given}: name at least one of both, and each once")
     cells = [cell_config(config, method, seed) for seed in seeds for method in methods]
     out = comparison_directory(config)
     for name in ("table.md", "table.json", "table.png", "cells.json"):
@@ -65,12 +64,10 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         complete = directory.complete_with(cell.to_dict())
         state = f"{'finished before' if complete else 'running'} ({directory.path})"
         print(f"cell {number}/{len(cells)}: {cell.method}, seed {cell.train.seed}: {state}", flush=True)
-        if not complete:
-            error = _run_in_a_process(cell)
-            if error:
-                name = f"{cell.method}, seed {cell.train.seed}"
-                failures.append({"cell": name, "run": str(directory.path), "error": error})
-                print(f"cell {number}/{len(cells)} failed: {error}", flush=True)
+        if not complete and (error := _run_in_a_process(cell)):
+            name = f"{cell.method}, seed {cell.train.seed}"
+            failures.append({"cell": name, "run": str(directory.path), "error": error})
+            print(f"cell {number}/{len(cells)} failed: {error}", flush=True)
         finished = [r.directory.summary for r in runs if r.directory.complete_with(r.config.to_dict())]
         account = {"finished": [str(path) for path in finished], "failed": failures}
         write_output(out / "cells.json", "comparison", json.dumps(account))

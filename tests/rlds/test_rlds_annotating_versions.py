@@ -203,6 +203,17 @@ def test_records_that_features_json_does_not_describe_get_no_copy(tmp_path, old_
         annotate_files(old, old.parent / "1.1.0", method="gaussian")
 
 
+@pytest.mark.parametrize("damaged", [50_000 * b"[", b"\xff\xfe{", b""])
+def test_damaged_statistics_are_not_copied(damaged, tmp_path):
+    from gap_vla.rlds import write_rlds
+
+    source = write_rlds(demos(3), tmp_path, "corners", val_fraction=0.34)
+    (source / "dataset_statistics.json").write_bytes(damaged)
+    with pytest.raises(AnnotationError, match=r"dataset_statistics\.json: not valid JSON"):
+        annotate_files(source, tmp_path / "corners" / "1.1.0", method="gaussian")
+    assert not (tmp_path / "corners" / "1.1.0").exists()
+
+
 def test_a_split_that_is_listed_twice_is_refused(tmp_path):
     from gap_vla.rlds import write_rlds
 

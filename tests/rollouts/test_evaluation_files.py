@@ -136,6 +136,7 @@ LINE = {"episode": 0, "layout_seed": 0, "success": True, "steps": 3}
         ({"error": "step 3: fell"}, "cannot have succeeded"),
         ({"unheard_of": 1}, "line 1: unknown key 'unheard_of'; remove the line"),
         ({"steps": ...}, "line 1: steps is missing; found episode, layout_seed, success"),
+        ({"steps": 0}, "line 1: steps is 0"),
         ({"success": ...}, "line 1: success is missing; found episode, layout_seed, steps"),
     ],
 )

@@ -24,6 +24,7 @@ from gap_vla.rollouts import (
 )
 from gap_vla.rollouts.diagnose import closed_loop, open_loop
 from gap_vla.rollouts.heldout import held_out
+from gap_vla.rollouts.policy import asked
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.sim import UnknownNameError
@@ -109,6 +110,16 @@ def test_episodes_that_were_all_cut_short_are_no_success_rate(tmp_path):
     assert not (tmp_path / "summary.json").exists()
 
 
+@pytest.mark.parametrize("value", [NAN, float("inf"), 2**63, -1e30])
+def test_what_no_action_can_be_is_not_compared_with_recorded_ones(value):
+    class Absurd(RandomPolicy):
+        def act(self, observations, episode_ids):
+            return np.asarray([[value] * 7 for _ in episode_ids])
+
+    with pytest.raises(PolicyError, match="random: the action in episode 4 is NaN, infinite or beyond 100"):
+        asked(Absurd(7), {}, [4])
+
+
 class Broken(PointTask):
     """A simulator whose numbers go bad at the third step of layout 1."""
 
@@ -181,7 +192,7 @@ class Answering(Seeing):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda rows: np.full((rows, 7), NAN), "action is NaN or infinite in episode 0"),
+        (lambda rows: np.full((rows, 7), NAN), "action in episode 0 is NaN, infinite or beyond 100"),
         (lambda rows: np.zeros((rows - 1, 7)), r"returned float64 \(\d, 7\) for \d+ observations"),
         (lambda rows: np.array(["forward"] * rows), r"returned <U7"),
         (

@@ -231,6 +231,14 @@ def test_an_entry_that_cannot_be_of_its_cell_is_refused_by_its_file(tmp_path, le
             read()
 
 
+def test_an_entry_that_is_a_link_to_nowhere_is_not_taken_for_none(tmp_path, ledger):
+    (cell,) = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    ledger.directory.mkdir(parents=True)
+    ledger.path(cell).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(LedgerError, match=r"assembly-good-seed0\.json is no entry"):
+        ledger.read(cell)
+
+
 def test_entries_under_each_others_names_are_refused(tmp_path, ledger):
     kind = fake_kind(tmp_path)
     good, poor = cells_of(fake_table("good", "poor", seeds=(0,)), kind)

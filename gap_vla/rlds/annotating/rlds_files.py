@@ -28,6 +28,7 @@ from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.reader import check_steps, read_steps
 from gap_vla.rlds.schema import decode_episode
+from gap_vla.rlds.statistics import load_statistics
 from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
@@ -90,6 +91,8 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
     extra = [column for *_, column in found if column is not None]
     shards = [(name, Path(str(file))) for name, split in splits.items() for file in split.filepaths]
     others = _other_files(source, {file.name for _, file in shards})
+    if (statistics := source / "dataset_statistics.json").exists():
+        load_statistics(statistics, AnnotationError)
     size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
     require_disk({"the copy": size}, out.parent, "their number, or name another disk")
     fit = [i for i, (split, *_) in enumerate(found) if split == "train"] or None
