@@ -7,10 +7,11 @@ import sys
 try:
     import atexit
     import importlib
+    import os
     import signal
     from collections.abc import Sequence
 
-    from gap_vla.core.errors import UserError, command
+    from gap_vla.core.errors import INTERRUPTED, UserError, command
     from gap_vla.core.typed_config import choose
 except KeyboardInterrupt:  # `command` answers it from here on
     sys.exit(130)
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 @command
 def run(name: str) -> int:
     """One command on the arguments of this process, loaded where a Ctrl-C is heard, and not while Python ends."""
+    status = 0
+    atexit.register(lambda: status == INTERRUPTED and os._exit(status))  # what JAX has begun would crash later on
     status = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").main()
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     return status

@@ -222,11 +222,10 @@ class Section:
         """The error for a value of another kind than what is `needed`."""
         return self.error(f"{self.name(key)} is {_kind(self.values.get(key))}; it must be {needed}")
 
-    def require_numbers(self) -> None:
-        """Raises the error for the first value that is no number, NaN or infinite."""
-        for key, value in self.values.items():
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise self.refuse(key, "a finite number; copy the file again")
+    def require_numbers(self, least: float = -1e300, greatest: float = 1e300) -> None:
+        """Raises the error for the first value that is no number between these, among them NaN."""
+        for key in self.values:
+            self.finite(key, least, greatest)
 
     def require(self, *keys: str) -> None:
         """Raises the error for the first of these keys that is missing."""

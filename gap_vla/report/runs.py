@@ -60,8 +60,7 @@ class Run:
             raise ReportError(f"{run.summary} is of another {others[0]} than {run.config}; copy the run again")
         for section, key in (("dataset", "store"), ("dataset", "path"), ("machine", "commit")):
             found.section(section, {}).text(key, "")
-        for name in (seconds := found.section("seconds", {})).values:
-            seconds.finite(name, 0, 1e9)
+        found.section("seconds", {}).require_numbers(0, 1e9)
         found.section("validation", {}).require_numbers()
         rollouts = read_rollouts(found)
         evaluations: dict[str, Mapping[str, Any]] = {}

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from scripts_under_test import start
@@ -84,3 +85,24 @@ def test_workers_do_not_outlive_a_parent_that_was_ended(tmp_path, how):
     while alive := [number for number in workers if os.path.exists(f"/proc/{number}")]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.05)
+
+
+def test_an_interrupted_command_ends_before_libraries_take_their_threads_down(tmp_path):
+    """JAX, interrupted while it compiles, crashes while Python ends; here a destructor does."""
+    (tmp_path / "crashing.py").write_text(
+        "import os, signal, sys\n"
+        "class Crash:\n"
+        "    def __del__(self, end=os._exit): end(99)\n"
+        "crash = Crash()\n"
+        "import gap_vla.cli\n"
+        "from gap_vla.core.errors import command\n"
+        "@command\n"
+        "def main(): os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.modules['gap_vla.cli.crashing'] = sys.modules['__main__']\n"
+        "raise SystemExit(gap_vla.cli.run('crashing'))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(
+        [sys.executable, "crashing.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
