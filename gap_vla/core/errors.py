@@ -95,12 +95,13 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 if int(os.environ.get("NUMBA_NUM_THREADS", 1)) < 1:
                     raise UserError("NUMBA_NUM_THREADS is less than 1; give it a greater value, or unset it")
             status = main(*args, **kwargs) or 0
-            sys.stdout.flush()
+            with contextlib.suppress(BrokenPipeError):  # all is done; who read the output has gone, as `head` does
+                sys.stdout.flush()
             return status
         except KeyboardInterrupt as interrupt:
             return _say_interrupted(interrupt)
-        except BrokenPipeError:  # the reader of our output has gone, as `head` does
-            return 0
+        except BrokenPipeError:
+            return _say("error: what reads the output has gone, so the command stopped; read to its end", USER_ERROR)
         except Exception as error:
             known = isinstance(error, UserError | OSError)
             if not known and (behind := _interrupt_behind(error)) is not None:

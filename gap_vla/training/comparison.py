@@ -46,8 +46,7 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
     from gap_vla.report.comparison_render import render
 
     if not methods or not seeds or len({*methods}) < len(methods) or len({*seeds}) < len(seeds):
-        given = f"methods {', '.join(methods)} and seeds {', '.join(map(str, seeds))}"
-        raise ConfigError(f"{given}: name at least one of both, and each once")
+        raise ConfigError(f"methods {methods} and seeds {seeds}: name at least one of both, and each once")
     cells = [cell_config(config, method, seed) for seed in seeds for method in methods]
     out = comparison_directory(config)
     for name in ("table.md", "table.json", "table.png", "cells.json"):

@@ -106,3 +106,27 @@ def test_an_interrupted_command_ends_before_libraries_take_their_threads_down(tm
         [sys.executable, "crashing.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("printed", "status", "said"),
+    [
+        ("print('step 1', flush=True)", 2, "error: what reads the output has gone, so the command stopped"),
+        ("print(1)", 0, ""),
+    ],
+)
+def test_a_command_that_nobody_reads_any_more_is_not_done_unless_it_was(printed, status, said, tmp_path):
+    program = (
+        "import sys\n"
+        "from gap_vla.core.errors import command\n"
+        "@command\n"
+        f"def main(): sys.stdin.read(); {printed}; open('work', 'w').close()\n"
+        "raise SystemExit(main())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": ""}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment, text=True, **pipes)
+    started.stdout.close()
+    started.stdin.close()
+    assert started.stderr.read().startswith(said) and started.wait(60) == status
+    assert (tmp_path / "work").exists() == (status == 0)
