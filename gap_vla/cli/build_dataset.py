@@ -43,8 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--beam", nargs="*", metavar="FLAG", help="run on Apache Beam; flags go to its runner")
     arguments = parser.parse_args(argv)
     if arguments.annotator:
-        labels = ("method", "seed", "option", "fit_episodes")
-        parser.refuse_idle("with --annotator, which fits nothing", *labels)
+        parser.refuse_idle("with --annotator, which fits nothing", "method", "seed", "option", "fit_episodes")
     if arguments.method == "none":
         parser.refuse_idle("with --method none, which writes no ρ", "seed", "option", "fit_episodes")
     if arguments.dry_run:

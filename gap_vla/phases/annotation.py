@@ -108,7 +108,7 @@ def checked_options(method: str, options: Mapping[str, Any], seed: int = 0) -> t
     own = Options.of({k: v for k, v in options.items() if k in OPTIONS})
     of_lstm = {k: v for k, v in options.items() if k in estimator_fields}
     parts = method_parts(method, own)
-    used = {name for part in parts for name in USED.get(part, "").split()}
+    used = {name for part in parts for name in USED.get(part, ())}
     used |= set() if METHODS[method][1] else {"rho"}
     if parts[1] == "lstm":
         used |= {"seed", *estimator_fields}

@@ -232,13 +232,14 @@ METHODS: dict[str, tuple[str, str | None]] = {
 """Method: where its change points come from, how ρ is made of them (None: as option `rho` says)."""
 
 
+MOTION = ("smooth", "dead_band", "alpha")
+SEARCH = ("penalty", "n_change_points", "min_size", "max_segment", "jump")
 USED = {
-    "segment": "smooth dead_band alpha beta extra_weight rest penalty n_change_points min_size max_segment jump "
-    "reduction stroke arms",
-    "hdbscan": "smooth dead_band alpha min_size cluster_size",
-    "cotpc": "smooth dead_band alpha window threshold",
-    "gaussian": "sigma",
-    "fixed": "value",
+    "segment": (*MOTION, *SEARCH, "beta", "extra_weight", "rest", "reduction", "stroke", "arms"),
+    "hdbscan": (*MOTION, "min_size", "cluster_size"),
+    "cotpc": (*MOTION, "window", "threshold"),
+    "gaussian": ("sigma",),
+    "fixed": ("value",),
 }
 """Name in `POINTS` or `RHO`: the options that it looks at, as they are written; none where it is missing."""
 

@@ -101,7 +101,7 @@ def require_task(data: str | Path, task: str | None, *, foreign: bool = True) ->
     """
     found = _task_of(Path(data), foreign)
     if isinstance(found, str) and task not in (None, found):
-        raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}: give it those")
+        raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}: give it data of that")
 
 
 def _task_of(data: Path, foreign: bool) -> Any:

@@ -1,6 +1,7 @@
 """annotate(): every method, its identity, its files, its errors."""
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -271,9 +272,9 @@ def test_options_without_effect_are_refused_by_name(method, options, idle):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_option_has_an_effect_on_some_method(method):
     points, rho = METHODS[method]
-    for option in " ".join(USED.get(part, "") for part in (points, rho)).split():
+    for option in (*USED.get(points, ()), *USED.get(rho, ())):
         checked_options(method, {option: Options().record()[option]})
-    assert set(OPTIONS) == {"rho", *" ".join(USED.values()).split()}
+    assert set(OPTIONS) == {"rho", *itertools.chain(*USED.values())}
 
 
 def test_a_tampered_annotator_is_refused(tmp_path):
