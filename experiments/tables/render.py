@@ -11,10 +11,11 @@ from experiments.tables.cells import Cell
 from experiments.tables.confirmation import confirmation_text
 from experiments.tables.ledger import Entry, Ledger
 from experiments.tables.looks import Looks, looks_text
+from experiments.tables.paper import PAPER, PAPER_TABLES, paper_success
 from experiments.tables.proprio_map import map_text, places_of
 from experiments.tables.results import BlockResult, analyse, pairs_of, verdict, verdicts
 from experiments.tables.rule_of_thumb import rule_text
-from experiments.tables.tables import IN, OUT, PAPER, PAPER_TABLES, Block, Table, paper_success
+from experiments.tables.tables import IN, OUT, Block, Table
 from gap_vla.core.outputs import writing
 from gap_vla.core.progress import duration
 from gap_vla.drawing.markup import markdown_table

@@ -1,9 +1,4 @@
-"""Which cells each table is made of, and the paper's success rates, to stand beside ours and never instead of them.
-
-The rates are from "When Would Vision-Proprioception Policies Fail in Robotic Manipulation?" (GAP, ICLR 2026, arXiv
-2602.12032). Each entry says which of its tables it is from and how it was measured; tasks and methods go by this
-project's names.
-"""
+"""Which cells each table is made of."""
 
 from __future__ import annotations
 
@@ -17,6 +12,7 @@ from gap_vla.sim import TASK_NAMES, task_spec, variant_spec
 
 PROFILES = ("cpu", "paper", "debug")
 SEEDS = (0, 1, 2)
+FRESH_SEEDS = (10, 11, 12, 13, 14)
 IN, OUT = "default", "positions_wide"
 """Layouts as those of the demonstrations, and initial ranges stretched about their centre: unless a block says
 otherwise, a small policy is rolled out on both.
@@ -55,7 +51,7 @@ class Block:
         description: the regime in words, for the heading.
         reference: the arm that the others are compared with.
         against: further paired differences, (first, second).
-        paper: key of `PAPER_TABLES` for the rollouts in and out of distribution.
+        paper: keys of `experiments.tables.paper.PAPER_TABLES` for the rollouts in and out of distribution.
     """
 
     task: str
@@ -108,19 +104,38 @@ _FEW_CLEAN = {"demos.episodes": 40, "demos.action_noise": 0.0, "model.proprio_hi
 _MANY_DISTURBED = {"demos.episodes": 100, "demos.action_noise": 0.15}
 _VIEWS = ("near", "stock")
 _CLEAN: dict[str, Any] = {"demos.episodes": 60, "demos.action_noise": 0.0, "demos.image_size": 80, "train.steps": 2500}
-_CLEAN |= {"model.image_history": 1, "model.temporal": "none"}
+_CLEAN |= {"model.image_history": 1, "model.temporal": "none", "eval.variants": (IN,)}
 _MANY_DISTURBED |= {"model.proprio_history": 1, "model.image_history": 1}
 
 
-def _on_assembly(name: str, title: str, lines: tuple[Arm, ...], **options: Any) -> Table:
-    return Table(name, title, (Block("assembly", lines, **options),))
+_OCTO: dict[str, Any] = {"reference": "vp", "against": (("vp_gap", "v"),), "paper": ("octo", "")}
+
+
+def _on_assembly(
+    name: str,
+    title: str,
+    lines: tuple[Arm, ...],
+    seeds: tuple[int, ...] = SEEDS,
+    own_demos: bool = False,
+    **options: Any,
+) -> Table:
+    return Table(name, title, (Block("assembly", lines, **options),), seeds=seeds, own_demos=own_demos)
 
 
 def _seen_through(task: str, view: str, first_layout: int) -> dict[str, Any]:
-    """The regime of docs/PROTOCOL.md, with pictures of one view and rollouts on layouts from the first one on."""
+    """Pictures of one view, and rollouts of a small policy on layouts from the first one on (docs/PROTOCOL.md)."""
     stock = {"metaworld": "corner2", "robosuite": "agentview"}[task_spec(task).family]
-    layouts = {"eval.seed": first_layout - variant_spec(IN).first_seed, "eval.variants": (IN,)}
-    return {**_CLEAN, **layouts, "demos.camera": stock if view == "stock" else "near"}
+    seed = first_layout - variant_spec(IN).first_seed
+    return {"eval.seed": seed, "demos.camera": stock if view == "stock" else "near"}
+
+
+_STOCK = {**_CLEAN, **_seen_through("assembly", "stock", 600_000), "model.proprio_history": 5}
+_CONFIRMED: dict[str, Any] = {
+    "regime": "stock",
+    "description": "stock view, five steps of proprioceptive history",
+    "changes": {**_STOCK, "eval.variants": (IN, OUT)},
+}
+"""Assembly as the confirmation sees it."""
 
 
 def _both(key: str, *values: str) -> tuple[Arm, ...]:
@@ -172,7 +187,7 @@ TABLES: dict[str, Table] = {
                     ),
                     regime=view,
                     description=f"{view} view",
-                    changes=_seen_through(task, view, 500_000),
+                    changes={**_CLEAN, **_seen_through(task, view, 500_000)},
                     reference="vision",
                 )
                 for task in TASK_NAMES
@@ -187,19 +202,58 @@ TABLES: dict[str, Table] = {
             (
                 Block(
                     "assembly",
-                    arms("vision", "concat", "gap", "gap_gaussian", "lambda_matched", "gap_shuffled", "rho_only"),
-                    regime="stock",
-                    description="stock view, five steps of proprioceptive history",
-                    changes={
-                        **_seen_through("assembly", "stock", 600_000),
-                        "eval.variants": (IN, OUT),
-                        "model.proprio_history": 5,
-                    },
+                    (
+                        *arms("vision", "concat", "gap", "gap_gaussian", "lambda_matched", "gap_shuffled", "rho_only"),
+                        Arm("state_dropout", "mask", {"rivals.mask_probability": 0.2}),
+                    ),
                     against=(*_GAP_PAIRS, ("gap", "lambda_matched"), ("gap", "gap_shuffled"), ("gap", "rho_only")),
+                    **_CONFIRMED,
                 ),
             ),
-            seeds=(10, 11, 12, 13, 14),
+            seeds=FRESH_SEEDS,
             shape="confirmation",
+            own_demos=True,
+        ),
+        _on_assembly(
+            "spread",
+            "Why does one training seed gain much and another lose?",
+            arms("concat", "gap"),
+            seeds=tuple(range(10, 20)),
+            own_demos=True,
+            **_CONFIRMED,
+        ),
+        _on_assembly(
+            "longer",
+            "Does the order stay with longer training?",
+            tuple(Arm(f"{m}_{n}", m, {"train.steps": n}) for n in (5_000, 10_000) for m in ("concat", "gap")),
+            seeds=(10, 11),
+            own_demos=True,
+            reference="concat_5000",
+            against=(("gap_10000", "concat_10000"),),
+            **_CONFIRMED,
+        ),
+        Table(
+            "octo_confirmation",
+            "Is it the same for an Octo?",
+            (
+                Block(
+                    "threading",
+                    arms("v", "vp", "vp_gap"),
+                    description="Octo, near view",
+                    changes={"eval.seed": 600_000},
+                    **_OCTO,
+                ),
+                Block(
+                    "assembly",
+                    arms("v", "vp", "vp_gap"),
+                    regime="stock",
+                    description="Octo, stock view, five steps of state as tokens",
+                    changes={"eval.seed": 600_000, "demos.camera": "corner2", "model.proprio_history": 5},
+                    **_OCTO,
+                ),
+            ),
+            kind="octo",
+            seeds=FRESH_SEEDS,
             own_demos=True,
         ),
         Table(
@@ -214,14 +268,7 @@ TABLES: dict[str, Table] = {
             "octo",
             "Fine-tuning Octo",
             tuple(
-                Block(
-                    task,
-                    arms("v", "vp", "vp_gap"),
-                    description="Octo",
-                    reference="vp",
-                    against=(("vp_gap", "v"),),
-                    paper=("octo", ""),
-                )
+                Block(task, arms("v", "vp", "vp_gap"), description="Octo", **_OCTO)
                 for task in ("assembly", "threading", "disassemble", "push_wall", "hammer_drawer")
             ),
             kind="octo",
@@ -310,74 +357,3 @@ def narrowed(table: Table, tasks: tuple[str, ...] = (), methods: tuple[str, ...]
     if not blocks:
         raise ConfigError(f"table {table.name} has none of {', '.join(methods)} on {', '.join(tasks)}")
     return dataclasses.replace(table, blocks=tuple(blocks))
-
-
-PAPER = "GAP, ICLR 2026, arXiv 2602.12032"
-
-
-@dataclasses.dataclass(frozen=True)
-class PaperTable:
-    """One table of the paper.
-
-    Attributes:
-        table: which of the paper's tables it is.
-        measured: how, as far as the paper says.
-        success: task to method to success, in %.
-    """
-
-    table: str
-    measured: str
-    success: Mapping[str, Mapping[str, float]]
-
-
-def _columns(tasks: tuple[str, ...], rows: Mapping[str, tuple[float, ...]]) -> dict[str, dict[str, float]]:
-    return {task: {method: row[place] for method, row in rows.items()} for place, task in enumerate(tasks)}
-
-
-PAPER_TABLES: dict[str, PaperTable] = {
-    "main": PaperTable(
-        "main results in simulation",
-        "ResNet policies, 100 (Meta-World) or 500 (RoboSuite) demonstrations, 5 seeds × 100 rollouts",
-        _columns(
-            (
-                "pick_place",
-                "assembly",
-                "disassemble",
-                "push_wall",
-                "bin_picking",
-                "hammer_drawer",
-                "stack",
-                "threading",
-            ),
-            {
-                "vision": (91.8, 82.6, 84.4, 63.2, 63.2, 85.8, 65.8, 43.6),
-                "concat": (78.4, 74.6, 79.6, 54.4, 48.8, 78.6, 54.6, 33.2),
-                "msbot": (90.8, 91.0, 87.8, 66.2, 69.4, 87.6, 69.4, 51.2),
-                "aux": (88.2, 90.4, 77.8, 51.0, 54.4, 71.2, 54.0, 45.4),
-                "mask": (86.4, 89.2, 83.8, 79.2, 60.4, 78.6, 61.8, 47.2),
-                "gap": (94.2, 94.2, 91.4, 73.6, 70.4, 91.0, 77.6, 53.0),
-            },
-        ),
-    ),
-    "octo": PaperTable(
-        "fine-tuning of Octo",
-        "octo-small-1.5 pretrained, 100 rollouts",
-        _columns(
-            ("disassemble", "push_wall", "hammer_drawer", "threading"),
-            {"v": (95, 77, 92, 69), "vp": (82, 65, 88, 57), "vp_gap": (100, 85, 97, 78)},
-        ),
-    ),
-    "ood": PaperTable(
-        "generalisation out of distribution",
-        "the policies of the main table; what is moved how far is not stated where we could read it",
-        _columns(
-            ("assembly", "bin_picking", "stack", "threading"),
-            {"vision": (78, 59, 63, 32), "concat": (62, 32, 49, 28), "gap": (88, 67, 72, 49)},
-        ),
-    ),
-}
-
-
-def paper_success(table: str, task: str, method: str) -> float | None:
-    """The paper's figure in %, or None where it gives none."""
-    return PAPER_TABLES[table].success.get(task, {}).get(method) if table in PAPER_TABLES else None

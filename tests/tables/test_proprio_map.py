@@ -63,9 +63,35 @@ def test_a_confirmation_trains_each_seed_on_demonstrations_of_its_own():
         seed: DEMOS_OF_A_SEED * seed for seed in (10, 11, 12, 13, 14)
     }
     assert {cell.method for cell in (cell.arm for cell in cells)} == {
-        *("vision", "concat", "gap", "gap_gaussian", "lambda_matched", "gap_shuffled", "rho_only")
+        *("vision", "concat", "gap", "gap_gaussian", "lambda_matched", "gap_shuffled", "rho_only", "mask")
     }
+    (dropped,) = {cell.settings["rivals"]["mask_probability"] for cell in cells if cell.arm.name == "state_dropout"}
+    assert dropped == 0.2
     assert {layouts.first_seed for layouts in cells[0].config.eval.layouts()} == {600_000, 700_000}
+
+
+def test_longer_training_and_the_spread_of_seeds_are_those_of_the_confirmation_but_for_steps_and_seeds():
+    def settings(table):
+        return {(c.arm.method, c.seed): c.settings for c in plan(find_table(table), "cpu", find_kind("small"))}
+
+    confirmed, spread = settings("confirmation"), settings("spread")
+    assert {seed for _, seed in spread} == set(range(10, 20))
+    assert all(spread[one] == confirmed[one] for one in spread if one[1] < 15), "trained once, and found in both"
+    for name, longer in ((c.arm.name, c) for c in plan(find_table("longer"), "cpu", find_kind("small"))):
+        steps = longer.settings["train"].pop("steps")
+        there = confirmed[longer.arm.method, longer.seed]
+        assert name.endswith(f"_{steps}") and steps in (5_000, 10_000)
+        assert longer.settings["train"] == {k: v for k, v in there["train"].items() if k != "steps"}
+        assert all(longer.settings[k] == there[k] for k in ("demos", "model", "optimizer", "eval", "data"))
+
+
+def test_octos_confirmation_uses_fresh_seeds_and_layouts_and_shows_history_as_tokens():
+    cells = plan(find_table("octo_confirmation"), "cpu", find_kind("octo"))
+    assert len(cells) == 30 and {cell.seed for cell in cells} == {10, 11, 12, 13, 14}
+    seen = {(c.block.task, c.settings["demos"]["camera"], c.config.model.proprio_history) for c in cells}
+    assert seen == {("threading", "near", 1), ("assembly", "corner2", 5)}
+    assert {layouts.first_seed for cell in cells for layouts in cell.config.eval.layouts()} == {600_000}
+    assert all(cell.settings["demos"]["seed"] == DEMOS_OF_A_SEED * cell.seed for cell in cells)
 
 
 def test_effects_are_means_over_tasks_of_differences_within_a_task(cells, filled):

@@ -11,9 +11,10 @@ from experiments.pages import RenderError, markers, replace_between
 from experiments.tables.cells import changed_settings, find_kind, plan
 from experiments.tables.command import seconds
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
+from experiments.tables.paper import PAPER_TABLES, paper_success
 from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
-from experiments.tables.tables import PAPER_TABLES, PROFILES, TABLES, find_table, narrowed, paper_success
+from experiments.tables.tables import PROFILES, TABLES, find_table, narrowed
 from gap_vla.core.typed_config import ConfigError
 
 
