@@ -14,13 +14,13 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.resources import existing_parent, require_writable
-from gap_vla.core.whole import put, replacing
+from gap_vla.core.whole import put, replacing, usual_name
 
 FOLDER_MARK = "made_by.json"
 HDF5 = (".hdf5", ".h5")
@@ -197,19 +197,35 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
     if not overwrite:
         raise OutputError(f"{path} exists; name another place, or allow overwriting")
     if folder:
-        known = written_with(path, OutputError)
-        there = {str(file.relative_to(path)): file for file in _files(path)}
-        strange = (name for name, file in there.items() if known.get(name, "") not in (None, _seen(file)))
-        if others := sorted({*strange} - {FOLDER_MARK}):
+        if others := [name for name, how in unlike_mark(path, OutputError).items() if how != "missing"]:
             raise OutputError(f"{path} also holds {others[0]}, which was not written with it; move that away first")
 
 
-def written_with(folder: Path, error: type[UserError]) -> Mapping[str, str | None]:
-    """Path in a marked folder to what `_seen` said of each file that was written with it; None where the mark is of a
-    version that did not ask. Raises `error` for a mark that is none."""
+def unlike_mark(folder: Path, error: type[UserError]) -> dict[str, str]:
+    """Paths in a marked folder that are not as they were written with it: "missing", "changed" or "added".
+
+    Sizes and checksums are compared unless the mark is of a version that did not note them. Raises `error` for a mark
+    that is none.
+    """
     mark = Section.read(folder / FOLDER_MARK, error)
     listed = isinstance(mark.values.get("files"), list)
-    return dict.fromkeys(mark.list("files", Section.text)) if listed else mark.section("files", {}).values
+    known = dict.fromkeys(mark.list("files", Section.text)) if listed else mark.section("files", {}).values
+    there = {str(file.relative_to(folder)): file for file in sorted(_files(folder))}
+    changed = (name for name, file in there.items() if known.get(name) not in (None, _seen(file)))
+    return {
+        **dict.fromkeys((name for name in known if name not in there), "missing"),
+        **dict.fromkeys(changed, "changed"),
+        **dict.fromkeys((name for name in there if name not in known), "added"),
+    }
+
+
+def others_in(folder: Path, own: str) -> list[Path]:
+    """What an unfinished folder holds that its writer did not make: files of other names than `own`, a regular
+    expression of paths in it, allows; the folder itself if it is a file or a link."""
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+        return [folder]
+    names = {file: usual_name(str(file.relative_to(folder))) for file in _files(folder)}
+    return sorted(file for file, name in names.items() if file.is_symlink() or not re.fullmatch(own, name))
 
 
 def _seen(file: Path) -> str:
@@ -240,7 +256,9 @@ def _require_whole(temporary: Path, path: Path, kind: str) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
+    """All but its mark."""
+    files = (file for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
+    return (file for file in files if file != folder / FOLDER_MARK)
 
 
 def _in_png(content: bytes, mark: str) -> bytes:

@@ -15,7 +15,7 @@ from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash
-from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, remove_accounts, write_shard
+from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, write_shard
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.target import DESCRIPTION, MODULE, check_names, describe, finish, unfinished
 from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
@@ -61,7 +61,7 @@ def write_rlds(
         workers: processes that write shards (only for sources on disk; a list is written in this process).
         overwrite: replace an existing different dataset.
         runner: runs the shard jobs elsewhere (see `BeamRunner`).
-        companion: called with the unfinished version directory, to put more files beside the shards.
+        companion: called with the unfinished version directory, to put an annotator into its folder `annotator`.
         module, description: of the builder class that writes the dataset, for its `dataset_info.json`.
 
     Returns:
@@ -93,7 +93,6 @@ def write_rlds(
         describe(partial, settings, schema, lengths, sizes, module=module, description=description)
         if companion is not None:
             companion(partial)
-        remove_accounts(partial)
         return finish(partial, path, overwrite)
 
 

@@ -11,13 +11,15 @@ import numpy as np
 
 from gap_vla import phases
 from gap_vla.core.episode import Episode
+from gap_vla.core.outputs import claim
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
 from gap_vla.rlds.annotating.job import AnnotationJob
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.schema import SCHEMA_VERSION
 from gap_vla.rlds.shards import plan_splits, with_rho
-from gap_vla.rlds.version_files import DatasetError, dataset_metadata, read_back
+from gap_vla.rlds.target import is_whole
+from gap_vla.rlds.version_files import DatasetError, dataset_metadata
 
 if TYPE_CHECKING:
     from gap_vla.phases import Annotation, Annotator
@@ -88,9 +90,11 @@ def build_dataset(
     target = Path(data_dir) / name / version
     stated = {"val_fraction": val_fraction, "schema_version": SCHEMA_VERSION, "data": data}
     recorded = dataset_metadata(target).get("identity", {})
-    if not overwrite and json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}:
-        read_back(target)
+    same = json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}
+    if same and is_whole(target, overwrite):
         return target
+    if overwrite:
+        claim(target, "dataset")
     train = plan_splits(len(source), val_fraction)["train"]
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.identity import differences, digest, in_words
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import claim, deliver
+from gap_vla.core.outputs import FOLDER_MARK, claim, deliver, others_in
 from gap_vla.core.whole import write_json
 from gap_vla.rlds.schema import Schema
-from gap_vla.rlds.shards import ACCOUNTS
+from gap_vla.rlds.shards import ACCOUNTS, remove_accounts
 from gap_vla.rlds.version_files import VERSION, DatasetError, dataset_metadata, read_back
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
@@ -25,6 +25,7 @@ MODULE = "gap_vla.rlds"
 """What a dataset says of its origin if it was not written by a TFDS builder class."""
 
 _MARK = "settings.json"
+_MARKS = (_MARK, FOLDER_MARK)
 
 
 def check_names(name: str, version: str) -> None:
@@ -40,7 +41,8 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
     """`data_dir/name/.version.partial`, for this process alone, in which the dataset `data_dir/name/version` is made.
 
     It keeps finished shards of an interrupted run with the same settings. Where none is finished, or an episode is
-    refused, which other data alone can change, nothing is left.
+    refused, which other data alone can change, nothing is left. A folder into which somebody else put a file is neither
+    used nor removed.
 
     Args:
         path: the final version directory.
@@ -51,18 +53,15 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
         The folder; None if the dataset is there already, made with the same settings: nothing is left to do.
 
     Raises:
-        DatasetError: a different dataset is in the way (says what differs). InUseError: another writer is at work.
+        DatasetError: a different dataset (says what differs), or somebody's file, is in the way.
+        InUseError: another writer is at work.
     """
     with alone(path.with_name(f".{path.name}.lock"), f"{path.parent}"):
         if path.exists():
             recorded = dataset_metadata(path)
-            if recorded.get("identity_hash") == digest(settings, 16):
-                with contextlib.suppress(EpisodeError) if overwrite else contextlib.nullcontext():
-                    read_back(path)
-                    overwrite = False
-                if not overwrite:
-                    yield None
-                    return
+            if recorded.get("identity_hash") == digest(settings, 16) and is_whole(path, overwrite):
+                yield None
+                return
             if not overwrite and not recorded.get("identity"):
                 raise DatasetError(f"{path} exists and was not written by gap_vla; choose another name or version")
             if not overwrite:
@@ -73,18 +72,55 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
         partial = path.with_name(f".{path.name}.partial")
         mark = partial / _MARK
         described = json.dumps(settings, indent=2) + "\n"
-        if os.path.lexists(partial) and not mark.is_file() and (not partial.is_dir() or any(partial.glob("[!.]*"))):
-            raise DatasetError(f"{partial}, where {path} would be made, was not written by gap_vla; move it away")
-        if partial.exists() and not (mark.exists() and mark.read_text() == described):
-            shutil.rmtree(partial)
+        _require_own(partial, path)
+        if partial.exists() and not (mark.exists() and mark.read_text(errors="replace") == described):
+            _discard(partial)
         partial.mkdir(exist_ok=True)
         write_json(mark, settings)
         try:
             yield partial
         except BaseException as error:
             if isinstance(error, EpisodeError) or not any(partial.glob(ACCOUNTS)):
-                shutil.rmtree(partial, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    if not _others(partial):
+                        _discard(partial)
             raise
+
+
+def is_whole(path: Path, overwrite: bool) -> bool:
+    """Whether a dataset of the right settings is as it was written, so that nothing is left to do.
+
+    Raises:
+        EpisodeError: it is not, and must not be overwritten; names the file.
+    """
+    with contextlib.suppress(EpisodeError) if overwrite else contextlib.nullcontext():
+        read_back(path)
+        return True
+    return False
+
+
+def _others(partial: Path) -> list[Path]:
+    """What somebody else put into an unfinished dataset: all that is none of the files of `write_rlds` and of an
+    annotator, or where none of our marks is, all that is not hidden."""
+    own = (
+        rf"{re.escape(partial.parent.name)}-(train|val)\.tfrecord-\d{{5,}}-of-\d{{5,}}(\.json|\.npz)?",
+        r"(settings|metadata|features|dataset_info|dataset_statistics|made_by)\.json",
+        r"annotator/(annotator|estimator|labels)\.(json|safetensors)",
+    )
+    others = others_in(partial, "|".join(own))
+    return others if any((partial / mark).exists() for mark in _MARKS) else [*others, *partial.glob("[!.]*")]
+
+
+def _require_own(partial: Path, path: Path) -> None:
+    if others := _others(partial):
+        raise DatasetError(f"{others[0]} lies where {path} would be made and was not written by gap_vla; move it away")
+
+
+def _discard(partial: Path) -> None:
+    """Removes an unfinished dataset, or an old one, its marks last: what a kill leaves is known."""
+    for entry in sorted(partial.iterdir(), key=lambda entry: entry.name in _MARKS):
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    partial.rmdir()
 
 
 def describe(
@@ -117,9 +153,17 @@ def describe(
 
 
 def finish(partial: Path, path: Path, overwrite: bool) -> Path:
-    """Gives the dataset its final name; raises EpisodeError if it did not arrive whole on the disk."""
+    """Gives the dataset its final name.
+
+    Raises:
+        EpisodeError: it did not arrive whole on the disk. DatasetError: somebody put a file into it.
+    """
+    _require_own(partial, path)
+    remove_accounts(partial)
     read_back(partial)
-    (partial / _MARK).unlink()
+    _require_own(partial, path)
+    (partial / _MARK).replace(partial / FOLDER_MARK)  # it is ours at every moment
     deliver(partial, path, "dataset", overwrite=overwrite)
-    shutil.rmtree(partial, ignore_errors=True)  # the old one, after the exchange
+    with contextlib.suppress(OSError):
+        _discard(partial)  # the old one, after the exchange
     return path

@@ -17,7 +17,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError, is_full_disk
 from gap_vla.core.foreign import Section, one_line, refusing, whole
 from gap_vla.core.identity import flat
-from gap_vla.core.outputs import FOLDER_MARK, written_with
+from gap_vla.core.outputs import FOLDER_MARK, unlike_mark
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 
 VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
@@ -194,8 +194,10 @@ def require_examples(builder: Any) -> None:
 
 
 def read_back(version_dir: Path) -> None:
-    """Reads every record of a version; raises EpisodeError if it, or another of its files, did not arrive whole."""
+    """Reads every record of a version; raises EpisodeError if it, or another of its files, did not arrive whole, or was
+    changed since. Files that were put beside them are nobody's business."""
     require_examples(open_version(version_dir))
-    if (version_dir / FOLDER_MARK).is_file():
-        if lost := [name for name in written_with(version_dir, EpisodeError) if not (version_dir / name).exists()]:
-            raise EpisodeError(f"{version_dir / lost[0]} is missing; copy it again or write the dataset again")
+    for name, how in unlike_mark(version_dir, EpisodeError).items() if (version_dir / FOLDER_MARK).is_file() else ():
+        if how != "added":
+            said = "is missing" if how == "missing" else "was changed since it was written"
+            raise EpisodeError(f"{version_dir / name} {said}; copy it again, or move {version_dir} away")

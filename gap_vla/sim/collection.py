@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import re
 import shutil
 import sys
 import time
@@ -18,7 +17,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError, is_full_disk, keeping, message_of
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import HDF5, claim
+from gap_vla.core.outputs import HDF5, claim, others_in
 from gap_vla.core.processes import starting_workers
 from gap_vla.core.progress import Progress
 from gap_vla.core.resources import require_disk, require_memory
@@ -35,7 +34,7 @@ _PATIENCE = 900.0
 SIMULATOR = 300 * 2**20
 """Bytes of a process with a simulator and its renderer."""
 
-_OWN = re.compile(r"(lock|settings\.json)$|\.?attempt_\d{6}\b|\.settings\.")
+_OWN = r"lock|settings\.json|attempt_\d{6,}\.(hdf5|failed)"
 """Names in the folder of finished episodes."""
 
 
@@ -122,7 +121,8 @@ def collect_demos(
             assemble(
                 [folder / part_name(a) for a in kept], out, env_name=spec.gymnasium_id, settings=settings, counts=counts
             )
-            shutil.rmtree(folder)
+            if not others_in(folder, _OWN):  # what somebody put there meanwhile stays, and all that lies beside it
+                shutil.rmtree(folder)
     except OSError as error:
         if not is_full_disk(error):
             raise
@@ -156,9 +156,8 @@ def _stopped(why: str, folder: Path) -> CollectionError:
 def _parts(folder: Path, settings: dict[str, Any]) -> Iterator[None]:
     """Opens the folder of finished episodes, alone, and only if it was made with the same settings."""
     described = folder / "settings.json"
-    others = [path.name for path in folder.glob("*") if not _OWN.match(path.name)]
-    if others:
-        raise CollectionError(f"{folder} holds {others[0]}, which no collection wrote; choose another name")
+    if others := others_in(folder, _OWN):
+        raise CollectionError(f"{others[0]} was not written by a collection; move it away, or choose another name")
     with alone(folder / "lock", str(folder)):
         text = json.dumps(settings, sort_keys=True, indent=1)
         stored = described.read_text(errors="replace") if described.exists() else ""

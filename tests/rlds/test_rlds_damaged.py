@@ -187,10 +187,10 @@ def test_check_dataset_refuses_what_it_cannot_compare(sound: Path, tmp_path: Pat
 
 def test_a_finished_dataset_that_lost_a_file_is_not_taken_for_whole(tmp_path: Path) -> None:
     episodes = [make_episode(i, steps=STEPS, size=4) for i in range(2)]
-    version = write_rlds(episodes, tmp_path, "toy", companion=lambda folder: (folder / "more.txt").write_text("more"))
+    version = write_rlds(episodes, tmp_path, "toy")
     assert write_rlds(episodes, tmp_path, "toy") == version
-    (version / "more.txt").unlink()
-    with pytest.raises(UserError, match=r"more\.txt is missing"):
+    (version / "dataset_statistics.json").unlink()
+    with pytest.raises(UserError, match=r"dataset_statistics\.json is missing"):
         write_rlds(episodes, tmp_path, "toy")
 
 

@@ -104,7 +104,7 @@ def interrupted(out, workers, stop):
 def test_a_killed_collection_leaves_no_file_and_continues(collection, tmp_path):
     out = tmp_path / "killed.hdf5"
     command, parts, _, _ = interrupted(out, 1, lambda process: process.kill())
-    (parts / ".attempt_000009.hdf5.1").write_text("half written")
+    (parts / ".attempt_000009.abcd_123.hdf5").write_text("half written")
     subprocess.run(command, check=True, capture_output=True)
     assert out.read_bytes() == collection.read_bytes() and not parts.exists()
 
@@ -167,6 +167,16 @@ def test_settings_lost_in_a_power_cut_block_nothing_but_unknown_demonstrations(t
     (parts / "attempt_000000.hdf5").write_bytes(b"of unknown settings")
     with pytest.raises(CollectionError, match=r"settings.json is empty, .* delete .*x.parts and collect again"):
         _parts(parts, {"seed": 0}).__enter__()
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "attempt_000003.hdf5.bak", ".attempt_000003.x", "attempt_000003.d/x"])
+def test_what_somebody_puts_beside_finished_demonstrations_is_named_and_stays(tmp_path, name):
+    theirs = tmp_path / "x.parts" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("the only copy")
+    with pytest.raises(CollectionError, match=f"{name} was not written by a collection; move it away"):
+        _parts(tmp_path / "x.parts", {"seed": 0}).__enter__()
+    assert theirs.read_text() == "the only copy"
 
 
 def test_bad_names_are_refused_before_anything_is_written(tmp_path):

@@ -1,0 +1,137 @@
+"""Files of others in and beside a dataset, while it is made and when it is finished."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from synthetic_demos import make_episode, write_robomimic
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.errors import UserError
+from gap_vla.core.outputs import OutputError
+from gap_vla.rlds import build_dataset, write_rlds
+from gap_vla.rlds.annotating.job import AnnotationJob
+from gap_vla.rlds.target import DatasetError
+
+EPISODES = [make_episode(i, size=8) for i in range(3)]
+
+
+def interrupt(folder: Path) -> None:
+    raise KeyboardInterrupt
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return content(write_rlds(EPISODES, tmp_path_factory.mktemp("sound"), "toy"))
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> Path:
+    """The hidden folder of a dataset whose writer was stopped."""
+    with pytest.raises(KeyboardInterrupt):
+        write_rlds(EPISODES, tmp_path, "toy", companion=interrupt)
+    return tmp_path / "toy" / ".1.0.0.partial"
+
+
+NAMES = ["mine.txt", ".notes", "annotator/mine.json", "toy-train.tfrecord-00000-of-00001.bak", "toy/mine.txt", "link"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_somebody_puts_into_an_unfinished_dataset_is_named_and_stays(
+    tmp_path: Path, partial: Path, sound: dict[str, bytes], name: str
+) -> None:
+    (tmp_path / "mine").write_text("the only copy")
+    theirs = partial / name
+    if name == "link":
+        theirs = partial / "metadata.json"  # TFDS and others would write through it
+        theirs.unlink(missing_ok=True)
+        theirs.symlink_to(tmp_path / "mine")
+    else:
+        theirs.parent.mkdir(exist_ok=True)
+        theirs.write_text("the only copy")
+    for identity in (None, {"of": "others"}):
+        with pytest.raises(DatasetError, match=f"{theirs.name} .* was not written by gap_vla; move it away"):
+            write_rlds(EPISODES, tmp_path, "toy", identity=identity, overwrite=True)
+        assert theirs.read_text() == "the only copy"
+    theirs.replace(tmp_path / "moved")
+    assert content(write_rlds(EPISODES, tmp_path, "toy")) == sound and not partial.exists()
+
+
+@pytest.mark.parametrize("error", [None, EpisodeError("a bad episode")])
+def test_what_somebody_puts_into_a_dataset_while_it_is_written_stays(
+    tmp_path: Path, sound: dict[str, bytes], error: Exception | None
+) -> None:
+    def put(folder: Path) -> None:
+        (folder / "mine.txt").write_text("the only copy")
+        if error:
+            raise error
+
+    with pytest.raises(UserError, match="a bad episode" if error else r"mine\.txt .* move it away"):
+        write_rlds(EPISODES, tmp_path, "toy", companion=put)
+    theirs = tmp_path / "toy" / ".1.0.0.partial" / "mine.txt"
+    assert theirs.read_text() == "the only copy" and not (tmp_path / "toy" / "1.0.0").exists()
+    theirs.unlink()
+    version = write_rlds(EPISODES, tmp_path, "toy")
+    assert content(version) == sound
+    assert set(json.loads((version / "made_by.json").read_text())["files"]) == {*sound} - {"made_by.json"}
+
+
+def test_an_old_or_new_dataset_that_a_kill_left_in_the_hidden_folder_is_no_stranger(
+    tmp_path: Path, sound: dict[str, bytes]
+) -> None:
+    version = write_rlds(EPISODES[:2], tmp_path, "toy")  # exchanged with the new one, and not removed any more
+    version.rename(partial := version.with_name(".1.0.0.partial"))
+    assert content(write_rlds(EPISODES, tmp_path, "toy")) == sound and not partial.exists()
+
+
+def other_shard(version: Path) -> None:
+    other = write_rlds([make_episode(i, size=8) for i in range(7, 10)], version.parent.parent / "other", "toy")
+    for shard in other.glob("*train*"):
+        shutil.copyfile(shard, version / shard.name)
+
+
+def edited(name: str, key: str) -> object:
+    def edit(version: Path) -> None:
+        values = json.loads((version / name).read_text())
+        values[key] = {"mine": 1} if isinstance(values.get(key), dict) else "mine"
+        (version / name).write_text(json.dumps(values))
+
+    return edit
+
+
+CHANGES = {
+    "toy-train.tfrecord-00000-of-00001": other_shard,
+    "dataset_statistics.json": edited("dataset_statistics.json", "proprio"),
+    "metadata.json": edited("metadata.json", "annotator"),
+    "dataset_info.json": edited("dataset_info.json", "description"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_finished_dataset_with_a_changed_file_is_neither_found_nor_replaced(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_robomimic(tmp_path / "d.hdf5", [make_episode(i, annotated=False, size=8) for i in range(3)])
+    build = dict(method="fixed", options={"value": 0.5}, workers=1)
+    version = build_dataset(source, tmp_path / "data", "toy", **build)
+    (version / "dataset_statistics_0123.json").write_text("what upstream Octo leaves there")
+    monkeypatch.setattr(AnnotationJob, "run", lambda *_, **__: pytest.fail("something is fitted"))
+    for overwrite in (False, True):
+        assert build_dataset(source, tmp_path / "data", "toy", overwrite=overwrite, **build) == version
+    CHANGES[name](version)
+    there = content(version)
+    with pytest.raises(EpisodeError, match=f"{name} was changed since it was written; copy it again, or move .*away"):
+        build_dataset(source, tmp_path / "data", "toy", **build)
+    (version / "dataset_statistics_0123.json").unlink()
+    for changed in ({}, {"val_fraction": 0.5}):
+        with pytest.raises(OutputError, match=f"also holds {name}, which was not written with it; move that away"):
+            build_dataset(source, tmp_path / "data", "toy", overwrite=True, **build, **changed)
+    del there["dataset_statistics_0123.json"]
+    assert content(version) == there
