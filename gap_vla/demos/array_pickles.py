@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing, regular
-from gap_vla.demos.fields import files_in
+from gap_vla.demos.fields import as_text, files_in
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 
@@ -41,7 +41,7 @@ class ArrayPickles(NamedArrays):
 
     def dropped(self) -> dict[str, str]:
         first = self._arrays(0)
-        return self._unused(map(str, first) if isinstance(first, Mapping) else (), "phase")
+        return self._unused(map(str, first) if isinstance(first, Mapping) else (), "phase", "language_instruction")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         file, key = self.places[index]
@@ -50,8 +50,8 @@ class ArrayPickles(NamedArrays):
         arrays = self._arrays(index)
         if not isinstance(arrays, Mapping):
             raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
-        language = self.options["language_instruction"]
-        return self._episode(arrays, where, images, file=file, name=name, language_instruction=language)
+        text = as_text(arrays.get("language_instruction", self.options["language_instruction"]), where)
+        return self._episode(arrays, where, images, file=file, name=name, language_instruction=text)
 
     def _arrays(self, index: int) -> Any:
         file, key = self.places[index]

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import FOREIGN, one_line, refusing, shown
+from gap_vla.core.foreign import FOREIGN, one_line, refusing, regular, shown
 from gap_vla.demos.fields import IMAGE_NAMES, resized
 from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index, read_rows
 from gap_vla.demos.source import NamedArrays
+from gap_vla.drawing.video import working_ffmpeg
 
 
 class LeRobot(NamedArrays):
@@ -148,7 +149,7 @@ def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
 
     video, start = place.videos[key]
     where = f"{video}, episode {place.index}"
-    if not video.exists():
+    if not regular(video, EpisodeError).exists():
         raise EpisodeError(f"{where}: the video is missing; download it")
     first = round((start or 0) * fps)
     most = place.length + (start is None)
@@ -161,6 +162,7 @@ def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
             (width, height), pace = found["size"], found["fps"]
             frames = [np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader]
         except FOREIGN as error:  # it quotes all that ffmpeg says of itself
+            working_ffmpeg(video, EpisodeError)
             raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
     if not 0.95 < pace / fps < 1.05:
         raise EpisodeError(f"{where}: the video has {pace:g} frames a second, info.json says fps {fps:g}; correct one")

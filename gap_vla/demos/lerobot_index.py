@@ -208,10 +208,13 @@ def _tasks(described: Description) -> dict[int, str] | None:
     file = described.root / "meta" / ("tasks.jsonl" if described.version == "v2" else "tasks.parquet")
     if not os.path.lexists(file):
         return None
-    return {
-        row.whole("task_index", 0, MOST): row.text("task" if "task" in row else "__index_level_0__")  # pandas' index
-        for row in _sections(file)
-    }
+    tasks: dict[int, str] = {}
+    for row in _sections(file):
+        number = row.whole("task_index", 0, MOST)
+        text = row.text("task" if "task" in row else "__index_level_0__")  # pandas' index
+        if tasks.setdefault(number, text) != text:
+            raise EpisodeError(f"{row.where}: task_index {number} is that of another task too; download it again")
+    return tasks
 
 
 def _sections(file: Path) -> list[Section]:

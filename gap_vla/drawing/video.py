@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import one_line
 from gap_vla.core.outputs import OutputError, writing
 
@@ -32,8 +33,6 @@ def write_video(
     Raises:
         OutputError: no pictures, no ffmpeg, something else stands there, or not all pictures arrived (a full disk).
     """
-    import imageio_ffmpeg
-
     rest = iter(frames)
     first = next(rest, None)
     if first is None:
@@ -42,12 +41,7 @@ def write_video(
     shown = f"{width * scale // 2 * 2}:{height * scale // 2 * 2}"  # H.264 wants even sides
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
     codec = ["-vf", f"scale={shown}:flags=neighbor", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20"]
-    ffmpeg, about, count = "what was found", b"", 0
-    with contextlib.suppress(OSError, RuntimeError, subprocess.TimeoutExpired):
-        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-        about = subprocess.run([ffmpeg, "-version"], capture_output=True, timeout=ANSWER).stdout
-    if not about.startswith(b"ffmpeg"):
-        raise OutputError(f"{path}: {ffmpeg} is no ffmpeg that answers; name another with IMAGEIO_FFMPEG_EXE")
+    ffmpeg, count = working_ffmpeg(path, OutputError), 0
     with writing(path, kind) as temporary:
         # Not through imageio's writer: it runs Python in a forked child, which may hang beside JAX's threads.
         with subprocess.Popen(
@@ -68,6 +62,19 @@ def write_video(
         if not (arrived := pictures_in(temporary)) or arrived != count:
             raise OutputError(f"{path}: {arrived} of {count} pictures arrived; is the disk full?")
     return path
+
+
+def working_ffmpeg(path: Path, error: type[UserError]) -> str:
+    """The program that videos are written and read with; raises `error`, for the video `path`, if there is none."""
+    import imageio_ffmpeg
+
+    ffmpeg, about = "what was found", b""
+    with contextlib.suppress(OSError, RuntimeError, subprocess.TimeoutExpired):
+        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+        about = subprocess.run([ffmpeg, "-version"], capture_output=True, timeout=ANSWER).stdout
+    if not about.startswith(b"ffmpeg"):
+        raise error(f"{path}: {ffmpeg} is no ffmpeg that answers; name another with IMAGEIO_FFMPEG_EXE")
+    return ffmpeg
 
 
 def pictures_in(path: Path) -> int:

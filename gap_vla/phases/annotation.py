@@ -269,7 +269,11 @@ def load_annotator(directory: str | Path) -> Annotator:
         if options["dead_band"] is not None:
             band = record.section("options").list("dead_band", lambda part, key: part.finite(key, 0, 1e6))
             options["dead_band"] = DeadBand(*band)
-        annotator = Annotator(record.text("method"), Options.of(options), record.whole("seed", 0, 2**64), estimator)
+        try:
+            known = Options.of(options)
+        except MotionError as problem:
+            raise MotionError(f"{path}: {problem}; {advice}") from None
+        annotator = Annotator(record.choice("method", list(METHODS)), known, record.whole("seed", 0, 2**64), estimator)
         if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
             raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
         fits = record.text("version") != LABELS_NAME or annotator.identity["hash"] == record.text("hash")

@@ -204,6 +204,17 @@ def test_object_arrays_cannot_smuggle_code(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("text", ["close it", b"close it", np.array("close it"), np.array([b"close it"])])
+def test_a_pickles_own_instruction_comes_before_the_option(tmp_path: Path, text: object) -> None:
+    file = tmp_path / "one.pkl"
+    file.write_bytes(pickle.dumps({**arrays(plain(0)), "language_instruction": text}))
+    source = open_source(file, "pickle", state_key="proprio", language_instruction="open it")
+    assert source[0].language_instruction == "close it" and "language_instruction" not in source.dropped()
+    file.write_bytes(pickle.dumps({**arrays(plain(0)), "language_instruction": np.array([b"close it"] * 20)}))
+    with pytest.raises(EpisodeError, match=r"one\.pkl, episode one: the instruction is .*, not text; store text"):
+        open_source(file, "pickle", state_key="proprio")[0]
+
+
 def test_truncated_pickles_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "cut.pkl"
     file.write_bytes(pickle.dumps(arrays(plain(0)))[:-2000])

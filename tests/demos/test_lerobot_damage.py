@@ -123,7 +123,10 @@ def test_a_video_that_two_episodes_name_is_refused(tmp_path: Path) -> None:
         (b'{"task_index": 0, "task": "push block 1"}', r"'task_index' is 0, the index says \[\]"),
         (b"[1, 2]\n", "tasks.jsonl row 1 is list"),
         (b"7\n", "tasks.jsonl row 1 is 7"),
-        (b'{"task_index": 0, "task": "push block 0"}\n{"task_index": 0, "task": "push block 1"}', "'task_index' is 0"),
+        (
+            b'{"task_index": 0, "task": "push block 0"}\n{"task_index": 0, "task": "push block 1"}',
+            "tasks.jsonl row 2: task_index 0 is ",
+        ),
         (None, "tasks.jsonl is a folder, no regular file"),
     ],
 )
@@ -153,6 +156,20 @@ def test_a_video_with_a_hole_is_not_filled_in(tmp_path: Path, place: float) -> N
     with pytest.raises(
         EpisodeError, match=r"episode_000000.mp4, episode 0: (\d+ frames, the episode has 12|the video)"
     ):
+        open_source(tmp_path / "v21_video", "lerobot")[0]
+
+
+def test_neither_a_folder_nor_a_missing_ffmpeg_is_called_a_damaged_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "nowhere"))
+    with pytest.raises(EpisodeError, match=r"_000000\.mp4: .*nowhere is no ffmpeg that answers; name"):
+        open_source(tmp_path / "v21_video", "lerobot")[0]
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
+    video.unlink()
+    video.mkdir()
+    with pytest.raises(EpisodeError, match=r"episode_000000\.mp4 is a folder, no regular file; give one"):
         open_source(tmp_path / "v21_video", "lerobot")[0]
 
 

@@ -285,6 +285,22 @@ def test_a_tampered_annotator_is_refused(tmp_path):
         load_annotator(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record.update(method="\0"), "method is .*; it must be one of lstm, "),
+        (lambda record: record["options"].update(rho="\0"), "rho is one of .*; make it again"),
+        (lambda record: record["options"].update(sigma=-1.0), "sigma .*; make it again"),
+    ],
+)
+def test_an_annotator_that_names_what_is_unknown_is_called_by_its_file(tmp_path, change, message):
+    path = annotate(DEMOS, method="gaussian").save(tmp_path) / "annotator.json"
+    change(record := json.loads(path.read_text()))
+    path.write_text(json.dumps(record))
+    with pytest.raises(MotionError, match=rf"annotator\.json: {message}"):
+        load_annotator(tmp_path)
+
+
 def test_turns_within_a_slow_phase_are_found_beside_fast_ones():
     """Ten times slower than the rest is still motion: an insertion must not pass for a pause."""
     speed = np.repeat([0.02, 0.02, 0.002, 0.002], 30)[:, None]

@@ -240,5 +240,11 @@ def test_an_action_beyond_what_a_datasets_reader_allows_is_refused_and_in_datase
 
     assert first_action("others") == first_action("lerobot", kind="lerobot") == -1.5
     assert first_action("stated", kind="npz", options={"action_limit": 2.0}) == -1.5
-    with pytest.raises(UserError, match=r"train\[1\]: action is -1.5 at step 0, column 0; actions lie in \[-1, 1\]"):
+    refused = r"train\[1\]: action is -1.5 at step 0, column 0; actions lie in \[-1, 1\]"
+    with pytest.raises(UserError, match=refused):
         first_action("ours", kind="npz")
+    job = AnnotationJob(method="gaussian")
+    with pytest.raises(UserError, match=refused):
+        annotate(tmp_path / "ours" / "1.0.0", tmp_path / "ours" / "1.1.0", job)
+    for name in ("others", "lerobot", "stated"):
+        assert annotate(tmp_path / name / "1.0.0", tmp_path / name / "1.1.0", job).path.is_dir()

@@ -23,10 +23,10 @@ from gap_vla.core.identity import flat
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
-from gap_vla.demos.fields import as_rows
+from gap_vla.demos.fields import as_actions, as_rows
 from gap_vla.demos.layout import StateLayout
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
-from gap_vla.rlds.reader import check_steps, read_steps
+from gap_vla.rlds.reader import check_steps, declared_limit, read_steps
 from gap_vla.rlds.schema import decode_episode
 from gap_vla.rlds.statistics import load_statistics
 from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records
@@ -48,7 +48,7 @@ def episodes_of(
     Raises:
         AnnotationError, EpisodeError: no such state (the message lists what there is), or a damaged field.
     """
-    layout, images = StateLayout.of(job.layout), only is not None
+    layout, images, limit = StateLayout.of(job.layout), only is not None, declared_limit(source, None)
     for index, (steps, metadata) in enumerate(read_steps(source, split, only=only, images=images), only or 0):
         where, fields = f"{source}, {split}[{index}]", dict(flat(steps, separator="/"))
         with refusing(where, "convert the source again", AnnotationError):
@@ -59,6 +59,8 @@ def episodes_of(
             proprio = layout.to_proprio(state, where)
             action = fields.get("action", state[:, :0])
             action = action if action.dtype.kind in "fiu" else state[:, :0]
+            if limit is not None and "action" in fields:
+                as_actions(action, limit, f"{where}: action")
             texts = [fields[name][0] for name in LANGUAGE if name in fields]
             known = {key: value for key, value in steps.items() if images or key not in ("rho", "change_point")}
             known |= {"observation": {"proprio": proprio}, "action": action.reshape(len(proprio), -1)}
