@@ -20,11 +20,12 @@ from pathlib import Path
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.resources import existing_parent, require_writable
-from gap_vla.core.whole import put, replacing, usual_name
+from gap_vla.core.whole import put, replacing
 
 FOLDER_MARK = "made_by.json"
 HDF5 = (".hdf5", ".h5")
 _END = 2**22
+_TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[a-z0-9_]{8}(\.[^/.]+)$")  # a path in a folder, as `replacing` hides it
 _PNG_HEAD = 33  # bytes: the signature and the chunk IHDR, which has to come first
 
 
@@ -210,12 +211,11 @@ def unlike_mark(folder: Path, error: type[UserError]) -> dict[str, str]:
     mark = Section.read(folder / FOLDER_MARK, error)
     listed = isinstance(mark.values.get("files"), list)
     known = dict.fromkeys(mark.list("files", Section.text)) if listed else mark.section("files", {}).values
-    there = {str(file.relative_to(folder)): file for file in sorted(_files(folder))}
-    changed = (name for name, file in there.items() if known.get(name) not in (None, _seen(file)))
+    seen = {str(file.relative_to(folder)): _seen(file) for file in _files(folder)}
     return {
-        **dict.fromkeys((name for name in known if name not in there), "missing"),
-        **dict.fromkeys(changed, "changed"),
-        **dict.fromkeys((name for name in there if name not in known), "added"),
+        name: "missing" if name not in seen else "changed" if name in known else "added"
+        for name in sorted({*known, *seen})
+        if name not in seen or known.get(name, "") not in (None, seen[name])
     }
 
 
@@ -224,7 +224,7 @@ def others_in(folder: Path, own: str) -> list[Path]:
     expression of paths in it, allows; the folder itself if it is a file or a link."""
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
         return [folder]
-    names = {file: usual_name(str(file.relative_to(folder))) for file in _files(folder)}
+    names = {file: _TEMPORARY.sub(r"\1\2\3", str(file.relative_to(folder))) for file in _files(folder)}
     return sorted(file for file, name in names.items() if file.is_symlink() or not re.fullmatch(own, name))
 
 

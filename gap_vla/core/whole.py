@@ -13,7 +13,6 @@ import fcntl
 import glob
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -49,15 +48,6 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def usual_name(name: str) -> str:
-    """What a temporary file of `replacing` takes the place of; any other name as it is.
-
-    >>> usual_name("annotator/.estimator.x1_y2z3a.json"), usual_name(".notes")
-    ('annotator/estimator.json', '.notes')
-    """
-    return re.sub(r"(^|/)\.([^/]+)\.[a-z0-9_]{8}(\.[^/.]+)$", r"\1\2\3", name)
 
 
 def write_json(path: Path | str, value: Any) -> None:

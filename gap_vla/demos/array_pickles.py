@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import refusing, regular
-from gap_vla.demos.fields import as_text, files_in
+from gap_vla.demos.fields import files_in
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 
@@ -50,8 +50,7 @@ class ArrayPickles(NamedArrays):
         arrays = self._arrays(index)
         if not isinstance(arrays, Mapping):
             raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
-        text = as_text(arrays.get("language_instruction", self.options["language_instruction"]), where)
-        return self._episode(arrays, where, images, file=file, name=name, language_instruction=text)
+        return self._episode(arrays, where, images, file=file, name=name)
 
     def _arrays(self, index: int) -> Any:
         file, key = self.places[index]

@@ -90,7 +90,7 @@ class LeRobot(NamedArrays):
         table = read_rows(place.table, columns, ("episode_index", place.index))
         if (rows := len(table["episode_index"])) != place.length:
             raise EpisodeError(f"{where}: {rows} rows, the index says {place.length}; download it again")
-        arrays: dict[str, Any] = {}
+        arrays: dict[str, Any] = {"language_instruction": place.task}
         _require_counted(table, place, self._fps, where)
         for key in columns[:2]:
             with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
@@ -99,9 +99,7 @@ class LeRobot(NamedArrays):
         for key in self._image_keys if images else ():
             frames = _pictures(table[key], where) if key in stored else _video(place, key, self._fps)
             arrays[key] = resized(frames, self._size)
-        return self._episode(
-            arrays, where, images, file=place.table, name=str(place.index), language_instruction=place.task
-        )
+        return self._episode(arrays, where, images, file=place.table, name=str(place.index))
 
 
 def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: float, where: str) -> None:

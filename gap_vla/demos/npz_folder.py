@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos.arrays import read_arrays
-from gap_vla.demos.fields import IMAGE_NAMES, as_text, as_truth, files_in
+from gap_vla.demos.fields import IMAGE_NAMES, as_truth, files_in
 from gap_vla.demos.source import NamedArrays
 
 
@@ -41,13 +41,11 @@ class NpzFolder(NamedArrays):
         file = self.places[index]
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
-        text = arrays.get("language_instruction", self.options["language_instruction"])
         return self._episode(
             arrays,
             f"{file}",
             images,
             file=file,
             name=file.stem,
-            language_instruction=as_text(text, f"{file}"),
             success=as_truth(arrays.get("success", True), f"{file}: 'success'"),
         )

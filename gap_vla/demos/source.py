@@ -145,10 +145,9 @@ class NamedArrays(Source):
         *,
         file: Path,
         name: str,
-        language_instruction: str,
         success: bool = True,
     ) -> Episode:
-        """Picks state, action and cameras out of one recording's arrays, found in `file` under a `name`.
+        """Picks state, action, cameras and instruction out of one recording's arrays, found in `file` under a `name`.
 
         Raises:
             EpisodeError: a key is missing (says which there are), a field has another shape or length, a number is not
@@ -165,12 +164,13 @@ class NamedArrays(Source):
                     )
             rows = fields.as_rows(arrays[state], f"{where}: {state!r}")
             phase = arrays.get("phase")
+            text = arrays.get("language_instruction", self.options.get("language_instruction"))
             return Episode(
                 action=fields.as_actions(arrays[action], self.action_limit, f"{where}: {action!r}"),
                 images={name: fields.as_frames(arrays[key]) for key, name in cameras.items()},
                 proprio=self._layout.to_proprio(rows, where),
                 phase=None if phase is None else fields.as_names(phase, f"{where}: 'phase'"),
-                language_instruction=language_instruction,
+                language_instruction=fields.as_text(text, where),
                 success=success,
                 metadata={"file_path": str(file), "episode_id": name, **self._layout.facts},
             ).validate()

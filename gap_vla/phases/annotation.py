@@ -21,7 +21,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.measures import label_report, notes
 from gap_vla.phases.methods import LABELS_NAME, METHODS, OPTIONS, POINTS, RHO, USED, Options, method_parts, resolved
-from gap_vla.phases.motion import DeadBand, Motion, MotionError, motion_of
+from gap_vla.phases.motion import Motion, MotionError, motion_of
 from gap_vla.phases.saving import read_arrays, write_arrays
 
 PAIRS_WORTH_PROCESSES = 2e9
@@ -265,15 +265,12 @@ def load_annotator(directory: str | Path) -> Annotator:
         record = Section.read(path, MotionError)
         record.whole("format", 1, 1)
         estimator = PhaseEstimator.load(directory) if "estimator" in record else None
-        options = dict(record.section("options").values)
-        if options["dead_band"] is not None:
-            band = record.section("options").list("dead_band", lambda part, key: part.finite(key, 0, 1e6))
-            options["dead_band"] = DeadBand(*band)
         try:
-            known = Options.of(options)
+            options = Options.of(record.section("options").values)
         except MotionError as problem:
             raise MotionError(f"{path}: {problem}; {advice}") from None
-        annotator = Annotator(record.choice("method", list(METHODS)), known, record.whole("seed", 0, 2**64), estimator)
+        method = record.choice("method", list(METHODS))
+        annotator = Annotator(method, options, record.whole("seed", 0, 2**64), estimator)
         if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
             raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
         fits = record.text("version") != LABELS_NAME or annotator.identity["hash"] == record.text("hash")

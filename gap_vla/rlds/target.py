@@ -81,9 +81,9 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             yield partial
         except BaseException as error:
             if isinstance(error, EpisodeError) or not any(partial.glob(ACCOUNTS)):
-                with contextlib.suppress(OSError):
-                    if not _others(partial):
-                        _discard(partial)
+                with contextlib.suppress(OSError, DatasetError):
+                    _require_own(partial, path)
+                    _discard(partial)
             raise
 
 
@@ -99,20 +99,18 @@ def is_whole(path: Path, overwrite: bool) -> bool:
     return False
 
 
-def _others(partial: Path) -> list[Path]:
-    """What somebody else put into an unfinished dataset: all that is none of the files of `write_rlds` and of an
-    annotator, or where none of our marks is, all that is not hidden."""
+def _require_own(partial: Path, path: Path) -> None:
+    """Raises DatasetError if somebody put something into an unfinished dataset: what is none of the files of
+    `write_rlds` and of an annotator, or where none of our marks is, what is not hidden."""
     own = (
         rf"{re.escape(partial.parent.name)}-(train|val)\.tfrecord-\d{{5,}}-of-\d{{5,}}(\.json|\.npz)?",
         r"(settings|metadata|features|dataset_info|dataset_statistics|made_by)\.json",
         r"annotator/(annotator|estimator|labels)\.(json|safetensors)",
     )
     others = others_in(partial, "|".join(own))
-    return others if any((partial / mark).exists() for mark in _MARKS) else [*others, *partial.glob("[!.]*")]
-
-
-def _require_own(partial: Path, path: Path) -> None:
-    if others := _others(partial):
+    if not any((partial / mark).exists() for mark in _MARKS):
+        others += partial.glob("[!.]*")
+    if others:
         raise DatasetError(f"{others[0]} lies where {path} would be made and was not written by gap_vla; move it away")
 
 
