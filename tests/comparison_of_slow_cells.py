@@ -4,13 +4,12 @@ Cells are spawned, so they import this file too and find the replaced functions.
 method vp waits at 10 until it is stopped.
 """
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
 
-from evaluations import evaluation_of
+from evaluations import finish
 
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.training import comparison
@@ -33,9 +32,7 @@ def count_to_thirty(config: FinetuneConfig, *, resume: bool) -> None:
             if stop.requested:
                 counter.write_text(str(count + 1))
                 raise KeyboardInterrupt
-    rollouts = evaluation_of({1: False, 2: True})
-    summary = {"task": config.task, "method": config.method, "seed": config.train.seed, "rollouts": rollouts}
-    run.summary.write_text(json.dumps(summary))
+    finish(run, config, {1: False, 2: True})
 
 
 comparison.finetune = count_to_thirty  # type: ignore[assignment]

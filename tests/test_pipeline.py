@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from evaluations import evaluation_of
+from evaluations import finish
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import OutputError
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
@@ -158,9 +159,7 @@ def cells(tmp_path, monkeypatch):
             return "DivergedError: the loss is nan"
         run = RunDirectory.claim(Run(config).directory.path, config.to_dict(), resume=True)
         wins = {"v": [0, 0, 1, 0], "vp": [0, 1, 1, 0], "vp_gap": [1, 1, 1, 0]}[config.method]
-        rollouts = evaluation_of(enumerate(wins, 7))
-        summary = {"task": config.task, "method": config.method, "seed": config.train.seed, "rollouts": rollouts}
-        run.summary.write_text(json.dumps(summary))
+        finish(run, config, enumerate(wins, 7))
         return None
 
     monkeypatch.setattr(comparison, "_run_in_a_process", fake_cell)
@@ -178,6 +177,25 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     assert (out / "table.md").exists() and (out / "table.png").stat().st_size > 1000
     comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
     assert cells[6:] == [("v", 1)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (None, "does not end with val/action_mse of step 3"),
+        ("", "does not end with val/action_mse of step 3"),
+        ('{"step": 3, "val/action_mse": NaN}\n', "line 1: val/action_mse is nan; .*; copy the file again"),
+        ('{"step": 1, "val/action_mse": 0.5}\n', "does not end with val/action_mse of step 3"),
+    ],
+)
+def test_a_finished_cell_without_its_measurements_is_refused_before_anything_runs(lines, words, cells, tmp_path):
+    config = dataclasses.replace(CONFIG, runs=str(tmp_path))
+    comparison.compare(config, ["v"], [0])
+    metrics = next(tmp_path.glob("*/v-seed0-*/metrics.jsonl"))
+    metrics.unlink() if lines is None else metrics.write_text(lines)
+    with pytest.raises(UserError, match=rf"metrics\.jsonl.*{words}"):
+        comparison.compare(config, ["v", "vp"], [0])
+    assert cells == [("v", 0)]
 
 
 @pytest.mark.parametrize("name", ["table.md", "table.png", "table.json", "cells.json"])

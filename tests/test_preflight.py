@@ -15,6 +15,7 @@ from gap_vla.cli.configured import load_config
 from gap_vla.core import resources
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.sim.collection import require_space
 from gap_vla.training import preflight
 from gap_vla.training.octo import FinetuneConfig
@@ -52,7 +53,7 @@ def folders(tmp_path):
 
 
 def ready(config):
-    preflight.require_ready(config, stages_of(config))
+    preflight.require_ready(config, stages_of(config), Run(config).directory)
 
 
 @pytest.mark.parametrize("make", [octo, small])
@@ -107,6 +108,32 @@ def test_a_dry_run_looks_at_what_a_run_looks_at(make, changes, words, folders, t
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(UserError, match=words):
         Run(make(**folders | changes)).dry_run()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", [octo, small])
+@pytest.mark.parametrize(("name", "folder"), [("state", True), ("rollouts", True), ("report.html", False)])
+def test_a_run_with_a_file_in_the_place_of_a_folder_is_not_taken_up_and_nothing_changes(
+    make, name, folder, folders, tmp_path
+):
+    config = make(**folders)
+    run = RunDirectory.claim(Run(config).directory.path, config.to_dict(), resume=False)
+    run.rollouts.mkdir()
+    if (place := run.path / name).exists():
+        place.rmdir()
+    place.touch() if folder else place.mkdir()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    other = make(**folders | {"eval__seed": 7})
+    with pytest.raises(UserError, match=rf"{name} is no {'folder' if folder else 'file'}, and one belongs there; move"):
+        Run(other, run.path.name).to_the_end(resume=True)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("make", [octo, small])
+def test_a_view_that_a_scene_of_the_rollouts_cannot_move_is_refused_before_training(make, folders, tmp_path):
+    scene = {"eval__variant": "camera_shift"} if make is octo else {"eval__variants": ("default", "camera_shift")}
+    with pytest.raises(UserError, match="variant camera_shift moves the task's own view, not 'frontview'"):
+        ready(make(**folders | scene | {"demos__camera": "frontview"}))
     assert not list(tmp_path.iterdir())
 
 

@@ -16,8 +16,10 @@ from gap_vla.cli.report import claim_page
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.outputs import claim
 from gap_vla.report.page import write_report
-from gap_vla.report.runs import ReportError, Run
+from gap_vla.report.runs import ReportError, Run, read_runs
 from gap_vla.training.data import training_rho
+
+_AGAIN = "look again with --probe"
 
 
 def look_into(options: argparse.Namespace, command: str) -> Path:
@@ -27,7 +29,7 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
         command: that asks for this, as the user gave it.
     """
     claim_page(options)
-    runs = [Run.read(path) for path in options.runs]
+    runs = read_runs(options.runs)
     if options.takeover:
         others = [run for run in runs if run.path.resolve() != options.takeover.resolve()]
         if not others:
@@ -43,7 +45,7 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
                 command=command,
             )
     probe = _probe(runs, options, command)
-    with refusing(f"{_kept(options)}: a probe that cannot be shown", "look again with --probe", ReportError):
+    with refusing(f"{_kept(options)}: a probe that cannot be shown", _AGAIN, ReportError):
         more = sections(runs, probe)
     return write_report(
         options.runs, options.out, command=command, more=more, videos=options.videos, rho_of=training_rho
@@ -78,13 +80,15 @@ def _kept(options: argparse.Namespace) -> Path:
 
 def kept_probe(file: Path) -> dict[str, Any] | None:
     """What an earlier call found, if there was one. Raises UserError: damaged, or numbers that are none."""
-    return _finite(Section.read(file, ReportError).values, str(file)) if file.exists() else None
+    if not file.exists():
+        return None
+    return _finite(Section.read(file, ReportError, _AGAIN).values, str(file))
 
 
 def _finite(value: Any, where: str) -> Any:
     """A value of a kept result as it is; raises ReportError for a number in it that is NaN or infinite."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ReportError(f"{where} is {value}, no measurement; look again with --probe")
+        raise ReportError(f"{where} is {value}, no measurement; {_AGAIN}")
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for key, part in inner:
         _finite(part, f"{where}: {key}" if where.endswith(".json") else f"{where}.{key}")

@@ -92,7 +92,7 @@ class Pairs(argparse.Action):
             parser.error(f"argument {option_string}: {key} is given twice; give it once")
         try:
             value = parsed(value)
-        except (json.JSONDecodeError, RecursionError):
+        except json.JSONDecodeError:
             pass  # it is text
         except ValueError as error:
             parser.error(f"argument {option_string}: {one_line(values, 80)}: {error}")
@@ -126,6 +126,8 @@ class Parser(argparse.ArgumentParser):
         if action in self._given and action.option_strings and not isinstance(action, Pairs):
             raise argparse.ArgumentError(action, "it is given twice; give it once")
         self._given.append(action)
+        if len(set(arg_strings)) < len(arg_strings):
+            raise argparse.ArgumentError(action, f"{one_line(' '.join(arg_strings))}; name each once")
         return super()._get_values(action, arg_strings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -245,7 +247,7 @@ def json_or_name(text: str) -> Any:
         return text
     try:
         return parsed(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is no JSON ({error})") from None
 
 

@@ -140,8 +140,15 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         raise PolicyError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
     if options.seed is not None and getattr(loaded.policy, "layout_seeds", None):
         raise PolicyError(f"--seed has no effect: {options.policy} is played on the layouts that it names")
+    recorded = getattr(loaded.policy, "variant", None)
+    if recorded is not None and {*variants} != {recorded}:
+        raise PolicyError(
+            f"{options.policy} is of variant {recorded}, not {options.variant}; pass --variant {recorded}"
+        )
     cameras = loaded.cameras if options.cameras is None else options.cameras
     view = loaded.view(options.camera, options.image_size, other=options.other_view)
+    for variant in variants:
+        variant_spec(variant).require_view(view)
     if cameras:
         require_rendering()
     place = loaded.task, "" if options.variant == "default" else f"_{options.variant}"

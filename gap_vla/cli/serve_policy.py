@@ -25,6 +25,7 @@ from typing import Any
 
 from gap_vla.cli.arguments import command_parser, real, saved_step, whole
 from gap_vla.core.errors import command, keeping
+from gap_vla.core.foreign import refusing
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -61,6 +62,10 @@ def main(argv: list[str] | None = None) -> None:
     keys = KeyMapping.read(options.keys) if options.keys else KeyMapping()
     if keys != KeyMapping(keys.observation):
         raise PolicyError(f"{options.keys}: a server takes observation alone; leave the other keys to clients")
+    host = f"[{options.host}]" if ":" in options.host else options.host  # the colons of IPv6
+    advice = "give --host an address of this machine, and --port a free one (0 finds one)"
+    with refusing(f"cannot listen on {host}:{options.port}", advice, PolicyError):
+        asyncio.run(_require_free(options.host, options.port))
     loaded = load_checkpoint(
         options.checkpoint,
         step=options.step,
@@ -78,8 +83,6 @@ def main(argv: list[str] | None = None) -> None:
     limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
     server = PolicyServer(policy, whole_chunks=options.whole_chunks, metadata=metadata, keys=keys, limits=limits)
 
-    host = f"[{options.host}]" if ":" in options.host else options.host  # the colons of IPv6
-
     def ready(port: int) -> None:
         print(f"serving {options.checkpoint} at ws://{host}:{port} (Ctrl-C ends it)", flush=True)
         local = options.host == "localhost"
@@ -90,10 +93,11 @@ def main(argv: list[str] | None = None) -> None:
 
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which `asyncio.run` replaces by one that cancels
-    try:
-        with keeping("the server has ended; it had written nothing"):
-            asyncio.run(serve_forever(server, options.host, options.port, ready))
-    except (OSError, UnicodeError) as error:  # the latter for a name that no host can have
-        reason = getattr(error, "strerror", None) or error
-        advice = "give --host an address of this machine, and --port a free one (0 finds one)"
-        raise PolicyError(f"cannot listen on {host}:{options.port}: {reason}; {advice}") from None
+    with keeping("the server has ended; it had written nothing"):
+        asyncio.run(serve_forever(server, options.host, options.port, ready))
+
+
+async def _require_free(host: str, port: int) -> None:
+    """Raises what a server there would raise; nobody can connect meanwhile."""
+    loop = asyncio.get_running_loop()
+    (await loop.create_server(asyncio.Protocol, host, port, start_serving=False)).close()

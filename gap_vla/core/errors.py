@@ -90,7 +90,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             _prepare_streams()
             start_quietly()
             if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
-                raise UserError(f"{odd[0]!a} is no text of UTF-8; rename it, or set PYTHONUTF8=1")
+                meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
+                reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"
+                raise UserError(f"{odd[0]!a} is {reason}")
             with contextlib.suppress(ValueError):  # Numba warns of other texts, and fails at these
                 if int(os.environ.get("NUMBA_NUM_THREADS", 1)) < 1:
                     raise UserError("NUMBA_NUM_THREADS is less than 1; give it a greater value, or unset it")

@@ -134,8 +134,11 @@ def content(path: Path, error: type[UserError] = UserError) -> bytes:
 
 
 def parsed(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError: none, a key given twice, or a number that no float holds."""
-    return json.loads(text, object_pairs_hook=_once, parse_int=_integer)
+    """The value of a JSON text. Raises ValueError: none, too deep, a key twice, or a number that no float holds."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_int=_integer)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
 
 
 def _integer(digits: str) -> int:
@@ -199,16 +202,16 @@ class Section:
         self.values = values
 
     @classmethod
-    def read(cls, path: Path, error: type[UserError] = UserError) -> Section:
-        """The object in a JSON file, or `error`: no such file, no JSON, or no object."""
+    def read(cls, path: Path, error: type[UserError] = UserError, advice: str = "copy the file again") -> Section:
+        """The object in a JSON file, or `error`: no such file, no JSON (then with `advice`), or no object."""
         try:
             values = parsed(content(path, error).decode())
         except OSError as problem:
             raise error(message_of(problem)) from None
         except error:
             raise
-        except (ValueError, RecursionError) as problem:  # no JSON, no UTF-8, a number of thousands of digits; too deep
-            raise error(f"{path}: not valid JSON ({problem}); copy the file again") from None
+        except ValueError as problem:  # no JSON, no UTF-8, a number of thousands of digits
+            raise error(f"{path}: not valid JSON ({problem}); {advice}") from None
         return cls(values, str(path), error)
 
     def __contains__(self, key: str) -> bool:
@@ -225,7 +228,10 @@ class Section:
     def require_numbers(self, least: float = -1e300, greatest: float = 1e300) -> None:
         """Raises the error for the first value that is no number between these, among them NaN."""
         for key in self.values:
-            self.finite(key, least, greatest)
+            try:
+                self.finite(key, least, greatest)
+            except self.error as problem:
+                raise self.error(f"{problem}; copy the file again") from None
 
     def require(self, *keys: str) -> None:
         """Raises the error for the first of these keys that is missing."""
@@ -276,7 +282,8 @@ class Section:
 
 
 def _kind(value: Any) -> str:
-    return f"{shown(value)} ({type(value).__name__})" if isinstance(value, str | int | float) else type(value).__name__
+    kind = "null" if value is None else type(value).__name__
+    return f"{shown(value)} ({kind})" if isinstance(value, str | int | float) else kind
 
 
 class CheckpointError(UserError, ValueError):

@@ -19,48 +19,40 @@ class InUseError(UserError, RuntimeError):
 
 
 @contextlib.contextmanager
-def alone(lock: Path | str, what: str) -> Iterator[None]:
+def alone(lock: Path | str, what: str, wait: bool = False) -> Iterator[None]:
     """Holds the lock file for the duration of the block; afterwards it is removed, and so are the folders that were
     made for it, if they are empty.
 
     Args:
         lock: the file.
         what: what is held, for the error.
+        wait: until another process that holds it is done.
 
     Raises:
-        InUseError: another process holds it; its number and host are named.
+        InUseError: another process holds it, and not `wait`; its number and host are named.
         ResourceError: its folder is a link that leads nowhere.
     """
     existing_parent(Path(lock).parent)
     new = [folder for folder in Path(lock).parents if not folder.exists()]
-    with _opened(Path(lock), what) as stream:
+    with _opened(Path(lock), what, wait) as stream:
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {platform.node()}\n")
         stream.flush()
         try:
             yield
         finally:
-            Path(lock).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
+                Path(lock).unlink(missing_ok=True)
                 for folder in new:
                     folder.rmdir()
 
 
-@contextlib.contextmanager
-def waiting(lock: Path | str) -> Iterator[None]:
-    """The same, but waits until the other process is done; the file stays, and its folder is made."""
-    Path(lock).parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-def _opened(lock: Path, what: str) -> TextIO:
+def _opened(lock: Path, what: str, wait: bool) -> TextIO:
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
         stream = open(lock, "a+", opener=lambda name, how: os.open(name, how | os.O_NOFOLLOW, 0o666))  # it is emptied
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             stream.seek(0)
             holder = stream.read().strip() or "another process"

@@ -129,6 +129,16 @@ class RunDirectory:
                     run.dataset.unlink(missing_ok=True)
                 raise
 
+    def require_kinds(self) -> None:
+        """Raises RunExistsError for a file where a run has a folder, or a folder where it has a file."""
+        folders = (self.state, self.tensorboard, self.checkpoint, self.rollouts)
+        for place in (*folders, self.first_batch, self.metrics, self.summary, self.page):
+            kind, right = ("folder", place.is_dir()) if place in folders else ("file", place.is_file())
+            if place.exists() and not right:
+                raise RunExistsError(
+                    f"{place} is no {kind}, and one belongs there; move it away, or copy the run again"
+                )
+
     def require_free_place(self) -> None:
         """Raises RunExistsError if something that is no run of ours lies there, or a link to write through."""
         if links := [place for place in self.path.glob("*") if place.is_symlink()]:
@@ -220,7 +230,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
         where = f"{path}, line {number}"
         try:
             row = Section(parsed(line), where)
-        except (ValueError, RecursionError):
+        except ValueError:
             if number == len(lines) and re.fullmatch(rb"\0*|\{[ -~]*", line):
                 break
             raise UserError(f"{where}: not valid JSON; copy the file again") from None

@@ -75,7 +75,7 @@ def attributes_of_data(path: Path) -> dict[str, Any]:
 
 def simulator_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """What robomimic's attribute `env_args` says; empty if it is no object of JSON."""
-    with contextlib.suppress(ValueError, TypeError, RecursionError):
+    with contextlib.suppress(ValueError, TypeError):
         found = parsed(attributes.get("env_args") or "{}")
         return found if isinstance(found, dict) else {}
     return {}

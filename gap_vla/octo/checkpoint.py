@@ -96,7 +96,7 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
             raise CheckpointError(f"{root}: no step directory (such as {root}/0/default/checkpoint)")
         step = steps[-1]
     path = params_path(root, step)
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{path}: no such file; steps in {root}: {steps or 'none'}")
     tree = read_msgpack(path)
     if not isinstance(tree, dict) or not tree:
@@ -113,6 +113,9 @@ def read_config(root: Path) -> dict[str, Any]:
     """
     config = Section.read(root / CONFIG, CheckpointError)
     model = config.section("model")
+    if "observation_tokenizers" not in model:
+        advice = "give a checkpoint in Octo's layout, of a run its checkpoint/"
+        raise CheckpointError(f"{config.where} describes no Octo model (no model.observation_tokenizers); {advice}")
     for part in ("observation_tokenizers", "heads"):
         for name in model.section(part).values:
             model.section(part).section(name).section("kwargs")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from gap_vla.core.outputs import write_output
 from gap_vla.drawing.markup import page
 from gap_vla.report import sections as parts
-from gap_vla.report.runs import ReportError, Run, by_method
+from gap_vla.report.runs import by_method, read_runs
 
 STYLE = "h2 { margin-top: 44px; padding-top: 14px; border-top: 1px solid #e3e8ee; }"
 
@@ -35,13 +34,7 @@ def write_report(
     Raises:
         ReportError: no runs, runs of several tasks, or two of a method and seed.
     """
-    found = [Run.read(path) for path in runs]
-    tasks = sorted({run.task for run in found})
-    if len(tasks) != 1:
-        raise ReportError(f"a report needs runs of one task; these are of {', '.join(tasks) or 'none'}")
-    for one, other in itertools.combinations(found, 2):
-        if one.label == other.label:
-            raise ReportError(f"{one.path} and {other.path} are both {one.label}; give one of them")
+    found = read_runs(runs)
     sections = [
         ("success", "Success", parts.success_section(found, command)),
         ("phases", "How far episodes got", parts.phases_section(found, command)),
@@ -54,6 +47,6 @@ def write_report(
     ]
     shown = [(key, title, body) for key, title, body in sections if body]
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in shown)
-    title = f"{tasks[0]}: {', '.join(by_method(found))}"
+    title = f"{found[0].task}: {', '.join(by_method(found))}"
     body = "".join(f'<section id="{key}"><h2>{title}</h2>{text}</section>' for key, title, text in shown)
     return write_output(out, "runs_report", page(title, f"<nav>{links}</nav>", body, style=STYLE))

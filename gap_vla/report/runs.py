@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,18 @@ class Run:
         folder = RunDirectory(self.path).rollouts
         found = self.evaluations.get(variant, {}).get("videos", [])
         return [place for name in found for base in (folder / variant, folder) if (place := base / name).is_file()]
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs of a page. Raises ReportError: none, runs of several tasks, or two of a method and seed."""
+    found = [Run.read(path) for path in paths]
+    tasks = sorted({run.task for run in found})
+    if len(tasks) != 1:
+        raise ReportError(f"a report needs runs of one task; these are of {', '.join(tasks) or 'none'}")
+    for one, other in itertools.combinations(found, 2):
+        if one.label == other.label:
+            raise ReportError(f"{one.path} and {other.path} are both {one.label}; give one of them")
+    return found
 
 
 def by_method(runs: list[Run]) -> dict[str, list[Run]]:

@@ -19,7 +19,7 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import Section, content, parsed, refusing
 from gap_vla.core.identity import flat
-from gap_vla.core.locks import waiting
+from gap_vla.core.locks import alone
 from gap_vla.core.outputs import FOLDER_MARK
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.reader import read_rlds
@@ -102,8 +102,8 @@ class EpisodeStore:
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
         source_hash = dataset_hash(version_dir, {"resize": resize, "keys": dict(keys or {})})
-        lock = directory.with_name(f".{directory.name}.lock")  # a second builder waits and finds it finished
-        with waiting(lock), naming_a_full_disk(directory.parent, "nothing of the store is left"):
+        lock = alone(directory.with_name(f".{directory.name}.lock"), f"{directory}", wait=True)
+        with lock, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits
             if (directory / "store.json").exists():
                 with refusing(directory, _REBUILD, EpisodeError):
                     recorded = parsed(content(directory / "store.json"))

@@ -126,6 +126,7 @@ class ReplayPolicy:
         if layout_seeds is not None and len(layout_seeds) != len(actions):
             raise PolicyError(f"{len(actions)} recordings but {len(layout_seeds)} seeds; need one seed for each")
         self.source: str | None = None
+        self.variant: Any = None  # of the scene, as far as its recordings say
         self._actions = [np.asarray(a, np.float32) for a in actions]
         self.layout_seeds: Mapping[int, int] | None = None if layout_seeds is None else dict(enumerate(layout_seeds))
         self.identity = {"recordings": len(actions), "steps": sum(len(a) for a in self._actions)}

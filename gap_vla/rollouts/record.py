@@ -114,7 +114,7 @@ class EpisodeLog:
             where = f"{self.path}, line {number}"
             try:
                 record = EpisodeRecord.read(parsed(line), where)
-            except (ValueError, TypeError, RecursionError) as error:
+            except (ValueError, TypeError) as error:
                 raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
             if records.setdefault(record.episode, record) is not record:
                 raise EvaluationError(f"{where}: episode {record.episode} again; remove one of them")

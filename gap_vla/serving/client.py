@@ -110,7 +110,7 @@ class RemotePolicy:
                 link = self._ask(episode, {key: value[row] for key, value in observations.items()})
             actions.append(link.left.popleft())
         if len(widths := {len(action) for action in actions}) > 1:
-            raise PolicyError(f"the server's actions have different widths: {sorted(widths)}")
+            raise PolicyError(f"{self._address} answered with actions of widths {sorted(widths)}; let them have one")
         return np.stack(actions)
 
     def close(self) -> None:
@@ -151,8 +151,10 @@ class RemotePolicy:
             chunk = self._keys.from_wire(unpack(answer))
         except WireError as error:
             raise PolicyError(f"{self._address} does not speak openpi's protocol: {error}") from error
+        except PolicyError as error:
+            raise PolicyError(f"{self._address}: {error}; correct the key file (--keys), or its answer") from None
         if len(chunk) == 0:
-            raise PolicyError(f"{self._address} answered with no actions")
+            raise PolicyError(f"{self._address} answered with no actions; let it answer with at least one")
         link.left = deque(chunk[: self._keys.execute])
         return link
 

@@ -103,9 +103,7 @@ class KeyMapping:
         """
         if not isinstance(answer, Mapping) or self.actions not in answer:
             found = one_line(", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__)
-            raise PolicyError(
-                f"the server's answer has no {self.actions!r} (found: {found}); set actions in the key file"
-            )
+            raise PolicyError(f"the server's answer has no {self.actions!r} (found: {found})")
         actions: np.ndarray
         try:
             actions = np.atleast_2d(np.asarray(answer[self.actions]))

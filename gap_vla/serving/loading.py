@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.foreign import CheckpointError, Section, one_line, whole
+from gap_vla.core.identity import flat
 from gap_vla.core.typed_config import choose
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
@@ -149,11 +150,11 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
         EpisodeError: no such recordings.
     """
     from gap_vla import demos
-    from gap_vla.demos.hdf5_members import attributes_of_data
+    from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
     from gap_vla.rollouts.recordings import require_task
     from gap_vla.sim.recording import LAYOUT_VERSION
 
-    reader = demos.open_source(path)
+    reader, variant = demos.open_source(path), None
     if reader.kind == "robomimic_hdf5":
         require_task(path, task, foreign=False)
         said, pictures = attributes_of_data(path), task_spec(task).pictures_version if task in TASK_NAMES else None
@@ -161,6 +162,7 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
             if version and said.get(key, version) != version:
                 advice = "collect it again (gap-vla collect-demos), or replay it with the gap_vla that recorded it"
                 raise PolicyError(f"{path} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
+        variant = said.get("variant", dict(flat(simulator_of(said))).get("env_kwargs.variant"))
         if "executed_actions" in reader.dropped():
             reader = demos.open_source(path, action_key="executed_actions")
     episodes = [reader.read(number, images=False) for number in range(len(reader))]
@@ -173,7 +175,7 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
     for name, seed in seeds.items():
         whole(f"{name}: seed", seed, 0, 2**32 - 1, PolicyError)
     policy = ReplayPolicy([episode.action for episode in episodes], list(seeds.values()) or None)
-    policy.source = str(path)
+    policy.source, policy.variant = str(path), variant
     return policy
 
 

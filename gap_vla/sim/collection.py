@@ -86,8 +86,8 @@ def collect_demos(
     """
     out = Path(out)
     spec = task_spec(task)
-    variant_spec(variant)
     spec.require_cameras(cameras, camera)
+    variant_spec(variant).require_view(camera)
     if n < 1 or workers < 1:
         raise CollectionError(f"n and workers must be at least 1, got n={n}, workers={workers}")
     if cameras:
@@ -146,10 +146,9 @@ def require_space(task: str, episodes: int, image_size: int, cameras: int, worke
 
 
 def _stopped(why: str, folder: Path) -> CollectionError:
-    return CollectionError(
-        f"{why}; finished episodes are kept in {folder}, and the same command continues once this is put right (free "
-        "space, if the disk is full)"
-    )
+    kept = f"finished episodes are kept in {folder}, and " if _finished(folder) else ""
+    again = "the same command continues once this is put right (free space, if the disk is full)"
+    return CollectionError(f"{why}; {kept}{again}")
 
 
 @contextlib.contextmanager

@@ -44,6 +44,7 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         in `comparison_directory`.
     """
     from gap_vla.report.comparison_render import render
+    from gap_vla.report.runs import Run as Finished
 
     if not methods or not seeds or len({*methods}) < len(methods) or len({*seeds}) < len(seeds):
         raise ConfigError(f"methods {methods} and seeds {seeds}: name at least one of both, and each once")
@@ -55,7 +56,9 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
     runs = [Run(cell) for cell in cells]
     for run in runs:
         if not run.directory.complete_with(run.config.to_dict()):
-            require_ready(run.config, run.stages)
+            require_ready(run.config, run.stages, run.directory)
+        else:
+            _ = Finished.read(run.directory.path).metrics  # refuses what is damaged
     prepare_data(cells[0], runs[0].stages)
     text = ""
     for number, run in enumerate(runs, 1):

@@ -27,27 +27,30 @@ from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section, refusing, regular
 from gap_vla.core.outputs import require_apart
 from gap_vla.core.resources import require_disk, require_memory, require_writable
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.demos import open_source
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.rlds.version_files import check_files
-from gap_vla.sim import require_rendering, task_spec
+from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training.config import LOGGERS, Experiment
 from gap_vla.training.stages import Stages
 
 
-def require_ready(config: Experiment, stages: Stages, dry_run: bool = False) -> None:
+def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, dry_run: bool = False) -> None:
     """Checks everything that a run needs; a `dry_run` downloads nothing, and shows memory instead.
 
     Raises:
         ConfigError: data, weights or a device that do not fit the configuration, or are not there.
+        RunExistsError: a file in the place of a run's folder, or the other way round.
         ResourceError: a folder that cannot be written to; less memory or disk than is needed.
         RenderingError: no EGL or OSMesa library, and pictures are to be drawn.
         EpisodeError: demonstrations that cannot be read.
     """
     require_writable(config.runs, "runs")
+    directory.require_kinds()
     for made in (stages.store, Path(config.runs, config.task, "run")):
         require_apart(made, config.data.rlds or None, config.demos.path or None, *stages.mixture)
     if (logger := config.train.logger) in LOGGERS:
@@ -56,6 +59,8 @@ def require_ready(config: Experiment, stages: Stages, dry_run: bool = False) -> 
         except Exception as error:
             raise ConfigError(f"train.logger: {logger} cannot be used ({error}): pip install {logger}") from None
     if config.eval.episodes:
+        for layouts in config.eval.layouts():
+            variant_spec(layouts.variant).require_view(config.demos.camera)
         require_rendering()
     config.require_ready(dry_run)
     if not (stages.store / "store.json").exists():

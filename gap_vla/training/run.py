@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.identity import commit, digest
-from gap_vla.core.locks import waiting
+from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda, Stage, duration
 from gap_vla.core.run_directory import RunDirectory, named, of_training
 from gap_vla.core.typed_config import to_plain
@@ -67,7 +67,7 @@ class Run:
         if config.several_hosts:
             join_hosts()  # before any array is made
         if not self.directory.complete_with(config.to_dict()):
-            require_ready(config, self.stages)
+            require_ready(config, self.stages, self.directory)
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             with first_host_first():
@@ -151,13 +151,13 @@ class Run:
     def collect(self) -> None:
         """Makes the demonstrations alone, which takes the `sim` extra and no other; raises as `to_the_end` does."""
         require_data(self.config, self.stages)
-        with waiting(self.stages.lock):
+        with alone(self.stages.lock, f"{self.stages.store}", wait=True):
             prepare_data(self.config, self.stages, collect_only=True)
 
     def dry_run(self) -> str:
         """What `to_the_end` would do: stages, model, optimizer, GAP's leaves, memory. Nothing is made or written."""
         made = {True: "there already", False: "would be made"}
-        require_ready(self.config, self.stages, dry_run=True)
+        require_ready(self.config, self.stages, self.directory, dry_run=True)
         return "\n".join(
             [
                 f"demonstrations: {self.stages.demos} ({made[self.stages.demos.exists()]})",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla.core.identity import digest, flat
-from gap_vla.core.locks import waiting
+from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.phases import LABELS_VERSION
@@ -150,7 +150,7 @@ def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None)
     """
     from gap_vla.rlds import EpisodeStore
 
-    with waiting(stages.lock):
+    with alone(stages.lock, f"{stages.store}", wait=True):
         if (stages.store / "store.json").exists() and not stages.rlds.exists():
             print(f"dataset: only its store is here, {stages.store}", flush=True)
             return EpisodeStore.open(stages.store)

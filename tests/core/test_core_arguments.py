@@ -54,6 +54,8 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("annotate d.hdf5 --out x.hdf5 --layout nope", "unknown layout 'nope'"),
         ("annotate d.hdf5 --out x.hdf5 --seed 1_0", "1_0 is refused; it must be a whole number from 0 to"),
         ("show_episode d.hdf5 --out x.mp4 --fps ２０", "２０ is refused; it must be a number from 0.1 to"),
+        ("phase_benchmark --tasks assembly assembly", "argument --tasks: assembly assembly; name each once"),
+        ("report a b a", "argument RUN: a b a; name each once"),
         ("annotate d.hdf5 --out x.hdf5 --seed 1 --seed 2", "argument --seed: it is given twice"),
         ("evaluate --policy random --task assembly --image_size 64 --image-size 32", "--image-size: it is given twice"),
         ("annotate d.hdf5 --out x.hdf5 --option a=1 --option a=2", "argument --option: a is given twice"),

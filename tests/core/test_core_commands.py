@@ -321,7 +321,16 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("line", "status", "said"),
     [
-        ("gap annotate $'\\xff.hdf5' --out $'\\xfe.hdf5'", USER_ERROR, r"error: '\\udcff\.hdf5' is no text of UTF-8"),
+        (
+            "gap annotate $'\\xff.hdf5' --out x.hdf5",
+            USER_ERROR,
+            r"error: '\\udcff\.hdf5' is no text of UTF-8; rename it$",
+        ),
+        (
+            "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 gap annotate ρ.hdf5 --out x.hdf5",
+            USER_ERROR,
+            r"hdf5' is read as ASCII; set PYTHONUTF8=1$",
+        ),
         ("gap check-dataset nowhere --json >&-", USER_ERROR, "error: nowhere"),
         ("gap annotate x.hdf5 --out y.hdf5 <&- >&-", USER_ERROR, "error: x.hdf5"),
         ("gap annotate d --out e --layout '{'$(printf '[%.0s' {1..100000})", USER_ERROR, "is no JSON"),

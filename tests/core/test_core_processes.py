@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from scripts_under_test import ROOT
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.locks import alone
 from gap_vla.core.processes import CellProcess
 
 
@@ -22,6 +24,28 @@ def test_a_cell_shows_a_traceback_for_a_bug_alone(error, shown, tmp_path):
     cell = CellProcess(refused, error, log=tmp_path / "log")
     cell.wait()
     assert cell.error.startswith(type(error).__name__) and ("Traceback" in (tmp_path / "log").read_text()) == shown
+
+
+def test_who_waits_for_a_lock_works_after_the_one_that_has_it_and_nothing_is_left(tmp_path):
+    lock, working, worked = tmp_path / "data" / "store" / ".toy.making", [], []
+
+    def work(number):
+        with alone(lock, "the store", wait=True):
+            working.append(number)
+            worked.append(len(working))
+            working.remove(number)
+
+    with alone(lock, "the store", wait=True):
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        assert not working
+    for thread in threads:
+        thread.join()
+    assert worked == [1] * 8
+    with pytest.raises(UserError), alone(tmp_path / "a" / "b" / ".toy.making", "the store", wait=True):
+        raise UserError("refused")
+    assert not (tmp_path / "a").exists()
 
 
 DEAF = """

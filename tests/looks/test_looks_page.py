@@ -86,6 +86,18 @@ def test_a_takeover_that_cannot_be_read_is_named(text, tmp_path):
         sections([Run.read(path)], None)
 
 
+@pytest.mark.parametrize("asked", ["--probe", "--takeover"])
+def test_runs_that_no_page_can_show_together_are_refused_before_any_work(runs, tmp_path, capsys, monkeypatch, asked):
+    from experiments.cli.look import main
+
+    for name in ("_probe", "take_over_runs"):
+        monkeypatch.setattr(f"experiments.looks.command.{name}", lambda *_, **__: pytest.fail("work was begun"))
+    again = make_run(tmp_path / "again", "concat", 0, [0, 0, 0, 1])
+    options = ["--takeover", str(runs[1])] if asked == "--takeover" else ["--probe"]
+    assert main([str(runs[0]), str(again), *options, "--out", str(tmp_path / "page.html")]) == 2
+    assert "are both concat, seed 0; give one of them" in capsys.readouterr().err
+
+
 def test_a_run_does_not_take_itself_over(runs, tmp_path, capsys):
     from experiments.cli.look import main
 

@@ -214,3 +214,6 @@ def test_a_kept_probe_of_numbers_that_are_none_is_on_no_page(tmp_path, kept):
         ReportError, match=r"probe\.json: runs\.0\.mm.* is (nan|inf|-inf), no measurement; look again with"
     ):
         kept_probe(page.with_suffix(".probe") / "probe.json")
+    file.write_text('{"runs":')
+    with pytest.raises(ReportError, match=r"probe\.json: not valid JSON .*; look again with --probe$"):
+        kept_probe(file)

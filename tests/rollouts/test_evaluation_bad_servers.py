@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from websockets.sync.server import serve
 
-from gap_vla.rollouts import PolicyUnavailable
+from gap_vla.rollouts import PolicyError, PolicyUnavailable
 from gap_vla.serving.client import MAX_LOST, RemotePolicy
 from gap_vla.serving.wire import pack
 
@@ -57,6 +57,30 @@ def test_the_patience_is_that_of_an_episode_and_does_not_begin_anew_with_each_co
             for _ in range(100):
                 policy.act(BATCH, [0])
         assert len(connections) == 3  # the one that greets, the first of the episode, and another
+        policy.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"actions": "left"}, "the server's 'actions' is not an array of numbers.*; correct the key file"),
+        ({"action": np.zeros(7)}, "the server's answer has no 'actions' .found: action.; correct the key file"),
+        ({"actions": np.zeros((0, 7))}, "answered with no actions; let it answer with"),
+    ],
+)
+def test_a_wrong_answer_names_the_server_and_what_to_do(answer, said):
+    def converse(connection):
+        connection.send(pack({}))
+        for _ in connection:
+            connection.send(pack(answer))
+
+    with serve(converse, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        policy = RemotePolicy(address, patience=0)
+        policy.reset([0])
+        with pytest.raises(PolicyError, match=f"^{address}:? {said}"):
+            policy.act(BATCH, [0])
         policy.close()
 
 

@@ -217,6 +217,15 @@ def test_the_address_of_a_server_is_one_that_a_client_can_be_given_or_is_refused
     assert "ws://" in message or "; give --host" in said.err
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host.invalid", "a" * 70])
+def test_an_address_at_which_nothing_can_listen_is_refused_before_anything_is_loaded(host, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert script("serve_policy").main(["--checkpoint", "nowhere", "--host", host, "--port", str(port)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: cannot listen on {host}:{port}: ") and "; give --host an address" in said
+
+
 async def interrupted(self):
     raise KeyboardInterrupt
 

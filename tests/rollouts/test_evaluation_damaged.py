@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 
@@ -82,13 +83,14 @@ STEM = (*PRIMARY, "kwargs", "encoder", "kwargs")
         ((), [], "config.json is list"),
         (("model",), ..., "model is missing"),
         (("model",), 5, "model is 5"),
+        (("model", "observation_tokenizers"), ..., "describes no Octo model (no model.observation_tokenizers); give"),
         (("text_processor",), ..., "text_processor"),
         (("text_processor",), OS_SYSTEM, "text_processor"),
         (PRIMARY, OS_SYSTEM, "model.observation_tokenizers.primary"),
         ((*PRIMARY, "kwargs", "encoder"), OS_SYSTEM, "primary.kwargs.encoder"),
         ((*PRIMARY, "kwargs", "unheard_of"), 1, "unheard_of"),
         (("model", "heads"), [], "model.heads is list"),
-        (("model", "heads", "action"), None, "model.heads.action is None"),
+        (("model", "heads", "action"), None, "model.heads.action is null"),
         (("model", "heads", "action", "kwargs"), ..., "kwargs is missing"),
         (("model", "heads", "action", "kwargs", "max_action"), NAN, "max_action is nan"),
         (("model", "token_embedding_size"), -64, "model.token_embedding_size is -64"),
@@ -124,7 +126,7 @@ def test_a_config_that_is_no_json_is_refused(run, content):
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("observation", None, "observation is NoneType"),
+        ("observation", None, "observation is null"),
         ("task", {"image_primary": np.zeros((3, 4))}, "must start with (1,)"),
         ("observation/timestep_pad_mask", np.ones(2, bool), "timestep_pad_mask is (2,)"),
         ("observation/proprio", np.zeros((1, 3, 9), np.float32), "proprio"),
@@ -225,13 +227,21 @@ def test_weights_of_a_small_policy_that_are_not_its_own_are_refused_by_name(run,
     refused(folder, "policy.safetensors", *([name] if how != "truncated" else []))
 
 
+def test_a_pipe_in_the_place_of_the_parameters_is_called_one(run):
+    folder = run("octo")
+    file = next(folder.glob("checkpoint/*/default/checkpoint"))
+    file.unlink()
+    os.mkfifo(file)
+    refused(folder, f"{file} is a pipe or a device, no regular file; give one")
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "named"),
     [
         ((), [], "policy.json is list"),
         (("format",), 2, "format is 2"),
         (("format",), ..., "format is missing"),
-        (("model",), None, "model is NoneType"),
+        (("model",), None, "model is null"),
         (("model", "feature_dim"), 0, "model.feature_dim is 0"),
         (("model", "feature_dim"), 8192, "policy.safetensors"),
         (("model", "feature_dim"), 10**9, "model.feature_dim is 1000000000"),
@@ -283,7 +293,7 @@ def test_a_view_that_no_task_has_is_refused(run):
         ((), "method task", "config.json is 'method task'"),
         (("task",), ["stack"], "task is list"),
         (("method",), 5, "method is 5"),
-        (("eval",), None, "eval is NoneType"),
+        (("eval",), None, "eval is null"),
         (("eval", "execute"), 0, "eval.execute is 0"),
         (("eval", "execute"), "two", "eval.execute is 'two'"),
         (("eval", "ensemble"), 1, "eval.ensemble is 1"),

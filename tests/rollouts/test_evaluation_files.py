@@ -64,6 +64,32 @@ def test_recordings_of_another_version_are_not_replayed(tmp_path, key, version, 
     assert str(caught.value).startswith(f"{path} has {key} {version}, this gap_vla {ours}; collect it again")
 
 
+@pytest.mark.parametrize("asked", ["light", "all"])
+@pytest.mark.parametrize(
+    "said", [{"variant": "default"}, {"env_args": '{"env_name": "x", "env_kwargs": {"variant": "default"}}'}]
+)
+def test_recordings_are_not_replayed_in_another_variant_than_that_of_their_layouts(tmp_path, capsys, asked, said):
+    from gap_vla.cli.evaluate import main
+
+    path, out = demonstrations(tmp_path / "demos.hdf5"), tmp_path / "out"
+    with h5py.File(path, "a") as file:
+        file["data"].attrs.update(said)
+    command = ["--policy", f"replay:{path}", "--task", "assembly", "--episodes", "1", "--out", str(out)]
+    assert main([*command, "--variant", asked]) == 2
+    expected = f"error: replay:{path} is of variant default, not {asked}; pass --variant default\n"
+    assert capsys.readouterr().err == expected and not out.exists()
+
+
+def test_a_view_that_one_of_the_variants_cannot_move_is_refused_before_the_first_rollout(tmp_path, capsys, monkeypatch):
+    from gap_vla.cli.evaluate import main
+
+    monkeypatch.setattr("gap_vla.rollouts.evaluate", lambda *_, **__: pytest.fail("rollouts were begun"))
+    command = ["--policy", "random", "--task", "assembly", "--camera", "corner", "--out", str(tmp_path / "out")]
+    assert main([*command, "--variant", "all"]) == 2
+    assert "variant camera_shift moves the task's own view, not 'corner'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("seed", [-1, 2**40, 1.5, "five", True])
 def test_recordings_with_odd_seeds_are_refused_by_file_and_episode(tmp_path, seed):
     path = demonstrations(tmp_path / "demos.hdf5", seeds=(5, seed))
@@ -81,6 +107,7 @@ def test_recordings_of_which_some_have_no_layout_are_refused(tmp_path):
     ("content", "named"),
     [
         ("5", "keys.json is 5"),
+        ("null", "keys.json is null; it must be an object with keys"),
         ('{"observation": 5}', "observation is 5"),
         ('{"observation": {"proprio": 5}}', "observation.proprio is 5"),
         ('{"observation": {"propio": "state"}}', "observation.propio is none of our observations"),
@@ -88,7 +115,7 @@ def test_recordings_of_which_some_have_no_layout_are_refused(tmp_path):
         ('{"observation": {"image_primary": ""}}', "gives an observation no name"),
         ('{"actions": ["a"]}', "actions is list"),
         ('{"actions": ""}', "actions is empty"),
-        ("[" * 100_000, "not valid JSON (maximum recursion depth exceeded"),
+        ("[" * 100_000, "not valid JSON (nested too deeply: line 1"),
         ('{"execute": 0}', "execute is 0"),
         ('{"execute": "8"}', "execute is '8'"),
         ('{"image_size": -1}', "image_size is -1"),

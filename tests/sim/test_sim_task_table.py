@@ -19,7 +19,7 @@ CELL = {"successes": 1, "n": 2, "failed_seeds": [1], "steps": 9.0, "phases": {},
     [
         ("[1]", "is list"),
         ('{"assembly": {"defau', "not valid JSON"),
-        ('{"assembly": null}', "assembly is NoneType"),
+        ('{"assembly": null}', "assembly is null"),
         ('{"assembly": NaN}', "assembly is nan"),
         ('{"assembly": {"default": "x"}}', "assembly.default is 'x'"),
         (json.dumps({"assembly": {"default": {**CELL, "n": float("nan")}}}), "assembly.default.n is nan"),
