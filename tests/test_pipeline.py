@@ -148,6 +148,19 @@ def test_a_run_with_missing_inputs_leaves_no_run_directory(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_refusal_while_demonstrations_are_collected_leaves_nothing_behind(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise UserError("the simulator is not in the mood")
+
+    monkeypatch.setattr("gap_vla.sim.collect_demos", refuse)
+    data = dataclasses.replace(CONFIG.data, root=str(tmp_path / "data"))
+    run = Run(dataclasses.replace(CONFIG, runs=str(tmp_path / "runs"), data=data))
+    for start in (run.to_the_end, run.collect):
+        with pytest.raises(UserError, match="not in the mood"):
+            start()
+        assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def cells(tmp_path, monkeypatch):
     """Runs cells without training; returns the list of those that were run."""

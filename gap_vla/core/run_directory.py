@@ -129,16 +129,6 @@ class RunDirectory:
                     run.dataset.unlink(missing_ok=True)
                 raise
 
-    def require_kinds(self) -> None:
-        """Raises RunExistsError for a file where a run has a folder, or a folder where it has a file."""
-        folders = (self.state, self.tensorboard, self.checkpoint, self.rollouts)
-        for place in (*folders, self.first_batch, self.metrics, self.summary, self.page):
-            kind, right = ("folder", place.is_dir()) if place in folders else ("file", place.is_file())
-            if place.exists() and not right:
-                raise RunExistsError(
-                    f"{place} is no {kind}, and one belongs there; move it away, or copy the run again"
-                )
-
     def require_free_place(self) -> None:
         """Raises RunExistsError if something that is no run of ours lies there, or a link to write through."""
         if links := [place for place in self.path.glob("*") if place.is_symlink()]:

@@ -43,14 +43,18 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     """Checks everything that a run needs; a `dry_run` downloads nothing, and shows memory instead.
 
     Raises:
-        ConfigError: data, weights or a device that do not fit the configuration, or are not there.
-        RunExistsError: a file in the place of a run's folder, or the other way round.
+        ConfigError: data, weights or a device that do not fit the configuration, or are not there; a file in the place
+            of a run's folder, or the other way round.
         ResourceError: a folder that cannot be written to; less memory or disk than is needed.
         RenderingError: no EGL or OSMesa library, and pictures are to be drawn.
         EpisodeError: demonstrations that cannot be read.
     """
     require_writable(config.runs, "runs")
-    directory.require_kinds()
+    folders = (directory.state, directory.tensorboard, directory.checkpoint, directory.rollouts)
+    for place in (*folders, directory.first_batch, directory.metrics, directory.summary, directory.page):
+        kind, right = ("folder", place.is_dir()) if place in folders else ("file", place.is_file())
+        if place.exists() and not right:
+            raise ConfigError(f"{place} is no {kind}, and one belongs there; move it away, or copy the run again")
     for made in (stages.store, Path(config.runs, config.task, "run")):
         require_apart(made, config.data.rlds or None, config.demos.path or None, *stages.mixture)
     if (logger := config.train.logger) in LOGGERS:
