@@ -134,11 +134,7 @@ class PairedDifference:
 
 
 def paired_difference(
-    a: Float[np.ndarray, "*seeds layouts"],
-    b: Float[np.ndarray, "*seeds layouts"],
-    *,
-    draws: int = 4000,
-    seed: int = 0,
+    a: Float[np.ndarray, "*seeds layouts"], b: Float[np.ndarray, "*seeds layouts"], *, draws: int = 4000
 ) -> PairedDifference:
     """Compares two methods that saw the same layouts with the same training seeds.
 
@@ -165,7 +161,7 @@ def paired_difference(
         raise OutcomesError("outcomes must be 0 or 1")
     gain = first - second
     seeds, layouts = gain.shape
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
     columns = rng.multinomial(layouts, np.full(layouts, 1 / layouts), size=draws) / layouts
     means = np.einsum("ds,sl,dl->d", rows, gain, columns, optimize=True)

@@ -110,7 +110,6 @@ def load_policy(
     seed: int = 0,
     keys: str | Path | None = None,
     patience: float = 60.0,
-    limit: float = 600.0,
 ) -> LoadedPolicy:
     """A policy that is no checkpoint.
 
@@ -119,7 +118,7 @@ def load_policy(
             speaks openpi's protocol).
         task: where it will act; recordings of another one are refused.
         keys: for a server, a JSON file that maps our observations to its input names; see `KeyMapping`.
-        patience, limit: seconds to wait for a server that is away, and for one that does not answer.
+        patience: seconds to wait for a server that is away.
 
     Raises:
         PolicyError: no such policy, recordings that cannot be replayed there, or a server's address that is none.
@@ -136,7 +135,7 @@ def load_policy(
         from gap_vla.serving.client import KeyMapping, RemotePolicy
 
         mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
-        return LoadedPolicy(RemotePolicy(name, mapping, patience=patience, limit=limit))
+        return LoadedPolicy(RemotePolicy(name, mapping, patience=patience))
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
 
 
