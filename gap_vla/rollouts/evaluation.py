@@ -103,7 +103,8 @@ def evaluate(
         raise EvaluationError(f"{next(iter(scene))}: a task given as an object has its own")
     chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
     whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
-    layouts = getattr(policy, "layout_seeds", None) or {e: seed + e for e in range(episodes)}
+    named = getattr(policy, "layout_seeds", None)
+    layouts = named or {e: seed + e for e in range(episodes)}
     if len(layouts) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
     out = Path(out_dir)
@@ -115,7 +116,7 @@ def evaluate(
     with alone(out / ".lock", str(out)):
         log = EpisodeLog(out, what)
         for e, r in log.records.items():
-            layout, ends = layouts.get(e, r.layout_seed), (None, *(chosen.phases or [r.phase]))
+            layout, ends = layouts.get(e) if named else seed + e, (None, *(chosen.phases or [r.phase]))
             if r.steps > chosen.horizon or r.layout_seed != layout or r.phase not in ends:
                 raise EvaluationError(
                     f"{log.path}: episode {e} is none of this evaluation; remove it, or choose another --out"
