@@ -257,6 +257,26 @@ TABLES: dict[str, Table] = {
             own_demos=True,
         ),
         Table(
+            "octo_tokens",
+            "An Octo whose proprioception is a token that an MLP makes",
+            (
+                Block(
+                    "assembly",
+                    (
+                        *arms("v", "vp", "vp_gap"),
+                        *(Arm(f"{method}_mlp", method, {"model.proprio_tokens": 1}) for method in ("vp", "vp_gap")),
+                    ),
+                    regime="stock",
+                    description="Octo, stock view, five steps of state",
+                    changes={"eval.seed": 700_000, "demos.camera": "corner2", "model.proprio_history": 5},
+                    **(_OCTO | {"against": (("vp_gap_mlp", "vp_mlp"), ("vp_mlp", "v"))}),
+                ),
+            ),
+            kind="octo",
+            seeds=(20,),
+            own_demos=True,
+        ),
+        Table(
             "main",
             "The paper's main table: small policies on eight tasks",
             tuple(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -90,7 +91,8 @@ def path_of(key_path: tuple) -> str:
 def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROUP) -> dict[str, tuple[int, ...]]:
     """The leaves before the transformer that belong to one token group (M8), as {path: shape}.
 
-    Matched are the projection and the positional embedding of the group, by their whole name; never by a substring.
+    Matched are the projection and the positional embedding of the group, and the layers of an MLP in its tokenizer, by
+    their whole name; never by a substring.
 
     Raises:
         GroupError: nothing matches, or the group has learned parameters elsewhere (a tokenizer with an encoder, such
@@ -99,8 +101,13 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     shapes = {path_of(path): tuple(jnp.shape(leaf)) for path, leaf in leaves}
     own = {f"{token_group}_projection", f"{token_group}_pos_embedding"}
-    matched = {path: shape for path, shape in shapes.items() if own & set(path.split("/"))}
-    if not matched:
+    tokenizer = token_group.replace("obs_", "observation_tokenizers_", 1)
+    matched = {
+        path: shape
+        for path, shape in shapes.items()
+        if own & set(path.split("/")) or re.search(f"(^|/){re.escape(tokenizer)}/Dense_[0-9]+/", path)
+    }
+    if not own & {part for path in matched for part in path.split("/")}:
         groups = sorted(
             {part[: -len("_projection")] for path in shapes for part in path.split("/") if part.endswith("_projection")}
         )
@@ -108,12 +115,11 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
             f"no parameter belongs to the token group {token_group!r}; the model's groups are "
             f"{', '.join(groups) or 'none'}. GAP needs a policy with proprioception (method vp or vp_gap)"
         )
-    tokenizer = token_group.replace("obs_", "observation_tokenizers_", 1)
-    inside = [path for path in shapes if tokenizer in path.split("/")]
+    inside = [path for path in shapes if tokenizer in path.split("/") and path not in matched]
     if inside:
         raise GroupError(
-            f"the tokenizer of {token_group!r} has parameters of its own ({inside[0]}, …): it is an encoder, not the "
-            "parameter-free tokenizer of low-dimensional states, and GAP would leave part of its branch unadjusted"
+            f"the tokenizer of {token_group!r} has parameters of its own ({inside[0]}, …): it is an encoder, not a "
+            "tokenizer of low-dimensional states, and GAP would leave part of its branch unadjusted"
         )
     return matched
 

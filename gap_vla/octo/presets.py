@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.typed_config import ConfigError
-from gap_vla.octo.spec import ENCODERS, HEADS, TEXT, TOKENIZERS, ModuleSpec
+from gap_vla.octo.spec import ENCODERS, HEADS, OWN, TEXT, TOKENIZERS, ModuleSpec
 
 KINDS = {"l1": "L1ActionHead", "mse": "MSEActionHead", "diffusion": "DiffusionActionHead"}
 """Heads of small models."""
@@ -90,6 +90,7 @@ def small_config(
     window_size: int = 2,
     stem_features: Sequence[int] = (32, 32, 64),
     stem_patch: int = 0,
+    proprio_tokens: int = 0,
 ) -> dict[str, Any]:
     """A small Octo for tasks without language, a config that upstream's `OctoModel.from_config` takes too.
 
@@ -103,6 +104,7 @@ def small_config(
             8x8 = 64 tokens of a 64x64 image.
         stem_patch: the first stage maps patches of so many pixels instead, by one matrix product; 0: it is a 3x3
             convolution of stride 2 as the others. Patches of 4 take less than half of the time on a CPU.
+        proprio_tokens: so many tokens of the whole state by an MLP instead, which upstream cannot load.
     """
     if head not in KINDS:
         raise ConfigError(f"head must be one of {sorted(KINDS)}, found {head!r}")
@@ -128,7 +130,10 @@ def small_config(
     )
     observation_tokenizers = {key.removeprefix("image_"): _camera(key, encoder, goal=False) for key in image_keys}
     if proprio_dim:
-        observation_tokenizers["proprio"] = ModuleSpec.create(f"{TOKENIZERS}:LowdimObsTokenizer", obs_keys=["proprio"])
+        lowdim, options = f"{TOKENIZERS}:LowdimObsTokenizer", {}
+        if proprio_tokens:
+            lowdim, options = f"{OWN}:MLPObsTokenizer", {"num_tokens": proprio_tokens, "features": token_embedding_size}
+        observation_tokenizers["proprio"] = ModuleSpec.create(lowdim, obs_keys=["proprio"], **options)
     fields = {"readout_key": "readout_action", "action_horizon": action_horizon, "action_dim": action_dim}
     return {
         "model": {

@@ -20,11 +20,13 @@ TOKENIZERS = "octo.model.components.tokenizers"
 ENCODERS = "octo.model.components.vit_encoders"
 HEADS = "octo.model.components.action_heads"
 TEXT = "octo.data.utils.text_processing"
+OWN = "gap_vla.octo.tokenizers"
 
 _TABLE: dict[tuple[str, str], str | Callable[..., Any]] = {
     (TOKENIZERS, "ImageTokenizer"): "gap_vla.octo.tokenizers",
     (TOKENIZERS, "LanguageTokenizer"): "gap_vla.octo.tokenizers",
     (TOKENIZERS, "LowdimObsTokenizer"): "gap_vla.octo.tokenizers",
+    (OWN, "MLPObsTokenizer"): "gap_vla.octo.tokenizers",
     (TOKENIZERS, "BinTokenizer"): "gap_vla.octo.tokenizers",
     (ENCODERS, "PatchEncoder"): "gap_vla.octo.encoders",
     (ENCODERS, "SmallStem"): "gap_vla.octo.encoders",

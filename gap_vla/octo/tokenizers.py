@@ -139,19 +139,56 @@ class LowdimObsTokenizer(nn.Module):
     def __call__(
         self, observations: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, train: bool = True
     ) -> TokenGroup | None:
-        keys = [key for pattern in self.obs_keys for key in matching_keys(observations, [pattern])]
-        if not keys:
-            if self.proper_pad_mask:
-                return None
-            raise BatchError(f"no observation matches {list(self.obs_keys)}; found {sorted(observations)}")
-        for key in keys:
-            if jnp.ndim(observations[key]) != 3:
-                raise BatchError(f"observation {key!r} must be (B, W, P), found {jnp.shape(observations[key])}")
-        values = jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
+        values = _lowdim(observations, self.obs_keys, self.proper_pad_mask)
+        if values is None:
+            return None
         if not self.discretize:
             return TokenGroup.create(values[..., None])
         bins = BinTokenizer(n_bins=self.n_bins, bin_type=self.bin_type, low=self.low, high=self.high)
         return TokenGroup.create(jax.nn.one_hot(bins(values), self.n_bins))
+
+
+class MLPObsTokenizer(nn.Module):
+    """Proprioception to `num_tokens` tokens of the whole state, by an MLP; an extension, upstream has none.
+
+    Its parameters belong to the proprioceptive branch, so GAP adjusts them with the projection that follows.
+
+    Attributes:
+        obs_keys: as those of `LowdimObsTokenizer`.
+        num_tokens: one for each arm, say.
+        features: units of the two hidden layers, and numbers of a token.
+    """
+
+    obs_keys: Sequence[str] = ()
+    num_tokens: int = 1
+    features: int = 256
+    proper_pad_mask: bool = True
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self, observations: Mapping[str, Any], tasks: Mapping[str, Any] | None = None, train: bool = True
+    ) -> TokenGroup | None:
+        values = _lowdim(observations, self.obs_keys, self.proper_pad_mask)
+        if values is None:
+            return None
+        for _ in range(2):
+            values = nn.gelu(nn.Dense(self.features, dtype=self.compute.dtype)(values))
+        tokens = nn.Dense(self.num_tokens * self.features, dtype=self.compute.dtype)(values)
+        return TokenGroup.create(tokens.reshape(*tokens.shape[:2], self.num_tokens, self.features))
+
+
+def _lowdim(observations: Mapping[str, Any], patterns: Sequence[str], may_lack: bool) -> Float[Array, "b w p"] | None:
+    """Every observation that matches a pattern, side by side; None where there is none, if it `may_lack` them."""
+    keys = [key for pattern in patterns for key in matching_keys(observations, [pattern])]
+    if not keys and may_lack:
+        return None
+    if not keys:
+        raise BatchError(f"no observation matches {list(patterns)}; found {sorted(observations)}")
+    for key in keys:
+        if jnp.ndim(observations[key]) != 3:
+            raise BatchError(f"observation {key!r} must be (B, W, P), found {jnp.shape(observations[key])}")
+    return jnp.concatenate([jnp.asarray(observations[key]) for key in keys], axis=-1)
 
 
 class LanguageTokenizer(nn.Module):

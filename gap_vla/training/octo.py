@@ -44,6 +44,8 @@ class ModelConfig:
     window_size: Annotated[int, Bounds(1, 128, "steps of history; attention grows with the square")] = 1
     # states that each step of the window shows as tokens, the last ones and its own; an extension, upstream shows one
     proprio_history: Annotated[int, Bounds(1, 64, "states; each number of each is a token")] = 1
+    # tokens that an MLP makes of the whole state, such as one for each arm; an extension. 0: each number is a token
+    proprio_tokens: Annotated[int, Bounds(0, 64, "tokens of a state")] = 0
     action_horizon: Annotated[int, HORIZON] = 8
     head: str = "l1"  # l1 | mse | diffusion
     token_embedding_size: Annotated[int, Bounds(8, 4096, "numbers of a token; the published have 384 and 768")] = 128
@@ -167,11 +169,12 @@ class FinetuneConfig(Experiment):
     def to_dict(self) -> dict[str, Any]:
         """As of every experiment, in the form that recorded configurations have: names of run directories are its hash.
 
-        They hold an empty `rival`, and no `proprio_history` where one state is shown.
+        They hold an empty `rival`, and of the extensions of proprioception what is not upstream's way.
         """
         values = super().to_dict()
-        if values["model"]["proprio_history"] == 1:
-            del values["model"]["proprio_history"]
+        for key, without in (("proprio_history", 1), ("proprio_tokens", 0)):
+            if values["model"][key] == without:
+                del values["model"][key]
         return {**values, "rival": {}}
 
     @property

@@ -208,6 +208,7 @@ def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, A
         window_size=model.window_size,
         stem_features=model.stem_features,
         stem_patch=model.stem_patch,
+        proprio_tokens=model.proprio_tokens,
     )
 
 

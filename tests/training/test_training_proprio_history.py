@@ -1,12 +1,14 @@
-"""An Octo that sees several states: the tokens in training, the checkpoint, and the same tokens in rollouts."""
+"""An Octo that sees several states, or tokens of whole states: in training, in the checkpoint, and in rollouts."""
 
 import contextlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from short_training import MODEL, TRAIN
 
+from gap_vla.adjustment.jax import adjusted_gradients, match_group, path_of
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.octo import CheckpointError, OctoModel
 from gap_vla.rlds import EpisodeStore, WindowLoader
@@ -20,9 +22,13 @@ STATES = 3
 @pytest.fixture(scope="module")
 def checkpoint(store, tmp_path_factory):
     """Of a policy before its first step."""
-    model = MODEL | {"proprio_history": STATES, "window_size": 2}
+    return exported(store, tmp_path_factory.mktemp("states"))
+
+
+def exported(store, folder, **changes):
+    model = MODEL | {"proprio_history": STATES, "window_size": 2, **changes}
     config = FinetuneConfig.from_dict({"task": "threading", "model": model, "train": TRAIN, "eval": {"execute": 1}})
-    run = RunDirectory.claim(tmp_path_factory.mktemp("states") / "run", config.to_dict(), resume=False)
+    run = RunDirectory.claim(folder / "run", config.to_dict(), resume=False)
     with contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))) as trainer:
         trainer.export(run)
     return run.checkpoint
@@ -53,6 +59,44 @@ def test_every_number_of_every_state_is_a_token_and_gap_adjusts_the_same_three_l
     width = EpisodeStore.open(store).split("train").fields["proprio"].shape[1]
     (embedding,) = (shape for name, shape in proprio.items() if "pos_embedding" in name)
     assert len(proprio) == 3 and embedding[2] == STATES * width and model.config["proprio_history"] == STATES
+
+
+def test_an_mlp_makes_tokens_of_the_whole_state_and_gap_adjusts_it_too(store, tmp_path):
+    checkpoint = exported(store, tmp_path, proprio_tokens=2)
+    model = OctoModel.load_pretrained(checkpoint)
+    width, hidden = EpisodeStore.open(store).split("train").fields["proprio"].shape[1], MODEL["token_embedding_size"]
+    group, inside = match_group(model.params), "octo_transformer/observation_tokenizers_proprio/Dense"
+    assert {path: shape for path, shape in group.items() if path.endswith("kernel")} == {
+        f"{inside}_0/kernel": (STATES * width, hidden),
+        f"{inside}_1/kernel": (hidden, hidden),
+        f"{inside}_2/kernel": (hidden, 2 * hidden),
+        "octo_transformer/obs_proprio_projection/kernel": (hidden, hidden),
+    }
+    assert len(group) == 9 and group["octo_transformer/obs_proprio_pos_embedding"][2] == 2
+    plain, adjusted = (gradient_of(model, store, factor) for factor in (None, 0.25))
+    for path, found in adjusted.items():
+        np.testing.assert_allclose(found, plain[path] * (0.25 if path in group else 1), rtol=1e-4, atol=1e-7)
+        assert path not in group or np.abs(plain[path]).max() > 0
+    policy = OctoPolicy.load(checkpoint, batch_size=1)
+    policy.reset([0])
+    episode = EpisodeStore.open(store).split("val").episode(0)
+    shown = {"image_primary": episode.images["image_primary"][0][None], "proprio": episode.proprio[0][None]}
+    assert np.isfinite(policy.act(shown, [0])).all() and policy.proprio_dim == width
+
+
+def gradient_of(model, store, factor):
+    """Leaves by path, of a loss on four windows."""
+    observation = {key: np.asarray(value)[:4] for key, value in windows(store, STATES).items() if "pad" not in key}
+    mask = np.ones(observation["proprio"].shape[:2], bool)
+
+    def loss(params):
+        acting = adjusted_gradients(jnp.full(mask.shape, factor)) if factor else contextlib.nullcontext()
+        with acting:
+            out = model.module.apply({"params": params}, observation, {}, mask, train=False, method="octo_transformer")
+        return (out["readout_action"].tokens ** 2).sum()
+
+    leaves = jax.tree_util.tree_flatten_with_path(jax.grad(loss)(model.params))[0]
+    return {path_of(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def test_a_rollout_shows_the_network_what_training_showed_it(checkpoint, store, monkeypatch):
