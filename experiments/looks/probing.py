@@ -15,7 +15,7 @@ from experiments.looks.linear_probe import cka, probe_beyond, probe_positions, p
 from experiments.looks.probe_data import ProbeData, read_probe_data
 from gap_vla.core.outputs import write_output
 from gap_vla.report.runs import ReportError, Run
-from gap_vla.rollouts.recordings import require_task
+from gap_vla.rollouts.recordings import require_scene
 
 UNTRAINED = "untrained"
 STILL = 1e-3
@@ -198,7 +198,7 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, eve
     from gap_vla.policies.saving import load_saved_policy
 
     for run in runs:
-        require_task(demos, run.task)
+        require_scene(demos, run.task, run.config.get("demos", {}).get("camera"))
     data = read_probe_data(demos, every=every)
     features: dict[str, np.ndarray] = {}
     paths: dict[str, str] = {}

@@ -177,3 +177,8 @@ def _require_sound(found: Section, name: str) -> None:
         outcomes, successes = rollouts.text("outcomes"), rollouts.whole("successes", 0, episodes)
         if not set(outcomes) <= {"0", "1"} or (len(outcomes), outcomes.count("1")) != (episodes, successes):
             raise UserError(f"variants.{variant}: its outcomes are not {successes} successes of {episodes} episodes")
+    if (asked := config.section("eval", {}).values) and found.values["status"] == FINISHED:
+        rolled_out = {name: section["episodes"] for name, section in variants.values.items()}
+        wanted = dict.fromkeys(asked.get("variants", [asked.get("variant")]), asked.get("episodes"))
+        if rolled_out != wanted:
+            raise UserError(f"its rollouts are {rolled_out}, its settings ask for {wanted}")

@@ -79,7 +79,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop
     from gap_vla.rollouts.policy import PolicyError, identity
-    from gap_vla.rollouts.recordings import require_task
+    from gap_vla.rollouts.recordings import require_scene
     from gap_vla.rollouts.task import sim_task
     from gap_vla.sim import require_rendering
 
@@ -98,7 +98,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     if (simulated or options.closed_loop) and task is None:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
     if data := options.rlds or options.demos:
-        require_task(data, loaded.task)
+        require_scene(data, loaded.task, loaded.camera)
     recordings = _recordings(options, task)
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
     claim_folder(out, "diagnosis")

@@ -57,6 +57,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.refuse_idle("without --camera or --image-size", "other_view")
     if options.cameras is not None and "primary" not in options.cameras:
         parser.refuse_idle("without the primary camera", "camera")
+    if options.cameras is not None and not options.cameras:
+        parser.refuse_idle("without cameras", "image_size", "other_view", "videos")
     if options.rlds:
         used = ("rlds", "split", "checkpoint", "policy", "task", "step", "dataset", "out", "quiet", "json")
         parser.refuse_idle("with --rlds, which rolls nothing out", *(set(vars(options)) - set(used)))
@@ -94,7 +96,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.rlds import read_rlds
     from gap_vla.rollouts import PolicyError
     from gap_vla.rollouts.heldout import held_out
-    from gap_vla.rollouts.recordings import from_episode, require_task
+    from gap_vla.rollouts.recordings import from_episode, require_scene
 
     if not options.checkpoint:
         raise PolicyError("--rlds measures a --checkpoint")
@@ -102,7 +104,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         claim_folder(options.out, "held_out", sources=[options.rlds], make=False)
         claim(options.out / "held_out.json", "held_out", suffixes=(".json",))
     loaded = load_policy(options, execute=1)
-    require_task(options.rlds, loaded.task)
+    require_scene(options.rlds, loaded.task, loaded.camera)
     episodes = read_rlds(options.rlds, options.split)
     found = held_out(loaded.policy, map(from_episode, episodes), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]

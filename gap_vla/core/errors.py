@@ -20,6 +20,7 @@ import io
 import os
 import re
 import signal
+import stat
 import sys
 import threading
 import time
@@ -97,13 +98,10 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 if int(os.environ.get("NUMBA_NUM_THREADS", 1)) < 1:
                     raise UserError("NUMBA_NUM_THREADS is less than 1; give it a greater value, or unset it")
             status = main(*args, **kwargs) or 0
-            with contextlib.suppress(BrokenPipeError):  # all is done; who read the output has gone, as `head` does
-                sys.stdout.flush()
+            sys.stdout.flush()
             return status
         except KeyboardInterrupt as interrupt:
             return _say_interrupted(interrupt)
-        except BrokenPipeError:
-            return _say("error: what reads the output has gone, so the command stopped; read to its end", USER_ERROR)
         except Exception as error:
             known = isinstance(error, UserError | OSError)
             if not known and (behind := _interrupt_behind(error)) is not None:
@@ -121,7 +119,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 try:
                     stream.flush()
                 except OSError:  # else a command around this one would try again, and Python when it ends
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                    _lead_nowhere(stream)
 
     return guarded
 
@@ -183,14 +181,39 @@ def is_full_disk(error: BaseException) -> bool:
     return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
 
 
+class _Pipe(io.TextIOWrapper):
+    """A stream that somebody reads, or has stopped to read: then it leads nowhere, and work goes on."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            _lead_nowhere(self)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            _lead_nowhere(self)
+
+
+def _lead_nowhere(stream: Any) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _prepare_streams() -> None:
-    """A closed stdin, stdout or stderr is nowhere, instead of the next file that is opened; what the encoding of stdout
-    cannot say is written as on stderr, as `\\u03c1`."""
+    """A closed stdin, stdout or stderr is nowhere, instead of the next file that is opened, and so is a pipe that
+    nobody reads any more; what the encoding of stdout cannot say is written as on stderr, as `\\u03c1`."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)  # the first number that is free
             os.set_inheritable(nowhere, True)
             setattr(sys, name, open(nowhere, "w" if number else "r"))
+        stream = getattr(sys, name)
+        if number and stream is getattr(sys, f"__{name}__") and stat.S_ISFIFO(os.fstat(number).st_mode):
+            how = {"encoding": stream.encoding, "errors": stream.errors, "write_through": stream.write_through}
+            setattr(sys, name, _Pipe(stream.buffer, line_buffering=stream.line_buffering, **how))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing, regular
+from gap_vla.core.identity import flat
 from gap_vla.demos.fields import decoded
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
@@ -79,6 +80,12 @@ def simulator_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
         found = parsed(attributes.get("env_args") or "{}")
         return found if isinstance(found, dict) else {}
     return {}
+
+
+def view_of(path: Path) -> str | None:
+    """The primary camera's view in a file of `collect_demos`; None in others."""
+    view = dict(flat(simulator_of(attributes_of_data(path)))).get("env_kwargs.camera")
+    return view if isinstance(view, str) else None
 
 
 def has(group: h5py.Group, path: str) -> bool:

@@ -95,6 +95,10 @@ class RobomimicHDF5(Source):
     def dropped(self) -> dict[str, str]:
         return self._dropped
 
+    def identity(self) -> dict[str, Any]:
+        view = members.view_of(self.path)
+        return super().identity() | ({} if view in (None, "near") else {"camera": view})
+
     def read(self, index: int, *, images: bool = True) -> Episode:
         name = self.places[index]
         with members.opened(self.path, f", episode {name}") as file:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from gap_vla.core.foreign import whole
+from gap_vla.core.foreign import Section, whole
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
@@ -114,7 +114,9 @@ def evaluate(
         "policy": identity(policy),
     }
     with alone(out / ".lock", str(out)):
-        log = EpisodeLog(out, what)
+        log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
+        if (summary_file := out / "summary.json").exists():
+            Section.read(summary_file, EvaluationError, "move it away").require("policy", "success_rate")
         for e, r in log.records.items():
             layout, ends = layouts.get(e) if named else seed + e, (None, *(chosen.phases or [r.phase]))
             if r.steps > chosen.horizon or r.layout_seed != layout or r.phase not in ends:
@@ -132,7 +134,7 @@ def evaluate(
             guarded = GuardedPolicy(policy, chosen.action_dim, limit=wait.policy, first_limit=wait.policy_first)
             pool = WorkerPool(chosen, workers, slots, mode, step_limit=wait.simulator, start_limit=wait.simulator_first)
             try:
-                Rollout(chosen, guarded, pool, log, VideoShelf(out / "videos", videos), line).run(todo)
+                Rollout(chosen, guarded, pool, log, shelf, line).run(todo)
             except PolicyUnavailable as error:
                 done = [record.success for record in log.records.values()]
                 kept = f"{sum(done)} succeeded; kept in {log.path}: the same command continues"
@@ -153,7 +155,7 @@ def evaluate(
             "source": getattr(policy, "source", None),
             **summarize([log.records[e] for e in range(episodes)], chosen.phases),
             "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
-            "videos": [str(path.relative_to(out)) for path in VideoShelf(out / "videos", videos).paths],
+            "videos": [str(path.relative_to(out)) for path in shelf.paths],
         }
-        write_json(out / "summary.json", summary)
+        write_json(summary_file, summary)
     return summary

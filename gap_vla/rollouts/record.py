@@ -15,6 +15,7 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
 from gap_vla.core.identity import differences, in_words
+from gap_vla.core.outputs import made_by
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.video import write_video
 
@@ -136,15 +137,23 @@ SHOWN_SIZE = 256
 
 class VideoShelf:
     """At most `limit` videos in a folder: a failure takes the place of a success, but one success stays where there is
-    room for two. Survives a resumed evaluation."""
+    room for two. Survives a resumed evaluation.
+
+    Raises:
+        EvaluationError: a file in the place of a video that no evaluation made; also when it is found later.
+    """
 
     def __init__(self, directory: Path, limit: int, *, fps: float = 20.0) -> None:
         self._directory, self._limit, self._fps = directory, limit, fps
+        _ = self.paths
 
     @property
     def paths(self) -> list[Path]:
         """What is there, failures first, then by episode."""
-        found = (path for path in self._directory.glob("*.mp4") if re.fullmatch(FILM, path.name))
+        found = [path for path in self._directory.glob("*.mp4") if re.fullmatch(FILM, path.name)]
+        for path in found:
+            if made_by(path) != "rollout":
+                raise EvaluationError(f"{path} was not made by an evaluation; move it away")
         return sorted(found, key=lambda path: (not path.stem.endswith("failure"), path.name))
 
     def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:

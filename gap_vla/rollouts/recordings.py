@@ -91,17 +91,34 @@ def from_episode(episode: Episode) -> Recording:
     )
 
 
-def require_task(data: str | Path, task: str | None, *, foreign: bool = True) -> None:
-    """Raises PolicyError if data of ours were collected in another task.
+def require_scene(data: str | Path, task: str | None, view: str | None = None, *, foreign: bool = True) -> None:
+    """Raises PolicyError if data of ours were collected in another task, or through another view.
 
     Args:
         data: RLDS dataset (.../NAME/VERSION), or HDF5 file of demonstrations.
         task: what the policy was trained for, or will be rolled out in; None if nobody knows.
+        view: of its primary camera in training; None if nobody knows.
         foreign: whether other people's data are taken as they are; otherwise what they call their environment counts.
     """
     found = _task_of(Path(data), foreign)
     if isinstance(found, str) and task not in (None, found):
         raise PolicyError(f"{data} holds demonstrations of {found}; the policy is one for {task}: give it data of that")
+    seen = view_of(Path(data))
+    if None not in (view, seen) and view != seen:
+        raise PolicyError(f"{data} was recorded through the view {seen!r}; the policy looks through {view!r}")
+
+
+def view_of(source: Path) -> str | None:
+    """The primary camera's view in a file of `collect_demos`, or in an RLDS dataset of such; None for other sources."""
+    from gap_vla.demos import hdf5_members
+    from gap_vla.rlds import dataset_metadata
+
+    if view := hdf5_members.view_of(source):
+        return view
+    said = dict(flat(dataset_metadata(source)))
+    demos = "identity.data.demos"
+    view = said.get(f"{demos}.camera", "near" if f"{demos}.task" in said else said.get("identity.data.camera"))
+    return None if view is None else str(view)
 
 
 def _task_of(data: Path, foreign: bool) -> Any:

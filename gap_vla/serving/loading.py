@@ -150,12 +150,12 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
     """
     from gap_vla import demos
     from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
-    from gap_vla.rollouts.recordings import require_task
+    from gap_vla.rollouts.recordings import require_scene
     from gap_vla.sim.recording import LAYOUT_VERSION
 
     reader, variant = demos.open_source(path), None
     if reader.kind == "robomimic_hdf5":
-        require_task(path, task, foreign=False)
+        require_scene(path, task, foreign=False)
         said, pictures = attributes_of_data(path), task_spec(task).pictures_version if task in TASK_NAMES else None
         for key, version in (("layout_version", LAYOUT_VERSION), ("pictures_version", pictures)):
             if version and said.get(key, version) != version:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gap_vla.core.identity import digest, flat
+from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.phases import LABELS_VERSION
-from gap_vla.rollouts.recordings import require_task
+from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
 
@@ -175,25 +175,12 @@ def _require_view(config: Experiment) -> None:
     datasets = [path for path in (config.data.rlds, *dict(config.data.mixture)) if path]
     for source in datasets if config.data.rlds or not config.demos.path else [*datasets, config.demos.path]:
         if source not in dict(config.data.mixture):
-            require_task(source, config.task)
+            require_scene(source, config.task)
         if (found := view_of(Path(source))) not in (None, config.demos.camera):
             raise ConfigError(
                 f"{source} was recorded through the view {found!r}, and demos.camera is {config.demos.camera!r}; "
                 f"rollouts would show another view than training: set --config.demos.camera={found}"
             )
-
-
-def view_of(source: Path) -> str | None:
-    """The primary camera's view in a file of `collect_demos`, or in an RLDS dataset of such; None for other sources."""
-    from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
-    from gap_vla.rlds import dataset_metadata
-
-    view = dict(flat(simulator_of(attributes_of_data(source)))).get("env_kwargs.camera")
-    if isinstance(view, str):
-        return view
-    said = dict(flat(dataset_metadata(source)))
-    demos = "identity.data.demos"
-    return str(said.get(f"{demos}.camera", "near")) if f"{demos}.task" in said else None
 
 
 def versions(backend: str, task: str) -> dict[str, Any]:

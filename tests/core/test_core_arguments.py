@@ -35,6 +35,11 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("evaluate --policy random --task stack --patience 3", "--patience has no effect without a server"),
         (f"{CHECKPOINT} --execute 2 --ensemble", "--ensemble: not allowed with argument --execute"),
         (f"{CHECKPOINT} --other-view", "--other-view has no effect without --camera"),
+        ("evaluate --policy expert --task stack --cameras --videos 2", "--videos has no effect without cameras"),
+        (
+            "evaluate --policy expert --task stack --image-size 64 --cameras",
+            "--image-size has no effect without cameras",
+        ),
         (f"{CHECKPOINT} --cameras wrist --camera near", "--camera has no effect without the primary camera"),
         ("serve_policy --checkpoint d --whole-chunks --execute 2", "not allowed with argument --whole-chunks"),
         ("collect_demos --task stack --out x.hdf5 --cameras wrist --camera side", "without the primary camera"),

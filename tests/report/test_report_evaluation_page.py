@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from gap_vla.core.outputs import OutputError
+from gap_vla.core.outputs import OutputError, stamp
 from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
-from gap_vla.rollouts.record import EpisodeRecord, VideoShelf
+from gap_vla.rollouts.record import EpisodeRecord, EvaluationError, VideoShelf
 from gap_vla.rollouts.summary import describe, summarize
 
 
@@ -68,8 +68,25 @@ def test_another_variant_than_the_default_is_named():
     assert "on stack, light: 1 of 2" in describe(other) and "on stack: 1 of 2" in describe(summary())
 
 
+def film(path, *_, **__):
+    path.write_bytes(b"film")
+    stamp(path, "rollout")
+
+
+def test_a_file_in_the_place_of_a_film_is_named_and_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.rollouts.record.write_video", film)
+    picture = [np.zeros((8, 8, 3), np.uint8)]
+    shelf, mine = VideoShelf(tmp_path, 1), tmp_path / "episode_0000_success.mp4"
+    shelf.add(0, True, picture)
+    mine.write_text("the only copy")
+    for again in (lambda: VideoShelf(tmp_path, 1), lambda: shelf.add(1, False, picture)):
+        with pytest.raises(EvaluationError, match=r"episode_0000_success\.mp4 was not made by an evaluation; move it"):
+            again()
+    assert mine.read_text() == "the only copy"
+
+
 def test_videos_show_failures_first_and_one_success(tmp_path, monkeypatch):
-    monkeypatch.setattr("gap_vla.rollouts.record.write_video", lambda path, *_, **__: path.write_bytes(b"film"))
+    monkeypatch.setattr("gap_vla.rollouts.record.write_video", film)
     for outcomes in ("WWLLLLWL", "LLLLLWWW", "LWLWLLLL"):
         folder = tmp_path / outcomes
         folder.mkdir()

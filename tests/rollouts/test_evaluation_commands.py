@@ -57,9 +57,9 @@ def episode(seed, rho, steps=12):
 def dataset(tmp_path_factory):
     """Called with the task it is said to be of, and whether it has ρ; returns a dataset's version folder."""
 
-    def write(task, rho=True, val_fraction=0.5):
+    def write(task, rho=True, val_fraction=0.5, **demos):
         root = tmp_path_factory.mktemp("rlds")
-        identity = {"demos": {"task": task}}
+        identity = {"demos": {"task": task, **demos}}
         episodes = [episode(seed, rho) for seed in range(4)]
         return write_rlds(episodes, root, "dots", val_fraction=val_fraction, annotator={}, identity=identity)
 
@@ -104,12 +104,13 @@ def test_held_out_error_is_printed_and_written_apart_for_transitions(run, datase
     assert "held-out action error" in said.err
 
 
-def test_data_of_another_task_are_refused(run, dataset, capsys):
-    other = dataset("threading")
-    for name in ("evaluate", "diagnose"):
-        options = ["--checkpoint", str(run), "--rlds", str(other), "--quiet"]
-        assert script(name).main(options) == 2
-        assert "holds demonstrations of threading; the policy is one for assembly" in capsys.readouterr().err
+def test_data_of_another_task_or_view_are_refused(run, dataset, capsys):
+    of_task, of_view = "holds demonstrations of threading; the policy is one for assembly", "looks through 'near'"
+    for other, said in ((dataset("threading"), of_task), (dataset("assembly", camera="corner2"), of_view)):
+        for name in ("evaluate", "diagnose"):
+            options = ["--checkpoint", str(run), "--rlds", str(other), "--quiet"]
+            assert script(name).main(options) == 2
+            assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,13 @@ from evaluations import evaluation_of
 from pointmass import PointTask
 
 from gap_vla.core.locks import InUseError, alone
+from gap_vla.demos import open_source
 from gap_vla.report.comparison_render import render
+from gap_vla.rlds.convert import build_dataset
 from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
 from gap_vla.rollouts.policy import RandomPolicy
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
+from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.loading import load_policy
 
@@ -51,6 +54,36 @@ def test_demonstrations_are_replayed_as_executed_on_their_layouts_and_in_their_t
         file["data"].attrs["env_args"] = '{"env_name": "Lift", "type": 1}'
     with pytest.raises(PolicyError, match=r"demos\.hdf5 holds demonstrations of Lift; the policy is one for assembly"):
         replaying(path)
+
+
+def test_the_view_of_a_recording_goes_with_a_dataset_that_is_built_of_it(tmp_path):
+    path = demonstrations(tmp_path / "demos.hdf5")
+    assert view_of(path) is None and "camera" not in open_source(path).identity()
+    for view in ("near", "corner2"):
+        with h5py.File(path, "a") as file:
+            file["data"].attrs["env_args"] = json.dumps({"env_kwargs": {"camera": view}})
+        built = build_dataset(path, tmp_path / view, "mine", method="fixed", workers=1)
+        assert view_of(path) == view and view_of(built) == (None if view == "near" else view)
+    require_scene(built, "assembly", "corner2")
+    for data in (path, built):
+        with pytest.raises(
+            PolicyError, match="was recorded through the view 'corner2'; the policy looks through 'near'"
+        ):
+            require_scene(data, "assembly", "near")
+
+
+def test_a_file_in_the_place_of_a_summary_is_named_and_stays(tmp_path):
+    def evaluated(episodes):
+        return evaluate(RandomPolicy(7), PointTask(), episodes=episodes, seed=0, out_dir=tmp_path, videos=0, workers=1)
+
+    evaluated(1)
+    for mine in ("my notes", "[1]", "{}"):
+        (tmp_path / "summary.json").write_text(mine)
+        with pytest.raises(EvaluationError, match=r"summary\.json.*(move it away|is missing|an object)"):
+            evaluated(2)
+        assert (tmp_path / "summary.json").read_text() == mine
+    (tmp_path / "summary.json").unlink()
+    assert evaluated(2)["episodes"] == 2
 
 
 @pytest.mark.parametrize(("key", "version", "ours"), [("layout_version", 1, 2), ("pictures_version", 99, 1)])

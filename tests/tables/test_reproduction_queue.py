@@ -195,6 +195,9 @@ def test_a_broken_ledger_file_is_named(tmp_path, ledger):
             ledger.read(cell)
 
 
+ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0}}
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -208,6 +211,13 @@ def test_a_broken_ledger_file_is_named(tmp_path, ledger):
         ({"seconds": float("nan")}, "seconds is nan"),
         ({"config": None}, "config is null"),
         ({"config": {"task": "assembly", "method": "good", "demos": {"episodes": None}}}, "demos.episodes is null"),
+        (
+            {"config": {**ASKED, "eval": {"episodes": 100, "variants": ["default"]}}},
+            "settings ask for {'default': 100}",
+        ),
+        ({"config": {**ASKED, "eval": {"episodes": 10, "variants": ["default", "light"]}}}, "'light': 10}"),
+        ({"config": {**ASKED, "eval": {"episodes": 10, "variant": "light"}}}, "settings ask for {'light': 10}"),
+        ({"config": {**ASKED, "eval": {"episodes": 10, "variant": "default"}}, "variants": {}}, "its rollouts are {}"),
         ({"status": "done"}, "status is 'done'"),
         ({"status": "failed"}, "error is null"),
         ({"account": []}, "account is list"),
