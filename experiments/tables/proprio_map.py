@@ -92,7 +92,8 @@ def map_text(results: Sequence[BlockResult], picture: Path) -> list[str]:
     """Picture, effects, and a table with a line for each place."""
     places = places_of(results)
     missing = [cell.name for result in results for cell in result.missing]
-    waiting = [f"Not run yet: {len(missing)} policies ({', '.join(missing)})."] if missing else []
+    names = f" ({', '.join(missing)})" if len(missing) < 10 else ""
+    waiting = [f"Not run yet: {len(missing)} policies{names}."] if missing else []
     if not places:
         return ["Not run yet."] if missing else []
     with writing(picture, "results_picture") as temporary:
@@ -145,6 +146,7 @@ def draw_map(places: Sequence[Place]) -> Any:
                 axes.plot(100 * place.difference.difference, y, "o", color=color, markerfacecolor=face, markersize=5)
         axes.plot([], [], "o", color=color, label=f"{kind[0]} view, {kind[1]} step{'s' * (kind[1] > 1)} of state")
     axes.set_yticks(range(len(tasks)), list(reversed(tasks)))
+    axes.set_ylim(-0.5, len(tasks) - 0.5)
     axes.set_xlabel("VP − V, points (hollow: both near 0 or 100 %)")
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
