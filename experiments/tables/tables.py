@@ -277,6 +277,22 @@ TABLES: dict[str, Table] = {
             own_demos=True,
         ),
         Table(
+            "watched",
+            "GAP that watches itself",
+            (
+                Block(
+                    "assembly",
+                    arms("vision", "concat", "gap", "gap_watched"),
+                    regime="stock",
+                    description="stock view, five steps of proprioceptive history",
+                    changes={**_STOCK, **_seen_through("assembly", "stock", 700_000)},
+                    against=(("gap_watched", "gap"),),
+                ),
+            ),
+            seeds=(20, 21, 22),
+            own_demos=True,
+        ),
+        Table(
             "main",
             "The paper's main table: small policies on eight tasks",
             tuple(

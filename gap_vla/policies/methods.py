@@ -79,6 +79,9 @@ class Method:
         """The gradient adjustment of this method."""
         return dataclasses.replace(configured, **self.changes)
 
+    def before_step(self, trainer: Any, step: int) -> None:
+        """Called before each step of a `gap_vla.training.torch_trainer.SmallTrainer`."""
+
     def inputs(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         """What the policy is shown of a training batch; the generator (on the CPU) is seeded from run and step."""
         return batch
@@ -89,6 +92,17 @@ class Method:
 
     def after_backward(self, out: Forward, generator: torch.Generator) -> None:
         """Changes gradients in place, before clipping."""
+
+    def measurements(self) -> dict[str, float]:
+        """Of a logging step, by name."""
+        return {}
+
+    def state(self) -> dict[str, float]:
+        """What the method remembers from step to step; saved, and given to `restore`."""
+        return {}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Goes on from there."""
 
 
 class Concat(Method):

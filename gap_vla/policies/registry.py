@@ -33,6 +33,7 @@ METHODS: Mapping[str, str] = {
     "aux": "rivals:Aux",
     "mask": "rivals:Mask",
     "gap": "methods:Gap",
+    "gap_watched": "watching:GapWatched",
     "gradnorm": "rivals:GradNorm",
     "ogm_ge": "rivals:OgmGe",
     "dropout_noise": "rivals:DropoutNoise",

@@ -76,6 +76,11 @@ class SmallWindows:
     def __len__(self) -> int:
         return len(self._windows)
 
+    @property
+    def transitions(self) -> np.ndarray:
+        """int64[n], the windows whose present step lies in a transition."""
+        return np.flatnonzero(self._transition)
+
     def batch(self, step: int) -> dict[str, Any]:
         """The batch of a 0-based training step; every window once per epoch."""
         numbers = self._numbers(step)

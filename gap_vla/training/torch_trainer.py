@@ -136,8 +136,9 @@ class SmallTrainer(Trainer):
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         generator = self.generator(step)
+        self.method.before_step(self, step)
         shown = self.method.inputs(batch, generator)
-        acting = self.adjustment.adjusting(batch["rho"], step) if self.adjustment else contextlib.nullcontext()
+        acting = self.adjustment.adjusting(shown["rho"], step) if self.adjustment else contextlib.nullcontext()
         with acting:
             vision, proprio = self.policy.branch_features(shown)
             action_loss = self.policy.head.loss(self.policy.embed(vision, proprio), shown["action"], generator)
@@ -161,10 +162,10 @@ class SmallTrainer(Trainer):
         def values() -> dict[str, float]:
             own = {"train/gradient_norm": float(norm), "train/learning_rate": self.rate(step)}
             if self.adjustment is not None:
-                factors = self.schedule.factors(batch["rho"].cpu().numpy(), step, self.steps)
+                factors = self.adjustment.schedule.factors(shown["rho"].cpu().numpy(), step, self.steps)
                 own["gap/sample_factor"] = float(factors.sample.mean())
                 own["gap/update_factor"] = float(factors.update)
-            return {"train/loss": float(loss), **branches, **own}
+            return {"train/loss": float(loss), **branches, **own, **self.method.measurements()}
 
         return Measured(loss, norm, values)
 
@@ -186,11 +187,13 @@ class SmallTrainer(Trainer):
                 raise ConfigError(f"{self._file} was saved with another dataset; start a new run with --run-name NAME")
             self.policy.load_state_dict(found["parts"]["policy"])
             self.optimizer.load_state_dict(found["parts"]["optimizer"])
+            self.method.restore(found["parts"].get("method", {}))
             return found["step"]
 
     def state(self) -> dict[str, Any]:
         """All that a step changes."""
-        return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+        parts = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return parts | ({"method": own} if (own := self.method.state()) else {})
 
     def save(self, done: int) -> None:
         state = io.BytesIO()  # a full disk is an OSError then
