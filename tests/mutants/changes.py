@@ -40,15 +40,15 @@ RHO_REACHES_TRAINING = (
     Mutant(
         "torch: ρ is zero",
         "training/torch_trainer.py",
-        'self.adjustment.adjusting(batch["rho"], step)',
-        'self.adjustment.adjusting(torch.zeros_like(batch["rho"]), step)',
+        'self.adjustment.adjusting(shown["rho"], step)',
+        'self.adjustment.adjusting(torch.zeros_like(shown["rho"]), step)',
         f"{SMALL_STEP}[gap-sample-current]",
     ),
     Mutant(
         "torch: 1 - ρ for ρ",
         "training/torch_trainer.py",
-        'self.adjustment.adjusting(batch["rho"], step)',
-        'self.adjustment.adjusting(1 - batch["rho"], step)',
+        'self.adjustment.adjusting(shown["rho"], step)',
+        'self.adjustment.adjusting(1 - shown["rho"], step)',
         f"{SMALL_STEP}[gap-sample-current]",
     ),
     Mutant(
@@ -114,15 +114,15 @@ WHEN = (
     Mutant(
         "torch: the schedule ends a step early",
         "training/torch_trainer.py",
-        'self.adjustment.adjusting(batch["rho"], step)',
-        'self.adjustment.adjusting(batch["rho"], step + 1)',
+        'self.adjustment.adjusting(shown["rho"], step)',
+        'self.adjustment.adjusting(shown["rho"], step + 1)',
         f"{SMALL_END}[gap-sample-current]",
     ),
     Mutant(
         "torch: the schedule ends a step late",
         "training/torch_trainer.py",
-        'self.adjustment.adjusting(batch["rho"], step)',
-        'self.adjustment.adjusting(batch["rho"], max(step - 1, 0))',
+        'self.adjustment.adjusting(shown["rho"], step)',
+        'self.adjustment.adjusting(shown["rho"], max(step - 1, 0))',
         f"{SMALL_END}[gap-sample-current]",
     ),
     Mutant(
