@@ -239,9 +239,11 @@ def probe_beyond(
         episodes: number of each row's episode.
 
     Raises:
-        ProbeError: too few episodes.
+        ProbeError: too few episodes, or a covariate that never changes.
     """
     known = quadratic(covariate)
+    if not known.shape[1]:
+        raise ProbeError("proprioception is the same at every step; a probe needs recordings in which the robot moves")
     alone, both = np.empty_like(target, float), np.empty_like(target, float)
     for train, test in folds(episodes, seed):
         of_train = known[train], episodes[train]

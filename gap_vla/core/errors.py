@@ -175,8 +175,8 @@ def is_full_disk(error: BaseException) -> bool:
     """Whether a disk, a quota or a limit of file sizes is reached, whichever library met it."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return True
-    # TensorFlow, HDF5 and Tensorstore put the system's message into errors of their own.
-    foreign = type(error).__module__.startswith(("tensorflow", "h5py")) or isinstance(error, OSError)
+    # TensorFlow, HDF5, safetensors and Tensorstore put the system's message into errors of their own.
+    foreign = type(error).__module__.startswith(("tensorflow", "h5py", "safetensors")) or isinstance(error, OSError)
     foreign = foreign or (type(error) is ValueError and "os_error_code" in str(error))
     return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
 

@@ -290,6 +290,13 @@ def test_a_full_disk_is_known_from_what_tensorstore_says():
     assert is_full_disk(ValueError(f"{said} [os_error_code='27']")) and not is_full_disk(ValueError(said))
 
 
+def test_a_full_disk_is_known_from_what_safetensors_says():
+    from safetensors import SafetensorError
+
+    assert is_full_disk(SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert not is_full_disk(SafetensorError("Error while deserializing: header too large"))
+
+
 def test_a_full_disk_is_not_blamed_on_the_file_that_is_read():
     with pytest.raises(OSError) as full, refusing("in.npz", "copy it again"):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -89,6 +89,12 @@ def test_a_carried_object_read_off_the_hand_is_nothing_beyond_proprioception(car
     assert found.r2 < 0.05 and found.error == pytest.approx(found.covariate_error, rel=0.05)
 
 
+def test_what_proprioception_leaves_open_is_not_asked_of_a_robot_that_stands_still():
+    episodes, still = np.repeat(np.arange(10), 4), np.ones((40, 3))
+    with pytest.raises(ProbeError, match="proprioception is the same at every step"):
+        probe_beyond(np.random.default_rng(0).normal(size=(40, 2)), np.arange(40.0)[:, None], still, episodes)
+
+
 def test_what_the_hand_does_not_tell_is_found_in_features_that_know_it(carried):
     hand, _, goal, blind, seeing, episodes = carried
     assert probe_beyond(seeing, goal + 2 * hand**2, hand, episodes).r2 > 0.9
