@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import platform
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.resources import existing_parent
+from gap_vla.core.resources import ResourceError, existing_parent
 
 
 class InUseError(UserError, RuntimeError):
@@ -53,7 +54,10 @@ def _opened(lock: Path, what: str, wait: bool) -> TextIO:
         stream = open(lock, "a+", opener=lambda name, how: os.open(name, how | os.O_NOFOLLOW, 0o666))  # it is emptied
         try:
             fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.ENOLCK:
+                stream.close()
+                raise ResourceError(f"{lock.parent}: its file system knows no locks; choose another place") from None
             stream.seek(0)
             holder = stream.read().strip() or "another process"
             stream.close()

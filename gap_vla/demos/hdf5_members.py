@@ -12,6 +12,7 @@ the number 0. libhdf5 1.14 walks from one to the next by these sizes; free space
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -47,6 +48,9 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
         try:
             file = h5py.File(regular(path, EpisodeError), "r")
         except OSError as error:
+            if "unable to lock" in str(error) and f"errno = {errno.EAGAIN}" not in str(error):
+                advice = "copy the file to another one, or set HDF5_USE_FILE_LOCKING=FALSE"
+                raise EpisodeError(f"{path}: its file system knows no locks; {advice}") from error
             if not any(text in str(error) for text in ("already open", "unable to lock")):
                 raise
             advice = f"wait until it is closed, or, if it ended without that, run: h5clear -s {path}"

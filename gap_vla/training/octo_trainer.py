@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.whole import workplace
 from gap_vla.octo import OctoModel
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
@@ -160,10 +161,17 @@ class OctoTrainer(Trainer):
         return self.built.model.replace(params=join_frozen(trained, gather(self.mesh, self.frozen)))
 
     def export(self, run: RunDirectory) -> None:
-        """In upstream's layout; a run that was stopped during its rollouts has it."""
+        """In upstream's layout, also in the place of what a run that was stopped during its rollouts has."""
         model = self.model()
-        if is_first_host() and not (run.checkpoint / str(self.steps)).exists():
-            model.save_pretrained(step=self.steps, checkpoint_path=str(run.checkpoint))
+        if not is_first_host():
+            return
+        with workplace(run.checkpoint) as folder:
+            made = folder / "checkpoint"
+            model.save_pretrained(step=self.steps, checkpoint_path=str(made))
+            for file in sorted(path for path in made.rglob("*") if path.is_file()):
+                place = run.checkpoint / file.relative_to(made)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(place)
 
 
 def make_validation_step(module: Any, packing: Packing) -> Callable[..., dict[str, jax.Array]]:

@@ -85,7 +85,7 @@ STAGES = {
     "finetune": _finetune("finetune", "assembly", ONE_CAMERA),
     "train_small": _finetune("train_small", "small_assembly"),
     "evaluate": Stage(
-        "evaluate --policy random --task assembly --episodes 3 --horizon 40 --videos 0 --workers 1 --quiet --out out/e"
+        "evaluate --policy random --task assembly --episodes 3 --horizon 40 --workers 1 --quiet --out out/e"
         " --cameras".split(),
         ("out/e/episodes.jsonl",),
     ),

@@ -1,6 +1,7 @@
 """Nothing that we did not make is replaced, nothing is written over its source, nothing arrives in part."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -232,6 +233,17 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
     (tmp_path / "circle.html").symlink_to("circle.html")
     with pytest.raises(OutputError, match="a link in a circle"):
         write_output(tmp_path / "circle.html", "episode", "<!doctype html>")
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_file_system_without_locks_is_not_taken_for_another_process(wait, tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    with pytest.raises(ResourceError, match=rf"^{tmp_path}: its file system knows no locks; choose another place$"):
+        with alone(tmp_path / "lock", "it", wait=wait):
+            pass
 
 
 def test_a_file_beside_an_output_is_never_written_through_a_link(tmp_path):

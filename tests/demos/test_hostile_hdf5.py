@@ -199,6 +199,12 @@ def test_options_with_a_typo_are_refused(file: Path) -> None:
         open_source(file, filter="train")
 
 
+def without_locks(*_: object) -> None:
+    """As h5py on NFS without a lock daemon."""
+    said = "Unable to synchronously open file (unable to lock file, errno = 37, error message = 'No locks available')"
+    raise OSError(37, said)
+
+
 def test_a_file_that_somebody_else_writes_or_that_may_not_be_read_is_not_called_damaged(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +213,9 @@ def test_a_file_that_somebody_else_writes_or_that_may_not_be_read_is_not_called_
     subprocess.run([sys.executable, "-c", f"import os, sys, h5py; {dying}", left], check=True)
     with pytest.raises(EpisodeError, match=rf"{left}: another process has it open for writing; .* h5clear -s {left}$"):
         open_source(left)
+    monkeypatch.setattr("h5py.File", without_locks)
+    with pytest.raises(EpisodeError, match=rf"^{file}: its file system knows no locks; .*HDF5_USE_FILE_LOCKING=FALSE$"):
+        open_source(file)
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(EpisodeError, match=rf"^{file}: permission denied; ask for the right to read it$"):
         open_source(file)

@@ -25,10 +25,23 @@ def checkpoint(store, tmp_path_factory):
     return exported(store, tmp_path_factory.mktemp("states"))
 
 
-def exported(store, folder, **changes):
+def test_what_an_interrupted_run_exported_is_written_anew_and_other_files_stay(store, tmp_path):
+    checkpoint = exported(store, tmp_path)
+    whole = {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
+    assert len(whole) == 4
+    for path in whole:
+        path.write_bytes(b"damaged")
+    (checkpoint / "notes.txt").write_text("mine")
+    exported(store, tmp_path, resume=True)
+    assert {path: path.read_bytes() for path in whole} == whole
+    assert sorted(path.name for path in checkpoint.iterdir() if path.is_file() and path not in whole) == ["notes.txt"]
+    assert not [path for path in checkpoint.parent.iterdir() if path.name.startswith(".checkpoint")]
+
+
+def exported(store, folder, resume=False, **changes):
     model = MODEL | {"proprio_history": STATES, "window_size": 2, **changes}
     config = FinetuneConfig.from_dict({"task": "threading", "model": model, "train": TRAIN, "eval": {"execute": 1}})
-    run = RunDirectory.claim(folder / "run", config.to_dict(), resume=False)
+    run = RunDirectory.claim(folder / "run", config.to_dict(), resume=resume)
     with contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))) as trainer:
         trainer.export(run)
     return run.checkpoint
