@@ -80,6 +80,7 @@ def test_a_warm_up_that_training_never_ends_is_noted(folders):
         (octo, {"train__fsdp": 3, "train__batch_size": 9}, r"train\.fsdp is 3, which does not divide"),
         (small, {"train__device": "cuda"}, r"train\.device is 'cuda', but there is no such device"),
         (small, {"model__encoder": "resnet18", "model__encoder_weights": "/x.pth"}, "encoder_weights .* is no file"),
+        (small, {"model__encoder": "resnet18", "model__encoder_weights": str(ROOT / "README.md")}, "not readable"),
         (octo, {"train__batch_size": 65_536, "demos__image_size": 1024}, "GiB of memory are needed .* are free; lower"),
         (octo, {"demos__episodes": 100_000, "demos__image_size": 1024}, "GiB of disk in .* are needed"),
         (octo, {"data__mixture": (("/nowhere/1.0.0", 0.5),)}, "data.mixture is '/nowhere/1.0.0', which holds no RLDS"),

@@ -32,6 +32,7 @@ from gap_vla.core.lazy import start_quietly
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
+    errno.EACCES: "ask for the right, or give another path",
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",

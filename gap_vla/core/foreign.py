@@ -45,7 +45,8 @@ def refusing(
     also: tuple[type[Exception], ...] = (),
     own: type[UserError] = UserError,
 ) -> Iterator[None]:
-    """Errors of other libraries inside become `error`, on one line; `own` ones and a full disk pass.
+    """Errors of other libraries inside become `error`, on one line; `own` ones, a full disk and a missing right
+    pass.
 
     Args:
         where: file, and episode or key, that the message begins with.
@@ -66,7 +67,7 @@ def refusing(
     except own:
         raise
     except problems as problem:
-        if is_full_disk(problem):  # the file that is read is not to blame
+        if is_full_disk(problem) or isinstance(problem, PermissionError):  # what is read is not damaged
             raise
         found = f"no {problem.args[0]!r}" if type(problem) is KeyError and problem.args else f"{problem}"
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem

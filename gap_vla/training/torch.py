@@ -131,6 +131,9 @@ class SmallConfig(Experiment):
         require_device(self.train.device)
         if self.model.encoder_weights and not Path(self.model.encoder_weights).is_file():
             raise ConfigError(f"model.encoder_weights is {self.model.encoder_weights!r}, which is no file")
+        if self.model.encoder_weights:
+            size = self.demos.image_size
+            registry.find(registry.ENCODERS, self.model.encoder)(self.model, (size, size, 3))
         self.how.check(self.method, self.model)
 
 

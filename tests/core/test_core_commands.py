@@ -301,6 +301,9 @@ def test_a_full_disk_is_not_blamed_on_the_file_that_is_read():
     with pytest.raises(OSError) as full, refusing("in.npz", "copy it again"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "in.npz" not in message_of(full.value) and message_of(full.value).endswith("; free some space")
+    with pytest.raises(PermissionError) as closed, refusing("in/toy: cannot be opened", "copy it again"):
+        raise PermissionError(errno.EACCES, "Permission denied", "in/toy/shard")
+    assert message_of(closed.value) == "in/toy/shard: Permission denied; ask for the right, or give another path"
 
 
 @pytest.mark.parametrize(
