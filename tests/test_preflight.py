@@ -62,6 +62,14 @@ def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_double_precision_for_all_of_jax_is_refused(folders, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    with pytest.raises(UserError, match="JAX_ENABLE_X64 is set, .*; unset it"):
+        ready(octo(**folders))
+    monkeypatch.setenv("JAX_ENABLE_X64", "0")
+    ready(octo(**folders))
+
+
 def test_a_warm_up_that_training_never_ends_is_noted(folders):
     note = "note: optimizer.warmup_steps is 100, train.steps 50: at most 0.5 of optimizer.learning_rate is reached"
     assert note in Run(small(**folders, train__steps=50, optimizer__warmup_steps=100)).dry_run()

@@ -117,4 +117,5 @@ def _clear_leftovers(path: Path) -> None:
 def _give_usual_mode(path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+    with contextlib.suppress(PermissionError):  # a file system without modes
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

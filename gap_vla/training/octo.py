@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import glob
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -221,6 +222,8 @@ class FinetuneConfig(Experiment):
         }
 
     def require_ready(self, dry_run: bool = False) -> None:
+        if os.environ.get("JAX_ENABLE_X64", "0").lower() not in ("", "0", "false", "off", "no"):
+            raise ConfigError("JAX_ENABLE_X64 is set, and the same configuration would give other weights; unset it")
         _require_trainable(self)
         if self.model.pretrained and not (dry_run and self.model.pretrained.startswith("hf://")):
             require_weights(self.model.pretrained)

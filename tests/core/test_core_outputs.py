@@ -235,6 +235,15 @@ def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):
         write_output(tmp_path / "circle.html", "episode", "<!doctype html>")
 
 
+def test_a_file_system_without_modes_is_written_to(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("pathlib.Path.chmod", refused)
+    write_json(tmp_path / "table.json", {"ours": 1})
+    assert json.loads((tmp_path / "table.json").read_text()) == {"ours": 1}
+
+
 @pytest.mark.parametrize("wait", [False, True])
 def test_a_file_system_without_locks_is_not_taken_for_another_process(wait, tmp_path, monkeypatch):
     def unknown(*_):
