@@ -64,7 +64,7 @@ def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_pat
 
 def test_double_precision_for_all_of_jax_is_refused(folders, monkeypatch):
     monkeypatch.setenv("JAX_ENABLE_X64", "1")
-    with pytest.raises(UserError, match="JAX_ENABLE_X64 is set, .*; unset it"):
+    with pytest.raises(UserError, match="JAX_ENABLE_X64 is set"):
         ready(octo(**folders))
     monkeypatch.setenv("JAX_ENABLE_X64", "0")
     ready(octo(**folders))
