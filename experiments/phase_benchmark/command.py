@@ -48,7 +48,7 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
         raise UserError(f"no set {unknown[0]!r}; there are: {', '.join(TITLES)}")
     outputs = [*(f"{stage}.json" for stage in arguments.stages), "tables.md"]
     for output in outputs:
-        claim(arguments.out / output, "phase_benchmark", sources=[arguments.demos], suffixes=(".json", ".md"))
+        claim(arguments.out / output, "phase_benchmark", suffixes=(".json", ".md"))
     for picture in PICTURES:
         claim(arguments.figures / picture, "phase_benchmark", suffixes=(".png",))
     if arguments.page:
