@@ -82,7 +82,7 @@ performance: setup
 	$(RECORD) octo_gap -- benchmarks/octo.py --gap --quick --repeats 40
 	$(RECORD) octo_small -- benchmarks/octo.py --case small
 	$(RECORD) phases -- benchmarks/phases.py
-	$(RECORD) policies -- benchmarks/policies.py
+	$(RECORD) policies -- benchmarks/policies.py --huge_pages --image_size 80
 	$(RECORD) rlds -- benchmarks/rlds.py --episodes 500 --steps 150 --size 84 --workers 2
 	$(RECORD) sim_collections -- benchmarks/sim.py collections
 	$(RECORD) sim_pictures -- benchmarks/sim.py pictures

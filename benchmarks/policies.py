@@ -13,7 +13,10 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -152,10 +155,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=60, help="paired steps (default 60)")
     parser.add_argument("--threads", type=int, help="processor threads")
     parser.add_argument("--precision", choices=("bfloat16", "float32"), help="of the image encoder")
+    parser.add_argument("--image_size", type=int, help="pixels of a side")
+    parser.add_argument("--huge_pages", action="store_true", help="all of it with ordinary pages, then with huge ones")
     options = parser.parse_args()
+    if options.huge_pages:
+        call = [sys.executable, *(word for word in sys.argv if word != "--huge_pages")]
+        for value in ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=1"):
+            print(f"GLIBC_TUNABLES={value}", flush=True)
+            subprocess.run(call, env=os.environ | {"GLIBC_TUNABLES": value}, check=True)
+        return
     config = SmallConfig.from_dict(load_config(options.config).to_dict())
     train = {k: v for k in ("threads", "precision") if (v := getattr(options, k)) is not None}
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+    if options.image_size:
+        config = dataclasses.replace(config, demos=dataclasses.replace(config.demos, image_size=options.image_size))
     measure(config, options.pairs)
 
 
