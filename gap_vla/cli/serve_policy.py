@@ -17,8 +17,11 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import ipaddress
+import re
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,11 +47,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     chunks.add_argument("--whole-chunks", action="store_true", help=answer)
     add("--dataset", help="whose statistics, if the checkpoint carries several")
     add("--keys", type=Path, help="JSON file: our observation keys to the clients' names")
+    pages = "where web pages that may connect come from, as http://127.0.0.1:3000 (default: only programs may)"
+    add("--origin", type=_origin, nargs="+", default=(), metavar="URL", help=pages)
     add("--max-message", type=whole(1, 256), default=16, metavar="MIB", help="of one observation, MiB (default 16)")
     add("--max-prompt", type=whole(1, 100_000), default=2000, metavar="N", help="characters of it (default 2000)")
     add("--max-connections", type=whole(1, 1000), default=64, metavar="N", help="at once (default 64)")
     add("--idle", type=real(1, 86_400), default=600, metavar="S", help="seconds until a silent client is dropped (600)")
     return parser.parse_args(arguments)
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"[a-z-]+://[^/\s]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no place of web pages; give SCHEME://HOST or SCHEME://HOST:PORT")
+    return text
 
 
 @command
@@ -81,7 +92,14 @@ def main(argv: list[str] | None = None) -> None:
     said = {"task": loaded.task or "", "cameras": list(policy.cameras), "camera": loaded.view()}
     metadata = said | {size: getattr(policy, size) for size in sizes}
     limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
-    server = PolicyServer(policy, whole_chunks=options.whole_chunks, metadata=metadata, keys=keys, limits=limits)
+    server = PolicyServer(
+        policy,
+        whole_chunks=options.whole_chunks,
+        metadata=metadata,
+        keys=keys,
+        limits=limits,
+        origins=options.origin,
+    )
 
     def ready(port: int) -> None:
         print(f"serving {options.checkpoint} at ws://{host}:{port} (Ctrl-C ends it)", flush=True)
@@ -98,6 +116,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 async def _require_free(host: str, port: int) -> None:
-    """Raises what a server there would raise; nobody can connect meanwhile."""
+    """Raises what a server there would raise; nobody can connect meanwhile. OSError: not even this machine could."""
     loop = asyncio.get_running_loop()
-    (await loop.create_server(asyncio.Protocol, host, port, start_serving=False)).close()
+    with contextlib.closing(await loop.create_server(asyncio.Protocol, host, port, start_serving=False)) as server:
+        for bound in server.sockets:
+            with socket.socket(bound.family) as client:
+                if client.connect_ex(bound.getsockname()) == errno.ENETUNREACH:  # a broadcast, or a multicast
+                    raise OSError("no client can reach this address")

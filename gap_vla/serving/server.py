@@ -14,13 +14,14 @@ import http
 import itertools
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
+from websockets.typing import Origin
 
 from gap_vla.core.foreign import shown, whole
 from gap_vla.core.typed_config import Bounds, check_numbers
@@ -70,6 +71,8 @@ class PolicyServer:
         metadata: entries of the greeting.
         keys: how clients name things; our own names are understood as well.
         limits: what a client may ask for; default: `ServerLimits()`.
+        origins: web pages that may connect, such as `http://127.0.0.1:3000`. Browsers name the page that asks; programs
+            name none, and may always connect.
     """
 
     def __init__(
@@ -80,7 +83,9 @@ class PolicyServer:
         metadata: Mapping[str, Any] | None = None,
         keys: KeyMapping | None = None,
         limits: ServerLimits | None = None,
+        origins: Sequence[str] = (),
     ) -> None:
+        self._origins = [None, *map(Origin, origins)]
         self._policy, self._keys, self._limits = policy, keys or KeyMapping(), limits or ServerLimits()
         self._call: Callable = policy.predict if whole_chunks else policy.act  # type: ignore[attr-defined]
         self._metadata = {
@@ -109,6 +114,7 @@ class PolicyServer:
             max_size=self._limits.max_message * 2**20,
             max_queue=1,  # messages that have come and nobody has looked at: one and no more
             close_timeout=2,
+            origins=self._origins,
             process_request=lambda connection, request: (
                 connection.respond(http.HTTPStatus.OK, "OK\n") if request.path == "/healthz" else None
             ),

@@ -52,6 +52,10 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("diagnose --checkpoint d --interventions images_black", "no effect without --closed-loop"),
         ("serve_policy --checkpoint d --port 99999", "from 0 to 65535"),
         ("serve_policy --checkpoint d --port -1", "from 0 to 65535"),
+        (
+            "serve_policy --checkpoint d --origin x.org/page",
+            "'x.org/page' is no place of web pages; give SCHEME://HOST",
+        ),
         ("show_episode d.hdf5 --fps 0 --out x.mp4", "from 0.1 to 1000"),
         ("show_episode d.hdf5 --fps 10", "--fps has no effect unless --out is a video"),
         ("show_episode d.hdf5 --out x.txt", "must end in .html or .mp4 or .png"),

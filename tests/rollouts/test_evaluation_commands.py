@@ -218,7 +218,7 @@ def test_the_address_of_a_server_is_one_that_a_client_can_be_given_or_is_refused
     assert "ws://" in message or "; give --host" in said.err
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host.invalid", "a" * 70])
+@pytest.mark.parametrize("host", ["127.0.0.1", "255.255.255.255", "224.0.0.1", "no.such.host.invalid", "a" * 70])
 def test_an_address_at_which_nothing_can_listen_is_refused_before_anything_is_loaded(host, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

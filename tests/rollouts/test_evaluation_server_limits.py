@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from served import Counting, serving
 from test_evaluation_server import STATE, ask, opened
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
+from websockets.sync.client import connect
 
 from gap_vla.core.typed_config import number_fields
 from gap_vla.rollouts import PolicyError
@@ -142,6 +143,17 @@ def test_ports_that_do_not_exist_are_named(port):
     with pytest.raises(PolicyError, match=f"port is {port}; it must be a whole number from 0 to 65535"):
         with serving(Counting(), whole_chunks=False, port=port):
             pass
+
+
+@pytest.mark.parametrize("allowed", [(), ("http://127.0.0.1:3000",)])
+def test_a_page_in_a_browser_is_refused_unless_it_is_named(allowed):
+    with serving(Counting(), whole_chunks=False, origins=allowed) as port:
+        for origin in ("http://127.0.0.1:3000", f"http://127.0.0.1:{port}", "https://example.org", "null", None):
+            said = contextlib.nullcontext()
+            if origin not in (None, *allowed):
+                said = pytest.raises(InvalidStatus, match="403")
+            with said, connect(f"ws://127.0.0.1:{port}", origin=origin) as connection:
+                assert "inputs" in unpack(connection.recv(timeout=60))
 
 
 def benchmark():
