@@ -51,7 +51,7 @@ def load_motions(path: Path, task: str, most: int | None = None) -> list[ExpertM
     from gap_vla.demos.hdf5_members import attributes_of_data
     from gap_vla.phases.motion import motion_of
 
-    source, advice = open_source(path), "remove the file, and demonstrations are collected"
+    source, advice = open_source(path), "collect others with --demos FOLDER"
     said = Section(attributes_of_data(path), f"{path}: data", EpisodeError)
     if said.values.get("task") != task:
         raise EpisodeError(f"{path}: its task is {shown(said.values.get('task'))}, not {task!r}; {advice}")

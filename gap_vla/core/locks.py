@@ -7,11 +7,13 @@ import errno
 import fcntl
 import os
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import regular
 from gap_vla.core.resources import ResourceError, existing_parent
 
 
@@ -30,7 +32,7 @@ def alone(lock: Path | str, what: str, wait: bool = False) -> Iterator[None]:
         wait: until another process that holds it is done.
 
     Raises:
-        InUseError: another process holds it, and not `wait`; its number and host are named.
+        InUseError: another process holds it, and not `wait`; its number and host are named. Or it is somebody's file.
         ResourceError: its folder is a link that leads nowhere.
     """
     existing_parent(Path(lock).parent)
@@ -51,7 +53,8 @@ def alone(lock: Path | str, what: str, wait: bool = False) -> Iterator[None]:
 def _opened(lock: Path, what: str, wait: bool) -> TextIO:
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(lock, "a+", opener=lambda name, how: os.open(name, how | os.O_NOFOLLOW, 0o666))  # it is emptied
+        handle = os.open(regular(lock, InUseError), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        stream = open(handle, "a+", errors="replace")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -62,6 +65,10 @@ def _opened(lock: Path, what: str, wait: bool) -> TextIO:
             holder = stream.read().strip() or "another process"
             stream.close()
             raise InUseError(f"{what} is in use by {holder}; wait for it, or stop it") from None
+        stream.seek(0)
+        if not re.fullmatch(r"(process \d+ on .*\n)?", stream.read(1000)):  # it would be emptied
+            stream.close()
+            raise InUseError(f"{lock} is in the place of a lock and was not written by gap_vla; move it away")
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(lock.stat(), os.fstat(stream.fileno())):
                 return stream

@@ -100,9 +100,9 @@ def require_jax_device() -> None:
 
 def shown(size: float) -> str:
     """
-    >>> shown(3 * 2**29), shown(2**20)
-    ('1.5 GiB', '1.0 MiB')
+    >>> shown(3 * 2**29), shown(2**20), shown(3000)
+    ('1.5 GiB', '1.0 MiB', '2.9 KiB')
     """
     if size < 2**29:
-        return f"{size / 2**20:.1f} MiB"
+        return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
     return f"{size / 2**30:.1f} GiB" if size < 1000 * 2**30 else f"{size / 2**30:,.0f} GiB"

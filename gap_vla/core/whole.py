@@ -13,11 +13,14 @@ import fcntl
 import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from gap_vla.core.errors import UserError
 
 OURS, SUFFIX = ".gap_vla-", ".partial"
 """What hidden folders of ours, and no others, have in their names."""
@@ -35,19 +38,21 @@ def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
     suffix = path.suffix.lower()  # of the link: writers go by it
     path = Path(os.path.realpath(path if follow else path.parent), "" if follow else path.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         _give_usual_mode(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename in (None, name, temporary):
+        if temporary is None or error.filename in (None, name, temporary):
             error.filename = str(path)  # the name that the user knows
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -58,7 +63,11 @@ def write_json(path: Path | str, value: Any) -> None:
 
 @contextlib.contextmanager
 def workplace(path: Path) -> Iterator[Path]:
-    """Yields an empty hidden folder beside `path`, which is removed in the end; those of killed writers are too."""
+    """Yields an empty hidden folder beside `path`, which is removed in the end; those of killed writers are too.
+
+    What is made in it has the name of `path`, or that with `.annotator`. Raises UserError: a killed writer's folder
+    holds something else.
+    """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)
@@ -98,7 +107,7 @@ def _exchange(one: Path, other: Path) -> bool:
 def _clear_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}{OURS}*{SUFFIX}"):
         try:
-            lock = os.open(leftover, os.O_RDONLY)
+            lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
             continue
         try:
@@ -106,6 +115,9 @@ def _clear_leftovers(path: Path) -> None:
         except OSError:
             continue  # somebody works there
         else:
+            own = rf"({re.escape(OLD)})?{re.escape(path.name)}(\.annotator)?"
+            if others := [place for place in leftover.iterdir() if not re.fullmatch(own, place.name)]:
+                raise UserError(f"{others[0]} lies where {path} is made and was not written by gap_vla; move it away")
             for old in leftover.glob(f"{OLD}*"):
                 if not (home := path.with_name(old.name.removeprefix(OLD))).exists():
                     os.replace(old, home)

@@ -62,7 +62,8 @@ def asked(policy: Policy, observations: dict[str, np.ndarray], episode_ids: Sequ
     if actions.ndim != 2 or len(actions) != len(episode_ids) or actions.dtype.kind not in "biuf":
         raise PolicyError(f"{policy.name} returned {actions.dtype} {actions.shape} for {len(episode_ids)} observations")
     if (odd := ~(np.abs(actions.astype(np.float64)) <= MOST_ACTION).all(1)).any():
-        raise PolicyError(f"{policy.name}: the action in episode {episode_ids[int(odd.argmax())]} is NaN or no action")
+        where = f"{policy.name}: the action in episode {episode_ids[int(odd.argmax())]}"
+        raise PolicyError(f"{where} is NaN or no action, beyond ±{MOST_ACTION:g}; take another checkpoint or policy")
     return actions
 
 

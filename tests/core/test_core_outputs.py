@@ -16,7 +16,7 @@ from PIL import Image
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.locks import alone
+from gap_vla.core.locks import InUseError, alone
 from gap_vla.core.outputs import (
     FOLDER_MARK,
     HDF5,
@@ -62,7 +62,7 @@ def test_every_format_carries_a_mark_stays_readable_and_is_replaced_only_by_its_
     assert made_by(path) == "episode"
     write(path, "episode")
     before = path.read_bytes()
-    with pytest.raises(OutputError, match=r"holds something else of gap_vla \(episode\)"):
+    with pytest.raises(OutputError, match=r"is something else of gap_vla \(episode\)"):
         write(path, "report")
     with pytest.raises(OutputError, match="allow overwriting"):
         claim(path, "episode", overwrite=False, suffixes=(suffix,))
@@ -83,7 +83,7 @@ def test_marked_files_are_read_by_others(tmp_path):
 def test_what_others_made_is_never_replaced(suffix, tmp_path):
     path = tmp_path / f"x{suffix}"
     path.write_text("the only copy")
-    with pytest.raises(OutputError, match="was not written by this command"):
+    with pytest.raises(OutputError, match="exists without the mark of this, gap_vla:"):
         write(path, "episode")
     path.unlink()
     path.mkdir()
@@ -144,7 +144,7 @@ FOREIGN = {
 def test_a_file_that_quotes_a_mark_or_has_one_of_a_later_format_is_not_replaced(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(FOREIGN[name])
-    with pytest.raises(OutputError, match="was not written by this command"):
+    with pytest.raises(OutputError, match="exists without the mark of this, gap_vla:"):
         claim(path, "episode", suffixes=(path.suffix,))
 
 
@@ -206,10 +206,58 @@ def test_hidden_folders_that_are_not_ours_stay(tmp_path):
     for folder in (*foreign, ours):
         folder.mkdir()
         (folder / "thesis.txt").write_text("the only copy")
+    (ours / "thesis.txt").rename(ours / "x.hdf5")
     for name in ("x.hdf5", "*.hdf5", "[a-z].hdf5"):
         with workplace(tmp_path / name) as folder:
             assert folder.parent == tmp_path and not any(folder.iterdir())
     assert all((folder / "thesis.txt").exists() for folder in foreign) and not ours.exists()
+
+
+def test_what_somebody_put_into_the_folder_of_a_killed_writer_is_named_and_stays(tmp_path):
+    killed = tmp_path / ".x.gap_vla-abcdefgh.partial"
+    (killed / "x").mkdir(parents=True)
+    (killed / "thesis.txt").write_text("the only copy")
+    with pytest.raises(UserError, match=rf"^{killed}/thesis\.txt lies where {tmp_path}/x is made and was not"):
+        with workplace(tmp_path / "x"):
+            pass
+    assert (killed / "thesis.txt").read_text() == "the only copy"
+    (killed / "thesis.txt").rename(tmp_path / "thesis.txt")
+    (tmp_path / ".x.gap_vla-link.partial").symlink_to(tmp_path / "linked")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "replaced.x").touch()
+    os.mkfifo(tmp_path / ".x.gap_vla-pipe.partial")
+    with workplace(tmp_path / "x"):
+        pass
+    assert (tmp_path / "linked" / "replaced.x").exists() and not killed.exists()
+
+
+@pytest.mark.parametrize("content", [b"the only copy", b"process 1 on x\nand more", b"\xff"])
+def test_a_file_in_the_place_of_a_lock_is_named_and_stays(content, tmp_path):
+    (tmp_path / ".lock").write_bytes(content)
+    with pytest.raises(InUseError, match=r"/\.lock is in the place of a lock and was not written by gap_vla; move it"):
+        with alone(tmp_path / ".lock", "it"):
+            pass
+    assert (tmp_path / ".lock").read_bytes() == content
+    (tmp_path / ".lock").unlink()
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(InUseError, match=r"/\.lock is a pipe or a device, no regular file"):
+        with alone(tmp_path / ".lock", "it"):
+            pass
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").write_text("process 1 on x\n")  # of one that was killed
+    with alone(tmp_path / ".lock", "it"):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_of_the_file_that_was_asked_for(tmp_path, monkeypatch):
+    def refused(prefix, suffix, dir):
+        raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/{prefix}ab12cd34{suffix}")
+
+    monkeypatch.setattr("tempfile.mkstemp", refused)
+    with pytest.raises(PermissionError) as closed:
+        write_json(tmp_path / "TASKS.json", {})
+    assert closed.value.filename == str(tmp_path / "TASKS.json")
 
 
 def test_an_output_is_contains_and_lies_in_nothing_that_is_read(tmp_path):

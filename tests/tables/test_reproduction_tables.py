@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 
-from experiments.pages import RenderError, markers, replace_between
+from experiments.pages import RenderError, around, markers, replace_between
 from experiments.tables.cells import changed_settings, find_kind, plan
 from experiments.tables.command import seconds
 from experiments.tables.ledger import FAILED, FINISHED, Entry, Ledger
@@ -15,6 +15,7 @@ from experiments.tables.paper import PAPER_TABLES, paper_success
 from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
 from experiments.tables.tables import PROFILES, TABLES, find_table, narrowed
+from gap_vla.core.resources import ResourceError
 from gap_vla.core.typed_config import ConfigError
 
 
@@ -155,6 +156,9 @@ def test_a_page_without_markers_gets_the_section_at_its_end_and_a_broken_one_is_
     os.mkfifo(page)
     with pytest.raises(RenderError, match=r"page\.md is a pipe or a device"):
         replace_between(page, "tables", "| |")
+    (tmp_path / "file").touch()
+    with pytest.raises(ResourceError, match=rf"the folder of {tmp_path}/file/page\.md is .* is a file; give a folder"):
+        around(tmp_path / "file" / "page.md", "tables")
 
 
 def test_the_papers_figures_are_those_of_its_tables():
