@@ -120,6 +120,13 @@ class Episode:
                 if wrong.any():
                     step = wrong.argmax()
                     raise EpisodeError(f"{where}: {key} is {value[step]:g} at step {step}; annotate again")
+        if (self.rho is None) != (self.change_point is None):
+            there, lost = ("rho", "change_point") if self.change_point is None else ("change_point", "rho")
+            raise EpisodeError(f"{where}: {there} without {lost}; annotate again")
+        if self.change_point is not None and self.change_point[0]:
+            raise EpisodeError(
+                f"{where}: change_point is true at the first step, which begins no change; annotate again"
+            )
         for key, value in self.images.items():
             if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3 or 0 in value.shape:
                 raise EpisodeError(

@@ -182,6 +182,11 @@ def is_full_disk(error: BaseException) -> bool:
     return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
 
 
+def is_failed_disk(error: BaseException) -> bool:
+    """Whether the system could not read, whatever is there; HDF5 puts the number into a text."""
+    return isinstance(error, OSError) and re.search(rf"[Ee]rrno (= )?{errno.EIO}\b", str(error)) is not None
+
+
 class _Pipe(io.TextIOWrapper):
     """A stream that somebody reads, or has stopped to read: then it leads nowhere, and work goes on."""
 

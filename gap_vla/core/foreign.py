@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gap_vla.core.errors import UserError, is_full_disk, message_of
+from gap_vla.core.errors import UserError, is_failed_disk, is_full_disk, message_of
 from gap_vla.core.resources import available_memory
 
 T = TypeVar("T")
@@ -70,6 +70,9 @@ def refusing(
         if is_full_disk(problem) or isinstance(problem, PermissionError):  # what is read is not damaged
             raise
         found = f"no {problem.args[0]!r}" if type(problem) is KeyError and problem.args else f"{problem}"
+        if is_failed_disk(problem):
+            raise error(f"{str(where).split(': ')[0]}: its disk, or the network, failed; try again") from problem
+        found = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", found)
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem
 
 

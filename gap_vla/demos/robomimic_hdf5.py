@@ -194,7 +194,7 @@ class RobomimicHDF5(Source):
             language_instruction=as_text(attrs.get("language_instruction", self._language), where),
             success=as_truth(attrs.get("success", True), f"{where}: the attribute 'success'"),
             phase=None if phase is None else np.array(phase, str),
-            metadata={"file_path": str(self.path), "episode_id": name, **facts, **short},
+            metadata={**short, "file_path": str(self.path), "episode_id": name, **facts},
         )
 
     def _cameras_of(self, demo: h5py.Group, where: str) -> list[str]:

@@ -273,7 +273,8 @@ def load_annotator(directory: str | Path) -> Annotator:
         annotator = Annotator(method, options, record.whole("seed", 0, 2**64), estimator)
         if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
             raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
-        fits = record.text("version") != LABELS_NAME or annotator.identity["hash"] == record.text("hash")
+        version = record.choice("version", sorted({"0.1.0", LABELS_NAME}))
+        fits = version != LABELS_NAME or annotator.identity["hash"] == record.text("hash")
     if not fits:
         raise MotionError(f"{path}: its hash does not fit the files beside it; annotate again")
     return annotator

@@ -109,8 +109,8 @@ class Motion:
         for name, value in fields.items():
             if len(value) != len(pos):
                 raise MotionError(f"{where}: {name} has {len(value)} steps, position {len(pos)}; they must be equal")
-            if not np.isfinite(value).all():
-                step, column = (int(i) for i in np.argwhere(~np.isfinite(value))[0])
+            if (bad := ~(np.abs(value) <= np.finfo(np.float32).max)).any():
+                step, column = (int(i) for i in np.argwhere(bad)[0])
                 raise MotionError(
                     f"{where}: {name} is {value[step, column]} at step {step}, column {column}; "
                     "repair the value or drop the episode"

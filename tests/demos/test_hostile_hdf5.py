@@ -248,3 +248,9 @@ def test_holes_are_not_read_and_text_behind_them_is(file: Path, damaged: bool) -
         require_sound(file)
         with pytest.raises(EpisodeError, match=r"has 429,496,729,600 bytes and stores .*, the rest are holes; get it"):
             open_source(file).identity()
+
+
+def test_a_disk_that_fails_is_not_called_a_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / "d.hdf5").symlink_to("/proc/self/mem")  # its first bytes give the error of a broken disk
+    with pytest.raises(EpisodeError, match=rf"^{tmp_path}/d.hdf5: its disk, or the network, failed; try again$"):
+        open_source(tmp_path / "d.hdf5")

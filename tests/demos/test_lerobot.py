@@ -199,7 +199,9 @@ def test_a_picture_in_postscript_starts_no_ghostscript(tmp_path: Path, monkeypat
     Image.new("RGB", (8, 8)).save(stream, "EPS")
     columns["observation.images.top"] = [{"bytes": stream.getvalue(), "path": ""}] * len(columns["frame_index"])
     write_table(root / "data/chunk-000/episode_000001.parquet", columns)
-    with pytest.raises(EpisodeError, match=r"episode 1: a picture cannot be decoded: cannot identify"):
+    with pytest.raises(
+        EpisodeError, match=r"episode 1: a picture cannot be decoded: cannot identify image file; download"
+    ):
         open_source(root, "lerobot")[1]
 
 

@@ -117,7 +117,8 @@ def test_identical_dataset_is_reused_and_a_different_one_is_noticed(tmp_path: Pa
         ({"proprio": np.zeros((12, 8), np.float32)}, "demo_2: proprio_dim is 8, the first episode has 9"),
         ({"action": np.full((12, 7), np.nan, np.float32)}, "demo_2: action is NaN or infinite at step 0"),
         ({"images": {"image_primary": np.zeros((12, 8, 8, 3), np.uint8)}}, "demo_2: images is"),
-        ({"rho": None}, "demo_2: rho is False"),
+        ({"rho": None, "change_point": None}, "demo_2: rho is False"),
+        ({"rho": None}, "demo_2: change_point without rho; annotate again"),
     ],
 )
 def test_a_bad_episode_leaves_no_dataset(tmp_path: Path, change: dict, message: str) -> None:

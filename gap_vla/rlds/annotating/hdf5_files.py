@@ -18,7 +18,7 @@ from gap_vla.core.whole import workplace
 from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
 from gap_vla.phases import Annotation
-from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
+from gap_vla.rlds.annotating.job import LABELS, AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
 
 def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
@@ -61,10 +61,9 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     episode = demos[index]
     where = f"{source}, episode {demos.places[index]}"
     with opened(demos.path) as file:
+        stored = [{name for name in LABELS if has(file, f"data/{place}/{name}")} for place in demos.places]
         group = group_at(file, f"data/{demos.places[index]}", where)
-        if not has(group, "rho"):
-            return episode
-        labels = {name: numbers_at(group, name, where) for name in ("rho", "change_point")}
+        labels = {name: numbers_at(group, name, where) for name in labels_of(stored, index, where)}
         return episode.replace(**labels).validate()
 
 

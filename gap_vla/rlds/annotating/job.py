@@ -11,9 +11,12 @@ import numpy as np
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import one_line
 from gap_vla.phases import Annotation, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
 from gap_vla.rlds.schema import Schema
+
+LABELS = ("rho", "change_point")
 
 
 class AnnotationError(UserError, ValueError):
@@ -48,6 +51,9 @@ class AnnotationJob:
     def __post_init__(self) -> None:
         if self.annotator is None:
             checked_options(self.method, self.options, self.seed)
+        for what, names in (("state", self.state.split("+")), ("extra", self.extra_names)):
+            if len(set(names)) < len(names) or "" in names:
+                raise AnnotationError(f"{what} is {one_line('+'.join(names))!r}; name each column once, joined by +")
 
     @property
     def extra_names(self) -> list[str]:
@@ -87,6 +93,13 @@ class AnnotatedFiles:
     annotation: Annotation
     episodes: Sequence[Episode]
     read: Callable[[int], Episode]
+
+
+def labels_of(stored: Sequence[set[str]], index: int, where: str) -> set[str]:
+    """Which labels an episode has, of those that are `stored` of each; raises AnnotationError if others have more."""
+    if lost := set().union(*stored) - stored[index]:
+        raise AnnotationError(f"{where}: no {min(lost)}, which other episodes have; annotate again")
+    return stored[index]
 
 
 def joined(names: Sequence[str], column: Callable[[str], np.ndarray], where: str) -> np.ndarray:

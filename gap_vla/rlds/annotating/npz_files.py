@@ -21,9 +21,8 @@ from gap_vla.core.whole import workplace
 from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.fields import as_names, as_rows, files_in
 from gap_vla.demos.layout import StateLayout
-from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
+from gap_vla.rlds.annotating.job import LABELS, AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
-LABELS = ("rho", "change_point")
 READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")
 
 
@@ -55,6 +54,7 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     files = files_in(source, ".npz")
     if not 0 <= index < len(files):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}")
+    labels_of([{*read_arrays(file, lambda _: False)} & {*LABELS} for file in files], index, f"{files[index]}")
     return read_npz(files[index], job)
 
 
@@ -78,6 +78,8 @@ def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
 def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -> np.ndarray:
     if "proprio" in arrays:
         return StateLayout.of(job.layout).to_proprio(as_rows(arrays["proprio"], f"{file}: 'proprio'"), str(file))
+    if job.layout != "gap":
+        raise AnnotationError(f"{file}: no 'proprio' that the layout could name the columns of; leave the layout out")
     names = ("position", "quaternion", "gripper")
     if missing := [name for name in names if name not in arrays]:
         found = ", ".join(arrays) or "nothing"
