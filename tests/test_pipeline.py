@@ -180,7 +180,7 @@ def cells(tmp_path, monkeypatch):
     return ran
 
 
-def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, tmp_path):
+def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, runs=str(tmp_path))
     text, failed = comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
     assert len(cells) == 6 and "VP+GAP" in text and failed == ["v, seed 1"]
@@ -190,6 +190,8 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     assert (out / "table.md").exists() and (out / "table.png").stat().st_size > 1000
     comparison.compare(config, ["v", "vp", "vp_gap"], [0, 1])
     assert cells[6:] == [("v", 1)]
+    monkeypatch.setattr(comparison, "prepare_data", None)  # of finished cells, nothing is made again
+    assert comparison.compare(config, ["vp", "vp_gap"], [0, 1])[1] == []
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,9 @@ def test_a_dry_run_looks_at_what_a_run_looks_at(make, changes, words, folders, t
 
 
 @pytest.mark.parametrize("make", [octo, small])
-@pytest.mark.parametrize(("name", "folder"), [("state", True), ("rollouts", True), ("report.html", False)])
+@pytest.mark.parametrize(
+    ("name", "folder"), [("state", True), ("rollouts", True), ("report.html", False), ("state/training.pt", False)]
+)
 def test_a_run_with_a_file_in_the_place_of_a_folder_is_not_taken_up_and_nothing_changes(
     make, name, folder, folders, tmp_path
 ):
@@ -130,12 +132,19 @@ def test_a_run_with_a_file_in_the_place_of_a_folder_is_not_taken_up_and_nothing_
     run.rollouts.mkdir()
     if (place := run.path / name).exists():
         place.rmdir()
-    place.touch() if folder else place.mkdir()
+    place.touch() if folder else place.mkdir(parents=True)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     other = make(**folders | {"eval__seed": 7})
     with pytest.raises(UserError, match=rf"{name} is no {'folder' if folder else 'file'}, and one belongs there; move"):
         Run(other, run.path.name).to_the_end(resume=True)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_run_of_the_other_trainer_is_called_that(folders, tmp_path):
+    config = small(**folders)
+    RunDirectory.claim(Run(config, "one").directory.path, config.to_dict(), resume=False)
+    with pytest.raises(UserError, match="holds a run of the backend small, this configuration is of octo; start"):
+        Run(octo(**folders), "one").to_the_end(resume=True)
 
 
 @pytest.mark.parametrize("make", [octo, small])

@@ -266,7 +266,7 @@ KINDS: dict[str, Kind] = {
         _store,
         {"cpu": 15 * 60.0, "paper": 24 * 3600.0, "debug": 90.0},
         _origin,
-        lambda config: config.needs_rho,
+        lambda config: "rho" in config.needed_labels,
     ),
 }
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
-from gap_vla.core.identity import differences, flat, in_words
+from gap_vla.core.identity import differences, digest, flat, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.typed_config import STEPS, ConfigError
 from gap_vla.core.whole import write_json
@@ -90,7 +90,7 @@ class RunDirectory:
 
     def complete_with(self, config: Mapping[str, Any]) -> bool:
         """Whether it is complete, and was trained and measured as this configuration says."""
-        return self.complete and of_result(self.read_config()) == of_result(config)
+        return self.complete and self.config.exists() and of_result(self.read_config()) == of_result(config)
 
     def read_config(self, error: type[UserError] = ConfigError) -> dict[str, Any]:
         """The configuration, without the note on earlier values; raises `error` if the file holds none."""
@@ -124,7 +124,8 @@ class RunDirectory:
             try:
                 yield cls.claim(path, config, resume, dataset)
             except BaseException:
-                if new and not any(p not in (run.config, run.dataset, run.lock) for p in run.path.iterdir()):
+                begun = (p not in (run.config, run.dataset, run.lock) for p in run.path.glob("*"))
+                if new and not any(begun):
                     run.config.unlink(missing_ok=True)
                     run.dataset.unlink(missing_ok=True)
                 raise
@@ -134,7 +135,13 @@ class RunDirectory:
         if links := [place for place in self.path.glob("*") if place.is_symlink()]:
             raise RunExistsError(f"{links[0]} is a link; a run writes files of its own: remove it, or move them here")
         if not self.config.exists() and self.path.exists() and any(p != self.lock for p in self.path.iterdir()):
-            raise RunExistsError(f"{self.path} exists and is no run of ours (no config.json); pass --run-name NAME")
+            lost = "has lost its config.json: copy the run again" if self.metrics.exists() else "is no run of ours"
+            raise RunExistsError(f"{self.path} exists and {lost}; or pass --run-name NAME")
+
+    def require_there(self) -> None:
+        """Raises UserError if the folder was renamed or removed while its training, which measures into it, ran."""
+        if not self.metrics.exists():
+            raise UserError(f"{self.path} was renamed or removed meanwhile; give it its name again, then --resume")
 
     @classmethod
     def claim(
@@ -231,6 +238,11 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             raise UserError(f"{where}: step {step} comes again; copy the file again, or take the line out")
         rows.append(dict(row.values))
     return rows[1:]
+
+
+def settings_hash(config: Mapping[str, Any]) -> str:
+    """Hash of everything that can change what is trained; saved states carry it."""
+    return digest(of_training(config))
 
 
 def of_result(config: Mapping[str, Any]) -> dict[str, Any]:

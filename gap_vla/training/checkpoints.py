@@ -30,10 +30,11 @@ class StateCheckpoints:
 
     Args:
         layout: which number of the packed parameters means what (`Packing.identity`); another one is not restored.
+        settings: hash of what is trained; nor is a state of other settings.
     """
 
-    def __init__(self, directory: Path | str, layout: str = ""):
-        self._layout = layout
+    def __init__(self, directory: Path | str, layout: str = "", settings: str = ""):
+        self._layout, self._settings = layout, settings
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
         Path(directory).mkdir(parents=True, exist_ok=True)  # orbax hangs where that fails
         self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
@@ -49,7 +50,9 @@ class StateCheckpoints:
             return
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_on_disk(state)),
-            loader=ocp.args.JsonSave({"state": json.dumps(loader_state), "layout": self._layout}),
+            loader=ocp.args.JsonSave(
+                {"state": json.dumps(loader_state), "layout": self._layout, "settings": self._settings}
+            ),
         )
         self._manager.save(step, args=args)
 
@@ -68,6 +71,8 @@ class StateCheckpoints:
                 f"{where} holds parameters in another order or of another model; it cannot be resumed by this "
                 "version: start a new run with --run-name NAME"
             )
+        if found.text("settings", self._settings) != self._settings:
+            raise ConfigError(f"{where} is of a run with other settings; copy this run's own, or {_ADVICE}")
         abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
         state = self._read(where, state=ocp.args.StandardRestore(abstract))["state"]
         return TrainState(**{key: value for key, value in state.items() if key != EMPTY}), position

@@ -59,7 +59,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
             require_ready(run.config, run.stages, run.directory)
         else:
             _ = Finished.read(run.directory.path).metrics  # refuses what is damaged
-    prepare_data(cells[0], runs[0].stages)
+    if not all(run.directory.complete_with(run.config.to_dict()) for run in runs):
+        prepare_data(cells[0], runs[0].stages)
     text = ""
     for number, run in enumerate(runs, 1):
         cell, directory = run.config, run.directory

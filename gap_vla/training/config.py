@@ -246,9 +246,9 @@ class Experiment(abc.ABC):
         """The gradient adjustment of this method."""
 
     @property
-    def needs_rho(self) -> bool:
-        """Whether the dataset must carry ρ."""
-        return self.schedule.needs_rho
+    def needed_labels(self) -> tuple[str, ...]:
+        """What every step of the dataset must carry for this method: of `rho`, `change_point`, `phase`."""
+        return ("rho",) if self.schedule.needs_rho else ()
 
     @property
     @abc.abstractmethod

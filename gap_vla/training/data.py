@@ -17,7 +17,7 @@ from gap_vla.rlds.store import StoreSplit
 from gap_vla.rlds.windows import Batch
 from gap_vla.training.config import Experiment
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.preflight import require_cameras
+from gap_vla.training.preflight import require_cameras, require_labels
 from gap_vla.training.torch import SmallConfig
 
 
@@ -39,23 +39,13 @@ def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int
     for split in ("train", "val"):
         if split not in store.splits:
             raise ConfigError(f"{store.directory} has no split {split!r}; build it with data.val_fraction above 0")
-    fields, method = store.split("train").fields, config.how
-    if method.needs_change_points and "change_point" not in fields:
+    fields = store.split("train").fields
+    known = len(phase_names(store)) if "phase" in fields else 0
+    require_labels(store.directory, [name for name in fields if known or name != "phase"], config)
+    if "phase" in config.needed_labels and known > config.model.phases:
         raise ConfigError(
-            f"the dataset in {store.directory} has no steps/change_point, which method {config.method} needs; add it "
-            "with `gap-vla annotate`"
+            f"the dataset in {store.directory} has {known} phases; set --config.model.phases={known} or more"
         )
-    if method.needs_phase:
-        known = len(phase_names(store)) if "phase" in fields else 0
-        if not known:
-            raise ConfigError(
-                f"the dataset in {store.directory} has no steps/phase, which method {config.method} learns from; add "
-                "that column, or choose another method"
-            )
-        if known > config.model.phases:
-            raise ConfigError(
-                f"the dataset in {store.directory} has {known} phases; set --config.model.phases={known} or more"
-            )
     shapes = {key: array.shape[1:] for key, array in fields.items() if key.startswith("image_")}
     require_cameras(store.directory, shapes, config, rolled_out=True)
     height, width, channels = shapes[f"image_{config.demos.cameras[-1]}"]

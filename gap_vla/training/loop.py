@@ -128,7 +128,8 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     first = done = trainer.restore(run.state)
     if done:
         print(f"train: resumed after step {done}", flush=True)
-    nobodys = SimpleNamespace(write=lambda step, values: None, close=lambda: None, kept=[])
+    nothing = lambda *given: None  # noqa: E731
+    nobodys = SimpleNamespace(write=nothing, close=nothing, require_there=nothing, kept=[])
     metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
     progress = Progress("train", trainer.steps, "step", done)
     held_out = trainer.validate()
@@ -156,6 +157,7 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
             validating = done % rhythm.validate_every == 0 or last
             if logged or saving or validating:  # what is not finite is never saved
                 _require_finite(*pending, done, run)
+                metrics.require_there()
             if logged:
                 values = {**measured.values(), "train/steps_per_second": progress.rate(done)}
                 metrics.write(done, values)
@@ -171,6 +173,7 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     if done < trainer.steps:
         if pending and saved < done:
             _require_finite(*pending, done, run)
+            metrics.require_there()
             trainer.save(done)
         raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
     share = gathering / (time.perf_counter() - started) if done > first else 0.0
@@ -236,7 +239,9 @@ class MetricsWriter:
         from tensorboardX.proto.event_pb2 import Event
 
         there = read_metrics(run.metrics) if start_step and run.metrics.exists() else []
-        self.kept = [row for row in there if row["step"] <= start_step]
+        self.kept, self.require_there = [row for row in there if row["step"] <= start_step], run.require_there
+        if start_step and not self.kept:
+            print(f"note: {run.metrics} holds nothing of the first {start_step} steps; curves begin here", flush=True)
         with replacing(run.metrics) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         self._lines = run.metrics.open("a")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.run_directory import RunDirectory, settings_hash
 from gap_vla.core.whole import workplace
 from gap_vla.octo import OctoModel
 from gap_vla.octo.optimizer import join_frozen
@@ -25,7 +25,7 @@ from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, s
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import Built, build, describe, dry_run
 from gap_vla.training.packing import Packing
-from gap_vla.training.preflight import require_rho
+from gap_vla.training.preflight import require_labels
 from gap_vla.training.step import TrainStep, counted_entries
 
 SHORT_RUN = 200
@@ -78,7 +78,7 @@ class OctoTrainer(Trainer):
             ConfigError: GAP is asked for, and they have no ρ.
         """
         for each in (store, *mixture):
-            require_rho(each.directory, has_rho(each), config)
+            require_labels(each.directory, ("rho",) if has_rho(each) else (), config)
         loader = make_loader(config, store, "train", train=True, mixture=mixture)
         built = build(config, loader.peek(), store.statistics)
         return cls(config, built, loader, make_loader(config, store, "val", train=False))
@@ -94,7 +94,7 @@ class OctoTrainer(Trainer):
         return self.loader.peek()
 
     def restore(self, folder: Path) -> int:
-        self._checkpoints = StateCheckpoints(folder, self.built.packing.identity)
+        self._checkpoints = StateCheckpoints(folder, self.built.packing.identity, settings_hash(self.config.to_dict()))
         if self._checkpoints.latest is None:
             return 0
         self.state, position = self._checkpoints.restore(self.state)

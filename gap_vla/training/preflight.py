@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Container, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.rlds.version_files import check_files
 from gap_vla.sim import require_rendering, task_spec, variant_spec
+from gap_vla.training import backend_of
 from gap_vla.training.config import LOGGERS, Experiment
 from gap_vla.training.stages import Stages
 
@@ -51,10 +52,16 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     """
     require_writable(config.runs, "runs")
     folders = (directory.state, directory.tensorboard, directory.checkpoint, directory.rollouts)
-    for place in (*folders, directory.first_batch, directory.metrics, directory.summary, directory.page):
+    files = (directory.state / "training.pt", directory.first_batch, directory.metrics, directory.summary)
+    for place in (*folders, *files, directory.page):
         kind, right = ("folder", place.is_dir()) if place in folders else ("file", place.is_file())
         if place.exists() and not right:
             raise ConfigError(f"{place} is no {kind}, and one belongs there; move it away, or copy the run again")
+    if directory.config.exists() and (found := backend_of(directory.read_config(), type(config))) is not type(config):
+        raise ConfigError(
+            f"{directory.path} holds a run of the backend {found.backend}, this configuration is of {config.backend}; "
+            "start another run with --run-name NAME"
+        )
     for made in (stages.store, Path(config.runs, config.task, "run")):
         require_apart(made, config.data.rlds or None, config.demos.path or None, *stages.mixture)
     if (logger := config.train.logger) in LOGGERS:
@@ -114,12 +121,14 @@ def require_data(config: Experiment, stages: Stages) -> None:
     if stages.rlds.exists():
         require_dataset(stages.rlds, config)
         return
-    if config.needs_rho and config.phases.method == "none":
-        raise ConfigError("phases.method is 'none', and this method needs ρ; choose another, or a method without it")
+    if {"rho", "change_point"} & {*config.needed_labels} and config.phases.method == "none":
+        advice = "choose another, or a method without it"
+        raise ConfigError(f"phases.method is 'none', and this method needs ρ or change points; {advice}")
     steps = task_spec(config.task).horizon / 2
     episodes = config.demos.episodes
     if config.demos.path:
         episodes, first = _require_source(config)
+        require_labels(config.demos.path, {*first.arrays, "rho", "change_point"}, config)
         steps = len(first)
     splits = plan_splits(episodes, config.data.val_fraction)
     if not splits["train"] or not splits.get("val"):
@@ -164,7 +173,7 @@ def _require_mixture(config: Experiment, stages: Stages) -> None:
         require_dataset(path, config, {"train"})
         known[path] = _step_fields(path)
     if described := {path: shapes for path, shapes in known.items() if shapes is not None}:
-        needed = ["proprio", "action", *(labels if config.needs_rho else ())]
+        needed = ["proprio", "action", *(labels if "rho" in config.needed_labels else ())]
         require_alike(described, [*(f"image_{camera}" for camera in config.demos.cameras), *needed])
 
 
@@ -184,17 +193,19 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
             raise ConfigError(f"{directory} has no split {name!r}; build it with data.val_fraction above 0")
         with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
             check_files(splits[name], sorted(directory.glob(f"*-{name}.*-of-*")), directory)
-    require_rho(directory, "rho" in fields, config)
+    require_labels(directory, fields, config)
     require_cameras(directory, {key: shape for key, shape in fields.items() if key.startswith("image_")}, config)
 
 
-def require_rho(where: Path, labelled: bool, config: Experiment) -> None:
-    """Raises ConfigError if the method needs ρ and a dataset has none."""
-    if config.needs_rho and not labelled:
-        raise ConfigError(
-            f"{where} has no steps/rho, which method {config.method} needs; add it with `gap-vla annotate`, or choose "
-            "a method without it"
-        )
+def require_labels(where: Path | str, known: Container[str], config: Experiment) -> None:
+    """Raises ConfigError if the steps of a dataset lack a label that the method needs."""
+    for label in config.needed_labels:
+        if label not in known:
+            advice = "add that column" if label == "phase" else "add it with `gap-vla annotate`"
+            raise ConfigError(
+                f"{where} has no steps/{label}, which method {config.method} needs; {advice}, or choose a method "
+                "without it"
+            )
 
 
 def require_cameras(

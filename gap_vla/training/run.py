@@ -111,6 +111,8 @@ class Run:
         agenda.begin("training")
         with contextlib.closing(trainer):  # the last state is written beside the rollouts
             measured = train(trainer, config.train, run)
+            if is_first_host():
+                run.require_there()
             trainer.export(run)
             trained = time.monotonic()
             agenda.begin("rollouts")
@@ -142,6 +144,7 @@ class Run:
             "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": commit()},
         }
         if is_first_host():
+            run.require_there()
             write_json(run.summary, summary)
             agenda.begin("page")
             command = f"gap-vla report {run.path}"

@@ -97,8 +97,10 @@ class SmallConfig(Experiment):
         return self.how.schedule(self.adjustment)
 
     @property
-    def needs_rho(self) -> bool:
-        return self.how.rho_source in registry.OF_THE_DATASET and self.schedule.needs_rho
+    def needed_labels(self) -> tuple[str, ...]:
+        rho = self.how.rho_source in registry.OF_THE_DATASET and self.schedule.needs_rho
+        needs = {"rho": rho, "change_point": self.how.needs_change_points, "phase": self.how.needs_phase}
+        return tuple(label for label, needed in needs.items() if needed)
 
     @property
     def on_cpu(self) -> bool:

@@ -28,7 +28,7 @@ import torch
 
 from gap_vla.adjustment.torch import Adjustment, attach
 from gap_vla.core.foreign import refusing, regular
-from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.run_directory import RunDirectory, settings_hash
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
 from gap_vla.policies import build_policy
@@ -75,7 +75,6 @@ class SmallTrainer(Trainer):
         if self.schedule.mode != "none" and self.method.proprio:
             self.adjustment = attach(policy, "proprio_encoder", self.schedule, total_steps=steps)
             self.adjustment.watch(self.optimizer)
-        self._file = Path()
 
     @classmethod
     def on(cls, config: SmallConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> SmallTrainer:
@@ -175,6 +174,7 @@ class SmallTrainer(Trainer):
             ConfigError: the state was saved with other data, or is damaged.
         """
         self._file = folder / "training.pt"
+        self._made_with = {"data": self.windows.data_hash, "settings": settings_hash(self.config.to_dict())}
         if not self._file.exists():
             return 0
         advice = "copy it again, or move it away: --resume then trains from the beginning"
@@ -183,8 +183,8 @@ class SmallTrainer(Trainer):
                 if part := parts.testzip():
                     raise ConfigError(f"{self._file} is damaged: the checksum of {part} differs; {advice}")
             found = torch.load(self._file, map_location="cpu", weights_only=True)
-            if found["data"] != self.windows.data_hash:
-                raise ConfigError(f"{self._file} was saved with another dataset; start a new run with --run-name NAME")
+            if other := [what for what, own in self._made_with.items() if found.get(what, own) != own]:
+                raise ConfigError(f"{self._file} was saved with other {other[0]}; start a new run with --run-name NAME")
             self.policy.load_state_dict(found["parts"]["policy"])
             self.optimizer.load_state_dict(found["parts"]["optimizer"])
             self.method.restore(found["parts"].get("method", {}))
@@ -197,7 +197,7 @@ class SmallTrainer(Trainer):
 
     def save(self, done: int) -> None:
         state = io.BytesIO()  # a full disk is an OSError then
-        torch.save({"step": done, "data": self.windows.data_hash, "parts": self.state()}, state)
+        torch.save({"step": done, **self._made_with, "parts": self.state()}, state)
         with replacing(self._file) as temporary:
             temporary.write_bytes(state.getbuffer())
 

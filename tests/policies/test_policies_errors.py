@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
-from toy_store import place_store, toy_config, write_store
+from toy_store import episode, place_store, toy_config, write_store
 
-from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.errors import UserError
+from gap_vla.core.run_directory import RunDirectory, RunExistsError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.windows import rho_of
 from gap_vla.rollouts import PolicyError
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.stages import stages_of
+from gap_vla.training.torch_trainer import SmallTrainer
 
 
 def test_a_dataset_without_rho_is_refused_for_gap_and_trains_concat(tmp_path):
@@ -42,7 +45,7 @@ def test_a_state_of_another_dataset_is_refused(tmp_path):
     run.summary.unlink()
     account = json.loads((store.directory / "store.json").read_text())
     (store.directory / "store.json").write_text(json.dumps(account | {"source_hash": "another"}))
-    with pytest.raises(ConfigError, match="another dataset"):
+    with pytest.raises(ConfigError, match="other data"):
         finetune(config, "run", resume=True)
 
 
@@ -87,6 +90,69 @@ def test_a_missing_camera_and_a_missing_phase_are_refused(tmp_path):
     place_store(config, phases=False)
     with pytest.raises(ConfigError, match="steps/phase"):
         finetune(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "phases", "words"),
+    [
+        ("msbot", {}, "demos has no steps/phase, which method msbot needs; add that column"),
+        ("keyframe", {"method": "none"}, "phases.method is 'none', and this method needs ρ or change points"),
+    ],
+)
+def test_labels_that_demonstrations_will_not_have_are_missed_before_anything_is_made(method, phases, words, tmp_path):
+    (tmp_path / "demos").mkdir()
+    for number in range(4):
+        one = episode(number)
+        arrays = {"image_primary": one.images["image_primary"], "proprio": one.proprio, "action": one.action}
+        np.savez(tmp_path / "demos" / f"{number}.npz", **arrays)
+    demos = dict(path=str(tmp_path / "demos"), kind="npz")
+    config = toy_config(tmp_path, method, demos=demos, phases=phases)
+    with pytest.raises(ConfigError, match=words):
+        Run(config).dry_run()
+    Run(toy_config(tmp_path, demos=demos)).dry_run()
+
+
+def test_a_saved_state_of_another_run_is_refused(tmp_path):
+    one, other = toy_config(tmp_path), toy_config(tmp_path, train=dict(seed=1))
+    place_store(one)
+    finetune(one, "one")
+    finetune(other, "other")
+    paths = [Run(one, name).directory.path for name in ("one", "other")]
+    (paths[0] / "summary.json").unlink()
+    (paths[0] / "state" / "training.pt").write_bytes((paths[1] / "state" / "training.pt").read_bytes())
+    with pytest.raises(ConfigError, match=r"one/state/training\.pt was saved with other settings; start"):
+        finetune(one, "one", resume=True)
+
+
+def test_a_run_that_is_renamed_while_it_trains_stops_and_leaves_nothing_under_its_old_name(tmp_path, monkeypatch):
+    config, step = toy_config(tmp_path), SmallTrainer.step
+    place_store(config)
+    path = Run(config, "run").directory.path
+
+    def renaming(trainer, batch, number, measure=False):
+        if number == 6:
+            path.rename(path.with_name("renamed"))
+        return step(trainer, batch, number, measure)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="run was renamed or removed meanwhile"):
+        patched.setattr(SmallTrainer, "step", renaming)
+        finetune(config, "run")
+    assert not path.exists()
+    assert finetune(config, "renamed", resume=True)["steps"] == 12
+
+
+def test_a_run_without_its_settings_or_measurements_is_not_taken_up_in_silence(tmp_path, capsys):
+    config = toy_config(tmp_path)
+    place_store(config)
+    finetune(config, "run")
+    run = Run(config, "run").directory
+    run.summary.unlink()
+    run.metrics.rename(tmp_path / "metrics.jsonl")
+    finetune(config, "run", resume=True)
+    assert "metrics.jsonl holds nothing of the first 12 steps" in capsys.readouterr().out
+    run.config.unlink()
+    with pytest.raises(RunExistsError, match=r"run exists and has lost its config\.json: copy the run again"):
+        finetune(config, "run", resume=True)
 
 
 @pytest.mark.parametrize(
