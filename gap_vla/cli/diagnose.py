@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
+    from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.report.diagnose_report import report, verdict
     from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop
     from gap_vla.rollouts.policy import PolicyError, identity
@@ -89,6 +90,8 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     simulated = not (options.demos or options.rlds)
     if simulated or options.closed_loop:
         require_rendering()
+    if options.closed_loop:
+        working_ffmpeg(out, PolicyError)
     loaded = load_policy(options, execute=1)
     task = None
     if loaded.task:

@@ -124,6 +124,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
+    from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits
     from gap_vla.rollouts.record import PAGE_FILE
@@ -156,6 +157,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         require_rendering()
     place = loaded.task, "" if options.variant == "default" else f"_{options.variant}"
     root = options.out or default_out(options, "evaluation_{}{}".format(*place), "eval/{}_{{}}{}".format(*place))
+    if cameras and options.videos:
+        working_ffmpeg(root, PolicyError)
     if len(variants) > 1:
         claim_folder(root, "variants")
     folders = {variant: root / variant if len(variants) > 1 else root for variant in variants}

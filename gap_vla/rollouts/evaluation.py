@@ -15,7 +15,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf
 from gap_vla.rollouts.rollout import Rollout
-from gap_vla.rollouts.summary import summarize, title
+from gap_vla.rollouts.summary import read_outcomes, summarize, title
 from gap_vla.rollouts.task import STEPS, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
 
@@ -116,7 +116,7 @@ def evaluate(
     with alone(out / ".lock", str(out)):
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
         if (summary_file := out / "summary.json").exists():
-            Section.read(summary_file, EvaluationError, "move it away").require("policy", "success_rate")
+            _require_of(log, Section.read(summary_file, EvaluationError, "move it away"))
         for e, r in log.records.items():
             layout, ends = layouts.get(e) if named else seed + e, (None, *(chosen.phases or [r.phase]))
             if r.steps > chosen.horizon or r.layout_seed != layout or r.phase not in ends:
@@ -159,3 +159,15 @@ def evaluate(
         }
         write_json(summary_file, summary)
     return summary
+
+
+def _require_of(log: EpisodeLog, summary: Section) -> None:
+    """Raises EvaluationError if what an earlier call left is of another evaluation, or of other outcomes."""
+    summary.require("policy", "success_rate")
+    won = read_outcomes(summary)
+    odd = [f"the {key}" for key, value in log.identity.items() if summary.values.get(key) != value]
+    odd += [f"episode {e}" for e, r in log.records.items() if won.get(r.layout_seed, r.success) != r.success]
+    if odd:
+        raise EvaluationError(
+            f"{summary.where} says of {odd[0]} other than {log.path}; copy both again, or move it away"
+        )

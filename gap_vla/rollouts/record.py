@@ -89,14 +89,14 @@ class EpisodeLog:
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         self.path = directory / EPISODES_FILE
         self._marker = directory / IDENTITY_FILE
-        self._identity = json.loads(json.dumps(identity))
+        self.identity = json.loads(json.dumps(identity))
         for name in (IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE, "videos"):
             if (directory / name).is_symlink():
                 raise EvaluationError(f"{directory / name} is a link; an evaluation writes files of its own: remove it")
         if self._marker.exists():
             found = Section.read(self._marker, EvaluationError).values
-            if found != self._identity:
-                changed = in_words(differences(found, self._identity))
+            if found != self.identity:
+                changed = in_words(differences(found, self.identity))
                 raise EvaluationError(f"{directory} holds another evaluation ({changed}); choose another --out")
         elif others := sorted(path.name for path in directory.glob("[!.]*")):
             raise EvaluationError(f"{directory} holds {others[0]}, but no evaluation; choose another --out")
@@ -123,7 +123,9 @@ class EpisodeLog:
 
     def append(self, record: EpisodeRecord) -> None:
         if not self._marker.exists():
-            write_json(self._marker, self._identity)
+            if self.records:
+                raise EvaluationError(f"{self.path.parent} was renamed or removed meanwhile; give it its name again")
+            write_json(self._marker, self.identity)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
             file.flush()
@@ -158,6 +160,9 @@ class VideoShelf:
 
     def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:
         path = self._directory / f"episode_{episode:04d}_{'success' if success else 'failure'}.mp4"
+        for other in self.paths:
+            if other != path and other.name.startswith(f"episode_{episode:04d}_"):  # which was played again
+                other.unlink()
         shelved = [*(other for other in self.paths if other != path), path]
         lost = [one for one in shelved if one.stem.endswith("failure")]
         won = [one for one in shelved if one not in lost]

@@ -30,6 +30,7 @@ from gap_vla.core.resources import require_disk, require_memory, require_writabl
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.demos import open_source
+from gap_vla.drawing.video import working_ffmpeg
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
@@ -73,6 +74,8 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         for layouts in config.eval.layouts():
             variant_spec(layouts.variant).require_view(config.demos.camera)
         require_rendering()
+        if config.eval.videos:
+            working_ffmpeg(directory.rollouts, ConfigError)
     config.require_ready(dry_run)
     if not (stages.store / "store.json").exists():
         require_data(config, stages)

@@ -94,7 +94,11 @@ def test_videos_show_failures_first_and_one_success(tmp_path, monkeypatch):
             VideoShelf(folder, 3).add(number, outcome == "W", [np.zeros((8, 8, 3), np.uint8)])  # resumed after each
         kept = [path.stem.rsplit("_")[-1] for path in VideoShelf(folder, 3).paths]
         assert kept == ["failure", "failure", "success"]
-    single = VideoShelf(tmp_path, 1)
+    (tmp_path / "again").mkdir()
+    single, again = VideoShelf(tmp_path, 1), VideoShelf(tmp_path / "again", 2)
+    for won in (False, True):  # an episode that was played anew has one film
+        again.add(0, won, [np.zeros((8, 8, 3), np.uint8)])
+    assert [path.name for path in again.paths] == ["episode_0000_success.mp4"]
     for foreign in ("episode_best.mp4", "episode_0001_failure_copy.mp4", "talk.mp4"):
         (tmp_path / foreign).touch()
     for number, success in enumerate((True, False, True)):

@@ -1,8 +1,10 @@
 """Files that hold no measurement: demonstrations, key files, episodes and summaries are refused, by their names."""
 
 import contextlib
+import importlib
 import json
 import os
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -83,7 +85,39 @@ def test_a_file_in_the_place_of_a_summary_is_named_and_stays(tmp_path):
             evaluated(2)
         assert (tmp_path / "summary.json").read_text() == mine
     (tmp_path / "summary.json").unlink()
-    assert evaluated(2)["episodes"] == 2
+    summary = evaluated(2)
+    wrong = 1 - summary["outcomes"][0]
+    other = {**summary, **evaluation_of([(0, wrong), (1, summary["outcomes"][1])], steps=summary["steps"][0])}
+    damaged = [
+        ({**summary, "seed": 7}, "says of the seed other than .*episodes.jsonl; copy both again"),
+        (other, "says of episode 0 other than .*episodes.jsonl; copy both again"),
+        ({**summary, "successes": 2 - summary["successes"] + 1}, "successes is .*, its episodes give"),
+    ]
+    for left, said in damaged:
+        (tmp_path / "summary.json").write_text(json.dumps(left))
+        with pytest.raises(EvaluationError, match=said):
+            evaluated(2)
+
+
+def test_an_evaluation_whose_folder_is_renamed_stops(tmp_path):
+    log = EpisodeLog(tmp_path / "e", {})
+    log.append(EpisodeRecord(0, 5, False, 3))
+    (tmp_path / "e").rename(tmp_path / "f")
+    with pytest.raises(EvaluationError, match="e was renamed or removed meanwhile"):
+        log.append(EpisodeRecord(1, 6, False, 3))
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "finetune"])
+def test_an_ffmpeg_that_is_none_is_found_before_the_first_rollout(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "nowhere"))
+    main = importlib.import_module(f"gap_vla.cli.{command}").main
+    config = [f"{Path(__file__).parents[2]}/finetune_configs/assembly.py:debug", "--config.eval.videos=1"]
+    folders = [f"--config.runs={tmp_path}/runs", f"--config.data.root={tmp_path}/data"]
+    words = ["--policy", "random", "--task", "assembly", "--out", str(tmp_path / "out")]
+    assert main(words if command == "evaluate" else ["--config", *config, *folders, "--dry-run"]) == 2
+    assert "nowhere is no ffmpeg that answers; name another with IMAGEIO_FFMPEG_EXE" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("key", "version", "ours"), [("layout_version", 1, 2), ("pictures_version", 99, 1)])
