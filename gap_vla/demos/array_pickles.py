@@ -15,7 +15,8 @@ from gap_vla.demos.source import NamedArrays
 
 
 class ArrayPickles(NamedArrays):
-    """One pickle per demonstration in a folder, or one pickle with a list (or dictionary) of demonstrations.
+    """One pickle per demonstration in a folder, or one pickle with a list (or dictionary) of demonstrations; each may
+    hold `phase`, `language_instruction` and `success` as those of `NpzFolder` do.
 
     Args:
         path: file, or folder with `*.pkl` / `*.pickle`.
@@ -35,13 +36,17 @@ class ArrayPickles(NamedArrays):
             raise EpisodeError(f"{self.path}: no .pkl files in this folder")
         self.places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]
         self._opened: tuple[Path, Any] | None = None
+        held = (self._arrays(index) for index in range(len(self)))
+        own = (isinstance(arrays, Mapping) and "language_instruction" in arrays for arrays in held)
+        self._refuse_idle(self.options["language_instruction"], own)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
     def dropped(self) -> dict[str, str]:
         first = self._arrays(0)
-        return self._unused(map(str, first) if isinstance(first, Mapping) else (), "phase", "language_instruction")
+        names = map(str, first) if isinstance(first, Mapping) else ()
+        return self._unused(names, "phase", "language_instruction", "success")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         file, key = self.places[index]
@@ -74,6 +79,9 @@ def load_arrays(file: Path) -> Any:
 def _keys(content: Any, file: Path) -> list[Any]:
     if isinstance(content, Mapping):
         nested = [key for key, value in content.items() if isinstance(value, Mapping)]
+        odd = [key for key, value in content.items() if not isinstance(value, Mapping | str | int | float)]
+        if nested and odd:
+            raise EpisodeError(f"{file}: {odd[0]!r} is no demonstration as {nested[0]!r} is; make a dictionary of each")
         return nested if nested else [None]
     if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
         if not content:

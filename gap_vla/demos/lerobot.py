@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,9 +52,10 @@ class LeRobot(NamedArrays):
         image_size: tuple[int, int] | list[int] | None = None,
         action_limit: float | None = None,
     ) -> None:
-        if image_size and (len(image_size) != 2 or not all(type(n) is int and 0 < n <= 8192 for n in image_size)):
+        pixels = [n for n in image_size or () if type(n) is int and 0 < n <= 8192]
+        if image_size is not None and not len(pixels) == len(image_size) == 2:
             raise EpisodeError(f"image_size is {image_size!r:.60}; give [height, width] in pixels")
-        self._size = (image_size[0], image_size[1]) if image_size else None
+        self._size = (pixels[0], pixels[1]) if pixels else None
         super().__init__(
             path,
             state_key=state_key,
@@ -63,7 +65,9 @@ class LeRobot(NamedArrays):
             action_limit=action_limit,
         )
         del self.options["language_instruction"]  # the dataset has its own
-        self.options["image_size"] = list(image_size) if image_size else None
+        self.options["image_size"] = pixels or None
+        if pixels and not self._image_keys:
+            raise EpisodeError(f"{path}: image_size has no effect without cameras; leave it out")
 
     def _find(self) -> None:
         described = read_description(self.path)
@@ -90,14 +94,19 @@ class LeRobot(NamedArrays):
         table = read_rows(place.table, columns, ("episode_index", place.index))
         if (rows := len(table["episode_index"])) != place.length:
             raise EpisodeError(f"{where}: {rows} rows, the index says {place.length}; download it again")
-        arrays: dict[str, Any] = {"language_instruction": place.task}
         _require_counted(table, place, self._fps, where)
+        arrays: dict[str, Any] = {"language_instruction": _instruction(table, place, where)}
         for key in columns[:2]:
             with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
-                width = self._features[key].width
+                width = math.prod(self._features[key].shape)
                 arrays[key] = np.stack([np.asarray(row).reshape(width) for row in table[key]])
         for key in self._image_keys if images else ():
             frames = _pictures(table[key], where) if key in stored else _video(place, key, self._fps)
+            if sorted(frames.shape[1:3]) != sorted(shape := self._features[key].shape)[-2:]:  # channels first or last
+                size = "x".join(map(str, frames.shape[1:3]))
+                raise EpisodeError(
+                    f"{where}: {key!r} is {size} pixels, info.json says {list(shape)}; correct one of them"
+                )
             arrays[key] = resized(frames, self._size)
         return self._episode(arrays, where, images, file=place.table, name=str(place.index))
 
@@ -106,7 +115,7 @@ def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: f
     """Raises EpisodeError if a column that LeRobot itself fills is there and not as LeRobot fills it.
 
     `frame_index` counts from 0, `index` over all episodes; `timestamp` is `frame_index` / fps (to half a frame, and the
-    clock may be wrong by 1 %); `task_index` is the number of one of the episode's tasks.
+    clock may be wrong by 1 %).
     """
     steps = np.arange(place.length)
     times = steps / fps
@@ -120,12 +129,25 @@ def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: f
             cause = ", or correct fps in meta/info.json" if key == "timestamp" else ""
             said = f"{key!r} is {found[step]:g} at step {step}, not {right[step]:g}"
             raise EpisodeError(f"{where}: {said}; download it again{cause}")
-    if place.task_indices is not None and "task_index" in table:
-        with refusing(f"{where}: 'task_index' is no number per step", "download it again", EpisodeError):
-            odd = [n for n in np.reshape(table["task_index"], place.length).tolist() if n not in place.task_indices]
-        if odd:
-            known = f"the index says {one_line(sorted(place.task_indices), 60)}"
-            raise EpisodeError(f"{where}: 'task_index' is {shown(odd[0])}, {known}; download both again")
+
+
+def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str) -> str:
+    """The task whose number `task_index` is at every step; without numbers, the first that the index names.
+
+    Raises:
+        EpisodeError: it is the number of none of the episode's tasks, or changes.
+    """
+    if place.tasks is None or "task_index" not in table:
+        return place.task
+    with refusing(f"{where}: 'task_index' is no number per step", "download it again", EpisodeError):
+        numbers = np.reshape(table["task_index"], place.length).tolist()
+        odd = [number for number in numbers if number not in place.tasks]
+    if odd:
+        known = f"the index says {one_line(sorted(place.tasks), 60)}"
+        raise EpisodeError(f"{where}: 'task_index' is {shown(odd[0])}, {known}; download both again")
+    if len(found := dict.fromkeys(numbers)) > 1:
+        raise EpisodeError(f"{where}: 'task_index' is {' and '.join(map(str, found))}; make an episode of each task")
+    return place.tasks[numbers[0]]
 
 
 def _pictures(rows: list[Any], where: str) -> np.ndarray:
@@ -151,8 +173,8 @@ def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
         raise EpisodeError(f"{where}: the video is missing; download it")
     first = round((start or 0) * fps)
     most = place.length + (start is None)
-    # it ends at the first error (-xerror), rather than fill in what it cannot decode
-    asked = ["-xerror", *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else [])]
+    # it ends at the first error (-xerror), rather than fill in what it cannot decode, and turns nothing, as LeRobot
+    asked = ["-xerror", "-noautorotate", *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else [])]
     reader = imageio_ffmpeg.read_frames(str(video), input_params=asked, output_params=["-frames:v", str(most)])
     with contextlib.closing(reader):
         try:

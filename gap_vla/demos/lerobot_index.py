@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -63,10 +62,10 @@ _FIELD = re.compile(r"\{(\w+)(?::0?\d{1,2}d?)?\}")
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """A column of the dataset: its kind (`float32`, `image`, `video`, `depth map`) and the numbers in one row of it."""
+    """A column of the dataset: its kind (`float32`, `image`, `video`, `depth map`) and the shape of one row of it."""
 
     dtype: str
-    width: int
+    shape: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +111,8 @@ class EpisodePlace:
     index: int
     first: int  # steps of all episodes before it
     length: int
-    task: str
-    task_indices: set[int] | None  # the numbers of its tasks; None: the dataset has no list of them
+    task: str  # the first one that the index names
+    tasks: Mapping[int, str] | None  # its tasks by their numbers; None: the dataset has no list of them
     videos: dict[str, tuple[Path, float | None]]  # per camera the file and the start in s; None: all of it
 
 
@@ -137,7 +136,7 @@ def read_description(root: Path) -> Description:
         shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
         about = feature.section("info").values if feature.values.get("info") else {}
         depth = about.get("video.is_depth_map") or about.get("is_depth_map")
-        found[name] = Feature("depth map" if depth else feature.text("dtype"), math.prod(shape))
+        found[name] = Feature("depth map" if depth else feature.text("dtype"), shape)
     return Description(
         root,
         version[:2],
@@ -253,5 +252,6 @@ def _place(
                 )
         videos[key] = file(described.video_path, part, video_key=key), start
     texts = row.list("tasks", Section.text)
-    indices = None if tasks is None else {number for number, text in tasks.items() if text in texts}
-    return EpisodePlace(file(described.data_path, "data"), index, first, length, next(iter(texts), ""), indices, videos)
+    task = next(iter(texts), "")
+    tasks = None if tasks is None else {number: text for number, text in tasks.items() if text in texts}
+    return EpisodePlace(file(described.data_path, "data"), index, first, length, task, tasks, videos)

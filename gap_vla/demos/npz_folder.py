@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos.arrays import read_arrays
-from gap_vla.demos.fields import IMAGE_NAMES, as_truth, files_in
+from gap_vla.demos.fields import IMAGE_NAMES, files_in
 from gap_vla.demos.source import NamedArrays
 
 
@@ -27,7 +27,9 @@ class NpzFolder(NamedArrays):
         self.places = files_in(self.path, ".npz")
         if not self.places:
             raise EpisodeError(f"{self.path}: no .npz files in this folder")
-        self._names = sorted({name for file in self.places for name in read_arrays(file, lambda _: False)})
+        held = [read_arrays(file, lambda _: False) for file in self.places]
+        self._names = sorted({name for names in held for name in names})
+        self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
         if self.options["image_keys"] is None:
             self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
 
@@ -41,11 +43,4 @@ class NpzFolder(NamedArrays):
         file = self.places[index]
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
-        return self._episode(
-            arrays,
-            f"{file}",
-            images,
-            file=file,
-            name=file.stem,
-            success=as_truth(arrays.get("success", True), f"{file}: 'success'"),
-        )
+        return self._episode(arrays, f"{file}", images, file=file, name=file.stem)

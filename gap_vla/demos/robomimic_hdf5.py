@@ -150,7 +150,10 @@ class RobomimicHDF5(Source):
 
     def _file_language(self, file: h5py.File) -> str:
         data = members.group_at(file, "data", f"{self.path}")
-        if (stated := members.attribute_of(data, "language_instruction")) is not None:
+        stated = members.attribute_of(data, "language_instruction")
+        own = (members.attribute_of(data[name], "language_instruction") for name in self.places)
+        self._refuse_idle(self.options["language_instruction"], ((stated, one) != (None, None) for one in own))
+        if stated is not None:
             return as_text(stated, f"{self.path}, data")
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]

@@ -64,6 +64,11 @@ class Source(Sequence[Episode], abc.ABC):
         """What the files hold and the conversion leaves out: field to reason."""
         return {}
 
+    def _refuse_idle(self, instruction: str | None, own: Iterable[bool]) -> None:
+        """Raises EpisodeError for the option `language_instruction` if every episode has its own."""
+        if instruction and all(own):
+            raise EpisodeError(f"{self.path}: every episode has its own instruction; leave language_instruction out")
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self.read(i) for i in range(*index.indices(len(self)))]
@@ -145,7 +150,6 @@ class NamedArrays(Source):
         *,
         file: Path,
         name: str,
-        success: bool = True,
     ) -> Episode:
         """Picks state, action, cameras and instruction out of one recording's arrays, found in `file` under a `name`.
 
@@ -171,7 +175,7 @@ class NamedArrays(Source):
                 proprio=self._layout.to_proprio(rows, where),
                 phase=None if phase is None else fields.as_names(phase, f"{where}: 'phase'"),
                 language_instruction=fields.as_text(text, where),
-                success=success,
+                success=fields.as_truth(arrays.get("success", True), f"{where}: 'success'"),
                 metadata={"file_path": str(file), "episode_id": name, **self._layout.facts},
             ).validate()
 

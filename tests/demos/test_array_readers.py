@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_demos import assert_equal, make_episode
+from synthetic_demos import assert_equal, make_episode, write_robomimic
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos import open_source
@@ -207,12 +207,47 @@ def test_object_arrays_cannot_smuggle_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["close it", b"close it", np.array("close it"), np.array([b"close it"])])
 def test_a_pickles_own_instruction_comes_before_the_option(tmp_path: Path, text: object) -> None:
     file = tmp_path / "one.pkl"
-    file.write_bytes(pickle.dumps({**arrays(plain(0)), "language_instruction": text}))
+    both = [{**arrays(plain(0)), "language_instruction": text}, arrays(plain(1))]
+    file.write_bytes(pickle.dumps(both))
     source = open_source(file, "pickle", state_key="proprio", language_instruction="open it")
-    assert source[0].language_instruction == "close it" and "language_instruction" not in source.dropped()
+    assert [episode.language_instruction for episode in source] == ["close it", "open it"]
+    assert "language_instruction" not in source.dropped()
     file.write_bytes(pickle.dumps({**arrays(plain(0)), "language_instruction": np.array([b"close it"] * 20)}))
     with pytest.raises(EpisodeError, match=r"one\.pkl, episode one: the instruction is .*, not text; store text"):
         open_source(file, "pickle", state_key="proprio")[0]
+
+
+@pytest.mark.parametrize("kind", ["npz", "pickle", "robomimic_hdf5"])
+def test_an_instruction_that_no_episode_needs_is_refused(tmp_path: Path, kind: str) -> None:
+    written = [{**arrays(plain(i)), "language_instruction": "close it"} for i in range(2)]
+    for number, one in enumerate(written):
+        np.savez(tmp_path / f"{number}.npz", **one)
+    (tmp_path / "two.pkl").write_bytes(pickle.dumps(written))
+    file = write_robomimic(tmp_path / "two.hdf5", [make_episode(0), make_episode(1)])
+    path = {"npz": tmp_path, "pickle": tmp_path / "two.pkl", "robomimic_hdf5": file}[kind]
+    with pytest.raises(EpisodeError, match=rf"{path}: every episode has its own instruction; leave language_instr"):
+        open_source(path, kind, language_instruction="open it")
+
+
+@pytest.mark.parametrize(
+    ("said", "success"), [(True, True), (np.array(False), False), (b"no", False), ("perhaps", None)]
+)
+def test_a_pickle_says_whether_it_succeeded(tmp_path: Path, said: object, success: bool | None) -> None:
+    (tmp_path / "one.pkl").write_bytes(pickle.dumps({**arrays(plain(0)), "success": said}))
+    source = open_source(tmp_path / "one.pkl", "pickle", state_key="proprio")
+    assert "success" not in source.dropped()
+    if success is None:
+        with pytest.raises(EpisodeError, match="episode one: 'success' is 'perhaps', neither true nor false"):
+            source[0]
+    else:
+        assert source[0].success is success
+
+
+@pytest.mark.parametrize("odd", [None, [1, 2], np.zeros((20, 7), np.float32)])
+def test_what_lies_among_the_demonstrations_of_a_pickle_is_not_passed_over(tmp_path: Path, odd: object) -> None:
+    (tmp_path / "d.pkl").write_bytes(pickle.dumps({"made": "today", "a": arrays(plain(0)), "b": odd}))
+    with pytest.raises(EpisodeError, match=r"d\.pkl: 'b' is no demonstration as 'a' is; make a dictionary of each"):
+        open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
 
 
 def test_truncated_pickles_are_refused(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -215,3 +217,56 @@ def test_a_depth_map_is_no_camera_of_colours(tmp_path: Path, key: str) -> None:
     assert not open_source(tmp_path / "v30_image", "lerobot")[0].images
     with pytest.raises(EpisodeError, match=rf"info.json: no camera of colours '{camera}' \(found: none\)"):
         open_source(tmp_path / "v30_image", "lerobot", image_keys={camera: "image_primary"})
+
+
+def described(root: Path, change: Callable[[Any], Any]) -> None:
+    file = root / "meta" / "info.json"
+    info = json.loads(file.read_text())
+    change(info)
+    file.write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("kind", ["v21_video", "v30_image"])
+@pytest.mark.parametrize(
+    ("shape", "fits"), [([64, 64, 3], True), ([3, 64, 64], True), ([64, 48, 3], False), ([], False)]
+)
+def test_pictures_have_the_size_that_is_declared(tmp_path: Path, kind: str, shape: list[int], fits: bool) -> None:
+    root = copied(kind, tmp_path)
+    described(root, lambda info: info["features"]["observation.images.front"].update(shape=shape))
+    if fits:
+        assert open_source(root, "lerobot", image_size=[8, 8])[0].images["image_primary"].shape[1:] == (8, 8, 3)
+    else:
+        with pytest.raises(
+            EpisodeError, match=r"episode 0: 'observation.images.front' is 64x64 pixels, info.json says"
+        ):
+            open_source(root, "lerobot")[0]
+
+
+@pytest.mark.parametrize("turn", [["-display_rotation", "90"], ["-display_rotation", "180"], ["-display_hflip"]])
+def test_pictures_of_a_film_are_as_they_are_stored(tmp_path: Path, turn: list[str]) -> None:
+    film = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]
+    turned = ["-loglevel", "error", *turn, "-i", film, "-c", "copy", film.with_name("turned.mp4")]
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), *turned], check=True)
+    film.with_name("turned.mp4").rename(film)
+    found, expected = (open_source(path, "lerobot")[0] for path in (tmp_path / "v21_video", TINY / "v21_video"))
+    np.testing.assert_array_equal(found.images["image_primary"], expected.images["image_primary"])
+
+
+def test_an_episode_of_several_tasks_has_that_of_its_steps(tmp_path: Path) -> None:
+    root = copied("v21_video", tmp_path)
+    index = root / "meta" / "episodes.jsonl"
+    first, second = map(json.loads, index.read_text().splitlines())
+    first["tasks"] = ["push block 1", "push block 0"]  # LeRobot writes them in any order
+    index.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    assert open_source(root, "lerobot")[0].language_instruction == "push block 0"
+    change(root, "data/**/*.parquet", "task_index", lambda c: [0] * 6 + [1] * 6)
+    with pytest.raises(EpisodeError, match=r"episode 0: 'task_index' is 0 and 1; make an episode of each task"):
+        open_source(root, "lerobot")[0]
+
+
+def test_a_size_of_no_pictures_is_refused(tmp_path: Path) -> None:
+    root = copied("v30_image", tmp_path)
+    with pytest.raises(EpisodeError, match=r"image_size is \[\]; give \[height, width\] in pixels"):
+        open_source(root, "lerobot", image_size=[])
+    with pytest.raises(EpisodeError, match="image_size has no effect without cameras; leave it out"):
+        open_source(root, "lerobot", image_size=[8, 8], image_keys={})
