@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.looks.kept import require_windows
 from gap_vla.core.foreign import content, parsed, refusing
 from gap_vla.drawing.figures import COLORS, figure_with, svg
 from gap_vla.drawing.markup import chart_image, command_block, html_table, note
@@ -46,6 +47,8 @@ def probe_section(probe: Mapping[str, Any] | None) -> str:
         "gripper and motion leave open. The figure's intervals are bootstrapped over episodes. The paper's probe on "
         "assembly is another one (its text gives concat 61 %, gap 74 %)."
     )
+    if still := probe.get("still"):
+        told += note(f"Not asked for, since it stands still in these episodes: {', '.join(still)}.")
     chart = chart_image(probe_chart(probe), "probe results")
     return chart + html_table(_probe_rows(probe)) + told + command_block(probe["command"])
 
@@ -113,6 +116,7 @@ def takeovers_section(runs: Sequence[Run]) -> str:
         for path in sorted((run.path / "takeover").glob("*/takeover.json")):
             with refusing(f"{path.parent}: a takeover that cannot be read", "move it away, and look again"):
                 found, settings = (parsed(content(file)) for file in (path, path.parent / "settings.json"))
+                require_windows(found)
                 title = f"{found['other']} takes over from {found['main']}, {words(settings['variant'])}"
                 told = note(
                     f"{found['episodes']} rollouts per window on the same layouts; without any takeover "

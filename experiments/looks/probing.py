@@ -186,7 +186,8 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, eve
         command: that asks for this, as the user gave it.
 
     Returns:
-        `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `branch_losses` (label to what
+        `demos`, `steps`, `episodes`, `probes` (run's label to `probe`'s result), `still` (objects that are left out,
+        since they do not move), `branch_losses` (label to what
         `losses_by_branch` returns), `labels`, `cka` (matrix in their order) and `command`. The last label is an
         untrained network of the first run's architecture.
 
@@ -217,12 +218,16 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, eve
         raise ReportError("none of the runs is a small policy that sees; only those can be probed")
     features[UNTRAINED] = features_of(_untrained(first), data.images)
     labels = list(features)
+    probes = {label: probe(found, data) for label, found in features.items()}
+    if still := [name for name in data.positions if name not in probes[UNTRAINED]["positions"]]:
+        print(f"probe: {', '.join(still)} stands still in {demos}, so nothing is asked of it", flush=True)
     result = {
         "demos": str(demos),
         "steps": len(data.episodes),
         "episodes": len(np.unique(data.episodes)),
         "runs": paths,
-        "probes": {label: probe(found, data) for label, found in features.items()},
+        "probes": probes,
+        "still": still,
         "branch_losses": branches,
         "labels": labels,
         "cka": [[round(cka(features[a], features[b]), 4) for b in labels] for a in labels],

@@ -259,6 +259,11 @@ def take_over_runs(
     run = Run.read(main)
     first = load_checkpoint(main)
     second = load_checkpoint(other, task=first.task)
+    if first.view() != second.view() or not {*second.cameras} <= {*first.cameras}:
+        seen = [
+            f"{one} looks through {', '.join(p.cameras)} ({p.view()})" for one, p in ((main, first), (other, second))
+        ]
+        raise PolicyError(f"{'; '.join(seen)}: name a run that looks through the same cameras")
     first.policy.name, second.policy.name = run.label, Run.read(other).label
     task = sim_task(
         run.task,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from finished_runs import make_run
 
+from experiments.looks.kept import kept_probe
 from experiments.looks.page import sections
 from gap_vla.core.errors import UserError
 from gap_vla.report.page import write_report
@@ -39,8 +40,9 @@ PROBE = {
 def add_takeover(path, method):
     takeover = path / "takeover" / "phase-default-vision"
     takeover.mkdir(parents=True)
-    window = {"successes": 2, "difference": 0.25, "difference_interval": [0.0, 0.5]}
-    windows = [{**window, "window": name} for name in ("never", "start of grasp", "always")]
+    window = {"successes": 3, "difference": 0.25, "difference_interval": [0.0, 0.5]}
+    windows = [{**window, "window": name} for name in ("start of grasp", "always")]
+    windows.insert(0, {"window": "never", "successes": 2, "difference": 0.0, "difference_interval": [0.0, 0.0]})
     found = {"main": method, "other": "vision", "episodes": 4, "windows": windows}
     (takeover / "takeover.json").write_text(json.dumps(found))
     (takeover / "settings.json").write_text(json.dumps({"variant": "default", "command": "python make_takeover"}))
@@ -84,6 +86,69 @@ def test_a_takeover_that_cannot_be_read_is_named(text, tmp_path):
     (path / "takeover" / "phase-default-vision" / "takeover.json").write_text(text)
     with pytest.raises(UserError, match=r"phase-default-vision: a takeover that cannot be read: .*; move it away"):
         sections([Run.read(path)], None)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"successes": 9}, "successes is 9; it must be a whole number from 0 to 4"),
+        ({"difference": 0.5}, "difference is 0.5 .*; it must be 3 less 2 of 4"),
+        ({"difference": float("nan")}, "difference is nan"),
+        ({"difference_interval": [0.4, 0.5]}, "difference_interval is 0.4 to 0.5 around 0.25"),
+        ({"outcomes": "1000"}, "outcomes is '1000' .*; it must be 3 successes of 4 episodes"),
+    ],
+)
+def test_a_takeover_that_contradicts_itself_is_on_no_page(change, named, tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 0, 0, 1])
+    add_takeover(path, "gap")
+    file = path / "takeover" / "phase-default-vision" / "takeover.json"
+    found = json.loads(file.read_text())
+    found["windows"][1] |= change
+    file.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=f"window start of grasp: {named}"):
+        sections([Run.read(path)], None)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"auc": 1.5}, r"transition: auc is 1\.5|transition\.auc is 1\.5"),
+        ({"auc_interval": [0.8, 0.6]}, r"auc_interval is 0\.8 to 0\.6 around 0\.7; look again with --probe"),
+        ({"balanced_accuracy": -1}, r"balanced_accuracy is -1; .*; look again with --probe"),
+    ],
+)
+def test_a_kept_probe_of_values_that_cannot_be_is_on_no_page(change, named, runs, tmp_path):
+    found = json.loads(json.dumps(PROBE))
+    found["probes"]["untrained"]["transition"] |= change
+    (tmp_path / "probe.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match=named):
+        kept_probe(tmp_path / "probe.json", [])
+
+
+def test_a_kept_probe_is_shown_with_its_own_runs_and_says_what_stands_still(runs, tmp_path):
+    shown, file = [Run.read(path) for path in runs[:2]], tmp_path / "probe.json"
+    file.write_text(json.dumps(PROBE | {"runs": {run.label: str(run.path) for run in shown}, "still": ["nut"]}))
+    assert kept_probe(tmp_path / "none.json", shown) is None
+    assert "since it stands still in these episodes: nut." in sections(shown, kept_probe(file, shown))[0][2]
+    for others in ([], [Run.read(make_run(tmp_path, "concat", 1, [1, 0])), shown[1]]):
+        with pytest.raises(UserError, match=r"probe\.json is a probe of other runs, such as .*; look again"):
+            kept_probe(file, others)
+
+
+def test_what_a_probe_cannot_do_is_found_before_the_takeovers(runs, tmp_path, capsys, monkeypatch):
+    from experiments.cli.look import main
+
+    monkeypatch.setattr("experiments.looks.command.take_over_runs", lambda *_, **__: pytest.fail("work was begun"))
+    words = [str(runs[0]), "--takeover", str(runs[1]), "--out", str(tmp_path / "page.html")]
+    assert main([*words, "--probe"]) == 2
+    assert "only small policies can be probed" in capsys.readouterr().err
+    (tmp_path / "page.probe").mkdir()
+    (tmp_path / "page.probe" / "probe.json").write_text("{}")
+    assert main(words) == 2
+    assert "probe.json exists without the mark of this" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([str(runs[0]), "--workers", "3"])
+    assert "--workers has no effect where nothing is simulated" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("asked", ["--probe", "--takeover"])

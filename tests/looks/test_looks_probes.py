@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from experiments.looks.command import kept_probe
+from experiments.looks.kept import kept_probe
 from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import read_probe_data
 from experiments.looks.probing import probe_runs
@@ -219,7 +219,7 @@ def test_a_kept_probe_of_numbers_that_are_none_is_on_no_page(tmp_path, kept):
     with pytest.raises(
         ReportError, match=r"probe\.json: runs\.0\.mm.* is (nan|inf|-inf), no measurement; look again with"
     ):
-        kept_probe(page.with_suffix(".probe") / "probe.json")
+        kept_probe(page.with_suffix(".probe") / "probe.json", [])
     file.write_text('{"runs":')
     with pytest.raises(ReportError, match=r"probe\.json: not valid JSON .*; look again with --probe$"):
-        kept_probe(file)
+        kept_probe(file, [])

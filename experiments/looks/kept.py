@@ -1,0 +1,80 @@
+"""What earlier looks found, read back: values that cannot be, or that contradict each other, are on no page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.foreign import Section, finite
+from gap_vla.report.runs import ReportError, Run
+
+AGAIN = "look again with --probe"
+
+BOUNDS = {
+    "r2": (-1e9, 1.0),
+    "cka": (-1e-3, 1 + 1e-3),  # rounded
+    **dict.fromkeys(("auc", "balanced_accuracy", "share"), (0.0, 1.0)),
+    **dict.fromkeys(("error", "mean_error", "covariate_error"), (0.0, 1e6)),
+    **dict.fromkeys(("steps", "episodes"), (1, 2**53)),
+}
+"""Least and greatest value of what a probe measures, by its key; of a list, of each number in it."""
+
+
+def kept_probe(file: Path, runs: Sequence[Run]) -> dict[str, Any] | None:
+    """What an earlier call found out about these runs, if there was one.
+
+    Raises:
+        ReportError: it is damaged, holds values that cannot be, or is of other runs.
+    """
+    if not file.exists():
+        return None
+    found = Section.read(file, ReportError, AGAIN)
+    _require_sound(found.values, str(file))
+    folders = {run.label: run.path.resolve().name for run in runs}
+    for label, path in found.section("runs", {}).values.items():
+        if folders.get(label) != Path(str(path)).resolve().name:
+            raise ReportError(f"{file} is a probe of other runs, such as {path}; {AGAIN}, or move it away")
+    return dict(found.values)
+
+
+def require_windows(found: Mapping[str, Any]) -> None:
+    """Raises ReportError for a takeover whose windows are not what their successes give."""
+    windows, episodes = found["windows"], found["episodes"]
+    for window in windows:
+        one = Section(window, f"window {window['window']}", ReportError)
+        won, never = one.whole("successes", 0, episodes), windows[0]["successes"]
+        _require_interval(one, "difference", -1.0, 1.0)
+        outcomes = one.text("outcomes", "1" * won + "0" * (episodes - won))
+        if (len(outcomes), outcomes.count("1")) != (episodes, won):
+            raise one.refuse("outcomes", f"{won} successes of {episodes} episodes")
+        if abs(window["difference"] - (won - never) / episodes) > 1e-6:
+            raise one.refuse("difference", f"{won} less {never} of {episodes}")
+
+
+def _require_sound(value: Any, where: str, key: str = "") -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ReportError(f"{where} is {value}, no measurement; {AGAIN}")
+    if isinstance(value, Mapping):
+        for name in value:
+            if f"{name}_interval" in value:
+                _require_interval(Section(value, where, ReportError), name, *BOUNDS.get(name, (-1e300, 1e300)))
+    elif key in BOUNDS and not isinstance(value, list):
+        try:
+            finite(where, value, *BOUNDS[key], ReportError)
+        except ReportError as error:
+            raise ReportError(f"{error}; {AGAIN}") from None
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in inner:
+        below = f"{where}: {name}" if where.endswith(".json") else f"{where}.{name}"
+        _require_sound(part, below, key if isinstance(value, list) else str(name))
+
+
+def _require_interval(of: Section, key: str, least: float, greatest: float) -> None:
+    """The interval of a value has two ends in order, and the value lies in it, or hardly outside (a bootstrap's)."""
+    value = of.finite(key, least, greatest)
+    name = f"{key}_interval"
+    low, high = of.list(name, lambda ends, end: ends.finite(end, least, greatest))
+    if not low - (high - low) - 1e-6 <= value <= high + (high - low) + 1e-6:
+        raise of.error(f"{of.name(name)} is {low:g} to {high:g} around {value:g}; {AGAIN}")
