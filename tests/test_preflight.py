@@ -62,11 +62,21 @@ def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_double_precision_for_all_of_jax_is_refused(folders, monkeypatch):
-    monkeypatch.setenv("JAX_ENABLE_X64", "1")
-    with pytest.raises(UserError, match="JAX_ENABLE_X64 is set"):
+@pytest.mark.parametrize(
+    ("name", "value", "usual"),
+    [
+        ("JAX_ENABLE_X64", "1", "0"),
+        ("JAX_RANDOM_SEED_OFFSET", "3", "0"),
+        ("JAX_DEFAULT_PRNG_IMPL", "rbg", "threefry2x32"),
+        ("JAX_THREEFRY_PARTITIONABLE", "false", "True"),
+        ("JAX_DEFAULT_MATMUL_PRECISION", "bfloat16", ""),
+    ],
+)
+def test_other_numbers_than_usual_for_all_of_jax_are_refused(name, value, usual, folders, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"^{name} is {value}, and the same configuration would give other numbers"):
         ready(octo(**folders))
-    monkeypatch.setenv("JAX_ENABLE_X64", "0")
+    monkeypatch.setenv(name, usual)
     ready(octo(**folders))
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from experiments.pages import FRONT, around
 from gap_vla.cli.arguments import command_parser, processes
-from gap_vla.cli.configured import restart_with_huge_pages
 from gap_vla.core.errors import command
 
 
@@ -73,6 +72,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
+    from gap_vla.cli.configured import restart_with_huge_pages
+
     if argv is None:
         restart_with_huge_pages()
     from experiments.tables.command import reproduce

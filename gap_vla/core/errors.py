@@ -113,7 +113,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if told := [name for name in re.findall(r"\b(?:JAX|NUMBA)_[A-Z_\d]+", said) if name in os.environ]:
                 return _say(f"error: {said}; correct {told[0]}, or unset it", USER_ERROR)
             traceback.print_exc()
-            return _say(f"this is a bug of gap_vla, not a mistake of yours: {type(error).__name__}", BUG)
+            names = ", ".join(name for name in os.environ if re.match("(JAX|NUMBA|TORCH|XLA)_", name))
+            hint = f" (or of a setting in {names}: try without)" if names else ""
+            return _say(f"this is a bug of gap_vla, not a mistake of yours{hint}: {type(error).__name__}", BUG)
         finally:
             sys.unraisablehook = unraisable
             for stream in (sys.stdout, sys.stderr):
@@ -139,7 +141,7 @@ def message_of(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         known = re.sub(r"/\.([^/]+)\.gap_vla-\w{8}\.partial.*", r"/\1", os.fsdecode(error.filename))  # core/whole.py
         text = f"{known}: {error.strerror}; {_ADVICE.get(error.errno or 0, 'check the path, or give another')}"
-    elif isinstance(error, FileNotFoundError) and error.strerror:  # of no name: what `os.getcwd` raises
+    elif isinstance(error, FileNotFoundError) and error.strerror == os.strerror(errno.ENOENT):  # as of `os.getcwd`
         text = "the folder in which this command runs was deleted; change to another"
     elif isinstance(error, OSError) and error.errno in _FULL:
         text = f"{error.strerror}, for what is printed or for a file that is written; free some space"

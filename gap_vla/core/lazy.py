@@ -8,11 +8,13 @@ __all__, __getattr__, __dir__ = exports(__name__, {"motion": "DeadBand Motion", 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.machinery
 import logging
 import os
 import re
 import resource
+import subprocess
 import sys
 import tempfile
 import warnings
@@ -60,6 +62,23 @@ def start_quietly() -> None:
     _Imports.quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"
 
 
+_FLAGS = {
+    "jax": ("XLA_FLAGS", "from jaxlib import xla_client; xla_client.make_cpu_client()"),
+    "tensorflow": ("TF_XLA_FLAGS", "import tensorflow; tensorflow.constant(0)"),
+}
+"""Module to a variable with flags of its compiled code, which ends the process at one that it does not know, with
+status 1; and a program that shows whether it does."""
+
+
+@functools.cache
+def _require_flags(variable: str, program: str) -> None:
+    from gap_vla.core.errors import UserError
+
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stderr
+    if "parse_flags_from_env" in said and (problem := re.search(r"^[EF]\d{4} .*?\] (.*)", said, re.MULTILINE)):
+        raise UserError(f"{variable} is {os.environ[variable]!r}: {problem[1]}; correct it, or unset it")
+
+
 class _Imports:
     """Finds TensorFlow, which says that oneDNN is on before it looks at its log level, and matplotlib.
 
@@ -74,6 +93,8 @@ class _Imports:
         least = {"tensorflow": 4, "jax": 2, "torch": 1}.get(name, 0)
         if 0 <= most < least * 2**30:
             raise MemoryError(f"{name} needs {least} GiB of addresses, and ulimit -v allows {most / 2**30:.1f} GiB")
+        if name in _FLAGS and os.environ.get(_FLAGS[name][0]):
+            _require_flags(*_FLAGS[name])
         if name == "tensorflow":
             with contextlib.suppress(ImportError):
                 import_module("triton")

@@ -86,8 +86,26 @@ def _require(needs: Mapping[str, float], what: str, have: float | None, advice: 
         )
 
 
+_USUAL = {
+    "JAX_ENABLE_X64": ("0", "false", "off", "no"),
+    "JAX_RANDOM_SEED_OFFSET": ("0",),
+    "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32",),
+    "JAX_THREEFRY_PARTITIONABLE": ("1", "true", "on", "yes"),
+    "JAX_DEFAULT_MATMUL_PRECISION": (),
+}
+"""Variables that make JAX draw or compute other numbers, and their values with which it does not."""
+
+
+def require_usual_jax() -> None:
+    """Raises ResourceError for variables that make JAX compute other numbers; loads no JAX."""
+    for name, usual in _USUAL.items():
+        if (value := os.environ.get(name)) and value.lower() not in usual:
+            raise ResourceError(f"{name} is {value}, and the same configuration would give other numbers; unset it")
+
+
 def require_jax_device() -> None:
-    """Raises ResourceError if JAX finds none of the devices that `JAX_PLATFORMS` names."""
+    """Raises ResourceError as `require_usual_jax`, or if JAX finds none of the devices that `JAX_PLATFORMS` names."""
+    require_usual_jax()
     import jax
 
     try:

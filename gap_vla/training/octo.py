@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import glob
-import os
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.resources import require_usual_jax
 from gap_vla.core.typed_config import (
     EPISODES,
     HORIZON,
@@ -222,8 +223,8 @@ class FinetuneConfig(Experiment):
         }
 
     def require_ready(self, dry_run: bool = False) -> None:
-        if os.environ.get("JAX_ENABLE_X64", "0").lower() not in ("", "0", "false", "off", "no"):
-            raise ConfigError("JAX_ENABLE_X64 is set, and the same configuration would give other weights; unset it")
+        require_usual_jax()
+        importlib.util.find_spec("jax")  # flags that it would end the process over are found
         _require_trainable(self)
         if self.model.pretrained and not (dry_run and self.model.pretrained.startswith("hf://")):
             require_weights(self.model.pretrained)

@@ -17,7 +17,7 @@ estimates are of the low side, so that what is refused could not have run.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 from collections.abc import Container, Mapping, Sequence, Set
 from pathlib import Path
@@ -121,6 +121,7 @@ def require_training_memory(config: Experiment, on_cpu: bool) -> None:
 def require_data(config: Experiment, stages: Stages) -> None:
     """What the stages before training need, as far as they have not been made."""
     require_writable(config.data.root, "data.root")
+    importlib.util.find_spec("tensorflow")  # flags that it would end the process over are found
     if stages.rlds.exists():
         require_dataset(stages.rlds, config)
         return

@@ -76,8 +76,13 @@ def test_a_setting_that_a_library_refuses_is_named(monkeypatch, capsys):
         raise ValueError("invalid truth value 'x' for environment 'JAX_ENABLE_X64'")
 
     assert main() == BUG
-    monkeypatch.setenv("JAX_ENABLE_X64", "x")
+    monkeypatch.setenv("NUMBA_OPT", "x")
     capsys.readouterr()
+    assert main() == BUG
+    assert re.search(
+        r"not a mistake of yours \(or of a setting in .*NUMBA_OPT.*: try without\)", capsys.readouterr().err
+    )
+    monkeypatch.setenv("JAX_ENABLE_X64", "x")
     assert main() == USER_ERROR
     assert capsys.readouterr().err.endswith("'JAX_ENABLE_X64'; correct JAX_ENABLE_X64, or unset it\n")
 
@@ -319,6 +324,11 @@ def test_what_the_system_says_of_a_file_comes_with_what_to_do(number, advice):
     assert message_of(OSError(number, os.strerror(number), "a/b")) == f"a/b: {os.strerror(number)}; {advice}"
 
 
+def test_a_missing_folder_for_temporary_files_is_not_taken_for_a_deleted_working_folder():
+    said = "No usable temporary directory found in ['/tmp']"
+    assert said in message_of(FileNotFoundError(errno.ENOENT, said))
+
+
 def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
     """A line of bash, in which `gap` is the command of this checkout."""
     gap = f"gap() {{ {sys.executable} -c 'from gap_vla.cli import main; exit(main())' \"$@\"; }}\n"
@@ -362,6 +372,16 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
             f"ulimit -v 1200000; gap finetune --config {ROOT}/finetune_configs/assembly.py:debug --dry-run",
             USER_ERROR,
             "^error: not enough memory: jax needs 2 GiB of addresses, and ulimit -v allows 1.1 GiB",
+        ),
+        (
+            f"XLA_FLAGS=--nonsense gap finetune --config {ROOT}/finetune_configs/assembly.py:debug",
+            USER_ERROR,
+            "^error: XLA_FLAGS is '--nonsense': Unknown flag in XLA_FLAGS: --nonsense; correct it, or unset it",
+        ),
+        (
+            f"TF_XLA_FLAGS=--nonsense gap check-dataset {ROOT}/tests/data/rlds/made_by_0.1.0/toy/1.0.0",
+            USER_ERROR,
+            "^error: TF_XLA_FLAGS is '--nonsense': Unknown flag in TF_XLA_FLAGS: --nonsense; correct it",
         ),
         ("gap --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
         ("gap annotate --help >/dev/full", USER_ERROR, "^error: No space left .*, for what is printed or"),
