@@ -1,6 +1,7 @@
 """The configuration rejects what cannot run, in words, and before anything heavy is imported."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,13 @@ import pytest
 from experiment_files import profiles
 from processor_time import run_measured, two_seconds
 
-from gap_vla.cli.configured import load_config
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.cli.configured import config_parser, load_config, run_configured
+from gap_vla.core.typed_config import ConfigError, number_fields
+from gap_vla.policies.config import RivalsConfig
+from gap_vla.policies.registry import METHODS
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.config import experiment
+from gap_vla.training.idle_keys import without_effect
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.torch import SmallConfig
 
@@ -165,6 +169,82 @@ def test_the_command_refuses_wrong_settings_within_two_seconds(arguments, words)
     assert result.returncode == 2
     assert words in result.stderr and "Traceback" not in result.stderr
     assert seconds < two_seconds()
+
+
+def octo_or_small(*words):
+    file = f"{ROOT}/finetune_configs/{'small_' if words[0] == 'small' else ''}assembly.py"
+    given = [f"--config.{word}" for word in words[1:]]
+    return run_configured(lambda config, options: config, config_parser(""), ["--config", file, *given])
+
+
+IDLE = {
+    "octo data.rlds=d demos.seed=1": "with data.rlds",
+    "octo data.rlds=d demos.path=e": "with data.rlds",
+    "octo data.rlds=d phases.method=gaussian": "with data.rlds",
+    "octo data.rlds=d phases.options.penalty=3": "with data.rlds",
+    "octo demos.path=d demos.episodes=9": "with demos.path",
+    "octo demos.kind=npz": "without demos.path",
+    "octo data.augment.cameras=() data.augment.wrist.hue=0.1": "unless data.augment.cameras names that camera",
+    "octo model.pretrained=d model.num_layers=2": "with model.pretrained",
+    "octo method=v model.proprio_tokens=2": "with method v",
+    "octo method=v adjustment.lam=0.3": "with method v and adjustment.mode sample",
+    "octo adjustment.fixed_rho=0.3": "with method vp_gap and adjustment.mode sample",
+    "octo adjustment.mode=fixed adjustment.rho=step": "with method vp_gap and adjustment.mode fixed",
+    "octo eval.ensemble=True eval.execute=2": "with eval.ensemble",
+    "octo eval.episodes=0 eval.variant=light": "without eval.episodes",
+    "small train.epochs=2 train.steps=9": "with train.epochs",
+    "small method=gap_watched adjustment.lam=0.3": "with method gap_watched and adjustment.mode sample",
+    "small method=gap_watched adjustment.window=0.9": "with method gap_watched and adjustment.mode sample",
+    "small method=lambda_only adjustment.fixed_rho=0.3": "with method lambda_only and adjustment.mode sample",
+    "small method=concat adjustment.mode=fixed": "with method concat and adjustment.mode fixed",
+    "small rivals.noise=0.3": "with method gap",
+    "small method=mask rivals.dropout=0.3": "with method mask",
+    "small model.temporal_heads=2": "without model.temporal",
+    "small model.phases=2": "unless model.fusion is phase_gate, or the method msbot",
+    "small model.encoder=resnet18 model.encoder_width=8": "unless model.encoder is small",
+    "small method=vision model.proprio_layers=2": "with method vision",
+    "small method=proprio model.encoder_width=8": "with method proprio",
+}
+
+
+@pytest.mark.parametrize(("line", "why"), IDLE.items())
+def test_a_key_that_is_given_in_vain_is_refused_on_the_command_line_and_allowed_in_a_file(line, why):
+    with pytest.raises(ConfigError, match=rf"has no effect {re.escape(why)}; leave it out$"):
+        octo_or_small(*line.split())
+    assert octo_or_small(*line.split()[:-1])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "octo adjustment.lam=0.2 adjustment.window=0.4 adjustment.rho=step adjustment.mode=batch",
+        "octo adjustment.mode=fixed adjustment.fixed_rho=0.2 adjustment.lam=0.1",
+        "octo adjustment.mode=none",
+        "octo data.augment.primary.hue=0.1 eval.seed=3 eval.videos=1 eval.execute=2 model.proprio_tokens=1",
+        "octo demos.path=d demos.kind=npz",
+        "small method=gap_gaussian data.rlds=d phases.seed=0",
+        "small method=fixed_rho adjustment.fixed_rho=0.2 adjustment.lam=0.2",
+        "small method=dropout_noise rivals.dropout=0.1 rivals.noise=0.2",
+        "small method=ogm_ge rivals.ogm_alpha=0.1",
+        "small method=msbot model.phases=9 rivals.msbot_weight=0.2",
+        "small method=gap_watched adjustment.rho=step",
+        "small model.encoder_width=8 train.steps=9 eval.episodes=0 eval.execute=2",
+    ],
+)
+def test_a_key_that_has_an_effect_is_taken(line):
+    octo_or_small(*line.split())
+
+
+def test_every_setting_of_a_rival_method_has_an_effect_with_one_of_the_methods_alone():
+    for key in number_fields(RivalsConfig):
+        heard = [m for m in METHODS if not without_effect(SmallConfig("threading", m), f"rivals.{key}")]
+        assert len(heard) == 1, (key, heard)
+
+
+@pytest.mark.parametrize("key", ["train", "data.augment.primary", "eval"])
+def test_a_section_is_not_replaced_whole(key):
+    with pytest.raises(ConfigError, match=f"^{key} is a section; set its keys one by one: "):
+        octo_or_small("octo", f"{key}={{'seed':5}}")
 
 
 def test_options_of_the_phase_method_are_taken_from_the_command_line():

@@ -34,6 +34,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--report", nargs="?", const="", metavar="HTML", help="write a page (default: OUT.report.html)")
     add("--show", type=whole(1, 1000), default=3, help="episodes on the page (default: 3)")
     arguments = parser.parse_args(argv)
+    if arguments.method not in (None, "lstm") and arguments.option.get("rho") != "lstm":
+        parser.refuse_idle(f"with --method {arguments.method}, which draws nothing", "seed")
     if arguments.annotator:
         parser.refuse_idle("with --annotator, which fits nothing", "method", "option", "seed")
     if arguments.report is None:

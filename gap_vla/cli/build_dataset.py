@@ -42,6 +42,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="write nothing but a picture of the first episode with ρ")
     add("--beam", nargs="*", metavar="FLAG", help="run on Apache Beam; flags go to its runner")
     arguments = parser.parse_args(argv)
+    if arguments.method not in (None, "lstm") and arguments.option.get("rho") != "lstm":
+        parser.refuse_idle(f"with --method {arguments.method}, which draws nothing", "seed")
     if arguments.annotator:
         parser.refuse_idle("with --annotator, which fits nothing", "method", "seed", "option", "fit_episodes")
     if arguments.method == "none":

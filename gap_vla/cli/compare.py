@@ -12,6 +12,7 @@ failed; they are named, and tried again when the command is given again.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> int | None:
     parser.add_argument("--seeds", default="0,1,2", help="training seeds, separated by commas (default: 0,1,2)")
     parser.add_argument("--methods", default="v,vp,vp_gap", help="separated by commas (default: v,vp,vp_gap)")
     for word in sys.argv[1:] if argv is None else argv:
-        if word.partition("=")[0] in ("--config.method", "--config.train.seed"):
+        if re.match(r"--?config\.(method|train\.seed)(=|$)", word):
             parser.error(f"{word} has no effect here; say it with --methods, or --seeds")
     return run_configured(_run, parser, argv)
 

@@ -24,6 +24,7 @@ from gap_vla.core.typed_config import ConfigError, NumberField, all_number_field
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training import backend_of
 from gap_vla.training.config import Experiment
+from gap_vla.training.idle_keys import without_effect
 from gap_vla.training.octo import FinetuneConfig
 
 OPTIONS = "config.phases.options."
@@ -116,6 +117,8 @@ def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
                 raise ConfigError(f"unknown configuration key {where}{hint} (known here: {', '.join(section)})")
             if depth + 1 == len(path) and is_odd_number(value) and not isinstance(section[key], str):
                 raise ConfigError(f"{where} is {value!a}; write numbers with the digits 0 to 9 alone")
+            if depth + 1 == len(path) and isinstance(section[key], (ConfigDict, dict)) and key != "options":
+                raise ConfigError(f"{where} is a section; set its keys one by one: {', '.join(section[key])}")
             section = section[key] if depth + 1 < len(path) else None
 
 
@@ -172,6 +175,11 @@ def run_configured(
     if phase_options:
         values["phases"]["options"] = {**values["phases"]["options"], **phase_options}
     experiment = backend_of(values, options.config_type).from_dict(values)
+    methods = getattr(options, "methods", experiment.method).split(",")
+    for name in names:
+        key, tried = name.removeprefix("config."), [dataclasses.replace(experiment, method=m) for m in methods]
+        if all(reasons := [without_effect(config, key) for config in tried]):
+            raise ConfigError(f"--{name} has no effect {reasons[0]}; leave it out")
     if argv is None:
         restart_with_huge_pages()
     with keeping("finished stages are kept; the same command with --resume goes on"):

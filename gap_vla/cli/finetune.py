@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gap_vla.core.errors import command
+from gap_vla.core.errors import UserError, command
 
 if TYPE_CHECKING:
     from gap_vla.training.config import Experiment
@@ -48,6 +48,8 @@ def _run(config: Experiment, options: Any) -> None:
     from gap_vla.cli.arguments import answering
     from gap_vla.training.run import Run
 
+    if options.collect_only and options.run_name:
+        raise UserError("--run-name has no effect with --collect-only, which makes no run; leave it out")
     run = Run(config, options.run_name)
     with answering(options) as answer:
         answer["run"] = run.directory.path

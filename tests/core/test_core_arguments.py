@@ -46,7 +46,16 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("compare --config c.py --config.train.seed=5", "--config.train.seed=5 has no effect here"),
         ("finetune --config c.py --dry-run --resume", "--resume: not allowed with argument --dry-run"),
         ("build_dataset d.hdf5 --name x --method none --fit-episodes 3", "has no effect with --method none"),
-        ("annotate d.hdf5 --out x.hdf5 --method gaussian --seed 3", "seed: no effect with method 'gaussian'"),
+        (
+            "annotate d.hdf5 --out x.hdf5 --method gaussian --seed 0",
+            "--seed has no effect with --method gaussian",
+        ),
+        (
+            "build_dataset d.hdf5 --name x --method fixed --seed 0",
+            "--seed has no effect with --method fixed",
+        ),
+        ("compare --config c.py -config.method=v", "-config.method=v has no effect here"),
+        ("compare --config c.py --config.train.seed 3", "--config.train.seed has no effect here"),
         ("evaluate --policy expert --task stack --step 3", "--step has no effect without --checkpoint"),
         ("diagnose --policy expert --task stack", "argument --policy: expert looks at nothing"),
         ("diagnose --checkpoint d --interventions images_black", "no effect without --closed-loop"),

@@ -1,0 +1,77 @@
+"""Keys of a configuration that have no effect with its other values.
+
+A file serves every method and source of data, so that its keys which do not apply are allowed. On the command line,
+where somebody means one, they are errors (`gap_vla.cli.configured`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gap_vla.policies.registry import CONTROLS, METHODS, OF_THE_DATASET, RHO_SOURCES
+
+
+def _stored_rho(config: Any, key: str) -> bool:
+    return config.data.rlds and RHO_SOURCES.get(config.method, "dataset") in OF_THE_DATASET
+
+
+def _no_adjustment(config: Any, key: str) -> bool:
+    """Whether this key of GAP's adjustment is not read; `gap_watched` finds λ and the end of its window itself."""
+    name, fixed = key.partition(".")[2], CONTROLS.get(config.method, {})
+    adjusts = config.method == "vp_gap" or METHODS.get(config.method) in ("methods:Gap", "watching:GapWatched")
+    if not adjusts or name in fixed or (config.method == "gap_watched" and name in ("lam", "window")):
+        return True
+    read = {"none": ("mode",), "fixed": ("mode", "lam", "window", "fixed_rho")}
+    return name not in read.get(fixed.get("mode", config.adjustment.mode), ("mode", "lam", "window", "rho"))
+
+
+_IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
+    (r"demos\.(path|kind|episodes|seed|action_noise)", "with data.rlds", lambda c, _: c.data.rlds),
+    (r"data\.val_fraction|phases\.method", "with data.rlds", lambda c, _: c.data.rlds),
+    (r"phases\..*", "with data.rlds", _stored_rho),
+    (r"demos\.(episodes|seed|action_noise)", "with demos.path", lambda c, _: c.demos.path),
+    (r"demos\.kind", "without demos.path", lambda c, _: not c.demos.path),
+    (
+        r"data\.augment\.(primary|wrist)\..*",
+        "unless data.augment.cameras names that camera",
+        lambda c, key: key.split(".")[2] not in c.data.augment.cameras,
+    ),
+    (
+        r"model\.(token_embedding_size|num_layers|num_heads|mlp_dim|stem_features|stem_patch)",
+        "with model.pretrained",
+        lambda c, _: c.model.pretrained,
+    ),
+    (r"model\.proprio_(history|tokens)", "with method v", lambda c, _: c.method == "v"),
+    (r"model\.proprio_layers", "with method vision", lambda c, _: c.method == "vision"),
+    (r"model\.encoder.*", "with method proprio", lambda c, _: c.method == "proprio"),
+    (r"model\.encoder_width", "unless model.encoder is small", lambda c, _: c.model.encoder != "small"),
+    (r"model\.temporal_.*", "without model.temporal", lambda c, _: c.model.temporal == "none"),
+    (
+        r"model\.phases",
+        "unless model.fusion is phase_gate, or the method msbot",
+        lambda c, _: c.model.fusion != "phase_gate" and c.method != "msbot",
+    ),
+    (r"adjustment\..*", "with method {0.method} and adjustment.mode {0.adjustment.mode}", _no_adjustment),
+    (  # each key begins with a word of the only method that it is for
+        r"rivals\..*",
+        "with method {0.method}",
+        lambda c, key: key.split(".")[1].split("_")[0] not in c.method.split("_"),
+    ),
+    (r"train\.steps", "with train.epochs", lambda c, _: getattr(c.train, "epochs", 0)),
+    (r"eval\.(seed|videos|variants?)", "without eval.episodes", lambda c, _: not c.eval.episodes),
+    (r"eval\.execute", "with eval.ensemble", lambda c, _: c.eval.ensemble),
+)
+"""Keys, when they have no effect, and whether that is so."""
+
+
+def without_effect(config: Any, key: str) -> str:
+    """Why the dotted key has no effect in an `Experiment`, such as "with data.rlds"; empty if it has one.
+
+    >>> from gap_vla.training.torch import SmallConfig
+    >>> without_effect(SmallConfig("threading", "concat"), "adjustment.lam")
+    'with method concat and adjustment.mode sample'
+    """
+    found = (why for keys, why, idle in _IDLE if re.fullmatch(keys, key) and idle(config, key))
+    return next(found, "").format(config)
