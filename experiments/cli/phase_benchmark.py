@@ -12,16 +12,15 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from gap_vla.cli.arguments import MANY, command_parser, whole
+from gap_vla.cli.arguments import MANY, Parser, command_parser, whole
 from gap_vla.core.errors import command
 
 STAGES = ("finders", "rho", "sensitivity", "demonstrations", "width", "untouched")
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     from gap_vla.sim import TASK_NAMES
 
     parser = command_parser(__doc__)
@@ -43,7 +42,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    for stage, option in (("finders", "finders"), ("untouched", "sets")):
+        if stage not in arguments.stages:
+            parser.refuse_idle(f"without the stage {stage}", option)
     from experiments.phase_benchmark.command import measure
 
     measure(arguments, STAGES)

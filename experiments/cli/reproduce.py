@@ -63,9 +63,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if Path(options.front_page).resolve() == Path(options.page).resolve():
         parser.error(f"--front-page {options.front_page} is the --page; name another, or leave the option out")
     if options.look:
-        parser.refuse_idle("with --look, which trains nothing", "budget", "retry", "dry_run")
+        parser.refuse_idle("with --look, which trains nothing", "budget", "jobs", "retry", "device", "dry_run", "logs")
     if options.render:
-        parser.refuse_idle("with --render, which runs nothing", "budget", "jobs", "retry", "dry_run", "look")
+        idle = ("budget", "jobs", "retry", "device", "dry_run", "look", "logs")
+        parser.refuse_idle("with --render, which runs nothing", *idle)
+    if options.render and not options.table:
+        parser.refuse_idle("without --table", "seeds", "methods", "tasks")
     return options
 
 

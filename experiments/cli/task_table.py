@@ -13,11 +13,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process mak
 from experiments.cli.reproduce import names
 from gap_vla.cli.arguments import MANY, command_parser, whole
 from gap_vla.core.errors import command, keeping
+from gap_vla.core.outputs import claim
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, task_spec
+    from gap_vla.sim import TASK_NAMES, VARIANT_NAMES, task_spec, variant_spec
 
     parser = command_parser(__doc__)
     parser.add_argument("--tasks", type=names, default=list(TASK_NAMES), help="comma separated (default: all)")
@@ -31,9 +32,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pictures", action="store_true", help="draw docs/pictures/<task>.png as well")
     options = parser.parse_args(argv)
     from experiments.pages import around, replace_between
-    from experiments.task_table import PAGE_PART, as_markdown, draw_pictures, update_results
+    from experiments.task_table import PAGE_PART, as_markdown, draw_pictures, read_results, update_results
 
     tasks = [task_spec(name).name for name in options.tasks]
+    for variant in options.variants:
+        variant_spec(variant)
+    read_results(options.docs / "task_table.json")
+    claim(options.docs / "task_table.json", "task_table", suffixes=(".json",))
+    for task in tasks if options.pictures else ():
+        claim(options.docs / "pictures" / f"{task}.png", "task_picture", suffixes=(".png",))
     around(options.docs / "TASKS.md", PAGE_PART, if_missing="refuse")
     with keeping("what was measured is kept, the same command continues"):
         results = update_results(

@@ -31,7 +31,10 @@ def kept_probe(file: Path, runs: Sequence[Run]) -> dict[str, Any] | None:
     if not file.exists():
         return None
     found = Section.read(file, ReportError, AGAIN)
-    _require_sound(found.values, str(file))
+    try:
+        require_sound(found.values, str(file))
+    except ReportError as error:
+        raise ReportError(f"{error}; {AGAIN}") from None
     folders = {run.label: run.path.resolve().name for run in runs}
     for label, path in found.section("runs", {}).values.items():
         if folders.get(label) != Path(str(path)).resolve().name:
@@ -53,22 +56,24 @@ def require_windows(found: Mapping[str, Any]) -> None:
             raise one.refuse("difference", f"{won} less {never} of {episodes}")
 
 
-def _require_sound(value: Any, where: str, key: str = "") -> None:
+def require_sound(value: Any, where: str, key: str = "") -> None:
+    """Raises ReportError for a number among measurements that is none, or that cannot be one of its key.
+
+    Args:
+        where: the file they are of, or the file and keys.
+    """
     if isinstance(value, float) and not math.isfinite(value):
-        raise ReportError(f"{where} is {value}, no measurement; {AGAIN}")
+        raise ReportError(f"{where} is {value}, no measurement")
     if isinstance(value, Mapping):
         for name in value:
             if f"{name}_interval" in value:
                 _require_interval(Section(value, where, ReportError), name, *BOUNDS.get(name, (-1e300, 1e300)))
     elif key in BOUNDS and not isinstance(value, list):
-        try:
-            finite(where, value, *BOUNDS[key], ReportError)
-        except ReportError as error:
-            raise ReportError(f"{error}; {AGAIN}") from None
+        finite(where, value, *BOUNDS[key], ReportError)
     inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, part in inner:
         below = f"{where}: {name}" if where.endswith(".json") else f"{where}.{name}"
-        _require_sound(part, below, key if isinstance(value, list) else str(name))
+        require_sound(part, below, key if isinstance(value, list) else str(name))
 
 
 def _require_interval(of: Section, key: str, least: float, greatest: float) -> None:
@@ -77,4 +82,4 @@ def _require_interval(of: Section, key: str, least: float, greatest: float) -> N
     name = f"{key}_interval"
     low, high = of.list(name, lambda ends, end: ends.finite(end, least, greatest))
     if not low - (high - low) - 1e-6 <= value <= high + (high - low) + 1e-6:
-        raise of.error(f"{of.name(name)} is {low:g} to {high:g} around {value:g}; {AGAIN}")
+        raise of.error(f"{of.name(name)} is {low:g} to {high:g} around {value:g}")

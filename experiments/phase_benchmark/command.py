@@ -16,6 +16,7 @@ from experiments.phase_benchmark.tables import PAGE_PART, draw, markdown
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.outputs import claim, write_output
+from gap_vla.sim.specs import task_spec
 
 LSTM_VARIANTS: dict[str, dict[str, Any]] = {
     "M5, lookahead 2 (default for labels)": {"lookahead": 2},
@@ -46,6 +47,8 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
         raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")
     if unknown := sorted(set(arguments.sets) - set(TITLES)):
         raise UserError(f"no set {unknown[0]!r}; there are: {', '.join(TITLES)}")
+    for task in arguments.tasks:
+        task_spec(task)
     outputs = [*(f"{stage}.json" for stage in arguments.stages), "tables.md"]
     for output in outputs:
         claim(arguments.out / output, "phase_benchmark", suffixes=(".json", ".md"))

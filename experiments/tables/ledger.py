@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.tables.cells import Cell, training_length
+from experiments.tables.cells import Cell, config_hash, training_length
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.identity import flat
@@ -159,8 +159,9 @@ def _require_sound(found: Section, name: str) -> None:
     found.whole("steps", 0, STEPS)
     found.finite("seconds", 0, 1e9)
     found.flag("whole")
-    for part in ("validation", "origin", "gradients"):
-        found.section(part, {})
+    found.section("origin", {})
+    for part in ("validation", "gradients"):
+        found.section(part, {}).require_numbers()
     found.section("account", {}).section("machine", {})
     for stage in (stages := found.section("stages", {})).values:
         stages.finite(stage, 0, 1e9)
@@ -170,7 +171,8 @@ def _require_sound(found: Section, name: str) -> None:
         of_config = config.text("task"), config.text("method"), config.section("train").whole("seed", 0, int(SEED.most))
         if of_config != (task, method, seed):
             raise UserError(f"its settings are of task, method, seed {of_config}, not {(task, method, seed)}")
-        training_length(config.values)
+        if not config.section("train").values.get("epochs") and found.values["status"] == FINISHED:
+            found.whole("steps", training_length(config.values), training_length(config.values))
     for variant in (variants := found.section("variants")).values:
         rollouts = variants.section(variant)
         episodes = rollouts.whole("episodes", 1, int(EPISODES.most))
@@ -182,3 +184,5 @@ def _require_sound(found: Section, name: str) -> None:
         wanted = dict.fromkeys(asked.get("variants", [asked.get("variant")]), asked.get("episodes"))
         if rolled_out != wanted:
             raise UserError(f"its rollouts are {rolled_out}, its settings ask for {wanted}")
+    if config.values and found.text("config_hash") != (own := config_hash(config.values)):
+        raise UserError(f"its config_hash is {found.values['config_hash']}, that of its settings {own}")

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from experiments.looks.kept import require_sound
 from experiments.looks.probing import UNTRAINED
 from experiments.tables.cells import Cell, Kind
 from experiments.tables.ledger import FINISHED, Entry, Ledger, LedgerError
 from experiments.tables.tables import Block
-from gap_vla.core.foreign import content, parsed
+from gap_vla.core.foreign import content, parsed, refusing
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.drawing.markup import markdown_table
+from gap_vla.report.runs import ReportError
 from gap_vla.rollouts.statistics import mcnemar
 
 KINDS_OF_LOOK = ("probe", "takeover", "predict")
@@ -71,6 +73,10 @@ class Looks:
             raise LedgerError(f"{path} is no look ({error}); delete it and look again") from None
         if not isinstance(found, dict) or (found and not {"of", "probe"} & set(found)):
             raise LedgerError(f"{path} is no look; delete it and look again")
+        try:
+            require_sound(found, str(path))
+        except ReportError as error:
+            raise LedgerError(f"{error}; delete it and look again") from None
         return found
 
 
@@ -159,7 +165,8 @@ def looks_text(block: Block, entries: Sequence[Entry], looks: Looks) -> list[str
     seen = [(entry, one) for entry, one in found if one or entry.gradients]
     if not seen:
         return []
-    return [*_what_is_seen(block, seen, looks.untrained(block.name)), *_takeovers(seen)]
+    with refusing(looks.directory, f"delete the look of {block.name} that is damaged, and look again", LedgerError):
+        return [*_what_is_seen(block, seen, looks.untrained(block.name)), *_takeovers(seen)]
 
 
 def _what_is_seen(
@@ -233,6 +240,9 @@ def _takeovers(seen: Sequence[tuple[Entry, Mapping[str, Any]]]) -> list[str]:
     for entry, one in seen:
         if not one.get("takeover"):
             continue
+        texts = one["takeover"]["outcomes"].values()
+        if {*"".join(texts)} - {"0", "1"} or len({*map(len, texts)}) != 1:
+            raise ValueError(f"{entry.cell}: outcomes of takeovers must be as many of 0 and 1 in each window")
         outcomes = {
             name: np.array([digit == "1" for digit in text]) for name, text in one["takeover"]["outcomes"].items()
         }

@@ -75,3 +75,23 @@ def test_damaged_results_of_a_stage_are_named(demos, capsys, text, named, stage)
     line = refusal(demos.parent, capsys)
     assert f"{path}" in line and named.replace("rho", stage) in line
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (
+            ["--stages", "rho", "--finders", "uniform"],
+            "--finders has no effect without the stage finders",
+        ),
+        (["--stages", "rho", "--sets", "seeds"], "--sets has no effect without the stage untouched; leave it out"),
+        (["--tasks", "assembly", "asembly"], "asembly"),
+    ],
+)
+def test_options_without_effect_and_unknown_tasks_are_refused_before_work(tmp_path, capsys, monkeypatch, words, named):
+    monkeypatch.setattr("gap_vla.sim.collect_demos", lambda *_, **__: pytest.fail("collecting was begun"))
+    try:
+        status = main(["--demos", str(tmp_path), "--out", str(tmp_path / "out"), *words])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == USER_ERROR and named in capsys.readouterr().err

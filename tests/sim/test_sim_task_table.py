@@ -47,3 +47,23 @@ def test_the_published_measurements_make_the_published_table():
 def test_a_task_without_success_or_times_of_pictures_has_a_dash():
     table = as_markdown({"assembly": {"default": {**CELL, "successes": 0, "steps": None}}})
     assert "| – | 1.0 | 1.0 | – | – |" in table
+
+
+@pytest.mark.parametrize(
+    ("words", "mine", "named"),
+    [
+        (["--variants", "default,lihgt"], None, "lihgt"),
+        ([], "task_table.json", "task_table.json exists without the mark of this"),
+        (["--pictures"], "pictures/assembly.png", "assembly.png exists without the mark of this"),
+    ],
+)
+def test_what_cannot_be_written_or_measured_is_refused_before_the_first_episode(
+    tmp_path, capsys, monkeypatch, words, mine, named
+):
+    monkeypatch.setattr("experiments.task_table.measure_expert", lambda *_: pytest.fail("measuring was begun"))
+    shutil.copy(DOCS / "TASKS.md", tmp_path)
+    if mine:
+        (tmp_path / mine).parent.mkdir(exist_ok=True)
+        (tmp_path / mine).write_text("{}")
+    assert main(["--docs", str(tmp_path), "--tasks", "assembly", *words]) == USER_ERROR
+    assert named in capsys.readouterr().err

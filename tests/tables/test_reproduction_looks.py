@@ -9,7 +9,7 @@ from fake_cells import cells_of, fake_kind, fake_table
 
 from experiments.tables.cells import first_half_means
 from experiments.tables.ledger import Ledger, LedgerError
-from experiments.tables.looks import Looks, look
+from experiments.tables.looks import Looks, look, looks_text
 from experiments.tables.queue import QueueOptions, run_queue
 from gap_vla.core.typed_config import ConfigError
 
@@ -97,6 +97,27 @@ def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):
         with pytest.raises(LedgerError, match=r"assembly-concat-seed0\.json is no look"):
             look(cells, ledger, kind, ["probe"])
         assert path.read_text() == foreign
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"probe": {"positions": {"nut": {"before grasp": {"error": "far"}}}}}, "error is 'far'"),
+        ({"probe": {"positions": {"nut": {"before grasp": {"error": -0.5}}}}}, "error is -0.5"),
+        ({"branch_losses": {"vision": {"all": float("nan")}}}, "vision.all is nan"),
+        ({"branch_losses": {"vision": {"all": "x"}}}, "could not convert string to float: 'x'"),
+        ({"probe": {"transition": {}}}, "no 'positions'"),
+        ({"takeover": {"other": "vision", "outcomes": {"always": "01"}}}, "no 'never'"),
+        ({"takeover": {"other": "vision", "outcomes": {"never": "01", "always": "0"}}}, "as many of 0 and 1"),
+        ({"takeover": {"other": "vision", "outcomes": {"never": "02"}}}, "as many of 0 and 1"),
+    ],
+)
+def test_a_look_of_values_that_cannot_be_is_in_no_table(finished, change, named):
+    cells, ledger, _, _ = finished
+    entry, looks = ledger.matching(cells[0]), Looks(ledger)
+    looks.add(entry, **change)
+    with pytest.raises(LedgerError, match=f"{named}.*look again"):
+        looks_text(cells[0].block, [entry], looks)
 
 
 def test_gradients_are_the_means_of_the_logged_steps_of_the_first_half(tmp_path):

@@ -14,6 +14,7 @@ import fake_cells
 import pytest
 from fake_cells import ORIGIN, cells_of, events, fake_kind, fake_table
 
+from experiments.tables.cells import config_hash
 from experiments.tables.ledger import FAILED, FINISHED, Ledger, LedgerError, rollouts_from_json, rollouts_to_json
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
 from gap_vla.core.locks import InUseError, alone
@@ -173,6 +174,7 @@ def test_an_option_added_later_leaves_recorded_cells_valid_while_it_has_its_defa
     run_queue(cells, ledger, kind, options(tmp_path))
     recorded = json.loads(ledger.path(cells[0]).read_text())
     del recorded["config"]["train"]["learning_rate"]
+    recorded["config_hash"] = config_hash(recorded["config"])
     ledger.path(cells[0]).write_text(json.dumps(recorded))
     assert ledger.matching(cells[0]) is not None
     changed = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, learning_rate=0.1))
@@ -195,7 +197,7 @@ def test_a_broken_ledger_file_is_named(tmp_path, ledger):
             ledger.read(cell)
 
 
-ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0}}
+ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}}
 
 
 @pytest.mark.parametrize(
@@ -218,6 +220,10 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0}}
         ({"config": {**ASKED, "eval": {"episodes": 10, "variants": ["default", "light"]}}}, "'light': 10}"),
         ({"config": {**ASKED, "eval": {"episodes": 10, "variant": "light"}}}, "settings ask for {'light': 10}"),
         ({"config": {**ASKED, "eval": {"episodes": 10, "variant": "default"}}, "variants": {}}, "its rollouts are {}"),
+        ({"config_hash": "0123456789ab"}, "its config_hash is 0123456789ab, that of its settings"),
+        ({"validation": {"val/loss": float("nan")}}, "validation.val/loss is nan"),
+        ({"gradients": {"branch/vision_gradient": float("inf")}}, "gradients.branch/vision_gradient is inf"),
+        ({"steps": 9}, "steps is 9; it must be a whole number from 10 to 10"),
         ({"status": "done"}, "status is 'done'"),
         ({"status": "failed"}, "error is null"),
         ({"account": []}, "account is list"),
