@@ -266,7 +266,7 @@ def test_entries_under_each_others_names_are_refused(tmp_path, ledger):
 
 
 def test_what_is_published_is_sound():
-    assert len(Ledger(Path(__file__).parents[2] / "results", "evidence", "cpu").all_entries()) >= 53
+    assert len(Ledger(Path(__file__).parents[2] / "results", "evidence", "cpu").all_entries()) >= 60
 
 
 def start_queue(tmp_path, *methods):
