@@ -14,9 +14,12 @@ def evaluation_of(outcomes, phases=(), steps=10):
 
 
 def finish(run, config, outcomes):
-    """Writes what a training of three steps leaves in its directory in the end."""
+    """Writes what a training leaves in its directory in the end; the outcomes come again and again."""
+    won, count = [*dict(outcomes).values()], config.eval.episodes
+    outcomes = {7 + number: won[number % len(won)] for number in range(count)}
     measured = {"val/action_mse": 0.5, "val/mean_action_mse": 1.0}
-    run.metrics.write_text(json.dumps({"step": 3, **measured}) + "\n")
-    summary = {"task": config.task, "method": config.method, "seed": config.train.seed, "steps": 3, "seconds": {}}
-    rollouts = {**evaluation_of(outcomes), "videos": []}
-    run.summary.write_text(json.dumps(summary | {"validation": measured, "rollouts": rollouts}))
+    run.metrics.write_text(json.dumps({"step": config.train.steps, **measured}) + "\n")
+    summary = {"task": config.task, "method": config.method, "seed": config.train.seed, "seconds": {}}
+    evaluation = {**evaluation_of(outcomes), "task": {"variant": config.eval.variant}, "videos": []}
+    summary |= {"steps": config.train.steps, "validation": measured, "rollouts": evaluation}
+    run.summary.write_text(json.dumps(summary))

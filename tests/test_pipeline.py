@@ -197,10 +197,10 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (None, "does not end with val/action_mse of step 3"),
-        ("", "does not end with val/action_mse of step 3"),
+        (None, "does not end with val/action_mse of step 2000"),
+        ("", "does not end with val/action_mse of step 2000"),
         ('{"step": 3, "val/action_mse": NaN}\n', "line 1: val/action_mse is nan; .*; copy the file again"),
-        ('{"step": 1, "val/action_mse": 0.5}\n', "does not end with val/action_mse of step 3"),
+        ('{"step": 1, "val/action_mse": 0.5}\n', "does not end with val/action_mse of step 2000"),
     ],
 )
 def test_a_finished_cell_without_its_measurements_is_refused_before_anything_runs(lines, words, cells, tmp_path):
@@ -228,7 +228,7 @@ def test_the_command_ends_with_one_and_names_the_runs_that_failed(cells, tmp_pat
     from gap_vla.cli.compare import main
 
     config = [f"--config={Path(__file__).parents[1] / 'finetune_configs' / 'threading.py'}:debug"]
-    config += [f"--config.runs={tmp_path}", "--methods=v"]
+    config += [f"--config.runs={tmp_path}", "--config.eval.episodes=4", "--methods=v"]
     assert main([*config, "--seeds=0,1"]) == 1
     assert "failed: v, seed 1" in capsys.readouterr().out
     assert main([*config, "--seeds=1"]) == 1

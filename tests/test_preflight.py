@@ -153,7 +153,7 @@ def test_a_run_with_a_file_in_the_place_of_a_folder_is_not_taken_up_and_nothing_
 def test_a_run_of_the_other_trainer_is_called_that(folders, tmp_path):
     config = small(**folders)
     RunDirectory.claim(Run(config, "one").directory.path, config.to_dict(), resume=False)
-    with pytest.raises(UserError, match="holds a run of the backend small, this configuration is of octo; start"):
+    with pytest.raises(UserError, match="holds a run of the backend small; take another --run-name"):
         Run(octo(**folders), "one").to_the_end(resume=True)
 
 

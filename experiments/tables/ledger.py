@@ -14,7 +14,7 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.identity import flat
 from gap_vla.core.typed_config import EPISODES, SEED, STEPS
 from gap_vla.core.whole import write_json
-from gap_vla.report.comparison import Rollouts
+from gap_vla.report.comparison import Rollouts, require_asked
 from gap_vla.sim.specs import TASK_NAMES
 
 FINISHED, FAILED = "finished", "failed"
@@ -181,8 +181,6 @@ def _require_sound(found: Section, name: str) -> None:
             raise UserError(f"variants.{variant}: its outcomes are not {successes} successes of {episodes} episodes")
     if (asked := config.section("eval", {}).values) and found.values["status"] == FINISHED:
         rolled_out = {name: section["episodes"] for name, section in variants.values.items()}
-        wanted = dict.fromkeys(asked.get("variants", [asked.get("variant")]), asked.get("episodes"))
-        if rolled_out != wanted:
-            raise UserError(f"its rollouts are {rolled_out}, its settings ask for {wanted}")
+        require_asked(found, rolled_out, asked)
     if config.values and found.text("config_hash") != (own := config_hash(config.values)):
         raise UserError(f"its config_hash is {found.values['config_hash']}, that of its settings {own}")

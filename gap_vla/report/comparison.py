@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,13 @@ def evaluations_of(summary: Section) -> dict[str, Section]:
     if variants.values:
         return {name: variants.section(name) for name in variants.values}
     return {one.section("task", {}).text("variant", "default"): one} if one.values else {}
+
+
+def require_asked(found: Section, rolled_out: Mapping[str, int], evaluation: Mapping[str, Any]) -> None:
+    """Raises the section's error unless a configuration's `eval` asks for these variants, with so many episodes."""
+    wanted = dict.fromkeys(evaluation.get("variants", [evaluation.get("variant")]), evaluation.get("episodes"))
+    if rolled_out != (wanted if evaluation.get("episodes") else {}):
+        raise found.error(f"{found.where}: its rollouts are {dict(rolled_out)}, its settings ask for {wanted}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import SEED, STEPS
-from gap_vla.report.comparison import Rollouts, evaluations_of, read_rollouts
+from gap_vla.report.comparison import Rollouts, evaluations_of, read_rollouts, require_asked
 from gap_vla.rollouts.record import FILM
 
 
@@ -55,7 +55,9 @@ class Run:
         found = Section.read(run.summary, ReportError) if run.complete else Section(own, str(run.summary), ReportError)
         if run.complete:
             found.require("seconds", "rollouts")
-            found.whole("steps", 0, STEPS)
+            train = config.section("train")
+            asked = None if train.values.get("epochs") else train.whole("steps", 0, STEPS)
+            found.whole("steps", asked or 0, asked or STEPS)
             found.section("validation").require("val/action_mse", "val/mean_action_mse")
         if others := [key for key in own if found.values.get(key, own[key]) != own[key]]:
             raise ReportError(f"{run.summary} is of another {others[0]} than {run.config}; copy the run again")
@@ -69,6 +71,9 @@ class Run:
             evaluations[variant] = one.values
             if films := [name for name in one.list("videos", Section.text) if not re.fullmatch(f"videos/{FILM}", name)]:
                 raise one.refuse("videos", f"names of films in its folder, not {films[0]!a}")
+        if run.complete and "eval" in config:
+            counts = {variant: len(one) for variant, one in rollouts.items()}
+            require_asked(found, counts, config.section("eval").values)
         first: Mapping[str, Any] = next(iter(evaluations.values()), {})
         said = {"rollouts": first, "success": first.get("success_rate"), "interval": first.get("interval")}
         for key, right in said.items():

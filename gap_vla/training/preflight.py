@@ -59,10 +59,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         if place.exists() and not right:
             raise ConfigError(f"{place} is no {kind}, and one belongs there; move it away, or copy the run again")
     if directory.config.exists() and (found := backend_of(directory.read_config(), type(config))) is not type(config):
-        raise ConfigError(
-            f"{directory.path} holds a run of the backend {found.backend}, this configuration is of {config.backend}; "
-            "start another run with --run-name NAME"
-        )
+        raise ConfigError(f"{directory.path} holds a run of the backend {found.backend}; take another --run-name")
     for made in (stages.store, Path(config.runs, config.task, "run")):
         require_apart(made, config.data.rlds or None, config.demos.path or None, *stages.mixture)
     if (logger := config.train.logger) in LOGGERS:

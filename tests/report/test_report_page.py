@@ -112,6 +112,12 @@ def evaluated(**changes):
         ("config.json", 5, "config.json is 5"),
         ("config.json", {"task": 5}, "task is 5"),
         ("config.json", {"train": {"seed": "zero"}}, "train.seed is 'zero'"),
+        ("config.json", {"train": {"seed": 0, "steps": 30}}, "steps is 20; it must be a whole number from 30 to 30"),
+        (
+            "config.json",
+            {"eval": {"episodes": 100, "variants": ["default", "light"]}},
+            "its settings ask for {'default': 100, 'light': 100}",
+        ),
         ("summary.json", [], "summary.json is list"),
         ("summary.json", "", "summary.json is ''"),
         ("summary.json", {"variants": {"default": 5}}, "variants.default is 5"),

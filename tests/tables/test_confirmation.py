@@ -92,7 +92,8 @@ def test_the_table_says_it_above_its_sections(tmp_path):
             won = wins[cell.seed - 10]
             found = {seed: place < won for place, seed in enumerate(LAYOUTS)}
             rollouts = dict.fromkeys(cell.settings["eval"]["variants"], found)
-            known = (cell.block.task, cell.arm.name, cell.arm.method, cell.seed, cell.settings["train"]["steps"], 60.0, True)
+            steps = cell.settings["train"]["steps"]
+            known = (cell.block.task, cell.arm.name, cell.arm.method, cell.seed, steps, 60.0, True)
             account = {"commit": "abc", "machine": {"cores": 2, "device": "cpu", "jobs": 1}}
             more = dict(config=cell.settings, origin=cell.origin, account=account)
             ledger.write(cell, Entry(cell.name, FINISHED, cell.hash, *known, rollouts, None, **more))

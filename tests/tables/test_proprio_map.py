@@ -35,7 +35,8 @@ def filled(cells, tmp_path):
     for cell in cells:
         if won := SUCCESSES.get((cell.block.task, cell.block.regime)):
             outcomes = {seed: place < won[arms.index(cell.arm.name)] for place, seed in enumerate(LAYOUTS)}
-            known = (cell.block.task, cell.arm.name, cell.arm.method, cell.seed, cell.settings["train"]["steps"], 60.0, True)
+            steps = cell.settings["train"]["steps"]
+            known = (cell.block.task, cell.arm.name, cell.arm.method, cell.seed, steps, 60.0, True)
             account = {"commit": "abc", "machine": {"cores": 2, "device": "cpu", "jobs": 1}}
             more = dict(config=cell.settings, origin=cell.origin, account=account)
             rolled_out = {"default": outcomes}

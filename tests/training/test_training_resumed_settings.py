@@ -105,7 +105,8 @@ def _weights(path):
 @pytest.mark.parametrize("kind", [FinetuneConfig, SmallConfig])
 def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
     rhythm = dataclasses.replace(kind("threading").train, steps=7)
-    config = dataclasses.replace(kind("threading"), runs=str(tmp_path), train=rhythm)
+    unseen = dataclasses.replace(kind("threading").eval, episodes=0)
+    config = dataclasses.replace(kind("threading"), runs=str(tmp_path), train=rhythm, eval=unseen)
     run = RunDirectory(Run(config, "named").directory.path)
     run.path.mkdir(parents=True)
     write_json(run.config, config.to_dict())
