@@ -45,6 +45,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.refuse_idle("where nothing is simulated", "workers")
     if options.demos:
         parser.refuse_idle("with --demos", "probe_episodes")
+    if not options.takeover and (options.demos or not options.probe):
+        parser.refuse_idle("where nothing is simulated", "workers")
     return options
 
 

@@ -69,6 +69,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.refuse_idle("with --render, which runs nothing", *idle)
     if options.render and not options.table:
         parser.refuse_idle("without --table", "seeds", "methods", "tasks")
+    if options.dry_run:
+        parser.refuse_idle("with --dry-run, which runs nothing", "budget", "logs")
     return options
 
 

@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     job = AnnotationJob(**{field.name: said[field.name] for field in dataclasses.fields(AnnotationJob)})
     page = Path(arguments.report or f"{arguments.out}.report.html")
     if arguments.report is not None:
-        claim(page, "report", sources=[arguments.source, arguments.annotator, arguments.out], suffixes=(".html",))
+        places = [arguments.out, f"{arguments.out}.annotator"]
+        claim(page, "report", sources=[arguments.source, arguments.annotator, *places], suffixes=(".html",))
     with answering(arguments) as answer:
         with keeping(f"{arguments.out} is as it was"):
             done = annotate_files(arguments.source, arguments.out, job)

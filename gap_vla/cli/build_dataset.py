@@ -49,7 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if arguments.method == "none":
         parser.refuse_idle("with --method none, which writes no ρ", "seed", "option", "fit_episodes")
     if arguments.dry_run:
-        parser.refuse_idle("with --dry-run", "overwrite", "beam", "fit_episodes", "annotator")
+        parser.refuse_idle("with --dry-run", "overwrite", "beam", "fit_episodes", "annotator", "data_dir", "version")
     return arguments
 
 

@@ -32,15 +32,19 @@ class LoadedPolicy:
         """The view for the primary camera: the one of training, unless `asked` names one.
 
         Raises:
-            PolicyError: `asked`, or `size` (pixels), is another one than in training, and not with `other`.
+            PolicyError: `asked`, or `size` (pixels), is another one than in training, and not with `other`; or none is,
+                with it.
         """
         trained = {"camera": (asked, self.camera), "image-size": (size, getattr(self.policy, "image_size", None))}
-        for option, (given, known) in trained.items():
-            if given and known and given != known and not other:
-                raise PolicyError(
-                    f"the policy was trained with --{option} {known}; leave --{option} away, or let `evaluate` show it "
-                    f"{given} with --other-view"
-                )
+        others = {option: pair for option, pair in trained.items() if all(pair) and pair[0] != pair[1]}
+        if other and not others:
+            raise PolicyError("--other-view has no effect: no other view or size than in training is given")
+        if others and not other:
+            option, (given, known) = next(iter(others.items()))
+            raise PolicyError(
+                f"the policy was trained with --{option} {known}; leave --{option} away, or let `evaluate` show it "
+                f"{given} with --other-view"
+            )
         return asked or self.camera or "near"
 
 

@@ -17,6 +17,15 @@ def _stored_rho(config: Any, key: str) -> bool:
     return config.data.rlds and RHO_SOURCES.get(config.method, "dataset") in OF_THE_DATASET
 
 
+def _unchanged_camera(config: Any, key: str) -> bool:
+    return key.split(".")[2] not in config.data.augment.cameras
+
+
+def _other_rival(config: Any, key: str) -> bool:
+    """Each of these keys begins with a word of the only method that reads it."""
+    return re.split("[._]", key)[1] not in config.method.split("_")
+
+
 def _no_adjustment(config: Any, key: str) -> bool:
     """Whether this key of GAP's adjustment is not read; `gap_watched` finds λ and the end of its window itself."""
     name, fixed = key.partition(".")[2], CONTROLS.get(config.method, {})
@@ -33,37 +42,21 @@ _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"phases\..*", "with data.rlds", _stored_rho),
     (r"demos\.(episodes|seed|action_noise)", "with demos.path", lambda c, _: c.demos.path),
     (r"demos\.kind", "without demos.path", lambda c, _: not c.demos.path),
-    (
-        r"data\.augment\.(primary|wrist)\..*",
-        "unless data.augment.cameras names that camera",
-        lambda c, key: key.split(".")[2] not in c.data.augment.cameras,
-    ),
-    (
-        r"model\.(token_embedding_size|num_layers|num_heads|mlp_dim|stem_features|stem_patch)",
-        "with model.pretrained",
-        lambda c, _: c.model.pretrained,
-    ),
+    (r"data\.augment\..*\..*", "unless data.augment.cameras names it", _unchanged_camera),
+    (r"model\.(token_|num_|mlp_|stem_).*", "with model.pretrained", lambda c, _: c.model.pretrained),
     (r"model\.proprio_(history|tokens)", "with method v", lambda c, _: c.method == "v"),
     (r"model\.proprio_layers", "with method vision", lambda c, _: c.method == "vision"),
     (r"model\.encoder.*", "with method proprio", lambda c, _: c.method == "proprio"),
     (r"model\.encoder_width", "unless model.encoder is small", lambda c, _: c.model.encoder != "small"),
     (r"model\.temporal_.*", "without model.temporal", lambda c, _: c.model.temporal == "none"),
-    (
-        r"model\.phases",
-        "unless model.fusion is phase_gate, or the method msbot",
-        lambda c, _: c.model.fusion != "phase_gate" and c.method != "msbot",
-    ),
+    (r"model\.phases", "without phase_gate", lambda c, _: c.model.fusion != "phase_gate" and c.method != "msbot"),
     (r"adjustment\..*", "with method {0.method} and adjustment.mode {0.adjustment.mode}", _no_adjustment),
-    (  # each key begins with a word of the only method that it is for
-        r"rivals\..*",
-        "with method {0.method}",
-        lambda c, key: key.split(".")[1].split("_")[0] not in c.method.split("_"),
-    ),
+    (r"rivals\..*", "with method {0.method}", _other_rival),
     (r"train\.steps", "with train.epochs", lambda c, _: getattr(c.train, "epochs", 0)),
     (r"eval\.(seed|videos|variants?)", "without eval.episodes", lambda c, _: not c.eval.episodes),
     (r"eval\.execute", "with eval.ensemble", lambda c, _: c.eval.ensemble),
 )
-"""Keys, when they have no effect, and whether that is so."""
+"""Keys, when they have no effect, in words and as a question."""
 
 
 def without_effect(config: Any, key: str) -> str:

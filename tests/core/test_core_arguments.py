@@ -101,6 +101,14 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("look d --by step", "--by has no effect without --takeover"),
         ("reproduce --table evidence --jobs 0", "from 1 to 256"),
         ("reproduce --table evidence --render --retry", "--retry has no effect with --render"),
+        ("reproduce --render --seeds 0", "--seeds has no effect without --table"),
+        ("reproduce --table evidence --look probe --jobs 2", "--jobs has no effect with --look"),
+        ("reproduce --table evidence --dry-run --budget 5m", "--budget has no effect with --dry-run"),
+        ("look d --workers 2", "--workers has no effect where nothing is simulated"),
+        ("phase_benchmark --stages rho --finders x", "--finders has no effect without the stage finders"),
+        ("phase_benchmark --stages rho --sets x", "--sets has no effect without the stage untouched"),
+        ("build_dataset d.hdf5 --name x --dry-run --version 2.0.0", "--version has no effect with --dry-run"),
+        ("annotate d.hdf5 --out x.hdf5 --report x.hdf5.annotator/r.html", "r.html lies in x.hdf5.annotator, which is"),
     ],
 )
 def test_it_is_refused_with_the_reason(line, words, tmp_path, monkeypatch, capsys):

@@ -74,6 +74,8 @@ def test_a_checkpoint_tells_its_view_and_looks_through_another_only_if_told(run,
     (old / "config.json").write_text(json.dumps(settings))
     loaded = load_checkpoint(old)
     assert loaded.view() == loaded.view("corner2") == "corner2" and loaded.view("near", other=True) == "near"
+    with pytest.raises(PolicyError, match="--other-view has no effect: no other view"):
+        loaded.view("corner2", other=True)
     assert script("evaluate").main(["--checkpoint", str(old), "--camera", "near", "--episodes", "1"]) == 2
     assert (
         "trained with --camera corner2; leave --camera away, or let `evaluate` show it near with --other-view"
