@@ -23,7 +23,7 @@ def script(tmp_path, monkeypatch):
     places = [f"--results={tmp_path / 'results'}", f"--page={tmp_path / 'docs' / 'R.md'}"]
 
     def call(*arguments, table=("--table=evidence",)):
-        runs = not any(word.startswith(("--look", "--render", "--logs")) for word in arguments)
+        runs = not any(word.startswith(("--look", "--render", "--logs", "--dry")) for word in arguments)
         logs = [f"--logs={tmp_path / 'logs'}"] if runs else []
         monkeypatch.setattr("sys.argv", ["scripts/reproduce.py", *table, *places, *logs, *arguments])
         return module.main()
