@@ -24,8 +24,8 @@ from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
 
-FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
-"""The only step at which each may be true."""
+_FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
+"""The only step at which each is true; the last one may be so nowhere."""
 
 
 def read_rlds(
@@ -135,14 +135,20 @@ def _uneven(info: Any, split: str, index: int) -> str:
     return ", ".join(f"{key} has {n} steps, most have {usual}" for key, n in steps.items() if n != usual)
 
 
+def misplaced(fields: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Says which of is_first, is_last and is_terminal, where they are there, are not true where they must be."""
+    for name in filter(fields.__contains__, _FLAGS):
+        end, at = _FLAGS[name] % len(fields[name]), np.flatnonzero(fields[name]).tolist()
+        if at != [end] and (at or name != "is_terminal"):
+            yield f"{name} is true at steps {at[:5]} of {len(fields[name])}, it must be at {end} only"
+
+
 def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
     """Raises EpisodeError for fields [T, …] that mean the same in every RLDS dataset, and here cannot be right."""
+    for text in misplaced(fields):
+        raise EpisodeError(f"{where}: {text}; convert it again")
     for name, value in fields.items():
-        if name in FLAGS:
-            at = np.flatnonzero(value)
-            if (odd := at[at != FLAGS[name] % len(value)]).size:
-                raise EpisodeError(f"{where}: {name} is true at step {odd[0]} of {len(value)}; convert it again")
-        elif name.split("/")[0] in ("action", "reward", "discount") and value.dtype.kind == "f":
+        if name.split("/")[0] in ("action", "reward", "discount") and value.dtype.kind == "f":
             if (odd := np.argwhere(~np.isfinite(value))).size:
                 raise EpisodeError(
                     f"{where}: {name} is NaN or infinite at step {odd[0, 0]}; repair or drop the episode"

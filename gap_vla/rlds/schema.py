@@ -136,7 +136,7 @@ def decode_episode(steps: Mapping[str, Any], metadata: Mapping[str, Any]) -> Epi
         images={key: np.asarray(value) for key, value in observation.items() if key.startswith("image_")},
         proprio=np.asarray(observation["proprio"], np.float32),
         action=np.asarray(steps["action"], np.float32),
-        language_instruction=decoded(languages[0]),
+        language_instruction=decoded(languages[0]) if isinstance(languages[0], bytes) else languages[0],
         success=bool(metadata.get("success", True)),
         phase=np.array([decoded(p) for p in steps["phase"]]) if "phase" in steps else None,
         rho=np.asarray(steps["rho"], np.float32) if "rho" in steps else None,

@@ -15,6 +15,9 @@ from gap_vla.core.typed_config import choose
 from gap_vla.core.whole import write_json
 from gap_vla.demos.fields import as_truths
 
+STATISTICS = "dataset_statistics.json"
+"""Their file, beside the shards of a dataset and in a store."""
+
 NORMALIZATIONS = ("normal", "bounds", "bounds_q99", "min_max", "none")
 
 MIN_STD = 1e-4

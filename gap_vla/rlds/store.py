@@ -18,13 +18,13 @@ import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import Section, content, parsed, refusing
-from gap_vla.core.identity import flat
+from gap_vla.core.identity import digest, flat
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import FOLDER_MARK
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.reader import read_rlds
-from gap_vla.rlds.statistics import dataset_statistics, load_statistics, save_statistics
-from gap_vla.rlds.version_files import dataset_metadata, naming_a_full_disk, open_version
+from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
+from gap_vla.rlds.version_files import dataset_metadata, naming_a_full_disk, open_version, require_unchanged
 
 STORE_VERSION = 2
 
@@ -46,7 +46,7 @@ class EpisodeStore:
         self.directory = directory
         self.source_hash: str = account["source_hash"]
         self.metadata: dict[str, Any] = account["metadata"]
-        self.statistics = load_statistics(directory / "dataset_statistics.json")
+        self.statistics = load_statistics(directory / STATISTICS)
         self.splits = {name: StoreSplit(directory, name, entry) for name, entry in account["splits"].items()}
 
     @classmethod
@@ -70,10 +70,13 @@ class EpisodeStore:
                     f"{directory}: store version {account['store_version']}, this program reads {STORE_VERSION}; "
                     "delete the folder; a run that needs it makes it again"
                 )
-            for name, (size, digest) in account["files"].items():
+            known = digest({"splits": json.dumps(account["splits"])})
+            if account.get("splits_hash", known) != known:
+                raise EpisodeError(f"{directory / 'store.json'}: its splits were changed; {_REBUILD}")
+            for name, (size, content_hash) in account["files"].items():
                 path = directory / name
                 found = path.stat().st_size if path.exists() else None
-                if found != size or ((verify or "image_" not in name) and _digest(path) != digest):
+                if found != size or ((verify or "image_" not in name) and _digest(path) != content_hash):
                     what = f"{found} bytes instead of {size}" if found != size else "other content than recorded"
                     raise EpisodeError(f"{path}: {what}; delete {directory} and build the store again")
             return cls(directory, account)
@@ -102,6 +105,7 @@ class EpisodeStore:
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
         source_hash = dataset_hash(version_dir, {"resize": resize, "keys": dict(keys or {})})
+        require_unchanged(version_dir, but=STATISTICS)
         lock = alone(directory.with_name(f".{directory.name}.lock"), f"{directory}", wait=True)
         with lock, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits
             if (directory / "store.json").exists():
@@ -119,7 +123,7 @@ class EpisodeStore:
                 metadata = dataset_metadata(version_dir)
                 # 0.1.0 took them over all splits; any others are computed here, to the same numbers.
                 of_0_1 = dict(flat(metadata)).get("identity.schema_version") == 1
-                statistics = version_dir / "dataset_statistics.json"
+                statistics = version_dir / STATISTICS
                 write_store(
                     new,
                     {name: read_rlds(version_dir, name, resize=resize, keys=keys) for name in splits},
@@ -157,10 +161,9 @@ class StoreSplit:
         self.language = np.asarray(entry["language"], np.int32)
         self.episodes: list[dict[str, Any]] = entry["episodes"]
         self.fields: dict[str, np.ndarray] = {}
-        steps = int(self.offsets[-1])
         for key, (dtype, shape) in entry["fields"].items():
             path = directory / f"{name}.{key}.bin"
-            self.fields[key] = np.memmap(path, dtype, "r", shape=(steps, *shape))
+            self.fields[key] = np.memmap(path, dtype, "r", shape=(self.steps, *shape))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -236,10 +239,10 @@ def write_store(
     if not learnt:
         raise EpisodeError(f"{source}: the dataset holds no episodes to train on")
     if statistics is not None:
-        shutil.copyfile(statistics, folder / "dataset_statistics.json")
+        shutil.copyfile(statistics, folder / STATISTICS)
     else:
         found = dataset_statistics([e.action for e in learnt], [e.proprio for e in learnt])
-        save_statistics(found, folder / "dataset_statistics.json")
+        save_statistics(found, folder / STATISTICS)
     files = {p.name: (p.stat().st_size, _digest(p)) for p in sorted(folder.iterdir())}
     account = {
         "store_version": STORE_VERSION,
@@ -247,6 +250,7 @@ def write_store(
         "source_hash": source_hash,
         "metadata": dict(metadata or {}),
         "splits": written,
+        "splits_hash": digest({"splits": json.dumps(written)}),
         "files": files,
     }
     (folder / "store.json").write_text(json.dumps(account))

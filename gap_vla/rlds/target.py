@@ -65,7 +65,7 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             if not overwrite and not recorded.get("identity"):
                 raise DatasetError(f"{path} exists and was not written by gap_vla; choose another name or version")
             if not overwrite:
-                changed = in_words(differences(recorded["identity"], settings))
+                changed = in_words(differences(recorded["identity"], settings)) or "by its identity_hash"
                 advice = "choose another name or version, or overwrite it"
                 raise DatasetError(f"{path} exists and was made differently ({changed}); {advice}")
         claim(path, "dataset")

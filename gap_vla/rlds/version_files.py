@@ -197,7 +197,21 @@ def read_back(version_dir: Path) -> None:
     """Reads every record of a version; raises EpisodeError if it, or another of its files, did not arrive whole, or was
     changed since. Files that were put beside them are nobody's business."""
     require_examples(open_version(version_dir))
-    for name, how in unlike_mark(version_dir, EpisodeError).items() if (version_dir / FOLDER_MARK).is_file() else ():
-        if how != "added":
-            said = "is missing" if how == "missing" else "was changed since it was written"
-            raise EpisodeError(f"{version_dir / name} {said}; copy it again, or move {version_dir} away")
+    require_unchanged(version_dir)
+
+
+def unlike_written(version_dir: Path) -> dict[str, str]:
+    """The files of a marked version that are not as they were written, and how; neither those put beside them, nor
+    links, which stand for files kept elsewhere."""
+    if not (version_dir / FOLDER_MARK).is_file():
+        return {}
+    said = {"missing": "is missing", "changed": "was changed since it was written"}
+    found = unlike_mark(version_dir, EpisodeError).items()
+    return {name: said[how] for name, how in found if how in said and not (version_dir / name).is_symlink()}
+
+
+def require_unchanged(version_dir: Path, but: str = "") -> None:
+    """Raises EpisodeError if a file of a marked version, `but` one, is not as it was written."""
+    for name, how in unlike_written(version_dir).items():
+        if name != but:
+            raise EpisodeError(f"{version_dir / name} {how}; copy it again, or move {version_dir} away")

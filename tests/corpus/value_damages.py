@@ -180,7 +180,7 @@ DAMAGES["rlds"]["no_rho"] = _no_rho
 
 
 def _labels(rho: float, point: float = 0) -> Damage:
-    """Labels of which those of step 3 are these; change points are stored as numbers."""
+    """Labels of which those of step 3 are these, by somebody else; change points are stored as numbers."""
 
     def apply(folder: Path) -> None:
         described = json.loads((folder / "features.json").read_text())
@@ -189,6 +189,7 @@ def _labels(rho: float, point: float = 0) -> Damage:
             kind = "tensorflow_datasets.core.features.scalar.Scalar"
             _steps(described)[name] = {"pythonClassName": kind, "tensor": scalar}
         (folder / "features.json").write_text(json.dumps(described))
+        (folder / "made_by.json").unlink()
         _records(folder, add)
 
     def add(features: Any, steps: int) -> None:
@@ -214,6 +215,7 @@ DAMAGES["rlds"] |= {
     "elsewhere": _elsewhere,
     "text_annotator": _json("metadata.json", '{"annotator": "lstm"}'),
     "labelled": _labels(0.5, 1),
+    "edited": lambda p: _records(p, lambda features, _: features["steps/reward"].float_list.value.__setitem__(3, 1)),
     "rho_7": _labels(7),
     "rho_nan": _labels(float("nan")),
     "half_point": _labels(0.5, 0.5),

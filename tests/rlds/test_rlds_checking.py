@@ -39,11 +39,12 @@ def physical(index: int, steps: int = 60) -> Recording:
     close = np.clip((np.arange(steps) - steps // 2) / 8, 0, 1)
     fingers = 0.04 * np.stack([1 - close, close - 1], 1)
     flags = {"is_first": np.arange(steps) == 0, "is_last": np.arange(steps) == steps - 1}
+    points = {"change_point": np.arange(steps) == steps // 2}
     proprio = np.concatenate([position, quaternion, fingers], 1).astype(np.float32)
     return Recording(
         name=f"train[{index}]",
         images={"image_primary": rng.integers(0, 256, (steps, 8, 8, 3), dtype=np.uint8)},
-        fields={"observation/proprio": proprio, "rho": rng.random(steps).astype(np.float32), **flags},
+        fields={"observation/proprio": proprio, "rho": rng.random(steps).astype(np.float32), **points, **flags},
         language=["lift"] * steps,
         proprio=proprio,
         action=action.astype(np.float32),
@@ -141,6 +142,10 @@ ALL = list(range(7))
         (_field(**{"observation/timestamp": TIME + (np.arange(60) > 30)}), ("warning", "time")),
         (_field(rho=np.full(60, 1.5, np.float32)), ("error", "rho")),
         (_field(change_point=np.ones(60, bool)), ("error", "rho")),
+        (_field(rho=np.zeros((60, 3), np.float32)), ("error", "rho")),
+        (_field(rho=np.array([b"a"] * 60, object)), ("error", "rho")),
+        (_field(change_point=np.zeros((60, 2), bool)), ("error", "rho")),
+        (lambda r: dataclasses.replace(r, fields={k: v for k, v in r.fields.items() if k != "rho"}), ("error", "rho")),
         (_proprio(_jump), ("warning", "jump")),
         (_proprio(_millimetres), ("warning", "reach")),
         (_proprio(_set(slice(None), 0.5)), ("warning", "constant")),

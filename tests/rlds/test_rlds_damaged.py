@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import tensorflow as tf
 from synthetic_demos import make_episode
 
 from gap_vla.core.errors import UserError
-from gap_vla.rlds import read_rlds, write_rlds
+from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
 from gap_vla.rlds.annotating import AnnotationJob
 from gap_vla.rlds.annotating.rlds_files import annotate, read, read_all
 from gap_vla.rlds.checking import check_dataset
@@ -99,9 +100,11 @@ PICTURES = "observation/image_primary"
         "odd action": (values("action", lambda v: v[1:]), "episode 1: unreadable .*steps/action.*divisible by 7"),
         "reward": (values("reward", at(3, np.inf)), "reward is NaN or infinite at step 3"),
         "discount": (values("discount", at(3, np.nan)), "discount is NaN or infinite at step 3"),
-        "is_first": (values("is_first", at(3, 1)), "is_first is true at step 3 of 6"),
-        "is_last": (values("is_last", at(0, 1)), "is_last is true at step 0 of 6"),
-        "is_terminal": (values("is_terminal", at(1, 1)), "is_terminal is true at step 1 of 6"),
+        "is_first": (values("is_first", at(3, 1)), r"is_first is true at steps \[0, 3\] of 6, it must be at 0 only"),
+        "no first": (values("is_first", at(0, 0)), r"is_first is true at steps \[\] of 6, it must be at 0 only"),
+        "is_last": (values("is_last", at(0, 1)), r"is_last is true at steps \[0, 5\] of 6"),
+        "no last": (values("is_last", at(5, 0)), r"is_last is true at steps \[\] of 6"),
+        "is_terminal": (values("is_terminal", at(1, 1)), r"is_terminal is true at steps \[1.*\] of 6"),
         "no rho": (record(lambda f: f.pop("steps/rho")), r"episode 1: unreadable \(steps/rho has 0 steps"),
         "a picture more": (values(PICTURES, lambda v: v + v[:1]), "image_primary has 7 steps, most have 6"),
         "bytes behind": (appended(b"more"), "train.tfrecord.* is truncated or damaged|holds more than 2"),
@@ -136,6 +139,41 @@ def test_damage_is_refused_by_every_reader(sound: Path, tmp_path: Path, damage: 
     for reader in readers:
         with pytest.raises(UserError, match=said):
             reader()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    {
+        "rho": values("rho", at(2, 0.123)),
+        "success": record(lambda f: f["episode_metadata/success"].int64_list.value.__setitem__(0, 0)),
+        "instruction": values("language_instruction", at(3, b"another")),
+        "reward": values("reward", at(2, 1.0)),
+        "annotator": edited("metadata.json", lambda v: v.update(annotator={"method": "gaussian", "hash": "x"})),
+        "reader": edited("metadata.json", lambda v: v["identity"]["data"].update(kind="lerobot")),
+        "lost": lambda version: (version / "metadata.json").unlink(),
+    }.values(),
+)
+def test_what_was_changed_since_it_was_written_is_neither_trained_on_nor_found_right(
+    sound: Path, tmp_path: Path, damage: Damage
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    EpisodeStore.build(version)
+    damage(version)
+    said = r"(toy-train.tfrecord-00000-of-00001|metadata.json) (was changed since it was written|is missing); copy it"
+    with pytest.raises(UserError, match=said):
+        EpisodeStore.build(version)
+    found = [finding for finding in check_dataset(version, pictures=0).findings if finding.check == "files"]
+    assert [finding.level for finding in found] == ["error"] and re.match(said, found[0].message)
+    (version / "made_by.json").unlink()
+    assert EpisodeStore.build(version).split("train").steps == 2 * STEPS
+
+
+def test_shards_that_are_links_to_where_they_are_kept_are_read(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    kept = shard(version).rename(tmp_path / "kept")
+    (version / shard(sound).name).symlink_to(kept)
+    assert "files" not in {finding.check for finding in check_dataset(version, pictures=0).findings}
+    assert EpisodeStore.build(version).split("train").steps == 2 * STEPS
 
 
 @pytest.mark.parametrize("content", [b"<html>no picture</html>", b"", b"\x89PNG cut"])

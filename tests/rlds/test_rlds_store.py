@@ -72,6 +72,18 @@ def test_a_damaged_store_is_refused_in_one_line(store: EpisodeStore, tmp_path: P
         EpisodeStore.open(copy)
 
 
+def test_splits_of_a_store_that_were_changed_are_refused(store: EpisodeStore, tmp_path: Path) -> None:
+    file = shutil.copytree(store.directory, tmp_path / "copy") / "store.json"
+    account = json.loads(file.read_text())
+    account["splits"]["train"]["offsets"][1] += 3
+    file.write_text(json.dumps(account))
+    with pytest.raises(EpisodeError, match=r"store.json: its splits were changed; .*delete the folder and build it"):
+        EpisodeStore.open(file.parent)
+    del account["splits_hash"]
+    file.write_text(json.dumps(account))
+    assert EpisodeStore.open(file.parent).split("train").steps == store.split("train").steps
+
+
 def test_statistics_are_those_of_the_data_whatever_lies_beside_the_shards(
     store: EpisodeStore, version_dir: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +110,9 @@ def test_a_truncated_shard_is_named_and_leaves_no_store(version_dir: Path, tmp_p
     shard = next(copy.glob("*train*"))
     with open(shard, "r+b") as stream:
         stream.truncate(shard.stat().st_size - 1000)
+    with pytest.raises(EpisodeError, match=r"toy-train\.tfrecord.* was changed since it was written; copy it again"):
+        EpisodeStore.build(copy)
+    (copy / "made_by.json").unlink()
     with pytest.raises(EpisodeError, match=r"toy-train\.tfrecord.* is truncated or damaged, .*; copy the file again"):
         EpisodeStore.build(copy)
     assert not list(copy.parent.glob("*.store")) and not list(copy.parent.glob(".*partial"))

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gap_vla.phases.motion import relative_rotation_vector
-from gap_vla.rlds.checking.report import Finding, Recording
-from gap_vla.rlds.reader import FLAGS
+from gap_vla.rlds.checking.report import Finding, Recording, is_label
+from gap_vla.rlds.reader import misplaced
 
 SHORTEST = 5
 JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3
@@ -21,13 +21,9 @@ STILL_SHARE = 0.2
 
 def check_structure(episode: Recording) -> Iterator[Finding]:
     """is_first and is_last are True exactly at the ends, is_terminal nowhere else; the episode has enough steps."""
-    for key, end in FLAGS.items():
-        at, found = end % len(episode), np.flatnonzero(episode.fields.get(key, ())).tolist()
-        if key not in episode.fields and key != "is_terminal":
-            yield Finding("error", "structure", f"no {key}; RLDS readers need it", episode.name)
-        elif found != [at] and (found or key != "is_terminal"):
-            text = f"{key} is True at steps {found[:5]}, it must be at {at} only"
-            yield Finding("error", "structure", text, episode.name)
+    lost = [f"no {key}; RLDS readers need it" for key in ("is_first", "is_last") if key not in episode.fields]
+    for text in (*lost, *misplaced(episode.fields)):
+        yield Finding("error", "structure", text, episode.name)
     if len(episode) < SHORTEST:
         yield Finding("warning", "length", f"{len(episode)} steps; drop it if it is a false start", episode.name)
 
@@ -132,8 +128,13 @@ def check_language(episode: Recording) -> Iterator[Finding]:
 
 
 def check_rho(episode: Recording) -> Iterator[Finding]:
-    """ρ is a probability, and no change point lies on the first step."""
+    """ρ is a probability, there are change points with it, and none lies on the first step."""
     rho, points = episode.fields.get("rho"), episode.fields.get("change_point")
+    odd_ones = [key for key in ("rho", "change_point") if not is_label(episode.fields.get(key, np.zeros(0)))]
+    if odd_ones or (rho is None) != (points is None):
+        text = f"{odd_ones[0]} is no number per step" if odd_ones else "rho or change_point without the other"
+        yield Finding("error", "rho", f"{text}; annotate again", episode.name)
+        return
     if rho is not None and np.isfinite(rho).all() and (rho.min() < 0 or rho.max() > 1):
         step = int(((rho < 0) | (rho > 1)).argmax())
         yield Finding("error", "rho", f"rho is {rho[step]:.3g}, not in [0, 1]; annotate again", episode.name, step)

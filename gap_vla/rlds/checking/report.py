@@ -46,7 +46,8 @@ class Recording:
     Attributes:
         name: `split[index]`.
         images: camera to uint8[T, h, w, 3].
-        fields: every other numeric step field by path (`observation/proprio`, `action`, …), leading dimension T.
+        fields: every other numeric step field by path (`observation/proprio`, `action`, …), leading dimension T; and
+            `rho` and `change_point`, whatever they are.
         language: instruction per step.
         proprio: float32[T, 9 * arms] if the layout of the state is known, else None.
         action: float32[T, A].
@@ -67,6 +68,11 @@ class Recording:
     @property
     def arms(self) -> int:
         return 0 if self.proprio is None else self.proprio.shape[1] // 9
+
+
+def is_label(values: np.ndarray) -> bool:
+    """Whether they can be ρ or change points: one number, or truth value, per step."""
+    return values.ndim == 1 and values.dtype.kind in "biuf"
 
 
 _SHOWN_PER_CHECK = 8

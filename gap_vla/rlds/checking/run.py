@@ -12,16 +12,18 @@ import numpy as np
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
+from gap_vla.core.outputs import FOLDER_MARK
 from gap_vla.demos.fields import checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.drawing.episode import EpisodeView, episode_png
+from gap_vla.rlds.annotating.job import LABELS
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
-from gap_vla.rlds.checking.report import Finding, Recording, Report
+from gap_vla.rlds.checking.report import Finding, Recording, Report, is_label
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
-from gap_vla.rlds.statistics import dataset_statistics, load_statistics
-from gap_vla.rlds.version_files import dataset_metadata, open_version, require_examples
+from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics
+from gap_vla.rlds.version_files import dataset_metadata, open_version, require_examples, unlike_written
 
 _STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
 _LEVELS = {"error": 0, "warning": 1, "note": 2}
@@ -86,6 +88,10 @@ def check_dataset(
     of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
     if of_ours and max_episodes is None and layout is None and state_key is None and len(widths) == 1:
         findings += _statistics(version_dir, [e for e in kept if e.name.startswith("train[")])
+    for name, how in unlike_written(version_dir).items():
+        if name != STATISTICS:  # see above; a mask may be somebody's choice
+            text = f"{name} {how}; copy it again, or remove {FOLDER_MARK} if the change is yours"
+            findings.append(Finding("error", "files", text))
     shown.sort(key=lambda item: not item[0])
     return Report(
         version_dir,
@@ -114,7 +120,7 @@ def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLa
 
 def _statistics(version_dir: Path, train: list[Recording]) -> Iterator[Finding]:
     """The statistics of a dataset of ours are those of its training split; a mask may be somebody's choice."""
-    file = version_dir / "dataset_statistics.json"
+    file = version_dir / STATISTICS
     with refusing(file, "write the dataset again", EpisodeError), np.errstate(all="ignore"):
         meant = flat(dataset_statistics([e.action for e in train], [e.proprio for e in train if e.proprio is not None]))
         said = dict(flat(load_statistics(file, EpisodeError)))
@@ -137,12 +143,12 @@ def _recordings(
         name = f"{split}[{index}]"
         with refusing(f"{version_dir}, {name}: episode_metadata", "convert the source again", EpisodeError):
             recorded(metadata)
-        if "action" not in fields:
-            known = ", ".join(sorted(fields))
-            raise EpisodeError(f"{version_dir}, {name}: no 'action' among the step fields ({known})")
         text = fields.get("language_instruction", fields.get("observation/natural_language_instruction", []))
         images = {k.split("/")[-1]: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4}
-        numbers = {k: v for k, v in fields.items() if v.dtype.kind in "fiub" and v.ndim < 4}
+        numbers = {k: v for k, v in fields.items() if k in LABELS or (v.dtype.kind in "fiub" and v.ndim < 4)}
+        if "action" not in numbers or numbers["action"].dtype.kind == "b":
+            known = ", ".join(sorted(fields))
+            raise EpisodeError(f"{version_dir}, {name}: no 'action' of numbers among the step fields ({known})")
         state = numbers.get(key or "")
         yield Recording(
             name=name,
@@ -155,14 +161,14 @@ def _recordings(
 
 
 def _view(recording: Recording) -> EpisodeView:
-    points = recording.fields.get("change_point", np.zeros(0))
+    labels = {name: recording.fields[name] for name in LABELS if is_label(recording.fields.get(name, np.zeros((0, 0))))}
     text = recording.language[0] if recording.language else ""
     return EpisodeView(
         f"{recording.name}, {len(recording)} steps: {text}",
         len(recording),
         frames=dict(sorted(recording.images.items())),
-        rho=recording.fields.get("rho"),
-        change_points=np.flatnonzero(points),
+        rho=labels.get("rho"),
+        change_points=np.flatnonzero(labels.get("change_point", ())),
     )
 
 

@@ -1,0 +1,91 @@
+"""Fields that are there under the right name and are something else: every reader says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from gap_vla.core.errors import UserError
+from gap_vla.rlds import read_rlds
+from gap_vla.rlds.checking import check_dataset
+
+STEPS = 6
+
+
+def written(folder: Path, name: str, feature: Any, value: Any) -> Path:
+    """Two episodes by TFDS alone, with one field more, or another one in its place."""
+    numbers = {"action": tfds.features.Tensor(shape=(7,), dtype=np.float32)}
+    step = {**numbers, "observation": {"proprio": tfds.features.Tensor(shape=(9,), dtype=np.float32)}}
+    step |= {"is_first": np.bool_, "is_last": np.bool_, name: feature}
+
+    class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = folder
+
+        def _info(self) -> Any:
+            steps = tfds.features.Dataset(step)
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"steps": steps}))
+
+        def _split_generators(self, dl_manager: Any) -> Any:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Any:
+            for episode in range(2):
+                yield episode, {"steps": [self._step(episode, i) for i in range(STEPS)]}
+
+        def _step(self, episode: int, i: int) -> dict[str, Any]:
+            state = np.array([0.01 * i + episode, 0, 0, 1, 0, 0, 0, 0.04, 0.04], np.float32)
+            known = {"action": np.full(7, 0.1 * i - 0.2, np.float32), "observation": {"proprio": state}}
+            return {**known, "is_first": i == 0, "is_last": i == STEPS - 1, name: value}
+
+    builder = Foreign(data_dir=str(folder))
+    builder.download_and_prepare()
+    return Path(str(builder.data_path))
+
+
+def wide(width: int, dtype: Any = np.float32) -> Any:
+    return tfds.features.Tensor(shape=(width,), dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "feature", "value", "trained", "checked"),
+    [
+        ("rho", wide(3), np.full(3, 2, np.float32), "rho is no number per step but", "rho is no number per step"),
+        ("rho", tfds.features.Text(), "high", "not the fields of an episode", "rho is no number per step"),
+        ("rho", np.float32, 0.5, "rho without change_point", "rho or change_point without the other"),
+        (
+            "change_point",
+            wide(2),
+            np.zeros(2, np.float32),
+            "change_point is no number",
+            "change_point is no number",
+        ),
+        ("action", tfds.features.Text(), "left", "not the fields of an episode", None),
+        ("action", wide(7, np.bool_), np.zeros(7, bool), None, None),
+        ("language_instruction", np.float32, 1.0, r"the instruction is .*1\.0.*, not text", "no language instruction"),
+        (
+            "language_instruction",
+            wide(512),
+            np.zeros(512, np.float32),
+            "the instruction is .*, not text",
+            "no language",
+        ),
+    ],
+)
+def test_a_field_that_is_something_else_is_named(
+    tmp_path: Path, name: str, feature: Any, value: Any, trained: str | None, checked: str | None
+) -> None:
+    version = written(tmp_path, name, feature, value)
+    if trained is not None:
+        with pytest.raises(UserError, match=rf"train\[0\]: {trained}"):
+            list(read_rlds(version, workers=1))
+    if checked is None:
+        with pytest.raises(UserError, match=r"train\[0\]: no 'action' of numbers among the step fields \(action, is"):
+            check_dataset(version)
+    else:
+        report = check_dataset(version, pictures=2)
+        assert any(checked in finding.message for finding in report.findings) and len(report.pictures) == 2
