@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,24 @@ LONE = 1000
 
 class EpisodeError(UserError, ValueError):
     """A demonstration that cannot be used; the message says where, what was found and what to do."""
+
+
+LABELS = ("rho", "change_point")
+
+
+def label_problems(labels: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int | None]]:
+    """What is wrong with those of `LABELS` that an episode has, and at which step; there are both or none."""
+    for key, value in labels.items():
+        if value.ndim != 1 or value.dtype.kind not in "biuf":
+            yield f"{key} is no number per step but {value.dtype}{[*value.shape]}", None
+            return
+        wrong = (value < 0) | (value > 1) if key == "rho" else (value != 0) & (value != 1)
+        if wrong.any():
+            yield f"{key} is {value[wrong.argmax()]:g} at step {wrong.argmax()}", int(wrong.argmax())
+    if len(labels) == 1:
+        yield f"{', '.join(labels)} without {', '.join({*LABELS} - {*labels})}", None
+    elif labels and labels["change_point"][0]:
+        yield "change_point is true at the first step, which begins no change", 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,20 +131,9 @@ class Episode:
                 if bad.any():
                     step = bad.argmax()
                     raise EpisodeError(f"{where}: {key} is NaN or infinite at step {step}; repair or drop the episode")
-            if key in ("rho", "change_point"):
-                if value.ndim != 1 or value.dtype.kind not in "biuf":
-                    raise EpisodeError(f"{where}: {key} is no number per step but {value.dtype}{[*value.shape]}")
-                wrong = (value < 0) | (value > 1) if key == "rho" else (value != 0) & (value != 1)
-                if wrong.any():
-                    step = wrong.argmax()
-                    raise EpisodeError(f"{where}: {key} is {value[step]:g} at step {step}; annotate again")
-        if (self.rho is None) != (self.change_point is None):
-            there, lost = ("rho", "change_point") if self.change_point is None else ("change_point", "rho")
-            raise EpisodeError(f"{where}: {there} without {lost}; annotate again")
-        if self.change_point is not None and self.change_point[0]:
-            raise EpisodeError(
-                f"{where}: change_point is true at the first step, which begins no change; annotate again"
-            )
+        labels = {key: value for key, value in self.arrays.items() if key in LABELS}
+        for problem, _ in label_problems(labels):
+            raise EpisodeError(f"{where}: {problem}; annotate again")
         for key, value in self.images.items():
             if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3 or 0 in value.shape:
                 raise EpisodeError(

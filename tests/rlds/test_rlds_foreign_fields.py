@@ -56,7 +56,7 @@ def wide(width: int, dtype: Any = np.float32) -> Any:
     [
         ("rho", wide(3), np.full(3, 2, np.float32), "rho is no number per step but", "rho is no number per step"),
         ("rho", tfds.features.Text(), "high", "not the fields of an episode", "rho is no number per step"),
-        ("rho", np.float32, 0.5, "rho without change_point", "rho or change_point without the other"),
+        ("rho", np.float32, 0.5, "rho without change_point", "rho without change_point"),
         (
             "change_point",
             wide(2),

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import LABELS, Episode
 from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import HDF5, claim, deliver
 from gap_vla.core.resources import require_disk
@@ -18,7 +18,7 @@ from gap_vla.core.whole import workplace
 from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
 from gap_vla.phases import Annotation
-from gap_vla.rlds.annotating.job import LABELS, AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
 
 def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:

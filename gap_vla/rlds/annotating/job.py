@@ -16,8 +16,6 @@ from gap_vla.phases import Annotation, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
 from gap_vla.rlds.schema import Schema
 
-LABELS = ("rho", "change_point")
-
 
 class AnnotationError(UserError, ValueError):
     """Files that cannot be annotated as asked; the message says what to do."""

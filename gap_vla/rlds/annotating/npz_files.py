@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import LABELS, Episode
 from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.fields import as_names, as_rows, files_in
 from gap_vla.demos.layout import StateLayout
-from gap_vla.rlds.annotating.job import LABELS, AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
 READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.episode import LABELS, Episode, EpisodeError
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.identity import flat
 from gap_vla.core.outputs import FOLDER_MARK, deliver
@@ -62,7 +62,7 @@ def episodes_of(
             if limit is not None and "action" in fields:
                 as_actions(action, limit, f"{where}: action")
             texts = [fields[name][0] for name in LANGUAGE if name in fields]
-            known = {key: value for key, value in steps.items() if images or key not in ("rho", "change_point")}
+            known = {key: value for key, value in steps.items() if images or key not in LABELS}
             known |= {"observation": {"proprio": proprio}, "action": action.reshape(len(proprio), -1)}
             known["language_instruction"] = [*(text for text in texts if isinstance(text, bytes)), b""]
             coloured = {k: v for k, v in fields.items() if images and v.dtype == np.uint8 and v.shape[3:] == (3,)}

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from gap_vla.core.episode import LABELS, label_problems
 from gap_vla.phases.motion import relative_rotation_vector
-from gap_vla.rlds.checking.report import Finding, Recording, is_label
+from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.reader import misplaced
 
 SHORTEST = 5
@@ -129,20 +130,8 @@ def check_language(episode: Recording) -> Iterator[Finding]:
 
 def check_rho(episode: Recording) -> Iterator[Finding]:
     """ρ is a probability, there are change points with it, and none lies on the first step."""
-    rho, points = episode.fields.get("rho"), episode.fields.get("change_point")
-    odd_ones = [key for key in ("rho", "change_point") if not is_label(episode.fields.get(key, np.zeros(0)))]
-    if odd_ones or (rho is None) != (points is None):
-        text = f"{odd_ones[0]} is no number per step" if odd_ones else "rho or change_point without the other"
-        yield Finding("error", "rho", f"{text}; annotate again", episode.name)
-        return
-    if rho is not None and np.isfinite(rho).all() and (rho.min() < 0 or rho.max() > 1):
-        step = int(((rho < 0) | (rho > 1)).argmax())
-        yield Finding("error", "rho", f"rho is {rho[step]:.3g}, not in [0, 1]; annotate again", episode.name, step)
-    if points is not None and (odd := (points != 0) & (points != 1)).any():
-        text = f"change_point is {points[odd][0]:.3g}, neither true nor false; annotate again"
-        yield Finding("error", "rho", text, episode.name, int(odd.argmax()))
-    elif points is not None and points[0]:
-        yield Finding("error", "rho", "change_point is True at the first step; annotate again", episode.name, 0)
+    for text, step in label_problems({key: episode.fields[key] for key in LABELS if key in episode.fields}):
+        yield Finding("error", "rho", f"{text}; annotate again", episode.name, step)
 
 
 EPISODE_CHECKS: tuple[Callable[[Recording], Iterator[Finding]], ...] = (

@@ -70,11 +70,6 @@ class Recording:
         return 0 if self.proprio is None else self.proprio.shape[1] // 9
 
 
-def is_label(values: np.ndarray) -> bool:
-    """Whether they can be ρ or change points: one number, or truth value, per step."""
-    return values.ndim == 1 and values.dtype.kind in "biuf"
-
-
 _SHOWN_PER_CHECK = 8
 
 

@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import EpisodeError
+from gap_vla.core.episode import LABELS, EpisodeError, label_problems
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
 from gap_vla.core.outputs import FOLDER_MARK
 from gap_vla.demos.fields import checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.drawing.episode import EpisodeView, episode_png
-from gap_vla.rlds.annotating.job import LABELS
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
-from gap_vla.rlds.checking.report import Finding, Recording, Report, is_label
+from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics
@@ -161,7 +160,8 @@ def _recordings(
 
 
 def _view(recording: Recording) -> EpisodeView:
-    labels = {name: recording.fields[name] for name in LABELS if is_label(recording.fields.get(name, np.zeros((0, 0))))}
+    labels = {name: recording.fields[name] for name in LABELS if name in recording.fields}
+    labels = {} if any(label_problems(labels)) else labels
     text = recording.language[0] if recording.language else ""
     return EpisodeView(
         f"{recording.name}, {len(recording)} steps: {text}",
