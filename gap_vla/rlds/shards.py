@@ -80,8 +80,8 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
     account_path = Path(f"{job.path}.json")
     with contextlib.suppress(*FOREIGN):  # not there, or cut as by a loss of power: then the shard is written
         account = json.loads(account_path.read_text())
-        written = len(np.load(f"{job.path}.npz")["lengths"])
-        if written == account["episodes"] and job.path.stat().st_size == account["file_bytes"]:
+        kept = dict(np.load(f"{job.path}.npz"))  # all of it, so that damage shows
+        if len(kept["lengths"]) == account["episodes"] and job.path.stat().st_size == account["file_bytes"]:
             return account
     with naming_a_full_disk(job.path.parent, KEPT):
         return _write(job, account_path)

@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from runner import Runner
@@ -42,6 +43,20 @@ def test_writing_says_that_the_disk_is_full_and_goes_on_later(tmp_path: Path) ->
     assert leftovers(tmp_path / "toy") == []
     path = write_rlds(episodes, tmp_path, "toy")
     clean = write_rlds(episodes, tmp_path / "clean", "toy")
+    assert all(p.read_bytes() == (clean / p.name).read_bytes() for p in path.iterdir())
+
+
+def test_a_kept_shard_whose_numbers_were_damaged_is_written_again(tmp_path: Path, monkeypatch) -> None:
+    episodes = [make_episode(i, steps=20, size=8) for i in range(3)]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("gap_vla.rlds.builder.describe", Mock(side_effect=KeyboardInterrupt))
+        write_rlds(episodes, tmp_path, "toy", val_fraction=0)
+    (kept,) = (tmp_path / "toy").glob(".1.0.0.partial/*.npz")
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 3] ^= 1  # among the actions
+    kept.write_bytes(content)
+    path = write_rlds(episodes, tmp_path, "toy", val_fraction=0)
+    clean = write_rlds(episodes, tmp_path / "clean", "toy", val_fraction=0)
     assert all(p.read_bytes() == (clean / p.name).read_bytes() for p in path.iterdir())
 
 
