@@ -93,11 +93,21 @@ def load_checkpoint(
         from gap_vla.rollouts.octo_policy import OctoPolicy
 
         policy = OctoPolicy.load(
-            directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
+            directory,
+            step=step,
+            normalization=run.normalization or "normal",
+            dataset=dataset,
+            name=run.method or "octo",
+            **how,
         )
-    for key in ("camera", "image_size"):
-        told, known = getattr(policy, key), getattr(run, key)
-        if None not in (told, known) and told != known:
+    own = {
+        "method": policy.name,
+        "normalization": policy.identity["normalization"],
+        "cameras": " ".join(sorted(policy.cameras)),
+    }
+    for key, told in {**own, "camera": policy.camera, "image_size": policy.image_size}.items():
+        known = getattr(run, key)
+        if told and known and told != known:
             raise CheckpointError(f"{directory} says {key} {told}, its run's config.json {known}; copy the run again")
     if view := policy.camera or run.camera:
         views = sorted({view for name in TASK_NAMES for view in task_spec(name).views})
@@ -190,7 +200,8 @@ class _Run:
     method: str | None = None
     execute: int = 1
     ensemble: bool = False
-    normalization: str = "normal"
+    normalization: str | None = None
+    cameras: str | None = None
     threads: int = 1
     camera: str | None = None
     image_size: int | None = None
@@ -207,6 +218,7 @@ class _Run:
             execute=evaluation.whole("execute", 1, 100_000, 1),
             ensemble=evaluation.flag("ensemble", False),
             normalization=found.section("data", {}).choice("normalization", NORMALIZATIONS, "normal"),
+            cameras=" ".join(sorted(demos.list("cameras", Section.text))) if "cameras" in demos else None,
             threads=train.whole("threads", 1, 1024, 1),
             camera=demos.text("camera", "near"),
             image_size=demos.whole("image_size", 1, 4096) if evaluation.values.get("episodes") else None,

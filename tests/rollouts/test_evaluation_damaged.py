@@ -273,6 +273,20 @@ def test_an_account_of_a_small_policy_that_is_none_is_refused_by_its_key(run, ke
     refused(folder, named)
 
 
+@pytest.mark.parametrize(
+    ("keys", "value", "named"),
+    [
+        (("method",), "aux", "its run's config.json aux; copy the run again"),
+        (("data",), {"normalization": "bounds"}, "says normalization normal, its run's config.json bounds"),
+        (("demos",), {"cameras": ["wrist"]}, "says cameras primary, its run's config.json wrist"),
+    ],
+)
+def test_a_checkpoint_of_another_run_than_its_settings_is_refused(run, keys, value, named):
+    folder = run("small")
+    change(folder / "config.json", keys, value)
+    refused(folder, named)
+
+
 def test_a_view_that_no_task_has_is_refused(run):
     folder = run("small")
     change(folder / "checkpoint" / "policy.json", ("camera",), "nope")
