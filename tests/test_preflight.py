@@ -80,6 +80,11 @@ def test_other_numbers_than_usual_for_all_of_jax_are_refused(name, value, usual,
     ready(octo(**folders))
 
 
+def test_layouts_that_no_rollout_can_count_are_refused_before_training(folders):
+    with pytest.raises(UserError, match=r"first layout of default \(eval.seed\) is \d+; it must be .* to 2147383647$"):
+        ready(small(**folders, eval__episodes=1, eval__seed=2147383647))
+
+
 def test_a_warm_up_that_training_never_ends_is_noted(folders):
     note = "note: optimizer.warmup_steps is 100, train.steps 50: at most 0.5 of optimizer.learning_rate is reached"
     assert note in Run(small(**folders, train__steps=50, optimizer__warmup_steps=100)).dry_run()

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import Episode
-from gap_vla.core.foreign import Section, refusing, regular
+from gap_vla.core.foreign import Section, refusing, regular, whole
 from gap_vla.core.outputs import require_apart
 from gap_vla.core.resources import require_disk, require_memory, require_writable
 from gap_vla.core.run_directory import RunDirectory
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.typed_config import LAYOUT_SEED, ConfigError
 from gap_vla.demos import open_source
 from gap_vla.drawing.video import working_ffmpeg
 from gap_vla.rlds import EpisodeStore
@@ -70,6 +70,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     if config.eval.episodes:
         for layouts in config.eval.layouts():
             variant_spec(layouts.variant).require_view(config.demos.camera)
+            whole(f"the first layout of {layouts.variant} (eval.seed)", layouts.first_seed, 0, int(LAYOUT_SEED.most))
         require_rendering()
         if config.eval.videos:
             working_ffmpeg(directory.rollouts, ConfigError)
