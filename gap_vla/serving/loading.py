@@ -93,21 +93,13 @@ def load_checkpoint(
         from gap_vla.rollouts.octo_policy import OctoPolicy
 
         policy = OctoPolicy.load(
-            directory,
-            step=step,
-            normalization=run.normalization or "normal",
-            dataset=dataset,
-            name=run.method or "octo",
-            **how,
+            directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
         )
-    own = {
-        "method": policy.name,
-        "normalization": policy.identity["normalization"],
-        "cameras": " ".join(sorted(policy.cameras)),
-    }
-    for key, told in {**own, "camera": policy.camera, "image_size": policy.image_size}.items():
+    own: dict[str, Any] = {key: getattr(policy, key) for key in ("camera", "image_size")}
+    own |= {"method": policy.name, "normalization": policy.identity["normalization"]}
+    for key, told in {**own, "cameras": " ".join(sorted(policy.cameras))}.items():
         known = getattr(run, key)
-        if told and known and told != known:
+        if run.task and told and known and told != known:
             raise CheckpointError(f"{directory} says {key} {told}, its run's config.json {known}; copy the run again")
     if view := policy.camera or run.camera:
         views = sorted({view for name in TASK_NAMES for view in task_spec(name).views})
@@ -200,7 +192,7 @@ class _Run:
     method: str | None = None
     execute: int = 1
     ensemble: bool = False
-    normalization: str | None = None
+    normalization: str = "normal"
     cameras: str | None = None
     threads: int = 1
     camera: str | None = None
