@@ -138,7 +138,10 @@ def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recor
 
     if options.demos or options.rlds:
         episodes = demos.read(options.demos) if options.demos else rlds.read_rlds(options.rlds, "val")
-        return list(map(from_episode, itertools.islice(episodes, options.episodes)))
+        found = list(map(from_episode, itertools.islice(episodes, options.episodes)))
+        if len(found) < options.episodes:
+            print(f"note: --episodes is {options.episodes}, {len(found)} are there")
+        return found
     assert task is not None
     print(f"recording the expert in {options.episodes} layouts …", file=sys.stderr, flush=True)
     seeds = [options.seed + LIBRARY + number for number in range(options.episodes)]

@@ -194,7 +194,11 @@ def test_demonstrations_with_rho_phases_or_neither_become_recordings():
     images = {"image_primary": np.zeros((4, 8, 8, 3), np.uint8)}
     arrays = {"images": images, "proprio": np.zeros((4, 9), np.float32), "action": np.zeros((4, 7), np.float32)}
     rho = np.array([0.1, 0.6, 0.9, 0.2], np.float32)
-    given = [Episode(**arrays, rho=rho), Episode(**arrays, phase=np.array(["a", "a", "b", "b"])), Episode(**arrays)]
+    given = [
+        Episode(**arrays, rho=rho, change_point=rho > 0.8),
+        Episode(**arrays, phase=np.array(["a", "a", "b", "b"])),
+        Episode(**arrays),
+    ]
     with_rho, with_phase, bare = map(from_episode, given)
     assert with_rho.transition.tolist() == [False, True, True, False]
     assert with_phase.transition.all() and bare.transition is None

@@ -42,6 +42,20 @@ def test_a_damaged_state_is_named_with_what_to_do(files, damage, tmp_path, monke
     again.close()
 
 
+def test_a_state_of_a_run_with_other_settings_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", Template)
+    template = Template(step=jnp.zeros((), jnp.int32))
+    for settings in ("seed 0", "seed 1"):
+        states = StateCheckpoints(tmp_path, settings=settings)
+        states.save(3, template, {})
+        states.close()
+    with pytest.raises(
+        ConfigError, match=rf"{tmp_path}/3 is of a run with other settings; copy this run's own, or move"
+    ):
+        StateCheckpoints(tmp_path, settings="seed 1").restore(template)
+    StateCheckpoints(tmp_path, settings="seed 0").restore(template)
+
+
 def test_a_mistake_of_ours_is_not_called_damage(tmp_path, monkeypatch):
     saved = StateCheckpoints(tmp_path)
     template = Template(step=jnp.zeros((), jnp.int32))
