@@ -241,6 +241,13 @@ def test_every_setting_of_a_rival_method_has_an_effect_with_one_of_the_methods_a
         assert len(heard) == 1, (key, heard)
 
 
+def test_demonstrations_alone_are_no_run_that_could_have_a_name(capsys):
+    from gap_vla.cli.finetune import main
+
+    assert main(["--config", f"{ROOT}/finetune_configs/assembly.py:debug", "--collect-only", "--run-name", "x"]) == 2
+    assert capsys.readouterr().err.startswith("error: --run-name has no effect with --collect-only, which makes no run")
+
+
 @pytest.mark.parametrize("key", ["train", "data.augment.primary", "eval"])
 def test_a_section_is_not_replaced_whole(key):
     with pytest.raises(ConfigError, match=f"^{key} is a section; set its keys one by one: "):
