@@ -22,6 +22,7 @@ from experiments.tables.render import SHOWN, marker_name, render, write_front_pa
 from experiments.tables.results import BlockResult, analyse
 from experiments.tables.tables import TABLES, Table, find_table, narrowed
 from gap_vla.core.errors import NEGATIVE
+from gap_vla.core.foreign import shown
 from gap_vla.core.progress import duration
 from gap_vla.core.typed_config import ConfigError
 
@@ -38,13 +39,13 @@ def seconds(text: str) -> float:
     (3600.0, 5400.0, 5400.0, 90.0)
 
     Raises:
-        ConfigError: no such time.
+        ConfigError: no such time, or not from a second to a year.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text, re.ASCII)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ConfigError(f"--budget is {text!r}; give a time such as 60m, 1.5h, 1h30m or 90s")
-    if not (total := sum(float(number) * _UNITS[unit] for number, unit in parts)):
-        raise ConfigError(f"--budget is {text!r}, in which nothing can run; give a time such as 60m")
+    if not 1 <= (total := sum(float(number) * _UNITS[unit] for number, unit in parts)) <= 366 * 86_400:
+        raise ConfigError(f"--budget is {shown(text)}; give at least a second and at most a year, such as 60m")
     return total
 
 

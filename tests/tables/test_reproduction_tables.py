@@ -204,6 +204,9 @@ def test_a_budget_that_is_no_time_is_refused():
     assert seconds("1h30m") == 5400
     with pytest.raises(ConfigError, match="60m"):
         seconds("60")
+    for text in ("0m", "0.5s", "9000h", "9" * 400 + "h"):
+        with pytest.raises(ConfigError, match="give at least a second and at most a year"):
+            seconds(text)
 
 
 def test_a_table_of_one_line_blocks_says_data_steps_and_success_of_each_task(filled, tmp_path):
