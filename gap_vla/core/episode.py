@@ -36,7 +36,7 @@ def label_problems(labels: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int 
         if value.ndim != 1 or value.dtype.kind not in "biuf":
             yield f"{key} is no number per step but {value.dtype}{[*value.shape]}", None
             return
-        wrong = (value < 0) | (value > 1) if key == "rho" else (value != 0) & (value != 1)
+        wrong = ~((value >= 0) & (value <= 1)) if key == "rho" else (value != 0) & (value != 1)
         if wrong.any():
             yield f"{key} is {value[wrong.argmax()]:g} at step {wrong.argmax()}", int(wrong.argmax())
     if len(labels) == 1:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import Episode, label_problems
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import PATIENCE, watched
@@ -231,15 +231,15 @@ class Annotation:
 
     @classmethod
     def load(cls, directory: str | Path) -> Annotation:
-        """Reads what `save` wrote."""
+        """Reads what `save` wrote. Raises MotionError: they cannot be labels, or were changed."""
         arrays, record = read_arrays(Path(directory), "labels")
-        return cls(
-            np.split(arrays["rho"], np.cumsum(arrays["lengths"])[:-1]),
-            np.split(arrays["change_points"], np.cumsum(arrays["counts"])[:-1]),
-            record["report"],
-            record["identity"],
-            load_annotator(directory),
-        )
+        with refusing(f"{directory}: no labels that can be", f"delete {directory}", MotionError):
+            sizes = {"rho": "lengths", "change_points": "counts"}
+            rho, points = (np.split(arrays[name], np.cumsum(arrays[size])[:-1]) for name, size in sizes.items())
+            annotation = cls(rho, points, record["report"], record["identity"], load_annotator(directory))
+            if wrong := [text for i in range(len(rho)) for text, _ in label_problems(annotation.labels(i))]:
+                raise MotionError(f"{directory}: a {wrong[0]}; delete {directory}")
+        return annotation
 
 
 def load_annotator(directory: str | Path) -> Annotator:
@@ -274,9 +274,8 @@ def load_annotator(directory: str | Path) -> Annotator:
         if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
             raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
         version = record.choice("version", sorted({"0.1.0", LABELS_NAME}))
-        fits = version != LABELS_NAME or annotator.identity["hash"] == record.text("hash")
-    if not fits:
-        raise MotionError(f"{path}: its hash does not fit the files beside it; annotate again")
+        if version == LABELS_NAME and annotator.identity["hash"] != record.text("hash"):
+            raise MotionError(f"{path}: its hash does not fit the files beside it; annotate again")
     return annotator
 
 

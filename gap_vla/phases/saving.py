@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def write_arrays(directory: Path, name: str, arrays: Mapping[str, np.ndarray], r
 
     with replacing(directory / f"{name}.safetensors") as temporary:
         save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, temporary)
-    write_json(directory / f"{name}.json", record)
+    write_json(directory / f"{name}.json", {**record, "content": _content_hash(arrays)})
     return directory
 
 
@@ -37,4 +38,11 @@ def read_arrays(directory: Path, name: str) -> tuple[dict[str, np.ndarray], dict
         if not (directory / f"{name}.{suffix}").is_file():
             raise FileNotFoundError(f"{directory} holds no {name}.{suffix}; was it saved there?")
     with refusing(f"{directory}: {name} is damaged", "make it again or copy it again", MotionError, (SafetensorError,)):
-        return load_file(directory / f"{name}.safetensors"), parsed((directory / f"{name}.json").read_text())
+        arrays, record = load_file(directory / f"{name}.safetensors"), parsed((directory / f"{name}.json").read_text())
+        if record.pop("content", known := _content_hash(arrays)) != known:
+            raise MotionError(f"{directory}: {name}.safetensors was changed; make both again or copy them again")
+        return arrays, record
+
+
+def _content_hash(arrays: Mapping[str, np.ndarray]) -> str:
+    return hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).hexdigest()[:16]

@@ -1,0 +1,46 @@
+"""Labels that are kept beside an annotator: damaged ones are not trained on."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from gap_vla.core.episode import Episode
+from gap_vla.phases import Annotation, MotionError, annotate
+from gap_vla.phases.saving import read_arrays, write_arrays
+
+
+@pytest.fixture
+def kept(tmp_path):
+    walk = np.zeros((40, 9), np.float32)
+    walk[:, 3], walk[:, 0] = 1, np.abs(np.arange(40) - 20) * 0.01
+    episode = Episode({}, walk, np.zeros((40, 7), np.float32))
+    return annotate([episode, episode], method="gaussian").save(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda arrays, record: arrays["rho"].__setitem__(3, 7), "a rho is 7 at step 3; delete"),
+        (lambda arrays, record: arrays["rho"].__setitem__(3, np.nan), "a rho is nan at step 3; delete"),
+        (lambda arrays, record: arrays["change_points"].__setitem__(0, 999), "no labels that can be: index 999 is"),
+        (lambda arrays, record: arrays["change_points"].__setitem__(0, 0), "a change_point is true at the first step"),
+        (lambda arrays, record: arrays.pop("counts"), "no labels that can be: no 'counts'; delete"),
+        (lambda arrays, record: record.pop("report"), "no labels that can be: no 'report'; delete"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(kept, change, said):
+    arrays, record = read_arrays(kept, "labels")
+    change(arrays, record)
+    write_arrays(kept, "labels", arrays, record)
+    with pytest.raises(MotionError, match=said):
+        Annotation.load(kept)
+
+
+def test_arrays_that_are_not_those_that_were_written_are_refused(kept):
+    before = Annotation.load(kept)
+    arrays, record = read_arrays(kept, "labels")
+    assert before.rho[1].tobytes() == np.split(arrays["rho"], 2)[1].tobytes() and "content" not in record
+    arrays["rho"][3] = 0.25
+    save_file(arrays, kept / "labels.safetensors")
+    with pytest.raises(MotionError, match=r"labels.safetensors was changed; make both again or copy them again"):
+        Annotation.load(kept)
