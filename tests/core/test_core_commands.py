@@ -374,7 +374,8 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
             "^error: not enough memory: jax needs 2 GiB of addresses, and ulimit -v allows 1.1 GiB",
         ),
         (
-            f"XLA_FLAGS=--nonsense gap finetune --config {ROOT}/finetune_configs/assembly.py:debug",
+            f"echo 'import os; os._exit(0)' > threading.py; PYTHONSAFEPATH=1 XLA_FLAGS=--nonsense gap finetune "
+            f"--config {ROOT}/finetune_configs/assembly.py:debug",
             USER_ERROR,
             "^error: XLA_FLAGS is '--nonsense': Unknown flag in XLA_FLAGS: --nonsense; correct it, or unset it",
         ),
