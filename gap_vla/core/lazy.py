@@ -72,12 +72,11 @@ status 1; and a program that shows whether it does."""
 
 @functools.cache
 def _require_flags(variable: str, program: str) -> None:
-    from gap_vla.core.errors import UserError
-
     apart = os.environ | {"PYTHONSAFEPATH": "1"}  # from files such as ./threading.py
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=apart).stderr
     if "parse_flags_from_env" in said and (problem := re.search(r"^[EF]\d{4} .*?\] (.*)", said, re.MULTILINE)):
-        raise UserError(f"{variable} is {os.environ[variable]!r}: {problem[1]}; correct it, or unset it")
+        refused = import_module("gap_vla.core.errors").UserError  # a module that imports this one
+        raise refused(f"{variable} is {os.environ[variable]!r}: {problem[1]}; correct it, or unset it")
 
 
 class _Imports:

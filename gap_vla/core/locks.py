@@ -8,12 +8,12 @@ import fcntl
 import os
 import platform
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import regular
 from gap_vla.core.resources import ResourceError, existing_parent
 
 
@@ -53,7 +53,11 @@ def alone(lock: Path | str, what: str, wait: bool = False) -> Iterator[None]:
 def _opened(lock: Path, what: str, wait: bool) -> TextIO:
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(regular(lock, InUseError), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        foreign = InUseError(f"{lock} is in the place of a lock and was not written by gap_vla; move it away")
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise foreign
         stream = open(handle, "a+", errors="replace")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +72,7 @@ def _opened(lock: Path, what: str, wait: bool) -> TextIO:
         stream.seek(0)
         if not re.fullmatch(r"(process \d+ on .*\n)?", stream.read(1000)):  # it would be emptied
             stream.close()
-            raise InUseError(f"{lock} is in the place of a lock and was not written by gap_vla; move it away")
+            raise foreign
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(lock.stat(), os.fstat(stream.fileno())):
                 return stream
