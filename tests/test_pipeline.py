@@ -219,7 +219,7 @@ def test_a_comparison_replaces_no_file_of_somebody_else_and_says_so_first(name, 
     out = comparison.comparison_directory(config)
     out.mkdir(parents=True)
     (out / name).write_text("mine")
-    with pytest.raises(OutputError, match=rf"{name} exists without the mark of this, gap_vla:"):
+    with pytest.raises(OutputError, match=rf"{name} exists without a mark of gap_vla"):
         comparison.compare(config, ["v", "vp"], [0])
     assert (out / name).read_text() == "mine" and not cells
 

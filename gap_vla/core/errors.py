@@ -90,7 +90,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is _MAIN:
                 signal.signal(signal.SIGINT, _interrupt)
             _prepare_streams()
-            start_quietly()
+            start_quietly(refused=UserError)
             if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
                 meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
                 reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"

@@ -8,7 +8,6 @@ __all__, __getattr__, __dir__ = exports(__name__, {"motion": "DeadBand Motion", 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.machinery
 import logging
 import os
@@ -47,9 +46,10 @@ def exports(package: str, table: Mapping[str, str]) -> tuple[list[str], Callable
     return names, get, lambda: names
 
 
-def start_quietly() -> None:
+def start_quietly(refused: type[Exception] = ValueError) -> None:
     """For the beginning of a process: compiled code of TensorFlow and XLA reports errors only, and nothing on starting.
 
+    Flags that XLA does not know, which would end the process with status 1, are `refused` when it is loaded.
     Who has set `TF_CPP_MIN_LOG_LEVEL` gets that level; 0 shows everything. Pictures are written to files, so that no
     backend of matplotlib opens windows, whatever `MPLBACKEND` was.
     """
@@ -59,6 +59,7 @@ def start_quietly() -> None:
         warnings.simplefilter("default")
     backends = logging.getLogger("jax._src.xla_bridge")  # one for GPUs that finds none says so, without its traceback
     backends.exception = backends.error  # type: ignore[method-assign]
+    _Imports.refused = refused
     _Imports.quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"
 
 
@@ -66,17 +67,17 @@ _FLAGS = {
     "jax": ("XLA_FLAGS", "from jaxlib import xla_client; xla_client.make_cpu_client()"),
     "tensorflow": ("TF_XLA_FLAGS", "import tensorflow; tensorflow.constant(0)"),
 }
-"""Module to a variable with flags of its compiled code, which ends the process at one that it does not know, with
-status 1; and a program that shows whether it does."""
+"""Module to a variable with flags of its compiled code, and a program that shows whether it knows them."""
 
 
-@functools.cache
 def _require_flags(variable: str, program: str) -> None:
+    if os.environ.get(known := f"GAP_VLA_KNOWN_{variable}") == os.environ[variable]:
+        return  # looked at by this process, or by the one that started it
     apart = os.environ | {"PYTHONSAFEPATH": "1"}  # from files such as ./threading.py
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=apart).stderr
     if "parse_flags_from_env" in said and (problem := re.search(r"^[EF]\d{4} .*?\] (.*)", said, re.MULTILINE)):
-        refused = import_module("gap_vla.core.errors").UserError  # a module that imports this one
-        raise refused(f"{variable} is {os.environ[variable]!r}: {problem[1]}; correct it, or unset it")
+        raise _Imports.refused(f"{variable} is {os.environ[variable]!r}: {problem[1]}; correct it, or unset it")
+    os.environ[known] = os.environ[variable]
 
 
 class _Imports:
@@ -86,6 +87,7 @@ class _Imports:
     """
 
     quiet = False
+    refused: type[Exception] = ValueError
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:

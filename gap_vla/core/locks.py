@@ -50,10 +50,19 @@ def alone(lock: Path | str, what: str, wait: bool = False) -> Iterator[None]:
                     folder.rmdir()
 
 
+def _made(lock: Path, tries: int = 100) -> int:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+    except (FileNotFoundError, FileExistsError):  # who had it has just removed the folders that were made for it
+        if tries == 0:
+            raise
+    return _made(lock, tries - 1)
+
+
 def _opened(lock: Path, what: str, wait: bool) -> TextIO:
     while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        handle = _made(lock)
         foreign = InUseError(f"{lock} is in the place of a lock and was not written by gap_vla; move it away")
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)

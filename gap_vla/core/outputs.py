@@ -193,7 +193,7 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
         raise OutputError(f"{path} exists; choose another name, or move it away")
     found = made_by(path)
     if found != kind:
-        how = f"and is something else of gap_vla ({found})" if found else f"without the mark of this, gap_vla:{kind}"
+        how = f"and is something else of gap_vla ({found})" if found else f"without a mark of gap_vla ({kind})"
         raise OutputError(f"{path} exists {how}; name another place, or move it away")
     if not overwrite:
         raise OutputError(f"{path} exists; name another place, or allow overwriting")

@@ -43,8 +43,8 @@ def free_disk(folder: Path | str) -> int:
 def existing_parent(path: Path | str) -> Path:
     """The path itself, or the nearest of its parents that exists; ResourceError for a link that leads nowhere."""
     path = Path(path).absolute()
-    place = next(place for place in (path, *path.parents) if os.path.lexists(place))
-    if not place.exists():
+    place = next(place for place in (path, *path.parents) if place.is_symlink() or place.exists())
+    if place.is_symlink() and not place.exists():
         raise ResourceError(f"{place} is a link that leads nowhere; remove it, or name another place")
     return place
 

@@ -83,7 +83,7 @@ def test_marked_files_are_read_by_others(tmp_path):
 def test_what_others_made_is_never_replaced(suffix, tmp_path):
     path = tmp_path / f"x{suffix}"
     path.write_text("the only copy")
-    with pytest.raises(OutputError, match="exists without the mark of this, gap_vla:"):
+    with pytest.raises(OutputError, match="exists without a mark of gap_vla"):
         write(path, "episode")
     path.unlink()
     path.mkdir()
@@ -144,7 +144,7 @@ FOREIGN = {
 def test_a_file_that_quotes_a_mark_or_has_one_of_a_later_format_is_not_replaced(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(FOREIGN[name])
-    with pytest.raises(OutputError, match="exists without the mark of this, gap_vla:"):
+    with pytest.raises(OutputError, match="exists without a mark of gap_vla"):
         claim(path, "episode", suffixes=(path.suffix,))
 
 

@@ -26,23 +26,34 @@ def test_a_cell_shows_a_traceback_for_a_bug_alone(error, shown, tmp_path):
     assert cell.error.startswith(type(error).__name__) and ("Traceback" in (tmp_path / "log").read_text()) == shown
 
 
-def test_who_waits_for_a_lock_works_after_the_one_that_has_it_and_nothing_is_left(tmp_path):
-    lock, working, worked = tmp_path / "data" / "store" / ".toy.making", [], []
+@pytest.fixture
+def turns():
+    """Threads take turns after every few instructions."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield range(100)
+    sys.setswitchinterval(usual)
 
-    def work(number):
+
+def test_who_waits_for_a_lock_works_after_the_one_that_has_it_and_nothing_is_left(tmp_path, turns):
+    working, worked = [], []
+
+    def work(lock, number):
         with alone(lock, "the store", wait=True):
             working.append(number)
             worked.append(len(working))
             working.remove(number)
 
-    with alone(lock, "the store", wait=True):
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for turn in turns:
+        lock = tmp_path / f"{turn}" / "data" / "store" / ".toy.making"
+        with alone(lock, "the store", wait=True):
+            threads = [threading.Thread(target=work, args=(lock, number)) for number in range(8)]
+            for thread in threads:
+                thread.start()
+            assert not working
         for thread in threads:
-            thread.start()
-        assert not working
-    for thread in threads:
-        thread.join()
-    assert worked == [1] * 8
+            thread.join()
+    assert worked == [1] * 8 * len(turns)
     with pytest.raises(UserError), alone(tmp_path / "a" / "b" / ".toy.making", "the store", wait=True):
         raise UserError("refused")
     assert not (tmp_path / "a").exists()

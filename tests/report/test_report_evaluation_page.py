@@ -48,7 +48,7 @@ def test_a_page_that_somebody_put_there_is_not_replaced_and_one_of_ours_is(tmp_p
     assert unmarked != page.read_text() == write_page(tmp_path, summary()).read_text()
     for foreign in ("mine", "<!doctype html><p>mine</p>", unmarked):
         page.write_text(foreign)
-        with pytest.raises(OutputError, match=r"index\.html exists without the mark of this, gap_vla:"):
+        with pytest.raises(OutputError, match=r"index\.html exists without a mark of gap_vla"):
             write_page(tmp_path, summary())
         assert page.read_text() == foreign
 

@@ -204,12 +204,12 @@ def test_labels_destroy_nothing(hdf5, npz, tmp_path):
     beside = tmp_path / "out.hdf5.annotator"
     beside.mkdir()
     (beside / "thesis.tex").write_text("the only copy")
-    with pytest.raises(OutputError, match=r"out\.hdf5\.annotator exists and was not written"):
+    with pytest.raises(OutputError, match=r"out\.hdf5\.annotator exists without a mark"):
         annotate_files(hdf5, out, method="gaussian", overwrite=True)
     assert [path.name for path in beside.iterdir()] == ["thesis.tex"] and not out.exists()
     with pytest.raises(OutputError, match=r"must end in \.hdf5 or \.h5"):
         annotate_files(hdf5, tmp_path / "out.npz", method="gaussian")
-    with pytest.raises(OutputError, match="exists and was not written"):
+    with pytest.raises(OutputError, match="exists without a mark"):
         annotate_files(npz, beside, method="gaussian", overwrite=True)
     done = annotate_files(hdf5, tmp_path / "own.hdf5", method="gaussian")
     with pytest.raises(OutputError, match="which is read"):

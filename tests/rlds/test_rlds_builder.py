@@ -256,7 +256,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_finished(tmp_path: Path, monkeyp
 
 def test_episodes_that_the_disk_cannot_hold_are_refused_before_they_are_written(tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.core.resources.free_disk", lambda folder: 100)
-    with pytest.raises(ResourceError, match=r"of disk in .* are needed \(2 episodes.* MiB are free; lower"):
+    with pytest.raises(ResourceError, match=r"of disk in .* are needed \(2 episodes.* KiB are free; lower"):
         write_rlds([make_episode(0), make_episode(1)], tmp_path, "dots", annotator={}, identity={})
     assert not (tmp_path / "dots" / "1.0.0").exists()
 

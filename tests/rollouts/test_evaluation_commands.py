@@ -139,7 +139,7 @@ def test_a_file_of_somebody_elses_among_the_results_is_found_before_any_work(nam
     theirs.write_text("the only copy")
     options = ["not/there"] if name == "check_dataset" else ["--checkpoint", "not/there", "--rlds", "not/there"]
     assert script(name).main([*options, "--out", str(tmp_path / "out")]) == 2
-    assert f"{theirs} exists without the mark of this, gap_vla:" in capsys.readouterr().err
+    assert f"{theirs} exists without a mark of gap_vla" in capsys.readouterr().err
     assert theirs.read_text() == "the only copy"
 
 

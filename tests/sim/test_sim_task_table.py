@@ -53,8 +53,8 @@ def test_a_task_without_success_or_times_of_pictures_has_a_dash():
     ("words", "mine", "named"),
     [
         (["--variants", "default,lihgt"], None, "lihgt"),
-        ([], "task_table.json", "task_table.json exists without the mark of this"),
-        (["--pictures"], "pictures/assembly.png", "assembly.png exists without the mark of this"),
+        ([], "task_table.json", "task_table.json exists without a mark of gap_vla"),
+        (["--pictures"], "pictures/assembly.png", "assembly.png exists without a mark of gap_vla"),
     ],
 )
 def test_what_cannot_be_written_or_measured_is_refused_before_the_first_episode(
