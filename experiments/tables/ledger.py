@@ -142,7 +142,12 @@ def _read(path: Path) -> Entry:
     try:
         found = Section.read(path)
         _require_sound(found, path.stem)
-        return Entry.from_json(found.values)
+        entry = Entry.from_json(found.values)
+        if entry.status == FINISHED and (asked := entry.config.get("eval")):
+            require_asked(found, entry.variants, asked)
+        if entry.config and found.text("config_hash") != (own := config_hash(entry.config)):
+            raise UserError(f"its config_hash is {entry.config_hash}, that of its settings {own}")
+        return entry
     except (UserError, ValueError, TypeError, KeyError) as error:
         said = str(error).removeprefix(f"{path}: ")
         raise LedgerError(f"{path} is no entry of the ledger ({said}); delete it, and the cell runs again") from None
@@ -173,14 +178,10 @@ def _require_sound(found: Section, name: str) -> None:
             raise UserError(f"its settings are of task, method, seed {of_config}, not {(task, method, seed)}")
         if not config.section("train").values.get("epochs") and found.values["status"] == FINISHED:
             found.whole("steps", training_length(config.values), training_length(config.values))
-    for variant in (variants := found.section("variants")).values:
+    variants = found.section("variants")
+    for variant in variants.values:
         rollouts = variants.section(variant)
         episodes = rollouts.whole("episodes", 1, int(EPISODES.most))
         outcomes, successes = rollouts.text("outcomes"), rollouts.whole("successes", 0, episodes)
         if not set(outcomes) <= {"0", "1"} or (len(outcomes), outcomes.count("1")) != (episodes, successes):
             raise UserError(f"variants.{variant}: its outcomes are not {successes} successes of {episodes} episodes")
-    if (asked := config.section("eval", {}).values) and found.values["status"] == FINISHED:
-        rolled_out = {name: section["episodes"] for name, section in variants.values.items()}
-        require_asked(found, rolled_out, asked)
-    if config.values and found.text("config_hash") != (own := config_hash(config.values)):
-        raise UserError(f"its config_hash is {found.values['config_hash']}, that of its settings {own}")

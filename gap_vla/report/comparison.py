@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from gap_vla.core.foreign import Section
 from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
 from gap_vla.rollouts.summary import read_outcomes
+from gap_vla.sim import variant_spec
 
 HOW_INTERVALS = (
     "Success is the mean over training seeds, differences are paired on shared seeds and layouts. Intervals (95 %) are "
@@ -65,11 +66,17 @@ def evaluations_of(summary: Section) -> dict[str, Section]:
     return {one.section("task", {}).text("variant", "default"): one} if one.values else {}
 
 
-def require_asked(found: Section, rolled_out: Mapping[str, int], evaluation: Mapping[str, Any]) -> None:
-    """Raises the section's error unless a configuration's `eval` asks for these variants, with so many episodes."""
-    wanted = dict.fromkeys(evaluation.get("variants", [evaluation.get("variant")]), evaluation.get("episodes"))
-    if rolled_out != (wanted if evaluation.get("episodes") else {}):
-        raise found.error(f"{found.where}: its rollouts are {dict(rolled_out)}, its settings ask for {wanted}")
+def require_asked(found: Section, layouts: Mapping[str, Collection[int]], evaluation: Mapping[str, Any]) -> None:
+    """Raises the section's error unless a configuration's `eval` asks for these variants, on these layouts."""
+    variants, episodes, seed = (evaluation.get(key) for key in ("variants", "episodes", "seed"))
+    wanted = dict.fromkeys(variants or [evaluation.get("variant")], episodes)
+    counts = {variant: len(seeds) for variant, seeds in layouts.items()}
+    if counts != (wanted if episodes else {}):
+        raise found.error(f"{found.where}: its rollouts are {counts}, its settings ask for {wanted}")
+    firsts = {variant: min(seeds) for variant, seeds in layouts.items()}
+    own = {variant: seed if variants is None else variant_spec(variant).first_seed + seed for variant in layouts}
+    if firsts != own:
+        raise found.error(f"{found.where}: its first layouts are {firsts}, its settings ask for {own}")
 
 
 @dataclasses.dataclass(frozen=True)

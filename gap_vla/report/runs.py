@@ -72,8 +72,7 @@ class Run:
             if films := [name for name in one.list("videos", Section.text) if not re.fullmatch(f"videos/{FILM}", name)]:
                 raise one.refuse("videos", f"names of films in its folder, not {films[0]!a}")
         if run.complete and "eval" in config:
-            counts = {variant: len(one) for variant, one in rollouts.items()}
-            require_asked(found, counts, config.section("eval").values)
+            require_asked(found, rollouts, config.section("eval").values)
         first: Mapping[str, Any] = next(iter(evaluations.values()), {})
         said = {"rollouts": first, "success": first.get("success_rate"), "interval": first.get("interval")}
         for key, right in said.items():

@@ -118,6 +118,11 @@ def evaluated(**changes):
             {"eval": {"episodes": 100, "variants": ["default", "light"]}},
             "its settings ask for {'default': 100, 'light': 100}",
         ),
+        (
+            "config.json",
+            {"eval": {"episodes": 4, "seed": 1, "variants": ["default"]}},
+            "its settings ask for {'default': 100001}",
+        ),
         ("summary.json", [], "summary.json is list"),
         ("summary.json", "", "summary.json is ''"),
         ("summary.json", {"variants": {"default": 5}}, "variants.default is 5"),

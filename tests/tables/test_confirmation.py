@@ -90,8 +90,11 @@ def test_the_table_says_it_above_its_sections(tmp_path):
     for cell in cells:
         if wins := SUCCESSES.get(cell.arm.name):
             won = wins[cell.seed - 10]
-            found = {seed: place < won for place, seed in enumerate(LAYOUTS)}
-            rollouts = dict.fromkeys(cell.settings["eval"]["variants"], found)
+            firsts = {"default": LAYOUTS[0], "positions_wide": LAYOUTS[0] + 100_000}
+            rollouts = {
+                variant: {firsts[variant] + place: place < won for place in range(len(LAYOUTS))}
+                for variant in cell.settings["eval"]["variants"]
+            }
             steps = cell.settings["train"]["steps"]
             known = (cell.block.task, cell.arm.name, cell.arm.method, cell.seed, steps, 60.0, True)
             account = {"commit": "abc", "machine": {"cores": 2, "device": "cpu", "jobs": 1}}

@@ -219,6 +219,10 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}
         ),
         ({"config": {**ASKED, "eval": {"episodes": 10, "variants": ["default", "light"]}}}, "'light': 10}"),
         ({"config": {**ASKED, "eval": {"episodes": 10, "variant": "light"}}}, "settings ask for {'light': 10}"),
+        (
+            {"config": {**ASKED, "eval": {"episodes": 10, "seed": 9, "variants": ["default"]}}},
+            "its first layouts are {'default': 0}, its settings ask for {'default': 100009}",
+        ),
         ({"config": {**ASKED, "eval": {"episodes": 10, "variant": "default"}}, "variants": {}}, "its rollouts are {}"),
         ({"config_hash": "0123456789ab"}, "its config_hash is 0123456789ab, that of its settings"),
         ({"validation": {"val/loss": float("nan")}}, "validation.val/loss is nan"),
