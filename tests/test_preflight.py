@@ -16,6 +16,7 @@ from gap_vla.core import resources
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
 from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.whole import write_json
 from gap_vla.sim.collection import require_space
 from gap_vla.training import preflight
 from gap_vla.training.octo import FinetuneConfig
@@ -83,6 +84,20 @@ def test_other_numbers_than_usual_for_all_of_jax_are_refused(name, value, usual,
 def test_layouts_that_no_rollout_can_count_are_refused_before_training(folders):
     with pytest.raises(UserError, match=r"first layout of default \(eval.seed\) is \d+; it must be .* to 2147383647$"):
         ready(small(**folders, eval__episodes=1, eval__seed=2147383647))
+
+
+def test_a_run_goes_on_with_its_own_data_or_not_at_all(folders, tmp_path):
+    run = Run(small(**folders)).directory
+    run.state.mkdir(parents=True)
+    (run.state / "training.pt").write_text("")
+    write_json(run.config, small(**folders).to_dict())
+    ready(small(**folders))
+    elsewhere = small(**{**folders, "data__root": str(tmp_path / "elsewhere")})
+    with pytest.raises(UserError, match=f"was trained on data in {tmp_path}/data; move that folder to data.root$"):
+        ready(elsewhere)
+    stages_of(elsewhere).store.mkdir(parents=True)
+    (stages_of(elsewhere).store / "store.json").write_text("{}")
+    ready(elsewhere)
 
 
 def test_a_warm_up_that_training_never_ends_is_noted(folders):

@@ -33,6 +33,7 @@ from gap_vla.core.lazy import start_quietly
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
     errno.EACCES: "ask for the right, or give another path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
@@ -144,7 +145,7 @@ def message_of(error: BaseException) -> str:
     elif isinstance(error, FileNotFoundError) and error.strerror == os.strerror(errno.ENOENT):  # as of `os.getcwd`
         text = "the folder in which this command runs was deleted; change to another"
     elif isinstance(error, OSError) and error.errno in _FULL:
-        text = f"{error.strerror}, for what is printed or for a file that is written; free some space"
+        text = f"{error.strerror}, for what is printed or for a file that is written; {_ADVICE[error.errno]}"
     elif is_full_disk(error) and not isinstance(error, UserError):
         text += "; free some space"
     text = missing_extra(error) or text

@@ -54,6 +54,8 @@ def start_quietly(refused: type[Exception] = ValueError) -> None:
     backend of matplotlib opens windows, whatever `MPLBACKEND` was.
     """
     os.environ["MPLBACKEND"] = "agg"
+    if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdecimal():  # numpy, which reads it when it is loaded, would end
+        del os.environ["SOURCE_DATE_EPOCH"]
     if any(option.startswith("e") for option in sys.warnoptions):  # errors are no errors of the libraries that warn
         sys.warnoptions[:] = ["default"]
         warnings.simplefilter("default")

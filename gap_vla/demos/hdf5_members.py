@@ -70,7 +70,7 @@ def require_sound(path: Path) -> None:
 
 def attributes_of_data(path: Path) -> dict[str, Any]:
     """What a file in robomimic's layout says of itself (`task`, `env_args`, …); nothing for other files."""
-    if not path.is_file() or not h5py.is_hdf5(path):
+    if not path.is_file() or not h5py.is_hdf5(regular(path, EpisodeError)):
         return {}
     require_sound(path)
     with opened(path) as file:
@@ -160,7 +160,7 @@ def texts_at(group: h5py.Group, path: str, where: str) -> list[str]:
     """The list of text at a path. Raises EpisodeError: it is none."""
     found = _dataset(group, path, where)
     if found.id.get_type().get_class() != h5py.h5t.STRING or found.ndim != 1:
-        raise EpisodeError(f"{where}: {path!r} is no list of text; write one name per step")
+        raise EpisodeError(f"{where}: {path!r} is no list of text; write one name per step, or per episode of a mask")
     with refusing(f"{where}: {path!r}", "write it again as UTF-8", EpisodeError):
         return [decoded(value) for value in found[()]]
 

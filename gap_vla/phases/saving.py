@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import parsed, refusing
+from gap_vla.core.foreign import parsed, refusing, regular
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.phases.motion import MotionError
 
@@ -38,7 +38,8 @@ def read_arrays(directory: Path, name: str) -> tuple[dict[str, np.ndarray], dict
         if not (directory / f"{name}.{suffix}").is_file():
             raise FileNotFoundError(f"{directory} holds no {name}.{suffix}; was it saved there?")
     with refusing(f"{directory}: {name} is damaged", "make it again or copy it again", MotionError, (SafetensorError,)):
-        arrays, record = load_file(directory / f"{name}.safetensors"), parsed((directory / f"{name}.json").read_text())
+        arrays = load_file(regular(directory / f"{name}.safetensors", MotionError))
+        record = parsed(regular(directory / f"{name}.json", MotionError).read_text())
         if record.pop("content", known := _content_hash(arrays)) != known:
             raise MotionError(f"{directory}: {name}.safetensors was changed; make both again or copy them again")
         return arrays, record

@@ -76,6 +76,10 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
             working_ffmpeg(directory.rollouts, ConfigError)
     config.require_ready(dry_run)
     if not (stages.store / "store.json").exists():
+        if directory.config.exists() and any(directory.state.glob("*")):
+            root = Section(directory.read_config(), str(directory.config), ConfigError).section("data").text("root")
+            if root != config.data.root:  # what is made there carries other paths, and is other data
+                raise ConfigError(f"{directory.path} was trained on data in {root}; move that folder to data.root")
         require_data(config, stages)
     if stages.mixture:
         _require_mixture(config, stages)

@@ -316,12 +316,17 @@ def test_a_full_disk_is_not_blamed_on_the_file_that_is_read():
     [
         (errno.ENOSPC, "free some space"),
         (errno.EFBIG, "raise the limit of file sizes (ulimit -f)"),
+        (errno.EMFILE, "raise the limit of open files (ulimit -n)"),
         (errno.ENAMETOOLONG, "give a shorter name"),
         (errno.ENOTDIR, "check the path, or give another"),
     ],
 )
 def test_what_the_system_says_of_a_file_comes_with_what_to_do(number, advice):
     assert message_of(OSError(number, os.strerror(number), "a/b")) == f"a/b: {os.strerror(number)}; {advice}"
+
+
+def test_a_file_without_a_name_that_grew_too_large_is_no_full_disk():
+    assert message_of(OSError(errno.EFBIG, "File too large")).endswith("; raise the limit of file sizes (ulimit -f)")
 
 
 def test_a_missing_folder_for_temporary_files_is_not_taken_for_a_deleted_working_folder():

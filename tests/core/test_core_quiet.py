@@ -39,6 +39,12 @@ def test_what_libraries_warn_of_is_no_error_whatever_python_was_told(tmp_path):
         assert done.returncode == 0 and "UserWarning: old" in done.stderr
 
 
+def test_a_date_of_sources_that_is_none_does_not_end_numpy(tmp_path):
+    code = "from gap_vla.core.lazy import start_quietly; start_quietly(); import numpy.f2py"
+    done = run("-c", code, cwd=tmp_path, SOURCE_DATE_EPOCH="yesterday")
+    assert done.returncode == 0, done.stderr
+
+
 IMPORT = "from gap_vla.core.lazy import start_quietly; start_quietly(); import tensorflow"
 
 

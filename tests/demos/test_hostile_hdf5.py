@@ -15,7 +15,7 @@ from synthetic_demos import make_episode, write_robomimic
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
-from gap_vla.demos.hdf5_members import require_sound
+from gap_vla.demos.hdf5_members import attributes_of_data, require_sound
 
 
 @pytest.fixture
@@ -219,6 +219,8 @@ def test_a_file_that_somebody_else_writes_or_that_may_not_be_read_is_not_called_
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(EpisodeError, match=rf"^{file}: permission denied; ask for the right to read it$"):
         open_source(file)
+    with pytest.raises(EpisodeError, match=rf"^{file}: permission denied"):
+        attributes_of_data(file)
 
 
 def test_text_on_which_the_hdf5_library_hangs_is_refused(file: Path) -> None:

@@ -144,7 +144,7 @@ def test_poor_calibration_and_missing_held_out_recordings_are_said_in_plain_word
     assert "Note: no recording was held out" in page
 
 
-def test_an_annotator_of_before_is_loaded_and_a_foreign_one_is_refused_in_a_line(tmp_path):
+def test_an_annotator_of_before_is_loaded_and_a_foreign_one_is_refused_in_a_line(tmp_path, monkeypatch):
     """Before, `epochs` was a number and the report did not say which epoch was kept."""
     annotation = annotate(DEMOS, epochs=2)
     annotation.save(tmp_path)
@@ -162,6 +162,9 @@ def test_an_annotator_of_before_is_loaded_and_a_foreign_one_is_refused_in_a_line
         load_annotator(tmp_path)
     (tmp_path / "estimator.safetensors").write_bytes(b"short")
     with pytest.raises(MotionError, match=r"estimator is damaged: .*; make it again"):
+        load_annotator(tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(MotionError, match="permission denied; ask for the right to read it"):
         load_annotator(tmp_path)
 
 
