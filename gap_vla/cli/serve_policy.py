@@ -112,7 +112,12 @@ def main(argv: list[str] | None = None) -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # which `asyncio.run` replaces by one that cancels
     with keeping("the server has ended; it had written nothing"):
-        asyncio.run(serve_forever(server, options.host, options.port, ready))
+        try:
+            asyncio.run(serve_forever(server, options.host, options.port, ready))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise PolicyError(f"{host}:{options.port} was taken while the policy was loaded; {advice}") from None
 
 
 async def _require_free(host: str, port: int) -> None:

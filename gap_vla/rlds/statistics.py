@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def check_statistics(
 
     Raises:
         error: naming the key, for what is missing, of another width, NaN, infinite, or says of a dimension that the
-            mask does not leave out that it never varied, or that its maximum is below its minimum.
+            mask does not leave out that it never varied, or that its maximum is below its minimum, or its mean not
+            between them.
     """
     section = Section(statistics, where, error).section(field)
     choose(kind, NORMALIZATIONS, f"{where}: normalization", error)
@@ -158,6 +160,15 @@ def check_statistics(
         )
     if ends and (crossed := used & (vectors[ends[0]] > vectors[ends[1]])).any():
         raise error(f"{section.name(ends[0])} is above {ends[1]} at index {int(np.argmax(crossed))}")
+    for key, sign in (("min", 1), ("max", -1)):
+        bound = _typed(key, section.values.get(key, [-sign * math.inf] * width))
+        if bound.shape != (width,) or bound.dtype != np.float32:
+            raise section.refuse(key, f"a list of {width} numbers")
+        slack = 1e-3 * (1 + np.abs(vectors["mean"]))  # of sums in float32
+        if (beyond := used & ~(sign * (vectors["mean"] - bound) >= -slack)).any():
+            raise error(
+                f"{section.name('mean')} lies beyond {key} at index {int(np.argmax(beyond))}; copy the file again"
+            )
     return width
 
 

@@ -197,6 +197,7 @@ class GuardedPolicy:
     def __init__(self, policy: Policy, action_dim: int, *, limit: float, first_limit: float) -> None:
         self._policy, self._width = policy, action_dim
         patience = float(getattr(policy, "patience", 0.0))  # a remote policy may wait this long for its server
+        self._one_by_one = hasattr(policy, "patience")  # it asks its server for each row, and each has this limit
         self._limit, self._next_limit = limit + patience, first_limit + patience
         self._privileged = bool(getattr(policy, "privileged", False))
         self._thread = _Thread()
@@ -219,7 +220,8 @@ class GuardedPolicy:
             observations = {key: value for key, value in observations.items() if key != EXPERT_ACTION}
         rows = len(episode_ids)
         unusable = np.zeros((rows, self._width), np.float32)
-        result, fault = self._call(lambda: self._policy.act(observations, episode_ids), self._next_limit)
+        limit = self._next_limit * (rows if self._one_by_one else 1)
+        result, fault = self._call(lambda: self._policy.act(observations, episode_ids), limit)
         self._next_limit = self._limit
         if fault is None:
             self.silent, self.answered = 0, True

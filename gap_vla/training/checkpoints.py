@@ -71,8 +71,10 @@ class StateCheckpoints:
                 f"{where} holds parameters in another order or of another model; it cannot be resumed by this "
                 "version: start a new run with --run-name NAME"
             )
-        if found.text("settings", self._settings) != self._settings:
-            raise ConfigError(f"{where} is of a run with other settings; copy this run's own, or {_ADVICE}")
+        if found.text("settings", "") != self._settings:
+            raise ConfigError(
+                f"{where} is of a run with other settings, or of an earlier version; copy this run's own, or {_ADVICE}"
+            )
         abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
         state = self._read(where, state=ocp.args.StandardRestore(abstract))["state"]
         return TrainState(**{key: value for key, value in state.items() if key != EMPTY}), position

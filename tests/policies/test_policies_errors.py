@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.core.errors import UserError
@@ -121,6 +122,11 @@ def test_a_saved_state_of_another_run_is_refused(tmp_path):
     (paths[0] / "summary.json").unlink()
     (paths[0] / "state" / "training.pt").write_bytes((paths[1] / "state" / "training.pt").read_bytes())
     with pytest.raises(ConfigError, match=r"one/state/training\.pt was saved with other settings; start"):
+        finetune(one, "one", resume=True)
+    silent = torch.load(paths[1] / "state" / "training.pt", weights_only=True)
+    del silent["settings"]
+    torch.save(silent, paths[0] / "state" / "training.pt")
+    with pytest.raises(ConfigError, match="was saved with other settings, or by an earlier version"):
         finetune(one, "one", resume=True)
 
 

@@ -179,6 +179,20 @@ def test_runs_that_measured_nothing_are_refused_by_file_and_key(tmp_path, file, 
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_run_with_the_rollouts_of_another_policy_is_refused(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    summary = json.loads((path / "summary.json").read_text())
+    own = {"name": "gap", "weights": "its own"}
+    summary["variants"]["default"]["policy"] = summary["rollouts"]["policy"] = own
+    (path / "summary.json").write_text(json.dumps(summary))
+    kept = path / "rollouts" / "default" / "evaluation.json"
+    kept.write_text(json.dumps({"policy": own}))
+    Run.read(path)
+    kept.write_text(json.dumps({"policy": {**own, "weights": "of another"}}))
+    with pytest.raises(UserError, match=rf"{kept} is of another policy than .*summary\.json; copy the run again"):
+        Run.read(path)
+
+
 ENDS = r"metrics\.jsonl does not end with val/action_mse of step 20, where the run ended; copy it again"
 
 

@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from gap_vla.rollouts import PolicyError, PolicyUnavailable, evaluate
+from gap_vla.rollouts.policy import GuardedPolicy
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.server import ServerLimits
@@ -287,6 +288,23 @@ def test_a_server_that_returns_in_time_is_waited_for_and_one_that_does_not_ends_
     policy.patience = 1
     with pytest.raises(PolicyUnavailable):
         policy.act(batch, [0])
+
+
+class Slow(Counting):
+    def predict(self, observations, episode_ids):
+        time.sleep(0.7)
+        return super().predict(observations, episode_ids)
+
+
+def test_the_limit_is_that_of_each_answer_however_many_episodes_play_at_once():
+    with serving(Slow(), whole_chunks=True) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}", patience=0.1)
+        guarded = GuardedPolicy(policy, 7, limit=0.9, first_limit=0.9)
+        assert guarded.reset([0, 1, 2]) is None
+        actions, faults = guarded.act({"proprio": np.stack([STATE] * 3)}, [0, 1, 2])
+        assert actions.shape == (3, 7) and "did not answer" not in str(faults)
+        guarded.close()
+        policy.close()
 
 
 def test_a_handshake_that_noise_breaks_off_is_a_server_that_is_not_there(monkeypatch):

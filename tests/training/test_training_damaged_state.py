@@ -50,7 +50,7 @@ def test_a_state_of_a_run_with_other_settings_is_refused(tmp_path, monkeypatch):
         states.save(3, template, {})
         states.close()
     with pytest.raises(
-        ConfigError, match=rf"{tmp_path}/3 is of a run with other settings; copy this run's own, or move"
+        ConfigError, match=rf"{tmp_path}/3 is of a run with other settings, or of an earlier version; copy"
     ):
         StateCheckpoints(tmp_path, settings="seed 1").restore(template)
     StateCheckpoints(tmp_path, settings="seed 0").restore(template)
