@@ -184,10 +184,7 @@ class SmallTrainer(Trainer):
                     raise ConfigError(f"{self._file} is damaged: the checksum of {part} differs; {advice}")
             found = torch.load(self._file, map_location="cpu", weights_only=True)
             if other := [what for what, own in self._made_with.items() if found.get(what) != own]:
-                version = "" if other[0] in found else ", or by an earlier version"
-                raise ConfigError(
-                    f"{self._file} was saved with other {other[0]}{version}; start a new run with --run-name NAME"
-                )
+                raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")
             self.policy.load_state_dict(found["parts"]["policy"])
             self.optimizer.load_state_dict(found["parts"]["optimizer"])
             self.method.restore(found["parts"].get("method", {}))
