@@ -40,8 +40,11 @@ def replace_between(page: Path, name: str, generated: str, *, if_missing: str = 
     if (parts := around(page, name, if_missing=if_missing)) is None:
         return page
     (begin, end), (before, after) = markers(name), parts
+    text = f"{before}{begin}\n\n{generated}\n\n{end}{after}"
+    if "\r\n" in before + after:
+        text = text.replace("\r\n", "\n").replace("\n", "\r\n")
     with replacing(page, follow=True) as temporary:
-        temporary.write_text(f"{before}{begin}\n\n{generated}\n\n{end}{after}", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
     return page
 
 
@@ -59,7 +62,7 @@ def around(page: Path, name: str, *, if_missing: str = "append") -> tuple[str, s
     if page.suffix != ".md":
         raise RenderError(f"{page}: results are written into a Markdown page; its name must end in .md")
     with refusing(page, "save it as UTF-8", RenderError):
-        text = regular(page, RenderError).read_text(encoding="utf-8") if page.exists() else "# Results\n"
+        text = regular(page, RenderError).read_bytes().decode() if page.exists() else "# Results\n"
     if if_missing != "refuse" and begin not in text and end not in text:
         return None if if_missing == "leave" else (f"{text.rstrip()}\n\n", "\n")
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):

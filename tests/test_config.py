@@ -11,12 +11,13 @@ from experiment_files import profiles
 from processor_time import run_measured, two_seconds
 
 from gap_vla.cli.configured import config_parser, load_config, run_configured
+from gap_vla.core.identity import flat
 from gap_vla.core.typed_config import ConfigError, number_fields
 from gap_vla.policies.config import RivalsConfig
 from gap_vla.policies.registry import METHODS
 from gap_vla.sim import TASK_NAMES
 from gap_vla.training.config import experiment
-from gap_vla.training.idle_keys import without_effect
+from gap_vla.training.idle_keys import _IDLE, without_effect
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.torch import SmallConfig
 
@@ -233,6 +234,14 @@ def test_a_key_that_is_given_in_vain_is_refused_on_the_command_line_and_allowed_
 )
 def test_a_key_that_has_an_effect_is_taken(line):
     octo_or_small(*line.split())
+
+
+def test_every_key_without_an_effect_is_one_that_there_is():
+    configs = SmallConfig("threading", "concat"), FinetuneConfig("threading", "vp")
+    keys = [key for config in configs for key, _ in flat(config.to_dict())]
+    keys += ["data.augment.primary.crop", "phases.options.sigma"]
+    for pattern, _, _ in _IDLE:
+        assert any(re.fullmatch(pattern, key) for key in keys), pattern
 
 
 def test_every_setting_of_a_rival_method_has_an_effect_with_one_of_the_methods_alone():

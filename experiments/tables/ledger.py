@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.tables.cells import Cell, config_hash, training_length
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section
+from gap_vla.core.foreign import Section, regular
 from gap_vla.core.identity import flat
 from gap_vla.core.typed_config import EPISODES, SEED, STEPS
 from gap_vla.core.whole import write_json
@@ -139,6 +139,8 @@ class Ledger:
 
 
 def _read(path: Path) -> Entry:
+    if path.is_file():
+        regular(path, LedgerError)  # that it may not be read is no reason to delete it
     try:
         found = Section.read(path)
         _require_sound(found, path.stem)

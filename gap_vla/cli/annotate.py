@@ -47,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
-    from gap_vla.core.outputs import claim
+    from gap_vla.core.outputs import claim, require_apart
     from gap_vla.phases.measures import describe
     from gap_vla.rlds.annotating import AnnotationJob, annotate_files
 
@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     job = AnnotationJob(**{field.name: said[field.name] for field in dataclasses.fields(AnnotationJob)})
     page = Path(arguments.report or f"{arguments.out}.report.html")
     if arguments.report is not None:
-        places = [arguments.out, f"{arguments.out}.annotator"]
-        claim(page, "report", sources=[arguments.source, arguments.annotator, *places], suffixes=(".html",))
+        require_apart(page, arguments.out, f"{arguments.out}.annotator", why="written too")
+        claim(page, "report", sources=[arguments.source, arguments.annotator], suffixes=(".html",))
     with answering(arguments) as answer:
         with keeping(f"{arguments.out} is as it was"):
             done = annotate_files(arguments.source, arguments.out, job)

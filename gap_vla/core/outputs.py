@@ -129,8 +129,8 @@ def deliver(new: Path, path: Path, kind: str, *, overwrite: bool = True, suffixe
     put(new, path)
 
 
-def require_apart(path: Path, *sources: str | Path | None) -> None:
-    """Makes sure that an output is, contains and lies in nothing that is read.
+def require_apart(path: Path, *sources: str | Path | None, why: str = "read") -> None:
+    """Makes sure that an output is, contains and lies in nothing that is read, or, as `why` says, written too.
 
     Raises:
         OutputError: it does.
@@ -143,7 +143,7 @@ def require_apart(path: Path, *sources: str | Path | None) -> None:
         same = here == there or (here.exists() and there.exists() and here.samefile(there))
         if same or here in there.parents or there in here.parents:
             how = "is" if same else "contains" if here in there.parents else "lies in"
-            raise OutputError(f"{path} {how} {source}, which is read; name another place")
+            raise OutputError(f"{path} {how} {source}, which is {why}; name another place")
 
 
 def stamp(path: Path, kind: str) -> None:

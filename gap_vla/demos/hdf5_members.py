@@ -56,7 +56,13 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
             advice = f"wait until it is closed, or, if it ended without that, run: h5clear -s {path}"
             raise EpisodeError(f"{path}: another process has it open for writing; {advice}") from error
     with file, refusing(f"{path}{place}: cannot be read", "copy the file again", EpisodeError):
-        yield file
+        try:
+            yield file
+        except OSError as error:
+            if "plugin" not in str(error):
+                raise
+            advice = "where it was made, run: h5repack -f GZIP=4 IN OUT"
+            raise EpisodeError(f"{path}{place}: this HDF5 library lacks its compression; {advice}") from error
 
 
 def require_sound(path: Path) -> None:

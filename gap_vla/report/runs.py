@@ -17,7 +17,7 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import SEED, STEPS
 from gap_vla.report.comparison import Rollouts, evaluations_of, read_rollouts, require_asked
-from gap_vla.rollouts.record import FILM, IDENTITY_FILE
+from gap_vla.rollouts.record import EPISODES_FILE, FILM, IDENTITY_FILE, read_episodes
 
 
 class ReportError(UserError, ValueError):
@@ -72,10 +72,15 @@ class Run:
             if films := [name for name in one.list("videos", Section.text) if not re.fullmatch(f"videos/{FILM}", name)]:
                 raise one.refuse("videos", f"names of films in its folder, not {films[0]!a}")
         for variant in evaluations:
-            for kept in (run.rollouts / variant / IDENTITY_FILE, run.rollouts / IDENTITY_FILE):
+            for folder in (run.rollouts / variant, run.rollouts):
+                kept, played = folder / IDENTITY_FILE, folder / EPISODES_FILE
                 identity = Section.read(kept, ReportError).values if kept.exists() else {}
                 if other := [key for key, value in identity.items() if evaluations[variant].get(key, value) != value]:
                     raise ReportError(f"{kept} is of another {other[0]} than {run.summary}; copy the run again")
+                for one in read_episodes(played)[0].values() if played.exists() else ():
+                    if rollouts[variant].get(one.layout_seed, one.success) != one.success:
+                        ended = f"episode {one.episode} ended otherwise than {run.summary} says"
+                        raise ReportError(f"{played}: {ended}; copy the run again")
         if run.complete and "eval" in config:
             require_asked(found, rollouts, config.section("eval").values)
         first: Mapping[str, Any] = next(iter(evaluations.values()), {})

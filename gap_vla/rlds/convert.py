@@ -18,7 +18,7 @@ from gap_vla.rlds.annotating.job import AnnotationJob
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.schema import SCHEMA_VERSION
 from gap_vla.rlds.shards import plan_splits, with_rho
-from gap_vla.rlds.target import is_whole
+from gap_vla.rlds.target import alone_at, is_whole, refuse_other
 from gap_vla.rlds.version_files import DatasetError, dataset_metadata
 
 if TYPE_CHECKING:
@@ -93,8 +93,10 @@ def build_dataset(
     same = json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}
     if same and is_whole(target, overwrite):
         return target
-    if overwrite:
-        claim(target, "dataset")
+    if target.exists() and not overwrite:
+        refuse_other(target, stated)
+    with alone_at(target):  # found before the work for it, which does not hold the lock
+        claim(target, "dataset", overwrite=overwrite)
     train = plan_splits(len(source), val_fraction)["train"]
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))

@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.identity import differences, digest, in_words
@@ -36,6 +36,11 @@ def check_names(name: str, version: str) -> None:
         raise DatasetError(f"dataset version {version!r}: give three numbers, such as 1.0.0")
 
 
+def alone_at(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock of a version directory, see `alone`."""
+    return alone(path.with_name(f".{path.name}.lock"), f"{path.parent}")
+
+
 @contextlib.contextmanager
 def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False) -> Iterator[Path | None]:
     """`data_dir/name/.version.partial`, for this process alone, in which the dataset `data_dir/name/version` is made.
@@ -56,18 +61,14 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
         DatasetError: a different dataset (says what differs), or somebody's file, is in the way.
         InUseError: another writer is at work.
     """
-    with alone(path.with_name(f".{path.name}.lock"), f"{path.parent}"):
+    with alone_at(path):
         if path.exists():
             recorded = dataset_metadata(path)
             if recorded.get("identity_hash") == digest(settings, 16) and is_whole(path, overwrite):
                 yield None
                 return
-            if not overwrite and not recorded.get("identity"):
-                raise DatasetError(f"{path} exists and was not written by gap_vla; choose another name or version")
             if not overwrite:
-                changed = in_words(differences(recorded["identity"], settings)) or "by its identity_hash"
-                advice = "choose another name or version, or overwrite it"
-                raise DatasetError(f"{path} exists and was made differently ({changed}); {advice}")
+                refuse_other(path, settings)
         claim(path, "dataset")
         partial = path.with_name(f".{path.name}.partial")
         mark = partial / _MARK
@@ -85,6 +86,16 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
                     _require_own(partial, path)
                     _discard(partial)
             raise
+
+
+def refuse_other(path: Path, settings: Mapping[str, Any]) -> NoReturn:
+    """Raises DatasetError for an existing dataset that was made with others than these settings."""
+    if not (recorded := dataset_metadata(path).get("identity")):
+        raise DatasetError(f"{path} exists and was not written by gap_vla; choose another name or version")
+    known = {key: value for key, value in recorded.items() if key in settings}
+    changed = in_words(differences(known, json.loads(json.dumps(settings, default=str)))) or "by its identity_hash"
+    advice = "choose another name or version, or overwrite it"
+    raise DatasetError(f"{path} exists and was made differently ({changed}); {advice}")
 
 
 def is_whole(path: Path, overwrite: bool) -> bool:

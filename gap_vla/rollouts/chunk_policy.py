@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.identity import digest
 from gap_vla.demos.fields import resized
 from gap_vla.rlds.statistics import check_statistics, normalize, unnormalize
 from gap_vla.rollouts.policy import PolicyError
@@ -143,7 +144,9 @@ class ChunkPolicy(abc.ABC):
         if not 1 <= execute <= horizon:
             raise PolicyError(f"execute={execute}: the model predicts {horizon} actions at a time")
         where = f"{source or name}/dataset_statistics.json"
-        check_statistics(statistics, "action", normalization, where, CheckpointError, widest=action_dim)
+        widths = {
+            "action": check_statistics(statistics, "action", normalization, where, CheckpointError, widest=action_dim)
+        }
         for key, shape in inputs.items():
             if len(shape) != (3 if key.startswith("image_") else 1) or (len(shape) == 3 and shape[2] != 3):
                 raise PolicyError(
@@ -154,6 +157,7 @@ class ChunkPolicy(abc.ABC):
             found = check_statistics(statistics, "proprio", normalization, where, CheckpointError, widest=width)
             if found < width:
                 raise CheckpointError(f"{where}: proprio.mean is {found} wide, the network takes {width} dimensions")
+            widths["proprio"] = width
         self.name = name
         self.source = source
         self.camera: str | None = None
@@ -162,7 +166,7 @@ class ChunkPolicy(abc.ABC):
         self.image_size = max(sizes.values(), default=None)
         self.uses_proprio = "proprio" in inputs
         self.proprio_dim = inputs["proprio"][0] if self.uses_proprio else None
-        self.action_dim = len(statistics["action"]["mean"])
+        self.action_dim = widths["action"]
         self.action_horizon, self.window_size = horizon, window
         self._inputs, self._statistics, self._normalization = dict(inputs), statistics, normalization
         self._samples, self._seed = samples, seed
@@ -170,9 +174,13 @@ class ChunkPolicy(abc.ABC):
         self._new_chunks: Callable[[], RecedingHorizon | TemporalEnsemble] = (
             (lambda: TemporalEnsemble(horizon)) if ensemble else (lambda: RecedingHorizon(execute))
         )
+        scales = {
+            key: unnormalize(np.eye(2)[:, :1] * np.ones(n), statistics[key], normalization) for key, n in widths.items()
+        }
         self.identity: dict[str, Any] = {
             "execute": "ensemble" if ensemble else execute,
             "normalization": normalization,
+            "statistics": digest({key: scale.tobytes().hex() for key, scale in scales.items()}, 16),  # by what they do
             **({"sampling_seed": seed} if samples else {}),
             **(details or {}),
         }

@@ -76,6 +76,26 @@ class EpisodeRecord:
         return cls(**found.values)
 
 
+def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
+    """The episodes of an `episodes.jsonl`, and how many bytes their lines are: behind them may be a part of one more.
+
+    Raises:
+        EvaluationError: a line that is none of an episode, or two of the same.
+    """
+    found = content(path, EvaluationError)
+    whole = found[: found.rfind(b"\n") + 1]
+    records: dict[int, EpisodeRecord] = {}
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        where = f"{path}, line {number}"
+        try:
+            record = EpisodeRecord.read(parsed(line), where)
+        except (ValueError, TypeError) as error:
+            raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
+        if records.setdefault(record.episode, record) is not record:
+            raise EvaluationError(f"{where}: episode {record.episode} again; remove one of them")
+    return records, len(whole)
+
+
 class EpisodeLog:
     """`episodes.jsonl` in `directory`, append-only.
 
@@ -106,19 +126,9 @@ class EpisodeLog:
         """Finished episodes. A last line that was being written when the process was killed is cut off."""
         if not self.path.exists():
             return {}
-        found = content(self.path, EvaluationError)
-        whole = found[: found.rfind(b"\n") + 1]
-        if len(whole) < len(found):
-            os.truncate(self.path, len(whole))
-        records: dict[int, EpisodeRecord] = {}
-        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-            where = f"{self.path}, line {number}"
-            try:
-                record = EpisodeRecord.read(parsed(line), where)
-            except (ValueError, TypeError) as error:
-                raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
-            if records.setdefault(record.episode, record) is not record:
-                raise EvaluationError(f"{where}: episode {record.episode} again; remove one of them")
+        records, whole = read_episodes(self.path)
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
         return records
 
     def append(self, record: EpisodeRecord) -> None:

@@ -19,9 +19,9 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.locks import InUseError
 from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
-from gap_vla.rlds import DatasetError, dataset_metadata, read_rlds, write_rlds
+from gap_vla.rlds import DatasetError, build_dataset, dataset_metadata, read_rlds, write_rlds
 from gap_vla.rlds.shards import plan_shards, plan_splits, remove_accounts
-from gap_vla.rlds.target import check_names, unfinished
+from gap_vla.rlds.target import alone_at, check_names, unfinished
 
 
 def test_round_trip_is_equal_to_the_byte(version_dir: Path, episodes: list[Episode]) -> None:
@@ -218,6 +218,16 @@ def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes:
     with unfinished(tmp_path / "toy" / "1.0.0", {}), pytest.raises(InUseError, match="in use by process"):
         write_rlds(episodes[:2], tmp_path, "toy")
     write_rlds(episodes[:2], tmp_path, "toy")
+
+
+def test_a_conversion_finds_before_its_work_that_the_place_is_taken(tmp_path: Path, monkeypatch) -> None:
+    source = open_source(write_robomimic(tmp_path / "demos.hdf5", [make_episode(i) for i in range(3)]))
+    path = build_dataset(source, tmp_path, "toy", method="none", workers=1)
+    monkeypatch.setattr("gap_vla.rlds.convert.AnnotationJob", None)
+    with pytest.raises(DatasetError, match=r"made differently \(val_fraction: 0\.1 then, 0\.5 now\); choose"):
+        build_dataset(source, tmp_path, "toy", method="none", val_fraction=0.5, workers=1)
+    with alone_at(path), pytest.raises(InUseError, match="in use by process"):
+        build_dataset(source, tmp_path, "toy", method="none", val_fraction=0.5, workers=1, overwrite=True)
 
 
 def test_splits_are_disjoint_complete_and_have_a_validation_episode() -> None:

@@ -161,6 +161,15 @@ def test_a_page_without_markers_gets_the_section_at_its_end_and_a_broken_one_is_
         around(tmp_path / "file" / "page.md", "tables")
 
 
+def test_a_page_keeps_its_ends_of_lines(tmp_path):
+    page = tmp_path / "page.md"
+    begin, end = markers("tables")
+    page.write_bytes(f"# Results\r\n\r\n{begin}\r\n{end}\r\nBy hand.\r\n".encode())
+    replace_between(page, "tables", "| a |\n| b |")
+    found = page.read_bytes()
+    assert b"| a |\r\n| b |\r\n" in found and found.count(b"\n") == found.count(b"\r\n")
+
+
 def test_the_papers_figures_are_those_of_its_tables():
     assert paper_success("main", "assembly", "gap") == 94.2 and paper_success("main", "threading", "concat") == 33.2
     assert paper_success("octo", "threading", "vp_gap") == 78 and paper_success("ood", "stack", "concat") == 49
