@@ -121,6 +121,20 @@ def map_text(results: Sequence[BlockResult], picture: Path) -> list[str]:
     ]
 
 
+def map_summary(places: Sequence[Place]) -> str:
+    """A table with a line for each view and history: in which tasks VP is below V, above it, or neither."""
+    rows = [["view", "steps of state", "VP below V", "VP above V", "undecided", "says nothing"]]
+    for view, history in dict.fromkeys((place.view, place.history) for place in places):
+        tasks: list[list[str]] = [[], [], [], []]
+        for place in places:
+            if (place.view, place.history) == (view, history):
+                low, high = place.difference.interval
+                column = 3 if not place.says_something else 0 if high < 0 else 1 if low > 0 else 2
+                tasks[column].append(f"{place.task} ({points(place.difference.difference)})")
+        rows.append([view, str(history), *(", ".join(found) or "none" for found in tasks)])
+    return markdown_table(rows)
+
+
 def _in_words(what: str, found: Effect | None) -> str:
     if found is None:
         return f"{what}: no task has a pair yet."

@@ -12,7 +12,7 @@ from experiments.tables.confirmation import confirmation_text
 from experiments.tables.ledger import Entry, Ledger
 from experiments.tables.looks import Looks, looks_text
 from experiments.tables.paper import PAPER, PAPER_TABLES, paper_success
-from experiments.tables.proprio_map import map_text, places_of
+from experiments.tables.proprio_map import map_summary, map_text, places_of
 from experiments.tables.results import BlockResult, analyse, pairs_of, verdict, verdicts
 from experiments.tables.rule_of_thumb import rule_text
 from experiments.tables.tables import IN, OUT, Block, Table
@@ -32,6 +32,9 @@ FRONT_INTERVALS = (
     "Success on layouts like those of the demonstrations, mean over training seeds with a 95 % interval. All methods "
     "of a line played the same layouts."
 )
+SUMMARY_PAGE = "WHEN_PROPRIOCEPTION_HURTS.md"
+"""The page beside that of the results which tells them in short, where it has the markers."""
+
 NOTHING = "Too few policies have been trained with today's code to compare methods."
 
 
@@ -52,17 +55,22 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
     parts = [f"## {table.title}", f"```\n{command}\n```"]
     if table.shape == "lines":
         parts.append(_lines_of_blocks(results))
+    summary = ""
     if table.shape == "map":
+        summary = map_summary(places_of(results))
         parts += map_text(results, page.parent / "pictures" / f"reproduce_{table.name}_{profile}.png")
         parts += rule_text(places_of(results), _predictors(results, Looks(ledger)))
     if table.shape == "confirmation":
         parts += confirmation_text(results)
+        summary = "\n\n".join(confirmation_text(results))
     for result in results if table.shape in ("sections", "confirmation") else ():
         picture = f"reproduce_{table.name}_{profile}_{result.block.name}.png"
         parts += _section(result, picture, page.parent, Looks(ledger))
     if any(result.finished for result in results):
         parts.append(HOW_INTERVALS)
     replace_between(page, marker_name(table.name, profile), "\n\n".join(part for part in parts if part))
+    if summary:
+        replace_between(page.with_name(SUMMARY_PAGE), marker_name(table.name, profile), summary, if_missing="leave")
     return results
 
 

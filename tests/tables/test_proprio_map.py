@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from experiments.pages import markers
 from experiments.tables.cells import DEMOS_OF_A_SEED, find_kind, plan
 from experiments.tables.ledger import FINISHED, Entry, Ledger
 from experiments.tables.proprio_map import effect, places_of
-from experiments.tables.render import render
+from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
 from experiments.tables.tables import find_table
 from gap_vla.sim import TASK_NAMES
@@ -119,3 +120,15 @@ def test_the_page_shows_picture_effects_and_what_is_missing(cells, filled, tmp_p
     assert "The stock view instead of the near one changes VP − V by −20 points (mean over 2 tasks" in text
     assert "| `pick_place` | near | 1 | 99 | 98 | −1 (says nothing) |" in text
     assert "Not run yet: 36 policies" in text
+
+
+def test_the_page_that_people_read_tells_it_in_short_between_its_markers(cells, filled, tmp_path):
+    begin, end = markers(marker_name("map", "cpu"))
+    short = tmp_path / "WHEN_PROPRIOCEPTION_HURTS.md"
+    short.write_text(f"# When?\n\n{begin}\n{end}\n\nBy hand.\n")
+    render(find_table("map"), "cpu", cells, filled, tmp_path / "page.md")
+    text = short.read_text()
+    assert text.startswith("# When?") and text.endswith("By hand.\n")
+    [near] = [line for line in text.splitlines() if line.startswith("| near | 1 |")]
+    [stock] = [line for line in text.splitlines() if line.startswith("| stock | 5 |")]
+    assert near.endswith("| pick_place (−1) |") and "assembly (−20)" in stock.split("|")[3], (near, stock)
