@@ -70,9 +70,16 @@ def checked_limit(limit: Any) -> float | None:
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
     """The files of a folder with one of these endings, in large or small letters, in the order of their names; none of
     what is hidden, as the companions that macOS puts beside files.
+
+    Raises:
+        EpisodeError: others lie in folders of it, and would be left out.
     """
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in found if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    every = folder.rglob("*") if folder.is_dir() else ()
+    every = (path for path in every if path.suffix.lower() in suffixes and "/." not in f"/{path.relative_to(folder)}")
+    found = sorted(every, key=lambda path: (path.parent != folder, path))
+    if found and found[0].parent == folder != found[-1].parent:
+        raise EpisodeError(f"{folder}: {found[-1]} lies in a folder of its own; put all demonstrations into one folder")
+    return [path for path in found if path.parent == folder]
 
 
 def require_cameras(names: Sequence[str], where: str) -> None:

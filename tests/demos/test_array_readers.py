@@ -92,6 +92,17 @@ def test_damaged_npz_and_empty_folders_are_refused(folder: Path, tmp_path: Path)
         open_source(tmp_path / "empty", "npz")
 
 
+def test_a_demonstration_in_a_folder_of_its_own_is_not_left_out_in_silence(folder: Path) -> None:
+    count = len(open_source(folder, "npz"))
+    (folder / ".hidden").mkdir()
+    (folder / "demo_2.npz").rename(folder / ".hidden" / "demo_2.npz")
+    assert len(open_source(folder, "npz")) == count - 1
+    (folder / "more").mkdir()
+    (folder / ".hidden" / "demo_2.npz").rename(folder / "more" / "demo_2.npz")
+    with pytest.raises(EpisodeError, match=r"more/demo_2\.npz lies in a folder of its own; put all"):
+        open_source(folder, "npz")
+
+
 def test_an_array_that_is_stored_twice_is_refused(folder: Path) -> None:
     with zipfile.ZipFile(folder / "demo_1.npz", "a") as file:
         file.writestr("action", file.read("action.npy"))
