@@ -17,7 +17,7 @@ from gap_vla.core.foreign import Section
 from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import SEED, STEPS
 from gap_vla.report.comparison import Rollouts, evaluations_of, read_rollouts, require_asked
-from gap_vla.rollouts.record import EPISODES_FILE, FILM, IDENTITY_FILE, read_episodes
+from gap_vla.rollouts.record import EPISODES_FILE, FILM, IDENTITY_FILE, SUMMARY_FILE, read_episodes
 
 
 class ReportError(UserError, ValueError):
@@ -73,13 +73,15 @@ class Run:
                 raise one.refuse("videos", f"names of films in its folder, not {films[0]!a}")
         for variant in evaluations:
             for folder in (run.rollouts / variant, run.rollouts):
-                kept, played = folder / IDENTITY_FILE, folder / EPISODES_FILE
-                identity = Section.read(kept, ReportError).values if kept.exists() else {}
-                if other := [key for key, value in identity.items() if evaluations[variant].get(key, value) != value]:
-                    raise ReportError(f"{kept} is of another {other[0]} than {run.summary}; copy the run again")
-                for one in read_episodes(played)[0].values() if played.exists() else ():
-                    if rollouts[variant].get(one.layout_seed, one.success) != one.success:
-                        ended = f"episode {one.episode} ended otherwise than {run.summary} says"
+                for kept in (folder / IDENTITY_FILE, folder / SUMMARY_FILE):
+                    written = dict(Section.read(kept, ReportError).values) if kept.exists() else {}
+                    written.pop("wall_seconds_of_last_run", None)
+                    if other := [k for k, value in written.items() if evaluations[variant].get(k, value) != value]:
+                        raise ReportError(f"{kept} is of another {other[0]} than {run.summary}; copy the run again")
+                played = folder / EPISODES_FILE
+                for record in read_episodes(played)[0].values() if played.exists() else ():
+                    if rollouts[variant].get(record.layout_seed, record.success) != record.success:
+                        ended = f"episode {record.episode} ended otherwise than {run.summary} says"
                         raise ReportError(f"{played}: {ended}; copy the run again")
         if run.complete and "eval" in config:
             require_asked(found, rollouts, config.section("eval").values)

@@ -201,6 +201,11 @@ def test_a_run_whose_rollouts_ended_otherwise_than_its_summary_says_is_refused(t
     kept.write_text(json.dumps(line) + '\n{"episode": 3, "lay')  # a part that a kill left
     Run.read(path)
     assert kept.read_text().endswith("lay")
+    figures = kept.with_name("summary.json")
+    figures.write_text(json.dumps({"interval": [0.9, 0.3], "wall_seconds_of_last_run": 1}))
+    with pytest.raises(UserError, match=rf"{figures} is of another interval than .*summary\.json; copy the run again"):
+        Run.read(path)
+    figures.unlink()
     kept.write_text(json.dumps({**line, "success": True}) + "\n")
     with pytest.raises(UserError, match=rf"{kept}: episode 2 ended otherwise than .*summary\.json says; copy the run"):
         Run.read(path)
