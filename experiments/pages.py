@@ -63,6 +63,8 @@ def around(page: Path, name: str, *, if_missing: str = "append") -> tuple[str, s
         raise RenderError(f"{page}: results are written into a Markdown page; its name must end in .md")
     with refusing(page, "save it as UTF-8", RenderError):
         text = regular(page, RenderError).read_bytes().decode() if page.exists() else "# Results\n"
+    if if_missing == "refuse" and not page.exists():
+        raise RenderError(f"{page}: no such page; name the one that holds the line {begin!r}")
     if if_missing != "refuse" and begin not in text and end not in text:
         return None if if_missing == "leave" else (f"{text.rstrip()}\n\n", "\n")
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):

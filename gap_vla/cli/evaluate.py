@@ -124,6 +124,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
+    from gap_vla.core.typed_config import choose
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.rollouts import PolicyError, evaluate
     from gap_vla.rollouts.evaluation import Limits
@@ -145,6 +146,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     if options.seed is not None and getattr(loaded.policy, "layout_seeds", None):
         raise PolicyError(f"--seed has no effect: {options.policy} is played on the layouts that it names")
     recorded = getattr(loaded.policy, "variant", None)
+    if recorded is not None:
+        choose(recorded, VARIANT_NAMES, f"{options.policy}: its variant", PolicyError)
     if recorded is not None and {*variants} != {recorded}:
         raise PolicyError(
             f"{options.policy} is of variant {recorded}, not {options.variant}; pass --variant {recorded}"

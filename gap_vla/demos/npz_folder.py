@@ -26,7 +26,8 @@ class NpzFolder(NamedArrays):
     def _find(self) -> None:
         self.places = files_in(self.path, ".npz")
         if not self.places:
-            raise EpisodeError(f"{self.path}: no .npz files in this folder")
+            what = "no .npz files in this folder" if self.path.is_dir() else "a file; give the folder of the .npz files"
+            raise EpisodeError(f"{self.path}: {what}")
         held = [read_arrays(file, lambda _: False) for file in self.places]
         self._names = sorted({name for names in held for name in names})
         self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))

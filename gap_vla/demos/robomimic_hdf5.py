@@ -108,8 +108,8 @@ class RobomimicHDF5(Source):
         if not members.has(file, "data"):
             found = one_line(", ".join(members.names_in(file, f"{self.path}"))) or "nothing"
             raise EpisodeError(
-                f"{self.path}: no group 'data' (found: {found}); this is not "
-                "robomimic's layout: give another --kind, or export it with robomimic's dataset_states_to_obs.py"
+                f"{self.path}: no group 'data' (found: {found}); this is not robomimic's layout: build-dataset reads "
+                "others with --kind, or export it with robomimic's dataset_states_to_obs.py"
             )
         data = members.group_at(file, "data", f"{self.path}")
         names = members.names_in(data, f"{self.path}")
@@ -127,7 +127,7 @@ class RobomimicHDF5(Source):
         chosen = members.texts_at(file, f"mask/{filter_key}", f"{self.path}")
         if missing := sorted(set(chosen) - set(names)):
             raise EpisodeError(
-                f"{self.path}: filter 'mask/{filter_key}' names {one_line(missing[0], 60)!r}, which 'data' does not "
+                f"{self.path}: filter 'mask/{filter_key}' names {missing[0][:60]!r}, which 'data' does not "
                 "hold; correct the filter"
             )
         if not chosen or len(set(chosen)) < len(chosen):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
+import os
 import pkgutil
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,24 @@ READERS: dict[str, str] = {
 """Format name to `module:class`; a new format is one new file and one line here."""
 
 
+class Unchanged:
+    """Knows files by size, time and place on the disk; called later, it raises EpisodeError if one is another."""
+
+    def __init__(self, path: Path) -> None:
+        files = path.rglob("*") if path.is_dir() else [path]
+        self._seen = {file: self._look(file) for file in files if file.is_file()}
+
+    def __call__(self) -> None:
+        for file, seen in self._seen.items():
+            if self._look(file) != seen:
+                raise EpisodeError(f"{file} changed while it was read; give the same command when it stays as it is")
+
+    @staticmethod
+    def _look(file: Path) -> tuple[int, ...]:
+        found = file.stat() if file.exists() else os.stat_result(range(10))
+        return found.st_size, found.st_mtime_ns, found.st_ino
+
+
 class Source(Sequence[Episode], abc.ABC):
     """Demonstrations on disk, addressed by index.
 
@@ -38,6 +57,7 @@ class Source(Sequence[Episode], abc.ABC):
     path: Path
     options: dict[str, Any]
     places: Sequence[Any]
+    unchanged: Callable[[], None] | None = None  # of `open_source`
     ACTION_LIMIT: ClassVar[float | None] = fields.ACTION_LIMIT
 
     @property
@@ -216,7 +236,10 @@ def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) 
             raise EpisodeError(f"{file}: neither a file nor a folder; put what it gives into a file, to be read twice")
         if not is_text(str(file)):
             raise EpisodeError(f"{str(file)!a}: its name is not UTF-8; rename it")
-    return reader_class(kind)(path, **options)
+    unchanged = Unchanged(path)
+    source: Source = reader_class(kind)(path, **options)
+    source.unchanged = unchanged
+    return source
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> None:

@@ -89,10 +89,16 @@ def write_rlds(
     with unfinished(path, settings, overwrite) as partial, naming_a_full_disk(path.parent, KEPT):
         if partial is None:
             return path
-        lengths, sizes, schema = _write_all(episodes, labels, partial, settings, workers, runner)
+        unchanged = getattr(episodes, "unchanged", None) or (lambda: None)
+        try:
+            lengths, sizes, schema = _write_all(episodes, labels, partial, settings, workers, runner)
+        except EpisodeError:
+            unchanged()  # if it changed, that is the reason
+            raise
         describe(partial, settings, schema, lengths, sizes, module=module, description=description)
         if companion is not None:
             companion(partial)
+        unchanged()
         return finish(partial, path, overwrite)
 
 

@@ -182,7 +182,7 @@ class AnnotatedSource(Source):
 
     def __init__(self, source: Source, annotator: Annotator) -> None:
         self.kind, self.path, self.options = source.kind, source.path, source.options
-        self._source, self._annotator = source, annotator
+        self._source, self._annotator, self.unchanged = source, annotator, source.unchanged
 
     def __len__(self) -> int:
         return len(self._source)

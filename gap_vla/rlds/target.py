@@ -122,7 +122,7 @@ def _require_own(partial: Path, path: Path) -> None:
     if not any((partial / mark).exists() for mark in _MARKS):
         others += partial.glob("[!.]*")
     if others:
-        raise DatasetError(f"{others[0]} lies where {path} would be made and was not written by gap_vla; move it away")
+        raise DatasetError(f"{others[0]} lies where {path} would be made, without a mark of gap_vla; move it away")
 
 
 def _discard(partial: Path) -> None:

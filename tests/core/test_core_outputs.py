@@ -186,6 +186,21 @@ def test_a_link_that_leads_nowhere_is_no_place_for_results(tmp_path):
     assert sorted(place.name for place in tmp_path.iterdir()) == ["film.png", "link"]
 
 
+@pytest.mark.parametrize("start", ["~", "~somebody"])
+def test_a_home_that_no_shell_has_put_in_makes_no_folder_of_that_name(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for refused in (
+        lambda: claim(f"{start}/e.html", "report", suffixes=(".html",)),
+        lambda: claim_folder(start, "check"),
+    ):
+        with pytest.raises(ResourceError, match=rf"^{start}.* begins with ~, .*; write \$HOME instead"):
+            refused()
+    with pytest.raises(ResourceError, match="begins with ~"), alone(Path(start) / "runs" / ".lock", "it"):
+        pass
+    assert not [*tmp_path.iterdir()]
+    assert claim("~backup.html", "report", suffixes=(".html",)) == Path("~backup.html")
+
+
 @pytest.mark.parametrize("place", ["link", "file", "file/deeper"])
 def test_a_folder_of_datasets_that_cannot_be_one_is_refused_before_anything_is_read(place, tmp_path, capsys):
     from gap_vla.cli.build_dataset import main

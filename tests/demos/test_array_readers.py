@@ -90,6 +90,8 @@ def test_damaged_npz_and_empty_folders_are_refused(folder: Path, tmp_path: Path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(EpisodeError, match=r"no .npz files"):
         open_source(tmp_path / "empty", "npz")
+    with pytest.raises(EpisodeError, match=r"demo_1\.npz: a file; give the folder of the \.npz files"):
+        open_source(folder / "demo_1.npz", "npz")
 
 
 def test_a_demonstration_in_a_folder_of_its_own_is_not_left_out_in_silence(folder: Path) -> None:

@@ -153,6 +153,11 @@ def test_a_filter_that_names_a_missing_demonstration_is_refused(file: Path) -> N
         stored["mask/train"] = [b"demo_0", b"demo_7"]
     with pytest.raises(EpisodeError, match=r"filter 'mask/train' names 'demo_7', which 'data' does not hold"):
         open_source(file, filter_key="train")
+    with h5py.File(file, "r+") as stored:
+        del stored["mask/train"]
+        stored["mask/train"] = [b"demo_0  "]
+    with pytest.raises(EpisodeError, match=r"names 'demo_0  ', which 'data' does not hold"):
+        open_source(file, filter_key="train")
 
 
 def test_a_filter_that_names_a_demonstration_twice_is_refused(file: Path) -> None:

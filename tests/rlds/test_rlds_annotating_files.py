@@ -18,7 +18,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.outputs import OutputError
 from gap_vla.phases import MotionError, annotate
 from gap_vla.rlds import build_dataset
-from gap_vla.rlds.annotating import AnnotationError, annotate_files
+from gap_vla.rlds.annotating import AnnotationError, AnnotationJob, annotate_files
 from gap_vla.rlds.annotating.files import show_episode, write_report
 
 
@@ -215,6 +215,30 @@ def test_labels_destroy_nothing(hdf5, npz, tmp_path):
     with pytest.raises(OutputError, match="which is read"):
         annotate_files(hdf5, done.path, annotator=done.annotator, overwrite=True)
     assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_group_of_the_name_of_a_label_is_not_lost(hdf5, tmp_path):
+    with h5py.File(hdf5, "a") as file:
+        file["data/demo_1/rho/notes"] = [1, 2]
+    with pytest.raises(EpisodeError, match=r"demos\.hdf5, /data/demo_1: 'rho' is a group"):
+        annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
+    assert not (tmp_path / "out.hdf5").exists()
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz"])
+def test_a_source_that_is_replaced_while_it_is_read_gives_no_copy(kind, hdf5, npz, tmp_path, monkeypatch):
+    source, run = {"hdf5": hdf5, "npz": npz}[kind], AnnotationJob.run
+    replaced = source if kind == "hdf5" else source / "episode_0.npz"
+
+    def replacing(*arguments, **options):
+        (tmp_path / "new").write_bytes(replaced.read_bytes())
+        (tmp_path / "new").replace(replaced)
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(AnnotationJob, "run", replacing)
+    with pytest.raises(EpisodeError, match=f"{replaced} changed while it was read; give the same command when it"):
+        annotate_files(source, tmp_path / f"out{replaced.suffix if kind == 'hdf5' else ''}", method="gaussian")
+    assert not [*tmp_path.glob("out*")]
 
 
 def test_the_wrong_columns_for_a_saved_annotator_are_refused(hdf5, tmp_path):

@@ -19,7 +19,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.locks import InUseError
 from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
-from gap_vla.rlds import DatasetError, build_dataset, dataset_metadata, read_rlds, write_rlds
+from gap_vla.rlds import DatasetError, build_dataset, builder, dataset_metadata, read_rlds, write_rlds
 from gap_vla.rlds.shards import plan_shards, plan_splits, remove_accounts
 from gap_vla.rlds.target import alone_at, check_names, unfinished
 
@@ -209,7 +209,7 @@ def test_what_others_put_where_a_dataset_is_made_stays(tmp_path: Path, episodes:
         place.symlink_to(tmp_path / "mine")
     theirs = place if kind == "file" else place / "thesis.tex"
     theirs.write_text("the only copy")
-    with pytest.raises(DatasetError, match=r"\.1\.0\.0\.partial.* was not written by gap_vla; move it away"):
+    with pytest.raises(DatasetError, match=r"\.1\.0\.0\.partial.*, without a mark of gap_vla; move it away"):
         write_rlds(episodes[:1], tmp_path, "toy")
     assert theirs.read_text() == "the only copy"
 
@@ -218,6 +218,24 @@ def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes:
     with unfinished(tmp_path / "toy" / "1.0.0", {}), pytest.raises(InUseError, match="in use by process"):
         write_rlds(episodes[:2], tmp_path, "toy")
     write_rlds(episodes[:2], tmp_path, "toy")
+
+
+@pytest.mark.parametrize("method", ["gaussian", "none"])
+def test_a_source_that_is_replaced_while_it_is_converted_gives_no_dataset(tmp_path, monkeypatch, method) -> None:
+    path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(i) for i in range(3)])
+    lengths = 5 if method == "gaussian" else 0  # episodes of other lengths: their labels do not fit
+    new = write_robomimic(tmp_path / "new.hdf5", [make_episode(i + lengths) for i in range(3)])
+    write = builder._write_all
+
+    def replacing(*arguments):
+        new.replace(path)
+        return write(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(EpisodeError, match=r"demos\.hdf5 changed while it was read"):
+        patched.setattr(builder, "_write_all", replacing)
+        build_dataset(path, tmp_path / "data", "toy", method=method, workers=1)
+    assert not [*(tmp_path / "data").rglob("*.tfrecord*")]
+    assert build_dataset(path, tmp_path / "data", "toy", method=method, workers=1).is_dir()
 
 
 def test_a_conversion_finds_before_its_work_that_the_place_is_taken(tmp_path: Path, monkeypatch) -> None:

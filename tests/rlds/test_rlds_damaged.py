@@ -19,8 +19,8 @@ from synthetic_demos import make_episode
 
 from gap_vla.core.errors import UserError
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
-from gap_vla.rlds.annotating import AnnotationJob
-from gap_vla.rlds.annotating.rlds_files import annotate, read, read_all
+from gap_vla.rlds.annotating import AnnotationJob, annotate_files
+from gap_vla.rlds.annotating.rlds_files import read, read_all
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.reader import read_steps
 
@@ -261,7 +261,7 @@ def test_a_shard_that_protobuf_cannot_read_to_its_end_is_not_labelled(sound: Pat
         for record in kept:
             writer.write(record + b"\x12\x80\x80\x04")  # TFDS' own parser does not mind
     with pytest.raises(UserError, match=r"holds something else than examples: .*; copy it again"):
-        annotate(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
+        annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
     assert not (tmp_path / "toy" / "1.1.0").exists()
     with pytest.raises(UserError, match=r"holds something else than examples: .*; copy it again"):
         check_dataset(version, pictures=0)
@@ -283,6 +283,6 @@ def test_an_action_beyond_what_a_datasets_reader_allows_is_refused_and_in_datase
         first_action("ours", kind="npz")
     job = AnnotationJob(method="gaussian")
     with pytest.raises(UserError, match=refused):
-        annotate(tmp_path / "ours" / "1.0.0", tmp_path / "ours" / "1.1.0", job)
+        annotate_files(tmp_path / "ours" / "1.0.0", tmp_path / "ours" / "1.1.0", job)
     for name in ("others", "lerobot", "stated"):
-        assert annotate(tmp_path / name / "1.0.0", tmp_path / name / "1.1.0", job).path.is_dir()
+        assert annotate_files(tmp_path / name / "1.0.0", tmp_path / name / "1.1.0", job).path.is_dir()

@@ -57,7 +57,7 @@ def test_what_somebody_puts_into_an_unfinished_dataset_is_named_and_stays(
         theirs.parent.mkdir(exist_ok=True)
         theirs.write_text("the only copy")
     for identity in (None, {"of": "others"}):
-        with pytest.raises(DatasetError, match=f"{theirs.name} .* was not written by gap_vla; move it away"):
+        with pytest.raises(DatasetError, match=f"{theirs.name} .*, without a mark of gap_vla; move it away"):
             write_rlds(EPISODES, tmp_path, "toy", identity=identity, overwrite=True)
         assert theirs.read_text() == "the only copy"
     theirs.replace(tmp_path / "moved")

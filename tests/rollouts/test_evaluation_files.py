@@ -145,6 +145,10 @@ def test_recordings_are_not_replayed_in_another_variant_than_that_of_their_layou
     assert main([*command, "--variant", asked]) == 2
     expected = f"error: replay:{path} is of variant default, not {asked}; pass --variant default\n"
     assert capsys.readouterr().err == expected and not out.exists()
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["variant"] = "moonlight"
+    assert main([*command, "--variant", asked]) == 2
+    assert f"error: replay:{path}: its variant 'moonlight' is unknown" in capsys.readouterr().err
 
 
 def test_a_view_that_one_of_the_variants_cannot_move_is_refused_before_the_first_rollout(tmp_path, capsys, monkeypatch):

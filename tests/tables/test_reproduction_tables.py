@@ -149,6 +149,8 @@ def test_a_page_without_markers_gets_the_section_at_its_end_and_a_broken_one_is_
     with pytest.raises(RenderError, match="once each"):
         replace_between(page, "tables", "| |", if_missing="refuse")
     assert page.read_text() == "# Phases\n"
+    with pytest.raises(RenderError, match=r"none\.md: no such page; name the one that holds the line '<!-- begin"):
+        replace_between(tmp_path / "none.md", "tables", "| |", if_missing="refuse")
     page.write_bytes(b"# \xff\n")
     with pytest.raises(RenderError, match="save it as UTF-8"):
         replace_between(page, "tables", "| |")

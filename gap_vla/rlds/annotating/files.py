@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.outputs import HDF5, claim, suffix_of, write_output
 from gap_vla.demos.fields import files_in, resized
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
 from gap_vla.rlds.version_files import naming_a_full_disk
@@ -76,7 +78,12 @@ def annotate_files(
         raise AnnotationError(f"{out}: the annotated copy of {source} is a folder of its own; give another name")
     claim(out, OUTPUTS[kind], overwrite=job.overwrite, sources=[source, job.annotator], suffixes=suffixes)
     with naming_a_full_disk(out.parent, f"{out} is as it was"):
-        return KINDS[kind].annotate(source, out, job)
+        unchanged = Unchanged(source)
+        try:
+            return KINDS[kind].annotate(source, out, job, unchanged)
+        except UserError:
+            unchanged()  # if it changed, that is the reason
+            raise
 
 
 LARGEST = 160

@@ -17,11 +17,12 @@ from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
+from gap_vla.demos.source import Unchanged
 from gap_vla.phases import Annotation
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
 
-def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
+def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) -> AnnotatedFiles:
     """Copies the file, adds float32 `rho` and bool `change_point` to every demonstration, and the annotator's identity
     as the attribute `annotator` of `data`; the annotator itself goes to `<out>.annotator/`."""
     saved = out.with_name(out.name + ".annotator")
@@ -38,10 +39,13 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
                 with refusing(f"{source} changed while it was read", "annotate it when it is whole", AnnotationError):
                     group = file[f"data/{episode.metadata['episode_id']}"]
                 for name, value in annotation.labels(index).items():
+                    if has(group, name) and group.get(name, getclass=True, getlink=True) is h5py.HardLink:
+                        numbers_at(group, name, f"{source}, {group.name}")  # a group of somebody's is no label
                     if has(group, name):
                         del group[name]
                     group.create_dataset(name, data=value)
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
+        unchanged()
         _read_back(new, job, episodes, annotation)
         # the annotator first: where the annotated file is, its annotator is too
         deliver(annotation.annotator.save(folder / saved.name), saved, "annotator", overwrite=job.overwrite)

@@ -21,12 +21,13 @@ from gap_vla.core.whole import workplace
 from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.fields import as_names, as_rows, files_in
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
 READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")
 
 
-def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
+def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) -> AnnotatedFiles:
     """Writes `out/NAME.npz` for every `source/NAME.npz`, and the annotator to `out/annotator/`."""
     files = files_in(source, ".npz")
     episodes = [read_npz(file, job, images=False) for file in files]
@@ -40,6 +41,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
             with refusing(file, "copy or record it again", AnnotationError):
                 _copy_with(file, new / file.name, labels)
             _read_back(file, new / file.name, labels)
+        unchanged()
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "labelled_npz", overwrite=job.overwrite)
     return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))

@@ -25,6 +25,7 @@ from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.fields import as_actions, as_rows
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps
 from gap_vla.rlds.schema import decode_episode
@@ -79,7 +80,7 @@ def _column(fields: Mapping[str, np.ndarray], where: str, name: str) -> np.ndarr
     return value.reshape(len(value), -1) if value.dtype.kind in "fiub" else value
 
 
-def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
+def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) -> AnnotatedFiles:
     """Writes the dataset version `out` (`…/NAME/VERSION`); the annotator goes to `out/annotator/`.
 
     The annotator is fitted on the split `train` where there is one, so that labels of other splits are predictions.
@@ -117,6 +118,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob) -> AnnotatedFiles:
         info["version"] = out.name
         (new / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
         _write_metadata(source, new, annotation.identity)
+        unchanged()
         annotation.annotator.save(new / "annotator")
         deliver(new, out, "dataset", overwrite=job.overwrite)
 
