@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -118,19 +119,20 @@ class ReplayPolicy:
     Args:
         actions: one float32[T, A] per episode, in order. After the last action the episode gets zeros, and
             the gripper entries (every seventh) keep their last value.
-        layout_seeds: the simulator seed of each recording, or None to take the evaluation's own layouts.
+        layout_seeds: the simulator seed of each recording.
     """
 
     name = "replay"
 
-    def __init__(self, actions: Sequence[np.ndarray], layout_seeds: Sequence[int] | None = None) -> None:
-        if layout_seeds is not None and len(layout_seeds) != len(actions):
+    def __init__(self, actions: Sequence[np.ndarray], layout_seeds: Sequence[int]) -> None:
+        if len(layout_seeds) != len(actions):
             raise PolicyError(f"{len(actions)} recordings but {len(layout_seeds)} seeds; need one seed for each")
         self.source: str | None = None
         self.variant: Any = None  # of the scene, as far as its recordings say
         self._actions = [np.asarray(a, np.float32) for a in actions]
-        self.layout_seeds: Mapping[int, int] | None = None if layout_seeds is None else dict(enumerate(layout_seeds))
-        self.identity = {"recordings": len(actions), "steps": sum(len(a) for a in self._actions)}
+        self.layout_seeds = dict(enumerate(layout_seeds))
+        played = hashlib.sha256(b"".join(action.tobytes() for action in self._actions))
+        self.identity = {"recordings": len(actions), "actions": played.hexdigest()[:16]}
         self._step: dict[int, int] = {}
 
     def reset(self, episode_ids: Sequence[int]) -> None:

@@ -146,12 +146,12 @@ def load_policy(
 
 
 def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:
-    """The recorded actions of a robomimic HDF5 file, each on the layout on which it was recorded if the file says so.
+    """The recorded actions of a robomimic HDF5 file, each on the layout on which it was recorded.
 
     Where the file tells what was executed from what is to be imitated, the former is played.
 
     Raises:
-        PolicyError: recordings of another task or version, or seeds that are none or that only some of them have.
+        PolicyError: recordings of another task or version, or seeds that are none or that some of them lack.
         EpisodeError: no such recordings.
     """
     from gap_vla import demos
@@ -175,11 +175,12 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
     if width != action_dim:
         raise PolicyError(f"{path}: actions are {width} wide, the task takes {action_dim}; it is of another task")
     seeds = {episode.name: episode.metadata["seed"] for episode in episodes if "seed" in episode.metadata}
-    if len(seeds) not in (0, len(episodes)):
-        raise PolicyError(f"{path}: only {len(seeds)} of {len(episodes)} recordings say on which layout they were made")
+    if len(seeds) < len(episodes):
+        known = f"{len(seeds)} of {len(episodes)} recordings say on which layout they were made"
+        raise PolicyError(f"{path}: {known}; give each its simulator's seed as the attribute 'seed'")
     for name, seed in seeds.items():
         whole(f"{name}: seed", seed, 0, 2**32 - 1, PolicyError)
-    policy = ReplayPolicy([episode.action for episode in episodes], list(seeds.values()) or None)
+    policy = ReplayPolicy([episode.action for episode in episodes], list(seeds.values()))
     policy.source, policy.variant = str(path), variant
     return policy
 

@@ -203,7 +203,7 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
         raise WireError(f"{name} is {array.dtype} {list(array.shape)}, not {_NAMES[ours]}")
     if image:
         return array
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         array = array.astype(np.float32)  # first: 1e308 is finite until then
     if not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array))[0])

@@ -168,10 +168,19 @@ def test_recordings_with_odd_seeds_are_refused_by_file_and_episode(tmp_path, see
         replaying(path)
 
 
-def test_recordings_of_which_some_have_no_layout_are_refused(tmp_path):
-    with pytest.raises(PolicyError, match="only 1 of 2 recordings say on which layout"):
+def test_recordings_of_which_some_or_all_have_no_layout_are_refused(tmp_path):
+    with pytest.raises(PolicyError, match="1 of 2 recordings say on which layout"):
         replaying(demonstrations(tmp_path / "demos.hdf5", seeds=(5, None)))
-    assert replaying(demonstrations(tmp_path / "others.hdf5", seeds=(None, None))).layout_seeds is None
+    with pytest.raises(PolicyError, match=r"0 of 2 recordings say on which layout .*; give each its simulator's seed"):
+        replaying(demonstrations(tmp_path / "others.hdf5", seeds=(None, None)))
+
+
+def test_other_recordings_of_as_many_steps_are_another_policy(tmp_path):
+    path = demonstrations(tmp_path / "demos.hdf5")
+    before = replaying(path).identity
+    with h5py.File(path, "a") as file:
+        file["data/demo_1/executed_actions"][2, 0] = 0.25
+    assert before == {**replaying(path).identity, "actions": before["actions"]} != replaying(path).identity
 
 
 @pytest.mark.parametrize(
