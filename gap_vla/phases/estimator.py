@@ -104,7 +104,8 @@ class PhaseEstimator:
             change_points: int64[K] for each, as from `segment`.
 
         Raises:
-            MotionError: no steps at all, different columns, or unequal numbers of recordings and change points.
+            MotionError: no steps at all, different columns, unequal numbers of recordings and change points, or a
+                `lookahead` of more than two samples that is as long as the longest recording.
         """
         from gap_vla.phases.lstm import Weights
         from gap_vla.phases.training import train
@@ -115,6 +116,8 @@ class PhaseEstimator:
         usable = [i for i, motion in enumerate(motions) if len(motion)]
         if not usable:
             raise MotionError("no recording has a step; there is nothing to learn ρ from")
+        if (ahead := self.settings.lookahead) >= max(most := max(map(len, motions)), 3):
+            raise MotionError(f"lookahead is {ahead}, the longest recording has {most} steps; lower it")
         self.columns = motions[usable[0]].columns
         features = {i: self.features(motions[i]) for i in usable}
         kept, held = held_out_split(usable, self.settings)

@@ -125,6 +125,8 @@ def train(
                 logits, state = model(x[:, part], state)
                 state = (state[0].detach(), state[1].detach())
                 loss, total = _weighted_loss(logits, y[:, part], w[:, part])
+                if not total:  # the samples ahead, in which nothing is asked
+                    continue
                 optimizer.zero_grad()
                 (loss / total).backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)

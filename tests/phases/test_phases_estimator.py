@@ -210,6 +210,20 @@ def test_a_recording_may_be_shorter_than_the_lookahead(trained, steps):
     ).shape == (steps,)
 
 
+def test_a_lookahead_of_many_samples_learns_from_what_is_asked_and_one_beyond_every_recording_is_refused():
+    recordings = [Motion.of(np.cumsum(np.random.default_rng(i).normal(size=(300, 3)), axis=0)) for i in range(3)]
+    points, pieces = (
+        [np.array([10, 20])] * 3,
+        {"max_steps": 2000, "epochs": 50},
+    )  # whole pieces lie before the first step
+    trained = PhaseEstimator(lookahead=250, **pieces).fit(recordings, points)
+    assert np.isfinite(trained.predict(recordings[0])).all() and np.isfinite(trained.report["train_loss"])
+    with pytest.raises(MotionError, match="lookahead is 300, the longest recording has 300 steps; lower it"):
+        PhaseEstimator(lookahead=300, **pieces).fit(recordings, points)
+    short = [Motion.of(recording.samples[:2]) for recording in recordings]
+    assert np.isfinite(PhaseEstimator(lookahead=2, epochs=2).fit(short, [np.array([])] * 3).predict(short[0])).all()
+
+
 def test_quaternion_signs_do_not_change_rho(trained):
     motion = zigzag(8)[0]
     signs = np.random.default_rng(0).choice([-1, 1], size=(60, 1))
