@@ -163,6 +163,10 @@ def _pictures(rows: list[Any], where: str) -> np.ndarray:
         return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
+"""With which an mp4 begins. Other kinds are not given to ffmpeg: scripts and playlists make it open more files."""
+
+
 def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
     """Decodes the episode's frames, from the one nearest to its start: ffmpeg seeks to the next one, so ask earlier."""
     import imageio_ffmpeg
@@ -171,6 +175,10 @@ def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
     where = f"{video}, episode {place.index}"
     if not regular(video, EpisodeError).exists():
         raise EpisodeError(f"{where}: the video is missing; download it")
+    with video.open("rb") as stream:
+        head = stream.read(8)
+    if head[4:] not in _BOXES and head[:4] not in (b"\x1aE\xdf\xa3", b"RIFF"):
+        raise EpisodeError(f"{where}: no video of the kind mp4, mkv, webm or avi; download it again")
     first = round((start or 0) * fps)
     most = place.length + (start is None)
     # it ends at the first error (-xerror), rather than fill in what it cannot decode, and turns nothing, as LeRobot

@@ -246,7 +246,7 @@ def test_tables_in_a_circle_and_empty_videos_are_refused_in_a_line(tmp_path: Pat
     with pytest.raises(EpisodeError, match=r"episode_000001.parquet: the table cannot be read"):
         open_source(root, "lerobot")[1]
     (root / "videos/chunk-000/observation.images.top/episode_000000.mp4").write_bytes(b"")
-    with pytest.raises(EpisodeError, match=r"the video cannot be decoded; download it again$"):
+    with pytest.raises(EpisodeError, match=r"no video of the kind mp4, mkv, webm or avi; download it again$"):
         open_source(root, "lerobot")[0]
 
 

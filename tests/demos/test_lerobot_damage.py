@@ -161,6 +161,14 @@ def test_a_video_with_a_hole_is_not_filled_in(tmp_path: Path, place: float) -> N
         open_source(tmp_path / "v21_video", "lerobot")[0]
 
 
+def test_a_script_in_the_place_of_a_video_opens_no_other_file(tmp_path: Path) -> None:
+    first, second = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[:2]
+    for script in (f"ffconcat version 1.0\nfile {second.name}\n", "#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n"):
+        first.write_text(script)
+        with pytest.raises(EpisodeError, match=r"_000000\.mp4, episode 0: no video of the kind mp4, mkv, webm or avi"):
+            open_source(tmp_path / "v21_video", "lerobot")[0]
+
+
 def test_neither_a_folder_nor_a_missing_ffmpeg_is_called_a_damaged_video(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
