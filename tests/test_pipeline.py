@@ -245,6 +245,8 @@ def test_the_command_ends_with_one_and_names_the_runs_that_failed(cells, tmp_pat
 def test_an_unknown_method_stops_a_comparison_before_anything_runs(cells, tmp_path):
     with pytest.raises(ConfigError, match="choose one of v, vp, vp_gap"):
         comparison.compare(dataclasses.replace(CONFIG, runs=str(tmp_path)), ["vp", "mask"], [0])
+    with pytest.raises(ConfigError, match="methods vp,concat: two of them are names of one; name each once"):
+        comparison.compare(dataclasses.replace(CONFIG, runs=str(tmp_path)), ["vp", "concat"], [0])
     assert not cells
 
 

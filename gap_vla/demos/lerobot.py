@@ -132,22 +132,22 @@ def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: f
 
 
 def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str) -> str:
-    """The task whose number `task_index` is at every step; without numbers, the first that the index names.
+    """The task whose number `task_index` is at every step; without numbers or a list of tasks, that of the index.
 
     Raises:
         EpisodeError: it is the number of none of the episode's tasks, or changes.
     """
-    if place.tasks is None or "task_index" not in table:
+    if "task_index" not in table:
         return place.task
     with refusing(f"{where}: 'task_index' is no number per step", "download it again", EpisodeError):
         numbers = np.reshape(table["task_index"], place.length).tolist()
-        odd = [number for number in numbers if number not in place.tasks]
+        odd = [number for number in numbers if place.tasks is not None and number not in place.tasks]
     if odd:
-        known = f"the index says {one_line(sorted(place.tasks), 60)}"
+        known = f"the index says {one_line(sorted(place.tasks or ()), 60)}"
         raise EpisodeError(f"{where}: 'task_index' is {shown(odd[0])}, {known}; download both again")
     if len(found := dict.fromkeys(numbers)) > 1:
         raise EpisodeError(f"{where}: 'task_index' is {' and '.join(map(str, found))}; make an episode of each task")
-    return place.tasks[numbers[0]]
+    return place.task if place.tasks is None else place.tasks[numbers[0]]
 
 
 def _pictures(rows: list[Any], where: str) -> np.ndarray:

@@ -49,6 +49,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
     if not methods or not seeds or len({*methods}) < len(methods) or len({*seeds}) < len(seeds):
         raise ConfigError(f"methods {methods} and seeds {seeds}: name at least one of both, and each once")
     cells = [cell_config(config, method, seed) for seed in seeds for method in methods]
+    if len({(cell.method, cell.train.seed) for cell in cells}) < len(cells):
+        raise ConfigError(f"methods {','.join(methods)}: two of them are names of one; name each once")
     out = comparison_directory(config)
     for name in ("table.md", "table.json", "table.png", "cells.json"):
         claim(out / name, "comparison", suffixes=(suffix_of(name),))

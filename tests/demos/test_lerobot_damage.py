@@ -187,6 +187,9 @@ def test_a_list_of_tasks_that_was_not_downloaded_is_refused_and_one_that_never_w
     tasks = copied("v21_video", tmp_path) / "meta" / "tasks.jsonl"
     tasks.unlink()
     assert len(open_source(tmp_path / "v21_video", "lerobot").read(0, images=False)) == 12
+    change(tmp_path / "v21_video", "data/**/*.parquet", "task_index", lambda c: [0] * 4 + [1] * (len(c) - 4))
+    with pytest.raises(EpisodeError, match="'task_index' is 0 and 1; make an episode of each task"):
+        open_source(tmp_path / "v21_video", "lerobot").read(0, images=False)
     tasks.symlink_to("blob")
     with pytest.raises(EpisodeError, match=r"tasks.jsonl: the index cannot be read"):
         open_source(tmp_path / "v21_video", "lerobot")
