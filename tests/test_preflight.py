@@ -106,6 +106,11 @@ def test_a_warm_up_that_training_never_ends_is_noted(folders):
     assert "note" not in Run(small(**folders, train__steps=50, optimizer__warmup_steps=50)).dry_run()
 
 
+def test_a_dry_run_says_how_long_gap_acts_in_the_unit_that_counts(folders):
+    assert "first 50% of 50 steps" in Run(small(**folders, train__steps=50, method="gap")).dry_run()
+    assert "first 50% of 3 epochs" in Run(small(**folders, train__epochs=3, method="gap")).dry_run()
+
+
 @pytest.mark.parametrize(
     ("make", "changes", "words"),
     [

@@ -39,6 +39,11 @@ _ADVICE = {
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.ENAMETOOLONG: "give a shorter name",
 }
+_FAILURES = {
+    errno.EIO: "its disk, or the network, failed; try again",
+    errno.EMFILE: f"too many files are open; {_ADVICE[errno.EMFILE]}",
+    errno.ENFILE: "the machine has too many files open; close other programs, or raise its limit (fs.file-max)",
+}
 _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
@@ -185,9 +190,10 @@ def is_full_disk(error: BaseException) -> bool:
     return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
 
 
-def is_failed_disk(error: BaseException) -> bool:
-    """Whether the system could not read, whatever is there; HDF5 puts the number into a text."""
-    return isinstance(error, OSError) and re.search(rf"[Ee]rrno (= )?{errno.EIO}\b", str(error)) is not None
+def failure_of_system(error: BaseException) -> str:
+    """Why the system could not read, whatever is there, and what to do; empty: it could. HDF5 puts it into a text."""
+    number = re.search(r"errno (?:= )?(\d+)\b", str(error).lower()) if isinstance(error, OSError) else None
+    return _FAILURES.get(int(number[1]), "") if number else ""
 
 
 class _Pipe(io.TextIOWrapper):

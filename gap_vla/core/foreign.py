@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gap_vla.core.errors import UserError, is_failed_disk, is_full_disk, message_of
+from gap_vla.core.errors import UserError, failure_of_system, is_full_disk, message_of
 from gap_vla.core.resources import available_memory
 
 T = TypeVar("T")
@@ -45,8 +45,7 @@ def refusing(
     also: tuple[type[Exception], ...] = (),
     own: type[UserError] = UserError,
 ) -> Iterator[None]:
-    """Errors of other libraries inside become `error`, on one line; `own` ones, a full disk and a missing right
-    pass.
+    """Errors of other libraries inside become `error`, on one line; `own` ones, a full disk, a missing right pass.
 
     Args:
         where: file, and episode or key, that the message begins with.
@@ -70,8 +69,8 @@ def refusing(
         if is_full_disk(problem) or isinstance(problem, PermissionError):  # what is read is not damaged
             raise
         found = f"no {problem.args[0]!r}" if type(problem) is KeyError and problem.args else f"{problem}"
-        if is_failed_disk(problem):
-            raise error(f"{str(where).split(': ')[0]}: its disk, or the network, failed; try again") from problem
+        if failure := failure_of_system(problem):
+            raise error(f"{str(where).split(': ')[0]}: {failure}") from problem
         found = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", found)
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem
 
@@ -166,7 +165,8 @@ def whole(what: str, value: Any, least: int, greatest: int, error: type[UserErro
     """
     number: Any = value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not least <= number <= greatest:
-        raise error(f"{what} is {shown(value)}; it must be a whole number from {least} to {greatest}")
+        bounds = f"a whole number from {least} to {greatest}" if least < greatest else least
+        raise error(f"{what} is {shown(value)}; it must be {bounds}")
     return int(value)
 
 

@@ -133,6 +133,8 @@ class Run:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         path, key = RunDirectory(self.path).metrics, "val/action_mse"
+        if not self.path.exists():
+            raise ReportError(f"{self.path} was moved or removed while it was read; give its new place")
         rows = read_metrics(path) if path.exists() else []
         if self.summary:
             last, steps, own = rows[-1] if rows else {}, self.summary["steps"], self.summary["validation"][key]

@@ -95,9 +95,8 @@ class SmallTrainer(Trainer):
         fields = store.split("train").fields
         widths = fields["proprio"].shape[1], fields["action"].shape[1]
         policy = build_policy(config.model, config.method, image_shape, *widths, config.demos.cameras)
-        steps = config.train.steps
-        if config.train.epochs:
-            steps = -(-config.train.epochs * len(windows) // config.train.batch_size)
+        train = config.train
+        steps = -(-train.epochs * len(windows) // train.batch_size) if train.epochs else train.steps
         return cls(config, policy, steps, windows, held_out)
 
     @classmethod
@@ -256,11 +255,12 @@ class SmallTrainer(Trainer):
         parts = [f"{name} {sum(p.numel() for p in m.parameters()):,}" for name, m in self.policy.branches.items()]
         lines = [f"policy: {self.config.method}, {total:,} parameters ({', '.join(parts)})"]
         if self.adjustment is not None:
-            schedule = self.schedule
+            schedule, epochs = self.schedule, self.config.train.epochs
+            length = f"{epochs} epochs" if epochs else f"{self.steps} steps"
             what = f"rho {self.method.rho_source}" if schedule.needs_rho else f"rho = {schedule.fixed_rho}"
             lines.append(
                 f"GAP: mode {schedule.mode}, lam {schedule.lam}, {what} ({schedule.rho}), first "
-                f"{schedule.window:.0%} of {self.steps} steps, on {', '.join(self.adjustment.parameters)}"
+                f"{schedule.window:.0%} of {length}, on {', '.join(self.adjustment.parameters)}"
             )
         return "\n".join(lines)
 

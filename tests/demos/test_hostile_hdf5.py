@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +18,8 @@ from synthetic_demos import make_episode, write_robomimic
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source
-from gap_vla.demos.hdf5_members import attributes_of_data, require_sound
+from gap_vla.demos.arrays import read_arrays
+from gap_vla.demos.hdf5_members import attributes_of_data, opened, require_sound
 
 
 @pytest.fixture
@@ -272,3 +276,22 @@ def test_a_disk_that_fails_is_not_called_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / "d.hdf5").symlink_to("/proc/self/mem")  # its first bytes give the error of a broken disk
     with pytest.raises(EpisodeError, match=rf"^{tmp_path}/d.hdf5: its disk, or the network, failed; try again$"):
         open_source(tmp_path / "d.hdf5")
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz"])
+def test_a_limit_of_open_files_is_not_called_a_damaged_file(kind: str, file: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", a=np.zeros(3))
+
+    def look() -> None:
+        with opened(file) if kind == "hdf5" else contextlib.nullcontext():
+            read_arrays(tmp_path / "d.npz", lambda _: True, EpisodeError)
+
+    look()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(free := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        with pytest.raises(EpisodeError, match=r"too many files are open; raise the limit of .* \(ulimit -n\)$"):
+            look()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -112,7 +112,7 @@ def evaluated(**changes):
         ("config.json", 5, "config.json is 5"),
         ("config.json", {"task": 5}, "task is 5"),
         ("config.json", {"train": {"seed": "zero"}}, "train.seed is 'zero'"),
-        ("config.json", {"train": {"seed": 0, "steps": 30}}, "steps is 20; it must be a whole number from 30 to 30"),
+        ("config.json", {"train": {"seed": 0, "steps": 30}}, "steps is 20; it must be 30"),
         (
             "config.json",
             {"eval": {"episodes": 100, "variants": ["default", "light"]}},
@@ -240,6 +240,13 @@ def test_a_finished_run_without_its_measurements_is_refused_and_an_unfinished_on
         write_report([path], tmp_path / "report.html", command="make")
     (path / "summary.json").unlink()
     assert write_report([path], tmp_path / "report.html", command="make").exists()
+
+
+def test_a_run_that_is_moved_while_it_is_read_is_said_to_be_so(tmp_path):
+    run = Run.read(make_run(tmp_path, "gap", 0, [1]))
+    run.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(ReportError, match=rf"^{run.path} was moved or removed while it was read; give its new place$"):
+        run.metrics  # noqa: B018
 
 
 @pytest.mark.parametrize(

@@ -217,10 +217,11 @@ def test_labels_destroy_nothing(hdf5, npz, tmp_path):
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_a_group_of_the_name_of_a_label_is_not_lost(hdf5, tmp_path):
+def test_a_group_of_the_name_of_a_label_is_not_lost_and_is_seen_before_any_label_is_made(hdf5, tmp_path, monkeypatch):
     with h5py.File(hdf5, "a") as file:
         file["data/demo_1/rho/notes"] = [1, 2]
-    with pytest.raises(EpisodeError, match=r"demos\.hdf5, /data/demo_1: 'rho' is a group"):
+    monkeypatch.setattr(AnnotationJob, "run", None)
+    with pytest.raises(EpisodeError, match=r"demos\.hdf5, episode demo_1: 'rho' is a group"):
         annotate_files(hdf5, tmp_path / "out.hdf5", method="gaussian")
     assert not (tmp_path / "out.hdf5").exists()
 

@@ -173,8 +173,9 @@ def test_spoiled_data_is_caught(spoil: Callable[[Recording], Recording], finding
     assert finding in findings([spoil(r) for r in SOUND])
 
 
-def test_one_episode_of_another_scale_is_found() -> None:
-    odd = _action(lambda a: a * ([0.05] * 6 + [1]))(SOUND[2])
+@pytest.mark.parametrize("factors", [[0.05] * 6 + [1], [1, 1, 0.1, 1, 1, 1, 1]])
+def test_one_episode_or_one_axis_in_it_of_another_scale_is_found(factors: list[float]) -> None:
+    odd = _action(lambda a: a * factors)(SOUND[2])
     assert ("warning", "scale") in findings([*SOUND[:2], odd, SOUND[3]])
 
 

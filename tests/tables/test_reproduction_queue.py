@@ -227,7 +227,7 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}
         ({"config_hash": "0123456789ab"}, "its config_hash is 0123456789ab, that of its settings"),
         ({"validation": {"val/loss": float("nan")}}, "validation.val/loss is nan"),
         ({"gradients": {"branch/vision_gradient": float("inf")}}, "gradients.branch/vision_gradient is inf"),
-        ({"steps": 9}, "steps is 9; it must be a whole number from 10 to 10"),
+        ({"steps": 9}, "steps is 9; it must be 10"),
         ({"status": "done"}, "status is 'done'"),
         ({"status": "failed"}, "error is null"),
         ({"account": []}, "account is list"),

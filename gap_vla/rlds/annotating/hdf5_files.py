@@ -30,6 +30,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     require_disk({"the copy": source.stat().st_size}, out.parent, "their number, or name another disk")
     episodes = demos.without_images()
+    _require_replaceable(demos)
     annotation = job.run(episodes, _extra(demos, job))
     with workplace(out) as folder:
         new = folder / out.name
@@ -39,8 +40,6 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
                 with refusing(f"{source} changed while it was read", "annotate it when it is whole", AnnotationError):
                     group = file[f"data/{episode.metadata['episode_id']}"]
                 for name, value in annotation.labels(index).items():
-                    if has(group, name) and group.get(name, getclass=True, getlink=True) is h5py.HardLink:
-                        numbers_at(group, name, f"{source}, {group.name}")  # a group of somebody's is no label
                     if has(group, name):
                         del group[name]
                     group.create_dataset(name, data=value)
@@ -69,6 +68,16 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
         group = group_at(file, f"data/{demos.places[index]}", where)
         labels = {name: numbers_at(group, name, where) for name in labels_of(stored, index, where)}
         return episode.replace(**labels).validate()
+
+
+def _require_replaceable(demos: RobomimicHDF5) -> None:
+    """Raises EpisodeError: what stands in the place of a label is no array, so somebody else's."""
+    with opened(demos.path) as file:
+        for place in demos.places:
+            group = group_at(file, f"data/{place}", where := f"{demos.path}, episode {place}")
+            for name in LABELS:
+                if has(group, name) and group.get(name, getclass=True, getlink=True) is h5py.HardLink:
+                    numbers_at(group, name, where)
 
 
 def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotation: Annotation) -> None:

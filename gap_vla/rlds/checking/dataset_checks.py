@@ -105,19 +105,23 @@ def check_rotation(episodes: Sequence[Recording]) -> Iterator[Finding]:
 
 
 def check_scale(episodes: Sequence[Recording]) -> Iterator[Finding]:
-    """One unit of action moves every episode, and every axis, by about the same distance."""
+    """One unit of action moves every episode, and every axis in it, by about the same distance."""
     for arm, states, actions in _per_arm(episodes):
         moved = [np.diff(s[:, :3], axis=0) for s in states]
         command = [a[: len(m), :3] for a, m in zip(actions, moved)]
-        gains = np.array([_gain(c, m) for c, m in zip(command, moved)])
-        known = np.flatnonzero(np.isfinite(gains))
-        usual = np.median(gains[known]) if len(known) else np.nan
-        for index in known[(gains[known] > _OFF_SCALE * usual) | (gains[known] < usual / _OFF_SCALE)]:
-            text = (
-                f"arm {arm}, usable episode {index}: one unit of action moves {gains[index]:.2g} m, in the others "
-                f"{usual:.2g} m; these actions have another scale"
-            )
-            yield Finding("warning", "scale", text)
+        told: set[int] = set()
+        for axis, columns in {"": slice(0, 3), " x": slice(0, 1), " y": slice(1, 2), " z": slice(2, 3)}.items():
+            gains = np.array([_gain(c[:, columns], m[:, columns]) for c, m in zip(command, moved)])
+            known = np.flatnonzero(np.isfinite(gains))
+            usual = np.median(gains[known]) if len(known) else np.nan
+            off = known[(gains[known] > _OFF_SCALE * usual) | (gains[known] < usual / _OFF_SCALE)].tolist()
+            for index in sorted(set(off) - told):
+                text = (
+                    f"arm {arm}, usable episode {index}: one unit of action{axis} moves {gains[index]:.2g} m, in the "
+                    f"others {usual:.2g} m; these actions have another scale"
+                )
+                yield Finding("warning", "scale", text)
+            told |= set(off)
         a, m = np.concatenate(command), np.concatenate(moved)
         axes = np.array([_gain(a[:, i : i + 1], m[:, i : i + 1]) for i in range(3)])
         if np.isfinite(axes).sum() > 1 and np.nanmax(axes) > _OFF_SCALE * np.nanmin(axes):
