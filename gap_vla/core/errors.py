@@ -44,6 +44,7 @@ _FAILURES = {
     errno.EMFILE: f"too many files are open; {_ADVICE[errno.EMFILE]}",
     errno.ENFILE: "the machine has too many files open; close other programs, or raise its limit (fs.file-max)",
 }
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
 
 NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
@@ -118,6 +119,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 return _say(f"error: {said}", USER_ERROR)
             if told := [name for name in re.findall(r"\b(?:JAX|NUMBA)_[A-Z_\d]+", said) if name in os.environ]:
                 return _say(f"error: {said}; correct {told[0]}, or unset it", USER_ERROR)
+            if broken := _broken_package(error):
+                advice = "install it again, or unset its environment variables"
+                return _say(f"error: {broken} cannot be imported: {said}; {advice}", USER_ERROR)
             traceback.print_exc()
             names = ", ".join(name for name in os.environ if re.match("(JAX|NUMBA|TORCH|XLA)_", name))
             hint = f" (or of a setting in {names}: try without)" if names else ""
@@ -173,6 +177,15 @@ def missing_extra(error: BaseException) -> str:
                 "'gap_vla[all]' for everything"
             )
     return ""
+
+
+def _broken_package(error: BaseException) -> str:
+    """The package of others that could not be imported, whatever it raised; empty: it was no import."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while any(code.co_filename.startswith(_OWN) for code in codes):
+        del codes[0]
+    package = re.search(r"-packages[/\\](\w+)", codes[0].co_filename) if codes else None
+    return package[1] if package and codes[0].co_name == "<module>" else ""
 
 
 def is_full_memory(error: BaseException) -> bool:

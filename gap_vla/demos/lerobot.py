@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,6 +81,10 @@ class LeRobot(NamedArrays):
                 what = "camera of colours" if key in self._image_keys else "feature"
                 found = one_line(", ".join(known)) or "none"
                 raise EpisodeError(f"{self.path}/meta/info.json: no {what} {key!r} (found: {found})")
+            if key not in self._image_keys and not re.fullmatch(r"(float|u?int)\d+", kind := self._features[key].dtype):
+                raise EpisodeError(
+                    f"{self.path}/meta/info.json: {key!r} is of {shown(kind)}, not of numbers; name another"
+                )
         self.places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
 
     def dropped(self) -> dict[str, str]:

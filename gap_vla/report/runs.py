@@ -18,6 +18,7 @@ from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import SEED, STEPS
 from gap_vla.report.comparison import Rollouts, evaluations_of, read_rollouts, require_asked
 from gap_vla.rollouts.record import EPISODES_FILE, FILM, IDENTITY_FILE, SUMMARY_FILE, read_episodes
+from gap_vla.rollouts.summary import odd_episodes
 
 
 class ReportError(UserError, ValueError):
@@ -79,10 +80,10 @@ class Run:
                     if other := [k for k, value in written.items() if evaluations[variant].get(k, value) != value]:
                         raise ReportError(f"{kept} is of another {other[0]} than {run.summary}; copy the run again")
                 played = folder / EPISODES_FILE
-                for record in read_episodes(played)[0].values() if played.exists() else ():
-                    if rollouts[variant].get(record.layout_seed, record.success) != record.success:
-                        ended = f"episode {record.episode} ended otherwise than {run.summary} says"
-                        raise ReportError(f"{played}: {ended}; copy the run again")
+                records = read_episodes(played)[0].values() if played.exists() else ()
+                if odd := odd_episodes(evaluations[variant], records):
+                    ended = f"episode {odd[0]} ended otherwise than {run.summary} says"
+                    raise ReportError(f"{played}: {ended}; copy the run again")
         if run.complete and "eval" in config:
             require_asked(found, rollouts, config.section("eval").values)
         first: Mapping[str, Any] = next(iter(evaluations.values()), {})

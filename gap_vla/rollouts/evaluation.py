@@ -15,7 +15,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf
 from gap_vla.rollouts.rollout import Rollout
-from gap_vla.rollouts.summary import read_outcomes, summarize, title
+from gap_vla.rollouts.summary import odd_episodes, read_outcomes, summarize, title
 from gap_vla.rollouts.task import STEPS, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
 
@@ -164,9 +164,9 @@ def evaluate(
 def _require_of(log: EpisodeLog, summary: Section) -> None:
     """Raises EvaluationError if what an earlier call left is of another evaluation, or of other outcomes."""
     summary.require("policy", "success_rate")
-    won = read_outcomes(summary)
+    read_outcomes(summary)
     odd = [f"the {key}" for key, value in log.identity.items() if summary.values.get(key) != value]
-    odd += [f"episode {e}" for e, r in log.records.items() if won.get(r.layout_seed, r.success) != r.success]
+    odd += [f"episode {e}" for e in odd_episodes(summary.values, log.records.values())]
     if odd:
         raise EvaluationError(
             f"{summary.where} says of {odd[0]} other than {log.path}; copy both again, or move it away"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,9 +59,9 @@ def read_outcomes(found: Section) -> dict[int, bool]:
         The section's error: not one outcome, number of steps and phase for each of some layouts, or a figure of
             `summarize` that they do not give.
     """
-    layouts, steps = (
-        found.list(key, lambda items, name: items.whole(name, 0, 2**53)) for key in ("layout_seeds", "steps")
-    )
+    layouts = found.list("layout_seeds", lambda items, name: items.whole(name, 0, 2**53))
+    horizon = found.section("task", {}).whole("horizon", 1, 2**53, 2**53)
+    steps = found.list("steps", lambda items, name: items.whole(name, 0, horizon))
     outcomes = found.list("outcomes", lambda items, name: items.whole(name, 0, 1) == 1)
     ends = found.list("last_phases", lambda items, name: None if items.values[name] is None else items.text(name))
     if not outcomes or {len(set(layouts)), len(layouts), len(steps), len(ends)} != {len(outcomes)}:
@@ -79,6 +79,13 @@ def read_outcomes(found: Section) -> dict[int, bool]:
         if _rounded(given) != _rounded(right):
             raise found.error(f"{found.name(key)} is {one_line(given, 80)}, its episodes give {right}; copy it again")
     return dict(zip(layouts, outcomes))
+
+
+def odd_episodes(summary: Mapping[str, Any], records: Iterable[EpisodeRecord]) -> list[int]:
+    """Numbers of the episodes that ended otherwise than a summary, which `read_outcomes` took, says of its layouts."""
+    keys = ("layout_seeds", "outcomes", "steps", "last_phases")
+    said = {layout: end for layout, *end in zip(*(summary[key] for key in keys))}
+    return [r.episode for r in records if said.get(r.layout_seed, own := [r.success, r.steps, r.phase]) != own]
 
 
 def _rounded(text: str) -> Any:

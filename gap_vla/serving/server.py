@@ -198,7 +198,7 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
     except ValueError:
         array = np.empty(0, object)
     image = ours.startswith("image_")
-    picture, row = array.dtype == np.uint8 and array.shape[2:] == (3,), array.dtype.kind in "biuf" and array.ndim == 1
+    picture, row = array.dtype == np.uint8 and array.shape[2:] == (3,), array.dtype.kind in "iuf" and array.ndim == 1
     if array.size == 0 or not (picture if image else row):
         raise WireError(f"{name} is {array.dtype} {list(array.shape)}, not {_NAMES[ours]}")
     if image:

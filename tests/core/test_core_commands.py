@@ -87,6 +87,16 @@ def test_a_setting_that_a_library_refuses_is_named(monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("'JAX_ENABLE_X64'; correct JAX_ENABLE_X64, or unset it\n")
 
 
+def test_a_package_of_others_that_cannot_be_imported_is_named_and_its_fault_is_no_bug_of_ours():
+    """HDF5 looks at this variable when it is loaded."""
+    call = [sys.executable, "-c", "import sys; from gap_vla.cli.annotate import main; sys.exit(main())", "a.hdf5"]
+    environment = {**os.environ, "HDF5_DRIVER": "bogus"}
+    done = subprocess.run([*call, "--out", "b.hdf5"], env=environment, capture_output=True, text=True)
+    said = done.stderr.splitlines()[-1]  # before it, HDF5 prints its own
+    assert done.returncode == USER_ERROR and said.startswith("error: h5py cannot be imported: ")
+    assert said.endswith("; install it again, or unset its environment variables") and "Traceback" not in done.stderr
+
+
 def test_the_innermost_word_about_what_is_kept_holds():
     with pytest.raises(KeyboardInterrupt, match="the shard"), keeping("nothing"), keeping("the shard"):
         raise KeyboardInterrupt

@@ -253,6 +253,16 @@ def test_pictures_have_the_size_that_is_declared(tmp_path: Path, kind: str, shap
             open_source(root, "lerobot")[0]
 
 
+@pytest.mark.parametrize("key", ["action", "observation.state"])
+def test_states_and_actions_are_declared_as_numbers(tmp_path: Path, key: str) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"][key].update(dtype="float64"))  # wider than stored, as exporters write
+    assert len(open_source(root, "lerobot")[0])
+    described(root, lambda info: info["features"][key].update(dtype="string"))
+    with pytest.raises(EpisodeError, match=rf"info.json: '{key}' is of 'string', not of numbers; name another$"):
+        open_source(root, "lerobot")
+
+
 @pytest.mark.parametrize("turn", [["-display_rotation", "90"], ["-display_rotation", "180"], ["-display_hflip"]])
 def test_pictures_of_a_film_are_as_they_are_stored(tmp_path: Path, turn: list[str]) -> None:
     film = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]

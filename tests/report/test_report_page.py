@@ -195,9 +195,10 @@ def test_a_run_with_the_rollouts_of_another_policy_is_refused(tmp_path):
 
 def test_a_run_whose_rollouts_ended_otherwise_than_its_summary_says_is_refused(tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
-    layout = json.loads((path / "summary.json").read_text())["variants"]["default"]["layout_seeds"][2]
+    said = json.loads((path / "summary.json").read_text())["variants"]["default"]
     kept = path / "rollouts" / "default" / "episodes.jsonl"
-    line = {"episode": 2, "layout_seed": layout, "success": False, "steps": 9, "phase": None}
+    own = {"layout_seed": said["layout_seeds"][2], "steps": said["steps"][2], "phase": said["last_phases"][2]}
+    line = {"episode": 2, "success": False, **own}
     kept.write_text(json.dumps(line) + '\n{"episode": 3, "lay')  # a part that a kill left
     Run.read(path)
     assert kept.read_text().endswith("lay")
@@ -206,9 +207,10 @@ def test_a_run_whose_rollouts_ended_otherwise_than_its_summary_says_is_refused(t
     with pytest.raises(UserError, match=rf"{figures} is of another interval than .*summary\.json; copy the run again"):
         Run.read(path)
     figures.unlink()
-    kept.write_text(json.dumps({**line, "success": True}) + "\n")
-    with pytest.raises(UserError, match=rf"{kept}: episode 2 ended otherwise than .*summary\.json says; copy the run"):
-        Run.read(path)
+    for other in ({"success": True}, {"steps": own["steps"] + 1}, {"phase": "flying"}):
+        kept.write_text(json.dumps(line | other) + "\n")
+        with pytest.raises(UserError, match=rf"{kept}: episode 2 ended otherwise than .*summary\.json says; copy the"):
+            Run.read(path)
 
 
 ENDS = r"metrics\.jsonl does not end with val/action_mse of step 20, where the run ended; copy it again"

@@ -95,6 +95,7 @@ def test_a_client_gets_metadata_then_chunks(port, talk):
         ({}, "none of the known keys"),
         ({"observation/state": STATE.reshape(3, 3)}, r"float32 \[3, 3\], not numbers"),
         ({"observation/state": "nine"}, "not numbers"),
+        ({"observation/state": STATE > 0}, r"bool \[9\], not numbers"),
         ({"observation/state": np.full(9, np.nan)}, "NaN or infinite at index 0"),
         ({"observation/image": np.zeros((4, 4, 3), np.float32)}, r"not uint8 \[h, w, 3\]"),
         ({"observation/image": np.zeros((0, 4, 3), np.uint8)}, r"not uint8 \[h, w, 3\]"),
