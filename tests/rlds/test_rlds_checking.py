@@ -179,6 +179,18 @@ def test_one_episode_or_one_axis_in_it_of_another_scale_is_found(factors: list[f
     assert ("warning", "scale") in findings([*SOUND[:2], odd, SOUND[3]])
 
 
+def test_one_episode_of_a_robot_that_was_mounted_otherwise_is_found() -> None:
+    turned = _action(_columns(ALL, [-1, -1, 1, -1, -1, 1, 1]))(SOUND[2])
+    assert ("warning", "frame") in findings([*SOUND[:2], turned, SOUND[3]])
+
+
+def test_an_arm_that_moves_and_is_not_commanded_is_found_and_one_that_is_held_is_not() -> None:
+    idle = _action(lambda a: a * ([0] * 6 + [1]))
+    assert ("warning", "frame") in findings([idle(r) for r in SOUND])
+    held = _proprio(lambda p: p[:, :3].__imul__(1e-4))
+    assert ("warning", "frame") not in findings([held(idle(r)) for r in SOUND])
+
+
 def test_a_jump_shows_in_a_short_episode_too() -> None:
     short = physical(7, steps=12)
     assert ("warning", "jump") not in findings([short])

@@ -12,6 +12,8 @@ from gap_vla.phases.motion import relative_rotation_vector
 from gap_vla.rlds.checking.report import Finding, Recording
 
 ACTION_PER_ARM = 7
+_STILL = 0.02
+"""Metres in an episode that an arm may drift while it is held."""
 _OFF_SCALE = 4.0
 """Distances per unit of action that differ by more than this are not wear or friction."""
 
@@ -81,6 +83,11 @@ def check_translation(episodes: Sequence[Recording]) -> Iterator[Finding]:
         moved = [np.diff(s[:, :3], axis=0) for s in states]
         yield from _frame_and_sign(f"arm {arm} translation", command, moved)
         yield from _time_shift(arm, command, moved)
+        yield from _turned_episodes(arm, command, moved)
+        path = max(np.linalg.norm(m, axis=1).sum() for m in moved)
+        if np.concatenate(command).std(0).max() < 1e-6 and path > _STILL:
+            text = f"arm {arm}: it moves {path:.2g} m in an episode, and its translation is never commanded"
+            yield Finding("warning", "frame", text)
         absolute = _mean_distance([c[:-1] - s[1:, :3] for c, s in zip(command, states)])
         if absolute < 0.02 and _mean_distance([c[:-1] for c in command]) > 0.1:
             text = f"arm {arm}: actions look like absolute positions, not differences; convert them to differences"
@@ -132,10 +139,15 @@ def check_scale(episodes: Sequence[Recording]) -> Iterator[Finding]:
 
 def _gain(command: np.ndarray, moved: np.ndarray) -> float:
     """Distance per unit of action; NaN where the action does not explain the motion."""
+    return (
+        float((command * moved).mean() / (command**2).mean()) if _correlation(command, moved) >= 0.5 else float("nan")
+    )
+
+
+def _correlation(command: np.ndarray, moved: np.ndarray) -> float:
+    """Of what was commanded with what was done, about zero; 0 where either is nothing."""
     size_a, size_b = np.sqrt((command**2).mean()), np.sqrt((moved**2).mean())
-    if size_a < 1e-6 or size_b < 1e-9 or (command * moved).mean() / (size_a * size_b) < 0.5:
-        return float("nan")
-    return float((command * moved).mean() / (command**2).mean())
+    return float((command * moved).mean() / (size_a * size_b)) if size_a >= 1e-6 and size_b >= 1e-9 else 0.0
 
 
 def _per_arm(episodes: Sequence[Recording]) -> Iterator[tuple[int, list[np.ndarray], list[np.ndarray]]]:
@@ -194,6 +206,16 @@ def _frame_and_sign(what: str, command: list[np.ndarray], moved: list[np.ndarray
     if -0.3 <= agreement < 0.3:
         text = f"{what}: actions hardly explain the motion (r {agreement:.2f}); wrong frame, scale or time?"
         yield Finding("warning", "frame", text)
+
+
+def _turned_episodes(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
+    """Episodes in which an axis moves the other way than in most, as of a robot that was mounted otherwise."""
+    for axis, name in enumerate("xyz"):
+        signs = np.array([_correlation(c[: len(m), axis], m[:, axis]) for c, m in zip(command, moved)])
+        if np.median(signs) > 0.5:
+            for index in np.flatnonzero(signs < -0.5):
+                text = f"arm {arm}, usable episode {index}: {name} moves against its action (r {signs[index]:.2f}), "
+                yield Finding("warning", "frame", text + "in most others with it")
 
 
 def _time_shift(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[Finding]:
