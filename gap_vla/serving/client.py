@@ -155,6 +155,9 @@ class RemotePolicy:
             raise PolicyError(f"{self._address}: {error}; correct the key file (--keys), or its answer") from None
         if len(chunk) == 0:
             raise PolicyError(f"{self._address} answered with no actions; let it answer with at least one")
+        if len(chunk) < (asked := self._keys.execute):
+            short = f"{self._address} answered with {len(chunk)} actions, and {asked} of each answer are to be executed"
+            raise PolicyError(f"{short}; lower execute in the key file (--keys), or let it answer with whole chunks")
         link.left = deque(chunk[: self._keys.execute])
         return link
 

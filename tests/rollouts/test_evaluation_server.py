@@ -211,6 +211,16 @@ def test_names_columns_signs_and_chunks_are_mapped_by_the_key_file(tmp_path):
         KeyMapping.read(path)
 
 
+def test_an_answer_of_fewer_actions_than_are_to_be_executed_is_refused():
+    with serving(Counting(), whole_chunks=False) as port:
+        policy = RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(execute=2))
+        policy.reset([0])
+        with pytest.raises(
+            PolicyError, match=r"answered with 1 actions, and 2 of each .* lower execute in the key file"
+        ):
+            policy.act({"proprio": STATE[None]}, [0])
+
+
 def test_a_server_error_is_the_policys_error():
     with serving(Counting(), whole_chunks=True) as port:
         policy = RemotePolicy(f"ws://127.0.0.1:{port}")
