@@ -3,10 +3,11 @@
     gap-vla compare --config finetune_configs/assembly.py --seeds 0,1,2
     gap-vla compare --config finetune_configs/assembly.py --seeds 0 --methods vp,vp_gap
 
-Every (method, seed) is a run of `gap-vla finetune`. Finished ones are skipped and started ones go on, so this command
-can be stopped at any moment (Ctrl-C) and given again. It prints success per method (mean over seeds, interval) and the
-paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/. Status 1 means that runs
-failed; they are named, and tried again when the command is given again.
+Every (method, seed) is a run of `gap-vla finetune`, or of `train-small` where the configuration is one of small
+policies (v, vp and vp_gap are called vision, concat and gap there). Finished ones are skipped and started ones go on,
+so this command can be stopped at any moment (Ctrl-C) and given again. It prints success per method (mean over seeds,
+interval) and the paired differences, and leaves the same as table.md and table.png in runs/TASK/compare-HASH/. Status 1
+means that runs failed; they are named, and tried again when the command is given again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Where foreign files and values enter: what is wrong with them becomes an error of one line that says where and what.
 
 Each reader puts its reading into one `refusing` block; what it checks itself it raises as its own error inside. Values
-of JSON files, or of a caller, are taken by name with `Section`, `whole` and `finite`. Only the standard library is
-imported.
+of JSON files, or of a caller, are taken by name with `Section`, `whole` and `finite`. It imports no other library.
 """
 
 from __future__ import annotations
@@ -60,18 +59,19 @@ def refusing(
         ...
     gap_vla.core.errors.UserError: demos.npz: no 'action'; write it again
     """
-    problems: tuple[type[Exception], ...] = (*FOREIGN, *also)
     try:
         yield
     except own:
         raise
-    except problems as problem:
+    except (*FOREIGN, *also) as problem:  # type: ignore[misc]
         if is_full_disk(problem) or isinstance(problem, PermissionError):  # what is read is not damaged
             raise
-        found = f"no {problem.args[0]!r}" if type(problem) is KeyError and problem.args else f"{problem}"
+        found = f"{problem}"
+        if type(problem) is KeyError and problem.args:  # h5py's has a sentence in the place of the key
+            found = re.sub("^no ['\"](Unable to .*).$", r"\1", f"no {found}")
         if failure := failure_of_system(problem):
-            raise error(f"{str(where).split(': ')[0]}: {failure}") from problem
-        found = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>", "", found)
+            raise error(f"{f'{where}'.split(': ')[0]}: {failure}") from problem
+        found = re.sub(r" ?<[\w.]+ object at 0x[0-9a-f]+>|\{\{.*?\}\} ?| \[Op:\w+\] name:", "", found)  # TensorFlow's
         raise error(f"{where}: {one_line(found) or type(problem).__name__}; {advice}") from problem
 
 

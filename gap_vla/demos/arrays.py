@@ -73,5 +73,10 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, error:
             shape, by_columns, dtype = header(stream)
         except FOREIGN:
             raise error(f"{where}: its header describes no array; write it again") from None
+        declared, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+        if declared != held and dtype.kind != "O":  # before so much is unpacked
+            raise error(
+                f"{where}: it declares an array {dtype}{list(shape)} and holds {held} bytes of it; write it again"
+            )
         with refusing(where, "store plain numbers or text, and write it again", error):
             return array_of(stream.read(), dtype, shape, "F" if by_columns else "C")

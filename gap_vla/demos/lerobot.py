@@ -98,13 +98,15 @@ class LeRobot(NamedArrays):
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
         table = read_rows(place.table, columns, ("episode_index", place.index))
         if (rows := len(table["episode_index"])) != place.length:
-            raise EpisodeError(f"{where}: {rows} rows, the index says {place.length}; download it again")
+            raise EpisodeError(f"{where}: {rows} rows of this number, the index says {place.length}; download it again")
         _require_counted(table, place, self._fps, where)
         arrays: dict[str, Any] = {"language_instruction": _instruction(table, place, where)}
         for key in columns[:2]:
             with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
                 width = math.prod(self._features[key].shape)
-                arrays[key] = np.stack([np.asarray(row).reshape(width) for row in table[key]])
+                arrays[key] = np.stack([np.ravel(row) for row in table[key]])
+            if (found := arrays[key].shape[1]) != width:
+                raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
         for key in self._image_keys if images else ():
             frames = _pictures(table[key], where) if key in stored else _video(place, key, self._fps)
             if sorted(frames.shape[1:3]) != sorted(shape := self._features[key].shape)[-2:]:  # channels first or last

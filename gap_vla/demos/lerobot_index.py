@@ -163,7 +163,8 @@ def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePl
     before = itertools.accumulate((row.whole("length", 1, MOST) for row in rows), initial=0)
     places = [_place(described, row, first, tasks, cameras) for row, first in zip(rows, before)]
     if not places:
-        raise EpisodeError(f"{root}: no episodes")
+        index = "meta/episodes/*.parquet" if described.version == "v3" else "meta/episodes.jsonl"
+        raise EpisodeError(f"{root}: {index} lists no episodes; download the dataset again")
     if len({place.index for place in places}) < len(places):
         raise EpisodeError(f"{root}/meta: an episode is listed twice; download the index again")
     for what, listed, said in (
@@ -253,5 +254,7 @@ def _place(
         videos[key] = file(described.video_path, part, video_key=key), start
     texts = row.list("tasks", Section.text)
     task = next(iter(texts), "")
+    if tasks is None and len({*texts}) > 1:
+        raise EpisodeError(f"{row.where}: {len(texts)} tasks, and there is no meta/tasks.* to number them; download it")
     tasks = None if tasks is None else {number: text for number, text in tasks.items() if text in texts}
     return EpisodePlace(file(described.data_path, "data"), index, first, length, task, tasks, videos)

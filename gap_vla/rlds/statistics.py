@@ -144,7 +144,8 @@ def check_statistics(
         section.require(key)
         vector = _typed(key, section.values[key])
         if vector.dtype != (np.bool_ if key == "mask" else np.float32):
-            raise section.refuse(key, "a list of truth values" if key == "mask" else "a list of numbers")
+            wanted = "truth values" if key == "mask" else "numbers"
+            raise error(f"{section.name(key)} is no list of {wanted}; copy the file again")
         width = len(vectors.get("mean", vector)) if vector.ndim else 0
         if vector.shape != (width,) or not 1 <= width <= widest:
             raise error(f"{section.name(key)} has shape {vector.shape}; the network takes {widest} dimensions")

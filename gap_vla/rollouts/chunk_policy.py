@@ -239,7 +239,7 @@ class ChunkPolicy(abc.ABC):
     def _prepared(self, key: str, shape: tuple[int, ...], observations: Mapping[str, np.ndarray]) -> np.ndarray:
         if key not in observations:
             raise PolicyError(
-                f"the policy takes {key}, the task gives {sorted(observations)}; "
+                f"the policy takes {key}, it is given {sorted(observations)}; "
                 "was it trained for this task, with these cameras?"
             )
         value = observations[key]

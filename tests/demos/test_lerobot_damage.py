@@ -54,7 +54,7 @@ def change(root: Path, pattern: str, column: str, new: Callable[[list[Any]], lis
         ("task_index", lambda c: [None] * len(c), "'task_index' is None"),
         ("task_index", lambda c: [1] * len(c), "'task_index' is 1"),
         ("task_index", lambda c: list(map(str, c)), "'task_index' is '0'"),
-        ("episode_index", lambda c: [7] * len(c), "0 rows, the index says 12"),
+        ("episode_index", lambda c: [7] * len(c), "0 rows of this number, the index says 12"),
     ],
 )  # fmt: skip
 def test_steps_that_are_not_counted_as_lerobot_counts_them_are_named(
@@ -190,6 +190,11 @@ def test_a_list_of_tasks_that_was_not_downloaded_is_refused_and_one_that_never_w
     change(tmp_path / "v21_video", "data/**/*.parquet", "task_index", lambda c: [0] * 4 + [1] * (len(c) - 4))
     with pytest.raises(EpisodeError, match="'task_index' is 0 and 1; make an episode of each task"):
         open_source(tmp_path / "v21_video", "lerobot").read(0, images=False)
+    index, lines = (here := tasks.with_name("episodes.jsonl")), here.read_text()
+    index.write_text(lines.replace('"tasks": [', '"tasks": ["another", ', 1))
+    with pytest.raises(EpisodeError, match=r"episodes.jsonl row 1: 2 tasks, and there is no meta/tasks.\* to number"):
+        open_source(tmp_path / "v21_video", "lerobot")
+    index.write_text(lines)
     tasks.symlink_to("blob")
     with pytest.raises(EpisodeError, match=r"tasks.jsonl: the index cannot be read"):
         open_source(tmp_path / "v21_video", "lerobot")

@@ -161,7 +161,7 @@ def test_inputs_of_another_task_are_an_error_that_says_so(model):
     policy = OctoPolicy(model, batch_size=2)
     policy.reset([0])
     batch = observations(1)
-    with pytest.raises(PolicyError, match="takes image_primary, the task gives"):
+    with pytest.raises(PolicyError, match="takes image_primary, it is given"):
         policy.act({key: value for key, value in batch.items() if key != "image_primary"}, [0])
     with pytest.raises(PolicyError, match="proprio of width 9, the task gives 18"):
         policy.act({**batch, "proprio": np.zeros((1, 18), np.float32)}, [0])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import regular
 from gap_vla.core.outputs import HDF5, claim, suffix_of, write_output
 from gap_vla.demos.fields import files_in, resized
 from gap_vla.demos.layout import StateLayout
@@ -37,6 +38,8 @@ def kind_of(source: str | Path) -> str:
     source = Path(source)
     if not source.exists():
         raise AnnotationError(f"{source}: no such file or folder")
+    if not source.is_dir():
+        regular(source, AnnotationError)
     if (source / "features.json").is_file():
         return "rlds"
     if source.is_file() and suffix_of(source) in HDF5:

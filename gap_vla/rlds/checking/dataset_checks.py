@@ -232,7 +232,7 @@ def _time_shift(arm: int, command: list[np.ndarray], moved: list[np.ndarray]) ->
     of_now, of_after = np.mean(effects, axis=0)
     if of_after > 0.5 and of_after > of_now:
         text = f"arm {arm}: the motion of a step follows the action after it (effect {of_after:.2f}) more than its own "
-        yield Finding("error", "time", text + f"({of_now:.2f}); actions are recorded one step late")
+        yield Finding("error", "time", text + f"({of_now:.2f}); actions are recorded late")
 
 
 def _mean_distance(differences: list[np.ndarray]) -> float:
