@@ -62,6 +62,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         around(Path(options.front_page), FRONT, if_missing="refuse")
     if Path(options.front_page).resolve() == Path(options.page).resolve():
         parser.error(f"--front-page {options.front_page} is the --page; name another, or leave the option out")
+    for option, folder in (("--results", options.results), ("--logs", options.logs)):
+        if Path(folder).exists() and not Path(folder).is_dir():
+            parser.error(f"{option} {folder} is no folder; name one, or a place where there is nothing")
     if options.look:
         parser.refuse_idle("with --look, which trains nothing", "budget", "jobs", "retry", "device", "dry_run", "logs")
     if options.render:

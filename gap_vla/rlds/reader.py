@@ -90,6 +90,8 @@ def read_steps(
     if split not in builder.info.splits:
         raise EpisodeError(f"{version_dir}: no split {split!r}; it has {', '.join(builder.info.splits)}")
     where = f"{version_dir}, split {split}"
+    if not builder.info.splits[split].num_examples:
+        raise EpisodeError(f"{where}: it holds no episodes; convert the dataset again, with some for it")
     with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
         in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         part = split if only is None else f"{split}[{only}:{only + 1}]"

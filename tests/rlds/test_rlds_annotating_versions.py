@@ -224,6 +224,19 @@ def test_a_split_that_is_listed_twice_is_refused(tmp_path):
         annotate_files(old, old.parent / "1.1.0", method="gaussian")
 
 
+def test_a_split_without_episodes_is_refused_in_one_line(tmp_path, caplog):
+    from gap_vla.rlds import read_rlds, write_rlds
+
+    old = write_rlds(demos(3), tmp_path, "corners", val_fraction=0.34)
+    info = json.loads((old / "dataset_info.json").read_text())
+    next(split for split in info["splits"] if split["name"] == "val")["shardLengths"] = ["0"]
+    (old / "dataset_info.json").write_text(json.dumps(info))
+    next(old.glob("*-val.tfrecord*")).write_bytes(b"")
+    with pytest.raises(EpisodeError, match="split val: it holds no episodes; convert the dataset again, with some"):
+        next(iter(read_rlds(old, "val")))
+    assert not caplog.records
+
+
 def test_features_of_other_libraries_are_not_imported(tmp_path, monkeypatch):
     from gap_vla.rlds import write_rlds
 
