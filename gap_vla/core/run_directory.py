@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, content, parsed
+from gap_vla.core.foreign import Section, content, parsed, shown
 from gap_vla.core.identity import differences, digest, flat, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.typed_config import STEPS, ConfigError
@@ -63,7 +63,9 @@ def named(name: str) -> str:
         ConfigError: it is none of one folder, so the run would lie elsewhere.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", name):
-        raise ConfigError(f"--run-name is {name!r}; give letters, digits and '_', inside also '.' and '-'")
+        raise ConfigError(
+            f"--run-name is {shown(name)}; give up to 128 letters, digits and '_', inside also '.' and '-'"
+        )
     return name
 
 

@@ -142,7 +142,8 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
 
     Raises:
         PolicyError: fewer recordings, of another action width, or actions that are not finite.
-        EvaluationError: recorded actions that never vary, or pictures that show nothing.
+        EvaluationError: recorded actions that never vary, or pictures that show nothing, or what the episode shows
+            that the swaps take them from.
     """
     if len(recordings) < 2:
         raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
@@ -150,6 +151,9 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
     for one, camera in itertools.product(recordings, recordings[0].images):
         if np.ptp(one.images[camera]) == 0:
             raise EvaluationError(f"{one.name}: {camera} shows one value alone; film it again")
+    for one, other in itertools.pairwise([*recordings, recordings[0]]):
+        if all(np.array_equal(one.images[k], other.images[k]) for k in one.images):
+            raise EvaluationError(f"{one.name} and {other.name} have the same pictures; leave one of them out")
     names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = [(number, name) for number in range(len(recordings)) for name in names]
     shown = Progress(f"open loop, {policy.name}", len(jobs), "episode", alone=True, quiet=not progress)

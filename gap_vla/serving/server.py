@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.typing import Origin
 
+from gap_vla.core.episode import LARGEST_STATE
 from gap_vla.core.foreign import shown, whole
 from gap_vla.core.typed_config import Bounds, check_numbers
 from gap_vla.rollouts.policy import Policy, PolicyError, forget
@@ -208,6 +209,8 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
     if not np.isfinite(array).all():
         bad = int(np.flatnonzero(~np.isfinite(array))[0])
         raise WireError(f"{name} is NaN or infinite at index {bad}, as a float32 number")
+    if (beyond := np.abs(array) > LARGEST_STATE).any():
+        raise WireError(f"{name} is {array[beyond][0]:g} at index {int(np.argmax(beyond))}, beyond {LARGEST_STATE:g}")
     return array
 
 

@@ -1,5 +1,7 @@
 """Claims about diagnosis: a policy that looks and one that does not can be told apart."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from pointmass import STEP, PointExpert, PointTask
@@ -9,6 +11,7 @@ from gap_vla.report.diagnose_report import report, verdict
 from gap_vla.rollouts.diagnose import INTERVENTIONS, IntervenedPolicy, closed_loop, open_loop
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import PolicyError
+from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.recordings import Recording, from_episode, near_switches
 
 SIZE = 64
@@ -202,6 +205,12 @@ def test_demonstrations_with_rho_phases_or_neither_become_recordings():
     with_rho, with_phase, bare = map(from_episode, given)
     assert with_rho.transition.tolist() == [False, True, True, False]
     assert with_phase.transition.all() and bare.transition is None
+
+
+def test_equal_pictures_are_not_swapped(recordings):
+    twice = [recordings[0], dataclasses.replace(recordings[0], name="its copy")]
+    with pytest.raises(EvaluationError, match="and its copy have the same pictures; leave one of them out"):
+        open_loop(Seeing(), twice)
 
 
 def test_one_recording_is_not_enough_to_swap(recordings):

@@ -97,6 +97,7 @@ def test_a_client_gets_metadata_then_chunks(port, talk):
         ({"observation/state": "nine"}, "not numbers"),
         ({"observation/state": STATE > 0}, r"bool \[9\], not numbers"),
         ({"observation/state": np.full(9, np.nan)}, "NaN or infinite at index 0"),
+        ({"observation/state": np.full(9, 2**63, np.uint64)}, "is 9.22337e\\+18 at index 0, beyond 1e\\+06"),
         ({"observation/image": np.zeros((4, 4, 3), np.float32)}, r"not uint8 \[h, w, 3\]"),
         ({"observation/image": np.zeros((0, 4, 3), np.uint8)}, r"not uint8 \[h, w, 3\]"),
         ({"observation/state": STATE, "prompt": 3}, "not a text"),
