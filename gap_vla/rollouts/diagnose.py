@@ -152,7 +152,7 @@ def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool
         if np.ptp(one.images[camera]) == 0:
             raise EvaluationError(f"{one.name}: {camera} shows one value alone; film it again")
     for one, other in itertools.pairwise([*recordings, recordings[0]]):
-        if all(np.array_equal(one.images[k], other.images[k]) for k in one.images):
+        if one.images and all(np.array_equal(one.images[k], other.images[k]) for k in one.images):
             raise EvaluationError(f"{one.name} and {other.name} have the same pictures; leave one of them out")
     names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
     jobs = [(number, name) for number in range(len(recordings)) for name in names]
