@@ -17,8 +17,9 @@ from gap_vla.demos.layout import to_quaternion
 from gap_vla.phases.motion import quaternion_product
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
-from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_scale
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
+from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance
 from gap_vla.rlds.checking.report import Recording, Report
 from gap_vla.rlds.checking.run import declared_limit
 
@@ -179,9 +180,78 @@ def test_one_episode_or_one_axis_in_it_of_another_scale_is_found(factors: list[f
     assert ("warning", "scale") in findings([*SOUND[:2], odd, SOUND[3]])
 
 
-def test_one_episode_of_a_robot_that_was_mounted_otherwise_is_found() -> None:
-    turned = _action(_columns(ALL, [-1, -1, 1, -1, -1, 1, 1]))(SOUND[2])
-    assert ("warning", "frame") in findings([*SOUND[:2], turned, SOUND[3]])
+@pytest.mark.parametrize(
+    "action",
+    [_columns(ALL, [-1, -1, 1, -1, -1, 1, 1]), _columns([1, 0, 2, 3, 4, 5, 6], [1] * 7), lambda a: SOUND[3].action],
+    ids=["turned", "exchanged", "of another episode"],
+)
+@pytest.mark.parametrize("odd", [[2], [0, 1]])
+def test_some_episodes_of_a_robot_that_was_mounted_otherwise_are_found(
+    action: Callable[[np.ndarray], np.ndarray], odd: list[int]
+) -> None:
+    many = [physical(i) for i in range(6)]
+    spoiled = [_action(action)(r) if i in odd else r for i, r in enumerate(many)]
+    told = [f.message for f in check_scale(spoiled) if f.check == "frame"]
+    assert [text for i in odd for text in told if f"usable episode {i}:" in text] and len(told) <= len(odd), told
+
+
+def _scene(index: int, camera: int = 0) -> np.ndarray:
+    """A scene that is alike in all episodes: a bright corner of one colour and another beside it; one object moves."""
+    frames = np.full((60, 32, 32, 3), 60, np.uint8)
+    frames[:, :10, 4:14] = [200, 40, 20] if camera == 0 else [10, 200, 220]
+    frames[:, 18 + camera :, 20:26] = [20, 90, 60]
+    rng = np.random.default_rng([index, camera])
+    row, column = rng.integers(4, 24, 2)
+    frames[:, row : row + 4, column : column + 4] = 120
+    return frames + rng.integers(0, 4, frames.shape, dtype=np.uint8) // 3
+
+
+def _seen(**cameras: list[np.ndarray]) -> list[Recording]:
+    views = [{name: glance(frames[i]) for name, frames in cameras.items()} for i in range(4)]
+    return [dataclasses.replace(r, glances=view) for r, view in zip(SOUND, views)]
+
+
+def _told_of_pictures(recordings: list[Recording]) -> list[str]:
+    return [f"{f.episode}: {f.message}" for check in PICTURE_CHECKS for f in check(recordings)]
+
+
+SCENES = [_scene(i) for i in range(4)]
+
+
+def test_pictures_that_belong_together_pass() -> None:
+    assert not _told_of_pictures(_seen(primary=SCENES, wrist=[_scene(i, 1) for i in range(4)]))
+    noise = [np.random.default_rng(i).integers(0, 256, (60, 3, 5, 3), dtype=np.uint8) for i in range(4)]
+    assert not _told_of_pictures(_seen(primary=noise))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "how"),
+    [
+        (lambda frames: frames[:, ::-1], "upside down"),
+        (lambda frames: frames[:, :, ::-1], "mirrored"),
+        (lambda frames: frames[:, ::-1, ::-1], "turned by 180°"),
+        (lambda frames: np.rot90(frames, 1, (1, 2)), "turned by -90°"),
+        (lambda frames: frames[..., ::-1], "with red and blue exchanged"),
+    ],
+)
+def test_one_episode_that_was_filmed_otherwise_is_found(spoil: Callable[[np.ndarray], np.ndarray], how: str) -> None:
+    told = _told_of_pictures(_seen(primary=[spoil(f) if i == 1 else f for i, f in enumerate(SCENES)]))
+    if how.startswith("turned by"):  # which way undoes it is another than which way did it
+        assert len(told) == 1 and "train[1]: primary is turned by" in told[0], told
+    else:
+        assert told == [f"train[1]: primary is {how}, compared with most other episodes"]
+
+
+def test_exchanged_and_repeated_cameras_are_found() -> None:
+    wrist = [_scene(i, 1) for i in range(4)]
+    exchanged = _seen(
+        primary=[*SCENES[:3], wrist[3]],
+        wrist=[*wrist[:3], SCENES[3]],
+    )
+    assert _told_of_pictures(exchanged) == ["train[3]: primary and wrist are exchanged, compared with most other episodes"]
+    assert "show the same pictures in 4 of 4 episodes" in _told_of_pictures(_seen(primary=SCENES, wrist=SCENES))[0]
+    repeated = _told_of_pictures(_seen(primary=[*SCENES[:3], SCENES[0]]))
+    assert repeated == ["train[3]: primary shows the same pictures as in train[0], where other actions are taken; drop one"]
 
 
 def test_an_arm_that_moves_and_is_not_commanded_is_found_and_one_that_is_held_is_not() -> None:

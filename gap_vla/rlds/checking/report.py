@@ -52,6 +52,7 @@ class Recording:
         proprio: float32[T, 9 * arms] if the layout of the state is known, else None.
         action: float32[T, A].
         action_limit: the largest action that there may be; None: in the robot's own units.
+        glances: camera to its mean picture in a few cells, which stays when the pictures go.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Recording:
     proprio: np.ndarray | None
     action: np.ndarray
     action_limit: float | None = 1.0
+    glances: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.action)

@@ -18,6 +18,7 @@ from gap_vla.demos.layout import StateLayout
 from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
+from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance
 from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
@@ -72,7 +73,9 @@ def check_dataset(
             recording = dataclasses.replace(recording, action_limit=limit)
             found = [finding for check in EPISODE_CHECKS for finding in check(recording)]
             findings += found
-            kept.append(dataclasses.replace(recording, images={}, fields={}, language=recording.language[:1]))
+            glances = {camera: glance(frames) for camera, frames in recording.images.items()}
+            text = recording.language[:1]
+            kept.append(dataclasses.replace(recording, images={}, fields={}, language=text, glances=glances))
             suspicious = any(f.level != "note" for f in found)
             if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
                 caption = recording.name + "".join(f" | {f}" for f in found[:2])
@@ -83,7 +86,7 @@ def check_dataset(
     if len(widths) > 1:
         findings.append(Finding("error", "structure", f"episodes of different widths (action, arms): {sorted(widths)}"))
     else:
-        findings += [finding for check in DATASET_CHECKS for finding in check(kept)]
+        findings += [finding for check in (*DATASET_CHECKS, *PICTURE_CHECKS) for finding in check(kept)]
     of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
     if of_ours and max_episodes is None and layout is None and state_key is None and len(widths) == 1:
         findings += _statistics(version_dir, [e for e in kept if e.name.startswith("train[")])

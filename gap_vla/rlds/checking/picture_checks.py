@@ -1,0 +1,102 @@
+"""Checks of pictures over all episodes: each stream occurs once, and every episode shows the scene as the others do."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from gap_vla.rlds.checking.report import Finding, Recording
+
+Glance = Float[np.ndarray, "8 8 3"]
+CELLS = 8
+DIFFERENT = 8.0
+"""Grey levels, root mean square, from which on two glances show different things."""
+MUCH_CLOSER = 0.55
+"""A change of the picture that leaves less than this share of the distance to the other episodes undoes a mistake."""
+AT_MOST = 200
+"""Episodes among which the usual one is chosen."""
+
+MISTAKES: dict[str, Callable[[Glance], Glance]] = {
+    "upside down": lambda g: g[::-1],
+    "mirrored": lambda g: g[:, ::-1],
+    "turned by 180°": lambda g: g[::-1, ::-1],
+    "turned by 90°": lambda g: np.rot90(g),
+    "turned by -90°": lambda g: np.rot90(g, -1),
+    "with red and blue exchanged": lambda g: g[..., ::-1],
+}
+
+
+def glance(frames: UInt8[np.ndarray, "T h w 3"]) -> Glance:
+    """The mean of an episode's pictures, in 8 × 8 cells: what a camera sees on the whole."""
+    mean = frames.mean(0, dtype=np.float64)
+    for axis in (0, 1):
+        edges = np.linspace(0, mean.shape[axis], CELLS + 1)[:-1].astype(int)
+        counts = np.maximum(np.diff([*edges, mean.shape[axis]]), 1)
+        mean = np.add.reduceat(mean, edges, axis) / np.expand_dims(counts, (1, 2) if axis == 0 else (0, 2))
+    return mean
+
+
+def check_streams(episodes: Sequence[Recording]) -> Iterator[Finding]:
+    """No two cameras show the same, and no camera shows the same in two episodes that act differently."""
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+    seen: dict[tuple[str, bytes], Recording] = {}
+    for episode in episodes:
+        shown = {camera: g for camera, g in sorted(episode.glances.items()) if np.ptp(g) > 0}
+        for a, b in itertools.combinations(shown, 2):
+            if np.array_equal(shown[a], shown[b]):
+                alike[a, b].append(episode.name)
+        for camera, g in shown.items():
+            first = seen.setdefault((camera, g.tobytes()), episode)
+            if first is not episode and not np.array_equal(first.action, episode.action):
+                text = f"{camera} shows the same pictures as in {first.name}, where other actions are taken; drop one"
+                yield Finding("warning", "pictures", text, episode.name)
+    for (a, b), names in alike.items():
+        text = f"{a} and {b} show the same pictures in {len(names)} of {len(episodes)} episodes; leave one camera out"
+        yield Finding("warning", "pictures", text, names[0])
+
+
+def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
+    """Each camera is the same way up, in the same colours and the same camera in every episode."""
+    cameras = sorted(set.intersection(*(set(e.glances) for e in episodes)))
+    if len(episodes) < 3:
+        return
+    usual = {camera: _usual([e.glances[camera] for e in episodes]) for camera in cameras}
+    for episode in episodes:
+        exchanged = {
+            (a, b)
+            for a, b in itertools.combinations(cameras, 2)
+            if _closer(episode.glances[a], usual[b], usual[a]) and _closer(episode.glances[b], usual[a], usual[b])
+        }
+        for a, b in exchanged:
+            text = f"{a} and {b} are exchanged, compared with most other episodes"
+            yield Finding("warning", "pictures", text, episode.name)
+        for camera in set(cameras) - {name for pair in exchanged for name in pair}:
+            seen = episode.glances[camera]
+            undone = {how: _distance(undo(seen), usual[camera]) for how, undo in MISTAKES.items()}
+            how = min(undone, key=lambda name: undone[name])
+            far = _distance(seen, usual[camera])
+            if far > DIFFERENT and undone[how] < MUCH_CLOSER * far:
+                text = f"{camera} is {how}, compared with most other episodes"
+                yield Finding("warning", "pictures", text, episode.name)
+
+
+def _usual(glances: Sequence[Glance]) -> Glance:
+    """The one that is nearest to the others."""
+    some = np.stack(glances)[np.linspace(0, len(glances) - 1, min(len(glances), AT_MOST)).astype(int)]
+    return some[np.argmin([np.median([_distance(a, b) for b in some]) for a in some])]
+
+
+def _distance(a: Glance, b: Glance) -> float:
+    return float(np.sqrt(((a - b) ** 2).mean()))
+
+
+def _closer(seen: Glance, other: Glance, own: Glance) -> bool:
+    far = _distance(seen, own)
+    return far > DIFFERENT and _distance(seen, other) < MUCH_CLOSER * far
+
+
+PICTURE_CHECKS: tuple[Callable[[Sequence[Recording]], Iterator[Finding]], ...] = (check_streams, check_views)
