@@ -98,6 +98,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 signal.signal(signal.SIGINT, _interrupt)
             _prepare_streams()
             start_quietly(refused=UserError)
+            os.getcwd()  # a folder that was deleted, which MKL would call an installation of torch that is broken
             if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
                 meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
                 reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"

@@ -377,7 +377,7 @@ def shell(line: str, cwd: object) -> subprocess.CompletedProcess[str]:
         ("NUMBA_NUM_THREADS=0 gap annotate x --out y", USER_ERROR, "^error: NUMBA_NUM_THREADS is less than 1"),
         ("MPLBACKEND=nonsense gap annotate x --out y", USER_ERROR, "^error: x: no such"),
         ("PYTHONIOENCODING=ascii gap annotate --help | grep -c u03c1 >&2", 0, "^[1-9]"),
-        ("mkdir x; cd x; rmdir ../x; gap show-episode d --out e.html", USER_ERROR, "^error: the folder in which this"),
+        ("mkdir x; cd x; rmdir ../x; gap show-episode /d --out /tmp", USER_ERROR, "^error: the folder in which this"),
         (
             f"ulimit -v 2000000; gap check-dataset {ROOT}/tests/data/rlds/made_by_0.1.0/toy/1.0.0",
             USER_ERROR,

@@ -28,6 +28,7 @@ def run_notebook(name, folder, monkeypatch, limit=1800):
     return "".join(output.get("text", "") for output in outputs)
 
 
+@pytest.mark.slow
 def test_phases_and_rho_are_shown_for_demonstrations(tmp_path, monkeypatch):
     said = run_notebook("phases_and_rho.ipynb", tmp_path, monkeypatch)
     assert "6 demonstrations" in said and "change points of the first: [" in said

@@ -248,10 +248,14 @@ def test_exchanged_and_repeated_cameras_are_found() -> None:
         primary=[*SCENES[:3], wrist[3]],
         wrist=[*wrist[:3], SCENES[3]],
     )
-    assert _told_of_pictures(exchanged) == ["train[3]: primary and wrist are exchanged, compared with most other episodes"]
+    assert _told_of_pictures(exchanged) == [
+        "train[3]: primary and wrist are exchanged, compared with most other episodes"
+    ]
     assert "show the same pictures in 4 of 4 episodes" in _told_of_pictures(_seen(primary=SCENES, wrist=SCENES))[0]
     repeated = _told_of_pictures(_seen(primary=[*SCENES[:3], SCENES[0]]))
-    assert repeated == ["train[3]: primary shows the same pictures as in train[0], where other actions are taken; drop one"]
+    assert repeated == [
+        "train[3]: primary shows the same pictures as in train[0], where other actions are taken; drop one"
+    ]
 
 
 def test_an_arm_that_moves_and_is_not_commanded_is_found_and_one_that_is_held_is_not() -> None:

@@ -213,6 +213,15 @@ def test_equal_pictures_are_not_swapped(recordings):
         open_loop(Seeing(), twice)
 
 
+def test_recordings_without_pictures_are_judged_by_their_state(recordings):
+    class Feeling(Blind):
+        def act(self, observations, episode_ids):
+            return super().act({**observations, "image_primary": np.zeros((len(episode_ids), 4, 4, 3))}, episode_ids)
+
+    _, found = effects(Feeling(), [dataclasses.replace(recording, images={}) for recording in recordings])
+    assert found["images_swapped"].change == 0 and found["proprio_swapped"].change > 0
+
+
 def test_one_recording_is_not_enough_to_swap(recordings):
     with pytest.raises(PolicyError, match="needs two or more"):
         open_loop(Seeing(), recordings[:1])

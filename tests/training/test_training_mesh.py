@@ -40,6 +40,7 @@ def test_four_devices_train_what_one_trains(on_four_devices, mesh):
         np.testing.assert_allclose(on_four_devices[f"{mesh}{key}"], expected, rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_hosts_train_what_one_trains(on_four_devices, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -3,6 +3,7 @@
 import signal
 
 import numpy as np
+import pytest
 
 from gap_vla.core.run_directory import read_metrics
 
@@ -32,6 +33,7 @@ def test_gap_changes_neither_the_names_nor_the_forward_pass(training):
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
 
 
+@pytest.mark.slow
 def test_arithmetic_in_16_bits_and_activations_computed_again_train_nearly_the_same(training):
     def losses(run):
         return np.array([row["train/loss"] for row in read_metrics(run / "metrics.jsonl") if "train/loss" in row])

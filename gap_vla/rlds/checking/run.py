@@ -74,8 +74,8 @@ def check_dataset(
             found = [finding for check in EPISODE_CHECKS for finding in check(recording)]
             findings += found
             glances = {camera: glance(frames) for camera, frames in recording.images.items()}
-            text = recording.language[:1]
-            kept.append(dataclasses.replace(recording, images={}, fields={}, language=text, glances=glances))
+            told = recording.language[:1]
+            kept.append(dataclasses.replace(recording, images={}, fields={}, language=told, glances=glances))
             suspicious = any(f.level != "note" for f in found)
             if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
                 caption = recording.name + "".join(f" | {f}" for f in found[:2])
