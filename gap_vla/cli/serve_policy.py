@@ -86,11 +86,19 @@ def main(argv: list[str] | None = None) -> None:
         batch_size=1,
     )
     policy: Any = loaded.policy
+    if options.whole_chunks and policy.window_size > 1:
+        problem = f"this policy was trained on {policy.window_size} frames in a row"
+        print(f"warning: {problem}; clients that execute whole chunks show it the first of each alone", flush=True)
+    needed = {f"image_{camera}" for camera in policy.cameras} | ({"proprio"} if policy.proprio_dim else set())
+    if missing := needed - set(keys.observation):
+        raise PolicyError(
+            f"{options.keys}: the policy needs {', '.join(sorted(missing))} too; name what clients call it"
+        )
     print(f"compiling {policy.name} …", flush=True)
     policy.warm_up()
     sizes = ("image_size", "proprio_dim", "action_dim", "action_horizon", "window_size")
     said = {"task": loaded.task or "", "cameras": list(policy.cameras), "camera": loaded.view()}
-    metadata = said | {size: getattr(policy, size) for size in sizes}
+    metadata = said | {size: getattr(policy, size) for size in sizes} | {"identity": policy.identity}
     limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
     server = PolicyServer(
         policy,

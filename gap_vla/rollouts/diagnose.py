@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gap_vla.core.progress import Progress
+from gap_vla.demos.fields import resized
 from gap_vla.rollouts.evaluation import evaluate
 from gap_vla.rollouts.policy import Policy, PolicyError, forget
 from gap_vla.rollouts.record import EvaluationError
@@ -63,6 +65,8 @@ class IntervenedPolicy:
     def __init__(self, policy: Policy, intervention: str, library: Sequence[Recording]) -> None:
         self.name = f"{policy.name}, {intervention}"
         self.identity = {**getattr(policy, "identity", {}), "intervention": intervention}
+        if intervention.endswith("_swapped"):
+            self.identity["recordings"] = _digest(library)
         self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
         self._first: dict[int, dict[str, np.ndarray]] = {}
         self._step: dict[int, int] = {}
@@ -85,9 +89,21 @@ class IntervenedPolicy:
             first = self._first.setdefault(episode, now)
             other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
             for key, value in self._change(now, first, other).items():
-                altered[key][row] = value
+                if key in altered:  # a camera of the recordings may be none of the policy's
+                    shown = key.startswith("image_")
+                    size = altered[key].shape[1:3]
+                    altered[key][row] = resized(value[None], size)[0] if shown else value
             self._step[episode] += 1
         return self._policy.act(altered, episode_ids)
+
+
+def _digest(library: Sequence[Recording]) -> str:
+    """Of what recordings show: two libraries swap other moments in."""
+    shown = hashlib.sha256()
+    for recording in library:
+        for _, values in sorted({**recording.images, "proprio": recording.proprio}.items()):
+            shown.update(values.tobytes())
+    return shown.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import logging
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
 from gap_vla.core.foreign import finite, one_line, shown
+from gap_vla.core.identity import differences, flat, in_words
 from gap_vla.rollouts.policy import PolicyError, PolicyUnavailable
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
@@ -81,17 +83,20 @@ class RemotePolicy:
         self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0, limit: float = 600.0
     ) -> None:
         self.name = "remote"
+        self.image_size: int | None = None  # of training, if it is known
         self.patience = finite("patience", patience, 0, 86_400, PolicyError)
         _check_address(address)
-        self._address, self._keys, self._limit = address, keys or KeyMapping(), limit
+        self.address, self._keys, self._limit = address, keys or KeyMapping(), limit
         self._links: dict[int, _Link] = {}
         self._lost: Counter[int] = Counter()  # connections, by episode
         self._waited: dict[int, float] = {}  # seconds of patience, by episode
         self._turn = 0  # number of the latest call; an earlier one that was given up on must not go on beside it
-        first = self._connect(time.monotonic() + self.patience)
-        self.server_metadata = first.metadata
-        first.close()
-        self.identity = {"address": address, "execute": self._keys.execute, "server": _plain(self.server_metadata)}
+        self._policy: dict[str, Any] = {}  # what the server says of it
+        deadline = time.monotonic() + self.patience
+        self.server_metadata, again = (self._greeting(deadline) for _ in range(2))
+        same = _plain(again).items()  # the rest belongs to a connection, as its time or number
+        self._policy = {key: value for key, value in _plain(self.server_metadata).items() if (key, value) in same}
+        self.identity = {"address": address, "keys": dataclasses.asdict(self._keys), "server": self._policy}
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
@@ -110,7 +115,7 @@ class RemotePolicy:
                 link = self._ask(episode, {key: value[row] for key, value in observations.items()})
             actions.append(link.left.popleft())
         if len(widths := {len(action) for action in actions}) > 1:
-            raise PolicyError(f"{self._address} answered with actions of widths {sorted(widths)}; let them have one")
+            raise PolicyError(f"{self.address} answered with actions of widths {sorted(widths)}; let them have one")
         return np.stack(actions)
 
     def close(self) -> None:
@@ -131,7 +136,7 @@ class RemotePolicy:
             try:
                 with contextlib.suppress(TimeoutError):  # what lies there already answers no observation
                     link.connection.recv(timeout=0)
-                    raise PolicyError(f"{self._address} sends more than one answer to an observation; let it send one")
+                    raise PolicyError(f"{self.address} sends more than one answer to an observation; let it send one")
                 link.connection.send(message)
                 answer = link.connection.recv(timeout=self._limit)
                 break
@@ -142,35 +147,46 @@ class RemotePolicy:
                 self._lost[episode] += 1
                 if self._lost[episode] > MAX_LOST or time.monotonic() >= deadline:
                     problem = f"closed, or was silent on, {self._lost[episode]} connection(s) of one episode ({error})"
-                    raise PolicyUnavailable(f"{self._address} {problem}; let it keep one each, and answer") from error
+                    raise PolicyUnavailable(f"{self.address} {problem}; let it keep one each, and answer") from error
                 time.sleep(_PAUSE)
                 self._waited[episode] = self.patience - (deadline - time.monotonic())
         if isinstance(answer, str):  # often a traceback, whose end says what was wrong
-            raise PolicyError(f"{self._address} answered with an error: {one_line(answer[-300:])}")
+            raise PolicyError(f"{self.address} answered with an error: {one_line(answer[-300:])}")
         try:
             chunk = self._keys.from_wire(unpack(answer))
         except WireError as error:
-            raise PolicyError(f"{self._address} does not speak openpi's protocol: {error}") from error
+            raise PolicyError(f"{self.address} does not speak openpi's protocol: {error}") from error
         except PolicyError as error:
-            raise PolicyError(f"{self._address}: {error}; correct the key file (--keys), or its answer") from None
+            raise PolicyError(f"{self.address}: {error}; correct the key file (--keys), or its answer") from None
         if len(chunk) == 0:
-            raise PolicyError(f"{self._address} answered with no actions; let it answer with at least one")
+            raise PolicyError(f"{self.address} answered with no actions; let it answer with at least one")
         if len(chunk) < (asked := self._keys.execute):
-            short = f"{self._address} answered with {len(chunk)} actions, and {asked} of each answer are to be executed"
+            short = f"{self.address} answered with {len(chunk)} actions, and {asked} of each answer are to be executed"
             raise PolicyError(f"{short}; lower execute in the key file (--keys), or let it answer with whole chunks")
         link.left = deque(chunk[: self._keys.execute])
         return link
 
+    def _greeting(self, deadline: float) -> dict[Any, Any]:
+        link = self._connect(deadline)
+        link.close()
+        return link.metadata
+
     def _connect(self, deadline: float) -> _Link:
         while True:
             try:
-                return _Link(self._address)
+                link = _Link(self.address)
+                now = {key: value for key, value in _plain(link.metadata).items() if key in self._policy}
+                if changed := differences(self._policy, now):
+                    link.close()
+                    problem = f"greets with another policy than before ({one_line(in_words(changed), 200)})"
+                    raise PolicyError(f"{self.address} {problem}; evaluate each with an --out of its own")
+                return link
             except WireError as error:
-                raise PolicyError(f"{self._address} does not speak openpi's protocol: {error}") from error
+                raise PolicyError(f"{self.address} does not speak openpi's protocol: {error}") from error
             except (OSError, WebSocketException, AssertionError) as error:  # the last of noise that is no HTTP
                 if time.monotonic() >= deadline:
                     advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another address"
-                    raise PolicyUnavailable(f"no policy server at {self._address} ({error}); {advice}") from error
+                    raise PolicyUnavailable(f"no policy server at {self.address} ({error}); {advice}") from error
                 time.sleep(_PAUSE)
 
 
@@ -187,6 +203,9 @@ def _check_address(address: str) -> None:
 
 
 def _plain(metadata: dict[Any, Any]) -> dict[str, Any]:
-    """The part of the greeting that can be written down as JSON."""
-    plain = {str(key): value for key, value in metadata.items() if isinstance(value, str | int | float | bool)}
-    return {key: value for key, value in plain.items() if isinstance(value, str) or math.isfinite(value)}
+    """The part of the greeting that can be written down as JSON, by dotted keys."""
+    plain = {}
+    for key, value in flat(metadata):
+        with contextlib.suppress(TypeError, ValueError):  # bytes, arrays, NaN
+            plain[key] = json.loads(json.dumps(value, allow_nan=False))
+    return plain

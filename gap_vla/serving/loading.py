@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gap_vla.core.foreign import CheckpointError, Section, one_line, whole
 from gap_vla.core.identity import flat
@@ -13,6 +14,9 @@ from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
 from gap_vla.rollouts.policy import ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
 from gap_vla.sim.specs import TASK_NAMES, task_spec
+
+if TYPE_CHECKING:
+    from gap_vla.serving.client import RemotePolicy
 
 MAX_BATCH = 4096
 """Episodes that a policy is asked about at once: environments per process times processes."""
@@ -95,6 +99,9 @@ def load_checkpoint(
         policy = OctoPolicy.load(
             directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
         )
+    for key, digest in run.acted.items() if step is None else ():
+        if policy.identity.get(key, digest) != digest:
+            raise CheckpointError(f"{directory} has other {key} than its run was evaluated with; copy the run again")
     own: dict[str, Any] = {key: getattr(policy, key) for key in ("camera", "image_size")}
     own |= {"method": policy.name, "normalization": policy.identity["normalization"]}
     for key, told in {**own, "cameras": " ".join(sorted(policy.cameras))}.items():
@@ -141,8 +148,23 @@ def load_policy(
         from gap_vla.serving.client import KeyMapping, RemotePolicy
 
         mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
-        return LoadedPolicy(RemotePolicy(name, mapping, patience=patience))
+        return _of_server(RemotePolicy(name, mapping, patience=patience), task, resized=mapping.image_size is not None)
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
+
+
+def _of_server(policy: RemotePolicy, task: str | None, resized: bool) -> LoadedPolicy:
+    """A server of ours says in its greeting what its policy was trained for; others' say nothing of that."""
+    said = policy.server_metadata
+    trained, size, view = (said.get(key) for key in ("task", "image_size", "camera"))
+    if trained not in TASK_NAMES:
+        return LoadedPolicy(policy)
+    if task not in (None, trained):
+        policy.close()
+        raise PolicyError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
+    known = {"camera": view} if view in task_spec(trained).views else {}
+    if type(size) is int and 0 < size <= 4096 and not resized:
+        policy.image_size = known["image_size"] = size
+    return LoadedPolicy(policy, trained, **known)
 
 
 def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:
@@ -180,6 +202,10 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
         raise PolicyError(f"{path}: {known}; give each its simulator's seed as the attribute 'seed'")
     for name, seed in seeds.items():
         whole(f"{name}: seed", seed, 0, 2**32 - 1, PolicyError)
+    if len(set(seeds.values())) < len(seeds):
+        twice = next(seed for seed in seeds.values() if list(seeds.values()).count(seed) > 1)
+        named = " and ".join([name for name, seed in seeds.items() if seed == twice][:2])
+        raise PolicyError(f"{path}: {named} have the same seed {twice}; each is replayed on a layout of its own")
     policy = ReplayPolicy([episode.action for episode in episodes], list(seeds.values()))
     policy.source, policy.variant = str(path), variant
     return policy
@@ -198,6 +224,8 @@ class _Run:
     threads: int = 1
     camera: str | None = None
     image_size: int | None = None
+    acted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Digests of the weights and statistics that were rolled out when the run ended."""
 
     @classmethod
     def read(cls, path: Path) -> _Run:
@@ -205,7 +233,18 @@ class _Run:
         if "method" not in found or "task" not in found:
             return cls()  # somebody else's file
         evaluation, train, demos = (found.section(name, {}) for name in ("eval", "train", "demos"))
+        acted: dict[str, Any] = {}
+        if (file := path.with_name("summary.json")).is_file():
+            ended = Section.read(file, CheckpointError)
+            if "task" in ended and ended.text("task") != found.text("task"):
+                raise CheckpointError(
+                    f"{file} says task {ended.text('task')}, {path.name} {found.text('task')}; copy the run again"
+                )
+            rollouts = ended.section("rollouts", {}) if ended.values.get("rollouts") else ended
+            played = rollouts.section("policy", {}).values
+            acted = {key: played[key] for key in ("parameters", "statistics") if key in played}
         return cls(
+            acted=acted,
             task=found.text("task"),
             method=found.text("method"),
             execute=evaluation.whole("execute", 1, 100_000, 1),

@@ -41,7 +41,7 @@ def test_a_server_that_closes_each_connection_after_some_answers_is_not_asked_fo
         ):
             for _ in range(100):
                 policy.act(BATCH, [0])
-        assert len(connections) == 2 + MAX_LOST
+        assert len(connections) == 3 + MAX_LOST  # two greetings before the first action
         policy.reset([1])  # another episode is given as many
         for _ in range(2 * MAX_LOST):
             policy.act(BATCH, [1])
@@ -56,7 +56,7 @@ def test_the_patience_is_that_of_an_episode_and_does_not_begin_anew_with_each_co
         with pytest.raises(PolicyUnavailable, match=r"closed, or was silent on, 2 connection\(s\) of one episode"):
             for _ in range(100):
                 policy.act(BATCH, [0])
-        assert len(connections) == 3  # the one that greets, the first of the episode, and another
+        assert len(connections) == 4  # the two that greet, the first of the episode, and another
         policy.close()
 
 

@@ -18,6 +18,7 @@ from test_evaluation_octo_policy import build, observations
 
 import gap_vla.cli.diagnose
 from gap_vla.core.episode import Episode
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.outputs import claim_folder
 from gap_vla.rlds import write_rlds
 from gap_vla.rollouts import PolicyError
@@ -165,6 +166,41 @@ def test_a_small_policy_has_one_step_and_one_dataset(option, tmp_path):
 
 def test_the_diagnosis_command_offers_every_intervention():
     assert gap_vla.cli.diagnose.INTERVENTIONS == ALL_INTERVENTIONS
+
+
+@pytest.mark.parametrize(
+    ("ended", "said"),
+    [
+        (
+            {"rollouts": {"policy": {"parameters": "0123456789abcdef"}}},
+            "has other parameters than its run was evaluated",
+        ),
+        (
+            {"rollouts": {"policy": {"statistics": "0123456789abcdef"}}},
+            "has other statistics than its run was evaluated",
+        ),
+        ({"task": "stack", "rollouts": None}, "summary.json says task stack, config.json assembly; copy the run again"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_noticed(run, tmp_path, ended, said):
+    copy = shutil.copytree(run, tmp_path / "run")
+    own = load_checkpoint(copy).policy.identity
+    policy = {key: own[key] for key in ("parameters", "statistics")}
+    (copy / "summary.json").write_text(json.dumps({"task": "assembly", "rollouts": {"policy": policy}}))
+    assert load_checkpoint(copy).policy.identity == own
+    (copy / "summary.json").write_text(json.dumps({"task": "assembly"} | ended))
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(copy)
+
+
+def test_what_a_served_policy_could_not_be_shown_is_said_before_anybody_connects(run, tmp_path, capsys):
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"observation": {"proprio": "state"}}')
+    words = ["--checkpoint", str(run), "--port", "0", "--whole-chunks", "--keys", str(keys)]
+    assert script("serve_policy").main(words) == 2
+    said = capsys.readouterr()
+    assert "warning: this policy was trained on 2 frames in a row; clients that execute whole chunks" in said.out
+    assert "keys.json: the policy needs image_primary too; name what clients call it" in said.err
 
 
 def test_a_served_checkpoint_gives_the_actions_that_it_gives_in_process(run):

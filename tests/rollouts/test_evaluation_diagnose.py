@@ -222,6 +222,25 @@ def test_recordings_without_pictures_are_judged_by_their_state(recordings):
     assert found["images_swapped"].change == 0 and found["proprio_swapped"].change > 0
 
 
+def test_closed_loop_recordings_of_another_size_and_more_cameras_are_shown_as_the_policy_sees(recordings, tmp_path):
+    other = [
+        dataclasses.replace(
+            recording,
+            images={
+                "image_primary": recording.images["image_primary"][:, ::2, ::2],
+                "image_wrist": recording.images["image_primary"],
+            },
+        )
+        for recording in recordings[:2]
+    ]
+    task = PointTask(size=SIZE)
+    options = {"episodes": 1, "seed": 40, "interventions": ["images_swapped"], "workers": 1, "progress": False}
+    _, swapped = closed_loop(Seeing(), task, other, out_dir=tmp_path, **options)
+    assert swapped.episodes == 1
+    with pytest.raises(EvaluationError, match=r"policy\.recordings"):
+        closed_loop(Seeing(), task, other[::-1], out_dir=tmp_path, **options | {"episodes": 2})
+
+
 def test_one_recording_is_not_enough_to_swap(recordings):
     with pytest.raises(PolicyError, match="needs two or more"):
         open_loop(Seeing(), recordings[:1])

@@ -161,6 +161,11 @@ def test_a_view_that_one_of_the_variants_cannot_move_is_refused_before_the_first
     assert not list(tmp_path.iterdir())
 
 
+def test_two_recordings_of_one_layout_are_refused(tmp_path):
+    with pytest.raises(PolicyError, match=r"demo_0 and .*demo_1 have the same seed 5; each is replayed on a layout"):
+        replaying(demonstrations(tmp_path / "demos.hdf5", seeds=(5, 5)))
+
+
 @pytest.mark.parametrize("seed", [-1, 2**40, 1.5, "five", True])
 def test_recordings_with_odd_seeds_are_refused_by_file_and_episode(tmp_path, seed):
     path = demonstrations(tmp_path / "demos.hdf5", seeds=(5, seed))

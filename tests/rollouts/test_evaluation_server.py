@@ -20,8 +20,10 @@ from websockets.sync.server import serve
 
 from gap_vla.rollouts import PolicyError, PolicyUnavailable, evaluate
 from gap_vla.rollouts.policy import GuardedPolicy
+from gap_vla.rollouts.record import EvaluationError
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.key_mapping import KeyMapping
+from gap_vla.serving.loading import load_policy
 from gap_vla.serving.server import ServerLimits
 from gap_vla.serving.wire import WireError, pack, unpack
 
@@ -245,6 +247,61 @@ def test_a_server_that_greets_with_anything_but_a_map_is_no_policy_server(greeti
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(PolicyError, match=complaint):
             RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", patience=1)
+
+
+@contextlib.contextmanager
+def greeting(metadata):
+    """A server of somebody else; `metadata(number)` is what it says to each connection. Yields its address."""
+    numbers = iter(range(1000))
+
+    def serve_one(connection):
+        connection.send(pack(metadata(next(numbers))))
+        for _ in connection:
+            connection.send(pack({"actions": np.zeros((1, 7), np.float32)}))
+
+    with serve(serve_one, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+
+
+def test_a_server_that_begins_to_serve_another_policy_is_noticed():
+    with greeting(lambda number: {"model": {"name": "a" if number < 3 else "b"}, "connection": number}) as address:
+        policy = RemotePolicy(address)
+        assert policy.identity["server"] == {"model.name": "a"}  # the number is a connection's, not the policy's
+        policy.reset([0, 1])
+        policy.act({"proprio": STATE[None]}, [0])
+        with pytest.raises(PolicyError, match=r"another policy than before \(model.name: 'a' then, 'b' now\)"):
+            policy.act({"proprio": np.stack([STATE] * 2)}, [0, 1])
+
+
+def test_episodes_of_another_policy_or_other_keys_are_no_beginning_of_an_evaluation(tmp_path):
+    options = {"seed": 0, "videos": 0, "progress": False, "workers": 1, "out_dir": tmp_path}
+    with greeting(lambda number: {"model": {"weights": [1, 2]}}) as address:
+        evaluate(RemotePolicy(address), PointTask(), episodes=1, **options)
+        with pytest.raises(EvaluationError, match=r"keys\.action_signs"):
+            turned = KeyMapping(action_signs=(-1,) * 7)
+            evaluate(RemotePolicy(address, turned), PointTask(), episodes=2, **options)
+    port = int(address.rsplit(":", 1)[1])
+    with serving(Counting(), whole_chunks=False, port=port, metadata={"model": {"weights": [1, 3]}}):
+        with pytest.raises(EvaluationError, match=r"weights: \[1, 2\] then, \[1, 3\] now"):
+            evaluate(RemotePolicy(address), PointTask(), episodes=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("task", "view", "size", "problem"),
+    [
+        ("stack", None, None, "was trained for assembly, not for stack"),
+        ("assembly", "corner2", None, "trained with --camera near; leave --camera away"),
+        ("assembly", None, 64, "trained with --image-size 80"),
+        ("assembly", None, None, None),
+    ],
+)
+def test_what_a_server_of_ours_was_trained_for_is_asked_for(task, view, size, problem):
+    with greeting(lambda number: {"task": "assembly", "camera": "near", "image_size": 80}) as address:
+        expected = pytest.raises(PolicyError, match=problem) if problem else contextlib.nullcontext()
+        with expected:
+            loaded = load_policy(address, action_dim=7, task=task)
+            assert (loaded.view(view, size), loaded.image_size) == ("near", 80)
 
 
 def test_a_server_that_answers_twice_is_refused_before_an_action_is_one_observation_behind():
