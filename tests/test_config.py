@@ -71,6 +71,8 @@ def test_from_dict_reads_back_what_to_dict_writes():
         ({"task": "assembly", "demos": {"camera": "agentview"}}, "choose one of near, topview"),
         ({"task": "threading", "data": {"augment": {"cameras": ["wrist"]}}}, "names 'wrist', but demos.cameras is"),
         ({"task": "threading", "data": {"augment": {"cameras": ["left"]}}}, "choose one of primary, wrist"),
+        ({"task": "threading", "data": {"augment": {"cameras": 2 * ["primary"]}}}, "cameras is .*; name each once"),
+        ({"task": "threading", "optimizer": {"frozen_keys": ["a", "b", "a"]}}, "frozen_keys is .*; name each once"),
         ({"task": "threading", "data": {"augment": {"primary": {"contrast": [2.0, 1.0]}}}}, "smaller one comes first"),
         ({"task": "threading", "model": {"stem_patch": 12}}, "one token of 48 × 48 pixels"),
         ({"task": "threading", "data": {"root": "a\0b"}}, "data.root is 'a.x00b'; no name or path holds a null"),
@@ -205,6 +207,11 @@ IDLE = {
     "small model.encoder=resnet18 model.encoder_width=8": "unless model.encoder is small",
     "small method=vision model.proprio_layers=2": "with method vision",
     "small method=proprio model.encoder_width=8": "with method proprio",
+    "small method=proprio train.precision=float32": "with method proprio",
+    "small method=proprio data.shuffle_images=True": "with method proprio",
+    "small method=proprio data.augment.cameras=('primary',)": "with method proprio",
+    "small method=proprio model.image_history=2": "with method proprio and no model.temporal",
+    "small demos.cameras=('wrist',) demos.camera=corner": "unless demos.cameras names primary, whose view it is",
 }
 
 
@@ -223,6 +230,8 @@ def test_a_key_that_is_given_in_vain_is_refused_on_the_command_line_and_allowed_
         "octo adjustment.mode=none",
         "octo data.augment.primary.hue=0.1 eval.seed=3 eval.videos=1 eval.execute=2 model.proprio_tokens=1",
         "octo demos.path=d demos.kind=npz",
+        "small demos.cameras=('wrist',) data.rlds=d demos.camera=corner",
+        "small method=proprio demos.camera=corner",
         "small method=gap_gaussian data.rlds=d phases.seed=0",
         "small method=fixed_rho adjustment.fixed_rho=0.2 adjustment.lam=0.2",
         "small method=dropout_noise rivals.dropout=0.1 rivals.noise=0.2",

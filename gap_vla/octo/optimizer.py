@@ -53,7 +53,8 @@ def freeze_labels(params: Any, frozen_keys: Sequence[str]) -> Any:
     """`"frozen"` or `"trainable"` for every leaf; a pattern is matched by `fnmatch` against the whole dotted path.
 
     Raises:
-        ConfigError: a pattern matches nothing, which would silently train what was meant to be frozen.
+        ConfigError: a pattern matches nothing, which would silently train what was meant to be frozen, or all of them
+            together match everything, which would train nothing.
     """
     flat = traverse_util.flatten_dict(dict(params), sep=".")
     for pattern in frozen_keys:
@@ -65,6 +66,11 @@ def freeze_labels(params: Any, frozen_keys: Sequence[str]) -> Any:
     labels = {
         path: "frozen" if any(fnmatch(path, pattern) for pattern in frozen_keys) else "trainable" for path in flat
     }
+    if frozen_keys and "trainable" not in labels.values():
+        raise ConfigError(
+            f"optimizer.frozen_keys is {tuple(frozen_keys)}, which freezes every parameter, so that nothing would be "
+            "trained; leave out the pattern of what is to be trained"
+        )
     return traverse_util.unflatten_dict(labels, sep=".")
 
 

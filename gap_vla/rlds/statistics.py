@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,12 @@ pass through unchanged, in both directions.
 """
 
 _EPS = 1e-8
+
+_ORDER = (
+    ("min", "mean"), ("mean", "max"), ("min", "p01"), ("min", "q01"), ("p01", "p99"), ("q01", "q99"), ("p99", "max"),
+    ("q99", "max"), ("p01", "q01"), ("q01", "p01"), ("p99", "q99"), ("q99", "p99"),
+)  # fmt: skip
+"""Vectors of a field of which the first is nowhere above the second; p01 and q01 are two names of one."""
 
 
 class StatisticsError(UserError, ValueError):
@@ -133,10 +138,10 @@ def check_statistics(
 
     Raises:
         error: naming the key, for what is missing, of another width, NaN, infinite, or says of a dimension that the
-            mask does not leave out that it never varied, or that its maximum is below its minimum, or its mean not
-            between them.
+            mask does not leave out that it never varied, or what no data could have (`_require_possible`).
     """
-    section = Section(statistics, where, error).section(field)
+    root = Section(statistics, where, error)
+    section = root.section(field)
     choose(kind, NORMALIZATIONS, f"{where}: normalization", error)
     ends = () if kind in ("none", "normal") else _limit_names(section.values, kind)
     vectors: dict[str, np.ndarray] = {}
@@ -161,16 +166,38 @@ def check_statistics(
         )
     if ends and (crossed := used & (vectors[ends[0]] > vectors[ends[1]])).any():
         raise error(f"{section.name(ends[0])} is above {ends[1]} at index {int(np.argmax(crossed))}")
-    for key, sign in (("min", 1), ("max", -1)):
-        bound = _typed(key, section.values.get(key, [-sign * math.inf] * width))
-        if bound.shape != (width,) or bound.dtype != np.float32:
-            raise section.refuse(key, f"a list of {width} numbers")
-        slack = 1e-3 * (1 + np.abs(vectors["mean"]))  # of sums in float32
-        if (beyond := used & ~(sign * (vectors["mean"] - bound) >= -slack)).any():
-            raise error(
-                f"{section.name('mean')} lies beyond {key} at index {int(np.argmax(beyond))}; copy the file again"
-            )
+    _require_possible(section, vectors["mean"], used)
+    for key in ("num_transitions", "num_trajectories"):
+        if key in root:
+            Section({key: np.asarray(root.values[key]).tolist()}, where, error).finite(key, 1, 1e18)
     return width
+
+
+def _require_possible(section: Section, mean: np.ndarray, used: np.ndarray) -> None:
+    """Raises the section's error for vectors that no data could have: a mean or quantiles beyond minimum or maximum,
+    quantiles in the wrong order, or a standard deviation above half the range. Sums in float32 are not exact.
+    """
+    known = {"mean": mean}
+    for key in ("min", "max", "p01", "p99", "q01", "q99", "std"):
+        if key in section:
+            known[key] = _typed(key, section.values[key])
+            if known[key].shape != mean.shape or known[key].dtype != np.float32:
+                raise section.refuse(key, f"a list of {len(mean)} numbers")
+    slack = 1e-3 * (1 + np.abs(mean))
+    for low, high in _ORDER:
+        if {low, high} <= known.keys() and (wrong := used & ~(known[low] <= known[high] + slack)).any():
+            at = int(np.argmax(wrong))
+            if "mean" in (low, high):
+                other = high if low == "mean" else low
+                raise section.error(f"{section.name('mean')} lies beyond {other} at index {at}; copy the file again")
+            what = f"{section.name(low)} is {known[low][at]:g} and {high} {known[high][at]:g} at index {at}"
+            raise section.error(f"{what}, which cannot both be; copy the file again")
+    if {"min", "max", "std"} <= known.keys():
+        most = 1.01 * (known["max"] - known["min"]) / 2 + slack  # whatever the data between them
+        if (wrong := used & ~(known["std"] <= most)).any():
+            at = int(np.argmax(wrong))
+            what = f"{section.name('std')} is {known['std'][at]:g} at index {at}"
+            raise section.error(f"{what}, above half the range from min to max; copy the file again")
 
 
 def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:

@@ -207,17 +207,17 @@ class Experiment(abc.ABC):
         choose(self.task, TASK_NAMES, "task")
         object.__setattr__(self, "method", method_name(self.method, self.methods))
         choose(self.demos.camera, task_spec(self.task).views, "demos.camera")
-        for camera in self.data.augment.cameras:
+        if len(set(changed := self.data.augment.cameras)) < len(changed):
+            raise ConfigError(f"data.augment.cameras is {changed}; name each once")
+        for camera in changed:
             if camera not in self.demos.cameras:
                 raise ConfigError(
                     f"data.augment.cameras names {camera!r}, but demos.cameras is {self.demos.cameras}; take it out "
                     'there (--config.data.augment.cameras="()" changes no pictures), or train on that camera'
                 )
-        if self.eval.execute > self.model.action_horizon:
-            raise ConfigError(
-                f"eval.execute is {self.eval.execute}, but only model.action_horizon = {self.model.action_horizon} "
-                "actions are predicted at a time"
-            )
+        if self.eval.execute > (most := self.model.action_horizon):
+            predicted = f"only model.action_horizon = {most} actions are predicted at a time"
+            raise ConfigError(f"eval.execute is {self.eval.execute}, but {predicted}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

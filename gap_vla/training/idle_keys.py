@@ -21,6 +21,16 @@ def _unchanged_camera(config: Any, key: str) -> bool:
     return key.split(".")[2] not in config.data.augment.cameras
 
 
+def _unseen_view(config: Any, key: str) -> bool:
+    """What is named must have been recorded through the view that is given, whoever looks at it."""
+    return "primary" not in config.demos.cameras and not (config.data.rlds or config.demos.path or config.data.mixture)
+
+
+def _no_frames(config: Any, key: str) -> bool:
+    """The temporal transformer wants as many frames as states, even where no frame is read."""
+    return config.method == "proprio" and config.model.temporal == "none"
+
+
 def _other_rival(config: Any, key: str) -> bool:
     """Each of these keys begins with a word of the only method that reads it."""
     return re.split("[._]", key)[1] not in config.method.split("_")
@@ -42,11 +52,14 @@ _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"phases\..*", "with data.rlds", _stored_rho),
     (r"demos\.(episodes|seed|action_noise)", "with demos.path", lambda c, _: c.demos.path),
     (r"demos\.kind", "without demos.path", lambda c, _: not c.demos.path),
+    (r"demos\.camera", "unless demos.cameras names primary, whose view it is", _unseen_view),
+    (r"data\.(shuffle_images|augment\..*)", "with method proprio", lambda c, _: c.method == "proprio"),
     (r"data\.augment\..*\..*", "unless data.augment.cameras names it", _unchanged_camera),
     (r"model\.(token_|num_|mlp_|stem_).*", "with model.pretrained", lambda c, _: c.model.pretrained),
     (r"model\.proprio_(history|tokens)", "with method v", lambda c, _: c.method == "v"),
     (r"model\.proprio_layers", "with method vision", lambda c, _: c.method == "vision"),
-    (r"model\.encoder.*", "with method proprio", lambda c, _: c.method == "proprio"),
+    (r"model\.encoder.*|train\.precision", "with method proprio", lambda c, _: c.method == "proprio"),
+    (r"model\.image_history", "with method proprio and no model.temporal", _no_frames),
     (r"model\.encoder_width", "unless model.encoder is small", lambda c, _: c.model.encoder != "small"),
     (r"model\.temporal_.*", "without model.temporal", lambda c, _: c.model.temporal == "none"),
     (r"model\.phases", "without phase_gate", lambda c, _: c.model.fusion != "phase_gate" and c.method != "msbot"),

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import importlib
-import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,19 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.identity import flat
 from gap_vla.core.progress import Progress, duration
-from gap_vla.core.run_directory import RunDirectory, read_metrics
-from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.whole import replacing
 from gap_vla.rlds import EpisodeStore
-from gap_vla.training.config import LOGGERS, TrainConfig
+from gap_vla.training.config import TrainConfig
 from gap_vla.training.hosts import is_first_host
-
-
-class DivergedError(UserError, RuntimeError):
-    """A measurement is not finite; the batch of such a loss is saved."""
+from gap_vla.training.metrics import DivergedError, MetricsWriter, say_what_is_lost
 
 
 class Measured(NamedTuple):
@@ -131,6 +123,7 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     nothing = lambda *given: None  # noqa: E731
     nobodys = SimpleNamespace(write=nothing, close=nothing, require_there=nothing, kept=[])
     metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
+    say_what_is_lost(metrics.kept, run, rhythm, done, trainer.steps)
     progress = Progress("train", trainer.steps, "step", done)
     held_out = trainer.validate()
     if done in (0, trainer.steps) and not any("val/action_mse" in row for row in metrics.kept[-1:]):
@@ -222,69 +215,3 @@ class StopRequest:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-
-
-class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and to TensorBoard, and gives them to the logger, if there is one.
-
-    Args:
-        start_step: number of training steps done so far; rows after it are dropped first (they will be measured again),
-            and all of them where nothing was saved before.
-        logger: `train.logger`; a run of the same name is begun there, or taken up again. Hosts, keys and working
-            without a network are settings of that package.
-    """
-
-    def __init__(self, run: RunDirectory, start_step: int = 0, logger: str = "none"):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event
-
-        there = read_metrics(run.metrics) if start_step and run.metrics.exists() else []
-        self.kept, self.require_there = [row for row in there if row["step"] <= start_step], run.require_there
-        if start_step and not self.kept:
-            print(f"note: {run.metrics} holds nothing of the first {start_step} steps; curves begin here", flush=True)
-        with replacing(run.metrics) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
-        self._lines = run.metrics.open("a")
-        run.tensorboard.mkdir(parents=True, exist_ok=True)
-        self._event, self._board = Event, EventsWriter(str(run.tensorboard / "events"))  # no thread: it dies unheard
-        self._show(step=start_step + 1, session_log={"status": "START"})  # what an earlier call showed from there goes
-        self._logger = importlib.import_module(logger) if logger in LOGGERS else None
-        if self._logger:
-            config = run.read_config()
-            how = {"resume": "allow"}
-            if logger == "wandb":  # knows a run by its id, trackio by its name; one that was begun anew is another
-                how["id"] = f"{run.path.name}-{run.dataset.stat().st_mtime_ns}"
-            try:
-                self._logger.init(project=f"gap_vla-{config['task']}", name=run.path.name, config=config, **how)
-            except Exception as error:
-                advice = "--resume --config.train.logger=none goes on without it"
-                raise ConfigError(f"train.logger: {logger} cannot begin ({message_of(error)}); {advice}") from None
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Records `values` after `step` training steps, on disk when this returns; DivergedError: one is not finite."""
-        found = {name: float(value) for name, value in values.items()}
-        if odd := [name for name, value in found.items() if not np.isfinite(value)]:
-            advice = "look for extreme values in the data; if there are none, lower optimizer.learning_rate"
-            raise DivergedError(f"{odd[0]} is {found[odd[0]]} after step {step}; {advice}")
-        self._lines.write(json.dumps({"step": step, **found}) + "\n")
-        self._lines.flush()
-        self._show(step=step, summary={"value": [{"tag": name, "simple_value": x} for name, x in found.items()]})
-        self._tell("log", found, step=step)
-
-    def _show(self, **what: Any) -> None:
-        self._board.write_event(self._event(wall_time=time.time(), **what))
-        self._board.flush()
-
-    def close(self) -> None:
-        self._lines.close()
-        self._board.close()
-        self._tell("finish")
-
-    def _tell(self, what: str, *values: Any, **how: Any) -> None:
-        """Training goes on without a logger that fails."""
-        try:
-            if self._logger:
-                getattr(self._logger, what)(*values, **how)
-        except Exception as error:
-            print(f"train.logger: {what} failed ({message_of(error)}); training goes on without it", file=sys.stderr)
-            self._logger = None

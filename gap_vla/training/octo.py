@@ -28,6 +28,7 @@ from gap_vla.core.typed_config import (
 )
 from gap_vla.sim import VARIANT_NAMES
 from gap_vla.training.config import BATCH, EvalConfig, Experiment, Layouts, OptimizerConfig, TrainConfig
+from gap_vla.training.hosts import place_among_hosts
 
 METHODS = ("v", "vp", "vp_gap")
 """V sees images only; VP adds proprioception; VP+GAP trains VP with gradient adjustment."""
@@ -88,6 +89,8 @@ class OctoOptimizerConfig(OptimizerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(set(self.frozen_keys)) < len(self.frozen_keys):
+            raise ConfigError(f"optimizer.frozen_keys is {self.frozen_keys}; name each once")
         choose(self.moment_dtype, ("bfloat16", "float32"), "optimizer.moment_dtype")
 
 
@@ -223,6 +226,7 @@ class FinetuneConfig(Experiment):
         }
 
     def require_ready(self, dry_run: bool = False) -> None:
+        place_among_hosts()
         require_usual_jax()
         importlib.util.find_spec("jax")  # flags that it would end the process over are found
         _require_trainable(self)

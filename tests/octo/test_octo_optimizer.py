@@ -12,6 +12,7 @@ import optax
 import pytest
 from flax.traverse_util import unflatten_dict
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import create_optimizer, merge_params
 from gap_vla.octo.optimizer import create_schedule, join_frozen, split_frozen
 
@@ -73,6 +74,13 @@ def test_schedules_are_upstreams(name: str) -> None:
     schedule = create_schedule(name, 0.0, 3e-4, 2000, **options)
     found = [schedule(step) for step in DATA[f"schedule/{name}/steps"]]
     np.testing.assert_allclose(found, DATA[f"schedule/{name}/lr"], rtol=1e-5, atol=1e-12)
+
+
+def test_patterns_that_freeze_everything_are_an_error() -> None:
+    for patterns in (["*"], ["*kernel", "*[!l]"]):
+        with pytest.raises(ConfigError, match="freezes every parameter, so that nothing would be trained; leave out"):
+            split_frozen({"a": {"kernel": 1, "bias": 2}}, patterns)
+    assert split_frozen({"a": {"kernel": 1, "bias": 2}}, ["*kernel"]) == ({"a": {"bias": 2}}, {"a": {"kernel": 1}})
 
 
 def test_a_frozen_pattern_that_matches_nothing_is_an_error() -> None:

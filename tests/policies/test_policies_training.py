@@ -238,6 +238,28 @@ def test_a_held_out_measurement_that_a_power_cut_lost_after_the_last_step_is_mad
         run.summary.unlink()
 
 
+def test_a_resumed_run_says_which_of_its_measurements_are_lost(tmp_path, capsys):
+    config = toy_config(tmp_path, train=dict(steps=8, log_every=2, validate_every=4, save_every=8))
+    place_store(config)
+    finetune(config, "whole")
+    run = RunDirectory(Path(config.runs) / "assembly" / "whole")
+    whole = run.metrics.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["step"] for line in whole] == [0, 2, 4, 4, 6, 8, 8]
+    note = f"note: {run.metrics} lacks measurements of step"
+    for kept, lost in ((whole[:2], f"{note}s 4 to 8"), (whole[:4] + whole[5:], f"{note} 6"), (whole, "")):
+        run.metrics.write_text("".join(kept))
+        run.summary.unlink()
+        capsys.readouterr()
+        finetune(config, "whole", resume=True)
+        assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")] == [
+            f"{lost}; curves have a hole there" for _ in range(bool(lost))
+        ]
+    other = toy_config(tmp_path, train=dict(steps=8, log_every=1, validate_every=4, save_every=8))
+    run.summary.unlink()
+    finetune(other, "whole", resume=True)
+    assert "note:" not in capsys.readouterr().err  # nobody knows when another rhythm began
+
+
 def test_ctrl_c_saves_the_last_whole_step(store, tmp_path, monkeypatch):
     config = toy_config(tmp_path, train=dict(save_every=1000))
     trainer, _ = made(config, store)

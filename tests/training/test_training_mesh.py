@@ -11,7 +11,7 @@ import pytest
 
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training import run
-from gap_vla.training.hosts import join_hosts
+from gap_vla.training.hosts import VARIABLES, join_hosts, place_among_hosts
 from gap_vla.training.octo import FinetuneConfig
 
 HERE = Path(__file__).parent
@@ -84,6 +84,37 @@ def test_half_an_address_is_refused(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ValueError, match="JAX_NUM_PROCESSES, JAX_PROCESS_ID is not set"):
         join_hosts()
+
+
+@pytest.mark.parametrize(
+    ("address", "count", "number", "message"),
+    [
+        ("host0:1234", "abc", "0", "JAX_NUM_PROCESSES is 'abc'; it must be a whole number"),
+        ("host0:1234", "2", "-1", "JAX_PROCESS_ID is '-1'; it must be a whole number"),
+        ("host0:1234", "2", "5", "JAX_PROCESS_ID is 5 and JAX_NUM_PROCESSES 2; hosts are numbered from 0"),
+        ("host0:1234", "0", "0", "JAX_PROCESS_ID is 0 and JAX_NUM_PROCESSES 0"),
+        ("foo", "2", "0", "JAX_COORDINATOR_ADDRESS is 'foo'; name the first host and a port: host0:1234"),
+        (":1234", "2", "0", "JAX_COORDINATOR_ADDRESS is ':1234'"),
+        ("host0:99999", "2", "0", "JAX_COORDINATOR_ADDRESS is 'host0:99999'"),
+        ("host0:1234", "", "0", "JAX_NUM_PROCESSES is not set"),
+    ],
+)
+def test_a_place_among_hosts_that_is_none_is_refused_also_in_a_dry_run(monkeypatch, address, count, number, message):
+    for name, value in zip(VARIABLES, (address, count, number)):
+        monkeypatch.setenv(name, value)
+    for asked in (join_hosts, lambda: FinetuneConfig(task="threading").require_ready(dry_run=True)):
+        with pytest.raises(ConfigError, match=message):
+            asked()
+
+
+def test_hosts_are_found_by_name_and_number(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert place_among_hosts() is None
+    for address in ("host0.lab:1234", "10.0.0.1:1", "[::1]:65535"):
+        for name, value in zip(VARIABLES, (address, "2", "1")):
+            monkeypatch.setenv(name, value)
+        assert place_among_hosts() == (address, 2, 1)
 
 
 def test_meshes_that_do_not_divide_are_refused():

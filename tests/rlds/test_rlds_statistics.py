@@ -1,0 +1,69 @@
+"""Statistics that contradict themselves are refused where they are to be normalised with; real ones are taken."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from gap_vla.core.errors import UserError
+from gap_vla.rlds.statistics import check_statistics, dataset_statistics
+
+WIDTHS = {"action": 7, "proprio": 9}
+
+
+def checked(statistics, kind="normal"):
+    for field, width in WIDTHS.items():
+        check_statistics(statistics, field, kind, "dataset_statistics.json", widest=width)
+
+
+def of_data(seed=0, scale=1.0, steps=200):
+    rng = np.random.default_rng(seed)
+    return dataset_statistics(
+        *([scale * rng.standard_normal((steps, width)).astype(np.float32)] for width in WIDTHS.values())
+    )
+
+
+@pytest.mark.parametrize("kind", ["normal", "bounds", "min_max", "none"])
+def test_statistics_of_data_are_taken(kind):
+    for scale in (1e-3, 1.0, 1e3):
+        checked(of_data(scale=scale), kind)
+    two_valued = [np.repeat([[0.0], [1.0]], 20, axis=0) * np.ones(width) for width in WIDTHS.values()]
+    checked(dataset_statistics(*([values] for values in two_valued)), kind)  # the greatest deviation that there is
+
+
+@pytest.mark.parametrize("names", [("p01", "p99"), ("q01", "q99")])
+def test_statistics_with_one_name_of_the_quantiles_or_without_counts_and_masks_are_taken(names):
+    statistics = of_data()
+    for field in WIDTHS:
+        for key in ("mask", *names):
+            del statistics[field][key]
+    del statistics["num_transitions"], statistics["num_trajectories"]
+    checked(statistics)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("std", 9.0, r"action\.std is 9 at index 2, above half the range from min to max; copy the file again"),
+        ("min", 9.0, r"action\.mean lies beyond min at index 2; copy"),
+        ("p01", -9.0, r"action\.min is -[0-9.]+ and p01 -9 at index 2, which cannot both be; copy"),
+        ("q99", 9.0, r"action\.q99 is 9 and max [0-9.]+ at index 2, which cannot both be; copy"),
+        ("q99", -5.0, r"action\.q01 is -[0-9.]+ and q99 -5 at index 2, which cannot both be; copy"),
+        ("q01", 0.0, r"action\.q01 is 0 and p01 -[0-9.]+ at index 2, which cannot both be; copy"),
+    ],
+)
+def test_vectors_that_contradict_one_another_are_refused_by_key_and_index(key, value, message):
+    statistics = of_data()
+    statistics["action"][key][2] = value
+    with pytest.raises(UserError, match=message):
+        checked(statistics)
+    unused = copy.deepcopy(statistics)
+    unused["action"]["mask"][2] = False
+    checked(unused)
+
+
+@pytest.mark.parametrize("key", ["num_transitions", "num_trajectories"])
+def test_counts_below_one_are_refused(key):
+    with pytest.raises(UserError, match=rf"dataset_statistics\.json: {key} is 0; it must be a number from 1 to"):
+        checked({**of_data(), key: 0})
+    checked({**of_data(), key: np.array(1)})  # as Octo's checkpoints are read
