@@ -12,18 +12,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.episode import LABELS, Episode, EpisodeError
 from gap_vla.demos.layout import to_quaternion
 from gap_vla.phases.motion import quaternion_product
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
-from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_scale
+from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance
 from gap_vla.rlds.checking.report import Recording, Report
 from gap_vla.rlds.checking.run import declared_limit
 
 ROOT = Path(__file__).parents[2]
+
+
+def _film(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """A picture that becomes another one."""
+    first, last = rng.integers(0, 256, (2, 1, 8, 8, 3))
+    share = np.linspace(0, 1, steps).reshape(-1, 1, 1, 1)
+    return (first * (1 - share) + last * share).astype(np.uint8)
 
 
 def physical(index: int, steps: int = 60) -> Recording:
@@ -42,10 +50,11 @@ def physical(index: int, steps: int = 60) -> Recording:
     flags = {"is_first": np.arange(steps) == 0, "is_last": np.arange(steps) == steps - 1}
     points = {"change_point": np.arange(steps) == steps // 2}
     proprio = np.concatenate([position, quaternion, fingers], 1).astype(np.float32)
+    rho = rng.random(steps) * np.where(abs(np.arange(steps) - steps // 2) < 5, 1, 0.5)
     return Recording(
         name=f"train[{index}]",
-        images={"image_primary": rng.integers(0, 256, (steps, 8, 8, 3), dtype=np.uint8)},
-        fields={"observation/proprio": proprio, "rho": rng.random(steps).astype(np.float32), **points, **flags},
+        images={"image_primary": _film(rng, steps)},
+        fields={"observation/proprio": proprio, "rho": rho.astype(np.float32), **points, **flags},
         language=["lift"] * steps,
         proprio=proprio,
         action=action.astype(np.float32),
@@ -54,7 +63,7 @@ def physical(index: int, steps: int = 60) -> Recording:
 
 def findings(recordings: list[Recording]) -> set[tuple[str, str]]:
     found = [f for check in EPISODE_CHECKS for r in recordings for f in check(r)]
-    found += [f for check in DATASET_CHECKS for f in check(recordings)]
+    found += [f for check in (*DATASET_CHECKS, *COMPARISON_CHECKS) for f in check(recordings)]
     return {(f.level, f.check) for f in found}
 
 
@@ -191,8 +200,93 @@ def test_some_episodes_of_a_robot_that_was_mounted_otherwise_are_found(
 ) -> None:
     many = [physical(i) for i in range(6)]
     spoiled = [_action(action)(r) if i in odd else r for i, r in enumerate(many)]
-    told = [f.message for f in check_scale(spoiled) if f.check == "frame"]
-    assert [text for i in odd for text in told if f"usable episode {i}:" in text] and len(told) <= len(odd), told
+    told = {f.episode for check in COMPARISON_CHECKS for f in check(spoiled) if f.level == "warning"}
+    assert told and told <= {f"train[{i}]" for i in odd}
+
+
+def _state(change: Callable[[np.ndarray], None]) -> Callable[[Recording], Recording]:
+    def apply(r: Recording) -> Recording:
+        state = r.proprio.copy()  # type: ignore[union-attr]
+        change(state)
+        return dataclasses.replace(r, proprio=state)
+
+    return apply
+
+
+def _cut(r: Recording, steps: np.ndarray, **changes: str) -> Recording:
+    fields = {key: value[steps] for key, value in r.fields.items() if key in LABELS}
+    cut = {"proprio": r.proprio[steps], "action": r.action[steps], "fields": fields, "images": {}}  # type: ignore[index]
+    return dataclasses.replace(r, **cut | changes)  # type: ignore[arg-type]
+
+
+def _labels(**labels: np.ndarray) -> Callable[[Recording], Recording]:
+    own = {"rho": np.linspace(0, 1, 60), "change_point": np.arange(60) == 30}
+    return lambda r: dataclasses.replace(r, fields=own | labels)
+
+
+BACK = np.array([0, 0, 0, 0, 0, 0, 1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check"),
+    [
+        (_action(lambda a: a * ([0] + [1] * 6)), "frame"),
+        (_state(_set((slice(None), 0), 0.5)), "frame"),
+        (_state(_set((slice(None), slice(7, 9)), 0.01)), "gripper"),
+        (_state(lambda p: p[:, 7:9].__imul__(1000)), "gripper"),
+        (_action(lambda a: np.where(BACK, -a, a)), "gripper"),
+        (_action(lambda a: np.where(BACK, (a + 1) / 2, a)), "gripper"),
+        (_action(lambda a: np.where(BACK, 1, a)), "gripper"),
+        (_action(lambda a: np.roll(a, 5, 0)), "time"),
+        (_action(lambda a: a * ([0.4] * 3 + [1] * 4)), "scale"),
+        (lambda r: _cut(r, np.arange(0, 60, 2)), "scale"),
+        (_state(lambda p: p[:, :3].__iadd__([1, 0, 0])), "frame"),
+        (_state(_set((slice(None), slice(3, 7)), [0, 1, 0, 0])), "frame"),
+        (_labels(rho=np.ones(60)), "rho"),
+        (_labels(change_point=np.zeros(60)), "rho"),
+    ],
+)
+@pytest.mark.parametrize("odd", [[2], [0, 3]])
+def test_some_episodes_that_differ_from_the_others_are_named(
+    spoil: Callable[[Recording], Recording], check: str, odd: list[int]
+) -> None:
+    sound = [_labels()(physical(i)) for i in range(6)]
+    assert not [f for check in COMPARISON_CHECKS for f in check(sound)]
+    found = [f for one in COMPARISON_CHECKS for f in one([spoil(r) if i in odd else r for i, r in enumerate(sound)])]
+    assert {f.episode for f in found if f.check == check} == {f"train[{i}]" for i in odd}
+    assert all(f.level == "warning" for f in found)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "finding"),
+    [
+        (_action(lambda a: a * ([0] + [1] * 6)), ("warning", "frame")),
+        (_state(_set((slice(None), 0), 0.5)), ("warning", "frame")),
+        (_action(lambda a: np.where(BACK, 0, a)), ("warning", "gripper")),
+        (_state(_set((slice(None), slice(7, 9)), 0.01)), ("warning", "gripper")),
+        (_action(lambda a: np.concatenate([a[:1]] * 4 + [a[:-4]])), ("error", "time")),
+        (_action(lambda a: np.concatenate([a[6:], a[-1:].repeat(6, 0)])), ("warning", "time")),
+        (
+            lambda r: _cut(r, np.repeat(np.arange(60), 2)),
+            ("warning", "repeated"),
+        ),
+        (_field(discount=np.full(60, 7.0)), ("error", "discount")),
+        (_field(rho=1 - np.exp(-abs(np.arange(60) - 30.0))), ("warning", "rho")),
+        (_field(change_point=np.arange(60) > 10), ("warning", "rho")),
+        (_frames(lambda f: np.minimum(f, 1, out=f)), ("warning", "blank")),
+        (_frames(lambda f: np.random.default_rng(0).shuffle(f)), ("warning", "order")),
+        (lambda r: dataclasses.replace(r, language=["lift"] * 30 + [""] * 30), ("warning", "language")),
+    ],
+)
+def test_what_is_wrong_in_all_episodes_is_found(
+    spoil: Callable[[Recording], Recording], finding: tuple[str, str]
+) -> None:
+    assert finding in findings([spoil(r) for r in SOUND])
+
+
+def test_a_part_of_an_episode_that_is_another_one_is_found() -> None:
+    cut = _cut(SOUND[0], np.arange(5, 60), name="val[0]")
+    assert ("error", "duplicate") in findings([*SOUND, cut])
 
 
 def _scene(index: int, camera: int = 0) -> np.ndarray:
@@ -232,6 +326,8 @@ def test_pictures_that_belong_together_pass() -> None:
         (lambda frames: frames[:, ::-1, ::-1], "turned by 180°"),
         (lambda frames: np.rot90(frames, 1, (1, 2)), "turned by -90°"),
         (lambda frames: frames[..., ::-1], "with red and blue exchanged"),
+        (lambda frames: 255 - frames, "inverted"),
+        (lambda frames: np.roll(frames, 16, 1), "shifted by half its height"),
     ],
 )
 def test_one_episode_that_was_filmed_otherwise_is_found(spoil: Callable[[np.ndarray], np.ndarray], how: str) -> None:
@@ -240,6 +336,22 @@ def test_one_episode_that_was_filmed_otherwise_is_found(spoil: Callable[[np.ndar
         assert len(told) == 1 and "train[1]: primary is turned by" in told[0], told
     else:
         assert told == [f"train[1]: primary is {how}, compared with most other episodes"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda frames: np.random.default_rng(0).integers(0, 256, frames.shape, dtype=np.uint8),
+            "shows something else",
+        ),
+        (lambda frames: frames.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8), "has lost its colours"),
+        (lambda frames: frames * np.array([0, 1, 1], np.uint8), "primary "),
+    ],
+)
+def test_one_episode_of_other_pictures_is_found(spoil: Callable[[np.ndarray], np.ndarray], said: str) -> None:
+    told = _told_of_pictures(_seen(primary=[spoil(f) if i == 1 else f for i, f in enumerate(SCENES)]))
+    assert len(told) == 1 and told[0].startswith("train[1]: ") and said in told[0], told
 
 
 def test_exchanged_and_repeated_cameras_are_found() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from gap_vla.core.episode import LABELS, label_problems
 from gap_vla.phases.motion import relative_rotation_vector
+from gap_vla.rlds.checking.picture_checks import cells
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.reader import misplaced
 
@@ -16,6 +17,13 @@ JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3
 """A step is a jump if it is this many times the 95th percentile of all but the two largest, and at least this large."""
 FAR = 10.0
 """Metres that no arm reaches."""
+NEAR = 3
+"""Steps about a change point in which ρ is higher than elsewhere."""
+DARK = 8
+"""Of 256 grey levels: a film that has no more shows nothing, or was made of numbers from 0 to 1."""
+NO_ORDER, CHANGES = 0.8, 2.0
+"""Share of the change over half of a film that a step reaches if the order of its pictures means nothing, and the least
+such change in grey levels. Films of the simulated tasks reach 0.28."""
 STILL_SHARE = 0.2
 """Share of repeated pictures, while the arm moves, from which on a camera counts as stuttering."""
 
@@ -89,6 +97,12 @@ def check_recorded(episode: Recording) -> Iterator[Finding]:
     for what, values in (("the state", episode.proprio), ("the action", episode.action)):
         if values is not None and len(values) >= SHORTEST and not np.ptp(values, axis=0).any():
             yield Finding("warning", "constant", f"{what} is the same at every step; was it recorded?", episode.name)
+    if episode.proprio is not None and len(episode) >= SHORTEST:
+        same = [np.array_equal(a, b) for rows in (episode.proprio, episode.action) for a, b in zip(rows[1:], rows)]
+        again = np.array(same).reshape(2, -1).all(0)
+        if STILL_SHARE < again.mean() < 1:
+            text = f"{again.mean():.0%} of the steps repeat the step before, state and action; stored twice, or idle"
+            yield Finding("warning", "repeated", text, episode.name, int(again.argmax()) + 1)
     if episode.proprio is not None:
         reach = abs(episode.proprio.reshape(len(episode), -1, 9)[:, :, :3]).max((1, 2))
         if reach.max() > FAR:
@@ -102,6 +116,10 @@ def check_pictures(episode: Recording) -> Iterator[Finding]:
     if episode.proprio is not None and len(episode) > 1:
         moves = np.linalg.norm(np.diff(episode.proprio[:, :3], axis=0), axis=1) > 1e-3
     for camera, frames in episode.images.items():
+        if DARK > frames.max() > frames.min():
+            text = f"{camera} has values of 0 to {frames.max()} only; pictures of floats are to be multiplied by 255"
+            yield Finding("warning", "blank", text, episode.name)
+            continue
         blank = np.array([frame.min() == frame.max() for frame in frames])
         if blank.all():
             yield Finding("warning", "blank", f"{camera} has one colour throughout; leave it out", episode.name)
@@ -116,6 +134,23 @@ def check_pictures(episode: Recording) -> Iterator[Finding]:
             yield Finding("warning", "still", text + "the camera ran slower", episode.name, int(stuck.argmax()) + 1)
 
 
+def check_order(episode: Recording) -> Iterator[Finding]:
+    """A picture is more like the next one than like one of another time."""
+    for camera, frames in episode.images.items():
+        if len(frames) >= 4 * SHORTEST:
+            seen = cells(frames)
+            next_one, far = (_change(seen, np.roll(seen, -steps, 0)) for steps in (1, len(seen) // 2))
+            if far > CHANGES and next_one > NO_ORDER * far:
+                text = f"{camera} changes from step to step as much as over half of the episode ({next_one:.0f} grey "
+                yield Finding(
+                    "warning", "order", text + "levels); its pictures are noise, or out of order", episode.name
+                )
+
+
+def _change(before: np.ndarray, after: np.ndarray) -> float:
+    return float(np.median(np.sqrt(((after - before) ** 2).mean((1, 2, 3)))))
+
+
 def check_language(episode: Recording) -> Iterator[Finding]:
     """There is one instruction."""
     if not episode.language or not episode.language[0].strip():
@@ -123,15 +158,41 @@ def check_language(episode: Recording) -> Iterator[Finding]:
         yield Finding("warning", "language", text, episode.name)
     elif any("\ufffd" in text for text in episode.language):
         yield Finding("error", "language", "the instruction is not UTF-8; write it again as text", episode.name)
+    elif not all(text.strip() for text in episode.language):
+        step = next(i for i, text in enumerate(episode.language) if not text.strip())
+        yield Finding("warning", "language", "the instruction is empty at some steps", episode.name, step)
     elif len(set(episode.language)) > 1:
         step = next(i for i, text in enumerate(episode.language) if text != episode.language[0])
         yield Finding("note", "language", "the instruction changes within the episode", episode.name, step)
 
 
+def check_discount(episode: Recording) -> Iterator[Finding]:
+    """Discounts lie in [0, 1]."""
+    if (discount := episode.fields.get("discount")) is not None and discount.ndim == 1:
+        wrong = ~((discount >= 0) & (discount <= 1))
+        if wrong.any():
+            step = int(wrong.argmax())
+            text = f"discount is {discount[step]:g}; it must lie in [0, 1]"
+            yield Finding("error", "discount", text, episode.name, step)
+
+
 def check_rho(episode: Recording) -> Iterator[Finding]:
-    """ρ is a probability, there are change points with it, and none lies on the first step."""
-    for text, step in label_problems({key: episode.fields[key] for key in LABELS if key in episode.fields}):
+    """ρ is a probability, there are change points with it, none lies on the first step, and ρ is higher there."""
+    labels = {key: episode.fields[key] for key in LABELS if key in episode.fields}
+    problems = list(label_problems(labels))
+    for text, step in problems:
         yield Finding("error", "rho", f"{text}; annotate again", episode.name, step)
+    if problems or not labels:
+        return
+    rho, points = labels["rho"], np.flatnonzero(labels["change_point"])
+    near = (abs(np.arange(len(rho))[:, None] - points) <= NEAR).any(1)
+    if len(rho) >= SHORTEST and len(points) > len(rho) / 2:
+        text = f"{len(points)} of {len(rho)} steps are change points; annotate again"
+        yield Finding("warning", "rho", text, episode.name)
+    elif near.any() and not near.all() and rho[near].mean() <= rho[~near].mean():
+        how = "the same at every step" if np.ptp(rho) == 0 else "lower about change points than elsewhere"
+        text = f"ρ is {how}; annotate again, unless that is meant"
+        yield Finding("warning" if np.ptp(rho) else "note", "rho", text, episode.name)
 
 
 EPISODE_CHECKS: tuple[Callable[[Recording], Iterator[Finding]], ...] = (
@@ -141,6 +202,8 @@ EPISODE_CHECKS: tuple[Callable[[Recording], Iterator[Finding]], ...] = (
     check_pose,
     check_recorded,
     check_pictures,
+    check_order,
     check_language,
+    check_discount,
     check_rho,
 )

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from gap_vla.rlds.checking.report import Finding, Recording
 
@@ -27,17 +27,29 @@ MISTAKES: dict[str, Callable[[Glance], Glance]] = {
     "turned by 90°": lambda g: np.rot90(g),
     "turned by -90°": lambda g: np.rot90(g, -1),
     "with red and blue exchanged": lambda g: g[..., ::-1],
+    "inverted": lambda g: 255 - g,
+    "shifted by half its height": lambda g: np.roll(g, CELLS // 2, 0),
+    "shifted by half its width": lambda g: np.roll(g, CELLS // 2, 1),
 }
+
+
+FAR, FAR_TIMES = 25.0, 4.0
+"""Grey levels, and times the usual distance, beyond which an episode does not show what the others show."""
+
+
+def cells(frames: UInt8[np.ndarray, "T h w 3"]) -> Float[np.ndarray, "T 8 8 3"]:
+    """Pictures in 8 × 8 cells, their means."""
+    found = frames.astype(np.float32)
+    for axis in (1, 2):
+        edges = np.linspace(0, found.shape[axis], CELLS + 1)[:-1].astype(int)
+        counts = np.maximum(np.diff([*edges, found.shape[axis]]), 1)
+        found = np.add.reduceat(found, edges, axis) / np.expand_dims(counts, (0, 2, 3) if axis == 1 else (0, 1, 3))
+    return found
 
 
 def glance(frames: UInt8[np.ndarray, "T h w 3"]) -> Glance:
     """The mean of an episode's pictures, in 8 × 8 cells: what a camera sees on the whole."""
-    mean = frames.mean(0, dtype=np.float64)
-    for axis in (0, 1):
-        edges = np.linspace(0, mean.shape[axis], CELLS + 1)[:-1].astype(int)
-        counts = np.maximum(np.diff([*edges, mean.shape[axis]]), 1)
-        mean = np.add.reduceat(mean, edges, axis) / np.expand_dims(counts, (1, 2) if axis == 0 else (0, 2))
-    return mean
+    return cells(frames.mean(0, dtype=np.float64)[None])[0].astype(np.float64)
 
 
 def check_streams(episodes: Sequence[Recording]) -> Iterator[Finding]:
@@ -65,6 +77,7 @@ def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
     if len(episodes) < 3:
         return
     usual = {camera: _usual([e.glances[camera] for e in episodes]) for camera in cameras}
+    spread = {c: float(np.median([_distance(e.glances[c], usual[c]) for e in episodes])) for c in cameras}
     for episode in episodes:
         exchanged = {
             (a, b)
@@ -74,13 +87,19 @@ def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
         for a, b in exchanged:
             text = f"{a} and {b} are exchanged, compared with most other episodes"
             yield Finding("warning", "pictures", text, episode.name)
-        for camera in set(cameras) - {name for pair in exchanged for name in pair}:
+        for camera in sorted(set(cameras) - {name for pair in exchanged for name in pair}):
             seen = episode.glances[camera]
             undone = {how: _distance(undo(seen), usual[camera]) for how, undo in MISTAKES.items()}
             how = min(undone, key=lambda name: undone[name])
             far = _distance(seen, usual[camera])
+            text = ""
             if far > DIFFERENT and undone[how] < MUCH_CLOSER * far:
                 text = f"{camera} is {how}, compared with most other episodes"
+            elif far > max(FAR, FAR_TIMES * spread[camera]):
+                text = f"{camera} shows something else than in most other episodes ({far:.0f} grey levels away)"
+            elif _coloured(usual[camera]).all() and not _coloured(seen).all():
+                text = f"{camera} has lost its colours, which most other episodes have"
+            if text:
                 yield Finding("warning", "pictures", text, episode.name)
 
 
@@ -92,6 +111,11 @@ def _usual(glances: Sequence[Glance]) -> Glance:
 
 def _distance(a: Glance, b: Glance) -> float:
     return float(np.sqrt(((a - b) ** 2).mean()))
+
+
+def _coloured(seen: Glance) -> Bool[np.ndarray, " 3"]:
+    """Whether red differs from green, green from blue, and blue from red by a grey level or more on the mean."""
+    return abs(seen - np.roll(seen, -1, -1)).mean((0, 1)) > 1
 
 
 def _closer(seen: Glance, other: Glance, own: Glance) -> bool:

@@ -16,7 +16,8 @@ from gap_vla.core.outputs import FOLDER_MARK
 from gap_vla.demos.fields import checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.drawing.episode import EpisodeView, episode_png
-from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
+from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, usable
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance
 from gap_vla.rlds.checking.report import Finding, Recording, Report
@@ -74,8 +75,9 @@ def check_dataset(
             found = [finding for check in EPISODE_CHECKS for finding in check(recording)]
             findings += found
             glances = {camera: glance(frames) for camera, frames in recording.images.items()}
+            fields = {key: recording.fields[key] for key in LABELS if key in recording.fields}
             told = recording.language[:1]
-            kept.append(dataclasses.replace(recording, images={}, fields={}, language=told, glances=glances))
+            kept.append(dataclasses.replace(recording, images={}, fields=fields, language=told, glances=glances))
             suspicious = any(f.level != "note" for f in found)
             if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
                 caption = recording.name + "".join(f" | {f}" for f in found[:2])
@@ -86,7 +88,11 @@ def check_dataset(
     if len(widths) > 1:
         findings.append(Finding("error", "structure", f"episodes of different widths (action, arms): {sorted(widths)}"))
     else:
-        findings += [finding for check in (*DATASET_CHECKS, *PICTURE_CHECKS) for finding in check(kept)]
+        checks = (*DATASET_CHECKS, *COMPARISON_CHECKS, *PICTURE_CHECKS)
+        findings += [finding for check in checks for finding in check(kept)]
+    if resolved is not None and not usable(kept):
+        text = "no episode has 7 actions per arm (xyz, rotation, gripper), so conventions of actions are not checked"
+        findings.append(Finding("note", "layout", text))
     of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
     if of_ours and max_episodes is None and layout is None and state_key is None and len(widths) == 1:
         findings += _statistics(version_dir, [e for e in kept if e.name.startswith("train[")])
