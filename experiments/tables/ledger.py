@@ -12,6 +12,7 @@ from experiments.tables.cells import Cell, config_hash, training_length
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, regular
 from gap_vla.core.identity import flat
+from gap_vla.core.run_directory import require_measurements
 from gap_vla.core.typed_config import EPISODES, SEED, STEPS
 from gap_vla.core.whole import write_json
 from gap_vla.report.comparison import Rollouts, require_asked
@@ -163,12 +164,14 @@ def _require_sound(found: Section, name: str) -> None:
         raise UserError(f"it is that of {cell!r}, task {task!r}, arm {arm!r}, seed {seed}")
     if found.choice("status", (FINISHED, FAILED)) == FAILED:
         found.text("error")
+    elif found.values.get("error") is not None:
+        raise UserError("its status is 'finished', and it has an error")
     found.whole("steps", 0, STEPS)
     found.finite("seconds", 0, 1e9)
     found.flag("whole")
     found.section("origin", {})
     for part in ("validation", "gradients"):
-        found.section(part, {}).require_numbers()
+        require_measurements(found.section(part, {}))
     found.section("account", {}).section("machine", {})
     for stage in (stages := found.section("stages", {})).values:
         stages.finite(stage, 0, 1e9)

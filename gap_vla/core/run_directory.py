@@ -52,6 +52,10 @@ NO_PART_OF_THE_RESULT = {
 """Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
 
 
+SIZES = re.compile(r"_mse$|grad(ient)?_norm(/|$)|learning_rate$")
+"""Names of measurements that are never negative."""
+
+
 class RunExistsError(UserError, RuntimeError):
     """The run directory is there already and resuming was not asked for."""
 
@@ -217,6 +221,13 @@ class RunDirectory:
                 print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
 
 
+def require_measurements(found: Section) -> None:
+    """Raises the section's error for the first value that is no number, or negative where it measures a size."""
+    found.require_numbers()
+    sizes = {key: value for key, value in found.values.items() if SIZES.search(key)}
+    Section(sizes, found.where, found.error).require_numbers(0)
+
+
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     """Every whole line of a metrics file, oldest first; a last one that a kill cut off is left out.
 
@@ -233,7 +244,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             if number == len(lines) and re.fullmatch(rb"\0*|\{[ -~]*", line):
                 break
             raise UserError(f"{where}: not valid JSON; copy the file again") from None
-        row.require_numbers()
+        require_measurements(row)
         step = row.whole("step", 0, STEPS)
         before = rows[-1]
         if step < before["step"] or (step == before["step"] and row.values.keys() & before.keys() > {"step"}):

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.foreign import Section
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section, one_line
 from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
 from gap_vla.rollouts.summary import read_outcomes
 from gap_vla.sim import variant_spec
@@ -55,6 +56,8 @@ def read_rollouts(summary: Section) -> dict[str, Rollouts]:
             if part.text(key, value) != value:
                 raise part.refuse(key, f"{value!r}, as in the rest of the file; copy it again")
         found[variant] = read_outcomes(one)
+        if "seed" in one:  # as `evaluate` writes it
+            require_counted(one, variant, found[variant])
     return found
 
 
@@ -77,6 +80,52 @@ def require_asked(found: Section, layouts: Mapping[str, Collection[int]], evalua
     own = {variant: seed if variants is None else variant_spec(variant).first_seed + seed for variant in layouts}
     if firsts != own:
         raise found.error(f"{found.where}: its first layouts are {firsts}, its settings ask for {own}")
+    for variant, seeds in layouts.items():
+        require_counted(found, variant, seeds)
+
+
+def require_counted(found: Section, variant: str, layouts: Collection[int]) -> None:
+    """Raises the section's error unless layouts are counted from their first one on, as our commands do it."""
+    if [*layouts] != [*range(first := next(iter(layouts)), first + len(layouts))]:
+        raise found.error(f"{found.where}: the layouts of {variant} are not counted from {first} on; copy it again")
+
+
+def require_settings(summary: Section, config: Section) -> None:
+    """Raises the summary's error for rollouts of a run that its configuration does not ask for, where both tell."""
+    demos, asked = config.section("demos", {}).values, config.section("eval", {}).values
+    execute = "ensemble" if asked.get("ensemble") else asked.get("execute")
+    normalization = config.section("data", {}).values.get("normalization")
+    for one in evaluations_of(summary).values():
+        task, policy = one.section("task", {}), one.section("policy", {})
+        own = [(task, key, demos.get(key)) for key in ("image_size", "cameras", "camera")]
+        for part, key, value in [*own, (policy, "execute", execute), (policy, "normalization", normalization)]:
+            if value is not None and (given := part.values.get(key, value)) != value:
+                said = f"{one_line(given, 60)}, {config.where} asks for {one_line(value, 60)}"
+                raise part.error(f"{part.name(key)} is {said}; copy the run again")
+
+
+def require_comparable(
+    runs: Sequence[tuple[str, int, Mapping[str, Mapping[str, Any]]]], error: type[UserError]
+) -> None:
+    """Raises `error` for two runs with other horizons or views on one variant, or two seeds with the same policy.
+
+    Two methods may come to the same parameters on one seed, where what they differ in has no effect.
+
+    Args:
+        runs: name, training seed, and variant to what `evaluate` returned.
+    """
+    for (one, seed, of_one), (other, other_seed, of_other) in itertools.combinations(runs, 2):
+        for variant in of_one.keys() & of_other.keys():
+            first, second = of_one[variant], of_other[variant]
+            for part, key in (("task", "horizon"), ("task", "camera"), ("policy", "parameters")):
+                given, another = (found.get(part, {}).get(key) for found in (first, second))
+                if given is None or another is None:
+                    continue
+                if key == "parameters" and given == another and seed != other_seed:
+                    raise error(f"{one} and {other} are of seeds {seed} and {other_seed}, but of one policy; give one")
+                if key != "parameters" and given != another:
+                    said = f"{part}.{key} {one_line(given, 40)} and {one_line(another, 40)}"
+                    raise error(f"{one} and {other} were evaluated on {variant} with {said}; compare them apart")
 
 
 @dataclasses.dataclass(frozen=True)

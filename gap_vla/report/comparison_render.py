@@ -20,8 +20,10 @@ from gap_vla.report.comparison import (
     Rollouts,
     Success,
     compare,
+    evaluations_of,
     label,
     read_rollouts,
+    require_comparable,
     words,
 )
 from gap_vla.rollouts.record import EvaluationError
@@ -150,7 +152,8 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
         The tables as text.
 
     Raises:
-        EvaluationError: no runs, runs of different tasks, of the same method and seed, or without rollouts.
+        EvaluationError: no runs, runs of different tasks, of the same method and seed, without rollouts, or what
+            `require_comparable` refuses.
         OutputError: a file with such a name lies there that is none of ours.
     """
     runs = [Section.read(Path(path), EvaluationError) for path in summaries]
@@ -159,7 +162,10 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
     tasks = sorted({run.text("task") for run in runs})
     if len(tasks) > 1:
         raise EvaluationError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
-    comparison = compare(_outcomes(runs))
+    outcomes = _outcomes(runs)
+    played = [{variant: found.values for variant, found in evaluations_of(run).items()} for run in runs]
+    require_comparable([(r.where, r.values["seed"], found) for r, found in zip(runs, played)], EvaluationError)
+    comparison = compare(outcomes)
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)

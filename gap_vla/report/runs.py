@@ -14,9 +14,16 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.run_directory import RunDirectory, read_metrics
+from gap_vla.core.run_directory import RunDirectory, read_metrics, require_measurements
 from gap_vla.core.typed_config import SEED, STEPS
-from gap_vla.report.comparison import Rollouts, evaluations_of, read_rollouts, require_asked
+from gap_vla.report.comparison import (
+    Rollouts,
+    evaluations_of,
+    read_rollouts,
+    require_asked,
+    require_comparable,
+    require_settings,
+)
 from gap_vla.rollouts.record import EPISODES_FILE, FILM, IDENTITY_FILE, SUMMARY_FILE, read_episodes
 from gap_vla.rollouts.summary import odd_episodes
 
@@ -65,7 +72,7 @@ class Run:
         for section, key in (("dataset", "store"), ("dataset", "path"), ("machine", "commit")):
             found.section(section, {}).text(key, "")
         found.section("seconds", {}).require_numbers(0, 1e9)
-        found.section("validation", {}).require_numbers()
+        require_measurements(found.section("validation", {}))
         rollouts = read_rollouts(found)
         evaluations: dict[str, Mapping[str, Any]] = {}
         for variant, one in evaluations_of(found).items():
@@ -86,6 +93,7 @@ class Run:
                     raise ReportError(f"{played}: {ended}; copy the run again")
         if run.complete and "eval" in config:
             require_asked(found, rollouts, config.section("eval").values)
+            require_settings(found, config)
         first: Mapping[str, Any] = next(iter(evaluations.values()), {})
         said = {"rollouts": first, "success": first.get("success_rate"), "interval": first.get("interval")}
         for key, right in said.items():
@@ -138,11 +146,13 @@ class Run:
             raise ReportError(f"{self.path} was moved or removed while it was read; give its new place")
         rows = read_metrics(path) if path.exists() else []
         if self.summary:
-            last, steps, own = rows[-1] if rows else {}, self.summary["steps"], self.summary["validation"][key]
+            last, steps = rows[-1] if rows else {}, self.summary["steps"]
             if last.get("step") != steps or key not in last:
                 raise ReportError(f"{path} does not end with {key} of step {steps}, where the run ended; copy it again")
-            if abs(last[key] - own) > 1e-3 * abs(last[key]):
-                raise ReportError(f"{path} ends with {key} {last[key]:g}, summary.json has {own:g}; copy the run again")
+            for name, own in self.summary["validation"].items():
+                if abs(last.get(name, own) - own) > 1e-3 * abs(last.get(name, own)):
+                    said = f"{name} {last[name]:g}, summary.json has {own:g}"
+                    raise ReportError(f"{path} ends with {said}; copy the run again")
         return rows
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +169,11 @@ class Run:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs of a page. Raises ReportError: none, runs of several tasks, or two of a method and seed."""
+    """The runs of a page.
+
+    Raises:
+        ReportError: none, runs of several tasks, two of a method and seed, or what `require_comparable` refuses.
+    """
     found = [Run.read(path) for path in paths]
     tasks = sorted({run.task for run in found})
     if len(tasks) != 1:
@@ -167,6 +181,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     for one, other in itertools.combinations(found, 2):
         if one.label == other.label:
             raise ReportError(f"{one.path} and {other.path} are both {one.label}; give one of them")
+    require_comparable([(str(run.path), run.seed, run.evaluations) for run in found], ReportError)
     return found
 
 

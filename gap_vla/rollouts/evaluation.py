@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,14 @@ from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf
 from gap_vla.rollouts.rollout import Rollout
-from gap_vla.rollouts.summary import odd_episodes, read_outcomes, summarize, title
+from gap_vla.rollouts.summary import (
+    CANNOT_END_SO,
+    cannot_end_so,
+    odd_episodes,
+    read_outcomes,
+    summarize,
+    title,
+)
 from gap_vla.rollouts.task import STEPS, Task, sim_task
 from gap_vla.rollouts.workers import Privilege, WorkerPool
 
@@ -107,8 +115,12 @@ def evaluate(
     layouts = named or {e: seed + e for e in range(episodes)}
     if len(layouts) < episodes:
         raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
+
+    def layout_of(episode: int) -> int | None:
+        return layouts.get(episode) if named else seed + episode
+
     out = Path(out_dir)
-    what = {
+    what: dict[str, Any] = {
         "task": {**chosen.identity(), "horizon": chosen.horizon},
         "seed": seed,
         "policy": identity(policy),
@@ -116,10 +128,12 @@ def evaluate(
     with alone(out / ".lock", str(out)):
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
         if (summary_file := out / "summary.json").exists():
-            _require_of(log, Section.read(summary_file, EvaluationError, "move it away"))
+            _require_of(log, Section.read(summary_file, EvaluationError, "move it away"), layout_of)
         for e, r in log.records.items():
-            layout, ends = layouts.get(e) if named else seed + e, (None, *(chosen.phases or [r.phase]))
-            if r.steps > chosen.horizon or r.layout_seed != layout or r.phase not in ends:
+            if cannot_end_so(r, what["task"]):
+                raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")
+            ends = (None, *(chosen.phases or [r.phase]))
+            if r.steps > chosen.horizon or r.layout_seed != layout_of(e) or r.phase not in ends:
                 raise EvaluationError(
                     f"{log.path}: episode {e} is none of this evaluation; remove it, or choose another --out"
                 )
@@ -161,10 +175,12 @@ def evaluate(
     return summary
 
 
-def _require_of(log: EpisodeLog, summary: Section) -> None:
+def _require_of(log: EpisodeLog, summary: Section, layout_of: Callable[[int], int | None]) -> None:
     """Raises EvaluationError if what an earlier call left is of another evaluation, or of other outcomes."""
     summary.require("policy", "success_rate")
-    read_outcomes(summary)
+    played = list(read_outcomes(summary))
+    if played != [layout_of(episode) for episode in range(len(played))]:
+        raise summary.error(f"{summary.where}: its layout_seeds are not those of its episodes; move it away")
     odd = [f"the {key}" for key, value in log.identity.items() if summary.values.get(key) != value]
     odd += [f"episode {e}" for e in odd_episodes(summary.values, log.records.values())]
     if odd:

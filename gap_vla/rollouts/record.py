@@ -67,8 +67,8 @@ class EpisodeRecord:
         for key in ("simulation_seconds", "rendering_seconds", "policy_seconds"):
             found.finite(key, 0, 1e9, 0.0)
         for key in ("phase", "error"):
-            if found.values.get(key) is not None:
-                found.text(key)
+            if found.values.get(key) is not None and not found.text(key):
+                raise EvaluationError(f"{found.name(key)} is empty; remove the line")
         if found.flag("success") and found.values.get("error") is not None:
             raise EvaluationError(f"{where}: an episode that was cut short cannot have succeeded; remove the line")
         if odd := set(found.values) - {field.name for field in dataclasses.fields(cls)}:
@@ -80,7 +80,7 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
     """The episodes of an `episodes.jsonl`, and how many bytes their lines are: behind them may be a part of one more.
 
     Raises:
-        EvaluationError: a line that is none of an episode, or two of the same.
+        EvaluationError: a line that is none of an episode, or two of the same; behind them what begins no line.
     """
     found = content(path, EvaluationError)
     whole = found[: found.rfind(b"\n") + 1]
@@ -93,6 +93,8 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
             raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
         if records.setdefault(record.episode, record) is not record:
             raise EvaluationError(f"{where}: episode {record.episode} again; remove one of them")
+    if not re.fullmatch(rb"(\{[^\0-\x1f]*)?\0*", found[len(whole) :]):  # what a kill or a power cut leaves
+        raise EvaluationError(f"{path}: behind its last whole line is no beginning of an episode; remove it")
     return records, len(whole)
 
 

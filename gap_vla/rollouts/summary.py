@@ -12,6 +12,7 @@ import numpy as np
 from gap_vla.core.foreign import Section, one_line
 from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord
 from gap_vla.rollouts.statistics import clopper_pearson, wilson
+from gap_vla.sim import TASK_NAMES, task_spec
 
 
 def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> dict[str, Any]:
@@ -63,15 +64,21 @@ def read_outcomes(found: Section) -> dict[int, bool]:
     horizon = found.section("task", {}).whole("horizon", 1, 2**53, 2**53)
     steps = found.list("steps", lambda items, name: items.whole(name, 0, horizon))
     outcomes = found.list("outcomes", lambda items, name: items.whole(name, 0, 1) == 1)
+    errors = _read_errors(found, len(outcomes))
     ends = found.list("last_phases", lambda items, name: None if items.values[name] is None else items.text(name))
     if not outcomes or {len(set(layouts)), len(layouts), len(steps), len(ends)} != {len(outcomes)}:
         raise found.error(
             f"{found.where}: {len(outcomes)} outcomes of {len(set(layouts))} layouts; copy the file again"
         )
-    records = [EpisodeRecord(number, *row) for number, row in enumerate(zip(layouts, outcomes, steps, ends))]
+    rows = enumerate(zip(layouts, outcomes, steps, ends))
+    records = [EpisodeRecord(number, *row, errors.get(number)) for number, row in rows]
+    if odd := [record.episode for record in records if cannot_end_so(record, found.section("task", {}).values)]:
+        raise found.error(f"{found.where}: episode {odd[0]} {CANNOT_END_SO}; copy the file again")
     phases = list(found.section("phases").section("reached").values) if found.values.get("phases") else []
-    if phases and (odd := {*ends} - {None, *phases}):
-        raise found.error(f"{found.name('last_phases')} has {one_line(odd, 80)}, no phase of the task; copy it again")
+    if phases and (unknown := {*ends} - {None, *phases}):
+        raise found.error(
+            f"{found.name('last_phases')} has {one_line(unknown, 80)}, no phase of the task; copy it again"
+        )
     again = summarize(records, phases)
     for key in ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases"):
         found.require(key)
@@ -79,6 +86,34 @@ def read_outcomes(found: Section) -> dict[int, bool]:
         if _rounded(given) != _rounded(right):
             raise found.error(f"{found.name(key)} is {one_line(given, 80)}, its episodes give {right}; copy it again")
     return dict(zip(layouts, outcomes))
+
+
+CANNOT_END_SO = "ended without success or error before its horizon, or with both"
+
+
+def cannot_end_so(record: EpisodeRecord, task: Mapping[str, Any]) -> bool:
+    """Whether no episode ends in this way: one of our simulated tasks only ends by success, at its horizon (or at that
+    of the evaluation, if it is shorter), or with an error. Tasks of others may end early.
+
+    Args:
+        task: what the evaluation says of it.
+    """
+    if record.error is not None:
+        return record.success
+    name, horizon = task.get("task"), task.get("horizon")
+    if record.success or name not in TASK_NAMES or not isinstance(horizon, int):
+        return False
+    return record.steps < min(horizon, task_spec(name).horizon)
+
+
+def _read_errors(found: Section, episodes: int) -> dict[int, str]:
+    """Episode to why it was cut short."""
+    listed = found.list("errors", Section.section) if "errors" in found else ()
+    errors = {one.whole("episode", 0, episodes - 1): one.text("error") for one in listed}
+    if len(errors) < len(listed):
+        raise found.error(f"{found.name('errors')} names an episode twice; copy the file again")
+    found.whole("simulator_errors", 0, len(errors), 0)
+    return errors
 
 
 def odd_episodes(summary: Mapping[str, Any], records: Iterable[EpisodeRecord]) -> list[int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.foreign import blaming
+from gap_vla.core.foreign import blaming, one_line
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.report.runs import Run
 from gap_vla.rlds import EpisodeStore, WindowLoader
@@ -126,8 +127,8 @@ def shuffled_images(
 
 
 def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
-    """The store's training split and ρ of its steps as this run used it; None where the store is not here or the
-    method uses no ρ.
+    """The store's training split and ρ of its steps as this run used it; None where the store is not here, the method
+    uses no ρ, or, after a line on stderr, the store is made from other data.
     """
     with blaming(run.path / "config.json", "no settings of a run"):
         config: Experiment = (SmallConfig if run.small else FinetuneConfig).from_dict(run.config)
@@ -135,6 +136,10 @@ def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
     if directory is None or not config.schedule.needs_rho:
         return None
     store = EpisodeStore.open(directory)
+    if (trained_on := run.summary.get("dataset", {}).get("hash", store.source_hash)) != store.source_hash:
+        other = f"holds dataset {store.source_hash}, {run.path} was trained on {one_line(trained_on, 40)}"
+        print(f"{directory} {other}; its ρ and frames are not shown", file=sys.stderr)
+        return None
     split = store.split("train")
     if run.small:
         from gap_vla.policies.windows import rho_of  # loads torch

@@ -124,6 +124,24 @@ def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_p
     assert (tmp_path / "out" / "table.png").read_bytes() == first
 
 
+def test_evaluations_of_one_policy_are_not_two_seeds_and_layouts_are_counted(tmp_path):
+    paths = runs(tmp_path, methods({"v": 0.4}, seeds=(0, 1), layouts=3))
+
+    def change(path, **more):
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps({**found, "rollouts": {**found["rollouts"], **more}}))
+
+    for path, own in zip(paths, "ab"):
+        change(path, policy={"name": "v", "parameters": own}, seed=100_000)
+    render(paths, tmp_path / "out")
+    change(paths[1], policy={"name": "v", "parameters": "a"})
+    with pytest.raises(EvaluationError, match="are of seeds 0 and 1, but of one policy; give one"):
+        render(paths, tmp_path / "out")
+    change(paths[1], layout_seeds=[100_000, 100_777, 100_002])
+    with pytest.raises(EvaluationError, match="layouts of default are not counted from 100000 on; copy it again"):
+        render(paths, tmp_path / "out")
+
+
 def test_tasks_cannot_be_mixed(tmp_path):
     paths = runs(tmp_path, methods({"v": 0.4, "vp": 0.5}))
     with pytest.raises(EvaluationError, match="different tasks cannot be compared: assembly, stack"):

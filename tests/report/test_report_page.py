@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from types import SimpleNamespace
 
 import pytest
 from evaluations import evaluation_of
@@ -10,7 +11,10 @@ from finished_runs import make_run
 
 from gap_vla.core.errors import UserError
 from gap_vla.report.page import write_report
-from gap_vla.report.runs import ReportError, Run
+from gap_vla.report.runs import ReportError, Run, read_runs
+from gap_vla.rlds import EpisodeStore
+from gap_vla.rollouts.record import EpisodeRecord
+from gap_vla.rollouts.summary import cannot_end_so
 from gap_vla.training.data import training_rho
 from gap_vla.training.torch import SmallConfig
 
@@ -148,6 +152,11 @@ def evaluated(**changes):
             "val/action_mse is 'low'",
         ),
         ("summary.json", {"validation": {}}, "validation.val/action_mse is missing"),
+        (
+            "summary.json",
+            {"validation": {"val/action_mse": -0.5, "val/mean_action_mse": 1}},
+            "val/action_mse is -0.5; it must be a number from 0",
+        ),
         ("summary.json", evaluated(videos=["/etc/passwd"]), "films in its folder, not '/etc/passwd'"),
         ("summary.json", {"variants": {}, "rollouts": {"task": 5}}, "rollouts.task is 5"),
         ("summary.json", {"success": NAN}, "success is nan"),
@@ -177,6 +186,103 @@ def test_runs_that_measured_nothing_are_refused_by_file_and_key(tmp_path, file, 
     with pytest.raises(UserError) as caught:
         Run.read(path.parent)
     assert named in str(caught.value) and "\n" not in str(caught.value)
+
+
+SETTINGS = {
+    "demos": {"image_size": 64, "cameras": ["primary"], "camera": "near"},
+    "data": {"normalization": "normal"},
+    "eval": {"episodes": 4, "seed": 0, "variants": ["default"], "execute": 1, "ensemble": False},
+}
+PLAYED = {
+    **evaluation_of(enumerate([1, 1, 0, 1], 100_000), ("reach",), 12),
+    "seed": 100_000,
+    "task": {"task": "assembly", "variant": "default", "image_size": 64, "cameras": ["primary"], "camera": "near"},
+    "policy": {"name": "gap", "execute": 1, "normalization": "normal", "parameters": "0123"},
+    "videos": [],
+}
+
+
+def evaluated_run(folder, name="gap", seed=0, settings=SETTINGS, **changes):
+    """A run whose evaluation says what it is of."""
+    path = make_run(folder / name, "gap", seed, [1, 1, 0, 1])
+    played = {**PLAYED, **changes}
+    summary = json.loads((path / "summary.json").read_text())
+    (path / "summary.json").write_text(json.dumps({**summary, "rollouts": played, "variants": {"default": played}}))
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **settings}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "said"),
+    [
+        ("eval", {"execute": 5}, r"policy\.execute is 1, .*config\.json asks for 5; copy the run again"),
+        ("eval", {"ensemble": True}, r"policy\.execute is 1, .*config\.json asks for ensemble"),
+        ("demos", {"image_size": 32}, r"task\.image_size is 64, .*asks for 32"),
+        (
+            "demos",
+            {"cameras": ["primary", "wrist"]},
+            r"task\.cameras is \['primary'\], .*asks for \['primary', 'wrist'\]",
+        ),
+        ("demos", {"camera": "corner"}, r"task\.camera is near, .*asks for corner"),
+        ("data", {"normalization": "bounds"}, r"policy\.normalization is normal, .*asks for bounds"),
+    ],
+)
+def test_rollouts_that_the_settings_of_their_run_do_not_ask_for_are_refused(tmp_path, section, change, said):
+    Run.read(evaluated_run(tmp_path, "whole"))
+    settings = {**SETTINGS, section: {**SETTINGS[section], **change}}
+    with pytest.raises(ReportError, match=said):
+        Run.read(evaluated_run(tmp_path, settings=settings))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"layout_seeds": [100_000, 100_777, 100_002, 100_003]},
+            "the layouts of default are not counted from 100000 on",
+        ),
+        (
+            {"layout_seeds": [100_000, 100_002, 100_001, 100_003]},
+            "the layouts of default are not counted from 100000 on",
+        ),
+        ({"simulator_errors": 1}, "simulator_errors is 1; it must be 0"),
+        ({"errors": [{"episode": 4, "error": "step 3: fell"}]}, "episode is 4"),
+        ({"errors": [{"episode": 2, "error": "fell"}] * 2}, "errors names an episode twice"),
+        ({"errors": [{"episode": 0, "error": "fell"}]}, "episode 0 ended without success or error"),
+        ({"task": {**PLAYED["task"], "horizon": 200}}, "episode 2 ended without success or error before its horizon"),
+    ],
+)
+def test_episodes_that_no_evaluation_gives_are_refused(tmp_path, change, said):
+    with pytest.raises(ReportError, match=said):
+        Run.read(evaluated_run(tmp_path, **change))
+
+
+def test_episodes_end_at_the_tasks_own_horizon_if_the_evaluations_is_longer_and_those_of_others_when_they_like(
+    tmp_path,
+):
+    own = evaluation_of(enumerate([1, 1, 0, 1], 100_000), ("reach",), 200)
+    Run.read(evaluated_run(tmp_path, "longer", **own, task={**PLAYED["task"], "horizon": 500}))
+    Run.read(evaluated_run(tmp_path, "cut", errors=[{"episode": 2, "error": "step 12: fell"}], simulator_errors=1))
+    assert not cannot_end_so(EpisodeRecord(0, 5, False, 3), {"task": "mine", "horizon": 200})
+
+
+def test_runs_that_were_measured_differently_or_share_a_policy_are_not_compared(tmp_path):
+    def other(name, seed=1, **changes):
+        return evaluated_run(tmp_path, name, seed, **{"policy": {**PLAYED["policy"], "parameters": "4567"}, **changes})
+
+    first, settings = evaluated_run(tmp_path), {**SETTINGS, "demos": {}}
+    won = evaluation_of(enumerate([1, 1, 1, 1], 100_000), ("reach",), 12)
+    at_horizon = evaluated_run(tmp_path, "100", **won, task={**PLAYED["task"], "horizon": 100})
+    assert len(read_runs([first, other("second")])) == 2
+    with pytest.raises(ReportError, match="are of seeds 0 and 1, but of one policy; give one"):
+        read_runs([first, other("same", policy=PLAYED["policy"])])
+    with pytest.raises(
+        ReportError, match=r"evaluated on default with task\.camera near and corner; compare them apart"
+    ):
+        read_runs([first, other("view", settings=settings, task={**PLAYED["task"], "camera": "corner"})])
+    with pytest.raises(ReportError, match=r"evaluated on default with task\.horizon 100 and 50"):
+        read_runs([at_horizon, other("50", **won, task={**PLAYED["task"], "horizon": 50})])
 
 
 def test_a_run_with_the_rollouts_of_another_policy_is_refused(tmp_path):
@@ -224,7 +330,18 @@ ENDS = r"metrics\.jsonl does not end with val/action_mse of step 20, where the r
         (lambda lines: [*lines[:-1], lines[-1][:20]], ENDS),  # cut off
         (lambda lines: [*lines, '{"step": 21, "train/loss": 0.5}\n'], ENDS),  # of a longer run
         (lambda lines: [*lines[:-1], lines[-1].replace("0.5", "0.6")], r"ends with val/action_mse 0\.6, summary\.json"),
+        (
+            lambda lines: [*lines[:-1], '{"step": 20, "val/action_mse": 0.5, "val/mean_action_mse": 0.7}\n'],
+            r"ends with val/mean_action_mse 0\.7, summary\.json has 0\.5; copy the run again",
+        ),
         (lambda lines: [lines[0].replace("1.0", "NaN"), *lines[1:]], r"line 1: train/loss is nan; it must be a number"),
+        *(
+            (
+                lambda lines, name=name: [lines[0].replace('"train/loss": 1.0', f'"{name}": -1.0'), *lines[1:]],
+                f"line 1: {name} is -1.0; it",
+            )
+            for name in ("val/action_mse", "train/gradient_norm", "train/grad_norm/vision", "train/learning_rate")
+        ),
     ],
 )
 def test_measurements_of_a_finished_run_that_are_cut_damaged_or_another_runs_are_refused(change, said, tmp_path):
@@ -267,6 +384,18 @@ def test_settings_that_are_unknown_are_refused_with_their_file(tmp_path, change,
     with pytest.raises(UserError, match=re.escape(f"{path / 'config.json'}: no settings of a run: ")) as caught:
         training_rho(Run.read(path))
     assert named in str(caught.value)
+
+
+def test_the_rho_of_other_data_is_not_shown_and_said_so(tmp_path, monkeypatch, capsys):
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "store.json").write_text("{}")
+    monkeypatch.setattr(EpisodeStore, "open", lambda directory: SimpleNamespace(source_hash="4567"))
+    dataset = {"store": str(store), "hash": "0123"}
+    run = Run(tmp_path / "run", SmallConfig("assembly", "gap").to_dict(), {"dataset": dataset}, {}, {})
+    assert training_rho(run) is None
+    said = f"{store} holds dataset 4567, {run.path} was trained on 0123; its ρ and frames are not shown\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_small_run_that_is_not_finished_has_no_checkpoint_and_a_page(tmp_path):

@@ -246,6 +246,7 @@ LINE = {"episode": 0, "layout_seed": 0, "success": True, "steps": 3}
         ({"policy_seconds": NAN}, "policy_seconds is nan"),
         ({"error": 5}, "error is 5"),
         ({"error": "step 3: fell"}, "cannot have succeeded"),
+        ({"error": ""}, "line 1: error is empty; remove the line"),
         ({"unheard_of": 1}, "line 1: unknown key 'unheard_of'; remove the line"),
         ({"steps": ...}, "line 1: steps is missing; found episode, layout_seed, success"),
         ({"steps": 0}, "line 1: steps is 0"),
@@ -267,6 +268,39 @@ def test_an_episode_that_stands_there_twice_is_refused(tmp_path):
         log.append(EpisodeRecord(0, 5, success, 3))
     with pytest.raises(EvaluationError, match=r"episodes\.jsonl, line 2: episode 0 again; remove one of them"):
         EpisodeLog(tmp_path, {})
+
+
+@pytest.mark.parametrize("torn", [b"", b"\0\0", b'{"episode": 1, "lay', b'{"error": "\xe2\x80', b'{"episode"\0\0'])
+def test_a_line_that_was_being_written_is_cut_off_and_what_begins_none_is_named(tmp_path, torn):
+    EpisodeLog(tmp_path, {}).append(EpisodeRecord(0, 5, False, 3))
+    path = tmp_path / "episodes.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    assert len(EpisodeLog(tmp_path, {}).records) == 1 and path.read_bytes() == whole
+    path.write_bytes(whole + b"garbage here")
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl: behind its last whole line is no beginning of an ep"):
+        EpisodeLog(tmp_path, {})
+    assert path.read_bytes() == whole + b"garbage here"
+
+
+def test_a_failure_before_the_horizon_without_an_error_is_refused(tmp_path):
+    def evaluated():
+        return evaluate(
+            RandomPolicy(7), "assembly", episodes=1, seed=0, out_dir=tmp_path, horizon=3, videos=0, workers=1
+        )
+
+    evaluated()
+    summary, lines = tmp_path / "summary.json", tmp_path / "episodes.jsonl"
+    whole = summary.read_text()
+    summary.write_text(json.dumps({**json.loads(whole), "layout_seeds": [7]}))
+    with pytest.raises(
+        EvaluationError, match=r"summary\.json: its layout_seeds are not those of its episodes; move it"
+    ):
+        evaluated()
+    summary.unlink()
+    lines.write_text(json.dumps({**json.loads(lines.read_text()), "steps": 2}) + "\n")
+    with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode 0 ended without success or error before its"):
+        evaluated()
 
 
 def test_an_evaluation_is_not_written_through_a_link(tmp_path):

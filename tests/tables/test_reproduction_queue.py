@@ -230,6 +230,15 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}
         ({"steps": 9}, "steps is 9; it must be 10"),
         ({"status": "done"}, "status is 'done'"),
         ({"status": "failed"}, "error is null"),
+        ({"error": "it fell"}, "its status is 'finished', and it has an error"),
+        ({"validation": {"val/action_mse": -0.1}}, "validation.val/action_mse is -0.1"),
+        (
+            {
+                "config": {**ASKED, "eval": {"episodes": 2, "seed": 0, "variant": "default"}},
+                "variants": {"default": {"successes": 1, "episodes": 2, "layouts": "0 777", "outcomes": "10"}},
+            },
+            "the layouts of default are not counted from 0 on",
+        ),
         ({"account": []}, "account is list"),
         ({"variants": {"default": {"successes": 2, "episodes": 1, "first_layout": 0, "outcomes": "1"}}}, "successes"),
         ({"variants": {"default": {"successes": 1, "episodes": 1, "first_layout": 0, "outcomes": "7"}}}, "outcomes"),
