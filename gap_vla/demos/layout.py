@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.episode import OPENING_UNIT, PROPRIO_PER_ARM, EpisodeError
+from gap_vla.core.foreign import one_line
 from gap_vla.core.typed_config import choose
 from gap_vla.phases.motion import quaternion_product
 
 Rotation = Literal["quat_wxyz", "quat_xyzw", "euler_xyz", "rotvec", "none"]
 ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "rotvec": 3, "none": 0}
 """Rotation representations and their widths. `euler_xyz` is roll, pitch, yaw about the fixed axes x, y, z (rad)."""
+
+
+_QUATERNION = re.compile(r"(?:^|[^a-z])q(?:uat(?:ernion)?)?[_. -]?([wxyz])(?![a-z])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,29 @@ class StateLayout:
     def facts(self) -> dict[str, str]:
         """What an episode's metadata must say of its proprioception, because its numbers do not."""
         return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}
+
+    def require_names(self, names: Sequence[str], where: str) -> None:
+        """Compares the columns that are taken as quaternions with what all columns are called, if that is known.
+
+        Raises:
+            EpisodeError: there are names such as qw and qx, and those of the columns are in another order.
+        """
+        found = [_QUATERNION.search(name.lower()) for name in names]
+        letters = "".join(match[1] if match else " " for match in found)
+        if self.rotation_kind not in ("quat_wxyz", "quat_xyzw") or not {"w", "x"} <= {*letters}:
+            return
+        for first in range(self.rotation, len(names), self.width):
+            said = letters[first : first + 4]
+            if said.strip() and said != (order := self.rotation_kind[-4:]):
+                columns, called = f"columns {first} to {first + 3}", one_line(", ".join(names[first : first + 4]), 80)
+                turned = {**vars(self), "rotation_kind": f"quat_{said}"}
+                other = next(
+                    (name for name, layout in LAYOUTS.items() if vars(layout) == turned), "JSON of the columns"
+                )
+                raise EpisodeError(
+                    f"{where} calls {columns} {called}, the layout takes them as a quaternion {order}; give another "
+                    f"with --reader layout={other}"
+                )
 
     def to_proprio(self, state: Float[np.ndarray, "T S"], where: str = "state") -> Float[np.ndarray, "T P"]:
         """Per arm xyz (m), quaternion wxyz, two gripper columns (a single opening is repeated).

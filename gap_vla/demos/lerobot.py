@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +14,8 @@ from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import FOREIGN, one_line, refusing, regular, shown
-from gap_vla.demos.fields import IMAGE_NAMES, resized
-from gap_vla.demos.lerobot_index import EpisodePlace, read_description, read_index, read_rows
+from gap_vla.demos.fields import IMAGE_NAMES, as_truth, resized
+from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_description, read_index, read_rows
 from gap_vla.demos.source import NamedArrays
 from gap_vla.drawing.video import working_ffmpeg
 
@@ -81,22 +80,30 @@ class LeRobot(NamedArrays):
                 what = "camera of colours" if key in self._image_keys else "feature"
                 found = one_line(", ".join(known)) or "none"
                 raise EpisodeError(f"{self.path}/meta/info.json: no {what} {key!r} (found: {found})")
-            if key not in self._image_keys and not re.fullmatch(r"(float|u?int)\d+", kind := self._features[key].dtype):
+            if key in self._image_keys:
+                continue
+            where, feature = f"{self.path}/meta/info.json: {key!r}", self._features[key]
+            if not NUMBERS.fullmatch(feature.dtype):
+                raise EpisodeError(f"{where} is of {shown(feature.dtype)}, not of numbers; name another")
+            if feature.names and len(feature.shape) == 1 and len(feature.names) != feature.shape[0]:
                 raise EpisodeError(
-                    f"{self.path}/meta/info.json: {key!r} is of {shown(kind)}, not of numbers; name another"
+                    f"{where} has {len(feature.names)} names and the shape {list(feature.shape)}; correct one of them"
                 )
+        state = self.options["state_key"]
+        self._layout.require_names(self._features[state].names, f"{self.path}/meta/info.json: {state!r}")
         self.places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
 
     def dropped(self) -> dict[str, str]:
-        return self._unused(self._features)
+        return self._unused(self._features, "next.success")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         place = self.places[index]
         where = f"{place.table}, episode {place.index}"
         stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
-        counts = [key for key in ("frame_index", "index", "timestamp", "task_index") if key in self._features]
+        counts = [key for key in _COUNTS if key in self._features]
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
-        table = read_rows(place.table, columns, ("episode_index", place.index))
+        own = ("episode_index", place.index)
+        table = read_rows(place.table, columns, own, optional=(*_COUNTS, "next.success"), most=place.rows)
         if (rows := len(table["episode_index"])) != place.length:
             raise EpisodeError(f"{where}: {rows} rows of this number, the index says {place.length}; download it again")
         _require_counted(table, place, self._fps, where)
@@ -107,6 +114,12 @@ class LeRobot(NamedArrays):
                 arrays[key] = np.stack([np.ravel(row) for row in table[key]])
             if (found := arrays[key].shape[1]) != width:
                 raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
+        for key in (*columns[:2], *counts):
+            _require_kind(np.asarray(arrays.get(key, table[key])), self._features[key], f"{where}: {key!r}")
+        if "next.success" in table:
+            said = f"{where}: 'next.success' of the last step"
+            with refusing(f"{said} is no truth value", "download it again", EpisodeError):
+                arrays["success"] = as_truth(np.asarray(table["next.success"][-1]), said)
         for key in self._image_keys if images else ():
             frames = _pictures(table[key], where) if key in stored else _video(place, key, self._fps)
             if sorted(frames.shape[1:3]) != sorted(shape := self._features[key].shape)[-2:]:  # channels first or last
@@ -116,6 +129,16 @@ class LeRobot(NamedArrays):
                 )
             arrays[key] = resized(frames, self._size)
         return self._episode(arrays, where, images, file=place.table, name=str(place.index))
+
+
+_COUNTS = ("frame_index", "index", "timestamp", "task_index")
+"""Columns that LeRobot itself fills."""
+
+
+def _require_kind(values: np.ndarray, feature: Feature, where: str) -> None:
+    """Raises EpisodeError: whole numbers where info.json says others, or the other way round. Any width is accepted."""
+    if values.dtype.kind in "fiu" and (values.dtype.kind == "f") != feature.dtype.startswith("float"):
+        raise EpisodeError(f"{where} holds {values.dtype}, info.json says {shown(feature.dtype)}; correct it")
 
 
 def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: float, where: str) -> None:

@@ -6,6 +6,7 @@ tables it waits for ever for threads that have failed, and looking at a column's
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import os
@@ -15,16 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import Section, content, parsed, refuse_too_large, refusing, regular
+from gap_vla.core.foreign import Section, content, parsed, refuse_too_large, refusing, regular, shown
 
 
 def read_rows(
-    file: Path, columns: list[str] | None = None, where: tuple[str, int] | None = None
+    file: Path,
+    columns: list[str] | None = None,
+    where: tuple[str, int] | None = None,
+    *,
+    optional: Iterable[str] = (),
+    most: int = 2**63,
 ) -> dict[str, list[Any]]:
-    """Columns of a table as lists, all rows or those in which a column of whole numbers has a value.
+    """Columns of a table as lists, and the optional ones that it has: all rows or those in which a column of whole
+    numbers has a value.
 
     Raises:
-        EpisodeError: no such file, or a damaged one.
+        EpisodeError: no such file, a damaged one, or one of more rows than there are steps in it by the index.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -36,8 +43,11 @@ def read_rows(
         pq.ParquetFile(regular(file), page_checksum_verification=True) as table,
     ):
         refuse_too_large(file, 8 * table.metadata.num_rows, file.stat().st_size, EpisodeError)
-        names = list(dict.fromkeys(columns or table.schema_arrow.names))
-        if missing := [name for name in names if name not in table.schema_arrow.names]:
+        if (count := table.metadata.num_rows) > most:
+            raise EpisodeError(f"{file}: {count} rows, the index lists {most} steps of it; download both again")
+        held = table.schema_arrow.names
+        names = list(dict.fromkeys([*(columns or held), *(name for name in optional if name in held)]))
+        if missing := [name for name in names if name not in held]:
             raise EpisodeError(f"{file}: no column {missing[0]!r}; {advice}")
         rows: dict[str, list[Any]] = {name: [] for name in names}
         for group in range(table.num_row_groups):
@@ -57,6 +67,8 @@ def read_rows(
 MOST = 2**31
 """No dataset has more episodes, files, chunks or steps than this."""
 
+NUMBERS = re.compile(r"float(16|32|64)|u?int(8|16|32|64)")
+
 _FIELD = re.compile(r"\{(\w+)(?::0?\d{1,2}d?)?\}")
 
 
@@ -66,6 +78,7 @@ class Feature:
 
     dtype: str
     shape: tuple[int, ...]
+    names: tuple[str, ...]  # of its numbers, if each has one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +127,7 @@ class EpisodePlace:
     task: str  # the first one that the index names
     tasks: Mapping[int, str] | None  # its tasks by their numbers; None: the dataset has no list of them
     videos: dict[str, tuple[Path, float | None]]  # per camera the file and the start in s; None: all of it
+    rows: int = 0  # steps of all episodes in the table
 
 
 def read_description(root: Path) -> Description:
@@ -127,7 +141,7 @@ def read_description(root: Path) -> Description:
         raise EpisodeError(f"{root}: no meta/info.json; give the folder of one LeRobot dataset")
     info = Section.read(file, EpisodeError)
     version = info.text("codebase_version", "unknown")
-    if version[:2] not in ("v2", "v3"):
+    if not re.fullmatch(r"v[23]\.\d+", version):
         raise EpisodeError(f"{file}: LeRobot format {version!s:.40}; v2 and v3 are read: convert it with LeRobot")
     features = info.section("features")
     found = {}
@@ -136,7 +150,10 @@ def read_description(root: Path) -> Description:
         shape = feature.list("shape", lambda part, key: part.whole(key, 0, MOST))
         about = feature.section("info").values if feature.values.get("info") else {}
         depth = about.get("video.is_depth_map") or about.get("is_depth_map")
-        found[name] = Feature("depth map" if depth else feature.text("dtype"), shape)
+        dtype = feature.text("dtype")
+        if re.fullmatch(r"(float|u?int)\d+", dtype) and not NUMBERS.fullmatch(dtype):
+            raise EpisodeError(f"{feature.name('dtype')} is {shown(dtype)}, which no number is; correct it")
+        found[name] = Feature("depth map" if depth else dtype, shape, _names(feature.values.get("names")))
     return Description(
         root,
         version[:2],
@@ -148,6 +165,13 @@ def read_description(root: Path) -> Description:
         info.whole("total_frames", 0, MOST) if "total_frames" in info else None,
         info.finite("fps", 0.01, 1e5),
     )
+
+
+def _names(said: Any) -> tuple[str, ...]:
+    """The names of a feature's numbers, be they in a list or under a key of their own; none, if there is one of all."""
+    while isinstance(said, Mapping | list) and len(said) == 1:
+        (said,) = said.values() if isinstance(said, Mapping) else said
+    return tuple(said) if isinstance(said, list) and all(isinstance(name, str) for name in said) else ()
 
 
 def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePlace]:
@@ -176,7 +200,19 @@ def read_index(described: Description, cameras: Iterable[str]) -> list[EpisodePl
                 f"{root}/meta: the index lists {listed} {what}, info.json says total_{what} {said}; download both again"
             )
     _require_apart(described, places)
-    return places
+    held: collections.Counter[Path] = collections.Counter()
+    for place in places:
+        held[place.table] += place.length
+    _require_listed(root, held)
+    return [dataclasses.replace(place, rows=held[place.table]) for place in places]
+
+
+def _require_listed(root: Path, tables: Iterable[Path]) -> None:
+    """Raises EpisodeError if a table lies among the data, hidden ones apart, and no episode of the index is in it."""
+    listed = {os.path.normpath(table) for table in tables}
+    for file in sorted((root / "data").rglob("*.parquet")):
+        if os.path.normpath(file) not in listed and "/." not in f"/{file.relative_to(root)}":
+            raise EpisodeError(f"{file}: by the index, no episode is in it; download {root}/meta again, or remove it")
 
 
 def _require_apart(described: Description, places: list[EpisodePlace]) -> None:

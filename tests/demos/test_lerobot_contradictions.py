@@ -1,0 +1,184 @@
+"""A LeRobot dataset that holds more than its index lists, or whose info.json says other things than its tables."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_lerobot_damage import change, copied, described
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.demos import open_source
+
+STATE = "observation.state"
+POSE = ["x", "y", "z", "qw", "qx", "qy", "qz", "finger_1", "finger_2"]
+TURNED = ["x", "y", "z", "qx", "qy", "qz", "qw", "finger_1", "finger_2"]
+
+
+@pytest.mark.parametrize("kind", ["v21_video", "v30_image"])
+def test_a_table_that_no_episode_of_the_index_names_is_refused(tmp_path: Path, kind: str) -> None:
+    file = sorted((copied(kind, tmp_path) / "data").rglob("*.parquet"))[-1]
+    (hidden := file.parent / ".ipynb_checkpoints").mkdir()
+    shutil.copy(file, hidden / file.name)
+    assert len(open_source(tmp_path / kind, "lerobot")) == 2
+    other = Path(shutil.copy(file, file.with_name(file.name.replace("00.", "07.").replace("01.", "07."))))
+    with pytest.raises(EpisodeError, match=rf"{other.name}: by the index, no episode is in it; download .*/meta again"):
+        open_source(tmp_path / kind, "lerobot")
+
+
+def test_a_folder_of_which_some_episodes_were_downloaded_is_opened(tmp_path: Path) -> None:
+    sorted((copied("v21_video", tmp_path) / "data").rglob("*.parquet"))[1].unlink()
+    source = open_source(tmp_path / "v21_video", "lerobot")
+    assert len(source.read(0, images=False)) == 12
+    with pytest.raises(EpisodeError, match=r"episode_000001.parquet: the table cannot be read"):
+        source.read(1, images=False)
+
+
+@pytest.mark.parametrize(("kind", "rows", "listed"), [("v21_video", 24, 12), ("v30_image", 42, 21)])
+def test_rows_that_no_episode_of_the_index_names_are_refused(tmp_path: Path, kind: str, rows: int, listed: int) -> None:
+    file = sorted((copied(kind, tmp_path) / "data").rglob("*.parquet"))[0]
+    cells = pq.ParquetFile(file).read().to_pydict()
+    doubled = {name: [*values, *values] for name, values in cells.items()}
+    doubled["episode_index"] = [*cells["episode_index"], *[7] * (rows - listed)]
+    pq.write_table(pa.table(doubled), file)
+    with pytest.raises(EpisodeError, match=rf"{file.name}: {rows} rows, the index lists {listed} steps of it; down"):
+        open_source(tmp_path / kind, "lerobot").read(0, images=False)
+
+
+@pytest.mark.parametrize("key", [STATE, "action"])
+@pytest.mark.parametrize(
+    ("names", "fits"),
+    [
+        (None, True),
+        ([], True),
+        (["state"], True),  # one name, of the axis
+        ({"a": 0, "b": 1}, True),
+        (["a", "b"], False),
+        ([["a", "b"]], False),
+        ({"motors": ["a", "b"]}, False),
+        ({"axes": [f"joint_{i}" for i in range(9)]}, None),
+    ],
+)
+def test_there_are_as_many_names_as_numbers(tmp_path: Path, key: str, names: Any, fits: bool | None) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"][key].update(names=names))
+    if fits if fits is not None else key == STATE:
+        assert len(open_source(root, "lerobot")) == 2
+    else:
+        with pytest.raises(EpisodeError, match=rf"info.json: '{key}' has \d names and the shape \[\d\]; correct one"):
+            open_source(root, "lerobot")
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "says"),
+    [
+        (POSE, "gap", None),
+        (TURNED, "robomimic", None),
+        (["joint_1", "w", "x", *POSE[3:]], "gap", None),
+        (TURNED, {"rotation_kind": "none"}, None),
+        ([f"left_quat_{name}" for name in "abcwxyzde"], "gap", None),
+        (TURNED, "gap", "columns 3 to 6 qx, qy, qz, qw, .* quaternion wxyz; give another with .*layout=robomimic$"),
+        (POSE, "robomimic", "columns 3 to 6 qw, qx, qy, qz, .* quaternion xyzw; give another with .*layout=gap$"),
+        ({"motors": [f"eef_Quat.{n[-1]}" for n in TURNED]}, "gap", r"columns 3 to 6 eef_Quat\.x, .*layout=robomimic$"),
+        (["grip", *TURNED[:8]], "gap", "columns 3 to 6 z, qx, qy, qz, .*layout=JSON of the columns$"),
+    ],
+)
+def test_quaternions_are_taken_in_the_order_of_their_names(
+    tmp_path: Path, names: Any, layout: Any, says: str | None
+) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"][STATE].update(names=names))
+    if says is None:
+        assert len(open_source(root, "lerobot", layout=layout)) == 2
+    else:
+        with pytest.raises(EpisodeError, match=rf"info.json: '{STATE}' calls {says}"):
+            open_source(root, "lerobot", layout=layout)
+
+
+@pytest.mark.parametrize(
+    ("key", "dtype", "message"),
+    [
+        (STATE, "int64", rf"'{STATE}' holds float\d+, info.json says 'int64'; correct it"),
+        ("action", "uint8", r"'action' holds float\d+, info.json says 'uint8'"),
+        ("frame_index", "float32", "'frame_index' holds int64, info.json says 'float32'"),
+        ("timestamp", "int64", "'timestamp' holds float64, info.json says 'int64'"),
+        (
+            "action",
+            "float999",
+            "action: dtype is 'float999'|action.dtype is 'float999', which no number is; correct it",
+        ),
+        ("index", "int7", "dtype is 'int7', which no number is"),
+        ("index", "int32", None),
+        ("timestamp", "float64", None),
+    ],
+)
+def test_numbers_are_of_the_kind_that_is_declared(tmp_path: Path, key: str, dtype: str, message: str | None) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"][key].update(dtype=dtype))
+    if message is None:
+        assert len(open_source(root, "lerobot").read(0, images=False)) == 12
+    else:
+        with pytest.raises(EpisodeError, match=message):
+            open_source(root, "lerobot").read(0, images=False)
+
+
+@pytest.mark.parametrize(
+    ("version", "known"), [("v2.0", True), ("v2.15", True), *((v, False) for v in "v2 v2x v20.1 v2.1.0 v3.".split())]
+)
+def test_a_version_is_2_or_3_and_a_number(tmp_path: Path, version: str, known: bool) -> None:
+    root = copied("v21_video", tmp_path)
+    described(root, lambda info: info.update(codebase_version=version))
+    if known:
+        assert len(open_source(root, "lerobot")) == 2
+    else:
+        with pytest.raises(EpisodeError, match=rf"info.json: LeRobot format {version}; v2 and v3 are read"):
+            open_source(root, "lerobot")
+
+
+@pytest.mark.parametrize("column", ["frame_index", "index", "timestamp", "task_index"])
+def test_counters_that_info_json_does_not_list_are_compared_all_the_same(tmp_path: Path, column: str) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"].pop(column))
+    assert len(open_source(root, "lerobot").read(0, images=False)) == 12
+    change(root, "data/**/*.parquet", column, lambda c: [n + 5 for n in c])
+    with pytest.raises(EpisodeError, match=rf"episode 0: '{column}' is 5"):
+        open_source(root, "lerobot").read(0, images=False)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    ("new", "success"),
+    [
+        (lambda n: [False] * n, False),
+        (lambda n: [False] * (n - 1) + [True], True),
+        (lambda n: [[True]] * (n - 1) + [[False]], False),
+        (lambda n: [None] * n, None),
+        (lambda n: [["a", "b"]] * n, None),
+    ],
+)
+def test_the_last_step_says_whether_it_succeeded(
+    tmp_path: Path, new: Callable[[int], list[Any]], success: bool | None, listed: bool
+) -> None:
+    root = copied("v21_video", tmp_path)
+    assert open_source(root, "lerobot").read(0, images=False).success
+    if listed:
+        feature = {"dtype": "bool", "shape": [1], "names": None}
+        described(root, lambda info: info["features"].update({"next.success": feature}))
+    file = sorted(root.glob("data/**/*.parquet"))[0]
+    cells = pq.ParquetFile(file).read().to_pydict()
+    pq.write_table(pa.table({**cells, "next.success": new(12)}), file)
+    source = open_source(root, "lerobot")
+    assert "next.success" not in source.dropped()
+    if success is None:
+        with pytest.raises(
+            EpisodeError, match=r"episode 0: 'next.success' of the last step is .*; store a truth value"
+        ):
+            source.read(0, images=False)
+    else:
+        assert source.read(0, images=False).success is success
+        assert source.read(1, images=False).success, "its table has no such column"
