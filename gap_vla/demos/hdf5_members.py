@@ -176,6 +176,19 @@ def length_at(group: h5py.Group, path: str, where: str) -> int:
     return len(_dataset(group, path, where))
 
 
+def lengths_in(group: h5py.Group, where: str, *inner: str) -> dict[str, int]:
+    """Rows of the arrays in a group, and in those groups of it that are named, by path. No link is followed."""
+    found: dict[str, int] = {}
+    for name in names_in(group, where):
+        if group.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD:
+            item = group[name]
+            if isinstance(item, h5py.Dataset) and item.shape:
+                found[name] = len(item)
+            elif isinstance(item, h5py.Group) and name in inner:
+                found |= {f"{name}/{key}": rows for key, rows in lengths_in(item, where).items()}
+    return found
+
+
 def names_in(holder: Iterable[Any], where: str) -> list[str]:
     """Names of a group's members, or of attributes. Raises EpisodeError: one is no text."""
     if odd := [name for name in holder if not is_text(name)]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import numpy as np
+
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.fields import IMAGE_NAMES, files_in
 from gap_vla.demos.source import NamedArrays
+
+_PER_STEP = (
+    "is_first", "is_last", "is_terminal", "done", "dones", "reward", "rewards", "discount", "timestamp", "rho",
+    "change_point",
+)  # fmt: skip
+"""Arrays that have one row per step where they are no single number; none of them is used."""
 
 
 class NpzFolder(NamedArrays):
@@ -44,4 +54,24 @@ class NpzFolder(NamedArrays):
         file = self.places[index]
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
-        return self._episode(arrays, f"{file}", images, file=file, name=file.stem)
+        episode = self._episode(arrays, f"{file}", images, file=file, name=file.stem)
+        for name in (name for name in _PER_STEP if name in arrays and name in left):
+            with contextlib.suppress(EpisodeError):  # no plain array: left out as any other
+                arrays[name] = read_arrays(file, name.__eq__)[name]
+            _require_aligned(arrays.get(name), len(episode), f"{file}: {name!r}", rising=name == "timestamp")
+        return episode
+
+
+def _require_aligned(rows: np.ndarray | None, steps: int, where: str, rising: bool) -> None:
+    """Raises EpisodeError: it has other steps than the actions, or does not rise."""
+    if rows is None or rows.size == 1:
+        return
+    if len(rows) != steps:
+        raise EpisodeError(
+            f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
+        )
+    if rising and rows.ndim == 1 and rows.dtype.kind in "fiu" and not (risen := rows[1:] > rows[:-1]).all():
+        step = 1 + (~risen).argmax()
+        raise EpisodeError(
+            f"{where} is {rows[step]:g} at step {step}, behind {rows[step - 1]:g}; write it with times that increase"
+        )

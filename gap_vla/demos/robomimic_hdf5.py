@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import one_line
+from gap_vla.core.foreign import one_line, parsed, refusing
 from gap_vla.demos import hdf5_members as members
 from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth, require_cameras
 from gap_vla.demos.layout import StateLayout
@@ -32,6 +32,11 @@ IMAGE_KEYS = {
 
 _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
+
+_PER_STEP = (
+    "dones", "rewards", "states", "executed_actions", "phase", "phase_switch", "rho", "change_point",
+)  # fmt: skip
+"""Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
 
 _ARM = re.compile(r"robot(\d{1,3})_eef_pos")
 
@@ -150,6 +155,9 @@ class RobomimicHDF5(Source):
 
     def _file_language(self, file: h5py.File) -> str:
         data = members.group_at(file, "data", f"{self.path}")
+        said = members.attribute_of(data, "env_args")
+        with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
+            parsed(said or "{}")
         stated = members.attribute_of(data, "language_instruction")
         own = (members.attribute_of(data[name], "language_instruction") for name in self.places)
         self._refuse_idle(self.options["language_instruction"], ((stated, one) != (None, None) for one in own))
@@ -157,7 +165,7 @@ class RobomimicHDF5(Source):
             return as_text(stated, f"{self.path}, data")
         if self.options["language_instruction"] is not None:
             return self.options["language_instruction"]
-        env_args = members.simulator_of({"env_args": members.attribute_of(data, "env_args")})
+        env_args = members.simulator_of({"env_args": said})
         return as_text(env_args.get("lang", ""), f"{self.path}: 'lang' in env_args")
 
     def _unused(self, demo: h5py.Group) -> dict[str, str]:
@@ -177,6 +185,7 @@ class RobomimicHDF5(Source):
         action = as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
         attrs = members.attributes_of(demo)
         _require_steps(demo, len(action), where)
+        _require_aligned(demo, len(action), where)
         cameras: dict[str, np.ndarray] = {}
         for key in self._cameras_of(demo, where):
             if images:
@@ -237,6 +246,24 @@ def _require_steps(demo: h5py.Group, steps: int, where: str) -> None:
             f"{where}: {steps} actions, the attribute 'num_samples' says {stated}; get the file again, or drop the "
             "episode"
         )
+
+
+def _require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
+    """Raises EpisodeError: an array, used or not, has other steps than the actions; or `dones` become false again."""
+    held = members.lengths_in(demo, where, "obs", "next_obs")
+    for key, rows in held.items():
+        most = steps + 1 if key == "states" else steps
+        if (key in _PER_STEP or "/" in key) and not steps <= rows <= most:
+            raise EpisodeError(
+                f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
+            )
+    if steps and "dones" in held:
+        ended = np.atleast_1d(members.numbers_at(demo, "dones", where).reshape(steps, -1).any(axis=1))
+        if ended.any() and not ended[-1]:
+            raise EpisodeError(
+                f"{where}: dones is true at step {ended.argmax()} and not at the last, {steps - 1}; cut the episode or "
+                "correct dones"
+            )
 
 
 def _natural(name: str) -> list[Any]:

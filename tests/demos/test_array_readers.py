@@ -79,6 +79,37 @@ def test_arrays_that_do_not_fit_are_refused(folder: Path, changes: dict[str, np.
     assert "demo_1" in str(error.value)
 
 
+STEPS = len(plain(1))
+TIMES = np.arange(STEPS, dtype=np.float32) / 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(({name: np.zeros(5)}, f"'{name}' has 5 steps, the actions {STEPS}; cut them to the same steps or drop the epi")
+          for name in ("is_first", "is_last", "done", "reward", "discount", "timestamp", "rho", "change_point")),
+        ({"rho": np.zeros((STEPS + 1, 1))}, f"'rho' has {STEPS + 1} steps, the actions {STEPS}"),
+        ({"timestamp": TIMES[::-1]}, "'timestamp' is .* at step 1, behind .*; write it with times that increase$"),
+        ({"timestamp": np.append(TIMES[:-1], np.nan)}, f"'timestamp' is nan at step {STEPS - 1}, behind"),
+        ({"timestamp": np.append(TIMES[:-1], TIMES[-2]).astype(np.uint8)}, "'timestamp' is 0 at step 1, behind 0"),
+        ({"timestamp": TIMES, "done": np.zeros(STEPS, bool)}, None),
+        ({"timestamp": np.stack([TIMES, TIMES * 0], 1)}, None),
+        ({"timestamp": np.arange(5).astype("datetime64[s]")}, None),  # no plain array
+        ({"done": np.array(True), "reward": np.array([1.0])}, None),  # of the episode
+        ({"success_rates": np.zeros(5)}, None),
+    ],
+)  # fmt: skip
+def test_arrays_of_one_row_per_step_have_the_steps_of_the_actions(
+    folder: Path, changes: dict[str, np.ndarray], message: str | None
+) -> None:
+    _replace(folder, **changes)
+    if message is None:
+        assert [len(episode) for episode in open_source(folder, "npz")][1] == STEPS
+    else:
+        with pytest.raises(EpisodeError, match=rf"demo_1\.npz: {message}"):
+            list(open_source(folder, "npz"))
+
+
 def test_damaged_npz_and_empty_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     file = folder / "demo_2.npz"
     file.write_bytes(file.read_bytes()[:500])

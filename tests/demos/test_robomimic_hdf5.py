@@ -222,3 +222,64 @@ def test_a_filter_whose_name_is_no_text_does_not_hide_the_others(file: Path) -> 
         stored["mask"].create_dataset(b"\xff", data=[b"demo_1"])
     with pytest.raises(EpisodeError, match=r"no filter 'mask/valid' \(filters: .*train"):
         open_source(file, filter_key="valid")
+
+
+def _put(key: str, value: Any) -> Callable[[h5py.Group], None]:
+    def change(demo: h5py.Group) -> None:
+        demo.pop(key, None)
+        demo[key] = value(len(demo["actions"])) if callable(value) else value
+
+    return change
+
+
+def _ended(*places: int) -> Callable[[int], np.ndarray]:
+    """`dones` of so many steps, true at these."""
+    return lambda steps: np.isin(np.arange(steps), np.array(places) % steps).astype(int)
+
+
+@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *((_put(key, np.zeros(5)), f"{key} has 5 steps, the actions \\d+; cut them to the same steps or drop the episode$")
+          for key in ("dones", "rewards", "states", "executed_actions", "phase_switch", "obs/object", "next_obs/object")),
+        (_put("states", lambda n: np.zeros((n + 2, 3))), r"states has \d+ steps, the actions \d+"),
+        (_put("dones", _ended(4)), "dones is true at step 4 and not at the last, .*; cut the episode or correct dones$"),
+        (_put("dones", lambda n: _ended(4)(n)[:, None]), "dones is true at step 4 and not at the last"),
+        (_put("dones", _ended(-1)), None),
+        (_put("dones", _ended(-3, -2, -1)), None),
+        (_put("dones", _ended(4, -1)), None),  # a success that was lost and reached again
+        (_put("states", lambda n: np.zeros((n + 1, 3))), None),
+        (_put("rewards", 1.0), None),
+        (_put("src_demo_inds", np.zeros(3)), None),
+        (_put("obs/datagen_info/poses", np.zeros((3, 4, 4))), None),
+        (_put("initial_state/pose", np.zeros((1, 7))), None),
+    ],
+)  # fmt: skip
+def test_arrays_of_one_row_per_step_have_the_steps_of_the_actions(
+    file: Path, change: Callable[[h5py.Group], None], message: str | None, images: bool
+) -> None:
+    with h5py.File(file, "a") as stored:
+        change(stored["data/demo_1"])
+    if message is None:
+        assert len(open_source(file).read(1, images=images))
+    else:
+        with pytest.raises(EpisodeError, match=f"{file}, episode demo_1: {message}"):
+            open_source(file).read(1, images=images)
+
+
+@pytest.mark.parametrize(
+    "said", ["not JSON", "{'env_name': 'Lift'}", "[" * 60_000, 5, None, "", '{"env_name": "Lift"}']
+)
+def test_what_is_said_of_the_simulator_is_json(file: Path, said: Any) -> None:
+    with h5py.File(file, "a") as stored:
+        del stored["data"].attrs["env_args"]
+        if said is not None:
+            stored["data"].attrs["env_args"] = said
+    if said in (None, "", '{"env_name": "Lift"}'):
+        assert len(open_source(file)) == 12
+    else:
+        with pytest.raises(
+            EpisodeError, match=f"{file}, data: the attribute 'env_args' is no JSON: .*; write it again$"
+        ):
+            open_source(file)
