@@ -206,6 +206,7 @@ IDLE = {
     "small model.phases=2": "without phase_gate",
     "small model.encoder=resnet18 model.encoder_width=8": "unless model.encoder is small",
     "small method=vision model.proprio_layers=2": "with method vision",
+    "small method=vision model.proprio_history=3": "with method vision and no model.temporal",
     "small method=proprio model.encoder_width=8": "with method proprio",
     "small method=proprio train.precision=float32": "with method proprio",
     "small method=proprio data.shuffle_images=True": "with method proprio",

@@ -31,6 +31,11 @@ def _no_frames(config: Any, key: str) -> bool:
     return config.method == "proprio" and config.model.temporal == "none"
 
 
+def _no_states(config: Any, key: str) -> bool:
+    """And as many states as frames, even where no state is read."""
+    return config.method == "vision" and config.model.temporal == "none"
+
+
 def _other_rival(config: Any, key: str) -> bool:
     """Each of these keys begins with a word of the only method that reads it."""
     return re.split("[._]", key)[1] not in config.method.split("_")
@@ -58,6 +63,7 @@ _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"model\.(token_|num_|mlp_|stem_).*", "with model.pretrained", lambda c, _: c.model.pretrained),
     (r"model\.proprio_(history|tokens)", "with method v", lambda c, _: c.method == "v"),
     (r"model\.proprio_layers", "with method vision", lambda c, _: c.method == "vision"),
+    (r"model\.proprio_history", "with method vision and no model.temporal", _no_states),
     (r"model\.encoder.*|train\.precision", "with method proprio", lambda c, _: c.method == "proprio"),
     (r"model\.image_history", "with method proprio and no model.temporal", _no_frames),
     (r"model\.encoder_width", "unless model.encoder is small", lambda c, _: c.model.encoder != "small"),

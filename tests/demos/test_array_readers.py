@@ -86,7 +86,7 @@ TIMES = np.arange(STEPS, dtype=np.float32) / 10
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *(({name: np.zeros(5)}, f"'{name}' has 5 steps, the actions {STEPS}; cut them to the same steps or drop the epi")
+        *(({name: np.zeros(5)}, f"'{name}' has 5 steps, the actions {STEPS}; cut them to the same steps or drop the")
           for name in ("is_first", "is_last", "done", "reward", "discount", "timestamp", "rho", "change_point")),
         ({"rho": np.zeros((STEPS + 1, 1))}, f"'rho' has {STEPS + 1} steps, the actions {STEPS}"),
         ({"timestamp": TIMES[::-1]}, "'timestamp' is .* at step 1, behind .*; write it with times that increase$"),

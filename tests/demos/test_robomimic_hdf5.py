@@ -241,10 +241,10 @@ def _ended(*places: int) -> Callable[[int], np.ndarray]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        *((_put(key, np.zeros(5)), f"{key} has 5 steps, the actions \\d+; cut them to the same steps or drop the episode$")
-          for key in ("dones", "rewards", "states", "executed_actions", "phase_switch", "obs/object", "next_obs/object")),
+        *((_put(key, np.zeros(5)), f"{key} has 5 steps, the actions \\d+; cut them to the same steps or drop the epis")
+          for key in ("dones", "rewards", "states", "executed_actions", "phase_switch", "obs/object", "next_obs/eef")),
         (_put("states", lambda n: np.zeros((n + 2, 3))), r"states has \d+ steps, the actions \d+"),
-        (_put("dones", _ended(4)), "dones is true at step 4 and not at the last, .*; cut the episode or correct dones$"),
+        (_put("dones", _ended(4)), "dones is true at step 4 and not at the last, .*; cut the episode or correct"),
         (_put("dones", lambda n: _ended(4)(n)[:, None]), "dones is true at step 4 and not at the last"),
         (_put("dones", _ended(-1)), None),
         (_put("dones", _ended(-3, -2, -1)), None),
