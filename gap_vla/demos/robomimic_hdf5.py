@@ -258,6 +258,8 @@ def _require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
     if steps and "dones" in held:
+        if not np.isfinite(members.numbers_at(demo, "dones", where)).all():
+            raise EpisodeError(f"{where}: dones holds NaN or infinity; correct it")
         ended = np.atleast_1d(members.numbers_at(demo, "dones", where).reshape(steps, -1).any(axis=1))
         if ended.any() and not ended[-1]:
             raise EpisodeError(

@@ -162,10 +162,11 @@ class Run:
         return np.array(steps), np.array(values, float)
 
     def videos(self, variant: str) -> list[Path]:
-        """Those that are still there."""
+        """Where they are, or were: in the variant's folder, or, of the only variant of older runs, in that of all."""
         folder = RunDirectory(self.path).rollouts
         found = self.evaluations.get(variant, {}).get("videos", [])
-        return [place for name in found for base in (folder / variant, folder) if (place := base / name).is_file()]
+        places = [[base / name for base in (folder / variant, folder)] for name in found]
+        return [next((place for place in both if place.is_file()), both[0]) for both in places]
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:

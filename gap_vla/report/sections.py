@@ -96,6 +96,9 @@ def videos_section(runs: list[Run], limit: int, command: str) -> str:
     figures, cut = [], []
     scenes = [(run, variant) for run in runs for variant in run.evaluations]
     for caption, path in [(f"{r.label}, {words(v)}", path) for r, v in scenes for path in r.videos(v)[:limit]]:
+        if not path.exists() and not path.is_symlink():
+            cut.append(note(f"{path} is not there any more; `gap-vla evaluate` films episodes again."))
+            continue
         # a link may lead out of the run, into a page that is given away; `evaluate` writes films of a few MB
         if not path.is_symlink() and path.is_file() and path.stat().st_size < 2**26 and pictures_in(path):
             figures.append(film(data_uri(path.read_bytes(), "video/mp4"), caption, path.stem.rsplit("_", 1)[-1]))

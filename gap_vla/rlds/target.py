@@ -30,8 +30,8 @@ _MARKS = (_MARK, FOLDER_MARK)
 
 def check_names(name: str, version: str) -> None:
     """Raises DatasetError for what is no name or no version of a dataset."""
-    if not name.isidentifier():
-        raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores, first a letter")
+    if not (name.isidentifier() and name.isascii()):  # others TFDS writes, and does not find again
+        raise DatasetError(f"dataset name {name!r}: use letters, digits and underscores of ASCII, first a letter")
     if not VERSION.fullmatch(version):
         raise DatasetError(f"dataset version {version!r}: give three numbers, such as 1.0.0")
 

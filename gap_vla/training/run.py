@@ -186,7 +186,9 @@ class Run:
                 f"  {f'{variant}: ' if len(variants) > 1 else ''}success {found['successes']}/{found['episodes']} = "
                 f"{found['success_rate']:.0%} (95% interval {low:.0%} to {high:.0%})"
             )
-        lines.append(f"  all of it lies in {self.directory.path}; to look at: {self.directory.page}")
+        there = self.directory.page.exists()
+        look = f"to look at: {self.directory.page}" if there else f"`gap-vla report {self.directory.path}` makes a page"
+        lines.append(f"  all of it lies in {self.directory.path}; {look}")
         return "\n".join(lines)
 
 

@@ -246,6 +246,7 @@ def _ended(*places: int) -> Callable[[int], np.ndarray]:
         (_put("states", lambda n: np.zeros((n + 2, 3))), r"states has \d+ steps, the actions \d+"),
         (_put("dones", _ended(4)), "dones is true at step 4 and not at the last, .*; cut the episode or correct"),
         (_put("dones", lambda n: _ended(4)(n)[:, None]), "dones is true at step 4 and not at the last"),
+        (_put("dones", lambda n: np.full(n, np.nan)), "dones holds NaN or infinity; correct it"),
         (_put("dones", _ended(-1)), None),
         (_put("dones", _ended(-3, -2, -1)), None),
         (_put("dones", _ended(4, -1)), None),  # a success that was lost and reached again

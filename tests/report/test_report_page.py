@@ -64,6 +64,9 @@ def test_a_video_that_was_cut_is_named_in_its_place(runs, tmp_path):
         video.write_bytes(part)
         page = write_report([path], tmp_path / "report.html", command="make").read_text()
         assert f"{video} is a link, huge or no whole MP4 and is not shown" in page and "<video" not in page
+    video.unlink()
+    page = write_report([path], tmp_path / "report.html", command="make").read_text()
+    assert f"{video} is not there any more" in page and "<video" not in page
     whole = (runs[0] / "rollouts/default/videos/episode_0001_failure.mp4").read_bytes()
     video.write_bytes(whole)
     os.truncate(video, 2**26)  # nothing that `evaluate` wrote; the page would hold all of it

@@ -159,8 +159,9 @@ def test_datasets_without_a_folder_are_written_by_the_base_builder(file: Path, t
     assert type(dataset_builder("threading", tmp_path, version="1.0.1")).__module__.startswith(
         "rlds_builders.threading"
     )
-    with pytest.raises(DatasetError, match="'my-task': use letters, digits and underscores"):
-        dataset_builder("my-task", tmp_path)
+    for name in ("my-task", "übung"):
+        with pytest.raises(DatasetError, match=f"'{name}': use letters, digits and underscores"):
+            dataset_builder(name, tmp_path)
 
 
 def test_an_installed_package_has_no_folders_and_still_writes(
