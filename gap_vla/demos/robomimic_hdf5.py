@@ -243,7 +243,7 @@ class RobomimicHDF5(Source):
 def _require_steps(demo: h5py.Group, steps: int, where: str) -> None:
     if (stated := members.attribute_of(demo, "num_samples")) not in (None, steps):
         raise EpisodeError(
-            f"{where}: {steps} actions, the attribute 'num_samples' says {stated}; get the file again, or drop the "
+            f"{where}: {steps} actions, the attribute 'num_samples' says {stated!r}; get the file again, or drop the "
             "episode"
         )
 
