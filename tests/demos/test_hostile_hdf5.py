@@ -134,7 +134,7 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (_attribute("data/demo_1", "num_samples", [5]), "demo_1: 8 actions, the attribute 'num_samples' says 5; get"),
         (_attribute("data/demo_1", "num_samples", 2**63), "demo_1: 8 actions, .* 'num_samples' says 9223372036854"),
         (_attribute("data/demo_1", "num_samples", np.nan), "demo_1: 8 actions, .* 'num_samples' says nan; get"),
-        (_attribute("data/demo_1", "num_samples", "eight"), "demo_1: 8 actions, .* 'num_samples' says eight"),
+        (_attribute("data/demo_1", "num_samples", "eight"), "demo_1: 8 actions, .* 'num_samples' says 'eight'"),
         (_attribute("data/demo_1", "language_instruction", b"\xff\xfe"), "demo_1: the attribute .* cannot be read"),
         (_attribute("data/demo_1", b"\xff\xfe", 1), "data/demo_1: holds .* whose name is not UTF-8; rename it"),
         (lambda file: file.create_group(b"data/demo_\xff"), "holds .*, whose name is not UTF-8; rename it"),
