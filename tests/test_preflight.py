@@ -375,6 +375,16 @@ def test_a_collection_that_does_not_fit_is_refused(tmp_path):
     require_space("threading", 100, 64, 1, 2, tmp_path)
 
 
+def test_a_training_state_that_does_not_fit_on_the_disk_of_runs_is_refused(folders, monkeypatch):
+    room = {folders["data__root"]: 2**50, folders["runs"]: 100_000}
+    monkeypatch.setattr(
+        resources, "free_disk", lambda folder: next(n for p, n in room.items() if str(folder).startswith(p))
+    )
+    for make in (octo, small):
+        with pytest.raises(ResourceError, match=r"of disk in .*runs are needed \(training state and checkpoint"):
+            ready(make(**folders))
+
+
 def test_a_folder_that_may_not_be_written_to_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(resources.os, "access", lambda place, mode: False)
     with pytest.raises(ResourceError, match=rf"runs is '.*', but {tmp_path} is not writable"):

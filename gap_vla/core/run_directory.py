@@ -141,8 +141,8 @@ class RunDirectory:
         if links := [place for place in self.path.glob("*") if place.is_symlink()]:
             raise RunExistsError(f"{links[0]} is a link; a run writes files of its own: remove it, or move them here")
         if not self.config.exists() and self.path.exists() and any(p != self.lock for p in self.path.iterdir()):
-            lost = "has lost its config.json: copy the run again" if self.metrics.exists() else "is no run of ours"
-            raise RunExistsError(f"{self.path} exists and {lost}; or pass --run-name NAME")
+            lost = "has lost its config.json: copy the run again" if self.metrics.exists() else "is no run: move it"
+            raise RunExistsError(f"{self.path} exists and {lost}, or pass --run-name NAME")
 
     def require_there(self) -> None:
         """Raises UserError if the folder was renamed or removed while its training, which measures into it, ran."""

@@ -73,6 +73,9 @@ def load_arrays(file: Path) -> Any:
     """
     unread = refusing(f"{file}: not read as a pickle of arrays", "write it again", EpisodeError)
     with unread, open(regular(file, EpisodeError), "rb") as stream:
+        if stream.read(4) == b"PK\3\4":
+            raise ValueError("it is a zip, as torch.save writes; save a dictionary of numpy arrays with pickle.dump")
+        stream.seek(0)
         return read_pickle(stream, os.fstat(stream.fileno()).st_size)
 
 

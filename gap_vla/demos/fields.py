@@ -57,7 +57,7 @@ def as_actions(value: Any, limit: float | None, where: str) -> np.ndarray:
         step, column = np.argwhere(beyond)[0]
         raise EpisodeError(
             f"{where} is {actions[step, column]:g} at step {step}, column {column}; actions lie in [-{limit:g}, "
-            f"{limit:g}]: rescale them, or state their largest value with build-dataset's --reader action_limit=…"
+            f"{limit:g}]: rescale them, or build a dataset with --reader action_limit=… that states their largest value"
         )
     return actions
 

@@ -67,6 +67,8 @@ def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
 
 def require_sound(path: Path) -> None:
     """Raises EpisodeError for a file on which the HDF5 library would hang. Reads all of it."""
+    if not path.exists():
+        raise EpisodeError(f"{path}: no such file")
     with refusing(f"{path}: not a complete HDF5 file", "get the file again", EpisodeError):
         if not h5py.is_hdf5(regular(path, EpisodeError)):
             raise EpisodeError(f"{path}: not a complete HDF5 file; get the file again")

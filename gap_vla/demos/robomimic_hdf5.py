@@ -187,7 +187,10 @@ class RobomimicHDF5(Source):
         _require_steps(demo, len(action), where)
         _require_aligned(demo, len(action), where)
         cameras: dict[str, np.ndarray] = {}
-        for key in self._cameras_of(demo, where):
+        if (found := self._cameras_of(demo, where)) != self._cameras:
+            known = [one_line(", ".join(keys) or "none", 80) for keys in (found, self._cameras)]
+            raise EpisodeError(f"{where}: its cameras are {known[0]}, the first episode's {known[1]}; drop the episode")
+        for key in found:
             if images:
                 cameras[self._image_keys[key]] = as_frames(members.numbers_at(demo, f"obs/{key}", where))
             elif (count := members.length_at(demo, f"obs/{key}", where)) != len(proprio):

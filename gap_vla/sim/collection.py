@@ -108,7 +108,7 @@ def collect_demos(
     }
     folder = out.with_name(out.name + ".parts")
     try:
-        with keeping(f"finished episodes are in {folder}, the same command continues"), _parts(folder, settings):
+        with keeping(f"any finished episodes are in {folder}, the same command continues"), _parts(folder, settings):
             done = _finished(folder)
             missing = n - sum(outcome == KEPT for outcome in done.values())
             if missing > 0:

@@ -85,6 +85,8 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         _require_mixture(config, stages)
     if not dry_run:
         require_training_memory(config, config.on_cpu)
+    if not directory.checkpoint.exists() and not any(directory.state.glob("*")):
+        require_training_disk(config)
 
 
 def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
@@ -118,6 +120,13 @@ def require_training_memory(config: Experiment, on_cpu: bool) -> None:
         needs = {name: size for name, size in needs.items() if name == "batches"}
     advice = f"{config.memory_advice}, demos.image_size, or the sizes in model"
     require_memory({"libraries": 300 * 2**20, **needs}, advice)
+
+
+def require_training_disk(config: Experiment) -> None:
+    """Raises ResourceError if training state and checkpoint do not fit on the disk of `runs`: as much as parameters and
+    optimizer take in memory, and gradients, whose place the checkpoint has here."""
+    size = config.memory()["parameters, gradients, optimizer"]
+    require_disk({"training state and checkpoint": size}, config.runs, "the sizes in model, or name another disk")
 
 
 def require_data(config: Experiment, stages: Stages) -> None:

@@ -294,6 +294,13 @@ def test_what_lies_among_the_demonstrations_of_a_pickle_is_not_passed_over(tmp_p
         open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
 
 
+def test_what_torch_saved_is_called_a_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "demo.pkl", "w") as archive:
+        archive.writestr("demo/data.pkl", b"")
+    with pytest.raises(EpisodeError, match=r"demo\.pkl: .* it is a zip, as torch\.save writes; save"):
+        open_source(tmp_path, "pickle")
+
+
 def test_truncated_pickles_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "cut.pkl"
     file.write_bytes(pickle.dumps(arrays(plain(0)))[:-2000])

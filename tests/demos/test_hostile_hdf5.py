@@ -152,6 +152,14 @@ def test_what_is_no_demonstration_is_refused_in_one_line(
     assert str(error.value).startswith(f"{file}") and len(str(error.value).splitlines()) == 1
 
 
+def test_a_camera_that_one_demonstration_lacks_is_missed_before_pictures_are_read(file: Path) -> None:
+    with h5py.File(file, "r+") as stored:
+        del stored["data/demo_1/obs/agentview_image"]
+    message = "episode demo_1: its cameras are robot0_eye_in_hand_image, the first episode's agentview_image, robot0"
+    with pytest.raises(EpisodeError, match=message):
+        open_source(file).without_images()
+
+
 def test_a_filter_that_names_a_missing_demonstration_is_refused(file: Path) -> None:
     with h5py.File(file, "r+") as stored:
         stored["mask/train"] = [b"demo_0", b"demo_7"]

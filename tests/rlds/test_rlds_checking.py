@@ -18,7 +18,7 @@ from gap_vla.phases.motion import quaternion_product
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
-from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance
 from gap_vla.rlds.checking.report import Recording, Report
@@ -399,6 +399,15 @@ def test_absolute_actions_are_recognised() -> None:
         return dataclasses.replace(r, action=np.concatenate([target, r.action[:, 3:]], 1))
 
     assert ("error", "frame") in findings([absolute(r) for r in SOUND])
+
+
+def test_actions_that_are_late_or_absolute_are_called_that_alone() -> None:
+    late = [dataclasses.replace(r, action=np.concatenate([r.action[:1].repeat(6, 0), r.action[:-6]])) for r in SOUND]
+    target = [np.concatenate([np.roll(r.proprio[:, :3], -1, 0), -r.action[:, 3:]], 1) for r in SOUND]  # type: ignore[index]
+    absolute = [dataclasses.replace(r, action=action) for r, action in zip(SOUND, target)]
+    for recordings, words in ((late, "recorded late"), (absolute, "absolute positions")):
+        (found,) = check_conventions(recordings)
+        assert words in found.message
 
 
 def test_duplicates_are_found_and_leaks_between_splits_are_errors() -> None:

@@ -56,57 +56,63 @@ def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
         yield Finding("note", "range", text)
 
 
-def check_gripper(episodes: Sequence[Recording]) -> Iterator[Finding]:
-    """+1 closes: the opening shrinks while the gripper action is high."""
-    for arm, states, actions in per_arm(episodes):
-        command = np.concatenate([a[:-1, 6] for a in actions])
-        if len(command) and command.min() >= 0 and command.max() <= 1 and command.std() > 0.01:
-            text = f"arm {arm}: gripper actions lie in [0, 1], not [-1, 1]; rescale with 2x - 1"
-            yield Finding("warning", "gripper", text)
-        change = np.concatenate([np.diff(abs(s[:, 7:9]).sum(1)) for s in states])
-        moving = abs(change) > 0.02 * max(abs(np.concatenate([s[:, 7:9] for s in states])).sum(1).max(), 1e-9)
-        if moving.sum() < 5 or command.std() < 1e-3:
-            continue
-        middle = (command.max() + command.min()) / 2
-        closes = np.mean(np.sign(command[moving] - middle) == -np.sign(change[moving]))
-        if closes < 0.3:
-            text = (
-                f"arm {arm}: a high gripper action opens the gripper; here +1 closes: negate the last action dimension"
-            )
-            yield Finding("error", "gripper", text)
-        elif closes < 0.7:
-            text = f"arm {arm}: gripper actions and opening agree in {closes:.0%} of the moving steps only"
-            yield Finding("warning", "gripper", text)
+def check_conventions(episodes: Sequence[Recording]) -> Iterator[Finding]:
+    """Actions mean what states show: frame, sign, rotation, and +1 closes the gripper.
 
-
-def check_translation(episodes: Sequence[Recording]) -> Iterator[Finding]:
-    """Commanded and performed translation have the same frame, sign and time."""
+    Actions that are late, or absolute positions, would fail these too, and for that reason alone; only they are named.
+    """
     for arm, states, actions in per_arm(episodes):
         command = [a[:, :3] for a in actions]
         moved = [np.diff(s[:, :3], axis=0) for s in states]
-        yield from _frame_and_sign(f"arm {arm} translation", command, moved)
-        yield from _time_shift(arm, command, moved)
-        absolute = _mean_distance([c[:-1] - s[1:, :3] for c, s in zip(command, states)])
-        if absolute < 0.02 and _mean_distance([c[:-1] for c in command]) > 0.1:
-            text = f"arm {arm}: actions look like absolute positions, not differences; convert them to differences"
-            yield Finding("error", "frame", text)
+        misread = [*_absolute(arm, command, states)] or [*_time_shift(arm, command, moved)]
+        yield from misread
+        if not misread:
+            yield from _frame_and_sign(f"arm {arm} translation", command, moved)
+            yield from _rotation(arm, states, actions)
+            yield from _gripper(arm, states, actions)
 
 
-def check_rotation(episodes: Sequence[Recording]) -> Iterator[Finding]:
+def _absolute(arm: int, command: list[np.ndarray], states: list[np.ndarray]) -> Iterator[Finding]:
+    distance = _mean_distance([c[:-1] - s[1:, :3] for c, s in zip(command, states)])
+    if distance < 0.02 and _mean_distance([c[:-1] for c in command]) > 0.1:
+        text = f"arm {arm}: actions look like absolute positions, not differences; convert them to differences"
+        yield Finding("error", "frame", text)
+
+
+def _rotation(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> Iterator[Finding]:
     """Commanded and performed rotation agree; if they do with the other quaternion order only, that is said."""
-    for arm, states, actions in per_arm(episodes):
-        command = [a[:, 3:6] for a in actions]
-        if np.concatenate(command).std(0).max() < 1e-3:
-            continue
-        turned = [relative_rotation_vector(s[:-1, 3:7], s[1:, 3:7]) for s in states]
-        rolled = [np.roll(s[:, 3:7], 1, axis=1) for s in states]
-        swapped = [relative_rotation_vector(q[:-1], q[1:]) for q in rolled]
-        here, other = _agreement(command, turned), _agreement(command, swapped)
-        if other > 0.5 and here < other - 0.3:
-            text = f"arm {arm}: rotations fit the actions with the other quaternion order only (r {here:.2f} against "
-            yield Finding("error", "quaternion", text + f"{other:.2f}); the columns are xyzw where wxyz is expected")
-        else:
-            yield from _frame_and_sign(f"arm {arm} rotation", command, turned)
+    command = [a[:, 3:6] for a in actions]
+    if np.concatenate(command).std(0).max() < 1e-3:
+        return
+    turned = [relative_rotation_vector(s[:-1, 3:7], s[1:, 3:7]) for s in states]
+    rolled = [np.roll(s[:, 3:7], 1, axis=1) for s in states]
+    swapped = [relative_rotation_vector(q[:-1], q[1:]) for q in rolled]
+    here, other = _agreement(command, turned), _agreement(command, swapped)
+    if other > 0.5 and here < other - 0.3:
+        text = f"arm {arm}: rotations fit the actions with the other quaternion order only (r {here:.2f} against "
+        yield Finding("error", "quaternion", text + f"{other:.2f}); the columns are xyzw where wxyz is expected")
+    else:
+        yield from _frame_and_sign(f"arm {arm} rotation", command, turned)
+
+
+def _gripper(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> Iterator[Finding]:
+    """The opening shrinks while the gripper action is high."""
+    command = np.concatenate([a[:-1, 6] for a in actions])
+    if len(command) and command.min() >= 0 and command.max() <= 1 and command.std() > 0.01:
+        text = f"arm {arm}: gripper actions lie in [0, 1], not [-1, 1]; rescale with 2x - 1"
+        yield Finding("warning", "gripper", text)
+    change = np.concatenate([np.diff(abs(s[:, 7:9]).sum(1)) for s in states])
+    moving = abs(change) > 0.02 * max(abs(np.concatenate([s[:, 7:9] for s in states])).sum(1).max(), 1e-9)
+    if moving.sum() < 5 or command.std() < 1e-3:
+        return
+    middle = (command.max() + command.min()) / 2
+    closes = np.mean(np.sign(command[moving] - middle) == -np.sign(change[moving]))
+    if closes < 0.3:
+        text = f"arm {arm}: a high gripper action opens the gripper; here +1 closes: negate the last action dimension"
+        yield Finding("error", "gripper", text)
+    elif closes < 0.7:
+        text = f"arm {arm}: gripper actions and opening agree in {closes:.0%} of the moving steps only"
+        yield Finding("warning", "gripper", text)
 
 
 def usable(episodes: Sequence[Recording]) -> list[Recording]:
@@ -195,7 +201,5 @@ def _mean_distance(differences: list[np.ndarray]) -> float:
 DATASET_CHECKS: tuple[Callable[[Sequence[Recording]], Iterator[Finding]], ...] = (
     check_duplicates,
     check_ranges,
-    check_translation,
-    check_rotation,
-    check_gripper,
+    check_conventions,
 )
