@@ -90,7 +90,8 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
 
 
 def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
-    """Raises ConfigError if one of the files is missing or cut off; no parameters are loaded for it."""
+    """Raises ConfigError if one of the files is missing or cut off, CheckpointError if weights are not those of their
+    checksum; parameters that have none are not loaded."""
     import msgpack
     from safetensors import SafetensorError, safe_open
 
@@ -107,6 +108,10 @@ def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
                 safe_open(path, "np")
             else:
                 msgpack.Unpacker(stream, max_buffer_size=0).skip()
+    if "policy.json" in files and "weights" in Section.read(checkpoint / "policy.json", ConfigError):
+        from gap_vla.policies.saving import load_saved_policy
+
+        load_saved_policy(checkpoint)
 
 
 def require_training_memory(config: Experiment, on_cpu: bool) -> None:

@@ -12,6 +12,7 @@ from flax.serialization import msgpack_serialize
 from safetensors.numpy import save_file
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import InUseError
 from gap_vla.core.run_directory import (
@@ -24,9 +25,12 @@ from gap_vla.core.run_directory import (
 )
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
+from gap_vla.policies import SmallModelConfig, build_policy
+from gap_vla.policies.saving import save_policy
 from gap_vla.report.runs import Run as ReportedRun
 from gap_vla.training.loop import MetricsWriter
 from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.preflight import require_exported
 from gap_vla.training.run import Run
 from gap_vla.training.torch import SmallConfig
 
@@ -134,6 +138,17 @@ def test_a_finished_run_without_its_checkpoint_is_not_complete(kind, tmp_path):
     write_json(run.summary, {**facts, "seconds": {"train": "long"}})
     with pytest.raises(UserError, match=r"summary\.json: seconds\.train is 'long'"):
         Run(config, "named").to_the_end(resume=True)
+
+
+def test_weights_of_a_finished_run_that_are_not_those_of_their_checksum_are_refused(tmp_path):
+    policy = build_policy(SmallModelConfig(), "concat", (32, 32, 3), 9, 7, ("primary",))
+    columns = [{"mean": np.zeros(n), "std": np.ones(n), "mask": np.ones(n, bool)} for n in (7, 9)]
+    save_policy(policy, tmp_path, dict(zip(("action", "proprio"), columns)), "normal")
+    require_exported(tmp_path, SmallConfig.exported)
+    weights = tmp_path / "policy.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-40] + bytes(40))
+    with pytest.raises(CheckpointError, match=r"policy\.safetensors: its digest is .*, policy\.json says"):
+        require_exported(tmp_path, SmallConfig.exported)
 
 
 def test_what_is_trained_may_not_change(tmp_path):
