@@ -14,6 +14,7 @@ from jaxtyping import Float
 from experiments.looks.linear_probe import cka, probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import ProbeData, read_probe_data
 from gap_vla.core.outputs import write_output
+from gap_vla.demos.fields import resized
 from gap_vla.report.runs import ReportError, Run
 from gap_vla.rollouts.recordings import require_scene
 
@@ -31,7 +32,7 @@ def features_of(policy: Any, images: Mapping[str, np.ndarray], *, batch: int = 1
     """Visual features of single frames by a `SmallPolicy`.
 
     Args:
-        images: uint8[N, h, w, 3] for each `image_<camera>` of the policy.
+        images: uint8[N, h, w, 3] for each `image_<camera>` of the policy; of another size, they are resized.
 
     Raises:
         ReportError: the policy looks through no camera, or one that the pictures lack.
@@ -44,7 +45,8 @@ def features_of(policy: Any, images: Mapping[str, np.ndarray], *, batch: int = 1
     found = []
     with torch.inference_mode():
         for start in range(0, len(images[keys[0]]), batch):
-            some = {key: torch.from_numpy(images[key][start : start + batch])[:, None] for key in keys}
+            shown = {key: resized(images[key][start : start + batch], policy.image_shape[:2]) for key in keys}
+            some = {key: torch.from_numpy(frames)[:, None] for key, frames in shown.items()}
             found.append(policy.features(some)[:, 0].float().numpy())
     return np.concatenate(found)
 

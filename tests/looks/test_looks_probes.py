@@ -9,8 +9,10 @@ import pytest
 from experiments.looks.kept import kept_probe
 from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
 from experiments.looks.probe_data import read_probe_data
-from experiments.looks.probing import probe_runs
+from experiments.looks.probing import features_of, probe_runs
 from gap_vla.core.episode import EpisodeError
+from gap_vla.demos.fields import resized
+from gap_vla.policies import SmallModelConfig, build_policy
 from gap_vla.report.runs import ReportError, Run
 from gap_vla.rollouts.policy import PolicyError
 
@@ -223,3 +225,10 @@ def test_a_kept_probe_of_numbers_that_are_none_is_on_no_page(tmp_path, kept):
     file.write_text('{"runs":')
     with pytest.raises(ReportError, match=r"probe\.json: not valid JSON .*; look again with --probe$"):
         kept_probe(file, [])
+
+
+def test_pictures_of_another_size_are_shown_to_a_policy_in_its_own():
+    policy = build_policy(SmallModelConfig(), "vision", (32, 32, 3), 9, 7).eval()
+    large = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    found = features_of(policy, {"image_primary": large})
+    assert np.array_equal(found, features_of(policy, {"image_primary": resized(large, (32, 32))}))
