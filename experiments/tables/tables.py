@@ -130,12 +130,18 @@ def _seen_through(task: str, view: str, first_layout: int) -> dict[str, Any]:
 
 
 _STOCK = {**_CLEAN, **_seen_through("assembly", "stock", 600_000), "model.proprio_history": 5}
+_CONFIRMED_ARMS = arms("vision", "concat", "gap", "gap_gaussian", "lambda_matched", "gap_shuffled", "rho_only")
+_CONFIRMED_PAIRS = (*_GAP_PAIRS, ("gap", "lambda_matched"), ("gap", "gap_shuffled"), ("gap", "rho_only"))
 _CONFIRMED: dict[str, Any] = {
     "regime": "stock",
     "description": "stock view, five steps of proprioceptive history",
     "changes": {**_STOCK, "eval.variants": (IN, OUT)},
 }
 """Assembly as the confirmation sees it."""
+
+
+_CHOSEN = (("disassemble", "stock", 5), ("bin_picking", "stock", 1), ("push_wall", "near", 1))
+"""Task, view and steps of state of the other cells, chosen from the map by the rule of docs/PROTOCOL.md."""
 
 
 def _both(key: str, *values: str) -> tuple[Arm, ...]:
@@ -202,12 +208,20 @@ TABLES: dict[str, Table] = {
             (
                 Block(
                     "assembly",
-                    (
-                        *arms("vision", "concat", "gap", "gap_gaussian", "lambda_matched", "gap_shuffled", "rho_only"),
-                        Arm("state_dropout", "mask", {"rivals.mask_probability": 0.2}),
-                    ),
-                    against=(*_GAP_PAIRS, ("gap", "lambda_matched"), ("gap", "gap_shuffled"), ("gap", "rho_only")),
+                    (*_CONFIRMED_ARMS, Arm("state_dropout", "mask", {"rivals.mask_probability": 0.2})),
+                    against=_CONFIRMED_PAIRS,
                     **_CONFIRMED,
+                ),
+                *(
+                    Block(
+                        task,
+                        _CONFIRMED_ARMS,
+                        regime=view,
+                        description=f"{view} view, {'one step' if n == 1 else 'five steps'} of proprioception",
+                        changes={**_CLEAN, **_seen_through(task, view, 600_000), "model.proprio_history": n},
+                        against=_CONFIRMED_PAIRS,
+                    )
+                    for task, view, n in _CHOSEN
                 ),
             ),
             seeds=FRESH_SEEDS,
