@@ -29,7 +29,7 @@ _READ: dict[str, Callable[[Section, str], Any]] = {
     "action_columns": lambda found, key: found.list(key, lambda items, name: items.whole(name, 0, 10_000)),
     "action_signs": lambda found, key: found.list(key, lambda items, name: items.finite(name, -1e6, 1e6)),
 }
-"""Attributes of `KeyMapping` as a file has them; null is the default."""
+"""Attributes of `KeyMapping` as a file has them; null only for those that it is the default of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,9 @@ class KeyMapping:
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(found.values) - set(known)):
             raise PolicyError(f"{path}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
-        given = {key: read(found, key) for key, read in _READ.items() if found.values.get(key) is not None}
+        left = {field.name for field in dataclasses.fields(cls) if field.default is None}
+        said = {key for key in found.values if key not in left or found.values[key] is not None}
+        given = {key: read(found, key) for key, read in _READ.items() if key in said}
         if "observation" in found:
             names = found.section("observation")
             if unknown := sorted(set(names.values) - set(OBSERVATION)):

@@ -191,6 +191,7 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
                 raise PolicyError(f"{path} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
         variant = said.get("variant", dict(flat(simulator_of(said))).get("env_kwargs.variant"))
         if "executed_actions" in reader.dropped():
+            reader.without_images()  # what is not replayed is sound too
             reader = demos.open_source(path, action_key="executed_actions")
     episodes = [reader.read(number, images=False) for number in range(len(reader))]
     width = episodes[0].action.shape[1]

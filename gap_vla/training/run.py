@@ -26,7 +26,15 @@ from gap_vla.training.config import Experiment
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.loop import train
 from gap_vla.training.preflight import require_data, require_exported, require_ready
-from gap_vla.training.stages import Stages, open_mixture, open_store, origin, prepare_data, stages_of
+from gap_vla.training.stages import (
+    Stages,
+    open_mixture,
+    open_store,
+    origin,
+    prepare_data,
+    require_unchanged_data,
+    stages_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +167,7 @@ class Run:
         """What `to_the_end` would do: stages, model, optimizer, GAP's leaves, memory. Nothing is made or written."""
         made = {True: "there already", False: "would be made"}
         require_ready(self.config, self.stages, self.directory, dry_run=True)
+        require_unchanged_data(self.stages)
         return "\n".join(
             [
                 f"demonstrations: {self.stages.demos} ({made[self.stages.demos.exists()]})",

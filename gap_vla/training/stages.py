@@ -20,6 +20,8 @@ from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.phases import LABELS_VERSION
+from gap_vla.rlds.statistics import STATISTICS
+from gap_vla.rlds.version_files import require_unchanged
 from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
@@ -156,6 +158,17 @@ def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None)
             return EpisodeStore.open(stages.store)
         prepare_data(config, stages, agenda)
         return EpisodeStore.build(stages.rlds, stages.store)
+
+
+def require_unchanged_data(stages: Stages) -> None:
+    """Raises EpisodeError if a dataset or store that is there is not as it was written. Pictures are not decoded."""
+    from gap_vla.rlds import EpisodeStore
+
+    for version, store in {stages.rlds: stages.store, **stages.mixture}.items():
+        if (store / "store.json").exists():
+            EpisodeStore.open(store)
+        if version.exists():
+            require_unchanged(version, but=STATISTICS)
 
 
 def open_mixture(stages: Stages) -> list[EpisodeStore]:

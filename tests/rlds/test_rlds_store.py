@@ -12,6 +12,7 @@ from synthetic_demos import assert_equal
 
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
+from gap_vla.training.stages import Stages, require_unchanged_data
 
 
 def test_the_store_holds_the_episodes_unchanged(store: EpisodeStore, version_dir: Path) -> None:
@@ -62,6 +63,22 @@ def test_damage_is_noticed(store: EpisodeStore, tmp_path: Path) -> None:
         stream.truncate(10)
     with pytest.raises(EpisodeError, match=r"train.rho.bin: 10 bytes instead of"):
         EpisodeStore.open(copy)
+
+
+def test_a_dry_run_of_training_notices_changed_data(store: EpisodeStore, version_dir: Path, tmp_path: Path) -> None:
+    data, made = shutil.copytree(version_dir, tmp_path / "1.0.0"), shutil.copytree(store.directory, tmp_path / "store")
+    stages = Stages(tmp_path / "none", data, made, {}, {})
+    require_unchanged_data(stages)
+    for path, message in (
+        (made / "train.action.bin", "train.action.bin: other content than recorded"),
+        (next(data.glob("*-train.tfrecord*")), "tfrecord-.* was changed since it was written"),
+    ):
+        whole = path.read_bytes()
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        for seen in (stages, Stages(tmp_path, tmp_path / "other", tmp_path / "none", {}, {}, {data: made})):
+            with pytest.raises(EpisodeError, match=message):
+                require_unchanged_data(seen)
+        path.write_bytes(whole)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"store_version": 2, "files": {}, "source_hash": "x"}'])

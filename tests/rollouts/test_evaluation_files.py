@@ -12,6 +12,7 @@ import pytest
 from evaluations import evaluation_of
 from pointmass import PointTask
 
+from gap_vla.core.episode import EpisodeError
 from gap_vla.core.locks import InUseError, alone
 from gap_vla.demos import open_source
 from gap_vla.report.comparison_render import render
@@ -51,6 +52,12 @@ def test_demonstrations_are_replayed_as_executed_on_their_layouts_and_in_their_t
     assert dict(policy.layout_seeds) == {0: 5, 1: 6} and policy._actions[0][0, 0] == 0.5
     with pytest.raises(PolicyError, match=r"demos\.hdf5 holds demonstrations of assembly; the policy is one for stack"):
         replaying(path, "stack")
+    with h5py.File(path, "a") as file:
+        file["data/demo_1/actions"][1] = np.nan
+    with pytest.raises(EpisodeError, match=r"demo_1: 'actions' is NaN or infinite at step 1"):
+        replaying(path)
+    with h5py.File(path, "a") as file:
+        file["data/demo_1/actions"][1] = 0.5
     with h5py.File(path, "a") as file:
         del file["data"].attrs["task"]
         file["data"].attrs["env_args"] = '{"env_name": "Lift", "type": 1}'
@@ -200,6 +207,8 @@ def test_other_recordings_of_as_many_steps_are_another_policy(tmp_path):
         ('{"observation": {"image_primary": ""}}', "gives an observation no name"),
         ('{"actions": ["a"]}', "actions is list"),
         ('{"actions": ""}', "actions is empty"),
+        ('{"actions": null}', "actions is null"),
+        ('{"execute": null}', "execute is None"),
         ("[" * 100_000, "not valid JSON (nested too deeply: line 1"),
         ('{"execute": 0}', "execute is 0"),
         ('{"execute": "8"}', "execute is '8'"),
