@@ -178,6 +178,12 @@ def length_at(group: h5py.Group, path: str, where: str) -> int:
     return len(_dataset(group, path, where))
 
 
+def form_at(group: h5py.Group, path: str, where: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the numbers at a path, without reading them."""
+    found = _dataset(group, path, where)
+    return found.shape, found.dtype
+
+
 def lengths_in(group: h5py.Group, where: str, *inner: str) -> dict[str, int]:
     """Rows of the arrays in a group, and in those groups of it that are named, by path. No link is followed."""
     found: dict[str, int] = {}

@@ -181,6 +181,8 @@ def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str
 
 
 def _pictures(rows: list[Any], where: str) -> np.ndarray:
+    if lost := [step for step, row in enumerate(rows) if not isinstance(row, Mapping) or not row.get("bytes")]:
+        raise EpisodeError(f"{where}: no picture at step {lost[0]}; download it again")
     bomb = (Image.DecompressionBombError,)
     with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
         formats = ("PNG", "JPEG", "WEBP")  # for PostScript, which Pillow knows too, it would start Ghostscript

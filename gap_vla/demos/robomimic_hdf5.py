@@ -193,10 +193,16 @@ class RobomimicHDF5(Source):
         for key in found:
             if images:
                 cameras[self._image_keys[key]] = as_frames(members.numbers_at(demo, f"obs/{key}", where))
-            elif (count := members.length_at(demo, f"obs/{key}", where)) != len(proprio):
+                continue
+            shape, dtype = members.form_at(demo, f"obs/{key}", where)
+            if shape[0] != len(proprio):
                 raise EpisodeError(
-                    f"{where}: obs/{key} has {count} images, "
+                    f"{where}: obs/{key} has {shape[0]} images, "
                     f"obs/robot0_eef_pos has {len(proprio)} steps; cut them to the same steps or drop the episode"
+                )
+            if dtype != np.uint8 or len(shape) != 4 or 3 not in (shape[1], shape[3]):
+                raise EpisodeError(
+                    f"{where}: obs/{key} is {dtype}{list(shape)}, not uint8[T, h, w, 3]; store pictures as RGB bytes"
                 )
         phase = members.texts_at(demo, "phase", where) if members.has(demo, "phase") else None
         facts = self._layout.facts if self._layout else {}

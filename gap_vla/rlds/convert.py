@@ -11,14 +11,13 @@ import numpy as np
 
 from gap_vla import phases
 from gap_vla.core.episode import Episode
-from gap_vla.core.outputs import claim
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
 from gap_vla.rlds.annotating.job import AnnotationJob
 from gap_vla.rlds.builder import write_rlds
 from gap_vla.rlds.schema import SCHEMA_VERSION
 from gap_vla.rlds.shards import plan_splits, with_rho
-from gap_vla.rlds.target import alone_at, is_whole, refuse_other
+from gap_vla.rlds.target import is_whole, refuse_other, require_free
 from gap_vla.rlds.version_files import DatasetError, dataset_metadata
 
 if TYPE_CHECKING:
@@ -95,8 +94,7 @@ def build_dataset(
         return target
     if target.exists() and not overwrite:
         refuse_other(target, stated)
-    with alone_at(target):  # found before the work for it, which does not hold the lock
-        claim(target, "dataset", overwrite=overwrite)
+    require_free(target, overwrite)
     train = plan_splits(len(source), val_fraction)["train"]
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))

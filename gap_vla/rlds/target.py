@@ -70,7 +70,7 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
             if not overwrite:
                 refuse_other(path, settings)
         claim(path, "dataset")
-        partial = path.with_name(f".{path.name}.partial")
+        partial = _unfinished(path)
         mark = partial / _MARK
         described = json.dumps(settings, indent=2) + "\n"
         _require_own(partial, path)
@@ -86,6 +86,17 @@ def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False)
                     _require_own(partial, path)
                     _discard(partial)
             raise
+
+
+def require_free(path: Path, overwrite: bool) -> None:
+    """Raises DatasetError or UserError if a dataset could not be written there, before the work for it."""
+    with alone_at(path):
+        claim(path, "dataset", overwrite=overwrite)
+        _require_own(_unfinished(path), path)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def refuse_other(path: Path, settings: Mapping[str, Any]) -> NoReturn:

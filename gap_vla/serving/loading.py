@@ -94,6 +94,9 @@ def load_checkpoint(
             raise PolicyError(f"{path} is a small policy, of one step and one dataset; leave --step and --dataset out")
         policy: ChunkPolicy = SmallTorchPolicy.load(directory, device=device, threads=run.threads, **how)
     else:
+        if "://" not in directory and not (Path(directory) / "config.json").is_file():
+            made = "a small policy's policy.json, nor an Octo's config.json"
+            raise CheckpointError(f"{directory} holds neither {made}; copy the checkpoint whole")
         from gap_vla.rollouts.octo_policy import OctoPolicy
 
         policy = OctoPolicy.load(
@@ -148,6 +151,11 @@ def load_policy(
         from gap_vla.serving.client import KeyMapping, RemotePolicy
 
         mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
+        for key in ("action_columns", "action_signs"):
+            if (found := len(getattr(mapping, key) or ())) not in (0, action_dim):
+                raise PolicyError(
+                    f"{keys}: {key} has {found} entries, an action {action_dim}; give one for each column"
+                )
         return _of_server(RemotePolicy(name, mapping, patience=patience), task, resized=mapping.image_size is not None)
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
 

@@ -58,7 +58,7 @@ def unpack(message: bytes) -> Any:
     try:
         return msgpack.unpackb(
             message,
-            object_hook=lambda found: _decode(counted(found)),
+            object_pairs_hook=lambda pairs: _decode(_unique(counted(pairs))),
             list_hook=counted,
             max_array_len=MAX_ITEMS,
             max_map_len=MAX_ITEMS,
@@ -77,6 +77,13 @@ def _encode(value: Any) -> Any:
         _checked_dtype(value.dtype.str)
         return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
     raise TypeError(f"{type(value).__name__} is no number, string, list, dict or numpy array")
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise WireError("a key is given twice")
+    return found
 
 
 def _decode(found: dict) -> Any:

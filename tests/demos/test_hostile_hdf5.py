@@ -160,6 +160,15 @@ def test_a_camera_that_one_demonstration_lacks_is_missed_before_pictures_are_rea
         open_source(file).without_images()
 
 
+@pytest.mark.parametrize("pictures", [np.zeros((8, 4, 4, 4), np.uint8), np.zeros((8, 4, 4, 3), np.float32)])
+def test_pictures_of_another_kind_are_found_before_they_are_read(file: Path, pictures: np.ndarray) -> None:
+    with h5py.File(file, "r+") as stored:
+        del stored["data/demo_1/obs/agentview_image"]
+        stored["data/demo_1/obs/agentview_image"] = pictures
+    with pytest.raises(EpisodeError, match=r"demo_1: obs/agentview_image is .*, not uint8\[T, h, w, 3\]; store"):
+        open_source(file).without_images()
+
+
 def test_a_filter_that_names_a_missing_demonstration_is_refused(file: Path) -> None:
     with h5py.File(file, "r+") as stored:
         stored["mask/train"] = [b"demo_0", b"demo_7"]

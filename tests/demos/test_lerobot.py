@@ -287,3 +287,12 @@ def test_files_that_are_links_as_in_a_download_cache_are_read(tmp_path: Path) ->
         path.rename(blobs / str(number))
         path.symlink_to(blobs / str(number))
     assert len(list(open_source(root, "lerobot"))) == 3
+
+
+@pytest.mark.parametrize("row", [None, {"bytes": None, "path": "images/7.png"}])
+def test_a_row_without_a_picture_is_named(tmp_path: Path, row: Any) -> None:
+    root, columns = version_2(tmp_path, "image"), rows(1, True)
+    columns["observation.images.top"][2] = row
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    with pytest.raises(EpisodeError, match=r"episode_000001\.parquet, episode 1: no picture at step 2; download"):
+        open_source(root, "lerobot")[1]

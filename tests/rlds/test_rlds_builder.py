@@ -19,6 +19,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.locks import InUseError
 from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
+from gap_vla.demos.source import Source
 from gap_vla.rlds import DatasetError, build_dataset, builder, dataset_metadata, read_rlds, write_rlds
 from gap_vla.rlds.shards import plan_shards, plan_splits, remove_accounts
 from gap_vla.rlds.target import alone_at, check_names, unfinished
@@ -148,6 +149,7 @@ def test_labels_are_attached_to_their_episode(tmp_path: Path, episodes: list[Epi
 KILLED = """
 import sys, os, signal
 from gap_vla.demos import open_source
+from gap_vla.demos.source import Source
 from gap_vla.rlds import builder, shards, write_rlds
 source, home, die_after = sys.argv[1], sys.argv[2], int(sys.argv[3])
 shards.MAX_EPISODES_PER_SHARD = 2
@@ -212,6 +214,15 @@ def test_what_others_put_where_a_dataset_is_made_stays(tmp_path: Path, episodes:
     with pytest.raises(DatasetError, match=r"\.1\.0\.0\.partial.*, without a mark of gap_vla; move it away"):
         write_rlds(episodes[:1], tmp_path, "toy")
     assert theirs.read_text() == "the only copy"
+
+
+def test_what_lies_where_a_dataset_is_made_is_found_before_its_labels(tmp_path: Path, monkeypatch) -> None:
+    write_robomimic(tmp_path / "demos.hdf5", [make_episode(i) for i in range(2)])
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / ".1.0.0.partial").write_text("the only copy")
+    monkeypatch.setattr(Source, "without_images", lambda self: pytest.fail("labels were begun"))
+    with pytest.raises(DatasetError, match=r"\.1\.0\.0\.partial lies where"):
+        build_dataset(tmp_path / "demos.hdf5", tmp_path, "toy", method="fixed")
 
 
 def test_two_writers_of_one_dataset_exclude_each_other(tmp_path: Path, episodes: list[Episode]) -> None:

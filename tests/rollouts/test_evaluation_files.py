@@ -13,6 +13,7 @@ from evaluations import evaluation_of
 from pointmass import PointTask
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.locks import InUseError, alone
 from gap_vla.demos import open_source
 from gap_vla.report.comparison_render import render
@@ -22,7 +23,7 @@ from gap_vla.rollouts.policy import RandomPolicy
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
 from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.serving.key_mapping import KeyMapping
-from gap_vla.serving.loading import load_policy
+from gap_vla.serving.loading import load_checkpoint, load_policy
 
 NAN = float("nan")
 
@@ -402,3 +403,11 @@ def test_a_line_separator_inside_of_a_text_ends_no_line_and_bytes_that_are_no_te
         file.write(b'{"episode": "\xff"}\n')
     with pytest.raises(EvaluationError, match=r"episodes\.jsonl, line 2: not an episode"):
         EpisodeLog(tmp_path, {})
+
+
+def test_a_checkpoint_without_the_file_that_says_what_it_is_is_named(tmp_path):
+    (tmp_path / "policy.safetensors").write_bytes(b"")
+    with pytest.raises(
+        CheckpointError, match=r"holds neither a small policy's policy\.json, nor an Octo's config\.json"
+    ):
+        load_checkpoint(tmp_path)

@@ -214,6 +214,20 @@ def test_names_columns_signs_and_chunks_are_mapped_by_the_key_file(tmp_path):
         KeyMapping.read(path)
 
 
+def test_a_message_that_gives_a_key_twice_is_none():
+    twice = b"\x82" + 2 * (msgpack.packb("actions") + msgpack.packb([1.0]))
+    assert msgpack.unpackb(twice) == {"actions": [1.0]}
+    with pytest.raises(WireError, match="a key is given twice"):
+        unpack(twice)
+
+
+@pytest.mark.parametrize("entry", ['"action_columns": [0, 1, 2, 3, 4, 5]', '"action_signs": [1, 1]'])
+def test_a_key_file_for_another_number_of_actions_is_refused_before_a_rollout(tmp_path, entry):
+    (tmp_path / "keys.json").write_text("{" + entry + "}")
+    with pytest.raises(PolicyError, match=r"keys\.json: action_.* has \d entries, an action 7; give one for each"):
+        load_policy("ws://127.0.0.1:1", action_dim=7, keys=tmp_path / "keys.json", patience=0)
+
+
 def test_an_answer_of_fewer_actions_than_are_to_be_executed_is_refused():
     with serving(Counting(), whole_chunks=False) as port:
         policy = RemotePolicy(f"ws://127.0.0.1:{port}", KeyMapping(execute=2))
