@@ -89,11 +89,12 @@ def look(
     command: str = "",
     say: Callable[[str], None] = lambda text: print(text, flush=True),
 ) -> None:
-    """Looks into every finished cell whose run is still here and that has not been looked into.
+    """Looks into every finished cell that has not been looked into, and whose run is still here.
 
     Args:
         what: of `KINDS_OF_LOOK`: `probe` for small policies that see; `takeover` for `concat` where `vision` of the
-            same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share.
+            same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share; they are collected again where
+            they are not here, and the run is not needed.
 
     Raises:
         ConfigError: a look that does not exist.
@@ -103,7 +104,7 @@ def look(
             raise ConfigError(f"--look {name}: there is {', '.join(KINDS_OF_LOOK)}")
     found = [(cell, entry) for cell in cells if (entry := ledger.matching(cell)) and entry.status == FINISHED]
     here = [(cell, entry) for cell, entry in found if kind.run_directory(cell.config).exists()]
-    for cell, _ in [one for one in found if one not in here]:
+    for cell, _ in [one for one in found if one not in here and {*what} != {"predict"}]:
         say(f"{cell.name}: its run is not here ({kind.run_directory(cell.config)}), so nothing can be looked into")
     looks = Looks(ledger)
     if "probe" in what:
@@ -111,13 +112,13 @@ def look(
             if "probe_episodes" not in looks.of(entry):
                 _probe(cell, entry, looks, kind, command, say)
     if "predict" in what:
-        for cell, entry in here:
+        for cell, entry in found:
             if cell.arm.name == TAKES_OVER and "predictors" not in looks.of(entry):
                 from experiments.looks.predictors import predictors
-                from gap_vla.rlds import EpisodeStore
+                from gap_vla.training.stages import open_store, stages_of
 
                 say(f"{cell.name}: what its demonstrations say beforehand")
-                found_out = predictors(cell.config, EpisodeStore.open(kind.store(cell.config)))
+                found_out = predictors(cell.config, open_store(cell.config, stages_of(cell.config)))
                 looks.add(entry, predictors=found_out, command=command)
     if "takeover" in what:
         seeing = {(c.block.name, c.seed): c for c, _ in here if c.arm.name == TAKES_OVER}

@@ -37,7 +37,8 @@ def finished(tmp_path, monkeypatch):
         return main
 
     monkeypatch.setattr("experiments.looks.takeover.take_over_runs", take_over)
-    monkeypatch.setattr("gap_vla.rlds.EpisodeStore.open", lambda path: path)
+    monkeypatch.setattr("gap_vla.training.stages.stages_of", lambda config: None)
+    monkeypatch.setattr("gap_vla.training.stages.open_store", lambda config, stages: None)
     monkeypatch.setattr(
         "experiments.looks.predictors.predictors", lambda config, store: made.append(config) or {"e": 1}
     )
@@ -59,10 +60,11 @@ def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):
     assert made == before == ["assembly-concat-0", "assembly-vision-0", "assembly-vision-0 in assembly-concat-0"]
 
 
-def test_demonstrations_are_looked_at_once_for_all_arms(finished):
+def test_demonstrations_are_looked_at_once_for_all_arms_and_without_their_runs(finished, tmp_path):
     cells, ledger, kind, made = finished
+    kind.run_directory(cells[1].config).rename(tmp_path / "elsewhere")
     for _ in range(2):
-        look(cells, ledger, kind, ["predict"])
+        look(cells, ledger, kind, ["predict"], say=lambda text: None)
     found = [Looks(ledger).of(ledger.matching(cell)) for cell in cells]
     assert [one.get("predictors") for one in found] == [None, {"e": 1}] and len(made) == 1
 
