@@ -93,8 +93,8 @@ def look(
 
     Args:
         what: of `KINDS_OF_LOOK`: `probe` for small policies that see; `takeover` for `concat` where `vision` of the
-            same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share; they are collected again where
-            they are not here, and the run is not needed.
+            same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share (they are
+            collected again where they are gone, and no run is needed).
 
     Raises:
         ConfigError: a look that does not exist.
