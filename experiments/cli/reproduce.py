@@ -68,7 +68,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.look:
         parser.refuse_idle("with --look, which trains nothing", "budget", "jobs", "retry", "device", "dry_run", "logs")
     if options.render:
-        idle = ("budget", "jobs", "retry", "device", "dry_run", "look", "logs")
+        idle = ("budget", "jobs", "retry", "device", "dry_run", "look", "logs", "methods", "tasks")
         parser.refuse_idle("with --render, which runs nothing", *idle)
     if options.render and not options.table:
         parser.refuse_idle("without --table", "seeds", "methods", "tasks")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -94,40 +93,42 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
     Raises:
         ProbeError: the file does not say where the objects are.
     """
-    from gap_vla.demos.hdf5_members import member, names_in, opened, require_sound
+    from gap_vla.demos import open_source
+    from gap_vla.demos.hdf5_members import group_at, has, member, numbers_at, opened
 
     images: dict[str, list[np.ndarray]] = {}
     positions: dict[str, list[np.ndarray]] = {}
     near_switch, free, waiting, numbers = [], [], [], []
     proprio, actions = [], []
-    require_sound(path)
+    source = open_source(path)  # which looks at all that is taken here, but for the objects
     with opened(path) as file:
-        data = member(file, "data", f"{path}")
-        names_of_demos = names_in(data, f"{path}") if isinstance(data, h5py.Group) else []
-        if not names_of_demos:
-            raise ProbeError(f"{path}: 'data' holds no demonstrations; collect them with gap-vla collect-demos")
-        for number, name in enumerate(sorted(names_of_demos, key=lambda key: int(key.rsplit("_", 1)[1]))):
-            demo = data[name]
-            if "obs/object" not in demo:
+        data = group_at(file, "data", f"{path}")
+        for number, name in enumerate(source.places):
+            episode, where = source.read(number), f"{path}, {name}"
+            demo = group_at(data, name, where)
+            if not has(demo, "obs/object"):
                 raise ProbeError(
                     f"{path}, {name}: no obs/object, so where the objects are is not known; collect the "
                     "demonstrations again with gap-vla collect-demos"
                 )
-            steps = np.arange(0, len(demo["actions"]), every)
-            for key in demo["obs"]:
-                if key.startswith("image_"):
-                    images.setdefault(key, []).append(demo["obs"][key][:][steps])
-            stored = demo["obs/object"]
-            for place, label in enumerate(stored.attrs["names"]):
+            steps = np.arange(0, len(episode), every)
+            for key, frames in episode.images.items():
+                images.setdefault(key, []).append(frames[steps])
+            stored = numbers_at(demo, "obs/object", where)
+            if len(stored) != len(episode):
+                raise ProbeError(f"{where}: obs/object has {len(stored)} steps, the actions {len(episode)}; drop it")
+            if episode.phase is None:
+                raise ProbeError(f"{where}: no phase of every step; collect them again with gap-vla collect-demos")
+            for place, label in enumerate(member(demo, "obs/object", where).attrs["names"]):
                 positions.setdefault(str(label), []).append(stored[:, 3 * place : 3 * place + 3][steps])
-            near_switch.append(near_switches(list(demo["phase"][:]))[steps])
-            free.append((np.cumsum((demo["actions"][:, 6::7] > 0).any(1)) == 0)[steps])
-            names = [str(name) for name in demo["phase"].asstr()[:]]
+            near_switch.append(near_switches(list(episode.phase))[steps])
+            free.append((np.cumsum((episode.action[:, 6::7] > 0).any(1)) == 0)[steps])
+            names = [str(name) for name in episode.phase]
             carried = names.index(CARRYING) if CARRYING in names else 0
             waiting.append(steps < carried)
             hand = _proprio(demo)
             proprio.append(np.concatenate([hand, hand - hand[np.maximum(np.arange(len(hand)) - BACK, 0)]], 1)[steps])
-            actions.append(demo["actions"][:][steps])
+            actions.append(episode.action[steps])
             numbers.append(np.full(len(steps), number))
     for key, parts in (images | positions).items():
         if len(parts) != len(numbers):

@@ -160,12 +160,12 @@ class Parser(argparse.ArgumentParser):
         layouts = "layout of the state: gap, robomimic, bridge, libero, ... or JSON"
         state = "RLDS: the state's feature below steps/, or several joined by +"
         add("source", type=Path, help="RLDS dataset version, robomimic HDF5, or folder of npz")
-        add("--layout", default="gap", type=json_or_name, help=layouts)
+        add("--layout", type=json_or_name, help=layouts)
         add("--state", default="observation/proprio", help=state)
 
     def refuse_idle_for_source(self, options: argparse.Namespace, *of_rlds: str) -> None:
         """Refuses what has no effect on a source of this kind; `of_rlds`: further options for RLDS datasets."""
-        if not (options.source / "features.json").is_file():
+        if options.source.exists() and not (options.source / "features.json").is_file():
             self.refuse_idle("on files that are no RLDS dataset", *of_rlds, "state")
 
     def add_policy(self, others: str, cameras: str) -> None:

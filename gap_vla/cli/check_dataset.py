@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--show", type=whole(0, 1000), default=6, help="episodes on the page (default: 6)")
     add("--episodes", type=whole(1, MANY), help="how many of each split are checked (default: all)")
     largest = "largest action (default: what the dataset was converted with, else 1)"
-    add("--action-limit", type=real(1e-6, 1e9), help=largest)
+    add("--action-limit", type=real(1e-6, 1e6), help=largest)
     add("--strict", action="store_true", help="warnings count as errors")
     arguments = parser.parse_args(argv)
     from gap_vla.core.outputs import claim, claim_folder

@@ -46,7 +46,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     chunks.add_argument("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
     add("--camera", help="view of the primary camera (default: the one of training, or near)")
     add("--other-view", action="store_true", help="let --camera or --image-size be others than in training")
-    add("--horizon", type=whole(1, MANY), help="control steps per episode (default: the task's)")
+    add("--horizon", type=whole(1, MANY), help="control steps per episode, at most and by default the task's")
     slots = "environments per process; a batch is workers * slots (default 4)"
     add("--slots", type=whole(1, 256), default=4, help=slots)
     add("--videos", type=whole(0, MANY), default=4, help="rollouts to film, failures first (default 4)")
@@ -153,6 +153,10 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
             f"{options.policy} is of variant {recorded}, not {options.variant}; pass --variant {recorded}"
         )
     cameras = loaded.cameras if options.cameras is None else options.cameras
+    if lost := sorted({*getattr(loaded.policy, "cameras", ())} - {*cameras}):
+        raise PolicyError(
+            f"{options.checkpoint} sees {', '.join(lost)} too; name it with --cameras, or leave that away"
+        )
     view = loaded.view(options.camera, options.image_size, other=options.other_view)
     for variant in variants:
         variant_spec(variant).require_view(view)

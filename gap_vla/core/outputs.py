@@ -19,6 +19,7 @@ from pathlib import Path
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
+from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.resources import existing_parent, require_writable
 from gap_vla.core.whole import put, replacing
 
@@ -175,8 +176,10 @@ def made_by(path: Path) -> str | None:
     if suffix in HDF5:
         import h5py
 
-        with contextlib.suppress(OSError), h5py.File(path) as file:
-            ends = str(file.attrs.get("made_by", "")).encode()
+        ends = b""
+        if damaged_heap(path) is None:
+            with contextlib.suppress(OSError), h5py.File(path) as file:
+                ends = str(file.attrs.get("made_by", "")).encode()
     elif suffix == ".png":  # length, chunk, checksum
         ends = ends[_PNG_HEAD + 4 : _PNG_HEAD + 8 + int.from_bytes(ends[_PNG_HEAD : _PNG_HEAD + 4], "big")]
     found = re.fullmatch(_MARKS.get(suffix, b"MARK").replace(b"MARK", rb"gap_vla:([a-z_]+)"), ends, re.DOTALL)

@@ -3,10 +3,6 @@
 HDF5 lets a file name other files (external links, virtual and external data sets) and lets it mark bytes as pointers of
 this process (opaque data tagged `NUMPY:O`, which h5py would follow). Neither is read here: what a member is, is looked
 at before anything of it is read.
-
-One thing the HDF5 library does not check itself: it hangs on damaged global heaps. A global heap (`GCOL`) holds the
-text of attributes and data sets, objects of stated sizes one after another, the last of which is the free space with
-the number 0. libhdf5 1.14 walks from one to the next by these sizes; free space of size 0 keeps it walking for ever.
 """
 
 from __future__ import annotations
@@ -14,18 +10,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import os
-import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing, regular
+from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.identity import flat
 from gap_vla.demos.fields import decoded
 
@@ -33,10 +27,6 @@ _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
 NEEDED = ("num_samples", "total", "success", "language_instruction", "env_args")
 """Attributes that mean something to readers."""
-
-_START = b"GCOL\x01\x00\x00\x00"
-_HEADER = 16
-_BLOCK = 1 << 24
 
 
 @contextlib.contextmanager
@@ -72,7 +62,7 @@ def require_sound(path: Path) -> None:
     with refusing(f"{path}: not a complete HDF5 file", "get the file again", EpisodeError):
         if not h5py.is_hdf5(regular(path, EpisodeError)):
             raise EpisodeError(f"{path}: not a complete HDF5 file; get the file again")
-        if (heap := _damaged_heap(path)) is not None:
+        if (heap := damaged_heap(path)) is not None:
             raise EpisodeError(f"{path}: its text is damaged at byte {heap}; get the file again")
 
 
@@ -249,40 +239,3 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
     if found.size and (found.id.get_num_chunks() if found.chunks else found.id.get_storage_size()) < pieces:
         raise EpisodeError(f"{where}: parts of {path!r} were never written; the recording was cut off, get it again")
     return found
-
-
-def _damaged_heap(path: Path) -> int | None:
-    """The place of the first global heap whose objects do not fill it; None if all do."""
-    size = path.stat().st_size
-    with open(path, "rb", buffering=0) as stream:
-        for place in _places(stream):
-            stream.seek(place)
-            header = stream.read(_HEADER)
-            length = struct.unpack("<Q", header[8:])[0] if len(header) == _HEADER else 0
-            if not _HEADER <= length <= size - place or not _filled(stream.read(length - _HEADER)):
-                return place
-    return None
-
-
-def _places(stream: BinaryIO) -> Iterator[int]:
-    start = 0
-    while True:
-        try:
-            start = stream.seek(start, os.SEEK_DATA)  # holes are not read
-        except OSError:  # nothing but a hole is left
-            return
-        block = stream.read(_BLOCK)
-        yield from (start + found.start() for found in re.finditer(_START, block))
-        if len(block) < len(_START):
-            return
-        start += len(block) - len(_START) + 1
-
-
-def _filled(objects: bytes) -> bool:
-    place = 0
-    while place + _HEADER <= len(objects):
-        number, _, _, size = struct.unpack_from("<HHIQ", objects, place)
-        if number == 0:  # free space; its size includes its own header
-            return place + size == len(objects)
-        place += _HEADER + (size + 7) // 8 * 8
-    return place <= len(objects)

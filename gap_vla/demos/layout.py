@@ -84,6 +84,11 @@ class StateLayout:
         return cls(**layout)
 
     @property
+    def pose(self) -> tuple[int, int, str]:
+        """First columns of position and rotation, and the latter's kind."""
+        return self.position, self.rotation, self.rotation_kind
+
+    @property
     def facts(self) -> dict[str, str]:
         """What an episode's metadata must say of its proprioception, because its numbers do not."""
         return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}

@@ -121,12 +121,12 @@ class LeRobot(NamedArrays):
             with refusing(f"{said} is no truth value", "download it again", EpisodeError):
                 arrays["success"] = as_truth(np.asarray(table["next.success"][-1]), said)
         for key in self._image_keys if images else ():
-            frames = _pictures(table[key], where) if key in stored else _video(place, key, self._fps)
-            if sorted(frames.shape[1:3]) != sorted(shape := self._features[key].shape)[-2:]:  # channels first or last
-                size = "x".join(map(str, frames.shape[1:3]))
-                raise EpisodeError(
-                    f"{where}: {key!r} is {size} pixels, info.json says {list(shape)}; correct one of them"
-                )
+            shape = self._features[key].shape
+            frames = (
+                _pictures(table[key], shape, f"{where}: {key!r}")
+                if key in stored
+                else _video(place, key, shape, self._fps)
+            )
             arrays[key] = resized(frames, self._size)
         return self._episode(arrays, where, images, file=place.table, name=str(place.index))
 
@@ -180,7 +180,13 @@ def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str
     return place.task if place.tasks is None else place.tasks[numbers[0]]
 
 
-def _pictures(rows: list[Any], where: str) -> np.ndarray:
+def _require_size(width: int, height: int, shape: tuple[int, ...], where: str) -> None:
+    """Raises EpisodeError for pictures of another size than info.json's, channels first or last; none is decoded."""
+    if (height, width) not in (shape[:2], shape[-2:]):
+        raise EpisodeError(f"{where} is {height}x{width} pixels, info.json says {list(shape)}; correct one of them")
+
+
+def _pictures(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarray:
     if lost := [step for step, row in enumerate(rows) if not isinstance(row, Mapping) or not row.get("bytes")]:
         raise EpisodeError(f"{where}: no picture at step {lost[0]}; download it again")
     bomb = (Image.DecompressionBombError,)
@@ -192,6 +198,7 @@ def _pictures(rows: list[Any], where: str) -> np.ndarray:
             raise EpisodeError(f"{where}: a picture of mode {min(odd)}, not of 8-bit colours; leave this camera out")
         if len(sizes := {picture.size for picture in pictures}) > 1:
             raise EpisodeError(f"{where}: pictures of {len(sizes)} sizes; download it again")
+        _require_size(*sizes.pop(), shape, where)
         return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
@@ -199,7 +206,7 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 """With which an mp4 begins. Other kinds are not given to ffmpeg: scripts and playlists make it open more files."""
 
 
-def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
+def _video(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float) -> np.ndarray:
     """Decodes the episode's frames, from the one nearest to its start: ffmpeg seeks to the next one, so ask earlier."""
     import imageio_ffmpeg
 
@@ -215,16 +222,23 @@ def _video(place: EpisodePlace, key: str, fps: float) -> np.ndarray:
     most = place.length + (start is None)
     # it ends at the first error (-xerror), rather than fill in what it cannot decode, and turns nothing, as LeRobot
     asked = ["-xerror", "-noautorotate", *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else [])]
-    reader = imageio_ffmpeg.read_frames(str(video), input_params=asked, output_params=["-frames:v", str(most)])
+    asked += ["-t", f"{place.length / fps:.6f}"] if start is not None else []
+    given = ["-fps_mode", "passthrough", "-frames:v", str(most)]  # a frame that is missing is not filled in
+    reader = imageio_ffmpeg.read_frames(str(video), input_params=asked, output_params=given)
     with contextlib.closing(reader):
         try:
             found: Any = next(reader, {})
             (width, height), pace = found["size"], found["fps"]
+            _require_size(width, height, shape, f"{where}: {key!r}")
             frames = [np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader]
+        except EpisodeError:
+            raise
         except FOREIGN as error:  # it quotes all that ffmpeg says of itself
             working_ffmpeg(video, EpisodeError)
             raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
-    if not 0.95 < pace / fps < 1.05:
+    # ffmpeg tells two decimals; a place within a shared video is found by its time
+    drifts = start is not None and abs(pace - fps) > 0.005 and abs(pace / fps - 1) * (first + place.length) >= 0.5
+    if drifts or not 0.95 < pace / fps < 1.05:
         raise EpisodeError(f"{where}: the video has {pace:g} frames a second, info.json says fps {fps:g}; correct one")
     if len(frames) != place.length:
         found_frames = f"more than {place.length}" if len(frames) > place.length else len(frames)

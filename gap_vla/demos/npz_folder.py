@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line
 from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.fields import IMAGE_NAMES, files_in
 from gap_vla.demos.source import NamedArrays
@@ -41,6 +42,8 @@ class NpzFolder(NamedArrays):
         held = [read_arrays(file, lambda _: False) for file in self.places]
         self._names = sorted({name for names in held for name in names})
         self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
+        if lost := sorted(set(self.options["image_keys"] or ()) - {*self._names}):
+            raise EpisodeError(f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names")
         if self.options["image_keys"] is None:
             self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
 

@@ -184,6 +184,8 @@ class _Machine:
         table = self.top(dict)
         if len(values) % 2 or not all(isinstance(key, _KEYS) for key in values[::2]):
             raise ValueError("it holds a dictionary whose keys are neither text nor numbers")
+        if len({*table, *values[::2]}) < len(table) + len(values) // 2:
+            raise ValueError("it holds a dictionary with a key twice")
         table.update(zip(values[::2], values[1::2]))
 
     def update_new(self) -> None:

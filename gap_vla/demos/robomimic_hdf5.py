@@ -33,6 +33,9 @@ IMAGE_KEYS = {
 _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 """What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
 
+_POSE = (0, 3, "quat_xyzw")
+"""Where position and rotation of a file's states lie, side by side, and the kind of the latter."""
+
 _PER_STEP = (
     "dones", "rewards", "states", "executed_actions", "phase", "phase_switch", "rho", "change_point",
 )  # fmt: skip
@@ -69,7 +72,7 @@ class RobomimicHDF5(Source):
         filter_key: str | None = None,
         action_key: str = "actions",
         action_limit: float | None = ACTION_LIMIT,
-        layout: str | Mapping[str, Any] = "gap",
+        layout: str | Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self.options: dict[str, Any] = {
@@ -78,9 +81,14 @@ class RobomimicHDF5(Source):
             "filter_key": filter_key,
             "action_key": action_key,
             **self.stated_limit(action_limit),
-            **({} if layout == "gap" else {"layout": layout}),
+            **({} if layout is None else {"layout": layout}),
         }
-        self._layout = None if layout == "gap" else StateLayout.of(layout)
+        self._layout = None if layout is None else StateLayout.of(layout)
+        if self._layout is not None and self._layout.pose != _POSE:
+            raise EpisodeError(
+                f"{path}: its columns are xyz and the quaternion xyzw by their names, the layout says "
+                f"{one_line(self._layout.pose, 80)}; give one of position 0, rotation 3 and rotation_kind quat_xyzw"
+            )
         self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
         members.require_sound(self.path)
         with members.opened(self.path) as file:
@@ -142,15 +150,20 @@ class RobomimicHDF5(Source):
     def _check_total(self, data: h5py.Group, names: list[str]) -> None:
         """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
         total = members.attribute_of(data, "total")
-        lengths = [members.attribute_of(data[name], "num_samples") for name in names] if total is not None else []
+        lengths: list[Any] = []
+        for name in names if total is not None else ():
+            demo, where = data[name], f"{self.path}, episode {name}"
+            stated = members.attribute_of(demo, "num_samples")
+            counts = stated is None and members.has(demo, key := self.options["action_key"])
+            lengths.append(members.length_at(demo, key, where) if counts else stated)
         counted = all(isinstance(length, (int, float)) for length in lengths)  # others are refused where they are read
         if lengths and counted and (held := sum(lengths)) != total:
             for name in names:
                 where = f"{self.path}, episode {name}"
                 _require_steps(data[name], members.length_at(data[name], self.options["action_key"], where), where)
             raise EpisodeError(
-                f"{self.path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total}; get "
-                "the whole file, or correct the attribute if demonstrations were removed on purpose"
+                f"{self.path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total!r}; "
+                "get the whole file, or correct the attribute if demonstrations were removed on purpose"
             )
 
     def _file_language(self, file: h5py.File) -> str:
@@ -233,6 +246,11 @@ class RobomimicHDF5(Source):
             if width not in (None, rows.shape[1]):
                 raise EpisodeError(
                     f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
+                )
+            if part == "gripper_qpos" and self._layout is None and rows.shape[1] != 2:
+                raise EpisodeError(
+                    f"{where}: {key} has {rows.shape[1]} columns, not 2 fingers; say what they are with a layout, for "
+                    "one quaternion_xyzw"
                 )
             if part == "eef_quat" and (off := abs(np.linalg.norm(rows, axis=1) - 1) > UNIT_QUATERNION_TOLERANCE).any():
                 length = np.linalg.norm(rows[off.argmax()])

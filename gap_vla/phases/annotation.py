@@ -78,6 +78,8 @@ def annotate(
     if not episodes:
         raise MotionError("there is no episode to annotate")
     own, of_lstm = checked_options(method, options)
+    if extra is None and "extra_weight" in options:
+        raise MotionError("extra_weight: no effect without extra columns; leave it out")
     motions = _motions(episodes, extra)
     chosen = list(range(len(episodes)) if fit is None else fit)
     if not chosen:
@@ -113,6 +115,8 @@ def checked_options(method: str, options: Mapping[str, Any], seed: int = 0) -> t
     if parts[1] == "lstm":
         used |= {"seed", *estimator_fields}
         of_lstm.setdefault("lookahead", LABEL_LOOKAHEAD)
+    if own.n_change_points is not None:
+        used -= {"penalty", "stroke"}  # so many change points, whatever they cost
     if idle := sorted({*options, *(["seed"] if seed else [])} - used):
         raise MotionError(f"{', '.join(idle)}: no effect with method {method!r}; leave it out")
     EstimatorSettings(**of_lstm)

@@ -136,7 +136,7 @@ class Run:
         if not (self.small or "store" in dataset) and len(recorded.parents) > 3:
             # root/rlds/NAME/TASK/VERSION, with the store in root/store/NAME
             recorded = recorded.parents[3] / "store" / recorded.parents[1].name
-        beside = self.path.absolute().parents[2] / recorded
+        beside = [*self.path.absolute().parents][:3][-1] / recorded
         return next((place for place in (recorded, beside) if (place / "store.json").exists()), None)
 
     @cached_property

@@ -149,6 +149,8 @@ def sim_task(
     from gap_vla import sim
 
     spec = sim.task_spec(name)
+    if horizon is not None and horizon > spec.horizon:
+        raise EvaluationError(f"horizon is {horizon}, an episode of {spec.name} ends at step {spec.horizon}; lower it")
     task = SimTask(
         name=spec.name,
         instruction=spec.instruction,

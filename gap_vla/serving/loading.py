@@ -156,11 +156,11 @@ def load_policy(
                 raise PolicyError(
                     f"{keys}: {key} has {found} entries, an action {action_dim}; give one for each column"
                 )
-        return _of_server(RemotePolicy(name, mapping, patience=patience), task, resized=mapping.image_size is not None)
+        return _of_server(RemotePolicy(name, mapping, patience=patience), task, mapping.image_size)
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
 
 
-def _of_server(policy: RemotePolicy, task: str | None, resized: bool) -> LoadedPolicy:
+def _of_server(policy: RemotePolicy, task: str | None, sent: int | None) -> LoadedPolicy:
     """A server of ours says in its greeting what its policy was trained for; others' say nothing of that."""
     said = policy.server_metadata
     trained, size, view = (said.get(key) for key in ("task", "image_size", "camera"))
@@ -170,7 +170,12 @@ def _of_server(policy: RemotePolicy, task: str | None, resized: bool) -> LoadedP
         policy.close()
         raise PolicyError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
     known = {"camera": view} if view in task_spec(trained).views else {}
-    if type(size) is int and 0 < size <= 4096 and not resized:
+    if type(size) is int and 0 < size <= 4096:
+        if sent not in (None, size):
+            policy.close()
+            raise PolicyError(
+                f"{policy.address} takes pictures of {size}, the key file's image_size is {sent}; correct it"
+            )
         policy.image_size = known["image_size"] = size
     return LoadedPolicy(policy, trained, **known)
 
@@ -185,7 +190,7 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
         EpisodeError: no such recordings.
     """
     from gap_vla import demos
-    from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
+    from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
     from gap_vla.rollouts.recordings import require_scene
     from gap_vla.sim.recording import LAYOUT_VERSION
 
@@ -198,7 +203,12 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
                 advice = "collect it again (gap-vla collect-demos), or replay it with the gap_vla that recorded it"
                 raise PolicyError(f"{path} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
         variant = said.get("variant", dict(flat(simulator_of(said))).get("env_kwargs.variant"))
-        if "executed_actions" in reader.dropped():
+        with opened(path) as file:
+            told = [has(file, f"data/{name}/executed_actions") for name in reader.places]
+        if any(told) and not all(told):
+            lost = f"{path}, {reader.places[told.index(False)]}: no executed_actions, which other recordings have"
+            raise PolicyError(f"{lost}; get the file again, or drop the recording")
+        if any(told):
             reader.without_images()  # what is not replayed is sound too
             reader = demos.open_source(path, action_key="executed_actions")
     episodes = [reader.read(number, images=False) for number in range(len(reader))]

@@ -63,6 +63,8 @@ def require_rendering() -> str:
                 "MUJOCO_GL to let gap_vla choose"
             )
         return wanted
+    if wanted:
+        raise RenderingError(f"MUJOCO_GL={wanted} is nothing to draw with; give {', '.join(_LIBRARIES)}, or unset it")
     for platform in _LIBRARIES:
         if _loadable(platform):
             _select(platform)

@@ -38,7 +38,7 @@ from gap_vla.rlds.version_files import check_files
 from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
 from gap_vla.training.config import LOGGERS, Experiment
-from gap_vla.training.stages import Stages
+from gap_vla.training.stages import Stages, require_own_stages
 
 
 def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, dry_run: bool = False) -> None:
@@ -75,7 +75,10 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         if config.eval.videos:
             working_ffmpeg(directory.rollouts, ConfigError)
     config.require_ready(dry_run)
+    require_own_stages(config, stages)
     if not (stages.store / "store.json").exists():
+        if stages.store.is_dir() and any(stages.store.iterdir()):
+            raise ConfigError(f"{stages.store} is no store, and not empty; move it away")
         if directory.config.exists() and any(directory.state.glob("*")):
             root = Section(directory.read_config(), str(directory.config), ConfigError).section("data").text("root")
             if root != config.data.root:  # what is made there carries other paths, and is other data

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gap_vla.core.identity import digest
+from gap_vla.core.foreign import content, parsed
+from gap_vla.core.identity import differences, digest, flat, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.rlds.statistics import STATISTICS
-from gap_vla.rlds.version_files import require_unchanged
+from gap_vla.rlds.version_files import dataset_metadata, require_unchanged
 from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
@@ -142,6 +144,23 @@ def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = Non
     builder = dataset_builder(config.task, stages.rlds.parent.parent, kind=config.demos.kind)
     how = {**vars(config.phases), "val_fraction": config.data.val_fraction}
     builder.convert(stages.demos, **how, identity=stages.rlds_identity)
+
+
+def require_own_stages(config: Experiment, stages: Stages) -> None:
+    """Raises ConfigError if what lies in a stage's place says that it was made with other settings."""
+    if config.data.rlds:
+        return
+    made: dict[Path, Any] = {}
+    if (stages.store / "store.json").is_file():
+        made[stages.store] = dict(flat(parsed(content(stages.store / "store.json"))))
+        made[stages.store] = {k.removeprefix("metadata."): v for k, v in made[stages.store].items()}
+    if stages.rlds.exists():
+        made[stages.rlds] = dict(flat(dataset_metadata(stages.rlds)))
+    wanted = {f"identity.data.{key}": value for key, value in flat(json.loads(json.dumps(stages.rlds_identity)))}
+    for place, said in made.items():
+        known = {key: value for key, value in said.items() if key in wanted}
+        if known and (changed := differences(known, wanted)):
+            raise ConfigError(f"{place} was made with other settings ({in_words(changed)}); move it away")
 
 
 def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> EpisodeStore:

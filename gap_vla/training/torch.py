@@ -137,6 +137,10 @@ class SmallConfig(Experiment):
             size = self.demos.image_size
             registry.find(registry.ENCODERS, self.model.encoder)(self.model, (size, size, 3))
         self.how.check(self.method, self.model)
+        if self.how.rho_source not in registry.OF_THE_DATASET:
+            from gap_vla.phases.annotation import checked_options
+
+            checked_options(self.how.rho_source, self.phases.options, self.phases.seed)
 
 
 def require_device(device: str) -> None:

@@ -294,6 +294,20 @@ def test_what_lies_among_the_demonstrations_of_a_pickle_is_not_passed_over(tmp_p
         open_source(tmp_path / "d.pkl", "pickle", state_key="proprio")
 
 
+def test_a_pickle_that_gives_a_key_twice_is_refused(tmp_path: Path) -> None:
+    twice = b"\x80\x02}(X\x01\x00\x00\x00aK\x01X\x01\x00\x00\x00aK\x02u."
+    assert pickle.loads(twice) == {"a": 2}
+    (tmp_path / "demo.pkl").write_bytes(twice)
+    with pytest.raises(EpisodeError, match="it holds a dictionary with a key twice"):
+        load_arrays(tmp_path / "demo.pkl")
+
+
+def test_a_camera_that_no_npz_file_has_is_missed_at_once(tmp_path: Path) -> None:
+    np.savez(tmp_path / "demo.npz", proprio=np.zeros((3, 9)), action=np.zeros((3, 7)))
+    with pytest.raises(EpisodeError, match="no array 'typo', which image_keys names"):
+        open_source(tmp_path, "npz", image_keys={"typo": "image_primary"})
+
+
 def test_what_torch_saved_is_called_a_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "demo.pkl", "w") as archive:
         archive.writestr("demo/data.pkl", b"")

@@ -169,6 +169,15 @@ def test_pictures_of_another_kind_are_found_before_they_are_read(file: Path, pic
         open_source(file).without_images()
 
 
+def test_a_total_is_compared_where_an_episode_does_not_say_its_length(file: Path) -> None:
+    with h5py.File(file, "r+") as stored:
+        del stored["data/demo_1"].attrs["num_samples"]
+        open_source(file)
+        stored["data"].attrs["total"] = 100_000
+    with pytest.raises(EpisodeError, match="have 16 steps, the attribute 'total' of 'data' says 100000"):
+        open_source(file)
+
+
 def test_a_filter_that_names_a_missing_demonstration_is_refused(file: Path) -> None:
     with h5py.File(file, "r+") as stored:
         stored["mask/train"] = [b"demo_0", b"demo_7"]

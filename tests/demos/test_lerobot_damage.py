@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,40 @@ def test_a_start_beside_its_frame_gives_that_frame(tmp_path: Path, drift: float)
         change(root, "meta/episodes/**/*.parquet", f"{VIDEO}/{end}_timestamp", lambda c: [c[0], c[1] + drift])
     found, expected = (open_source(path, "lerobot")[1] for path in (root, TINY / "v30_video"))
     np.testing.assert_array_equal(found.images["image_primary"], expected.images["image_primary"])
+
+
+def _shared_video(root: Path) -> tuple[Path, list[bytes]]:
+    (video,) = root.glob("videos/**/*.mp4")
+    reader = imageio_ffmpeg.read_frames(str(video))
+    next(reader)
+    return video, list(reader)
+
+
+def _rewritten(video: Path, frames: list[bytes], fps: float, *, more: Sequence[str] = ()) -> None:
+    writer = imageio_ffmpeg.write_frames(str(video), (64, 64), fps=fps, macro_block_size=1, output_params=[*more])
+    writer.send(None)
+    for frame in frames:
+        writer.send(frame)
+    writer.close()
+
+
+def test_a_shared_video_of_another_pace_is_refused_where_its_frames_would_be_of_other_moments(tmp_path: Path) -> None:
+    root = copied("v30_video", tmp_path)
+    video, frames = _shared_video(root)
+    fps = json.loads((root / "meta" / "info.json").read_text())["fps"]
+    _rewritten(video, frames, 0.955 * fps)
+    with pytest.raises(EpisodeError, match=r"frames a second, info\.json says fps"):
+        list(open_source(root, "lerobot"))
+
+
+def test_frames_that_a_shared_video_lost_are_not_filled_in(tmp_path: Path) -> None:
+    root = copied("v30_video", tmp_path)
+    video, frames = _shared_video(root)
+    fps = json.loads((root / "meta" / "info.json").read_text())["fps"]
+    lost = "select='not(between(n,2,3))'"
+    _rewritten(video, 10 * frames, fps, more=["-vf", lost, "-fps_mode", "passthrough"])
+    with pytest.raises(EpisodeError, match=r"episode 0: \d+ frames, the episode has \d+ steps"):
+        list(open_source(root, "lerobot"))
 
 
 def test_a_video_that_two_episodes_name_is_refused(tmp_path: Path) -> None:

@@ -53,14 +53,22 @@ def test_grippers_of_one_or_six_columns_are_read_with_a_layout(file: Path) -> No
                 del demo[key]
                 demo[key] = np.repeat(make_episode(index).arms[0].gripper, 3, axis=1)[:, :columns]
         plain, read_so = open_source(file), open_source(file, layout=layout)
-        assert plain[0].proprio.shape[1] == 7 + columns and "layout" not in plain.identity()["options"]
-        with pytest.raises(EpisodeError, match="name its columns with the option layout"):
-            plain[0].arms  # noqa: B018
+        assert "layout" not in plain.identity()["options"]
+        with pytest.raises(
+            EpisodeError, match=rf"gripper_qpos has {columns} columns, not 2 fingers; say what they are"
+        ):
+            plain.read(0)
         expected = make_episode(0).arms[0]
-        np.testing.assert_array_equal(read_so[0].arms[0].quaternion, plain[0].proprio[:, 3:7])
+        np.testing.assert_allclose(read_so[0].arms[0].quaternion, expected.quaternion, atol=1e-6)
         np.testing.assert_array_equal(read_so[0].arms[0].gripper, expected.gripper[:, fingers])
         assert read_so.identity()["options"]["layout"] == layout
         assert read_so[0].metadata.get("opening_unit") == ("1" if columns == 1 else None)
+
+
+@pytest.mark.parametrize("layout", ["gap", "quaternion_wxyz", "libero", {"rotation_kind": "quat_wxyz"}])
+def test_a_layout_that_contradicts_the_files_names_is_refused(file: Path, layout: object) -> None:
+    with pytest.raises(EpisodeError, match=r"xyz and the quaternion xyzw by their names, the layout says .*; give one"):
+        open_source(file, layout=layout)
 
 
 def test_low_dimensional_reading_leaves_images_out(file: Path) -> None:

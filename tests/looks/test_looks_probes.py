@@ -11,6 +11,7 @@ from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_
 from experiments.looks.probe_data import read_probe_data
 from experiments.looks.probing import features_of, probe_runs
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.errors import UserError
 from gap_vla.demos.fields import resized
 from gap_vla.policies import SmallModelConfig, build_policy
 from gap_vla.report.runs import ReportError, Run
@@ -136,6 +137,8 @@ def write_demos(path, with_objects=True):
                 demo["obs/object"] = np.arange(72, dtype=np.float32).reshape(12, 6) + number
                 demo["obs/object"].attrs["names"] = ["ring", "peg"]
             demo["obs/robot0_eef_pos"] = np.arange(36, dtype=np.float32).reshape(12, 3)
+            demo["obs/robot0_eef_quat"] = np.tile([0, 0, 0, 1.0], (12, 1))
+            demo["obs/robot0_gripper_qpos"] = np.zeros((12, 2))
             demo["actions"] = np.tile([0, 0, 0, 0, 0, 0, -1.0], (12, 1))
             demo["actions"][6:, 6] = 1.0
             demo.create_dataset(
@@ -151,7 +154,9 @@ def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_
     assert data.free.tolist() == [True, True, False, False] * 3
     assert data.waiting.tolist() == [True, True, True, False] * 3
     assert data.near_switch.tolist() == [False, True, True, True] * 3
-    assert data.proprio[:4].tolist() == [
+    still, hand = [0, 0, 0, 1, 0, 0], np.s_[:4, [0, 1, 2, 9, 10, 11]]  # and how far each column has moved
+    assert data.proprio[:4, 3:9].tolist() == 4 * [still] and not data.proprio[:, 12:].any()
+    assert data.proprio[hand].tolist() == [
         [0, 1, 2, 0, 0, 0],
         [9, 10, 11, 9, 9, 9],
         *([x, x + 1, x + 2, 12, 12, 12] for x in (18, 27)),
@@ -163,8 +168,10 @@ def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_
     ("name", "shape", "words"),
     [
         ("obs/image_primary", (12, 4, 4, 3), "leave out what is of another size, or collect them again"),
-        ("obs/image_primary", None, "2 of 3 demonstrations have image_primary; leave the others out"),
-        ("obs/robot0_eef_pos", (12, 2), "leave out what is of another size"),
+        ("obs/image_primary", (15, 8, 8, 3), "image_primary has 15 steps, the actions 12"),
+        ("obs/image_primary", None, "demo_1: its cameras are none, the first episode's image_primary"),
+        ("obs/object", (15, 6), "demo_1: obs/object has 15 steps, the actions 12; "),
+        ("obs/robot0_eef_pos", (12, 2), "robot0_eef_pos has 2 columns, not 3"),
         ("actions", (12, 6), "leave out what is of another size"),
     ],
 )
@@ -174,7 +181,17 @@ def test_demonstrations_that_differ_in_size_are_refused_in_words(tmp_path, name,
         del file[f"data/demo_1/{name}"]
         if shape:
             file[f"data/demo_1/{name}"] = np.zeros(shape, np.uint8 if "image" in name else float)
-    with pytest.raises(ProbeError, match=words):
+    with pytest.raises(UserError, match=words):
+        read_probe_data(tmp_path / "demos.hdf5")
+
+
+def test_what_lies_in_another_file_is_not_probed(tmp_path):
+    write_demos(tmp_path / "demos.hdf5")
+    write_demos(tmp_path / "other.hdf5")
+    with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
+        del file["data/demo_1/obs/object"]
+        file["data/demo_1/obs/object"] = h5py.ExternalLink(tmp_path / "other.hdf5", "data/demo_1/obs/object")
+    with pytest.raises(EpisodeError, match=r"demo_1.* 'object' is a link to another file"):
         read_probe_data(tmp_path / "demos.hdf5")
 
 
@@ -186,7 +203,7 @@ def test_numbers_that_cannot_be_are_not_probed(tmp_path, name, value):
     write_demos(tmp_path / "demos.hdf5")
     with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
         file[f"data/demo_1/{name}"][2, 1] = value
-    with pytest.raises(ProbeError, match=r"is NaN, or no position or number that can be; collect them again"):
+    with pytest.raises(UserError, match=r"is NaN, or no position or number that can|is NaN or infinite at step 2"):
         read_probe_data(tmp_path / "demos.hdf5")
 
 
@@ -196,11 +213,11 @@ def test_demonstrations_without_object_positions_are_refused_in_words(tmp_path):
         read_probe_data(tmp_path / "demos.hdf5")
     with h5py.File(tmp_path / "demos.hdf5", "w") as file:
         file["data"] = np.zeros(3)
-    with pytest.raises(ProbeError, match=r"demos\.hdf5: 'data' holds no demonstrations; collect them with"):
+    with pytest.raises(EpisodeError, match=r"demos\.hdf5: 'data' is a data set, not a group"):
         read_probe_data(tmp_path / "demos.hdf5")
     (tmp_path / "demos.hdf5").unlink()
     os.mkfifo(tmp_path / "demos.hdf5")
-    with pytest.raises(EpisodeError, match="is a pipe or a device"):
+    with pytest.raises(EpisodeError, match="neither a file nor a folder"):
         read_probe_data(tmp_path / "demos.hdf5")
 
 

@@ -159,8 +159,8 @@ def test_datasets_without_a_folder_are_written_by_the_base_builder(file: Path, t
     assert type(dataset_builder("threading", tmp_path, version="1.0.1")).__module__.startswith(
         "rlds_builders.threading"
     )
-    for name in ("my-task", "übung"):
-        with pytest.raises(DatasetError, match=f"'{name}': use letters, digits and underscores"):
+    for name in ("my-task", "übung", "MyTask", "_x", "a" * 201):
+        with pytest.raises(DatasetError, match=f"'{name}': use small letters a to z, digits"):
             dataset_builder(name, tmp_path)
 
 

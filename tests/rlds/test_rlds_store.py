@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from synthetic_demos import assert_equal
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
-from gap_vla.training.stages import Stages, require_unchanged_data
+from gap_vla.training.stages import Stages, require_own_stages, require_unchanged_data, stages_of
+from gap_vla.training.torch import SmallConfig
 
 
 def test_the_store_holds_the_episodes_unchanged(store: EpisodeStore, version_dir: Path) -> None:
@@ -63,6 +66,28 @@ def test_damage_is_noticed(store: EpisodeStore, tmp_path: Path) -> None:
         stream.truncate(10)
     with pytest.raises(EpisodeError, match=r"train.rho.bin: 10 bytes instead of"):
         EpisodeStore.open(copy)
+
+
+def test_a_stage_of_other_settings_in_the_place_of_a_stage_is_refused(tmp_path: Path, episodes: list[Episode]) -> None:
+    config = SmallConfig("threading")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path)))
+    stages = stages_of(config)
+    other = {**stages.rlds_identity, "val_fraction": 0.5}
+    for identity in (other, stages.rlds_identity):
+        shutil.rmtree(tmp_path / "rlds", ignore_errors=True)
+        home = stages.rlds.parent.parent
+        write_rlds(episodes[:2], home, "threading", version="1.0.0", identity=identity)
+        if identity is not other:
+            require_own_stages(config, stages)
+            break
+        EpisodeStore.build(stages.rlds, stages.store)
+        for _ in range(2):  # the dataset, then its store alone
+            with pytest.raises(
+                ConfigError, match=r"made with other settings \(identity\.data\.val_fraction: 0\.5 then"
+            ):
+                require_own_stages(config, stages)
+            shutil.rmtree(stages.rlds, ignore_errors=True)
+        shutil.rmtree(stages.store)
 
 
 def test_a_dry_run_of_training_notices_changed_data(store: EpisodeStore, version_dir: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
 from gap_vla.rollouts.policy import RandomPolicy
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
 from gap_vla.rollouts.recordings import require_scene, view_of
+from gap_vla.rollouts.task import sim_task
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.loading import load_checkpoint, load_policy
 
@@ -64,6 +65,19 @@ def test_demonstrations_are_replayed_as_executed_on_their_layouts_and_in_their_t
         file["data"].attrs["env_args"] = '{"env_name": "Lift", "type": 1}'
     with pytest.raises(PolicyError, match=r"demos\.hdf5 holds demonstrations of Lift; the policy is one for assembly"):
         replaying(path)
+
+
+def test_recordings_of_which_some_alone_tell_what_was_executed_are_refused(tmp_path):
+    path = demonstrations(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/demo_0/executed_actions"]
+    with pytest.raises(PolicyError, match="demo_0: no executed_actions, which other recordings have"):
+        replaying(path)
+
+
+def test_an_episode_is_no_longer_than_its_task_has_it():
+    with pytest.raises(EvaluationError, match="horizon is 1000, an episode of assembly ends at step 200; lower it"):
+        sim_task("assembly", horizon=1000)
 
 
 def test_the_view_of_a_recording_goes_with_a_dataset_that_is_built_of_it(tmp_path):

@@ -31,6 +31,12 @@ def test_no_opengl_library_names_the_package_to_install(monkeypatch, no_platform
         sim.require_rendering()
 
 
+def test_a_platform_that_nobody_knows_is_not_overruled(monkeypatch, no_platform):
+    monkeypatch.setenv("MUJOCO_GL", "direct3d")
+    with pytest.raises(sim.RenderingError, match=r"MUJOCO_GL=direct3d is nothing to draw with; give egl, osmesa"):
+        sim.require_rendering()
+
+
 def test_osmesa_is_the_fallback(monkeypatch, no_platform):
     monkeypatch.delitem(sys.modules, "mujoco.gl_context", raising=False)
     monkeypatch.setattr(rendering_backend, "_loadable", lambda platform: platform == "osmesa")

@@ -13,7 +13,6 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import regular
 from gap_vla.core.outputs import HDF5, claim, suffix_of, write_output
 from gap_vla.demos.fields import files_in, resized
-from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
@@ -75,7 +74,7 @@ def annotate_files(
     source, out = Path(source), Path(out)
     job = job or AnnotationJob(**job_fields)
     kind = kind_of(source)
-    StateLayout.of(job.layout)  # a typo is one for every kind of source
+    _ = job.columns  # a typo is one for every kind of source
     suffixes = HDF5 if kind == "robomimic_hdf5" else ()
     if not suffixes and (suffix_of(out) in FILES or not out.name):
         raise AnnotationError(f"{out}: the annotated copy of {source} is a folder of its own; give another name")
@@ -121,7 +120,7 @@ def show_episode(
     fps: float = 20,
     method: str | None = None,
     annotator: Path | None = None,
-    layout: str | Mapping[str, Any] = "gap",
+    layout: str | Mapping[str, Any] | None = None,
     state: str = "observation/proprio",
 ) -> Path:
     """Writes one episode as a page (.html), a video (.mp4) or a picture (.png).

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import one_line
+from gap_vla.demos.layout import StateLayout
 from gap_vla.phases import Annotation, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
 from gap_vla.rlds.schema import Schema
@@ -28,7 +29,8 @@ class AnnotationJob:
     Attributes:
         method, seed, options: of `gap_vla.phases.annotate`.
         annotator: folder of a saved annotator: annotate with it, fit nothing.
-        layout: of foreign states, see `gap_vla.demos.layout.StateLayout`; a name or its fields.
+        layout: of foreign states, see `gap_vla.demos.layout.StateLayout`; a name or its fields. None: as the kind of
+            file names them, of RLDS and npz `gap`.
         state: RLDS: the state's feature below `steps/`, or several joined by `+`.
         extra: further joints or hand channels whose motion counts too: RLDS features below `steps/`, HDF5 observations
             below `obs/`, arrays of an npz; several joined by `+`; empty: none.
@@ -40,7 +42,7 @@ class AnnotationJob:
     seed: int = 0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     annotator: Path | None = None
-    layout: str | Mapping[str, Any] = "gap"
+    layout: str | Mapping[str, Any] | None = None
     state: str = "observation/proprio"
     extra: str = ""
     workers: int | None = None
@@ -52,6 +54,11 @@ class AnnotationJob:
         for what, names in (("state", self.state.split("+")), ("extra", self.extra_names)):
             if len(set(names)) < len(names) or "" in names:
                 raise AnnotationError(f"{what} is {one_line('+'.join(names))!r}; name each column once, joined by +")
+
+    @property
+    def columns(self) -> StateLayout:
+        """Of states that have no names of their own."""
+        return StateLayout.of(self.layout or "gap")
 
     @property
     def extra_names(self) -> list[str]:
@@ -67,6 +74,10 @@ class AnnotationJob:
         """
         if len(episodes) > 1:
             Schema.of(episodes[0]).check(*episodes)
+        for episode, columns in zip(episodes, extra or ()):
+            if columns.shape[1:] != extra[0].shape[1:]:  # type: ignore[index]
+                widths = f"{columns.shape[1]} columns, the first episode's {extra[0].shape[1]}"  # type: ignore[index]
+                raise EpisodeError(f"{episode.name}: {self.extra} has {widths}; drop the episode, or name others")
         if self.annotator is not None:
             return load_annotator(self.annotator).annotate(episodes, workers=self.workers, extra=extra)
         return annotate(

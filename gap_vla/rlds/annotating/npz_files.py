@@ -67,7 +67,7 @@ def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
     )
     with refusing(file, "write it again", AnnotationError):
         proprio = _proprio(file, arrays, job)
-        facts = StateLayout.of(job.layout).facts if "proprio" in arrays else {}
+        facts = job.columns.facts if "proprio" in arrays else {}
         known: dict[str, Any] = {name: arrays[name] for name in LABELS if images and name in arrays}
         if "phase" in arrays:
             known["phase"] = as_names(arrays["phase"], f"{file}: 'phase'")
@@ -79,8 +79,8 @@ def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
 
 def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -> np.ndarray:
     if "proprio" in arrays:
-        return StateLayout.of(job.layout).to_proprio(as_rows(arrays["proprio"], f"{file}: 'proprio'"), str(file))
-    if job.layout != "gap":
+        return job.columns.to_proprio(as_rows(arrays["proprio"], f"{file}: 'proprio'"), str(file))
+    if job.layout is not None:
         raise AnnotationError(f"{file}: no 'proprio' that the layout could name the columns of; leave the layout out")
     names = ("position", "quaternion", "gripper")
     if missing := [name for name in names if name not in arrays]:

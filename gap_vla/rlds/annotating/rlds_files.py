@@ -24,7 +24,6 @@ from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.fields import as_actions, as_rows
-from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps
@@ -49,7 +48,7 @@ def episodes_of(
     Raises:
         AnnotationError, EpisodeError: no such state (the message lists what there is), or a damaged field.
     """
-    layout, images, limit = StateLayout.of(job.layout), only is not None, declared_limit(source, None)
+    layout, images, limit = job.columns, only is not None, declared_limit(source, None)
     for index, (steps, metadata) in enumerate(read_steps(source, split, only=only, images=images), only or 0):
         where, fields = f"{source}, {split}[{index}]", dict(flat(steps, separator="/"))
         with refusing(where, "convert the source again", AnnotationError):

@@ -59,13 +59,13 @@ def check_dataset(
     """
     version_dir = Path(version_dir)
     builder = open_version(version_dir)
-    if max_episodes is None:
-        require_examples(builder)
     findings: list[Finding] = []
     kept: list[Recording] = []
     shown: list[tuple[bool, str, EpisodeView]] = []
     limit = declared_limit(version_dir) if action_limit is None else checked_limit(action_limit)
     key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
+    if max_episodes is None:
+        require_examples(builder)
     if resolved is None:
         text = f"layout of {key or 'the state'} unknown; give --layout to check poses and conventions"
         findings.append(Finding("note", "layout", text))
