@@ -29,7 +29,7 @@ def test_an_existing_run_is_never_overwritten(tmp_path):
 def test_a_foreign_folder_is_never_taken_for_a_run(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     for resume in (False, True):
-        with pytest.raises(RunExistsError, match="no run of ours"):
+        with pytest.raises(RunExistsError, match="is no run: move it"):
             RunDirectory.claim(tmp_path, CONFIG, resume=resume)
 
 
