@@ -50,7 +50,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--look", type=names, default=[], help="run nothing new; look into finished cells: probe,takeover,predict")
     add("--render", action="store_true", help="run nothing; write what is recorded, without --table all of it")
     add("--results", default="results", help="folder of the recorded cells (default results)")
-    add("--page", default="docs/RESULTS.md", help="page to write into (default docs/RESULTS.md)")
+    add("--page", default="docs/RESULTS.md", help="page to write into, made if it is missing (default docs/RESULTS.md)")
     add("--front-page", default="README.md", help="page with the main results between markers (default README.md)")
     add("--logs", default="runs/reproduce", help="folder for the cells' output (default runs/reproduce)")
     options = parser.parse_args(arguments)

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gap_vla.core.foreign import Section, finite
+from experiments.looks.takeover import window_folder
+from gap_vla.core.foreign import Section, finite, one_line
 from gap_vla.report.runs import ReportError, Run
+from gap_vla.rollouts.record import EPISODES_FILE, read_episodes
 
 AGAIN = "look again with --probe"
 
@@ -42,16 +44,29 @@ def kept_probe(file: Path, runs: Sequence[Run]) -> dict[str, Any] | None:
     return dict(found.values)
 
 
-def require_windows(found: Mapping[str, Any]) -> None:
-    """Raises ReportError for a takeover whose windows are not what their successes give."""
+def require_takeover(found: Mapping[str, Any], folder: Path, run: Run) -> None:
+    """Raises ReportError for a takeover of another run, or with windows that are not what their rollouts give.
+
+    Args:
+        found: its `takeover.json`.
+        folder: where that lies, with the rollouts of each window.
+    """
+    for key, own in (("main", run.label), ("task", run.task)):
+        if found[key] != own:
+            said = f"its {key} is {one_line(found[key], 60)}, the run's {own}"
+            raise ReportError(f"{folder}: a takeover of another run ({said}); move it away, and look again")
     windows, episodes = found["windows"], found["episodes"]
-    for window in windows:
-        one = Section(window, f"window {window['window']}", ReportError)
+    for number, window in enumerate(windows):
+        one = Section(window, f"{folder}: window {window['window']}", ReportError)
         won, never = one.whole("successes", 0, episodes), windows[0]["successes"]
         _require_interval(one, "difference", -1.0, 1.0)
         outcomes = one.text("outcomes", "1" * won + "0" * (episodes - won))
         if (len(outcomes), outcomes.count("1")) != (episodes, won):
             raise one.refuse("outcomes", f"{won} successes of {episodes} episodes")
+        if (log := folder / window_folder(number, window["window"]) / EPISODES_FILE).exists():
+            played = [str(int(record.success)) for _, record in sorted(read_episodes(log)[0].items())]
+            if "".join(played) != outcomes:
+                raise one.refuse("outcomes", f"{''.join(played)}, as {log} says")
         if abs(window["difference"] - (won - never) / episodes) > 1e-6:
             raise one.refuse("difference", f"{won} less {never} of {episodes}")
 

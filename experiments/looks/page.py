@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.looks.kept import require_windows
+from experiments.looks.kept import require_takeover
 from gap_vla.core.foreign import content, parsed, refusing
 from gap_vla.drawing.figures import COLORS, figure_with, svg
 from gap_vla.drawing.markup import chart_image, command_block, html_table, note
@@ -116,7 +116,7 @@ def takeovers_section(runs: Sequence[Run]) -> str:
         for path in sorted((run.path / "takeover").glob("*/takeover.json")):
             with refusing(f"{path.parent}: a takeover that cannot be read", "move it away, and look again"):
                 found, settings = (parsed(content(file)) for file in (path, path.parent / "settings.json"))
-                require_windows(found)
+                require_takeover(found, path.parent, run)
                 title = f"{found['other']} takes over from {found['main']}, {words(settings['variant'])}"
                 told = note(
                     f"{found['episodes']} rollouts per window on the same layouts; without any takeover "

@@ -149,9 +149,7 @@ def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
     """What one small policy sees: `probe` (missing if it has no eyes), and `branch_losses` (missing if it has one
     branch, or its data are not here).
     """
-    from gap_vla.policies.saving import load_saved_policy
-
-    policy = load_saved_policy(run.checkpoint)[0]
+    policy = _policy_of(run)
     found: dict[str, Any] = {}
     if policy.uses_vision:
         found["probe"] = probe(features_of(policy, data.images), data)
@@ -162,9 +160,14 @@ def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
 
 def probe_untrained(run: Run, data: ProbeData) -> dict[str, Any]:
     """The same probes on an untrained network of the run's architecture."""
-    from gap_vla.policies.saving import load_saved_policy
+    return probe(features_of(_untrained(_policy_of(run)), data.images), data)
 
-    return probe(features_of(_untrained(load_saved_policy(run.checkpoint)[0]), data.images), data)
+
+def _policy_of(run: Run) -> Any:
+    """The run's own `SmallPolicy`: a checkpoint of another run raises CheckpointError."""
+    from gap_vla.serving import load_checkpoint
+
+    return load_checkpoint(run.path).policy.model
 
 
 def _untrained(policy: Any) -> Any:
@@ -198,8 +201,6 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, eve
         PolicyError: the demonstrations are of another task than a run.
         ProbeError: the demonstrations do not fit.
     """
-    from gap_vla.policies.saving import load_saved_policy
-
     for run in runs:
         require_scene(demos, run.task, run.config.get("demos", {}).get("camera"))
     data = read_probe_data(demos, every=every)
@@ -208,7 +209,7 @@ def probe_runs(runs: Sequence[Run], demos: Path, out: Path, *, command: str, eve
     branches: dict[str, Any] = {}
     first = None
     for run in runs:
-        policy = load_saved_policy(run.checkpoint)[0]
+        policy = _policy_of(run)
         if policy.uses_vision and policy.uses_proprio and (batches := held_out_windows(run)) is not None:
             branches[run.label] = losses_by_branch(policy, batches)
         if policy.uses_vision:

@@ -71,6 +71,11 @@ def phase_windows(phases: Sequence[str], length: int = LENGTH) -> tuple[Window, 
     return tuple(Window(f"start of {name}", phase=number, length=length) for number, name in enumerate(phases))
 
 
+def window_folder(number: int, name: str) -> str:
+    """Of a window's rollouts: `02-start_of_grasp`."""
+    return f"{number:02d}-{name.replace(' ', '_')}"
+
+
 class TakeoverPolicy:
     """`main` acts, except in the window, where `other` does.
 
@@ -203,7 +208,7 @@ def take_over(
             shown,
             episodes=episodes,
             seed=seed,
-            out_dir=out_dir / f"{number:02d}-{window.name.replace(' ', '_')}",
+            out_dir=out_dir / window_folder(number, window.name),
             workers=workers,
             videos=0,
             watch=False,

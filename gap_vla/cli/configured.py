@@ -117,8 +117,9 @@ def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
                 raise ConfigError(f"unknown configuration key {where}{hint} (known here: {', '.join(section)})")
             if depth + 1 == len(path) and is_odd_number(value) and not isinstance(section[key], str):
                 raise ConfigError(f"{where} is {value!a}; write numbers with the digits 0 to 9 alone")
-            if depth + 1 == len(path) and isinstance(section[key], (ConfigDict, dict)) and key != "options":
-                raise ConfigError(f"{where} is a section; set its keys one by one: {', '.join(section[key])}")
+            if depth + 1 == len(path) and isinstance(section[key], (ConfigDict, dict)):
+                keys = ", ".join(section[key]) or f"--config.{where}.NAME=VALUE"
+                raise ConfigError(f"{where} is a section; set its keys one by one: {keys}")
             section = section[key] if depth + 1 < len(path) else None
 
 

@@ -127,8 +127,9 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     from gap_vla.core.typed_config import choose
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.rollouts import PolicyError, evaluate
-    from gap_vla.rollouts.evaluation import Limits
-    from gap_vla.rollouts.record import PAGE_FILE
+    from gap_vla.rollouts.evaluation import Limits, evaluated
+    from gap_vla.rollouts.record import PAGE_FILE, require_place
+    from gap_vla.rollouts.task import sim_task
     from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
 
     variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)
@@ -154,9 +155,8 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
         )
     cameras = loaded.cameras if options.cameras is None else options.cameras
     if lost := sorted({*getattr(loaded.policy, "cameras", ())} - {*cameras}):
-        raise PolicyError(
-            f"{options.checkpoint} sees {', '.join(lost)} too; name it with --cameras, or leave that away"
-        )
+        named = options.checkpoint or options.policy
+        raise PolicyError(f"{named} sees {', '.join(lost)} too; name it with --cameras, or leave that away")
     view = loaded.view(options.camera, options.image_size, other=options.other_view)
     for variant in variants:
         variant_spec(variant).require_view(view)
@@ -169,22 +169,21 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     if len(variants) > 1:
         claim_folder(root, "variants")
     folders = {variant: root / variant if len(variants) > 1 else root for variant in variants}
-    for folder in folders.values():
+    scene = {"image_size": options.image_size or loaded.image_size, "cameras": cameras, "camera": view}
+    scene["horizon"] = options.horizon
+    tasks = {variant: sim_task(loaded.task, variant=variant, **scene) for variant in variants}
+    for variant, folder in folders.items():
         claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",))
+        require_place(folder, evaluated(loaded.policy, tasks[variant], seeds[variant]))
     for variant, folder in folders.items():
         summary = evaluate(
             loaded.policy,
-            loaded.task,
+            tasks[variant],
             episodes=options.episodes,
             seed=seeds[variant],
             out_dir=folder,
-            image_size=options.image_size or loaded.image_size,
-            cameras=cameras,
-            variant=variant,
-            camera=view,
             workers=options.workers,
             slots_per_worker=options.slots,
-            horizon=options.horizon,
             videos=options.videos,
             progress=not options.quiet,
             limits=limits,

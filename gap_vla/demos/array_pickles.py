@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import refusing, regular
+from gap_vla.core.foreign import one_line, refusing, regular
 from gap_vla.demos.fields import files_in
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
@@ -36,9 +36,10 @@ class ArrayPickles(NamedArrays):
             raise EpisodeError(f"{self.path}: no .pkl files in this folder")
         self.places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]
         self._opened: tuple[Path, Any] | None = None
-        held = (self._arrays(index) for index in range(len(self)))
-        own = (isinstance(arrays, Mapping) and "language_instruction" in arrays for arrays in held)
-        self._refuse_idle(self.options["language_instruction"], own)
+        held = [{*found} if isinstance(found := self._arrays(index), Mapping) else set() for index in range(len(self))]
+        self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
+        if lost := sorted({*self._image_keys}.difference(*held)):
+            raise EpisodeError(f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}

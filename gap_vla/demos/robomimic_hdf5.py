@@ -109,8 +109,9 @@ class RobomimicHDF5(Source):
         return self._dropped
 
     def identity(self) -> dict[str, Any]:
-        view = members.view_of(self.path)
-        return super().identity() | ({} if view in (None, "near") else {"camera": view})
+        said = {"task": members.attributes_of_data(self.path).get("task"), "camera": members.view_of(self.path)}
+        kept = {key: value for key, value in said.items() if isinstance(value, str) and value != "near"}
+        return super().identity() | kept
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         name = self.places[index]

@@ -151,13 +151,22 @@ class PhaseEstimator:
     def width(self) -> int:
         return 3 * self.columns["arms"] * (2 if self.columns["rotations"] else 1) + self.columns["others"]
 
+    def require_columns(self, motion: Motion) -> None:
+        """Raises MotionError for other columns than the estimator was trained on."""
+        found, own = (
+            f"{c['arms']} arms, rotations {c['rotations']}, others {c['others']}"
+            for c in (motion.columns, self.columns)
+        )
+        if found != own:
+            advice = "fit another one, or give data of the same robot"
+            raise MotionError(f"{motion.where} has {found}; the annotator was fitted on {own}: {advice}")
+
     def features(self, motion: Motion) -> Float[np.ndarray, "T F"]:
         """Unscaled Δs: row t is the difference between samples t - 1 and t, row 0 is zero."""
         from gap_vla.phases.lstm import all_features
 
-        if (found := motion.columns) != self.columns:
-            raise MotionError(f"{motion.where}: its columns {found} are not those of the estimator, {self.columns}")
-        return all_features(motion.samples, found["arms"], bool(found["rotations"]), self.width)
+        self.require_columns(motion)
+        return all_features(motion.samples, self.columns["arms"], bool(self.columns["rotations"]), self.width)
 
     def predict(
         self,

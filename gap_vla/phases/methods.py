@@ -85,6 +85,8 @@ class Options:
             object.__setattr__(self, "dead_band", DeadBand(*self.dead_band))
         if self.dead_band is not None and not all(0 <= width < np.inf for width in self.dead_band):
             raise MotionError(f"dead_band must be finite and not negative, got {self.dead_band}")
+        if self.smooth is not None and self.smooth % 2 == 0:
+            raise MotionError(f"smooth is an odd number of samples, not {self.smooth}")
         if self.arms not in ("joint", "each"):
             raise MotionError(f'arms is "joint" or "each", not {self.arms!r}')
         if self.kernel not in RHO:

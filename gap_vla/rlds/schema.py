@@ -53,7 +53,7 @@ class Schema:
             found, expected = getattr(Schema.of(episode), field.name), getattr(self, field.name)
             if found != expected:
                 raise EpisodeError(
-                    f"{episode.name}: {field.name} is {found}, the first episode has {expected}; "
+                    f"{episode.name}: {field.name} is {_told(found)}, the first episode has {_told(expected)}; "
                     "a dataset has one layout: make two of them or repair the episode"
                 )
 
@@ -168,3 +168,9 @@ def content_hash(episodes: Sequence[Episode]) -> str:
             total.update(value.tobytes())
         total.update(episode.language_instruction.encode())
     return total.hexdigest()
+
+
+def _told(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    return ", ".join(f"{camera} of {height}×{width}" for camera, (height, width) in value) or "none"

@@ -117,6 +117,7 @@ class ChunkPolicy(abc.ABC):
         action_horizon: actions in a predicted chunk.
         window_size: observations that the policy looks back on, the present one included.
         camera: the primary camera's view in training, where the checkpoint tells.
+        reads_instructions: whether it must be given one.
 
     Raises:
         PolicyError: an impossible `execute`, or inputs that are none.
@@ -161,6 +162,7 @@ class ChunkPolicy(abc.ABC):
         self.name = name
         self.source = source
         self.camera: str | None = None
+        self.reads_instructions = False
         sizes = {key.removeprefix("image_"): shape[0] for key, shape in inputs.items() if key.startswith("image_")}
         self.cameras = tuple(sizes)
         self.image_size = max(sizes.values(), default=None)
@@ -197,6 +199,7 @@ class ChunkPolicy(abc.ABC):
                 key: np.zeros((size, *shape), np.uint8 if key.startswith("image_") else np.float32)
                 for key, shape in self._inputs.items()
             }
+            rows["language_instruction"] = np.array([""] * size)
             numbers = [-1 - row for row in range(size)]
             self.reset(numbers)
             self.predict(rows, numbers)
@@ -230,7 +233,9 @@ class ChunkPolicy(abc.ABC):
 
     def _show(self, observations: Mapping[str, np.ndarray], episode_ids: Sequence[int]) -> list[EpisodeHistory]:
         prepared = {key: self._prepared(key, shape, observations) for key, shape in self._inputs.items()}
-        texts = observations.get("language_instruction", [""] * len(episode_ids))
+        texts = observations.get("language_instruction", None if self.reads_instructions else [""] * len(episode_ids))
+        if texts is None:
+            raise PolicyError(f"the policy reads an instruction, it is given {', '.join(sorted(observations))} alone")
         episodes = [self._episodes[episode] for episode in episode_ids]
         for row, episode in enumerate(episodes):
             episode.see({key: value[row] for key, value in prepared.items()}, str(texts[row]))

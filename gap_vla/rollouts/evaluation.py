@@ -68,6 +68,11 @@ class Limits:
         check_numbers(self, "limit", EvaluationError)
 
 
+def evaluated(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
+    """What an evaluation is one of, as `evaluation.json` has it."""
+    return {"task": {**task.identity(), "horizon": task.horizon}, "seed": seed, "policy": identity(policy)}
+
+
 def evaluate(
     policy: Policy,
     task: str | Task,
@@ -120,11 +125,7 @@ def evaluate(
         return layouts.get(episode) if named else seed + episode
 
     out = Path(out_dir)
-    what: dict[str, Any] = {
-        "task": {**chosen.identity(), "horizon": chosen.horizon},
-        "seed": seed,
-        "policy": identity(policy),
-    }
+    what = evaluated(policy, chosen, seed)
     with alone(out / ".lock", str(out)):
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
         if (summary_file := out / "summary.json").exists():

@@ -60,6 +60,7 @@ class OctoPolicy(ChunkPolicy):
             **options,
         )
         self._model = model
+        self.reads_instructions = model.text_processor is not None
         camera = model.config.get("camera")
         self.camera = camera if isinstance(camera, str) else None
         self._has_pad_mask_dict = "pad_mask_dict" in example

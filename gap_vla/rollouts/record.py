@@ -98,6 +98,25 @@ def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
     return records, len(whole)
 
 
+def require_place(directory: Path, identity: dict[str, Any]) -> None:
+    """Raises EvaluationError if the directory holds another evaluation (the differing entries are named), or files of
+    others.
+
+    Args:
+        identity: of the evaluation that would begin or go on there.
+    """
+    for name in (IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE, "videos"):
+        if (directory / name).is_symlink():
+            raise EvaluationError(f"{directory / name} is a link; an evaluation writes files of its own: remove it")
+    if (marker := directory / IDENTITY_FILE).exists():
+        found, wanted = Section.read(marker, EvaluationError).values, json.loads(json.dumps(identity))
+        if found != wanted:
+            changed = in_words(differences(found, wanted))
+            raise EvaluationError(f"{directory} holds another evaluation ({changed}); choose another --out")
+    elif others := sorted(path.name for path in directory.glob("[!.]*")):
+        raise EvaluationError(f"{directory} holds {others[0]}, but no evaluation; choose another --out")
+
+
 class EpisodeLog:
     """`episodes.jsonl` in `directory`, append-only.
 
@@ -112,16 +131,7 @@ class EpisodeLog:
         self.path = directory / EPISODES_FILE
         self._marker = directory / IDENTITY_FILE
         self.identity = json.loads(json.dumps(identity))
-        for name in (IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE, "videos"):
-            if (directory / name).is_symlink():
-                raise EvaluationError(f"{directory / name} is a link; an evaluation writes files of its own: remove it")
-        if self._marker.exists():
-            found = Section.read(self._marker, EvaluationError).values
-            if found != self.identity:
-                changed = in_words(differences(found, self.identity))
-                raise EvaluationError(f"{directory} holds another evaluation ({changed}); choose another --out")
-        elif others := sorted(path.name for path in directory.glob("[!.]*")):
-            raise EvaluationError(f"{directory} holds {others[0]}, but no evaluation; choose another --out")
+        require_place(directory, self.identity)
         self.records = self._read()
 
     def _read(self) -> dict[int, EpisodeRecord]:

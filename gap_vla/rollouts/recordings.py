@@ -131,7 +131,8 @@ def _task_of(data: Path, foreign: bool) -> Any:
 
     said = dict(flat(dataset_metadata(data)))
     name = said.get("identity.name")
-    return said.get("identity.data.demos.task", name if name in TASK_NAMES else None)
+    told = said.get("identity.data.demos.task", said.get("identity.data.task"))
+    return told or (name if name in TASK_NAMES else None)
 
 
 def played(

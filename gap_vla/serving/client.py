@@ -84,6 +84,7 @@ class RemotePolicy:
     ) -> None:
         self.name = "remote"
         self.image_size: int | None = None  # of training, if it is known
+        self.cameras: tuple[str, ...] = ()  # of training, where the server tells
         self.patience = finite("patience", patience, 0, 86_400, PolicyError)
         _check_address(address)
         self.address, self._keys, self._limit = address, keys or KeyMapping(), limit

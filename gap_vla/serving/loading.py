@@ -169,7 +169,10 @@ def _of_server(policy: RemotePolicy, task: str | None, sent: int | None) -> Load
     if task not in (None, trained):
         policy.close()
         raise PolicyError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
-    known = {"camera": view} if view in task_spec(trained).views else {}
+    known: dict[str, Any] = {"camera": view} if view in task_spec(trained).views else {}
+    cameras = said.get("cameras")
+    if isinstance(cameras, list) and cameras and all(isinstance(name, str) and 0 < len(name) < 100 for name in cameras):
+        policy.cameras = known["cameras"] = tuple(cameras)
     if type(size) is int and 0 < size <= 4096:
         if sent not in (None, size):
             policy.close()

@@ -94,7 +94,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
 
 def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
     """Raises ConfigError if one of the files is missing or cut off, CheckpointError if weights are not those of their
-    checksum; parameters that have none are not loaded."""
+    checksum or of the run; parameters that have no checksum are not loaded."""
     import msgpack
     from safetensors import SafetensorError, safe_open
 
@@ -112,9 +112,9 @@ def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
             else:
                 msgpack.Unpacker(stream, max_buffer_size=0).skip()
     if "policy.json" in files and "weights" in Section.read(checkpoint / "policy.json", ConfigError):
-        from gap_vla.policies.saving import load_saved_policy
+        from gap_vla.serving import load_checkpoint
 
-        load_saved_policy(checkpoint)
+        load_checkpoint(checkpoint)  # compares it with its run
 
 
 def require_training_memory(config: Experiment, on_cpu: bool) -> None:

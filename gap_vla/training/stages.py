@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gap_vla.core.foreign import content, parsed
+from gap_vla.core.foreign import content, parsed, whole
 from gap_vla.core.identity import differences, digest, flat, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.rlds.statistics import STATISTICS
 from gap_vla.rlds.version_files import dataset_metadata, require_unchanged
@@ -158,9 +159,21 @@ def require_own_stages(config: Experiment, stages: Stages) -> None:
         made[stages.rlds] = dict(flat(dataset_metadata(stages.rlds)))
     wanted = {f"identity.data.{key}": value for key, value in flat(json.loads(json.dumps(stages.rlds_identity)))}
     for place, said in made.items():
-        known = {key: value for key, value in said.items() if key in wanted}
-        if known and (changed := differences(known, wanted)):
-            raise ConfigError(f"{place} was made with other settings ({in_words(changed)}); move it away")
+        _require_alike(place, {key: value for key, value in said.items() if key in wanted}, wanted)
+    if stages.demos.is_file() and not config.demos.path:
+        own = attributes_of_data(stages.demos)
+        if {"attempts", "failures"} <= {*own}:
+            counts = (whole(f"{stages.demos}: {k}", own[k], 0, 2**31, ConfigError) for k in ("attempts", "failures"))
+            own["episodes"] = next(counts) - next(counts)
+        own |= {key.removeprefix("env_kwargs."): value for key, value in flat(simulator_of(own))}
+        demos = {key: getattr(config.demos, key) for key in ("episodes", "action_noise", "image_size", "camera")}
+        demos |= {"task": config.task, "collection_seed": config.demos.seed, "cameras": list(config.demos.cameras)}
+        _require_alike(stages.demos, {key: own.get(key, value) for key, value in demos.items()}, demos)
+
+
+def _require_alike(place: Path, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if made and (changed := differences(made, wanted)):
+        raise ConfigError(f"{place} was made with other settings ({in_words(changed)}); move it away")
 
 
 def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> EpisodeStore:

@@ -1,8 +1,10 @@
 """The page about runs also shows what probes and takeovers found, each with the command that made it."""
 
+import dataclasses
 import html
 import json
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from experiments.looks.page import sections
 from gap_vla.core.errors import UserError
 from gap_vla.report.page import write_report
 from gap_vla.report.runs import Run
+from gap_vla.rollouts.record import EpisodeRecord
 
 PROBE = {
     "command": "python make_probe",
@@ -37,13 +40,14 @@ PROBE = {
 }
 
 
-def add_takeover(path, method):
+def add_takeover(path):
     takeover = path / "takeover" / "phase-default-vision"
     takeover.mkdir(parents=True)
     window = {"successes": 3, "difference": 0.25, "difference_interval": [0.0, 0.5]}
     windows = [{**window, "window": name} for name in ("start of grasp", "always")]
     windows.insert(0, {"window": "never", "successes": 2, "difference": 0.0, "difference_interval": [0.0, 0.0]})
-    found = {"main": method, "other": "vision", "episodes": 4, "windows": windows}
+    own = Run.read(path)
+    found = {"main": own.label, "task": own.task, "other": "vision, seed 0", "episodes": 4, "windows": windows}
     (takeover / "takeover.json").write_text(json.dumps(found))
     (takeover / "settings.json").write_text(json.dumps({"variant": "default", "command": "python make_takeover"}))
 
@@ -53,7 +57,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     found = [make_run(folder, method, seed, [1, 0, 0, 1]) for seed in (0, 1) for method in ("concat", "gap")]
     for path in found:
-        add_takeover(path, path.name.partition("-")[0])
+        add_takeover(path)
     return found
 
 
@@ -69,7 +73,7 @@ def test_probes_and_takeovers_stand_on_the_page_with_their_commands(runs, tmp_pa
     asked = cells.index("position of peg, before transport, beyond proprioception")
     assert cells[asked + 1 : asked + 4] == ["", "R² 0.25", ""]
     assert "expert's action, all steps, beyond proprioception" in html.unescape("|".join(cells))
-    assert "vision takes over from gap" in page
+    assert "vision, seed 0 takes over from gap, seed 1" in page
     for key in ("probe", "silenced", "similarity", "takeover"):
         assert f'<a href="#{key}">' in page and f'id="{key}"' in page
 
@@ -82,7 +86,7 @@ def test_nothing_stands_there_before_anybody_looked(tmp_path):
 @pytest.mark.parametrize("text", ['{"main"', "{}", "[]"])
 def test_a_takeover_that_cannot_be_read_is_named(text, tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 0, 0, 1])
-    add_takeover(path, "gap")
+    add_takeover(path)
     (path / "takeover" / "phase-default-vision" / "takeover.json").write_text(text)
     with pytest.raises(UserError, match=r"phase-default-vision: a takeover that cannot be read: .*; move it away"):
         sections([Run.read(path)], None)
@@ -100,13 +104,36 @@ def test_a_takeover_that_cannot_be_read_is_named(text, tmp_path):
 )
 def test_a_takeover_that_contradicts_itself_is_on_no_page(change, named, tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 0, 0, 1])
-    add_takeover(path, "gap")
+    add_takeover(path)
     file = path / "takeover" / "phase-default-vision" / "takeover.json"
     found = json.loads(file.read_text())
     found["windows"][1] |= change
     file.write_text(json.dumps(found))
-    with pytest.raises(UserError, match=f"window start of grasp: {named}"):
+    with pytest.raises(UserError, match=f"phase-default-vision: window start of grasp.{named}"):
         sections([Run.read(path)], None)
+
+
+@pytest.mark.parametrize("change", [{"main": "gap, seed 7"}, {"task": "stack"}])
+def test_a_takeover_of_another_run_is_on_no_page(change, tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 0, 0, 1])
+    add_takeover(path)
+    file = path / "takeover" / "phase-default-vision" / "takeover.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    ((key, said),) = change.items()
+    with pytest.raises(UserError, match=f"{file.parent}: a takeover of another run .its {key} is {said}, the run's"):
+        sections([Run.read(path)], None)
+
+
+def test_a_takeover_whose_rollouts_ended_otherwise_is_on_no_page(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 0, 0, 1])
+    add_takeover(path)
+    log = path / "takeover" / "phase-default-vision" / "01-start_of_grasp" / "episodes.jsonl"
+    log.parent.mkdir()
+    for successes, odd in (([1, 1, 1, 0], False), ([0, 0, 0, 1], True)):
+        records = [EpisodeRecord(number, number, bool(won), 9) for number, won in enumerate(successes)]
+        log.write_text("".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records))
+        with pytest.raises(UserError, match=r"outcomes is .* 0001, as .*01-start_of_grasp") if odd else nullcontext():
+            sections([Run.read(path)], None)
 
 
 @pytest.mark.parametrize(

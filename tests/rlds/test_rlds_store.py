@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from synthetic_demos import assert_equal
@@ -88,6 +90,27 @@ def test_a_stage_of_other_settings_in_the_place_of_a_stage_is_refused(tmp_path: 
                 require_own_stages(config, stages)
             shutil.rmtree(stages.rlds, ignore_errors=True)
         shutil.rmtree(stages.store)
+
+
+def test_demonstrations_of_other_settings_in_the_place_of_a_configurations_are_refused(tmp_path: Path) -> None:
+    config = SmallConfig("threading")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path)))
+    stages = stages_of(config)
+    stages.demos.parent.mkdir(parents=True)
+    scene = {"image_size": 64, "cameras": ["primary"], "camera": "near", "variant": "default"}
+    own = {"task": "threading", "action_noise": 0.0, "collection_seed": 0, "attempts": 103, "failures": 3}
+    for change, named in (
+        ({}, None),
+        ({"task": "stack"}, "task: 'stack' then, 'threading' now"),
+        ({"collection_seed": 5}, "collection_seed: 5 then, 0 now"),
+        ({"attempts": 90}, "episodes: 87 then, 100 now"),
+        ({"env_args": json.dumps({"env_kwargs": scene | {"image_size": 32}})}, "image_size: 32 then, 64 now"),
+    ):
+        with h5py.File(stages.demos, "w") as file:
+            file.create_group("data").attrs.update({"env_args": json.dumps({"env_kwargs": scene}), **own, **change})
+        problem = rf"demos\.hdf5 was made with other settings \({named}\); move it away"
+        with pytest.raises(ConfigError, match=problem) if named else contextlib.nullcontext():
+            require_own_stages(config, stages)
 
 
 def test_a_dry_run_of_training_notices_changed_data(store: EpisodeStore, version_dir: Path, tmp_path: Path) -> None:

@@ -67,6 +67,22 @@ def dataset(tmp_path_factory):
     return write
 
 
+def test_what_lies_in_a_later_variants_folder_is_seen_before_the_first_is_rolled_out(tmp_path, capsys):
+    claim_folder(tmp_path / "ev", "variants")
+    (tmp_path / "ev" / "object_size").mkdir()
+    (tmp_path / "ev" / "object_size" / "notes.txt").write_text("mine")
+    said = ["--policy", "random", "--task", "assembly", "--cameras", "--episodes", "1", "--workers", "1"]
+    assert script("evaluate").main([*said, "--variant", "all", "--out", str(tmp_path / "ev")]) == 2
+    assert "object_size holds notes.txt, but no evaluation; choose another --out" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "ev").iterdir()} == {"made_by.json", "object_size"}
+
+
+def test_a_checkpoint_sees_all_its_cameras_or_is_refused(run, tmp_path, capsys):
+    said = ["--checkpoint", str(run), "--episodes", "1", "--cameras", "wrist", "--out", str(tmp_path / "ev")]
+    assert script("evaluate").main(said) == 2
+    assert f"{run} sees primary too; name it with --cameras, or leave that away" in capsys.readouterr().err
+
+
 def test_a_checkpoint_tells_its_view_and_looks_through_another_only_if_told(run, tmp_path, capsys):
     assert load_checkpoint(run).view() == "near"
     old = tmp_path / "old"

@@ -80,7 +80,7 @@ def test_an_episode_is_no_longer_than_its_task_has_it():
         sim_task("assembly", horizon=1000)
 
 
-def test_the_view_of_a_recording_goes_with_a_dataset_that_is_built_of_it(tmp_path):
+def test_the_task_and_view_of_a_recording_go_with_a_dataset_that_is_built_of_it(tmp_path):
     path = demonstrations(tmp_path / "demos.hdf5")
     assert view_of(path) is None and "camera" not in open_source(path).identity()
     for view in ("near", "corner2"):
@@ -89,6 +89,10 @@ def test_the_view_of_a_recording_goes_with_a_dataset_that_is_built_of_it(tmp_pat
         built = build_dataset(path, tmp_path / view, "mine", method="fixed", workers=1)
         assert view_of(path) == view and view_of(built) == (None if view == "near" else view)
     require_scene(built, "assembly", "corner2")
+    with pytest.raises(
+        PolicyError, match=r"mine/1\.0\.0 holds demonstrations of assembly; the policy is one for stack"
+    ):
+        require_scene(built, "stack")
     for data in (path, built):
         with pytest.raises(
             PolicyError, match="was recorded through the view 'corner2'; the policy looks through 'near'"

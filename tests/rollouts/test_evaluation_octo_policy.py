@@ -66,6 +66,17 @@ def test_history_receding_horizon_and_ensemble_are_upstreams():
         np.testing.assert_array_equal(receding.next(), executed)
 
 
+def test_an_octo_that_reads_instructions_must_be_given_one(model):
+    policy = OctoPolicy(model, execute=1, batch_size=1)
+    without = {key: value for key, value in observations(1).items() if key != "language_instruction"}
+    policy.reset([0])
+    policy.act(without, [0])  # this one has no text processor
+    policy = OctoPolicy(model.replace(text_processor=object()), execute=1, batch_size=1)
+    policy.reset([0])
+    with pytest.raises(PolicyError, match="the policy reads an instruction, it is given image_primary, proprio alone"):
+        policy.act(without, [0])
+
+
 def test_actions_are_the_models_own_with_proprio_normalised_and_actions_unnormalised(model):
     first, second = observations(2, seed=1), observations(2, seed=2)
     policy = OctoPolicy(model, execute=1, batch_size=2)

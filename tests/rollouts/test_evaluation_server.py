@@ -311,11 +311,14 @@ def test_episodes_of_another_policy_or_other_keys_are_no_beginning_of_an_evaluat
     ],
 )
 def test_what_a_server_of_ours_was_trained_for_is_asked_for(task, view, size, problem):
-    with greeting(lambda number: {"task": "assembly", "camera": "near", "image_size": 80}) as address:
+    cameras = ("primary", "wrist")
+    told = {"task": "assembly", "camera": "near", "cameras": list(cameras), "image_size": 80}
+    with greeting(lambda number: told) as address:
         expected = pytest.raises(PolicyError, match=problem) if problem else contextlib.nullcontext()
         with expected:
             loaded = load_policy(address, action_dim=7, task=task)
             assert (loaded.view(view, size), loaded.image_size) == ("near", 80)
+            assert loaded.cameras == loaded.policy.cameras == cameras
 
 
 def test_a_server_that_answers_twice_is_refused_before_an_action_is_one_observation_behind():

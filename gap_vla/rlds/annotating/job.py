@@ -51,6 +51,8 @@ class AnnotationJob:
     def __post_init__(self) -> None:
         if self.annotator is None:
             checked_options(self.method, self.options, self.seed)
+        else:
+            load_annotator(self.annotator)
         for what, names in (("state", self.state.split("+")), ("extra", self.extra_names)):
             if len(set(names)) < len(names) or "" in names:
                 raise AnnotationError(f"{what} is {one_line('+'.join(names))!r}; name each column once, joined by +")
