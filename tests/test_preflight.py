@@ -100,6 +100,16 @@ def test_a_run_goes_on_with_its_own_data_or_not_at_all(folders, tmp_path):
     ready(elsewhere)
 
 
+def test_a_folder_of_somebodys_in_the_place_of_a_store_is_seen_before_work(folders):
+    config = small(**folders)
+    store = stages_of(config).store
+    store.mkdir(parents=True)
+    ready(config)
+    (store / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"{store} is no store, and not empty; move it away"):
+        ready(config)
+
+
 def test_a_warm_up_that_training_never_ends_is_noted(folders):
     note = "note: optimizer.warmup_steps is 100, train.steps 50: at most 0.5 of optimizer.learning_rate is reached"
     assert note in Run(small(**folders, train__steps=50, optimizer__warmup_steps=100)).dry_run()
@@ -121,6 +131,11 @@ def test_a_dry_run_says_how_long_gap_acts_in_the_unit_that_counts(folders):
         (small, {"phases__method": "none"}, "phases.method is 'none', and this method needs ρ"),
         (octo, {"demos__path": str(ROOT / "README.md")}, "not a complete HDF5 file"),
         (octo, {"train__fsdp": 3, "train__batch_size": 9}, r"train\.fsdp is 3, which does not divide"),
+        (
+            small,
+            {"method": "gap_gaussian", "phases__options": {"hidden": 32}},
+            "hidden: no effect with",
+        ),
         (small, {"train__device": "cuda"}, r"train\.device is 'cuda', but there is no such device"),
         (small, {"model__encoder": "resnet18", "model__encoder_weights": "/x.pth"}, "encoder_weights .* is no file"),
         (small, {"model__encoder": "resnet18", "model__encoder_weights": str(ROOT / "README.md")}, "not readable"),

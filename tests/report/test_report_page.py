@@ -1,8 +1,10 @@
 """The report is one file that needs nothing else, and says what it is made of."""
 
+import dataclasses
 import json
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +32,12 @@ def runs(tmp_path_factory):
 def page(runs):
     out = runs[0].parent / "report.html"
     return write_report(runs, out, command="python make_page", videos=1).read_text()
+
+
+@pytest.mark.parametrize("place", ["/run", "/a/run", "/a/b/c/d/run"])
+def test_a_run_has_a_store_or_none_however_near_the_root_of_the_disk_it_lies(place, runs):
+    moved = dataclasses.replace(Run.read(runs[0]), path=Path(place), summary={"dataset": {"store": "nowhere/store"}})
+    assert moved.store is None
 
 
 def test_the_page_is_one_file_that_fetches_nothing(page):

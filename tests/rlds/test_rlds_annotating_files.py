@@ -114,6 +114,10 @@ def test_further_columns_count_where_they_are_named(tmp_path):
     assert done.annotation.change_points[0].tolist() == [39]
     with pytest.raises(EpisodeError, match=r"episode demo_0: no 'hand' \(found: image_primary, robot0"):
         annotate_files(hdf5, tmp_path / "x.hdf5", extra="hand")
+    np.savez(folder / "1.npz", proprio=proprio, joints=np.zeros((80, 3)), hand=fold[:, 0])
+    with pytest.raises(EpisodeError, match=r"joints has 3 columns, the first episode's 2; drop the episode, or name"):
+        annotate_files(folder, tmp_path / "g", method="gaussian", extra="joints")
+    (folder / "1.npz").unlink()
     learnt = annotate_files(folder, tmp_path / "d", extra="joints", options={"epochs": 1})
     with pytest.raises(MotionError, match="the annotator was fitted on"):
         annotate_files(folder, tmp_path / "e", annotator=learnt.annotator)

@@ -8,6 +8,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -537,6 +538,16 @@ def test_a_state_that_is_not_there_is_an_error(version_dir: Path) -> None:
         check_dataset(version_dir, state_key="nope")
     with pytest.raises(EpisodeError, match="unknown layout 'nope'; known: gap, robomimic"):
         check_dataset(version_dir, layout="nope")
+
+
+def test_what_is_asked_for_is_looked_at_before_the_records(version_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    monkeypatch.setattr("gap_vla.rlds.checking.run.require_examples", read.append)
+    asked: list[dict[str, Any]] = [{"state_key": "nope"}, {"layout": "nope"}, {"action_limit": -1.0}]
+    for options in asked:
+        with pytest.raises(EpisodeError, match=r"nope|action_limit"):
+            check_dataset(version_dir, **options)
+    assert not read
 
 
 def test_synthetic_noise_is_reported_not_crashed_on(version_dir: Path) -> None:

@@ -321,6 +321,16 @@ def test_what_a_server_of_ours_was_trained_for_is_asked_for(task, view, size, pr
             assert loaded.cameras == loaded.policy.cameras == cameras
 
 
+def test_a_key_file_sends_pictures_of_the_size_that_a_server_of_ours_takes(tmp_path):
+    keys = tmp_path / "keys.json"
+    with greeting(lambda number: {"task": "assembly", "camera": "near", "image_size": 80}) as address:
+        keys.write_text('{"image_size": 80}')
+        assert load_policy(address, action_dim=7, keys=keys).image_size == 80
+        keys.write_text('{"image_size": 32}')
+        with pytest.raises(PolicyError, match="takes pictures of 80, the key file's image_size is 32; correct it"):
+            load_policy(address, action_dim=7, keys=keys)
+
+
 def test_a_server_that_answers_twice_is_refused_before_an_action_is_one_observation_behind():
     def twice(connection):
         connection.send(pack({}))
