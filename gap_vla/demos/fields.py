@@ -89,7 +89,12 @@ def require_cameras(names: Sequence[str], where: str) -> None:
     for name in names:
         if not _CAMERA.fullmatch(name):
             shown = one_line(repr(name), 60)
-            raise EpisodeError(f"{where}: camera {shown}; name it image_ and letters, digits or underscores")
+            named = (
+                "an array of the source first, then its camera: image_ and"
+                if "image_keys" in where
+                else "it image_ and"
+            )
+            raise EpisodeError(f"{where}: camera {shown}; name {named} letters, digits or underscores")
         if names.count(name) > 1:
             raise EpisodeError(f"{where}: {name} is there twice; say with image_keys which pictures it is")
 

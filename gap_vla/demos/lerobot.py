@@ -17,6 +17,7 @@ from gap_vla.core.foreign import FOREIGN, one_line, refusing, regular, shown
 from gap_vla.demos.fields import IMAGE_NAMES, as_truth, resized
 from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_description, read_index, read_rows
 from gap_vla.demos.source import NamedArrays
+from gap_vla.demos.video_times import require_even
 from gap_vla.drawing.video import working_ffmpeg
 
 
@@ -236,6 +237,7 @@ def _video(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float) ->
         except FOREIGN as error:  # it quotes all that ffmpeg says of itself
             working_ffmpeg(video, EpisodeError)
             raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
+    require_even(video, first, place.length, where)
     # ffmpeg tells two decimals; a place within a shared video is found by its time
     drifts = start is not None and abs(pace - fps) > 0.005 and abs(pace / fps - 1) * (first + place.length) >= 0.5
     if drifts or not 0.95 < pace / fps < 1.05:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import Section, content, parsed, refuse_too_large, refusing, regular, shown
 
@@ -50,10 +52,14 @@ def read_rows(
         if missing := [name for name in names if name not in held]:
             raise EpisodeError(f"{file}: no column {missing[0]!r}; {advice}")
         rows: dict[str, list[Any]] = {name: [] for name in names}
+        behind = np.zeros(0)
         for group in range(table.num_row_groups):
             chosen = None
             if where is not None:
                 values = table.read_row_group(group, columns=[where[0]], use_threads=False)[where[0]]
+                behind = np.concatenate([behind[-1:], values.to_numpy()])
+                if (behind[1:] < behind[:-1]).any():
+                    raise EpisodeError(f"{file}: its rows are not in the order of {where[0]!r}; {advice}")
                 chosen = pc.equal(values, where[1])
                 if not pc.any(chosen).as_py():
                     continue

@@ -180,7 +180,10 @@ def test_options_of_another_type_are_refused_before_a_file_is_opened(
 
 @pytest.mark.parametrize("camera", ["", "proprio", "image_", "image_a/b", "image_a\n", "x/../y", "image_ü"])
 def test_what_no_dataset_takes_for_a_camera_is_refused(folder: Path, camera: str) -> None:
-    with pytest.raises(EpisodeError, match=r"npz: image_keys: camera .*; name it image_"):
+    with pytest.raises(
+        EpisodeError,
+        match=r"npz: image_keys: camera .*; name an array of the source first, then its camera: image_ and letters",
+    ):
         open_source(folder, "npz", image_keys={"image_primary": camera})
 
 

@@ -136,8 +136,28 @@ def test_frames_that_a_shared_video_lost_are_not_filled_in(tmp_path: Path) -> No
     fps = json.loads((root / "meta" / "info.json").read_text())["fps"]
     lost = "select='not(between(n,2,3))'"
     _rewritten(video, 10 * frames, fps, more=["-vf", lost, "-fps_mode", "passthrough"])
-    with pytest.raises(EpisodeError, match=r"episode 0: \d+ frames, the episode has \d+ steps"):
+    with pytest.raises(EpisodeError, match=r"episode 0: frames were lost: frame 2 comes .* s after frame 1, others"):
         list(open_source(root, "lerobot"))
+
+
+def test_a_frame_that_was_lost_is_noticed_where_another_makes_up_the_number(tmp_path: Path) -> None:
+    video = sorted(copied("v21_video", tmp_path).rglob("*.mp4"))[0]
+    fps = json.loads((tmp_path / "v21_video" / "meta" / "info.json").read_text())["fps"]
+    reader = imageio_ffmpeg.read_frames(str(video))
+    next(reader)
+    made_up = "select='not(eq(n,4))',tpad=stop_mode=clone:stop=1"
+    _rewritten(video, list(reader), fps, more=["-vf", made_up, "-fps_mode", "passthrough"])
+    with pytest.raises(EpisodeError, match=r"episode 0: frames were lost: frame 4 comes .* s after frame 3, others"):
+        open_source(tmp_path / "v21_video", "lerobot")[0]
+
+
+def test_rows_in_another_order_than_their_episodes_are_refused(tmp_path: Path) -> None:
+    (file,) = copied("v30_image", tmp_path).glob("data/**/*.parquet")
+    table = pq.read_table(file)
+    first = len([number for number in table["episode_index"].to_pylist() if number == 0])
+    pq.write_table(pa.concat_tables([table.slice(first), table.slice(0, first)]), file)
+    with pytest.raises(EpisodeError, match=r"its rows are not in the order of 'episode_index'; download it again"):
+        open_source(tmp_path / "v30_image", "lerobot")[0]
 
 
 def test_a_video_that_two_episodes_name_is_refused(tmp_path: Path) -> None:

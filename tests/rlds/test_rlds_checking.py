@@ -21,7 +21,7 @@ from gap_vla.rlds.checking import check_dataset
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
-from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance
+from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
 from gap_vla.rlds.checking.report import Recording, Report
 from gap_vla.rlds.checking.run import declared_limit
 
@@ -242,6 +242,7 @@ BACK = np.array([0, 0, 0, 0, 0, 0, 1]) == 1
         (_action(lambda a: a * ([0.4] * 3 + [1] * 4)), "scale"),
         (lambda r: _cut(r, np.arange(0, 60, 2)), "scale"),
         (_state(lambda p: p[:, :3].__iadd__([1, 0, 0])), "frame"),
+        (_state(lambda p: p[:, :3].__iadd__([0, 0.1, 0])), "frame"),
         (_state(_set((slice(None), slice(3, 7)), [0, 1, 0, 0])), "frame"),
         (_labels(rho=np.ones(60)), "rho"),
         (_labels(change_point=np.zeros(60)), "rho"),
@@ -303,7 +304,8 @@ def _scene(index: int, camera: int = 0) -> np.ndarray:
 
 def _seen(**cameras: list[np.ndarray]) -> list[Recording]:
     views = [{name: glance(frames[i]) for name, frames in cameras.items()} for i in range(4)]
-    return [dataclasses.replace(r, glances=view) for r, view in zip(SOUND, views)]
+    films = [{name: prints(frames[i]) for name, frames in cameras.items()} for i in range(4)]
+    return [dataclasses.replace(r, glances=view, prints=film) for r, view, film in zip(SOUND, views, films)]
 
 
 def _told_of_pictures(recordings: list[Recording]) -> list[str]:
@@ -365,10 +367,13 @@ def test_exchanged_and_repeated_cameras_are_found() -> None:
         "train[3]: primary and wrist are exchanged, compared with most other episodes"
     ]
     assert "show the same pictures in 4 of 4 episodes" in _told_of_pictures(_seen(primary=SCENES, wrist=SCENES))[0]
-    repeated = _told_of_pictures(_seen(primary=[*SCENES[:3], SCENES[0]]))
-    assert repeated == [
-        "train[3]: primary shows the same pictures as in train[0], where other actions are taken; drop one"
-    ]
+    cut, held = SCENES[0][:40], SCENES[0][np.minimum(np.arange(60), 45)]
+    for film in (SCENES[0], cut, held):
+        assert _told_of_pictures(_seen(primary=[*SCENES[:3], film])) == [
+            "train[3]: primary shows the same pictures as in train[0], where other actions are taken; drop one"
+        ]
+    start = np.concatenate([SCENES[0][:20], SCENES[3][20:]])  # episodes may begin alike
+    assert not _told_of_pictures(_seen(primary=[*SCENES[:3], start]))
 
 
 def test_an_arm_that_moves_and_is_not_commanded_is_found_and_one_that_is_held_is_not() -> None:
@@ -451,6 +456,14 @@ def test_the_command_reports_writes_a_page_and_sets_its_exit_status(
     assert answer["findings"][0]["check"] == "gripper" and answer["episodes"] > 0
     assert "error: gripper: arm 0" in said.err and answer["page"] == str(tmp_path / "bad_page" / "check.html")
     assert run_script("check_dataset", tmp_path) == 2
+
+
+def test_an_episode_is_named_by_its_place_and_by_its_name_in_the_source(tmp_path: Path) -> None:
+    episodes = [as_episode(r) for r in SOUND]
+    episodes = [e.replace(metadata={"episode_id": f"demo_{i}", "file_path": "x"}) for i, e in enumerate(episodes)]
+    episodes[2] = episodes[2].replace(language_instruction="")
+    report = check_dataset(write_rlds(episodes, tmp_path, "blank", val_fraction=0.0), pictures=0)
+    assert [f.episode for f in report.findings if f.check == "language"] == ["train[2] (demo_2)"]
 
 
 def test_findings_and_their_page_are_both_there_or_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

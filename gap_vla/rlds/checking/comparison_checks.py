@@ -26,8 +26,8 @@ _USUAL_LAG = 4
 """Steps by which a controller may answer late; the simulated ones answer after 1 to 3."""
 _OPENING = 1.5
 """Finger positions are metres, or an opening from 0 to 1."""
-_AWAY, _TURNED = 0.5, 0.5
-"""Metres and radians from where most episodes start; if also ten times the usual, another frame."""
+_AWAY, _TURNED = 0.05, 0.2
+"""Metres and radians from where most episodes start; if also ten times the usual, another frame, or a part."""
 
 
 def check_axes(episodes: Sequence[Recording]) -> Iterator[Finding]:
@@ -120,7 +120,7 @@ def check_starts(episodes: Sequence[Recording]) -> Iterator[Finding]:
             return
         place = np.array([s[0, :3] for s in states])
         away = np.linalg.norm(place - np.median(place, 0), axis=1)
-        text = f"arm {arm}: it starts {{:.2g}} m away from where most others do; another frame?"
+        text = f"arm {arm}: it starts {{:.2g}} m away from where most others do; another frame, or cut off?"
         odd = away > max(_AWAY, 10 * float(np.median(away)))
         yield from _odd(odd, names, "frame", text, away, most=False)
         pose = np.array([s[0, 3:7] for s in states])
@@ -128,7 +128,7 @@ def check_starts(episodes: Sequence[Recording]) -> Iterator[Finding]:
         alike = abs(pose @ pose.T)  # of a rotation with itself 1, whatever the signs
         usual = pose[np.argmax(np.median(alike, 1))]
         turned = np.linalg.norm(relative_rotation_vector(np.tile(usual, (len(pose), 1)), pose), axis=1)
-        text = f"arm {arm}: it starts turned by {{:.2g}} rad from how most others do; another frame?"
+        text = f"arm {arm}: it starts turned by {{:.2g}} rad from how most others do; another frame, or cut off?"
         odd = turned > max(_TURNED, 10 * float(np.median(turned)))
         yield from _odd(odd, names, "frame", text, turned, most=False)
 

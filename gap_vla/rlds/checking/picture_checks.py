@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ DIFFERENT = 8.0
 """Grey levels, root mean square, from which on two glances show different things."""
 MUCH_CLOSER = 0.55
 """A change of the picture that leaves less than this share of the distance to the other episodes undoes a mistake."""
+SAME = 0.5
+"""Share of an episode's pictures from which on it is another's film, be it cut or held at its end."""
 AT_MOST = 200
 """Episodes among which the usual one is chosen."""
 
@@ -52,6 +55,11 @@ def glance(frames: UInt8[np.ndarray, "T h w 3"]) -> Glance:
     return cells(frames.mean(0, dtype=np.float64)[None])[0].astype(np.float64)
 
 
+def prints(frames: UInt8[np.ndarray, "T h w 3"]) -> frozenset[bytes]:
+    """A hash of each picture that is not of one colour."""
+    return frozenset(hashlib.blake2b(frame.tobytes(), digest_size=8).digest() for frame in frames if np.ptp(frame))
+
+
 def check_streams(episodes: Sequence[Recording]) -> Iterator[Finding]:
     """No two cameras show the same, and no camera shows the same in two episodes that act differently."""
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -61,11 +69,15 @@ def check_streams(episodes: Sequence[Recording]) -> Iterator[Finding]:
         for a, b in itertools.combinations(shown, 2):
             if np.array_equal(shown[a], shown[b]):
                 alike[a, b].append(episode.name)
-        for camera, g in shown.items():
-            first = seen.setdefault((camera, g.tobytes()), episode)
-            if first is not episode and not np.array_equal(first.action, episode.action):
-                text = f"{camera} shows the same pictures as in {first.name}, where other actions are taken; drop one"
-                yield Finding("warning", "pictures", text, episode.name)
+        for camera, own in sorted(episode.prints.items()):
+            shared = Counter(seen.setdefault((camera, one), episode).name for one in own)
+            del shared[episode.name]
+            for name, count in shared.most_common(1):
+                first = next(other for other in episodes if other.name == name)
+                least = min(len(own), len(first.prints[camera]))
+                if count > SAME * least and not np.array_equal(first.action, episode.action):
+                    text = f"{camera} shows the same pictures as in {name}, where other actions are taken; drop one"
+                    yield Finding("warning", "pictures", text, episode.name)
     for (a, b), names in alike.items():
         text = f"{a} and {b} show the same pictures in {len(names)} of {len(episodes)} episodes; leave one camera out"
         yield Finding("warning", "pictures", text, names[0])

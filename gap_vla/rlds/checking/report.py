@@ -24,7 +24,7 @@ class Finding:
         level: `error` (training on it would be wrong), `warning` (look at it), `note`.
         check: name of the check.
         message: what was found and what to do.
-        episode: `split[index]`, or "" for the whole dataset.
+        episode: `split[index]`, with its name in the source where that is known; "" for the whole dataset.
         step: first step concerned, or None.
     """
 
@@ -53,6 +53,8 @@ class Recording:
         action: float32[T, A].
         action_limit: the largest action that there may be; None: in the robot's own units.
         glances: camera to its mean picture in a few cells, which stays when the pictures go.
+        source: its name in what the dataset was made from, where the dataset tells.
+        prints: camera to a hash of each of its pictures; these stay too.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Recording:
     action: np.ndarray
     action_limit: float | None = 1.0
     glances: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    source: str = ""
+    prints: dict[str, frozenset[bytes]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.action)

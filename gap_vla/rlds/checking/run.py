@@ -19,7 +19,7 @@ from gap_vla.drawing.episode import EpisodeView, episode_png
 from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, usable
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
-from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance
+from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
 from gap_vla.rlds.checking.report import Finding, Recording, Report
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
@@ -76,8 +76,10 @@ def check_dataset(
             findings += found
             glances = {camera: glance(frames) for camera, frames in recording.images.items()}
             fields = {key: recording.fields[key] for key in LABELS if key in recording.fields}
+            films = {camera: prints(frames) for camera, frames in recording.images.items()}
             told = recording.language[:1]
-            kept.append(dataclasses.replace(recording, images={}, fields=fields, language=told, glances=glances))
+            left = {"images": {}, "fields": fields, "language": told, "glances": glances, "prints": films}
+            kept.append(dataclasses.replace(recording, **left))
             suspicious = any(f.level != "note" for f in found)
             if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
                 caption = recording.name + "".join(f" | {f}" for f in found[:2])
@@ -100,6 +102,8 @@ def check_dataset(
         if name != STATISTICS:  # see above; a mask may be somebody's choice
             text = f"{name} {how}; copy it again, or remove {FOLDER_MARK} if the change is yours"
             findings.append(Finding("error", "files", text))
+    called = {e.name: f"{e.name} ({e.source})" for e in kept if e.source}
+    findings = [dataclasses.replace(f, episode=called.get(f.episode, f.episode)) for f in findings]
     shown.sort(key=lambda item: not item[0])
     return Report(
         version_dir,
@@ -150,7 +154,7 @@ def _recordings(
         fields = dict(flat(steps, separator="/"))
         name = f"{split}[{index}]"
         with refusing(f"{version_dir}, {name}: episode_metadata", "convert the source again", EpisodeError):
-            recorded(metadata)
+            source = one_line(recorded(metadata)["episode_id"], 60)
         text = fields.get("language_instruction", fields.get("observation/natural_language_instruction", []))
         images = {k.split("/")[-1]: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4}
         numbers = {k: v for k, v in fields.items() if k in LABELS or (v.dtype.kind in "fiub" and v.ndim < 4)}
@@ -160,6 +164,7 @@ def _recordings(
         state = numbers.get(key or "")
         yield Recording(
             name=name,
+            source=source,
             images={k: v for k, v in images.items() if v.shape[-1] == 3},
             fields=numbers,
             language=[t.decode(errors="replace") for t in text if isinstance(t, bytes)],
