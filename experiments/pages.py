@@ -53,8 +53,8 @@ def around(page: Path, name: str, *, if_missing: str = "append") -> tuple[str, s
     work, it finds in time that the results could not be written.
 
     Raises:
-        RenderError: only one of the two markers is there, or they stand in the wrong order; or the page is no
-            Markdown.
+        RenderError: only one of the two markers is there, they stand in the wrong order, or others between them; or the
+            page is no Markdown.
         ResourceError: nothing can be written into its folder.
     """
     begin, end = markers(name)
@@ -69,4 +69,6 @@ def around(page: Path, name: str, *, if_missing: str = "append") -> tuple[str, s
         return None if if_missing == "leave" else (f"{text.rstrip()}\n\n", "\n")
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise RenderError(f"{page}: the lines {begin!r} and {end!r} must stand there once each, in this order")
+    if "<!-- begin: " in text[text.index(begin) + 1 : text.index(end)]:
+        raise RenderError(f"{page}: between the lines {begin!r} and {end!r} begins another part; put it behind them")
     return text[: text.index(begin)], text[text.index(end) + len(end) :]

@@ -23,6 +23,7 @@ from experiments.tables.results import BlockResult, analyse
 from experiments.tables.tables import TABLES, Table, find_table, narrowed
 from gap_vla.core.errors import NEGATIVE
 from gap_vla.core.foreign import shown
+from gap_vla.core.outputs import require_apart
 from gap_vla.core.progress import duration
 from gap_vla.core.typed_config import ConfigError
 
@@ -75,6 +76,7 @@ def reproduce(options: argparse.Namespace) -> int:
     table = narrowed(whole, tuple(options.tasks), tuple(options.methods))
     kind = find_kind(table.kind)
     seeds = _seeds(options.seeds)
+    require_apart(Path(options.page), options.results)
     around(Path(options.page), marker_name(table.name, options.profile))
     cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)
     ledger = Ledger(options.results, table.name, options.profile)

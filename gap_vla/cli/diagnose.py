@@ -16,14 +16,17 @@ import dataclasses
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, whole
 from gap_vla.core.errors import command, keeping
 from gap_vla.core.outputs import claim, claim_folder, write_output
 
 if TYPE_CHECKING:
+    from gap_vla.core.episode import Episode
+    from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
     from gap_vla.rollouts.recordings import Recording
     from gap_vla.rollouts.task import SimTask
 
@@ -134,10 +137,16 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
 
 def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
     from gap_vla import demos, rlds
+    from gap_vla.rlds.annotating.hdf5_files import labelled
     from gap_vla.rollouts.recordings import from_episode, from_simulator
 
     if options.demos or options.rlds:
-        episodes = demos.read(options.demos) if options.demos else rlds.read_rlds(options.rlds, "val")
+        episodes: Iterator[Episode]
+        if options.demos:
+            source = cast("RobomimicHDF5", demos.open_source(options.demos))
+            episodes = (labelled(source, index) for index in range(len(source)))
+        else:
+            episodes = rlds.read_rlds(options.rlds, "val")
         found = list(map(from_episode, itertools.islice(episodes, options.episodes)))
         if len(found) < options.episodes:
             print(f"note: --episodes is {options.episodes}, {len(found)} are there")

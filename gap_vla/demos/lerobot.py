@@ -193,6 +193,8 @@ def _pictures(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarray
     bomb = (Image.DecompressionBombError,)
     with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
         formats = ("PNG", "JPEG", "WEBP")  # for PostScript, which Pillow knows too, it would start Ghostscript
+        for row in rows:
+            Image.open(io.BytesIO(row["bytes"]), formats=formats).verify()  # checksums, which reading passes over
         pictures = [Image.open(io.BytesIO(row["bytes"]), formats=formats) for row in rows]
         modes = {picture.mode for picture in pictures}
         if odd := modes - {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}:  # depth would be cut off at 255

@@ -162,8 +162,9 @@ class Annotator:
             MotionError: bad signals, or other columns than the estimator was trained on.
         """
         motions = _motions(episodes, extra)
-        for motion in motions if self.estimator else ():
-            self.estimator.require_columns(motion)
+        if self.estimator is not None:
+            for motion in motions:
+                self.estimator.require_columns(motion)
         return self._annotation(motions, _find_points(self.method, self.options, episodes, motions, workers))
 
     def save(self, directory: str | Path) -> Path:

@@ -20,7 +20,7 @@ from gap_vla.phases.targets import is_transition, label_changes, near_boundaries
 from gap_vla.rollouts.policy import Policy, PolicyError, asked, forget
 from gap_vla.rollouts.record import EvaluationError
 from gap_vla.rollouts.task import SimTask
-from gap_vla.sim.specs import TASK_NAMES
+from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 AT_ONCE = 8
 """Episodes that a policy is asked about together."""
@@ -92,7 +92,7 @@ def from_episode(episode: Episode) -> Recording:
 
 
 def require_scene(data: str | Path, task: str | None, view: str | None = None, *, foreign: bool = True) -> None:
-    """Raises PolicyError if data of ours were collected in another task, or through another view.
+    """Raises PolicyError if data of ours were collected in another task, in two at once, or through another view.
 
     Args:
         data: RLDS dataset (.../NAME/VERSION), or HDF5 file of demonstrations.
@@ -126,7 +126,11 @@ def _task_of(data: Path, foreign: bool) -> Any:
         from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
 
         said = attributes_of_data(data)
-        return said.get("task") if foreign or "task" in said else simulator_of(said).get("env_name")
+        task, env = said.get("task"), simulator_of(said).get("env_name")
+        own = {task_spec(name).gymnasium_id: name for name in TASK_NAMES}
+        if task in TASK_NAMES and own.get(str(env), task) != task:
+            raise PolicyError(f"{data} says task {task}, and its env_args {env}; correct one of them")
+        return task if foreign or "task" in said else env
     from gap_vla.rlds import dataset_metadata
 
     said = dict(flat(dataset_metadata(data)))

@@ -296,3 +296,13 @@ def test_a_row_without_a_picture_is_named(tmp_path: Path, row: Any) -> None:
     write_table(root / "data/chunk-000/episode_000001.parquet", columns)
     with pytest.raises(EpisodeError, match=r"episode_000001\.parquet, episode 1: .* no picture at step 2; download"):
         open_source(root, "lerobot")[1]
+
+
+def test_a_picture_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
+    root, columns = version_2(tmp_path, "image"), rows(1, True)
+    picture = bytearray(columns["observation.images.top"][2]["bytes"])
+    picture[picture.index(b"IDAT") + 20] ^= 1
+    columns["observation.images.top"][2]["bytes"] = bytes(picture)
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    with pytest.raises(EpisodeError, match=r"episode_000001\.parquet, episode 1: .* a picture cannot be decoded"):
+        open_source(root, "lerobot")[1]

@@ -12,15 +12,18 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from test_evaluation_octo_policy import build, observations
 
 import gap_vla.cli.diagnose
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.outputs import claim_folder
 from gap_vla.rlds import write_rlds
+from gap_vla.rlds.annotating.files import annotate_files
 from gap_vla.rollouts import PolicyError
 from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS
 from gap_vla.serving.client import RemotePolicy
@@ -130,6 +133,37 @@ def test_data_of_another_task_or_view_are_refused(run, dataset, capsys):
             options = ["--checkpoint", str(run), "--rlds", str(other), "--quiet"]
             assert script(name).main(options) == 2
             assert said in capsys.readouterr().err
+
+
+def test_a_dataset_that_was_changed_since_it_was_written_is_refused(run, dataset, tmp_path, capsys):
+    changed = dataset("assembly")
+    (shard,) = changed.glob("*-val.tfrecord*")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
+    for name in ("evaluate", "diagnose"):
+        assert script(name).main(["--checkpoint", str(run), "--rlds", str(changed), "--quiet"]) == 2
+        assert f"{shard} was changed since it was written; copy it again" in capsys.readouterr().err
+    with pytest.raises(EpisodeError, match="was changed since it was written"):
+        annotate_files(changed, tmp_path / "1.1.0", method="fixed")
+
+
+def test_transitions_of_annotated_demonstrations_are_where_rho_is_high(tmp_path):
+    demos = tmp_path / "demos.hdf5"
+    with h5py.File(demos, "w") as file:
+        for number in range(2):
+            demo = file.create_group(f"data/demo_{number}")
+            demo["actions"], demo["rho"] = np.zeros((9, 7)), np.linspace(0, 1, 9, dtype=np.float32)
+            demo["change_point"] = np.zeros(9, bool)
+            demo.create_dataset("phase", data=["a"] * 3 + ["b"] * 6, dtype=h5py.string_dtype())
+            demo["obs/agentview_image"] = np.zeros((9, 8, 8, 3), np.uint8)
+            for key, columns in (("eef_pos", 3), ("eef_quat", 4), ("gripper_qpos", 2)):
+                demo[f"obs/robot0_{key}"] = np.full((9, columns), 0.5)
+    asked = script("diagnose").parse(["--checkpoint", "x", "--demos", str(demos)])
+    for recording in gap_vla.cli.diagnose._recordings(asked, None):
+        assert recording.transition.nonzero()[0].tolist() == [5, 6, 7, 8]
+    with h5py.File(demos, "a") as file:
+        del file["data/demo_1/rho"]
+    with pytest.raises(UserError, match="episode demo_1: no rho, which other episodes have; annotate again"):
+        gap_vla.cli.diagnose._recordings(asked, None)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,16 @@ def test_an_episode_is_no_longer_than_its_task_has_it():
         sim_task("assembly", horizon=1000)
 
 
+def test_demonstrations_that_name_two_of_our_tasks_are_refused(tmp_path):
+    path = demonstrations(tmp_path / "demos.hdf5")
+    for env, odd in (("gap_vla/Assembly-v0", False), ("Lift", False), ("gap_vla/Stack-v0", True)):
+        with h5py.File(path, "a") as file:
+            file["data"].attrs["env_args"] = json.dumps({"env_name": env})
+        problem = "says task assembly, and its env_args gap_vla/Stack-v0; correct one of them"
+        with pytest.raises(PolicyError, match=problem) if odd else contextlib.nullcontext():
+            require_scene(path, "assembly")
+
+
 def test_the_task_and_view_of_a_recording_go_with_a_dataset_that_is_built_of_it(tmp_path):
     path = demonstrations(tmp_path / "demos.hdf5")
     assert view_of(path) is None and "camera" not in open_source(path).identity()

@@ -53,6 +53,12 @@ def test_the_command_runs_records_renders_and_goes_on(script, tmp_path, capsys):
     assert "| poor | 60 |" in (tmp_path / "docs" / "R.md").read_text()
 
 
+def test_a_page_does_not_lie_among_the_cells(script, tmp_path, capsys):
+    (tmp_path / "docs").symlink_to(tmp_path / "results")
+    assert script("--dry_run") == 2
+    assert f"R.md lies in {tmp_path}/results, which is read; name another place" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "argument, words",
     [

@@ -145,6 +145,11 @@ def test_a_page_without_markers_gets_the_section_at_its_end_and_a_broken_one_is_
     page.write_text(page.read_text().replace(markers(marker_name("fake", "cpu"))[1], ""))
     with pytest.raises(RenderError, match="once each"):
         render(table, "cpu", cells, ledger, page)
+    (begin, end), (other, _) = markers(marker_name("fake", "cpu")), markers("another part")
+    page.write_text(f"# Results\n\n{begin}\n{other}\nBy hand.\n{end}\n")
+    with pytest.raises(RenderError, match="begins another part; put it behind them"):
+        render(table, "cpu", cells, ledger, page)
+    assert "By hand." in page.read_text()
     page.write_text("# Phases\n")
     with pytest.raises(RenderError, match="once each"):
         replace_between(page, "tables", "| |", if_missing="refuse")

@@ -61,8 +61,17 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     if not 0 <= index < len(demos):
         raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}")
+    return labelled(demos, index)
+
+
+def labelled(demos: RobomimicHDF5, index: int) -> Episode:
+    """Demonstration `index` with its images and, where the file has them, its labels.
+
+    Raises:
+        AnnotationError: it lacks labels that others have.
+    """
     episode = demos[index]
-    where = f"{source}, episode {demos.places[index]}"
+    where = f"{demos.path}, episode {demos.places[index]}"
     with opened(demos.path) as file:
         stored = [{name for name in LABELS if has(file, f"data/{place}/{name}")} for place in demos.places]
         group = group_at(file, f"data/{demos.places[index]}", where)
