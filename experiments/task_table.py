@@ -157,8 +157,15 @@ def read_results(path: Path) -> dict[str, Any]:
                 cells.finite(name, 0, 1e6)
                 continue
             cell = cells.section(name)
-            if cell.whole("successes", 0, cell.whole("n", 1, MANY)):
+            if won := cell.whole("successes", 0, cell.whole("n", 1, MANY)):
                 cell.finite("steps", 1, 1e6)
+            if (
+                len(cell.list("failed_seeds", lambda seeds, key: seeds.whole(key, 0, 2**32 - 1)))
+                != cell.values["n"] - won
+            ):
+                raise cell.refuse("failed_seeds", f"one for each of the {cell.values['n'] - won} failures")
+            if odd := {*cell.section("phases").values} - {*task_spec(task).phases}:
+                raise cell.refuse("phases", f"those of {task}, without {min(odd)}")
             phases, times = cell.section("phases"), ("step_ms", "reset_ms")
             for part, key in [*((phases, phase) for phase in phases.values), *((cell, key) for key in times)]:
                 part.finite(key, 0, 1e6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,14 +21,18 @@ from gap_vla.demos.source import NamedArrays
 from gap_vla.demos.video_times import require_even
 from gap_vla.drawing.video import working_ffmpeg
 
+_ON_HAND = re.compile("wrist|in_hand|hand_?eye|gripper", re.IGNORECASE)
+"""Names of cameras that move with a hand."""
+
 
 class LeRobot(NamedArrays):
     """A LeRobot dataset folder (the one that holds `meta/info.json`).
 
     Args:
         path: the folder.
-        image_keys: feature to camera name; default: the first two cameras, depth maps apart, become `image_primary`
-            and `image_wrist`.
+        image_keys: feature to camera name; default: of the cameras, depth maps apart, the first one that is not named
+            after wrist, hand or gripper becomes `image_primary`, and the first one that is `image_wrist`; where all or
+            none are, the first two.
         state_key, action_key: feature names.
         layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes. Joint positions are no
             end-effector pose: ρ needs one; name its columns, or write the dataset with `--method none`.
@@ -75,7 +80,10 @@ class LeRobot(NamedArrays):
         self._features, self._fps = described.features, described.fps
         cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
         if self.options["image_keys"] is None:
-            self._image_keys = dict(zip(cameras, IMAGE_NAMES))
+            on_hand = [key for key in cameras if _ON_HAND.search(key)]
+            around = [key for key in cameras if key not in on_hand]
+            self._ordered = not (on_hand and around) or [around[0], on_hand[0]] == cameras[:2]
+            self._image_keys = dict(zip(cameras if self._ordered else (around[0], on_hand[0]), IMAGE_NAMES))
         for key in (self.options["state_key"], self.options["action_key"], *self._image_keys):
             if key not in (known := cameras if key in self._image_keys else list(self._features)):
                 what = "camera of colours" if key in self._image_keys else "feature"
@@ -93,6 +101,10 @@ class LeRobot(NamedArrays):
         state = self.options["state_key"]
         self._layout.require_names(self._features[state].names, f"{self.path}/meta/info.json: {state!r}")
         self.places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
+
+    def identity(self) -> dict[str, Any]:
+        named = self.options["image_keys"] is None and not self._ordered
+        return super().identity() | ({"cameras": dict(self._image_keys)} if named else {})
 
     def dropped(self) -> dict[str, str]:
         return self._unused(self._features, "next.success")

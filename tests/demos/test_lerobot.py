@@ -306,3 +306,24 @@ def test_a_picture_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
     write_table(root / "data/chunk-000/episode_000001.parquet", columns)
     with pytest.raises(EpisodeError, match=r"episode_000001\.parquet, episode 1: .* a picture cannot be decoded"):
         open_source(root, "lerobot")[1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (["wrist", "top"], {"top": "image_primary", "wrist": "image_wrist"}),
+        (["front", "side", "gripper_cam"], {"front": "image_primary", "gripper_cam": "image_wrist"}),
+        (["front", "side"], {"front": "image_primary", "side": "image_wrist"}),
+        (["left_wrist", "right_wrist"], {"left_wrist": "image_primary", "right_wrist": "image_wrist"}),
+    ],
+)
+def test_cameras_on_a_hand_are_told_by_their_names(tmp_path: Path, keys: list[str], expected: dict[str, str]) -> None:
+    described = version_2(tmp_path, "image") / "meta" / "info.json"
+    info = json.loads(described.read_text())
+    camera = info["features"].pop("observation.images.top")
+    info["features"] |= {f"observation.images.{key}": camera for key in keys}
+    write_json(described, info)
+    reader = open_source(tmp_path, "lerobot")
+    cameras = {key: name for name, key in reader.mapping().items() if name.startswith("image_")}
+    assert cameras == {f"observation.images.{key}": name for key, name in expected.items()}
+    assert ("cameras" in reader.identity()) == (list(expected) != keys[:2])

@@ -26,6 +26,8 @@ CELL = {"successes": 1, "n": 2, "failed_seeds": [1], "steps": 9.0, "phases": {},
         (json.dumps({"assembly": {"default": {**CELL, "successes": 3}}}), "default.successes is 3"),
         (json.dumps({"assembly": {"default": {**CELL, "steps": None}}}), "default.steps is None"),
         (json.dumps({"assembly": {"default": {**CELL, "phases": {"reach": "x"}}}}), "phases.reach is 'x'"),
+        (json.dumps({"assembly": {"default": {**CELL, "failed_seeds": []}}}), "default.failed_seeds is []"),
+        (json.dumps({"assembly": {"default": {**CELL, "phases": {"place": 3}}}}), "those of assembly, without place"),
         (json.dumps({"assembly": {"render_ms_64": float("nan")}}), "render_ms_64 is nan"),
     ],
 )
