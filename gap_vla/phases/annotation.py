@@ -21,7 +21,7 @@ from gap_vla.core.whole import write_json
 from gap_vla.phases.estimator import EstimatorSettings, PhaseEstimator
 from gap_vla.phases.measures import label_report, notes
 from gap_vla.phases.methods import LABELS_NAME, METHODS, OPTIONS, POINTS, RHO, USED, Options, method_parts, resolved
-from gap_vla.phases.motion import Motion, MotionError, motion_of
+from gap_vla.phases.motion import Motion, MotionError, motion_of, require_columns
 from gap_vla.phases.saving import read_arrays, write_arrays
 
 PAIRS_WORTH_PROCESSES = 2e9
@@ -90,7 +90,7 @@ def annotate(
     estimator = None
     if method_parts(method, own)[1] == "lstm":
         estimator = PhaseEstimator(**of_lstm, seed=seed).fit([motions[i] for i in chosen], [points[i] for i in chosen])
-    annotation = Annotator(method, own, seed, estimator)._annotation(motions, points)
+    annotation = Annotator(method, own, seed, estimator, motions[chosen[0]].columns)._annotation(motions, points)
     return dataclasses.replace(annotation, report={"fitted_episodes": len(chosen), **annotation.report})
 
 
@@ -131,6 +131,8 @@ class Annotator:
     options: Options
     seed: int
     estimator: PhaseEstimator | None
+    columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Of what it was fitted on, as `Motion.columns` counts them; empty: not known (annotators before 0.2)."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -162,9 +164,8 @@ class Annotator:
             MotionError: bad signals, or other columns than the estimator was trained on.
         """
         motions = _motions(episodes, extra)
-        if self.estimator is not None:
-            for motion in motions:
-                self.estimator.require_columns(motion)
+        for motion in motions if self.columns else ():
+            require_columns(motion, self.columns)
         return self._annotation(motions, _find_points(self.method, self.options, episodes, motions, workers))
 
     def save(self, directory: str | Path) -> Path:
@@ -172,7 +173,7 @@ class Annotator:
         directory = Path(directory)
         if self.estimator is not None:
             self.estimator.save(directory)
-        write_json(directory / "annotator.json", {"format": 1, **self.identity})
+        write_json(directory / "annotator.json", {"format": 1, **self.identity, "columns": dict(self.columns)})
         return directory
 
     def _annotation(self, motions: Sequence[Motion], points: list[np.ndarray]) -> Annotation:
@@ -277,7 +278,9 @@ def load_annotator(directory: str | Path) -> Annotator:
         except MotionError as problem:
             raise MotionError(f"{path}: {problem}; {advice}") from None
         method = record.choice("method", list(METHODS))
-        annotator = Annotator(method, options, record.whole("seed", 0, 2**64), estimator)
+        own = record.section("columns", {})
+        columns = {key: own.whole(key, 0, 2**31) for key in ("arms", "rotations", "others")} if own.values else {}
+        annotator = Annotator(method, options, record.whole("seed", 0, 2**64), estimator, columns)
         if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
             raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
         version = record.choice("version", sorted({"0.1.0", LABELS_NAME}))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from gap_vla.core.foreign import Section
 from gap_vla.core.typed_config import SEED, Bounds, check_numbers
 from gap_vla.phases.measures import calibration, weighted_loss
-from gap_vla.phases.motion import Motion, MotionError
+from gap_vla.phases.motion import Motion, MotionError, require_columns
 from gap_vla.phases.saving import read_arrays, write_arrays
 from gap_vla.phases.segmentation import as_motion
 from gap_vla.phases.targets import change_targets, soft_targets, step_weights
@@ -151,21 +151,11 @@ class PhaseEstimator:
     def width(self) -> int:
         return 3 * self.columns["arms"] * (2 if self.columns["rotations"] else 1) + self.columns["others"]
 
-    def require_columns(self, motion: Motion) -> None:
-        """Raises MotionError for other columns than the estimator was trained on."""
-        found, own = (
-            f"{c['arms']} arms, rotations {c['rotations']}, others {c['others']}"
-            for c in (motion.columns, self.columns)
-        )
-        if found != own:
-            advice = "fit another one, or give data of the same robot"
-            raise MotionError(f"{motion.where} has {found}; the annotator was fitted on {own}: {advice}")
-
     def features(self, motion: Motion) -> Float[np.ndarray, "T F"]:
         """Unscaled Δs: row t is the difference between samples t - 1 and t, row 0 is zero."""
         from gap_vla.phases.lstm import all_features
 
-        self.require_columns(motion)
+        require_columns(motion, self.columns)
         return all_features(motion.samples, self.columns["arms"], bool(self.columns["rotations"]), self.width)
 
     def predict(

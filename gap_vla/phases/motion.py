@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,6 +126,16 @@ class Motion:
         if grip is not None and (grip.shape[1] == 0 or grip.shape[1] % arms):
             raise MotionError(f"{where}: gripper is {grip.shape[1]} wide, which does not divide among {arms} arms")
         return cls(**fields, where=where)
+
+
+def require_columns(motion: Motion, fitted: Mapping[str, int]) -> None:
+    """Raises MotionError for other columns than those (`Motion.columns`) that an annotator was fitted on."""
+    found, own = (
+        f"{c['arms']} arms, rotations {c['rotations']}, others {c['others']}" for c in (motion.columns, fitted)
+    )
+    if found != own:
+        advice = "fit another one, or give data of the same robot, with the same extra columns"
+        raise MotionError(f"{motion.where} has {found}; the annotator was fitted on {own}: {advice}")
 
 
 def _as_columns(value: Any, name: str, where: str) -> np.ndarray:

@@ -121,6 +121,8 @@ def test_further_columns_count_where_they_are_named(tmp_path):
     learnt = annotate_files(folder, tmp_path / "d", extra="joints", options={"epochs": 1})
     with pytest.raises(MotionError, match="the annotator was fitted on"):
         annotate_files(folder, tmp_path / "e", annotator=learnt.annotator)
+    with pytest.raises(MotionError, match=r"1 arms, rotations 1, others 2; the annotator was fitted on .* others 4"):
+        annotate_files(folder, tmp_path / "h", annotator=done.annotator)
     again = annotate_files(folder, tmp_path / "f", annotator=learnt.annotator, extra="joints")
     assert again.annotation.rho[0].tobytes() == learnt.annotation.rho[0].tobytes()
 

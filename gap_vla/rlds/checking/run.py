@@ -78,7 +78,7 @@ def check_dataset(
             fields = {key: recording.fields[key] for key in LABELS if key in recording.fields}
             films = {camera: prints(frames) for camera, frames in recording.images.items()}
             told = recording.language[:1]
-            left = {"images": {}, "fields": fields, "language": told, "glances": glances, "prints": films}
+            left: dict[str, Any] = {"images": {}, "fields": fields, "language": told, "glances": glances, "prints": films}
             kept.append(dataclasses.replace(recording, **left))
             suspicious = any(f.level != "note" for f in found)
             if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
