@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,8 +225,13 @@ def notes(result: BlockResult) -> list[str]:
         listing = ", ".join(f"{arm} (seed {', '.join(of_arm)})" for arm, of_arm in seeds_of.items())
         found.append(f"Not run yet: {listing}.")
     found += _failures(result)
-    if len({entry.origin.get("episodes") for entry in result.finished}) > 1:
-        found.append("The cells were not all trained on the same demonstrations: their content differs.")
+    contents: dict[int, set[Any]] = defaultdict(set)
+    for entry in result.finished:
+        contents[entry.seed].add(entry.origin.get("episodes"))
+    if any(len(of_seed) > 1 for of_seed in contents.values()):
+        found.append("Cells of one seed were not all trained on the same demonstrations: their content differs.")
+    elif len(set().union(*contents.values())) > 1:
+        found.append("Each seed has demonstrations of its own, the same for every method.")
     found += _stale_notes(result)
     if result.finished:
         found.append(_origin(result))

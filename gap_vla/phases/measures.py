@@ -94,7 +94,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     if mean is not None and mean < LITTLE:
         found.append(
             f"the factor 1 - ρ is {1 - mean:.2f} on average, so GAP has little to act on; "
-            "the option `spread` of the LSTM widens ρ (docs/PHASES.md)"
+            "method `gaussian`, or the option `spread` of the LSTM, gives a wider ρ (docs/PHASES.md)"
         )
     if estimator and not estimator["held_out_recordings"]:
         found.append("no recording was held out, so nothing says how well the LSTM does on recordings it has not seen")

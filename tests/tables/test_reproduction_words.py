@@ -1,5 +1,7 @@
 """What is written about differences and looks fits what was measured."""
 
+from types import SimpleNamespace
+
 import pytest
 from fake_cells import cells_of, fake_kind, fake_table
 from test_reproduction_tables import entry_of, rendered
@@ -93,3 +95,19 @@ def test_a_front_page_without_the_markers_stays_as_it_is(tmp_path):
     page.write_text("# A project\n")
     write_front_page([], page)
     assert page.read_text() == "# A project\n"
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        ({10: "aa", 11: "aa"}, None),
+        ({10: "aa", 11: "bb"}, "Each seed has demonstrations of its own, the same for every method."),
+        ({10: "ab", 11: "bb"}, "Cells of one seed were not all trained on the same demonstrations"),
+    ],
+)
+def test_a_table_says_whose_demonstrations_differ(contents, said, monkeypatch):
+    monkeypatch.setattr("experiments.tables.render._origin", lambda result: "")
+    cells = [SimpleNamespace(seed=s, origin={"episodes": one}) for s, each in contents.items() for one in each]
+    found = SimpleNamespace(notes=list)
+    told = " ".join(notes(SimpleNamespace(found=found, missing=(), failed=(), stale=(), finished=cells)))
+    assert (said in told) if said else "demonstrations" not in told
