@@ -78,8 +78,8 @@ def check_dataset(
             fields = {key: recording.fields[key] for key in LABELS if key in recording.fields}
             films = {camera: prints(frames) for camera, frames in recording.images.items()}
             told = recording.language[:1]
-            left: dict[str, Any] = {"images": {}, "fields": fields, "language": told, "glances": glances, "prints": films}
-            kept.append(dataclasses.replace(recording, **left))
+            left = dataclasses.replace(recording, images={}, fields=fields, language=told)
+            kept.append(dataclasses.replace(left, glances=glances, prints=films))
             suspicious = any(f.level != "note" for f in found)
             if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
                 caption = recording.name + "".join(f" | {f}" for f in found[:2])
