@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> None:
 def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.report.diagnose_report import report, verdict
+    from gap_vla.rlds.statistics import STATISTICS
+    from gap_vla.rlds.version_files import require_unchanged
     from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop
     from gap_vla.rollouts.policy import PolicyError, identity
     from gap_vla.rollouts.recordings import require_scene
@@ -105,6 +107,8 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
         raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
     if data := options.rlds or options.demos:
         require_scene(data, loaded.task, loaded.camera)
+    if options.rlds:
+        require_unchanged(options.rlds, but=STATISTICS)
     recordings = _recordings(options, task)
     opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
     claim_folder(out, "diagnosis")

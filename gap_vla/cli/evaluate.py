@@ -95,6 +95,8 @@ def _rolled_out(options: argparse.Namespace) -> dict[str, Any]:
 def _held_out(options: argparse.Namespace) -> dict[str, Any]:
     """Prints the held-out error, and writes it to `held_out.json` if `--out` is given; returns it."""
     from gap_vla.rlds import read_rlds
+    from gap_vla.rlds.statistics import STATISTICS
+    from gap_vla.rlds.version_files import require_unchanged
     from gap_vla.rollouts import PolicyError
     from gap_vla.rollouts.heldout import held_out
     from gap_vla.rollouts.recordings import from_episode, require_scene
@@ -106,6 +108,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         claim(options.out / "held_out.json", "held_out", suffixes=(".json",))
     loaded = load_policy(options, execute=1)
     require_scene(options.rlds, loaded.task, loaded.camera)
+    require_unchanged(options.rlds, but=STATISTICS)
     episodes = read_rlds(options.rlds, options.split)
     found = held_out(loaded.policy, map(from_episode, episodes), progress=not options.quiet)
     parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]

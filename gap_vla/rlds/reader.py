@@ -19,8 +19,7 @@ from gap_vla.core.identity import flat
 from gap_vla.demos.fields import ACTION_LIMIT, as_actions, checked_limit
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.schema import decode_episode
-from gap_vla.rlds.statistics import STATISTICS
-from gap_vla.rlds.version_files import dataset_metadata, examples, open_version, require_unchanged
+from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
@@ -48,10 +47,8 @@ def read_rlds(
             `language_instruction`) to step field (`observation/image_0`, several numeric ones joined by `+`).
 
     Raises:
-        EpisodeError: not a finished dataset, one that was changed since it was written, unknown split, or a damaged
-            shard (names the shard and what to do).
+        EpisodeError: not a finished dataset, unknown split, or a damaged shard (names the shard and what to do).
     """
-    require_unchanged(Path(version_dir), but=STATISTICS)
     limit = declared_limit(Path(version_dir), None)
     size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
     for index, (steps, metadata) in enumerate(read_steps(version_dir, split, workers=workers, resize=size)):

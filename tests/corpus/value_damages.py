@@ -220,6 +220,5 @@ DAMAGES["rlds"] |= {
     "rho_nan": _labels(float("nan")),
     "half_point": _labels(0.5, 0.5),
     "byte_instruction": lambda p: _records(p, _instruction),
-    "byte_instruction_unmarked": lambda p: (_records(p, _instruction), (p / "made_by.json").unlink()),
     "key_twice": _twice("dataset_info.json", "name"),
 }

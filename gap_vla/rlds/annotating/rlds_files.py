@@ -28,8 +28,8 @@ from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps
 from gap_vla.rlds.schema import decode_episode
-from gap_vla.rlds.statistics import STATISTICS, load_statistics
-from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records, require_unchanged
+from gap_vla.rlds.statistics import load_statistics
+from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
 """What an annotated copy has of its own, besides its shards."""
@@ -48,7 +48,6 @@ def episodes_of(
     Raises:
         AnnotationError, EpisodeError: no such state (the message lists what there is), or a damaged field.
     """
-    require_unchanged(source, but=STATISTICS)
     layout, images, limit = job.columns, only is not None, declared_limit(source, None)
     for index, (steps, metadata) in enumerate(read_steps(source, split, only=only, images=images), only or 0):
         where, fields = f"{source}, {split}[{index}]", dict(flat(steps, separator="/"))
