@@ -269,6 +269,7 @@ def _reshard(tf, folder, split, number):
     (entry,) = [entry for entry in info["splits"] if entry["name"] == split]
     entry["shardLengths"] = [str(len(part)) for part in parts]
     path.write_text(json.dumps(info))
+    (folder / "made_by.json").unlink()
 
 
 def _examples(tf, path):

@@ -162,6 +162,8 @@ def test_what_was_changed_since_it_was_written_is_neither_trained_on_nor_found_r
     said = r"(toy-train.tfrecord-00000-of-00001|metadata.json) (was changed since it was written|is missing); copy it"
     with pytest.raises(UserError, match=said):
         EpisodeStore.build(version)
+    with pytest.raises(UserError, match=said):
+        annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
     found = [finding for finding in check_dataset(version, pictures=0).findings if finding.check == "files"]
     assert [finding.level for finding in found] == ["error"] and re.match(said, found[0].message)
     (version / "made_by.json").unlink()
@@ -260,6 +262,7 @@ def test_a_shard_that_protobuf_cannot_read_to_its_end_is_not_labelled(sound: Pat
     with tf.io.TFRecordWriter(str(shard(version))) as writer:
         for record in kept:
             writer.write(record + b"\x12\x80\x80\x04")  # TFDS' own parser does not mind
+    (version / "made_by.json").unlink()
     with pytest.raises(UserError, match=r"holds something else than examples: .*; copy it again"):
         annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
     assert not (tmp_path / "toy" / "1.1.0").exists()
@@ -274,6 +277,7 @@ def test_an_action_beyond_what_a_datasets_reader_allows_is_refused_and_in_datase
         episodes = [make_episode(i, steps=STEPS, size=4) for i in range(2)]
         version = write_rlds(episodes, tmp_path, name, val_fraction=0.0, identity=data)
         values("action", at(0, -1.5))(version)
+        (version / "made_by.json").unlink()
         return float(list(read_rlds(version, "train", workers=1))[1].action[0, 0])
 
     assert first_action("others") == first_action("lerobot", kind="lerobot") == -1.5

@@ -28,8 +28,8 @@ from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps
 from gap_vla.rlds.schema import decode_episode
-from gap_vla.rlds.statistics import load_statistics
-from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records
+from gap_vla.rlds.statistics import STATISTICS, load_statistics
+from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records, require_unchanged
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
 """What an annotated copy has of its own, besides its shards."""
@@ -93,7 +93,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     extra = [column for *_, column in found if column is not None]
     shards = [(name, Path(str(file))) for name, split in splits.items() for file in split.filepaths]
     others = _other_files(source, {file.name for _, file in shards})
-    if (statistics := source / "dataset_statistics.json").exists():
+    if (statistics := source / STATISTICS).exists():
         load_statistics(statistics, AnnotationError)
     size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
     require_disk({"the copy": size}, out.parent, "their number, or name another disk")
@@ -126,12 +126,15 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
 
 
 def read_all(source: Path, job: AnnotationJob) -> list[tuple[str, int, Episode, np.ndarray | None]]:
-    """Split, number therein, episode without images, and extra columns, of every episode (see `episodes_of`)."""
-    return [
+    """Split, number therein, episode without images, and extra columns, of every episode (see `episodes_of`); raises
+    EpisodeError, after a damaged one, if a file of a dataset of ours is not as it was written."""
+    found = [
         (split, number, *episode)
         for split in open_version(source).info.splits
         for number, episode in enumerate(episodes_of(source, split, job))
     ]
+    require_unchanged(source, but=STATISTICS)
+    return found
 
 
 def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
