@@ -5,13 +5,14 @@ collected, or after it was trained, does not start.
 
 What a configuration will take of memory and disk follows from simple formulas that leave out what is small. E episodes
 of T steps, C cameras of s × s pixels, B samples a batch (those computed at once), W steps a window, P parameters; all
-estimates are of the low side, so that what is refused could not have run.
+estimates are rather too low than too high, so that what is refused could not have run.
 
     pictures of a step     3 C s² bytes; a demonstration has about half as many steps as the task's horizon
     store                  E T 3 C s² bytes; the RLDS dataset, compressed, a third of that
     parameters             4 P bytes, gradients 4 P, AdamW 6 P (first moment in 16 bits) to 8 P; a frozen one 4 bytes
-    batch                  3 B W C s² bytes, two batches at a time, and once more as float32
-    image encoder          each stage before and after its normalisation, 4 bytes a number, 2 with `train.precision`
+    batch                  3 B W C s² bytes, two batches at a time; in torch twice more as float32
+    image encoder          each stage before and after its normalisation, 4 bytes a number, 2 with `train.precision`; in
+                           torch 5.4 and 4 (`resnet18`: 4.4 and 2.8), as a training's peaks say of itself
     transformer            so many of N tokens × (8 d + 2 mlp) and heads × N² weights, per layer; `train.remat`: of one
 """
 

@@ -110,12 +110,13 @@ class SmallConfig(Experiment):
         model, cameras, size = self.model, len(self.demos.cameras), self.demos.image_size
         samples = self.train.batch_size
         frames = samples * model.image_history * cameras
-        bytes_each = 2 if self.train.precision == "bfloat16" else 4
+        half = self.train.precision == "bfloat16"
         if model.encoder == "resnet18":
+            bytes_each = 2.8 if half else 4.4
             stages = sum(8 * 64 * 2**n * (size / 4 / 2**n) ** 2 for n in range(4))
             encoder, values = 11e6, 2 * 64 * (size / 2) ** 2 + stages
         else:
-            w = model.encoder_width
+            w, bytes_each = model.encoder_width, 4.0 if half else 5.4
             encoder, values = 100 * w**2, 6 * w * (size / 2) ** 2 + 30 * w * (size / 4) ** 2
         fused = model.feature_dim * (1 + cameras * (1 if model.temporal == "transformer" else model.image_history))
         inner = model.temporal_heads * model.temporal_head_dim
@@ -125,7 +126,7 @@ class SmallConfig(Experiment):
             trained += model.temporal_layers * (4 * fused * inner + 8 * fused**2)
         return {
             "parameters, gradients, optimizer": 16.0 * trained,
-            "batches": 2.0 * samples * model.image_history * 3.0 * cameras * size**2,
+            "batches": (2.0 + 8.0) * frames * 3.0 * size**2,
             "image encoder": frames * values * bytes_each,
         }
 

@@ -366,3 +366,24 @@ def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, ca
     capsys.readouterr()
     assert np.array_equal(rho_of(config, store)["train"], found["train"])
     assert "labelling" not in capsys.readouterr().out
+
+
+def test_a_batch_takes_about_the_memory_that_it_was_estimated_to_take(tmp_path):
+    program = (
+        "import json, resource, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from gap_vla.training.torch import SmallConfig\n"
+        "from gap_vla.training.run import finetune\n"
+        "finetune(SmallConfig.from_dict(json.loads(sys.argv[1])), 'run')\n"
+        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+    )
+    peaks, estimates = [], []
+    for size in (2000, 5000):
+        train = dict(steps=1, save_every=1, log_every=1, validate_every=1, batch_size=size, precision="bfloat16")
+        config = toy_config(tmp_path / str(size), "gap", train=train)
+        place_store(config)
+        command = [sys.executable, "-c", program, json.dumps(config.to_dict())]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split("peak")[1]))
+        estimates.append(sum(config.memory().values()))
+    assert 0.65 < (estimates[1] - estimates[0]) / (peaks[1] - peaks[0]) < 1.4, (peaks, estimates)
