@@ -1,5 +1,6 @@
 """Adds ρ and change points to demonstrations: an RLDS dataset (a new version), a robomimic/MimicGen HDF5, or a folder
-of npz. Everything else in the copy is the same byte for byte; the source is not touched.
+of npz. Everything else in the copy, but for notes of where ρ is from, is the same byte for byte; the source is not
+touched.
 
 Examples:
     gap-vla annotate data/rlds/threading/1.0.0 --out data/rlds/threading/1.1.0 --report
@@ -56,7 +57,13 @@ def main(argv: list[str] | None = None) -> None:
     page = Path(arguments.report or f"{arguments.out}.report.html")
     if arguments.report is not None:
         require_apart(page, arguments.out, f"{arguments.out}.annotator", why="written too")
-        claim(page, "report", sources=[arguments.source, arguments.annotator], suffixes=(".html",))
+        claim(
+            page,
+            "report",
+            overwrite=arguments.overwrite,
+            sources=[arguments.source, arguments.annotator],
+            suffixes=(".html",),
+        )
     with answering(arguments) as answer:
         with keeping(f"{arguments.out} is as it was"):
             done = annotate_files(arguments.source, arguments.out, job)

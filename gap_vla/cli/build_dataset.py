@@ -27,7 +27,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("source", type=Path, help="file or folder of demonstrations")
     add("--kind", help=f"{', '.join(READERS)} (default: what the builder of this name reads, else robomimic_hdf5)")
-    add("--name", required=True, help="dataset name: letters, digits, underscores")
+    add("--name", required=True, help="dataset name: small letters, digits, underscores; a letter first")
     add("--data-dir", type=Path, default=Path("data/rlds"), help="default: data/rlds")
     add("--version", help="default: 1.0.0")
     add("--method", help="annotator of ρ; 'none' writes a dataset without (default: lstm)")

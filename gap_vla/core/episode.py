@@ -45,6 +45,33 @@ def label_problems(labels: Mapping[str, np.ndarray]) -> Iterator[tuple[str, int 
         yield "change_point is true at the first step, which begins no change", 0
 
 
+def require_measured(state: np.ndarray, what: str) -> None:
+    """Compares the numbers of a state, (T, any width), with what a robot can measure.
+
+    Raises:
+        EpisodeError: one is beyond `LARGEST_STATE`, or `LONE` times as large as all others of its column, and neither
+            at the first step nor at the last, as it may begin or end with another state; says `what`, step and column.
+    """
+    _require_within(state, what)
+    size = np.abs(state)
+    others = np.sort(size, axis=0)[-2:][:1].sum(0)  # of one step that step's, of none none
+    if (lone := (size > LONE * np.maximum(others, 1))[1:-1]).any():
+        step, column = np.argwhere(lone)[0] + (1, 0)
+        raise EpisodeError(
+            f"{what} is {state[step, column]:g} at step {step}, column {column}, and within {others[column]:g} at all "
+            "others; if it marks a lost measurement, repair or drop the episode"
+        )
+
+
+def _require_within(values: np.ndarray, what: str) -> None:
+    if (beyond := np.abs(values) > LARGEST_STATE).any():
+        step, column = np.argwhere(beyond)[0]
+        raise EpisodeError(
+            f"{what} is {values[step, column]:g} at step {step}, column {column}; no robot's unit is that small: "
+            "repair or drop the episode"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """Proprioceptive signals of one arm."""
@@ -140,22 +167,10 @@ class Episode:
                     f"{where}: {key} is {value.dtype}{list(value.shape)}, not uint8[T, h, w, 3]; "
                     "store pictures as RGB bytes"
                 )
-        for key, most in (("proprio", LARGEST_STATE), ("action", LARGEST_ACTION)):
+        for key in ("proprio", "action"):
             value = getattr(self, key)
             if value.ndim != 2:
                 raise EpisodeError(f"{where}: {key} has shape {value.shape}, not (T, width); store one row per step")
-            if (beyond := np.abs(value) > most).any():
-                step, column = np.argwhere(beyond)[0]
-                raise EpisodeError(
-                    f"{where}: {key} is {value[step, column]:g} at step {step}, column {column}; no robot's "
-                    "unit is that small: repair or drop the episode"
-                )
-        size = np.abs(self.proprio)
-        others = np.sort(size, axis=0)[-2:][0]
-        if (lone := (size > LONE * np.maximum(others, 1))[1:-1]).any():  # it may begin or end with another state
-            step, column = np.argwhere(lone)[0] + (1, 0)
-            raise EpisodeError(
-                f"{where}: proprio is {self.proprio[step, column]:g} at step {step}, column {column}, and within "
-                f"{others[column]:g} at all others; if it marks a lost measurement, repair or drop the episode"
-            )
+            _require_within(value, f"{where}: {key}")
+        require_measured(self.proprio, f"{where}: proprio")
         return self

@@ -26,6 +26,7 @@ from gap_vla.core.whole import put, replacing
 FOLDER_MARK = "made_by.json"
 HDF5 = (".hdf5", ".h5")
 _END = 2**22
+_WHOLE = "CRC-32 of all"
 _TEMPORARY = re.compile(r"(^|/)\.([^/]+)\.[a-z0-9_]{8}(\.[^/.]+)$")  # a path in a folder, as `replacing` hides it
 _PNG_HEAD = 33  # bytes: the signature and the chunk IHDR, which has to come first
 
@@ -208,13 +209,14 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
 def unlike_mark(folder: Path, error: type[UserError]) -> dict[str, str]:
     """Paths in a marked folder that are not as they were written with it: "missing", "changed" or "added".
 
-    Sizes and checksums are compared unless the mark is of a version that did not note them. Raises `error` for a mark
-    that is none.
+    Sizes and checksums are compared as far as the version that wrote the mark noted them: none, those of the first and
+    last 4 MiB, or of all. Raises `error` for a mark that is none.
     """
     mark = Section.read(folder / FOLDER_MARK, error)
     listed = isinstance(mark.values.get("files"), list)
     known = dict.fromkeys(mark.list("files", Section.text)) if listed else mark.section("files", {}).values
-    seen = {str(file.relative_to(folder)): _seen(file) for file in _files(folder)}
+    files = {str(file.relative_to(folder)): file for file in _files(folder)}
+    seen = {name: _seen(file, _WHOLE in str(known.get(name))) for name, file in files.items()}
     return {
         name: "missing" if name not in seen else "changed" if name in known else "added"
         for name in sorted({*known, *seen})
@@ -231,15 +233,18 @@ def others_in(folder: Path, own: str) -> list[Path]:
     return sorted(file for file, name in names.items() if file.is_symlink() or not re.fullmatch(own, name))
 
 
-def _seen(file: Path) -> str:
-    """What tells a file from others at its place: its size, and a checksum of its first and last 4 MiB."""
+def _seen(file: Path, whole: bool = True) -> str:
+    """What tells a file from others at its place: its size and a checksum, if not `whole` of its two ends."""
     if file.is_symlink() or not file.is_file():
         return "a link, a pipe or a device"
     with file.open("rb") as stream:
-        ends = stream.read(_END)
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(size - _END, len(ends)))
-        return f"{size} bytes, CRC-32 {zlib.crc32(ends + stream.read()):08x}"
+        found = zlib.crc32(stream.read(_END))
+        size = os.fstat(stream.fileno()).st_size
+        if not whole:
+            stream.seek(max(size - _END, stream.tell()))
+        while part := stream.read(_END):
+            found = zlib.crc32(part, found)
+    return f"{size} bytes, {_WHOLE if whole else 'CRC-32'} {found:08x}"
 
 
 def _require_whole(temporary: Path, path: Path, kind: str) -> None:

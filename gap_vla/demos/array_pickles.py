@@ -38,6 +38,7 @@ class ArrayPickles(NamedArrays):
         self._opened: tuple[Path, Any] | None = None
         held = [{*found} if isinstance(found := self._arrays(index), Mapping) else set() for index in range(len(self))]
         self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
+        self._names = sorted({str(name) for names in held for name in names})
         if lost := sorted({*self._image_keys}.difference(*held)):
             raise EpisodeError(f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names")
 
@@ -45,9 +46,7 @@ class ArrayPickles(NamedArrays):
         return {**self.__dict__, "_opened": None}
 
     def dropped(self) -> dict[str, str]:
-        first = self._arrays(0)
-        names = map(str, first) if isinstance(first, Mapping) else ()
-        return self._unused(names, "phase", "language_instruction", "success")
+        return self._unused(self._names, "phase", "language_instruction", "success")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         file, key = self.places[index]

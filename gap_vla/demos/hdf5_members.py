@@ -175,11 +175,20 @@ def form_at(group: h5py.Group, path: str, where: str) -> tuple[tuple[int, ...], 
 
 
 def lengths_in(group: h5py.Group, where: str, *inner: str) -> dict[str, int]:
-    """Rows of the arrays in a group, and in those groups of it that are named, by path. No link is followed."""
+    """Rows of the arrays in a group, and in those groups of it that are named, by path. No link is followed.
+
+    Raises:
+        EpisodeError: one lies in another file.
+    """
     found: dict[str, int] = {}
     for name in names_in(group, where):
-        if group.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD:
+        kind = group.id.links.get_info(name.encode()).type
+        if kind == h5py.h5l.TYPE_EXTERNAL:
+            member(group, name, where)  # says so
+        if kind == h5py.h5l.TYPE_HARD:
             item = group[name]
+            if isinstance(item, h5py.Dataset):
+                _require_inside(item, name, where)
             if isinstance(item, h5py.Dataset) and item.shape:
                 found[name] = len(item)
             elif isinstance(item, h5py.Group) and name in inner:
@@ -224,14 +233,18 @@ def _axes(item: h5py.Group, name: str) -> int | None:
     return len(stored.shape) if single and stored.get_type().get_class() in (*_NUMBERS, h5py.h5t.STRING) else None
 
 
+def _require_inside(found: h5py.Dataset, path: str, where: str) -> None:
+    if found.is_virtual or found.external:
+        raise EpisodeError(f"{where}: {path!r} lies in other files; copy it into this one (h5repack)")
+
+
 def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
     found = member(group, path, where)
     if not isinstance(found, h5py.Dataset):
         raise EpisodeError(f"{where}: {path!r} is a group, not an array; write one row per step")
     if found.shape is None or found.ndim == 0:
         raise EpisodeError(f"{where}: {path!r} is no array; write one row per step")
-    if found.is_virtual or found.external:
-        raise EpisodeError(f"{where}: {path!r} lies in other files; copy it into this one (h5repack)")
+    _require_inside(found, path, where)
     refuse_too_large(
         f"{where}: {path!r}", found.size * found.id.get_type().get_size(), found.id.get_storage_size(), EpisodeError
     )

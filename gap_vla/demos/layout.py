@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.episode import OPENING_UNIT, PROPRIO_PER_ARM, EpisodeError
+from gap_vla.core.episode import OPENING_UNIT, PROPRIO_PER_ARM, EpisodeError, require_measured
 from gap_vla.core.foreign import one_line
 from gap_vla.core.typed_config import choose
 from gap_vla.phases.motion import quaternion_product
@@ -116,11 +116,14 @@ class StateLayout:
                     f"with --reader layout={other}"
                 )
 
-    def to_proprio(self, state: Float[np.ndarray, "T S"], where: str = "state") -> Float[np.ndarray, "T P"]:
+    def to_proprio(
+        self, state: Float[np.ndarray, "T S"], where: str = "state", *, check: bool = True
+    ) -> Float[np.ndarray, "T P"]:
         """Per arm xyz (m), quaternion wxyz, two gripper columns (a single opening is repeated).
 
         Raises:
-            EpisodeError: the state's width is not a multiple of `width`.
+            EpisodeError: the state's width is not a multiple of `width`; or, if `check`, an angle is none that a robot
+                measures (`gap_vla.core.episode.require_measured`), which a quaternion of it would not show.
         """
         if state.ndim != 2 or not state.shape[1] or state.shape[1] % self.width or state.dtype.kind not in "fiu":
             raise EpisodeError(
@@ -130,6 +133,8 @@ class StateLayout:
         arms = []
         for arm in np.split(state.astype(np.float64), state.shape[1] // self.width, axis=1):
             turn = arm[:, self.rotation : self.rotation + ROTATIONS[self.rotation_kind]]
+            if check and self.rotation_kind in ("euler_xyz", "rotvec"):
+                require_measured(turn, f"{where}: the state's {self.rotation_kind}, from column {self.rotation} on,")
             grip = arm[:, list(self.gripper)]
             grip = np.repeat(grip, 2, axis=1) if grip.shape[1] == 1 else grip
             position = arm[:, self.position : self.position + 3]

@@ -21,8 +21,8 @@ from gap_vla.demos.source import NamedArrays
 from gap_vla.demos.video_times import require_even
 from gap_vla.drawing.video import working_ffmpeg
 
-_ON_HAND = re.compile("wrist|in_hand|hand_?eye|gripper", re.IGNORECASE)
-"""Names of cameras that move with a hand."""
+_ON_HAND = re.compile("wrist|gripper|(?<![a-z])hand(_?eye)?(?![a-z]|_?side)", re.IGNORECASE)
+"""Names of cameras that move with a hand; `left_hand_side` is none."""
 
 
 class LeRobot(NamedArrays):
@@ -107,7 +107,7 @@ class LeRobot(NamedArrays):
         return super().identity() | ({"cameras": dict(self._image_keys)} if named else {})
 
     def dropped(self) -> dict[str, str]:
-        return self._unused(self._features, "next.success")
+        return self._unused(self._features, "next.success", "task_index")
 
     def read(self, index: int, *, images: bool = True) -> Episode:
         place = self.places[index]
@@ -178,9 +178,13 @@ def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str
     """The task whose number `task_index` is at every step; without numbers or a list of tasks, that of the index.
 
     Raises:
-        EpisodeError: it is the number of none of the episode's tasks, or changes.
+        EpisodeError: it is the number of none of the episode's tasks, or changes; or there are tasks without numbers.
     """
     if "task_index" not in table:
+        if len(place.tasks or ()) > 1:
+            raise EpisodeError(
+                f"{where}: {len(place.tasks or ())} tasks and no 'task_index' at its steps; download it again"
+            )
         return place.task
     with refusing(f"{where}: 'task_index' is no number per step", "download it again", EpisodeError):
         numbers = np.reshape(table["task_index"], place.length).tolist()
@@ -195,7 +199,7 @@ def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str
 
 def _require_size(width: int, height: int, shape: tuple[int, ...], where: str) -> None:
     """Raises EpisodeError for pictures of another size than info.json's, channels first or last; none is decoded."""
-    if (height, width) not in (shape[:2], shape[-2:]):
+    if (height, width) != (shape[:2] if shape[-1:] in ((1,), (3,), (4,)) else shape[-2:]):
         raise EpisodeError(f"{where} is {height}x{width} pixels, info.json says {list(shape)}; correct one of them")
 
 
@@ -211,11 +215,18 @@ def _pictures(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarray
         modes = {picture.mode for picture in pictures}
         if odd := modes - {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}:  # depth would be cut off at 255
             raise EpisodeError(f"{where}: a picture of mode {min(odd)}, not of 8-bit colours; leave this camera out")
+        if deep := [step for step, row in enumerate(rows) if row["bytes"][:4] == _PNG and row["bytes"][24:25] > b"\b"]:
+            raise EpisodeError(
+                f"{where}: a picture of 16 bits a colour at step {deep[0]}, of which 8 would be lost; store "
+                "pictures of 8 bits, or leave this camera out"
+            )
         if len(sizes := {picture.size for picture in pictures}) > 1:
             raise EpisodeError(f"{where}: pictures of {len(sizes)} sizes; download it again")
         _require_size(*sizes.pop(), shape, where)
         return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
+
+_PNG = b"\x89PNG"
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 """With which an mp4 begins. Other kinds are not given to ffmpeg: scripts and playlists make it open more files."""
@@ -235,8 +246,14 @@ def _video(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float) ->
         raise EpisodeError(f"{where}: no video of the kind mp4, mkv, webm or avi; download it again")
     first = round((start or 0) * fps)
     most = place.length + (start is None)
-    # it ends at the first error (-xerror), rather than fill in what it cannot decode, and turns nothing, as LeRobot
-    asked = ["-xerror", "-noautorotate", *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else [])]
+    # it ends at the first error, rather than fill in what it cannot decode, and turns nothing, as LeRobot
+    asked = [
+        "-xerror",
+        "-err_detect",
+        "explode",
+        "-noautorotate",
+        *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else []),
+    ]
     asked += ["-t", f"{place.length / fps:.6f}"] if start is not None else []
     given = ["-fps_mode", "passthrough", "-frames:v", str(most)]  # a frame that is missing is not filled in
     reader = imageio_ffmpeg.read_frames(str(video), input_params=asked, output_params=given)

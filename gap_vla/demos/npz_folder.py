@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.fields import IMAGE_NAMES, files_in
 from gap_vla.demos.source import NamedArrays
 
-_PER_STEP = (
+PER_STEP = (
     "is_first", "is_last", "is_terminal", "done", "dones", "reward", "rewards", "discount", "timestamp", "rho",
     "change_point",
 )  # fmt: skip
@@ -58,17 +60,25 @@ class NpzFolder(NamedArrays):
         left = self.dropped() if images else {*self.dropped(), *self._image_keys}
         arrays = read_arrays(file, lambda name: name not in left)
         episode = self._episode(arrays, f"{file}", images, file=file, name=file.stem)
-        for name in (name for name in _PER_STEP if name in arrays and name in left):
-            with contextlib.suppress(EpisodeError):  # no plain array: left out as any other
-                arrays[name] = read_arrays(file, name.__eq__)[name]
-            _require_aligned(arrays.get(name), len(episode), f"{file}: {name!r}", rising=name == "timestamp")
+        require_aligned(file, [name for name in PER_STEP if name in arrays and name in left], len(episode))
         return episode
 
 
-def _require_aligned(rows: np.ndarray | None, steps: int, where: str, rising: bool) -> None:
-    """Raises EpisodeError: it has other steps than the actions, or does not rise."""
-    if rows is None or rows.size == 1:
-        return
+def require_aligned(file: Path, names: Iterable[str], steps: int) -> None:
+    """Looks at arrays of which nothing is used, one after the other.
+
+    Raises:
+        EpisodeError: one of several rows has other steps than the actions, or is a `timestamp` that does not rise.
+    """
+    for name in names:
+        rows = None
+        with contextlib.suppress(EpisodeError):  # no plain array: left out as any other
+            rows = read_arrays(file, name.__eq__)[name]
+        if rows is not None and rows.size != 1:
+            _require_aligned(rows, steps, f"{file}: {name!r}", rising=name == "timestamp")
+
+
+def _require_aligned(rows: np.ndarray, steps: int, where: str, rising: bool) -> None:
     if len(rows) != steps:
         raise EpisodeError(
             f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"

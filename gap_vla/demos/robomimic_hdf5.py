@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,9 @@ class RobomimicHDF5(Source):
         with members.opened(self.path) as file:
             self.places = self._demo_names(file)
             self._language = self._file_language(file)
+            groups = (members.group_at(file, f"data/{place}", f"{self.path}") for place in self.places)
+            self._dropped = {key: reason for group in groups for key, reason in self._unused(group).items()}
             first = members.group_at(file, f"data/{self.places[0]}", f"{self.path}")
-            self._dropped = self._unused(first)
             self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
         if image_keys and (lost := sorted(set(image_keys) - set(self._cameras))):
             raise EpisodeError(f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names")
@@ -132,8 +133,8 @@ class RobomimicHDF5(Source):
         for name in names:
             members.group_at(data, name, f"{self.path}, data")
         filter_key = self.options["filter_key"]
+        self._check_total(data, names)
         if filter_key is None:
-            self._check_total(data, names)
             return sorted(names, key=_natural)
         if not members.has(file, f"mask/{filter_key}"):
             known = members.has(file, "mask") and ", ".join(map(str, members.group_at(file, "mask", f"{self.path}")))
@@ -184,11 +185,12 @@ class RobomimicHDF5(Source):
 
     def _unused(self, demo: h5py.Group) -> dict[str, str]:
         taken = {"obs", "phase", self.options["action_key"]}
-        where = f"{self.path}, {demo.name}"
+        where = f"{self.path}, episode {demo.name.rpartition('/')[2]}"
         unused = {key: "not part of the schema" for key in members.names_in(demo, where) if key not in taken}
-        for key in members.names_in(members.group_at(demo, "obs", where), where) if members.has(demo, "obs") else ():
-            if key not in self._image_keys and not key.endswith(tuple(_USED)):
-                unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
+        names = members.names_in(members.group_at(demo, "obs", where), where) if members.has(demo, "obs") else []
+        used = {f"robot{arm}_{part}" for arm in range(_arms(names)) for part in _USED}
+        for key in {*names} - {*self._image_keys} - used:
+            unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
         return unused
 
     def _episode(self, file: h5py.File, name: str, images: bool) -> Episode:
@@ -240,8 +242,7 @@ class RobomimicHDF5(Source):
     def _proprio(self, demo: h5py.Group, where: str) -> np.ndarray:
         columns: list[np.ndarray] = []
         names = members.names_in(members.group_at(demo, "obs", where), where)
-        arms = 1 + max((int(found[1]) for found in map(_ARM.fullmatch, names) if found), default=0)
-        for arm, (part, width) in itertools.product(range(arms), _USED.items()):
+        for arm, (part, width) in itertools.product(range(_arms(names)), _USED.items()):
             key = f"obs/robot{arm}_{part}"
             rows = as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
             if width not in (None, rows.shape[1]):
@@ -257,6 +258,11 @@ class RobomimicHDF5(Source):
                 length = np.linalg.norm(rows[off.argmax()])
                 raise EpisodeError(
                     f"{where}: {key} has length {length:.4g} at step {off.argmax()}, not 1; repair or drop the episode"
+                )
+            if part == "gripper_qpos" and self._layout is not None and 7 + rows.shape[1] != self._layout.width:
+                raise EpisodeError(
+                    f"{where}: {key} has {rows.shape[1]} columns, with xyz and quaternion {7 + rows.shape[1]} an arm; "
+                    f"the layout has {self._layout.width} columns of numbers per arm; give another"
                 )
             if columns and len(rows) != len(columns[0]):
                 raise EpisodeError(
@@ -294,6 +300,11 @@ def _require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
                 f"{where}: dones is true at step {ended.argmax()} and not at the last, {steps - 1}; cut the episode or "
                 "correct dones"
             )
+
+
+def _arms(observations: Iterable[str]) -> int:
+    """How many arms there are by the names of the observations; at least one."""
+    return 1 + max((int(found[1]) for found in map(_ARM.fullmatch, observations) if found), default=0)
 
 
 def _natural(name: str) -> list[Any]:

@@ -158,7 +158,9 @@ def dry_run(
         shape = "x".join(str(n) for n in value.shape[1:]) or "scalar"
         kind = "string" if value.dtype.kind == "U" else value.dtype.name
         lines.append(f"  steps/{place}{key}: {kind} {shape}  <- {mapping.get(key, 'annotator')}")
-    missing = "" if first.language_instruction else '  (none; give one with --reader language_instruction="…")'
+    known = "language_instruction" in source.options
+    missing = '  (none; give one with --reader language_instruction="…")' if known else "  (none)"
+    missing = "" if first.language_instruction else missing
     lines.append(f"  steps/language_instruction: {first.language_instruction!r}{missing}")
     lines += [f"  dropped: {key} ({reason})" for key, reason in sorted(source.dropped().items())]
     view = EpisodeView.of(first, title=f"{first.name}, {len(first)} steps: {first.language_instruction}")

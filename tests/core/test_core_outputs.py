@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import subprocess
+import zlib
 from pathlib import Path
 
 import h5py
@@ -165,16 +166,23 @@ def test_a_mark_is_read_up_to_its_end(tmp_path):
 
 
 @pytest.mark.parametrize("place", [0, 5 * 2**20, 12 * 2**20 - 1])
-def test_of_a_large_file_size_and_ends_tell_whether_it_is_ours(place, tmp_path):
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_large_file_that_was_changed_is_not_ours(place, ends, tmp_path):
     with workplace(tmp_path / "out") as folder:
         (folder / "new").mkdir()
         (folder / "new" / "large").write_bytes(bytes(12 * 2**20))
         deliver(folder / "new", tmp_path / "out", "dataset")
+    mark = tmp_path / "out" / "made_by.json"
+    if ends:  # as earlier versions marked it, with a checksum of its first and last 4 MiB
+        said = json.loads(mark.read_text())
+        said["files"]["large"] = f"{12 * 2**20} bytes, CRC-32 {zlib.crc32(bytes(8 * 2**20)):08x}"
+        mark.write_text(json.dumps(said))
+    claim(tmp_path / "out", "dataset")
     with open(tmp_path / "out" / "large", "r+b") as file:
         file.seek(place)
         file.write(b"x")
-    refused = pytest.raises(OutputError, match="also holds large") if place != 5 * 2**20 else contextlib.nullcontext()
-    with refused:
+    seen = place != 5 * 2**20 or not ends
+    with pytest.raises(OutputError, match="also holds large") if seen else contextlib.nullcontext():
         claim(tmp_path / "out", "dataset")
 
 

@@ -79,6 +79,27 @@ def test_arrays_that_do_not_fit_are_refused(folder: Path, changes: dict[str, np.
     assert "demo_1" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("layout", "at", "value", "message"),
+    [
+        ("bridge", (5, 3), -9999, r"the state's euler_xyz, from column 3 on, is -9999 at step 5, column 0"),
+        ("libero", (5, 5), -9999, r"the state's rotvec, from column 3 on, is -9999 at step 5, column 2, and within"),
+        ("bridge", (0, 4), 5e8, r"the state's euler_xyz, .* is 5e\+08 at step 0, column 1; no robot's unit"),
+    ],
+)
+def test_angles_that_no_robot_measures_are_refused(
+    folder: Path, layout: str, at: tuple[int, int], value: float, message: str
+) -> None:
+    width = 7 if layout == "bridge" else 8
+    states = np.random.default_rng(0).random((STEPS, width))
+    _replace(folder, proprio=states)
+    assert len(open_source(folder, "npz", layout=layout)[1]) == STEPS
+    states[at] = value
+    _replace(folder, proprio=states)
+    with pytest.raises(EpisodeError, match=rf"demo_1\.npz: {message}"):
+        open_source(folder, "npz", layout=layout)[1]
+
+
 STEPS = len(plain(1))
 TIMES = np.arange(STEPS, dtype=np.float32) / 10
 

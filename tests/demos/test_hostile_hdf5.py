@@ -53,6 +53,12 @@ def _virtual(file: h5py.File) -> None:
     file.create_virtual_dataset("data/demo_1/actions", layout)
 
 
+def _unused_elsewhere(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((8, 7), "f8")
+    layout[:] = h5py.VirtualSource("other.hdf5", "actions", (8, 7))
+    file.create_virtual_dataset("data/demo_1/extra", layout)
+
+
 def _raw(file: h5py.File) -> None:
     del file["data/demo_1/actions"]
     file.create_dataset("data/demo_1/actions", (8, 7), "f8", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])
@@ -110,6 +116,9 @@ def _attribute(owner: str, name: str, value: Any) -> Callable[[h5py.File], None]
         (_elsewhere, "episode demo_1: 'actions' is a link to another file"),
         (_virtual, "episode demo_1: 'actions' lies in other files"),
         (_raw, "episode demo_1: 'actions' lies in other files"),
+        (put("data/demo_1/extra", h5py.ExternalLink("o.hdf5", "/x")), "demo_1: 'extra' is a link to another file"),
+        (put("data/demo_1/obs/extra", h5py.ExternalLink("o.hdf5", "/x")), "demo_1: 'extra' is a link to another file"),
+        (_unused_elsewhere, "episode demo_1: 'extra' lies in other files"),
         (put("data/demo_1/actions", h5py.SoftLink("/nowhere")), "episode demo_1: no '/nowhere'"),
         (put("data/demo_1/actions", h5py.SoftLink("/data/demo_1/actions")), "episode demo_1: .* in a circle"),
         (_pointers, "episode demo_1: 'actions' holds no numbers"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import runpy
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +300,18 @@ def test_a_row_without_a_picture_is_named(tmp_path: Path, row: Any) -> None:
         open_source(root, "lerobot")[1]
 
 
+def png_of(rows: np.ndarray) -> bytes:
+    """Of uint8 or uint16[h, w, 3]; Pillow writes 8 bits only."""
+    bits, (height, width, _) = 8 * rows.itemsize, rows.shape
+    lines = b"".join(b"\0" + row.astype(rows.dtype.newbyteorder(">")).tobytes() for row in rows)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)), (b"IDAT", zlib.compress(lines))]
+    packed = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in [*chunks, (b"IEND", b"")]
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
 def test_a_picture_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
     root, columns = version_2(tmp_path, "image"), rows(1, True)
     picture = bytearray(columns["observation.images.top"][2]["bytes"])
@@ -308,12 +322,39 @@ def test_a_picture_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
         open_source(root, "lerobot")[1]
 
 
+def test_a_picture_of_16_bits_a_colour_is_not_cut_to_8(tmp_path: Path) -> None:
+    root, columns = version_2(tmp_path, "image"), rows(1, True)
+    picture = Image.open(io.BytesIO(columns["observation.images.top"][2]["bytes"]))
+    wide = np.asarray(picture).astype(np.uint16) * 257
+    columns["observation.images.top"][2]["bytes"] = png_of(wide)
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    message = (
+        r"episode_000001\.parquet, episode 1: .* a picture of 16 bits a colour at step 2, of which 8 would be lost"
+    )
+    with pytest.raises(EpisodeError, match=message):
+        open_source(root, "lerobot")[1]
+
+
+def test_pictures_of_which_one_side_is_3_are_told_from_their_colours(tmp_path: Path) -> None:
+    root, columns = version_2(tmp_path, "image"), rows(1, True)
+    info = json.loads((root / "meta" / "info.json").read_text())
+    height, width, _ = info["features"]["observation.images.top"]["shape"]
+    narrow = png_of(np.zeros((width, 3, 3), np.uint8))
+    columns["observation.images.top"] = [{"bytes": narrow} for _ in columns["observation.images.top"]]
+    write_table(root / "data/chunk-000/episode_000001.parquet", columns)
+    with pytest.raises(EpisodeError, match=rf"is {width}x3 pixels, info.json says \[{height}, {width}, 3\]"):
+        open_source(root, "lerobot")[1]
+
+
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
         (["wrist", "top"], {"top": "image_primary", "wrist": "image_wrist"}),
         (["front", "side", "gripper_cam"], {"front": "image_primary", "gripper_cam": "image_wrist"}),
         (["front", "side"], {"front": "image_primary", "side": "image_wrist"}),
+        (["hand", "top"], {"top": "image_primary", "hand": "image_wrist"}),
+        (["left_hand_cam", "handheld"], {"handheld": "image_primary", "left_hand_cam": "image_wrist"}),
+        (["left_hand_side", "eye_in_hand"], {"left_hand_side": "image_primary", "eye_in_hand": "image_wrist"}),
         (["left_wrist", "right_wrist"], {"left_wrist": "image_primary", "right_wrist": "image_wrist"}),
     ],
 )

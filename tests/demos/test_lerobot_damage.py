@@ -332,6 +332,36 @@ def test_pictures_of_a_film_are_as_they_are_stored(tmp_path: Path, turn: list[st
     np.testing.assert_array_equal(found.images["image_primary"], expected.images["image_primary"])
 
 
+def test_a_video_that_ffmpeg_decodes_with_errors_is_refused(tmp_path: Path) -> None:
+    root = copied("v21_video", tmp_path)
+    film = sorted(root.rglob("*.mp4"))[0]
+    sound, with_errors = film.read_bytes(), 0
+    for place in range(1200, 1240):
+        content = bytearray(sound)
+        content[sound.index(b"mdat") + place] ^= 16
+        film.write_bytes(content)
+        asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", film, "-f", "null", "-"]
+        if subprocess.run(asked, capture_output=True, stdin=subprocess.DEVNULL).stderr:
+            with_errors += 1
+            with pytest.raises(EpisodeError, match=r"episode_000000\.mp4, episode 0: "):
+                open_source(root, "lerobot")[0]
+    assert with_errors > 10
+
+
+def test_tasks_without_numbers_are_refused(tmp_path: Path) -> None:
+    root = copied("v21_video", tmp_path)
+    index = root / "meta" / "episodes.jsonl"
+    first, second = map(json.loads, index.read_text().splitlines())
+    first["tasks"] = ["push block 0", "push block 1"]
+    index.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    for file in root.glob("data/**/*.parquet"):
+        pq.write_table(pq.ParquetFile(file).read().drop_columns("task_index"), file)
+    described(root, lambda info: info["features"].pop("task_index"))
+    with pytest.raises(EpisodeError, match=r"episode 0: 2 tasks and no 'task_index' at its steps; download it again"):
+        open_source(root, "lerobot")[0]
+    assert open_source(root, "lerobot")[1].language_instruction == "push block 1"
+
+
 def test_an_episode_of_several_tasks_has_that_of_its_steps(tmp_path: Path) -> None:
     root = copied("v21_video", tmp_path)
     index = root / "meta" / "episodes.jsonl"

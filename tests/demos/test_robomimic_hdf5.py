@@ -71,6 +71,16 @@ def test_a_layout_that_contradicts_the_files_names_is_refused(file: Path, layout
         open_source(file, layout=layout)
 
 
+def test_a_layout_of_half_an_arms_columns_makes_no_two_arms_of_one(file: Path) -> None:
+    with h5py.File(file, "a") as stored:
+        for demo in stored["data"].values():
+            gripper = demo.pop("obs/robot0_gripper_qpos")[()]
+            demo["obs/robot0_gripper_qpos"] = np.repeat(gripper[:, :1], 11, axis=1)
+    message = r"obs/robot0_gripper_qpos has 11 columns, with xyz and quaternion 18 an arm; the layout has 9 columns"
+    with pytest.raises(EpisodeError, match=message):
+        open_source(file, layout="robomimic").read(0)
+
+
 def test_low_dimensional_reading_leaves_images_out(file: Path) -> None:
     episode = open_source(file).read(0, images=False)
     assert not episode.images and len(episode.proprio)
@@ -83,11 +93,21 @@ def test_filter_keys_select_demonstrations(file: Path) -> None:
     assert names == ["demo_2", "demo_10"]
     with pytest.raises(EpisodeError, match=r"no filter 'mask/valid'.*train"):
         open_source(file, filter_key="valid")
+    with h5py.File(file, "a") as stored:
+        del stored["data/demo_5"]
+    with pytest.raises(EpisodeError, match=r"the demonstrations have .* steps, the attribute 'total' of 'data' says"):
+        open_source(file, filter_key="train")
 
 
 def test_what_is_dropped_is_listed(file: Path) -> None:
     dropped = open_source(file).dropped()
     assert set(dropped) == {"rewards", "dones", "obs/object"}
+    with h5py.File(file, "a") as stored:
+        stored["data/demo_7/notes"] = np.zeros(3)
+        stored["data/demo_0/obs/robot0_base_to_eef_pos"] = np.zeros((20, 3))
+        stored["data/demo_0/obs/robot1_gripper_qpos"] = np.zeros((20, 2))
+    more = {"notes", "obs/robot0_base_to_eef_pos", "obs/robot1_gripper_qpos"}
+    assert {*open_source(file).dropped()} == {*dropped, *more}
 
 
 def test_language_falls_back_to_the_option(file: Path) -> None:

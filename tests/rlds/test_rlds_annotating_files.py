@@ -14,6 +14,7 @@ import pytest
 from annotating_demos import demos, read_episode, write_hdf5, write_npz
 from PIL import Image
 
+import gap_vla.cli.annotate
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.outputs import OutputError
 from gap_vla.phases import MotionError, annotate
@@ -353,3 +354,34 @@ def test_a_file_that_lost_a_demonstration_while_it_was_copied_is_named(hdf5, tmp
     with pytest.raises(AnnotationError, match="changed while it was read"):
         annotate_files(hdf5, tmp_path / "labelled.hdf5", method="fixed")
     assert not (tmp_path / "labelled.hdf5").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("image_primary", np.zeros((7, 8, 8, 3), np.uint8), r"'image_primary' has 7 steps, the actions \d+"),
+        ("timestamp", np.arange(7), r"'timestamp' has 7 steps"),
+        ("timestamp", -np.arange(400.0), r"'timestamp' is -1 at step 1, behind -?0"),
+    ],
+)
+def test_arrays_of_npz_that_are_copied_have_the_steps_of_the_state(npz, tmp_path, name, value, message):
+    file = sorted(npz.glob("*.npz"))[1]
+    with np.load(file) as held:
+        arrays = dict(held)
+    steps = len(arrays["proprio" if "proprio" in arrays else "position"])
+    np.savez(file, **{**arrays, name: value[:steps]})
+    with pytest.raises(EpisodeError, match=rf"{file.name}: {message}"):
+        annotate_files(npz, tmp_path / "out", method="gaussian")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_older_report_is_replaced_only_if_that_is_allowed(hdf5, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    words = ["--method", "fixed", "--report", str(page)]
+    assert gap_vla.cli.annotate.main([str(hdf5), "--out", str(tmp_path / "a.hdf5"), *words]) == 0
+    before = page.read_bytes()
+    assert gap_vla.cli.annotate.main([str(hdf5), "--out", str(tmp_path / "b.hdf5"), *words]) == 2
+    assert "page.html exists; name another place, or allow overwriting" in capsys.readouterr().err
+    assert page.read_bytes() == before and not (tmp_path / "b.hdf5").exists()
+    assert gap_vla.cli.annotate.main([str(hdf5), "--out", str(tmp_path / "b.hdf5"), *words, "--overwrite"]) == 0
+    assert page.read_bytes() != before

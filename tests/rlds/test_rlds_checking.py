@@ -149,7 +149,10 @@ ALL = list(range(7))
         (_field(is_last=np.ones(60, bool)), ("error", "structure")),
         (_field(is_terminal=np.arange(60) < 3), ("error", "structure")),
         (_field(**{"observation/proprio": np.full((60, 9), np.nan, np.float32)}), ("error", "finite")),
+        (_field(**{"observation/depth": np.full((60, 2, 2, 1), np.nan)}), ("error", "finite")),
         (_field(**{"observation/timestamp": TIME[::-1]}), ("error", "time")),
+        (_field(**{"observation/timestamp": TIME[::-1, None]}), ("error", "time")),
+        (lambda r: _cut(_proprio(_unscaled)(r), np.arange(2)), ("error", "quaternion")),
         (_field(**{"observation/timestamp": TIME + (np.arange(60) > 30)}), ("warning", "time")),
         (_field(rho=np.full(60, 1.5, np.float32)), ("error", "rho")),
         (_field(change_point=np.ones(60, bool)), ("error", "rho")),
@@ -257,6 +260,24 @@ def test_some_episodes_that_differ_from_the_others_are_named(
     found = [f for one in COMPARISON_CHECKS for f in one([spoil(r) if i in odd else r for i, r in enumerate(sound)])]
     assert {f.episode for f in found if f.check == check} == {f"train[{i}]" for i in odd}
     assert all(f.level == "warning" for f in found)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _action(lambda a: a * ([0.4] * 3 + [1] * 4)),
+        _action(lambda a: np.roll(a, 5, 0)),
+        _action(_halved_gripper),
+        _state(lambda p: p[:, :3].__iadd__([1, 0, 0])),
+        _labels(rho=np.ones(60)),
+        _labels(change_point=np.zeros(60)),
+    ],
+)
+def test_of_two_episodes_none_is_said_to_be_odd(spoil: Callable[[Recording], Recording]) -> None:
+    two = [_labels()(physical(0)), spoil(_labels()(physical(1)))]
+    assert not [f for check in COMPARISON_CHECKS for f in check(two) if "most other" in f.message]
+    three = [_labels()(physical(i)) for i in (2, 3, 4)]
+    assert [f for check in COMPARISON_CHECKS for f in check([*two, *three]) if "most other" in f.message]
 
 
 @pytest.mark.parametrize(

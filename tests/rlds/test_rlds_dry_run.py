@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
+import shutil
+import typing
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from synthetic_demos import make_episode, write_robomimic
 
 import gap_vla.cli.build_dataset
+from gap_vla.demos import open_source
+from gap_vla.demos.source import READERS, reader_class
+from gap_vla.rlds.convert import dry_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,6 +28,7 @@ def npz(folder: Path) -> Path:
     for i in range(2):
         episode = make_episode(i, annotated=False)
         columns = {"proprio": episode.proprio, "action": episode.action, "torque": np.zeros((len(episode), 7))}
+        columns |= {"late": np.zeros(3)} if i else {}
         np.savez(folder / f"demo_{i}.npz", image_primary=episode.images["image_primary"], **columns)
     return folder
 
@@ -28,6 +38,7 @@ def pickles(folder: Path) -> Path:
     plain = [
         {"state": e.proprio, "action": e.action, "image": e.images["image_primary"], "reset": 1} for e in recordings
     ]
+    plain[1]["late"] = 1
     (folder / "all.pkl").write_bytes(pickle.dumps([{k: np.asarray(v) for k, v in one.items()} for one in plain]))
     return folder / "all.pkl"
 
@@ -42,11 +53,11 @@ def lerobot(_: Path) -> Path:
 
 EXPECTED = {
     "robomimic_hdf5": (robomimic, (), ["image_primary: uint8 16x16x3  <- obs/agentview_image", "dropped: obs/object"]),
-    "npz": (npz, (), ["proprio: float32 9  <- proprio", "dropped: torque", "''  (none; give one"]),
+    "npz": (npz, (), ["proprio: float32 9  <- proprio", "dropped: late", "dropped: torque", "''  (none; give one"]),
     "pickle": (
         pickles,
         ('image_keys={"image": "image_primary"}',),
-        ["image_primary: uint8 16x16x3  <- image", "reset"],
+        ["image_primary: uint8 16x16x3  <- image", "dropped: late", "dropped: reset"],
     ),
     "lerobot": (lerobot, (), ["image_primary: uint8 64x64x3  <- observation.images.front", "'push block 0'"]),
 }
@@ -68,6 +79,30 @@ def test_dry_run_of_every_kind(
     shown = capsys.readouterr().out
     for line in lines:
         assert line in shown, shown
+    assert "dropped: task_index" not in shown
     picture = np.asarray(Image.open(tmp_path / "look_dry_run.png"))
     assert (picture[..., :3] == (199, 219, 250)).all(-1).any(), "the area below rho is drawn"
     assert sorted(p for p in tmp_path.rglob("*")) == sorted([*before, tmp_path / "look_dry_run.png"])
+
+
+def test_an_option_that_the_reader_has_not_is_not_recommended(tmp_path: Path) -> None:
+    root = Path(shutil.copytree(lerobot(tmp_path), tmp_path / "in"))
+    for file in root.glob("meta/episodes/**/*.parquet"):
+        rows = pq.ParquetFile(file).read()
+        empty = pa.array([[] for _ in range(len(rows))], pa.list_(pa.string()))
+        pq.write_table(rows.set_column(rows.column_names.index("tasks"), "tasks", empty), file)
+    for file in root.glob("data/**/*.parquet"):
+        pq.write_table(pq.ParquetFile(file).read().drop_columns("task_index"), file)
+    described = root / "meta" / "info.json"
+    info = json.loads(described.read_text())
+    del info["features"]["task_index"]
+    described.write_text(json.dumps(info))
+    shown = dry_run(open_source(root, "lerobot"), tmp_path / "look.png", method="fixed", workers=1)
+    assert "steps/language_instruction: ''  (none)\n" in shown
+
+
+def test_the_page_names_every_option_of_every_reader() -> None:
+    rows = re.findall(r"\n\| `(\w+)` \|.*\| (.*) \|", (ROOT / "docs" / "RLDS.md").read_text())
+    named = {kind: sorted(re.findall("`([a-z_]+)`", options)) for kind, options in rows if kind in READERS}
+    hints = {kind: typing.get_type_hints(reader_class(kind).__init__) for kind in READERS}
+    assert named == {kind: sorted({*of} - {"path", "return"}) for kind, of in hints.items()}

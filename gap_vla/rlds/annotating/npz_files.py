@@ -21,6 +21,7 @@ from gap_vla.core.whole import workplace
 from gap_vla.demos.arrays import read_arrays
 from gap_vla.demos.fields import as_names, as_rows, files_in
 from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.npz_folder import PER_STEP, require_aligned
 from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
@@ -31,6 +32,10 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     """Writes `out/NAME.npz` for every `source/NAME.npz`, and the annotator to `out/annotator/`."""
     files = files_in(source, ".npz")
     episodes = [read_npz(file, job, images=False) for file in files]
+    for file, episode in zip(files, episodes):
+        held = read_arrays(file, lambda _: False, AnnotationError)
+        others = [name for name in held if name in PER_STEP or name.startswith("image_")]
+        require_aligned(file, [name for name in others if name not in LABELS], len(episode))
     extra = [_extra(file, job) for file in files] if job.extra_names else None
     annotation = job.run(episodes, extra)
     with workplace(out) as folder:

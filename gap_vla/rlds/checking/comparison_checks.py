@@ -12,6 +12,8 @@ from gap_vla.phases.motion import relative_rotation_vector
 from gap_vla.rlds.checking.dataset_checks import per_arm, usable
 from gap_vla.rlds.checking.report import Finding, Recording
 
+FEWEST = 3
+"""Episodes, from which on most of them can be told from an odd one."""
 _STILL = 0.02
 """Metres in an episode that an arm may drift along an axis while it is held."""
 _OFF_SCALE, _OFF_SCALE_AXIS = 1.6, 3.0
@@ -76,7 +78,7 @@ def check_lag(episodes: Sequence[Recording]) -> Iterator[Finding]:
         usual = int(np.quantile(best[clear], 0.5, method="higher"))
         gained = np.array([f.max() - f[usual - _LAGS[0]] for f in found])
         text = f"arm {arm}: motion follows the actions by {{}} steps, in most others by {usual}; shifted in time?"
-        odd = clear & (abs(best - usual) > 1) & (gained > 0.1)
+        odd = clear & (abs(best - usual) > 1) & (gained > 0.1) & (len(names) >= FEWEST)
         yield from _odd(odd, names, "time", text, best, most=False)
         if usual < -1:
             text = f"arm {arm}: motion comes {-usual} steps before its actions; these are recorded late"
@@ -96,7 +98,7 @@ def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
         yield from _odd(idle, names, "gripper", f"arm {arm}: the gripper moves and is never commanded")
         dead = (spans > 0.5) & (ranges == 0)
         yield from _odd(dead, names, "gripper", f"arm {arm}: the gripper is commanded and its state never changes")
-        halved = (spans > 0.01) & (lowest >= 0) & (lowest < 0.5) & (np.median(lowest) < -0.5)
+        halved = (len(names) >= FEWEST) & (spans > 0.01) & (lowest >= 0) & (lowest < 0.5) & (np.median(lowest) < -0.5)
         text = f"arm {arm}: gripper actions lie in [0, 1], in most others in [-1, 1]; rescale with 2x - 1"
         yield from _odd(halved, names, "gripper", text)
         largest = np.array([abs(s[:, 7:9]).max() for s in states])
@@ -107,7 +109,7 @@ def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
             [_closes(c - middle, np.diff(o), 0.02 * max(ranges.max(), 1e-9)) for c, o in zip(command, opening)]
         )
         known = np.isfinite(closes)
-        if known.any() and np.median(closes[known]) > 0.7:
+        if len(names) >= FEWEST and known.any() and np.median(closes[known]) > 0.7:
             text = f"arm {arm}: a high gripper action opens the gripper in this episode, and closes it in most others"
             yield from _odd(known & (closes < 0.3), names, "gripper", text, most=False)
 
@@ -116,7 +118,7 @@ def check_starts(episodes: Sequence[Recording]) -> Iterator[Finding]:
     """Episodes start near one another, in place and in orientation, or each somewhere else."""
     names = [e.name for e in usable(episodes)]
     for arm, states, _ in per_arm(episodes):
-        if len(names) < 3:
+        if len(names) < FEWEST:
             return
         place = np.array([s[0, :3] for s in states])
         away = np.linalg.norm(place - np.median(place, 0), axis=1)
@@ -136,14 +138,16 @@ def check_starts(episodes: Sequence[Recording]) -> Iterator[Finding]:
 def check_labels(episodes: Sequence[Recording]) -> Iterator[Finding]:
     """Where ρ varies and change points are there in most episodes, they are in all."""
     labelled = [e for e in episodes if len(e.fields) == 2 and not any(label_problems(e.fields))]
+    if len(labelled) < FEWEST:
+        return
     names = [e.name for e in labelled]
     constant = np.array([np.ptp(e.fields["rho"]) == 0 for e in labelled])
     pointless = np.array([not e.fields["change_point"].any() for e in labelled])
-    if len(labelled) and constant.mean() < 0.5:
+    if constant.mean() < 0.5:
         yield from _odd(
             constant, names, "rho", "ρ is the same at every step, and varies in most others; annotate again"
         )
-    if len(labelled) and pointless.mean() < 0.5:
+    if pointless.mean() < 0.5:
         yield from _odd(pointless, names, "rho", "no change point, and there are some in most others; annotate again")
 
 
@@ -167,6 +171,8 @@ def _odd(
 
 def _odd_units(axis: str, command: list[np.ndarray], moved: list[np.ndarray]) -> Iterator[tuple[int, str, str]]:
     """Episodes (index, check, text) in which a unit of action does something else than in most."""
+    if len(command) < FEWEST:
+        return
     gains = np.array([_gain(c, m) for c, m in zip(command, moved)])
     usual = np.nanquantile(gains, 0.5, method="higher") if np.isfinite(gains).any() else np.nan
     most = _OFF_SCALE_AXIS if axis else _OFF_SCALE

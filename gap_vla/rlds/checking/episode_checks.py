@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gap_vla.core.episode import LABELS, label_problems
-from gap_vla.phases.motion import relative_rotation_vector
+from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_vector
 from gap_vla.rlds.checking.picture_checks import cells
 from gap_vla.rlds.checking.report import Finding, Recording
 from gap_vla.rlds.reader import misplaced
@@ -51,9 +51,13 @@ def check_finite(episode: Recording) -> Iterator[Finding]:
 def check_time(episode: Recording) -> Iterator[Finding]:
     """Timestamps, where there are any, increase evenly."""
     for key, value in episode.fields.items():
-        if key.rsplit("/", 1)[-1] not in ("timestamp", "time", "timestamps") or value.ndim != 1 or len(value) < 3:
+        if (
+            key.rsplit("/", 1)[-1] not in ("timestamp", "time", "timestamps")
+            or value.size != len(value)
+            or len(value) < 2
+        ):
             continue
-        gaps = np.diff(value.astype(np.float64))
+        gaps = np.diff(value.ravel().astype(np.float64))
         if (gaps <= 0).any():
             text = f"{key} does not increase; steps are out of order or duplicated"
             yield Finding("error", "time", text, episode.name, int((gaps <= 0).argmax()) + 1)
@@ -64,14 +68,14 @@ def check_time(episode: Recording) -> Iterator[Finding]:
 
 def check_pose(episode: Recording) -> Iterator[Finding]:
     """Positions and rotations move without jumps; quaternions have length one and do not flip their sign."""
-    if episode.proprio is None or not np.isfinite(episode.proprio).all() or len(episode) < 3:
+    if episode.proprio is None or not np.isfinite(episode.proprio).all():
         return
     for arm, state in enumerate(np.split(episode.proprio.astype(np.float64), episode.arms, axis=1)):
         moved = np.linalg.norm(np.diff(state[:, :3], axis=0), axis=1)
         yield from _jump(episode, moved, JUMP_METRES, f"arm {arm} moves", "m")
         quaternion = state[:, 3:7]
         norm = np.linalg.norm(quaternion, axis=1)
-        if abs(norm - 1).max() > 1e-3:
+        if abs(norm - 1).max() > UNIT_QUATERNION_TOLERANCE:
             step = int(abs(norm - 1).argmax())
             text = f"arm {arm}: quaternion of length {norm[step]:.4g}; these columns may not be a quaternion"
             yield Finding("error", "quaternion", text, episode.name, step)
@@ -85,8 +89,7 @@ def check_pose(episode: Recording) -> Iterator[Finding]:
 
 
 def _jump(episode: Recording, size: np.ndarray, least: float, what: str, unit: str) -> Iterator[Finding]:
-    limit = max(least, JUMP_FACTOR * float(np.quantile(np.sort(size)[:-2], 0.95))) if len(size) > 2 else np.inf
-    if size.max() > limit:
+    if len(size) > 2 and size.max() > max(least, JUMP_FACTOR * float(np.quantile(np.sort(size)[:-2], 0.95))):
         usual = np.median(size)
         text = f"{what} {size.max():.3g} {unit} in one step (median {usual:.2g}); frames missing or a tracking error"
         yield Finding("warning", "jump", text, episode.name, int(size.argmax()) + 1)

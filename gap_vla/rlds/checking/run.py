@@ -93,7 +93,8 @@ def check_dataset(
         checks = (*DATASET_CHECKS, *COMPARISON_CHECKS, *PICTURE_CHECKS)
         findings += [finding for check in checks for finding in check(kept)]
     if resolved is not None and not usable(kept):
-        text = "no episode has 7 actions per arm (xyz, rotation, gripper), so conventions of actions are not checked"
+        text = "no episode has 7 actions per arm (xyz, rotation, gripper) and three steps, all of them numbers, so "
+        text += "conventions of actions are not checked"
         findings.append(Finding("note", "layout", text))
     of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
     if of_ours and max_episodes is None and layout is None and state_key is None and len(widths) == 1:
@@ -157,18 +158,24 @@ def _recordings(
             source = one_line(recorded(metadata)["episode_id"], 60)
         text = fields.get("language_instruction", fields.get("observation/natural_language_instruction", []))
         images = {k.split("/")[-1]: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4}
-        numbers = {k: v for k, v in fields.items() if k in LABELS or (v.dtype.kind in "fiub" and v.ndim < 4)}
+        numbers = {
+            k: v
+            for k, v in fields.items()
+            if k in LABELS or v.dtype.kind == "f" or (v.dtype.kind in "iub" and v.ndim < 4)
+        }
         if "action" not in numbers or numbers["action"].dtype.kind == "b":
             known = ", ".join(sorted(fields))
             raise EpisodeError(f"{version_dir}, {name}: no 'action' of numbers among the step fields ({known})")
-        state = numbers.get(key or "")
+        state, proprio = numbers.get(key or ""), None
+        if layout is not None and state is not None:
+            proprio = layout.to_proprio(state, f"{version_dir}, {name}", check=False)
         yield Recording(
             name=name,
             source=source,
             images={k: v for k, v in images.items() if v.shape[-1] == 3},
             fields=numbers,
             language=[t.decode(errors="replace") for t in text if isinstance(t, bytes)],
-            proprio=layout.to_proprio(state, f"{version_dir}, {name}") if layout and state is not None else None,
+            proprio=proprio,
             action=fields["action"].reshape(len(fields["action"]), -1),
         )
 
