@@ -147,9 +147,17 @@ def scale_group_updates(
         group: {path: …} of the leaves, from `match_group`.
         schedule: factor as a function of the number of updates. Without it the training step passes the factor:
             `tx.update(gradients, state, params, update_factor=λ)`.
+
+    Raises:
+        GroupError: when it is initialised: the group is empty, or names a leaf that the parameters have not.
     """
 
     def init(params: Any) -> ScaleGroupState:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+        known = [path_of(path) for path, _ in leaves]
+        if not group or (lost := sorted({*group} - {*known})):
+            what = f"no parameter {lost[0]!r}" if group else "no parameter is named"
+            raise GroupError(f"{what}, so λ would not act; there are {', '.join(known[:8]) or 'none'}")
         return ScaleGroupState(jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: ScaleGroupState, params: Any = None, *, update_factor: Any = None, **extra: Any):

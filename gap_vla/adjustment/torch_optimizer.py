@@ -30,7 +30,7 @@ def unscaled_decay(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -
 
 
 class ScaledUpdates:
-    """Hooks on one optimizer's steps.
+    """Hooks on one optimizer's steps; they keep it no longer than others do.
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
@@ -48,7 +48,7 @@ class ScaledUpdates:
         finished: Callable[[], None],
         decoupled: bool | None = None,
     ):
-        self._optimizer, self._targets = optimizer, targets
+        self._targets = targets
         self._update, self._finished, self._decoupled = update, finished, decoupled
         self._before: list[tuple[torch.Tensor, torch.Tensor, Any]] = []
         self.handles = [
@@ -56,27 +56,27 @@ class ScaledUpdates:
             optimizer.register_step_post_hook(self._scale),
         ]
 
-    def _remember(self, *_: Any) -> None:
+    def _remember(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._before = []
         self._lam = self._update()
         if self._lam == 1:
             return
-        group_of = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
+        group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for parameter, columns in self._targets:
             group = group_of.get(id(parameter))
             if group is None or parameter.grad is None:  # the optimizer passes over it
                 continue
             decay = None
-            decoupled = unscaled_decay(self._optimizer, group) if self._decoupled is None else self._decoupled
+            decoupled = unscaled_decay(optimizer, group) if self._decoupled is None else self._decoupled
             if decoupled and group.get("weight_decay"):
                 decay = group["lr"] * group["weight_decay"]
             regions = [parameter.detach()] if columns is None else [parameter.detach()[:, c] for c in columns]
             self._before += [(region, region.clone(), decay) for region in regions]
 
     @torch.no_grad()
-    def _scale(self, *_: Any) -> None:
+    def _scale(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         # a gradient scaler that gives up inside a fused kernel moves nothing, and decays nothing
-        may_skip = hasattr(self._optimizer, "found_inf")
+        may_skip = hasattr(optimizer, "found_inf")
         starts = []
         for region, before, decay in self._before:
             start = before if decay is None else before * (1 - decay)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -39,7 +40,8 @@ def find_places(policy: nn.Module, names: Sequence[str]) -> list[Place]:
     """The submodules of these names.
 
     Raises:
-        AdjustmentError: no such submodule, nothing trainable in it, or parameters that are used outside of it too.
+        AdjustmentError: no such submodule, nothing trainable in it, parameters that are used outside of it too, or one
+            that lies in another.
     """
     if not names:
         raise AdjustmentError("no submodule is named, so GAP would adjust nothing")
@@ -47,6 +49,9 @@ def find_places(policy: nn.Module, names: Sequence[str]) -> list[Place]:
     for place in places:
         if not place.parameters():
             raise AdjustmentError(f"submodule {place.name!r} has no trainable parameter, so GAP would adjust nothing")
+    for one, other in itertools.permutations(places, 2):
+        if other.module in set(one.module.modules()):
+            raise AdjustmentError(f"{other.name!r} is part of {one.name!r}, and GAP would act twice; name one of them")
     _refuse_shared(policy, places)
     return places
 
@@ -57,9 +62,11 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
     Raises:
         AdjustmentError: no such layer, not a linear one, columns outside of its input or overlapping, a shared weight.
     """
+    if not isinstance(columns, Mapping):
+        raise AdjustmentError(f"columns is {columns!r:.60}; give a dictionary from a layer's name to its slices")
     if not columns:
         raise AdjustmentError("no layer is named, so GAP would adjust nothing")
-    places = []
+    places: list[Place] = []
     for name, slices in columns.items():
         layer = _submodule(policy, name)
         if not isinstance(layer, nn.Linear):
@@ -69,6 +76,8 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
             )
         width = layer.in_features
         parts = (slices,) if isinstance(slices, slice) else tuple(slices)
+        if not all(isinstance(part, slice) for part in parts):
+            raise AdjustmentError(f"{parts!r:.60} are no columns of {name!r}; give slices, as slice(3, 5)")
         read = [column for part in parts for column in range(width)[part]]
         beyond = [part for part in parts if part.step not in (None, 1) or not 0 <= (part.start or 0) <= width]
         beyond += [part for part in parts if part.stop is not None and not 0 <= part.stop <= width]
@@ -79,7 +88,13 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
             )
         if not layer.weight.requires_grad:
             raise AdjustmentError(f"the weight of {name!r} is not trained, so GAP would adjust nothing")
-        places.append(Place(name, layer, parts))
+        if twice := [place.name for place in places if place.module is layer]:
+            raise AdjustmentError(f"{name!r} is the same layer as {twice[0]!r}; name it once")
+        places.append(
+            Place(
+                name, layer, tuple(slice(part.start or 0, width if part.stop is None else part.stop) for part in parts)
+            )
+        )
     _refuse_shared(policy, places)
     return places
 
@@ -107,6 +122,16 @@ def _refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
         if id(parameter) in own and not any(name.startswith(f"{prefix}.") for prefix in prefixes):
             raise AdjustmentError(
                 f"{name} is shared with {own[id(parameter)]!r}: GAP would adjust it outside the proprio branch"
+            )
+
+
+def require_no_gradient(name: str, inputs: Iterable[object]) -> None:
+    """Raises AdjustmentError: what a submodule reads is computed by trained parameters, which would be adjusted too."""
+    for value in inputs:
+        if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+            raise AdjustmentError(
+                f"submodule {name!r} reads a tensor that has a gradient of its own, so GAP would adjust what lies "
+                "before it too; attach to the part that reads the raw state, or to columns with attach_columns"
             )
 
 

@@ -129,6 +129,12 @@ def adam_update(update_factor, gradients=GRADIENTS, weight_decay=0.1):
     return tx.update(gradients, tx.init(PARAMS), PARAMS, update_factor=update_factor)[0]
 
 
+@pytest.mark.parametrize(("group", "said"), [({}, "no parameter is named"), ({"owm": (2,)}, "no parameter 'owm'")])
+def test_a_group_that_is_not_there_is_noticed_when_the_optimizer_is_made(group, said):
+    with pytest.raises(GroupError, match=f"{said}, so λ would not act; there are other, own"):
+        optax.chain(optax.scale_by_adam(), scale_group_updates(group)).init(PARAMS)
+
+
 def test_lambda_scales_the_update_of_the_group_but_not_its_weight_decay():
     plain, scaled = adam_update(1.0), adam_update(0.3)
     np.testing.assert_array_equal(plain["other"], scaled["other"])

@@ -1,18 +1,32 @@
 """GAP on a PyTorch policy: what cannot be meant is refused in words."""
 
+import copy
+import io
+
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config
 from torch import nn
 from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, Policy
 
-from gap_vla.adjustment.torch import attach
+from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment.schedule import AdjustmentError
+from gap_vla.adjustment.torch import attach, attach_columns
 
 
 @pytest.fixture
 def policy():
     torch.manual_seed(0)
     return Policy()
+
+
+@pytest.fixture
+def unchecked():
+    """As outside of the tests, in which annotations are checked first."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 def test_names_that_are_nearly_right_are_answered_with_the_right_ones(policy):
@@ -59,5 +73,116 @@ def test_a_rho_that_does_not_fit_or_is_absent_stops_before_the_backward_pass(pol
 def test_a_submodule_that_is_never_called_is_noticed_at_the_first_step(policy):
     policy.unused = nn.Linear(3, 4)
     gap = attach(policy, "unused", ONLY_RHO, total_steps=2)
-    with pytest.raises(ValueError, match=r"no forward pass went through unused\.weight"), gap.adjusting(RHO, 0):
+    with (
+        pytest.raises(ValueError, match=r"no forward pass went through unused while rho was set"),
+        gap.adjusting(RHO, 0),
+    ):
+        policy(IMAGE, PROPRIO)
+
+
+class Wrapped(nn.Module):
+    """An encoder whose output no tree of tensors is."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.layer, self.wrap = nn.Linear(3, 4), wrap
+
+    def forward(self, proprio):
+        return self.wrap(self.layer(proprio))
+
+
+class Out:
+    def __init__(self, hidden):
+        self.hidden = self.mean = hidden
+
+
+@pytest.mark.parametrize("wrap", [Out, lambda x: torch.distributions.Normal(x, 1.0)])
+def test_an_output_in_which_no_tensor_can_be_found_is_refused(wrap):
+    policy = nn.ModuleDict({"state": Wrapped(wrap)})
+    gap = attach(policy, "state", ONLY_RHO, total_steps=2)
+    with pytest.raises(ValueError, match=r"'state' gives (Out|Normal), in which there is no tensor"):
+        with gap.adjusting(RHO, 0):
+            policy["state"](PROPRIO)
+    with gap.adjusting(RHO, 1):  # behind the window nothing is adjusted
+        policy["state"](PROPRIO).mean.sum().backward()
+
+
+def test_a_submodule_that_reads_what_is_learned_is_refused():
+    policy = nn.ModuleDict({"vision": nn.Linear(6, 3), "fuse": nn.Linear(6, 2)})
+    gap = attach(policy, "fuse", ONLY_RHO, total_steps=2)
+    joined = torch.cat([policy["vision"](IMAGE), PROPRIO], -1)
+    with pytest.raises(ValueError, match="'fuse' reads a tensor that has a gradient of its own"), gap.adjusting(RHO, 0):
+        policy["fuse"](joined)
+    with pytest.raises(ValueError, match="'fuse' reads a tensor that"), gap.adjusting(RHO, 0):
+        policy["fuse"](input=joined)
+    with gap.adjusting(RHO, 0):
+        policy["fuse"](joined.detach().requires_grad_())  # as gradient checkpointing asks for
+
+
+def test_gap_does_not_act_twice(policy):
+    for names in (["state", "state"], ["state", "state.0"], ["state.2", "state"]):
+        with pytest.raises(ValueError, match=r"is part of 'state', and GAP would act twice"):
+            attach(policy, names, ONLY_RHO, total_steps=2)
+    attach(policy, ["state.0"], ONLY_RHO, total_steps=2).detach()
+    gap = attach(policy, "state", ONLY_RHO, total_steps=2)
+    for name in ("state", "state.0"):
+        with pytest.raises(ValueError, match=r"attached to state\.0\.weight already.*call detach"):
+            attach(policy, name, ONLY_RHO, total_steps=2)
+    with pytest.raises(ValueError, match=r"attached to state\.0\.weight already"):
+        attach_columns(policy, {"state.0": slice(0, 2)}, ONLY_RHO, total_steps=2)
+    gap.detach()
+    attach(policy, "state", ONLY_RHO, total_steps=2).detach()
+
+
+def test_each_of_several_submodules_has_to_be_called(policy):
+    policy.unused = nn.Linear(3, 4)
+    gap = attach(policy, ["state", "unused"], ONLY_RHO, total_steps=2)
+    with pytest.raises(ValueError, match="went through unused while rho was set"), gap.adjusting(RHO, 0):
+        policy(IMAGE, PROPRIO)
+
+
+def test_a_pass_without_rho_does_not_count_as_one_with():
+    policy = Policy()
+    compiled = torch.compile(policy, backend="eager")
+    compiled(IMAGE, PROPRIO)
+    gap = attach(policy, "state", ONLY_RHO, total_steps=2)
+    policy.eval()(IMAGE, PROPRIO)
+    policy.train()
+    with pytest.raises(ValueError, match="must be compiled after GAP is attached"), gap.adjusting(RHO, 0):
+        compiled(IMAGE, PROPRIO)
+
+
+@pytest.mark.parametrize("rho", [0.5, torch.tensor(0.5), np.array(["a"] * 4)])
+def test_a_rho_that_is_no_number_per_sample_is_refused(unchecked, policy, rho):
+    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
+        with pytest.raises(AdjustmentError, match=r"give numbers of shape \[B\] or \[B, W\]"), gap.adjusting(rho, 0):
+            policy(IMAGE, PROPRIO)
+
+
+@pytest.mark.parametrize("step", [-1, 0.5, float("nan"), None, "0"])
+def test_a_step_that_is_none_is_refused(unchecked, policy, step):
+    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
+        with pytest.raises(AdjustmentError, match="the training step is"), gap.adjusting(RHO, step):
+            policy(IMAGE, PROPRIO)
+        for good in (torch.tensor(0), np.int64(0)):
+            with gap.adjusting(RHO, good):
+                policy(IMAGE, PROPRIO)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"state", [5]])
+def test_what_is_no_name_is_refused(unchecked, policy, name):
+    with pytest.raises(AdjustmentError, match="give a name, or a list of names"):
+        attach(policy, name, ONLY_RHO, total_steps=2)
+
+
+def test_copies_of_a_policy_and_files_of_it_are_without_gap(policy):
+    gap = attach(policy, "state", AdjustmentSchedule(lam=0.3), total_steps=2)
+    gap.watch(torch.optim.SGD(policy.parameters(), lr=1.0))
+    saved = io.BytesIO()
+    torch.save(policy, saved)
+    saved.seek(0)
+    for copied in (copy.deepcopy(policy), torch.load(saved, weights_only=False)):
+        copied(IMAGE, PROPRIO).sum().backward()  # in training mode, without rho
+        attach(copied, "state", ONLY_RHO, total_steps=2).detach()
+    with pytest.raises(ValueError, match="without rho"):
         policy(IMAGE, PROPRIO)

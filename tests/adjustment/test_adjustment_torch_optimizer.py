@@ -1,10 +1,13 @@
 """λ on an optimizer's steps: the update is scaled, whatever the optimizer, and nothing else."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.torch import attach
@@ -114,6 +117,7 @@ def test_each_of_several_optimizers_is_scaled_on_its_own_parameters():
         for optimizer in optimizers:
             optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(once.parameters(), twice.parameters()))
+    gap.detach()
     with pytest.raises(ValueError, match=r"does not train state\.weight"):
         attach(twice, "state", LAM_ONLY[1.0], total_steps=2).watch(optimizers[0])
 
@@ -163,3 +167,37 @@ def test_lambda_without_a_watched_optimizer_is_an_error_at_the_first_step():
     optimizer = gap.watch(torch.optim.SGD(policy.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="watched already"):
         gap.watch(optimizer)
+
+
+def test_a_step_of_an_optimizer_that_is_not_watched_is_refused_while_lambda_acts():
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+    first = gap.watch(torch.optim.SGD(policy.parameters(), lr=1.0))
+    second = torch.optim.SGD(policy.parameters(), lr=1.0)
+    with gap.adjusting(None, 0):
+        backward(policy)
+    before = policy["state"].weight.detach().clone()
+    with pytest.raises(ValueError, match=r"trains state\.weight takes a step and is not watched"):
+        second.step()
+    assert torch.equal(policy["state"].weight, before)
+    with pytest.raises(ValueError, match="watched already"):
+        gap.watch(second)
+    other = torch.optim.SGD(policy["head"].parameters(), lr=0.0)
+    other.step()  # trains nothing that is adjusted
+    del first
+    gap.watch(second).step()  # the other one is gone
+    torch.testing.assert_close(before - policy["state"].weight, 0.25 * policy["state"].weight.grad)
+    gap.detach()
+    torch.optim.SGD(policy.parameters(), lr=0.0).step()
+    with pytest.raises(ValueError, match="GAP is detached"):
+        gap.watch(second)
+
+
+def test_optimizers_of_others_do_not_keep_a_policy_that_is_gone():
+    policy = make_policy()
+    attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+    gone = weakref.ref(policy["state"])
+    before = len(_global_optimizer_pre_hooks)
+    del policy
+    gc.collect()
+    assert gone() is None and len(_global_optimizer_pre_hooks) < before
