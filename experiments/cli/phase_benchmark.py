@@ -1,13 +1,14 @@
 """Measures how well change points and ρ meet the switches of the simulated experts, against other ways to find them,
-and writes the tables and figures of docs/PHASE_BENCHMARK.md.
+and writes tables and figures, such as those of docs/PHASE_BENCHMARK.md.
 
 Demonstrations are collected (without images) where DEMOS holds none. The stage `untouched` measures on recordings that
 nobody looked at while the defaults were chosen: other seeds, places, disturbances and sizes, and tasks and experts of
 others. About half an hour of computing in all with 40 episodes.
 
 Examples:
-    python scripts/phase_benchmark.py --episodes 40 --demos data/phase_demos --out results/phases
-    python scripts/phase_benchmark.py --tasks threading assembly --episodes 12 --out /tmp/phases
+    python scripts/phase_benchmark.py --tasks threading assembly --episodes 12
+    python scripts/phase_benchmark.py --episodes 40 --out results/phases --figures docs/figures \\
+        --page docs/PHASE_BENCHMARK.md
 """
 
 from __future__ import annotations
@@ -30,13 +31,18 @@ def make_parser() -> Parser:
         "--episodes", type=whole(4, MANY), default=16, help="per task, half of them for tuning (default: 16)"
     )
     parser.add_argument("--stages", nargs="*", default=STAGES, choices=STAGES, help="what to measure (default: all)")
-    parser.add_argument("--finders", nargs="+", help="only these of the stage finders; others' results are kept")
+    parser.add_argument(
+        "--finders", nargs="+", help="only these of the stage finders; others' results are kept, of the same recordings"
+    )
     parser.add_argument("--sets", nargs="+", default=(), help="only these of the stage untouched; others' are kept")
     parser.add_argument(
-        "--out", type=Path, default=Path("results/phases"), help="folder of a JSON per stage and tables.md"
+        "--out",
+        type=Path,
+        default=Path("runs/phases"),
+        help="folder of a JSON per stage and tables.md (default: runs/phases)",
     )
     parser.add_argument("--page", type=Path, help="put the tables into this page, such as docs/PHASE_BENCHMARK.md")
-    parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder of the pictures")
+    parser.add_argument("--figures", type=Path, help="folder of the pictures (default: OUT/figures)")
     return parser
 
 
@@ -44,6 +50,7 @@ def make_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    arguments.figures = arguments.figures or arguments.out / "figures"
     for stage, option in (("finders", "finders"), ("untouched", "sets")):
         if stage not in arguments.stages:
             parser.refuse_idle(f"without the stage {stage}", option)

@@ -1,6 +1,7 @@
 """Measures the simulated tasks and writes the table and the pictures of docs/TASKS.md.
 
-Only what docs/task_table.json does not hold yet is measured. On one core, everything takes about 20 minutes:
+Only what docs/task_table.json does not hold yet, or of fewer episodes, is measured. On one core, everything takes
+about 20 minutes:
     python scripts/task_table.py
 """
 

@@ -16,6 +16,8 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
+from gap_vla.cli.arguments import MANY
+from gap_vla.core.foreign import Section
 from gap_vla.core.typed_config import choose
 from gap_vla.core.whole import write_json
 from gap_vla.report.runs import Run
@@ -198,7 +200,13 @@ def take_over(
     Returns:
         JSON-able, and written to `out_dir/takeover.json`: `main`, `other`, `windows` (name, first step or phase,
         successes, interval, difference with its interval and McNemar's probability, outcomes), `episodes`, `seed`.
+
+    Raises:
+        PolicyError: more episodes are there already.
     """
+    if (file := out_dir / "takeover.json").exists():
+        if (held := Section.read(file, PolicyError).whole("episodes", 1, MANY)) > episodes:
+            raise PolicyError(f"{file} holds {held} episodes, not {episodes}; give --episodes {held}, or move it away")
     found: list[dict[str, Any]] = []
     baseline = np.empty(0)
     shown = Watched(task)
@@ -258,7 +266,7 @@ def take_over_runs(
         command: that asks for this, for whoever reads the result.
 
     Raises:
-        PolicyError: the runs are of different tasks, or have no checkpoint.
+        PolicyError: the runs are of different tasks, views or sizes of pictures, or have no checkpoint.
     """
     choose(by, ("phase", "step"), "by")
     run = Run.read(main)
@@ -269,6 +277,9 @@ def take_over_runs(
             f"{one} looks through {', '.join(p.cameras)} ({p.view()})" for one, p in ((main, first), (other, second))
         ]
         raise PolicyError(f"{'; '.join(seen)}: name a run that looks through the same cameras")
+    if first.image_size != second.image_size:
+        sizes = f"{first.image_size} and {second.image_size} pixels"
+        raise PolicyError(f"{main} and {other} see pictures of {sizes}; name a run that sees those of the same size")
     first.policy.name, second.policy.name = run.label, Run.read(other).label
     task = sim_task(
         run.task,

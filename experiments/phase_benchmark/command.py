@@ -78,15 +78,28 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
     for stage in arguments.stages:
         path = arguments.out / f"{stage}.json"
         before = earlier[stage]
-        part = (stage == "untouched" and arguments.sets) or (arguments.finders and before.get("recordings") == counts)
-        kept = before.get("results", {}) if part else {}
-
-        def keep(results: dict[str, Any], path: Path = path, kept: dict[str, Any] = kept) -> None:
-            write_output(
-                path, "phase_benchmark", json.dumps({"recordings": counts, "results": kept | results}, indent=2)
+        same = before.get("recordings") == counts
+        if arguments.finders and stage == "finders" and before and not same:
+            raise UserError(
+                f"{path}: the other finders were measured on {before['recordings']}, not on {counts}; give the same "
+                "--tasks and --episodes, or another --out"
             )
+        part = bool(arguments.finders if stage == "finders" else stage == "untouched" and arguments.sets)
+        old: dict[str, Any] = before.get("results", {}) if same or part else {}
+        new: dict[str, Any] = {}
+
+        def write(path: Path, results: dict[str, Any]) -> None:
+            write_output(path, "phase_benchmark", json.dumps({"recordings": counts, "results": results}, indent=2))
+
+        def keep(
+            results: dict[str, Any], path: Path = path, old: dict[str, Any] = old, new: dict[str, Any] = new
+        ) -> None:
+            new |= results
+            if old or not path.exists():  # of other recordings the old file stays until the new one is complete
+                write(path, old | new)
 
         run[stage](keep)
+        write(path, old | new if part else new)
     results = {stage: _stage(arguments.out, stage) for stage in every_stage}
     if found := results["width"].get("results"):
         print(draw_widths(found, arguments.figures / PICTURES[0]))

@@ -5,6 +5,7 @@
     for step, batch in enumerate(batches):
         with gap.adjusting(batch["rho"], step):      # float[B] or float[B, W], from the dataset's rho column
             loss = policy(batch)
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     gap.detach()                                     # the policy is as it was
@@ -86,6 +87,7 @@ class Adjustment:
         self._plain = False
         self._update = 1.0
         self._watched: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by a parameter's id
+        self._updates: list[ScaledUpdates] = []
         self._scaled = False  # whether the last pass with a graph was adjusted
         self._recomputed = False
         # factors of passes without a graph: those that reentrant checkpointing will recompute (or validation)
@@ -278,6 +280,7 @@ class Adjustment:
         scaled = ScaledUpdates(optimizer, targets, lambda: self._update, self._unrecorded.clear, decoupled)
         self._watched |= {id(p): weakref.ref(optimizer) for p in mine.values()}
         self._handles += scaled.handles
+        self._updates.append(scaled)
         return optimizer
 
     def _watcher(self, parameter: torch.Tensor) -> torch.optim.Optimizer | None:
@@ -286,7 +289,7 @@ class Adjustment:
 
     def _refuse_unwatched(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Before any optimizer's step: raises AdjustmentError if λ is to act and this one is not watched."""
-        if self._update == 1:
+        if self._update == 1 or any(scaled.stepping for scaled in self._updates):
             return
         held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
         for name, parameter in self.parameters.items():
@@ -302,6 +305,7 @@ class Adjustment:
             handle.remove()
         self._handles.clear()
         self._watched.clear()
+        self._updates.clear()
         for hook in self._hooks:
             hook.called = False  # from here on `adjusting` would adjust nothing, and says so
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from gap_vla.adjustment.schedule import AdjustmentError
+
 
 class _ScaleGradient(torch.autograd.Function):
     @staticmethod
@@ -37,6 +39,9 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
         factor: broadcast against `x` from the left: [B] or [B, T] (M6: 1 - ρ), or anything of x's number of axes.
         features: part of the last axis that is scaled; the rest of the gradient stays. Default: all.
 
+    Raises:
+        AdjustmentError: the last axis has no such part.
+
     Example:
         >>> x = torch.ones(2, 3, requires_grad=True)
         >>> scale_gradient(x, torch.tensor([1.0, 0.25]), features=slice(0, 1)).sum().backward()
@@ -45,6 +50,8 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
     """
     factor = factor.reshape(*factor.shape, *[1] * (x.ndim - factor.ndim)).to(x.device)
     if features is not None:
+        if not len(range(x.shape[-1])[features]):
+            raise AdjustmentError(f"features {features} are none of the {x.shape[-1]} of the last axis")
         whole = torch.ones(*factor.shape[:-1], x.shape[-1], device=x.device)
         whole[..., features] = factor
         factor = whole

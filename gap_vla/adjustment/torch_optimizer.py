@@ -19,13 +19,15 @@ Columns = Sequence[slice] | None
 def unscaled_decay(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
     """Whether a step subtracts lr·weight_decay·p from the parameter itself, so that λ can leave it out.
 
-    So do AdamW, other optimizers with `decoupled_weight_decay`, and SGD without momentum. Elsewhere the decay is a
-    summand of the gradient, is normalised with it, and is scaled with the update.
+    So do AdamW, Adafactor, Muon, other optimizers with `decoupled_weight_decay`, and SGD without momentum. Elsewhere
+    the decay is a summand of the gradient, is normalised with it, and is scaled with the update.
     """
     if "decoupled_weight_decay" in group:
         return bool(group["decoupled_weight_decay"])
     if isinstance(optimizer, torch.optim.SGD):
         return group["momentum"] == 0
+    if isinstance(optimizer, (torch.optim.Adafactor, torch.optim.Muon)):
+        return True
     return "AdamW" in type(optimizer).__name__
 
 
@@ -38,6 +40,9 @@ class ScaledUpdates:
         update: gives λ of the step that is about to be taken.
         finished: called after every step.
         decoupled: overrides `unscaled_decay`.
+
+    Attributes:
+        stepping: whether a step has begun and is not over; what it calls, as an optimizer that it wraps, is part of it.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class ScaledUpdates:
     ):
         self._targets = targets
         self._update, self._finished, self._decoupled = update, finished, decoupled
+        self.stepping = False
         self._before: list[tuple[torch.Tensor, torch.Tensor, Any]] = []
         self.handles = [
             optimizer.register_step_pre_hook(self._remember),
@@ -58,6 +64,7 @@ class ScaledUpdates:
 
     def _remember(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._before = []
+        self.stepping = True
         self._lam = self._update()
         if self._lam == 1:
             return
@@ -84,4 +91,5 @@ class ScaledUpdates:
         if starts:
             torch._foreach_lerp_([region for region, _, _ in self._before], starts, 1 - self._lam)
         self._before = []
+        self.stepping = False
         self._finished()

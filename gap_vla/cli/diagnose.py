@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_policy("random", "primary, wrist, or `primary wrist`")
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--demos", type=Path, help="demonstration file to show (default: the expert in the simulator)")
+    source.add_argument("--demos", type=Path, help="robomimic HDF5 to show (default: the expert in the simulator)")
     source.add_argument("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
     add("--episodes", type=whole(2, MANY), default=10, help="recorded episodes to show (default 10)")
     closed = "rollouts per intervention (default 0: open loop only)"

@@ -112,9 +112,13 @@ def require_place(directory: Path, identity: dict[str, Any]) -> None:
         found, wanted = Section.read(marker, EvaluationError).values, json.loads(json.dumps(identity))
         if found != wanted:
             changed = in_words(differences(found, wanted))
-            raise EvaluationError(f"{directory} holds another evaluation ({changed}); choose another --out")
+            raise EvaluationError(
+                f"{directory} holds another evaluation ({changed}); choose another --out, or move it away"
+            )
     elif others := sorted(path.name for path in directory.glob("[!.]*")):
-        raise EvaluationError(f"{directory} holds {others[0]}, but no evaluation; choose another --out")
+        raise EvaluationError(
+            f"{directory} holds {others[0]}, but no evaluation; choose another --out, or move it away"
+        )
 
 
 class EpisodeLog:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import CAMERAS, choose
 from gap_vla.sim.cameras import CameraPose, StockView, View, find_view
 from gap_vla.sim.rendering import FastRenderer, check_owner
@@ -218,10 +219,12 @@ def make(
     (9,)
 
     Raises:
+        UserError: `image_size` is no size.
         UnknownNameError: unknown task, variant, camera, view or render mode (lists the names).
         RenderingError: pictures are asked for and no OpenGL library is there (names the apt package).
     """
     spec, chosen = task_spec(name), variant_spec(variant)
+    image_size = whole("image_size", image_size, 1, 4096)
     spec.require_cameras(cameras, camera)
     chosen.require_view(camera)
     if render_mode is not None:

@@ -66,9 +66,11 @@ class TaskSpec:
         return ("near", "frontview", "birdview", "agentview", "sideview", *arms)
 
     def require_cameras(self, cameras: Sequence[str], view: str) -> None:
-        """Raises UnknownNameError for other cameras than `primary` and `wrist`, or another view of the former."""
+        """Raises UnknownNameError for cameras other than `primary` and `wrist`, one twice, or an unknown view."""
         for camera in cameras:
             choose(camera, CAMERAS, "camera", UnknownNameError)
+            if [*cameras].count(camera) > 1:
+                raise UnknownNameError(f"camera {camera} is named twice; name each once")
         choose(view, self.views, "view", UnknownNameError)
 
     @property

@@ -12,7 +12,7 @@ from torch_policy import IMAGE, ONLY_RHO, PROPRIO, RHO, Policy
 
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.schedule import AdjustmentError
-from gap_vla.adjustment.torch import attach, attach_columns
+from gap_vla.adjustment.torch import attach, attach_columns, scale_gradient
 
 
 @pytest.fixture
@@ -186,3 +186,8 @@ def test_copies_of_a_policy_and_files_of_it_are_without_gap(policy):
         attach(copied, "state", ONLY_RHO, total_steps=2).detach()
     with pytest.raises(ValueError, match="without rho"):
         policy(IMAGE, PROPRIO)
+
+
+def test_a_part_of_the_features_that_is_not_there_is_refused():
+    with pytest.raises(AdjustmentError, match="are none of the 3 of the last axis"):
+        scale_gradient(torch.ones(2, 3, requires_grad=True), torch.ones(2), features=slice(7, 9))

@@ -201,3 +201,43 @@ def test_optimizers_of_others_do_not_keep_a_policy_that_is_gone():
     del policy
     gc.collect()
     assert gone() is None and len(_global_optimizer_pre_hooks) < before
+
+
+class Around(torch.optim.Optimizer):
+    """Steps another optimizer of the same parameters, as Lookahead or SAM does."""
+
+    def __init__(self, inner):
+        super().__init__(inner.param_groups, {})
+        self.inner = inner
+
+    def step(self, closure=None):
+        self.inner.step()
+
+
+def test_an_optimizer_around_another_is_watched_by_its_own_steps():
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+    inner = torch.optim.SGD(policy.parameters(), lr=1.0)
+    outer = gap.watch(Around(inner))
+    with gap.adjusting(None, 0):
+        backward(policy)
+    before = policy["state"].weight.detach().clone()
+    outer.step()
+    torch.testing.assert_close(before - policy["state"].weight, 0.25 * policy["state"].weight.grad)
+    with pytest.raises(ValueError, match="takes a step and is not watched"):
+        inner.step()
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adafactor, torch.optim.Muon])
+def test_decay_of_the_parameter_itself_is_not_scaled(kind):
+    policy = make_policy()
+    gap = attach(policy, "state", AdjustmentSchedule(mode="fixed", fixed_rho=0.0, lam=0.25), total_steps=4)
+    weight = policy["state"].weight
+    kept = gap.watch(torch.optim.SGD([policy["state"].bias], lr=0.1))
+    optimizer = gap.watch(kind([weight], lr=0.1, weight_decay=0.5))
+    with gap.adjusting(None, 0):
+        (0 * policy["state"](X)).sum().backward()
+    before = weight.detach().clone()
+    optimizer.step()
+    kept.step()
+    torch.testing.assert_close(weight.detach(), before * 0.95)

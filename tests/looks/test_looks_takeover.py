@@ -123,3 +123,9 @@ def test_success_changes_in_the_window_where_the_other_policy_is_needed(tmp_path
     assert by_name["steps 0 to 0"]["difference"] == 0
     assert by_name["start of grip"]["difference"] == 1.0 and by_name["start of grip"]["outcomes"] == "1111"
     assert by_name["start of grip"]["phase"] == "grip" and (out / "takeover.json").is_file()
+    with pytest.raises(
+        PolicyError, match=r"takeover\.json holds 4 episodes, not 3; give --episodes 4, or move it away"
+    ):
+        take_over(Pilot(False), Pilot(True), task, windows, episodes=3, seed=0, out_dir=out, progress=False)
+    more = take_over(Pilot(False), Pilot(True), task, windows, episodes=5, seed=0, out_dir=out, progress=False)
+    assert more["windows"][0]["outcomes"] == "00000"

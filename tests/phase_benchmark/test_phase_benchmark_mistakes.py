@@ -95,3 +95,41 @@ def test_options_without_effect_and_unknown_tasks_are_refused_before_work(tmp_pa
     except SystemExit as ended:
         status = ended.code
     assert status == USER_ERROR and named in capsys.readouterr().err
+
+
+def test_results_of_other_recordings_stay_until_all_of_the_new_ones_are_there(demos, capsys, monkeypatch):
+    folder, results = demos.parent, {"uniform": {"assembly": {"value": 1}}}
+    words = [
+        "--tasks",
+        "assembly",
+        "--episodes",
+        "4",
+        "--stages",
+        "finders",
+        "--demos",
+        folder,
+        "--out",
+        folder / "out",
+    ]
+
+    def measured(interrupted, finder="uniform"):
+        def compare(tasks, finders, keep):
+            keep({finder: results["uniform"]})
+            if interrupted:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("experiments.phase_benchmark.command.compare", compare)
+        return main([*map(str, words), *(["--finders", finder] if finder != "uniform" else [])])
+
+    path = folder / "out" / "finders.json"
+    assert measured(interrupted=True) == 130 and json.loads(path.read_text())["results"] == results
+    assert not (folder / "out" / "figures").exists()
+    other = json.loads(path.read_text()) | {"recordings": {"assembly": 9}}
+    path.write_text(json.dumps(other))
+    assert measured(interrupted=True) == 130 and json.loads(path.read_text()) == other
+    assert measured(interrupted=False, finder="speed threshold") == USER_ERROR
+    assert "the other finders were measured on {'assembly': 9}, not on {'assembly': 4}" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == other
+    assert measured(interrupted=False) == 0 and json.loads(path.read_text())["recordings"] == {"assembly": 4}
+    assert measured(interrupted=False, finder="speed threshold") == 0
+    assert {*json.loads(path.read_text())["results"]} == {"uniform", "speed threshold"}

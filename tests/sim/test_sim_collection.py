@@ -213,3 +213,17 @@ def test_sheet_and_video_show_the_collection(collection):
 
     assert Image.open(contact_sheet(collection, episodes=2)).size == (8 * 64, 2 * 64)
     assert video(collection, episodes=1).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size is 0; it must be a whole number from 1 to 4096"),
+        ({"image_size": 64.0}, r"image_size is 64\.0"),
+        ({"image_size": True}, "image_size is True"),
+        ({"cameras": ("primary", "primary")}, "camera primary is named twice"),
+    ],
+)
+def test_pictures_that_cannot_be_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        sim.make("assembly", **options)
