@@ -52,8 +52,11 @@ NO_PART_OF_THE_RESULT = {
 """Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
 
 
-SIZES = re.compile(r"_mse$|grad(ient)?_norm(/|$)|learning_rate$")
+SIZES = re.compile(r"_mse$|grad(ient)?(_norm)?(/|$)|_signal_|update_ratio|learning_rate$|per_second$")
 """Names of measurements that are never negative."""
+
+SHARES = re.compile(r"^gap/[a-z]*_factor$|(^|_)(rho|share)$")
+"""Names of measurements from 0 to 1."""
 
 
 class RunExistsError(UserError, RuntimeError):
@@ -222,10 +225,10 @@ class RunDirectory:
 
 
 def require_measurements(found: Section) -> None:
-    """Raises the section's error for the first value that is no number, or negative where it measures a size."""
-    found.require_numbers()
-    sizes = {key: value for key, value in found.values.items() if SIZES.search(key)}
-    Section(sizes, found.where, found.error).require_numbers(0)
+    """Raises the section's error for the first value that is no number, or none that its name allows."""
+    for names, least, most in ((re.compile(""), -1e300, 1e300), (SIZES, 0, 1e300), (SHARES, 0, 1 + 1e-6)):
+        of_these = {key: value for key, value in found.values.items() if names.search(key)}
+        Section(of_these, found.where, found.error).require_numbers(least, most)
 
 
 def read_metrics(path: Path | str) -> list[dict[str, Any]]:

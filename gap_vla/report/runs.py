@@ -72,22 +72,33 @@ class Run:
         for section, key in (("dataset", "store"), ("dataset", "path"), ("machine", "commit")):
             found.section(section, {}).text(key, "")
         found.section("seconds", {}).require_numbers(0, 1e9)
-        require_measurements(found.section("validation", {}))
+        for part in ("validation", "training"):
+            require_measurements(found.section(part, {}))
+        if run.dataset.exists() and run.complete:
+            made = found.section("dataset", {}).section("identity", {}).values
+            now = Section.read(run.dataset, ReportError).values
+            if other := [key for key, value in now.items() if key != "rlds" and made.get(key, value) != value]:
+                raise ReportError(f"{run.dataset} is of another {other[0]} than {run.summary}; copy the run again")
         rollouts = read_rollouts(found)
         evaluations: dict[str, Mapping[str, Any]] = {}
         for variant, one in evaluations_of(found).items():
             evaluations[variant] = one.values
-            if films := [name for name in one.list("videos", Section.text) if not re.fullmatch(f"videos/{FILM}", name)]:
-                raise one.refuse("videos", f"names of films in its folder, not {films[0]!a}")
+            _require_films(one)
         for variant in evaluations:
             for folder in (run.rollouts / variant, run.rollouts):
+                beside = any((folder / name).exists() for name in (IDENTITY_FILE, SUMMARY_FILE))
                 for kept in (folder / IDENTITY_FILE, folder / SUMMARY_FILE):
                     written = dict(Section.read(kept, ReportError).values) if kept.exists() else {}
                     written.pop("wall_seconds_of_last_run", None)
                     if other := [k for k, value in written.items() if evaluations[variant].get(k, value) != value]:
                         raise ReportError(f"{kept} is of another {other[0]} than {run.summary}; copy the run again")
                 played = folder / EPISODES_FILE
+                if beside and not played.exists():
+                    raise ReportError(f"{played} is missing; copy the run again")
                 records = read_episodes(played)[0].values() if played.exists() else ()
+                if beside and {r.layout_seed for r in records} != {*evaluations[variant]["layout_seeds"]}:
+                    counts = f"{len(records)} episodes, {run.summary} {len(evaluations[variant]['layout_seeds'])}"
+                    raise ReportError(f"{played} holds {counts}; copy the run again, or finish it with --resume")
                 if odd := odd_episodes(evaluations[variant], records):
                     ended = f"episode {odd[0]} ended otherwise than {run.summary} says"
                     raise ReportError(f"{played}: {ended}; copy the run again")
@@ -149,6 +160,9 @@ class Run:
             last, steps = rows[-1] if rows else {}, self.summary["steps"]
             if last.get("step") != steps or key not in last:
                 raise ReportError(f"{path} does not end with {key} of step {steps}, where the run ended; copy it again")
+            never = self.config.get("model", {}).get("head") != "gmm"  # whose loss is a log-likelihood
+            if negative := [(r["step"], k) for r in rows for k, v in r.items() if never and "loss" in k and v < 0]:
+                raise ReportError(f"{path}: {negative[0][1]} is negative at step {negative[0][0]}; copy the run again")
             for name, own in self.summary["validation"].items():
                 if abs(last.get(name, own) - own) > 1e-3 * abs(last.get(name, own)):
                     said = f"{name} {last[name]:g}, summary.json has {own:g}"
@@ -167,6 +181,16 @@ class Run:
         found = self.evaluations.get(variant, {}).get("videos", [])
         places = [[base / name for base in (folder / variant, folder)] for name in found]
         return [next((place for place in both if place.is_file()), both[0]) for both in places]
+
+
+def _require_films(evaluation: Section) -> None:
+    """Raises the section's error for what is no name of a film, or that of an episode that ended otherwise."""
+    for name in evaluation.list("videos", Section.text):
+        if not (found := re.fullmatch(f"videos/{FILM}", name)):
+            raise evaluation.refuse("videos", f"names of films in its folder, not {name!a}")
+        outcomes = dict(zip(evaluation.values.get("episode_numbers", ()), evaluation.values["outcomes"]))
+        if outcomes.get(int(found[1]), won := found[2] == "success") != won:
+            raise evaluation.refuse("videos", f"films of its episodes, and episode {int(found[1])} was no {found[2]}")
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:

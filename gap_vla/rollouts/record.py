@@ -22,7 +22,7 @@ from gap_vla.drawing.video import write_video
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
 SUMMARY_FILE, PAGE_FILE = "summary.json", "index.html"
 
-FILM = r"episode_\d{4,}_(failure|success)\.mp4"
+FILM = r"episode_(\d{4,})_(failure|success)\.mp4"
 """Names of films in the folder `videos`."""
 
 SIMULATOR = "the simulator"

@@ -80,7 +80,12 @@ def read_outcomes(found: Section) -> dict[int, bool]:
             f"{found.name('last_phases')} has {one_line(unknown, 80)}, no phase of the task; copy it again"
         )
     again = summarize(records, phases)
-    for key in ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases"):
+    for name in ("seconds", "seconds_per_step"):
+        parts = {key: value for key, value in found.section(name, {}).values.items() if value is not None}
+        Section(parts, found.name(name), found.error).require_numbers(0, 1e9)
+    later = [key for key in ("interval_clopper_pearson",) if key in found.values]
+    needed = ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases")
+    for key in (*needed, *later):
         found.require(key)
         given, right = (json.dumps(values[key]) for values in (found.values, again))
         if _rounded(given) != _rounded(right):

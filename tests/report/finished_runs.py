@@ -10,8 +10,6 @@ from evaluations import evaluation_of
 
 from gap_vla.drawing.video import write_video
 
-FILM = "episode_0001_failure.mp4"
-
 
 @functools.cache
 def film() -> bytes:
@@ -26,8 +24,10 @@ def make_run(folder, method, seed, wins, task="assembly"):
     path = folder / f"{method}-seed{seed}"
     videos = path / "rollouts" / "default" / "videos"
     videos.mkdir(parents=True)
-    (videos / FILM).write_bytes(film())
-    evaluation = {**evaluation_of(enumerate(wins, 5), ("reach", "insert"), 12), "videos": [f"videos/{FILM}"]}
+    number = min(1, len(wins) - 1)
+    name = f"episode_{number:04d}_{'success' if wins[number] else 'failure'}.mp4"
+    (videos / name).write_bytes(film())
+    evaluation = {**evaluation_of(enumerate(wins, 5), ("reach", "insert"), 12), "videos": [f"videos/{name}"]}
     summary = {
         "task": task,
         "method": method,

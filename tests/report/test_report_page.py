@@ -67,7 +67,7 @@ def test_sections_without_anything_to_show_are_left_out(runs, tmp_path):
 
 def test_a_video_that_was_cut_is_named_in_its_place(runs, tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
-    video = path / "rollouts" / "default" / "videos" / "episode_0001_failure.mp4"
+    video = path / "rollouts" / "default" / "videos" / "episode_0001_success.mp4"
     for part in (video.read_bytes()[:900], b"not really a video", b""):
         video.write_bytes(part)
         page = write_report([path], tmp_path / "report.html", command="make").read_text()
@@ -84,7 +84,7 @@ def test_a_video_that_was_cut_is_named_in_its_place(runs, tmp_path):
 
 def test_a_link_to_a_video_elsewhere_is_not_put_into_the_page(runs, tmp_path):
     path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
-    video = path / "rollouts" / "default" / "videos" / "episode_0001_failure.mp4"
+    video = path / "rollouts" / "default" / "videos" / "episode_0001_success.mp4"
     video.symlink_to(video.rename(tmp_path / "private.mp4"))
     page = write_report([path], tmp_path / "report.html", command="make").read_text()
     assert f"{video} is a link" in page and "<video" not in page
@@ -167,6 +167,19 @@ def evaluated(**changes):
             "summary.json",
             {"validation": {"val/action_mse": -0.5, "val/mean_action_mse": 1}},
             "val/action_mse is -0.5; it must be a number from 0",
+        ),
+        ("summary.json", evaluated(interval_clopper_pearson=[0.0, 0.1]), "interval_clopper_pearson is [0.0, 0.1], its"),
+        (
+            "summary.json",
+            evaluated(seconds={"policy": -5}),
+            "variants.default.seconds.policy is -5; it must be a number",
+        ),
+        ("summary.json", {"training": {"mean_rho": 3}}, "training.mean_rho is 3; it must be a number from 0 to 1"),
+        ("summary.json", {"training": {"steps_per_second": -3}}, "training.steps_per_second is -3; it must be"),
+        (
+            "summary.json",
+            evaluated(videos=["videos/episode_0000_failure.mp4"]),
+            "films of its episodes, and episode 0 was no failure",
         ),
         ("summary.json", evaluated(videos=["/etc/passwd"]), "films in its folder, not '/etc/passwd'"),
         ("summary.json", {"variants": {}, "rollouts": {"task": 5}}, "rollouts.task is 5"),
@@ -304,9 +317,35 @@ def test_a_run_with_the_rollouts_of_another_policy_is_refused(tmp_path):
     (path / "summary.json").write_text(json.dumps(summary))
     kept = path / "rollouts" / "default" / "evaluation.json"
     kept.write_text(json.dumps({"policy": own}))
+    played = kept.with_name("episodes.jsonl")
+    with pytest.raises(UserError, match=rf"{played} is missing; copy the run again"):
+        Run.read(path)
+    said = summary["rollouts"]
+    ends = zip(said["layout_seeds"], said["outcomes"], said["steps"], said["last_phases"])
+    lines = [EpisodeRecord(number, seed, bool(won), *end) for number, (seed, won, *end) in enumerate(ends)]
+    for records in (lines[:3], [*lines, dataclasses.replace(lines[3], episode=4, layout_seed=9)]):
+        played.write_text("".join(json.dumps(dataclasses.asdict(record)) + "\n" for record in records))
+        with pytest.raises(
+            UserError, match=rf"{played} holds {len(records)} episodes, .*summary\.json 4; copy the run"
+        ):
+            Run.read(path)
+    played.write_text("".join(json.dumps(dataclasses.asdict(r)) + "\n" for r in lines))
     Run.read(path)
     kept.write_text(json.dumps({"policy": {**own, "weights": "of another"}}))
     with pytest.raises(UserError, match=rf"{kept} is of another policy than .*summary\.json; copy the run again"):
+        Run.read(path)
+
+
+def test_a_run_of_other_data_than_its_summary_says_is_refused(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    summary = json.loads((path / "summary.json").read_text())
+    made = {"demos": {"episodes": 4}, "val_fraction": 0.1}
+    (path / "summary.json").write_text(json.dumps({**summary, "dataset": {"identity": made}}))
+    kept = path / "dataset.json"
+    kept.write_text(json.dumps({**made, "training_version": 2}))
+    Run.read(path)
+    kept.write_text(json.dumps({**made, "demos": {"episodes": 400}}))
+    with pytest.raises(UserError, match=rf"{kept} is of another demos than .*summary\.json; copy the run again"):
         Run.read(path)
 
 
@@ -351,7 +390,22 @@ ENDS = r"metrics\.jsonl does not end with val/action_mse of step 20, where the r
                 lambda lines, name=name: [lines[0].replace('"train/loss": 1.0', f'"{name}": -1.0'), *lines[1:]],
                 f"line 1: {name} is -1.0; it",
             )
-            for name in ("val/action_mse", "train/gradient_norm", "train/grad_norm/vision", "train/learning_rate")
+            for name in (
+                "val/action_mse",
+                "train/gradient_norm",
+                "train/grad_norm/vision",
+                "train/learning_rate",
+                "gap/sample_factor",
+                "branch/shared_gradient",
+            )
+        ),
+        (
+            lambda lines: [lines[0].replace('"train/loss": 1.0', '"train/loss": -1.0'), *lines[1:]],
+            "train/loss is negative at step 0; copy the run again",
+        ),
+        (
+            lambda lines: [lines[0].replace('"train/loss": 1.0', '"gap/update_factor": 3.0'), *lines[1:]],
+            "line 1: gap/update_factor is 3.0; it must be a number from 0 to 1",
         ),
     ],
 )
