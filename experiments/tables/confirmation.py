@@ -16,6 +16,9 @@ from gap_vla.rollouts.statistics import PairedDifference, points
 BLOCKS = 4
 """Cells of the confirmation. Those that have not run yet count in the correction, so that it only becomes milder."""
 
+SEEDS = 5
+"""Of a cell of the confirmation. Before all of them have been trained nothing is said: two may agree by chance."""
+
 HURTS = ("vision", "concat")
 REPAIRS = ("gap", "concat")
 CONTROLS = (("gap", "lambda_matched"), ("gap", "gap_shuffled"))
@@ -119,11 +122,11 @@ def _shown(yes: bool) -> str:
 
 
 def confirmation_text(results: Sequence[BlockResult]) -> list[str]:
-    """A line for each cell of which seeds have been trained; empty before."""
+    """A line for each cell of which seeds have been trained; what the rules allow to say when all of them have."""
     rows = [["cell", "what may be said"]]
     for result, found in zip(results, corrected_comparisons(results), strict=True):
         if found:
             seeds = {one.found.seeds for one in found.values()}
-            few = f" So far {min(seeds)} of 5 seeds." if min(seeds) < 5 else ""
-            rows.append([f"{result.block.task}, {result.block.description}", " ".join(sentences(found)) + few])
+            early = f"Nothing yet: {min(seeds)} of {SEEDS} seeds have been trained." if min(seeds) < SEEDS else ""
+            rows.append([f"{result.block.task}, {result.block.description}", early or " ".join(sentences(found))])
     return [markdown_table(rows)] if len(rows) > 1 else []
