@@ -149,13 +149,14 @@ def scale_group_updates(
             `tx.update(gradients, state, params, update_factor=λ)`.
 
     Raises:
-        GroupError: when it is initialised: the group is empty, or names a leaf that the parameters have not.
+        GroupError: when it is initialised: the group names a leaf that is not there, or, with a schedule, none.
     """
 
     def init(params: Any) -> ScaleGroupState:
         leaves, _ = jax.tree_util.tree_flatten_with_path(params)
         known = [path_of(path) for path, _ in leaves]
-        if not group or (lost := sorted({*group} - {*known})):
+        lost = sorted({*group} - {*known})
+        if lost or (schedule and not group):
             what = f"no parameter {lost[0]!r}" if group else "no parameter is named"
             raise GroupError(f"{what}, so λ would not act; there are {', '.join(known[:8]) or 'none'}")
         return ScaleGroupState(jnp.zeros([], jnp.int32))
