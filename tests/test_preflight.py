@@ -171,6 +171,16 @@ def test_a_dry_run_looks_at_what_a_run_looks_at(make, changes, words, folders, t
 
 
 @pytest.mark.parametrize("make", [octo, small])
+def test_a_page_of_somebody_else_is_noticed_before_training(make, folders):
+    config = make(**folders)
+    run = RunDirectory.claim(Run(config).directory.path, config.to_dict(), resume=False)
+    run.page.write_text("mine")
+    with pytest.raises(UserError, match=r"report\.html exists without a mark of gap_vla \(runs_report\); name another"):
+        Run(make(**folders | {"eval__seed": 7}), run.path.name).to_the_end(resume=True)
+    assert run.page.read_text() == "mine"
+
+
+@pytest.mark.parametrize("make", [octo, small])
 @pytest.mark.parametrize(
     ("name", "folder"), [("state", True), ("rollouts", True), ("report.html", False), ("state/training.pt", False)]
 )

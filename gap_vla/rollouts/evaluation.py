@@ -14,7 +14,7 @@ from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
 from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
-from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf
+from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_of
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import (
     CANNOT_END_SO,
@@ -170,7 +170,7 @@ def evaluate(
             "source": getattr(policy, "source", None),
             **summarize([log.records[e] for e in range(episodes)], chosen.phases),
             "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
-            "videos": [str(path.relative_to(out)) for path in shelf.paths],
+            "videos": [str(path.relative_to(out)) for path in shelf.paths if film_of(path.name) in range(episodes)],
         }
         write_json(summary_file, summary)
     return summary

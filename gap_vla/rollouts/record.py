@@ -25,8 +25,14 @@ SUMMARY_FILE, PAGE_FILE = "summary.json", "index.html"
 FILM = r"episode_(\d{4,})_(failure|success)\.mp4"
 """Names of films in the folder `videos`."""
 
+
 SIMULATOR = "the simulator"
 """How the error of an episode begins, after the step, that was cut short by the simulator and not by the policy."""
+
+
+def film_of(name: str) -> int | None:
+    """The number of the episode that a film shows; None for other names."""
+    return int(found[1]) if (found := re.fullmatch(FILM, name)) else None
 
 
 class EvaluationError(UserError, RuntimeError):

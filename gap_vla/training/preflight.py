@@ -26,7 +26,7 @@ from typing import Any
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section, refusing, regular, whole
-from gap_vla.core.outputs import require_apart
+from gap_vla.core.outputs import claim, require_apart
 from gap_vla.core.resources import require_disk, require_memory, require_writable
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import LAYOUT_SEED, ConfigError
@@ -49,6 +49,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         ConfigError: data, weights or a device that do not fit the configuration, or are not there; a file in the place
             of a run's folder, or the other way round.
         ResourceError: a folder that cannot be written to; less memory or disk than is needed.
+        OutputError: a page of somebody else's in the place of the run's.
         RenderingError: no EGL or OSMesa library, and pictures are to be drawn.
         EpisodeError: demonstrations that cannot be read.
     """
@@ -59,6 +60,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         kind, right = ("folder", place.is_dir()) if place in folders else ("file", place.is_file())
         if place.exists() and not right:
             raise ConfigError(f"{place} is no {kind}, and one belongs there; move it away, or copy the run again")
+    claim(directory.page, "runs_report", suffixes=(".html",))
     if directory.config.exists() and (found := backend_of(directory.read_config(), type(config))) is not type(config):
         raise ConfigError(f"{directory.path} holds a run of the backend {found.backend}; take another --run-name")
     for made in (stages.store, Path(config.runs, config.task, "run")):

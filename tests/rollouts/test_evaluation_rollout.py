@@ -232,4 +232,7 @@ def test_failures_are_filmed_before_successes(tmp_path):
     summary = evaluate(Misbehaving("nan"), tmp_path, episodes=4, workers=1, slots_per_worker=1, videos=2)
     assert summary["videos"][0] == "videos/episode_0002_failure.mp4"
     assert len(summary["videos"]) == 2 and "success" in summary["videos"][1]
+    of_these = [name for name in summary["videos"] if "0002" not in name]
+    fewer = evaluate(Misbehaving("nan"), tmp_path, episodes=2, workers=1, slots_per_worker=1, videos=2)
+    assert fewer["videos"] == of_these and (tmp_path / summary["videos"][0]).exists()
     assert all((tmp_path / name).stat().st_size > 500 for name in summary["videos"])
