@@ -18,7 +18,7 @@ from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run
 
 
-def count_to_thirty(config: FinetuneConfig, *, resume: bool) -> None:
+def count_to_thirty(config: FinetuneConfig, *, resume: bool, wait: bool) -> None:
     """Stands for `finetune`: goes on where it was stopped, saves on Ctrl-C, writes its summary last."""
     run = RunDirectory.claim(Run(config).directory.path, config.to_dict(), resume)
     log = Path(config.runs) / "log.txt"

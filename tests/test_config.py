@@ -153,7 +153,10 @@ def test_every_task_has_an_experiment_file_of_its_own():
         (["--config.train.stepz=1"], "unknown configuration key train.stepz; did you mean train.steps?"),
         (["--config.model.depth=1"], "unknown configuration key model.depth (known here: "),
         (["--config.task.name=x"], "task is no section"),
-        (["--config.phases.options.sigma"], "needs a value"),
+        (["--config.phases.options.sigma"], "--config.phases.options.sigma needs a value: --config.phases.options"),
+        (["--config.phases.options.sigma="], "--config.phases.options.sigma needs a value: --config.phases.options"),
+        (["--config.train.steps", "7"], "--config.train.steps needs a value: --config.train.steps=VALUE"),
+        (["--config.demos.path="], "--config.demos.path is given an empty value; leave it out"),
         (["--config.method=gradnorm"], "choose one of v, vp, vp_gap"),
         (["--config.task=sewing"], "task 'sewing' is unknown"),
         (["--config.demos.camera=corner"], "choose one of near, frontview"),
@@ -212,6 +215,10 @@ IDLE = {
     "small method=proprio data.shuffle_images=True": "with method proprio",
     "small method=proprio data.augment.cameras=('primary',)": "with method proprio",
     "small method=proprio model.image_history=2": "with method proprio and no model.temporal",
+    "octo method=v phases.method=none phases.seed=0": "with phases.method none, which draws nothing",
+    "octo phases.method=gaussian phases.seed=0": "with phases.method gaussian, which draws nothing",
+    "small method=vision model.fusion=concat": "with method vision",
+    "small method=msbot model.fusion=phase_gate": "with method msbot",
     "small demos.cameras=('wrist',) demos.camera=corner": "unless demos.cameras names primary, whose view it is",
 }
 
@@ -281,7 +288,7 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
     code = (
         "from gap_vla.cli.configured import config_parser, run_configured\n"
         "words = ['--config', 'finetune_configs/threading.py', '--config.phases.options.penalty=2.5',\n"
-        "         '--config.train.steps', '7', '--config.runs=a folder']\n"
+        "         '--config.train.steps=7', '--config.runs=a folder']\n"
         "config = run_configured(lambda config, options: config, config_parser(''), words)\n"
         "assert (config.phases.options, config.train.steps, config.runs) == ({'penalty': 2.5}, 7, 'a folder')\n"
     )

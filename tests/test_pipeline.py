@@ -12,6 +12,7 @@ import pytest
 from evaluations import finish
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.locks import InUseError
 from gap_vla.core.outputs import OutputError
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
@@ -128,6 +129,19 @@ def test_demonstrations_are_collected_with_the_simulators_alone_where_a_run_find
     assert stages.stages_of(FinetuneConfig.from_dict(config.to_dict())).demos.exists()
 
 
+def test_a_dataset_that_is_there_does_not_keep_its_demonstrations_from_being_collected_again(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("gap_vla.sim.collect_demos", lambda *given, **_: made.append(given[2]))
+    data = dataclasses.replace(CONFIG.data, root=str(tmp_path / "data"))
+    run = Run(dataclasses.replace(CONFIG, runs=str(tmp_path / "runs"), data=data))
+    monkeypatch.setattr("gap_vla.training.run.require_data", lambda config, stages: None)
+    run.stages.rlds.mkdir(parents=True)
+    run.collect()
+    assert made == [run.stages.demos]
+    stages.prepare_data(run.config, run.stages)
+    assert len(made) == 1, "a run needs the dataset alone"
+
+
 def test_missing_inputs_are_named():
     with pytest.raises(ConfigError, match=r"demos\.path is '/nowhere', which does not exist"):
         changed(demos=DemosConfig(path="/nowhere"))
@@ -192,6 +206,41 @@ def test_a_comparison_runs_every_cell_once_records_failures_and_goes_on(cells, t
     assert cells[6:] == [("v", 1)]
     monkeypatch.setattr(comparison, "prepare_data", None)  # of finished cells, nothing is made again
     assert comparison.compare(config, ["vp", "vp_gap"], [0, 1])[1] == []
+
+
+def test_a_comparison_takes_an_episode_store_as_it_is_and_collects_nothing(cells, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(comparison, "prepare_data", stages.prepare_data)
+    monkeypatch.setattr(comparison, "require_ready", lambda *_: None)
+    monkeypatch.setattr("gap_vla.sim.collect_demos", None)
+    data = dataclasses.replace(CONFIG.data, root=str(tmp_path / "data"))
+    config = dataclasses.replace(CONFIG, runs=str(tmp_path), data=data)
+    store = stages.stages_of(comparison.cell_config(config, "vp", 0)).store
+    store.mkdir(parents=True)
+    (store / "store.json").write_text("{}")
+    comparison.compare(config, ["vp"], [0])
+    assert cells == [("vp", 0)] and f"only its store is here, {store}" in capsys.readouterr().out
+
+
+def test_a_run_that_another_process_is_at_work_in_is_waited_for_if_asked(tmp_path, capfd):
+    config = dataclasses.replace(CONFIG, runs=str(tmp_path))
+    run = Run(config).directory
+    program = (
+        "import sys, time\n"
+        "from gap_vla.core.locks import alone\n"
+        "with alone(sys.argv[1], 'it'):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(2)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, run.lock], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(InUseError, match=f"is in use by process {other.pid}"),
+            RunDirectory.held(run.path, config.to_dict(), resume=True),
+        ):
+            pass
+        with RunDirectory.held(run.path, config.to_dict(), resume=True, wait=True):
+            assert other.poll() is not None or other.wait(5) == 0
+    assert f"{run.path} is in use by process {other.pid} on " in (said := capfd.readouterr().out) and "waiting" in said
 
 
 @pytest.mark.parametrize(

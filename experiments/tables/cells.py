@@ -204,7 +204,7 @@ def _configure_small(
 
 
 def _train_small(config: Any) -> dict[str, Any]:
-    summary = finetune(config, resume=True)
+    summary = finetune(config, resume=True, wait=True)
     return {**summary, "gradients": first_half_means(_directory(config), summary["steps"])}
 
 
@@ -227,7 +227,7 @@ def _configure_octo(
 
 
 def _train_octo(config: Any) -> dict[str, Any]:
-    return finetune(config, resume=True)
+    return finetune(config, resume=True, wait=True)
 
 
 def _directory(config: Any) -> Path:

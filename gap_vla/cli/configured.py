@@ -82,12 +82,12 @@ def take_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """
     rest, options = [], {}
     for argument in argv:
-        name, equals, value = argument.lstrip("-").partition("=")
+        name, _, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-") or not name.startswith(OPTIONS):
             rest.append(argument)
             continue
-        if not equals:
-            raise ConfigError(f"{argument} needs a value: {argument}=VALUE")
+        if not value:
+            raise ConfigError(f"--{name} needs a value: --{name}=VALUE")
         try:
             options[name.removeprefix(OPTIONS)] = value if is_odd_number(value) else ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -102,7 +102,7 @@ def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
         ConfigError: it does not; the message names the whole key and the nearest one. A number is none to others.
     """
     for argument in argv:
-        name, _, value = argument.lstrip("-").partition("=")
+        name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-") or not name.startswith("config."):
             if argument.startswith("-") and name[:1].isalpha():  # absl itself knows --flagfile, --undefok and others
                 raise ConfigError(f"unknown option {argument.partition('=')[0]}; see --help")
@@ -121,6 +121,9 @@ def require_known_keys(config: ConfigDict, argv: Sequence[str]) -> None:
                 keys = ", ".join(section[key]) or f"--config.{where}.NAME=VALUE"
                 raise ConfigError(f"{where} is a section; set its keys one by one: {keys}")
             section = section[key] if depth + 1 < len(path) else None
+        if not value:  # what stands behind a blank would not be looked at here
+            said = "is given an empty value; leave it out" if equals else f"needs a value: {argument}=VALUE"
+            raise ConfigError(f"--{name} {said}")
 
 
 def _keys(values: Mapping[str, Any], fields: Mapping[str, NumberField], prefix: str = "--config") -> list[str]:

@@ -29,7 +29,7 @@ def alone(lock: Path | str, what: str, wait: bool = False) -> Iterator[None]:
     Args:
         lock: the file.
         what: what is held, for the error.
-        wait: until another process that holds it is done.
+        wait: until another process that holds it is done; a line says so.
 
     Raises:
         InUseError: another process holds it, and not `wait`; its number and host are named. Or it is somebody's file.
@@ -69,15 +69,18 @@ def _opened(lock: Path, what: str, wait: bool) -> TextIO:
             raise foreign
         stream = open(handle, "a+", errors="replace")
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno == errno.ENOLCK:
                 stream.close()
                 raise ResourceError(f"{lock.parent}: its file system knows no locks; choose another place") from None
             stream.seek(0)
-            holder = stream.read().strip() or "another process"
-            stream.close()
-            raise InUseError(f"{what} is in use by {holder}; wait for it, or stop it") from None
+            holder = stream.read(1000).strip() or "another process"
+            if not wait:
+                stream.close()
+                raise InUseError(f"{what} is in use by {holder}; wait for it, or stop it") from None
+            print(f"{what} is in use by {holder}; waiting for it", flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         if not re.fullmatch(r"(process \d+ on .*\n)?", stream.read(1000)):  # it would be emptied
             stream.close()

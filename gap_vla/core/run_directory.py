@@ -115,20 +115,22 @@ class RunDirectory:
         resume: bool,
         dataset: Mapping[str, Any] | None = None,
         lock: bool = True,
+        wait: bool = False,
     ) -> Iterator[RunDirectory]:
         """`claim` for the duration of the block, alone; a new directory in which nothing came to be is removed again.
 
         Args:
             lock: False for the other hosts of a training on several.
+            wait: until another process that is at work in it is done.
 
         Raises:
-            InUseError: another process is at work in it.
+            InUseError: another process is at work in it, and not `wait`.
         """
         run = cls(path)
         with contextlib.ExitStack() as stack:
             if lock:
                 run.require_free_place()
-                stack.enter_context(alone(run.lock, f"{run.path}"))
+                stack.enter_context(alone(run.lock, f"{run.path}", wait))
             new = lock and not run.config.exists()
             try:
                 yield cls.claim(path, config, resume, dataset)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, one_line
+from gap_vla.core.run_directory import of_result
 from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
 from gap_vla.rollouts.summary import read_outcomes
 from gap_vla.sim import variant_spec
@@ -156,10 +157,12 @@ class Comparison:
         success: method to variant to success; methods without rollouts are missing.
         differences: (first, second) to variant to first minus second, over the training seeds and layouts that both
             have; empty where they share none.
+        apart: what the runs differ in besides, see `apart`.
     """
 
     success: Mapping[str, Mapping[str, Success]]
     differences: Mapping[tuple[str, str], Mapping[str, PairedDifference]]
+    apart: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -182,15 +185,38 @@ class Comparison:
                 rollouts = [s.episodes / len(s.per_seed) for s in (self.success[m][variant] for m in (first, second))]
                 if max(rollouts) > one.layouts:
                     notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
+        if self.apart:
+            listing = "; ".join(f"{key} {', '.join(map(one_line, values))}" for key, values in self.apart.items())
+            notes.append(f"Not method and seed alone: the runs also differ in settings ({listing}).")
         if seeds and max(map(len, seeds.values())) < 3:
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
         return list(dict.fromkeys(notes))
 
 
-def compare(outcomes: Mapping[str, BySeed], pairs: Sequence[tuple[str, str]] | None = None) -> Comparison:
+def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """By dotted key, the values that runs have of settings which are no part of a comparison of methods over seeds.
+
+    >>> apart([{"method": "v", "optimizer": {"learning_rate": rate}} for rate in (1e-3, 3e-4)])
+    {'optimizer.learning_rate': [0.001, 0.0003]}
+    """
+    compared = ("method", "train.seed", "eval.episodes", "eval.seed", "eval.variant", "eval.variants")
+    found: dict[str, list[Any]] = {}
+    for settings in map(of_result, configs):
+        for key, value in settings.items():
+            if key not in compared and value not in found.setdefault(key, []):
+                found[key].append(value)
+    return {key: values for key, values in found.items() if len(values) > 1}
+
+
+def compare(
+    outcomes: Mapping[str, BySeed],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    configs: Iterable[Mapping[str, Any]] = (),
+) -> Comparison:
     """Success of each method on each variant, and paired differences.
 
     Args:
+        configs: of the runs, where they are known.
         outcomes: method to training seed to variant to outcomes.
         pairs: which to subtract, (first, second); default: every method from every later one. Those of which one has
             no rollouts are left out.
@@ -198,7 +224,7 @@ def compare(outcomes: Mapping[str, BySeed], pairs: Sequence[tuple[str, str]] | N
     methods = [method for method, by_seed in outcomes.items() if any(by_seed.values())]
     asked = [(b, a) for a, b in itertools.combinations(methods, 2)] if pairs is None else pairs
     differences = {(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods}
-    return Comparison({method: _success(outcomes[method]) for method in methods}, differences)
+    return Comparison({method: _success(outcomes[method]) for method in methods}, differences, apart(configs))
 
 
 def _success(by_seed: BySeed) -> dict[str, Success]:

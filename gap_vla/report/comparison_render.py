@@ -13,6 +13,7 @@ from PIL import Image
 
 from gap_vla.core.foreign import Section
 from gap_vla.core.outputs import write_output, writing
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.drawing.figures import COLORS, figure_with
 from gap_vla.drawing.markup import markdown_table, text_table
 from gap_vla.report.comparison import (
@@ -171,7 +172,8 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
     outcomes = _outcomes(runs)
     played = [{variant: found.values for variant, found in evaluations_of(run).items()} for run in runs]
     require_comparable([(r.where, r.values["seed"], found) for r, found in zip(runs, played)], EvaluationError)
-    comparison = compare(outcomes)
+    configs = [RunDirectory(Path(path).parent) for path in summaries]
+    comparison = compare(outcomes, None, [run.read_config(EvaluationError) for run in configs if run.config.exists()])
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)

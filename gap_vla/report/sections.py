@@ -38,7 +38,8 @@ def success_section(runs: list[Run], command: str) -> str:
     if not evaluated:
         return ""
     reference = next((method for method in ("concat", "vp") if method in evaluated), evaluated[0])
-    comparison = compare(outcomes, [(method, reference) for method in evaluated if method != reference])
+    pairs = [(method, reference) for method in evaluated if method != reference]
+    comparison = compare(outcomes, pairs, [run.config for run in runs if run.rollouts])
     chart = chart_image(svg(draw_comparison(comparison)), "success of each method, and paired differences")
     notes = map(note, [WITH_P, *comparison.notes()])
     return "".join([chart, *map(html_table, tables(comparison)), *notes, command_block(command)])

@@ -257,6 +257,10 @@ class GuardedPolicy:
 
     def _misshapen(self, result: Any, rows: int) -> str | None:
         try:
+            kind = np.asarray(result).dtype
+            if kind.kind in "cOSUmM" or np.ma.is_masked(result):  # numpy would make numbers of them
+                said = "masked entries" if np.ma.is_masked(result) else kind
+                return f"the policy returned {said}, not an array of numbers"
             actions = np.asarray(result, np.float32)
         except (TypeError, ValueError):
             return f"the policy returned {type(result).__name__}, not an array of numbers"

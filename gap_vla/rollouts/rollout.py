@@ -51,8 +51,9 @@ class _Live:
         self.steps += 1
         self.simulation += frame.simulation_seconds
         self.rendering += frame.rendering_seconds
-        if "image_primary" in frame.observation:
-            self.pictures.append(frame.observation["image_primary"])
+        seen = [key for key in frame.observation if key.startswith("image_")]
+        if seen:  # the primary camera's view is filmed, or that of another one if it is not shown
+            self.pictures.append(frame.observation[min(seen, key=lambda key: (key != "image_primary", key))])
 
     def record(self, success: bool, error: str | None) -> EpisodeRecord:
         seconds = {f"{part}_seconds": round(getattr(self, part), 4) for part in ("simulation", "rendering", "policy")}

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from gap_vla.core.foreign import Section, refusing
+from gap_vla.core.identity import digest
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.training.step import TrainState
 
@@ -20,6 +22,26 @@ _ADVICE = "move it away: --resume goes on without it"
 
 def _on_disk(state: TrainState) -> dict[str, Any]:
     return {**vars(state), EMPTY: {}}
+
+
+@jax.jit
+def _sums(state: dict[str, Any]) -> list[jax.Array]:
+    """uint32 of every array: its words, each times an odd number of its own, so that one changed bit changes it.
+
+    Unlike a CRC it can be added up where the parts of an array lie, on whatever devices.
+    """
+
+    def of(leaf: jax.Array) -> jax.Array:
+        flat = jnp.ravel(leaf)
+        words = jax.lax.bitcast_convert_type(flat, jnp.dtype(f"uint{8 * flat.dtype.itemsize}")).astype(jnp.uint32)
+        return jnp.sum(words * (2 * jnp.arange(len(words), dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    return [of(leaf) for leaf in jax.tree_util.tree_leaves(state)]
+
+
+def _checksum(state: TrainState, said: dict[str, str]) -> str:
+    """Of the arrays, and of what is said about them."""
+    return digest({**said, "arrays": [int(value) for value in _sums(vars(state))]})
 
 
 class StateCheckpoints:
@@ -48,11 +70,10 @@ class StateCheckpoints:
         """Starts writing; returns before it is on disk. Does nothing if this step is saved already."""
         if step in self._manager.all_steps():
             return
+        said = {"state": json.dumps(loader_state), "layout": self._layout, "settings": self._settings}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_on_disk(state)),
-            loader=ocp.args.JsonSave(
-                {"state": json.dumps(loader_state), "layout": self._layout, "settings": self._settings}
-            ),
+            loader=ocp.args.JsonSave({**said, "checksum": _checksum(state, said)}),
         )
         self._manager.save(step, args=args)
 
@@ -65,19 +86,23 @@ class StateCheckpoints:
         where = f"{self._manager.directory}/{self.latest}"
         with refusing(f"{where} cannot be read", _ADVICE, ConfigError):
             found = Section(self._read(where, loader=ocp.args.JsonRestore())["loader"], where, ConfigError)
-            layout, position = found.text("layout", ""), json.loads(found.text("state"))
-        if layout != self._layout:
+            said = {key: found.text(key, "") for key in ("state", "layout", "settings")}
+            position = json.loads(said["state"])
+        if said["layout"] != self._layout:
             raise ConfigError(
                 f"{where} holds parameters in another order or of another model; it cannot be resumed by this "
                 "version: start a new run with --run-name NAME"
             )
-        if found.text("settings", "") != self._settings:
+        if said["settings"] != self._settings or "checksum" not in found:
             raise ConfigError(
                 f"{where} is of a run with other settings, or of an earlier version; copy this run's own, or {_ADVICE}"
             )
         abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
-        state = self._read(where, state=ocp.args.StandardRestore(abstract))["state"]
-        return TrainState(**{key: value for key, value in state.items() if key != EMPTY}), position
+        parts = self._read(where, state=ocp.args.StandardRestore(abstract))["state"]
+        state = TrainState(**{key: value for key, value in parts.items() if key != EMPTY})
+        if found.text("checksum") != _checksum(state, said):
+            raise ConfigError(f"{where} is damaged: its checksum differs; {_ADVICE}")
+        return state, position
 
     def _read(self, where: str, **parts: Any) -> Any:
         with refusing(f"{where} cannot be read", _ADVICE, ConfigError, (Exception,)):  # orbax raises just that

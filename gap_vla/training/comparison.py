@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gap_vla.core.errors import keeping
 from gap_vla.core.identity import digest
+from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, suffix_of, write_output
 from gap_vla.core.processes import CellProcess
 from gap_vla.core.run_directory import of_result
@@ -37,7 +38,8 @@ def comparison_directory(config: Experiment) -> Path:
 def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) -> tuple[str, list[str]]:
     """Runs the missing cells and renders the table after each.
 
-    A cell that fails is recorded as failed with its reason, and the others go on.
+    A cell that fails is recorded as failed with its reason, and the others go on. One that another process is at work
+    on is waited for.
 
     Returns:
         The final table as text, and the names of the cells that failed; `table.md`, `table.png` and `cells.json` lie
@@ -62,7 +64,8 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         else:
             _ = Finished.read(run.directory.path).metrics  # refuses what is damaged
     if not all(run.directory.complete_with(run.config.to_dict()) for run in runs):
-        prepare_data(cells[0], runs[0].stages)
+        with alone(runs[0].stages.lock, f"{runs[0].stages.store}", wait=True):
+            prepare_data(cells[0], runs[0].stages)
     text = ""
     for number, run in enumerate(runs, 1):
         cell, directory = run.config, run.directory
@@ -83,7 +86,7 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
 
 def _run_in_a_process(config: Experiment) -> str | None:
     """Runs one cell with memory of its own; returns what went wrong, or None."""
-    cell = CellProcess(functools.partial(finetune, resume=True), config)
+    cell = CellProcess(functools.partial(finetune, resume=True, wait=True), config)
     with keeping("finished and started cells are kept, the same command goes on"):
         cell.wait()
         if cell.interrupted:

@@ -17,6 +17,10 @@ def _stored_rho(config: Any, key: str) -> bool:
     return config.data.rlds and RHO_SOURCES.get(config.method, "dataset") in OF_THE_DATASET
 
 
+def _draws_nothing(config: Any, key: str) -> bool:
+    return config.phases.method != "lstm" and config.phases.options.get("rho") != "lstm"
+
+
 def _unchanged_camera(config: Any, key: str) -> bool:
     return key.split(".")[2] not in config.data.augment.cameras
 
@@ -55,6 +59,8 @@ _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"demos\.(path|kind|episodes|seed|action_noise)", "with data.rlds", lambda c, _: c.data.rlds),
     (r"data\.val_fraction|phases\.method", "with data.rlds", lambda c, _: c.data.rlds),
     (r"phases\..*", "with data.rlds", _stored_rho),
+    (r"phases\.seed", "with phases.method {0.phases.method}, which draws nothing", _draws_nothing),
+    (r"model\.fusion", "with method {0.method}", lambda c, _: c.method in ("vision", "proprio", "msbot")),
     (r"demos\.(episodes|seed|action_noise)", "with demos.path", lambda c, _: c.demos.path),
     (r"demos\.kind", "without demos.path", lambda c, _: not c.demos.path),
     (r"demos\.camera", "unless demos.cameras names primary, whose view it is", _unseen_view),

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from gap_vla.core.run_directory import RunDirectory, settings_hash
 from gap_vla.core.whole import workplace
@@ -17,6 +18,7 @@ from gap_vla.octo import OctoModel
 from gap_vla.octo.optimizer import join_frozen
 from gap_vla.phases.targets import is_transition
 from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.statistics import normalize
 from gap_vla.training.checkpoints import StateCheckpoints
 from gap_vla.training.data import has_rho, make_loader
 from gap_vla.training.hosts import is_first_host
@@ -64,7 +66,9 @@ class OctoTrainer(Trainer):
             shardings=shardings if self.mesh.size > 1 else None,
             quick=config.train.steps <= SHORT_RUN,
         )
-        self._validation_step = make_validation_step(built.model.module, built.packing)
+        actions = built.model.dataset_statistics["action"]
+        mean = normalize(np.asarray(actions["mean"]), actions, config.data.normalization)
+        self._validation_step = make_validation_step(built.model.module, built.packing, mean)
         self._held_out = [built.inputs(batch) for batch in held_out]
         self._checkpoints: StateCheckpoints | None = None
         self._batches: Iterator[Any] | None = None
@@ -140,8 +144,8 @@ class OctoTrainer(Trainer):
         """Means over all held-out windows; a diffusion head draws the same noise at every validation.
 
         Returns:
-            `LOSSES`, `val/action_mse`, and `val/mean_action_mse`, what predicting the mean action would give. The loss
-            of no step is left out.
+            `LOSSES`, `val/action_mse`, and `val/mean_action_mse`, what always predicting the training episodes' mean
+            action would give. The loss of no step is left out.
         """
         totals: dict[str, float] = {}
         for index, batch in enumerate(self._held_out):
@@ -174,7 +178,9 @@ class OctoTrainer(Trainer):
                 file.replace(place)
 
 
-def make_validation_step(module: Any, packing: Packing) -> Callable[..., dict[str, jax.Array]]:
+def make_validation_step(
+    module: Any, packing: Packing, mean_action: Float[np.ndarray, " A"]
+) -> Callable[..., dict[str, jax.Array]]:
     """The compiled measurement `(packed params, frozen, batch, rng) -> sums`, to be added up over held-out batches.
 
     For every part of the steps (`LOSSES`) it gives the loss as a sum weighted with the number of counted action
@@ -199,7 +205,7 @@ def make_validation_step(module: Any, packing: Packing) -> Callable[..., dict[st
         predicted = head.predict_action(outputs, rng=rng, train=False)
         target, counted = batch["action"][:, -1], batch["action_pad_mask"][:, -1]
         sums["action_error"] = jnp.sum(jnp.where(counted, jnp.square(predicted - target), 0.0))
-        sums["mean_action_error"] = jnp.sum(jnp.where(counted, jnp.square(target), 0.0))
+        sums["mean_action_error"] = jnp.sum(jnp.where(counted, jnp.square(target - mean_action), 0.0))
         sums["action_entries"] = jnp.sum(counted.astype(jnp.float32))
         return sums
 

@@ -62,13 +62,16 @@ class Run:
             name = f"{config.prefix}{config.method}-seed{config.train.seed}-{digest(made_from)}"
         return RunDirectory(Path(config.runs) / config.task / name)
 
-    def to_the_end(self, resume: bool = False) -> dict[str, Any]:
+    def to_the_end(self, resume: bool = False, wait: bool = False) -> dict[str, Any]:
         """Runs every stage and returns the run's summary (also in `summary.json`).
+
+        Args:
+            wait: for another process that is at work in its directory; what that has done is not done again.
 
         Raises:
             ConfigError, ResourceError, RenderingError: what cannot work is said before anything runs.
             RunExistsError: the run directory exists and `resume` is False.
-            InUseError: another process is at work in it.
+            InUseError: another process is at work in it, and not `wait`.
             DivergedError: the loss is not finite.
         """
         config = self.config
@@ -85,6 +88,7 @@ class Run:
                     resume=resume or not is_first_host(),
                     dataset=self.stages.made_from(config.backend),
                     lock=is_first_host(),
+                    wait=wait,
                 )
                 run = stack.enter_context(held)
                 if run.complete:
@@ -208,9 +212,9 @@ def _notes(config: Experiment) -> list[str]:
     return [f"note: {most} optimizer.learning_rate is reached"] if longer else []
 
 
-def finetune(config: Experiment, run_name: str = "", resume: bool = False) -> dict[str, Any]:
+def finetune(config: Experiment, run_name: str = "", resume: bool = False, wait: bool = False) -> dict[str, Any]:
     """The summary of a configuration's run; see `Run.to_the_end`."""
-    return Run(config, run_name).to_the_end(resume)
+    return Run(config, run_name).to_the_end(resume, wait)
 
 
 def agenda_of(config: Experiment) -> Agenda:

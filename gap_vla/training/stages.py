@@ -118,12 +118,19 @@ def _existing(config: Experiment, path: Path, key: str) -> tuple[dict[str, Any],
 def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = None, collect_only: bool = False) -> None:
     """Makes what is missing of demonstrations and RLDS dataset.
 
+    Where the episode store is there already, neither the demonstrations nor the RLDS dataset need to be, so a machine
+    without TensorFlow and simulator can train from a copied store.
+
     Args:
         agenda: says where it is in a longer command.
-        collect_only: the demonstrations alone, which takes the simulators and no other extra.
+        collect_only: the demonstrations alone, which takes the simulators and no other extra, and whether or not there
+            is a dataset of them.
     """
-    if stages.rlds.exists():
+    if stages.rlds.exists() and (config.data.rlds or not collect_only):
         print(f"dataset: reusing {stages.rlds}", flush=True)
+        return
+    if (stages.store / "store.json").exists() and not collect_only:
+        print(f"dataset: only its store is here, {stages.store}", flush=True)
         return
     if not stages.demos.exists():
         from gap_vla.sim import collect_demos
@@ -177,18 +184,13 @@ def _require_alike(place: Path, made: Mapping[str, Any], wanted: Mapping[str, An
 
 
 def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None) -> EpisodeStore:
-    """The episode store of a configuration, made if it is missing.
-
-    Where the store is there already, neither the demonstrations nor the RLDS dataset need to be, so a machine without
-    TensorFlow and simulator can train from a copied store.
-    """
+    """The episode store of a configuration, made if it is missing; see `prepare_data`."""
     from gap_vla.rlds import EpisodeStore
 
     with alone(stages.lock, f"{stages.store}", wait=True):
-        if (stages.store / "store.json").exists() and not stages.rlds.exists():
-            print(f"dataset: only its store is here, {stages.store}", flush=True)
-            return EpisodeStore.open(stages.store)
         prepare_data(config, stages, agenda)
+        if not stages.rlds.exists():
+            return EpisodeStore.open(stages.store)
         return EpisodeStore.build(stages.rlds, stages.store)
 
 

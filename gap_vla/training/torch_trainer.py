@@ -37,6 +37,7 @@ from gap_vla.policies.policy import SmallPolicy
 from gap_vla.policies.saving import save_policy
 from gap_vla.policies.windows import SmallWindows, rho_of
 from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.statistics import normalize
 from gap_vla.sim import task_spec
 from gap_vla.training.data import require_fit
 from gap_vla.training.loop import Measured, Trainer
@@ -205,10 +206,13 @@ class SmallTrainer(Trainer):
         """Means over all held-out windows.
 
         `val/loss`, `val/loss_transition` (the dataset's ρ > 0.5), `val/loss_consistent`, `val/action_mse` of the
-        predicted chunk, and `val/mean_action_mse`, what predicting the mean action would give. A part without any step
-        is left out.
+        predicted chunk, and `val/mean_action_mse`, what always predicting the training episodes' mean action would
+        give. A part without any step is left out.
         """
         policy = self.policy.eval()
+        actions = self.windows.statistics["action"]
+        mean = torch.from_numpy(normalize(np.asarray(actions["mean"]), actions, self.config.data.normalization))
+        mean = mean.to(self.device)
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
 
@@ -228,7 +232,7 @@ class SmallTrainer(Trainer):
             add("val/loss_transition", loss, transition)
             add("val/loss_consistent", loss, mask & ~transition)
             add("val/action_mse", (chunk - action).square().mean(-1), mask)
-            add("val/mean_action_mse", action.square().mean(-1), mask)
+            add("val/mean_action_mse", (mean - action).square().mean(-1), mask)
         policy.train()
         return {name: sums[name] / counts[name] for name in sums if counts[name]}
 

@@ -18,6 +18,7 @@ from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import METHODS, build_policy, method_of
 from gap_vla.policies.windows import SmallWindows, rho_of
 from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.statistics import normalize
 from gap_vla.training.loop import DivergedError, train
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.torch import SmallConfig
@@ -325,6 +326,20 @@ def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_
     rows = read_metrics(run.metrics)
     assert {"val/action_mse", "val/mean_action_mse"} <= rows[0].keys()
     assert rows[1]["gap/update_factor"] == pytest.approx(0.3) and rows[-2]["gap/update_factor"] == 1
+
+
+@pytest.mark.parametrize("normalization", ["normal", "bounds"])
+def test_a_held_out_error_stands_beside_that_of_the_training_episodes_mean_action(normalization, tmp_path):
+    store = write_store(tmp_path / "store", length=15)  # the way back takes a step more
+    config = toy_config(tmp_path, "vision", data={"normalization": normalization})
+    trainer, windows = made(config, store)
+    batch = windows.gather(np.arange(len(windows)))
+    action, counted = batch["action"].numpy(), batch["action_pad_mask"].numpy()
+    recorded = np.asarray(store.split("train").fields["action"], np.float64)
+    mean = normalize(recorded.mean(0), store.statistics["action"], normalization)
+    errors, at_zero = (np.square(action - guess).mean(-1)[counted].mean() for guess in (mean, 0))
+    assert trainer.validate()["val/mean_action_mse"] == pytest.approx(errors, rel=1e-3)
+    assert errors < 0.999 * at_zero, "0 is not the mean of an action that is not centred"
 
 
 def test_the_controls_train_with_the_rho_of_other_steps_and_with_its_mean(store, tmp_path):

@@ -124,6 +124,25 @@ def test_text_markdown_json_and_picture_say_the_same_and_come_out_the_same(tmp_p
     assert (tmp_path / "out" / "table.png").read_bytes() == first
 
 
+def test_runs_that_differ_in_further_settings_are_compared_with_a_note(tmp_path):
+    table = methods({"v": 0.4, "vp": 0.5})
+    paths = []
+    for number, summary in enumerate(runs(tmp_path, {m: {0: by_seed[0]} for m, by_seed in table.items()})):
+        (tmp_path / f"{number}").mkdir()
+        path = summary.rename(tmp_path / f"{number}" / "summary.json")
+        paths.append(path)
+        settings = {"method": f"m{number}", "train": {"seed": number, "log_every": number}, "runs": f"{number}"}
+        (path.parent / "config.json").write_text(json.dumps(settings))
+    assert "differ in settings" not in render(paths, tmp_path / "out")
+    settings = json.loads((paths[1].parent / "config.json").read_text())
+    for number, rate in ((0, 1e-3), (1, 3e-4)):
+        settings["optimizer"] = {"learning_rate": rate}
+        (paths[number].parent / "config.json").write_text(json.dumps(settings))
+    said = "Not method and seed alone: the runs also differ in settings (optimizer.learning_rate 0.001, 0.0003)."
+    assert said in render(paths, tmp_path / "out")
+    assert said in json.loads((tmp_path / "out" / "table.json").read_text())["notes"]
+
+
 def test_evaluations_of_one_policy_are_not_two_seeds_and_layouts_are_counted(tmp_path):
     paths = runs(tmp_path, methods({"v": 0.4}, seeds=(0, 1), layouts=3))
 

@@ -50,6 +50,14 @@ class Misbehaving(ExpertPolicy):
                     return actions[:, :6]
                 elif self.fault == "text":
                     return "forward"
+                elif self.fault == "complex":
+                    return actions + 1j
+                elif self.fault == "words":
+                    return actions.astype(str)
+                elif self.fault == "objects":
+                    return actions.astype(str).astype(object)
+                elif self.fault == "masked":
+                    return np.ma.masked_greater(actions, -2)
                 elif self.fault == "hang":
                     time.sleep(3600)
                 elif self.fault == "gone":
@@ -117,6 +125,10 @@ def test_replay_of_recorded_actions_repeats_the_outcome(tmp_path):
         ("nan", "NaN.*entries \\[4\\]"),
         ("width", "shape .*6.* takes .*7"),
         ("text", "not an array"),
+        ("complex", "the policy returned complex.*, not an array of numbers"),
+        ("words", "the policy returned <U.*, not an array of numbers"),
+        ("objects", "the policy returned object, not an array of numbers"),
+        ("masked", "the policy returned masked entries, not an array of numbers"),
         ("hang", "within 1.5 s"),
     ],
 )
@@ -226,6 +238,21 @@ def test_raising_the_number_of_episodes_only_adds_the_new_ones(tmp_path):
     first = (tmp_path / "episodes.jsonl").read_text()
     assert evaluate(RandomPolicy(7), tmp_path, episodes=4)["episodes"] == 4
     assert (tmp_path / "episodes.jsonl").read_text().startswith(first)
+
+
+class FromTheWrist(PointTask):
+    """The same, seen by the wrist's camera alone."""
+
+    def make(self):
+        env = super().make()
+        seen, shown = env._observe, {"image_primary": "image_wrist"}
+        env._observe = lambda: {shown.get(key, key): value for key, value in seen().items()}
+        return env
+
+
+def test_another_camera_is_filmed_where_the_primary_one_is_not_shown(tmp_path):
+    summary = evaluate(ExpertPolicy(), tmp_path, task=FromTheWrist(), episodes=1, videos=1)
+    assert summary["videos"] == ["videos/episode_0000_success.mp4"] and (tmp_path / summary["videos"][0]).exists()
 
 
 def test_failures_are_filmed_before_successes(tmp_path):

@@ -1,5 +1,7 @@
 """A saved state of Octo that a disk damaged is named, with what to do; orbax has many ways to say so."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,6 +42,45 @@ def test_a_damaged_state_is_named_with_what_to_do(files, damage, tmp_path, monke
     ):
         StateCheckpoints(tmp_path).restore(template)
     again.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bfloat16"])
+@pytest.mark.parametrize("bit", [0, 7, 11])
+def test_one_bit_of_a_saved_state_that_changed_is_noticed(bit, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", Template)
+    values = np.arange(1000).astype(jnp.dtype(dtype))
+    turned = values.copy()
+    turned.view(np.uint8)[1000 + bit // 8] ^= 1 << bit % 8
+    for folder, kept in (("whole", values), ("turned", turned)):
+        monkeypatch.setattr(
+            "gap_vla.training.checkpoints._on_disk", lambda _, kept=kept: {"params": jnp.asarray(kept), "rival": {}}
+        )
+        states = StateCheckpoints(tmp_path / folder)
+        states.save(3, Template(params=jnp.asarray(values)), {"position": 7})
+        states.close()
+    template = Template(params=jnp.asarray(values))
+    assert np.array_equal(StateCheckpoints(tmp_path / "whole").restore(template)[0].params, values)
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/turned/3 is damaged: its checksum differs; move it away: "):
+        StateCheckpoints(tmp_path / "turned").restore(template)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda said: {**said, "state": said["state"].replace("7", "8")}, "is damaged: its checksum differs"),
+        (lambda said: {k: v for k, v in said.items() if k != "checksum"}, "of an earlier version"),
+    ],
+)
+def test_another_position_in_the_data_and_a_state_without_a_checksum_are_refused(change, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", Template)
+    template = Template(step=jnp.zeros((), jnp.int32))
+    states = StateCheckpoints(tmp_path)
+    states.save(3, template, {"position": 7})
+    states.close()
+    said = tmp_path / "3" / "loader" / "metadata"
+    said.write_text(json.dumps(change(json.loads(said.read_text()))))
+    with pytest.raises(ConfigError, match=words):
+        StateCheckpoints(tmp_path).restore(template)
 
 
 def test_a_state_of_a_run_with_other_settings_is_refused(tmp_path, monkeypatch):

@@ -1,0 +1,34 @@
+"""What a run's held-out error is compared with: the error of always predicting the training episodes' mean action."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from short_training import MODEL, TRAIN
+
+from gap_vla.rlds import EpisodeStore, WindowLoader
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_trainer import OctoTrainer
+
+
+@pytest.mark.parametrize("normalization", ["normal", "bounds"])
+def test_the_mean_action_is_that_of_the_training_episodes_in_every_normalisation(normalization, store):
+    values = {"task": "threading", "model": MODEL, "train": TRAIN, "eval": {"execute": 1}}
+    config = FinetuneConfig.from_dict({**values, "data": {"normalization": normalization}})
+    episodes = EpisodeStore.open(store)
+    with contextlib.closing(OctoTrainer.on(config, episodes)) as trainer:
+        found = trainer.validate()["val/mean_action_mse"]
+    asked = {"window_size": 2, "action_horizon": 3, "normalization": normalization}
+    loader = WindowLoader(episodes, split="val", batch_size=1000, seed=0, train=False, **asked)
+    batch = next(iter(loader))
+    target, counted = batch["action"][:, -1], batch["action_pad_mask"][:, -1]
+    of, mean = episodes.statistics["action"], np.asarray(episodes.split("train").fields["action"], np.float64).mean(0)
+    if normalization == "normal":
+        mean[of["mask"]] = 0
+    else:
+        low, high = of["p01"], of["p99"]
+        mean[of["mask"]] = (2 * (mean - low) / (high - low + 1e-8) - 1)[of["mask"]]
+    errors = np.square(target - mean)[np.broadcast_to(counted, target.shape)]
+    assert found == pytest.approx(errors.mean(), rel=1e-3)
+    at_zero = np.square(target)[np.broadcast_to(counted, target.shape)].mean()
+    assert found < 0.999 * at_zero, "0 is not the mean of an action that is not centred"
