@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import operator
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,20 @@ def _no_hook() -> Any:
     return _nothing
 
 
+_ATTACHED: weakref.WeakSet[Adjustment] = weakref.WeakSet()  # what all optimizers know shall not keep a policy
+
+
+@functools.cache
+def _watch_over_all_optimizers() -> None:
+    """One hook for all and for good: one that went with its policy would go while an optimizer walks over its hooks."""
+
+    def refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for adjustment in list(_ATTACHED):
+            adjustment._refuse_unwatched(optimizer)
+
+    register_optimizer_step_pre_hook(refuse)
+
+
 class Adjustment:
     """GAP attached to a policy; made by `attach` or `attach_columns`. As a context manager it detaches on leaving.
 
@@ -97,10 +112,8 @@ class Adjustment:
         self._handles: list[Any] = [
             hook.place.module.register_forward_hook(hook, with_kwargs=True) for hook in self._hooks
         ]
-        refuse = weakref.WeakMethod(self._refuse_unwatched)  # what all optimizers know shall not keep the policy
-        every = register_optimizer_step_pre_hook(lambda *step: (refuse() or _nothing)(*step))
-        weakref.finalize(self, every.remove)
-        self._handles.append(every)
+        _ATTACHED.add(self)
+        _watch_over_all_optimizers()
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
@@ -127,7 +140,8 @@ class Adjustment:
         The backward pass may come later, also after other forward passes with another ρ.
 
         Args:
-            rho: transition probability of each sample, or of each sample and window step ([1, W] is one sample). None
+            rho: transition probability of each sample, or of each sample and window step ([1, W] is one sample, also
+                where the output has W rows, which are then taken for its steps). None
                 where none is needed: mode `fixed` or `none`, or after the schedule's window.
             step: 0-based training step, which decides whether GAP acts.
 
@@ -145,12 +159,14 @@ class Adjustment:
                 f"training step {step} has no rho, which mode {self.schedule.mode!r} needs; annotate the dataset and "
                 "hand its rho column on to the batch"
             )
-        values = rho.detach().float().cpu().numpy() if isinstance(rho, torch.Tensor) else rho
+        values = rho.detach().cpu() if isinstance(rho, torch.Tensor) else rho
+        if isinstance(values, torch.Tensor) and values.is_floating_point():
+            values = values.float()  # numpy has no bfloat16
         values = np.zeros((1, 1)) if values is None else np.asarray(values)
         if not values.size:
             raise AdjustmentError(f"rho of shape {values.shape} at training step {step} is empty")
-        if not values.ndim or values.dtype.kind not in "biuf":
-            what = f"{values.dtype}{list(values.shape)}"
+        if not values.ndim or values.dtype.kind not in "biuf" or np.ma.is_masked(rho):
+            what = "masked" if np.ma.is_masked(rho) else f"{values.dtype}{list(values.shape)}"
             raise AdjustmentError(f"rho at training step {step} is {what}; give numbers of shape [B] or [B, W]")
         values = values.astype(np.float32).reshape(len(values), -1)
         factors = self.schedule.factors(values, step, self.total_steps)
@@ -287,7 +303,7 @@ class Adjustment:
         """The watched optimizer that trains this parameter, while it is in use."""
         return found() if (found := self._watched.get(id(parameter))) is not None else None
 
-    def _refuse_unwatched(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _refuse_unwatched(self, optimizer: torch.optim.Optimizer) -> None:
         """Before any optimizer's step: raises AdjustmentError if λ is to act and this one is not watched."""
         if self._update == 1 or any(scaled.stepping for scaled in self._updates):
             return
@@ -303,6 +319,7 @@ class Adjustment:
         """Removes every hook; the policy and the optimizer's steps are as they were."""
         for handle in self._handles:
             handle.remove()
+        _ATTACHED.discard(self)
         self._handles.clear()
         self._watched.clear()
         self._updates.clear()

@@ -50,7 +50,8 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
     """
     factor = factor.reshape(*factor.shape, *[1] * (x.ndim - factor.ndim)).to(x.device)
     if features is not None:
-        if not len(range(x.shape[-1])[features]):
+        ends = [end for end in (features.start, features.stop) if end is not None]
+        if not len(range(x.shape[-1])[features]) or not all(-x.shape[-1] <= end <= x.shape[-1] for end in ends):
             raise AdjustmentError(f"features {features} are none of the {x.shape[-1]} of the last axis")
         whole = torch.ones(*factor.shape[:-1], x.shape[-1], device=x.device)
         whole[..., features] = factor

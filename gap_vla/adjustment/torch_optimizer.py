@@ -37,7 +37,7 @@ class ScaledUpdates:
     Args:
         optimizer: any `torch.optim.Optimizer`.
         targets: parameters, each with the columns that are meant (None: all of it).
-        update: gives λ of the step that is about to be taken.
+        update: gives λ of the step that is taken; asked after it, for a closure may set it.
         finished: called after every step.
         decoupled: overrides `unscaled_decay`.
 
@@ -56,40 +56,43 @@ class ScaledUpdates:
         self._targets = targets
         self._update, self._finished, self._decoupled = update, finished, decoupled
         self.stepping = False
-        self._before: list[tuple[torch.Tensor, torch.Tensor, Any]] = []
+        self._before: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]] = []
         self.handles = [
             optimizer.register_step_pre_hook(self._remember),
             optimizer.register_step_post_hook(self._scale),
         ]
 
-    def _remember(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _remember(self, optimizer: torch.optim.Optimizer, given: Sequence[Any], named: Mapping[str, Any]) -> None:
         self._before = []
         self.stepping = True
-        self._lam = self._update()
-        if self._lam == 1:
+        closure = named.get("closure") is not None or any(value is not None for value in given[1:])
+        if self._update() == 1 and not closure:
             return
         group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         for parameter, columns in self._targets:
             group = group_of.get(id(parameter))
-            if group is None or parameter.grad is None:  # the optimizer passes over it
+            if group is None or (parameter.grad is None and not closure):  # the optimizer passes over it
                 continue
             decay = None
             decoupled = unscaled_decay(optimizer, group) if self._decoupled is None else self._decoupled
             if decoupled and group.get("weight_decay"):
                 decay = group["lr"] * group["weight_decay"]
             regions = [parameter.detach()] if columns is None else [parameter.detach()[:, c] for c in columns]
-            self._before += [(region, region.clone(), decay) for region in regions]
+            self._before += [(parameter, region, region.clone(), decay) for region in regions]
 
     @torch.no_grad()
     def _scale(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         # a gradient scaler that gives up inside a fused kernel moves nothing, and decays nothing
         may_skip = hasattr(optimizer, "found_inf")
-        starts = []
-        for region, before, decay in self._before:
+        starts, moved, lam = [], [], self._update()
+        for parameter, region, before, decay in self._before:
+            if lam == 1 or parameter.grad is None:
+                continue
             start = before if decay is None else before * (1 - decay)
             starts.append(torch.where(region == before, before, start) if may_skip else start)
+            moved.append(region)
         if starts:
-            torch._foreach_lerp_([region for region, _, _ in self._before], starts, 1 - self._lam)
+            torch._foreach_lerp_(moved, starts, 1 - lam)
         self._before = []
         self.stepping = False
         self._finished()

@@ -207,11 +207,15 @@ def _pictures(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarray
     if lost := [step for step, row in enumerate(rows) if not isinstance(row, Mapping) or not row.get("bytes")]:
         raise EpisodeError(f"{where}: no picture at step {lost[0]}; download it again")
     bomb = (Image.DecompressionBombError,)
-    with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
-        formats = ("PNG", "JPEG", "WEBP")  # for PostScript, which Pillow knows too, it would start Ghostscript
-        for row in rows:
+    formats = ("PNG", "JPEG", "WEBP")  # for PostScript, which Pillow knows too, it would start Ghostscript
+    pictures = []
+    for step, row in enumerate(rows):
+        with refusing(
+            f"{where}: the picture at step {step} cannot be decoded", "download it again", EpisodeError, bomb
+        ):
             Image.open(io.BytesIO(row["bytes"]), formats=formats).verify()  # checksums, which reading passes over
-        pictures = [Image.open(io.BytesIO(row["bytes"]), formats=formats) for row in rows]
+            pictures.append(Image.open(io.BytesIO(row["bytes"]), formats=formats))
+    with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
         modes = {picture.mode for picture in pictures}
         if odd := modes - {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}:  # depth would be cut off at 255
             raise EpisodeError(f"{where}: a picture of mode {min(odd)}, not of 8-bit colours; leave this camera out")

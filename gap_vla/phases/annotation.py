@@ -292,7 +292,8 @@ def load_annotator(directory: str | Path) -> Annotator:
 def _motions(episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None) -> list[Motion]:
     if extra is not None and len(extra) != len(episodes):
         raise MotionError(f"{len(episodes)} episodes but extra columns for {len(extra)}")
-    return [motion_of(e, None if extra is None else extra[i]) for i, e in enumerate(episodes)]
+    numbered = [dataclasses.replace(e, metadata={"episode_id": i, **e.metadata}) for i, e in enumerate(episodes)]
+    return [motion_of(e, None if extra is None else extra[i]) for i, e in enumerate(numbered)]
 
 
 def _find_points(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import one_line
 
 EXPERT_ACTION = "expert_action"
 """Observation key of the scripted expert's action; only policies with `privileged = True` are given it."""
@@ -262,8 +263,8 @@ class GuardedPolicy:
                 said = "masked entries" if np.ma.is_masked(result) else kind
                 return f"the policy returned {said}, not an array of numbers"
             actions = np.asarray(result, np.float32)
-        except (TypeError, ValueError):
-            return f"the policy returned {type(result).__name__}, not an array of numbers"
+        except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of tensors with a gradient
+            return f"the policy returned {type(result).__name__}, not an array of numbers: {one_line(error)}"
         expected = (rows, self._width)
         if actions.shape != expected:
             return (

@@ -101,7 +101,7 @@ class KeyMapping:
         """The actions of an answer in our order.
 
         Raises:
-            PolicyError: the answer has no such actions.
+            PolicyError: the answer has no such actions. (NaN in them fails the episode that it is played in.)
         """
         if not isinstance(answer, Mapping) or self.actions not in answer:
             found = one_line(", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__)

@@ -152,7 +152,10 @@ def test_a_pass_without_rho_does_not_count_as_one_with():
         compiled(IMAGE, PROPRIO)
 
 
-@pytest.mark.parametrize("rho", [0.5, torch.tensor(0.5), np.array(["a"] * 4)])
+@pytest.mark.parametrize(
+    "rho",
+    [0.5, torch.tensor(0.5), np.array(["a"] * 4), torch.ones(4) + 0.5j, np.ma.masked_greater(np.full(4, 0.5), 0.1)],
+)
 def test_a_rho_that_is_no_number_per_sample_is_refused(unchecked, policy, rho):
     with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
         with pytest.raises(AdjustmentError, match=r"give numbers of shape \[B\] or \[B, W\]"), gap.adjusting(rho, 0):
@@ -188,6 +191,7 @@ def test_copies_of_a_policy_and_files_of_it_are_without_gap(policy):
         policy(IMAGE, PROPRIO)
 
 
-def test_a_part_of_the_features_that_is_not_there_is_refused():
+@pytest.mark.parametrize("features", [slice(7, 9), slice(1, 9), slice(2, 2), slice(-5, 2)])
+def test_a_part_of_the_features_that_is_not_there_is_refused(features):
     with pytest.raises(AdjustmentError, match="are none of the 3 of the last axis"):
-        scale_gradient(torch.ones(2, 3, requires_grad=True), torch.ones(2), features=slice(7, 9))
+        scale_gradient(torch.ones(2, 3, requires_grad=True), torch.ones(2), features=features)

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
-from torch.optim.optimizer import _global_optimizer_pre_hooks
+from torch.optim.optimizer import _global_optimizer_pre_hooks, register_optimizer_step_pre_hook
 
 from gap_vla.adjustment import AdjustmentSchedule
 from gap_vla.adjustment.torch import attach
@@ -194,13 +194,32 @@ def test_a_step_of_an_optimizer_that_is_not_watched_is_refused_while_lambda_acts
 
 
 def test_optimizers_of_others_do_not_keep_a_policy_that_is_gone():
+    def attached():
+        policy = make_policy()
+        attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+        return weakref.ref(policy["state"]), len(_global_optimizer_pre_hooks)
+
+    (gone, hooks), (_, again) = attached(), attached()
+    gc.collect()
+    assert gone() is None and hooks == again
+
+
+def test_a_policy_that_goes_while_an_optimizer_walks_over_its_hooks_disturbs_no_step():
     policy = make_policy()
     attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
-    gone = weakref.ref(policy["state"])
-    before = len(_global_optimizer_pre_hooks)
-    del policy
-    gc.collect()
-    assert gone() is None and len(_global_optimizer_pre_hooks) < before
+    held = [policy]
+    handles = [register_optimizer_step_pre_hook(lambda *_: held.clear() or (gc.collect() and None))]
+    handles.append(register_optimizer_step_pre_hook(lambda *_: None))  # one more to walk on to
+    try:
+        other = make_policy()
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+        backward(other)
+        del policy
+        optimizer.step()
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert not held
 
 
 class Around(torch.optim.Optimizer):
@@ -226,6 +245,42 @@ def test_an_optimizer_around_another_is_watched_by_its_own_steps():
     torch.testing.assert_close(before - policy["state"].weight, 0.25 * policy["state"].weight.grad)
     with pytest.raises(ValueError, match="takes a step and is not watched"):
         inner.step()
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "lbfgs"])
+def test_lambda_that_is_set_in_the_closure_of_a_step_scales_that_step(name, by_name):
+    makers = {**OPTIMIZERS, "lbfgs": lambda p: torch.optim.LBFGS(p, lr=0.1, max_iter=3)}
+    moved = []
+    for lam in (1.0, 0.25):
+        policy = make_policy()
+        before = {n: v.detach().clone() for n, v in policy.named_parameters()}
+        gap = attach(policy, "state", LAM_ONLY[lam], total_steps=4)
+        optimizer = gap.watch(makers[name](policy.parameters()))
+
+        def closure(policy=policy, gap=gap, optimizer=optimizer):
+            optimizer.zero_grad()
+            with gap.adjusting(None, 0):
+                loss = policy["head"](policy["state"](X).tanh()).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure=closure) if by_name else optimizer.step(closure)
+        decay = 0.1 * optimizer.param_groups[0].get("weight_decay", 0)
+        moved.append({n: v.detach() - before[n] * (1 - decay) for n, v in policy.named_parameters()})
+    for name in moved[0]:
+        torch.testing.assert_close(moved[1][name], moved[0][name] * (0.25 if name.startswith("state") else 1.0))
+
+
+def test_a_step_whose_closure_gives_no_gradient_decays_nothing():
+    policy = make_policy()
+    gap = attach(policy, "state", LAM_ONLY[0.25], total_steps=4)
+    optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=0.1, weight_decay=0.5))
+    with gap.adjusting(None, 0):
+        policy["state"](X)
+    before = policy["state"].weight.detach().clone()
+    optimizer.step(lambda: policy["head"].weight.square().sum().backward())
+    assert torch.equal(policy["state"].weight, before)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adafactor, torch.optim.Muon])

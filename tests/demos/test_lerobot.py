@@ -202,7 +202,7 @@ def test_a_picture_in_postscript_starts_no_ghostscript(tmp_path: Path, monkeypat
     columns["observation.images.top"] = [{"bytes": stream.getvalue(), "path": ""}] * len(columns["frame_index"])
     write_table(root / "data/chunk-000/episode_000001.parquet", columns)
     with pytest.raises(
-        EpisodeError, match=r"episode 1: .* a picture cannot be decoded: cannot identify image file; download"
+        EpisodeError, match=r"episode 1: .* the picture at step 0 cannot be decoded: cannot identify image file"
     ):
         open_source(root, "lerobot")[1]
 
@@ -318,7 +318,7 @@ def test_a_picture_whose_checksum_is_wrong_is_refused(tmp_path: Path) -> None:
     picture[picture.index(b"IDAT") + 20] ^= 1
     columns["observation.images.top"][2]["bytes"] = bytes(picture)
     write_table(root / "data/chunk-000/episode_000001.parquet", columns)
-    with pytest.raises(EpisodeError, match=r"episode_000001\.parquet, episode 1: .* a picture cannot be decoded"):
+    with pytest.raises(EpisodeError, match=r"_000001\.parquet, episode 1: .* the picture at step 2 cannot be decoded"):
         open_source(root, "lerobot")[1]
 
 

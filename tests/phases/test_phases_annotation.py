@@ -252,6 +252,13 @@ def test_errors_name_the_episode_the_option_and_the_method():
         annotate([DEMOS[0].replace(phase=None)], method="column")
 
 
+def test_episodes_without_a_name_are_named_by_their_number():
+    unnamed = [episode.replace(metadata={}, proprio=episode.proprio.copy()) for episode in DEMOS]
+    unnamed[1].proprio[11, 4] = np.inf
+    with pytest.raises(MotionError, match="memory, episode 1: quaternion is inf at step 11"):
+        annotate(unnamed, method="gaussian")
+
+
 @pytest.mark.parametrize(
     ("method", "options", "idle"),
     [

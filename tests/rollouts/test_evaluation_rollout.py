@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pointmass import PointTask
 
 from gap_vla.rollouts import (
@@ -56,6 +57,8 @@ class Misbehaving(ExpertPolicy):
                     return actions.astype(str)
                 elif self.fault == "objects":
                     return actions.astype(str).astype(object)
+                elif self.fault == "gradient":
+                    return torch.tensor(actions, requires_grad=True)
                 elif self.fault == "masked":
                     return np.ma.masked_greater(actions, -2)
                 elif self.fault == "hang":
@@ -128,6 +131,7 @@ def test_replay_of_recorded_actions_repeats_the_outcome(tmp_path):
         ("complex", "the policy returned complex.*, not an array of numbers"),
         ("words", "the policy returned <U.*, not an array of numbers"),
         ("objects", "the policy returned object, not an array of numbers"),
+        ("gradient", "the policy returned Tensor, not an array of numbers: Can't call numpy"),
         ("masked", "the policy returned masked entries, not an array of numbers"),
         ("hang", "within 1.5 s"),
     ],
