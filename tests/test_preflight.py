@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -114,6 +115,15 @@ def test_a_warm_up_that_training_never_ends_is_noted(folders):
     note = "note: optimizer.warmup_steps is 100, train.steps 50: at most 0.5 of optimizer.learning_rate is reached"
     assert note in Run(small(**folders, train__steps=50, optimizer__warmup_steps=100)).dry_run()
     assert "note" not in Run(small(**folders, train__steps=50, optimizer__warmup_steps=50)).dry_run()
+
+
+@pytest.mark.parametrize("kind", [small, octo])
+def test_a_dry_run_says_what_memory_training_takes_and_whether_it_is_here(kind, folders, monkeypatch):
+    said = Run(kind(**folders)).dry_run()
+    assert re.search(r"memory of training: about [\d.]+ [MG]iB \(libraries 300\.0 MiB, .*batches .*\)\n|\)$", said)
+    assert "refused" not in said
+    monkeypatch.setattr("gap_vla.training.preflight.available_memory", lambda: 2**28)
+    assert "; 256.0 MiB are free here, so that a run would be refused" in Run(kind(**folders)).dry_run()
 
 
 def test_a_dry_run_says_how_long_gap_acts_in_the_unit_that_counts(folders):

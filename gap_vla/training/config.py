@@ -156,7 +156,7 @@ class EvalConfig:
 
     episodes: Annotated[int, EPISODES] = 20  # of each variant
     seed: Annotated[int, LAYOUT_SEED] = 0
-    workers: Annotated[int, WORKERS] = 1
+    workers: Annotated[int, WORKERS] = 1  # processes that collect demonstrations, and that roll out
     execute: Annotated[int, HORIZON] = 1  # actions executed of each predicted chunk
     ensemble: bool = False  # temporal ensembling instead of executing chunks
     videos: Annotated[int, EPISODES] = 2

@@ -30,6 +30,10 @@ def _unseen_view(config: Any, key: str) -> bool:
     return "primary" not in config.demos.cameras and not (config.data.rlds or config.demos.path or config.data.mixture)
 
 
+def _no_simulator(config: Any, key: str) -> bool:
+    return not config.eval.episodes and (config.data.rlds or config.demos.path)
+
+
 def _no_frames(config: Any, key: str) -> bool:
     """The temporal transformer wants as many frames as states, even where no frame is read."""
     return config.method == "proprio" and config.model.temporal == "none"
@@ -79,6 +83,7 @@ _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"rivals\..*", "with method {0.method}", _other_rival),
     (r"train\.steps", "with train.epochs", lambda c, _: getattr(c.train, "epochs", 0)),
     (r"eval\.(seed|videos|variants?)", "without eval.episodes", lambda c, _: not c.eval.episodes),
+    (r"eval\.workers", "without eval.episodes and demonstrations to collect", _no_simulator),
     (r"eval\.execute", "with eval.ensemble", lambda c, _: c.eval.ensemble),
 )
 """Keys, when they have no effect, in words and as a question."""

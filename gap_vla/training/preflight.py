@@ -27,7 +27,7 @@ from typing import Any
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section, refusing, regular, whole
 from gap_vla.core.outputs import claim, require_apart
-from gap_vla.core.resources import require_disk, require_memory, require_writable
+from gap_vla.core.resources import available_memory, require_disk, require_memory, require_writable, shown
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import LAYOUT_SEED, ConfigError
 from gap_vla.demos import open_source
@@ -126,11 +126,22 @@ def require_training_memory(config: Experiment, on_cpu: bool) -> None:
     Args:
         on_cpu: whether the model is computed there; otherwise only the batches are counted.
     """
-    needs = config.memory()
-    if not on_cpu:
-        needs = {name: size for name, size in needs.items() if name == "batches"}
     advice = f"{config.memory_advice}, demos.image_size, or the sizes in model"
-    require_memory({"libraries": 300 * 2**20, **needs}, advice)
+    require_memory(_training_memory(config, on_cpu), advice)
+
+
+def _training_memory(config: Experiment, on_cpu: bool) -> dict[str, float]:
+    needs = {name: size for name, size in config.memory().items() if on_cpu or name == "batches"}
+    return {"libraries": 300 * 2**20, **needs}
+
+
+def memory_in_words(config: Experiment) -> str:
+    """What `require_training_memory` counts, and whether it is here, for a dry run."""
+    needs, have = _training_memory(config, config.on_cpu), available_memory()
+    parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
+    short = have is not None and sum(needs.values()) > have
+    here = f"; {shown(have or 0)} are free here, so that a run would be refused" if short else ""
+    return f"memory of training: about {shown(sum(needs.values()))} ({parts}){here}"
 
 
 def require_training_disk(config: Experiment) -> None:

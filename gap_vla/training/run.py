@@ -25,7 +25,7 @@ from gap_vla.sim import task_spec
 from gap_vla.training.config import Experiment
 from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
 from gap_vla.training.loop import train
-from gap_vla.training.preflight import require_data, require_exported, require_ready
+from gap_vla.training.preflight import memory_in_words, require_data, require_exported, require_ready
 from gap_vla.training.stages import (
     Stages,
     open_mixture,
@@ -179,6 +179,7 @@ class Run:
                 *(f"RLDS dataset: {path} (with weight {weight})" for path, weight in self.config.data.mixture),
                 f"run: {self.directory.path}",
                 self.config.trainer().dry_run(self.config),
+                memory_in_words(self.config),
                 *_notes(self.config),
             ]
         )
