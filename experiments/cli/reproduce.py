@@ -56,6 +56,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.page.endswith(".md"):
         parser.error(f"--page {options.page}: the page is Markdown, .md")
+    if Path(options.page).is_symlink() and not Path(options.page).exists():
+        parser.error(f"--page {options.page} is a link that leads nowhere; remove it, or make what it names")
     if options.front_page != parser.get_default("front_page") and not Path(options.front_page).is_file():
         parser.error(f"--front-page {options.front_page}: no such page; leave the option out to write none")
     if options.front_page != parser.get_default("front_page"):

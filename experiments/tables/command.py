@@ -76,6 +76,8 @@ def reproduce(options: argparse.Namespace) -> int:
     table = narrowed(whole, tuple(options.tasks), tuple(options.methods))
     kind = find_kind(table.kind)
     seeds = _seeds(options.seeds)
+    if options.render and seeds and {*seeds} <= {*whole.seeds}:
+        raise ConfigError("--seeds has no effect with --render, which shows the table's own seeds; leave it out")
     require_apart(Path(options.page), options.results)
     around(Path(options.page), marker_name(table.name, options.profile))
     cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)

@@ -145,7 +145,7 @@ def load_policy(
         return LoadedPolicy(ExpertPolicy())
     if name == "random":
         return LoadedPolicy(RandomPolicy(action_dim, seed))
-    if name.startswith("replay:"):
+    if name.startswith("replay:") and name != "replay:":
         return LoadedPolicy(replay(Path(name.removeprefix("replay:")), action_dim, task))
     if name.startswith(("ws://", "wss://")):
         from gap_vla.serving.client import KeyMapping, RemotePolicy
