@@ -118,7 +118,8 @@ def checked_options(method: str, options: Mapping[str, Any], seed: int = 0) -> t
     if own.n_change_points is not None:
         used -= {"penalty", "stroke"}  # so many change points, whatever they cost
     if idle := sorted({*options, *(["seed"] if seed else [])} - used):
-        raise MotionError(f"{', '.join(idle)}: no effect with method {method!r}; leave it out")
+        counted = "" if own.n_change_points is None else " and n_change_points"
+        raise MotionError(f"{', '.join(idle)}: no effect with method {method!r}{counted}; leave it out")
     EstimatorSettings(**of_lstm)
     return own, of_lstm
 

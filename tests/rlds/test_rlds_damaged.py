@@ -194,6 +194,7 @@ def test_no_page_shows_an_episode_without_one_of_its_pictures(sound: Path, tmp_p
         "forged": (edited("dataset_statistics.json", lambda v: v["proprio"].update(std=[9.0] * 9)), "proprio.std"),
         "narrow": (edited("dataset_statistics.json", lambda v: v["action"].update(q01=[0.0] * 6)), "action.q01"),
         "counts": (edited("dataset_statistics.json", lambda v: v.update(num_transitions=5)), "num_transitions"),
+        "gone": (lambda p: (p / "dataset_statistics.json").unlink(), "is missing"),
     }.values(),
 )
 def test_statistics_that_are_not_those_of_the_data_are_an_error(

@@ -134,6 +134,9 @@ def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLa
 def _statistics(version_dir: Path, train: list[Recording]) -> Iterator[Finding]:
     """The statistics of a dataset of ours are those of its training split; a mask may be somebody's choice."""
     file = version_dir / STATISTICS
+    if not file.exists():
+        yield Finding("error", "statistics", f"{file.name} is missing; copy the dataset, or write it, again")
+        return
     with refusing(file, "write the dataset again", EpisodeError), np.errstate(all="ignore"):
         meant = flat(dataset_statistics([e.action for e in train], [e.proprio for e in train if e.proprio is not None]))
         said = dict(flat(load_statistics(file, EpisodeError)))
