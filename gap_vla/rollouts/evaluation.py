@@ -134,9 +134,11 @@ def evaluate(
             if cannot_end_so(r, what["task"]):
                 raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")
             ends = (None, *(chosen.phases or [r.phase]))
-            if r.steps > chosen.horizon or r.layout_seed != layout_of(e) or r.phase not in ends:
+            odd = {"steps": r.steps > chosen.horizon, "layout_seed": r.layout_seed != layout_of(e)}
+            odd["phase"] = r.phase not in ends
+            if said := ", ".join(f"{key} {getattr(r, key)!r:.60}" for key, other in odd.items() if other):
                 raise EvaluationError(
-                    f"{log.path}: episode {e} is none of this evaluation; remove it, or choose another --out"
+                    f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
                 )
         todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
         started = time.monotonic()

@@ -171,7 +171,7 @@ def require_data(config: Experiment, stages: Stages) -> None:
     if not splits["train"] or not splits.get("val"):
         raise ConfigError(
             f"data.val_fraction is {config.data.val_fraction}; of {episodes} episodes, {len(splits['train'])} would be "
-            "left for training; lower it, or give more episodes"
+            f"left for training; {'lower it, or ' * (episodes > 1)}give more episodes"
         )
     if not stages.demos.exists():
         require_rendering()

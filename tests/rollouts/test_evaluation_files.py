@@ -366,7 +366,9 @@ def test_episodes_of_another_evaluation_are_no_beginning_of_this_one(tmp_path, c
         with pytest.raises(EvaluationError, match=r"summary\.json says of episode 0 other than .*episodes\.jsonl"):
             evaluated(2)
     (tmp_path / "summary.json").unlink()  # as if it had been interrupted
-    with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode \d+ is none of this evaluation; remove"):
+    with pytest.raises(
+        EvaluationError, match=r"episodes\.jsonl: episode \d+ is none of this evaluation \(.+\); remove"
+    ):
         evaluated(2)
 
 
