@@ -51,13 +51,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
     """What `differences` found, for a message.
 
-    >>> in_words({"train.steps": (3, 4), "options": ({}, None), "options.sigma": (None, 5)})
+    >>> in_words({"train.steps": (3, 4), "options.sigma": (None, 5)})
     'train.steps: 3 then, 4 now; options.sigma: not given then, 5 now'
     """
     told = [
         f"{key}: {' then, '.join('not given' if value is None else repr(value) for value in pair)} now"
         for key, pair in changed.items()
-        if pair not in (({}, None), (None, {}))  # the keys below it tell
     ]
     return "; ".join(told)
 
