@@ -59,14 +59,19 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
     summary = ""
     if table.shape == "map":
         summary = map_summary(places_of(results))
-        parts += map_text(results, page.parent / "pictures" / f"reproduce_{table.name}_{profile}.png")
-        parts += rule_text(places_of(results), _predictors(results, Looks(ledger)))
+        rule = rule_text(places_of(results), _predictors(results, Looks(ledger)))  # reads the looks before it draws
+        parts += map_text(results, page.parent / "pictures" / f"reproduce_{table.name}_{profile}.png") + rule
     if table.shape == "confirmation":
         parts += confirmation_text(results)
         summary = "\n\n".join(confirmation_text(results))
+    pictures = {}
     for result in results if table.shape in ("sections", "confirmation") else ():
         picture = f"reproduce_{table.name}_{profile}_{result.block.name}.png"
-        parts += _section(result, picture, page.parent, Looks(ledger))
+        parts += _section(result, picture, Looks(ledger))
+        if result.finished:
+            pictures[page.parent / "pictures" / picture] = result
+    for path, result in pictures.items():  # once all looks have been read
+        _draw(result, path)
     if any(result.finished for result in results):
         parts.append(HOW_INTERVALS)
     replace_between(page, marker_name(table.name, profile), "\n\n".join(part for part in parts if part))
@@ -101,13 +106,12 @@ def title_of(block: Block) -> str:
     return f"{block.task}: {block.description}" if block.description else block.task
 
 
-def _section(result: BlockResult, picture: str, folder: Path, looks: Looks) -> list[str]:
+def _section(result: BlockResult, picture: str, looks: Looks) -> list[str]:
     title = title_of(result.block)
     if not (result.finished or result.failed or result.stale):
         return [f"### {title}", "Not run yet."]
     parts = [f"### {title}"]
     if result.finished:
-        _draw(result, folder / "pictures" / picture)
         parts += [*verdicts(result), f"![Success and paired differences on {result.block.task}](pictures/{picture})"]
         parts += [_success_table(result), _difference_table(result)]
         parts += looks_text(result.block, result.finished, looks)

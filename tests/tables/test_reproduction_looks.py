@@ -11,6 +11,7 @@ from experiments.tables.cells import first_half_means
 from experiments.tables.ledger import Ledger, LedgerError
 from experiments.tables.looks import Looks, look, looks_text
 from experiments.tables.queue import QueueOptions, run_queue
+from experiments.tables.render import render
 from gap_vla.core.typed_config import ConfigError
 
 
@@ -120,6 +121,17 @@ def test_a_look_of_values_that_cannot_be_is_in_no_table(finished, change, named)
     looks.add(entry, **change)
     with pytest.raises(LedgerError, match=f"{named}.*look again"):
         looks_text(cells[0].block, [entry], looks)
+
+
+def test_a_damaged_look_leaves_page_and_pictures_as_they_are(finished, tmp_path):
+    cells, ledger, _, _ = finished
+    Looks(ledger).add(ledger.matching(cells[1]), branch_losses={"vision": {"all": "x"}})
+    page = tmp_path / "docs" / "RESULTS.md"
+    page.parent.mkdir()
+    page.write_text("# Results\n")
+    with pytest.raises(LedgerError, match="look again"):
+        render(fake_table("concat", "vision", seeds=(0,)), "cpu", cells, ledger, page)
+    assert [path.name for path in page.parent.rglob("*")] == ["RESULTS.md"] and page.read_text() == "# Results\n"
 
 
 def test_gradients_are_the_means_of_the_logged_steps_of_the_first_half(tmp_path):
