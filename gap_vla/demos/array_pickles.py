@@ -40,7 +40,10 @@ class ArrayPickles(NamedArrays):
         self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
         self._names = sorted({str(name) for names in held for name in names})
         if lost := sorted({*self._image_keys}.difference(*held)):
-            raise EpisodeError(f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names")
+            there = one_line(", ".join(self._names), 300)
+            raise EpisodeError(
+                f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names; there are {there}"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}

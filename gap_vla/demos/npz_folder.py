@@ -45,7 +45,10 @@ class NpzFolder(NamedArrays):
         self._names = sorted({name for names in held for name in names})
         self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
         if lost := sorted(set(self.options["image_keys"] or ()) - {*self._names}):
-            raise EpisodeError(f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names")
+            there = one_line(", ".join(self._names), 300)
+            raise EpisodeError(
+                f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names; there are {there}"
+            )
         if self.options["image_keys"] is None:
             self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
 

@@ -98,8 +98,12 @@ class RobomimicHDF5(Source):
             self._dropped = {key: reason for group in groups for key, reason in self._unused(group).items()}
             first = members.group_at(file, f"data/{self.places[0]}", f"{self.path}")
             self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
+            observations = members.names_in(members.group_at(first, "obs", f"{self.path}"), f"{self.path}")
         if image_keys and (lost := sorted(set(image_keys) - set(self._cameras))):
-            raise EpisodeError(f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names")
+            raise EpisodeError(
+                f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names; "
+                f"there are {one_line(', '.join(observations), 300)}"
+            )
 
     def mapping(self) -> dict[str, str]:
         names = {camera: f"obs/{key}" for key, camera in self._image_keys.items() if key in self._cameras}
@@ -138,7 +142,10 @@ class RobomimicHDF5(Source):
             return sorted(names, key=_natural)
         if not members.has(file, f"mask/{filter_key}"):
             known = members.has(file, "mask") and ", ".join(map(str, members.group_at(file, "mask", f"{self.path}")))
-            raise EpisodeError(f"{self.path}: no filter 'mask/{filter_key}' (filters: {one_line(known or 'none')})")
+            raise EpisodeError(
+                f"{self.path}: no filter 'mask/{filter_key}' (filters: {one_line(known or 'none')}); name one of these, "
+                "or leave filter_key out"
+            )
         chosen = members.texts_at(file, f"mask/{filter_key}", f"{self.path}")
         if missing := sorted(set(chosen) - set(names)):
             raise EpisodeError(

@@ -328,7 +328,7 @@ def test_a_pickle_that_gives_a_key_twice_is_refused(tmp_path: Path) -> None:
 
 def test_a_camera_that_no_npz_file_has_is_missed_at_once(tmp_path: Path) -> None:
     np.savez(tmp_path / "demo.npz", proprio=np.zeros((3, 9)), action=np.zeros((3, 7)))
-    with pytest.raises(EpisodeError, match="no array 'typo', which image_keys names"):
+    with pytest.raises(EpisodeError, match="no array 'typo', which image_keys names; there are action, "):
         open_source(tmp_path, "npz", image_keys={"typo": "image_primary"})
 
 

@@ -1,5 +1,7 @@
 """Pages link to what is there, and stand in the navigation; the site itself is checked by `make docs`."""
 
+import ast
+import json
 import re
 from pathlib import Path
 
@@ -29,6 +31,25 @@ def test_every_link_of_a_page_leads_somewhere(page):
         there = (page.parent / path).resolve() if path else page
         assert there.exists(), f"{page.name} links to {target}, which is not there"
         assert not anchor or anchor in anchors(there), f"{page.name} links to {target}; {sorted(anchors(there))}"
+
+
+def code_of(path):
+    """The Python of a page's blocks, or of a notebook's cells."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return re.findall(r"^```py(?:thon)?\n(.*?)^```$", text, re.M | re.S)
+    return ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in [*PAGES, *sorted(ROOT.glob("examples/*.ipynb"))] if any("gap_vla" in c for c in code_of(path))],
+    ids=lambda path: path.stem,
+)
+def test_what_a_page_imports_of_ours_is_there(path):
+    nodes = [node for code in code_of(path) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    for line in sorted({ast.unparse(node) for node in nodes if (node.module or "").startswith("gap_vla")}):
+        exec(line)
 
 
 def test_every_page_of_the_documentation_stands_in_the_navigation():

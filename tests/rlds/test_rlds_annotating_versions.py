@@ -45,7 +45,7 @@ def test_an_rlds_version_keeps_every_feature_byte_for_byte(tmp_path):
         annotate_files(old, old.parent / "1.4.0", extra="hands")
     with pytest.raises(EpisodeError, match=r"no split 'test'; it has train, val"):
         read_episode(old, 0, split="test")
-    with pytest.raises(AnnotationError, match=r"split val: no episode 2"):
+    with pytest.raises(AnnotationError, match=r"split val: no episode 2; it has 2, from 0 to 1"):
         read_episode(old, 2, split="val")
     assert read_episode(new, 1, split="val").images["image_primary"].shape == (80, 16, 16, 3)
     relabelled = annotate_files(new, new.parent / "1.2.0", method="fixed").path

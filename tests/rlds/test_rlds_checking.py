@@ -312,6 +312,11 @@ def test_a_part_of_an_episode_that_is_another_one_is_found() -> None:
     assert ("error", "duplicate") in findings([*SOUND, cut])
 
 
+def _triangle(point: int) -> np.ndarray:
+    """ρ of 52 steps with one change point."""
+    return np.maximum(0, 1 - abs(np.arange(52) - point) / 10).astype(np.float32)
+
+
 def _scene(index: int, camera: int = 0) -> np.ndarray:
     """A scene that is alike in all episodes: a bright corner of one colour and another beside it; one object moves."""
     frames = np.full((60, 32, 32, 3), 60, np.uint8)
@@ -376,6 +381,33 @@ def test_one_episode_that_was_filmed_otherwise_is_found(spoil: Callable[[np.ndar
 def test_one_episode_of_other_pictures_is_found(spoil: Callable[[np.ndarray], np.ndarray], said: str) -> None:
     told = _told_of_pictures(_seen(primary=[spoil(f) if i == 1 else f for i, f in enumerate(SCENES)]))
     assert len(told) == 1 and told[0].startswith("train[1]: ") and said in told[0], told
+
+
+@pytest.mark.parametrize("weights", [(1 / 3, 1 / 3, 1 / 3), (0.299, 0.587, 0.114)])
+def test_pictures_of_strong_colours_that_became_grey_have_lost_them(weights: tuple[float, float, float]) -> None:
+    films = [frames.copy() for frames in SCENES]
+    for frames in films:
+        frames[:, :, 16:] = [250, 30, 90]
+    grey = (films[1] @ np.array(weights)).round().astype(np.uint8)[..., None].repeat(3, -1)
+    told = _told_of_pictures(_seen(primary=[grey if i == 1 else f for i, f in enumerate(films)]))
+    assert told == ["train[1]: primary has lost its colours, which most other episodes have"]
+    of_another = _told_of_pictures(_seen(primary=[grey[:, ::-1] // 3 if i == 1 else f for i, f in enumerate(films)]))
+    assert len(of_another) == 1 and "shows something else" in of_another[0], of_another
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7])
+@pytest.mark.parametrize("flat", [{0, 1}, {0, 2, 3}, {0, 1, 2, 3}])
+def test_a_constant_rho_of_many_episodes_is_noted_once_for_all(value: float, flat: set[int]) -> None:
+    points = np.arange(52) == 30
+    labels = [
+        {"rho": np.full(52, value, np.float32) if i in flat else _triangle(30), "change_point": points}
+        for i in range(4 if len(flat) > 2 else 2)
+    ]
+    recordings = [dataclasses.replace(_cut(physical(i), np.arange(52)), fields=one) for i, one in enumerate(labels)]
+    told = [f for r in recordings for check in EPISODE_CHECKS for f in check(r) if f.check == "rho"]
+    told += [f for check in COMPARISON_CHECKS for f in check(recordings) if f.check == "rho"]
+    assert [f.level for f in told] == ["note"]
+    assert f"the same at every step in {len(flat)} of {len(labels)} episodes" in told[0].message
 
 
 def test_exchanged_and_repeated_cameras_are_found() -> None:

@@ -60,7 +60,7 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     """
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     if not 0 <= index < len(demos):
-        raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}")
+        raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}, from 0 to {len(demos) - 1}")
     return labelled(demos, index)
 
 

@@ -60,7 +60,7 @@ def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episo
     """
     files = files_in(source, ".npz")
     if not 0 <= index < len(files):
-        raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}")
+        raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}, from 0 to {len(files) - 1}")
     labels_of([{*read_arrays(file, lambda _: False)} & {*LABELS} for file in files], index, f"{files[index]}")
     return read_npz(files[index], job)
 

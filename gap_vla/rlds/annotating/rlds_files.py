@@ -145,7 +145,8 @@ def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
     """
     splits = open_version(source).info.splits
     if split in splits and not 0 <= index < splits[split].num_examples:
-        raise AnnotationError(f"{source}, split {split}: no episode {index}")
+        count = splits[split].num_examples
+        raise AnnotationError(f"{source}, split {split}: no episode {index}; it has {count}, from 0 to {count - 1}")
     return next(episodes_of(source, split, job, index))[0]
 
 

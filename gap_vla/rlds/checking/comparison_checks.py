@@ -136,18 +136,19 @@ def check_starts(episodes: Sequence[Recording]) -> Iterator[Finding]:
 
 
 def check_labels(episodes: Sequence[Recording]) -> Iterator[Finding]:
-    """Where ρ varies and change points are there in most episodes, they are in all."""
+    """Where ρ varies and change points are there in most episodes, they are in all; that it varies in few is noted."""
     labelled = [e for e in episodes if len(e.fields) == 2 and not any(label_problems(e.fields))]
-    if len(labelled) < FEWEST:
-        return
     names = [e.name for e in labelled]
-    constant = np.array([np.ptp(e.fields["rho"]) == 0 for e in labelled])
+    constant = np.array([len(e) > 1 and np.ptp(e.fields["rho"]) == 0 for e in labelled])
     pointless = np.array([not e.fields["change_point"].any() for e in labelled])
-    if constant.mean() < 0.5:
-        yield from _odd(
-            constant, names, "rho", "ρ is the same at every step, and varies in most others; annotate again"
-        )
-    if pointless.mean() < 0.5:
+    few = len(labelled) < FEWEST
+    if constant.any() and (few or constant.mean() >= 0.5):
+        text = f"ρ is the same at every step in {constant.sum()} of {len(names)} episodes; annotate again, unless that "
+        yield Finding("note", "rho", text + "is meant", "" if constant.all() else names[int(constant.argmax())])
+    elif not few:
+        text = "ρ is the same at every step, and varies in most others; annotate again"
+        yield from _odd(constant, names, "rho", text)
+    if not few and pointless.mean() < 0.5:
         yield from _odd(pointless, names, "rho", "no change point, and there are some in most others; annotate again")
 
 

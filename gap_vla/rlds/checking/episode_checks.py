@@ -192,10 +192,9 @@ def check_rho(episode: Recording) -> Iterator[Finding]:
     if len(rho) >= SHORTEST and len(points) > len(rho) / 2:
         text = f"{len(points)} of {len(rho)} steps are change points; annotate again"
         yield Finding("warning", "rho", text, episode.name)
-    elif near.any() and not near.all() and rho[near].mean() <= rho[~near].mean():
-        how = "the same at every step" if np.ptp(rho) == 0 else "lower about change points than elsewhere"
-        text = f"ρ is {how}; annotate again, unless that is meant"
-        yield Finding("warning" if np.ptp(rho) else "note", "rho", text, episode.name)
+    elif near.any() and not near.all() and np.ptp(rho) and rho[near].mean() <= rho[~near].mean():
+        text = "ρ is lower about change points than elsewhere; annotate again, unless that is meant"
+        yield Finding("warning", "rho", text, episode.name)
 
 
 EPISODE_CHECKS: tuple[Callable[[Recording], Iterator[Finding]], ...] = (

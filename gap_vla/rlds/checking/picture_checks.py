@@ -35,7 +35,8 @@ MISTAKES: dict[str, Callable[[Glance], Glance]] = {
     "shifted by half its width": lambda g: np.roll(g, CELLS // 2, 1),
 }
 
-
+GREYS = ((1 / 3, 1 / 3, 1 / 3), (0.299, 0.587, 0.114))
+"""Weights of red, green and blue by which colours become grey: their mean, and luma (ITU-R BT.601)."""
 FAR, FAR_TIMES = 25.0, 4.0
 """Grey levels, and times the usual distance, beyond which an episode does not show what the others show."""
 
@@ -107,7 +108,7 @@ def check_views(episodes: Sequence[Recording]) -> Iterator[Finding]:
             text = ""
             if far > DIFFERENT and undone[how] < MUCH_CLOSER * far:
                 text = f"{camera} is {how}, compared with most other episodes"
-            elif far > max(FAR, FAR_TIMES * spread[camera]):
+            elif far > max(FAR, FAR_TIMES * spread[camera]) and not _is_grey_of(seen, usual[camera]):
                 text = f"{camera} shows something else than in most other episodes ({far:.0f} grey levels away)"
             elif _coloured(usual[camera]).all() and not _coloured(seen).all():
                 text = f"{camera} has lost its colours, which most other episodes have"
@@ -128,6 +129,14 @@ def _distance(a: Glance, b: Glance) -> float:
 def _coloured(seen: Glance) -> Bool[np.ndarray, " 3"]:
     """Whether red differs from green, green from blue, and blue from red by a grey level or more on the mean."""
     return abs(seen - np.roll(seen, -1, -1)).mean((0, 1)) > 1
+
+
+def _is_grey_of(seen: Glance, usual: Glance) -> bool:
+    """Whether it is without colours, and much nearer to the usual one in grey than to that in its colours."""
+    if _coloured(seen).any():
+        return False
+    nearest = min(_distance(seen, (usual @ np.array(weights))[..., None]) for weights in GREYS)
+    return nearest < MUCH_CLOSER * _distance(seen, usual)
 
 
 def _closer(seen: Glance, other: Glance, own: Glance) -> bool:
