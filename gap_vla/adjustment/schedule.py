@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Annotated, Any
 
 import numpy as np
@@ -93,8 +94,13 @@ class AdjustmentSchedule:
         return step < self.active_steps(total_steps)
 
     def active_steps(self, total_steps: int) -> int:
-        """How many of `total_steps` GAP acts in, from the first on."""
-        return 0 if self.mode == "none" else math.ceil(self.window * total_steps)
+        """How many of `total_steps` GAP acts in, from the first on; a part of a step counts as one.
+
+        >>> AdjustmentSchedule(window=0.07).active_steps(100), AdjustmentSchedule(window=0.005).active_steps(100)
+        (7, 1)
+        """
+        window = Fraction(str(float(self.window)))  # as it is written: 0.07 * 100 is more than 7
+        return 0 if self.mode == "none" else math.ceil(window * total_steps)
 
     def factors(
         self,

@@ -250,7 +250,7 @@ class Adjustment:
         """The factors of a forward pass with a graph for which no ρ is set: recomputation, inference, or a mistake."""
         if in_backward():
             if any(sample is not self._unrecorded[0] for sample in self._unrecorded):
-                raise RuntimeError(
+                raise AdjustmentError(
                     "reentrant activation checkpointing recomputes one of several forward passes, and GAP cannot tell "
                     "whose rho is meant; pass use_reentrant=False, or go backward after each forward pass"
                 )

@@ -72,8 +72,10 @@ _FLAGS = {
 """Module to a variable with flags of its compiled code, and a program that shows whether it knows them."""
 
 
-def _require_flags(variable: str, program: str) -> None:
-    if os.environ.get(known := f"GAP_VLA_KNOWN_{variable}") == os.environ[variable]:
+def require_flags(module: str) -> None:
+    """Raises what loading this module would raise for flags that it does not know; for the time before work begins."""
+    variable, program = _FLAGS[module]
+    if os.environ.get(variable, "") in ("", os.environ.get(known := f"GAP_VLA_KNOWN_{variable}")):
         return  # looked at by this process, or by the one that started it
     apart = os.environ | {"PYTHONSAFEPATH": "1"}  # from files such as ./threading.py
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=apart).stderr
@@ -93,19 +95,28 @@ class _Imports:
 
     @classmethod
     def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
+        """Only prepares: who looks whether TensorFlow is installed, as torch's event files do, does not load it."""
+        if name not in ("tensorflow", "jax", "torch", "matplotlib"):
+            return None
+        if (spec := importlib.machinery.PathFinder.find_spec(name, path)) and spec.loader:
+            spec.loader.exec_module = cls.loading(name)(spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
+
+    @classmethod
+    @contextlib.contextmanager
+    def loading(cls, name: str) -> Iterator[None]:
         most = resource.getrlimit(resource.RLIMIT_AS)[0]
         least = {"tensorflow": 4, "jax": 2, "torch": 1}.get(name, 0)
         if 0 <= most < least * 2**30:
             raise MemoryError(f"{name} needs {least} GiB of addresses, and ulimit -v allows {most / 2**30:.1f} GiB")
-        if name in _FLAGS and os.environ.get(_FLAGS[name][0]):
-            _require_flags(*_FLAGS[name])
+        if name in _FLAGS:
+            require_flags(name)
         if name == "tensorflow":
             with contextlib.suppress(ImportError):
                 import_module("triton")
         quiet = cls.quiet and {"tensorflow": _without_start_up_lines, "matplotlib": _with_own_settings}.get(name)
-        if quiet and (spec := importlib.machinery.PathFinder.find_spec(name, path)) and spec.loader:
-            spec.loader.exec_module = quiet()(spec.loader.exec_module)  # type: ignore[method-assign]
-            return spec
+        with quiet() if quiet else contextlib.nullcontext():
+            yield
 
 
 sys.meta_path.insert(0, _Imports)

@@ -253,7 +253,8 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
         step = row.whole("step", 0, STEPS)
         before = rows[-1]
         if step < before["step"] or (step == before["step"] and row.values.keys() & before.keys() > {"step"}):
-            raise UserError(f"{where}: step {step} comes again; copy the file again, or take the line out")
+            how = "again" if step == before["step"] else f"after step {before['step']}"
+            raise UserError(f"{where}: step {step} comes {how}; copy the file again, or take the line out")
         rows.append(dict(row.values))
     return rows[1:]
 

@@ -143,8 +143,8 @@ class RobomimicHDF5(Source):
         if not members.has(file, f"mask/{filter_key}"):
             known = members.has(file, "mask") and ", ".join(map(str, members.group_at(file, "mask", f"{self.path}")))
             raise EpisodeError(
-                f"{self.path}: no filter 'mask/{filter_key}' (filters: {one_line(known or 'none')}); name one of these, "
-                "or leave filter_key out"
+                f"{self.path}: no filter 'mask/{filter_key}' (filters: {one_line(known or 'none')}); name one "
+                "of these, or leave filter_key out"
             )
         chosen = members.texts_at(file, f"mask/{filter_key}", f"{self.path}")
         if missing := sorted(set(chosen) - set(names)):

@@ -53,7 +53,7 @@ def annotate(
     Args:
         episodes: demonstrations with the 9-per-arm proprioception of `gap_vla.core.episode.Episode`.
         method: "lstm" (default), "fixed", "change_points", "gaussian", "hdbscan", "cotpc" or "column".
-        seed: of the LSTM.
+        seed: of the LSTM; labels without one do not depend on it.
         workers: processes; None decides by the amount of work. Scripts that use several need the usual
             `if __name__ == "__main__":`.
         extra: T×E per episode, further joints or hand channels whose motion counts too (`segment`).

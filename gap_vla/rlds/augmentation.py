@@ -50,8 +50,14 @@ class Augmentation:
 
     @classmethod
     def of(cls, options: Mapping[str, Any] | Augmentation) -> Augmentation:
-        """From a dictionary of this class's attributes; unknown names are errors."""
-        made = options if isinstance(options, cls) else cls(**options)  # type: ignore[arg-type]
+        """From a dictionary of this class's attributes; raises ConfigError for unknown names and impossible numbers."""
+        if isinstance(options, cls):
+            made = options
+        else:
+            known = [field.name for field in dataclasses.fields(cls)]
+            for name in options:  # type: ignore[union-attr]
+                choose(name, known, "augmentation")
+            made = cls(**options)  # type: ignore[arg-type]
         made.check()
         return made
 

@@ -160,9 +160,11 @@ def check_statistics(
     used = vectors.get("mask", np.ones(width)) != 0
     if kind == "normal" and (constant := used & (vectors["std"] <= _EPS)).any():
         index = int(np.argmax(constant))
+        where = f"{section.name('std')} is {vectors['std'][index]:g} at index {index}"
+        if vectors["std"][index] < 0:
+            raise error(f"{where}, and a deviation is none below 0; copy the file again")
         raise error(
-            f"{section.name('std')} is {vectors['std'][index]:g} at index {index}: what does not vary cannot be "
-            f"normalised; set {field}.mask to false there, if it is right"
+            f"{where}: what does not vary cannot be normalised; set {field}.mask to false there, if it is right"
         )
     if ends and (crossed := used & (vectors[ends[0]] > vectors[ends[1]])).any():
         raise error(f"{section.name(ends[0])} is above {ends[1]} at index {int(np.argmax(crossed))}")

@@ -272,10 +272,12 @@ def _write_split(folder: Path, split: str, episodes: Iterable[Episode], low_dim:
                 fields = {key: (value.dtype.str, value.shape[1:]) for key, value in arrays.items()}
                 streams = {key: stack.enter_context(open(folder / f"{split}.{key}.bin", "wb")) for key in fields}
             for key, (dtype, shape) in fields.items():
-                found = arrays[key].shape[1:] if key in arrays else "missing"
-                if found != shape:
+                if key not in arrays:
+                    raise EpisodeError(f"{episode.name}: no {key}, and the first episode has it; add it, or drop one")
+                if (found := arrays[key].shape[1:]) != shape:
                     raise EpisodeError(
-                        f"{episode.name}: {key} is {found}, the first episode has {shape}; resize or drop it"
+                        f"{episode.name}: a step of {key} has shape {found}, in the first episode {shape}; resize it, "
+                        "or drop one"
                     )
                 streams[key].write(np.ascontiguousarray(arrays[key], np.dtype(dtype)).data)
             offsets.append(offsets[-1] + len(episode))

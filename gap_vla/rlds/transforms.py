@@ -114,7 +114,7 @@ def chunk(
         trajectory: as above; `task.timestep`, where present (goal relabelling), is the last step of the task.
         window_size: W.
         action_horizon: H; actions that are chunks already (3-D) are cut to it.
-        upstream_action_mask: upstream's mask, two steps late.
+        upstream_action_mask: upstream's mask, one step late.
 
     Returns:
         observation [T, W, …] with `timestep_pad_mask` and `task_completed` [T, W, H], action and `action_pad_mask`

@@ -56,7 +56,7 @@ def window_indices(
         length: the episode's number of steps.
         window_size: W, observations of steps `step - W + 1 … step`.
         action_horizon: H, for each of them the actions of that step and the H − 1 after it.
-        upstream_action_mask: reproduce upstream's mask, which turns False two steps late: a repetition of the last
+        upstream_action_mask: reproduce upstream's mask, which turns False one step late: one repetition of the last
             action still counts there. Off by default.
 
     Example:
@@ -93,7 +93,7 @@ class Windows:
         normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
         rho: whether to deliver ρ and change points, of each step.
         language: whether to deliver `task.language_instruction`.
-        upstream_action_mask: upstream's action mask, two steps late (see `window_indices`).
+        upstream_action_mask: upstream's action mask, one step late (see `window_indices`).
         augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes).
         seed: augmentations are drawn for (seed, epoch, window) alone.
     """

@@ -14,6 +14,8 @@ from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord
 from gap_vla.rollouts.statistics import clopper_pearson, wilson
 from gap_vla.sim import TASK_NAMES, task_spec
 
+INTERVAL_METHOD = "wilson 95 %"
+
 
 def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> dict[str, Any]:
     """The figures of finished episodes.
@@ -36,7 +38,7 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         "successes": successes,
         "success_rate": successes / len(ordered) if ordered else None,
         "interval": list(wilson(successes, len(ordered))),
-        "interval_method": "wilson 95 %",
+        "interval_method": INTERVAL_METHOD,
         "interval_clopper_pearson": list(clopper_pearson(successes, len(ordered))),
         "mean_steps": float(np.mean([record.steps for record in ordered])) if ordered else None,
         "mean_steps_success": float(np.mean(won)) if won else None,
@@ -83,7 +85,7 @@ def read_outcomes(found: Section) -> dict[int, bool]:
     for name in ("seconds", "seconds_per_step"):
         parts = {key: value for key, value in found.section(name, {}).values.items() if value is not None}
         Section(parts, found.name(name), found.error).require_numbers(0, 1e9)
-    later = [key for key in ("interval_clopper_pearson",) if key in found.values]
+    later = [key for key in ("interval_method", "interval_clopper_pearson") if key in found.values]
     needed = ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases")
     for key in (*needed, *later):
         found.require(key)

@@ -49,6 +49,11 @@ def _other_rival(config: Any, key: str) -> bool:
     return re.split("[._]", key)[1] not in config.method.split("_")
 
 
+def _empty_window(config: Any, key: str) -> bool:
+    """A window of no steps is a way to train without GAP; the other keys say nothing then."""
+    return config.adjustment.window == 0 and config.method != "gap_watched" and key != "adjustment.window"
+
+
 def _no_adjustment(config: Any, key: str) -> bool:
     """Whether this key of GAP's adjustment is not read; `gap_watched` finds λ and the end of its window itself."""
     name, fixed = key.partition(".")[2], CONTROLS.get(config.method, {})
@@ -80,7 +85,9 @@ _IDLE: tuple[tuple[str, str, Callable[[Any, str], Any]], ...] = (
     (r"model\.temporal_.*", "without model.temporal", lambda c, _: c.model.temporal == "none"),
     (r"model\.phases", "without phase_gate", lambda c, _: c.model.fusion != "phase_gate" and c.method != "msbot"),
     (r"adjustment\..*", "with method {0.method} and adjustment.mode {0.adjustment.mode}", _no_adjustment),
+    (r"adjustment\..*", "with adjustment.window 0", _empty_window),
     (r"rivals\..*", "with method {0.method}", _other_rival),
+    (r"rivals\.keyframe_radius", "with rivals.keyframe_weight 1", lambda c, _: c.rivals.keyframe_weight == 1),
     (r"train\.steps", "with train.epochs", lambda c, _: getattr(c.train, "epochs", 0)),
     (r"eval\.(seed|videos|variants?)", "without eval.episodes", lambda c, _: not c.eval.episodes),
     (r"eval\.workers", "without eval.episodes and demonstrations to collect", _no_simulator),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -120,6 +121,8 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     first = done = trainer.restore(run.state)
     if done:
         print(f"train: resumed after step {done}", flush=True)
+    elif run.checkpoint.exists():
+        print(f"note: {run.state} holds no state, so that training begins again", file=sys.stderr, flush=True)
     nothing = lambda *given: None  # noqa: E731
     nobodys = SimpleNamespace(write=nothing, close=nothing, require_there=nothing, kept=[])
     metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys

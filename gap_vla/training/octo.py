@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import glob
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.lazy import require_flags
 from gap_vla.core.resources import require_usual_jax
 from gap_vla.core.typed_config import (
     EPISODES,
@@ -228,7 +228,7 @@ class FinetuneConfig(Experiment):
     def require_ready(self, dry_run: bool = False) -> None:
         place_among_hosts()
         require_usual_jax()
-        importlib.util.find_spec("jax")  # flags that it would end the process over are found
+        require_flags("jax")
         _require_trainable(self)
         if self.model.pretrained and not (dry_run and self.model.pretrained.startswith("hf://")):
             require_weights(self.model.pretrained)

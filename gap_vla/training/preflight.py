@@ -18,7 +18,7 @@ estimates are rather too low than too high, so that what is refused could not ha
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from collections.abc import Container, Mapping, Sequence, Set
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 
 from gap_vla.core.episode import Episode
 from gap_vla.core.foreign import Section, refusing, regular, whole
+from gap_vla.core.lazy import require_flags
 from gap_vla.core.outputs import claim, require_apart
 from gap_vla.core.resources import available_memory, require_disk, require_memory, require_writable, shown
 from gap_vla.core.run_directory import RunDirectory
@@ -154,7 +155,7 @@ def require_training_disk(config: Experiment) -> None:
 def require_data(config: Experiment, stages: Stages) -> None:
     """What the stages before training need, as far as they have not been made."""
     require_writable(config.data.root, "data.root")
-    importlib.util.find_spec("tensorflow")  # flags that it would end the process over are found
+    require_flags("tensorflow")
     if stages.rlds.exists():
         require_dataset(stages.rlds, config)
         return

@@ -73,12 +73,21 @@ def test_who_asks_for_every_line_gets_it(tmp_path):
     "first", ["import gap_vla.rlds", "from gap_vla.core.lazy import start_quietly; start_quietly()"]
 )
 def test_triton_is_loaded_before_tensorflow_which_would_end_the_process(tmp_path, first):
-    (tmp_path / "triton.py").write_text("import sys; print('tensorflow' in sys.modules)")
+    (tmp_path / "triton.py").write_text("print('before')")
     done = run("-c", f"{first}; import tensorflow", cwd=tmp_path, **fake_tensorflow(tmp_path, "print('after')"))
-    assert done.stdout == "False\nafter\n", done.stderr
+    assert done.stdout == "before\nafter\n", done.stderr
     (tmp_path / "triton.py").unlink()
     done = run("-c", f"{first}; import tensorflow", cwd=tmp_path, **fake_tensorflow(tmp_path, "print('after')"))
     assert done.stdout == "after\n", done.stderr
+
+
+def test_who_only_looks_whether_tensorflow_is_installed_is_told_nothing_about_its_flags(tmp_path):
+    looks = "from gap_vla.core.lazy import start_quietly; start_quietly(); import importlib.util\n"
+    looks += "print(importlib.util.find_spec('tensorflow') is not None)\n"
+    flags = {"TF_XLA_FLAGS": "--nonsense"}
+    assert run("-c", looks, cwd=tmp_path, **flags).stdout == "True\n"
+    done = run("-c", f"{looks}import tensorflow", cwd=tmp_path, **flags)
+    assert done.returncode and "Unknown flag in TF_XLA_FLAGS" in done.stderr
 
 
 def test_pictures_are_the_same_whatever_the_settings_of_matplotlib_say(tmp_path):

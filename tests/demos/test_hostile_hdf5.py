@@ -207,7 +207,9 @@ def test_a_filter_that_names_a_demonstration_twice_is_refused(file: Path) -> Non
 
 
 def test_a_camera_that_is_named_and_not_there_is_refused(file: Path) -> None:
-    with pytest.raises(EpisodeError, match=r"no observation 'agentview_imag', which image_keys names; there are .*agentview_image"):
+    with pytest.raises(
+        EpisodeError, match=r"no observation 'agentview_imag', which image_keys names; there are .*agentview_image"
+    ):
         open_source(file, image_keys={"agentview_imag": "image_primary"})
 
 

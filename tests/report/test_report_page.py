@@ -171,6 +171,11 @@ def evaluated(**changes):
         ("summary.json", evaluated(interval_clopper_pearson=[0.0, 0.1]), "interval_clopper_pearson is [0.0, 0.1], its"),
         (
             "summary.json",
+            evaluated(interval_method="wilson 90 %"),
+            'is "wilson 90 %", its episodes give "wilson 95 %"',
+        ),
+        (
+            "summary.json",
             evaluated(seconds={"policy": -5}),
             "variants.default.seconds.policy is -5; it must be a number",
         ),

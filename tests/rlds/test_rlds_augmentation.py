@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.windows import uniform
 
@@ -53,6 +54,11 @@ def test_nothing_asked_for_changes_nothing() -> None:
     windows = np.random.default_rng(0).integers(0, 256, (3, 1, 8, 8, 3), dtype=np.uint8)
     unchanged = Augmentation()(windows, np.ones((3, 1), bool), np.random.default_rng(1).random((3, DRAWS)))
     np.testing.assert_array_equal(unchanged, windows)
+
+
+def test_a_misspelt_change_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"augmentation 'brightnes' is unknown .did you mean 'brightness'"):
+        Augmentation.of({"brightnes": 0.1})
 
 
 def test_draws_are_uniform_independent_and_repeatable() -> None:

@@ -16,6 +16,7 @@ from synthetic_demos import assert_equal
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, read_rlds, write_rlds
+from gap_vla.rlds.store import write_store
 from gap_vla.training.stages import Stages, require_own_stages, require_unchanged_data, stages_of
 from gap_vla.training.torch import SmallConfig
 
@@ -111,6 +112,19 @@ def test_demonstrations_of_other_settings_in_the_place_of_a_configurations_are_r
         problem = rf"demos\.hdf5 was made with other settings \({named}\); move it away"
         with pytest.raises(ConfigError, match=problem) if named else contextlib.nullcontext():
             require_own_stages(config, stages)
+
+
+def test_an_episode_unlike_the_first_is_named_with_what_differs(episodes: list[Episode], tmp_path: Path) -> None:
+    first, other = (episode.replace(images={}) for episode in episodes[:2])
+    for pair, said in (
+        ([first, other.replace(rho=None, change_point=None)], f"{other.name}: no (rho|change_point), and the first"),
+        (
+            [first, other.replace(action=other.action[:, :6])],
+            rf"{other.name}: a step of action has shape \(6,\), in the",
+        ),
+    ):
+        with pytest.raises(EpisodeError, match=said):
+            write_store(tmp_path, {"train": pair}, source="here", source_hash="0")
 
 
 def test_a_dry_run_of_training_notices_changed_data(store: EpisodeStore, version_dir: Path, tmp_path: Path) -> None:

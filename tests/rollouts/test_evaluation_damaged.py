@@ -179,7 +179,8 @@ def test_an_example_batch_that_is_none_is_refused_by_its_key(run, key, value, na
         (("action", "min"), ["low"] * 7, "action.min is"),
         (("proprio", "mean"), [0.0, [1.0]], "dataset_statistics.json"),
         (("proprio", "std"), [2.0] * 8, "proprio.std has shape (8,)"),
-        (("proprio", "std", 8), 0.0, "proprio.std is 0 at index 8"),
+        (("proprio", "std", 8), 0.0, "proprio.std is 0 at index 8: what does not vary"),
+        (("proprio", "std", 8), -0.1, "proprio.std is -0.1 at index 8, and a deviation is none below 0"),
     ],
 )
 def test_statistics_that_cannot_be_are_refused_by_their_key(run, kind, keys, value, named):

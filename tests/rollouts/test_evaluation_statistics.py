@@ -144,5 +144,6 @@ def test_a_rate_over_seeds_reaches_as_far_as_its_seeds_and_its_rollouts_say():
 
 
 def test_unequal_shapes_are_refused():
-    with pytest.raises(ValueError, match="shapes"):
-        paired_difference(np.ones((2, 5)), np.ones((2, 6)))
+    for first, second in (((2, 5), (2, 6)), ((1, 5), (5,)), ((5,), (1, 5))):
+        with pytest.raises(ValueError, match="shapes"):
+            paired_difference(np.ones(first), np.ones(second))

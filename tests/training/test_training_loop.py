@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -95,6 +96,17 @@ def test_a_nan_in_a_batch_stops_training_names_the_key_and_is_never_saved(tmp_pa
     with np.load(tmp_path / "bad_batch.npz") as saved:
         assert np.isnan(saved["observation/proprio"]).sum() == 1
     assert max(int(path.name) for path in (tmp_path / "state").iterdir() if path.name.isdigit()) == 2
+
+
+def test_a_training_that_begins_again_where_a_policy_lies_says_so(tmp_path, capsys):
+    run(tmp_path, Batches())
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "checkpoint").mkdir()
+    run(tmp_path, Batches())
+    assert "holds no state" not in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "state")
+    run(tmp_path, Batches())
+    assert f"note: {tmp_path}/state holds no state, so that training begins again" in capsys.readouterr().err
 
 
 def test_metrics_hold_the_branches_and_their_parts_at_every_logging_step(tmp_path):

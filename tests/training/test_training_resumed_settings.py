@@ -232,9 +232,9 @@ def test_a_line_that_is_no_measurement_is_named_and_one_that_was_cut_off_is_left
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: not valid JSON"):
             read_metrics(path)
-    for step in (0, 3):
+    for step, how in ((0, "after step 3"), (3, "again")):
         path.write_text(f'{{"step": 3, "val/loss": 1}}\n{{"step": {step}, "val/loss": 1}}\n')
-        with pytest.raises(UserError, match=rf"metrics\.jsonl, line 2: step {step} comes again"):
+        with pytest.raises(UserError, match=rf"metrics\.jsonl, line 2: step {step} comes {how}"):
             read_metrics(path)
     damages = (b'{"step": 1, "train/lo', b"\0\0\0\0", b"")
     for damaged, after in itertools.product(damages, (b'{"step": 2}', b'{"step": 2, "tr')):
