@@ -142,15 +142,15 @@ WHEN = (
     Mutant(
         "a window of training that is rounded down",
         "adjustment/schedule.py",
-        "math.ceil(self.window * total_steps)",
-        "math.floor(self.window * total_steps)",
+        "math.ceil(window * total_steps)",
+        "math.floor(window * total_steps)",
         f"{SMALL_END}[gap-sample-current]",
     ),
     Mutant(
         "a window of training with one step more",
         "adjustment/schedule.py",
-        "math.ceil(self.window * total_steps)",
-        "math.ceil(self.window * total_steps) + 1",
+        "math.ceil(window * total_steps)",
+        "math.ceil(window * total_steps) + 1",
         f"{SCHEDULE}::test_after_the_window_every_factor_is_exactly_one",
     ),
 )
@@ -440,7 +440,7 @@ DATA_AND_ROLLOUTS = (
         "rlds/windows.py",
         "observation[..., None] + ahead <= last",
         "observation[..., None] + ahead <= last + 1",
-        f"{WINDOWS}::test_our_mask_ends_with_the_episode_where_upstreams_is_two_steps_late",
+        f"{WINDOWS}::test_our_mask_ends_with_the_episode_where_upstreams_is_one_step_late",
     ),
     Mutant(
         "torch: a window reaches into the episode before",
