@@ -16,74 +16,29 @@ submodule of common policies.
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import functools
 import operator
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gap_vla.adjustment.schedule import AdjustmentError, AdjustmentSchedule
-from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scale_gradient
-from gap_vla.adjustment.torch_optimizer import ScaledUpdates
-from gap_vla.adjustment.torch_places import (
-    Place,
-    factor_of_columns,
-    factor_of_output,
-    find_columns,
-    find_places,
-    require_no_gradient,
+from gap_vla.adjustment.torch_forward import (
+    ForwardHooks,
+    Hook,
+    _no_hook,  # noqa: F401  policies that were saved as a whole name these two here
+    _nothing,  # noqa: F401
 )
+from gap_vla.adjustment.torch_gradients import scale_gradient
+from gap_vla.adjustment.torch_optimizer import OptimizerWatch
+from gap_vla.adjustment.torch_places import Place, find_columns, find_places
 from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import STEPS
 
 __all__ = ["Adjustment", "attach", "attach_columns", "scale_gradient"]
-
-
-class _Hook:
-    """What a place's forward pass calls. A copy of the policy, and a file that all of it is saved to, have none."""
-
-    def __init__(self, adjustment: Adjustment, place: Place):
-        self.adjustment, self.place, self.called = adjustment, place, False
-
-    def __call__(self, module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
-        return self.adjustment._on_output(self, module, inputs, keywords, output)
-
-    def __deepcopy__(self, _: Any) -> Any:
-        return _nothing
-
-    def __reduce__(self) -> Any:
-        return _no_hook, ()
-
-
-def _nothing(*_: Any) -> None:
-    """A hook without effect."""
-
-
-def _no_hook() -> Any:
-    return _nothing
-
-
-_ATTACHED: weakref.WeakSet[Adjustment] = weakref.WeakSet()  # what all optimizers know shall not keep a policy
-
-
-@functools.cache
-def _watch_over_all_optimizers() -> None:
-    """One hook for all and for good: one that went with its policy would go while an optimizer walks over its hooks."""
-
-    def refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for adjustment in list(_ATTACHED):
-            adjustment._refuse_unwatched(optimizer)
-
-    register_optimizer_step_pre_hook(refuse)
 
 
 class Adjustment:
@@ -97,23 +52,10 @@ class Adjustment:
         self.schedule, self.total_steps = schedule, whole("total_steps", total_steps, 1, STEPS, AdjustmentError)
         self.parameters = {name: p for place in places for name, p in place.parameters().items()}
         self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
-        self._sample: torch.Tensor | None = None  # float32[B, W], or [] for all
-        self._identity = False
-        self._plain = False
-        self._update = 1.0
-        self._watched: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by a parameter's id
-        self._updates: list[ScaledUpdates] = []
-        self._scaled = False  # whether the last pass with a graph was adjusted
-        self._recomputed = False
-        # factors of passes without a graph: those that reentrant checkpointing will recompute (or validation)
-        self._unrecorded: collections.deque[torch.Tensor] = collections.deque(maxlen=64)
-        self._differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
-        self._hooks = [_Hook(self, place) for place in places]
-        self._handles: list[Any] = [
-            hook.place.module.register_forward_hook(hook, with_kwargs=True) for hook in self._hooks
-        ]
-        _ATTACHED.add(self)
-        _watch_over_all_optimizers()
+        differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
+        self._forward = ForwardHooks(places, differs)
+        self._steps = OptimizerWatch(self.parameters, self._columns, self._forward.step_is_over)
+        self._attached = True
 
     def __repr__(self) -> str:
         read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
@@ -170,7 +112,7 @@ class Adjustment:
             raise AdjustmentError(f"rho at training step {step} is {what}; give numbers of shape [B] or [B, W]")
         values = values.astype(np.float32).reshape(len(values), -1)
         factors = self.schedule.factors(values, step, self.total_steps)
-        missing = [name for name, p in self.parameters.items() if not self._watcher(p)]
+        missing = [name for name, p in self.parameters.items() if not self._steps.watcher(p)]
         if factors.update != 1 and missing:
             raise AdjustmentError(
                 f"lam = {self.schedule.lam} acts on the optimizer's steps, and none that trains {missing[0]} is "
@@ -179,15 +121,10 @@ class Adjustment:
         # M7's factor of the summed gradient is one number, so it may as well act on every sample's part of the sum
         sample = torch.from_numpy(factors.sample * factors.gradient)
         sample = sample.to(next(iter(self.parameters.values())).device, non_blocking=True)
-        before = self._sample, self._identity
-        self._sample = sample[0, 0] if rho is None else sample
-        self._identity = not active
-        self._update = float(factors.update)
-        try:
+        self._steps.update = float(factors.update)
+        with self._forward.carrying(sample[0, 0] if rho is None else sample, identity=not active):
             yield
-        finally:
-            self._sample, self._identity = before
-        if passed := [hook.place.name for hook in self._hooks if not hook.called]:
+        if passed := self._forward.passed_by():
             raise AdjustmentError(
                 f"no forward pass went through {', '.join(passed)} while rho was set, so GAP adjusts nothing there. "
                 "Is another submodule used? A compiled policy must be compiled after GAP is attached"
@@ -197,74 +134,8 @@ class Adjustment:
     def plain(self) -> Iterator[None]:
         """Within this context gradients are those of the policy without GAP, and need no ρ. The optimizer's next step
         is still scaled by the λ of the last `adjusting`."""
-        before, self._plain = self._plain, True
-        try:
+        with self._forward.plain():
             yield
-        finally:
-            self._plain = before
-
-    def _on_output(self, hook: _Hook, module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
-        place = hook.place
-        if self._sample is not None:
-            hook.called = True
-        if self._plain:
-            return None
-        if not torch.is_grad_enabled():
-            if self._sample is not None and module.training:
-                self._remember(self._sample)
-            return None
-        sample, identity = self._sample, self._identity
-        if sample is None:
-            sample, identity = self._sample_outside(place, module), False
-            if sample is None:
-                return None
-        else:
-            self._scaled = not identity
-        if place.columns is not None:
-            assert isinstance(module, nn.Linear)
-            x = inputs[0] if inputs else keywords["input"]
-            factor = factor_of_columns(place, sample, x, self._differs)
-            return None if identity else scale_columns(output, x, module, factor)
-        if not identity and not torch.compiler.is_compiling():
-            require_no_gradient(place.name, tree_flatten((inputs, keywords))[0])
-        leaves, structure = tree_flatten(output)
-        if not identity and not any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
-            if any(p.requires_grad for p in module.parameters()):
-                raise AdjustmentError(
-                    f"submodule {place.name!r} gives {type(output).__name__}, in which there is no tensor with a "
-                    "gradient to adjust; attach to a part of it that gives tensors (in tuples, lists or dictionaries)"
-                )
-        for i, leaf in enumerate(leaves):
-            if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
-                factor = factor_of_output(place.name, sample, leaf.shape, self._differs)
-                leaves[i] = leaf if identity else scale_gradient(leaf, factor)
-        return None if identity else tree_unflatten(leaves, structure)
-
-    def _remember(self, sample: torch.Tensor) -> None:
-        if self._recomputed:
-            self._unrecorded.clear()
-            self._recomputed = False
-        self._unrecorded.append(sample)
-
-    def _sample_outside(self, place: Place, module: nn.Module) -> torch.Tensor | None:
-        """The factors of a forward pass with a graph for which no ρ is set: recomputation, inference, or a mistake."""
-        if in_backward():
-            if any(sample is not self._unrecorded[0] for sample in self._unrecorded):
-                raise AdjustmentError(
-                    "reentrant activation checkpointing recomputes one of several forward passes, and GAP cannot tell "
-                    "whose rho is meant; pass use_reentrant=False, or go backward after each forward pass"
-                )
-            if self._unrecorded:
-                self._recomputed = True
-                return self._unrecorded[0]
-            # not reentrant: the first pass's nodes hold its factors; the same tensors must be saved once more
-            return torch.ones(()) if place.columns is not None and self._scaled else None
-        if module.training and any(p.requires_grad for p in module.parameters()):
-            raise AdjustmentError(
-                f"the policy is in training mode and went through {place.name!r} without rho: wrap the forward pass in "
-                "`with gap.adjusting(batch['rho'], step):`, or in `with gap.plain():` for gradients without GAP"
-            )
-        return None
 
     def watch(self, optimizer: torch.optim.Optimizer, *, decoupled: bool | None = None) -> torch.optim.Optimizer:
         """Applies λ (M6) to this optimizer's steps on the adjusted parameters, and returns it.
@@ -281,50 +152,16 @@ class Adjustment:
             AdjustmentError: the optimizer holds none of the adjusted parameters, or one that trains them is watched
                 already; or GAP is detached.
         """
-        if not self._handles:
+        if not self._attached:
             raise AdjustmentError("GAP is detached from this policy; attach it again before watching an optimizer")
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        mine = {name: p for name, p in self.parameters.items() if id(p) in held}
-        if not mine:
-            raise AdjustmentError(
-                f"the optimizer does not train {next(iter(self.parameters))}; watch the one that does"
-            )
-        twice = [name for name, p in mine.items() if self._watcher(p)]
-        if twice:
-            raise AdjustmentError(f"an optimizer that trains {twice[0]} is watched already; λ would act twice")
-        targets = [(p, self._columns.get(name)) for name, p in mine.items()]
-        scaled = ScaledUpdates(optimizer, targets, lambda: self._update, self._unrecorded.clear, decoupled)
-        self._watched |= {id(p): weakref.ref(optimizer) for p in mine.values()}
-        self._handles += scaled.handles
-        self._updates.append(scaled)
+        self._steps.watch(optimizer, decoupled)
         return optimizer
-
-    def _watcher(self, parameter: torch.Tensor) -> torch.optim.Optimizer | None:
-        """The watched optimizer that trains this parameter, while it is in use."""
-        return found() if (found := self._watched.get(id(parameter))) is not None else None
-
-    def _refuse_unwatched(self, optimizer: torch.optim.Optimizer) -> None:
-        """Before any optimizer's step: raises AdjustmentError if λ is to act and this one is not watched."""
-        if self._update == 1 or any(scaled.stepping for scaled in self._updates):
-            return
-        held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
-        for name, parameter in self.parameters.items():
-            if id(parameter) in held and self._watcher(parameter) is not optimizer:
-                raise AdjustmentError(
-                    f"an optimizer that trains {name} takes a step and is not watched, so λ would not act on it: call "
-                    "gap.watch(optimizer) for this one, or gap.detach() to train without GAP"
-                )
 
     def detach(self) -> None:
         """Removes every hook; the policy and the optimizer's steps are as they were."""
-        for handle in self._handles:
-            handle.remove()
-        _ATTACHED.discard(self)
-        self._handles.clear()
-        self._watched.clear()
-        self._updates.clear()
-        for hook in self._hooks:
-            hook.called = False  # from here on `adjusting` would adjust nothing, and says so
+        self._forward.remove()
+        self._steps.remove()
+        self._attached = False
 
 
 def attach(
@@ -352,7 +189,7 @@ def attach(
 
 def _attached(module: nn.Module, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int) -> Adjustment:
     """Raises AdjustmentError: GAP is attached to one of the parameters already."""
-    hooks = [hook for part in module.modules() for hook in part._forward_hooks.values() if isinstance(hook, _Hook)]
+    hooks = [hook for part in module.modules() for hook in part._forward_hooks.values() if isinstance(hook, Hook)]
     held = {id(p) for hook in hooks for p in hook.place.parameters().values()}
     for place in places:
         if twice := [name for name, p in place.parameters().items() if id(p) in held]:

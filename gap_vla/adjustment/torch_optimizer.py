@@ -8,10 +8,15 @@ optimizers, and for single columns of a weight.
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from gap_vla.adjustment.schedule import AdjustmentError
 
 Columns = Sequence[slice] | None
 
@@ -96,3 +101,83 @@ class ScaledUpdates:
         self._before = []
         self.stepping = False
         self._finished()
+
+
+_ATTACHED: weakref.WeakSet[OptimizerWatch] = weakref.WeakSet()  # what all optimizers know shall not keep a policy
+
+
+@functools.cache
+def _watch_over_all_optimizers() -> None:
+    """One hook for all and for good: one that went with its policy would go while an optimizer walks over its hooks."""
+
+    def refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for watch in list(_ATTACHED):
+            watch.refuse_unwatched(optimizer)
+
+    register_optimizer_step_pre_hook(refuse)
+
+
+class OptimizerWatch:
+    """The optimizers that train a policy's adjusted parameters: λ acts on their steps, and on those alone.
+
+    Args:
+        parameters: by their full name.
+        columns: of those of which a part is adjusted.
+        finished: called after every watched step.
+
+    Attributes:
+        update: λ of the next step; 1: none.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        columns: Mapping[str, Columns],
+        finished: Callable[[], None],
+    ):
+        self.parameters, self._columns, self._finished = parameters, columns, finished
+        self.update = 1.0
+        self._watched: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by a parameter's id
+        self._updates: list[ScaledUpdates] = []
+        _ATTACHED.add(self)
+        _watch_over_all_optimizers()
+
+    def watch(self, optimizer: torch.optim.Optimizer, decoupled: bool | None) -> None:
+        """See `Adjustment.watch`."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        mine = {name: p for name, p in self.parameters.items() if id(p) in held}
+        if not mine:
+            raise AdjustmentError(
+                f"the optimizer does not train {next(iter(self.parameters))}; watch the one that does"
+            )
+        twice = [name for name, p in mine.items() if self.watcher(p)]
+        if twice:
+            raise AdjustmentError(f"an optimizer that trains {twice[0]} is watched already; λ would act twice")
+        targets = [(p, self._columns.get(name)) for name, p in mine.items()]
+        scaled = ScaledUpdates(optimizer, targets, lambda: self.update, self._finished, decoupled)
+        self._watched |= {id(p): weakref.ref(optimizer) for p in mine.values()}
+        self._updates.append(scaled)
+
+    def watcher(self, parameter: torch.Tensor) -> torch.optim.Optimizer | None:
+        """The watched optimizer that trains this parameter, while it is in use."""
+        return found() if (found := self._watched.get(id(parameter))) is not None else None
+
+    def refuse_unwatched(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before any optimizer's step: raises AdjustmentError if λ is to act and this one is not watched."""
+        if self.update == 1 or any(scaled.stepping for scaled in self._updates):
+            return
+        held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
+        for name, parameter in self.parameters.items():
+            if id(parameter) in held and self.watcher(parameter) is not optimizer:
+                raise AdjustmentError(
+                    f"an optimizer that trains {name} takes a step and is not watched, so λ would not act on it: call "
+                    "gap.watch(optimizer) for this one, or gap.detach() to train without GAP"
+                )
+
+    def remove(self) -> None:
+        for scaled in self._updates:
+            for handle in scaled.handles:
+                handle.remove()
+        _ATTACHED.discard(self)
+        self._watched.clear()
+        self._updates.clear()

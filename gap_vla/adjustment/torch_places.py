@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -74,9 +75,16 @@ def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice
                 f"{name!r} is a {type(layer).__name__}; columns can be adjusted in nn.Linear only. Give the state a "
                 "linear layer of its own and attach GAP to that"
             )
+        if type(layer).forward is not nn.Linear.forward or "weight" not in dict(layer.named_parameters(recurse=False)):
+            raise AdjustmentError(
+                f"{name!r} is a {type(layer).__name__}, which computes something else than a linear layer from "
+                "parameters of its own; attach GAP to a plain nn.Linear"
+            )
         width = layer.in_features
         parts = (slices,) if isinstance(slices, slice) else tuple(slices)
-        if not all(isinstance(part, slice) for part in parts):
+        ends = [end for part in parts if isinstance(part, slice) for end in (part.start, part.stop, part.step)]
+        whole = all(isinstance(end, numbers.Integral) and not isinstance(end, bool) for end in ends if end is not None)
+        if not whole or not all(isinstance(part, slice) for part in parts):
             raise AdjustmentError(f"{parts!r:.60} are no columns of {name!r}; give slices, as slice(3, 5)")
         read = [column for part in parts for column in range(width)[part]]
         beyond = [part for part in parts if part.step not in (None, 1) or not 0 <= (part.start or 0) <= width]

@@ -28,6 +28,11 @@ _MOST_LINKS = 16
 NEEDED = ("num_samples", "total", "success", "language_instruction", "env_args")
 """Attributes that mean something to readers."""
 
+_PER_STEP = (
+    "dones", "rewards", "states", "executed_actions", "phase", "phase_switch", "rho", "change_point",
+)  # fmt: skip
+"""Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
+
 
 @contextlib.contextmanager
 def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
@@ -252,3 +257,32 @@ def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
     if found.size and (found.id.get_num_chunks() if found.chunks else found.id.get_storage_size()) < pieces:
         raise EpisodeError(f"{where}: parts of {path!r} were never written; the recording was cut off, get it again")
     return found
+
+
+def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
+    """Raises EpisodeError: the demonstration says that it has other steps than its actions."""
+    if (stated := attribute_of(demo, "num_samples")) not in (None, steps):
+        raise EpisodeError(
+            f"{where}: {steps} actions, the attribute 'num_samples' says {stated!r}; get the file again, or drop the "
+            "episode"
+        )
+
+
+def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
+    """Raises EpisodeError: an array, used or not, has other steps than the actions; or `dones` become false again."""
+    held = lengths_in(demo, where, "obs", "next_obs")
+    for key, rows in held.items():
+        most = steps + 1 if key == "states" else steps
+        if (key in _PER_STEP or "/" in key) and not steps <= rows <= most:
+            raise EpisodeError(
+                f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
+            )
+    if steps and "dones" in held:
+        if not np.isfinite(numbers_at(demo, "dones", where)).all():
+            raise EpisodeError(f"{where}: dones holds NaN or infinity; correct it")
+        ended = np.atleast_1d(numbers_at(demo, "dones", where).reshape(steps, -1).any(axis=1))
+        if ended.any() and not ended[-1]:
+            raise EpisodeError(
+                f"{where}: dones is true at step {ended.argmax()} and not at the last, {steps - 1}; cut the episode or "
+                "correct dones"
+            )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 import re
 from collections.abc import Mapping
@@ -11,15 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from PIL import Image
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import FOREIGN, one_line, refusing, regular, shown
+from gap_vla.core.foreign import one_line, refusing, shown
 from gap_vla.demos.fields import IMAGE_NAMES, as_truth, resized
 from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_description, read_index, read_rows
+from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_there
 from gap_vla.demos.source import NamedArrays
-from gap_vla.demos.video_times import require_even
-from gap_vla.drawing.video import working_ffmpeg
 
 _ON_HAND = re.compile("wrist|gripper|(?<![a-z])hand(_?eye)?(?![a-z]|_?side)", re.IGNORECASE)
 """Names of cameras that move with a hand; `left_hand_side` is none."""
@@ -109,16 +105,19 @@ class LeRobot(NamedArrays):
     def dropped(self) -> dict[str, str]:
         return self._unused(self._features, "next.success", "task_index")
 
+    def look(self) -> None:
+        for place in self.places:
+            _rows(place, ["episode_index"])
+            for video, _ in place.videos.values():
+                require_there(video, f"{video}, episode {place.index}")
+
     def read(self, index: int, *, images: bool = True) -> Episode:
         place = self.places[index]
-        where = f"{place.table}, episode {place.index}"
+        where = _where(place)
         stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
         counts = [key for key in _COUNTS if key in self._features]
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
-        own = ("episode_index", place.index)
-        table = read_rows(place.table, columns, own, optional=(*_COUNTS, "next.success"), most=place.rows)
-        if (rows := len(table["episode_index"])) != place.length:
-            raise EpisodeError(f"{where}: {rows} rows of this number, the index says {place.length}; download it again")
+        table = _rows(place, columns, (*_COUNTS, "next.success"))
         _require_counted(table, place, self._fps, where)
         arrays: dict[str, Any] = {"language_instruction": _instruction(table, place, where)}
         for key in columns[:2]:
@@ -136,12 +135,26 @@ class LeRobot(NamedArrays):
         for key in self._image_keys if images else ():
             shape = self._features[key].shape
             frames = (
-                _pictures(table[key], shape, f"{where}: {key!r}")
+                pictures_of(table[key], shape, f"{where}: {key!r}")
                 if key in stored
-                else _video(place, key, shape, self._fps)
+                else frames_of(place, key, shape, self._fps)
             )
             arrays[key] = resized(frames, self._size)
         return self._episode(arrays, where, images, file=place.table, name=str(place.index))
+
+
+def _where(place: EpisodePlace) -> str:
+    return f"{place.table}, episode {place.index}"
+
+
+def _rows(place: EpisodePlace, columns: list[str], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+    """Columns of an episode. Raises EpisodeError: as `read_rows`, or it has other rows than the index says."""
+    own = ("episode_index", place.index)
+    table = read_rows(place.table, columns, own, optional=optional, most=place.rows)
+    if (rows := len(table["episode_index"])) != place.length:
+        said = f"{rows} rows of this number, the index says {place.length}"
+        raise EpisodeError(f"{_where(place)}: {said}; download it again")
+    return table
 
 
 _COUNTS = ("frame_index", "index", "timestamp", "task_index")
@@ -195,89 +208,3 @@ def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str
     if len(found := dict.fromkeys(numbers)) > 1:
         raise EpisodeError(f"{where}: 'task_index' is {' and '.join(map(str, found))}; make an episode of each task")
     return place.task if place.tasks is None else place.tasks[numbers[0]]
-
-
-def _require_size(width: int, height: int, shape: tuple[int, ...], where: str) -> None:
-    """Raises EpisodeError for pictures of another size than info.json's, channels first or last; none is decoded."""
-    if (height, width) != (shape[:2] if shape[-1:] in ((1,), (3,), (4,)) else shape[-2:]):
-        raise EpisodeError(f"{where} is {height}x{width} pixels, info.json says {list(shape)}; correct one of them")
-
-
-def _pictures(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarray:
-    if lost := [step for step, row in enumerate(rows) if not isinstance(row, Mapping) or not row.get("bytes")]:
-        raise EpisodeError(f"{where}: no picture at step {lost[0]}; download it again")
-    bomb = (Image.DecompressionBombError,)
-    formats = ("PNG", "JPEG", "WEBP")  # for PostScript, which Pillow knows too, it would start Ghostscript
-    pictures = []
-    for step, row in enumerate(rows):
-        with refusing(
-            f"{where}: the picture at step {step} cannot be decoded", "download it again", EpisodeError, bomb
-        ):
-            Image.open(io.BytesIO(row["bytes"]), formats=formats).verify()  # checksums, which reading passes over
-            pictures.append(Image.open(io.BytesIO(row["bytes"]), formats=formats))
-    with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
-        modes = {picture.mode for picture in pictures}
-        if odd := modes - {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}:  # depth would be cut off at 255
-            raise EpisodeError(f"{where}: a picture of mode {min(odd)}, not of 8-bit colours; leave this camera out")
-        if deep := [step for step, row in enumerate(rows) if row["bytes"][:4] == _PNG and row["bytes"][24:25] > b"\b"]:
-            raise EpisodeError(
-                f"{where}: a picture of 16 bits a colour at step {deep[0]}, of which 8 would be lost; store "
-                "pictures of 8 bits, or leave this camera out"
-            )
-        if len(sizes := {picture.size for picture in pictures}) > 1:
-            raise EpisodeError(f"{where}: pictures of {len(sizes)} sizes; download it again")
-        _require_size(*sizes.pop(), shape, where)
-        return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
-
-
-_PNG = b"\x89PNG"
-
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
-"""With which an mp4 begins. Other kinds are not given to ffmpeg: scripts and playlists make it open more files."""
-
-
-def _video(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float) -> np.ndarray:
-    """Decodes the episode's frames, from the one nearest to its start: ffmpeg seeks to the next one, so ask earlier."""
-    import imageio_ffmpeg
-
-    video, start = place.videos[key]
-    where = f"{video}, episode {place.index}"
-    if not regular(video, EpisodeError).exists():
-        raise EpisodeError(f"{where}: the video is missing; download it")
-    with video.open("rb") as stream:
-        head = stream.read(8)
-    if head[4:] not in _BOXES and head[:4] not in (b"\x1aE\xdf\xa3", b"RIFF"):
-        raise EpisodeError(f"{where}: no video of the kind mp4, mkv, webm or avi; download it again")
-    first = round((start or 0) * fps)
-    most = place.length + (start is None)
-    # it ends at the first error, rather than fill in what it cannot decode, and turns nothing, as LeRobot
-    asked = [
-        "-xerror",
-        "-err_detect",
-        "explode",
-        "-noautorotate",
-        *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else []),
-    ]
-    asked += ["-t", f"{place.length / fps:.6f}"] if start is not None else []
-    given = ["-fps_mode", "passthrough", "-frames:v", str(most)]  # a frame that is missing is not filled in
-    reader = imageio_ffmpeg.read_frames(str(video), input_params=asked, output_params=given)
-    with contextlib.closing(reader):
-        try:
-            found: Any = next(reader, {})
-            (width, height), pace = found["size"], found["fps"]
-            _require_size(width, height, shape, f"{where}: {key!r}")
-            frames = [np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader]
-        except EpisodeError:
-            raise
-        except FOREIGN as error:  # it quotes all that ffmpeg says of itself
-            working_ffmpeg(video, EpisodeError)
-            raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
-    require_even(video, first, place.length, where)
-    # ffmpeg tells two decimals; a place within a shared video is found by its time
-    drifts = start is not None and abs(pace - fps) > 0.005 and abs(pace / fps - 1) * (first + place.length) >= 0.5
-    if drifts or not 0.95 < pace / fps < 1.05:
-        raise EpisodeError(f"{where}: the video has {pace:g} frames a second, info.json says fps {fps:g}; correct one")
-    if len(frames) != place.length:
-        found_frames = f"more than {place.length}" if len(frames) > place.length else len(frames)
-        raise EpisodeError(f"{where}: {found_frames} frames, the episode has {place.length} steps; download it again")
-    return np.stack(frames)

@@ -36,11 +36,6 @@ _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 _POSE = (0, 3, "quat_xyzw")
 """Where position and rotation of a file's states lie, side by side, and the kind of the latter."""
 
-_PER_STEP = (
-    "dones", "rewards", "states", "executed_actions", "phase", "phase_switch", "rho", "change_point",
-)  # fmt: skip
-"""Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
-
 _ARM = re.compile(r"robot(\d{1,3})_eef_pos")
 
 
@@ -118,6 +113,19 @@ class RobomimicHDF5(Source):
         kept = {key: value for key, value in said.items() if isinstance(value, str) and value != "near"}
         return super().identity() | kept
 
+    def look(self) -> None:
+        for name in self.places:
+            where = f"{self.path}, episode {name}"
+            with members.opened(self.path, f", episode {name}") as file:
+                demo = members.group_at(file, f"data/{name}", where)
+                steps = members.length_at(demo, self.options["action_key"], where)
+                members.require_steps(demo, steps, where)
+                members.require_aligned(demo, steps, where)
+                arms = _arms(members.names_in(members.group_at(demo, "obs", where), where))
+                state = (f"robot{arm}_{part}" for arm in range(arms) for part in _USED)
+                for key in (*state, *self._cameras_of(demo, where)):
+                    members.form_at(demo, f"obs/{key}", where)
+
     def read(self, index: int, *, images: bool = True) -> Episode:
         name = self.places[index]
         with members.opened(self.path, f", episode {name}") as file:
@@ -169,7 +177,8 @@ class RobomimicHDF5(Source):
         if lengths and counted and (held := sum(lengths)) != total:
             for name in names:
                 where = f"{self.path}, episode {name}"
-                _require_steps(data[name], members.length_at(data[name], self.options["action_key"], where), where)
+                steps = members.length_at(data[name], self.options["action_key"], where)
+                members.require_steps(data[name], steps, where)
             raise EpisodeError(
                 f"{self.path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total!r}; "
                 "get the whole file, or correct the attribute if demonstrations were removed on purpose"
@@ -207,8 +216,8 @@ class RobomimicHDF5(Source):
         key = self.options["action_key"]
         action = as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
         attrs = members.attributes_of(demo)
-        _require_steps(demo, len(action), where)
-        _require_aligned(demo, len(action), where)
+        members.require_steps(demo, len(action), where)
+        members.require_aligned(demo, len(action), where)
         cameras: dict[str, np.ndarray] = {}
         if (found := self._cameras_of(demo, where)) != self._cameras:
             known = [one_line(", ".join(keys) or "none", 80) for keys in (found, self._cameras)]
@@ -279,34 +288,6 @@ class RobomimicHDF5(Source):
             columns.append(np.roll(rows, 1, axis=1) if part == "eef_quat" and self._layout is None else rows)
         state = np.concatenate(columns, axis=1)
         return state if self._layout is None else self._layout.to_proprio(state, where)
-
-
-def _require_steps(demo: h5py.Group, steps: int, where: str) -> None:
-    if (stated := members.attribute_of(demo, "num_samples")) not in (None, steps):
-        raise EpisodeError(
-            f"{where}: {steps} actions, the attribute 'num_samples' says {stated!r}; get the file again, or drop the "
-            "episode"
-        )
-
-
-def _require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
-    """Raises EpisodeError: an array, used or not, has other steps than the actions; or `dones` become false again."""
-    held = members.lengths_in(demo, where, "obs", "next_obs")
-    for key, rows in held.items():
-        most = steps + 1 if key == "states" else steps
-        if (key in _PER_STEP or "/" in key) and not steps <= rows <= most:
-            raise EpisodeError(
-                f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
-            )
-    if steps and "dones" in held:
-        if not np.isfinite(members.numbers_at(demo, "dones", where)).all():
-            raise EpisodeError(f"{where}: dones holds NaN or infinity; correct it")
-        ended = np.atleast_1d(members.numbers_at(demo, "dones", where).reshape(steps, -1).any(axis=1))
-        if ended.any() and not ended[-1]:
-            raise EpisodeError(
-                f"{where}: dones is true at step {ended.argmax()} and not at the last, {steps - 1}; cut the episode or "
-                "correct dones"
-            )
 
 
 def _arms(observations: Iterable[str]) -> int:

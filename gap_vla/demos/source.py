@@ -76,6 +76,13 @@ class Source(Sequence[Episode], abc.ABC):
     def read(self, index: int, *, images: bool = True) -> Episode:
         """Episode `index`, validated; without its images if `images` is False (fast, for annotation)."""
 
+    def look(self) -> None:
+        """Looks at all episodes and reads none, so that what shows at once is refused before long work begins.
+
+        Raises:
+            EpisodeError: as `read`, where a file is missing, a link leads nowhere or out, or steps are not as counted.
+        """
+
     def mapping(self) -> dict[str, str]:
         """Where an episode's fields come from: `image_primary`, `proprio`, `action`, `phase` to names in the files."""
         return {}

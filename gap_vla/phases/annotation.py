@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, label_problems
-from gap_vla.core.foreign import Section, refusing
+from gap_vla.core.foreign import Section, refusing, whole
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import PATIENCE, watched
 from gap_vla.core.whole import write_json
@@ -81,7 +81,8 @@ def annotate(
     if extra is None and "extra_weight" in options:
         raise MotionError("extra_weight: no effect without extra columns; leave it out")
     motions = _motions(episodes, extra)
-    chosen = list(range(len(episodes)) if fit is None else fit)
+    last = len(episodes) - 1
+    chosen = [whole("an episode of fit", i, 0, last, MotionError) for i in (range(last + 1) if fit is None else fit)]
     if not chosen:
         raise MotionError("there is no episode to fit the annotator on")
     if method_parts(method, own)[0] != "column":

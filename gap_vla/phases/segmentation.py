@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64
 
+from gap_vla.core.foreign import whole
 from gap_vla.phases.motion import DeadBand, Motion, MotionError
 from gap_vla.phases.objective import Objective, default_penalty
 
@@ -66,7 +67,7 @@ def segment(
 
     Returns:
         int64[K], ascending; change point k is the first sample of a new segment. 0 and T are not among them. Empty
-        for fewer than two samples and for recordings in which nothing moves.
+        for fewer than two samples and for recordings in which nothing moves, where max_segment asks for none.
 
     Raises:
         MotionError: bad signals, or no segmentation satisfies min_size, max_segment, jump and n_change_points.
@@ -125,8 +126,7 @@ def as_motion(
 
 def _with_number(motion: Motion, objective: Objective, number: int, bounds: tuple[int, int, int]) -> np.ndarray:
     min_size, max_segment, jump = bounds
-    if number < 0:
-        raise MotionError(f"the number of change points must not be negative, got {number}")
+    number = whole("n_change_points", number, 0, 2**31, MotionError)
     if number == 0 and len(motion) <= max_segment:
         return np.zeros(0, np.int64)
     if (number + 1) * min_size > len(motion):
@@ -152,6 +152,8 @@ def _with_number(motion: Motion, objective: Objective, number: int, bounds: tupl
 def _prices(steps: int, penalty: float, free: Sequence[int] | np.ndarray, jump: int) -> np.ndarray:
     """f64[T]: what a change point at each sample costs; a free sample between multiples of `jump` is the one before."""
     prices = np.full(steps, penalty)
+    if np.size(free) and np.asarray(free).dtype.kind not in "iu":
+        raise MotionError(f"free is {np.asarray(free).dtype}; give the numbers of samples, as of stroke_starts")
     at = np.asarray(free, np.int64).ravel()
     if len(at) and not 0 <= at.min() <= at.max() < steps:
         raise MotionError(f"free samples {at.tolist()} must lie within the {steps} of the recording")
@@ -160,8 +162,9 @@ def _prices(steps: int, penalty: float, free: Sequence[int] | np.ndarray, jump: 
 
 
 def _checked_bounds(steps: int, min_size: int, max_segment: int | None, jump: int) -> tuple[int, int, int]:
-    if min_size < 1 or jump < 1:
-        raise MotionError(f"min_size and jump are at least 1, got {min_size} and {jump}")
+    for what, number in {"min_size": min_size, "jump": jump, "max_segment": max_segment}.items():
+        if number is not None:
+            whole(what, number, 1, 2**31, MotionError)
     if max_segment is None:
         max_segment = steps if steps <= EXACT_UP_TO else LONG_SEGMENT
     elif max_segment < min_size:

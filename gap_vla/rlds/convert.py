@@ -95,6 +95,7 @@ def build_dataset(
     if target.exists() and not overwrite:
         refuse_other(target, stated)
     require_free(target, overwrite)
+    source.look()
     train = plan_splits(len(source), val_fraction)["train"]
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))
@@ -146,6 +147,7 @@ def dry_run(
     """
     from gap_vla.drawing.episode import EpisodeView, write_picture
 
+    source.look()
     first, episodes = source.read(0), source.without_images()
     if method != "none":
         train = plan_splits(len(source), val_fraction)["train"]

@@ -154,5 +154,5 @@ def test_the_training_script_of_lerobot_is_adjusted_from_outside(tmp_path, monke
     metrics = type("Metrics", (defaultdict,), {"__setattr__": dict.__setitem__})()
     for _ in range(2):
         lerobot_train.update_policy(metrics, policy, batch, optimizer, 10.0, accelerator=accelerator)
-        factors.append(gaps[0]._update)
+        factors.append(gaps[0]._steps.update)
     assert factors == pytest.approx([0.3, 0.3]) and update_policy.step == 2 and metrics["loss"] > 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gap_vla.adjustment import AdjustmentSchedule
+from gap_vla.adjustment import AdjustmentError, AdjustmentSchedule
 from gap_vla.adjustment.torch import attach_columns, scale_gradient
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -166,3 +166,22 @@ def test_columns_that_do_not_exist_and_layers_that_are_not_linear_are_refused(po
     with pytest.raises(ValueError, match="differs over the window"):
         with attach_columns(policy, {"blocks.1.1": slice(5, 8)}, schedule, total_steps=2) as gap, gap.adjusting(RHO, 0):
             gradients(policy)
+
+
+class Doubled(nn.Linear):
+    """Of which the gradient would not be that of its weight alone."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("layer", [Doubled(5, 2), nn.utils.parametrizations.weight_norm(nn.Linear(5, 2))])
+def test_a_layer_that_computes_more_than_a_linear_one_is_refused(layer):
+    with pytest.raises(AdjustmentError, match=r"'0' is a (Doubled|ParametrizedLinear), which computes something else"):
+        attach_columns(nn.Sequential(layer), {"0": slice(3, 5)}, AdjustmentSchedule(), total_steps=10)
+
+
+@pytest.mark.parametrize("columns", [slice(2.0, 4), slice(2, 4.0), [slice(0, 1), slice(True, 3)]])
+def test_columns_are_whole_numbers(columns):
+    with pytest.raises(AdjustmentError, match=r"are no columns of '0'; give slices, as slice\(3, 5\)"):
+        attach_columns(nn.Sequential(nn.Linear(5, 2)), {"0": columns}, AdjustmentSchedule(), total_steps=10)

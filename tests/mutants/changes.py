@@ -299,8 +299,8 @@ WHERE = (
     Mutant(
         "torch: λ is one",
         "adjustment/torch.py",
-        "self._update = float(factors.update)",
-        "self._update = 1.0",
+        "self._steps.update = float(factors.update)",
+        "self._steps.update = 1.0",
         f"{SMALL_STEP}[lambda_only-sample-current]",
     ),
     Mutant(
@@ -480,8 +480,8 @@ DATA_AND_ROLLOUTS = (
     Mutant(
         "rollouts: an episode that was lost with its simulator fails at once",
         "rollouts/rollout.py",
-        "if episode.steps >= 0 and (episode.again or not answer.lost):",
-        "if episode.steps >= 0:",
+        "if given_up or not (starting or answer.lost):",
+        "if given_up or not starting:",
         "tests/rollouts/test_evaluation_rollout.py"
         "::test_an_episode_that_was_lost_once_with_its_simulator_is_tried_again_and_costs_the_policy_nothing",
     ),

@@ -18,7 +18,7 @@ from gap_vla.demos.layout import to_quaternion
 from gap_vla.phases.motion import quaternion_product
 from gap_vla.rlds import write_rlds
 from gap_vla.rlds.checking import check_dataset
-from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
+from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS, check_grippers
 from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, check_conventions
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
@@ -260,6 +260,19 @@ def test_some_episodes_that_differ_from_the_others_are_named(
     found = [f for one in COMPARISON_CHECKS for f in one([spoil(r) if i in odd else r for i, r in enumerate(sound)])]
     assert {f.episode for f in found if f.check == check} == {f"train[{i}]" for i in odd}
     assert all(f.level == "warning" for f in found)
+
+
+@pytest.mark.parametrize("cut", [(28, 40), (30, 40), (20, 41), (31, 39)])
+def test_an_episode_without_its_grasp_is_not_said_to_have_the_other_sign(cut: tuple[int, int]) -> None:
+    """What is left of the gripper's motion is the fingers giving way under the high action, behind the cut."""
+    gives_way = _state(lambda p: p[:, 7:9].__imul__(1 + 0.4 * np.clip((np.arange(60) - 40) / 3, 0, 1)[:, None]))
+    closing = [_state(lambda p: p[:, 7:9].__imul__(0.8).__iadd__([0.008, -0.008]))(physical(i)) for i in range(6)]
+    grasps = [gives_way(r) for r in closing]
+    cut_out = _cut(grasps[2], np.r_[: cut[0], cut[1] : 60])
+    assert not [f for f in check_grippers([*grasps[:2], cut_out, *grasps[3:]]) if "opens" in f.message]
+    other_sign = _action(lambda a: np.where(BACK, -a, a))(grasps[2])
+    (found,) = check_grippers([*grasps[:2], other_sign, *grasps[3:]])
+    assert found.episode == "train[2]" and "a high gripper action opens the gripper in this" in found.message
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ _USUAL_LAG = 4
 """Steps by which a controller may answer late; the simulated ones answer after 1 to 3."""
 _OPENING = 1.5
 """Finger positions are metres, or an opening from 0 to 1."""
+_CUT, _WAY = 3.0, 0.25
+"""Times the usual greatest step of a gripper that no motion is, and share of the usual way that tells its direction."""
 _AWAY, _TURNED = 0.05, 0.2
 """Metres and radians from where most episodes start; if also ten times the usual, another frame, or a part."""
 
@@ -105,10 +107,11 @@ def check_grippers(episodes: Sequence[Recording]) -> Iterator[Finding]:
         text = f"arm {arm}: a finger stands at {{:.3g}}; metres, or an opening from 0 to 1, are expected"
         yield from _odd(largest > _OPENING, names, "gripper", text, largest)
         middle = (max(c.max() for c in command) + min(c.min() for c in command)) / 2
-        closes = np.array(
-            [_closes(c - middle, np.diff(o), 0.02 * max(ranges.max(), 1e-9)) for c, o in zip(command, opening)]
-        )
-        known = np.isfinite(closes)
+        change = _uncut([np.diff(o) for o in opening])
+        closes = np.array([_closes(c - middle, o, 0.02 * max(ranges.max(), 1e-9)) for c, o in zip(command, change)])
+        ways = np.array([abs(o).sum() for o in change])
+        # what fingers give way after a grasp says nothing where the grasp itself is missing
+        known = np.isfinite(closes) & (ways > _WAY * np.median(ways))
         if len(names) >= FEWEST and known.any() and np.median(closes[known]) > 0.7:
             text = f"arm {arm}: a high gripper action opens the gripper in this episode, and closes it in most others"
             yield from _odd(known & (closes < 0.3), names, "gripper", text, most=False)
@@ -199,6 +202,13 @@ def _agreement_by_lag(command: Float[np.ndarray, "T 3"], moved: Float[np.ndarray
             before = command[max(0, -lag) : len(command) - max(0, lag)]
             found[index] = _correlation(before, moved[max(0, lag) : len(moved) - max(0, -lag)])
     return found
+
+
+def _uncut(changes: list[np.ndarray]) -> list[np.ndarray]:
+    """Without the steps in which far more changes than in any of most episodes: those between were cut out."""
+    greatest = [abs(change).max() for change in changes]
+    usual = np.median([size for size in greatest if size > 0] or [0.0])
+    return [np.where(abs(change) > _CUT * usual, 0, change) for change in changes]
 
 
 def _closes(command: np.ndarray, change: np.ndarray, least: float) -> float:
