@@ -279,6 +279,7 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: 
         seed=seed,
         keys=options.keys,
         patience=options.patience,
+        limit=max(600.0, getattr(options, "policy_limit", 0.0)),
     )
     return dataclasses.replace(loaded, task=options.task)
 

@@ -53,7 +53,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
     add("--episodes", type=whole(2, MANY), default=10, help="recorded episodes to show (default 10)")
     closed = "rollouts per intervention (default 0: open loop only)"
-    add("--closed-loop", type=whole(0, MANY), default=0, metavar="N", help=closed)
+    add("--closed-loop", type=whole(0, LIBRARY, "recordings begin there"), default=0, metavar="N", help=closed)
     which = f"of the rollouts (default: all): {', '.join(INTERVENTIONS)}"
     add("--interventions", nargs="+", choices=INTERVENTIONS, metavar="NAME", help=which)
     add("--seed", type=layout_seed, default=100_000, help="first layout seed (default 100000)")

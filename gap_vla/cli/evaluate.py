@@ -50,7 +50,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     slots = "environments per process; a batch is workers * slots (default 4)"
     add("--slots", type=whole(1, 256), default=4, help=slots)
     add("--videos", type=whole(0, MANY), default=4, help="rollouts to film, failures first (default 4)")
-    limit = "seconds for an answer (default 60; its first has 600); a server has those of --patience more"
+    limit = "seconds for an answer (default 60; its first has at least 600); a server has those of --patience more"
     add("--policy-limit", type=seconds, default=60.0, help=limit)
     options = parser.parse_args(arguments)
     parser.refuse_idle_for_policy(options, "execute", "ensemble")

@@ -170,13 +170,15 @@ class Comparison:
 
     def notes(self, name: Name = str) -> list[str]:
         """What a reader has to know before trusting the figures."""
-        seeds = {method: sorted(next(iter(found.values())).per_seed) for method, found in self.success.items()}
+        seeds = [{m: sorted(of[v].per_seed) for m, of in self.success.items() if v in of} for v in self.variants]
         notes = []
-        if len({tuple(of_method) for of_method in seeds.values()}) > 1:
-            listing = ", ".join(f"{name(method)} {len(of_method)}" for method, of_method in seeds.items())
-            notes.append(
-                f"Unequal numbers of training seeds so far ({listing}); differences use those that both methods have."
-            )
+        for of_method in seeds:
+            if len({*map(tuple, of_method.values())}) > 1:
+                unequal = len({*map(len, of_method.values())}) > 1
+                said = {m: len(found) if unequal else " ".join(map(str, found)) for m, found in of_method.items()}
+                what = f"{'Unequal numbers of' if unequal else 'Different'} training seeds so far"
+                listing = ", ".join(f"{name(method)} {text}" for method, text in said.items())
+                notes.append(f"{what} ({listing}); differences use those that both methods have.")
         for (first, second), found in self.differences.items():
             pair = f"{name(first)} − {name(second)}"
             if not found:
@@ -188,7 +190,7 @@ class Comparison:
         if self.apart:
             listing = "; ".join(f"{key} {', '.join(map(one_line, values))}" for key, values in self.apart.items())
             notes.append(f"Not method and seed alone: the runs also differ in settings ({listing}).")
-        if seeds and max(map(len, seeds.values())) < 3:
+        if any(max(map(len, of_method.values())) < 3 for of_method in seeds):
             notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
         return list(dict.fromkeys(notes))
 

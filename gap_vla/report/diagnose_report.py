@@ -27,9 +27,11 @@ def report(opened: OpenLoop, closed: Sequence[ClosedLoop] = ()) -> str:
         row = [effect.intervention, *map(_figure, figures), _cost(effect)]
         rows.append([*row, *([_rate(success[effect.intervention])] if effect.intervention in success else [])])
     legend = "\n".join(f"  {effect.intervention}: {DESCRIPTIONS[effect.intervention]}" for effect in opened.effects)
+    known = any(e.change_transition is not None or e.change_consistent is not None for e in opened.effects)
+    transitions = f"{opened.transition_steps} of them transitions" if known else "not known which are transitions"
     return (
         f"{text_table(rows)}\n\nchange, error: in standard deviations of the recorded actions; {opened.steps} steps, "
-        f"{opened.transition_steps} of them transitions; with everything swapped the actions move by "
+        f"{transitions}; with everything swapped the actions move by "
         f"{opened.between:.3f}\n{legend}\n\n{verdict(opened, closed)}"
     )
 

@@ -24,6 +24,7 @@ from gap_vla.report.comparison import (
     require_comparable,
     require_settings,
 )
+from gap_vla.report.holes import hole
 from gap_vla.rollouts.record import EPISODES_FILE, FILM, IDENTITY_FILE, SUMMARY_FILE, read_episodes
 from gap_vla.rollouts.summary import odd_episodes
 
@@ -168,6 +169,14 @@ class Run:
                     said = f"{name} {last[name]:g}, summary.json has {own:g}"
                     raise ReportError(f"{path} ends with {said}; copy the run again")
         return rows
+
+    @property
+    def hole(self) -> str:
+        """What a finished run's measurements lack, in words; empty if nothing, or if it is not finished."""
+        if not self.summary:
+            return ""
+        steps = self.summary["steps"]
+        return hole(self.metrics, Section.read(RunDirectory(self.path).config, ReportError), steps, steps)
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of one measurement; empty where it was not taken."""

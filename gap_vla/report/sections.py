@@ -59,7 +59,10 @@ def phases_section(runs: list[Run], command: str) -> str:
 
 def curves_section(runs: list[Run], command: str) -> str:
     chart = charts.curve_chart(runs, CURVES)
-    return chart_image(chart, "training curves") + command_block(command) if chart else ""
+    if chart is None:
+        return ""
+    holes = [note(f"{run.path} lacks {run.hole}; its curves have a hole there.") for run in runs if run.hole]
+    return "".join([chart_image(chart, "training curves"), *holes, command_block(command)])
 
 
 def branches_section(runs: list[Run], command: str) -> str:

@@ -137,7 +137,7 @@ class OpenLoop:
         error: mean distance between its undisturbed actions and the recorded ones.
         between: mean distance between its undisturbed actions in an episode and, at the same step, in the episode
             that the swaps take from: how far they would move if everything were swapped.
-        steps, transition_steps: how many moments were asked.
+        steps, transition_steps: how many moments were asked; 0 transitions also where nobody knows them.
     """
 
     effects: tuple[Effect, ...]

@@ -51,7 +51,8 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Seconds to wait for one answer; the first ones include building the simulator, or compiling the policy.
+    """Seconds to wait for one answer; the first ones include building the simulator, or compiling the policy, and have
+    never less than the later ones.
 
     An episode whose simulator does not answer in time is tried once more before it counts as failed.
 

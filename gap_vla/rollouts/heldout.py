@@ -17,7 +17,7 @@ from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joine
 class HeldOut:
     """Mean squared error of the action to execute now, in units of the recorded actions' variance.
 
-    1 is what predicting the mean action gives over all steps; columns that do not vary are left out.
+    1 is what predicting the mean action gives over all steps; columns that do not vary (`LEAST_STD`) are left out.
 
     Attributes:
         error: over all steps.

@@ -189,7 +189,7 @@ class GuardedPolicy:
 
     Args:
         limit: seconds for one call.
-        first_limit: seconds for the first `act`, which may compile.
+        first_limit: seconds for the first `act`, which may compile; at least `limit`.
 
     Attributes:
         silent: how many calls it has not answered in time since it last acted (to begin an episode is no sign of
@@ -201,7 +201,7 @@ class GuardedPolicy:
         self._policy, self._width = policy, action_dim
         patience = float(getattr(policy, "patience", 0.0))  # a remote policy may wait this long for its server
         self._one_by_one = hasattr(policy, "patience")  # it asks its server for each row, and each has this limit
-        self._limit, self._next_limit = limit + patience, first_limit + patience
+        self._limit, self._next_limit = limit + patience, max(limit, first_limit) + patience
         self._privileged = bool(getattr(policy, "privileged", False))
         self._thread = _Thread()
         self.silent, self.answered = 0, False

@@ -188,7 +188,7 @@ class VideoShelf:
         for path in found:
             if made_by(path) != "rollout":
                 raise EvaluationError(f"{path} was not made by an evaluation; move it away")
-        return sorted(found, key=lambda path: (not path.stem.endswith("failure"), path.name))
+        return sorted(found, key=lambda path: (not path.stem.endswith("failure"), film_of(path.name)))
 
     def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:
         path = self._directory / f"episode_{episode:04d}_{'success' if success else 'failure'}.mp4"

@@ -25,6 +25,9 @@ from gap_vla.sim.specs import TASK_NAMES, task_spec
 AT_ONCE = 8
 """Episodes that a policy is asked about together."""
 
+LEAST_STD = 1e-4
+"""Recorded actions that vary by no more than this, in their own units, stand still."""
+
 NEAR_SWITCH = 3
 """A step this close to one where the expert's phase changes belongs to a transition, where there is no ρ."""
 
@@ -183,7 +186,7 @@ def require_alike(recordings: Sequence[Recording]) -> None:
 def in_deviations(recorded: Float[np.ndarray, "T A"], where: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Mean squared distance of two actions, step by step, in standard deviations of the recorded actions.
 
-    Columns that do not vary are left out.
+    Columns that do not vary, by a standard deviation above `LEAST_STD`, are left out.
 
     Args:
         where: the first of the recordings, for the error.
@@ -192,9 +195,12 @@ def in_deviations(recorded: Float[np.ndarray, "T A"], where: str) -> Callable[[n
         EvaluationError: none varies, so there is nothing to measure an error in.
     """
     scale = recorded.std(0)
-    varies = scale > 1e-4
+    varies = scale > LEAST_STD
     if not varies.any():
-        raise EvaluationError(f"{where} and on: the recorded actions are all the same; give recordings that move")
+        raise EvaluationError(
+            f"{where} and on: the recorded actions are all the same; give recordings that move, with a standard "
+            f"deviation above {LEAST_STD:g} in one column at least"
+        )
     return lambda a, b: (((a - b)[:, varies] / scale[varies]) ** 2).mean(1)
 
 

@@ -37,7 +37,7 @@ class _Live:
 
     number: int
     seed: int
-    again: bool = False  # it was lost once with its simulator, and is tried a second time
+    again: bool = False  # it was lost once with its simulator, or could not begin, and is tried a second time
     observation: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     pictures: list[np.ndarray] = dataclasses.field(default_factory=list)
     steps: int = -1  # becomes 0 with the first observation
@@ -73,7 +73,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         self._live: dict[int, _Live] = {}
-        self._lost_in_a_row = 0
+        self._lost_in_a_row, self._begun = 0, False
         self._unanswered: list[tuple[_Live, str]] = []
 
     def run(self, todo: Sequence[tuple[int, int]]) -> None:
@@ -109,6 +109,7 @@ class Rollout:
             return
         if isinstance(answer, Frame):
             episode.take(answer)
+            self._begun = True
             unusable = not_finite(answer.observation)
             if unusable is not None:
                 self._lost_in_a_row = 0
@@ -118,20 +119,21 @@ class Rollout:
                 self._finish(slot, answer.success, None)
             return
         if isinstance(answer, Crash):
-            self._lost_in_a_row += not episode.again  # an episode counts once
+            starting = episode.steps < 0  # if no other episode has begun either, no layout is to blame
+            given_up = episode.again and (self._begun or not starting)
+            self._lost_in_a_row += not given_up  # an episode counts once
             if self._lost_in_a_row >= MAX_LOST_IN_A_ROW:
                 raise EvaluationError(
                     f"{MAX_LOST_IN_A_ROW} simulator failures in a row; the last: episode {episode.number} of "
                     f"{self.task.name}, layout seed {episode.seed}, step {max(episode.steps, 0)}: {answer.message}"
                 ) from RuntimeError(answer.traceback)
-            if episode.steps >= 0 and (episode.again or not answer.lost):
-                again = " (and so when it was tried again)" if answer.lost else ""
-                self._finish(slot, False, f"step {episode.steps}: {answer.message}{again}")
+            if given_up or not (starting or answer.lost):
+                again = " (and so when it was tried again)" if starting or answer.lost else ""
+                self._finish(slot, False, f"step {max(episode.steps, 0)}: {answer.message}{again}")
                 return
-        # Lost before it began, with a worker that another episode brought down, or for the first time: try it (again).
+        # Lost with a worker that another episode brought down, or for the first time: try it (again).
         del self._live[slot]
-        lost = isinstance(answer, Crash) and episode.steps >= 0
-        waiting.append(_Live(episode.number, episode.seed, again=episode.again or lost))
+        waiting.append(_Live(episode.number, episode.seed, again=episode.again or isinstance(answer, Crash)))
 
     def _act(self) -> None:
         slots = sorted(self._live)

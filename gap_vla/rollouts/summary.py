@@ -85,7 +85,8 @@ def read_outcomes(found: Section) -> dict[int, bool]:
     for name in ("seconds", "seconds_per_step"):
         parts = {key: value for key, value in found.section(name, {}).values.items() if value is not None}
         Section(parts, found.name(name), found.error).require_numbers(0, 1e9)
-    later = [key for key in ("interval_method", "interval_clopper_pearson") if key in found.values]
+    added = ("interval_method", "interval_clopper_pearson", "simulator_errors")
+    later = [key for key in added if key in found.values]
     needed = ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases")
     for key in (*needed, *later):
         found.require(key)
@@ -126,8 +127,11 @@ def _read_errors(found: Section, episodes: int) -> dict[int, str]:
 def odd_episodes(summary: Mapping[str, Any], records: Iterable[EpisodeRecord]) -> list[int]:
     """Numbers of the episodes that ended otherwise than a summary, which `read_outcomes` took, says of its layouts."""
     keys = ("layout_seeds", "outcomes", "steps", "last_phases")
-    said = {layout: end for layout, *end in zip(*(summary[key] for key in keys))}
-    return [r.episode for r in records if said.get(r.layout_seed, own := [r.success, r.steps, r.phase]) != own]
+    errors = {one["episode"]: one["error"] for one in summary.get("errors", ())}
+    ends = enumerate(zip(*(summary[key] for key in keys)))
+    said = {layout: [*end, errors.get(number)] for number, (layout, *end) in ends}
+    ended = [(r, [r.success, r.steps, r.phase, r.error]) for r in records]
+    return [r.episode for r, end in ended if said.get(r.layout_seed, end) != end]
 
 
 def _rounded(text: str) -> Any:
@@ -138,7 +142,7 @@ def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> d
     """How far episodes got, by the phase of an expert that watched them.
 
     Returns:
-        `reached`: fraction of the episodes that got at least to each phase, in the task's order;
+        `reached`: fraction of the watched episodes that got at least to each phase, in the task's order;
         `failed_in`: how many failures ended in it. None if nobody watched.
     """
     watched = [record for record in records if record.phase is not None]

@@ -189,7 +189,7 @@ class WorkerPool:
 
     Args:
         step_limit: seconds a worker may take for one answer; a worker that exceeds it is killed and replaced.
-        start_limit: the same for an environment's first answers (`STARTING_ANSWERS`).
+        start_limit: the same for an environment's first answers (`STARTING_ANSWERS`); at least `step_limit`.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ class WorkerPool:
         step_limit: float,
         start_limit: float,
     ) -> None:
-        self._limits = {False: step_limit, True: start_limit}
+        self._limits = {False: step_limit, True: max(step_limit, start_limit)}
         numbers = range(workers * slots_per_worker)
         self._workers = [_Worker(task, privilege, numbers[w::workers], w) for w in range(workers)]
         self._of_slot = {slot: worker for worker in self._workers for slot in worker.slots}

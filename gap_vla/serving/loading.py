@@ -126,6 +126,7 @@ def load_policy(
     seed: int = 0,
     keys: str | Path | None = None,
     patience: float = 60.0,
+    limit: float = 600.0,
 ) -> LoadedPolicy:
     """A policy that is no checkpoint.
 
@@ -135,6 +136,7 @@ def load_policy(
         task: where it will act; recordings of another one are refused.
         keys: for a server, a JSON file that maps our observations to its input names; see `KeyMapping`.
         patience: seconds to wait for a server that is away.
+        limit: seconds that a server has for an answer.
 
     Raises:
         PolicyError: no such policy, recordings that cannot be replayed there, or a server's address that is none.
@@ -156,7 +158,7 @@ def load_policy(
                 raise PolicyError(
                     f"{keys}: {key} has {found} entries, an action {action_dim}; give one for each column"
                 )
-        return _of_server(RemotePolicy(name, mapping, patience=patience), task, mapping.image_size)
+        return _of_server(RemotePolicy(name, mapping, patience=patience, limit=limit), task, mapping.image_size)
     raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
 
 

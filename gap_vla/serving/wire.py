@@ -44,7 +44,7 @@ def unpack(message: bytes) -> Any:
 
     Raises:
         WireError: no msgpack, an array whose bytes do not fit its shape, or whose type may not travel, or too many
-            entries (`MAX_ITEMS`; arrays count as one).
+            entries (`MAX_ITEMS`, `MAX_ITEMS_TOGETHER`; an array is a map of four and a list of its sides).
     """
     seen = 0
 

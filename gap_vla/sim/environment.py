@@ -42,7 +42,8 @@ class SimEnv(gymnasium.Env):
     Action: float32[7 * arms] in [-1, 1]: per arm delta xyz, delta rotation vector (world frame; scale in
     `task.position_scale`, `task.rotation_scale`), gripper (+1 closes, -1 opens). Values outside are clipped.
     Info: `success` (bool), `episode_seed` (int), `language_instruction` (str). Reward is 1.0 where the task's
-    condition holds. An episode terminates 5 steps after success and is truncated at `task.horizon`.
+    condition holds. An episode terminates when that has held in 5 further steps, which is success (robosuite), or 5
+    steps after success (Meta-World), and is truncated at `task.horizon`.
 
     Attributes:
         task, variant: what this environment is.

@@ -102,7 +102,7 @@ class DataConfig:
     mixture: Annotated[tuple[tuple[str, Annotated[float, SHARE]], ...], Items(0, 64)] = ()
     val_fraction: Annotated[float, Bounds(0.0001, 0.9, "both splits need episodes")] = 0.1
     normalization: str = "normal"  # of action and proprio: normal | bounds
-    shuffle_images: bool = False  # a control that cannot see: train with pictures of other episodes (EVALUATION.md)
+    shuffle_images: bool = False  # a control that cannot see: train with pictures of other episodes (DIAGNOSIS.md)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:

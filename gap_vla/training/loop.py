@@ -126,7 +126,7 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
     nothing = lambda *given: None  # noqa: E731
     nobodys = SimpleNamespace(write=nothing, close=nothing, require_there=nothing, kept=[])
     metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
-    say_what_is_lost(metrics.kept, run, rhythm, done, trainer.steps)
+    say_what_is_lost(metrics.kept, run, done, trainer.steps)
     progress = Progress("train", trainer.steps, "step", done)
     held_out = trainer.validate()
     if done in (0, trainer.steps) and not any("val/action_mse" in row for row in metrics.kept[-1:]):

@@ -13,10 +13,11 @@ import numpy as np
 
 from gap_vla.core.errors import UserError, message_of
 from gap_vla.core.foreign import Section
-from gap_vla.core.run_directory import EARLIER, RunDirectory, read_metrics
+from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
-from gap_vla.training.config import LOGGERS, TrainConfig
+from gap_vla.report.holes import hole
+from gap_vla.training.config import LOGGERS
 
 
 class DivergedError(UserError, RuntimeError):
@@ -89,28 +90,10 @@ class MetricsWriter:
             self._logger = None
 
 
-def say_what_is_lost(
-    kept: Sequence[Mapping[str, Any]], run: RunDirectory, rhythm: TrainConfig, done: int, steps: int
-) -> None:
+def say_what_is_lost(kept: Sequence[Mapping[str, Any]], run: RunDirectory, done: int, steps: int) -> None:
     """One line on stderr if `kept`, the rows up to the `done` steps of a saved state, lack some that belong there.
 
-    A row is written before the state of its step is, so that only a power cut or another hand loses one. Of a rhythm
-    that was changed meanwhile nobody knows when; then its rows are not missed. Held-out measurements after the last of
-    all `steps` are made again.
+    A row is written before the state of its step is, so that only a power cut or another hand loses one.
     """
-    if not kept or not done:
-        return
-    file = Section.read(run.config, ConfigError)
-    earlier = file.list(EARLIER, Section.section) if EARLIER in file else ()
-    same = {key for key in ("log_every", "validate_every") if not any(f"train.{key}" in old for old in earlier)}
-    due = {(0, False)}
-    if "log_every" in same:
-        due |= {(step, True) for step in range(rhythm.log_every, done + 1, rhythm.log_every)}
-    if "validate_every" in same:
-        due |= {(step, False) for step in range(rhythm.validate_every, done + 1, rhythm.validate_every)}
-    if done == steps:
-        due = {*due, (done, True)} - {(done, False)}
-    found = {(row["step"], "train/loss" in row) for row in kept}
-    if lost := sorted({step for step, _ in due - found}):
-        said = f"of steps {lost[0]} to {lost[-1]}" if len(lost) > 1 else f"of step {lost[0]}"
-        print(f"note: {run.metrics} lacks measurements {said}; curves have a hole there", file=sys.stderr, flush=True)
+    if kept and done and (lost := hole(kept, Section.read(run.config, ConfigError), done, steps)):
+        print(f"note: {run.metrics} lacks {lost}; curves have a hole there", file=sys.stderr, flush=True)

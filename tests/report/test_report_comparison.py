@@ -61,6 +61,19 @@ def test_only_shared_seeds_and_layouts_are_paired_and_the_rest_is_noted():
     assert any("VP − V uses the 40 layouts" in note for note in notes)
 
 
+def test_which_seeds_there_are_is_noted_of_every_variant():
+    some = methods({"v": 0.5, "vp": 0.6})
+    assert not compare(some).notes()
+    some["vp"][7] = some["vp"].pop(2)
+    assert any("Different training seeds so far (V 0 1 2, VP 0 1 7)" in note for note in compare(some).notes(label))
+    some = methods({"v": 0.5, "vp": 0.6})
+    for method, seed in (("v", 0), ("v", 1), ("vp", 0)):
+        some[method][seed] = {**some[method][seed], "light": some[method][seed]["default"]}
+    notes = compare(some).notes(label)
+    assert any("Unequal numbers of training seeds so far (V 2, VP 1)" in note for note in notes)
+    assert any("Fewer than three training seeds" in note for note in notes)
+
+
 def test_nothing_shared_is_said_and_not_computed():
     found = compare({"v": one({1: True}), "vp": one({2: True})})
     assert found.differences == {("vp", "v"): {}}

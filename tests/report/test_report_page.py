@@ -292,7 +292,8 @@ def test_episodes_end_at_the_tasks_own_horizon_if_the_evaluations_is_longer_and_
 ):
     own = evaluation_of(enumerate([1, 1, 0, 1], 100_000), ("reach",), 200)
     Run.read(evaluated_run(tmp_path, "longer", **own, task={**PLAYED["task"], "horizon": 500}))
-    Run.read(evaluated_run(tmp_path, "cut", errors=[{"episode": 2, "error": "step 12: fell"}], simulator_errors=1))
+    errors = [{"episode": 2, "error": "step 12: the simulator fell"}]
+    Run.read(evaluated_run(tmp_path, "cut", errors=errors, simulator_errors=1))
     assert not cannot_end_so(EpisodeRecord(0, 5, False, 3), {"task": "mine", "horizon": 200})
 
 
@@ -494,3 +495,26 @@ def test_a_run_without_a_curve_that_others_have_is_named_and_warns_of_nothing(tm
         (run / "metrics.jsonl").write_text('{"step": 0, "val/loss": 0.5}\n' * (run is runs[1]) + lines)
     write_report(runs, tmp_path / "report.html", command="python make_page", videos=0)
     assert not [warning for warning in recwarn if "legend" in str(warning.message)]
+
+
+def test_the_page_says_which_measurements_of_a_finished_run_are_lost(tmp_path):
+    run = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    config = json.loads((run / "config.json").read_text())
+    train = {**config["train"], "log_every": 4, "validate_every": 10}
+    rows = [{"step": step, "train/loss": 1.0} for step in range(4, 21, 4)]
+    rows += [{"step": step, "val/action_mse": 0.5} for step in (0, 10, 20)]
+    rows.sort(key=lambda row: row["step"])
+    earlier = [{"until": "now", "train.log_every": 2}]
+    for lost, known, said in (
+        ([], {}, ""),
+        ([8], {}, "step 8"),
+        ([0, 12, 16], {}, "steps 0 to 16"),
+        ([10], {"earlier": earlier}, "step 10"),
+        ([8], {"earlier": earlier}, ""),  # nobody knows when another rhythm began
+    ):
+        (run / "config.json").write_text(json.dumps({**config, "train": train, **known}))
+        left = [json.dumps(row) + "\n" for row in rows if row["step"] not in lost]
+        (run / "metrics.jsonl").write_text("".join(left))
+        page = write_report([run], tmp_path / "report.html", command="make").read_text()
+        found = re.findall(r"lacks measurements of (.*?); its curves have a hole there", page)
+        assert found == [said] * bool(said)

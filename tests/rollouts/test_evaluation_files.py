@@ -19,7 +19,7 @@ from gap_vla.demos import open_source
 from gap_vla.report.comparison_render import render
 from gap_vla.rlds.convert import build_dataset
 from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
-from gap_vla.rollouts.policy import RandomPolicy
+from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
 from gap_vla.rollouts.recordings import require_scene, view_of
 from gap_vla.rollouts.task import sim_task
@@ -339,6 +339,25 @@ def test_a_failure_before_the_horizon_without_an_error_is_refused(tmp_path):
     lines.write_text(json.dumps({**json.loads(lines.read_text()), "steps": 2}) + "\n")
     with pytest.raises(EvaluationError, match=r"episodes\.jsonl: episode 0 ended without success or error before its"):
         evaluated()
+
+
+def test_a_summary_with_another_reason_for_an_episode_is_refused(tmp_path):
+    def evaluated():
+        task = PointTask(faults={1: "raise"})
+        return evaluate(ExpertPolicy(), task, episodes=2, seed=0, out_dir=tmp_path, workers=1, videos=0, progress=False)
+
+    evaluated()
+    summary = tmp_path / "summary.json"
+    whole = json.loads(summary.read_text())
+    assert evaluated()["simulator_errors"] == 1
+    for change, words in (
+        ({"simulator_errors": 0}, "simulator_errors is 0, its episodes give 1"),
+        ({"errors": [{"episode": 1, "error": "step 3: the simulator was tired"}]}, "says of episode 1 other than"),
+        ({"errors": [], "simulator_errors": 0}, "says of episode 1 other than"),
+    ):
+        summary.write_text(json.dumps({**whole, **change}))
+        with pytest.raises(EvaluationError, match=words):
+            evaluated()
 
 
 def test_an_evaluation_is_not_written_through_a_link(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from pointmass import PointTask
 from test_evaluation_diagnose import SIZE, Seeing, record
 from test_evaluation_rollout import evaluate
 
+from gap_vla.cli.arguments import load_policy
+from gap_vla.cli.evaluate import parse
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.rollouts import (
     EvaluationError,
@@ -27,6 +30,7 @@ from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.policy import asked
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
 from gap_vla.serving.client import RemotePolicy
+from gap_vla.serving.loading import LoadedPolicy
 from gap_vla.sim import UnknownNameError
 
 NAN = float("nan")
@@ -101,6 +105,24 @@ def test_a_policy_that_never_answered_has_no_success_rate(tmp_path):
         evaluate(policy, tmp_path, episodes=1, limits=limits)
     policy.released.set()
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_the_first_answer_never_has_less_time_than_the_later_ones(tmp_path):
+    class Late(ExpertPolicy):
+        def act(self, observations, episode_ids):
+            time.sleep(0.5 if int(np.max(episode_ids)) == 0 else 0)
+            return super().act(observations, episode_ids)
+
+    limits = Limits(policy=60, policy_first=0.1, simulator=60, simulator_first=0.001)
+    assert evaluate(Late(), tmp_path, episodes=1, limits=limits)["success_rate"] == 1.0
+
+
+def test_a_server_has_the_time_that_the_policy_limit_allows(monkeypatch):
+    asked = {}
+    monkeypatch.setattr("gap_vla.serving.load_policy", lambda name, **how: asked.update(how) or LoadedPolicy(None))
+    for words, limit in (("", 600), ("--policy-limit 9", 600), ("--policy-limit 900", 900)):
+        load_policy(parse(["--policy", "ws://localhost:1", "--task", "stack", *words.split()]))
+        assert asked["limit"] == limit
 
 
 def test_episodes_that_were_all_cut_short_are_no_success_rate(tmp_path):

@@ -24,6 +24,7 @@ from gap_vla.rollouts import (
     ReplayPolicy,
 )
 from gap_vla.rollouts import evaluate as evaluate_noisily
+from gap_vla.rollouts.record import VideoShelf
 from gap_vla.rollouts.summary import describe
 
 
@@ -184,6 +185,15 @@ def test_a_simulator_that_never_starts_is_an_error_and_records_nothing(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_layout_that_no_simulator_can_begin_fails_alone(tmp_path):
+    task = PointTask(faults={2: "reset"})
+    summary = evaluate(ExpertPolicy(), tmp_path, task=task)
+    assert summary["outcomes"] == [1, 1, 0, 1, 1, 1] and summary["simulator_errors"] == 1
+    (error,) = summary["errors"]
+    why = "step 0: the simulator failed: RuntimeError: no layout (and so when it was tried again)"
+    assert error == {"episode": 2, "error": why}
+
+
 def test_a_policy_that_goes_away_stops_the_evaluation_which_then_continues(tmp_path):
     with pytest.raises(PolicyUnavailable, match="2 of 6 episodes are finished, 2 succeeded"):
         evaluate(Misbehaving("gone"), tmp_path, workers=1, slots_per_worker=1)
@@ -257,6 +267,13 @@ class FromTheWrist(PointTask):
 def test_another_camera_is_filmed_where_the_primary_one_is_not_shown(tmp_path):
     summary = evaluate(ExpertPolicy(), tmp_path, task=FromTheWrist(), episodes=1, videos=1)
     assert summary["videos"] == ["videos/episode_0000_success.mp4"] and (tmp_path / summary["videos"][0]).exists()
+
+
+def test_films_stand_in_the_order_of_their_episodes_also_beyond_ten_thousand(tmp_path):
+    shelf = VideoShelf(tmp_path, 2)
+    for episode in (10_000, 9_999):
+        shelf.add(episode, False, [np.zeros((16, 16, 3), np.uint8)] * 2)
+    assert [path.name for path in shelf.paths] == ["episode_9999_failure.mp4", "episode_10000_failure.mp4"]
 
 
 def test_failures_are_filmed_before_successes(tmp_path):
