@@ -89,7 +89,8 @@ class Adjustment:
 
         Raises:
             AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
-                act and no optimizer is watched; the policy was called and did not call one of the submodules.
+                act and no optimizer is watched; no forward pass in this or an earlier context went through one of
+                the submodules (a later step may leave it out).
         """
         try:
             step = whole("the training step", operator.index(step), 0, STEPS, AdjustmentError)
@@ -116,7 +117,7 @@ class Adjustment:
         if factors.update != 1 and missing:
             raise AdjustmentError(
                 f"lam = {self.schedule.lam} acts on the optimizer's steps, and none that trains {missing[0]} is "
-                "watched: call gap.watch(optimizer) first, or choose lam=1"
+                "watched: call gap.watch(optimizer) first and keep the optimizer, or choose lam=1"
             )
         # M7's factor of the summed gradient is one number, so it may as well act on every sample's part of the sum
         sample = torch.from_numpy(factors.sample * factors.gradient)
@@ -140,8 +141,9 @@ class Adjustment:
     def watch(self, optimizer: torch.optim.Optimizer, *, decoupled: bool | None = None) -> torch.optim.Optimizer:
         """Applies λ (M6) to this optimizer's steps on the adjusted parameters, and returns it.
 
-        Call it for each optimizer that trains some of them, at any time, also after loading its state. Decoupled
-        weight decay is not scaled; one that is added to the gradient (Adam, SGD with momentum) is part of the update.
+        Call it for each optimizer that trains some of them, at any time, also after loading its state. Keep what it
+        returns: GAP holds no optimizer, and one that is gone is watched no more. Decoupled weight decay is not scaled;
+        one that is added to the gradient (Adam, SGD with momentum) is part of the update.
 
         Args:
             optimizer: any `torch.optim.Optimizer`. Its groups, state and learning rates are left alone.

@@ -96,6 +96,8 @@ class Pairs(argparse.Action):
             pass  # it is text
         except ValueError as error:
             parser.error(f"argument {option_string}: {one_line(values, 80)}: {error}")
+        if value == "":
+            parser.error(f"argument {option_string}: {key}: an empty text is no value; leave it out")
         setattr(namespace, self.dest, {**given, key: value})
 
 

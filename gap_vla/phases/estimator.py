@@ -21,6 +21,8 @@ from gap_vla.phases.targets import change_targets, soft_targets, step_weights
 if TYPE_CHECKING:
     from gap_vla.phases.lstm import Weights
 
+_UNTRAINED = "the estimator is not trained; call fit or load first"
+
 LEAST_SCALE = 1e-6
 """A feature whose standard deviation is below this (m, rad) does not move; it is left unscaled."""
 
@@ -152,9 +154,15 @@ class PhaseEstimator:
         return 3 * self.columns["arms"] * (2 if self.columns["rotations"] else 1) + self.columns["others"]
 
     def features(self, motion: Motion) -> Float[np.ndarray, "T F"]:
-        """Unscaled Δs: row t is the difference between samples t - 1 and t, row 0 is zero."""
+        """Unscaled Δs: row t is the difference between samples t - 1 and t, row 0 is zero.
+
+        Raises:
+            MotionError: other columns than the estimator was trained on, or an untrained estimator.
+        """
         from gap_vla.phases.lstm import all_features
 
+        if not self.columns:
+            raise MotionError(_UNTRAINED)
         require_columns(motion, self.columns)
         return all_features(motion.samples, self.columns["arms"], bool(self.columns["rotations"]), self.width)
 
@@ -179,7 +187,7 @@ class PhaseEstimator:
     @property
     def weights(self) -> Weights:
         if self._weights is None:
-            raise MotionError("the estimator is not trained; call fit or load first")
+            raise MotionError(_UNTRAINED)
         return self._weights
 
     def save(self, directory: str | Path) -> Path:

@@ -49,8 +49,8 @@ class ShardJob:
 def plan_splits(episodes: int, val_fraction: float) -> dict[str, list[int]]:
     """Which episodes are in `train` and which in `val`; it depends on the two numbers alone.
 
-    Every 1/val_fraction-th episode is validation, spread evenly; if there are two episodes or more, each split has at
-    least one. What is fitted on the data asks this function for `train`.
+    A share of val_fraction of the episodes, rounded, is validation, spread evenly; if there are two episodes or more,
+    each split has at least one. What is fitted on the data asks this function for `train`.
     """
     if not 0 <= val_fraction < 1:
         raise DatasetError(f"val_fraction is {val_fraction}; it must be in [0, 1)")

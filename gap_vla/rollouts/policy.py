@@ -185,7 +185,7 @@ class _Thread:
 
 
 class GuardedPolicy:
-    """A policy whose faults become messages.
+    """A policy whose wrong answers become messages; what it raises is raised.
 
     Args:
         limit: seconds for one call.

@@ -83,6 +83,11 @@ CHECKPOINT = "evaluate --checkpoint d"
         ("annotate d.hdf5 --out x.hdf5 --show 5", "--show has no effect without --report"),
         ("annotate d.hdf5 --out x.hdf5 --annotator a --seed 3", "--seed has no effect with --annotator"),
         ("annotate d.hdf5 --out x.hdf5 --option sigma", "is not KEY=VALUE"),
+        (
+            "build_dataset d.hdf5 --name x --reader language_instruction=",
+            "language_instruction: an empty text is no value",
+        ),
+        ('annotate d.hdf5 --out x.hdf5 --option sigma=""', "argument --option: sigma: an empty text is no value"),
         ("annotate d.hdf5 --out x.npz", "must end in .hdf5 or .h5"),
         ("annotate d.hdf5 --out x.hdf5 --report x.pdf", "must end in .html"),
         ("annotate d.hdf5 --out x.hdf5 --over", "unrecognized arguments: --over"),

@@ -275,6 +275,8 @@ def test_empty_and_single_sample_recordings_pass_through(trained):
 def test_wrong_use_is_said(trained):
     with pytest.raises(MotionError, match="not trained"):
         PhaseEstimator().predict(np.zeros((5, 3)))
+    with pytest.raises(MotionError, match="not trained"):
+        PhaseEstimator().features(Motion.of(np.zeros((5, 3))))
     with pytest.raises(MotionError, match="the annotator was fitted on"):
         trained.predict(np.zeros((5, 3)))
     with pytest.raises(MotionError, match="nothing to learn"):
