@@ -140,8 +140,9 @@ def require_columns(motion: Motion, fitted: Mapping[str, int]) -> None:
 
 def _as_columns(value: Any, name: str, where: str) -> np.ndarray:
     array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise MotionError(f"{where}: {name} is {array.dtype}, not numbers")
+    if array.dtype.kind not in "fiub" or np.ma.is_masked(value):
+        what = "masked in places" if np.ma.is_masked(value) else array.dtype
+        raise MotionError(f"{where}: {name} is {what}, not numbers")
     if array.ndim == 1 and name != "position":
         array = array[:, None]
     if array.ndim != 2:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gap_vla.drawing.markup import text_table
 from gap_vla.rollouts.diagnose import DESCRIPTIONS, ClosedLoop, Effect, OpenLoop
+from gap_vla.rollouts.statistics import points
 
 LOOKS, HARDLY = 1.25, 1.1
 """Verdicts: another episode's pictures multiply its error by at least the first, or by less than the second. A
@@ -79,5 +80,5 @@ def _rate(entry: ClosedLoop) -> str:
     text = f"{entry.successes}/{entry.episodes}"
     if entry.difference is None:
         return text
-    low, high = (100 * end for end in entry.difference.interval)
-    return f"{text} ({100 * entry.difference.difference:+.0f}, {low:+.0f} to {high:+.0f})"
+    low, high = (points(end) for end in entry.difference.interval)
+    return f"{text} ({points(entry.difference.difference)}, {low} to {high})"

@@ -44,7 +44,8 @@ def test_motion_between_two_samples_is_m1():
         ("quaternion", np.zeros((4, 4)), "length 0 at step 0, not 1"),
         ("quaternion", np.ones((4, 3)), "3 wide, not 4"),
         ("gripper", np.zeros((3, 1)), "gripper has 3 steps, position 4"),
-        ("gripper", np.array(["open"] * 4), "not numbers"),
+        ("gripper", np.array(["open"] * 4), "gripper is <U4, not numbers"),
+        ("gripper", np.ma.masked_less([0.1, -1.0, 0.1, 0.1], 0), "gripper is masked in places, not numbers"),
     ],
 )
 def test_bad_signals_are_named(field, value, said):

@@ -190,7 +190,7 @@ def test_closed_loop_every_intervention_is_paired_with_the_undisturbed_policy(re
     assert found["objects_moved"].successes == 6  # who looks, follows
     assert found["images_swapped"].difference.difference == -1
     text = report(open_loop(Seeing(), recordings), tuple(found.values()))
-    assert "0/6 (-100, -100 to -61)" in text and "6/6 (+0, -39 to +39)" in text  # Wilson's interval of 0 in 6
+    assert "0/6 (−100, −100 to −61)" in text and "6/6 (0, −39 to +39)" in text  # Wilson's interval of 0 in 6
     assert text.endswith("It succeeds in 6 of 6 layouts, with another episode's pictures in 0.")
 
 
