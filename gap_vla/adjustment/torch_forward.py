@@ -58,7 +58,9 @@ class ForwardHooks:
         self._unrecorded: collections.deque[torch.Tensor] = collections.deque(maxlen=64)
         self._differs = differs
         self._hooks = [Hook(self, place) for place in places]
-        self._handles = [hook.place.module.register_forward_hook(hook, with_kwargs=True) for hook in self._hooks]
+        self._handles = [  # first of all hooks: what others make of the output is no part of the place
+            hook.place.module.register_forward_hook(hook, prepend=True, with_kwargs=True) for hook in self._hooks
+        ]
 
     @contextlib.contextmanager
     def carrying(self, sample: torch.Tensor, identity: bool) -> Iterator[None]:

@@ -83,6 +83,19 @@ def test_a_rho_of_one_gives_these_columns_no_gradient_at_all(policy):
     assert not found["blocks.0.1.weight"][:, 5:8].any() and found["blocks.0.1.weight"][:, 8:12].all()
 
 
+def test_columns_keep_their_gradient_where_another_hook_changes_the_output(policy):
+    policy.blocks[0][1].register_forward_hook(lambda layer, inputs, output: torch.tanh(3 * output))
+    singles = per_sample(policy)["blocks.0.1.weight"]
+    with (
+        attach_columns(policy, COLUMNS, AdjustmentSchedule(lam=1.0), total_steps=2) as gap,
+        gap.adjusting(RHO[:, 0], 0),
+    ):
+        found = gradients(policy)["blocks.0.1.weight"]
+    for columns in STEPS:
+        expected = torch.einsum("b,boi->oi", 1 - RHO[:, 0], singles[:, :, columns])
+        torch.testing.assert_close(found[:, columns], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_tokens_with_an_axis_of_time_use_the_rho_of_their_step():
     torch.manual_seed(0)
     policy = nn.ModuleDict({"embed": nn.Linear(5, 2)})
