@@ -56,16 +56,7 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
 
 
 def _probe(small: list[Run], options: argparse.Namespace, command: str) -> dict[str, Any]:
-    config = small[0].config
-    demos = options.demos or collect_probe_demos(
-        small[0].task,
-        options.probe_episodes,
-        Path(config["data"]["root"]),
-        image_size=config["demos"]["image_size"],
-        cameras=config["demos"]["cameras"],
-        camera=config["demos"].get("camera", "near"),
-        workers=options.workers,
-    )
+    demos = options.demos or collect_probe_demos(small[0], options.probe_episodes, workers=options.workers)
     return probe_runs(small, demos, _kept(options).parent, command=command)
 
 

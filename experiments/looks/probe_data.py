@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from experiments.looks.linear_probe import ProbeError
 from gap_vla.core.foreign import refusing
 from gap_vla.core.identity import digest
+from gap_vla.report.runs import Run
 from gap_vla.rollouts.recordings import near_switches
 
 PROBE_SEED = 7_000_000
@@ -55,35 +55,20 @@ class ProbeData:
     episodes: Int[np.ndarray, " n"]
 
 
-def collect_probe_demos(
-    task: str,
-    episodes: int,
-    root: Path,
-    *,
-    image_size: int,
-    cameras: Sequence[str],
-    camera: str = "near",
-    workers: int = 1,
-) -> Path:
-    """The expert's episodes for probing, made if they are not there."""
-    settings = {"task": task, "episodes": episodes, "image_size": image_size, "cameras": list(cameras)}
-    settings |= {"camera": camera} if camera != "near" else {}
-    path = root / "probes" / f"{task}-{digest(settings)}" / "demos.hdf5"
+def collect_probe_demos(run: Run, episodes: int, *, workers: int = 1) -> Path:
+    """The expert's episodes for probing, seen as the run's policy sees them, in its data folder; made if not there."""
+    demos = run.config["demos"]
+    seen = {"image_size": demos["image_size"], "cameras": list(demos["cameras"])}
+    seen |= {} if demos.get("camera", "near") == "near" else {"camera": demos["camera"]}
+    settings = {"task": run.task, "episodes": episodes, **seen}
+    root = Path(run.config["data"]["root"])
+    path = root / "probes" / f"{run.task}-{digest(settings)}" / "demos.hdf5"
     if not path.exists():
         from gap_vla.sim import collect_demos
 
-        print(f"collect: {episodes} demonstrations of {task} to probe with → {path}", flush=True)
+        print(f"collect: {episodes} demonstrations of {run.task} to probe with → {path}", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        collect_demos(
-            task,
-            episodes,
-            path,
-            seed=PROBE_SEED,
-            image_size=image_size,
-            cameras=cameras,
-            camera=camera,
-            workers=workers,
-        )
+        collect_demos(run.task, episodes, path, seed=PROBE_SEED, workers=workers, **seen)
     return path
 
 

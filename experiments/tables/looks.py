@@ -139,10 +139,7 @@ def _probe(cell: Cell, entry: Entry, looks: Looks, kind: Kind, command: str, say
         say(f"{cell.name}: only small policies can be probed")
         return
     say(f"{cell.name}: probing its visual features")
-    demos, data = cell.settings["demos"], Path(cell.settings["data"]["root"])
-    size, cameras = demos["image_size"], demos["cameras"]
-    path = collect_probe_demos(cell.block.task, PROBE_EPISODES, data, image_size=size, cameras=cameras)
-    steps = read_probe_data(path)
+    steps = read_probe_data(collect_probe_demos(run, PROBE_EPISODES))
     found = probe_policy(run, steps)
     looks.add(entry, **found, probe_episodes=PROBE_EPISODES, command=command)
     if found.get("probe") and found["probe"].keys() != looks.untrained(cell.block.name).get("probe", {}).keys():

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.looks.kept import kept_probe
 from experiments.looks.linear_probe import ProbeError, cka, probe_beyond, probe_positions, probe_switches
-from experiments.looks.probe_data import read_probe_data
+from experiments.looks.probe_data import collect_probe_demos, read_probe_data
 from experiments.looks.probing import features_of, probe_runs
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
@@ -144,6 +144,20 @@ def write_demos(path, with_objects=True):
             demo.create_dataset(
                 "phase", data=["reach"] * 6 + ["grasp"] * 3 + ["transport"] * 3, dtype=h5py.string_dtype()
             )
+
+
+@pytest.mark.parametrize("camera", ["near", "corner2"])
+def test_a_policy_is_probed_with_pictures_of_the_view_that_it_was_trained_on(tmp_path, monkeypatch, camera):
+    made = []
+    monkeypatch.setattr("gap_vla.sim.collect_demos", lambda *args, **options: made.append((*args, options)))
+    demos = {"image_size": 80, "cameras": ("primary",), "camera": camera}
+    config = {"task": "assembly", "demos": demos, "data": {"root": str(tmp_path)}}
+    run, near = (Run(tmp_path, one, {}, {}, {}) for one in (config, config | {"demos": demos | {"camera": "near"}}))
+    path = collect_probe_demos(run, 40)
+    [(task, episodes, written, options)] = made
+    assert (task, episodes, written, options["image_size"]) == ("assembly", 40, path, 80)
+    assert options.get("camera", "near") == camera
+    assert (collect_probe_demos(near, 40) == path) == (camera == "near")
 
 
 def test_demonstrations_are_read_with_objects_transitions_and_what_precedes_the_grasp(tmp_path):
