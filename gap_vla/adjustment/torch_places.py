@@ -136,7 +136,8 @@ def _refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
 def require_no_gradient(name: str, inputs: Iterable[object]) -> None:
     """Raises AdjustmentError: what a submodule reads is computed by trained parameters, which would be adjusted too."""
     for value in inputs:
-        if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+        learned = isinstance(value, nn.Parameter) and value.requires_grad
+        if learned or (isinstance(value, torch.Tensor) and value.grad_fn is not None):
             raise AdjustmentError(
                 f"submodule {name!r} reads a tensor that has a gradient of its own, so GAP would adjust what lies "
                 "before it too; attach to the part that reads the raw state, or to columns with attach_columns"

@@ -60,8 +60,8 @@ def create_tasks(
 def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], leading: int) -> None:
     """Compare shapes with the example the model was built for, apart from the first `leading` axes.
 
-    Missing and additional keys are allowed (a missing camera is padding) and warned about; an instruction may be
-    word pieces in one and an embedding in the other.
+    Missing and additional keys are allowed (a missing camera is padding) and warned about, but for a missing
+    instruction; an instruction may be word pieces in one and an embedding in the other.
 
     Raises:
         BatchError: an entry has another shape, or is a dictionary where the example has an array.
@@ -76,7 +76,9 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
         warnings.warn(f"{kind}: ignored or unknown to the model: {extra}", stacklevel=3)
     if missing:
         warnings.warn(f"{kind}: the model was built with {missing}, which are missing here", stacklevel=3)
-    wrong = [
+    deeper = [key for key in missing if any(one.startswith(f"{key}/") for one in extra)]
+    wrong = [f"{kind}/{key} is a dictionary, expected an array" for key in deeper]
+    wrong += [
         f"{kind}/{key} is {np.shape(found[key])}, expected "
         f"({', '.join([*'BW'[:leading], *map(str, np.shape(expected[key])[leading:])])})"
         for key in sorted(set(found) & set(expected))

@@ -1,4 +1,4 @@
-"""How a model computes, apart from what it computes: nothing here changes parameters, checkpoints or results.
+"""How a model computes: parameters and checkpoints stay as they are, results too but for rounding and dropout's draws.
 
 A stack of equal layers runs unrolled or as one loop, which compiles one layer instead of all. The parameters keep
 upstream's layout, one sub-tree per layer: they are stacked inside the compiled step, so that neither checkpoints nor

@@ -138,7 +138,8 @@ class OctoModel:
             goals: for example `{"image_primary": uint8[B, h, w, 3]}`.
             texts: one instruction per batch entry; needs the model's text processor.
 
-        Whatever the example batch has and is not given here is zeros, and marked as padding.
+        With texts alone, the pictures of the example batch are zeros, and marked as padding; what goals lack is left
+        out, with a warning.
         """
         return batches.create_tasks(self.example_batch["task"], self.text_processor, goals, texts)
 

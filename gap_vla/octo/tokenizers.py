@@ -244,7 +244,8 @@ class BinTokenizer(nn.Module):
 
     Attributes:
         n_bins: number of bins.
-        bin_type: `"uniform"` cuts [low, high] into equal bins and clips values into it; `"normal"` takes the
+        bin_type: `"uniform"` cuts [low, high] into equal bins and clips values into it (from a `high` of
+            about 64 on, float32 has no room below it: values at or above it get bin 0); `"normal"` takes the
             quantiles of the standard normal distribution and ignores `low` and `high`.
 
     A value that no bin holds (NaN, or far outside the normal quantiles) gets bin 0, also when it is large: upstream's

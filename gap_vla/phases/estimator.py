@@ -46,8 +46,8 @@ class EstimatorSettings:
         batch_size: recordings per update.
         held_out: share of the recordings that are not learnt: they choose the epoch, and the held-out loss and
             calibration are measured on them; none of a single recording.
-        max_steps: bound on the time steps seen in training, epochs × recordings × length; epochs are cut to it, and
-            recordings are then learnt in pieces of 100 steps, so that updates do not become few.
+        max_steps: bound on the time steps seen in training, epochs × recordings × length; epochs are cut to it, but
+            not below one, and recordings are then learnt in pieces of 100 steps, so that updates do not become few.
         seed: of initialisation, order and split.
     """
 

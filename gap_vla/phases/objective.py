@@ -152,9 +152,9 @@ def default_min_size(motions: Sequence[Motion]) -> int:
 def stroke_starts(motion: Motion, travel: float | int) -> Int64[np.ndarray, " K"]:
     """The samples from which a hand opens or closes, ascending; of all arms together.
 
-    A stroke is a run of steps of one sign, each longer than the resting steps and than 3 % of the recording's
-    greatest, of the arm's column that moves most. It counts if it goes at least `travel`, and twice as far as a
-    resting finger seems to move.
+    A stroke is a run of steps of one sign, each longer than the resting steps (or half a fast step, if that is less)
+    and than 3 % of the recording's greatest, of the arm's column that moves most. It counts if it goes at least
+    `travel`, and twice as far as a resting finger seems to move.
 
     Args:
         motion: a recording; without a gripper there are no strokes.

@@ -93,7 +93,7 @@ def segment(
         penalty = default_penalty([motion])
     elif not (np.isfinite(penalty) and penalty >= 0):
         raise MotionError(f"penalty must be finite and not negative, got {penalty}")
-    if len(motion) < 2 * min_size:
+    if len(motion) < 2 * min_size and len(motion) <= bounds[1]:
         return np.zeros(0, np.int64)
     from gap_vla.phases.search import optimal_with_prices
 

@@ -92,7 +92,7 @@ def train(
         examples: recordings to learn.
         held_out: recordings that choose the epoch and are not learnt; may be none.
         epochs: passes over the recordings; None: by the amount of data (`planned_epochs`). Fewer if they would exceed
-            `max_steps` time steps in all, and then in pieces of `PIECE` steps.
+            `max_steps` time steps in all, but at least one, and then in pieces of `PIECE` steps.
         learning_rate: Adam's, falling to zero along a half cosine.
     """
     with torch.random.fork_rng(devices=[]):

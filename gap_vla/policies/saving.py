@@ -101,7 +101,7 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
 
 
 def parameter_digest(policy: SmallPolicy) -> str:
-    """Hexadecimal hash of all weights: two policies with the same one act alike."""
+    """Hexadecimal hash of all weights: two policies of one configuration with the same hash act alike."""
     content = hashlib.sha256()
     for name, value in sorted(policy.state_dict().items()):
         content.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())

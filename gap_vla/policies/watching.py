@@ -22,7 +22,7 @@ WIDEST = 0.25
 HALF = 0.5
 """The share of vision at which it counts as recovered."""
 IN_A_ROW = 3
-"""Measurements of a recovered vision that end GAP."""
+"""Measurements of a recovered vision that end GAP; one that finds nothing relied on counts as the last did."""
 LATEST = 0.75
 """Share of the training steps after which GAP ends in any case."""
 LITTLE = 0.05

@@ -214,7 +214,8 @@ class ChunkPolicy(abc.ABC):
         """One action per row, in the units of the training data.
 
         Raises:
-            PolicyError: an input of the network is missing, has another shape than in training, or is not finite.
+            PolicyError: an input of the network is missing or not finite, or has another shape than in training
+                (pictures are resized).
         """
         episodes = self._show(observations, episode_ids)
         asking = [episode for episode in episodes if episode.chunks.wants_chunk]

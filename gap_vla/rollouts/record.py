@@ -195,13 +195,13 @@ class VideoShelf:
         for other in self.paths:
             if other != path and other.name.startswith(f"episode_{episode:04d}_"):  # which was played again
                 other.unlink()
-        shelved = [*(other for other in self.paths if other != path), path]
+        shelved = [other for other in self.paths if other != path]
+        shelved += [path] if frames or path.exists() else []
         lost = [one for one in shelved if one.stem.endswith("failure")]
         won = [one for one in shelved if one not in lost]
         lost = lost[: self._limit - bool(won and self._limit > 1)]
         kept = {*lost, *won[: self._limit - len(lost)]}
-        if not frames or path not in kept:
-            return
-        write_video(path, frames, "rollout", fps=self._fps, scale=max(1, SHOWN_SIZE // frames[0].shape[0]))
+        if frames and path in kept:
+            write_video(path, frames, "rollout", fps=self._fps, scale=max(1, SHOWN_SIZE // frames[0].shape[0]))
         for surplus in set(shelved) - kept:
-            surplus.unlink()
+            surplus.unlink(missing_ok=True)

@@ -85,7 +85,9 @@ class Appearance:
 def _free_place(
     rng: np.random.Generator, middle: np.ndarray, occupied: Sequence[np.ndarray], camera: CameraPose
 ) -> np.ndarray:
-    """A point (x, y) in the picture within 20 cm of the middle, 6 cm from everything, or the emptiest of many."""
+    """A point (x, y) in the picture, within 20 cm of the middle along either axis, 6 cm from everything, or the
+    emptiest of many.
+    """
     candidates = middle[:2] + rng.uniform(-0.2, 0.2, (200, 2))
     pixels = camera.project(np.column_stack([candidates, np.full(len(candidates), middle[2] + 0.02)]), 1)
     candidates = candidates[((pixels > 0.08) & (pixels < 0.92)).all(1)]

@@ -78,7 +78,8 @@ class View:
         return _looking(body.xpos + rotation @ position, body.xpos + rotation @ target, rotation @ up, self.fovy)
 
     def shifted(self, rng: np.random.Generator, distance: float = 0.04, angle: float = 3.0) -> View:
-        """The same view from up to `distance` m away and turned by up to `angle` degrees (uniform per axis)."""
+        """The same view with its position moved by up to `distance` m along each axis (uniform), and its target by as
+        much as `angle` degrees turn it, likewise."""
         position = np.array(self.position) + rng.uniform(-distance, distance, 3)
         reach = np.linalg.norm(np.array(self.target) - self.position) * np.radians(angle)
         target = np.array(self.target) + rng.uniform(-reach, reach, 3)

@@ -37,7 +37,7 @@ class SimEnv(gymnasium.Env):
     """One task as a gymnasium environment; made by `make`.
 
     Observation: a dict of `image_primary` and `image_wrist` (uint8[h, w, 3], those asked for), `proprio`
-    (float32[9 * arms]: per arm eef xyz (m, world), quaternion wxyz in one hemisphere and continuous within an
+    (float32[9 * arms]: per arm eef xyz (m, world), quaternion wxyz whose sign is continuous within an
     episode, two finger positions (m)) and `language_instruction` (str: what the robot is told).
     Action: float32[7 * arms] in [-1, 1]: per arm delta xyz, delta rotation vector (world frame; scale in
     `task.position_scale`, `task.rotation_scale`), gripper (+1 closes, -1 opens). Values outside are clipped.
@@ -55,12 +55,18 @@ class SimEnv(gymnasium.Env):
     render_mode: str | None
 
     def __init__(
-        self, spec: TaskSpec, variant: Variant, world: World, image_size: int, views: Mapping[str, View | StockView]
+        self,
+        spec: TaskSpec,
+        variant: Variant,
+        world: World,
+        image_size: int,
+        cameras: Sequence[str],
+        views: Mapping[str, View | StockView],
     ) -> None:
         self.task, self.variant, self.world = spec, variant, world
         self.metadata = {**self.metadata, "render_fps": spec.control_hz}
         self._image_size, self._base_views = image_size, dict(views)
-        self.cameras = [camera for camera in CAMERAS if camera in views]
+        self.cameras = [camera for camera in CAMERAS if camera in cameras]
         self._views = dict(views)
         self._renderer: FastRenderer | None = None
         self._owner = os.getpid(), threading.get_ident()
@@ -70,7 +76,8 @@ class SimEnv(gymnasium.Env):
         self._started = False
         self.episode_seed = -1
         spaces: dict[str, gymnasium.Space] = {
-            f"image_{camera}": gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8) for camera in views
+            f"image_{camera}": gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+            for camera in self.cameras
         }
         reach = np.tile(_REACH, spec.n_arms).astype(np.float32)
         spaces["proprio"] = gymnasium.spaces.Box(-reach, reach)
@@ -132,13 +139,13 @@ class SimEnv(gymnasium.Env):
     def camera_pose(self, camera: str = "primary") -> CameraPose:
         """Where `camera` is in the present state; its `project` gives the pixels of world points."""
         if camera not in self._views:  # not part of the observation, but wanted now
-            view = self.world.views["near" if camera == "primary" else camera]
-            self._base_views[camera] = self._views[camera] = view
+            self._base_views[camera] = self._views[camera] = self.world.views[camera]
         return self._views[camera].pose(self.world.data)
 
     @property
     def renderer(self) -> FastRenderer:
         """This environment's renderer, made when first needed."""
+        check_owner(self._owner)
         if self._renderer is None:
             metaworld = self.task.family == "metaworld"
             self._renderer = FastRenderer(
@@ -152,6 +159,7 @@ class SimEnv(gymnasium.Env):
 
     def close(self) -> None:
         """Frees the OpenGL context and the simulator."""
+        check_owner(self._owner)
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
@@ -164,9 +172,9 @@ class SimEnv(gymnasium.Env):
         return {**images, "proprio": proprio, "language_instruction": self.task.instruction}
 
     def _continuous(self, proprio: np.ndarray) -> np.ndarray:
-        """Chooses the sign of each quaternion: w ≥ 0 at the start, then the one nearer to the step before."""
+        """Chooses the sign of each quaternion: first as the simulator has it, then the one nearer to the last."""
         quaternions = proprio.reshape(self.task.n_arms, -1)[:, 3:7]
-        reference = quaternions[:, :1] * [[1, 0, 0, 0]] if self._quaternions is None else self._quaternions
+        reference = quaternions if self._quaternions is None else self._quaternions
         quaternions *= np.where((quaternions * reference).sum(1, keepdims=True) < 0, -1, 1)
         self._quaternions = quaternions.copy()
         return proprio
@@ -237,8 +245,8 @@ def make(
             raise
         os.environ.setdefault("MUJOCO_GL", "disable")  # MuJoCo and robosuite can be imported then
     world: World = getattr(importlib.import_module(spec.module), spec.class_name)(spec, chosen)
-    views = {c: find_view(camera if c == "primary" else c, world.views, world.model) for c in cameras}
-    env = SimEnv(spec, chosen, world, image_size, views)
+    views = {c: find_view(camera if c == "primary" else c, world.views, world.model) for c in {"primary", *cameras}}
+    env = SimEnv(spec, chosen, world, image_size, cameras, views)
     env.render_mode = render_mode
     if seed is not None:
         gymnasium.Env.reset(env, seed=seed)

@@ -56,7 +56,9 @@ _VARIANTS = (
     Variant("distractors", "three more objects on the table", 400_000, distractors=3),
     Variant("table_texture", "another table texture in every episode", 500_000, table=True),
     Variant("light", "another brightness, colour and direction of light", 600_000, light=True),
-    Variant("camera_shift", "camera moved by up to 4 cm and turned by up to 3 degrees", 700_000, camera=True),
+    Variant(
+        "camera_shift", "camera moved by up to 4 cm and turned by up to 3 degrees along each axis", 700_000, camera=True
+    ),
     Variant("object_color", "the task's objects in other colours", 800_000, color=True),
     Variant("object_size", "the manipulated object 15 % larger", 900_000, size=1.15),
 )

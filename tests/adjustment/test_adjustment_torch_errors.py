@@ -115,6 +115,8 @@ def test_a_submodule_that_reads_what_is_learned_is_refused():
         policy["fuse"](joined)
     with pytest.raises(ValueError, match="'fuse' reads a tensor that"), gap.adjusting(RHO, 0):
         policy["fuse"](input=joined)
+    with pytest.raises(ValueError, match="'fuse' reads a tensor that"), gap.adjusting(RHO, 0):
+        policy["fuse"](nn.Parameter(joined.detach()))  # a learned embedding, which the features would be adjusted with
     with gap.adjusting(RHO, 0):
         policy["fuse"](joined.detach().requires_grad_())  # as gradient checkpointing asks for
 

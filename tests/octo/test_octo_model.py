@@ -50,6 +50,9 @@ def test_an_observation_of_another_shape_is_named_with_both_shapes() -> None:
     batch["observation"]["proprio"] = np.zeros((3, 2, 6), np.float32)
     with pytest.raises(BatchError, match=r"observation/proprio is \(3, 2, 6\), expected \(B, W, 5\)"):
         case.model.sample_actions(batch["observation"], batch["task"])
+    batch["observation"]["proprio"] = {"joints": np.zeros((3, 2, 5), np.float32)}
+    with pytest.warns(UserWarning), pytest.raises(BatchError, match="observation/proprio is a dictionary"):
+        case.model.sample_actions(batch["observation"], batch["task"])
 
 
 def test_statistics_of_another_robot_or_of_no_data_set_are_named() -> None:

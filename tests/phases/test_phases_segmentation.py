@@ -279,6 +279,8 @@ def test_what_does_not_fit_is_said():
         segment(*path, free=[20])
     with pytest.raises(MotionError, match="max_segment 2 is below min_size 3"):
         segment(*path, max_segment=2)
+    with pytest.raises(MotionError, match="5 samples cannot be cut into segments of 3 to 4 samples"):
+        segment(*(signal[:5] for signal in path), min_size=3, max_segment=4)
     with pytest.raises(MotionError, match="finite"):
         segment(*path, penalty=np.nan)
     with pytest.raises(MotionError, match="ascend strictly between 0 and 20"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import gap_vla.sim as sim
+from gap_vla.sim.rendering_backend import RenderingError
 
 
 def play(env, seed, steps=25):
@@ -150,6 +152,26 @@ def test_the_first_picture_shows_the_episode_and_not_the_one_before(assembly):
     first = assembly.reset(seed=2)[0]["image_primary"]
     assembly.world.reset(np.random.default_rng(2))
     np.testing.assert_array_equal(first, assembly.render())
+
+
+@pytest.mark.parametrize("scene", [{"camera": "corner2"}, {"variant": "camera_shift"}])
+def test_a_picture_that_is_not_observed_is_drawn_through_the_same_view(scene):
+    seen = sim.make("assembly", image_size=64, cameras=("primary",), **scene)
+    unseen = sim.make("assembly", image_size=64, cameras=(), **scene)
+    shown = seen.reset(seed=11)[0]["image_primary"]
+    unseen.reset(seed=11)
+    for env in (seen, unseen):
+        np.testing.assert_array_equal(env.render(), shown)
+
+
+def test_an_environment_is_used_and_closed_by_the_thread_that_made_it():
+    env = sim.make("assembly", image_size=64, cameras=())
+    env.reset(seed=0)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for use in (env.render, env.close):
+            with pytest.raises(RenderingError, match="made in one thread, used in another"):
+                pool.submit(use).result()
+    env.render()
 
 
 @pytest.mark.parametrize("variant", [name for name in sim.VARIANT_NAMES if name != "default"])
