@@ -152,7 +152,7 @@ def stamp(path: Path, kind: str) -> None:
     """Puts the mark into a file by its suffix, or into a folder with a list of its files."""
     mark = f"gap_vla:{kind}"
     if path.is_dir():
-        files = {str(file.relative_to(path)): _seen(file) for file in sorted(_files(path))}
+        files = {str(file.relative_to(path)): file_mark(file) for file in sorted(_files(path))}
         (path / FOLDER_MARK).write_text(json.dumps({"made_by": mark, "files": files}, indent=1) + "\n")
     elif suffix_of(path) in HDF5:
         import h5py
@@ -216,7 +216,7 @@ def unlike_mark(folder: Path, error: type[UserError]) -> dict[str, str]:
     listed = isinstance(mark.values.get("files"), list)
     known = dict.fromkeys(mark.list("files", Section.text)) if listed else mark.section("files", {}).values
     files = {str(file.relative_to(folder)): file for file in _files(folder)}
-    seen = {name: _seen(file, _WHOLE in str(known.get(name))) for name, file in files.items()}
+    seen = {name: file_mark(file, _WHOLE in str(known.get(name))) for name, file in files.items()}
     return {
         name: "missing" if name not in seen else "changed" if name in known else "added"
         for name in sorted({*known, *seen})
@@ -233,7 +233,7 @@ def others_in(folder: Path, own: str) -> list[Path]:
     return sorted(file for file, name in names.items() if file.is_symlink() or not re.fullmatch(own, name))
 
 
-def _seen(file: Path, whole: bool = True) -> str:
+def file_mark(file: Path, whole: bool = True) -> str:
     """What tells a file from others at its place: its size and a checksum, if not `whole` of its two ends."""
     if file.is_symlink() or not file.is_file():
         return "a link, a pipe or a device"

@@ -26,7 +26,8 @@ class Augmentation:
     Attributes:
         crop_scale: (least, greatest) share of the picture's area that is kept, then resized to the full size.
         crop_ratio: (least, greatest) width to height ratio of the crop, relative to the picture's own; drawn evenly
-            in its logarithm.
+            in its logarithm. A crop that is then wider or taller than the picture is cut to it, and keeps less than
+            `crop_scale` says.
         brightness: at most this is added or subtracted, as a share of the full range.
         contrast: (least, greatest) factor about each channel's mean.
         saturation: (least, greatest) factor on HSV saturation.

@@ -14,7 +14,7 @@ from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
 from gap_vla.demos.source import Source
-from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash
+from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash, episodes_hash, labels_hash
 from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, write_shard
 from gap_vla.rlds.statistics import dataset_statistics, save_statistics
 from gap_vla.rlds.target import DESCRIPTION, MODULE, check_names, describe, finish, unfinished
@@ -75,8 +75,12 @@ def write_rlds(
     check_names(name, version)
     path = Path(data_dir) / name / version
     episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
-    if identity is None:
-        identity = episodes.identity() if isinstance(episodes, Source) else {"content": content_hash(episodes)}
+    if identity is None and isinstance(episodes, Source):
+        identity = episodes.identity()
+    elif identity is None:
+        identity = {"content": content_hash(episodes), "episodes_hash": episodes_hash(episodes)}
+    if labels is not None and not annotator:
+        identity = {**identity, "labels_hash": labels_hash(labels)}
     stated = {
         "name": name,
         "version": version,

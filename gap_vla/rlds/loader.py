@@ -136,13 +136,15 @@ class WindowLoader:
         self._batches = batches.to_iter_dataset(options)
         self._iterator = iter(self._batches)
         self._train = train
+        self._restored = False
 
     def __iter__(self) -> Iterator[Batch]:
-        if not self._train:
+        if not self._train and not self._restored:
             self._iterator = iter(self._batches)
         return self
 
     def __next__(self) -> Batch:
+        self._restored = False
         return next(self._iterator)
 
     def peek(self) -> Batch:
@@ -157,7 +159,7 @@ class WindowLoader:
         return {"loader": self._identity, "position": self._iterator.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues exactly behind `state`.
+        """Continues exactly behind `state`: so does the first pass of `train=False`, and later ones begin anew.
 
         Raises:
             ConfigError: the state is of other data, another seed, batch size or number of processes.
@@ -168,3 +170,4 @@ class WindowLoader:
                 "resume with the same settings or start a new run"
             )
         self._iterator.set_state(state["position"])
+        self._restored = True

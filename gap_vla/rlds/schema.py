@@ -159,7 +159,10 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def content_hash(episodes: Sequence[Episode]) -> str:
-    """Hash of everything in the episodes, for data that come from memory and have no file to name."""
+    """Hash of the episodes' arrays and instructions, for data that come from memory and have no file to name.
+
+    Whether they succeeded, and their metadata, are in `episodes_hash`.
+    """
     total = hashlib.sha256()
     for episode in episodes:
         for key, value in sorted(episode.arrays.items()):
@@ -168,6 +171,22 @@ def content_hash(episodes: Sequence[Episode]) -> str:
             total.update(value.tobytes())
         total.update(episode.language_instruction.encode())
     return total.hexdigest()
+
+
+def episodes_hash(episodes: Sequence[Episode]) -> str:
+    """Hash of what `content_hash` leaves out: whether each episode succeeded, and its metadata with its name."""
+    rest = [[bool(episode.success), dict(episode.metadata)] for episode in episodes]
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def labels_hash(labels: Sequence[Mapping[str, np.ndarray]]) -> str:
+    """Hash of labels as they are written, where no annotator accounts for them."""
+    total = hashlib.sha256()
+    for of_episode in labels:
+        for key, value in sorted(of_episode.items()):
+            stored = np.ascontiguousarray(value, {"rho": np.float32, "change_point": np.bool_}.get(key))
+            total.update(f"{key}{stored.shape}".encode() + stored.tobytes())
+    return total.hexdigest()[:16]
 
 
 def _told(value: Any) -> Any:

@@ -46,8 +46,8 @@ def dataset_statistics(
 ) -> dict[str, Any]:
     """Mean, std (population), min, max and quantiles over every step of every episode, and the counts.
 
-    The mask is True for dimensions to normalise: all but each arm's gripper (every 7th) in 7-per-arm actions, and but
-    those that do not vary (`MIN_STD`).
+    The mask is True for dimensions to normalise: all but those that do not vary (`MIN_STD`) and, in actions whose width
+    is a multiple of 7, every 7th, which is taken for an arm's gripper, whatever its range.
 
     Args:
         actions: per episode, the actions.

@@ -54,7 +54,11 @@ def restructure(
 
 
 def normalize_trajectory(trajectory: Trajectory, statistics: Mapping[str, Any], kind: str = "normal") -> Trajectory:
-    """`gap_vla.rlds.normalize` for action and proprio of a trajectory."""
+    """`gap_vla.rlds.normalize` for action and proprio of a trajectory.
+
+    They differ for statistics without a `mask`: here dimensions with a deviation below `MIN_STD` stay as they are,
+    there all are scaled.
+    """
     observation = dict(trajectory["observation"])
     if "proprio" in observation:
         observation["proprio"] = _normalized(observation["proprio"], statistics["proprio"], kind)

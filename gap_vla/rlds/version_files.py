@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError, is_full_disk
 from gap_vla.core.foreign import Section, one_line, refusing, whole
 from gap_vla.core.identity import flat
-from gap_vla.core.outputs import FOLDER_MARK, unlike_mark
+from gap_vla.core.outputs import FOLDER_MARK, file_mark, unlike_mark
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 
 VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
@@ -201,13 +202,22 @@ def read_back(version_dir: Path) -> None:
 
 
 def unlike_written(version_dir: Path) -> dict[str, str]:
-    """The files of a marked version that are not as they were written, and how; neither those put beside them, nor
-    links, which stand for files kept elsewhere."""
+    """The files of a marked version that are not as they were written, and how; not those put beside them. A link
+    stands for the file that it leads to, which may be kept elsewhere."""
     if not (version_dir / FOLDER_MARK).is_file():
         return {}
     said = {"missing": "is missing", "changed": "was changed since it was written"}
     found = unlike_mark(version_dir, EpisodeError).items()
-    return {name: said[how] for name, how in found if how in said and not (version_dir / name).is_symlink()}
+    return {name: said[how] for name, how in found if how in said and not _leads_to_written(version_dir, name)}
+
+
+def _leads_to_written(version_dir: Path, name: str) -> bool:
+    """Whether a name is now a link to a file like the one that was written under it."""
+    link = version_dir / name
+    if not link.is_symlink():
+        return False
+    written = Section.read(version_dir / FOLDER_MARK, EpisodeError).section("files").values[name]
+    return any(file_mark(Path(os.path.realpath(link)), whole) == written for whole in (True, False))
 
 
 def require_unchanged(version_dir: Path, but: str = "") -> None:

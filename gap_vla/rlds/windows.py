@@ -117,6 +117,8 @@ class Windows:
     ) -> None:
         if window_size < 1 or action_horizon < 1:
             raise ConfigError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
+        if proprio_history < 1:
+            raise ConfigError(f"proprio_history {proprio_history} must be at least 1; proprio=False leaves states out")
         choose(normalization, NORMALIZATIONS, "normalization")
         if unknown := set(augment or ()) - set(image_keys):
             raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")

@@ -21,6 +21,7 @@ from gap_vla.core.resources import ResourceError
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source
 from gap_vla.rlds import DatasetError, build_dataset, builder, dataset_metadata, read_rlds, write_rlds
+from gap_vla.rlds.schema import content_hash
 from gap_vla.rlds.shards import plan_shards, plan_splits, remove_accounts
 from gap_vla.rlds.target import alone_at, check_names, unfinished
 
@@ -110,6 +111,35 @@ def test_identical_dataset_is_reused_and_a_different_one_is_noticed(tmp_path: Pa
         write_rlds(episodes[1:4], tmp_path, "toy")
     write_rlds(episodes[1:4], tmp_path, "toy", overwrite=True)
     assert {e.metadata["seed"] for e in read_rlds(path, "train")} <= {1, 2, 3}
+
+
+def test_what_arrays_do_not_show_makes_another_dataset_too(tmp_path: Path) -> None:
+    episodes = [make_episode(i, steps=12, annotated=False) for i in range(3)]
+    labels = [{"rho": np.full(12, 0.5, np.float32), "change_point": np.zeros(12, bool)} for _ in episodes]
+    path = write_rlds(episodes, tmp_path, "toy", labels=labels)
+    assert write_rlds(episodes, tmp_path, "toy", labels=[{**one, "rho": [0.5] * 12} for one in labels]) == path
+    failed = [episodes[0].replace(success=not episodes[0].success), *episodes[1:]]
+    renamed = [episodes[0].replace(metadata={**episodes[0].metadata, "episode_id": "other"}), *episodes[1:]]
+    for other in (failed, renamed):
+        with pytest.raises(DatasetError, match=r"made differently \(data\.episodes_hash: '\w+' then, '\w+' now\)"):
+            write_rlds(other, tmp_path, "toy", labels=labels)
+    relabelled = [{**one, "rho": np.zeros(12, np.float32)} for one in labels]
+    with pytest.raises(DatasetError, match=r"made differently \(data\.labels_hash: '\w+' then, '\w+' now\)"):
+        write_rlds(episodes, tmp_path, "toy", labels=relabelled)
+    with pytest.raises(DatasetError, match=r"data\.labels_hash: '\w+' then, not given now"):
+        write_rlds(episodes, tmp_path, "toy")
+
+
+def test_a_dataset_that_was_written_without_these_hashes_is_taken_as_it_is(tmp_path: Path) -> None:
+    bare, labelled = ([make_episode(i, steps=12, annotated=rho) for i in range(3)] for rho in (False, True))
+    labels = [{"rho": e.rho, "change_point": e.change_point} for e in labelled]
+    assert content_hash(bare).startswith("05c0abee44a62d39")  # and stays so
+    path = write_rlds(bare, tmp_path, "bare", identity={"content": content_hash(bare)})
+    assert write_rlds(bare, tmp_path, "bare") == path
+    with pytest.raises(DatasetError, match=r"data\.labels_hash: not given then, '\w+' now"):
+        write_rlds(bare, tmp_path, "bare", labels=labels)
+    path = write_rlds(labelled, tmp_path, "toy", identity={"content": content_hash(labelled)})
+    assert write_rlds(labelled, tmp_path, "toy") == path == write_rlds(labelled, tmp_path, "toy", labels=labels)
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,23 @@ def test_shards_that_are_links_to_where_they_are_kept_are_read(sound: Path, tmp_
     assert EpisodeStore.build(version).split("train").steps == 2 * STEPS
 
 
+def test_a_link_to_another_shard_than_the_one_that_was_written_is_refused(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    others = write_rlds([make_episode(i, steps=STEPS, size=4) for i in (5, 6)], tmp_path, "others", val_fraction=0.0)
+    shard(version).unlink()
+    (version / shard(sound).name).symlink_to(shard(others))
+    with pytest.raises(UserError, match=r"toy-train\.tfrecord.* was changed since it was written; copy it again"):
+        EpisodeStore.build(version)
+    assert [f.level for f in check_dataset(version, pictures=0).findings if f.check == "files"] == ["error"]
+
+
+def test_a_dataset_in_a_folder_that_is_a_link_is_read(sound: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "1.0.0").symlink_to(sound)
+    assert "files" not in {f.check for f in check_dataset(tmp_path / "toy" / "1.0.0", pictures=0).findings}
+    assert EpisodeStore.build(tmp_path / "toy" / "1.0.0").split("train").steps == 2 * STEPS
+
+
 @pytest.mark.parametrize("content", [b"<html>no picture</html>", b"", b"\x89PNG cut"])
 def test_no_page_shows_an_episode_without_one_of_its_pictures(sound: Path, tmp_path: Path, content: bytes) -> None:
     version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")

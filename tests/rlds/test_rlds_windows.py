@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, WindowLoader, normalize, unnormalize, window_indices
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "rlds" / "octo_transforms.npz")
@@ -127,6 +128,18 @@ def test_resume_is_exact_and_the_state_is_json(store: EpisodeStore, threads: int
     assert [_identify(next(resumed)) for _ in range(5)] == ahead
 
 
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_a_pass_behind_a_restored_state_is_what_is_left_and_the_next_is_whole(store: EpisodeStore, taken: int) -> None:
+    options = {"train": False, "batch_size": 4}
+    batches, resumed = loader(store, **options), loader(store, **options)
+    whole = [_identify(batch) for batch in loader(store, **options)]
+    for _ in range(taken):
+        next(batches)
+    resumed.restore(json.loads(json.dumps(batches.state())))
+    assert [_identify(batch) for batch in iter(resumed)] == whole[taken:]
+    assert [_identify(batch) for batch in resumed] == whole
+
+
 def test_a_state_of_other_data_is_refused(store: EpisodeStore) -> None:
     with pytest.raises(ValueError, match="other data, split, seed, batch size"):
         loader(store, seed=1).restore(loader(store, seed=0).state())
@@ -154,6 +167,9 @@ def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -
         loader(store, image_keys=("image_third",))
     with pytest.raises(EpisodeError, match="no split 'test'; it has train, val"):
         loader(store, split="test")
+    for history in (0, -1):
+        with pytest.raises(ConfigError, match=f"proprio_history {history} must be at least 1; proprio=False leaves"):
+            loader(store, proprio_history=history)
     with pytest.raises(ValueError, match=r"normalization 'minmax' is unknown \(did you mean 'min_max'\?\)"):
         loader(store, normalization="minmax")
 

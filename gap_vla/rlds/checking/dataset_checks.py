@@ -20,8 +20,9 @@ def check_duplicates(episodes: Sequence[Recording]) -> Iterator[Finding]:
     """No episode, and no beginning or end of one, occurs twice; across splits that would leak validation data."""
     seen: dict[tuple[str, bytes], str] = {}
     for episode in episodes:
-        rows = episode.action if episode.proprio is None else np.concatenate([episode.action, episode.proprio], 1)
-        parts = {"the same actions and states as": rows}
+        states = [] if episode.known_state is None else [episode.known_state]
+        rows = np.concatenate([episode.action, *states], axis=1)
+        parts = {f"the same actions{' and states' if states else ''} as": rows}
         if episode.proprio is not None and len(rows) > SHARED:
             parts |= {"the same beginning as": rows[:SHARED], "the same end as": rows[-SHARED:]}
         found = ""
@@ -59,9 +60,11 @@ def check_ranges(episodes: Sequence[Recording]) -> Iterator[Finding]:
 def check_conventions(episodes: Sequence[Recording]) -> Iterator[Finding]:
     """Actions mean what states show: frame, sign, rotation, and +1 closes the gripper.
 
-    Actions that are late, or absolute positions, would fail these too, and for that reason alone; only they are named.
+    Actions that are late, or absolute positions, would fail all but the gripper's range too, and for that reason alone;
+    only they are named.
     """
     for arm, states, actions in per_arm(episodes):
+        yield from _gripper_range(arm, actions)
         command = [a[:, :3] for a in actions]
         moved = [np.diff(s[:, :3], axis=0) for s in states]
         misread = [*_absolute(arm, command, states)] or [*_time_shift(arm, command, moved)]
@@ -95,12 +98,17 @@ def _rotation(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> 
         yield from _frame_and_sign(f"arm {arm} rotation", command, turned)
 
 
-def _gripper(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> Iterator[Finding]:
-    """The opening shrinks while the gripper action is high."""
+def _gripper_range(arm: int, actions: list[np.ndarray]) -> Iterator[Finding]:
+    """Gripper actions are not only in [0, 1]."""
     command = np.concatenate([a[:-1, 6] for a in actions])
     if len(command) and command.min() >= 0 and command.max() <= 1 and command.std() > 0.01:
         text = f"arm {arm}: gripper actions lie in [0, 1], not [-1, 1]; rescale with 2x - 1"
         yield Finding("warning", "gripper", text)
+
+
+def _gripper(arm: int, states: list[np.ndarray], actions: list[np.ndarray]) -> Iterator[Finding]:
+    """The opening shrinks while the gripper action is high."""
+    command = np.concatenate([a[:-1, 6] for a in actions])
     change = np.concatenate([np.diff(abs(s[:, 7:9]).sum(1)) for s in states])
     moving = abs(change) > 0.02 * max(abs(np.concatenate([s[:, 7:9] for s in states])).sum(1).max(), 1e-9)
     if moving.sum() < 5 or command.std() < 1e-3:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from jaxtyping import Bool
 
 from gap_vla.core.episode import LABELS, label_problems
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_vector
@@ -26,6 +28,10 @@ NO_ORDER, CHANGES = 0.8, 2.0
 such change in grey levels. Films of the simulated tasks reach 0.28."""
 STILL_SHARE = 0.2
 """Share of repeated pictures, while the arm moves, from which on a camera counts as stuttering."""
+STEP, WAY = (1e-3, 0.01, 1e-3, 0.02), (0.02, 0.1, 5e-3, 0.2)
+"""What is motion, in a step and over an episode: metres, radians, and of the gripper's columns a number and a share of
+the largest, whichever is more."""
+_ON_HAND = re.compile("wrist|hand|gripper", re.IGNORECASE)
 
 
 def check_structure(episode: Recording) -> Iterator[Finding]:
@@ -97,17 +103,19 @@ def _jump(episode: Recording, size: np.ndarray, least: float, what: str, unit: s
 
 def check_recorded(episode: Recording) -> Iterator[Finding]:
     """State and action change within the episode, and positions may be metres."""
-    for what, values in (("the state", episode.proprio), ("the action", episode.action)):
+    for what, values in (("the state", episode.known_state), ("the action", episode.action)):
         if values is not None and len(values) >= SHORTEST and not np.ptp(values, axis=0).any():
             yield Finding("warning", "constant", f"{what} is the same at every step; was it recorded?", episode.name)
-    if episode.proprio is not None and len(episode) >= SHORTEST:
-        same = [np.array_equal(a, b) for rows in (episode.proprio, episode.action) for a, b in zip(rows[1:], rows)]
+    if episode.known_state is not None and len(episode) >= SHORTEST:
+        same = [np.array_equal(a, b) for rows in (episode.known_state, episode.action) for a, b in zip(rows[1:], rows)]
         again = np.array(same).reshape(2, -1).all(0)
-        if STILL_SHARE < again.mean() < 1:
-            text = f"{again.mean():.0%} of the steps repeat the step before, state and action; stored twice, or idle"
+        share = again.sum() / len(episode)
+        if share > STILL_SHARE and not again.all():
+            text = f"{share:.0%} of the steps repeat the step before, state and action; stored twice, or idle"
             yield Finding("warning", "repeated", text, episode.name, int(again.argmax()) + 1)
     if episode.proprio is not None:
-        reach = abs(episode.proprio.reshape(len(episode), -1, 9)[:, :, :3]).max((1, 2))
+        arms = episode.proprio.reshape(len(episode), -1, 9).astype(np.float64)
+        reach = np.linalg.norm(arms[:, :, :3], axis=2).max(1)
         if reach.max() > FAR:
             text = f"a position {reach.max():.4g} m away from the origin; are these metres?"
             yield Finding("warning", "reach", text, episode.name, int(reach.argmax()))
@@ -115,10 +123,10 @@ def check_recorded(episode: Recording) -> Iterator[Finding]:
 
 def check_pictures(episode: Recording) -> Iterator[Finding]:
     """Cameras show something, and the picture changes while the arm moves."""
-    moves = np.ones(len(episode) - 1, bool)
-    if episode.proprio is not None and len(episode) > 1:
-        moves = np.linalg.norm(np.diff(episode.proprio[:, :3], axis=0), axis=1) > 1e-3
+    steps, way = _motion(episode)
     for camera, frames in episode.images.items():
+        every = np.all if _ON_HAND.search(camera) else np.any  # a hand that is held may see nothing of the other arm
+        moves, moved = every(steps, axis=1), every(way)
         if DARK > frames.max() > frames.min():
             text = f"{camera} has values of 0 to {frames.max()} only; pictures of floats are to be multiplied by 255"
             yield Finding("warning", "blank", text, episode.name)
@@ -132,9 +140,40 @@ def check_pictures(episode: Recording) -> Iterator[Finding]:
             yield Finding("error", "blank", text, episode.name, int(blank.argmax()))
         same = np.array([np.array_equal(a, b) for a, b in zip(frames[1:], frames[:-1])], bool)
         stuck = same & moves
-        if moves.sum() >= 5 and stuck.sum() > STILL_SHARE * moves.sum():
+        if same.all() and moved and len(episode) >= SHORTEST:
+            text = f"{camera} is one picture at all {len(frames)} steps, and the arm moves; the camera was frozen"
+            yield Finding("warning", "still", text, episode.name)
+        elif moves.sum() >= 5 and stuck.sum() > STILL_SHARE * moves.sum():
             text = f"{camera} repeats the frame before at {stuck.sum()} of {moves.sum()} steps in which the arm moves; "
             yield Finding("warning", "still", text + "the camera ran slower", episode.name, int(stuck.argmax()) + 1)
+
+
+def _motion(episode: Recording) -> tuple[Bool[np.ndarray, "S arms"], Bool[np.ndarray, " arms"]]:
+    """In which steps each arm moves, and which arms do over the episode, by more than noise (`STEP`, `WAY`).
+
+    Where the columns are not known, there is one arm, and it moves where any number of state or action changes; where
+    there is no state, everywhere.
+    """
+    if episode.proprio is None:
+        rows = () if episode.state is None else (episode.state, episode.action)
+        moves = [(row[1:] != row[:-1]).any(1) for row in rows] or [np.ones(len(episode) - 1, bool)]
+        steps = np.any(moves, axis=0)[:, None]
+        return steps, steps.any(0)
+    steps, way = [], []
+    with np.errstate(all="ignore"):  # what is NaN or infinite is not said to move
+        for arm in np.split(episode.proprio.astype(np.float64), episode.arms, axis=1):
+            steps.append(_moves(arm[:-1], arm[1:], *STEP))
+            way.append(_moves(arm[:1], arm, *WAY).any())
+    return np.stack(steps, axis=1), np.array(way)
+
+
+def _moves(
+    before: np.ndarray, after: np.ndarray, metres: float, radians: float, number: float, share: float
+) -> np.ndarray:
+    moved = np.linalg.norm(after[:, :3] - before[:, :3], axis=1) > metres
+    turned = np.linalg.norm(relative_rotation_vector(before[:, 3:7], after[:, 3:7]), axis=1) > radians
+    opened = abs(after[:, 7:9] - before[:, 7:9]).max(1) > max(number, share * abs(after[:, 7:9]).max(initial=0))
+    return moved | turned | opened
 
 
 def check_order(episode: Recording) -> Iterator[Finding]:

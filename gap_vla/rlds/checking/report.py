@@ -54,6 +54,7 @@ class Recording:
         action_limit: the largest action that there may be; None: in the robot's own units.
         glances: camera to its mean picture in a few cells, which stays when the pictures go.
         source: its name in what the dataset was made from, where the dataset tells.
+        state: [T, S], the state as it is stored; None: there is none.
         prints: camera to a hash of each of its pictures; these stay too.
     """
 
@@ -67,9 +68,15 @@ class Recording:
     glances: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     source: str = ""
     prints: dict[str, frozenset[bytes]] = dataclasses.field(default_factory=dict)
+    state: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.action)
+
+    @property
+    def known_state(self) -> np.ndarray | None:
+        """[T, S], `proprio`, or where the layout is not known the state as it is stored; None: there is none."""
+        return self.state if self.proprio is None else self.proprio
 
     @property
     def arms(self) -> int:

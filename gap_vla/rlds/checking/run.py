@@ -97,7 +97,12 @@ def check_dataset(
         text += "conventions of actions are not checked"
         findings.append(Finding("note", "layout", text))
     of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
-    if of_ours and max_episodes is None and layout is None and state_key is None and len(widths) == 1:
+    other = (key, resolved) != _state(builder.info.features["steps"].feature, None, None)
+    part = len(kept) < sum(split.num_examples for split in builder.info.splits.values())
+    if of_ours and (other or part):
+        why = "another state or layout is named" if other else "not all episodes were read"
+        findings.append(Finding("note", "statistics", f"{STATISTICS} is not compared with the data: {why}"))
+    elif of_ours and len(widths) == 1:
         findings += _statistics(version_dir, [e for e in kept if e.name.startswith("train[")])
     for name, how in unlike_written(version_dir).items():
         if name != STATISTICS:  # see above; a mask may be somebody's choice
@@ -172,6 +177,11 @@ def _recordings(
         state, proprio = numbers.get(key or ""), None
         if layout is not None and state is not None:
             proprio = layout.to_proprio(state, f"{version_dir}, {name}", check=False)
+        if (action := fields["action"]).ndim != 2:
+            raise EpisodeError(
+                f"{version_dir}, {name}: a step of 'action' has shape {action.shape[1:]}, not one row of numbers; "
+                "write the dataset with one action a step"
+            )
         yield Recording(
             name=name,
             source=source,
@@ -179,7 +189,8 @@ def _recordings(
             fields=numbers,
             language=[t.decode(errors="replace") for t in text if isinstance(t, bytes)],
             proprio=proprio,
-            action=fields["action"].reshape(len(fields["action"]), -1),
+            action=action,
+            state=state.reshape(len(state), -1) if state is not None and state.dtype.kind != "b" else None,
         )
 
 

@@ -1,0 +1,146 @@
+"""Frozen cameras, repeated and constant steps, and what else the checker judges by how a state moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from test_rlds_foreign_fields import written
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.demos.layout import to_quaternion
+from gap_vla.rlds.checking import check_dataset
+from gap_vla.rlds.checking.dataset_checks import check_conventions, check_duplicates
+from gap_vla.rlds.checking.episode_checks import check_pictures, check_recorded
+from gap_vla.rlds.checking.report import Finding, Recording
+
+STEPS = 200
+ALONG = np.arange(STEPS)[:, None] / STEPS
+PICTURE = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+
+
+def arm(metres: float = 0.0, radians: float = 0.0, opening: float = 0.0) -> np.ndarray:
+    """A state that goes this far along x, about z, and with its fingers, evenly."""
+    position, turn = ALONG * [metres, 0, 0], to_quaternion(ALONG * [0, 0, radians], "rotvec")
+    return np.concatenate([position, turn, 0.04 - opening * np.repeat(ALONG, 2, 1)], 1).astype(np.float32)
+
+
+def frozen(*arms: np.ndarray, camera: str = "image_primary", **changes: Any) -> Recording:
+    """An episode that shows one picture throughout."""
+    proprio = np.concatenate(arms, 1) if arms else None
+    steps = STEPS if proprio is None else len(proprio)
+    made = Recording("train[0]", {camera: PICTURE.repeat(steps, 0)}, {}, [], proprio, np.zeros((steps, 7), np.float32))
+    return dataclasses.replace(made, **changes)
+
+
+def told(check: Callable[..., Any], *recordings: Any) -> list[str]:
+    found: list[Finding] = list(check(*recordings))
+    return [f"{f.level}: {f.check}: {f.message}" for f in found]
+
+
+@pytest.mark.parametrize(
+    "arms",
+    [
+        [arm(metres=0.18)],
+        [arm(), arm(metres=1.0)],
+        [arm(), arm(metres=0.18)],
+        [arm(radians=1.0)],
+        [arm(radians=4.0)],
+        [arm(opening=0.04)],
+    ],
+    ids=["slow", "second arm", "second arm, slow", "turning slowly", "turning", "gripper"],
+)
+def test_one_picture_while_anything_of_the_robot_moves_is_a_frozen_camera(arms: list[np.ndarray]) -> None:
+    said = "warning: still: image_primary is one picture at all 200 steps, and the arm moves; the camera was frozen"
+    assert told(check_pictures, frozen(*arms)) == [said]
+
+
+def test_one_picture_of_what_stands_still_is_none() -> None:
+    noise = np.random.default_rng(0).normal(0, 1e-4, (STEPS, 9)).astype(np.float32)
+    for still in (arm(), arm() + noise, arm(metres=1.0)[:4]):
+        assert not told(check_pictures, frozen(still))
+    unknown = frozen(state=np.ones((STEPS, 8)))
+    assert not told(check_pictures, unknown)
+    assert "frozen" in told(check_pictures, dataclasses.replace(unknown, state=ALONG))[0]
+
+
+def test_a_camera_on_a_hand_that_is_held_need_not_see_the_other_arm() -> None:
+    held, both = [arm(), arm(metres=1.0)], [arm(radians=1.0), arm(metres=1.0)]
+    assert not told(check_pictures, frozen(*held, camera="image_wrist"))
+    assert "frozen" in told(check_pictures, frozen(*both, camera="image_wrist"))[0]
+
+
+def test_stuttering_shows_where_the_hand_only_turns() -> None:
+    turning = frozen(arm(radians=4.0))
+    film = np.random.default_rng(0).integers(0, 256, (STEPS // 2, 8, 8, 3), dtype=np.uint8).repeat(2, 0)
+    (said,) = told(check_pictures, dataclasses.replace(turning, images={"image_primary": film}))
+    assert "repeats the frame before at 100 of 199 steps in which the arm moves" in said
+
+
+def test_a_state_of_unknown_columns_that_never_changes_or_was_stored_twice_is_found() -> None:
+    zeros = frozen(state=np.zeros((STEPS, 8)), action=ALONG.repeat(7, 1))
+    assert told(check_recorded, zeros) == ["warning: constant: the state is the same at every step; was it recorded?"]
+    twice = dataclasses.replace(zeros, state=ALONG[::2].repeat(2, 0), action=ALONG[::2].repeat(2, 0))
+    assert "50% of the steps repeat the step before" in told(check_recorded, twice)[0]
+
+
+@pytest.mark.parametrize(("again", "found"), [(2, 0), (3, 1)])
+def test_the_share_of_repeated_steps_is_that_of_all_steps(again: int, found: int) -> None:
+    rows = np.maximum(np.arange(10) - again, 0)
+    repeated = frozen(arm(metres=1.0)[rows], action=ALONG[rows].repeat(7, 1))
+    assert len(told(check_recorded, repeated)) == found
+
+
+def test_a_position_is_as_far_away_as_its_three_coordinates_together() -> None:
+    far = arm(metres=0.1)
+    far[:, :3] += 9.0
+    said = "warning: reach: a position 15.65 m away from the origin; are these metres?"
+    assert said in told(check_recorded, frozen(far))
+
+
+def test_the_same_actions_with_other_states_are_no_duplicate() -> None:
+    first = frozen(state=ALONG, action=ALONG.repeat(7, 1))
+    other = dataclasses.replace(first, name="val[0]", state=2 * ALONG)
+    assert not told(check_duplicates, [first, other])
+    leak = "error: duplicate: the same actions{} as train[0]; the splits overlap"
+    assert told(check_duplicates, [first, dataclasses.replace(first, name="val[0]")]) == [leak.format(" and states")]
+    stateless = [dataclasses.replace(one, state=None) for one in (first, other)]
+    assert told(check_duplicates, stateless) == [leak.format("")]
+
+
+def test_a_gripper_from_0_to_1_is_said_where_actions_are_absolute_too() -> None:
+    moving = arm(metres=1.0, opening=0.04)
+    target = np.concatenate([np.roll(moving[:, :3], -1, 0), np.zeros((STEPS, 3)), ALONG > 0.5], 1)
+    found = told(check_conventions, [frozen(moving, action=target.astype(np.float32))])
+    assert [said.split(":")[1] for said in found] == [" gripper", " frame"] and "absolute positions" in found[1]
+
+
+def test_several_actions_a_step_are_refused(tmp_path: Path) -> None:
+    feature = tfds.features.Tensor(shape=(4, 7), dtype=np.float32)
+    version = written(tmp_path, "action", feature, np.zeros((4, 7), np.float32))
+    with pytest.raises(
+        EpisodeError, match=r"train\[0\]: a step of 'action' has shape \(4, 7\), not one row of numbers"
+    ):
+        check_dataset(version)
+
+
+def test_statistics_are_compared_if_the_state_is_named_that_is_taken_anyway(version_dir: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(version_dir, tmp_path / "toy" / "1.0.0")
+    (version / "dataset_statistics.json").unlink()
+
+    def found(**options: Any) -> list[tuple[str, str]]:
+        said = [f for f in check_dataset(version, pictures=0, **options).findings if f.check == "statistics"]
+        return [(f.level, f.message.split(": ")[-1]) for f in said]
+
+    compared = [("error", "dataset_statistics.json is missing; copy the dataset, or write it, again")]
+    assert (
+        found() == found(state_key="observation/proprio") == found(layout="gap") == found(max_episodes=99) == compared
+    )
+    assert found(layout="robomimic") == [("note", "another state or layout is named")]
+    assert found(max_episodes=1) == [("note", "not all episodes were read")]
