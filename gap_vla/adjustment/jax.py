@@ -125,8 +125,10 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
 
 
 def scale_group_gradients(gradients: Any, group: Mapping[str, Any], factor: jax.Array | float) -> Any:
-    """Multiplies the gradients of the leaves named in `group` by one number (M7)."""
-    return jax.tree_util.tree_map_with_path(lambda path, g: g * factor if path_of(path) in group else g, gradients)
+    """Multiplies the gradients of the leaves named in `group` by one number (M7); each keeps its dtype."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, g: (g * factor).astype(g.dtype) if path_of(path) in group else g, gradients
+    )
 
 
 class ScaleGroupState(NamedTuple):

@@ -83,7 +83,7 @@ class Adjustment:
 
         Args:
             rho: transition probability of each sample, or of each sample and window step ([1, W] is one sample, also
-                where the output has W rows, which are then taken for its steps). None
+                where the output has W rows, which are then taken for its steps); factors are float32. None
                 where none is needed: mode `fixed` or `none`, or after the schedule's window.
             step: 0-based training step, which decides whether GAP acts.
 

@@ -153,7 +153,7 @@ def paired_difference(
         OutcomesError: shapes differ, are not 1-D or 2-D, or are empty.
     """
     first, second = np.atleast_2d(np.asarray(a, float)), np.atleast_2d(np.asarray(b, float))
-    if np.shape(a) != np.shape(b) or first.ndim != 2 or first.size == 0:
+    if np.shape(a) != np.shape(b) or np.ndim(a) not in (1, 2) or first.size == 0:
         raise OutcomesError(
             f"outcomes of shapes {np.shape(a)}, {np.shape(b)}; need two equal [layouts] or [seeds, layouts]"
         )

@@ -140,6 +140,7 @@ def load_policy(
 
     Raises:
         PolicyError: no such policy, recordings that cannot be replayed there, or a server's address that is none.
+        EpisodeError: no such recordings.
     """
     if keys is not None and not name.startswith(("ws://", "wss://")):
         raise PolicyError(f"a key file ({keys}) is for servers; {name} has none")

@@ -143,6 +143,8 @@ def test_lambda_scales_the_update_of_the_group_but_not_its_weight_decay():
 
 def test_under_adam_a_constant_factor_on_the_gradient_hardly_changes_the_update_but_lambda_does():
     halved = scale_group_gradients(GRADIENTS, {"own": (2,)}, 0.5)
+    rounded = scale_group_gradients({"own": jnp.ones(2, jnp.bfloat16)}, {"own": (2,)}, jnp.float32(0.5))
+    assert rounded["own"].dtype == jnp.bfloat16
     np.testing.assert_allclose(adam_update(1.0, halved)["own"], adam_update(1.0)["own"], rtol=1e-6)
     assert np.abs(adam_update(0.5)["own"] - adam_update(1.0)["own"]).min() > 0.1
 

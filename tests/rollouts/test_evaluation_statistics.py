@@ -143,7 +143,7 @@ def test_a_rate_over_seeds_reaches_as_far_as_its_seeds_and_its_rollouts_say():
     assert (low, high) == (0.0, 1.0), "two seeds 20 points apart say nothing"
 
 
-def test_unequal_shapes_are_refused():
-    for first, second in (((2, 5), (2, 6)), ((1, 5), (5,)), ((5,), (1, 5))):
+def test_unequal_and_impossible_shapes_are_refused():
+    for first, second in (((2, 5), (2, 6)), ((1, 5), (5,)), ((5,), (1, 5)), ((), ())):
         with pytest.raises(ValueError, match="shapes"):
             paired_difference(np.ones(first), np.ones(second))
