@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import re
 import shlex
@@ -15,10 +14,11 @@ from types import FrameType
 
 from experiments.pages import around
 from experiments.tables.cells import Cell, Kind, find_kind, plan
+from experiments.tables.front import SHOWN, front_rows, write_front_page
 from experiments.tables.ledger import FAILED, FINISHED, Ledger
 from experiments.tables.looks import look
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
-from experiments.tables.render import SHOWN, marker_name, render, write_front_page
+from experiments.tables.render import marker_name, render
 from experiments.tables.results import BlockResult, analyse
 from experiments.tables.tables import TABLES, Table, find_table, narrowed
 from gap_vla.core.errors import NEGATIVE
@@ -134,15 +134,17 @@ def render_all(options: argparse.Namespace) -> None:
 
 def _render(table: Table, cells: Sequence[Cell], ledger: Ledger, options: argparse.Namespace) -> None:
     render(table, options.profile, cells, ledger, Path(options.page))
-    if options.profile == "cpu" and table.name in dict(SHOWN) and Path(options.front_page).exists():
-        write_front_page([_shown(name, block, options) for name, block in SHOWN], Path(options.front_page))
+    if options.profile == "cpu" and table.name in SHOWN and Path(options.front_page).exists():
+        write_front_page([row for name in SHOWN for row in _front_rows(name, options)], Path(options.front_page))
 
 
-def _shown(name: str, block: str, options: argparse.Namespace) -> BlockResult:
+def _front_rows(name: str, options: argparse.Namespace) -> list[tuple[BlockResult, str]]:
     table = find_table(name)
-    [chosen] = [one for one in table.blocks if one.name == block]
-    cells = plan(dataclasses.replace(table, blocks=(chosen,)), "cpu", find_kind(table.kind), device=options.device)
-    return analyse(chosen, cells, Ledger(options.results, name, "cpu"))
+    cells, ledger = (
+        plan(table, "cpu", find_kind(table.kind), device=options.device),
+        Ledger(options.results, name, "cpu"),
+    )
+    return front_rows(table, [analyse(block, cells, ledger) for block in table.blocks])
 
 
 def _seeds(texts: Sequence[str]) -> list[int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -50,6 +50,34 @@ class Corrected:
     def __str__(self) -> str:
         low, high = (points(end) for end in self.found.interval)
         return f"{points(self.found.difference)} points ({low} to {high}; p = {self.p:.2g} after correction)"
+
+    @property
+    def short(self) -> str:
+        low, high = (points(end) for end in self.found.interval)
+        return f"{points(self.found.difference)}, {low} to {high}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What the rules say about one claim in one cell of the confirmation."""
+
+    claim: str
+    shown: bool
+    comparisons: Mapping[str, Corrected]
+
+    def __str__(self) -> str:
+        figures = ", ".join(f"{name} = {one}" for name, one in self.comparisons.items())
+        return f"That {self.claim} is {self._shown}: {figures}."
+
+    @property
+    def short(self) -> str:
+        """For a narrow column, without the p-values."""
+        figures = "; ".join(f"{name} {one.short}" for name, one in self.comparisons.items())
+        return f"{self.claim}: {self._shown} ({figures})"
+
+    @property
+    def _shown(self) -> str:
+        return "shown" if self.shown else "not shown"
 
 
 def p_of_seeds(per_seed: Sequence[float]) -> float:
@@ -98,35 +126,37 @@ def corrected_comparisons(results: Sequence[BlockResult]) -> list[dict[tuple[str
     return found
 
 
-def sentences(found: dict[tuple[str, str], Corrected]) -> list[str]:
-    """What the rules allow to say about one cell."""
+def seeds_of(found: Mapping[tuple[str, str], Corrected]) -> int:
+    """How many seeds all comparisons of one cell rest on at least."""
+    return min((one.found.seeds for one in found.values()), default=0)
+
+
+def judged(found: Mapping[tuple[str, str], Corrected]) -> list[Judgement]:
+    """What the rules allow to say about one cell; nothing before all of its seeds have been trained."""
+    if seeds_of(found) < SEEDS:
+        return []
     said = []
     hurts, repairs = found.get(HURTS), found.get(REPAIRS)
-    controls = [found[pair] for pair in CONTROLS if pair in found]
+    controls = {f"GAP − `{pair[1]}`": one for pair, one in found.items() if pair in CONTROLS}
+    repaired = bool(repairs and repairs.above and hurts and hurts.above)
     if hurts:
-        said.append(f"That proprioception hurts here is {_shown(hurts.above)}: V − VP = {hurts}.")
-    if repairs:
-        harms = "GAP harms here" if repairs.below else ""
-        repaired = f"That GAP repairs it is {_shown(repairs.above and hurts is not None and hurts.above)}"
-        said.append(f"{harms or repaired}: GAP − VP = {repairs}.")
+        said.append(Judgement("proprioception hurts here", hurts.above, {"V − VP": hurts}))
+    if repairs and repairs.below:
+        said.append(Judgement("GAP harms here", True, {"GAP − VP": repairs}))
+    elif repairs:
+        said.append(Judgement("GAP repairs it", repaired, {"GAP − VP": repairs}))
     if repairs and controls:
-        reason = repairs.above and bool(hurts and hurts.above) and len(controls) == len(CONTROLS)
-        reason = reason and all(one.above for one in controls)
-        beside = " and ".join(f"{one} beside `{pair[1]}`" for pair, one in found.items() if pair in CONTROLS)
-        said.append(f"That the steps which ρ marks are the reason is {_shown(reason)}: {beside}.")
+        reason = repaired and len(controls) == len(CONTROLS) and all(one.above for one in controls.values())
+        said.append(Judgement("the steps which ρ marks are the reason", reason, controls))
     return said
 
 
-def _shown(yes: bool) -> str:
-    return "shown" if yes else "not shown"
-
-
 def confirmation_text(results: Sequence[BlockResult]) -> list[str]:
-    """A line for each cell of which seeds have been trained; what the rules allow to say when all of them have."""
+    """A line for each cell of which seeds have been trained."""
     rows = [["cell", "what may be said"]]
     for result, found in zip(results, corrected_comparisons(results), strict=True):
         if found:
-            seeds = {one.found.seeds for one in found.values()}
-            early = f"Nothing yet: {min(seeds)} of {SEEDS} seeds have been trained." if min(seeds) < SEEDS else ""
-            rows.append([f"{result.block.task}, {result.block.description}", early or " ".join(sentences(found))])
+            early = f"Nothing yet: {seeds_of(found)} of {SEEDS} seeds have been trained."
+            words = " ".join(map(str, judged(found))) or early
+            rows.append([f"{result.block.task}, {result.block.description}", words])
     return [markdown_table(rows)] if len(rows) > 1 else []

@@ -1,4 +1,4 @@
-"""Writes what the ledger holds into Markdown pages: a table's section with its pictures, and the front page's part."""
+"""Writes what the ledger holds into a Markdown page: a table's section with its pictures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.pages import FRONT, replace_between
+from experiments.pages import replace_between
 from experiments.tables.cells import Cell
 from experiments.tables.confirmation import confirmation_text
 from experiments.tables.ledger import Entry, Ledger
 from experiments.tables.looks import Looks, looks_text
 from experiments.tables.paper import PAPER, PAPER_TABLES, paper_success
 from experiments.tables.proprio_map import map_summary, map_text, places_of
-from experiments.tables.results import BlockResult, analyse, pairs_of, verdict, verdicts
+from experiments.tables.results import BlockResult, analyse, pairs_of, verdicts
 from experiments.tables.rule_of_thumb import rule_text
 from experiments.tables.tables import IN, OUT, Block, Table
 from gap_vla.core.outputs import writing
@@ -24,19 +24,9 @@ from gap_vla.report.comparison import HOW_INTERVALS, Success, words
 from gap_vla.report.comparison_render import draw_comparison, in_points, percents, save_picture
 from gap_vla.rollouts.statistics import wilson
 
-SHOWN = (("octo", "threading"), ("evidence", "assembly-few_clean"), ("evidence", "threading"))
-"""Table and block whose results with profile `cpu` stand on the front page."""
-
-TRIPLES = (("v", "vp", "vp_gap"), ("vision", "concat", "gap"))
-"""Methods without proprioception, with it, and with GAP."""
-FRONT_INTERVALS = (
-    "Success on layouts like those of the demonstrations, mean over training seeds with a 95 % interval. All methods "
-    "of a line played the same layouts."
-)
+UNCORRECTED = "Each difference by itself, before the correction; what may be said stands in the first table."
 SUMMARY_PAGE = "WHEN_PROPRIOCEPTION_HURTS.md"
 """The page beside that of the results which tells them in short, where it has the markers."""
-
-NOTHING = "Too few policies have been trained with today's code to compare methods."
 
 
 def marker_name(table: str, profile: str) -> str:
@@ -67,7 +57,7 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
     pictures = {}
     for result in results if table.shape in ("sections", "confirmation") else ():
         picture = f"reproduce_{table.name}_{profile}_{result.block.name}.png"
-        parts += _section(result, picture, Looks(ledger))
+        parts += _section(result, picture, Looks(ledger), corrected=table.shape == "confirmation")
         if result.finished:
             pictures[page.parent / "pictures" / picture] = result
     for path, result in pictures.items():  # once all looks have been read
@@ -80,38 +70,21 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
     return results
 
 
-def write_front_page(results: Sequence[BlockResult], page: Path) -> None:
-    """A line for each block in which GAP can be compared, once all its seeds are trained; a page without the markers
-    stays as it is.
-    """
-    rows = [["policy", "in words", "images only: success %", "and proprioception", "and GAP"]]
-    for result in results:
-        waiting = {cell.arm.name for cell in (*result.missing, *(one.cell for one in result.stale))}
-        differences, success = result.found.differences, result.found.success
-        for without, proprio, gap in TRIPLES:
-            if differences.get((gap, proprio)) and gap not in waiting:
-                shown = [
-                    percents(success[arm][IN])[:2] if arm in success else ("", "") for arm in (without, proprio, gap)
-                ]
-                pairs = [pair for pair in ((gap, proprio), (without, proprio)) if differences.get(pair)]
-                said = "; ".join(verdict(*pair, differences[pair][IN]) for pair in pairs)
-                policy = "torch policy" if gap == "gap" else "Octo"
-                title = ", ".join(dict.fromkeys([result.block.task, policy, result.block.description or policy]))
-                rows.append([title, said, *(f"{mean} ({interval})" for mean, interval in shown)])
-    text = f"{markdown_table(rows)}\n\n{FRONT_INTERVALS}" if len(rows) > 1 else NOTHING
-    replace_between(page, FRONT, text, if_missing="leave")
-
-
 def title_of(block: Block) -> str:
     return f"{block.task}: {block.description}" if block.description else block.task
 
 
-def _section(result: BlockResult, picture: str, looks: Looks) -> list[str]:
+def _section(result: BlockResult, picture: str, looks: Looks, corrected: bool = False) -> list[str]:
+    """
+    Args:
+        corrected: whether what may be said stands above the sections, so that these tell of each difference by itself.
+    """
     title = title_of(result.block)
     if not (result.finished or result.failed or result.stale):
         return [f"### {title}", "Not run yet."]
     parts = [f"### {title}"]
     if result.finished:
+        parts += [UNCORRECTED] if corrected else []
         parts += [*verdicts(result), f"![Success and paired differences on {result.block.task}](pictures/{picture})"]
         parts += [_success_table(result), _difference_table(result)]
         parts += looks_text(result.block, result.finished, looks)

@@ -13,9 +13,10 @@ from experiments.tables.confirmation import (
     Corrected,
     corrected_comparisons,
     holm,
+    judged,
     p_of_seeds,
-    sentences,
 )
+from experiments.tables.front import front_rows
 from experiments.tables.ledger import FINISHED, Entry, Ledger
 from experiments.tables.render import render
 from experiments.tables.results import analyse
@@ -71,16 +72,17 @@ def test_holms_correction_counts_what_has_not_run():
         (dict(hurts=UNCLEAR, repairs=CLEAR, matched=CLEAR, shuffled=CLEAR), ["not shown"] * 3),
         (dict(hurts=WORSE, repairs=UNCLEAR), ["not shown", "not shown"]),
         (dict(hurts=CLEAR, repairs=WORSE), ["shown", "harms"]),
-        (dict(hurts=(30,), repairs=(30,)), ["not shown", "not shown"]),
+        (dict(hurts=CLEAR[:4], repairs=CLEAR[:4]), []),
         (dict(repairs=CLEAR), ["not shown"]),
         ({}, []),
     ],
 )
 def test_only_what_the_rules_allow_is_said(gains, expected):
-    said = sentences(found(**gains))
+    said = judged(found(**gains))
     assert len(said) == len(expected)
-    for sentence, word in zip(said, expected, strict=True):
-        assert (word in sentence) and ("not shown" in sentence) == (word == "not shown")
+    for one, word in zip(said, expected, strict=True):
+        for sentence in (str(one), one.short):
+            assert (word in sentence) and ("not shown" in sentence) == (word == "not shown")
 
 
 def test_the_table_says_it_above_its_sections(tmp_path):
@@ -107,6 +109,7 @@ def test_the_table_says_it_above_its_sections(tmp_path):
     train((10, 11))
     page = page_of(table, cells, ledger, tmp_path)
     assert "Nothing yet: 2 of 5 seeds have been trained." in page and "That GAP repairs it" not in page
+    assert front_of(table, cells, ledger) == []
     train((10, 11, 12, 13, 14))
     of_block, *others = corrected_comparisons([analyse(block, cells, ledger) for block in table.blocks])
     assert len(others) == BLOCKS - 1 and not any(others)
@@ -115,6 +118,12 @@ def test_the_table_says_it_above_its_sections(tmp_path):
     page = page_of(table, cells, ledger, tmp_path)
     assert "That GAP repairs it is shown: GAP − VP = +21 points" in page
     assert "That the steps which ρ marks are the reason is shown" in page
+    [(result, said)] = front_of(table, cells, ledger)
+    assert result.block.name == "assembly-stock" and "GAP repairs it: shown (GAP − VP +21, " in said
+
+
+def front_of(table, cells, ledger):
+    return front_rows(table, [analyse(block, cells, ledger) for block in table.blocks])
 
 
 def page_of(table, cells, ledger, folder):

@@ -7,9 +7,10 @@ from fake_cells import cells_of, fake_kind, fake_table
 from test_reproduction_tables import entry_of, rendered
 
 from experiments.pages import FRONT, markers
+from experiments.tables.front import NOTHING, write_front_page
 from experiments.tables.ledger import Ledger
 from experiments.tables.looks import Looks
-from experiments.tables.render import NOTHING, notes, write_front_page
+from experiments.tables.render import notes
 from experiments.tables.results import analyse, verdict
 from gap_vla.rollouts.statistics import PairedDifference
 
@@ -71,19 +72,19 @@ def test_the_front_page_says_the_verdict_first_and_only_of_cells_that_count(tmp_
     page = tmp_path / "README.md"
     begin, end = markers(FRONT)
     page.write_text(f"# A project\n\n{begin}\n{end}\n\nMore.\n")
-    write_front_page([analyse(table.blocks[0], cells, ledger)], page)
+    write_front_page([(analyse(table.blocks[0], cells, ledger), "")], page)
     text = page.read_text()
     assert "`gap` succeeds more often than `concat`: +100 points (+97 to +100 over 3 seeds)" in text
     assert text.index("succeeds") < text.index("| 100 (97 to 100) |")
     assert text.startswith("# A project") and text.endswith("More.\n")
     alone = analyse(table.blocks[0], cells[:1], ledger)
-    write_front_page([alone], page)
+    write_front_page([(alone, "")], page)
     assert NOTHING in page.read_text() and "1 cell, commit" in " ".join(notes(alone))
     more = cells_of(fake_table("concat", "gap", seeds=(0, 1, 2, 3)), kind)
-    write_front_page([analyse(table.blocks[0], more, ledger)], page)
+    write_front_page([(analyse(table.blocks[0], more, ledger), "")], page)
     assert NOTHING in page.read_text(), "a seed of GAP is missing"
     other = cells_of(table, fake_kind(tmp_path, learning_rate=0.5))
-    write_front_page([analyse(table.blocks[0], other, ledger)], page)
+    write_front_page([(analyse(table.blocks[0], other, ledger), "")], page)
     text = page.read_text()
     assert NOTHING in text and "succeeds" not in text and "`gap`" not in text
     said = " ".join(notes(analyse(table.blocks[0], other, ledger)))
