@@ -98,6 +98,9 @@ class WindowLoader:
         import grain
 
         stores = [(store, 1.0)] if isinstance(store, EpisodeStore) else list(store)
+        if not stores or not all(np.isfinite(weight) and weight > 0 for _, weight in stores):
+            given = [weight for _, weight in stores]
+            raise ConfigError(f"a mixture of datasets with weights {given}; give one or more, all above 0")
         if not 0 <= process_index < process_count:
             raise ConfigError(f"process_index {process_index} is not in [0, {process_count})")
         windows |= {"split": split, "seed": seed, "augment": augment if train else None}

@@ -172,6 +172,9 @@ def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -
             loader(store, proprio_history=history)
     with pytest.raises(ValueError, match=r"normalization 'minmax' is unknown \(did you mean 'min_max'\?\)"):
         loader(store, normalization="minmax")
+    for stores in ([], [(store, 0.0)], [(store, 1.0), (store, float("nan"))]):
+        with pytest.raises(ConfigError, match="give one or more, all above 0"):
+            loader(stores)
 
 
 def test_a_dataset_without_rho_is_loaded_only_when_asked(tmp_path: Path, episodes: list[Episode]) -> None:
