@@ -19,6 +19,8 @@ BLOCKS = 4
 SEEDS = 5
 """Of a cell of the confirmation. Before all of them have been trained nothing is said: two may agree by chance."""
 
+NUMBERS = ("none", "one", "two", "three", "four")
+
 HURTS = ("vision", "concat")
 REPAIRS = ("gap", "concat")
 CONTROLS = (("gap", "lambda_matched"), ("gap", "gap_shuffled"))
@@ -26,6 +28,10 @@ FAMILIES = ((HURTS,), (REPAIRS,), CONTROLS)
 """Comparisons that are corrected together, over all cells."""
 
 LEVEL = 0.05
+
+HURTS_HERE, REPAIRED, HARMED = "proprioception hurts here", "GAP repairs it", "GAP harms here"
+REASON = "the steps which ρ marks are the reason"
+"""Claims about a cell."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,23 +146,36 @@ def judged(found: Mapping[tuple[str, str], Corrected]) -> list[Judgement]:
     controls = {f"GAP − `{pair[1]}`": one for pair, one in found.items() if pair in CONTROLS}
     repaired = bool(repairs and repairs.above and hurts and hurts.above)
     if hurts:
-        said.append(Judgement("proprioception hurts here", hurts.above, {"V − VP": hurts}))
+        said.append(Judgement(HURTS_HERE, hurts.above, {"V − VP": hurts}))
     if repairs and repairs.below:
-        said.append(Judgement("GAP harms here", True, {"GAP − VP": repairs}))
+        said.append(Judgement(HARMED, True, {"GAP − VP": repairs}))
     elif repairs:
-        said.append(Judgement("GAP repairs it", repaired, {"GAP − VP": repairs}))
+        said.append(Judgement(REPAIRED, repaired, {"GAP − VP": repairs}))
     if repairs and controls:
         reason = repaired and len(controls) == len(CONTROLS) and all(one.above for one in controls.values())
-        said.append(Judgement("the steps which ρ marks are the reason", reason, controls))
+        said.append(Judgement(REASON, reason, controls))
     return said
 
 
+def counted(results: Sequence[BlockResult]) -> str:
+    """In how many cells what is shown; empty before all of them have been trained."""
+    said = [judged(found) for found in corrected_comparisons(results)]
+    if len(said) < BLOCKS or not all(said):
+        return ""
+    shown = [one.claim for of_cell in said for one in of_cell if one.shown]
+    hurts, repaired, reason, harmed = (NUMBERS[shown.count(claim)] for claim in (HURTS_HERE, REPAIRED, REASON, HARMED))
+    return (
+        f"Of {NUMBERS[BLOCKS]} places, proprioception is shown to hurt in {hurts}, GAP to repair it in {repaired} and "
+        f"to harm in {harmed}; that the steps which ρ marks are the reason is shown in {reason}."
+    )
+
+
 def confirmation_text(results: Sequence[BlockResult]) -> list[str]:
-    """A line for each cell of which seeds have been trained."""
+    """A line for each cell of which seeds have been trained, and what all of them say once they are complete."""
     rows = [["cell", "what may be said"]]
     for result, found in zip(results, corrected_comparisons(results), strict=True):
         if found:
             early = f"Nothing yet: {seeds_of(found)} of {SEEDS} seeds have been trained."
             words = " ".join(map(str, judged(found))) or early
             rows.append([f"{result.block.task}, {result.block.description}", words])
-    return [markdown_table(rows)] if len(rows) > 1 else []
+    return [markdown_table(rows), *filter(None, [counted(results)])] if len(rows) > 1 else []
