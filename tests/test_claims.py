@@ -11,6 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiments.tables.cells import find_kind, plan
+from experiments.tables.confirmation import counted
+from experiments.tables.ledger import Ledger
+from experiments.tables.results import analyse
+from experiments.tables.tables import find_table
+from gap_vla.rollouts.statistics import points
+
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
@@ -72,9 +79,61 @@ def tasks():
     return f"eight between {others[0]} and {others[-1]} of 50 rollouts, handover {handover}."
 
 
+def confirmation():
+    """What the ledger says about the four places."""
+    table = find_table("confirmation")
+    cells = plan(table, "cpu", find_kind(table.kind))
+    return [analyse(block, cells, Ledger(ROOT / "results", "confirmation", "cpu")) for block in table.blocks]
+
+
+def shown():
+    return counted(confirmation())
+
+
+def per_place(text):
+    """Text about each place, one after the other."""
+    each = [f"{text(place)} on {place.block.task}" for place in confirmation()]
+    return f"{', '.join(each[:-1])} and {each[-1]}"
+
+
+def difference(first, second):
+    def of(place):
+        found = place.found.differences[first, second]["default"]
+        low, high = map(points, found.interval)
+        return f"{points(found.difference)} ({low} to {high})"
+
+    return of
+
+
+def wide():
+    return f"In points, `gap_gaussian` − `concat` is {per_place(difference('gap_gaussian', 'concat'))}"
+
+
+def dropped():
+    [place, *_] = confirmation()
+    return f"`state_dropout` − `concat` {difference('state_dropout', 'concat')(place)}"
+
+
+def starved():
+    def share(place, arm):
+        norms = {entry.seed: entry.gradients["branch/vision_gradient"] for entry in place.finished if entry.arm == arm}
+        assert len(norms) == 5
+        return sum(norms.values())
+
+    def text(place):
+        low, high = (100 * share(place, arm) / share(place, "vision") for arm in ("concat", "gap"))
+        return f"{low:.0f} % ({high:.0f} %)"
+
+    return f"mean over seeds and the first half of training: {per_place(text)}"
+
+
 @pytest.mark.parametrize(
     "page, said",
     [
+        ("README.md", shown),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", wide),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", dropped),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", starved),
         ("README.md", tasks),
         ("README.md", finders),
         ("docs/RESULTS.md", diagnosed),
