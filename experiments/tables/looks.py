@@ -97,7 +97,7 @@ def look(
             collected again where they are gone, and no run is needed).
 
     Raises:
-        ConfigError: a look that does not exist.
+        ConfigError: a look that does not exist, or nothing that can be looked into.
     """
     for name in what:
         if name not in KINDS_OF_LOOK:
@@ -107,6 +107,11 @@ def look(
     for cell, _ in [one for one in found if one not in here and {*what} != {"predict"}]:
         say(f"{cell.name}: its run is not here ({kind.run_directory(cell.config)}), so nothing can be looked into")
     looks = Looks(ledger)
+    if not (found if "predict" in what else here) and not any(looks.of(entry) for _, entry in found):
+        raise ConfigError(
+            f"--look {','.join(what)}: of {len(cells)} cells {len(found)} are finished, and the run of none is here; "
+            "run the table on this machine first"
+        )
     if "probe" in what:
         for cell, entry in here:
             if "probe_episodes" not in looks.of(entry):

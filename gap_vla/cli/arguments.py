@@ -264,7 +264,7 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: 
         PolicyError: a policy that cannot be loaded, or a `--policy` without a task.
     """
     from gap_vla import serving
-    from gap_vla.rollouts import PolicyError
+    from gap_vla.rollouts.policy import FIRST_ANSWER, PolicyError
     from gap_vla.sim import task_spec
 
     if options.checkpoint:
@@ -281,7 +281,7 @@ def load_policy(options: argparse.Namespace, *, seed: int = 0, **of_checkpoint: 
         seed=seed,
         keys=options.keys,
         patience=options.patience,
-        limit=max(600.0, getattr(options, "policy_limit", 0.0)),
+        limit=max(FIRST_ANSWER, getattr(options, "policy_limit", 0.0)),
     )
     return dataclasses.replace(loaded, task=options.task)
 

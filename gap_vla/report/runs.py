@@ -14,6 +14,7 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
+from gap_vla.core.holes import hole
 from gap_vla.core.run_directory import RunDirectory, read_metrics, require_measurements
 from gap_vla.core.typed_config import SEED, STEPS
 from gap_vla.report.comparison import (
@@ -24,7 +25,6 @@ from gap_vla.report.comparison import (
     require_comparable,
     require_settings,
 )
-from gap_vla.report.holes import hole
 from gap_vla.rollouts.record import EPISODES_FILE, FILM, IDENTITY_FILE, SUMMARY_FILE, read_episodes
 from gap_vla.rollouts.summary import odd_episodes
 

@@ -13,7 +13,7 @@ from gap_vla.core.locks import alone
 from gap_vla.core.progress import Progress
 from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
 from gap_vla.core.whole import write_json
-from gap_vla.rollouts.policy import GuardedPolicy, Policy, PolicyUnavailable, identity
+from gap_vla.rollouts.policy import FIRST_ANSWER, GuardedPolicy, Policy, PolicyUnavailable, identity
 from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_of
 from gap_vla.rollouts.rollout import Rollout
 from gap_vla.rollouts.summary import (
@@ -63,7 +63,7 @@ class Limits:
     simulator: Annotated[float, SECONDS] = 60.0
     simulator_first: Annotated[float, SECONDS] = 300.0
     policy: Annotated[float, SECONDS] = 60.0
-    policy_first: Annotated[float, SECONDS] = 600.0
+    policy_first: Annotated[float, SECONDS] = FIRST_ANSWER
 
     def __post_init__(self) -> None:
         check_numbers(self, "limit", EvaluationError)

@@ -20,6 +20,9 @@ EXPERT_ACTION = "expert_action"
 MOST_ACTION = 100.0
 """Entries of actions, which lie in -1 to 1, may be so far off and are clipped; beyond it they are no actions."""
 
+FIRST_ANSWER = 600.0
+"""Seconds that a policy has for its first answer, at least: it may have to be compiled for that."""
+
 
 class PolicyError(UserError, RuntimeError):
     """A policy that cannot be loaded or does not fit the task; the message says what to do."""

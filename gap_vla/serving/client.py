@@ -20,7 +20,7 @@ from websockets.uri import parse_uri
 
 from gap_vla.core.foreign import finite, one_line, shown
 from gap_vla.core.identity import differences, flat, in_words
-from gap_vla.rollouts.policy import PolicyError, PolicyUnavailable
+from gap_vla.rollouts.policy import FIRST_ANSWER, PolicyError, PolicyUnavailable
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.wire import WireError, pack, unpack
 
@@ -80,7 +80,7 @@ class RemotePolicy:
     """
 
     def __init__(
-        self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0, limit: float = 600.0
+        self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0, limit: float = FIRST_ANSWER
     ) -> None:
         self.name = "remote"
         self.image_size: int | None = None  # of training, if it is known

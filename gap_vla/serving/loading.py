@@ -12,7 +12,7 @@ from gap_vla.core.identity import flat
 from gap_vla.core.typed_config import choose
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
-from gap_vla.rollouts.policy import ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
+from gap_vla.rollouts.policy import FIRST_ANSWER, ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
 from gap_vla.sim.specs import TASK_NAMES, task_spec
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def load_policy(
     seed: int = 0,
     keys: str | Path | None = None,
     patience: float = 60.0,
-    limit: float = 600.0,
+    limit: float = FIRST_ANSWER,
 ) -> LoadedPolicy:
     """A policy that is no checkpoint.
 

@@ -85,8 +85,11 @@ def test_a_run_that_is_not_here_is_named(finished, tmp_path):
     cells, ledger, kind, made = finished
     kind.run_directory(cells[0].config).rename(tmp_path / "elsewhere")
     said = []
-    look(cells[:1], ledger, kind, ["probe"], say=said.append)
+    with pytest.raises(ConfigError, match="of 1 cells 1 are finished, and the run of none is here"):
+        look(cells[:1], ledger, kind, ["probe"], say=said.append)
     assert not made and "assembly-concat-seed0: its run is not here" in said[0]
+    look(cells, ledger, kind, ["probe"], say=said.append)
+    assert made == ["assembly-vision-0"] and len(said) == 3
 
 
 def test_what_is_no_look_is_refused_and_a_broken_file_named(finished):
