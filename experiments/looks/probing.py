@@ -158,6 +158,31 @@ def probe_policy(run: Run, data: ProbeData) -> dict[str, Any]:
     return found
 
 
+def reliance(run: Run, demos: Path, episodes: int) -> dict[str, Any]:
+    """How a policy's error grows when its pictures or its proprioception come from another episode.
+
+    The same as `gap-vla diagnose --demos` measures, of the first `episodes` demonstrations of the file.
+
+    Returns:
+        `images_swapped` and `proprio_swapped`, each to `cost` (error as a multiple of the undisturbed one) and
+        `cost_interval` (95 % over episodes).
+    """
+    from gap_vla.demos import open_source
+    from gap_vla.rollouts.diagnose import open_loop
+    from gap_vla.rollouts.recordings import from_episode
+    from gap_vla.serving import load_checkpoint
+
+    source = open_source(demos)
+    found = open_loop(
+        load_checkpoint(run.path, execute=1).policy, [from_episode(source[index]) for index in range(episodes)]
+    )
+    swapped = {effect.intervention: effect for effect in found.effects if effect.intervention.endswith("_swapped")}
+    return {
+        name: {"cost": effect.cost, "cost_interval": list(effect.cost_interval or ())}
+        for name, effect in swapped.items()
+    }
+
+
 def probe_untrained(run: Run, data: ProbeData) -> dict[str, Any]:
     """The same probes on an untrained network of the run's architecture."""
     return probe(features_of(_untrained(_policy_of(run)), data.images), data)

@@ -26,6 +26,8 @@ from gap_vla.rollouts.statistics import mcnemar
 
 KINDS_OF_LOOK = ("probe", "takeover", "predict")
 PROBE_EPISODES = 40
+SHOWN_EPISODES = 20
+"""Of these, so many are shown with pictures or proprioception of another one."""
 TAKEOVER_ROLLOUTS = 40
 ACTS, TAKES_OVER = "concat", "vision"
 
@@ -136,7 +138,7 @@ def look(
 
 def _probe(cell: Cell, entry: Entry, looks: Looks, kind: Kind, command: str, say: Callable[[str], None]) -> None:
     from experiments.looks.probe_data import collect_probe_demos, read_probe_data
-    from experiments.looks.probing import probe_policy, probe_untrained
+    from experiments.looks.probing import probe_policy, probe_untrained, reliance
     from gap_vla.report.runs import Run
 
     run = Run.read(kind.run_directory(cell.config))
@@ -144,8 +146,9 @@ def _probe(cell: Cell, entry: Entry, looks: Looks, kind: Kind, command: str, say
         say(f"{cell.name}: only small policies can be probed")
         return
     say(f"{cell.name}: probing its visual features")
-    steps = read_probe_data(collect_probe_demos(run, PROBE_EPISODES))
-    found = probe_policy(run, steps)
+    demos = collect_probe_demos(run, PROBE_EPISODES)
+    steps = read_probe_data(demos)
+    found = probe_policy(run, steps) | {"reliance": reliance(run, demos, SHOWN_EPISODES)}
     looks.add(entry, **found, probe_episodes=PROBE_EPISODES, command=command)
     if found.get("probe") and found["probe"].keys() != looks.untrained(cell.block.name).get("probe", {}).keys():
         write_json(looks.path(f"{cell.block.name}-{UNTRAINED}"), {"probe": probe_untrained(run, steps)})
@@ -179,7 +182,7 @@ def _what_is_seen(
     rows = [["method", *readers]]
     for arm in block.arms:
         of_arm = [(entry, one) for entry, one in seen if entry.arm == arm.name]
-        cells = [_mean_and_each([read(*pair) for pair in of_arm], name) for name, read in readers.items()]
+        cells = [mean_and_each([read(*pair) for pair in of_arm], name) for name, read in readers.items()]
         if any(cells):
             rows.append([arm.name, *cells])
     if len(rows) == 1:
@@ -193,7 +196,7 @@ def _what_is_seen(
 
 
 def _probe_only(name: str, read: Reader, entry: Entry, look: Mapping[str, Any]) -> str:
-    return "" if name.startswith("vision gradient") else _mean_and_each([read(entry, look)], name)
+    return "" if name.startswith("vision gradient") else mean_and_each([read(entry, look)], name)
 
 
 def _readers(found: Sequence[Mapping[str, Any]]) -> dict[str, Reader]:
@@ -202,19 +205,21 @@ def _readers(found: Sequence[Mapping[str, Any]]) -> dict[str, Reader]:
     probes = [one["probe"] for one in found if one.get("probe")]
     for name in dict.fromkeys(name for one in probes for name in one["positions"]):
         for part in PARTS:
-            readers[f"{name} {part}: error, mm"] = _within("probe", "positions", name, part, "error", scale=1000.0)
+            readers[f"{name} {part}: error, mm"] = within("probe", "positions", name, part, "error", scale=1000.0)
     for name in dict.fromkeys(name for one in probes for name in one.get("beyond_proprio", {})):
         for part in (*PARTS, "all steps"):
             heading = f"{name} {part}, beyond proprioception: R²"
-            readers[heading] = _within("probe", "beyond_proprio", name, part, "r2")
+            readers[heading] = within("probe", "beyond_proprio", name, part, "r2")
     for part in ("all steps", "transitions"):
-        readers[f"expert's action, {part}, beyond proprioception: R²"] = _within("probe", "actions", part, "r2")
+        readers[f"expert's action, {part}, beyond proprioception: R²"] = within("probe", "actions", part, "r2")
     for branch, words in (("vision", "vision"), ("proprio", "proprioception")):
-        readers[f"loss with {words} alone"] = _within("branch_losses", branch, "all")
+        readers[f"loss with {words} alone"] = within("branch_losses", branch, "all")
+    for name, words in (("images_swapped", "pictures"), ("proprio_swapped", "proprioception")):
+        readers[f"error with another episode's {words}, times"] = within("reliance", name, "cost")
     return readers
 
 
-def _within(*keys: str, scale: float = 1.0) -> Reader:
+def within(*keys: str, scale: float = 1.0) -> Reader:
     def read(entry: Entry, look: Mapping[str, Any]) -> float | None:
         place: Any = look
         for key in keys:
@@ -224,9 +229,9 @@ def _within(*keys: str, scale: float = 1.0) -> Reader:
     return read
 
 
-def _mean_and_each(values: Sequence[float | None], heading: str) -> str:
+def mean_and_each(values: Sequence[float | None], heading: str) -> str:
     """
-    >>> _mean_and_each([10.04, 12.0], "error, mm"), _mean_and_each([0.25], "R²"), _mean_and_each([None], "R²")
+    >>> mean_and_each([10.04, 12.0], "error, mm"), mean_and_each([0.25], "R²"), mean_and_each([None], "R²")
     ('11.0 (10.0, 12.0)', '0.25', '')
     """
     there = [value for value in values if value is not None]

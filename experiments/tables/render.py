@@ -16,6 +16,7 @@ from experiments.tables.paper import PAPER, PAPER_TABLES, paper_success
 from experiments.tables.proprio_map import map_summary, map_text, places_of
 from experiments.tables.results import BlockResult, analyse, pairs_of, verdicts
 from experiments.tables.rule_of_thumb import rule_text
+from experiments.tables.seeds import seed_text
 from experiments.tables.tables import IN, OUT, Block, Table
 from gap_vla.core.outputs import writing
 from gap_vla.core.progress import duration
@@ -55,9 +56,13 @@ def render(table: Table, profile: str, cells: Sequence[Cell], ledger: Ledger, pa
         parts += confirmation_text(results)
         summary = "\n\n".join(confirmation_text(results))
     pictures = {}
-    for result in results if table.shape in ("sections", "confirmation") else ():
+    for result in results if table.shape in ("sections", "confirmation", "spread") else ():
         picture = f"reproduce_{table.name}_{profile}_{result.block.name}.png"
         parts += _section(result, picture, Looks(ledger), corrected=table.shape == "confirmation")
+        if table.shape == "spread":
+            told = seed_text(result, Looks(ledger))
+            parts += told
+            summary = "\n\n".join([*verdicts(result), *told])
         if result.finished:
             pictures[page.parent / "pictures" / picture] = result
     for path, result in pictures.items():  # once all looks have been read

@@ -74,8 +74,9 @@ class Table:
 
     Attributes:
         shape: how results are shown: `sections` (each block with its picture), `lines` (a line of one table each),
-            `map` (VP − V of all blocks, `experiments.tables.proprio_map`) or `confirmation` (sections after what the
-            protocol's rules allow to say, `experiments.tables.confirmation`).
+            `map` (VP − V of all blocks, `experiments.tables.proprio_map`), `confirmation` (sections after what the
+            protocol's rules allow to say, `experiments.tables.confirmation`) or `spread` (sections, and what goes with
+            success over seeds, `experiments.tables.seeds`).
         own_demos: whether each seed trains on demonstrations that were collected for it.
     """
 
@@ -117,9 +118,10 @@ def _on_assembly(
     lines: tuple[Arm, ...],
     seeds: tuple[int, ...] = SEEDS,
     own_demos: bool = False,
+    shape: str = "sections",
     **options: Any,
 ) -> Table:
-    return Table(name, title, (Block("assembly", lines, **options),), seeds=seeds, own_demos=own_demos)
+    return Table(name, title, (Block("assembly", lines, **options),), seeds=seeds, own_demos=own_demos, shape=shape)
 
 
 def _seen_through(task: str, view: str, first_layout: int) -> dict[str, Any]:
@@ -234,6 +236,7 @@ TABLES: dict[str, Table] = {
             arms("concat", "gap"),
             seeds=tuple(range(10, 20)),
             own_demos=True,
+            shape="spread",
             **_CONFIRMED,
         ),
         _on_assembly(

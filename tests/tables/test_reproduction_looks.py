@@ -30,6 +30,7 @@ def finished(tmp_path, monkeypatch):
         lambda run, data: made.append(run.path.name) or {"probe": {"a": 1}},
     )
     monkeypatch.setattr("experiments.looks.probing.probe_untrained", lambda run, data: {"a": 0})
+    monkeypatch.setattr("experiments.looks.probing.reliance", lambda run, demos, episodes: {"episodes": episodes})
 
     def take_over(main, other, *, episodes):
         made.append(f"{other.name} in {main.name}")
@@ -55,7 +56,7 @@ def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):
     look(cells, ledger, kind, ["probe", "takeover"], command="reproduce --look")
     looks, entry = Looks(ledger), ledger.matching(cells[0])
     assert looks.of(entry)["probe"] == {"a": 1} and looks.of(entry)["takeover"]["outcomes"] == {"never": "01"}
-    assert looks.untrained("assembly") == {"probe": {"a": 0}}
+    assert looks.of(entry)["reliance"] == {"episodes": 20} and looks.untrained("assembly") == {"probe": {"a": 0}}
     before = list(made)
     look(cells, ledger, kind, ["probe", "takeover"])
     assert made == before == ["assembly-concat-0", "assembly-vision-0", "assembly-vision-0 in assembly-concat-0"]
