@@ -56,7 +56,8 @@ def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP
         token_group: name of the timestep token group.
 
     Raises:
-        GroupError: on leaving the context, if no module with such a token group was called in it.
+        GroupError: on leaving the context, if no module with such a token group was called in it; in the forward pass,
+            if its tokens are of other samples or window steps.
     """
     hits = 0
 
@@ -69,6 +70,8 @@ def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP
         for group in timestep_groups:
             if group.name == token_group:
                 hits += 1
+                if (shape := jnp.shape(sample)) != group.tokens.shape[:2]:
+                    raise GroupError(f"sample is {[*shape]}, {token_group} has tokens of {[*group.tokens.shape[:2]]}")
                 tokens = scale_gradient(group.tokens, sample[:, :, None, None])
                 group = dataclasses.replace(group, tokens=tokens)
             adjusted.append(group)
@@ -125,10 +128,25 @@ def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROU
 
 
 def scale_group_gradients(gradients: Any, group: Mapping[str, Any], factor: jax.Array | float) -> Any:
-    """Multiplies the gradients of the leaves named in `group` by one number (M7); each keeps its dtype."""
+    """Multiplies the gradients of the leaves named in `group` by one number (M7); each keeps its dtype.
+
+    Raises:
+        GroupError: the group names a leaf that is not there, or the factor is not one number.
+    """
+    if jnp.shape(factor) != ():
+        raise GroupError(f"the factor has shape {jnp.shape(factor)}; it must be one number")
+    _require_leaves(group, gradients)
     return jax.tree_util.tree_map_with_path(
         lambda path, g: (g * factor).astype(g.dtype) if path_of(path) in group else g, gradients
     )
+
+
+def _require_leaves(group: Mapping[str, Any], tree: Any, optional: bool = True) -> None:
+    known = [path_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    lost = sorted({*group} - {*known})
+    if lost or not (group or optional):
+        what = f"no parameter {lost[0]!r}" if lost else "no parameter is named"
+        raise GroupError(f"{what}, so GAP would not act; there are {', '.join(known[:8]) or 'none'}")
 
 
 class ScaleGroupState(NamedTuple):
@@ -152,21 +170,19 @@ def scale_group_updates(
 
     Raises:
         GroupError: when it is initialised: the group names a leaf that is not there, or, with a schedule, none.
+        AdjustmentError: in a step: a factor is passed beside a schedule, or neither is there.
     """
 
     def init(params: Any) -> ScaleGroupState:
-        leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-        known = [path_of(path) for path, _ in leaves]
-        lost = sorted({*group} - {*known})
-        if lost or (schedule and not group):
-            what = f"no parameter {lost[0]!r}" if group else "no parameter is named"
-            raise GroupError(f"{what}, so λ would not act; there are {', '.join(known[:8]) or 'none'}")
+        _require_leaves(group, params, optional=schedule is None)
         return ScaleGroupState(jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: ScaleGroupState, params: Any = None, *, update_factor: Any = None, **extra: Any):
-        if update_factor is None:
-            if schedule is None:
-                raise AdjustmentError("scale_group_updates needs a schedule, or update_factor passed to tx.update")
+        if (update_factor is None) == (schedule is None):
+            raise AdjustmentError(
+                "scale_group_updates needs a schedule, or update_factor passed to tx.update: one of both"
+            )
+        if schedule is not None:
             update_factor = schedule(state.updates_done)
         return scale_group_gradients(updates, group, update_factor), ScaleGroupState(state.updates_done + 1)
 

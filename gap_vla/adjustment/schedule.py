@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -29,7 +30,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.typed_config import Bounds, check_numbers, choose
+from gap_vla.core.foreign import whole
+from gap_vla.core.typed_config import STEPS, Bounds, check_numbers, choose
 
 MODES = ("sample", "sample_lambda", "batch", "fixed", "update", "none")
 RHO_OF_WINDOW = ("step", "current")
@@ -90,8 +92,12 @@ class AdjustmentSchedule:
         return self.mode in ("sample", "sample_lambda", "batch", "update")
 
     def active(self, step: int, total_steps: int) -> bool:
-        """Whether GAP acts at training step `step` (0-based) of `total_steps`."""
-        return step < self.active_steps(total_steps)
+        """Whether GAP acts at training step `step` (0-based) of `total_steps`.
+
+        Raises:
+            AdjustmentError: a step that is no whole number from 0, or no steps in all.
+        """
+        return _counted("the training step", step, 0) < self.active_steps(total_steps)
 
     def active_steps(self, total_steps: int) -> int:
         """How many of `total_steps` GAP acts in, from the first on; a part of a step counts as one.
@@ -100,7 +106,7 @@ class AdjustmentSchedule:
         (7, 1)
         """
         window = Fraction(str(float(self.window)))  # as it is written: 0.07 * 100 is more than 7
-        return 0 if self.mode == "none" else math.ceil(window * total_steps)
+        return 0 if self.mode == "none" else math.ceil(window * _counted("total_steps", total_steps, 1))
 
     def factors(
         self,
@@ -118,8 +124,19 @@ class AdjustmentSchedule:
             timestep_pad_mask: False at padded window steps, which count in no statistic (maximum, mean).
 
         Raises:
-            AdjustmentError: ρ outside [0, 1] or NaN.
+            AdjustmentError: ρ outside [0, 1], NaN, masked or of another shape, a mask that is not bool of ρ's shape or
+                leaves nothing, or a step that cannot be.
         """
+        if np.ma.is_masked(rho):
+            raise AdjustmentError(f"rho at training step {step} is masked; give every step its ρ")
+        rho = np.asarray(rho)
+        if rho.ndim != 2 or rho.dtype.kind not in "biuf" or not rho.size:
+            found = f"{rho.dtype}{[*rho.shape]}"
+            raise AdjustmentError(f"rho at training step {step} is {found}; give numbers of shape [B, W]")
+        counts = np.ones(rho.shape, bool) if timestep_pad_mask is None else np.asarray(timestep_pad_mask)
+        if counts.dtype != bool or counts.shape != rho.shape or not counts.any():
+            found = f"{counts.dtype}{[*counts.shape]} and marks {np.count_nonzero(counts)} steps"
+            raise AdjustmentError(f"timestep_pad_mask is {found}; it must be bool{[*rho.shape]} and mark one or more")
         ones = np.ones(rho.shape, np.float32)
         if not self.active(step, total_steps):
             return Factors(ones, np.float32(1), np.float32(1))
@@ -137,7 +154,14 @@ class AdjustmentSchedule:
             return Factors((1 - lam * rho).astype(np.float32), np.float32(1), np.float32(1))
         if self.mode == "fixed":
             return Factors(ones * np.float32(1 - self.fixed_rho), np.float32(1), lam)
-        counted = rho if timestep_pad_mask is None else rho[timestep_pad_mask]
+        counted = rho[counts]
         if self.mode == "update":
             return Factors(ones, np.float32(1), np.float32(lam * (1 - counted.mean())))
         return Factors(ones, np.float32(1 - lam * counted.max()), np.float32(1))  # M7
+
+
+def _counted(what: str, value: Any, least: int) -> int:
+    try:
+        return whole(what, operator.index(value), least, STEPS, AdjustmentError)
+    except TypeError:
+        raise AdjustmentError(f"{what} is {value!r:.60}; count whole steps from {least}") from None

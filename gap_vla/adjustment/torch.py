@@ -17,7 +17,7 @@ submodule of common policies.
 from __future__ import annotations
 
 import contextlib
-import operator
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -92,11 +92,13 @@ class Adjustment:
                 act and no optimizer is watched; no forward pass in this or an earlier context went through one of
                 the submodules (a later step may leave it out).
         """
-        try:
-            step = whole("the training step", operator.index(step), 0, STEPS, AdjustmentError)
-        except TypeError:
-            raise AdjustmentError(f"the training step is {step!r:.60}; count whole steps from 0") from None
         active = self.schedule.active(step, self.total_steps)
+        if step >= self.total_steps:
+            warnings.warn(
+                f"training step {step} of a run of {self.total_steps} steps: GAP's window is a share of these; "
+                "was total_steps counted in epochs?",
+                stacklevel=3,
+            )
         if rho is None and active and self.schedule.needs_rho:
             raise AdjustmentError(
                 f"training step {step} has no rho, which mode {self.schedule.mode!r} needs; annotate the dataset and "

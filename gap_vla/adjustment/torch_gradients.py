@@ -40,7 +40,7 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
         features: part of the last axis that is scaled; the rest of the gradient stays. Default: all.
 
     Raises:
-        AdjustmentError: the last axis has no such part.
+        AdjustmentError: the last axis has no such part, or the factor is not of x's first axes.
 
     Example:
         >>> x = torch.ones(2, 3, requires_grad=True)
@@ -48,6 +48,11 @@ def scale_gradient(x: torch.Tensor, factor: torch.Tensor, features: slice | None
         >>> x.grad.tolist()
         [[1.0, 1.0, 1.0], [0.25, 1.0, 1.0]]
     """
+    fits = factor.ndim == x.ndim or factor.shape == x.shape[: factor.ndim]
+    if not fits or factor.is_complex():
+        raise AdjustmentError(
+            f"factor is {factor.dtype}{[*factor.shape]} for x of shape {[*x.shape]}; give [B] or [B, T]"
+        )
     factor = factor.reshape(*factor.shape, *[1] * (x.ndim - factor.ndim)).to(x.device)
     if features is not None:
         ends = [end for end in (features.start, features.stop) if end is not None]

@@ -146,7 +146,12 @@ class Episode:
             raise EpisodeError(f"{where}: no steps; drop the episode")
         if not isinstance(self.language_instruction, str):
             raise EpisodeError(f"{where}: the instruction is {self.language_instruction!r:.60}, not text")
+        if not isinstance(self.success, bool | np.bool_):
+            raise EpisodeError(f"{where}: success is {self.success!r:.60}; it must be True or False")
         for key, value in self.arrays.items():
+            if not isinstance(value, np.ndarray) or value.ndim == 0 or np.ma.is_masked(value):
+                what = "masked in places" if np.ma.is_masked(value) else f"{value!r:.60}"
+                raise EpisodeError(f"{where}: {key} is {what}; it must be an array with a row per step")
             if len(value) != steps:
                 raise EpisodeError(
                     f"{where}: {key} has {len(value)} steps, proprio has {steps}; cut them to the same steps "
@@ -171,6 +176,10 @@ class Episode:
             value = getattr(self, key)
             if value.ndim != 2:
                 raise EpisodeError(f"{where}: {key} has shape {value.shape}, not (T, width); store one row per step")
+            if value.dtype.kind not in "fiu":
+                raise EpisodeError(f"{where}: {key} is {value.dtype}; it must be numbers")
             _require_within(value, f"{where}: {key}")
+        if self.phase is not None and self.phase.ndim != 1:
+            raise EpisodeError(f"{where}: phase has shape {self.phase.shape}; give one name per step")
         require_measured(self.proprio, f"{where}: proprio")
         return self

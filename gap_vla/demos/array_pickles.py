@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing, regular
 from gap_vla.demos.fields import files_in
+from gap_vla.demos.npz_folder import PER_STEP, require_rows
 from gap_vla.demos.pickle_tokens import read_pickle
 from gap_vla.demos.source import NamedArrays
 
@@ -58,7 +61,11 @@ class ArrayPickles(NamedArrays):
         arrays = self._arrays(index)
         if not isinstance(arrays, Mapping):
             raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
-        return self._episode(arrays, where, images, file=file, name=name)
+        episode = self._episode(arrays, where, images, file=file, name=name)
+        for one in set(PER_STEP).intersection(arrays, self.dropped()):
+            if isinstance(rows := arrays[one], np.ndarray):
+                require_rows(one, rows, len(episode), f"{where}: {one!r}")
+        return episode
 
     def _arrays(self, index: int) -> Any:
         file, key = self.places[index]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +178,15 @@ def resized(frames: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     from PIL import Image  # of an extra; the names of readers are known without
 
     return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])
+
+
+_FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
+"""The only step at which each is true; the last one may be so nowhere."""
+
+
+def misplaced(fields: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """Says which of is_first, is_last and is_terminal, where they are there, are not true where they must be."""
+    for name in filter(fields.__contains__, _FLAGS):
+        end, at = _FLAGS[name] % len(fields[name]), np.flatnonzero(fields[name]).tolist()
+        if at != [end] and (at or name != "is_terminal"):
+            yield f"{name} is true at steps {at[:5]} of {len(fields[name])}, it must be at {end} only"

@@ -269,7 +269,7 @@ def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
 
 
 def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
-    """Raises EpisodeError: an array, used or not, has other steps than the actions; or `dones` become false again."""
+    """Raises EpisodeError: an array, used or not, has other steps than the actions; or `dones` end false."""
     held = lengths_in(demo, where, "obs", "next_obs")
     for key, rows in held.items():
         most = steps + 1 if key == "states" else steps

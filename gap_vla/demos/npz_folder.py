@@ -11,12 +11,12 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
 from gap_vla.demos.arrays import read_arrays
-from gap_vla.demos.fields import IMAGE_NAMES, files_in
+from gap_vla.demos.fields import IMAGE_NAMES, files_in, misplaced
 from gap_vla.demos.source import NamedArrays
 
 PER_STEP = (
-    "is_first", "is_last", "is_terminal", "done", "dones", "reward", "rewards", "discount", "timestamp", "rho",
-    "change_point",
+    "is_first", "is_last", "is_terminal", "done", "dones", "reward", "rewards", "discount", "timestamp",
+    "timestamps", "rho", "change_point",
 )  # fmt: skip
 """Arrays that have one row per step where they are no single number; none of them is used."""
 
@@ -71,21 +71,32 @@ def require_aligned(file: Path, names: Iterable[str], steps: int) -> None:
     """Looks at arrays of which nothing is used, one after the other.
 
     Raises:
-        EpisodeError: one of several rows has other steps than the actions, or is a `timestamp` that does not rise.
+        EpisodeError: as `require_rows` says.
     """
     for name in names:
         rows = None
         with contextlib.suppress(EpisodeError):  # no plain array: left out as any other
             rows = read_arrays(file, name.__eq__)[name]
-        if rows is not None and rows.size != 1:
-            _require_aligned(rows, steps, f"{file}: {name!r}", rising=name == "timestamp")
+        if rows is not None:
+            require_rows(name, rows, steps, f"{file}: {name!r}")
 
 
-def _require_aligned(rows: np.ndarray, steps: int, where: str, rising: bool) -> None:
+def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
+    """Looks at one array of `PER_STEP`; a single number says nothing.
+
+    Raises:
+        EpisodeError: it has other steps than the actions, is a time that does not rise, or a flag of a recording's ends
+            that is true elsewhere: two recordings in one.
+    """
+    if rows.size == 1:
+        return
     if len(rows) != steps:
         raise EpisodeError(
             f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
         )
+    for text in misplaced({name: rows}):
+        raise EpisodeError(f"{where}: {text}; make a recording of each")
+    rising = name in ("timestamp", "timestamps")
     if rising and rows.ndim == 1 and rows.dtype.kind in "fiu" and not (risen := rows[1:] > rows[:-1]).all():
         step = 1 + (~risen).argmax()
         raise EpisodeError(

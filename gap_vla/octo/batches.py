@@ -31,6 +31,9 @@ def create_tasks(
     if goals is None and texts is None:
         raise BatchError("there is nothing to do: give goals, texts or both")
     if goals is not None:
+        lengths = {key: len(value) for key, value in goals.items()}
+        if len({*lengths.values()}) != 1:
+            raise BatchError(f"goals have lengths {lengths}; give one or more, each with a row per task")
         batch = len(next(iter(goals.values())))
         task: dict[str, Any] = dict(goals)
         masks = {key: np.ones(batch, bool) for key in goals}
@@ -64,7 +67,8 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
     instruction; an instruction may be word pieces in one and an embedding in the other.
 
     Raises:
-        BatchError: an entry has another shape, or is a dictionary where the example has an array.
+        BatchError: an entry has another shape, is a dictionary where the example has an array, or a picture that is
+            not uint8.
     """
     found, expected = _flatten(data), _flatten(example)
     # pad_mask_dict may lack entries, and say of an instruction that there is none.
@@ -85,6 +89,11 @@ def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], 
         if np.shape(found[key])[leading:] != np.shape(expected[key])[leading:]
         or np.ndim(found[key]) != np.ndim(expected[key])
     ]
+    wrong += [
+        f"{kind}/{key} is {found[key].dtype}, the model takes pictures as uint8"
+        for key in sorted(set(found) & set(expected))
+        if key.startswith("image_") and hasattr(found[key], "dtype") and found[key].dtype != np.uint8
+    ]
     if wrong:
         raise BatchError("; ".join(wrong))
 
@@ -96,7 +105,8 @@ def check_statistics(statistics: Mapping[str, Any], kind: str, action_dim: int) 
         kind: "normal" needs mean and std, "bounds" needs mean, p01 and p99.
 
     Raises:
-        BatchError: a key is missing, or a vector is wider than the actions or than the others.
+        BatchError: a key is missing, or a vector is wider than the actions or than the others, not finite, or a std
+            below 0.
     """
     needed = {"normal": ("mean", "std"), "bounds": ("mean", "p01", "p99")}[kind]
     missing = [key for key in needed if key not in statistics]
@@ -114,6 +124,9 @@ def check_statistics(statistics: Mapping[str, Any], kind: str, action_dim: int) 
                 f"unnormalization_statistics/{key} is {shape}, mean is {width}, and the model's actions are "
                 f"({action_dim},) wide: these are statistics of another robot"
             )
+        values = np.asarray(statistics[key])
+        if not np.isfinite(values).all() or (key == "std" and (values < 0).any()):
+            raise BatchError(f"unnormalization_statistics/{key} is {values.tolist()}: these belong to no data")
 
 
 def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:

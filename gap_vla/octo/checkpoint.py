@@ -229,7 +229,7 @@ def write_checkpoint(
 
     Every file appears whole or not at all. An existing step is an error: checkpoints are never overwritten.
     """
-    target = params_path(root, step)
+    target = params_path(root, whole("the step", step, 0, 2**53, CheckpointError))
     if target.exists():
         raise CheckpointError(f"{target} exists already; choose another step or another directory")
     if not (root / CONFIG).exists():

@@ -85,6 +85,10 @@ def annotate(
     chosen = [whole("an episode of fit", i, 0, last, MotionError) for i in (range(last + 1) if fit is None else fit)]
     if not chosen:
         raise MotionError("there is no episode to fit the annotator on")
+    if len({*chosen}) < len(chosen):
+        raise MotionError("fit names an episode twice; the LSTM would be measured on what it has learnt")
+    for motion in motions:
+        require_columns(motion, motions[chosen[0]].columns)
     if method_parts(method, own)[0] != "column":
         own = resolved(own, [motions[i] for i in chosen])
     points = _find_points(method, own, episodes, motions, workers)

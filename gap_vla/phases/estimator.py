@@ -16,7 +16,7 @@ from gap_vla.phases.measures import calibration, weighted_loss
 from gap_vla.phases.motion import Motion, MotionError, require_columns
 from gap_vla.phases.saving import read_arrays, write_arrays
 from gap_vla.phases.segmentation import as_motion
-from gap_vla.phases.targets import change_targets, soft_targets, step_weights
+from gap_vla.phases.targets import change_targets, soft_targets, step_numbers, step_weights
 
 if TYPE_CHECKING:
     from gap_vla.phases.lstm import Weights
@@ -106,15 +106,19 @@ class PhaseEstimator:
             change_points: int64[K] for each, as from `segment`.
 
         Raises:
-            MotionError: no steps at all, different columns, unequal numbers of recordings and change points, or a
-                `lookahead` of more than two samples that is as long as the longest recording.
+            MotionError: no steps at all, different columns, unequal numbers of recordings and change points, change
+                points that are no ascending numbers of steps, or a `lookahead` of more than two samples that is as long
+                as the longest recording.
         """
         from gap_vla.phases.lstm import Weights
         from gap_vla.phases.training import train
 
         if len(motions) != len(change_points):
             raise MotionError(f"{len(motions)} recordings but change points for {len(change_points)}")
-        change_points = [np.asarray(points, np.int64) for points in change_points]
+        change_points = [
+            step_numbers(points, len(motion), f"{motion.where}: change points")
+            for points, motion in zip(change_points, motions, strict=True)
+        ]
         usable = [i for i, motion in enumerate(motions) if len(motion)]
         if not usable:
             raise MotionError("no recording has a step; there is nothing to learn ρ from")

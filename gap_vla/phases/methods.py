@@ -154,6 +154,10 @@ def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64
     """Change points where a labelled column (a human's or an expert's phases) changes its value."""
     if phase is None:
         raise MotionError(f"{motion.where}: method 'column' needs the phase of every step, and there is none")
+    phase = np.asarray(phase)
+    if phase.shape != (len(motion),) or (phase.dtype.kind == "f" and not np.isfinite(phase).all()):
+        found = f"{phase.dtype}{[*phase.shape]}"
+        raise MotionError(f"{motion.where}: phase is {found} for {len(motion)} steps; give each step a name")
     return label_changes(phase)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from gap_vla.phases.motion import MotionError
+
 TRANSITION = 0.5
 """A step of larger ρ belongs to a motion transition."""
 
@@ -30,6 +32,27 @@ def is_transition(rho: Any) -> Any:
     return rho > TRANSITION
 
 
+def step_numbers(points: Any, length: int, what: str = "change points") -> Int64[np.ndarray, " K"]:
+    """Numbers of steps as int64, ascending; flags per step, fractions and numbers beyond the recording are refused.
+
+    Raises:
+        MotionError: `what` is none of a recording of `length` steps.
+
+    >>> step_numbers([2, 5], 6)
+    array([2, 5])
+    """
+    found = np.asarray(points)
+    if found.ndim == 1 and not found.size:
+        return np.zeros(0, np.int64)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise MotionError(
+            f"{what} are {found.dtype}{[*found.shape]}; give the numbers of steps, as np.flatnonzero does"
+        )
+    if (np.diff(found.astype(np.int64)) < 0).any() or found[0] < 0 or found[-1] >= length:
+        raise MotionError(f"{what} are {found[:5].tolist()}…, not ascending from 0 to {length - 1}")
+    return found.astype(np.int64)
+
+
 def change_targets(change_points: Int64[np.ndarray, " K"], length: int) -> Float[np.ndarray, " T"]:
     """M4: c_t = 1 at the change points and at the first step, else 0.
 
@@ -38,7 +61,7 @@ def change_targets(change_points: Int64[np.ndarray, " K"], length: int) -> Float
     """
     targets = np.zeros(length, np.float32)
     targets[:1] = 1
-    targets[change_points] = 1
+    targets[step_numbers(change_points, length)] = 1
     return targets
 
 
@@ -52,7 +75,7 @@ def distance_to(points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool
     array([1., 0., 1., 1., 0., 1.], dtype=float32)
     """
     steps = np.arange(length)
-    ends = np.concatenate([[-np.inf], points, [np.inf]])
+    ends = np.concatenate([[-np.inf], step_numbers(points, length), [np.inf]])
     behind = steps - ends[np.searchsorted(ends, steps, side="right") - 1]
     ahead = ends[np.searchsorted(ends, steps)] - steps
     return (behind if one_sided else np.minimum(behind, ahead)).astype(np.float32)
@@ -69,7 +92,8 @@ def distance_to_change(
     >>> distance_to_change(np.array([4]), 6)
     array([0., 1., 2., 1., 0., 1.], dtype=float32)
     """
-    return distance_to(np.concatenate([[0], change_points]), length, one_sided=one_sided)
+    points = step_numbers(change_points, length)
+    return distance_to(np.concatenate([[0] * (length > 0), points]).astype(int), length, one_sided=one_sided)
 
 
 def soft_targets(
@@ -86,6 +110,8 @@ def soft_targets(
     >>> soft_targets(np.array([4]), 6, 1.0).round(2)
     array([1.  , 0.61, 0.14, 0.61, 1.  , 0.61], dtype=float32)
     """
+    if not spread > 0:
+        raise MotionError(f"spread is {spread} steps; it must be above 0")
     distance = distance_to_change(change_points, length, one_sided=one_sided)
     return np.exp(-0.5 * (distance / spread) ** 2).astype(np.float32)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.episode import LABELS, Episode, EpisodeError
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import watched
 from gap_vla.core.resources import require_disk
@@ -119,10 +119,18 @@ def _write_all(
         raise EpisodeError("no episodes to write")
     if labels is not None and len(labels) != len(episodes):
         raise DatasetError(f"{len(labels)} labels for {len(episodes)} episodes")
+    for place, one in enumerate(labels or ()):
+        if {*one} != {*LABELS}:
+            names = f"{', '.join(map(str, one)) or 'none'}"
+            raise DatasetError(f"labels of episode {place} are {names}; give {' and '.join(LABELS)} of each")
     first = episodes[0].validate()
     if labels is not None:
         first = first.replace(**labels[0])
     schema = Schema.of(first)
+    if not (schema.proprio_dim and schema.action_dim):
+        raise EpisodeError(
+            f"{first.name}: no column of {'action' if schema.proprio_dim else 'proprio'}; give one or more"
+        )
     size = sum(image.nbytes for image in first.images.values()) + first.proprio.nbytes
     jobs: dict[str, list[ShardJob]] = {}
     lengths = {}

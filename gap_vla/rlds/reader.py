@@ -16,7 +16,7 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
-from gap_vla.demos.fields import ACTION_LIMIT, as_actions, checked_limit
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, checked_limit, misplaced
 from gap_vla.demos.source import READERS, reader_class
 from gap_vla.rlds.schema import decode_episode
 from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
@@ -24,8 +24,8 @@ from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
 
-_FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
-"""The only step at which each is true; the last one may be so nowhere."""
+_NAMES = ("proprio", "action", "language_instruction", "rho", "change_point", "phase")
+"""Of `keys`, beside the cameras'."""
 
 
 def read_rlds(
@@ -54,7 +54,12 @@ def read_rlds(
     for index, (steps, metadata) in enumerate(read_steps(version_dir, split, workers=workers, resize=size)):
         where = f"{version_dir}, {split}[{index}]"
         with refusing(f"{where}: not the fields of an episode", "name them with keys", EpisodeError):
-            episode = decode_episode(pick_fields(steps, keys, where) if keys else steps, metadata)
+            picked = pick_fields(steps, keys, where) if keys else steps
+            texts = np.asarray(picked.get("language_instruction", ()))
+            if len(changed := np.flatnonzero(texts[1:] != texts[:-1])):
+                step = changed[0] + 1
+                raise EpisodeError(f"{where}: the instruction changes at step {step}; make an episode of each task")
+            episode = decode_episode(picked, metadata)
             episode.validate(where)
             check_steps(dict(flat(steps, separator="/")), where)
             as_actions(episode.action, limit, f"{where}: action")
@@ -137,14 +142,6 @@ def _uneven(info: Any, split: str, index: int) -> str:
     return ", ".join(f"{key} has {n} steps, most have {usual}" for key, n in steps.items() if n != usual)
 
 
-def misplaced(fields: Mapping[str, np.ndarray]) -> Iterator[str]:
-    """Says which of is_first, is_last and is_terminal, where they are there, are not true where they must be."""
-    for name in filter(fields.__contains__, _FLAGS):
-        end, at = _FLAGS[name] % len(fields[name]), np.flatnonzero(fields[name]).tolist()
-        if at != [end] and (at or name != "is_terminal"):
-            yield f"{name} is true at steps {at[:5]} of {len(fields[name])}, it must be at {end} only"
-
-
 def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
     """Raises EpisodeError for fields [T, …] that mean the same in every RLDS dataset, and here cannot be right."""
     for text in misplaced(fields):
@@ -160,6 +157,8 @@ def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
 def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
     """Steps under this library's names, from another dataset's; what `keys` does not name keeps its place."""
     fields = dict(flat(steps, separator="/"))
+    if odd := [name for name in keys if name not in _NAMES and not name.startswith("image_")]:
+        raise EpisodeError(f"{where}: keys name {odd[0]!r}, no field of an episode; give image_…, {', '.join(_NAMES)}")
     observation: dict[str, Any] = {}
     picked: dict[str, Any] = {k: v for k, v in steps.items() if k != "observation"}
     for name, path in keys.items():

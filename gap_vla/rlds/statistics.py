@@ -56,8 +56,24 @@ def dataset_statistics(
     Returns:
         `{"action": {mean, std, max, min, p01, p99, q01, q99, mask}, "proprio": {…}, "num_transitions",
         "num_trajectories"}`; vectors are float32 arrays. p01/p99 (Octo's names) and q01/q99 (OpenVLA's) are equal.
+
+    Raises:
+        StatisticsError: no steps, other steps of the one than of the other, or values that are no finite numbers.
     """
-    actions, proprios = list(actions), list(proprios)
+    actions, proprios = ([np.asarray(one) for one in of_field] for of_field in (actions, proprios))
+    if [*map(len, actions)] != [*map(len, proprios)] or not sum(map(len, actions)):
+        steps = (
+            f"{sum(map(len, actions))} steps of {len(actions)} episodes, {sum(map(len, proprios))} of {len(proprios)}"
+        )
+        raise StatisticsError(f"actions and proprioception have {steps}; give those of the same steps, one or more")
+    for name, of_field in (("action", actions), ("proprio", proprios)):
+        for place, one in enumerate(of_field):
+            if one.ndim != 2 or one.shape[1:] != of_field[0].shape[1:] or one.dtype.kind not in "fiu":
+                raise StatisticsError(
+                    f"{name} of episode {place} is {one.dtype}{[*one.shape]}; give numbers [T, width]"
+                )
+            if not np.isfinite(one).all():
+                raise StatisticsError(f"{name} of episode {place} is NaN or infinite; repair or drop the episode")
     action, proprio = np.concatenate(actions), np.concatenate(proprios)
     mask = np.ones(action.shape[1], bool)
     if action.shape[1] % 7 == 0:
@@ -95,6 +111,10 @@ def normalize(
     `normal`: (x − mean)/(std + 1e-8). `bounds`: upstream Octo's, the 1st/99th percentile to [−1, 1], clipped;
     `bounds_q99` is OpenVLA's name of the same. `min_max`: minimum/maximum to [−1, 1] (OpenVLA's `bounds`). `none`.
     Dimensions whose mask is False are returned unchanged.
+
+    Raises:
+        StatisticsError: a vector is missing, of another width than `x` or no vector of finite numbers, a `std` below 0,
+            a mask that is not bool, or `x` is no array of numbers.
     """
     mask = _mask(statistics, x)
     if kind == "none":
@@ -232,7 +252,16 @@ def _typed(name: str, value: Any) -> np.ndarray:
 
 
 def _vector(statistics: Mapping[str, Any], name: str) -> np.ndarray:
-    return np.asarray(statistics[name], np.float32)
+    """One vector of a field, with as many numbers as its mean has."""
+    if name not in statistics:
+        raise StatisticsError(f"statistics lack {name}; they have {', '.join(sorted(statistics))}")
+    found, width = np.asarray(statistics[name]), np.shape(statistics["mean"])
+    if found.ndim != 1 or found.shape != width or found.dtype.kind not in "fiu":
+        raise StatisticsError(f"statistics: {name} is {found.dtype}{[*found.shape]}, mean has shape {[*width]}")
+    found = found.astype(np.float32)
+    if not np.isfinite(found).all() or (name == "std" and (found < 0).any()):
+        raise StatisticsError(f"statistics: {name} is {found.tolist()}; these belong to no data")
+    return found
 
 
 def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
@@ -241,7 +270,12 @@ def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
         raise StatisticsError(
             f"array is {np.shape(x)[-1]} wide, statistics are {width} wide: they belong to other data"
         )
-    return np.asarray(statistics.get("mask", np.ones(width, bool)), bool)
+    if np.asarray(x).dtype.kind not in "fiub":
+        raise StatisticsError(f"array is {np.asarray(x).dtype}, not of numbers")
+    mask = as_truths(np.asarray(statistics.get("mask", np.ones(width, bool))))
+    if mask.dtype != bool or mask.shape != (width,):
+        raise StatisticsError(f"statistics: mask is {mask.dtype}{[*mask.shape]}; it must be bool[{width}]")
+    return mask
 
 
 def limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -252,5 +286,6 @@ def limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.nda
 
 
 def _limit_names(statistics: Mapping[str, Any], kind: str) -> tuple[str, str]:
-    low, high = ("min", "max") if kind == "min_max" else ("p01", "p99")
-    return (low, high) if low in statistics else ("q01", "q99")
+    if kind == "min_max":
+        return "min", "max"
+    return ("p01", "p99") if "p01" in statistics else ("q01", "q99")

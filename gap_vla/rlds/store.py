@@ -20,7 +20,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import Section, content, parsed, refusing
 from gap_vla.core.identity import digest, flat
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import FOLDER_MARK
+from gap_vla.core.outputs import FOLDER_MARK, file_mark
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.reader import read_rlds
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
@@ -192,7 +192,11 @@ class StoreSplit:
 
 
 def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
-    """Hash of the dataset's description, of its shards' names and sizes, and of how the store is made."""
+    """Hash of the dataset's description, of its shards, and of how the store is made.
+
+    Of shards the names and sizes are enough where our mark lies beside them, whose checksums are compared by who reads
+    them; those of others are read whole.
+    """
     if not (version_dir / "dataset_info.json").exists():
         raise EpisodeError(f"{version_dir}: no dataset_info.json; give the folder of one finished dataset version")
     total = hashlib.sha256(json.dumps([STORE_VERSION, options], sort_keys=True).encode())
@@ -206,7 +210,8 @@ def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
         elif path.suffix == ".json":
             total.update(path.name.encode() + content(Path(path), EpisodeError))
         elif path.is_file():
-            total.update(f"{path.name}{path.stat().st_size}".encode())
+            known = (version_dir / FOLDER_MARK).exists()
+            total.update(f"{path.name}{path.stat().st_size if known else file_mark(path)}".encode())
     return total.hexdigest()[:16]
 
 

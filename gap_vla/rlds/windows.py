@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
@@ -59,6 +60,9 @@ def window_indices(
         upstream_action_mask: reproduce upstream's mask, which turns False one step late: one repetition of the last
             action still counts there. Off by default.
 
+    Raises:
+        ConfigError: steps or lengths that are no whole numbers, not as many of them, or steps beyond an episode.
+
     Example:
         >>> w = window_indices(np.array([0]), np.array([3]), 2, 2)
         >>> w.observation.tolist(), w.timestep_pad_mask.tolist()
@@ -66,11 +70,19 @@ def window_indices(
         >>> w.action.tolist()
         [[[0, 1], [0, 1]]]
     """
+    step, length = np.asarray(step), np.asarray(length)
+    for name, size in (("window_size", window_size), ("action_horizon", action_horizon)):
+        whole(name, size, 1, 2**31, ConfigError)
+    whole_steps = (
+        step.dtype.kind in "iu" and length.dtype.kind in "iu" and step.ndim == 1 and step.shape == length.shape
+    )
+    if not whole_steps or ((step < 0) | (step >= length)).any():
+        raise ConfigError(f"step {step} lies in no episodes of length {length}; give whole numbers, one for each")
     history = np.arange(1 - window_size, 1)
-    raw = np.asarray(step)[:, None] + history  # B W
+    raw = step[:, None] + history  # B W
     observation = np.maximum(raw, 0)
     ahead = np.arange(action_horizon)
-    last = np.asarray(length)[:, None, None] - 1
+    last = length[:, None, None] - 1
     action = np.minimum(observation[..., None] + ahead, last)
     if upstream_action_mask:
         valid = raw[..., None] + ahead < last + 2
@@ -120,6 +132,8 @@ class Windows:
         if proprio_history < 1:
             raise ConfigError(f"proprio_history {proprio_history} must be at least 1; proprio=False leaves states out")
         choose(normalization, NORMALIZATIONS, "normalization")
+        if len({*image_keys}) < len(image_keys):
+            raise ConfigError(f"image_keys {', '.join(image_keys)} names a camera twice")
         if unknown := set(augment or ()) - set(image_keys):
             raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
         self.store, self.data = store, store.split(split)

@@ -214,8 +214,8 @@ class ChunkPolicy(abc.ABC):
         """One action per row, in the units of the training data.
 
         Raises:
-            PolicyError: an input of the network is missing or not finite, or has another shape than in training
-                (pictures are resized).
+            PolicyError: an input of the network is missing, not finite, no numbers, or has another shape than in
+                training (pictures are uint8 and resized), or its rows are not those of the episodes.
         """
         episodes = self._show(observations, episode_ids)
         asking = [episode for episode in episodes if episode.chunks.wants_chunk]
@@ -237,6 +237,12 @@ class ChunkPolicy(abc.ABC):
         texts = observations.get("language_instruction", None if self.reads_instructions else [""] * len(episode_ids))
         if texts is None:
             raise PolicyError(f"the policy reads an instruction, it is given {', '.join(sorted(observations))} alone")
+        rows = {key: len(value) for key, value in prepared.items()} | {"language_instruction": len(texts)}
+        if odd := [key for key, found in rows.items() if found != len(episode_ids)]:
+            raise PolicyError(f"{odd[0]} has {rows[odd[0]]} rows for {len(episode_ids)} episodes; give one for each")
+        unknown = [episode for episode in episode_ids if episode not in self._episodes]
+        if unknown or len({*episode_ids}) < len(episode_ids):
+            raise PolicyError(f"episodes {[*episode_ids]}: reset each of them once before it acts, and name it once")
         episodes = [self._episodes[episode] for episode in episode_ids]
         for row, episode in enumerate(episodes):
             episode.see({key: value[row] for key, value in prepared.items()}, str(texts[row]))
@@ -249,8 +255,16 @@ class ChunkPolicy(abc.ABC):
                 "was it trained for this task, with these cameras?"
             )
         value = observations[key]
+        if np.ma.is_masked(value):
+            raise PolicyError(f"{key} is masked in places; the policy needs every value")
+        value = np.asarray(value)
+        found = f"{value.dtype}{[*value.shape]}"
         if key.startswith("image_"):
+            if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3 or 0 in value.shape:
+                raise PolicyError(f"{key} is {found}; the policy takes pictures as uint8[B, h, w, 3]")
             return resized(value, (shape[0], shape[1]))
+        if value.ndim != 2 or value.dtype.kind not in "fiu":
+            raise PolicyError(f"{key} is {found}; the policy takes numbers [B, {shape[0]}]")
         if value.shape[1:] != shape:
             raise PolicyError(
                 f"the policy takes {key} of width {shape[0]}, the task gives {value.shape[1]}: "

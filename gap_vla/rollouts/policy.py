@@ -133,6 +133,9 @@ class ReplayPolicy:
             raise PolicyError(f"{len(actions)} recordings but {len(layout_seeds)} seeds; need one seed for each")
         self.source: str | None = None
         self.variant: Any = None  # of the scene, as far as its recordings say
+        for place, one in enumerate(map(np.asarray, actions)):
+            if one.ndim != 2 or not one.size or one.dtype.kind not in "fiu" or not np.isfinite(one).all():
+                raise PolicyError(f"recording {place} is {one.dtype}{[*one.shape]}; give finite numbers [T, A]")
         self._actions = [np.asarray(a, np.float32) for a in actions]
         self.layout_seeds = dict(enumerate(layout_seeds))
         played = hashlib.sha256(b"".join(action.tobytes() for action in self._actions))
@@ -141,7 +144,7 @@ class ReplayPolicy:
 
     def reset(self, episode_ids: Sequence[int]) -> None:
         for episode in episode_ids:
-            if episode >= len(self._actions):
+            if not 0 <= episode < len(self._actions):
                 raise PolicyError(f"episode {episode}: only {len(self._actions)} recordings; lower --episodes")
             self._step[episode] = 0
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,8 +26,8 @@ class OutcomesError(UserError, ValueError):
 
 
 def _check(successes: int, n: int) -> None:
-    if n < 0 or not 0 <= successes <= max(n, 0):
-        raise OutcomesError(f"{successes} successes of {n} episodes; need 0 <= successes <= episodes")
+    if not all(isinstance(one, numbers.Integral) for one in (successes, n)) or not 0 <= successes <= n:
+        raise OutcomesError(f"{successes} successes of {n} episodes; need whole numbers, 0 <= successes <= episodes")
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -69,8 +71,20 @@ def mean_rate(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
     >>> [round(x, 2) for x in mean_rate([(81, 100), (93, 100), (94, 100)])]
     [0.71, 1.0]
     """
+    for won, played in counts:
+        _check(won, played)
+    if not counts or not all(played for _, played in counts):
+        raise OutcomesError(f"{len(counts)} seeds, of which {sum(not n for _, n in counts)} have no episode")
     wins, episodes = (sum(column) for column in zip(*counts))
     return over_seeds([w / n for w, n in counts], wilson(wins, episodes), bounds=(0.0, 1.0))
+
+
+def as_outcomes(values: Any) -> Bool[np.ndarray, "..."]:
+    """Outcomes as bool. Raises OutcomesError: one is not 0 or 1."""
+    found = np.asarray(values)
+    if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all():
+        raise OutcomesError(f"outcomes are {found.dtype} {found.ravel()[:5].tolist()}…; they must be 0 or 1")
+    return found.astype(bool)
 
 
 def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> float:
@@ -80,7 +94,7 @@ def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"]) -> float:
     >>> round(mcnemar(np.array([1, 1, 1, 1, 1, 1, 0]), np.array([0, 0, 0, 0, 0, 0, 0])), 4)
     0.0312
     """
-    first, second = np.asarray(a, bool), np.asarray(b, bool)
+    first, second = as_outcomes(a), as_outcomes(b)
     if first.shape != second.shape or first.ndim != 1:
         raise OutcomesError(f"outcomes of shapes {first.shape} and {second.shape}; pairs need two equal 1-D arrays")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
@@ -105,6 +119,8 @@ def over_seeds(
     >>> [round(x, 2) for x in over_seeds([0.18, 0.02, 0.05], (0.01, 0.19))]
     [-0.13, 0.29]
     """
+    if not np.isfinite([*per_seed, *within]).all():
+        raise OutcomesError(f"figures of seeds are {[*per_seed]}, within {within}; all must be finite")
     if len(per_seed) < 2:
         return within
     mean, spread = float(np.mean(per_seed)), float(np.std(per_seed, ddof=1)) / math.sqrt(len(per_seed))
@@ -150,15 +166,13 @@ def paired_difference(
             seed and layout.
 
     Raises:
-        OutcomesError: shapes differ, are not 1-D or 2-D, or are empty.
+        OutcomesError: shapes differ, are not 1-D or 2-D, or are empty, or an outcome is not 0 or 1.
     """
-    first, second = np.atleast_2d(np.asarray(a, float)), np.atleast_2d(np.asarray(b, float))
+    first, second = (np.atleast_2d(as_outcomes(one)).astype(float) for one in (a, b))
     if np.shape(a) != np.shape(b) or np.ndim(a) not in (1, 2) or first.size == 0:
         raise OutcomesError(
             f"outcomes of shapes {np.shape(a)}, {np.shape(b)}; need two equal [layouts] or [seeds, layouts]"
         )
-    if not np.isin(first, (0, 1)).all() or not np.isin(second, (0, 1)).all():
-        raise OutcomesError("outcomes must be 0 or 1")
     gain = first - second
     seeds, layouts = gain.shape
     rng = np.random.default_rng(0)

@@ -131,7 +131,7 @@ def adam_update(update_factor, gradients=GRADIENTS, weight_decay=0.1):
 
 @pytest.mark.parametrize(("group", "said"), [({}, "no parameter is named"), ({"owm": (2,)}, "no parameter 'owm'")])
 def test_a_group_that_is_not_there_is_noticed_when_the_optimizer_is_made(group, said):
-    with pytest.raises(GroupError, match=f"{said}, so λ would not act; there are other, own"):
+    with pytest.raises(GroupError, match=f"{said}, so GAP would not act; there are other, own"):
         optax.chain(optax.scale_by_adam(), scale_group_updates(group, lambda count: 0.3)).init(PARAMS)
 
 

@@ -180,7 +180,7 @@ ALL = list(range(7))
         (_action(_columns(ALL, [1, 1, 1, 1, 1, -1, 1])), ("error", "frame")),
         (_action(lambda a: np.concatenate([a[:1], a[:-1]])), ("error", "time")),
         (_action(lambda a: a * [1, 1, 0.1, 1, 1, 1, 1]), ("warning", "scale")),
-        (lambda r: dataclasses.replace(r, language=["lift"] * 30 + ["drop"] * 30), ("note", "language")),
+        (lambda r: dataclasses.replace(r, language=["lift"] * 30 + ["drop"] * 30), ("error", "language")),
     ],
 )
 def test_spoiled_data_is_caught(spoil: Callable[[Recording], Recording], finding: tuple[str, str]) -> None:

@@ -146,7 +146,7 @@ def test_damage_is_refused_by_every_reader(sound: Path, tmp_path: Path, damage: 
     {
         "rho": values("rho", at(2, 0.123)),
         "success": record(lambda f: f["episode_metadata/success"].int64_list.value.__setitem__(0, 0)),
-        "instruction": values("language_instruction", at(3, b"another")),
+        "instruction": values("language_instruction", lambda kept: [b"another"] * len(kept)),
         "reward": values("reward", at(2, 1.0)),
         "annotator": edited("metadata.json", lambda v: v.update(annotator={"method": "gaussian", "hash": "x"})),
         "reader": edited("metadata.json", lambda v: v["identity"]["data"].update(kind="lerobot")),
@@ -168,6 +168,27 @@ def test_what_was_changed_since_it_was_written_is_neither_trained_on_nor_found_r
     assert [finding.level for finding in found] == ["error"] and re.match(said, found[0].message)
     (version / "made_by.json").unlink()
     assert EpisodeStore.build(version).split("train").steps == 2 * STEPS
+
+
+def test_others_data_that_were_repaired_are_read_again(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    for ours in ("made_by.json", "metadata.json"):
+        (version / ours).unlink()
+    assert EpisodeStore.build(version).split("train").fields["rho"][STEPS + 2] != np.float32(0.123)
+    size = shard(version).stat().st_size
+    values("rho", at(2, 0.123))(version)
+    assert shard(version).stat().st_size == size
+    assert EpisodeStore.build(version).split("train").fields["rho"][STEPS + 2] == np.float32(0.123)
+
+
+def test_an_episode_of_two_tasks_is_refused(sound: Path, tmp_path: Path) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    (version / "made_by.json").unlink()
+    values("language_instruction", at(3, b"another"))(version)
+    with pytest.raises(UserError, match="the instruction changes at step 3; make an episode of each task"):
+        EpisodeStore.build(version)
+    found = [one for one in check_dataset(version, pictures=0).findings if one.check == "language"]
+    assert [one.level for one in found] == ["error"]
 
 
 def test_shards_that_are_links_to_where_they_are_kept_are_read(sound: Path, tmp_path: Path) -> None:

@@ -178,6 +178,16 @@ def test_inputs_of_another_task_are_an_error_that_says_so(model):
         policy.act({**batch, "proprio": np.zeros((1, 18), np.float32)}, [0])
     with pytest.raises(PolicyError, match="predicts 4 actions"):
         OctoPolicy(model, execute=5)
+    for change, ids, said in (
+        ({"image_primary": batch["image_primary"] / 255.0}, [0], r"image_primary is float64.*uint8\[B, h, w, 3\]"),
+        ({"image_primary": batch["image_primary"].transpose(0, 3, 1, 2)}, [0], "takes pictures as uint8"),
+        ({"proprio": batch["proprio"] + 1j}, [0], "proprio is complex"),
+        ({"proprio": np.ma.masked_less(batch["proprio"], 0)}, [0], "proprio is masked"),
+        ({key: np.repeat(value, 2, 0) for key, value in batch.items()}, [0], "2 rows for 1 episodes"),
+        ({}, [3], "reset each of them once"),
+    ):
+        with pytest.raises(PolicyError, match=said):
+            policy.act({**batch, **change}, ids)
 
 
 def test_a_saved_checkpoint_acts_like_the_model_and_knows_its_task(model, tmp_path):

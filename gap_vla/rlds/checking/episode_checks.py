@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from gap_vla.core.episode import LABELS, label_problems
+from gap_vla.demos.fields import misplaced
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_vector
 from gap_vla.rlds.checking.picture_checks import cells
 from gap_vla.rlds.checking.report import Finding, Recording
-from gap_vla.rlds.reader import misplaced
 
 SHORTEST = 5
 JUMP_FACTOR, JUMP_METRES, JUMP_RADIANS = 5.0, 0.02, 0.3
@@ -205,7 +205,8 @@ def check_language(episode: Recording) -> Iterator[Finding]:
         yield Finding("warning", "language", "the instruction is empty at some steps", episode.name, step)
     elif len(set(episode.language)) > 1:
         step = next(i for i, text in enumerate(episode.language) if text != episode.language[0])
-        yield Finding("note", "language", "the instruction changes within the episode", episode.name, step)
+        text = "the instruction changes within the episode; make an episode of each task"
+        yield Finding("error", "language", text, episode.name, step)
 
 
 def check_discount(episode: Recording) -> Iterator[Finding]:

@@ -1,0 +1,172 @@
+"""Functions refuse what would give a wrong policy or figure in silence: shapes that broadcast, flags, NaN."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jaxtyping import config
+
+from gap_vla.adjustment import AdjustmentError, AdjustmentSchedule
+from gap_vla.adjustment.jax import GroupError, scale_group_gradients, scale_group_updates
+from gap_vla.adjustment.torch_gradients import scale_gradient
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.errors import UserError
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.demos.npz_folder import require_rows
+from gap_vla.octo.batches import BatchError, check_batch, check_statistics, create_tasks
+from gap_vla.phases import Motion, MotionError, PhaseEstimator, annotate
+from gap_vla.phases.targets import soft_targets
+from gap_vla.rlds import dataset_statistics, normalize, unnormalize
+from gap_vla.rlds.reader import pick_fields
+from gap_vla.rlds.statistics import StatisticsError
+from gap_vla.rlds.windows import window_indices
+from gap_vla.rollouts.policy import PolicyError, ReplayPolicy
+from gap_vla.rollouts.statistics import OutcomesError, mcnemar, mean_rate, over_seeds, wilson
+
+RHO = np.array([[0.5, 0.9], [0.1, 0.2]], np.float32)
+WALK = np.cumsum(np.random.default_rng(0).normal(size=(30, 3)), 0)
+FLAGS = np.isin(np.arange(30), (10, 20))
+STEPS = np.ones((5, 7), np.float32)
+FIELD = {"mean": np.zeros(3), "std": np.ones(3), "p01": np.zeros(3), "p99": np.ones(3), "mask": np.ones(3, bool)}
+PROPRIO = np.tile(np.array([0, 0, 0, 1, 0, 0, 0, 0, 0], np.float32), (30, 1))
+
+
+@pytest.fixture(autouse=True)
+def as_users_call():
+    """Without the checks of shapes that tests run with and users do not."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+def factors(rho: Any = RHO, step: Any = 0, total: Any = 10, mask: Any = None) -> Any:
+    return AdjustmentSchedule(mode="update").factors(rho, step, total, mask)
+
+
+def fit(points: Any) -> PhaseEstimator:
+    return PhaseEstimator(epochs=1).fit([Motion.of(WALK)] * 3, [points] * 3)
+
+
+def episode(**changes: Any) -> Episode:
+    moving = PROPRIO.copy()
+    moving[:, :3] = WALK
+    return Episode(images={}, proprio=moving, action=np.zeros((30, 7), np.float32)).replace(**changes)
+
+
+def of_field(**changes: Any) -> dict[str, Any]:
+    return {**FIELD, **changes}
+
+
+CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
+    "a mask of rows": (AdjustmentError, "must be bool", lambda: factors(mask=np.array([True, False]))),
+    "a mask of numbers": (AdjustmentError, "must be bool", lambda: factors(mask=np.ones((2, 2), int))),
+    "a batch without a step": (AdjustmentError, "mark one or more", lambda: factors(mask=np.zeros((2, 2), bool))),
+    "no rho": (AdjustmentError, r"\[0, 2\]", lambda: factors(np.zeros((0, 2)))),
+    "rho of samples": (AdjustmentError, r"\[B, W\]", lambda: factors(RHO[0])),
+    "complex rho": (AdjustmentError, "complex", lambda: factors(RHO + 3j)),
+    "masked rho": (AdjustmentError, "masked", lambda: factors(np.ma.masked_greater(RHO, 0.6))),
+    "a step of NaN": (AdjustmentError, "training step is nan", lambda: factors(step=float("nan"))),
+    "a step before the first": (AdjustmentError, "training step is -1", lambda: factors(step=-1)),
+    "no training": (AdjustmentError, "total_steps is 0", lambda: factors(total=0)),
+    "a leaf that is not there": (
+        GroupError,
+        "no parameter 'x'",
+        lambda: scale_group_gradients({"own": jnp.ones(2)}, {"x": (2,)}, 0.5),
+    ),
+    "a factor per column": (
+        GroupError,
+        "one number",
+        lambda: scale_group_gradients({"own": jnp.ones(2)}, {"own": (2,)}, jnp.ones(2)),
+    ),
+    "a factor beside a schedule": (
+        AdjustmentError,
+        "one of both",
+        lambda: scale_group_updates({}, lambda n: 0.5).update({}, None, update_factor=0.1),
+    ),
+    "a factor of one sample": (AdjustmentError, "give", lambda: scale_gradient(torch.ones(2, 3), torch.ones(1))),
+    "flags for change points": (MotionError, "numbers of steps", lambda: fit(FLAGS)),
+    "fractions of steps": (MotionError, "numbers of steps", lambda: fit(np.array([10.7, 20.2]))),
+    "change points out of order": (MotionError, "not ascending", lambda: fit(np.array([20, 10]))),
+    "a change point beyond": (MotionError, "not ascending from 0 to 29", lambda: fit(np.array([10, 99]))),
+    "no width": (MotionError, "above 0", lambda: soft_targets(np.array([4]), 6, 0)),
+    "phases of another episode": (
+        MotionError,
+        "for 30 steps",
+        lambda: annotate([episode(phase=np.array(["a", "b"]))], method="column"),
+    ),
+    "an episode that is fitted twice": (MotionError, "twice", lambda: annotate([episode()] * 2, fit=[0, 0])),
+    "two robots": (
+        MotionError,
+        "another one",
+        lambda: annotate([episode(), episode(proprio=np.tile(PROPRIO, 2))], method="gaussian"),
+    ),
+    "success in words": (EpisodeError, "success is 'no'", lambda: episode(success="no").validate()),
+    "complex actions": (EpisodeError, "complex", lambda: episode(action=np.zeros((30, 7), complex)).validate()),
+    "actions of truth": (EpisodeError, "bool", lambda: episode(action=np.zeros((30, 7), bool)).validate()),
+    "masked states": (EpisodeError, "masked", lambda: episode(proprio=np.ma.masked_equal(PROPRIO, 1)).validate()),
+    "a phase per column": (EpisodeError, "phase", lambda: episode(phase=np.zeros((30, 3))).validate()),
+    "states of fewer episodes": (StatisticsError, "5 steps in 1 ", lambda: dataset_statistics([STEPS] * 2, [STEPS])),
+    "states that lag": (StatisticsError, "5 steps .* 4 ", lambda: dataset_statistics([STEPS], [STEPS[1:]])),
+    "statistics of NaN": (StatisticsError, "NaN", lambda: dataset_statistics([STEPS * np.nan], [STEPS])),
+    "one std for all": (StatisticsError, r"std is float64\[1\]", lambda: normalize(STEPS[:, :3], of_field(std=[1.0]))),
+    "a std below 0": (StatisticsError, "std", lambda: normalize(STEPS[:, :3], of_field(std=[1, -1, 1]))),
+    "a mask of text": (StatisticsError, "mask", lambda: unnormalize(STEPS[:, :3], of_field(mask=["False"] * 3))),
+    "no min": (StatisticsError, "lack min", lambda: normalize(STEPS[:, :3], FIELD, "min_max")),
+    "complex values": (StatisticsError, "complex", lambda: normalize(STEPS[:, :3] * 1j, FIELD)),
+    "a step beyond": (ConfigError, "step", lambda: window_indices(np.array([5]), np.array([3]), 2, 2)),
+    "half a step": (ConfigError, "step", lambda: window_indices(np.array([1.5]), np.array([3]), 2, 2)),
+    "one length for three": (ConfigError, "step", lambda: window_indices(np.arange(3), np.array([3]), 2, 2)),
+    "a field by a wrong name": (EpisodeError, "'propio'", lambda: pick_fields({"a": 1}, {"propio": "a"}, "x")),
+    "two recordings in one": (
+        EpisodeError,
+        "is_first is true at steps",
+        lambda: require_rows("is_first", np.array([1, 0, 1, 0]), 4, "x.npz"),
+    ),
+    "times that fall": (
+        EpisodeError,
+        "behind",
+        lambda: require_rows("timestamps", np.array([0.0, 0.2, 0.1]), 3, "x.npz"),
+    ),
+    "rates for outcomes": (OutcomesError, "0 or 1", lambda: mcnemar([0.4, 0.9], [0, 0])),
+    "NaN for a success": (OutcomesError, "0 or 1", lambda: mcnemar([np.nan, 1], [0, 0])),
+    "a fraction of successes": (OutcomesError, "whole", lambda: wilson(3.7, 10)),
+    "a seed without episodes": (OutcomesError, "no episode", lambda: mean_rate([(1, 10), (0, 0)])),
+    "more successes than episodes": (OutcomesError, "5 successes of 4", lambda: mean_rate([(5, 4), (1, 10)])),
+    "a seed of NaN": (OutcomesError, "finite", lambda: over_seeds([np.nan, 0.1], (0, 1))),
+    "actions of one number": (PolicyError, r"\[T, A\]", lambda: ReplayPolicy([np.zeros(5)], [0])),
+    "the last recording by a minus": (PolicyError, "episode -1", lambda: ReplayPolicy([STEPS], [0]).reset([-1])),
+    "pictures from 0 to 1": (
+        BatchError,
+        "uint8",
+        lambda: check_batch(
+            "observation",
+            {"image_primary": np.zeros((1, 1, 4, 4, 3), np.float32)},
+            {"image_primary": np.zeros((1, 1, 4, 4, 3), np.uint8)},
+            2,
+        ),
+    ),
+    "goals of two batches": (
+        BatchError,
+        "lengths",
+        lambda: create_tasks({}, None, {"a": np.zeros(2), "b": np.zeros(3)}, None),
+    ),
+    "an Octo's std below 0": (BatchError, "no data", lambda: check_statistics(of_field(std=-np.ones(3)), "normal", 7)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_refused(name: str) -> None:
+    error, said, call = CASES[name]
+    with pytest.raises(error, match=said):
+        call()
+
+
+def test_what_is_meant_is_taken() -> None:
+    assert float(factors(mask=np.array([[True, False], [True, True]])).update) == pytest.approx(0.3 * (1 - 0.8 / 3))
+    assert fit(np.flatnonzero(FLAGS)).report["recordings"] == 3
+    assert dataset_statistics([STEPS], [STEPS])["num_transitions"] == 5
+    assert normalize(STEPS[:, :3], FIELD).shape == (5, 3) and mcnemar([True, False], [0, 0]) == 1.0
+    episode().validate()
