@@ -182,4 +182,5 @@ class Episode:
         if self.phase is not None and self.phase.ndim != 1:
             raise EpisodeError(f"{where}: phase has shape {self.phase.shape}; give one name per step")
         require_measured(self.proprio, f"{where}: proprio")
+        require_measured(self.action, f"{where}: action")
         return self

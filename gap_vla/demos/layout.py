@@ -20,6 +20,10 @@ ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "ro
 """Rotation representations and their widths. `euler_xyz` is roll, pitch, yaw about the fixed axes x, y, z (rad)."""
 
 
+_FINGER = re.compile(r"grip|finger|jaw")
+MOST_TURNED = 25.0
+"""rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
+
 _QUATERNION = re.compile(r"(?:^|[^a-z])q(?:uat(?:ernion)?)?[_. -]?([wxyz])(?![a-z])")
 
 
@@ -94,11 +98,21 @@ class StateLayout:
         return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}
 
     def require_names(self, names: Sequence[str], where: str) -> None:
-        """Compares the columns that are taken as quaternions with what all columns are called, if that is known.
+        """Compares the columns that are taken as positions and quaternions with what they are called, if that is known.
 
         Raises:
-            EpisodeError: there are names such as qw and qx, and those of the columns are in another order.
+            EpisodeError: there are names such as x and y, or qw and qx, and those of the columns are in another order;
+                or a gripper or finger is taken for a position.
         """
+        self._require_quaternions(names, where)
+        ends = [re.split(r"[^a-z0-9]+", name.lower())[-1] for name in names]
+        for first in range(self.position, len(names), self.width):
+            axes, taken = "".join(ends[first : first + 3]), names[first : first + 3]
+            if (sorted(axes) == [*"xyz"] and axes != "xyz") or any(_FINGER.search(name.lower()) for name in taken):
+                called = one_line(", ".join(taken), 80)
+                raise EpisodeError(f"{where}: the layout takes columns {called} as x, y, z; name the columns")
+
+    def _require_quaternions(self, names: Sequence[str], where: str) -> None:
         found = [_QUATERNION.search(name.lower()) for name in names]
         letters = "".join(match[1] if match else " " for match in found)
         if self.rotation_kind not in ("quat_wxyz", "quat_xyzw") or not {"w", "x"} <= {*letters}:
@@ -135,6 +149,10 @@ class StateLayout:
             turn = arm[:, self.rotation : self.rotation + ROTATIONS[self.rotation_kind]]
             if check and self.rotation_kind in ("euler_xyz", "rotvec"):
                 require_measured(turn, f"{where}: the state's {self.rotation_kind}, from column {self.rotation} on,")
+                if (most := np.abs(turn).max(initial=0)) > MOST_TURNED:
+                    raise EpisodeError(
+                        f"{where}: the state's {self.rotation_kind} reaches {most:g}; give radians: are these degrees?"
+                    )
             grip = arm[:, list(self.gripper)]
             grip = np.repeat(grip, 2, axis=1) if grip.shape[1] == 1 else grip
             position = arm[:, self.position : self.position + 3]

@@ -174,6 +174,10 @@ def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: f
     clock may be wrong by 1 %).
     """
     steps = np.arange(place.length)
+    with refusing(f"{where}: 'next.done' is no truth value per step", "download it again", EpisodeError):
+        ended = np.asarray(table.get("next.done", steps < 0)).reshape(place.length).astype(bool)
+    if ended.any() and not ended[-1]:
+        raise EpisodeError(f"{where}: 'next.done' is true at step {ended.argmax()} and not at the last; make two of it")
     times = steps / fps
     slack = (0.5 + steps / 100) / fps
     for key, right, most in (("frame_index", steps, 0), ("index", steps + place.first, 0), ("timestamp", times, slack)):

@@ -36,7 +36,7 @@ _USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
 _POSE = (0, 3, "quat_xyzw")
 """Where position and rotation of a file's states lie, side by side, and the kind of the latter."""
 
-_ARM = re.compile(r"robot(\d{1,3})_eef_pos")
+_ARM = re.compile(r"robot(\d{1,3})_eef_(?:pos|quat)")
 
 
 class RobomimicHDF5(Source):
@@ -142,8 +142,11 @@ class RobomimicHDF5(Source):
         names = members.names_in(data, f"{self.path}")
         if not names:
             raise EpisodeError(f"{self.path}: group 'data' holds no demonstrations; record some, or give another file")
+        places: dict[int, str] = {}
         for name in names:
-            members.group_at(data, name, f"{self.path}, data")
+            place = h5py.h5o.get_info(members.group_at(data, name, f"{self.path}, data").id).addr
+            if (other := places.setdefault(place, name)) != name:
+                raise EpisodeError(f"{self.path}: data/{name} is data/{other} by another name; remove one of the links")
         filter_key = self.options["filter_key"]
         self._check_total(data, names)
         if filter_key is None:

@@ -193,6 +193,12 @@ class NamedArrays(Source):
                         f"{where}: no {key!r} (found: {one_line(', '.join(map(str, arrays))) or 'nothing'}); "
                         "name it with --reader"
                     )
+            known = {state, action, *cameras, "phase", "language_instruction", "success"}
+            for name in {*map(str, arrays)} - known:
+                if meant := [key for key in known if key.lower() == name.lower() and key not in arrays]:
+                    raise EpisodeError(
+                        f"{where}: {one_line(name, 60)!r} is not read; if it is {meant[0]!r}, call it so"
+                    )
             rows = fields.as_rows(arrays[state], f"{where}: {state!r}")
             phase = arrays.get("phase")
             text = arrays.get("language_instruction", self.options.get("language_instruction"))

@@ -227,18 +227,21 @@ def write_checkpoint(
 ) -> None:
     """Write the parameters of `step`, and the other files where they do not exist yet.
 
-    Every file appears whole or not at all. An existing step is an error: checkpoints are never overwritten.
+    Every file appears whole or not at all. An existing step is an error: checkpoints are never overwritten. So are a
+    config and statistics of another model, which its steps would be read with.
     """
     target = params_path(root, whole("the step", step, 0, 2**53, CheckpointError))
     if target.exists():
         raise CheckpointError(f"{target} exists already; choose another step or another directory")
-    if not (root / CONFIG).exists():
-        _write(root / CONFIG, json.dumps(config).encode())
-    if not (root / EXAMPLE_BATCH).exists():
-        _write(root / EXAMPLE_BATCH, serialization.msgpack_serialize(_to_numpy(example_batch)))
-    if not (root / STATISTICS).exists():
-        lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
-        _write(root / STATISTICS, json.dumps(lists).encode())
+    lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
+    described = {CONFIG: json.dumps(config).encode(), STATISTICS: json.dumps(lists).encode()}
+    for name, said in described.items():
+        if (root / name).exists() and json.loads((root / name).read_bytes()) != json.loads(said):
+            raise CheckpointError(f"{root / name} is of another model; choose another directory")
+    described[EXAMPLE_BATCH] = serialization.msgpack_serialize(_to_numpy(example_batch))
+    for name, said in described.items():
+        if not (root / name).exists():
+            _write(root / name, said)
     _write(target, serialization.msgpack_serialize(_to_numpy(params)))
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.octo.module import OctoModule
 
 
@@ -117,6 +118,10 @@ def merge_params(
         reshaped={path: (shape, given[path]) for path, shape in wanted.items() if given.get(path, shape) != shape},
         dropped={path: shape for path, shape in given.items() if path not in wanted},
     )
+    if not account.loaded:
+        raise CheckpointError(
+            f"of {len(given)} pretrained leaves none has a name and shape of the model's {len(wanted)}"
+        )
     if verbose:
         print(account)
     merged = have | {path: source[path] for path in account.loaded}

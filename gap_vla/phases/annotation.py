@@ -250,7 +250,10 @@ class Annotation:
         with refusing(f"{directory}: no labels that can be", f"delete {directory}", MotionError):
             sizes = {"rho": "lengths", "change_points": "counts"}
             rho, points = (np.split(arrays[name], np.cumsum(arrays[size])[:-1]) for name, size in sizes.items())
-            annotation = cls(rho, points, record["report"], record["identity"], load_annotator(directory))
+            annotator = load_annotator(directory)
+            if record["identity"] != json.loads(json.dumps(annotator.identity, default=str)):
+                raise MotionError(f"{directory}: its labels are of another annotator; delete {directory}")
+            annotation = cls(rho, points, record["report"], record["identity"], annotator)
             if wrong := [text for i in range(len(rho)) for text, _ in label_problems(annotation.labels(i))]:
                 raise MotionError(f"{directory}: a {wrong[0]}; delete {directory}")
         return annotation

@@ -18,7 +18,7 @@ from gap_vla.core.whole import replacing, write_json
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.policy import SmallPolicy
-from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics, save_statistics
+from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics, save_statistics, statistics_digest
 
 FORMAT = 1
 
@@ -49,6 +49,7 @@ def save_policy(
         "normalization": normalization,
         "camera": camera,
         "weights": parameter_digest(policy),
+        "statistics": statistics_digest(statistics, normalization),
     }
     write_json(directory / "policy.json", account)
 
@@ -97,7 +98,13 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
         if (said := account.text("weights", "")) and said != (digest := parameter_digest(policy)):
             raise CheckpointError(f"{weights}: its digest is {digest}, policy.json says {said}; copy both again")
         policy.view = account.text("camera", "") or None
-    return policy.eval(), normalization, load_statistics(directory / "dataset_statistics.json", CheckpointError)
+    statistics = load_statistics(file := directory / "dataset_statistics.json", CheckpointError)
+    with blaming(file, "no statistics"):
+        digest = statistics_digest(statistics, normalization)
+    if (said := account.text("statistics", "")) and said != digest:
+        what = f"{file}: with normalization {normalization} its digest is {digest}"
+        raise CheckpointError(f"{what}, policy.json says {said}; copy both again")
+    return policy.eval(), normalization, statistics
 
 
 def parameter_digest(policy: SmallPolicy) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla import phases
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import LABELS, Episode
+from gap_vla.core.foreign import whole
 from gap_vla.demos.source import Source, open_source
 from gap_vla.phases.measures import describe
 from gap_vla.rlds.annotating.job import AnnotationJob
@@ -79,6 +80,12 @@ def build_dataset(
     wanted: dict[str, Any] = {"method": method, "seed": seed, "options": dict(options or {})}
     fitted = phases.load_annotator(annotator) if annotator is not None else None
     job = _job(method, seed, options, workers) if fitted is None and method != "none" else None
+    if fit_episodes is not None:
+        whole("fit_episodes", fit_episodes, 1, 2**31, DatasetError)
+    idle = {"fit_episodes": fit_episodes is not None, "seed": seed != 0, "options": bool(options)}
+    if job is None and any(idle.values()):
+        name_of = next(name for name, given in idle.items() if given)
+        raise DatasetError(f"{name_of} has no effect with {'an annotator' if fitted else 'method none'}; leave it out")
     if fitted is not None:
         wanted = {"annotator": json.loads(json.dumps(fitted.identity, default=str))}
     elif fit_episodes is not None:
@@ -96,6 +103,9 @@ def build_dataset(
         refuse_other(target, stated)
     require_free(target, overwrite)
     source.look()
+    if lost := sorted({*LABELS} & {name.rsplit("/", 1)[-1] for name in source.dropped()}):
+        said = "the dataset has none" if method == "none" and fitted is None else "labels are made anew"
+        print(f"note: {' and '.join(lost)} of {source.path} are not taken over; {said}", flush=True)
     train = plan_splits(len(source), val_fraction)["train"]
     if job is not None and fit_episodes is not None:
         chosen = np.unique(np.linspace(0, len(train) - 1, min(fit_episodes or 1, len(train))).round().astype(int))

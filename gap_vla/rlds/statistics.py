@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,7 @@ def dataset_statistics(
     """
     actions, proprios = ([np.asarray(one) for one in of_field] for of_field in (actions, proprios))
     if [*map(len, actions)] != [*map(len, proprios)] or not sum(map(len, actions)):
-        steps = (
-            f"{sum(map(len, actions))} steps of {len(actions)} episodes, {sum(map(len, proprios))} of {len(proprios)}"
-        )
+        steps = " and ".join(f"{sum(map(len, one))} steps in {len(one)} episodes" for one in (actions, proprios))
         raise StatisticsError(f"actions and proprioception have {steps}; give those of the same steps, one or more")
     for name, of_field in (("action", actions), ("proprio", proprios)):
         for place, one in enumerate(of_field):
@@ -237,6 +236,16 @@ def load_statistics(path: Path, error: type[UserError] = UserError) -> dict[str,
         key: {n: _typed(n, v) for n, v in value.items()} if isinstance(value, dict) else value
         for key, value in Section.read(path, error).values.items()
     }
+
+
+def statistics_digest(statistics: Mapping[str, Any], normalization: str) -> str:
+    """Hexadecimal hash of what states and actions are scaled with; the same before and after writing and reading."""
+    content = hashlib.sha256(normalization.encode())
+    for field, name, value in sorted(
+        ((f, n, v) for f in ("action", "proprio") for n, v in statistics.get(f, {}).items()), key=lambda one: one[:2]
+    ):
+        content.update(f"{field}/{name}".encode() + np.asarray(value, np.float32).tobytes())
+    return content.hexdigest()[:16]
 
 
 def _typed(name: str, value: Any) -> np.ndarray:

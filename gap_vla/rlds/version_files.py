@@ -94,6 +94,9 @@ def open_version(version_dir: Path, *, shards: bool = True) -> Any:
     if not hasattr(getattr(known.get("steps"), "feature", None), "items"):
         found = one_line(", ".join(known)) or "none"
         raise EpisodeError(f"{version_dir}: no 'steps' among the features ({found}); this is not RLDS")
+    for path, info_of in flat(builder.info.features.get_tensor_info(), separator="/"):
+        if 0 in (getattr(info_of, "shape", None) or ()):
+            raise EpisodeError(f"{features.where}: {path} has no values (shape {info_of.shape}); leave it out")
     if VERSION.fullmatch(name := version_dir.resolve().name) and name != (said := str(builder.info.version)):
         raise EpisodeError(f"{info.where} says version {one_line(said, 40)}, its folder {name}; correct one of them")
     with refusing(f"{version_dir}: its splits cannot be read", advice, EpisodeError):

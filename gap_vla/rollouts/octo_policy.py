@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.resources import require_jax_device
+from gap_vla.rlds.statistics import statistics_digest
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 from gap_vla.rollouts.policy import PolicyError
 
@@ -80,6 +81,19 @@ class OctoPolicy(ChunkPolicy):
         require_jax_device()
         model = OctoModel.load_pretrained(checkpoint, step=step)
         details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
+        said = model.config.get("normalization"), model.config.get("statistics")
+        if all(isinstance(one, str) for one in said):  # a checkpoint of ours, since 0.2
+            if options.get("normalization") not in (None, said[0]):
+                raise CheckpointError(
+                    f"{checkpoint} says normalization {said[0]}, its run's config.json {options['normalization']}; "
+                    "copy the run again"
+                )
+            options["normalization"] = said[0]
+            if (digest := statistics_digest(model.dataset_statistics or {}, said[0])) != said[1]:
+                found = f"{checkpoint}: the digest of its statistics is {digest}"
+                raise CheckpointError(f"{found}, config.json says {said[1]}; copy both again")
+        if options.get("normalization") is None:
+            options.pop("normalization", None)
         return cls(model, details=details, source=str(checkpoint), **options)
 
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:

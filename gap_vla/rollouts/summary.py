@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.foreign import Section, one_line
-from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord
+from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord, EvaluationError
 from gap_vla.rollouts.statistics import clopper_pearson, wilson
 from gap_vla.sim import TASK_NAMES, task_spec
 
@@ -28,6 +28,8 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         `seconds_per_step` (simulation, rendering, policy).
     """
     ordered = sorted(records, key=lambda record: record.episode)
+    if len({record.episode for record in ordered}) < len(ordered):
+        raise EvaluationError("an episode is there twice; count each once")
     successes = sum(record.success for record in ordered)
     won = [record.steps for record in ordered if record.success]
     steps = sum(record.steps for record in ordered)

@@ -244,7 +244,7 @@ class _Run:
     method: str | None = None
     execute: int = 1
     ensemble: bool = False
-    normalization: str = "normal"
+    normalization: str | None = None
     cameras: str | None = None
     threads: int = 1
     camera: str | None = None

@@ -18,11 +18,13 @@ import optax
 from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
 from gap_vla.core.foreign import blaming
 from gap_vla.core.resources import require_jax_device, shown
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import Compute, OctoModel, checkpoint
 from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer, split_frozen
 from gap_vla.octo.presets import example_batch, published_config, small_config
+from gap_vla.rlds.statistics import statistics_digest
 from gap_vla.sim import task_spec
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.packing import Adam, Packing
@@ -86,7 +88,13 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
     layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
     more = {"proprio_history": n} if (n := config.model.proprio_history) > 1 else {}
     model = OctoModel.from_config(
-        {**layout, "camera": config.demos.camera, **more},
+        {
+            **layout,
+            "camera": config.demos.camera,
+            "normalization": config.data.normalization,
+            "statistics": statistics_digest(statistics, config.data.normalization),
+            **more,
+        },
         batch,
         text_processor=text_processor,
         rng=init_rng,
@@ -222,6 +230,12 @@ def adapted_config(source: Mapping[str, Any], config: FinetuneConfig, batch: Map
     layout = copy.deepcopy(dict(source))
     model = layout["model"]
     observation = batch["observation"]
+    shown = {key for spec in model[OBSERVATIONS].values() for key in spec["kwargs"].get("obs_stack_keys", ())}
+    if blind := [f"image_{camera}" for camera in config.demos.cameras if f"image_{camera}" not in shown]:
+        raise ConfigError(
+            f"demos.cameras is {config.demos.cameras}, model.pretrained has no tokenizer for {blind[0]}; "
+            f"it has {', '.join(sorted(key for key in shown if key.startswith('image_'))) or 'none'}"
+        )
     kept = {
         name: spec
         for name, spec in model[OBSERVATIONS].items()

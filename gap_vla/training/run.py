@@ -32,6 +32,7 @@ from gap_vla.training.stages import (
     open_store,
     origin,
     prepare_data,
+    require_data_of,
     require_unchanged_data,
     stages_of,
 )
@@ -97,6 +98,7 @@ class Run:
                     files = [name.format(steps=config.train.steps) for name in config.exported]
                     require_exported(run.checkpoint, files)
                     finished = Finished.read(run.path)
+                    require_data_of(finished.summary, config, self.stages)
                     print(f"{run.path} is complete, with {len(finished.metrics)} measurements", flush=True)
                     return dict(finished.summary)
                 agenda = stack.enter_context(agenda_of(config))
