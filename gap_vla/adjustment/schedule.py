@@ -162,6 +162,8 @@ class AdjustmentSchedule:
 
 def _counted(what: str, value: Any, least: int) -> int:
     try:
-        return whole(what, operator.index(value), least, STEPS, AdjustmentError)
+        if least <= (number := operator.index(value)) <= STEPS:
+            return number
+        return whole(what, number, least, STEPS, AdjustmentError)
     except TypeError:
         raise AdjustmentError(f"{what} is {value!r:.60}; count whole steps from {least}") from None

@@ -281,7 +281,8 @@ def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
         )
     if np.asarray(x).dtype.kind not in "fiub":
         raise StatisticsError(f"array is {np.asarray(x).dtype}, not of numbers")
-    mask = as_truths(np.asarray(statistics.get("mask", np.ones(width, bool))))
+    mask = np.asarray(statistics.get("mask", np.ones(width, bool)))
+    mask = mask if mask.dtype == bool else as_truths(mask)
     if mask.dtype != bool or mask.shape != (width,):
         raise StatisticsError(f"statistics: mask is {mask.dtype}{[*mask.shape]}; it must be bool[{width}]")
     return mask

@@ -8,6 +8,7 @@ size and any number of hosts draw the same, and nothing needs to be saved for re
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
@@ -72,7 +72,8 @@ def window_indices(
     """
     step, length = np.asarray(step), np.asarray(length)
     for name, size in (("window_size", window_size), ("action_horizon", action_horizon)):
-        whole(name, size, 1, 2**31, ConfigError)
+        if not isinstance(size, numbers.Integral) or size < 1:
+            raise ConfigError(f"{name} is {size!r}; it must be a whole number from 1")
     whole_steps = (
         step.dtype.kind in "iu" and length.dtype.kind in "iu" and step.ndim == 1 and step.shape == length.shape
     )

@@ -262,6 +262,9 @@ class ChunkPolicy(abc.ABC):
         if key.startswith("image_"):
             if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3 or 0 in value.shape:
                 raise PolicyError(f"{key} is {found}; the policy takes pictures as uint8[B, h, w, 3]")
+            if value.shape[1] * shape[1] != value.shape[2] * shape[0]:
+                size = f"{value.shape[1]} × {value.shape[2]}"
+                raise PolicyError(f"{key} is {size}, in training {shape[0]} × {shape[1]}; crop or pad it to that form")
             return resized(value, (shape[0], shape[1]))
         if value.ndim != 2 or value.dtype.kind not in "fiu":
             raise PolicyError(f"{key} is {found}; the policy takes numbers [B, {shape[0]}]")

@@ -170,6 +170,8 @@ class PolicyServer:
             raise WireError(f"a {type(found).__name__} instead of a map of observations")
         observation: dict[str, Any] = {}
         for ours, theirs in self._keys.observation.items():
+            if ours != theirs and {ours, theirs} <= found.keys():
+                raise WireError(f"{theirs} and {ours} are two names of one; send one of them")
             value = found.get(theirs, found.get(ours))
             if value is None:
                 continue

@@ -181,6 +181,7 @@ def test_inputs_of_another_task_are_an_error_that_says_so(model):
     for change, ids, said in (
         ({"image_primary": batch["image_primary"] / 255.0}, [0], r"image_primary is float64.*uint8\[B, h, w, 3\]"),
         ({"image_primary": batch["image_primary"].transpose(0, 3, 1, 2)}, [0], "takes pictures as uint8"),
+        ({"image_primary": batch["image_primary"][:, :16]}, [0], "16 × 32, in training 32 × 32; crop or pad it"),
         ({"proprio": batch["proprio"] + 1j}, [0], "proprio is complex"),
         ({"proprio": np.ma.masked_less(batch["proprio"], 0)}, [0], "proprio is masked"),
         ({key: np.repeat(value, 2, 0) for key, value in batch.items()}, [0], "2 rows for 1 episodes"),

@@ -102,6 +102,7 @@ def test_a_client_gets_metadata_then_chunks(port, talk):
         ({"observation/state": np.full(9, 2**63, np.uint64)}, "is 9.22337e\\+18 at index 0, beyond 1e\\+06"),
         ({"observation/image": np.zeros((4, 4, 3), np.float32)}, r"not uint8 \[h, w, 3\]"),
         ({"observation/image": np.zeros((0, 4, 3), np.uint8)}, r"not uint8 \[h, w, 3\]"),
+        ({"observation/state": STATE, "proprio": STATE}, "two names of one; send one of them"),
         ({"observation/state": STATE, "prompt": 3}, "not a text"),
         ({"observation/image": np.zeros((4, 4, 3), np.uint8)}, "KeyError"),  # the policy itself cannot do without state
         ({"observation/state": {b"__ndarray__": True, b"data": b"1234", b"dtype": "<f4", b"shape": [2]}}, "length 4"),
