@@ -114,6 +114,11 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "one std for all": (StatisticsError, r"std is float64\[1\]", lambda: normalize(STEPS[:, :3], of_field(std=[1.0]))),
     "a std below 0": (StatisticsError, "std", lambda: normalize(STEPS[:, :3], of_field(std=[1, -1, 1]))),
     "a mask of text": (StatisticsError, "mask", lambda: unnormalize(STEPS[:, :3], of_field(mask=["False"] * 3))),
+    "percentiles exchanged": (
+        StatisticsError,
+        "p01 is above p99 in column 0",
+        lambda: normalize(STEPS[:, :3], of_field(p01=np.ones(3), p99=np.zeros(3)), "bounds"),
+    ),
     "no min": (StatisticsError, "lack min", lambda: normalize(STEPS[:, :3], FIELD, "min_max")),
     "complex values": (StatisticsError, "complex", lambda: normalize(STEPS[:, :3] * 1j, FIELD)),
     "a step beyond": (ConfigError, "step", lambda: window_indices(np.array([5]), np.array([3]), 2, 2)),

@@ -291,8 +291,12 @@ def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
 def limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
     """The two numbers of each dimension that a normalisation other than `normal` and `none` puts at -1 and 1."""
     choose(kind, NORMALIZATIONS, "normalization", StatisticsError)
-    low, high = _limit_names(statistics, kind)
-    return _vector(statistics, low), _vector(statistics, high)
+    low, high = (_vector(statistics, name) for name in _limit_names(statistics, kind))
+    if (low > high).any():
+        raise StatisticsError(
+            f"statistics: {' is above '.join(_limit_names(statistics, kind))} in column {(low > high).argmax()}"
+        )
+    return low, high
 
 
 def _limit_names(statistics: Mapping[str, Any], kind: str) -> tuple[str, str]:

@@ -31,8 +31,15 @@ def unpack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
     """Cuts ρ off the chunked actions [T, W, H, A + 1] and puts it beside them as `rho` [T, W].
 
     The first action of a chunk is the one of the chunk's own step, so that is the step's ρ.
+
+    Raises:
+        ConfigError: the actions are not chunked yet.
     """
     packed = trajectory["action"]
+    if len(packed.shape) != 4:
+        raise ConfigError(
+            f"action has shape {[*packed.shape]}, not [T, W, H, A + 1]; unpack_rho comes after the chunking"
+        )
     changed = {**trajectory, "action": packed[..., :-1], "rho": packed[..., 0, -1]}
     if "action_pad_mask" in trajectory:
         changed["action_pad_mask"] = trajectory["action_pad_mask"][..., :-1]
