@@ -19,12 +19,15 @@ from gap_vla.demos.npz_folder import require_rows
 from gap_vla.octo.batches import BatchError, check_batch, check_statistics, create_tasks
 from gap_vla.phases import Motion, MotionError, PhaseEstimator, annotate
 from gap_vla.phases.targets import soft_targets
+from gap_vla.policies.config import SmallModelConfig
+from gap_vla.policies.methods import build_policy
 from gap_vla.rlds import dataset_statistics, normalize, unnormalize
 from gap_vla.rlds.reader import pick_fields
 from gap_vla.rlds.statistics import StatisticsError
 from gap_vla.rlds.windows import window_indices
-from gap_vla.rollouts.policy import PolicyError, ReplayPolicy
+from gap_vla.rollouts.policy import PolicyError, RandomPolicy, ReplayPolicy
 from gap_vla.rollouts.statistics import OutcomesError, mcnemar, mean_rate, over_seeds, wilson
+from gap_vla.serving.key_mapping import KeyMapping
 
 RHO = np.array([[0.5, 0.9], [0.1, 0.2]], np.float32)
 WALK = np.cumsum(np.random.default_rng(0).normal(size=(30, 3)), 0)
@@ -143,6 +146,17 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "a seed of NaN": (OutcomesError, "finite", lambda: over_seeds([np.nan, 0.1], (0, 1))),
     "actions of one number": (PolicyError, r"\[T, A\]", lambda: ReplayPolicy([np.zeros(5)], [0])),
     "the last recording by a minus": (PolicyError, "episode -1", lambda: ReplayPolicy([STEPS], [0]).reset([-1])),
+    "no recording": (PolicyError, "0 recordings", lambda: ReplayPolicy([], [])),
+    "recordings of two robots": (PolicyError, "one width", lambda: ReplayPolicy([STEPS, STEPS[:, :6]], [0, 1])),
+    "a layout before the first": (PolicyError, "is -5", lambda: ReplayPolicy([STEPS], [-5])),
+    "actions of no width": (PolicyError, "action_dim is 0", lambda: RandomPolicy(0)),
+    "an answer of no columns": (PolicyError, "not an array", lambda: KeyMapping().from_wire({"actions": []})),
+    "a camera that is there twice": (
+        ConfigError,
+        "named once",
+        lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 3), 9, 7, ("primary", "primary")),
+    ),
+    "grey pictures": (ConfigError, "square RGB", lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 1), 9, 7)),
     "pictures from 0 to 1": (
         BatchError,
         "uint8",

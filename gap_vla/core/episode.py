@@ -95,8 +95,8 @@ class Episode:
         phase: the expert's own phase name per step, or None. Ground truth for change points, never a policy input.
         rho: float32[T] in [0, 1], probability that the step is in a motion transition, or None before annotation.
         change_point: bool[T], True at the first step of every segment but the first, or None before annotation.
-        metadata: where the episode comes from (file, seed, task, …); a dataset keeps strings and numbers, and of anything
-            else its text.
+        metadata: where the episode comes from (file, seed, task, …); a dataset keeps strings and numbers, and of
+            anything else the text.
     """
 
     images: Mapping[str, np.ndarray]

@@ -111,6 +111,8 @@ class SmallPolicy(nn.Module):
         found = []
         for camera in self.cameras:
             frames = images[f"image_{camera}"]
+            if frames.dtype != torch.uint8:
+                raise ConfigError(f"image_{camera} is {frames.dtype}; give pictures as uint8, the policy scales them")
             batch, window = frames.shape[:2]
             pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).float().contiguous()
             enabled = self.autocast_dtype is not None

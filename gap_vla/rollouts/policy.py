@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import one_line
+from gap_vla.core.foreign import one_line, whole
 
 EXPERT_ACTION = "expert_action"
 """Observation key of the scripted expert's action; only policies with `privileged = True` are given it."""
@@ -89,7 +89,8 @@ class RandomPolicy:
     name = "random"
 
     def __init__(self, action_dim: int, seed: int = 0) -> None:
-        self.action_dim, self.seed = action_dim, seed
+        self.action_dim = whole("action_dim", action_dim, 1, 10_000, PolicyError)
+        self.seed = whole("seed", seed, 0, 2**63, PolicyError)
         self.identity = {"seed": seed}
         self._generators: dict[int, np.random.Generator] = {}
 
@@ -136,6 +137,11 @@ class ReplayPolicy:
         for place, one in enumerate(map(np.asarray, actions)):
             if one.ndim != 2 or not one.size or one.dtype.kind not in "fiu" or not np.isfinite(one).all():
                 raise PolicyError(f"recording {place} is {one.dtype}{[*one.shape]}; give finite numbers [T, A]")
+        widths = {np.shape(one)[1] for one in actions}
+        if len(widths) != 1:
+            raise PolicyError(f"{len(actions)} recordings, of widths {sorted(widths)}; give one or more, of one width")
+        for seed in layout_seeds:
+            whole("the seed of a recording's layout", seed, 0, 2**32 - 1, PolicyError)
         self._actions = [np.asarray(a, np.float32) for a in actions]
         self.layout_seeds = dict(enumerate(layout_seeds))
         played = hashlib.sha256(b"".join(action.tobytes() for action in self._actions))

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.foreign import CheckpointError, whole
 from gap_vla.policies.policy import SmallPolicy
 from gap_vla.policies.saving import load_saved_policy, parameter_digest
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
+from gap_vla.rollouts.policy import PolicyError
 
 
 class FrameFeatures:
@@ -106,7 +107,7 @@ class SmallTorchPolicy(ChunkPolicy):
                 f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide, "
                 f"the network predicts {policy.action_dim} dimensions"
             )
-        self.model, self._threads = policy, threads
+        self.model, self._threads = policy, whole("threads", threads, 1, 1024, PolicyError)
         self.image_size = policy.image_shape[0]  # also of a policy that does not look
         self._features = FrameFeatures(policy, self._sizes)
         self._device = next(policy.parameters()).device

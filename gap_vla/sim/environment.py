@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import os
 import string
 import threading
@@ -93,7 +94,7 @@ class SimEnv(gymnasium.Env):
         Without a seed the next one is drawn from the generator that the last seed started.
         """
         check_owner(self._owner)
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else operator.index(seed))
         self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
         rng = np.random.default_rng(self.episode_seed)
         self.world.reset(rng)
@@ -180,7 +181,10 @@ class SimEnv(gymnasium.Env):
         return proprio
 
     def _checked(self, action: Any) -> np.ndarray:
-        array = np.asarray(action, dtype=np.float64)
+        array = np.asarray(action)
+        if array.dtype.kind not in "fiu":
+            raise ActionError(f"{self.task.name}, step {self._steps}: the action is {array.dtype}, not numbers")
+        array = array.astype(np.float64)
         if array.shape != (self.task.action_dim,):
             raise ActionError(
                 f"{self.task.name}, step {self._steps}: the action has shape {array.shape}, expected "
