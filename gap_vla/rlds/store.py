@@ -20,7 +20,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import Section, content, parsed, refusing
 from gap_vla.core.identity import digest, flat
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import FOLDER_MARK, file_mark
+from gap_vla.core.outputs import FOLDER_MARK, file_mark, others_in
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.reader import read_rlds
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
@@ -29,6 +29,10 @@ from gap_vla.rlds.version_files import dataset_metadata, naming_a_full_disk, ope
 STORE_VERSION = 2
 
 _REBUILD = "this is no whole store; delete the folder and build it again"
+
+
+_OWN_FILES = r"store\.json|dataset_statistics\.json|[\w-]+\.\w+\.bin"
+"""Names of the files that a store has."""
 
 
 class EpisodeStore:
@@ -114,6 +118,8 @@ class EpisodeStore:
                     made = recorded["source_hash"], recorded["store_version"]
                 if made == (source_hash, STORE_VERSION):
                     return cls.open(directory)
+                if strange := others_in(directory, _OWN_FILES):
+                    raise EpisodeError(f"{strange[0]} is no file of the store that is made anew there; move it away")
             elif directory.exists() and any(directory.iterdir()):
                 raise EpisodeError(f"{directory}: not a store, and not empty; choose another folder for the store")
             with workplace(directory) as folder:

@@ -39,6 +39,11 @@ def test_a_finished_store_is_reused_and_another_datasets_is_rebuilt(tmp_path: Pa
     (data / "made_by.json").write_text(json.dumps(without_checksums, indent=1) + "\n")
     assert (EpisodeStore.build(data).directory / "store.json").stat().st_mtime_ns == stamp
     write_rlds(episodes[2:5], tmp_path, "toy", overwrite=True)
+    (where / "notes.txt").write_text("mine")
+    with pytest.raises(EpisodeError, match=r"notes.txt is no file of the store that is made anew there; move it away"):
+        EpisodeStore.build(data)
+    assert (where / "notes.txt").read_text() == "mine"
+    (where / "notes.txt").unlink()
     rebuilt = EpisodeStore.build(data)
     assert rebuilt.split("train").steps + rebuilt.split("val").steps == sum(len(e) for e in episodes[2:5])
 
