@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,11 @@ def build_dataset(
     Raises:
         DatasetError, EpisodeError: as `write_rlds`.
     """
+    inspect.signature(write_rlds).bind_partial(
+        **write_options
+    )  # a misspelt one is a TypeError, also of a finished dataset
+    if workers is not None:
+        whole("workers", workers, 1, 1024, DatasetError)
     if not isinstance(source, Source):
         source = open_source(source, kind)
     if len(source) == 0:

@@ -79,6 +79,8 @@ def load_checkpoint(
     for what, value, greatest in (("execute", execute, 100_000), ("batch_size", batch_size, MAX_BATCH)):
         if value is not None:
             whole(what, value, 1, greatest, PolicyError)
+    if ensemble and execute not in (None, 1):
+        raise PolicyError(f"execute is {execute} with an ensemble, which predicts anew at every step; leave one out")
     directory, run = (str(path), _Run()) if str(path).startswith("hf://") else _locate(Path(path))
     if task is not None and run.task not in (None, task):
         raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
