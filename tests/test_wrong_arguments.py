@@ -27,7 +27,6 @@ from gap_vla.rlds.statistics import StatisticsError
 from gap_vla.rlds.windows import window_indices
 from gap_vla.rollouts.policy import PolicyError, RandomPolicy, ReplayPolicy
 from gap_vla.rollouts.statistics import OutcomesError, mcnemar, mean_rate, over_seeds, wilson
-from gap_vla.serving.key_mapping import KeyMapping
 
 RHO = np.array([[0.5, 0.9], [0.1, 0.2]], np.float32)
 WALK = np.cumsum(np.random.default_rng(0).normal(size=(30, 3)), 0)
@@ -150,7 +149,6 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "recordings of two robots": (PolicyError, "one width", lambda: ReplayPolicy([STEPS, STEPS[:, :6]], [0, 1])),
     "a layout before the first": (PolicyError, "is -5", lambda: ReplayPolicy([STEPS], [-5])),
     "actions of no width": (PolicyError, "action_dim is 0", lambda: RandomPolicy(0)),
-    "an answer of no columns": (PolicyError, "not an array", lambda: KeyMapping().from_wire({"actions": []})),
     "a camera that is there twice": (
         ConfigError,
         "named once",

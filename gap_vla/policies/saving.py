@@ -98,13 +98,15 @@ def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str
         if (said := account.text("weights", "")) and said != (digest := parameter_digest(policy)):
             raise CheckpointError(f"{weights}: its digest is {digest}, policy.json says {said}; copy both again")
         policy.view = account.text("camera", "") or None
-    statistics = load_statistics(file := directory / "dataset_statistics.json", CheckpointError)
-    with blaming(file, "no statistics"):
-        digest = statistics_digest(statistics, normalization)
-    if (said := account.text("statistics", "")) and said != digest:
-        what = f"{file}: with normalization {normalization} its digest is {digest}"
-        raise CheckpointError(f"{what}, policy.json says {said}; copy both again")
-    return policy.eval(), normalization, statistics
+    return policy.eval(), normalization, load_statistics(directory / "dataset_statistics.json", CheckpointError)
+
+
+def require_own_statistics(directory: Path, statistics: Mapping[str, Any], normalization: str) -> None:
+    """Raises CheckpointError: a checked policy lies beside the statistics or the normalisation of other data."""
+    said = Section.read(directory / "policy.json", CheckpointError).text("statistics", "")  # since 0.2
+    if said and said != (digest := statistics_digest(statistics, normalization)):
+        found = f"{directory / 'dataset_statistics.json'}: with normalization {normalization} its digest is {digest}"
+        raise CheckpointError(f"{found}, policy.json says {said}; copy both again")
 
 
 def parameter_digest(policy: SmallPolicy) -> str:

@@ -89,12 +89,14 @@ class OctoPolicy(ChunkPolicy):
                     "copy the run again"
                 )
             options["normalization"] = said[0]
-            if (digest := statistics_digest(model.dataset_statistics or {}, said[0])) != said[1]:
-                found = f"{checkpoint}: the digest of its statistics is {digest}"
-                raise CheckpointError(f"{found}, config.json says {said[1]}; copy both again")
         if options.get("normalization") is None:
             options.pop("normalization", None)
-        return cls(model, details=details, source=str(checkpoint), **options)
+        policy = cls(model, details=details, source=str(checkpoint), **options)
+        digest = statistics_digest(model.dataset_statistics or {}, said[0]) if isinstance(said[0], str) else said[1]
+        if isinstance(said[1], str) and digest != said[1]:
+            found = f"{checkpoint}: the digest of its statistics is {digest}"
+            raise CheckpointError(f"{found}, config.json says {said[1]}; copy both again")
+        return policy
 
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
         inputs = [episode.inputs() for episode in episodes]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from gap_vla.core.foreign import CheckpointError, whole
 from gap_vla.policies.policy import SmallPolicy
-from gap_vla.policies.saving import load_saved_policy, parameter_digest
+from gap_vla.policies.saving import load_saved_policy, parameter_digest, require_own_statistics
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 from gap_vla.rollouts.policy import PolicyError
 
@@ -127,6 +127,7 @@ class SmallTorchPolicy(ChunkPolicy):
         directory = path / "checkpoint" if (path / "checkpoint").is_dir() else path
         policy, normalization, statistics = load_saved_policy(directory)
         loaded = cls(policy.to(device), statistics, normalization=normalization, source=str(directory), **options)
+        require_own_statistics(directory, statistics, normalization)
         loaded.camera = policy.view
         return loaded
 

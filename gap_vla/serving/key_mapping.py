@@ -111,7 +111,7 @@ class KeyMapping:
             actions = np.atleast_2d(np.asarray(answer[self.actions]))
         except (TypeError, ValueError):
             actions = np.empty((0, 0, 0))
-        if actions.ndim != 2 or not actions.size or actions.dtype.kind not in "iuf":
+        if actions.ndim != 2 or actions.dtype.kind not in "iuf":
             raise PolicyError(f"the server's {self.actions!r} is not an array of numbers, of shape [A] or [H, A]")
         actions = actions.astype(np.float32)
         if self.action_columns is not None:

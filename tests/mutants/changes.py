@@ -142,15 +142,15 @@ WHEN = (
     Mutant(
         "a window of training that is rounded down",
         "adjustment/schedule.py",
-        "math.ceil(window * total_steps)",
+        'math.ceil(window * _counted("total_steps", total_steps, 1))',
         "math.floor(window * total_steps)",
         f"{SMALL_END}[gap-sample-current]",
     ),
     Mutant(
         "a window of training with one step more",
         "adjustment/schedule.py",
-        "math.ceil(window * total_steps)",
-        "math.ceil(window * total_steps) + 1",
+        'math.ceil(window * _counted("total_steps", total_steps, 1))',
+        'math.ceil(window * _counted("total_steps", total_steps, 1)) + 1',
         f"{SCHEDULE}::test_after_the_window_every_factor_is_exactly_one",
     ),
 )
@@ -180,7 +180,7 @@ HOW_MUCH = (
     Mutant(
         "M7: padded steps count",
         "adjustment/schedule.py",
-        "counted = rho if timestep_pad_mask is None else rho[timestep_pad_mask]",
+        "counted = rho[counts]",
         "counted = rho",
         f"{SCHEDULE}::test_batch_does_not_count_padded_steps",
     ),
