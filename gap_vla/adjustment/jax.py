@@ -141,10 +141,10 @@ def scale_group_gradients(gradients: Any, group: Mapping[str, Any], factor: jax.
     )
 
 
-def _require_leaves(group: Mapping[str, Any], tree: Any, optional: bool = True) -> None:
+def _require_leaves(group: Mapping[str, Any], tree: Any, *, fewest: int = 0) -> None:
     known = [path_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     lost = sorted({*group} - {*known})
-    if lost or not (group or optional):
+    if lost or len(group) < fewest:
         what = f"no parameter {lost[0]!r}" if lost else "no parameter is named"
         raise GroupError(f"{what}, so GAP would not act; there are {', '.join(known[:8]) or 'none'}")
 
@@ -174,7 +174,7 @@ def scale_group_updates(
     """
 
     def init(params: Any) -> ScaleGroupState:
-        _require_leaves(group, params, optional=schedule is None)
+        _require_leaves(group, params, fewest=0 if schedule is None else 1)
         return ScaleGroupState(jnp.zeros([], jnp.int32))
 
     def update(updates: Any, state: ScaleGroupState, params: Any = None, *, update_factor: Any = None, **extra: Any):

@@ -62,8 +62,8 @@ class ArrayPickles(NamedArrays):
         if not isinstance(arrays, Mapping):
             raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
         episode = self._episode(arrays, where, images, file=file, name=name)
-        for one in set(PER_STEP).intersection(arrays, self.dropped()):
-            if isinstance(rows := arrays[one], np.ndarray):
+        for one in self.dropped():
+            if one in PER_STEP and isinstance(rows := arrays.get(one), np.ndarray):
                 require_rows(one, rows, len(episode), f"{where}: {one!r}")
         return episode
 

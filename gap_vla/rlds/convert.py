@@ -74,9 +74,7 @@ def build_dataset(
     Raises:
         DatasetError, EpisodeError: as `write_rlds`.
     """
-    inspect.signature(write_rlds).bind_partial(
-        **write_options
-    )  # a misspelt one is a TypeError, also of a finished dataset
+    inspect.signature(write_rlds).bind_partial(**write_options)  # TypeError: misspelt, also of a finished dataset
     if workers is not None:
         whole("workers", workers, 1, 1024, DatasetError)
     if not isinstance(source, Source):

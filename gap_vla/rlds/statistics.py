@@ -89,16 +89,8 @@ def _describe(values: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     wide = values.astype(np.float64)
     std = wide.std(0)
     low, high = np.quantile(wide, [0.01, 0.99], axis=0)
-    described = {
-        "mean": wide.mean(0),
-        "std": std,
-        "max": wide.max(0),
-        "min": wide.min(0),
-        "p01": low,
-        "p99": high,
-        "q01": low,
-        "q99": high,
-    }
+    described = {"mean": wide.mean(0), "std": std, "max": wide.max(0), "min": wide.min(0)}
+    described |= {"p01": low, "p99": high, "q01": low, "q99": high}
     return {k: v.astype(np.float32) for k, v in described.items()} | {"mask": mask & (std >= MIN_STD)}
 
 
@@ -241,10 +233,9 @@ def load_statistics(path: Path, error: type[UserError] = UserError) -> dict[str,
 def statistics_digest(statistics: Mapping[str, Any], normalization: str) -> str:
     """Hexadecimal hash of what states and actions are scaled with; the same before and after writing and reading."""
     content = hashlib.sha256(normalization.encode())
-    for field, name, value in sorted(
-        ((f, n, v) for f in ("action", "proprio") for n, v in statistics.get(f, {}).items()), key=lambda one: one[:2]
-    ):
-        content.update(f"{field}/{name}".encode() + np.asarray(value, np.float32).tobytes())
+    for field in ("action", "proprio"):
+        for name, value in sorted(statistics.get(field, {}).items()):
+            content.update(f"{field}/{name}".encode() + np.asarray(value, np.float32).tobytes())
     return content.hexdigest()[:16]
 
 

@@ -17,19 +17,24 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import Section, content, parsed, refusing
+from gap_vla.core.foreign import content, parsed, refusing
 from gap_vla.core.identity import digest, flat
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import FOLDER_MARK, file_mark, others_in
+from gap_vla.core.outputs import others_in
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.reader import read_rlds
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics
-from gap_vla.rlds.version_files import dataset_metadata, naming_a_full_disk, open_version, require_unchanged
+from gap_vla.rlds.version_files import (
+    content_hash,
+    dataset_metadata,
+    naming_a_full_disk,
+    open_version,
+    require_unchanged,
+)
 
 STORE_VERSION = 2
 
 _REBUILD = "this is no whole store; delete the folder and build it again"
-
 
 _OWN_FILES = r"store\.json|dataset_statistics\.json|[\w-]+\.\w+\.bin"
 """Names of the files that a store has."""
@@ -108,7 +113,7 @@ class EpisodeStore:
         version_dir = Path(version_dir)
         directory = Path(store_dir) if store_dir else version_dir.with_name(version_dir.name + ".store")
         resize = {key: (height, width) for key, (height, width) in (resize or {}).items()}
-        source_hash = dataset_hash(version_dir, {"resize": resize, "keys": dict(keys or {})})
+        source_hash = source_hash_of(version_dir, resize, keys)
         require_unchanged(version_dir, but=STATISTICS)
         lock = alone(directory.with_name(f".{directory.name}.lock"), f"{directory}", wait=True)
         with lock, naming_a_full_disk(directory.parent, "nothing of the store is left"):  # a second builder waits
@@ -197,28 +202,14 @@ class StoreSplit:
         )
 
 
-def dataset_hash(version_dir: Path, options: Mapping[str, Any]) -> str:
-    """Hash of the dataset's description, of its shards, and of how the store is made.
-
-    Of shards the names and sizes are enough where our mark lies beside them, whose checksums are compared by who reads
-    them; those of others are read whole.
-    """
-    if not (version_dir / "dataset_info.json").exists():
-        raise EpisodeError(f"{version_dir}: no dataset_info.json; give the folder of one finished dataset version")
-    total = hashlib.sha256(json.dumps([STORE_VERSION, options], sort_keys=True).encode())
-    for path in sorted(version_dir.iterdir()):
-        if path.name.startswith("dataset_statistics_"):
-            continue  # the cache that upstream Octo and OpenVLA leave beside the shards
-        if path.name == FOLDER_MARK:  # names alone: an annotator says by which version it was made
-            mark = Section.read(path, EpisodeError).values
-            names = {**mark, "files": list(mark.get("files", ()))}
-            total.update(f"{path.name}{json.dumps(names, indent=1)}\n".encode())
-        elif path.suffix == ".json":
-            total.update(path.name.encode() + content(Path(path), EpisodeError))
-        elif path.is_file():
-            known = (version_dir / FOLDER_MARK).exists()
-            total.update(f"{path.name}{path.stat().st_size if known else file_mark(path)}".encode())
-    return total.hexdigest()[:16]
+def source_hash_of(
+    version_dir: Path,
+    resize: Mapping[str, tuple[int, int]] | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> str:
+    """The `source_hash` of a store made of this dataset as it is now, by the options of `EpisodeStore.build`."""
+    options = {"resize": {key: list(size) for key, size in (resize or {}).items()}, "keys": dict(keys or {})}
+    return content_hash(version_dir, json.dumps([STORE_VERSION, options], sort_keys=True))
 
 
 def write_store(

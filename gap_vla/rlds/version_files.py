@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,7 @@ from typing import Any
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError, is_full_disk
-from gap_vla.core.foreign import Section, one_line, refusing, whole
+from gap_vla.core.foreign import Section, content, one_line, refusing, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.outputs import FOLDER_MARK, file_mark, unlike_mark
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
@@ -59,6 +61,30 @@ def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
         **said.values,
         **{key: said.section(key).values for key in ("identity", "annotator", "schema") if key in said},
     }
+
+
+def content_hash(version_dir: Path, used_for: str) -> str:
+    """Hash of a dataset's description and shards, and of the text that says what it is used for.
+
+    Of shards the names and sizes are enough where our mark lies beside them, whose checksums are compared by who reads
+    them; those of others are read whole.
+    """
+    if not (version_dir / "dataset_info.json").exists():
+        raise EpisodeError(f"{version_dir}: no dataset_info.json; give the folder of one finished dataset version")
+    total = hashlib.sha256(used_for.encode())
+    marked = (version_dir / FOLDER_MARK).exists()
+    for path in sorted(version_dir.iterdir()):
+        if path.name.startswith("dataset_statistics_"):
+            continue  # the cache that upstream Octo and OpenVLA leave beside the shards
+        if path.name == FOLDER_MARK:  # names alone: an annotator says by which version it was made
+            mark = Section.read(path, EpisodeError).values
+            names = {**mark, "files": list(mark.get("files", ()))}
+            total.update(f"{path.name}{json.dumps(names, indent=1)}\n".encode())
+        elif path.suffix == ".json":
+            total.update(path.name.encode() + content(path, EpisodeError))
+        elif path.is_file():
+            total.update(f"{path.name}{path.stat().st_size if marked else file_mark(path)}".encode())
+    return total.hexdigest()[:16]
 
 
 def open_version(version_dir: Path, *, shards: bool = True) -> Any:

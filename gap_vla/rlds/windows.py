@@ -8,7 +8,6 @@ size and any number of hosts draw the same, and nothing needs to be saved for re
 from __future__ import annotations
 
 import dataclasses
-import numbers
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,12 +16,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import ConfigError, choose
 from gap_vla.rlds.augmentation import DRAWS, Augmentation
 from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
 from gap_vla.rlds.store import EpisodeStore
 
 Batch = dict[str, Any]
+
+MOST_STEPS = 1_000_000
+"""Of a window or a chunk of actions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +74,7 @@ def window_indices(
         [[[0, 1], [0, 1]]]
     """
     step, length = np.asarray(step), np.asarray(length)
-    for name, size in (("window_size", window_size), ("action_horizon", action_horizon)):
-        if not isinstance(size, numbers.Integral) or size < 1:
-            raise ConfigError(f"{name} is {size!r}; it must be a whole number from 1")
+    _require_sizes(window_size, action_horizon)
     whole_steps = (
         step.dtype.kind in "iu" and length.dtype.kind in "iu" and step.ndim == 1 and step.shape == length.shape
     )
@@ -90,6 +91,11 @@ def window_indices(
     else:
         valid = observation[..., None] + ahead <= last
     return WindowIndices(observation, raw >= 0, action, valid)
+
+
+def _require_sizes(window_size: int, action_horizon: int) -> None:
+    for name, size in (("window_size", window_size), ("action_horizon", action_horizon)):
+        whole(name, size, 1, MOST_STEPS, ConfigError)
 
 
 class Windows:
@@ -128,8 +134,7 @@ class Windows:
         augment: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
-        if window_size < 1 or action_horizon < 1:
-            raise ConfigError(f"window_size {window_size} and action_horizon {action_horizon} must be at least 1")
+        _require_sizes(window_size, action_horizon)
         if proprio_history < 1:
             raise ConfigError(f"proprio_history {proprio_history} must be at least 1; proprio=False leaves states out")
         choose(normalization, NORMALIZATIONS, "normalization")

@@ -81,21 +81,18 @@ class OctoPolicy(ChunkPolicy):
         require_jax_device()
         model = OctoModel.load_pretrained(checkpoint, step=step)
         details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
-        said = model.config.get("normalization"), model.config.get("statistics")
-        if all(isinstance(one, str) for one in said):  # a checkpoint of ours, since 0.2
-            if options.get("normalization") not in (None, said[0]):
-                raise CheckpointError(
-                    f"{checkpoint} says normalization {said[0]}, its run's config.json {options['normalization']}; "
-                    "copy the run again"
-                )
-            options["normalization"] = said[0]
-        if options.get("normalization") is None:
-            options.pop("normalization", None)
+        asked, own = options.pop("normalization", None), model.config.get("normalization")  # ours have it since 0.2
+        if None not in (asked, own) and asked != own:
+            raise CheckpointError(
+                f"{checkpoint} says normalization {own}, its run's config.json {asked}; copy the run again"
+            )
+        if (kind := own or asked) is not None:
+            options["normalization"] = kind
         policy = cls(model, details=details, source=str(checkpoint), **options)
-        digest = statistics_digest(model.dataset_statistics or {}, said[0]) if isinstance(said[0], str) else said[1]
-        if isinstance(said[1], str) and digest != said[1]:
-            found = f"{checkpoint}: the digest of its statistics is {digest}"
-            raise CheckpointError(f"{found}, config.json says {said[1]}; copy both again")
+        if own is not None and (said := model.config.get("statistics")) is not None:
+            if (found := statistics_digest(model.dataset_statistics or {}, own)) != said:
+                what = f"the digest of its statistics is {found}, config.json says {said}"
+                raise CheckpointError(f"{checkpoint}: {what}; copy both again")
         return policy
 
     def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:

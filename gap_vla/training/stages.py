@@ -207,12 +207,12 @@ def require_unchanged_data(stages: Stages) -> None:
 
 def require_data_of(summary: Mapping[str, Any], config: Experiment, stages: Stages) -> None:
     """Raises ConfigError: `data.rlds` holds other data than a finished run was trained on."""
-    from gap_vla.rlds.store import dataset_hash
+    from gap_vla.rlds.store import source_hash_of
 
     said = summary.get("dataset", {}).get("hash")
     if not (said and config.data.rlds and stages.rlds.exists()):
         return
-    if dataset_hash(stages.rlds, {"resize": None, "keys": {}}) != said:
+    if source_hash_of(stages.rlds) != said:
         raise ConfigError(
             f"{stages.rlds} holds other data than this run was trained on, or another version of gap_vla trained on "
             "them; give another --run-name"

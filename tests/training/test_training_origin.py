@@ -1,10 +1,14 @@
 """What a run is made from: the values of the data whatever their layout, and versions of the code."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_up_demos import made_up_episodes
 
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.rlds import write_rlds
 from gap_vla.training import stages
 from gap_vla.training.run import Run
 from gap_vla.training.stages import digests, origin
@@ -71,3 +75,26 @@ def test_a_raised_version_gives_runs_another_directory_and_another_origin(monkey
     after = Run(config).directory.path, origin("small", "assembly", store_of())
     assert after[0] != before[0]
     assert {key for key in before[1] if before[1][key] != after[1][key]} == {"training_version"}
+
+
+def test_a_finished_run_answers_for_the_data_that_it_was_trained_on_alone(tmp_path):
+    data, others = (
+        write_rlds(made_up_episodes(seed=seed), tmp_path / name, "dots", val_fraction=0.2, annotator={}, identity={})
+        for seed, name in enumerate(("mine", "others"))
+    )
+    values = {
+        "task": "threading",
+        "method": "concat",
+        "runs": str(tmp_path / "runs"),
+        "data": {"rlds": str(data), "root": str(tmp_path / "data")},
+        "demos": {"image_size": 32, "cameras": ["primary"]},
+        "train": {"steps": 2, "batch_size": 4},
+        "eval": {"episodes": 0},
+    }
+    config = SmallConfig.from_dict(values)
+    trained = Run(config, "named").to_the_end()
+    assert Run(config, "named").to_the_end(resume=True) == trained
+    shutil.rmtree(data)
+    shutil.copytree(others, data)
+    with pytest.raises(ConfigError, match=rf"{data} holds other data than this run was trained on"):
+        Run(config, "named").to_the_end(resume=True)
