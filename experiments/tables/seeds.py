@@ -35,7 +35,7 @@ MEASURES: Mapping[str, Reader] = {
 """The six that docs/PROTOCOL.md names."""
 
 MEANING = (
-    "Mean over seeds (each seed in brackets, in the order of the success above). r: Spearman's rank correlation over "
+    "Mean over seeds (in brackets each seed that was measured, ascending). r: Spearman's rank correlation over "
     "seeds of the measure with success, in the last column of the two differences between the methods; p: exact or by "
     "permutation, two-sided, after Holm's correction over the six measures of its column."
 )
@@ -79,8 +79,10 @@ def _sentence(related: Mapping[str, Mapping[str, tuple[float, float]]], seeds: i
         for name, (r, p) in of_column.items()
         if p < LEVEL
     ]
+    made = len(set().union(*related.values()))
+    few = "" if made == len(MEASURES) else f", {made} of them with {FEWEST} values or more"
     what = f"shown to go with success: {'; '.join(shown)}" if shown else "none is shown to go with success"
-    return f"Of six measures of {seeds} seeds, {what.replace('-', '−')}."
+    return f"{len(MEASURES)} measures over {seeds} seeds{few}: {what}.".replace("-", "−")
 
 
 def _success(entry: Entry) -> float:

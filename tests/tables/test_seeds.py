@@ -35,7 +35,7 @@ def page_of(tmp_path, costs, seeds=7):
 def test_a_measure_that_goes_with_success_is_named_on_both_pages(tmp_path):
     text, summary = page_of(tmp_path, [1 + won / 10 for won in SUCCESSES])
     found = f"{NAME} (gap: r +1.00); {NAME} (gap − concat: r +1.00)"
-    sentence = f"Of six measures of 7 seeds, shown to go with success: {found}."
+    sentence = f"6 measures over 7 seeds, 1 of them with 5 values or more: shown to go with success: {found}."
     assert sentence in text and sentence in summary
     row = next(line for line in text.splitlines() if line.startswith(f"| {NAME}") and "r (p)" not in line)
     assert row.endswith("|  | +1.00 (0.00) | +1.00 (0.00) |"), "concat's success never varies: nothing goes with it"
@@ -43,10 +43,11 @@ def test_a_measure_that_goes_with_success_is_named_on_both_pages(tmp_path):
 
 def test_a_measure_that_does_not_is_not(tmp_path):
     text, summary = page_of(tmp_path, [1.3, 1.1, 1.5, 1.2, 1.4, 1.6, 1.0])
-    assert "Of six measures of 7 seeds, none is shown to go with success." in text and "none is shown" in summary
+    sentence = "6 measures over 7 seeds, 1 of them with 5 values or more: none is shown to go with success."
+    assert sentence in text and sentence in summary
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
 def test_few_seeds_say_nothing(tmp_path, seeds):
     text, _ = page_of(tmp_path, [1 + won / 10 for won in SUCCESSES], seeds=seeds)
-    assert "Of six measures" not in text
+    assert "6 measures" not in text
