@@ -3,7 +3,7 @@
 Every output carries a mark, the bytes `gap_vla:KIND`: in a chunk of a PNG, a box of an MP4, a comment of a page or a
 text, a key of a JSON object, an attribute of an HDF5 file, and in a folder as the file `made_by.json`, which also lists
 what was written with it. An existing output is replaced only if it carries the mark of the same kind, and, for a
-folder, if nothing else was put into it since.
+folder and an HDF5 file, if nothing else was put into it since.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
-from gap_vla.core.hdf5_heap import damaged_heap
+from gap_vla.core.hdf5_mark import is_changed, read_mark, write_mark
 from gap_vla.core.resources import existing_parent, require_writable
 from gap_vla.core.whole import put, replacing
 
@@ -155,10 +155,7 @@ def stamp(path: Path, kind: str) -> None:
         files = {str(file.relative_to(path)): file_mark(file) for file in sorted(_files(path))}
         (path / FOLDER_MARK).write_text(json.dumps({"made_by": mark, "files": files}, indent=1) + "\n")
     elif suffix_of(path) in HDF5:
-        import h5py
-
-        with h5py.File(path, "r+") as file:
-            file.attrs["made_by"] = mark
+        write_mark(path, mark)
     else:
         path.write_bytes(_STAMPS[suffix_of(path)](path.read_bytes(), mark))
 
@@ -175,12 +172,7 @@ def made_by(path: Path) -> str | None:
         ends += stream.read()
     suffix = suffix_of(path)
     if suffix in HDF5:
-        import h5py
-
-        ends = b""
-        if damaged_heap(path) is None:
-            with contextlib.suppress(OSError), h5py.File(path) as file:
-                ends = str(file.attrs.get("made_by", "")).encode()
+        ends = read_mark(path).encode()
     elif suffix == ".png":  # length, chunk, checksum
         ends = ends[_PNG_HEAD + 4 : _PNG_HEAD + 8 + int.from_bytes(ends[_PNG_HEAD : _PNG_HEAD + 4], "big")]
     found = re.fullmatch(_MARKS.get(suffix, b"MARK").replace(b"MARK", rb"gap_vla:([a-z_]+)"), ends, re.DOTALL)
@@ -201,6 +193,8 @@ def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) ->
         raise OutputError(f"{path} exists {how}; name another place, or move it away")
     if not overwrite:
         raise OutputError(f"{path} exists; name another place, or allow overwriting")
+    if suffix_of(path) in HDF5 and not folder and is_changed(path):
+        raise OutputError(f"{path} was changed since it was written; name another place, or move it away")
     if folder:
         if others := [name for name, how in unlike_mark(path, OutputError).items() if how != "missing"]:
             raise OutputError(f"{path} also holds {others[0]}, which was not written with it; move that away first")

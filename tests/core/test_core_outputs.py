@@ -60,7 +60,7 @@ SUFFIXES = (".png", ".mp4", ".hdf5", ".json", ".html", ".md")
 def test_an_hdf5_file_on_which_its_library_would_hang_has_no_mark(tmp_path, monkeypatch):
     path = write(tmp_path / "a.hdf5", "demos")
     assert made_by(path) == "demos"
-    monkeypatch.setattr("gap_vla.core.outputs.damaged_heap", lambda path: 4096)
+    monkeypatch.setattr("gap_vla.core.hdf5_mark.damaged_heap", lambda path: 4096)
     monkeypatch.setattr(h5py, "File", lambda path: pytest.fail("it was opened"))
     assert made_by(path) is None
 

@@ -1,0 +1,85 @@
+"""What somebody put into an HDF5 file of ours stays."""
+
+import h5py
+import numpy as np
+import pytest
+
+from gap_vla.core.outputs import OutputError, made_by, writing
+
+
+def write(path, first=0, **options):
+    with writing(path, "labelled_demos", **options) as temporary, h5py.File(temporary, "w") as file:
+        file["data/demo_0/rho"] = np.arange(first, first + 9, dtype=np.float32)
+        file["data"].attrs["annotator"] = "{}"
+    return path
+
+
+def _one_label(path):
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0/rho"][3] = 0.5
+
+
+def _a_demonstration(path):
+    with h5py.File(path, "r+") as file:
+        file["data/demo_1/rho"] = np.zeros(3)
+
+
+def _an_attribute(path):
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["annotator"] = "me"
+
+
+def _its_checksum(path):
+    with h5py.File(path, "r+") as file:
+        del file["made_by_check"]
+        file["made_by_check"] = "a text"
+
+
+def _no_checksum(path):
+    with h5py.File(path, "r+") as file:
+        del file["made_by_check"]
+        file.create_group("made_by_check")
+
+
+def _one_byte(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(np.float32(5).tobytes())] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change", [_one_label, _a_demonstration, _an_attribute, _its_checksum, _no_checksum, _one_byte]
+)
+def test_a_changed_file_is_not_replaced(change, tmp_path):
+    path = write(tmp_path / "a.hdf5")
+    change(path)
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match=r"a\.hdf5 was changed since it was written; name another place, or move"):
+        write(path, overwrite=True)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+def test_one_that_was_only_read_or_copied_is(tmp_path):
+    path = write(tmp_path / "a.hdf5")
+    with h5py.File(path, "r+") as file:
+        assert file["data/demo_0/rho"][3] == 3
+    copy = tmp_path / "b.hdf5"
+    copy.write_bytes(path.read_bytes())
+    for place in (path, copy):
+        with h5py.File(write(place, 1)) as file:
+            assert file["data/demo_0/rho"][3] == 4
+
+
+def test_one_of_an_older_version_is_replaced_as_it_was(tmp_path):
+    path = write(tmp_path / "a.hdf5")
+    with h5py.File(path, "r+") as file:
+        del file["made_by_check"]
+    write(path, 1)
+    assert made_by(path) == "labelled_demos"
+
+
+def test_a_marked_copy_of_a_marked_file_is_whole(tmp_path):
+    first = write(tmp_path / "a.hdf5")
+    with writing(tmp_path / "b.hdf5", "labelled_demos") as temporary:
+        temporary.write_bytes(first.read_bytes())
+    write(tmp_path / "b.hdf5", 1)
