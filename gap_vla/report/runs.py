@@ -132,6 +132,11 @@ class Run:
         return f"{self.method}, seed {self.seed}"
 
     @property
+    def made_of(self) -> dict[str, Any]:
+        """Its configuration, and digests of its data and versions of the code (`origin`) where its summary has them."""
+        return {**self.config, "origin": self.summary.get("origin", {})}
+
+    @property
     def checkpoint(self) -> Path:
         return RunDirectory(self.path).checkpoint
 
@@ -206,7 +211,8 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs of a page.
 
     Raises:
-        ReportError: none, runs of several tasks, two of a method and seed, or what `require_comparable` refuses.
+        ReportError: none, runs of several tasks, two of a method and seed or of one training, or what
+            `require_comparable` refuses.
     """
     found = [Run.read(path) for path in paths]
     tasks = sorted({run.task for run in found})
@@ -215,6 +221,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     for one, other in itertools.combinations(found, 2):
         if one.label == other.label:
             raise ReportError(f"{one.path} and {other.path} are both {one.label}; give one of them")
+        measured = one.summary.get("validation")
+        if one.seed != other.seed and measured and measured == other.summary.get("validation"):
+            seeds = f"seeds {one.seed} and {other.seed}"
+            raise ReportError(f"{one.path} and {other.path} are of {seeds}, but measured exactly the same; give one")
     require_comparable([(str(run.path), run.seed, run.evaluations) for run in found], ReportError)
     return found
 

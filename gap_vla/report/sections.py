@@ -39,7 +39,7 @@ def success_section(runs: list[Run], command: str) -> str:
         return ""
     reference = next((method for method in ("concat", "vp") if method in evaluated), evaluated[0])
     pairs = [(method, reference) for method in evaluated if method != reference]
-    comparison = compare(outcomes, pairs, [run.config for run in runs if run.rollouts])
+    comparison = compare(outcomes, pairs, [run.made_of for run in runs if run.rollouts])
     chart = chart_image(svg(draw_comparison(comparison)), "success of each method, and paired differences")
     notes = map(note, [WITH_P, *comparison.notes()])
     return "".join([chart, *map(html_table, tables(comparison)), *notes, command_block(command)])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import content, parsed, refusing
+from gap_vla.core.foreign import content, parsed, refusing, whole
 from gap_vla.core.identity import digest, flat
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import others_in
@@ -35,7 +35,6 @@ from gap_vla.rlds.version_files import (
 STORE_VERSION = 2
 
 _REBUILD = "this is no whole store; delete the folder and build it again"
-
 _OWN_FILES = r"store\.json|dataset_statistics\.json|[\w-]+\.\w+\.bin"
 """Names of the files that a store has."""
 
@@ -184,7 +183,8 @@ class StoreSplit:
         return int(self.offsets[-1])
 
     def episode(self, index: int) -> Episode:
-        """Episode `index` as written into the dataset."""
+        """Episode `index` as written into the dataset; raises EpisodeError if there is none of that number."""
+        whole(f"episode of {self.name}", index, 0, len(self) - 1, EpisodeError)
         part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         take = {key: np.asarray(value[part]) for key, value in self.fields.items()}
         codes = take.pop("phase", None)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from gap_vla.rlds.statistics import MIN_STD, limits
+from gap_vla.rlds.statistics import MIN_STD, StatisticsError, limits
 
 Trajectory = dict[str, Any]
 STEP_KEYS = ("rho", "change_point")
@@ -70,6 +70,8 @@ def _normalized(x: tf.Tensor, statistics: Mapping[str, Any], kind: str) -> tf.Te
     if kind == "none":
         return x
     mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
+    if mean.shape != x.shape[-1:] or std.shape != mean.shape:
+        raise StatisticsError(f"array is {x.shape[-1]} wide, mean has shape {mean.shape}, std {std.shape}")
     mask = np.asarray(statistics.get("mask", std >= MIN_STD), bool)
     if kind == "normal":
         return tf.where(mask, (x - mean) / (std + 1e-8), x)

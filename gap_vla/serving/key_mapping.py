@@ -44,6 +44,9 @@ class KeyMapping:
         action_columns: which of the answer's columns are ours, in our order; None: all. A robot's VLA may return
             padded or differently ordered actions.
         action_signs: 1 or -1 for each of our columns (-1 for a gripper that opens with +1, say); None: all 1.
+
+    Raises:
+        PolicyError: an unknown observation, two under one name, or a value of another kind or beyond its bounds.
     """
 
     observation: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(OBSERVATION))
@@ -52,6 +55,11 @@ class KeyMapping:
     image_size: int | None = None
     action_columns: tuple[int, ...] | None = None
     action_signs: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        plain = {name: [*value] if isinstance(value, tuple) else value for name, value in given.items()}
+        _require_mapping(Section(plain, "KeyMapping", PolicyError))
 
     @classmethod
     def read(cls, path: Path) -> KeyMapping:
@@ -64,24 +72,9 @@ class KeyMapping:
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(found.values) - set(known)):
             raise PolicyError(f"{path}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
-        left = {field.name for field in dataclasses.fields(cls) if field.default is None}
-        said = {key for key in found.values if key not in left or found.values[key] is not None}
-        given = {key: read(found, key) for key, read in _READ.items() if key in said}
-        if "observation" in found:
-            names = found.section("observation")
-            if unknown := sorted(set(names.values) - set(OBSERVATION)):
-                raise PolicyError(f"{names.name(unknown[0])} is none of our observations: {', '.join(OBSERVATION)}")
-            given["observation"] = {ours: names.text(ours) for ours in names.values}
-            if len({*given["observation"].values()} - {""}) < len(names.values):
-                raise PolicyError(f"{names.where} gives an observation no name, or two the same; give each its own")
-        for key in ("observation", "actions", "action_columns", "action_signs"):
-            if key in given and not given[key]:
-                raise PolicyError(f"{found.name(key)} is empty; name what is sent or taken, or leave it out")
-        if len(set(columns := given.get("action_columns", ()))) < len(columns):
-            raise PolicyError(f"{found.name('action_columns')} names a column twice; each of ours has its own")
-        if {*map(abs, given.get("action_signs", ()))} - {1}:
-            raise PolicyError(f"{found.name('action_signs')}: each must be 1 or -1")
-        return cls(**given)
+        optional = {field.name for field in dataclasses.fields(cls) if field.default is None}
+        given = {key: value for key, value in found.values.items() if value is not None or key not in optional}
+        return cls(**_require_mapping(Section(given, found.where, PolicyError)))
 
     def to_wire(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """One observation (no batch axis) under the server's names."""
@@ -123,3 +116,23 @@ class KeyMapping:
         if len(self.action_signs) != actions.shape[1]:
             raise PolicyError(f"action_signs has {len(self.action_signs)} factors for {actions.shape[1]} columns")
         return actions * np.asarray(self.action_signs, np.float32)
+
+
+def _require_mapping(found: Section) -> dict[str, Any]:
+    """The attributes of a `KeyMapping` that are given; raises the section's error for what they cannot be."""
+    given = {key: read(found, key) for key, read in _READ.items() if key in found}
+    if "observation" in found:
+        names = found.section("observation")
+        if unknown := sorted(set(names.values) - set(OBSERVATION)):
+            raise found.error(f"{names.name(unknown[0])} is none of our observations: {', '.join(OBSERVATION)}")
+        given["observation"] = {ours: names.text(ours) for ours in names.values}
+        if len({*given["observation"].values()} - {""}) < len(names.values):
+            raise found.error(f"{names.where} gives an observation no name, or two the same; give each its own")
+    for key in ("observation", "actions", "action_columns", "action_signs"):
+        if key in given and not given[key]:
+            raise found.error(f"{found.name(key)} is empty; name what is sent or taken, or leave it out")
+    if len(set(columns := given.get("action_columns", ()))) < len(columns):
+        raise found.error(f"{found.name('action_columns')} names a column twice; each of ours has its own")
+    if {*map(abs, given.get("action_signs", ()))} - {1}:
+        raise found.error(f"{found.name('action_signs')}: each must be 1 or -1")
+    return given

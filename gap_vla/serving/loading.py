@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gap_vla.core.foreign import CheckpointError, Section, one_line, whole
 from gap_vla.core.identity import flat
-from gap_vla.core.typed_config import choose
+from gap_vla.core.typed_config import STEPS, choose
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
 from gap_vla.rollouts.policy import FIRST_ANSWER, ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
@@ -102,7 +102,12 @@ def load_checkpoint(
         from gap_vla.rollouts.octo_policy import OctoPolicy
 
         policy = OctoPolicy.load(
-            directory, step=step, normalization=run.normalization, dataset=dataset, name=run.method or "octo", **how
+            directory,
+            step=run.steps if step is None else step,
+            normalization=run.normalization,
+            dataset=dataset,
+            name=run.method or "octo",
+            **how,
         )
     for key, digest in run.acted.items() if step is None else ():
         if policy.identity.get(key, digest) != digest:
@@ -251,6 +256,7 @@ class _Run:
     threads: int = 1
     camera: str | None = None
     image_size: int | None = None
+    steps: int | None = None
     acted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Digests of the weights and statistics that were rolled out when the run ended."""
 
@@ -261,8 +267,10 @@ class _Run:
             return cls()  # somebody else's file
         evaluation, train, demos = (found.section(name, {}) for name in ("eval", "train", "demos"))
         acted: dict[str, Any] = {}
+        ended_at = None
         if (file := path.with_name("summary.json")).is_file():
             ended = Section.read(file, CheckpointError)
+            ended_at = ended.whole("steps", 0, STEPS) if "steps" in ended else None
             if "task" in ended and ended.text("task") != found.text("task"):
                 raise CheckpointError(
                     f"{file} says task {ended.text('task')}, {path.name} {found.text('task')}; copy the run again"
@@ -281,6 +289,7 @@ class _Run:
             threads=train.whole("threads", 1, 1024, 1),
             camera=demos.text("camera", "near"),
             image_size=demos.whole("image_size", 1, 4096) if evaluation.values.get("episodes") else None,
+            steps=ended_at,
         )
 
 

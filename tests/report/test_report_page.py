@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -295,6 +296,26 @@ def test_episodes_end_at_the_tasks_own_horizon_if_the_evaluations_is_longer_and_
     errors = [{"episode": 2, "error": "step 12: the simulator fell"}]
     Run.read(evaluated_run(tmp_path, "cut", errors=errors, simulator_errors=1))
     assert not cannot_end_so(EpisodeRecord(0, 5, False, 3), {"task": "mine", "horizon": 200})
+
+
+def test_a_copy_of_a_run_is_no_further_seed(tmp_path):
+    first = make_run(tmp_path, "concat", 0, [1, 0])
+    copy = shutil.copytree(first, tmp_path / "copy")
+    for name in ("config.json", "summary.json"):
+        (copy / name).write_text((copy / name).read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(ReportError, match="are of seeds 0 and 1, but measured exactly the same; give one"):
+        read_runs([first, copy])
+
+
+def test_a_page_says_that_its_runs_were_trained_on_different_data(tmp_path):
+    paths = [make_run(tmp_path, "concat", seed, [1, 0, 1, 0]) for seed in (0, 1)]
+    note = "the runs also differ in settings (origin.episodes 0aa, 1aa)"
+    for digests, noted in ((("0aa", "0aa"), False), (("0aa", "1aa"), True)):
+        for path, digest in zip(paths, digests, strict=True):
+            summary = json.loads((path / "summary.json").read_text())
+            (path / "summary.json").write_text(json.dumps({**summary, "origin": {"episodes": digest}}))
+        page = write_report(paths, tmp_path / "report.html", command="make").read_text()
+        assert (note in page) == noted
 
 
 def test_runs_that_were_measured_differently_or_share_a_policy_are_not_compared(tmp_path):

@@ -263,6 +263,23 @@ def test_a_key_file_of_another_shape_is_refused_by_its_key(tmp_path, content, na
     assert named in str(caught.value) and "keys.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"observation": {"image_primry": "x"}}, "observation.image_primry is none of our observations"),
+        ({"observation": {"image_primary": "x", "image_wrist": "x"}}, "or two the same"),
+        ({"action_signs": (2.0,) * 7}, "each must be 1 or -1"),
+        ({"action_columns": (-1,)}, "action_columns[0] is -1"),
+        ({"action_columns": (1, 1)}, "names a column twice"),
+        ({"execute": 0}, "execute is 0"),
+    ],
+)
+def test_a_mapping_made_in_python_is_refused_like_a_file(given, named):
+    with pytest.raises(PolicyError) as caught:
+        KeyMapping(**given)
+    assert f"KeyMapping: {'observation' if 'two' in named else ''}" in str(caught.value) and named in str(caught.value)
+
+
 def test_a_key_file_may_say_nothing_and_belongs_to_a_server(tmp_path):
     (tmp_path / "keys.json").write_text('{"image_size": null, "action_columns": null, "action_signs": null}')
     assert KeyMapping.read(tmp_path / "keys.json") == KeyMapping()
