@@ -17,7 +17,17 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.demos.npz_folder import require_rows
 from gap_vla.octo.batches import BatchError, check_batch, check_statistics, create_tasks
-from gap_vla.phases import Motion, MotionError, PhaseEstimator, annotate
+from gap_vla.octo.optimizer import create_optimizer
+from gap_vla.octo.presets import small_config
+from gap_vla.phases import (
+    Motion,
+    MotionError,
+    PhaseEstimator,
+    annotate,
+    default_dead_band,
+    default_penalty,
+    stroke_starts,
+)
 from gap_vla.phases.targets import soft_targets
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
@@ -26,7 +36,11 @@ from gap_vla.rlds.reader import pick_fields
 from gap_vla.rlds.statistics import StatisticsError
 from gap_vla.rlds.windows import window_indices
 from gap_vla.rollouts.policy import PolicyError, RandomPolicy, ReplayPolicy
-from gap_vla.rollouts.statistics import OutcomesError, mcnemar, mean_rate, over_seeds, wilson
+from gap_vla.rollouts.record import EpisodeRecord, EvaluationError
+from gap_vla.rollouts.statistics import OutcomesError, mcnemar, mean_rate, over_seeds, paired_difference, wilson
+from gap_vla.rollouts.summary import summarize
+from gap_vla.serving.key_mapping import KeyMapping
+from gap_vla.sim.collection import CollectionError, collect_demos
 
 RHO = np.array([[0.5, 0.9], [0.1, 0.2]], np.float32)
 WALK = np.cumsum(np.random.default_rng(0).normal(size=(30, 3)), 0)
@@ -72,6 +86,8 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "masked rho": (AdjustmentError, "masked", lambda: factors(np.ma.masked_greater(RHO, 0.6))),
     "a step of NaN": (AdjustmentError, "training step is nan", lambda: factors(step=float("nan"))),
     "a step before the first": (AdjustmentError, "training step is -1", lambda: factors(step=-1)),
+    "a step beyond any training": (AdjustmentError, "step is 1099511627776; it must", lambda: factors(step=2**40)),
+    "half a step of training": (AdjustmentError, r"total_steps is 10\.5; count whole", lambda: factors(total=10.5)),
     "no training": (AdjustmentError, "total_steps is 0", lambda: factors(total=0)),
     "a leaf that is not there": (
         GroupError,
@@ -89,6 +105,11 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         lambda: scale_group_updates({}, lambda n: 0.5).update({}, None, update_factor=0.1),
     ),
     "a factor of one sample": (AdjustmentError, "give", lambda: scale_gradient(torch.ones(2, 3), torch.ones(1))),
+    "a complex factor": (
+        AdjustmentError,
+        "factor is torch.complex64",
+        lambda: scale_gradient(torch.ones(2, 3), torch.ones(2) + 1j),
+    ),
     "flags for change points": (MotionError, "numbers of steps", lambda: fit(FLAGS)),
     "fractions of steps": (MotionError, "numbers of steps", lambda: fit(np.array([10.7, 20.2]))),
     "change points out of order": (MotionError, "not ascending", lambda: fit(np.array([20, 10]))),
@@ -113,6 +134,22 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "states of fewer episodes": (StatisticsError, "5 steps in 1 ", lambda: dataset_statistics([STEPS] * 2, [STEPS])),
     "states that lag": (StatisticsError, "5 steps .* 4 ", lambda: dataset_statistics([STEPS], [STEPS[1:]])),
     "statistics of NaN": (StatisticsError, "NaN", lambda: dataset_statistics([STEPS * np.nan], [STEPS])),
+    "no steps": (StatisticsError, "0 steps in 1 ", lambda: dataset_statistics([STEPS[:0]], [STEPS[:0]])),
+    "actions of truth in the data": (
+        StatisticsError,
+        r"action of episode 1 is bool\[5, 7\]",
+        lambda: dataset_statistics([STEPS, STEPS > 0], [STEPS, STEPS]),
+    ),
+    "states of two robots": (
+        StatisticsError,
+        r"proprio of episode 1 is float32\[5, 6\]",
+        lambda: dataset_statistics([STEPS, STEPS], [STEPS, STEPS[:, :6]]),
+    ),
+    "a mean of NaN": (
+        StatisticsError,
+        "mean is .*nan.* no data",
+        lambda: normalize(STEPS[:, :3], of_field(mean=[np.nan, 0, 0])),
+    ),
     "one std for all": (StatisticsError, r"std is float64\[1\]", lambda: normalize(STEPS[:, :3], of_field(std=[1.0]))),
     "a std below 0": (StatisticsError, "std", lambda: normalize(STEPS[:, :3], of_field(std=[1, -1, 1]))),
     "a mask of text": (StatisticsError, "mask", lambda: unnormalize(STEPS[:, :3], of_field(mask=["False"] * 3))),
@@ -142,19 +179,45 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "a fraction of successes": (OutcomesError, "whole", lambda: wilson(3.7, 10)),
     "a seed without episodes": (OutcomesError, "no episode", lambda: mean_rate([(1, 10), (0, 0)])),
     "more successes than episodes": (OutcomesError, "5 successes of 4", lambda: mean_rate([(5, 4), (1, 10)])),
+    "no seed": (OutcomesError, "0 seeds", lambda: mean_rate([])),
+    "rates for pairs": (OutcomesError, "0 or 1", lambda: paired_difference([0.4, 0.9], [0, 0])),
+    "outcomes in words": (OutcomesError, "outcomes are <U3", lambda: paired_difference(["yes"], ["no"])),
+    "an interval of NaN": (OutcomesError, "finite", lambda: over_seeds([0.1, 0.2], (np.nan, 1))),
+    "an episode that is counted twice": (
+        EvaluationError,
+        "an episode is there twice",
+        lambda: summarize([EpisodeRecord(0, 5, True, 3), EpisodeRecord(0, 6, False, 3)]),
+    ),
     "a seed of NaN": (OutcomesError, "finite", lambda: over_seeds([np.nan, 0.1], (0, 1))),
     "actions of one number": (PolicyError, r"\[T, A\]", lambda: ReplayPolicy([np.zeros(5)], [0])),
+    "actions of NaN": (PolicyError, "finite numbers", lambda: ReplayPolicy([STEPS, STEPS * np.nan], [0, 1])),
     "the last recording by a minus": (PolicyError, "episode -1", lambda: ReplayPolicy([STEPS], [0]).reset([-1])),
     "no recording": (PolicyError, "0 recordings", lambda: ReplayPolicy([], [])),
     "recordings of two robots": (PolicyError, "one width", lambda: ReplayPolicy([STEPS, STEPS[:, :6]], [0, 1])),
     "a layout before the first": (PolicyError, "is -5", lambda: ReplayPolicy([STEPS], [-5])),
     "actions of no width": (PolicyError, "action_dim is 0", lambda: RandomPolicy(0)),
+    "a seed below 0": (PolicyError, "seed is -1", lambda: RandomPolicy(7, seed=-1)),
     "a camera that is there twice": (
         ConfigError,
         "named once",
         lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 3), 9, 7, ("primary", "primary")),
     ),
     "grey pictures": (ConfigError, "square RGB", lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 1), 9, 7)),
+    "pictures that are not square": (
+        ConfigError,
+        "pictures 64 × 32 × 3",
+        lambda: build_policy(SmallModelConfig(), "vision", (64, 32, 3), 9, 7),
+    ),
+    "states of no width": (
+        ConfigError,
+        "widths at least 1",
+        lambda: build_policy(SmallModelConfig(), "concat", (64, 64, 3), 0, 7),
+    ),
+    "pictures from 0 to 1 for a small policy": (
+        ConfigError,
+        "image_primary is torch.float32; give pictures as uint8",
+        lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 3), 9, 7).features(torch.ones(1, 1, 64, 64, 3)),
+    ),
     "pictures from 0 to 1": (
         BatchError,
         "uint8",
@@ -169,6 +232,44 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         BatchError,
         "lengths",
         lambda: create_tasks({}, None, {"a": np.zeros(2), "b": np.zeros(3)}, None),
+    ),
+    "no episodes": (EvaluationError, "nothing was measured", lambda: summarize([])),
+    "a penalty of no recordings": (MotionError, "no recordings", lambda: default_penalty([])),
+    "dead-bands of no recordings": (MotionError, "no recordings", lambda: default_dead_band([])),
+    "a stroke of NaN": (MotionError, "travel is nan", lambda: stroke_starts(Motion.of(STEPS[:, :3]), np.nan)),
+    "a stroke below 0": (MotionError, "travel is -0.01", lambda: stroke_starts(Motion.of(STEPS[:, :3]), -0.01)),
+    "no process": (MotionError, "workers is 0", lambda: annotate([episode()], method="gaussian", workers=0)),
+    "policies without a camera": (
+        ConfigError,
+        "each of the cameras is named once",
+        lambda: build_policy(SmallModelConfig(), "vision", (64, 64, 3), 9, 7, ()),
+    ),
+    "a window of nothing": (ConfigError, "window_size is 0", lambda: small_config(window_size=0)),
+    "fewer tokens than none": (ConfigError, "proprio_tokens is -1", lambda: small_config(proprio_tokens=-1)),
+    "a camera that is no image": (ConfigError, "image_keys are primary", lambda: small_config(("primary",))),
+    "a learning rate of NaN": (ConfigError, "learning_rate is nan", lambda: create_optimizer({}, np.nan)),
+    "a learning rate that climbs": (ConfigError, r"learning_rate is -0\.001", lambda: create_optimizer({}, -1e-3)),
+    "a decay that grows": (ConfigError, r"weight_decay is -0\.1", lambda: create_optimizer({}, 1e-3, -0.1)),
+    "clipping to NaN": (ConfigError, "clip_gradient is nan", lambda: create_optimizer({}, 1e-3, clip_gradient=np.nan)),
+    "an update in no step": (
+        ConfigError,
+        "grad_accumulation_steps is 0",
+        lambda: create_optimizer({}, 1e-3, grad_accumulation_steps=0),
+    ),
+    "an answer without actions": (PolicyError, "no", lambda: KeyMapping().from_wire({"actions": []})),
+    "an answer of one number": (PolicyError, "no", lambda: KeyMapping().from_wire({"actions": 0.5})),
+    "half a demonstration": (CollectionError, r"n is 1\.5", lambda: collect_demos("assembly", 1.5, "x.hdf5")),
+    "noise below 0": (
+        CollectionError,
+        "action_noise is -1",
+        lambda: collect_demos("assembly", 1, "x.hdf5", action_noise=-1),
+    ),
+    "a seed of 70 bits": (CollectionError, "seed is", lambda: collect_demos("assembly", 1, "x.hdf5", seed=2**70)),
+    "no goals": (BatchError, r"goals have lengths \{\}", lambda: create_tasks({}, None, {}, None)),
+    "an Octo's mean of NaN": (
+        BatchError,
+        "mean is .*nan.* no data",
+        lambda: check_statistics(of_field(mean=np.full(3, np.nan)), "normal", 7),
     ),
     "an Octo's std below 0": (BatchError, "no data", lambda: check_statistics(of_field(std=-np.ones(3)), "normal", 7)),
 }

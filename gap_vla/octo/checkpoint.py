@@ -4,6 +4,7 @@
     <root>/dataset_statistics.json     statistics for un-normalisation, nested lists
     <root>/example_batch.msgpack       one example: observation, task, action, action_pad_mask
     <root>/<step>/default/checkpoint   the parameters, flax msgpack
+    <root>/checksums.json              ours alone: by step, size and checksum of the parameters' file
 
 Directories whose names are not numbers belong to others (`state/`, ...) and are ignored.
 """
@@ -20,12 +21,15 @@ import numpy as np
 from flax import serialization
 
 from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, shown, whole
+from gap_vla.core.identity import flat
+from gap_vla.core.outputs import file_mark
 from gap_vla.core.whole import replacing
 from gap_vla.octo.spec import ModuleSpec
 
 CONFIG = "config.json"
 STATISTICS = "dataset_statistics.json"
 EXAMPLE_BATCH = "example_batch.msgpack"
+CHECKSUMS = "checksums.json"
 
 GREATEST = 1_000_000
 """Greatest number in a model's config, unless `_GREATEST` has another."""
@@ -99,9 +103,22 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; steps in {root}: {steps or 'none'}")
     tree = read_msgpack(path)
+    if (found := file_mark(path)) != (said := _checksums(root).get(str(step), found)):
+        raise CheckpointError(f"{path} has {found}, {root / CHECKSUMS} says {shown(said)}; copy both again")
     if not isinstance(tree, dict) or not tree:
         raise CheckpointError(f"{path}: expected a tree of parameters, found {type(tree).__name__}")
+    for name, leaf in flat(tree, separator="/"):
+        if isinstance(leaf, str):
+            raise CheckpointError(
+                f"{path}: {name} is the text {shown(leaf)}, not an array; save the parameters in one file, as upstream "
+                "does (save_args_from_target of flax.training.orbax_utils)"
+            )
     return tree, step
+
+
+def _checksums(root: Path) -> dict[str, Any]:
+    path = root / CHECKSUMS
+    return dict(Section.read(path, CheckpointError).values) if path.exists() else {}
 
 
 def read_config(root: Path) -> dict[str, Any]:
@@ -243,6 +260,7 @@ def write_checkpoint(
         if not (root / name).exists():
             _write(root / name, said)
     _write(target, serialization.msgpack_serialize(_to_numpy(params)))
+    _write(root / CHECKSUMS, json.dumps({**_checksums(root), str(step): file_mark(target)}).encode())
 
 
 def _to_numpy(tree: Any) -> Any:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from gap_vla.core.foreign import finite, whole
 from gap_vla.core.typed_config import ConfigError
 
 Schedule = Callable[[Any], Any]
@@ -104,7 +105,16 @@ def create_optimizer(
 
     Returns:
         The transformation, the schedule, and a function from parameters to the norm of the trainable ones.
+
+    Raises:
+        ConfigError: a number beyond its bounds.
     """
+    if not isinstance(learning_rate, Mapping) and not callable(learning_rate):
+        finite("learning_rate", learning_rate, 0, 1e6, ConfigError)
+    finite("weight_decay", weight_decay, 0, 1e6, ConfigError)
+    finite("clip_gradient", 1.0 if clip_gradient is None else clip_gradient, 1e-12, 1e12, ConfigError)
+    if grad_accumulation_steps is not None:
+        whole("grad_accumulation_steps", grad_accumulation_steps, 1, 1_000_000, ConfigError)
     if isinstance(learning_rate, Mapping):
         schedule = create_schedule(**learning_rate)
     else:
@@ -116,7 +126,7 @@ def create_optimizer(
         optax.add_decayed_weights(weight_decay, decay_mask),
         optax.scale_by_learning_rate(schedule),
     )
-    if grad_accumulation_steps and grad_accumulation_steps > 1:
+    if (grad_accumulation_steps or 1) > 1:
         tx = optax.MultiSteps(tx, grad_accumulation_steps).gradient_transformation()
     if clip_gradient is not None:
         tx = optax.chain(optax.clip_by_global_norm(clip_gradient), tx)

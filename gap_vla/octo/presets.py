@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.foreign import whole
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo.spec import ENCODERS, HEADS, OWN, TEXT, TOKENIZERS, ModuleSpec
 
@@ -105,7 +106,19 @@ def small_config(
         stem_patch: the first stage maps patches of so many pixels instead, by one matrix product; 0: it is a 3x3
             convolution of stride 2 as the others. Patches of 4 take less than half of the time on a CPU.
         proprio_tokens: so many tokens of the whole state by an MLP instead, which upstream cannot load.
+
+    Raises:
+        ConfigError: sizes that cannot be, or do not fit together, or a camera without `image_` or named twice.
     """
+    sizes = {"image_size": image_size, "action_dim": action_dim, "action_horizon": action_horizon}
+    sizes |= {"window_size": window_size, "num_layers": num_layers, "num_attention_heads": num_attention_heads}
+    sizes["token_embedding_size"] = token_embedding_size
+    may_be_none = {"proprio_dim": proprio_dim or 0, "proprio_tokens": proprio_tokens, "stem_patch": stem_patch}
+    for name, size in {**sizes, **may_be_none}.items():
+        whole(name, size, int(name in sizes), 1_000_000, ConfigError)
+    odd = [key for key in image_keys if not key.startswith("image_") or list(image_keys).count(key) > 1]
+    if odd or not (image_keys or proprio_dim):
+        raise ConfigError(f"image_keys are {', '.join(image_keys) or 'none'}; name each camera once, as image_primary")
     if head not in KINDS:
         raise ConfigError(f"head must be one of {sorted(KINDS)}, found {head!r}")
     if token_embedding_size % num_attention_heads or (head != "diffusion" and token_embedding_size % 8):

@@ -309,6 +309,7 @@ def _find_points(
     method: str, options: Options, episodes: Sequence[Episode], motions: Sequence[Motion], workers: int | None
 ) -> list[np.ndarray]:
     finder = POINTS[method_parts(method, options)[0]]
+    workers = None if workers is None else whole("workers", workers, 1, 1024, MotionError)
     if workers is None:
         pairs = sum(len(m) * min(len(m), options.max_segment or len(m)) for m in motions)
         workers = (os.cpu_count() or 1) if pairs > PAIRS_WORTH_PROCESSES else 1

@@ -194,6 +194,8 @@ def default_dead_band(motions: Sequence[Motion], *, smooth: int = 1) -> DeadBand
     >>> round(default_dead_band([Motion.of(still_then_fast)]).position, 6)
     0.0005
     """
+    if not motions:
+        raise MotionError("no recordings; dead-bands follow their steps")
     noise: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
     fast: dict[str, list[float]] = {name: [] for name in DeadBand._fields}
     for motion in motions:

@@ -130,7 +130,7 @@ def default_penalty(motions: Sequence[Motion]) -> float:
     1.25
     """
     if not motions:
-        return LEAST_PENALTY
+        raise MotionError("no recordings; a penalty follows their lengths")
     samples = float(np.median([len(motion) for motion in motions]))
     arms = max(motion.arms for motion in motions)
     return float(np.clip(samples / SAMPLES_PER_UNIT, LEAST_PENALTY, MOST_PENALTY)) * arms
@@ -165,7 +165,9 @@ def stroke_starts(motion: Motion, travel: float | int) -> Int64[np.ndarray, " K"
     array([5])
     """
     steps = steps_of(motion).gripper
-    if steps is None or len(steps) == 0 or travel <= 0:
+    if not 0 <= travel < np.inf:
+        raise MotionError(f"travel is {travel}; it must be a finite number from 0")
+    if steps is None or len(steps) == 0 or travel == 0:
         return np.zeros(0, np.int64)
     starts: list[int] = []
     for arm in np.split(steps, motion.arms, axis=1):

@@ -168,14 +168,15 @@ def build_policy(
         cameras: one encoder each.
 
     Raises:
-        ConfigError: unknown method, images that the encoder cannot take, sizes below 1, or a camera that is named
-            twice.
+        ConfigError: unknown method, images that the encoder cannot take, sizes below 1, no camera, or one that is
+            named twice.
     """
     height, width, channels = image_shape
-    if height != width or channels != 3 or min(height, proprio_dim, action_dim) < 1 or len({*cameras}) < len(cameras):
+    named_once = 0 < len({*cameras}) == len(cameras)
+    if height != width or channels != 3 or min(height, proprio_dim, action_dim) < 1 or not named_once:
         raise ConfigError(
             f"pictures {height} × {width} × {channels}, proprio_dim {proprio_dim}, action_dim {action_dim}, cameras "
-            f"{', '.join(cameras)}: pictures are square RGB, widths at least 1, and each camera is named once"
+            f"{', '.join(cameras)}: pictures are square RGB, widths at least 1, and each of the cameras is named once"
         )
     name = registry.method_name(method, registry.METHODS)
     return SmallPolicy(config, name, image_shape, proprio_dim, action_dim, cameras, method_of(name))

@@ -28,6 +28,8 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
         `seconds_per_step` (simulation, rendering, policy).
     """
     ordered = sorted(records, key=lambda record: record.episode)
+    if not ordered:
+        raise EvaluationError("no episodes, so nothing was measured")
     if len({record.episode for record in ordered}) < len(ordered):
         raise EvaluationError("an episode is there twice; count each once")
     successes = sum(record.success for record in ordered)
@@ -38,11 +40,11 @@ def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> d
     return {
         "episodes": len(ordered),
         "successes": successes,
-        "success_rate": successes / len(ordered) if ordered else None,
+        "success_rate": successes / len(ordered),
         "interval": list(wilson(successes, len(ordered))),
         "interval_method": INTERVAL_METHOD,
         "interval_clopper_pearson": list(clopper_pearson(successes, len(ordered))),
-        "mean_steps": float(np.mean([record.steps for record in ordered])) if ordered else None,
+        "mean_steps": float(np.mean([record.steps for record in ordered])),
         "mean_steps_success": float(np.mean(won)) if won else None,
         "outcomes": [int(record.success) for record in ordered],
         "episode_numbers": [record.episode for record in ordered],

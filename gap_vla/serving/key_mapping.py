@@ -101,10 +101,11 @@ class KeyMapping:
             raise PolicyError(f"the server's answer has no {self.actions!r} (found: {found})")
         actions: np.ndarray
         try:
-            actions = np.atleast_2d(np.asarray(answer[self.actions]))
+            given = np.asarray(answer[self.actions])
+            actions = np.atleast_2d(given)
         except (TypeError, ValueError):
-            actions = np.empty((0, 0, 0))
-        if actions.ndim != 2 or actions.dtype.kind not in "iuf":
+            given = actions = np.empty((0, 0, 0))
+        if actions.ndim != 2 or not given.ndim or not given.size or actions.dtype.kind not in "iuf":
             raise PolicyError(f"the server's {self.actions!r} is not an array of numbers, of shape [A] or [H, A]")
         actions = actions.astype(np.float32)
         if self.action_columns is not None:

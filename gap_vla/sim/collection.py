@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from gap_vla.core.errors import UserError, is_full_disk, keeping, message_of
+from gap_vla.core.foreign import finite, whole
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import HDF5, claim, others_in
 from gap_vla.core.processes import starting_workers
 from gap_vla.core.progress import Progress
 from gap_vla.core.resources import require_disk, require_memory
+from gap_vla.core.typed_config import EPISODES
 from gap_vla.core.whole import replacing
 from gap_vla.sim.collection_worker import CRASHED, KEPT, REFUSED, part_name, work
 from gap_vla.sim.recording import LAYOUT_VERSION, assemble
@@ -78,8 +80,8 @@ def collect_demos(
 
     Raises:
         OutputError: `out` exists or is no name of an HDF5 file.
-        CollectionError: the parts of another collection are in the way, a worker died, or the expert hardly ever
-            succeeds.
+        CollectionError: a number beyond its bounds, the parts of another collection are in the way, a worker died, or
+            the expert hardly ever succeeds.
         InUseError: another process is collecting into the same file.
         UnknownNameError: task, variant or camera.
         RenderingError: no OpenGL library.
@@ -88,8 +90,10 @@ def collect_demos(
     spec = task_spec(task)
     spec.require_cameras(cameras, camera)
     variant_spec(variant).require_view(camera)
-    if n < 1 or workers < 1:
-        raise CollectionError(f"n and workers must be at least 1, got n={n}, workers={workers}")
+    for what, number, least, most in (("n", n, 1, EPISODES.most), ("workers", workers, 1, 1024)):
+        whole(what, number, least, int(most), CollectionError)
+    whole("seed", seed, 0, 2**32 - 1, CollectionError)
+    finite("action_noise", action_noise, 0, 1, CollectionError)
     if cameras:
         require_rendering()
     claim(out, "demos", overwrite=None, suffixes=HDF5)

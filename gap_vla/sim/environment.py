@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import operator
 import os
 import string
 import threading
@@ -91,11 +90,13 @@ class SimEnv(gymnasium.Env):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts the episode that `seed` names: the same one in every process, whatever happened before.
 
-        Without a seed the next one is drawn from the generator that the last seed started.
+        Without a seed the next one is drawn from the generator that the last seed started. Raises UserError for a
+        seed that is no whole number of 32 bits.
         """
         check_owner(self._owner)
-        super().reset(seed=None if seed is None else operator.index(seed))
-        self.episode_seed = int(self.np_random.integers(2**31)) if seed is None else int(seed)
+        own = None if seed is None else whole("seed", seed, 0, 2**32 - 1)
+        super().reset(seed=own)
+        self.episode_seed = int(self.np_random.integers(2**31)) if own is None else own
         rng = np.random.default_rng(self.episode_seed)
         self.world.reset(rng)
         self._views = dict(self._base_views)

@@ -149,5 +149,10 @@ def make_expert(env: Any, *, seed: int) -> Expert:
     Args:
         env: from `gap_vla.sim.make` or `gymnasium.make`, after `reset`.
         seed: of the expert's style (speed, heights), so that demonstrations are not copies of each other.
+
+    Raises:
+        RuntimeError: before the environment's first reset.
     """
+    if env.unwrapped.episode_seed < 0:
+        raise RuntimeError("call reset() before the expert is made")
     return Expert(env.unwrapped.world, Style.draw(np.random.default_rng(seed)))

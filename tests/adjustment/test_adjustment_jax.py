@@ -103,6 +103,14 @@ def test_no_match_is_an_error_that_lists_the_groups(model):
         pass
 
 
+@pytest.mark.parametrize("shape", [(1, WINDOW), (BATCH, 1), (BATCH,)])
+def test_factors_of_other_samples_or_window_steps_are_refused(model, shape):
+    observation, task = BATCH_OF_THREE["observation"], BATCH_OF_THREE["task"]
+    said = rf"sample is \[{', '.join(map(str, shape))}\], obs_proprio has tokens of \[{BATCH}, {WINDOW}\]"
+    with pytest.raises(GroupError, match=said), adjusted_gradients(jnp.ones(shape)):
+        model.run_transformer(observation, task, observation["timestep_pad_mask"])
+
+
 def test_an_encoder_is_not_a_proprioceptive_branch(model):
     with pytest.raises(GroupError, match="it is an encoder"):
         match_group(model.params, "obs_primary")

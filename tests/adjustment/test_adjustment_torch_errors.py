@@ -2,6 +2,7 @@
 
 import copy
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -172,6 +173,16 @@ def test_a_step_that_is_none_is_refused(unchecked, policy, step):
         for good in (torch.tensor(0), np.int64(0)):
             with gap.adjusting(RHO, good):
                 policy(IMAGE, PROPRIO)
+
+
+def test_a_step_beyond_the_end_of_training_is_warned_of_at_the_line_that_counts(policy):
+    with attach(policy, "state", ONLY_RHO, total_steps=2) as gap:
+        with warnings.catch_warnings(action="error"), gap.adjusting(RHO, 1):
+            policy(IMAGE, PROPRIO)
+        with pytest.warns(UserWarning, match="step 2 of a run of 2 steps: .* counted in epochs") as caught:
+            with gap.adjusting(RHO, 2):
+                policy(IMAGE, PROPRIO)
+        assert [warning.filename for warning in caught] == [__file__]
 
 
 @pytest.mark.parametrize("name", [None, 5, b"state", [5]])

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 import octo_golden as golden
 import pytest
+from flax import serialization
 
+from gap_vla.core.outputs import file_mark
 from gap_vla.octo import CheckpointError, OctoModel, checkpoint
 
 
@@ -19,6 +21,9 @@ from gap_vla.octo import CheckpointError, OctoModel, checkpoint
 def test_saving_what_was_loaded_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     case = golden.load(name)
     case.model.save_pretrained(5, tmp_path)
+    checksums = json.loads((tmp_path / "checksums.json").read_bytes())
+    assert checksums == {"5": file_mark(tmp_path / "5" / "default" / "checkpoint")}
+    (tmp_path / "checksums.json").unlink()
     files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     assert [str(file) for file in files] == [
         "5/default/checkpoint",
@@ -28,6 +33,14 @@ def test_saving_what_was_loaded_gives_the_same_bytes(name: str, tmp_path: Path) 
     ]
     for file in files:
         assert (tmp_path / file).read_bytes() == (case.directory / "checkpoint" / file).read_bytes(), file
+
+
+def test_placeholders_of_arrays_that_lie_elsewhere_are_called_so(tmp_path: Path) -> None:
+    shutil.copytree(golden.DATA / "a" / "checkpoint", tmp_path / "copy")
+    path = max((tmp_path / "copy").glob("*/default/checkpoint"), key=lambda found: int(found.parts[-3]))
+    path.write_bytes(serialization.msgpack_serialize({"head": {"kernel": "PLACEHOLDER://head.kernel"}}))
+    with pytest.raises(CheckpointError, match=r"head/kernel is the text 'PLACEHOLDER.*save the parameters in one file"):
+        OctoModel.load_pretrained(tmp_path / "copy")
 
 
 def test_the_latest_step_is_loaded_and_other_directories_are_ignored(tmp_path: Path) -> None:
@@ -56,6 +69,26 @@ def test_a_step_is_never_overwritten(tmp_path: Path) -> None:
     case.model.save_pretrained(1, tmp_path)
     with pytest.raises(CheckpointError, match="exists already"):
         case.model.save_pretrained(1, tmp_path)
+
+
+def test_steps_of_another_model_do_not_go_into_a_models_folder(tmp_path: Path) -> None:
+    model = golden.load("a").model
+    model.save_pretrained(1, tmp_path)
+    for other, file in (
+        (golden.load("b").model, "config.json"),
+        (model.replace(dataset_statistics={"action": {"mean": np.ones(7)}}), "dataset_statistics.json"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"{file} is of another model; choose another directory"):
+            other.save_pretrained(2, tmp_path)
+    OctoModel.load_pretrained(tmp_path).save_pretrained(2, tmp_path)
+    assert checkpoint.available_steps(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize("step", [-1, 1.0, True])
+def test_a_step_that_counts_nothing_is_not_saved(tmp_path: Path, step: Any) -> None:
+    with pytest.raises(CheckpointError, match=f"the step is {step}; it must be a whole number from 0"):
+        golden.load("a").model.save_pretrained(step, tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import octo_golden as golden
 import pytest
 
 from gap_vla.core.errors import UserError, message_of
-from gap_vla.octo import ModuleSpec, OctoModule, presets
+from gap_vla.octo import ModuleSpec, OctoModule, merge_params, presets
 from gap_vla.octo.heads.continuous import L1ActionHead
 from gap_vla.octo.heads.discrete import DiscreteActionHead
 from gap_vla.octo.model import parameter_shapes
@@ -104,6 +104,12 @@ def test_a_language_encoder_whose_description_is_damaged(tmp_path: Path) -> None
         (tmp_path / "config.json").write_text(json.dumps(values))
         refused(lambda: T5Config.find(str(tmp_path)), str(tmp_path), word)
     refused(lambda: HFTokenizer("t5-base", {"padding": "longest", "truncation": True}), "pads and truncates")
+
+
+def test_pretrained_leaves_of_which_none_fits() -> None:
+    model = {"own": np.zeros(2), "wide": np.zeros(3)}
+    refused(lambda: merge_params(model, {"other": np.ones(2), "wide": np.ones(4)}), "of 2 pretrained leaves none has")
+    refused(lambda: merge_params(model, {}), "of 0 pretrained leaves", "the model's 2")
 
 
 def test_numbers_and_names_that_no_part_knows() -> None:

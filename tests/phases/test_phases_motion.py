@@ -153,5 +153,4 @@ def test_an_even_window_is_refused():
 def test_the_default_penalty_follows_the_length_within_bounds():
     penalties = [default_penalty([Motion.of(np.zeros((n, 3)))]) for n in (0, 20, 80, 120, 400, 10_000)]
     assert penalties == [0.5, 0.5, 1.0, 1.5, 2.0, 2.0]
-    assert default_penalty([]) == 0.5
     assert default_penalty([Motion.of(np.zeros((80, 6)))]) == 2.0  # distances of two arms add

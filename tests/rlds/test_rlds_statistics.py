@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from gap_vla.core.errors import UserError
-from gap_vla.rlds.statistics import check_statistics, dataset_statistics
+from gap_vla.rlds.statistics import (
+    check_statistics,
+    dataset_statistics,
+    load_statistics,
+    save_statistics,
+    statistics_digest,
+)
 
 WIDTHS = {"action": 7, "proprio": 9}
 
@@ -60,6 +66,18 @@ def test_vectors_that_contradict_one_another_are_refused_by_key_and_index(key, v
     unused = copy.deepcopy(statistics)
     unused["action"]["mask"][2] = False
     checked(unused)
+
+
+def test_the_digest_is_of_what_is_normalised_with_before_and_after_writing(tmp_path):
+    statistics = of_data()
+    digest = statistics_digest(statistics, "normal")
+    save_statistics(statistics, tmp_path / "statistics.json")
+    assert statistics_digest(load_statistics(tmp_path / "statistics.json"), "normal") == digest
+    assert statistics_digest({**statistics, "num_transitions": 1}, "normal") == digest
+    changed = copy.deepcopy(statistics)
+    changed["proprio"]["mean"][8] = np.nextafter(changed["proprio"]["mean"][8], np.float32(9))
+    assert len({digest, *(statistics_digest(of, "normal") for of in (changed, of_data(seed=1)))}) == 3
+    assert statistics_digest(statistics, "bounds") != digest
 
 
 @pytest.mark.parametrize("key", ["num_transitions", "num_trajectories"])

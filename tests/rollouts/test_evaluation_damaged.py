@@ -18,6 +18,7 @@ from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.methods import build_policy
 from gap_vla.policies.saving import save_policy
 from gap_vla.rollouts import PolicyError
+from gap_vla.rollouts.small_policy import SmallTorchPolicy
 from gap_vla.serving.loading import load_checkpoint
 
 NAN, INF = float("nan"), float("inf")
@@ -89,6 +90,14 @@ def test_a_small_policy_beside_other_statistics_is_refused(run):
     change(path, ("action", "std"), [1.5 * value for value in found["action"]["std"]])
     with pytest.raises(CheckpointError, match=r"dataset_statistics.json: .* its digest is .*, policy.json says"):
         load_checkpoint(folder)
+
+
+def test_a_small_policy_with_another_normalization_than_it_was_saved_with_is_refused(run, tmp_path):
+    alone = shutil.move(run("small") / "checkpoint", tmp_path / "alone")
+    change(alone / "policy.json", ("normalization",), "none")
+    refused(alone, "with normalization none its digest is")
+    change(alone / "policy.json", ("statistics",), ...)
+    assert load_checkpoint(alone).policy.identity["normalization"] == "none"  # as gap_vla 0.1 saved it
 
 
 OS_SYSTEM = {"module": "os", "name": "system", "args": ["touch hacked"], "kwargs": {}}
@@ -228,7 +237,18 @@ def test_parameters_that_are_no_numbers_or_not_whole_are_refused_by_name(run, ho
     path = folder / "checkpoint" / "7" / "default" / "checkpoint"
     params = damaged_params(serialization.msgpack_restore(path.read_bytes()), how)
     path.write_bytes(serialization.msgpack_serialize(params))
+    refused(folder, "7/default/checkpoint has ", "checkpoint/checksums.json says '", "copy both again")
+    (folder / "checkpoint" / "checksums.json").unlink()  # upstream's have none
     refused(folder, "7/default/checkpoint", "octo_transformer/obs_proprio_projection")
+
+
+def test_a_turned_bit_in_an_octos_parameters_is_refused(run):
+    folder = run("octo")
+    path = folder / "checkpoint" / "7" / "default" / "checkpoint"
+    turned = bytearray(path.read_bytes())
+    turned[-40] ^= 1
+    path.write_bytes(turned)
+    refused(folder, "7/default/checkpoint has ", "copy both again")
 
 
 @pytest.mark.parametrize("how", ["nan", "missing", "cut", "additional", "truncated"])
@@ -358,10 +378,20 @@ def test_a_state_that_is_finite_only_as_float64_is_refused(run, kind):
             policy.act({**observations(1), "proprio": state}, [0])
 
 
-@pytest.mark.parametrize("options", [{"execute": 0}, {"execute": -1}, {"batch_size": 0}, {"batch_size": 10**6}])
+@pytest.mark.parametrize(
+    "options",
+    [{"execute": 0}, {"execute": -1}, {"execute": 2, "ensemble": True}, {"batch_size": 0}, {"batch_size": 10**6}],
+)
 def test_impossible_arguments_are_refused(run, options):
     with pytest.raises(PolicyError, match=f"{next(iter(options))} is"):
         load_checkpoint(run("small"), **options)
+    assert load_checkpoint(run("octo"), execute=1, ensemble=True).policy.identity["execute"] == "ensemble"
+
+
+@pytest.mark.parametrize("threads", [0, 1.5, True])
+def test_a_small_policy_takes_whole_threads(run, threads):
+    with pytest.raises(PolicyError, match=r"threads is .*; it must be a whole number from 1 to 1024"):
+        SmallTorchPolicy.load(run("small"), threads=threads)
 
 
 @pytest.mark.parametrize("kind", ["octo", "small"])

@@ -1,5 +1,6 @@
 """Claims about an Octo checkpoint as a policy."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from gap_vla.octo import CheckpointError, OctoModel, small_config
 from gap_vla.octo.presets import example_batch
+from gap_vla.rlds.statistics import statistics_digest
 from gap_vla.rollouts.chunk_policy import EpisodeHistory, RecedingHorizon, TemporalEnsemble
 from gap_vla.rollouts.octo_policy import REMEMBERED_TASKS, OctoPolicy
 from gap_vla.rollouts.policy import PolicyError
@@ -184,6 +186,11 @@ def test_inputs_of_another_task_are_an_error_that_says_so(model):
         ({"image_primary": batch["image_primary"][:, :16]}, [0], "16 × 32, in training 32 × 32; crop or pad it"),
         ({"proprio": batch["proprio"] + 1j}, [0], "proprio is complex"),
         ({"proprio": np.ma.masked_less(batch["proprio"], 0)}, [0], "proprio is masked"),
+        ({"proprio": batch["proprio"] > 0}, [0], r"proprio is bool\[1, 9\]; the policy takes numbers \[B, 9\]"),
+        ({"proprio": batch["proprio"][0]}, [0], r"proprio is float32\[9\]; the policy takes numbers \[B, 9\]"),
+        ({"image_primary": batch["image_primary"][:, :0, :0]}, [0], r"image_primary is uint8\[1, 0, 0, 3\]"),
+        ({"language_instruction": np.array(["a", "b"])}, [0], "language_instruction has 2 rows for 1 episodes"),
+        ({key: np.repeat(value, 2, 0) for key, value in batch.items()}, [0, 0], "name it once"),
         ({key: np.repeat(value, 2, 0) for key, value in batch.items()}, [0], "2 rows for 1 episodes"),
         ({}, [3], "reset each of them once"),
     ):
@@ -207,6 +214,64 @@ def test_a_saved_checkpoint_acts_like_the_model_and_knows_its_task(model, tmp_pa
         np.testing.assert_array_equal(loaded.policy.act(batch, [0]), direct.act(batch, [0]))
     with pytest.raises(PolicyError, match="trained for stack, not for threading"):
         load_checkpoint(run, task="threading")
+
+
+def test_a_finished_runs_own_step_is_played_though_a_later_one_lies_beside_it(model, tmp_path):
+    import jax
+
+    run = tmp_path / "run"
+    model.save_pretrained(step=7, checkpoint_path=run / "checkpoint")
+    own = OctoPolicy.load(run / "checkpoint").identity["parameters"]
+    other = model.replace(params=jax.tree.map(lambda x: x + 1, model.params))
+    other.save_pretrained(step=9, checkpoint_path=run / "checkpoint")
+    (run / "config.json").write_text('{"task": "stack", "method": "vp_gap"}')
+    assert load_checkpoint(run).policy.identity["parameters"] != own
+    (run / "summary.json").write_text('{"task": "stack", "steps": 7}')
+    assert load_checkpoint(run).policy.identity["parameters"] == own
+    assert load_checkpoint(run, step=9).policy.identity["parameters"] != own
+
+
+BOUNDED = {key: {**field, "p01": field["mean"] - 1, "p99": field["mean"] + 3} for key, field in STATISTICS.items()}
+
+
+@pytest.fixture
+def recorded(model, tmp_path):
+    """A model and its checkpoint, which names a normalisation and the digest of its statistics, without a run."""
+    said = {"normalization": "bounds", "statistics": statistics_digest(BOUNDED, "bounds")}
+    known = model.replace(config={**model.config, **said}, dataset_statistics=BOUNDED)
+    known.save_pretrained(step=7, checkpoint_path=tmp_path / "checkpoint")
+    return known, tmp_path / "checkpoint"
+
+
+def test_a_checkpoint_without_its_run_acts_with_the_normalization_that_it_records(recorded):
+    model, folder = recorded
+    direct, loaded = OctoPolicy(model, normalization="bounds"), load_checkpoint(folder).policy
+    assert loaded.identity["normalization"] == "bounds"
+    for policy in (direct, loaded):
+        policy.reset([0])
+    np.testing.assert_array_equal(direct.act(observations(1), [0]), loaded.act(observations(1), [0]))
+
+
+def test_a_checkpoint_of_others_records_no_normalization_and_takes_that_of_its_run(model, tmp_path):
+    model.replace(dataset_statistics=BOUNDED).save_pretrained(step=7, checkpoint_path=tmp_path)
+    assert OctoPolicy.load(tmp_path).identity["normalization"] == "normal"
+    assert OctoPolicy.load(tmp_path, normalization="bounds").identity["normalization"] == "bounds"
+
+
+def test_a_checkpoint_with_another_normalization_than_its_runs_is_refused(recorded):
+    _, folder = recorded
+    with pytest.raises(CheckpointError, match=r"says normalization bounds, its run's config.json normal; copy the run"):
+        OctoPolicy.load(folder, normalization="normal")
+    assert OctoPolicy.load(folder, normalization="bounds").identity["normalization"] == "bounds"
+
+
+def test_a_checkpoint_beside_the_statistics_of_other_data_is_refused(recorded):
+    path = recorded[1] / "dataset_statistics.json"
+    statistics = json.loads(path.read_text())
+    statistics["action"]["p99"][0] += 0.5
+    path.write_text(json.dumps(statistics))
+    with pytest.raises(CheckpointError, match=r"the digest of its statistics is \w+, config.json says \w+; copy both"):
+        load_checkpoint(recorded[1])
 
 
 def test_a_missing_or_incomplete_checkpoint_is_named(model, tmp_path):

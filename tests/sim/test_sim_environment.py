@@ -13,6 +13,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import gap_vla.sim as sim
+from gap_vla.core.errors import UserError
 from gap_vla.sim.rendering_backend import RenderingError
 
 
@@ -101,12 +102,30 @@ def test_a_seed_leaves_numpys_global_generator_alone(threading_env):
     [
         (np.zeros(4), r"shape \(4,\), expected \(7,\)"),
         (np.array([0, 0, np.nan, 0, 0, 0, 0]), "NaN or infinite at index 2"),
+        (np.zeros(7, bool), "step 0: the action is bool, not numbers"),
+        (["0"] * 7, "step 0: the action is <U1, not numbers"),
+        (np.zeros(7, complex), "step 0: the action is complex128, not numbers"),
     ],
 )
 def test_a_bad_action_is_named(assembly, action, message):
     assembly.reset(seed=0)
     with pytest.raises(sim.ActionError, match=message):
         assembly.step(action)
+
+
+def test_a_seed_may_be_any_whole_number_and_nothing_else(assembly):
+    for seed in (3, np.int64(3)):
+        assembly.reset(seed=seed)
+        assert assembly.unwrapped.episode_seed == 3
+    for seed in (3.0, "3", -1, 2**70):
+        with pytest.raises(UserError, match=r"seed is .*; it must be a whole number from 0 to 4294967295"):
+            assembly.reset(seed=seed)
+
+
+def test_an_expert_is_made_after_the_reset():
+    env = sim.make("assembly", cameras=())
+    with pytest.raises(RuntimeError, match=r"call reset\(\) before the expert is made"):
+        sim.make_expert(env, seed=0)
 
 
 def test_an_episode_is_truncated_at_the_horizon_and_then_over():

@@ -6,10 +6,11 @@ import pytest
 from made_up_demos import made_up_episodes
 
 from gap_vla.adjustment.jax import match_group
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import OctoModel
 from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.training.octo import FinetuneConfig
-from gap_vla.training.octo_model import build, dry_run, planned
+from gap_vla.training.octo_model import adapted_config, build, dry_run, planned
 from gap_vla.training.step import model_inputs
 
 SMALL = {"token_embedding_size": 32, "num_layers": 1, "stem_features": (32, 32), "image_size": 32}
@@ -83,6 +84,16 @@ def test_published_models_get_proprio_after_the_cameras_that_the_data_have():
     assert "task/language_instruction/input_ids int64[2, 16]" in account
 
 
+@pytest.mark.parametrize(("unseen", "seen"), [("primary", "wrist"), ("wrist", "primary")])
+def test_a_camera_that_a_pretrained_model_has_no_tokenizer_for_is_refused(unseen, seen):
+    both = ("image_primary", "image_wrist")
+    config = FinetuneConfig.from_dict({"task": "threading", "demos": {"cameras": ["primary", "wrist"]}})
+    with pytest.raises(ConfigError, match=f"has no tokenizer for image_{unseen}; it has image_{seen}$"):
+        adapted_config(small_config((f"image_{seen}",), **SMALL), config, batch_with(cameras=both))
+    layout = adapted_config(small_config(both, **SMALL), config, batch_with(cameras=both))
+    assert {"primary", "wrist"} <= layout["model"]["observation_tokenizers"].keys()
+
+
 class Words:
     """A text processor that counts letters."""
 
@@ -100,7 +111,6 @@ def test_instructions_become_word_pieces_or_are_left_out():
 
 
 def test_a_dataset_without_rho_trains_vp_but_is_refused_for_gap(tmp_path):
-    from gap_vla.core.typed_config import ConfigError
     from gap_vla.rlds import EpisodeStore, write_rlds
     from gap_vla.training.data import describe_store, make_loader
     from gap_vla.training.octo_trainer import OctoTrainer
