@@ -190,7 +190,7 @@ def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None)
     with alone(stages.lock, f"{stages.store}", wait=True):
         prepare_data(config, stages, agenda)
         if not stages.rlds.exists():
-            return EpisodeStore.open(stages.store)
+            return EpisodeStore.open(stages.store, verify=True)
         return EpisodeStore.build(stages.rlds, stages.store)
 
 

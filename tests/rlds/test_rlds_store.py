@@ -56,6 +56,14 @@ def test_images_can_be_resized_once_as_upstream_resizes(tmp_path: Path, episodes
     np.testing.assert_array_equal(small[3], golden["resize/lanczos3_48x48"])
 
 
+def test_a_training_opens_no_store_with_a_changed_picture(version_dir: Path, tmp_path: Path) -> None:
+    store = EpisodeStore.build(version_dir, tmp_path / "store")
+    with open(store.directory / "val.image_primary.bin", "r+b") as stream:
+        stream.write(b"\0\1\2\3")
+    with pytest.raises(EpisodeError, match=r"val.image_primary.bin: other content than recorded; delete"):
+        EpisodeStore.build(version_dir, tmp_path / "store")
+
+
 def test_damage_is_noticed(store: EpisodeStore, tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=r"no store.json; build the store"):
         EpisodeStore.open(tmp_path)
