@@ -44,6 +44,7 @@ from gap_vla.sim.collection import CollectionError, collect_demos
 
 RHO = np.array([[0.5, 0.9], [0.1, 0.2]], np.float32)
 WALK = np.cumsum(np.random.default_rng(0).normal(size=(30, 3)), 0)
+AT = np.arange(3)
 FLAGS = np.isin(np.arange(30), (10, 20))
 STEPS = np.ones((5, 7), np.float32)
 FIELD = {"mean": np.zeros(3), "std": np.ones(3), "p01": np.zeros(3), "p99": np.ones(3), "mask": np.ones(3, bool)}
@@ -233,6 +234,25 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         "lengths",
         lambda: create_tasks({}, None, {"a": np.zeros(2), "b": np.zeros(3)}, None),
     ),
+    "an episode that is fitted on twice": (
+        MotionError,
+        "fit names an episode twice",
+        lambda: annotate([episode(), episode()], method="gaussian", fit=[0, 0, 1]),
+    ),
+    "phases of other steps": (
+        MotionError,
+        r"phase is <U1\[2\] for 30 steps",
+        lambda: annotate([episode(phase=np.array(["a", "b"]))], method="column"),
+    ),
+    "a success in words": (EpisodeError, "success is 'no'", lambda: episode(success="no").validate()),
+    "phases by column": (EpisodeError, "phase has shape", lambda: episode(phase=np.full((30, 3), "a")).validate()),
+    "masked actions": (
+        EpisodeError,
+        "action is masked in places",
+        lambda: episode(action=np.ma.masked_less(np.zeros((30, 7)), 1)).validate(),
+    ),
+    "a window of half a step": (ConfigError, r"window_size is 1\.5", lambda: window_indices(AT, AT + 1, 1.5, 2)),
+    "a window of truth": (ConfigError, "window_size is True", lambda: window_indices(AT, AT + 1, True, 2)),
     "no episodes": (EvaluationError, "nothing was measured", lambda: summarize([])),
     "a penalty of no recordings": (MotionError, "no recordings", lambda: default_penalty([])),
     "dead-bands of no recordings": (MotionError, "no recordings", lambda: default_dead_band([])),

@@ -117,7 +117,7 @@ class LeRobot(NamedArrays):
         stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
         counts = [key for key in _COUNTS if key in self._features]
         columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
-        table = _rows(place, columns, (*_COUNTS, "next.success"))
+        table = _rows(place, columns, (*_COUNTS, "next.success", "next.done"))
         _require_counted(table, place, self._fps, where)
         arrays: dict[str, Any] = {"language_instruction": _instruction(table, place, where)}
         for key in columns[:2]:

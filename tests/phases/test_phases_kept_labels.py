@@ -1,5 +1,8 @@
 """Labels that are kept beside an annotator: damaged ones are not trained on."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -44,3 +47,12 @@ def test_arrays_that_are_not_those_that_were_written_are_refused(kept):
     save_file(arrays, kept / "labels.safetensors")
     with pytest.raises(MotionError, match=r"labels.safetensors was changed; make both again or copy them again"):
         Annotation.load(kept)
+
+
+def test_labels_beside_another_annotator_are_refused(kept, tmp_path):
+    other = Annotation.load(kept).annotator
+    dataclasses.replace(other, seed=other.seed + 1).save(tmp_path / "other")
+    for file in kept.glob("labels.*"):
+        shutil.copy(file, tmp_path / "other")
+    with pytest.raises(MotionError, match="its labels are of another annotator; delete"):
+        Annotation.load(tmp_path / "other")

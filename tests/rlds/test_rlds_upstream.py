@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, WindowLoader
 from gap_vla.rlds import transforms as tr
+from gap_vla.rlds.statistics import StatisticsError
 from gap_vla.rlds.upstream import mask_with_rho, pack_rho, unpack_rho, without_rho
 
 
@@ -70,3 +72,13 @@ def test_rho_arrives_exactly_and_actions_are_unchanged(version_dir: Path, store:
 def test_a_dataset_without_rho_is_named() -> None:
     with pytest.raises(ValueError, match="no steps/rho"):
         pack_rho({"action": tf.zeros((3, 7))})
+
+
+def test_rho_is_unpacked_after_the_chunking(store: EpisodeStore) -> None:
+    action = tf.zeros([5, 8])
+    with pytest.raises(
+        ConfigError, match=r"action has shape \[5, 8\], not \[T, W, H, A \+ 1\]; unpack_rho comes after"
+    ):
+        unpack_rho({"action": action})
+    with pytest.raises(StatisticsError, match=r"array is 8 wide, mean has shape \(7,\)"):
+        tr.normalize_trajectory({"action": action, "observation": {}}, store.statistics)

@@ -167,6 +167,14 @@ def test_wrong_requests_say_what_there_is(store: EpisodeStore, tmp_path: Path) -
         loader(store, image_keys=("image_third",))
     with pytest.raises(EpisodeError, match="no split 'test'; it has train, val"):
         loader(store, split="test")
+    with pytest.raises(ConfigError, match="image_keys image_primary, image_primary names a camera twice"):
+        loader(store, image_keys=("image_primary", "image_primary"))
+    for name in ("window_size", "action_horizon"):
+        with pytest.raises(ConfigError, match=f"{name} is 0; it must be a whole number from 1"):
+            loader(store, **{name: 0})
+    for number in (-1, len(store.split("val"))):
+        with pytest.raises(EpisodeError, match=f"episode of val is {number}; it must be"):
+            store.split("val").episode(number)
     for history in (0, -1):
         with pytest.raises(ConfigError, match=f"proprio_history {history} must be at least 1; proprio=False leaves"):
             loader(store, proprio_history=history)

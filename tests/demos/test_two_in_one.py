@@ -1,0 +1,126 @@
+"""Recordings that are two in one, one under two names, or in another unit or order than is read, are refused."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from synthetic_demos import make_episode, write_robomimic
+from test_lerobot_damage import copied, described
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.demos import open_source
+from gap_vla.demos.layout import StateLayout
+
+STEPS = 20
+ENDS = np.isin(np.arange(STEPS), [9, 19])
+
+
+def arrays(**more: Any) -> dict[str, Any]:
+    episode = make_episode(0, steps=STEPS)
+    return {**episode.images, "proprio": episode.proprio, "action": episode.action, **more}
+
+
+def of_npz(folder: Path, **more: Any) -> Any:
+    np.savez(folder / "demo.npz", **arrays(**more))
+    return open_source(folder, "npz")
+
+
+def of_pickle(folder: Path, **more: Any) -> Any:
+    (folder / "demo.pkl").write_bytes(pickle.dumps(arrays(**more)))
+    cameras = {key: key for key in make_episode(0).images}
+    return open_source(folder, "pickle", state_key="proprio", image_keys=cameras)
+
+
+@pytest.mark.parametrize("opened", [of_npz, of_pickle])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"is_last": ENDS},
+            "is_last is true at steps .*9, 19.* of 20, it must be at 19 only; make a recording of each",
+        ),
+        ({"is_first": ~ENDS}, "is_first is true at steps .* it must be at 0 only"),
+        ({"is_terminal": ENDS}, "is_terminal is true at steps"),
+        ({"timestamp": np.arange(STEPS) % 10 / 10}, "timestamp"),
+        ({"reward": np.zeros(STEPS - 1)}, "reward"),
+    ],
+)
+def test_two_recordings_in_one_file_are_refused(opened: Any, more: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=message):
+        opened(tmp_path, **more).read(0)
+
+
+@pytest.mark.parametrize("opened", [of_npz, of_pickle])
+def test_flags_and_times_of_one_recording_are_read_over(opened: Any, tmp_path: Path) -> None:
+    last = np.arange(STEPS) == STEPS - 1
+    more = {"is_last": last, "is_first": last[::-1], "is_terminal": 0 * last, "reward": 1.0 * last}
+    assert len(opened(tmp_path, **more, timestamp=np.arange(STEPS) / 10).read(0)) == STEPS
+
+
+@pytest.mark.parametrize("name", ["Success", "Language_Instruction", "Phase"])
+def test_a_known_name_in_other_letters_is_asked_about(name: str, tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match=f"'{name}' is not read; if it is '{name.lower()}', call it so"):
+        of_npz(tmp_path, **{name: np.array("x")}).read(0)
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_one_demonstration_under_two_names_is_refused(soft: bool, tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(i, annotated=False) for i in range(3)])
+    with h5py.File(path, "a") as file:
+        del file["data"].attrs["total"]
+        file["data/demo_3"] = h5py.SoftLink("/data/demo_0") if soft else file["data/demo_0"]
+    with pytest.raises(EpisodeError, match="data/demo_3 is data/demo_0 by another name; remove one of the links"):
+        open_source(path)
+
+
+def test_an_episode_that_is_done_before_its_end_is_refused(tmp_path: Path) -> None:
+    root = copied("v21_video", tmp_path)
+    file = sorted((root / "data").rglob("*.parquet"))[0]
+    cells = pq.ParquetFile(file).read().to_pydict()
+    for done, fits in ((range(11), True), ([3], False)):
+        flags = [step in [*done] if not fits else step == 11 for step in range(12)]
+        pq.write_table(pa.table({**cells, "next.done": flags}), file)
+        described(root, lambda info: info["features"].update({"next.done": {"dtype": "bool", "shape": [1]}}))
+        if fits:
+            assert len(open_source(root, "lerobot").read(0, images=False)) == 12
+            continue
+        with pytest.raises(EpisodeError, match=r"'next\.done' is true at step 3 and not at the last; make two of it"):
+            open_source(root, "lerobot").read(0, images=False)
+    shutil.rmtree(root)
+
+
+def test_degrees_are_not_taken_for_radians() -> None:
+    state = np.zeros((10, 7))
+    state[:, 3:6] = np.linspace(-170, 170, 10)[:, None]
+    bridge = StateLayout.of("bridge")
+    with pytest.raises(
+        EpisodeError, match=r"here: the state's euler_xyz reaches 170; give radians: are these degrees\?"
+    ):
+        bridge.to_proprio(state, "here")
+    assert np.isfinite(bridge.to_proprio(np.deg2rad(state), "here")).all()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["y", "x", "z", "qw", "qx", "qy", "qz", "finger_1", "finger_2"],
+        ["gripper", "x", "y", "qw", "qx", "qy", "qz", "z", "finger_2"],
+        ["left_finger", "eef_y", "eef_z", "qw", "qx", "qy", "qz", "finger_1", "finger_2"],
+    ],
+)
+def test_columns_with_the_names_of_others_are_no_positions(names: list[str]) -> None:
+    with pytest.raises(EpisodeError, match=f"the layout takes columns {', '.join(names[:3])} as x, y, z; name the col"):
+        StateLayout.of("gap").require_names(names, "here")
+
+
+@pytest.mark.parametrize("first", [["x", "y", "z"], ["eef_x", "eef_y", "eef_z"], ["a", "b", "c"]])
+def test_columns_with_their_own_names_or_none_that_tell_are(first: list[str]) -> None:
+    StateLayout.of("gap").require_names([*first, "qw", "qx", "qy", "qz", "finger_1", "finger_2"], "here")

@@ -1,0 +1,121 @@
+"""What build_dataset, write_rlds and the reader of others' data refuse, before anything is written or read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic_demos import make_episode
+
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.phases import annotate
+from gap_vla.rlds import build_dataset, read_rlds, write_rlds
+from gap_vla.rlds.version_files import DatasetError, open_version
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("npz")
+    for i in range(3):
+        episode = make_episode(i)
+        named = {**episode.images, "proprio": episode.proprio, "action": episode.action}
+        np.savez(folder / f"demo_{i}.npz", **named, rho=episode.rho, change_point=episode.change_point)
+    return folder
+
+
+@pytest.mark.parametrize("given", [{"fit_episodes": 2}, {"seed": 1}, {"options": {"sigma": 3}}])
+@pytest.mark.parametrize("how", ["method none", "an annotator"])
+def test_options_of_an_annotator_that_is_not_made_are_refused(
+    given: dict[str, Any], how: str, npz: Path, tmp_path: Path
+) -> None:
+    if how == "an annotator":
+        annotate([make_episode(0)], method="gaussian").annotator.save(tmp_path / "annotator")
+        given = {**given, "annotator": tmp_path / "annotator"}
+    else:
+        given = {**given, "method": "none"}
+    with pytest.raises(DatasetError, match=f"has no effect with {how}; leave it out"):
+        build_dataset(npz, tmp_path / "out", "toy", kind="npz", **given)
+    assert not (tmp_path / "out" / "toy" / "1.0.0").exists()
+
+
+@pytest.mark.parametrize("given", [{"fit_episodes": 0}, {"workers": -1}])
+def test_numbers_that_count_nothing_are_refused(given: dict[str, Any], npz: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=f"{next(iter(given))} is .*; it must be a whole number from 1"):
+        build_dataset(npz, tmp_path / "out", "toy", kind="npz", **given)
+
+
+@pytest.mark.parametrize(("method", "said"), [("none", "the dataset has none"), ("gaussian", "labels are made anew")])
+def test_labels_that_are_not_taken_over_are_said(
+    method: str, said: str, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_dataset(npz, tmp_path, "toy", kind="npz", method=method, val_fraction=0)
+    assert f"note: change_point and rho of {npz} are not taken over; {said}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"rho": np.zeros(20, np.float32)}, "labels of episode 1 are rho; give rho and change_point of each"),
+        ({}, "labels of episode 1 are none"),
+        ({"rho": np.zeros(20), "change_point": np.zeros(20, bool), "action": np.zeros((20, 7))}, "labels of episode 1"),
+    ],
+)
+def test_labels_are_rho_and_change_points(labels: dict[str, Any], message: str, tmp_path: Path) -> None:
+    episodes = [make_episode(i, steps=20, annotated=False) for i in range(2)]
+    right = {"rho": np.zeros(20, np.float32), "change_point": np.zeros(20, bool)}
+    with pytest.raises(DatasetError, match=message):
+        write_rlds(episodes, tmp_path, "toy", labels=[right, labels], annotator={})
+    assert not (tmp_path / "toy" / "1.0.0").exists()
+
+
+@pytest.mark.parametrize("field", ["action", "proprio"])
+def test_columns_are_one_or_more(field: str, tmp_path: Path) -> None:
+    episode = make_episode(0)
+    narrow = episode.replace(**{field: getattr(episode, field)[:, :0]})
+    with pytest.raises(EpisodeError):
+        write_rlds([narrow], tmp_path, "toy", annotator={})
+    assert not (tmp_path / "toy" / "1.0.0").exists()
+
+
+def of_others(version_dir: Path, folder: Path) -> Path:
+    copy = Path(shutil.copytree(version_dir, folder / "toy" / "1.0.0"))
+    for name in ("metadata.json", "made_by.json", "dataset_statistics.json"):
+        (copy / name).unlink()
+    return copy
+
+
+@pytest.mark.parametrize("feature", ["action", "observation/proprio", "reward"])
+def test_a_feature_without_values_is_named_and_kills_nothing(feature: str, version_dir: Path, tmp_path: Path) -> None:
+    copy = of_others(version_dir, tmp_path)
+    features = json.loads((copy / "features.json").read_text())
+    found = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]
+    for part in feature.split("/"):
+        found = found["featuresDict"]["features"][part]
+    found["tensor"]["shape"] = {"dimensions": ["0"]}
+    (copy / "features.json").write_text(json.dumps(features))
+    with pytest.raises(EpisodeError, match=rf"features.json: steps/{feature} has no values \(shape \(0,\)\); leave it"):
+        open_version(copy)
+
+
+def test_an_instruction_that_changes_within_an_episode_is_refused(
+    version_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gap_vla.rlds.schema import Schema
+
+    encode = Schema.encode
+
+    def changing(self: Schema, episode: Episode) -> Any:
+        steps = encode(self, episode)
+        texts = steps["steps"]["language_instruction"]
+        half = len(texts) // 2
+        steps["steps"]["language_instruction"] = [*texts[:half], *["open the drawer"] * (len(texts) - half)]
+        return steps
+
+    monkeypatch.setattr(Schema, "encode", changing)
+    path = write_rlds([make_episode(0, steps=20)], tmp_path, "toy", val_fraction=0, annotator={})
+    with pytest.raises(EpisodeError, match="the instruction changes at step 10; make an episode of each task"):
+        list(read_rlds(path, "train"))
