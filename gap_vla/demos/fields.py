@@ -180,6 +180,19 @@ def resized(frames: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(f).resize((width, height), Image.Resampling.LANCZOS)) for f in frames])
 
 
+TIMES = ("timestamp", "timestamps")
+"""Names of columns that hold the time of each step."""
+
+
+def require_rising(times: np.ndarray, where: str) -> None:
+    """Raises EpisodeError for times, one number per step, of which one is not later than the one before."""
+    if times.ndim == 1 and times.dtype.kind in "fiu" and not (risen := times[1:] > times[:-1]).all():
+        step = 1 + (~risen).argmax()
+        raise EpisodeError(
+            f"{where} is {times[step]:g} at step {step}, behind {times[step - 1]:g}; write it with times that increase"
+        )
+
+
 _FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
 """The only step at which each is true; the last one may be so nowhere."""
 

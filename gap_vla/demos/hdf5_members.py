@@ -21,7 +21,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing, regular
 from gap_vla.core.hdf5_heap import damaged_heap
 from gap_vla.core.identity import flat
-from gap_vla.demos.fields import decoded
+from gap_vla.demos.fields import TIMES, decoded, require_rising
 
 _NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
 _MOST_LINKS = 16
@@ -269,7 +269,7 @@ def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
 
 
 def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
-    """Raises EpisodeError: an array, used or not, has other steps than the actions; or `dones` end false."""
+    """Raises EpisodeError: an array, used or not, has other steps than the actions, times fall, `dones` end false."""
     held = lengths_in(demo, where, "obs", "next_obs")
     for key, rows in held.items():
         most = steps + 1 if key == "states" else steps
@@ -277,6 +277,8 @@ def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
             raise EpisodeError(
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
+        if key.rpartition("/")[2] in TIMES and rows == steps:
+            require_rising(numbers_at(demo, key, where), f"{where}: {key}")
     if steps and "dones" in held:
         if not np.isfinite(numbers_at(demo, "dones", where)).all():
             raise EpisodeError(f"{where}: dones holds NaN or infinity; correct it")

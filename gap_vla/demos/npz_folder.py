@@ -11,7 +11,7 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
 from gap_vla.demos.arrays import read_arrays
-from gap_vla.demos.fields import IMAGE_NAMES, files_in, misplaced
+from gap_vla.demos.fields import IMAGE_NAMES, TIMES, files_in, misplaced, require_rising
 from gap_vla.demos.source import NamedArrays
 
 PER_STEP = (
@@ -96,9 +96,5 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
         )
     for text in misplaced({name: rows}):
         raise EpisodeError(f"{where}: {text}; make a recording of each")
-    rising = name in ("timestamp", "timestamps")
-    if rising and rows.ndim == 1 and rows.dtype.kind in "fiu" and not (risen := rows[1:] > rows[:-1]).all():
-        step = 1 + (~risen).argmax()
-        raise EpisodeError(
-            f"{where} is {rows[step]:g} at step {step}, behind {rows[step - 1]:g}; write it with times that increase"
-        )
+    if name in TIMES:
+        require_rising(rows, where)

@@ -71,6 +71,22 @@ def test_a_known_name_in_other_letters_is_asked_about(name: str, tmp_path: Path)
         of_npz(tmp_path, **{name: np.array("x")}).read(0)
 
 
+def test_times_of_an_hdf5_demonstration_rise(tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(0, steps=STEPS, annotated=False)])
+    for times, fits in ((np.arange(STEPS) / 20, True), (np.arange(STEPS) % 10 / 20, False)):
+        with h5py.File(path, "a") as file:
+            if "timestamp" in file["data/demo_0/obs"]:
+                del file["data/demo_0/obs/timestamp"]
+            file["data/demo_0/obs/timestamp"] = times
+        if fits:
+            assert len(open_source(path)[0]) == STEPS
+            continue
+        with pytest.raises(
+            EpisodeError, match=r"episode demo_0: obs/timestamp is 0 at step 10, behind 0\.45; write it"
+        ):
+            open_source(path)[0]
+
+
 @pytest.mark.parametrize("soft", [True, False])
 def test_one_demonstration_under_two_names_is_refused(soft: bool, tmp_path: Path) -> None:
     path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(i, annotated=False) for i in range(3)])
