@@ -112,7 +112,7 @@ def small_config(
     """
     sizes = {"image_size": image_size, "action_dim": action_dim, "action_horizon": action_horizon}
     sizes |= {"window_size": window_size, "num_layers": num_layers, "num_attention_heads": num_attention_heads}
-    sizes["token_embedding_size"] = token_embedding_size
+    sizes |= {"token_embedding_size": token_embedding_size, "number of stem_features": len(stem_features)}
     may_be_none = {"proprio_dim": proprio_dim or 0, "proprio_tokens": proprio_tokens, "stem_patch": stem_patch}
     for name, size in {**sizes, **may_be_none}.items():
         whole(name, size, int(name in sizes), 1_000_000, ConfigError)

@@ -70,7 +70,7 @@ def _normalized(x: tf.Tensor, statistics: Mapping[str, Any], kind: str) -> tf.Te
     if kind == "none":
         return x
     mean, std = (np.asarray(statistics[key], np.float32) for key in ("mean", "std"))
-    if mean.shape != x.shape[-1:] or std.shape != mean.shape:
+    if x.shape[-1] not in (None, len(mean)) or std.shape != mean.shape:
         raise StatisticsError(f"array is {x.shape[-1]} wide, mean has shape {mean.shape}, std {std.shape}")
     mask = np.asarray(statistics.get("mask", std >= MIN_STD), bool)
     if kind == "normal":
