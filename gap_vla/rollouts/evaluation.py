@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,6 +142,9 @@ def evaluate(
                 raise EvaluationError(
                     f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
                 )
+        if log.records and not getattr(policy, "identity", None) and not getattr(policy, "privileged", False):
+            there = f"{out} holds {len(log.records)} episodes of {policy.name!r}, which has no `identity`"
+            warnings.warn(f"{there}; were they another policy's, give another folder", stacklevel=2)
         todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
         started = time.monotonic()
         if todo:

@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -164,6 +165,23 @@ def test_a_state_that_is_no_number_fails_its_episode_by_name_and_never_reaches_t
     assert summary["errors"] == [
         {"episode": 1, "error": "step 3: the simulator's proprio is NaN or infinite at index 4"}
     ]
+
+
+class Nameless(RandomPolicy):
+    """A policy that does not say which one it is."""
+
+    def __init__(self, seed):
+        super().__init__(7, seed)
+        del self.identity
+
+
+def test_going_on_with_a_policy_that_does_not_say_which_it_is_is_warned_of(tmp_path):
+    with warnings.catch_warnings(action="error"):
+        evaluate(Nameless(0), tmp_path, episodes=2)
+        for _ in range(2):
+            evaluate(RandomPolicy(7), tmp_path / "known", episodes=2)
+    with pytest.warns(UserWarning, match="holds 2 episodes of 'random', which has no `identity`; were they another"):
+        evaluate(Nameless(1), tmp_path, episodes=3)
 
 
 class Remembering(RandomPolicy):
