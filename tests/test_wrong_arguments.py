@@ -276,7 +276,6 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         "grad_accumulation_steps is 0",
         lambda: create_optimizer({}, 1e-3, grad_accumulation_steps=0),
     ),
-    "an answer without actions": (PolicyError, "no", lambda: KeyMapping().from_wire({"actions": []})),
     "an answer of one number": (PolicyError, "no", lambda: KeyMapping().from_wire({"actions": 0.5})),
     "half a demonstration": (CollectionError, r"n is 1\.5", lambda: collect_demos("assembly", 1.5, "x.hdf5")),
     "noise below 0": (

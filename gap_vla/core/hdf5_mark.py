@@ -6,8 +6,6 @@ import contextlib
 import zlib
 from pathlib import Path
 
-import numpy as np
-
 from gap_vla.core.hdf5_heap import damaged_heap
 
 _CHECK = "made_by_check"
@@ -17,6 +15,7 @@ _BLOCK = 1 << 22
 
 def write_mark(path: Path, mark: str) -> None:
     import h5py
+    import numpy as np
 
     with h5py.File(path, "r+") as file:
         file.attrs["made_by"] = mark

@@ -80,6 +80,12 @@ def window_indices(
     )
     if not whole_steps or ((step < 0) | (step >= length)).any():
         raise ConfigError(f"step {step} lies in no episodes of length {length}; give whole numbers, one for each")
+    return _indices(step, length, window_size, action_horizon, upstream_action_mask)
+
+
+def _indices(
+    step: np.ndarray, length: np.ndarray, window_size: int, action_horizon: int, upstream_action_mask: bool
+) -> WindowIndices:
     history = np.arange(1 - window_size, 1)
     raw = step[:, None] + history  # B W
     observation = np.maximum(raw, 0)
@@ -171,7 +177,7 @@ class Windows:
         offsets = self.data.offsets
         episode = np.searchsorted(offsets, windows, side="right") - 1
         start, length = offsets[episode], offsets[episode + 1] - offsets[episode]
-        index = window_indices(windows - start, length, *self._shape, upstream_action_mask=self._upstream_mask)
+        index = _indices(windows - start, length, *self._shape, self._upstream_mask)
         step = index.observation + start[:, None]
         observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
         if self.proprio:

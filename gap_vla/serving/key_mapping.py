@@ -105,7 +105,7 @@ class KeyMapping:
             actions = np.atleast_2d(given)
         except (TypeError, ValueError):
             given = actions = np.empty((0, 0, 0))
-        if actions.ndim != 2 or not given.ndim or not given.size or actions.dtype.kind not in "iuf":
+        if actions.ndim != 2 or not given.ndim or actions.dtype.kind not in "iuf":
             raise PolicyError(f"the server's {self.actions!r} is not an array of numbers, of shape [A] or [H, A]")
         actions = actions.astype(np.float32)
         if self.action_columns is not None:

@@ -53,7 +53,8 @@ def test_hdf5_keeps_every_dataset_and_gains_rho_and_change_points(hdf5, tmp_path
         old_data, new_data = everything(old), everything(new)
         assert {k: new_data[k] for k in old_data} == old_data
         added = sorted(set(new_data) - set(old_data))
-        assert added == sorted(f"data/demo_{i}/{k}" for i in range(5) for k in ("change_point", "rho"))
+        labels = sorted(f"data/demo_{i}/{k}" for i in range(5) for k in ("change_point", "rho"))
+        assert added == [*labels, "made_by_check"]
         assert new["data/demo_3/rho"].dtype == np.float32 and new["data/demo_3/change_point"].dtype == bool
         assert np.flatnonzero(new["data/demo_3/change_point"]).tolist() == [20, 40, 60]
         assert json.loads(new["data"].attrs["annotator"])["hash"] == done.annotation.identity["hash"]

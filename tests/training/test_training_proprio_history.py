@@ -28,7 +28,7 @@ def checkpoint(store, tmp_path_factory):
 def test_what_an_interrupted_run_exported_is_written_anew_and_other_files_stay(store, tmp_path):
     checkpoint = exported(store, tmp_path)
     whole = {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
-    assert len(whole) == 4
+    assert len(whole) == 5
     for path in whole:
         path.write_bytes(b"damaged")
     (checkpoint / "notes.txt").write_text("mine")
