@@ -62,6 +62,18 @@ def test_hdf5_keeps_every_dataset_and_gains_rho_and_change_points(hdf5, tmp_path
     assert shown.rho.tobytes() == done.annotation.rho[3].tobytes()
 
 
+def test_an_annotated_hdf5_copy_that_was_edited_is_not_replaced(hdf5, tmp_path):
+    out = tmp_path / "out.hdf5"
+    for sigma in (3, 4):
+        annotate_files(hdf5, out, method="gaussian", options={"sigma": sigma}, overwrite=True)
+    with h5py.File(out, "r+") as edited:
+        edited["data/demo_0/rho"][0] = 0.123
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match=r"out\.hdf5 was changed since it was written; name another place, or move it"):
+        annotate_files(hdf5, out, method="gaussian", overwrite=True)
+    assert out.read_bytes() == before
+
+
 def test_compressed_and_linked_hdf5_keeps_filters_attributes_and_stored_bytes(hdf5, tmp_path):
     source = tmp_path / "packed.hdf5"
     with h5py.File(hdf5) as old, h5py.File(source, "w") as new:
