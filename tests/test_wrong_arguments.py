@@ -77,6 +77,12 @@ def of_field(**changes: Any) -> dict[str, Any]:
     return {**FIELD, **changes}
 
 
+def test_right_arguments_of_other_kinds_are_taken() -> None:
+    halves = jnp.full((2, 2), 0.5, jnp.bfloat16)
+    assert AdjustmentSchedule().factors(halves, 0, 10).sample.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert mean_rate(np.array([(50, 100)] * 3)) == mean_rate([(50, 100)] * 3)  # type: ignore[arg-type]
+
+
 CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "a mask of rows": (AdjustmentError, "must be bool", lambda: factors(mask=np.array([True, False]))),
     "a mask of numbers": (AdjustmentError, "must be bool", lambda: factors(mask=np.ones((2, 2), int))),

@@ -130,6 +130,8 @@ class AdjustmentSchedule:
         if np.ma.is_masked(rho):
             raise AdjustmentError(f"rho at training step {step} is masked; give every step its ρ")
         rho = np.asarray(rho)
+        if str(rho.dtype) == "bfloat16":  # of JAX; numpy does not count it among its numbers
+            rho = rho.astype(np.float32)
         if rho.ndim != 2 or rho.dtype.kind not in "biuf" or not rho.size:
             found = f"{rho.dtype}{[*rho.shape]}"
             raise AdjustmentError(f"rho at training step {step} is {found}; give numbers of shape [B, W]")

@@ -253,7 +253,7 @@ def write_checkpoint(
     lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
     described = {CONFIG: json.dumps(config).encode(), STATISTICS: json.dumps(lists).encode()}
     for name, said in described.items():
-        if (root / name).exists() and json.loads((root / name).read_bytes()) != json.loads(said):
+        if (root / name).exists() and Section.read(root / name, CheckpointError).values != json.loads(said):
             raise CheckpointError(f"{root / name} is of another model; choose another directory")
     described[EXAMPLE_BATCH] = serialization.msgpack_serialize(_to_numpy(example_batch))
     for name, said in described.items():

@@ -223,10 +223,14 @@ def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
 
 
 def load_statistics(path: Path, error: type[UserError] = UserError) -> dict[str, Any]:
-    """Reads what `save_statistics` (or upstream Octo) wrote; raises `error` for a file that holds no object."""
+    """Reads what `save_statistics` (or upstream Octo) wrote; raises `error` for a file that holds no object, or whose
+    `action` or `proprio` is none."""
+    found = Section.read(path, error)
+    for field in ("action", "proprio"):
+        found.section(field, {})
     return {
         key: {n: _typed(n, v) for n, v in value.items()} if isinstance(value, dict) else value
-        for key, value in Section.read(path, error).values.items()
+        for key, value in found.values.items()
     }
 
 
@@ -234,8 +238,10 @@ def statistics_digest(statistics: Mapping[str, Any], normalization: str) -> str:
     """Hexadecimal hash of what states and actions are scaled with; the same before and after writing and reading."""
     content = hashlib.sha256(normalization.encode())
     for field in ("action", "proprio"):
-        for name, value in sorted(statistics.get(field, {}).items()):
-            content.update(f"{field}/{name}".encode() + np.asarray(value, np.float32).tobytes())
+        for name, value in sorted(Section(statistics.get(field, {}), field, StatisticsError).values.items()):
+            found = np.asarray(value)
+            number = found.dtype.kind in "biuf"
+            content.update(f"{field}/{name}".encode() + (found.astype(np.float32).tobytes() if number else b"?"))
     return content.hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.resources import require_jax_device
-from gap_vla.rlds.statistics import statistics_digest
+from gap_vla.rlds.statistics import NORMALIZATIONS, statistics_digest
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
 from gap_vla.rollouts.policy import PolicyError
 
@@ -81,7 +81,10 @@ class OctoPolicy(ChunkPolicy):
         require_jax_device()
         model = OctoModel.load_pretrained(checkpoint, step=step)
         details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
-        asked, own = options.pop("normalization", None), model.config.get("normalization")  # ours have it since 0.2
+        asked, own = options.pop("normalization", None), None
+        if "normalization" in model.config:  # ours have it since 0.2
+            said = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
+            own = said.choice("normalization", NORMALIZATIONS)
         if None not in (asked, own) and asked != own:
             raise CheckpointError(
                 f"{checkpoint} says normalization {own}, its run's config.json {asked}; copy the run again"

@@ -73,7 +73,7 @@ def mean_rate(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
     """
     for won, played in counts:
         _check(won, played)
-    if not counts or not all(played for _, played in counts):
+    if not len(counts) or not all(played for _, played in counts):
         raise OutcomesError(f"{len(counts)} seeds, of which {sum(not n for _, n in counts)} have no episode")
     wins, episodes = (sum(column) for column in zip(*counts))
     return over_seeds([w / n for w, n in counts], wilson(wins, episodes), bounds=(0.0, 1.0))

@@ -86,7 +86,7 @@ def load_checkpoint(
         raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
     how: dict[str, Any] = {
         "execute": run.execute if execute is None else execute,
-        "ensemble": run.ensemble if ensemble is None else ensemble,
+        "ensemble": run.ensemble and execute is None if ensemble is None else ensemble,
         "batch_size": batch_size,
     }
     if (Path(directory) / "policy.json").is_file():

@@ -170,9 +170,9 @@ class PolicyServer:
             raise WireError(f"a {type(found).__name__} instead of a map of observations")
         observation: dict[str, Any] = {}
         for ours, theirs in self._keys.observation.items():
-            if ours != theirs and {ours, theirs} <= found.keys():
+            if ours != theirs and {ours, theirs} <= found.keys() and ours not in self._keys.observation.values():
                 raise WireError(f"{theirs} and {ours} are two names of one; send one of them")
-            value = found.get(theirs, found.get(ours))
+            value = found.get(theirs, None if ours in self._keys.observation.values() else found.get(ours))
             if value is None:
                 continue
             observation[ours] = (

@@ -24,6 +24,7 @@ from gap_vla.octo.model import parameter_shapes
 from gap_vla.octo.module import OctoModule
 from gap_vla.octo.optimizer import create_optimizer, split_frozen
 from gap_vla.octo.presets import example_batch, published_config, small_config
+from gap_vla.octo.tokenizers import ImageTokenizer, matching_keys
 from gap_vla.rlds.statistics import statistics_digest
 from gap_vla.sim import task_spec
 from gap_vla.training.octo import FinetuneConfig
@@ -87,6 +88,7 @@ def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
     batch = model_inputs(example_batch, text_processor)
     layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
     more = {"proprio_history": n} if (n := config.model.proprio_history) > 1 else {}
+    layout.pop("proprio_history", None)  # that of the pretrained model
     model = OctoModel.from_config(
         {
             **layout,
@@ -230,17 +232,19 @@ def adapted_config(source: Mapping[str, Any], config: FinetuneConfig, batch: Map
     layout = copy.deepcopy(dict(source))
     model = layout["model"]
     observation = batch["observation"]
-    shown = {key for spec in model[OBSERVATIONS].values() for key in spec["kwargs"].get("obs_stack_keys", ())}
-    if blind := [f"image_{camera}" for camera in config.demos.cameras if f"image_{camera}" not in shown]:
-        raise ConfigError(
-            f"demos.cameras is {config.demos.cameras}, model.pretrained has no tokenizer for {blind[0]}; "
-            f"it has {', '.join(sorted(key for key in shown if key.startswith('image_'))) or 'none'}"
-        )
-    kept = {
-        name: spec
+    patterns = {
+        name: spec["kwargs"].get("obs_stack_keys", ImageTokenizer.obs_stack_keys)
         for name, spec in model[OBSERVATIONS].items()
-        if name != "proprio" and any(key in observation for key in spec["kwargs"].get("obs_stack_keys", ()))
+        if spec["name"] == ImageTokenizer.__name__
     }
+    every = [pattern for of_one in patterns.values() for pattern in of_one]
+    cameras = {f"image_{camera}": () for camera in config.demos.cameras}
+    if blind := cameras.keys() - matching_keys(cameras, every):
+        raise ConfigError(
+            f"demos.cameras is {config.demos.cameras}, model.pretrained has no tokenizer for {min(blind)}; "
+            f"it has {', '.join(sorted({*every})) or 'none'}"
+        )
+    kept = {name: model[OBSERVATIONS][name] for name, found in patterns.items() if matching_keys(observation, found)}
     head = small_model(config, batch)["model"]
     if config.uses_proprio:
         kept["proprio"] = head[OBSERVATIONS]["proprio"]

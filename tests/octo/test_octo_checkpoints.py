@@ -81,6 +81,11 @@ def test_steps_of_another_model_do_not_go_into_a_models_folder(tmp_path: Path) -
         with pytest.raises(CheckpointError, match=rf"{file} is of another model; choose another directory"):
             other.save_pretrained(2, tmp_path)
     OctoModel.load_pretrained(tmp_path).save_pretrained(2, tmp_path)
+    whole = (tmp_path / "config.json").read_bytes()
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json: not valid JSON"):
+        model.save_pretrained(3, tmp_path)
+    (tmp_path / "config.json").write_bytes(whole)
     assert checkpoint.available_steps(tmp_path) == [1, 2]
 
 

@@ -69,7 +69,9 @@ def test_an_annotated_hdf5_copy_that_was_edited_is_not_replaced(hdf5, tmp_path):
     with h5py.File(out, "r+") as edited:
         edited["data/demo_0/rho"][0] = 0.123
     before = out.read_bytes()
-    with pytest.raises(OutputError, match=r"out\.hdf5 was changed since it was written; name another place, or move it"):
+    with pytest.raises(
+        OutputError, match=r"out\.hdf5 was changed since it was written; name another place, or move it"
+    ):
         annotate_files(hdf5, out, method="gaussian", overwrite=True)
     assert out.read_bytes() == before
 

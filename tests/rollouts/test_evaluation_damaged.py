@@ -242,6 +242,14 @@ def test_parameters_that_are_no_numbers_or_not_whole_are_refused_by_name(run, ho
     refused(folder, "7/default/checkpoint", "octo_transformer/obs_proprio_projection")
 
 
+@pytest.mark.parametrize("kind", ["small", "octo"])
+@pytest.mark.parametrize("field", ["action", "proprio"])
+def test_statistics_that_are_no_field_are_refused_by_name(run, kind, field):
+    folder = run(kind)
+    change(folder / "checkpoint" / "dataset_statistics.json", (field,), 5)
+    refused(folder, f"{field}")
+
+
 def test_a_turned_bit_in_an_octos_parameters_is_refused(run):
     folder = run("octo")
     path = folder / "checkpoint" / "7" / "default" / "checkpoint"

@@ -274,6 +274,27 @@ def test_a_checkpoint_beside_the_statistics_of_other_data_is_refused(recorded):
         load_checkpoint(recorded[1])
 
 
+@pytest.mark.parametrize("said", [{}, False, "", "Normal", ["normal"]])
+def test_a_recorded_normalization_that_is_none_is_refused(recorded, said):
+    path = recorded[1] / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalization": said}))
+    with pytest.raises(CheckpointError, match=r"config\.json: normalization is "):
+        load_checkpoint(recorded[1])
+
+
+def test_what_is_given_has_the_last_word_on_execution(model, tmp_path):
+    model.save_pretrained(step=7, checkpoint_path=tmp_path / "checkpoint")
+    (tmp_path / "config.json").write_text('{"task": "stack", "method": "vp", "eval": {"ensemble": true}}')
+    for given, executed in ({}, "ensemble"), ({"execute": 2}, 2), ({"execute": 1, "ensemble": True}, "ensemble"):
+        assert load_checkpoint(tmp_path, **given).policy.identity["execute"] == executed
+
+
+def test_one_text_is_the_instruction_of_one_episode(model):
+    policy = OctoPolicy(model)
+    policy.reset([0])
+    assert policy.act({**observations(1), "language_instruction": np.array("go")}, [0]).shape[0] == 1
+
+
 def test_a_missing_or_incomplete_checkpoint_is_named(model, tmp_path):
     with pytest.raises(PolicyError, match="no such directory"):
         load_checkpoint(tmp_path / "nowhere")

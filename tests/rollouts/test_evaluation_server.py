@@ -24,7 +24,7 @@ from gap_vla.rollouts.record import EvaluationError
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.loading import load_policy
-from gap_vla.serving.server import ServerLimits
+from gap_vla.serving.server import PolicyServer, ServerLimits
 from gap_vla.serving.wire import WireError, pack, unpack
 
 GOLDEN = Path(__file__).parents[1] / "data" / "evaluation" / "openpi_client_0.1.2_message.msgpack"
@@ -213,6 +213,14 @@ def test_names_columns_signs_and_chunks_are_mapped_by_the_key_file(tmp_path):
     path.write_text('{"obs": {}}')
     with pytest.raises(PolicyError, match="unknown key obs; known: observation"):
         KeyMapping.read(path)
+
+
+def test_cameras_may_be_exchanged_by_the_key_file():
+    swapped = {"image_primary": "image_wrist", "image_wrist": "image_primary"}
+    server = PolicyServer(Counting(), whole_chunks=False, keys=KeyMapping(swapped))
+    pictures = {name: np.full((4, 4, 3), value, np.uint8) for value, name in enumerate(swapped)}
+    found = server._observation(pictures)
+    assert (found["image_primary"] == 1).all() and (found["image_wrist"] == 0).all()
 
 
 def test_a_message_that_gives_a_key_twice_is_none():

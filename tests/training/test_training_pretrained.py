@@ -94,6 +94,25 @@ def test_a_camera_that_a_pretrained_model_has_no_tokenizer_for_is_refused(unseen
     assert {"primary", "wrist"} <= layout["model"]["observation_tokenizers"].keys()
 
 
+def test_a_tokenizer_of_patterns_sees_every_camera_that_they_match():
+    source = small_config(("image_primary",), **SMALL)
+    config = FinetuneConfig.from_dict({"task": "threading", "demos": {"cameras": ["primary", "wrist"]}})
+    camera = source["model"]["observation_tokenizers"]["primary"]["kwargs"]
+    for patterns in (["image_.*"], None):  # None: the tokenizer's own
+        camera["obs_stack_keys"] = patterns
+        if patterns is None:
+            del camera["obs_stack_keys"]
+        layout = adapted_config(source, config, batch_with(cameras=("image_primary", "image_wrist")))
+        assert list(layout["model"]["observation_tokenizers"]) == ["primary", "proprio"]
+
+
+def test_the_pretrained_models_steps_of_state_are_not_taken_over(tmp_path):
+    config = small_config(("image_primary",), proprio_dim=36, **SMALL) | {"proprio_history": 4}
+    example = example_batch(("image_primary",), 32, 36)
+    OctoModel.from_config(config, example, dataset_statistics={}).save_pretrained(0, tmp_path)
+    assert "proprio_history" not in build(config_for(str(tmp_path)), batch_with(), {}).model.config
+
+
 class Words:
     """A text processor that counts letters."""
 
