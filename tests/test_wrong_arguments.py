@@ -137,6 +137,21 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
     "complex actions": (EpisodeError, "complex", lambda: episode(action=np.zeros((30, 7), complex)).validate()),
     "actions of truth": (EpisodeError, "bool", lambda: episode(action=np.zeros((30, 7), bool)).validate()),
     "masked states": (EpisodeError, "masked", lambda: episode(proprio=np.ma.masked_equal(PROPRIO, 1)).validate()),
+    "a list for an array": (
+        EpisodeError,
+        r"action is \[\[0, .*; it must be an array with a row per step",
+        lambda: episode(action=[[0] * 7] * 30).validate(),
+    ),
+    "pictures of one number": (
+        EpisodeError,
+        r"image_primary is array\(5\); it must be an array with a row per step",
+        lambda: episode(images={"image_primary": np.array(5)}).validate(),
+    ),
+    "a mark among the actions": (
+        EpisodeError,
+        "action is -9999 at step 5, column 2, and within 0 at all others",
+        lambda: episode(action=np.where(np.arange(210).reshape(30, 7) == 37, -9999.0, 0.0)).validate(),
+    ),
     "a phase per column": (EpisodeError, "phase", lambda: episode(phase=np.zeros((30, 3))).validate()),
     "states of fewer episodes": (StatisticsError, "5 steps in 1 ", lambda: dataset_statistics([STEPS] * 2, [STEPS])),
     "states that lag": (StatisticsError, "5 steps .* 4 ", lambda: dataset_statistics([STEPS], [STEPS[1:]])),
@@ -249,6 +264,11 @@ CASES: dict[str, tuple[type[UserError], str, Callable[[], Any]]] = {
         MotionError,
         r"phase is <U1\[2\] for 30 steps",
         lambda: annotate([episode(phase=np.array(["a", "b"]))], method="column"),
+    ),
+    "a state of one number": (
+        EpisodeError,
+        "proprio is array",
+        lambda: episode(proprio=np.array(1.0)).validate(),
     ),
     "a success in words": (EpisodeError, "success is 'no'", lambda: episode(success="no").validate()),
     "phases by column": (EpisodeError, "phase has shape", lambda: episode(phase=np.full((30, 3), "a")).validate()),

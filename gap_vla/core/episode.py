@@ -142,8 +142,7 @@ class Episode:
     def validate(self, where: str = "") -> Episode:
         """Returns the episode, or raises EpisodeError naming `where`, the field and the first bad step."""
         where = where or self.name
-        steps = len(self.proprio)
-        if steps == 0:
+        if (steps := len(np.atleast_1d(self.proprio))) == 0:
             raise EpisodeError(f"{where}: no steps; drop the episode")
         if not isinstance(self.language_instruction, str):
             raise EpisodeError(f"{where}: the instruction is {self.language_instruction!r:.60}, not text")

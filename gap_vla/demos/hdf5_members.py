@@ -277,7 +277,7 @@ def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
             raise EpisodeError(
                 f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
             )
-        if key.rpartition("/")[2] in TIMES and rows == steps:
+        if key.rpartition("/")[2] in TIMES and rows == steps and form_at(demo, key, where)[1].kind in "fiu":
             require_rising(numbers_at(demo, key, where), f"{where}: {key}")
     if steps and "dones" in held:
         if not np.isfinite(numbers_at(demo, "dones", where)).all():

@@ -108,7 +108,8 @@ class StateLayout:
         ends = [re.split(r"[^a-z0-9]+", name.lower())[-1] for name in names]
         for first in range(self.position, len(names), self.width):
             axes, taken = "".join(ends[first : first + 3]), names[first : first + 3]
-            if (sorted(axes) == [*"xyz"] and axes != "xyz") or any(_FINGER.search(name.lower()) for name in taken):
+            other = sorted(axes) == [*"xyz"] or any(_FINGER.search(name.lower()) for name in taken)
+            if other and axes != "xyz":
                 called = one_line(", ".join(taken), 80)
                 raise EpisodeError(f"{where}: the layout takes columns {called} as x, y, z; name the columns")
 

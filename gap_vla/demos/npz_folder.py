@@ -51,6 +51,10 @@ class NpzFolder(NamedArrays):
             )
         if self.options["image_keys"] is None:
             self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
+            for name in {*self._names} - {*IMAGE_NAMES}:
+                if name.lower() in IMAGE_NAMES:
+                    said = f"{one_line(name, 60)!r} is not read; if it is {name.lower()!r}, call it so"
+                    raise EpisodeError(f"{self.path}: {said}")
 
     def mapping(self) -> dict[str, str]:
         return super().mapping() | {"phase": "phase"}

@@ -220,6 +220,10 @@ def _third_arm(stored: h5py.File) -> None:
         stored[f"data/demo_1/obs/robot2_{key}"] = stored[f"data/demo_1/obs/robot0_{key}"][()]
 
 
+def _second_arm_without_a_position(stored: h5py.File) -> None:
+    stored["data/demo_1/obs/robot1_eef_quat"] = stored["data/demo_1/obs/robot0_eef_quat"][()]
+
+
 def _second_camera(stored: h5py.File) -> None:
     stored["data/demo_1/obs/image_primary"] = np.zeros((20, 8, 8, 3), np.uint8)
 
@@ -228,6 +232,7 @@ def _second_camera(stored: h5py.File) -> None:
     ("change", "message"),
     [
         (_third_arm, r"no 'obs/robot1_eef_pos' \(found: .*robot2_eef_pos"),
+        (_second_arm_without_a_position, r"no 'obs/robot1_eef_pos' \(found: .*robot1_eef_quat"),
         (_second_camera, r"obs/image_primary, agentview_image, .*: image_primary is there twice; say with image_keys"),
         (lambda f: _second(f, "robot0_eef_quat", lambda q: q * 2), "obs/robot0_eef_quat has length 2 at step 0, not 1"),
         (lambda f: _second(f, "robot0_eef_quat", lambda q: q * 0), "obs/robot0_eef_quat has length 0 at step 0, not 1"),

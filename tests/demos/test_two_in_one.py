@@ -50,6 +50,7 @@ def of_pickle(folder: Path, **more: Any) -> Any:
         ({"is_first": ~ENDS}, "is_first is true at steps .* it must be at 0 only"),
         ({"is_terminal": ENDS}, "is_terminal is true at steps"),
         ({"timestamp": np.arange(STEPS) % 10 / 10}, "timestamp"),
+        ({"timestamps": np.arange(STEPS) % 10 / 10}, r"'timestamps' is 0 at step 10, behind 0\.9; write it"),
         ({"reward": np.zeros(STEPS - 1)}, "reward"),
     ],
 )
@@ -65,7 +66,7 @@ def test_flags_and_times_of_one_recording_are_read_over(opened: Any, tmp_path: P
     assert len(opened(tmp_path, **more, timestamp=np.arange(STEPS) / 10).read(0)) == STEPS
 
 
-@pytest.mark.parametrize("name", ["Success", "Language_Instruction", "Phase"])
+@pytest.mark.parametrize("name", ["Success", "Language_Instruction", "Phase", "Image_Primary"])
 def test_a_known_name_in_other_letters_is_asked_about(name: str, tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=f"'{name}' is not read; if it is '{name.lower()}', call it so"):
         of_npz(tmp_path, **{name: np.array("x")}).read(0)
@@ -73,7 +74,8 @@ def test_a_known_name_in_other_letters_is_asked_about(name: str, tmp_path: Path)
 
 def test_times_of_an_hdf5_demonstration_rise(tmp_path: Path) -> None:
     path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(0, steps=STEPS, annotated=False)])
-    for times, fits in ((np.arange(STEPS) / 20, True), (np.arange(STEPS) % 10 / 20, False)):
+    text = np.array([b"2026-01-01T00:00:%02d" % step for step in range(STEPS)])
+    for times, fits in ((np.arange(STEPS) / 20, True), (text, True), (np.arange(STEPS) % 10 / 20, False)):
         with h5py.File(path, "a") as file:
             if "timestamp" in file["data/demo_0/obs"]:
                 del file["data/demo_0/obs/timestamp"]
@@ -113,6 +115,17 @@ def test_an_episode_that_is_done_before_its_end_is_refused(tmp_path: Path) -> No
     shutil.rmtree(root)
 
 
+@pytest.mark.parametrize("flags", [[[False, True]] * 12, [[True, False], *[[False]] * 11]])
+def test_what_is_done_is_one_truth_value_per_step(flags: list[list[bool]], tmp_path: Path) -> None:
+    root = copied("v21_video", tmp_path)
+    file = sorted((root / "data").rglob("*.parquet"))[0]
+    pq.write_table(pa.table({**pq.ParquetFile(file).read().to_pydict(), "next.done": flags}), file)
+    with pytest.raises(
+        EpisodeError, match=r"episode 0: 'next\.done' is no truth value per step: .*; download it again"
+    ):
+        open_source(root, "lerobot").read(0, images=False)
+
+
 def test_degrees_are_not_taken_for_radians() -> None:
     state = np.zeros((10, 7))
     state[:, 3:6] = np.linspace(-170, 170, 10)[:, None]
@@ -137,6 +150,8 @@ def test_columns_with_the_names_of_others_are_no_positions(names: list[str]) -> 
         StateLayout.of("gap").require_names(names, "here")
 
 
-@pytest.mark.parametrize("first", [["x", "y", "z"], ["eef_x", "eef_y", "eef_z"], ["a", "b", "c"]])
+@pytest.mark.parametrize(
+    "first", [["x", "y", "z"], ["gripper_x", "gripper_y", "gripper_z"], ["eef_x", "eef_y", "eef_z"], ["a", "b", "c"]]
+)
 def test_columns_with_their_own_names_or_none_that_tell_are(first: list[str]) -> None:
     StateLayout.of("gap").require_names([*first, "qw", "qx", "qy", "qz", "finger_1", "finger_2"], "here")

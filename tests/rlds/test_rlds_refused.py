@@ -48,6 +48,14 @@ def test_numbers_that_count_nothing_are_refused(given: dict[str, Any], npz: Path
         build_dataset(npz, tmp_path / "out", "toy", kind="npz", **given)
 
 
+def test_an_option_that_is_misspelt_is_refused_where_the_dataset_is_finished_too(npz: Path, tmp_path: Path) -> None:
+    for finished in (False, True):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'runer'"):
+            build_dataset(npz, tmp_path, "toy", kind="npz", method="none", runer=None)
+        assert (tmp_path / "toy").exists() == finished
+        build_dataset(npz, tmp_path, "toy", kind="npz", method="none")
+
+
 @pytest.mark.parametrize(("method", "said"), [("none", "the dataset has none"), ("gaussian", "labels are made anew")])
 def test_labels_that_are_not_taken_over_are_said(
     method: str, said: str, npz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -76,7 +84,7 @@ def test_labels_are_rho_and_change_points(labels: dict[str, Any], message: str, 
 def test_columns_are_one_or_more(field: str, tmp_path: Path) -> None:
     episode = make_episode(0)
     narrow = episode.replace(**{field: getattr(episode, field)[:, :0]})
-    with pytest.raises(EpisodeError):
+    with pytest.raises(EpisodeError, match=f"demo_0: no column of {field}; give one or more"):
         write_rlds([narrow], tmp_path, "toy", annotator={})
     assert not (tmp_path / "toy" / "1.0.0").exists()
 
