@@ -154,9 +154,28 @@ def looked():
     )
 
 
+def watched():
+    """Successes of GAP that watches itself, seed by seed, and its difference from GAP."""
+    table = find_table("watched")
+    [place] = (
+        analyse(block, plan(table, "cpu", find_kind(table.kind)), Ledger(ROOT / "results", "watched", "cpu"))
+        for block in table.blocks
+    )
+
+    def won(arm):
+        found = {entry.seed: entry.variants["default"] for entry in place.finished if entry.arm == arm}
+        return ", ".join(str(sum(found[seed].values())) for seed in sorted(found))
+
+    return (
+        f"it succeeds in {won('gap_watched')} of 100 rollouts, `gap` in {won('gap')}, `concat` in {won('concat')}, "
+        f"`vision` in {won('vision')}; `gap_watched` − `gap` is {difference('gap_watched', 'gap')(place)} points"
+    )
+
+
 @pytest.mark.parametrize(
     "page, said",
     [
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", watched),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", looked),
         ("README.md", shown),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", wide),
