@@ -185,7 +185,11 @@ class Parser(argparse.ArgumentParser):
         what.add_argument("--checkpoint", help=saved)
         what.add_argument("--policy", help=f"{others}, or ws://HOST:PORT (a server of openpi's protocol)")
         add("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)} (default: as trained)")
-        add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
+        add(
+            "--step",
+            type=saved_step,
+            help="which step (default: where its run ended, else the latest)",
+        )
         add("--dataset", help="whose statistics, if the checkpoint carries several")
         add("--keys", type=Path, help="JSON file: our observation keys to the server's (only for ws://)")
         away = "seconds to wait for a server that is away (default 60)"

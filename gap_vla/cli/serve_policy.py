@@ -38,7 +38,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--checkpoint", required=True, help="run directory, checkpoint directory in Octo's layout, or hf://OWNER/NAME")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     add("--port", type=whole(0, 65_535), default=8000, help="default 8000; 0 takes a free one")
-    add("--step", type=saved_step, help="which step of the checkpoint (default: the latest)")
+    add("--step", type=saved_step, help="which step (default: where its run ended, else the latest)")
     chunks = parser.add_mutually_exclusive_group()
     executed = "actions executed of each predicted chunk (default: as trained)"
     chunks.add_argument("--execute", type=whole(1, 256), help=executed)

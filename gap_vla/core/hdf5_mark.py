@@ -14,6 +14,7 @@ _BLOCK = 1 << 22
 
 
 def write_mark(path: Path, mark: str) -> None:
+    """Puts the mark into a finished file, and the checksum in the place of an older one."""
     import h5py
     import numpy as np
 

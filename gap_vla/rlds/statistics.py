@@ -223,8 +223,7 @@ def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
 
 
 def load_statistics(path: Path, error: type[UserError] = UserError) -> dict[str, Any]:
-    """Reads what `save_statistics` (or upstream Octo) wrote; raises `error` for a file that holds no object, or whose
-    `action` or `proprio` is none."""
+    """Reads what `save_statistics` (or upstream Octo) wrote; raises `error` for a file, or a field, of no object."""
     found = Section.read(path, error)
     for field in ("action", "proprio"):
         found.section(field, {})
@@ -240,8 +239,8 @@ def statistics_digest(statistics: Mapping[str, Any], normalization: str) -> str:
     for field in ("action", "proprio"):
         for name, value in sorted(Section(statistics.get(field, {}), field, StatisticsError).values.items()):
             found = np.asarray(value)
-            number = found.dtype.kind in "biuf"
-            content.update(f"{field}/{name}".encode() + (found.astype(np.float32).tobytes() if number else b"?"))
+            numbers = found.astype(np.float32).tobytes() if found.dtype.kind in "biuf" else b"?"
+            content.update(f"{field}/{name}".encode() + numbers)
     return content.hexdigest()[:16]
 
 

@@ -33,6 +33,7 @@ from gap_vla.rlds.version_files import (
 )
 
 STORE_VERSION = 2
+Sizes = Mapping[str, tuple[int, int]]
 
 _REBUILD = "this is no whole store; delete the folder and build it again"
 _OWN_FILES = r"store\.json|dataset_statistics\.json|[\w-]+\.\w+\.bin"
@@ -95,7 +96,7 @@ class EpisodeStore:
         version_dir: str | Path,
         store_dir: str | Path | None = None,
         *,
-        resize: Mapping[str, tuple[int, int]] | None = None,
+        resize: Sizes | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> EpisodeStore:
         """Decodes an RLDS dataset into a store, or opens the one that is there if it was made from the same data; in
@@ -203,11 +204,7 @@ class StoreSplit:
         )
 
 
-def source_hash_of(
-    version_dir: Path,
-    resize: Mapping[str, tuple[int, int]] | None = None,
-    keys: Mapping[str, str] | None = None,
-) -> str:
+def source_hash_of(version_dir: Path, resize: Sizes | None = None, keys: Mapping[str, str] | None = None) -> str:
     """The `source_hash` of a store made of this dataset as it is now, by the options of `EpisodeStore.build`."""
     options = {"resize": {key: list(size) for key, size in (resize or {}).items()}, "keys": dict(keys or {})}
     return content_hash(version_dir, json.dumps([STORE_VERSION, options], sort_keys=True))

@@ -237,7 +237,8 @@ class ChunkPolicy(abc.ABC):
         texts = observations.get("language_instruction", None if self.reads_instructions else [""] * len(episode_ids))
         if texts is None:
             raise PolicyError(f"the policy reads an instruction, it is given {', '.join(sorted(observations))} alone")
-        rows = {key: len(value) for key, value in prepared.items()} | {"language_instruction": np.size(texts)}
+        texts = np.atleast_1d(texts)
+        rows = {key: len(value) for key, value in prepared.items()} | {"language_instruction": len(texts)}
         if odd := [key for key, found in rows.items() if found != len(episode_ids)]:
             raise PolicyError(f"{odd[0]} has {rows[odd[0]]} rows for {len(episode_ids)} episodes; give one for each")
         unknown = [episode for episode in episode_ids if episode not in self._episodes]
@@ -245,7 +246,7 @@ class ChunkPolicy(abc.ABC):
             raise PolicyError(f"episodes {[*episode_ids]}: reset each of them once before it acts, and name it once")
         episodes = [self._episodes[episode] for episode in episode_ids]
         for row, episode in enumerate(episodes):
-            episode.see({key: value[row] for key, value in prepared.items()}, str(np.ravel(texts)[row]))
+            episode.see({key: value[row] for key, value in prepared.items()}, str(texts[row]))
         return episodes
 
     def _prepared(self, key: str, shape: tuple[int, ...], observations: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -83,8 +83,8 @@ class OctoPolicy(ChunkPolicy):
         details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
         asked, own = options.pop("normalization", None), None
         if "normalization" in model.config:  # ours have it since 0.2
-            said = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
-            own = said.choice("normalization", NORMALIZATIONS)
+            stated = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
+            own = stated.choice("normalization", NORMALIZATIONS)
         if None not in (asked, own) and asked != own:
             raise CheckpointError(
                 f"{checkpoint} says normalization {own}, its run's config.json {asked}; copy the run again"

@@ -101,14 +101,8 @@ def load_checkpoint(
             raise CheckpointError(f"{directory} holds neither {made}; copy the checkpoint whole")
         from gap_vla.rollouts.octo_policy import OctoPolicy
 
-        policy = OctoPolicy.load(
-            directory,
-            step=run.steps if step is None else step,
-            normalization=run.normalization,
-            dataset=dataset,
-            name=run.method or "octo",
-            **how,
-        )
+        how |= {"step": run.steps if step is None else step, "normalization": run.normalization, "dataset": dataset}
+        policy = OctoPolicy.load(directory, name=run.method or "octo", **how)
     for key, digest in run.acted.items() if step is None else ():
         if policy.identity.get(key, digest) != digest:
             raise CheckpointError(f"{directory} has other {key} than its run was evaluated with; copy the run again")

@@ -277,7 +277,7 @@ def test_a_key_file_of_another_shape_is_refused_by_its_key(tmp_path, content, na
 def test_a_mapping_made_in_python_is_refused_like_a_file(given, named):
     with pytest.raises(PolicyError) as caught:
         KeyMapping(**given)
-    assert f"KeyMapping: {'observation' if 'two' in named else ''}" in str(caught.value) and named in str(caught.value)
+    assert str(caught.value).startswith("KeyMapping: ") and named in str(caught.value)
 
 
 def test_a_key_file_may_say_nothing_and_belongs_to_a_server(tmp_path):
