@@ -14,6 +14,7 @@ import pytest
 from experiments.tables.cells import find_kind, plan
 from experiments.tables.confirmation import counted
 from experiments.tables.ledger import Ledger
+from experiments.tables.proprio_map import places_of
 from experiments.tables.results import analyse
 from experiments.tables.tables import find_table
 from gap_vla.rollouts.statistics import points
@@ -84,6 +85,61 @@ def confirmation():
     table = find_table("confirmation")
     cells = plan(table, "cpu", find_kind(table.kind))
     return [analyse(block, cells, Ledger(ROOT / "results", "confirmation", "cpu")) for block in table.blocks]
+
+
+def mapped():
+    table = find_table("map")
+    cells = plan(table, "cpu", find_kind(table.kind))
+    return places_of([analyse(block, cells, Ledger(ROOT / "results", "map", "cpu")) for block in table.blocks])
+
+
+def rule_of_thumb():
+    """What docs/RESULTS.md computes of the rule, in the words of the page that sums up."""
+    right, asked, often = re.search(
+        r"right about the sign of VP − V in (\d+) of (\d+) places .*? of the other tasks is right in (\d+)",
+        text_of("docs/RESULTS.md"),
+    ).groups()
+    return f'is right in {right} of {asked} places, and always answering "it helps" in {often} '
+
+
+def below_in_the_map():
+    """From the stock view: where VP is below V, and the other tasks of which V succeeds too rarely to fall."""
+    places = mapped()
+    low = [place for place in places if place.difference.interval[1] < 0]
+    assert len(places) == 36 and low and all(place.view == "stock" for place in low)
+    tasks, early = {place.task for place in low}, {place.task for place in low if place.history == 1}
+    words = "zero one two three four five six seven eight nine".split()
+    rare = [place for place in places if place.v < 0.1]
+    far = {place.task for place in rare} - tasks
+    return (
+        f"VP is below V in no near cell, and from the stock view on {words[len(tasks)]} of nine tasks, on "
+        f"{words[len(tasks - early)]} of these with five steps of state alone. On {words[len(far)]} further tasks V "
+        f"succeeds in at most {100 * max(place.v for place in rare):.0f} % of rollouts"
+    )
+
+
+def a_fraction():
+    """What proprioception leaves of the success where harm is shown."""
+    [harmed] = [place for place in confirmation() if place.block.task == "bin_picking"]
+    vision, concat = (
+        sum(
+            sum(entry.variants["default"].values()) / len(entry.variants["default"])
+            for entry in harmed.finished
+            if entry.arm == arm
+        )
+        for arm in ("vision", "concat")
+    )
+    assert 0.2 < concat / vision < 0.3
+    return "seen from far, falls to a quarter of its success."
+
+
+def what_five_seeds_see():
+    """Half the intervals of what is not shown on assembly (harm) and disassemble (harm and repair)."""
+    for place in confirmation()[:2]:
+        for pair in (("vision", "concat"), ("gap", "concat"))[: 1 + (place.block.task == "disassemble")]:
+            low, high = place.found.differences[pair]["default"].interval
+            assert 43 < 100 * (high - low) / 2 < 48, (place.block.task, pair)
+    return "harm on assembly, and harm or repair on disassemble, would have had to be some 45 points or more to be seen"
 
 
 def shown():
@@ -208,6 +264,10 @@ def two_sets_of_seeds():
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", two_sets_of_seeds),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", watched),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", looked),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", rule_of_thumb),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", below_in_the_map),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", a_fraction),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", what_five_seeds_see),
         ("README.md", shown),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", wide),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", dropped),
