@@ -63,7 +63,9 @@ class ArrayPickles(NamedArrays):
             raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
         episode = self._episode(arrays, where, images, file=file, name=name)
         for one in self.dropped():
-            if one in PER_STEP and isinstance(rows := arrays.get(one), np.ndarray):
+            if one in PER_STEP and isinstance(rows := arrays.get(one), np.ndarray | list):
+                with refusing(f"{where}: {one!r}", "write an array of it", EpisodeError):
+                    rows = np.asarray(rows)
                 require_rows(one, rows, len(episode), f"{where}: {one!r}")
         return episode
 

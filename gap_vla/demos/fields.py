@@ -193,13 +193,13 @@ def require_rising(times: np.ndarray, where: str) -> None:
         )
 
 
-_FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
+FLAGS = {"is_first": 0, "is_last": -1, "is_terminal": -1}
 """The only step at which each is true; the last one may be so nowhere."""
 
 
 def misplaced(fields: Mapping[str, np.ndarray]) -> Iterator[str]:
     """Says which of is_first, is_last and is_terminal, where they are there, are not true where they must be."""
-    for name in filter(fields.__contains__, _FLAGS):
-        end, at = _FLAGS[name] % len(fields[name]), np.flatnonzero(fields[name]).tolist()
+    for name in filter(fields.__contains__, FLAGS):
+        end, at = FLAGS[name] % len(fields[name]), np.flatnonzero(fields[name]).tolist()
         if at != [end] and (at or name != "is_terminal"):
             yield f"{name} is true at steps {at[:5]} of {len(fields[name])}, it must be at {end} only"

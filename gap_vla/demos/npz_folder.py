@@ -11,7 +11,7 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line
 from gap_vla.demos.arrays import read_arrays
-from gap_vla.demos.fields import IMAGE_NAMES, TIMES, files_in, misplaced, require_rising
+from gap_vla.demos.fields import FLAGS, IMAGE_NAMES, TIMES, files_in, misplaced, require_rising
 from gap_vla.demos.source import NamedArrays
 
 PER_STEP = (
@@ -98,7 +98,11 @@ def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
         raise EpisodeError(
             f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
         )
+    if name in FLAGS and rows.dtype.kind not in "biuf":
+        raise EpisodeError(f"{where} holds {one_line(str(rows.dtype), 40)}; write true and false, or leave it out")
     for text in misplaced({name: rows}):
-        raise EpisodeError(f"{where}: {text}; make a recording of each")
+        raise EpisodeError(
+            f"{where}: {text}; {'make a recording of each' if rows.any() else 'correct it or leave it out'}"
+        )
     if name in TIMES:
         require_rising(rows, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -153,8 +154,30 @@ def _write_all(
             accounts = watched(pool.map(write_shard, every), *progress)
     else:
         accounts = watched(map(write_shard, every), *progress)
-    tables = [np.load(f"{job.path}.npz") for job in jobs["train"]]
-    actions = [part for t in tables for part in np.split(t["action"], np.cumsum(t["lengths"])[:-1])]
-    proprios = [part for t in tables for part in np.split(t["proprio"], np.cumsum(t["lengths"])[:-1])]
+    written = {split: [pair for job in of_split for pair in _motions(job)] for split, of_split in jobs.items()}
+    if text := _twice(written):
+        print(f"note: {text}", flush=True)
+    actions, proprios = map(list, zip(*written["train"], strict=True))
     save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
     return lengths, [account["bytes"] for account in accounts], schema
+
+
+def _motions(job: ShardJob) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Actions and proprioception of each episode of a written shard."""
+    table = np.load(f"{job.path}.npz")
+    borders = np.cumsum(table["lengths"])[:-1]
+    return list(zip(np.split(table["action"], borders), np.split(table["proprio"], borders), strict=True))
+
+
+def _twice(written: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> str:
+    """Says how many episodes are there more than once; empty where none is."""
+    held = {
+        split: [hashlib.sha256(b"".join(rows.tobytes() for rows in pair)).digest() for pair in pairs]
+        for split, pairs in written.items()
+    }
+    every = [digest for digests in held.values() for digest in digests]
+    if len(every) == len({*every}):
+        return ""
+    shared = len({*held["train"]} & {*held.get("val", ())})
+    leak = f", {shared} of them also in the split val, which then measures what was learnt" if shared else ""
+    return f"{len(every) - len({*every})} of {len(every)} episodes repeat another{leak}; drop the copies"

@@ -52,11 +52,18 @@ def of_pickle(folder: Path, **more: Any) -> Any:
         ({"timestamp": np.arange(STEPS) % 10 / 10}, "timestamp"),
         ({"timestamps": np.arange(STEPS) % 10 / 10}, r"'timestamps' is 0 at step 10, behind 0\.9; write it"),
         ({"reward": np.zeros(STEPS - 1)}, "reward"),
+        ({"is_last": 0 * ENDS}, "is_last is true at steps .*; correct it or leave it out"),
+        ({"is_last": np.array(["False"] * STEPS)}, "'is_last' holds <U5; write true and false, or leave it out"),
     ],
 )
 def test_two_recordings_in_one_file_are_refused(opened: Any, more: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match=message):
         opened(tmp_path, **more).read(0)
+
+
+def test_a_list_in_a_pickle_is_looked_at_as_an_array_is(tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match="'reward' has 19 steps, the actions 20"):
+        of_pickle(tmp_path, reward=[0.0] * (STEPS - 1)).read(0)
 
 
 @pytest.mark.parametrize("opened", [of_npz, of_pickle])

@@ -36,6 +36,20 @@ def test_round_trip_is_equal_to_the_byte(version_dir: Path, episodes: list[Episo
         assert episode.metadata == expected.metadata
 
 
+def test_a_demonstration_that_is_there_twice_is_told(episodes, tmp_path, capsys) -> None:
+    write_rlds(episodes, tmp_path, "once", val_fraction=0.5)
+    assert "repeat" not in capsys.readouterr().out
+    write_rlds([*episodes, episodes[0]], tmp_path, "twice", val_fraction=0)
+    assert f"note: 1 of {len(episodes) + 1} episodes repeat another; drop the copies" in capsys.readouterr().out
+    doubled = [one for one in episodes for _ in range(2)]  # of each pair, one is validation
+    write_rlds(doubled, tmp_path, "leaking", val_fraction=0.5)
+    count = len(episodes)
+    assert (
+        f"{count} of {2 * count} episodes repeat another, {count} of them also in the split val"
+        in capsys.readouterr().out
+    )
+
+
 PLAIN_TFDS = """
 import sys, tensorflow_datasets as tfds
 builder = tfds.builder_from_directory(sys.argv[1])
