@@ -162,6 +162,20 @@ class StateLayout:
             return np.concatenate(arms, axis=1).astype(np.float32)
 
 
+def require_action_names(names: Sequence[str], where: str) -> None:
+    """Actions of 7 an arm have the gripper last: it is not normalised, and what is read of it is read there.
+
+    Raises:
+        EpisodeError: a gripper or finger has another place by its name.
+    """
+    wrong = [place for place, name in enumerate(names) if _FINGER.search(name.lower()) and place % 7 != 6]
+    if wrong and len(names) % 7 == 0:
+        raise EpisodeError(
+            f"{where} calls column {wrong[0]} {one_line(names[wrong[0]], 60)!r}; actions of 7 an arm have the gripper "
+            "last: put it there"
+        )
+
+
 LAYOUTS: dict[str, StateLayout] = {
     "gap": StateLayout(),
     "robomimic": StateLayout(rotation_kind="quat_xyzw"),

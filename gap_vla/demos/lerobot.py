@@ -13,6 +13,7 @@ import numpy as np
 from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import one_line, refusing, shown
 from gap_vla.demos.fields import IMAGE_NAMES, as_truth, resized
+from gap_vla.demos.layout import require_action_names
 from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_description, read_index, read_rows
 from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_there
 from gap_vla.demos.source import NamedArrays
@@ -96,6 +97,8 @@ class LeRobot(NamedArrays):
                 )
         state = self.options["state_key"]
         self._layout.require_names(self._features[state].names, f"{self.path}/meta/info.json: {state!r}")
+        action = self.options["action_key"]
+        require_action_names(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
         self.places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
 
     def identity(self) -> dict[str, Any]:

@@ -101,6 +101,24 @@ def test_quaternions_are_taken_in_the_order_of_their_names(
 
 
 @pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        (["dx", "dy", "dz", "rx", "ry", "rz", "gripper"], None),
+        (["gripper", "dx", "dy", "dz", "rx", "ry", "rz"], "column 0 'gripper'; .* the gripper last"),
+        ({"motors": ["j0", "j1", "j2", "j3", "j4", "Left_Finger", "j5"]}, "column 5 'Left_Finger'"),
+    ],
+)
+def test_the_gripper_of_an_action_is_its_last_number(tmp_path: Path, names: Any, wrong: str | None) -> None:
+    root = copied("v30_image", tmp_path)
+    described(root, lambda info: info["features"]["action"].update(names=names))
+    if wrong is None:
+        assert len(open_source(root, "lerobot")) == 2
+    else:
+        with pytest.raises(EpisodeError, match=f"info.json: 'action' calls {wrong}"):
+            open_source(root, "lerobot")
+
+
+@pytest.mark.parametrize(
     ("key", "dtype", "message"),
     [
         (STATE, "int64", rf"'{STATE}' holds float\d+, info.json says 'int64'; correct it"),
