@@ -207,6 +207,7 @@ def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.nda
         "method": source,
         "seed": config.phases.seed,
         "options": dict(config.phases.options),
+        "fit": "train",
     }
     kept = store.directory.with_name(f"{store.directory.name}.rho") / f"{source}-{digest(identity)}"
     lengths = [int(n) for split in store.splits.values() for n in np.diff(split.offsets)]
@@ -214,8 +215,12 @@ def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.nda
         annotation = Annotation.load(kept)
     else:
         print(f"rho: labelling {len(lengths)} episodes with {source} → {kept}", flush=True)
-        episodes = [split.episode(index) for split in store.splits.values() for index in range(len(split))]
-        annotation = annotate(episodes, method=source, seed=config.phases.seed, workers=1, **identity["options"])
+        places = [(split, index) for split, held in store.splits.items() for index in range(len(held))]
+        episodes = [store.split(split).episode(index) for split, index in places]
+        train = [place for place, (split, _) in enumerate(places) if split == "train"]
+        annotation = annotate(
+            episodes, method=source, seed=config.phases.seed, workers=1, fit=train, **identity["options"]
+        )
         annotation.save(kept)
     if [len(rho) for rho in annotation.rho] != lengths:
         raise ConfigError(f"the labels in {kept} are of other episodes than {store.directory}; delete that folder")

@@ -370,12 +370,15 @@ def test_rollouts_begin_before_the_last_state_is_on_disk_and_the_summary_comes_a
 
 def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, capsys):
     from gap_vla.phases import annotate
+    from gap_vla.phases.annotation import Annotation
 
     config = toy_config(tmp_path, "gap_gaussian")
     store = place_store(config)
     found = rho_of(config, store)
+    [kept] = store.directory.with_name(f"{store.directory.name}.rho").iterdir()
+    assert Annotation.load(kept).report["fitted_episodes"] == 6, "the episodes of validation teach it nothing"
     episodes = [episode(seed) for seed in [*range(6), 100, 101]]
-    expected = annotate(episodes, method="gaussian", workers=1).rho
+    expected = annotate(episodes, method="gaussian", workers=1, fit=range(6)).rho
     assert np.array_equal(found["train"], np.concatenate(expected[:6]))
     assert np.array_equal(found["val"], np.concatenate(expected[6:]))
     capsys.readouterr()
