@@ -228,6 +228,23 @@ def watched():
     )
 
 
+def octo():
+    """Differences of the Octo, over the seeds that have been trained so far."""
+    table = find_table("octo_confirmation")
+    cells = plan(table, "cpu", find_kind(table.kind))
+    places = [analyse(block, cells, Ledger(ROOT / "results", "octo_confirmation", "cpu")) for block in table.blocks]
+    words = []
+    for place in places:
+        seeds = [{entry.seed for entry in place.finished if entry.arm == arm} for arm in ("v", "vp", "vp_gap")]
+        assert seeds[0] >= seeds[1] == seeds[2]
+        gap, harm = difference("vp_gap", "vp")(place), difference("v", "vp")(place)
+        words.append(f"(VP+GAP) − VP is {gap} points over {len(seeds[1])} seeds, V − VP {harm}.")
+    won = {(entry.arm, entry.seed): sum(entry.variants["default"].values()) for entry in places[0].finished}
+    assert all(won["vp_gap", seed] < number for (arm, seed), number in won.items() if arm == "vp")
+    far = "On assembly from the stock view, with five steps of state as tokens,"
+    return f"On threading (near view), {words[0]} {far} {words[1]}"
+
+
 def predicted():
     """Of how many of the nine fresh policies the prediction of the protocol is right."""
     cells = [
@@ -263,6 +280,7 @@ def two_sets_of_seeds():
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", predicted),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", two_sets_of_seeds),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", watched),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", octo),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", looked),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", rule_of_thumb),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", below_in_the_map),
