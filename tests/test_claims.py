@@ -245,6 +245,20 @@ def octo():
     return f"On threading (near view), {words[0]} {far} {words[1]}"
 
 
+def fresh_octo():
+    """Success of the protocol's Octos on threading, mean over the seeds that have been trained."""
+    won = {
+        arm: [
+            result(f"octo_confirmation/cpu/{path.name}")["variants"]["default"]["successes"]
+            for path in sorted((ROOT / "results/octo_confirmation/cpu").glob(f"threading-{arm}-seed*.json"))
+        ]
+        for arm in ("v", "vp", "vp_gap")
+    }
+    [seeds] = {len(numbers) for numbers in won.values()}
+    v, vp, gap = (f"{sum(numbers) / seeds:.0f} %" for numbers in won.values())
+    return f"with {seeds} of five fresh seeds so far, {v} (`v`), {vp} (`vp`) and {gap} (`vp_gap`) of rollouts succeed."
+
+
 def predicted():
     """Of how many of the nine fresh policies the prediction of the protocol is right."""
     cells = [
@@ -287,6 +301,7 @@ def two_sets_of_seeds():
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", a_fraction),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", what_five_seeds_see),
         ("README.md", shown),
+        ("README.md", fresh_octo),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", wide),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", dropped),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", starved),
