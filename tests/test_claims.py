@@ -80,17 +80,15 @@ def tasks():
     return f"eight between {others[0]} and {others[-1]} of 50 rollouts, handover {handover}."
 
 
+def blocks(name):
+    """What the ledger says about each block of a table."""
+    table = find_table(name)
+    cells = plan(table, "cpu", find_kind(table.kind))
+    return [analyse(block, cells, Ledger(ROOT / "results", name, "cpu")) for block in table.blocks]
+
+
 def confirmation():
-    """What the ledger says about the four places."""
-    table = find_table("confirmation")
-    cells = plan(table, "cpu", find_kind(table.kind))
-    return [analyse(block, cells, Ledger(ROOT / "results", "confirmation", "cpu")) for block in table.blocks]
-
-
-def mapped():
-    table = find_table("map")
-    cells = plan(table, "cpu", find_kind(table.kind))
-    return places_of([analyse(block, cells, Ledger(ROOT / "results", "map", "cpu")) for block in table.blocks])
+    return blocks("confirmation")
 
 
 def rule_of_thumb():
@@ -104,7 +102,7 @@ def rule_of_thumb():
 
 def below_in_the_map():
     """From the stock view: where VP is below V, and the other tasks of which V succeeds too rarely to fall."""
-    places = mapped()
+    places = places_of(blocks("map"))
     low = [place for place in places if place.difference.interval[1] < 0]
     assert len(places) == 36 and low and all(place.view == "stock" for place in low)
     tasks, early = {place.task for place in low}, {place.task for place in low if place.history == 1}
@@ -121,14 +119,7 @@ def below_in_the_map():
 def a_fraction():
     """What proprioception leaves of the success where harm is shown."""
     [harmed] = [place for place in confirmation() if place.block.task == "bin_picking"]
-    vision, concat = (
-        sum(
-            sum(entry.variants["default"].values()) / len(entry.variants["default"])
-            for entry in harmed.finished
-            if entry.arm == arm
-        )
-        for arm in ("vision", "concat")
-    )
+    vision, concat = (harmed.found.success[arm]["default"].mean for arm in ("vision", "concat"))
     assert 0.2 < concat / vision < 0.3
     return "seen from far, falls to a quarter of its success."
 
@@ -212,11 +203,7 @@ def looked():
 
 def watched():
     """Successes of GAP that watches itself, seed by seed, and its difference from GAP."""
-    table = find_table("watched")
-    [place] = (
-        analyse(block, plan(table, "cpu", find_kind(table.kind)), Ledger(ROOT / "results", "watched", "cpu"))
-        for block in table.blocks
-    )
+    [place] = blocks("watched")
 
     def won(arm):
         found = {entry.seed: entry.variants["default"] for entry in place.finished if entry.arm == arm}
@@ -230,9 +217,7 @@ def watched():
 
 def octo():
     """Differences of the Octo, over the seeds that have been trained so far."""
-    table = find_table("octo_confirmation")
-    cells = plan(table, "cpu", find_kind(table.kind))
-    places = [analyse(block, cells, Ledger(ROOT / "results", "octo_confirmation", "cpu")) for block in table.blocks]
+    places = blocks("octo_confirmation")
     words = []
     for place in places:
         seeds = [{entry.seed for entry in place.finished if entry.arm == arm} for arm in ("v", "vp", "vp_gap")]
@@ -247,15 +232,9 @@ def octo():
 
 def fresh_octo():
     """Success of the protocol's Octos on threading, mean over the seeds that have been trained."""
-    won = {
-        arm: [
-            result(f"octo_confirmation/cpu/{path.name}")["variants"]["default"]["successes"]
-            for path in sorted((ROOT / "results/octo_confirmation/cpu").glob(f"threading-{arm}-seed*.json"))
-        ]
-        for arm in ("v", "vp", "vp_gap")
-    }
-    [seeds] = {len(numbers) for numbers in won.values()}
-    v, vp, gap = (f"{sum(numbers) / seeds:.0f} %" for numbers in won.values())
+    found = blocks("octo_confirmation")[0].found.success
+    [seeds] = {len(found[arm]["default"].per_seed) for arm in ("v", "vp", "vp_gap")}
+    v, vp, gap = (f"{100 * found[arm]['default'].mean:.0f} %" for arm in ("v", "vp", "vp_gap"))
     return f"with {seeds} of five fresh seeds so far, {v} (`v`), {vp} (`vp`) and {gap} (`vp_gap`) of rollouts succeed."
 
 

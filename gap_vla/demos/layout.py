@@ -166,10 +166,11 @@ def require_action_names(names: Sequence[str], where: str) -> None:
     """Actions of 7 an arm have the gripper last: it is not normalised, and what is read of it is read there.
 
     Raises:
-        EpisodeError: a gripper or finger has another place by its name.
+        EpisodeError: there is one gripper an arm by the names, and at another place.
     """
-    wrong = [place for place, name in enumerate(names) if _FINGER.search(name.lower()) and place % 7 != 6]
-    if wrong and len(names) % 7 == 0:
+    grippers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
+    wrong = [place for place in grippers if place % 7 != 6]
+    if wrong and 7 * len(grippers) == len(names):  # more of them are the joints of a hand
         raise EpisodeError(
             f"{where} calls column {wrong[0]} {one_line(names[wrong[0]], 60)!r}; actions of 7 an arm have the gripper "
             "last: put it there"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -155,8 +154,7 @@ def _write_all(
     else:
         accounts = watched(map(write_shard, every), *progress)
     written = {split: [pair for job in of_split for pair in _motions(job)] for split, of_split in jobs.items()}
-    if text := _twice(written):
-        print(f"note: {text}", flush=True)
+    _tell_duplicates(written)
     actions, proprios = map(list, zip(*written["train"], strict=True))
     save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
     return lengths, [account["bytes"] for account in accounts], schema
@@ -169,15 +167,16 @@ def _motions(job: ShardJob) -> list[tuple[np.ndarray, np.ndarray]]:
     return list(zip(np.split(table["action"], borders), np.split(table["proprio"], borders), strict=True))
 
 
-def _twice(written: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> str:
-    """Says how many episodes are there more than once; empty where none is."""
-    held = {
-        split: [hashlib.sha256(b"".join(rows.tobytes() for rows in pair)).digest() for pair in pairs]
+def _tell_duplicates(written: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> None:
+    """Prints what `check_duplicates` finds, the first of it, with the number of its episodes."""
+    from gap_vla.rlds.checking.dataset_checks import check_duplicates
+    from gap_vla.rlds.checking.report import Recording
+
+    recordings = [
+        Recording(f"{split}[{place}]", {}, {}, [], proprio, action)
         for split, pairs in written.items()
-    }
-    every = [digest for digests in held.values() for digest in digests]
-    if len(every) == len({*every}):
-        return ""
-    shared = len({*held["train"]} & {*held.get("val", ())})
-    leak = f", {shared} of them also in the split val, which then measures what was learnt" if shared else ""
-    return f"{len(every) - len({*every})} of {len(every)} episodes repeat another{leak}; drop the copies"
+        for place, (action, proprio) in enumerate(pairs)
+    ]
+    if found := list(check_duplicates(recordings)):
+        listed = f"; {len(found)} episodes are like that, gap-vla check-dataset lists them" if len(found) > 1 else ""
+        print(f"note: {found[0].episode} has {found[0].message}{listed}", flush=True)

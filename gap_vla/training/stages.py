@@ -37,7 +37,8 @@ TRAINING_VERSION = {"small": 2, "octo": 2}
 outcomes of rollouts than another machine's rounding does: tests/training/test_training_version.py says how much that
 is. Runs get other directories then, and recorded cells of tables become stale.
 
-2: normalisation statistics are those of the training episodes.
+2: normalisation statistics are those of the training episodes. (That methods which label their data themselves fit on
+these alone came later and raised nothing: docs/PROTOCOL.md, last change.)
 """
 
 _STEPS_AT_ONCE = 1024

@@ -104,6 +104,7 @@ def test_quaternions_are_taken_in_the_order_of_their_names(
     ("names", "wrong"),
     [
         (["dx", "dy", "dz", "rx", "ry", "rz", "gripper"], None),
+        ([f"finger_{i}" for i in range(7)], None),
         (["gripper", "dx", "dy", "dz", "rx", "ry", "rz"], "column 0 'gripper'; .* the gripper last"),
         ({"motors": ["j0", "j1", "j2", "j3", "j4", "Left_Finger", "j5"]}, "column 5 'Left_Finger'"),
     ],
