@@ -14,7 +14,7 @@ from gap_vla.report.comparison_render import percents
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "confirmation": ("assembly-stock", "disassemble-stock", "bin_picking-stock", "push_wall-near"),
-    "octo": ("threading",),
+    "octo_confirmation": ("threading", "assembly-stock"),
 }
 """Table to its blocks whose results with profile `cpu` stand on the front page."""
 

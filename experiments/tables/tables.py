@@ -256,7 +256,7 @@ TABLES: dict[str, Table] = {
                 Block(
                     "threading",
                     arms("v", "vp", "vp_gap"),
-                    description="Octo, near view",
+                    description="near view",
                     changes={"eval.seed": 600_000},
                     **_OCTO,
                 ),
@@ -264,7 +264,7 @@ TABLES: dict[str, Table] = {
                     "assembly",
                     arms("v", "vp", "vp_gap"),
                     regime="stock",
-                    description="Octo, stock view, five steps of state as tokens",
+                    description="stock view, five steps of state as tokens",
                     changes={"eval.seed": 600_000, "demos.camera": "corner2", "model.proprio_history": 5},
                     **_OCTO,
                 ),
