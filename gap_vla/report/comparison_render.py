@@ -107,7 +107,7 @@ def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str
     left.set_ylim(-0.6, len(comparison.success) - 0.4)
     left.set_xlim(-3, 103)
     left.set_xlabel("success, %")
-    left.set_title(f"mean (diamond), seeds, 95 % interval{'' if marks is None else '; ×: the paper'}", fontsize=9)
+    left.set_title(f"mean (diamond), seeds, 95 % interval{'; ×: the paper' if marks else ''}", fontsize=9)
     if pairs:
         right = panels[1]
         right.axvline(0, color="#999999", linewidth=1)
