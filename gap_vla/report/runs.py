@@ -15,7 +15,8 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.holes import hole
-from gap_vla.core.run_directory import RunDirectory, read_metrics, require_measurements
+from gap_vla.core.identity import digest
+from gap_vla.core.run_directory import RunDirectory, of_result, read_metrics, require_measurements
 from gap_vla.core.typed_config import SEED, STEPS
 from gap_vla.report.comparison import (
     Rollouts,
@@ -113,6 +114,9 @@ class Run:
                 raise found.refuse(key, "that of its first evaluation; copy the run again")
         if "encoder" in config.section("model", {}) and run.complete and not run.checkpoint.is_dir():
             raise ReportError(f"{run.checkpoint} is missing; copy the run again")
+        now_said = digest(of_result(config.values))
+        if found.values.get("settings", now_said) != now_said:
+            raise ReportError(f"{run.config} is not that of {run.summary}: it was edited later; copy the run again")
         return cls(run.path, config.values, found.values if run.complete else {}, evaluations, rollouts)
 
     @property

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import METHODS, build_policy, method_of
 from gap_vla.policies.windows import SmallWindows, rho_of
+from gap_vla.report.runs import ReportError
+from gap_vla.report.runs import Run as FinishedRun
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.training.loop import DivergedError, train
@@ -326,6 +329,19 @@ def test_the_first_batch_is_kept_as_a_picture_and_the_measurements_as_lines(tmp_
     rows = read_metrics(run.metrics)
     assert {"val/action_mse", "val/mean_action_mse"} <= rows[0].keys()
     assert rows[1]["gap/update_factor"] == pytest.approx(0.3) and rows[-2]["gap/update_factor"] == 1
+
+
+def test_a_finished_run_whose_settings_were_edited_is_not_reported_as_what_they_say(tmp_path):
+    config = toy_config(tmp_path, "gap")
+    place_store(config)
+    finetune(config)
+    run = RunDirectory(Run(config).directory.path)
+    settings = json.loads(run.config.read_text())
+    for section, change, refused in (("train", {"log_every": 7}, False), ("optimizer", {"learning_rate": 1.0}, True)):
+        assert settings[section] != {**settings[section], **change}
+        run.config.write_text(json.dumps({**settings, section: {**settings[section], **change}}))
+        with pytest.raises(ReportError, match="was edited later") if refused else nullcontext():
+            assert FinishedRun.read(run.path).summary["steps"] == config.train.steps
 
 
 @pytest.mark.parametrize("normalization", ["normal", "bounds"])
