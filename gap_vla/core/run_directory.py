@@ -18,6 +18,7 @@ Which settings are part of what is trained, which of what is measured, and which
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import re
@@ -32,6 +33,9 @@ from gap_vla.core.identity import differences, digest, flat, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.typed_config import STEPS, ConfigError
 from gap_vla.core.whole import write_json
+
+DIGESTS = "digests"
+"""Key of `summary.json` with digests of files of the run."""
 
 EARLIER = "earlier"
 """Key of `config.json` that lists values which were changed when the run was taken up again."""
@@ -105,6 +109,29 @@ class RunDirectory:
         """The configuration, without the note on earlier values; raises `error` if the file holds none."""
         stored = Section.read(self.config, error).values
         return {key: value for key, value in stored.items() if key != EARLIER}
+
+    def sealed(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """The summary with digests of itself and of what stands beside it, for `require_sealed`."""
+        return {**summary, DIGESTS: self._digests(summary)}
+
+    def require_sealed(self, summary: Section) -> None:
+        """Raises the section's error if the settings, data, measurements or the summary itself were edited later.
+
+        Args:
+            summary: as read; one of an older version has no digests, and nothing is compared.
+        """
+        written = summary.section(DIGESTS, {}).values
+        now = self._digests({key: value for key, value in summary.values.items() if key != DIGESTS})
+        for name in {**now, **written} if written else ():
+            if now.get(name) != written.get(name):
+                said = "is not what it was when the run ended" if name in now else "is missing"
+                raise summary.error(f"{self.path / name} {said}; copy the run again")
+
+    def _digests(self, summary: Mapping[str, Any]) -> dict[str, str]:
+        contents = {path.name: path.read_bytes() for path in (self.dataset, self.metrics) if path.exists()}
+        for path, values in ((self.config, of_result(self.read_config())), (self.summary, summary)):
+            contents[path.name] = json.dumps(values, sort_keys=True).encode()
+        return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in contents.items()}
 
     @classmethod
     @contextlib.contextmanager

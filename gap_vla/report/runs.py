@@ -15,8 +15,7 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.holes import hole
-from gap_vla.core.identity import digest
-from gap_vla.core.run_directory import RunDirectory, of_result, read_metrics, require_measurements
+from gap_vla.core.run_directory import RunDirectory, read_metrics, require_measurements
 from gap_vla.core.typed_config import SEED, STEPS
 from gap_vla.report.comparison import (
     Rollouts,
@@ -114,9 +113,7 @@ class Run:
                 raise found.refuse(key, "that of its first evaluation; copy the run again")
         if "encoder" in config.section("model", {}) and run.complete and not run.checkpoint.is_dir():
             raise ReportError(f"{run.checkpoint} is missing; copy the run again")
-        now_said = digest(of_result(config.values))
-        if found.values.get("settings", now_said) != now_said:
-            raise ReportError(f"{run.config} is not that of {run.summary}: it was edited later; copy the run again")
+        run.require_sealed(found)
         return cls(run.path, config.values, found.values if run.complete else {}, evaluations, rollouts)
 
     @property
@@ -203,10 +200,12 @@ class Run:
 
 def _require_films(evaluation: Section) -> None:
     """Raises the section's error for what is no name of a film, or that of an episode that ended otherwise."""
+    given = "episode_numbers" in evaluation.values
+    numbers = evaluation.list("episode_numbers", lambda items, name: items.whole(name, 0, 2**53)) if given else ()
+    outcomes = dict(zip(numbers, evaluation.values["outcomes"]))
     for name in evaluation.list("videos", Section.text):
         if not (found := re.fullmatch(f"videos/{FILM}", name)):
             raise evaluation.refuse("videos", f"names of films in its folder, not {name!a}")
-        outcomes = dict(zip(evaluation.values.get("episode_numbers", ()), evaluation.values["outcomes"]))
         if outcomes.get(int(found[1]), won := found[2] == "success") != won:
             raise evaluation.refuse("videos", f"films of its episodes, and episode {int(found[1])} was no {found[2]}")
 

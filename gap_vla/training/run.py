@@ -18,7 +18,7 @@ from typing import Any
 from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda, Stage, duration
-from gap_vla.core.run_directory import RunDirectory, named, of_result, of_training
+from gap_vla.core.run_directory import RunDirectory, named, of_training
 from gap_vla.core.typed_config import to_plain
 from gap_vla.core.whole import write_json
 from gap_vla.sim import task_spec
@@ -148,7 +148,6 @@ class Run:
                 "hash": store.source_hash,
             },
             "origin": origin(config.backend, config.task, store, *mixture),
-            "settings": digest(of_result(config.to_dict())),
             "seconds": {
                 "prepare": round(prepared - started, 1),
                 "train": round(trained - prepared, 1),
@@ -158,6 +157,7 @@ class Run:
         }
         if is_first_host():
             run.require_there()
+            summary = run.sealed(summary)
             write_json(run.summary, summary)
             agenda.begin("page")
             command = f"gap-vla report {run.path}"
