@@ -146,9 +146,11 @@ def _read(path: Path) -> Entry:
         found = Section.read(path)
         _require_sound(found, path.stem)
         entry = Entry.from_json(found.values)
-        if entry.status == FINISHED and (asked := entry.config.get("eval")):
+        if entry.status == FINISHED and (asked := found.section("config", {}).section("eval", {}).values):
             require_asked(found, entry.variants, asked)
-        if entry.config and found.text("config_hash") != (own := config_hash(entry.config)):
+        if (entry.config or entry.status == FINISHED) and found.text("config_hash") != (
+            own := config_hash(entry.config)
+        ):
             raise UserError(f"its config_hash is {entry.config_hash}, that of its settings {own}")
         return entry
     except (UserError, ValueError, TypeError, KeyError) as error:

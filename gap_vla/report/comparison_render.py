@@ -172,8 +172,11 @@ def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
     outcomes = _outcomes(runs)
     played = [{variant: found.values for variant, found in evaluations_of(run).items()} for run in runs]
     require_comparable([(r.where, r.values["seed"], found) for r, found in zip(runs, played)], EvaluationError)
-    configs = [RunDirectory(Path(path).parent) for path in summaries]
-    comparison = compare(outcomes, None, [run.read_config(EvaluationError) for run in configs if run.config.exists()])
+    folders = [(RunDirectory(Path(path).parent), run) for path, run in zip(summaries, runs)]
+    whole = [(folder, run) for folder, run in folders if folder.config.exists()]
+    for folder, run in whole:
+        folder.require_sealed(run)
+    comparison = compare(outcomes, None, [folder.read_config(EvaluationError) for folder, _ in whole])
     title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)

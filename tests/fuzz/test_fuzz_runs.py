@@ -1,4 +1,4 @@
-"""Finished runs that are damaged are reported as they ended, or refused in one line."""
+"""Finished runs and recorded cells that are damaged are reported as they ended, or refused in one line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from finished_runs import make_run
 from harness import LONG_SECONDS, Target, damage_a_file, damaged_json, remove_a_file, run
 
+from experiments.tables.ledger import Entry, Ledger
 from gap_vla.core.run_directory import DIGESTS, RunDirectory, of_result
 from gap_vla.report.runs import Run
 from gap_vla.rollouts.record import EpisodeRecord
@@ -75,20 +77,38 @@ def _healthy(folder: Path) -> Path:
     return path
 
 
-TARGET = Target(
-    "run",
-    _finished,
-    [damage_a_file, damage_a_file, remove_a_file, damage_json, edit_a_number],
-    _read,
-    _as_it_ended,
-)
+def _recorded(folder: Path) -> Path:
+    return Path(shutil.copytree(CELL.parent, folder / "cell", ignore=lambda _, names: {*names} - {CELL.name}))
 
 
-def test_damage_is_refused_or_harmless(tmp_path: Path) -> None:
-    outcomes = run(TARGET, tmp_path, range(300))
+def _read_cell(path: Path) -> Entry:
+    [entry] = Ledger(path.parent, path.name, "").all_entries()
+    return entry
+
+
+def _counts_as_recorded(found: Entry, path: Path) -> None:
+    """Which cell it is, how it was made, and its rollouts; with times and losses nothing is there to be compared."""
+    right = Entry.from_json(json.loads(CELL.read_text()))
+    for part in ("cell", "status", "task", "arm", "method", "seed", "steps", "variants", "config_hash"):
+        assert getattr(found, part) == getattr(right, part), part
+    assert of_result(found.config) == of_result(right.config)
+
+
+CELL = Path(__file__).parents[2] / "results/octo_confirmation/cpu/threading-vp-seed10.json"
+DAMAGES = [damage_a_file, damage_a_file, damage_json, edit_a_number]
+TARGETS = {
+    "run": Target("run", _finished, [*DAMAGES, remove_a_file], _read, _as_it_ended),
+    "cell": Target("cell", _recorded, DAMAGES, _read_cell, _counts_as_recorded),
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damage_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
+    outcomes = run(TARGETS[name], tmp_path, range(300))
     assert min(outcomes.values()) > 20, outcomes
 
 
 @pytest.mark.slow
-def test_much_damage_is_refused_or_harmless(tmp_path: Path) -> None:
-    run(TARGET, tmp_path, range(10_000, 10**9), LONG_SECONDS / 20)
+@pytest.mark.parametrize("name", TARGETS)
+def test_much_damage_is_refused_or_harmless(tmp_path: Path, name: str) -> None:
+    run(TARGETS[name], tmp_path, range(10_000, 10**9), LONG_SECONDS / 40)
