@@ -114,16 +114,17 @@ class RunDirectory:
         """The summary with digests of itself and of what stands beside it, for `require_sealed`."""
         return {**summary, DIGESTS: self._digests(summary)}
 
-    def require_sealed(self, summary: Section) -> None:
+    def require_sealed(self, summary: Section, moved: bool = False) -> None:
         """Raises the section's error if the settings, data, measurements or the summary itself were edited later.
 
         Args:
             summary: as read; one of an older version has no digests, and nothing is compared.
+            moved: what is no part of a policy may lie elsewhere.
         """
         written = summary.section(DIGESTS, {}).values
         now = self._digests({key: value for key, value in summary.values.items() if key != DIGESTS})
         for name in {**now, **written} if written else ():
-            if now.get(name) != written.get(name):
+            if now.get(name) != written.get(name) and not (moved and name not in now):
                 said = "is not what it was when the run ended" if name in now else "is missing"
                 raise summary.error(f"{self.path / name} {said}; copy the run again")
 

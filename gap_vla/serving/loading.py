@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gap_vla.core.foreign import CheckpointError, Section, one_line, whole
 from gap_vla.core.identity import flat
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import STEPS, choose
 from gap_vla.rlds.statistics import NORMALIZATIONS
 from gap_vla.rollouts.chunk_policy import ChunkPolicy
@@ -264,6 +265,7 @@ class _Run:
         ended_at = None
         if (file := path.with_name("summary.json")).is_file():
             ended = Section.read(file, CheckpointError)
+            RunDirectory(path.parent).require_sealed(ended, moved=True)
             ended_at = ended.whole("steps", 0, STEPS) if "steps" in ended else None
             if "task" in ended and ended.text("task") != found.text("task"):
                 raise CheckpointError(

@@ -14,6 +14,7 @@ import torch
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.cli.configured import load_config
+from gap_vla.core.errors import UserError
 from gap_vla.core.run_directory import RunDirectory, read_metrics
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import METHODS, build_policy, method_of
@@ -22,6 +23,7 @@ from gap_vla.report.runs import ReportError
 from gap_vla.report.runs import Run as FinishedRun
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
+from gap_vla.serving.loading import load_checkpoint
 from gap_vla.training.loop import DivergedError, train
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.torch import SmallConfig
@@ -340,8 +342,14 @@ def test_a_finished_run_whose_settings_were_edited_is_not_reported_as_what_they_
     for section, change, refused in (("train", {"log_every": 7}, False), ("optimizer", {"learning_rate": 1.0}, True)):
         assert settings[section] != {**settings[section], **change}
         run.config.write_text(json.dumps({**settings, section: {**settings[section], **change}}))
-        with pytest.raises(ReportError, match="was edited later") if refused else nullcontext():
-            assert FinishedRun.read(run.path).summary["steps"] == config.train.steps
+        for read in (FinishedRun.read, load_checkpoint):
+            with pytest.raises(UserError, match=r"config\.json is not what it was when") if refused else nullcontext():
+                read(run.path)
+    run.config.write_text(json.dumps(settings))
+    run.metrics.unlink()
+    load_checkpoint(run.path)
+    with pytest.raises(ReportError, match=r"metrics\.jsonl is missing"):
+        FinishedRun.read(run.path)
 
 
 @pytest.mark.parametrize("normalization", ["normal", "bounds"])
