@@ -34,13 +34,18 @@ ACTS, TAKES_OVER = "concat", "vision"
 PARTS = ("before grasp", "before transport")
 """Steps at which an object that varies is asked for: later it is in the hand, which proprioception knows."""
 
-MEANING = (
-    "Means over training seeds (each seed in brackets). Position errors are those of a ridge regression on frozen "
-    "visual features, on episodes that neither it nor the policy saw; objects that stand still or are in the hand are "
-    "left out. Beyond proprioception: the share that the features explain of what a quadratic function of the hand's "
-    "pose, gripper and motion leaves open (0: nothing). Alone: held-out loss when the other branch's features are "
-    "replaced by their mean. Gradient: norm at the vision branch's parameters, mean over the first half of training."
-)
+MEANING = {
+    "": "Means over training seeds (each seed in brackets).",
+    ", mm": "Position errors are those of a ridge regression on frozen visual features, on episodes that neither it "
+    "nor the policy saw; objects that stand still or are in the hand are left out.",
+    "beyond proprioception": "Beyond proprioception: the share that the features explain of what a quadratic function "
+    "of the hand's pose, gripper and motion leaves open (0: nothing).",
+    "alone": "Alone: held-out loss when the other branch's features are replaced by their mean.",
+    ", times": "With another episode's: error of the actions on the expert's episodes, as a multiple of the "
+    "undisturbed one.",
+    "gradient": "Gradient: norm at the vision branch's parameters, mean over the first half of training.",
+}
+"""Part of a heading to what it means."""
 
 Reader = Callable[[Entry, Mapping[str, Any]], float | None]
 
@@ -94,8 +99,8 @@ def look(
     """Looks into every finished cell that has not been looked into, and whose run is still here.
 
     Args:
-        what: of `KINDS_OF_LOOK`: `probe` for small policies that see; `takeover` for `concat` where `vision` of the
-            same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share (they are
+        what: of `KINDS_OF_LOOK`: `probe` (of an Octo only what it relies on); `takeover` for `concat` where `vision` of
+            the same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share (they are
             collected again where they are gone, and no run is needed).
 
     Raises:
@@ -143,7 +148,10 @@ def _probe(cell: Cell, entry: Entry, looks: Looks, kind: Kind, command: str, say
 
     run = Run.read(kind.run_directory(cell.config))
     if not run.small:
-        say(f"{cell.name}: only small policies can be probed")
+        say(f"{cell.name}: how much it relies on its pictures and its proprioception")
+        demos = collect_probe_demos(run, SHOWN_EPISODES)
+        relies = reliance(run, demos, SHOWN_EPISODES)
+        looks.add(entry, reliance=relies, probe_episodes=SHOWN_EPISODES, command=command)
         return
     say(f"{cell.name}: probing its visual features")
     demos = collect_probe_demos(run, PROBE_EPISODES)
@@ -192,7 +200,9 @@ def _what_is_seen(
         values = [_probe_only(name, read, nobody, untrained) for name, read in readers.items()]
         rows.append(["the same encoder, untrained", *values])
     kept = [place for place in range(len(rows[0])) if place == 0 or any(row[place] for row in rows[1:])]
-    return [markdown_table([[row[place] for place in kept] for row in rows]), MEANING]
+    headings = [rows[0][place] for place in kept]
+    meant = " ".join(text for part, text in MEANING.items() if any(part in heading for heading in headings))
+    return [markdown_table([[row[place] for place in kept] for row in rows]), meant]
 
 
 def _probe_only(name: str, read: Reader, entry: Entry, look: Mapping[str, Any]) -> str:

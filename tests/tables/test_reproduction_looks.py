@@ -62,6 +62,18 @@ def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):
     assert made == before == ["assembly-concat-0", "assembly-vision-0", "assembly-vision-0 in assembly-concat-0"]
 
 
+def test_of_an_octo_only_what_it_relies_on_is_looked_at(finished, monkeypatch):
+    cells, ledger, kind, made = finished
+    monkeypatch.setattr("gap_vla.report.runs.Run.read", lambda path: SimpleNamespace(path=path, small=False))
+    costs = {"images_swapped": {"cost": 1.5, "cost_interval": [1.4, 1.6]}}
+    monkeypatch.setattr("experiments.looks.probing.reliance", lambda run, demos, episodes: costs)
+    look(cells, ledger, kind, ["probe"])
+    entries = [ledger.matching(cell) for cell in cells]
+    table, meaning = looks_text(cells[0].block, entries, Looks(ledger))
+    assert made == [] and "| concat | 1.50 |" in table
+    assert "with another episode's pictures, times" in table and "Position errors" not in meaning
+
+
 def test_demonstrations_are_looked_at_once_for_all_arms_and_without_their_runs(finished, tmp_path):
     cells, ledger, kind, made = finished
     kind.run_directory(cells[1].config).rename(tmp_path / "elsewhere")
