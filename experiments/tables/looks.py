@@ -100,8 +100,8 @@ def look(
 
     Args:
         what: of `KINDS_OF_LOOK`: `probe` (of an Octo only what it relies on); `takeover` for `concat` where `vision` of
-            the same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share (they are
-            collected again where they are gone, and no run is needed).
+            the same seed is there too; `predict` for the demonstrations of `vision`, which the other arms share (they
+            are collected again where they are gone, and no run is needed).
 
     Raises:
         ConfigError: a look that does not exist, or nothing that can be looked into.
