@@ -299,11 +299,11 @@ TABLES: dict[str, Table] = {
             (
                 Block(
                     "assembly",
-                    arms("vision", "concat", "gap", "gap_watched"),
+                    arms("vision", "concat", "gap", "gap_watched", "gap_gaussian"),
                     regime="stock",
                     description="stock view, five steps of proprioceptive history",
                     changes={**_STOCK, **_seen_through("assembly", "stock", 700_000)},
-                    against=(("gap_watched", "gap"),),
+                    against=(("gap_watched", "gap"), ("gap_watched", "gap_gaussian"), ("gap_gaussian", "gap")),
                 ),
             ),
             seeds=(20, 21, 22),
