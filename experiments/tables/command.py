@@ -14,12 +14,12 @@ from types import FrameType
 
 from experiments.pages import around
 from experiments.tables.cells import Cell, Kind, find_kind, plan
-from experiments.tables.front import SHOWN, front_rows, write_front_page
+from experiments.tables.front import SHOWN, Row, front_rows, write_front_page
 from experiments.tables.ledger import FAILED, FINISHED, Ledger
 from experiments.tables.looks import look
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
 from experiments.tables.render import marker_name, render
-from experiments.tables.results import BlockResult, analyse
+from experiments.tables.results import analyse
 from experiments.tables.tables import TABLES, Table, find_table, narrowed
 from gap_vla.core.errors import NEGATIVE
 from gap_vla.core.foreign import shown
@@ -138,7 +138,7 @@ def _render(table: Table, cells: Sequence[Cell], ledger: Ledger, options: argpar
         write_front_page([row for name in SHOWN for row in _front_rows(name, options)], Path(options.front_page))
 
 
-def _front_rows(name: str, options: argparse.Namespace) -> list[tuple[BlockResult, str]]:
+def _front_rows(name: str, options: argparse.Namespace) -> list[Row]:
     table = find_table(name)
     cells, ledger = (
         plan(table, "cpu", find_kind(table.kind), device=options.device),

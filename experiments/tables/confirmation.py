@@ -60,7 +60,7 @@ class Corrected:
     @property
     def short(self) -> str:
         low, high = (points(end) for end in self.found.interval)
-        return f"{points(self.found.difference)}, {low} to {high}"
+        return f"{points(self.found.difference)} ({low} to {high})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +77,9 @@ class Judgement:
 
     @property
     def short(self) -> str:
-        """For a narrow column, without the p-values."""
-        figures = "; ".join(f"{name} {one.short}" for name, one in self.comparisons.items())
-        return f"{self.claim}: {self._shown} ({figures})"
+        """For a narrow column that says which claim it is about, without the p-values."""
+        harm = "harms, " if self.claim == HARMED else ""
+        return f"{harm}{self._shown}: {', '.join(one.short for one in self.comparisons.values())}"
 
     @property
     def _shown(self) -> str:

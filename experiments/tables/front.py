@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.pages import FRONT, replace_between
-from experiments.tables.confirmation import corrected_comparisons, judged
-from experiments.tables.results import BlockResult, verdict
+from experiments.tables.confirmation import (
+    HARMED,
+    HURTS_HERE,
+    REASON,
+    REPAIRED,
+    Judgement,
+    corrected_comparisons,
+    judged,
+)
+from experiments.tables.results import BlockResult
 from experiments.tables.tables import IN, Table
 from gap_vla.drawing.markup import markdown_table
 from gap_vla.report.comparison_render import percents
+from gap_vla.rollouts.statistics import PairedDifference, points
 
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "confirmation": ("assembly-stock", "disassemble-stock", "bin_picking-stock", "push_wall-near"),
@@ -20,45 +29,73 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
 
 QUARTETS = (("v", "vp", "vp_gap", ""), ("vision", "concat", "gap", "lambda_matched"))
 """Methods without proprioception, with it, with GAP, and with a constant λ in its place."""
+HEADINGS = (
+    "policy",
+    "V: images only, success %",
+    "VP: and proprioception",
+    "GAP",
+    "constant λ for ρ",
+    "does it hurt? V − VP, points",
+    "does GAP help? GAP − VP",
+    "by its phases? GAP − constant λ, GAP − shuffled ρ",
+)
+COLUMNS = {HURTS_HERE: 0, REPAIRED: 1, HARMED: 1, REASON: 2}
+"""Claim to its place among the last three of them."""
 FRONT_INTERVALS = (
     "Success on layouts like those of the demonstrations, mean over training seeds with a 95 % interval. All methods "
     "of a line played the same layouts. Shown and not shown: by the protocol's rules, t-tests over five seeds with "
-    "Holm's correction; behind each claim the difference in points with its 95 % interval, uncorrected."
+    "Holm's correction; behind them the difference with its 95 % interval, uncorrected. Undecided: the interval holds "
+    "0."
 )
 NOTHING = "Too few policies have been trained with today's code to compare methods."
 
 
-def front_rows(table: Table, results: Sequence[BlockResult]) -> list[tuple[BlockResult, str]]:
+Row = tuple[BlockResult, Sequence[Judgement]]
+
+
+def front_rows(table: Table, results: Sequence[BlockResult]) -> list[Row]:
     """The table's blocks that stand on the front page, each with what the protocol's rules allow to say of it (empty:
     they say nothing of this table). A cell of the confirmation is left out until all of its seeds are trained.
     """
     if table.shape != "confirmation":
-        said = [(result, "") for result in results]
+        said: list[Row] = [(result, ()) for result in results]
     else:
         found = [judged(one) for one in corrected_comparisons(results)]
-        said = [(result, "; ".join(each.short for each in one)) for result, one in zip(results, found) if one]
-    return [(result, words) for result, words in said if result.block.name in SHOWN[table.name]]
+        said = [(result, one) for result, one in zip(results, found) if one]
+    return [(result, judgements) for result, judgements in said if result.block.name in SHOWN[table.name]]
 
 
-def write_front_page(rows: Sequence[tuple[BlockResult, str]], page: Path) -> None:
+def write_front_page(rows: Sequence[Row], page: Path) -> None:
     """A line for each block in which GAP can be compared, once all its seeds are trained; a page without the markers
     stays as it is.
 
     Args:
         rows: of `front_rows`.
     """
-    lines = [["policy", "in words", "images only: success %", "and proprioception", "and GAP", "constant λ for ρ"]]
-    for result, said in rows:
+    lines = [list(HEADINGS)]
+    for result, judgements in rows:
         waiting = {cell.arm.name for cell in (*result.missing, *(one.cell for one in result.stale))}
         differences, success = result.found.differences, result.found.success
         for arms in QUARTETS:
             without, proprio, gap, _ = arms
             if differences.get((gap, proprio)) and gap not in waiting:
                 shown = [percents(success[arm][IN])[:2] if arm in success else ("", "") for arm in arms]
-                pairs = [pair for pair in ((gap, proprio), (without, proprio)) if differences.get(pair)]
-                words = said or "; ".join(verdict(*pair, differences[pair][IN]) for pair in pairs)
                 policy = "torch policy" if gap == "gap" else "Octo"
                 title = ", ".join(dict.fromkeys([result.block.task, policy, result.block.description or policy]))
-                lines.append([title, words, *(f"{mean} ({interval})" if mean else "" for mean, interval in shown)])
+                pairs = ((without, proprio), (gap, proprio))
+                said = {place: in_short(differences[p][IN]) for place, p in enumerate(pairs) if differences.get(p)}
+                said |= {COLUMNS[one.claim]: one.short for one in judgements}
+                of_arms = [f"{mean} ({interval})" if mean else "" for mean, interval in shown]
+                lines.append([title, *of_arms, *(said.get(place, "") for place in range(3))])
     text = f"{markdown_table(lines)}\n\n{FRONT_INTERVALS}" if len(lines) > 1 else NOTHING
     replace_between(page, FRONT, text, if_missing="leave")
+
+
+def in_short(found: PairedDifference) -> str:
+    """
+    >>> in_short(PairedDifference(0.083, (-0.13, 0.29), 1e-6, (0.18, 0.02, 0.05), 3, 100))
+    'undecided: +8 (−13 to +29)'
+    """
+    low, high = found.interval
+    word = "above" if low > 0 else "below" if high < 0 else "undecided"
+    return f"{word}: {points(found.difference)} ({points(low)} to {points(high)})"

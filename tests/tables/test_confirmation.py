@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments.pages import FRONT, markers
 from experiments.tables.cells import find_kind, plan
 from experiments.tables.confirmation import (
     BLOCKS,
     CONTROLS,
     HURTS,
+    HURTS_HERE,
+    REASON,
+    REPAIRED,
     REPAIRS,
     Corrected,
     corrected_comparisons,
@@ -16,7 +20,7 @@ from experiments.tables.confirmation import (
     judged,
     p_of_seeds,
 )
-from experiments.tables.front import front_rows
+from experiments.tables.front import front_rows, write_front_page
 from experiments.tables.ledger import FINISHED, Entry, Ledger
 from experiments.tables.render import render
 from experiments.tables.results import analyse
@@ -119,7 +123,12 @@ def test_the_table_says_it_above_its_sections(tmp_path):
     assert "That GAP repairs it is shown: GAP − VP = +21 points" in page
     assert "That the steps which ρ marks are the reason is shown" in page
     [(result, said)] = front_of(table, cells, ledger)
-    assert result.block.name == "assembly-stock" and "GAP repairs it: shown (GAP − VP +21, " in said
+    assert result.block.name == "assembly-stock" and [one.claim for one in said] == [HURTS_HERE, REPAIRED, REASON]
+    front = tmp_path / "README.md"
+    front.write_text("\n".join(markers(FRONT)))
+    write_front_page([(result, said)], front)
+    [line] = [line for line in front.read_text().splitlines() if line.startswith("| assembly")]
+    assert [cell.split(" (")[0] for cell in line.split(" | ")[6:]] == ["shown: +21", "shown: +20"]
     assert "Of four places" not in page
     train((10, 11, 12, 13, 14), *(block.task for block in table.blocks))
     page = page_of(table, cells, ledger, tmp_path)
