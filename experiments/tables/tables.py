@@ -290,7 +290,7 @@ TABLES: dict[str, Table] = {
                 ),
             ),
             kind="octo",
-            seeds=(20,),
+            seeds=(20, 21, 22),
             own_demos=True,
         ),
         Table(
