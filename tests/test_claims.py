@@ -201,17 +201,70 @@ def looked():
     )
 
 
+def won(place, arm):
+    """Successes of 100 of an arm, seed by seed."""
+    found = {entry.seed: entry.variants["default"] for entry in place.finished if entry.arm == arm}
+    return ", ".join(str(sum(found[seed].values())) for seed in sorted(found))
+
+
 def watched():
     """Successes of GAP that watches itself, seed by seed, and its difference from GAP."""
     [place] = blocks("watched")
-
-    def won(arm):
-        found = {entry.seed: entry.variants["default"] for entry in place.finished if entry.arm == arm}
-        return ", ".join(str(sum(found[seed].values())) for seed in sorted(found))
-
+    watching, gap, concat, vision = (won(place, arm) for arm in ("gap_watched", "gap", "concat", "vision"))
     return (
-        f"it succeeds in {won('gap_watched')} of 100 rollouts, `gap` in {won('gap')}, `concat` in {won('concat')}, "
-        f"`vision` in {won('vision')}; `gap_watched` − `gap` is {difference('gap_watched', 'gap')(place)} points"
+        f"it succeeds in {watching} of 100 rollouts, `gap` in {gap}, `concat` in {concat}, "
+        f"`vision` in {vision}; `gap_watched` − `gap` is {difference('gap_watched', 'gap')(place)} points"
+    )
+
+
+def unwatched():
+    """A wide ρ on the same seeds."""
+    [place] = blocks("watched")
+    apart = place.found.differences["gap_watched", "gap_gaussian"]["default"]
+    assert len(apart.per_seed) == 3 and max(apart.per_seed) < 0
+    return (
+        f"succeeds in {won(place, 'gap_gaussian')}: `gap_gaussian` − `gap` is "
+        f"{difference('gap_gaussian', 'gap')(place)} points, `gap_gaussian` − `concat` {difference('gap_gaussian', 'concat')(place)}, and `gap_watched` − "
+        f"`gap_gaussian` {difference('gap_watched', 'gap_gaussian')(place)}, below zero with each seed"
+    )
+
+
+def longer():
+    """Successes of two seeds after 2,500, 5,000 and 10,000 steps."""
+    [place] = blocks("longer")
+    first = {
+        method: [
+            result(f"spread/cpu/assembly-stock-{method}-seed{seed}.json")["variants"]["default"]["successes"]
+            for seed in (10, 11)
+        ]
+        for method in ("concat", "gap")
+    }
+    concat, gap = (", ".join(map(str, first[method])) for method in ("concat", "gap"))
+    said = [f"after 2,500 steps `concat` succeeds in {concat} and `gap` in {gap};"]
+    for steps in (5_000, 10_000):
+        said.append(f"after {steps:,} in {won(place, f'concat_{steps}')} and {won(place, f'gap_{steps}')}")
+    assert not place.missing and not place.stale
+    return f"{said[0]} {said[1]}; {said[2]}."
+
+
+def what_octos_rely_on():
+    """Mean cost over seeds of another episode's pictures and proprioception, on threading and on assembly."""
+    costs = {}
+    for place in ("threading", "assembly-stock"):
+        for arm in ("vp", "vp_gap"):
+            looks = [result(f"octo_confirmation/cpu/looks/{place}-{arm}-seed{seed}.json") for seed in range(10, 15)]
+            for what in ("images", "proprio"):
+                costs[place, arm, what] = [one["reliance"][f"{what}_swapped"]["cost"] for one in looks]
+        pairs = zip(costs[place, "vp", "proprio"], costs[place, "vp_gap", "proprio"], strict=True)
+        assert all(gap < vp for vp, gap in pairs)
+    pictures, state, with_gap = (
+        [f"{sum(costs[place, arm, what]) / 5:.1f}" for place in ("threading", "assembly-stock")]
+        for arm, what in (("vp", "images"), ("vp", "proprio"), ("vp_gap", "proprio"))
+    )
+    return (
+        f"multiply the error of VP by {pictures[0]} on threading and {pictures[1]} on assembly, another episode's "
+        f"proprioception by {' and '.join(state)}; with GAP the latter is {' and '.join(with_gap)}, lower with each of "
+        "the ten seeds."
     )
 
 
@@ -222,8 +275,8 @@ def octo():
         f"(VP+GAP) − VP is {difference('vp_gap', 'vp')(place)} points, V − VP {difference('v', 'vp')(place)}."
         for place in places
     )
-    won = {(entry.arm, entry.seed): sum(entry.variants["default"].values()) for entry in places[0].finished}
-    assert all(won["vp_gap", seed] < number for (arm, seed), number in won.items() if arm == "vp")
+    below = places[0].found.differences["vp_gap", "vp"]["default"].per_seed
+    assert len(below) == 5 and max(below) < 0
     return (
         f"On threading (near view), {near} On assembly from the stock view, with five steps of state as tokens, {far} "
         "No interval lies on one side of zero"
@@ -283,6 +336,9 @@ def two_sets_of_seeds():
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", predicted),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", two_sets_of_seeds),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", watched),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", unwatched),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", longer),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", what_octos_rely_on),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", octo),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", looked),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", rule_of_thumb),
