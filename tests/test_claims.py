@@ -222,10 +222,13 @@ def unwatched():
     [place] = blocks("watched")
     apart = place.found.differences["gap_watched", "gap_gaussian"]["default"]
     assert len(apart.per_seed) == 3 and max(apart.per_seed) < 0
+    wide_and_gap, wide_and_concat, watching = (
+        difference(*pair)(place)
+        for pair in (("gap_gaussian", "gap"), ("gap_gaussian", "concat"), ("gap_watched", "gap_gaussian"))
+    )
     return (
-        f"succeeds in {won(place, 'gap_gaussian')}: `gap_gaussian` − `gap` is "
-        f"{difference('gap_gaussian', 'gap')(place)} points, `gap_gaussian` − `concat` {difference('gap_gaussian', 'concat')(place)}, and `gap_watched` − "
-        f"`gap_gaussian` {difference('gap_watched', 'gap_gaussian')(place)}, below zero with each seed"
+        f"succeeds in {won(place, 'gap_gaussian')}: `gap_gaussian` − `gap` is {wide_and_gap} points, `gap_gaussian` − "
+        f"`concat` {wide_and_concat}, and `gap_watched` − `gap_gaussian` {watching}, below zero with each seed"
     )
 
 
