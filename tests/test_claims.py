@@ -250,6 +250,16 @@ def longer():
     return f"{said[0]} {said[1]}; {said[2]}."
 
 
+def one_token():
+    """The Octo whose proprioception is a token of an MLP, beside the one without."""
+    [place] = blocks("octo_tokens")
+    v, vp, gap, vp_mlp, gap_mlp = (won(place, arm) for arm in ("v", "vp", "vp_gap", "vp_mlp", "vp_gap_mlp"))
+    return (
+        f"`v` succeeds in {v} of 100 rollouts, `vp` in {vp} and `vp_gap` in {gap}; with one token that an MLP makes of "
+        f"the five states (`model.proprio_tokens=1`), `vp` in {vp_mlp} and `vp_gap` in {gap_mlp}."
+    )
+
+
 def what_octos_rely_on():
     """Mean cost over seeds of another episode's pictures and proprioception, on threading and on assembly."""
     costs = {}
@@ -342,6 +352,7 @@ def two_sets_of_seeds():
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", unwatched),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", longer),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", what_octos_rely_on),
+        ("docs/WHEN_PROPRIOCEPTION_HURTS.md", one_token),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", octo),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", looked),
         ("docs/WHEN_PROPRIOCEPTION_HURTS.md", rule_of_thumb),
