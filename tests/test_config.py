@@ -303,6 +303,16 @@ def test_options_of_the_phase_method_are_taken_from_the_command_line():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
 
 
+def test_a_configuration_file_in_another_encoding_than_it_says_is_refused(tmp_path, capsys):
+    file = tmp_path / "own.py"
+    text = (ROOT / "finetune_configs" / "small_assembly.py").read_text() + "\n# für den großen Tisch\n"
+    file.write_text("# coding: cp1252\n" + text, encoding="cp1252")
+    assert load_config(f"{file}:debug").task == "assembly"
+    file.write_text(text, encoding="cp1252")
+    with pytest.raises(ConfigError, match=r"own\.py.*: UnicodeDecodeError: .* can't decode byte 0x"):
+        load_config(f"{file}:debug")
+
+
 def test_a_configuration_file_runs_once(tmp_path):
     from gap_vla.cli.configured import config_parser, run_configured
 

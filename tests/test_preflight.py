@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from experiment_files import profiles
@@ -240,6 +242,68 @@ def test_the_command_refuses_wrong_inputs_within_two_seconds(script, config, set
     assert found.returncode == 2 and found.stderr.startswith("error: "), found.stderr
     assert seconds < two_seconds()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidia0"), reason="there is such a device")
+def test_a_device_for_jax_that_is_not_there_is_refused_before_anything_is_made(tmp_path):
+    folders = [f"--config.data.root={tmp_path}/data", f"--config.runs={tmp_path}/runs"]
+    command = [sys.executable, "scripts/finetune.py", "--config", "finetune_configs/threading.py:debug", *folders]
+    cuda = os.environ | {"JAX_PLATFORMS": "cuda"}
+    found = subprocess.run(command, env=cuda, capture_output=True, text=True)
+    assert found.returncode == 2 and found.stderr.startswith("error: JAX_PLATFORMS is cuda: no such device"), found
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("of_folder", [False, True])
+def test_own_demonstrations_that_were_edited_are_other_data_though_size_and_time_stay(of_folder, folders, tmp_path):
+    place = tmp_path / "own"
+    (place / "chunk").mkdir(parents=True)
+    file = place / "chunk" / "episode_0.npz"
+    file.write_bytes(b"once")
+    config = small(**folders, demos__path=str(place if of_folder else file))
+    first, before = stages_of(config), file.stat()
+    os.utime(file)
+    (place / ".DS_Store").write_bytes(b"of a file browser")
+    assert stages_of(config) == first
+    file.write_bytes(b"also")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert stages_of(config).store != first.store
+    file.write_bytes(b"once")
+    assert stages_of(config) == first
+    if of_folder:
+        (place / "chunk" / "episode_1.npz").write_bytes(b"more")
+        assert stages_of(config).store != first.store
+
+
+def make_demos(path):
+    """Three demonstrations of eight steps in robomimic's layout."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs["total"] = 24
+        for index in range(3):
+            demo = file.create_group(f"data/demo_{index}")
+            demo["actions"] = np.zeros((8, 7))
+            demo["obs/image_primary"] = np.zeros((8, 32, 32, 3), np.uint8)
+            for key, row in {"eef_pos": [0, 0, index], "eef_quat": [0, 0, 0, 1], "gripper_qpos": [0.04, -0.04]}.items():
+                demo[f"obs/robot0_{key}"] = np.tile(np.float32(row), (8, 1))
+
+
+def test_collected_demonstrations_that_lost_one_are_not_taken_for_whole(folders):
+    config = small(**folders)
+    stages = stages_of(config)
+    make_demos(stages.demos)
+    Run(config).collect()
+    with h5py.File(stages.demos, "r+") as file:
+        del file["data/demo_1"]
+    with pytest.raises(UserError, match="have 16 steps, the attribute 'total' of 'data' says 24"):
+        Run(config).collect()
+
+
+def test_own_pictures_of_another_size_are_refused_before_a_dataset_is_made_of_them(folders, tmp_path):
+    make_demos(tmp_path / "demos.hdf5")
+    own = {"demos__path": str(tmp_path / "demos.hdf5"), "demos__image_size": 64, "eval__episodes": 0}
+    with pytest.raises(UserError, match=r"images of 32 × 32, demos\.image_size is 64"):
+        ready(small(**folders, **own))
 
 
 @pytest.fixture

@@ -39,9 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     for variant in options.variants:
         variant_spec(variant)
     read_results(options.docs / "task_table.json")
-    claim(options.docs / "task_table.json", "task_table", suffixes=(".json",))
+    claim(options.docs / "task_table.json", "task_table", suffixes=(".json",), named=False)
     for task in tasks if options.pictures else ():
-        claim(options.docs / "pictures" / f"{task}.png", "task_picture", suffixes=(".png",))
+        claim(options.docs / "pictures" / f"{task}.png", "task_picture", suffixes=(".png",), named=False)
     around(options.docs / "TASKS.md", PAGE_PART, if_missing="refuse")
     with keeping("what was measured is kept, the same command continues"):
         results = update_results(

@@ -30,7 +30,7 @@ def look_into(options: argparse.Namespace, command: str) -> Path:
     small = [run for run in runs if run.small]
     if options.probe and not small:
         raise ReportError("only small policies can be probed, and none of these runs is one; leave --probe away")
-    kept = claim(_kept(options), "probe", suffixes=(".json",))
+    kept = claim(_kept(options), "probe", suffixes=(".json",), named=False)
     probe = None if options.probe else kept_probe(kept, runs)
     if options.takeover:
         others = [run for run in runs if run.path.resolve() != options.takeover.resolve()]

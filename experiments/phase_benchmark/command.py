@@ -51,9 +51,9 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
         task_spec(task)
     outputs = [*(f"{stage}.json" for stage in arguments.stages), "tables.md"]
     for output in outputs:
-        claim(arguments.out / output, "phase_benchmark", suffixes=(".json", ".md"))
+        claim(arguments.out / output, "phase_benchmark", suffixes=(".json", ".md"), named=False)
     for picture in PICTURES:
-        claim(arguments.figures / picture, "phase_benchmark", suffixes=(".png",))
+        claim(arguments.figures / picture, "phase_benchmark", suffixes=(".png",), named=False)
     if arguments.page:
         around(arguments.page, PAGE_PART, if_missing="refuse")
     earlier = {stage: _stage(arguments.out, stage) for stage in every_stage}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from experiments.tables.results import BlockResult, analyse, pairs_of, verdicts
 from experiments.tables.rule_of_thumb import rule_text
 from experiments.tables.seeds import seed_text
 from experiments.tables.tables import IN, OUT, Block, Table
+from gap_vla.core.foreign import one_line
 from gap_vla.core.outputs import writing
 from gap_vla.core.progress import duration
 from gap_vla.drawing.markup import markdown_table
@@ -221,7 +223,12 @@ def notes(result: BlockResult) -> list[str]:
 
 
 def _failures(result: BlockResult) -> list[str]:
-    return [f"Failed: {entry.cell} ({entry.error})." for entry in result.failed]
+    return [f"Failed: {entry.cell} ({_quoted(entry.error)})." for entry in result.failed]
+
+
+def _quoted(reason: str | None) -> str:
+    """Text of a file of results, which may hold anything, as Markdown shows it: no tag, no mark of this page."""
+    return html.escape(one_line(reason), quote=False)
 
 
 def _stale_notes(result: BlockResult) -> list[str]:
@@ -233,7 +240,7 @@ def _stale_notes(result: BlockResult) -> list[str]:
     for reasons, by_arm in by_reason.items():
         more = f", and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         listing = "; ".join(f"{arm}, {_recorded(entries)}" for arm, entries in by_arm.items())
-        found.append(f"**Stale, counted in no table** ({'; '.join(reasons[:3])}{more}): {listing}.")
+        found.append(f"**Stale, counted in no table** ({'; '.join(map(_quoted, reasons[:3]))}{more}): {listing}.")
     return found
 
 

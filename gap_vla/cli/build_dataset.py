@@ -78,7 +78,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     builder = dataset_builder(arguments.name, arguments.data_dir, kind=arguments.kind, version=arguments.version)
     if arguments.dry_run:
-        picture = claim(f"{arguments.name}_dry_run.png", "dry_run", sources=[arguments.source], suffixes=(".png",))
+        picture = claim(
+            f"{arguments.name}_dry_run.png", "dry_run", sources=[arguments.source], suffixes=(".png",), named=False
+        )
         print(builder.dry_run(arguments.source, picture, reader=arguments.reader, **labels))
         return
     require_apart(Path(builder.data_dir), arguments.source, arguments.annotator)

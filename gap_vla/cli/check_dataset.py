@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     out = arguments.out or Path(f"{arguments.dataset.absolute().parent.name}-{arguments.dataset.name}-check")
     claim_folder(out, "check", sources=[arguments.dataset], make=False)
     for suffix in (".json", ".html"):
-        claim(out / f"check{suffix}", "check", suffixes=(suffix,))
+        claim(out / f"check{suffix}", "check", suffixes=(suffix,), named=False)
     with answering(arguments) as answer, keeping("nothing was written"):
         report = check_dataset(
             arguments.dataset,

@@ -11,6 +11,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def load_config(path_and_profile: str) -> ConfigDict:
     module = types.ModuleType(Path(path).stem)
     module.__file__ = path
     with _naming_the_line(path):  # not imported: that would leave bytecode beside somebody's file
-        exec(compile(content(Path(path), ConfigError), path, "exec", dont_inherit=True), vars(module))
+        exec(compile(decode_source(content(Path(path), ConfigError)), path, "exec", dont_inherit=True), vars(module))
         if not callable(getattr(module, "get_config", None)):
             raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
         config = module.get_config(profile) if profile else module.get_config()

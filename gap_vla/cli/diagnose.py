@@ -91,7 +91,7 @@ def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
 
     out = options.out or default_out(options, "diagnosis", "diagnosis/{}")
     claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
-    claim(out / "diagnosis.json", "diagnosis", suffixes=(".json",))
+    claim(out / "diagnosis.json", "diagnosis", suffixes=(".json",), named=False)
     simulated = not (options.demos or options.rlds)
     if simulated or options.closed_loop:
         require_rendering()

@@ -105,7 +105,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
         raise PolicyError("--rlds measures a --checkpoint")
     if options.out:
         claim_folder(options.out, "held_out", sources=[options.rlds], make=False)
-        claim(options.out / "held_out.json", "held_out", suffixes=(".json",))
+        claim(options.out / "held_out.json", "held_out", suffixes=(".json",), named=False)
     loaded = load_policy(options, execute=1)
     require_scene(options.rlds, loaded.task, loaded.camera)
     require_unchanged(options.rlds, but=STATISTICS)
@@ -176,7 +176,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     scene["horizon"] = options.horizon
     tasks = {variant: sim_task(loaded.task, variant=variant, **scene) for variant in variants}
     for variant, folder in folders.items():
-        claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",))
+        claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",), named=False)
         require_place(folder, evaluated(loaded.policy, tasks[variant], seeds[variant]))
     for variant, folder in folders.items():
         summary = evaluate(

@@ -49,14 +49,19 @@ def require_measured(state: np.ndarray, what: str) -> None:
     """Compares the numbers of a state, (T, any width), with what a robot can measure.
 
     Raises:
-        EpisodeError: one is beyond `LARGEST_STATE`, or `LONE` times as large as all others of its column, and neither
-            at the first step nor at the last, as it may begin or end with another state; says `what`, step and column.
+        EpisodeError: one is beyond `LARGEST_STATE`, or `LONE` times as large as all others of its column, between two
+            of them, as a recording may begin or end with another state; says `what`, step and column. A negative one
+            may come several times.
     """
     _require_within(state, what)
     size = np.abs(state)
-    others = np.sort(size, axis=0)[-2:][:1].sum(0)  # of one step that step's, of none none
-    if (lone := (size > LONE * np.maximum(others, 1))[1:-1]).any():
-        step, column = np.argwhere(lone)[0] + (1, 0)
+    largest = size.argmax(axis=0)
+    marked = (state == state[largest, np.arange(state.shape[1])]) & (state < 0)
+    marked[largest, np.arange(state.shape[1])] = True
+    others = np.where(marked, 0, size).max(axis=0)
+    between = np.logical_or.accumulate(~marked) & np.logical_or.accumulate(~marked[::-1])[::-1]
+    if (lone := marked & between & (size > LONE * np.maximum(others, 1))).any():
+        step, column = np.argwhere(lone)[0]
         raise EpisodeError(
             f"{what} is {state[step, column]:g} at step {step}, column {column}, and within {others[column]:g} at all "
             "others; if it marks a lost measurement, repair or drop the episode"

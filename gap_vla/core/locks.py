@@ -45,7 +45,8 @@ def alone(lock: Path | str, what: str, wait: bool = False) -> Iterator[None]:
             yield
         finally:
             with contextlib.suppress(OSError):
-                Path(lock).unlink(missing_ok=True)
+                if os.path.samestat(os.fstat(stream.fileno()), os.stat(lock)):  # else its folder was renamed meanwhile
+                    Path(lock).unlink()
                 for folder in new:
                     folder.rmdir()
 

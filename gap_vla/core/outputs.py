@@ -15,6 +15,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from gap_vla.core.errors import UserError
@@ -42,6 +43,7 @@ def claim(
     overwrite: bool | None = True,
     sources: Sequence[str | Path | None] = (),
     suffixes: Sequence[str] = (),
+    named: bool = True,
 ) -> Path:
     """Makes sure that `path` may be written, before the work for it begins; writes nothing itself.
 
@@ -50,6 +52,7 @@ def claim(
         overwrite: whether an older output of the same kind may be replaced; None: this command never replaces any.
         sources: files and folders that are read: the output must not be, contain, or lie in any of them.
         suffixes: how the name may end; none: it is a folder.
+        named: whether the user gave this name. What lies beside or in it is not written through a link.
 
     Returns:
         `path`.
@@ -65,6 +68,8 @@ def claim(
         raise OutputError(f"{path.name[:40]}…: the name has more than 235 bytes; give a shorter one")
     if os.path.islink(os.path.realpath(path)):
         raise OutputError(f"{path} is a link in a circle; name another place, or remove it")
+    if path.is_symlink() and not named:
+        raise OutputError(f"{path} is a link; what it leads to would be replaced: remove the link, or copy that here")
     require_apart(path, *sources)
     if os.path.exists(path):
         _require_own(path, kind, overwrite, folder=not suffixes)
@@ -142,10 +147,15 @@ def require_apart(path: Path, *sources: str | Path | None, why: str = "read") ->
         if source is None:
             continue
         there = Path(os.path.realpath(source))
-        same = here == there or (here.exists() and there.exists() and here.samefile(there))
-        if same or here in there.parents or there in here.parents:
-            how = "is" if same else "contains" if here in there.parents else "lies in"
+        around, within = (any(map(partial(_same, a), b.parents)) for a, b in ((here, there), (there, here)))
+        if (same := _same(here, there)) or around or within:
+            how = "is" if same else "contains" if around else "lies in"
             raise OutputError(f"{path} {how} {source}, which is {why}; name another place")
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether they are one file or folder, also by two names or through two mounts; they need not be there."""
+    return one == other or (one.exists() and other.exists() and one.samefile(other))
 
 
 def stamp(path: Path, kind: str) -> None:

@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -96,6 +97,7 @@ class RunDirectory:
         self.summary = self.path / "summary.json"
         self.page = self.path / "report.html"
         self.lock = self.path / ".lock"
+        self._claimed: os.stat_result | None = None
 
     @property
     def complete(self) -> bool:
@@ -178,8 +180,10 @@ class RunDirectory:
             raise RunExistsError(f"{self.path} exists and {lost}, or pass --run-name NAME")
 
     def require_there(self) -> None:
-        """Raises UserError if the folder was renamed or removed while its training, which measures into it, ran."""
-        if not self.metrics.exists():
+        """Raises UserError if the folder was renamed, removed or replaced while its training, which measures into it,
+        ran."""
+        another = self._claimed and self.path.exists() and not os.path.samestat(self._claimed, self.path.stat())
+        if another or not self.metrics.exists():
             raise UserError(f"{self.path} was renamed or removed meanwhile; give it its name again, then --resume")
 
     @classmethod
@@ -207,7 +211,9 @@ class RunDirectory:
             if dataset is not None:
                 write_json(run.dataset, dict(dataset))
             write_json(run.config, config)
+            run._claimed = run.path.stat()
             return run
+        run._claimed = run.path.stat()
         if not resume:
             raise RunExistsError(
                 f"{run.path} holds a {'finished' if run.complete else 'started'} run; "

@@ -194,8 +194,8 @@ def lengths_in(group: h5py.Group, where: str, *inner: str) -> dict[str, int]:
             item = group[name]
             if isinstance(item, h5py.Dataset):
                 _require_inside(item, name, where)
-            if isinstance(item, h5py.Dataset) and item.shape:
-                found[name] = len(item)
+            if isinstance(item, h5py.Dataset) and (item.shape or not inner):  # a number may stand beside such a group
+                found[name] = len(item) if item.shape else 0
             elif isinstance(item, h5py.Group) and name in inner:
                 found |= {f"{name}/{key}": rows for key, rows in lengths_in(item, where).items()}
     return found

@@ -87,7 +87,7 @@ def frames_of(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float)
     ]
     asked += ["-t", f"{place.length / fps:.6f}"] if start is not None else []
     given = ["-fps_mode", "passthrough", "-frames:v", str(most)]  # a frame that is missing is not filled in
-    reader = imageio_ffmpeg.read_frames(str(video), input_params=asked, output_params=given)
+    reader = imageio_ffmpeg.read_frames(f"file:{video}", input_params=asked, output_params=given)
     with contextlib.closing(reader):
         try:
             found: Any = next(reader, {})

@@ -239,7 +239,7 @@ class RobomimicHDF5(Source):
                 raise EpisodeError(
                     f"{where}: obs/{key} is {dtype}{list(shape)}, not uint8[T, h, w, 3]; store pictures as RGB bytes"
                 )
-        phase = members.texts_at(demo, "phase", where) if members.has(demo, "phase") else None
+        phase = self._phase(demo, where)
         facts = self._layout.facts if self._layout else {}
         # robomimic has the whole model XML in one of its attributes
         short = {key: value for key, value in attrs.items() if key != "language_instruction" and len(str(value)) <= 200}
@@ -249,9 +249,20 @@ class RobomimicHDF5(Source):
             action=action,
             language_instruction=as_text(attrs.get("language_instruction", self._language), where),
             success=as_truth(attrs.get("success", True), f"{where}: the attribute 'success'"),
-            phase=None if phase is None else np.array(phase, str),
+            phase=phase,
             metadata={**short, "file_path": str(self.path), "episode_id": name, **facts},
         )
+
+    def _phase(self, demo: h5py.Group, where: str) -> np.ndarray | None:
+        if not members.has(demo, "phase"):
+            return None
+        phase = np.array(members.texts_at(demo, "phase", where), str)
+        if len(phase) > 1 and members.has(demo, "phase_switch"):
+            switch = members.numbers_at(demo, "phase_switch", where)[1:].reshape(-1)
+            if (wrong := (phase[1:] != phase[:-1]) & (switch == 0)).any():
+                step = wrong.argmax() + 1
+                raise EpisodeError(f"{where}: phase changes at step {step}, where phase_switch is false; correct one")
+        return phase
 
     def _cameras_of(self, demo: h5py.Group, where: str) -> list[str]:
         keys = [key for key in self._image_keys if members.has(demo, f"obs/{key}")]

@@ -32,7 +32,7 @@ def _times(video: Path, changed: int) -> Float[np.ndarray, " frames"]:
     """Seconds, rising; none where the container keeps no times."""
     import imageio_ffmpeg
 
-    asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(video), "-map", "0:v:0", "-c", "copy"]
+    asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{video}", "-map", "0:v:0", "-c", "copy"]
     told = subprocess.run([*asked, "-f", "framecrc", "-"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     unit, shown = 0.0, []
     for line in told.stdout.splitlines():

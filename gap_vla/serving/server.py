@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
+import errno
+import functools
 import http
 import itertools
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -107,6 +110,7 @@ class PolicyServer:
             OSError: the address cannot be listened on.
         """
         whole("port", port, 0, 65535, PolicyError)
+        asyncio.get_running_loop().set_exception_handler(functools.partial(_say_what_is_short, []))
         return await serve(
             self._admit,
             host,
@@ -214,6 +218,16 @@ def _numbers(value: Any, ours: str, name: str) -> np.ndarray:
     if (beyond := np.abs(array) > LARGEST_STATE).any():
         raise WireError(f"{name} is {array[beyond][0]:g} at index {int(np.argmax(beyond))}, beyond {LARGEST_STATE:g}")
     return array
+
+
+def _say_what_is_short(said: list[int], loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Of clients that the system has no room for, asyncio tells a traceback each second; they wait until others end."""
+    error = context.get("exception")
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+        loop.default_exception_handler(context)
+    elif error.errno not in said:
+        said.append(error.errno)
+        print(f"clients have to wait, once: {error.strerror} (limit of files: ulimit -n)", file=sys.stderr, flush=True)
 
 
 async def serve_forever(server: PolicyServer, host: str, port: int, ready: Callable[[int], None]) -> None:

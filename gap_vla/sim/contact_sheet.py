@@ -20,8 +20,8 @@ def claim_pictures(path: Path) -> None:
         OutputError: something else stands there.
     """
     claim(path, "demos", overwrite=None, suffixes=HDF5)
-    claim(path.with_suffix(".png"), "demos_sheet", suffixes=(".png",))
-    claim(path.with_suffix(".mp4"), "demos_video", suffixes=(".mp4",))
+    claim(path.with_suffix(".png"), "demos_sheet", suffixes=(".png",), named=False)
+    claim(path.with_suffix(".mp4"), "demos_video", suffixes=(".mp4",), named=False)
 
 
 def contact_sheet(path: str | Path, *, episodes: int = 4, columns: int = 8, scale: int = 2) -> Path:

@@ -55,7 +55,7 @@ def compare(config: Experiment, methods: Sequence[str], seeds: Sequence[int]) ->
         raise ConfigError(f"methods {','.join(methods)}: two of them are names of one; name each once")
     out = comparison_directory(config)
     for name in ("table.md", "table.json", "table.png", "cells.json"):
-        claim(out / name, "comparison", suffixes=(suffix_of(name),))
+        claim(out / name, "comparison", suffixes=(suffix_of(name),), named=False)
     failures: list[dict[str, str]] = []
     runs = [Run(cell) for cell in cells]
     for run in runs:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import glob
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
 from gap_vla.core.lazy import require_flags
-from gap_vla.core.resources import require_usual_jax
+from gap_vla.core.resources import require_jax_device, require_usual_jax
 from gap_vla.core.typed_config import (
     EPISODES,
     HORIZON,
@@ -228,6 +229,8 @@ class FinetuneConfig(Experiment):
     def require_ready(self, dry_run: bool = False) -> None:
         place_among_hosts()
         require_usual_jax()
+        if os.environ.get("JAX_PLATFORMS", "") not in ("", "cpu"):
+            require_jax_device()  # loads JAX, which takes seconds
         require_flags("jax")
         _require_trainable(self)
         if self.model.pretrained and not (dry_run and self.model.pretrained.startswith("hf://")):

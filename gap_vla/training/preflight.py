@@ -61,7 +61,7 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
         kind, right = ("folder", place.is_dir()) if place in folders else ("file", place.is_file())
         if place.exists() and not right:
             raise ConfigError(f"{place} is no {kind}, and one belongs there; move it away, or copy the run again")
-    claim(directory.page, "runs_report", suffixes=(".html",))
+    claim(directory.page, "runs_report", suffixes=(".html",), named=False)
     if directory.config.exists() and (found := backend_of(directory.read_config(), type(config))) is not type(config):
         raise ConfigError(f"{directory.path} holds a run of the backend {found.backend}; take another --run-name")
     for made in (stages.store, Path(config.runs, config.task, "run")):
@@ -246,14 +246,12 @@ def require_labels(where: Path | str, known: Container[str], config: Experiment)
             )
 
 
-def require_cameras(
-    where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment, rolled_out: bool | None = None
-) -> None:
-    """Checks that data have the pictures that the configuration names, in the size that rollouts show.
+def require_cameras(where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment) -> None:
+    """Checks that data have the pictures that the configuration names, in the size that rollouts show (an Octo that is
+    not rolled out may see others).
 
     Args:
         shapes: `image_<camera>` to height, width and channels; empty where they are not known.
-        rolled_out: whether the size matters; default: if there will be rollouts.
 
     Raises:
         ConfigError: no such camera, or pictures of another size.
@@ -264,7 +262,7 @@ def require_cameras(
             known = ", ".join(shapes) or "none"
             raise ConfigError(f"{where} has no camera {camera!r} (demos.cameras); it has {known}")
         found = tuple(int(n) for n in shapes[f"image_{camera}"][:2])
-        matters = bool(config.eval.episodes) if rolled_out is None else rolled_out
+        matters = config.eval.episodes or config.backend == "small"
         if found and matters and found != (size, size):
             raise ConfigError(
                 f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; rollouts would show "

@@ -125,6 +125,8 @@ class Run:
         agenda.begin("training")
         with contextlib.closing(trainer):  # the last state is written beside the rollouts
             measured = train(trainer, config.train, run)
+            if is_first_host():
+                run.require_there()
             trainer.export(run)
             trained = time.monotonic()
             agenda.begin("rollouts")

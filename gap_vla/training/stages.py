@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla.core.foreign import content, parsed, whole
-from gap_vla.core.identity import differences, digest, flat, in_words
+from gap_vla.core.identity import content_digest, differences, digest, flat, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
@@ -78,8 +78,7 @@ def stages_of(config: Experiment) -> Stages:
         path = Path(config.demos.path)
         if not path.exists():
             raise ConfigError(f"demos.path is {config.demos.path!r}, which does not exist")
-        stat = path.stat()
-        demos_identity = {"path": str(path.absolute()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+        demos_identity = {"path": str(path.absolute()), "content": content_digest(path)}
         demos_path = path
     else:
         pictures = task_spec(config.task).pictures_version
@@ -142,7 +141,11 @@ def prepare_data(config: Experiment, stages: Stages, agenda: Agenda | None = Non
         how = {k: v for k, v in vars(config.demos).items() if k not in ("episodes", "path", "kind")}
         collect_demos(config.task, config.demos.episodes, stages.demos, **how, workers=config.eval.workers)
     else:
-        print(f"collect: reusing {stages.demos}", flush=True)
+        from gap_vla.demos import open_source
+
+        print(
+            f"collect: reusing {stages.demos}, {len(open_source(stages.demos, config.demos.kind))} episodes", flush=True
+        )
     if collect_only:
         return
     from gap_vla.rlds import dataset_builder

@@ -5,7 +5,10 @@ import errno
 import itertools
 import json
 import os
+import shlex
+import shutil
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -302,6 +305,35 @@ def test_an_output_is_contains_and_lies_in_nothing_that_is_read(tmp_path):
         with pytest.raises(OutputError, match="which is read"):
             claim(path, "dataset", sources=[source])
     claim(tmp_path / "data" / "other", "dataset", sources=[source, None])
+
+
+def test_a_source_that_is_seen_through_a_mount_is_known(tmp_path):
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[3])\n"
+        "from gap_vla.core.outputs import claim\n"
+        "try: claim(sys.argv[1], 'dataset', sources=[sys.argv[2]])\n"
+        "except Exception as error: print(error)"
+    )
+    for name in ("source", "source/inner", "view"):
+        (tmp_path / name).mkdir()
+    mount = f"mount --bind {tmp_path / 'source'} {tmp_path / 'view'} || exit 99"
+    pairs = {("view/out", "source"): "lies in", ("view", "source/inner"): "contains", ("view", "source"): "is"}
+    for (out, source), how in pairs.items():
+        called = [
+            sys.executable,
+            "-c",
+            program,
+            f"{tmp_path / out}",
+            f"{tmp_path / source}",
+            f"{Path(__file__).parents[2]}",
+        ]
+        asked = ["unshare", "-m", "bash", "-c", f"{mount}; exec {shlex.join(called)}"]
+        if (
+            shutil.which("unshare") is None
+            or (found := subprocess.run(asked, capture_output=True, text=True)).returncode
+        ):
+            pytest.skip("this user may not mount")
+        assert f"{how} {tmp_path / source}, which is read" in found.stdout
 
 
 def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path):

@@ -53,7 +53,29 @@ def _marked(value: float) -> np.ndarray:
     return state
 
 
-@pytest.mark.parametrize("state", [_marked(40), 1e5 * _marked(0.02), _marked(-9999)[5:], _marked(-9999)[:6]])
+def _lost(value: float, *steps: int) -> np.ndarray:
+    """A state whose height was not measured at some steps."""
+    state = _marked(0.04)
+    state[list(steps), 2] = value
+    return state
+
+
+OPEN_AND_CLOSED = np.where(np.arange(20) % 8 < 4, 85_000, 0)[:, None] * [0, 0, 0, 0, 0, 0, 0, 1, 0] + _marked(0.04)
+"""A gripper whose opening is told in micrometres."""
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        _marked(40),
+        1e5 * _marked(0.02),
+        _marked(-9999)[5:],
+        _marked(-9999)[:6],
+        _lost(-9999, *range(20)),
+        _lost(-9999, 0, 1, 18, 19),
+        OPEN_AND_CLOSED,
+    ],
+)
 def test_millimetres_bytes_and_the_ends_of_a_recording_are_accepted(folder: Path, state: np.ndarray) -> None:
     _replace(folder, **{key: value[: len(state)] for key, value in arrays(plain(1)).items()} | {"proprio": state})
     assert len(open_source(folder, "npz")[1]) == len(state)
@@ -68,6 +90,7 @@ def test_millimetres_bytes_and_the_ends_of_a_recording_are_accepted(folder: Path
         ({"phase": np.array([b"\xff"] * 20)}, "'phase': 'utf-8' codec can't decode .*; store text of UTF-8"),
         ({"proprio": np.full((20, 9), 1.1e6)}, "proprio is 1.1e.06 at step 0, column 0; no robot's unit is that small"),
         ({"proprio": _marked(-9999)}, "proprio is -9999 at step 5, column 7, and within 0.04 at all others"),
+        ({"proprio": _lost(-9999, 0, 8, 9, 14)}, "proprio is -9999 at step 8, column 2, and within 0.3 at all others"),
         ({"proprio": np.zeros((20, 8))}, r"state has shape \(20, 8\), the layout has 9 columns"),
         ({"image_wrist": np.zeros((20, 8, 8, 3))}, "image_wrist is float64.* not uint8"),
     ],

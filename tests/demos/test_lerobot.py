@@ -240,6 +240,12 @@ def test_the_video_of_another_episode_is_refused_by_its_length(tmp_path: Path) -
         list(open_source(tmp_path, "lerobot"))
 
 
+def test_a_folder_whose_name_looks_like_an_address_to_ffmpeg_is_read(tmp_path: Path, monkeypatch) -> None:
+    root = version_2(tmp_path / "2026-11-25T10:30")
+    monkeypatch.chdir(tmp_path)
+    assert len(open_source(root.relative_to(tmp_path), "lerobot")[0].images)
+
+
 def test_tables_in_a_circle_and_empty_videos_are_refused_in_a_line(tmp_path: Path) -> None:
     root = version_2(tmp_path)
     table = root / "data/chunk-000/episode_000001.parquet"

@@ -36,6 +36,21 @@ def test_quaternions_are_wxyz_in_the_episode_and_xyzw_in_the_file(file: Path) ->
     np.testing.assert_allclose(wxyz[:, 0], xyzw[:, 3], rtol=1e-6)
 
 
+def test_phases_that_change_where_none_begins_are_refused(file: Path) -> None:
+    phase = np.array([b"reach", b"reach", b"grasp", b"grasp"])
+    with h5py.File(file, "a") as stored:
+        for key in ("demo_0", "demo_1"):
+            steps = len(stored[f"data/{key}/actions"])
+            stored[f"data/{key}"].pop("phase", None)
+            stored[f"data/{key}/phase"] = np.resize(phase, steps)
+            begins = np.arange(steps) % 2 == 0  # also where one follows another of its name
+            stored[f"data/{key}/phase_switch"] = begins if key == "demo_0" else np.roll(begins, 1)
+    source = open_source(file)
+    assert list(source.read(0).phase[:3]) == ["reach", "reach", "grasp"]
+    with pytest.raises(EpisodeError, match=r"demo_1: phase changes at step 2, where phase_switch is false; correct"):
+        source.read(1)
+
+
 def test_two_arms_are_concatenated(file: Path) -> None:
     with h5py.File(file, "a") as stored:
         for demo in stored["data"].values():

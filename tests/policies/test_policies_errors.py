@@ -1,6 +1,7 @@
 """Data and parts that do not fit are refused in words before training."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -145,6 +146,27 @@ def test_a_run_that_is_renamed_while_it_trains_stops_and_leaves_nothing_under_it
         finetune(config, "run")
     assert not path.exists()
     assert finetune(config, "renamed", resume=True)["steps"] == 12
+
+
+def test_a_run_in_whose_place_another_is_put_while_it_trains_writes_nothing_into_that(tmp_path, monkeypatch):
+    config, step = toy_config(tmp_path), SmallTrainer.step
+    place_store(config)
+    finetune(config, "finished")
+    path, finished = (Run(config, name).directory.path for name in ("run", "finished"))
+
+    def replacing(trainer, batch, number, measure=False):
+        if number == 6:
+            path.rename(path.with_name("renamed"))
+            shutil.copytree(finished, path)
+            (path / ".lock").write_text("process 1 on another\n")
+        return step(trainer, batch, number, measure)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="run was renamed or removed meanwhile"):
+        patched.setattr(SmallTrainer, "step", replacing)
+        finetune(config, "run")
+    assert (path / ".lock").read_text() == "process 1 on another\n"
+    for file in finished.rglob("*"):
+        assert file.is_dir() or (path / file.relative_to(finished)).read_bytes() == file.read_bytes()
 
 
 def test_a_run_without_its_settings_or_measurements_is_not_taken_up_in_silence(tmp_path, capsys):

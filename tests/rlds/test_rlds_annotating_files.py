@@ -205,6 +205,15 @@ def test_what_exists_is_replaced_only_when_asked_and_only_by_something_complete(
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+def test_the_annotator_of_another_copy_is_not_replaced_through_a_link(hdf5, tmp_path):
+    annotate_files(hdf5, tmp_path / "first.hdf5", method="gaussian")
+    kept = {path: path.read_bytes() for path in (tmp_path / "first.hdf5.annotator").iterdir()}
+    (tmp_path / "out.hdf5.annotator").symlink_to("first.hdf5.annotator")
+    with pytest.raises(OutputError, match=r"out\.hdf5\.annotator is a link; what it leads to would be replaced"):
+        annotate_files(hdf5, tmp_path / "out.hdf5", method="fixed", options={"value": 0.25}, overwrite=True)
+    assert {path: path.read_bytes() for path in kept} == kept and not (tmp_path / "out.hdf5").exists()
+
+
 def test_files_that_are_none_of_ours_are_named(tmp_path):
     with pytest.raises(AnnotationError, match="no such file"):
         annotate_files(tmp_path / "nothing", tmp_path / "out")

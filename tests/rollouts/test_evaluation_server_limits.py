@@ -2,6 +2,10 @@
 
 import contextlib
 import importlib.util
+import os
+import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -154,6 +158,32 @@ def test_a_page_in_a_browser_is_refused_unless_it_is_named(allowed):
                 said = pytest.raises(InvalidStatus, match="403")
             with said, connect(f"ws://127.0.0.1:{port}", origin=origin) as connection:
                 assert "inputs" in unpack(connection.recv(timeout=60))
+
+
+CROWD = """if True:
+    import socket, sys, time
+    sys.stdin.readline()
+    crowd = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(60)]
+    time.sleep(2.5)
+"""
+
+
+def test_clients_beyond_the_limit_of_open_files_wait_and_one_line_says_so(capfd):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    asked = [sys.executable, "-c", CROWD]
+    with serving(Counting(), whole_chunks=False) as port, contextlib.ExitStack() as stack:
+        crowd = stack.enter_context(subprocess.Popen([*asked, str(port)], stdin=subprocess.PIPE, text=True))
+        free = {*range(2000)} - {*map(int, os.listdir("/proc/self/fd"))}
+        resource.setrlimit(resource.RLIMIT_NOFILE, (sorted(free)[20], limits[1]))
+        try:
+            crowd.communicate("now\n", timeout=60)
+            assert crowd.returncode == 0
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        connection, _ = opened(stack, port)
+        assert "actions" in ask(connection, {"observation/state": STATE})
+    said = capfd.readouterr().err
+    assert said.count("clients have to wait") == 1 and "Traceback" not in said
 
 
 def benchmark():

@@ -26,7 +26,7 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
     """Copies the file, adds float32 `rho` and bool `change_point` to every demonstration, and the annotator's identity
     as the attribute `annotator` of `data`; the annotator itself goes to `<out>.annotator/`."""
     saved = out.with_name(out.name + ".annotator")
-    claim(saved, "annotator", overwrite=job.overwrite, sources=[source, job.annotator])
+    claim(saved, "annotator", overwrite=job.overwrite, sources=[source, job.annotator], named=False)
     demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
     require_disk({"the copy": source.stat().st_size}, out.parent, "their number, or name another disk")
     episodes = demos.without_images()
