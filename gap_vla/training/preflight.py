@@ -64,8 +64,10 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     claim(directory.page, "runs_report", suffixes=(".html",), named=False)
     if directory.config.exists() and (found := backend_of(directory.read_config(), type(config))) is not type(config):
         raise ConfigError(f"{directory.path} holds a run of the backend {found.backend}; take another --run-name")
+    weights = getattr(config.model, "pretrained", "")
+    read = [config.data.rlds, config.demos.path, *stages.mixture, "" if weights.startswith("hf://") else weights]
     for made in (stages.store, Path(config.runs, config.task, "run")):
-        require_apart(made, config.data.rlds or None, config.demos.path or None, *stages.mixture)
+        require_apart(made, *(source or None for source in read))
     if (logger := config.train.logger) in LOGGERS:
         try:
             importlib.import_module(logger).init  # noqa: B018
