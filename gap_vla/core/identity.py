@@ -5,7 +5,6 @@ Datasets and runs with other settings never share a name.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import subprocess
@@ -23,29 +22,6 @@ def digest(settings: Mapping[str, Any], length: int = 8) -> str:
     """
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def content_digest(path: Path) -> str:
-    """Hexadecimal SHA-256 prefix of a file, or of the files of a folder with their names, but for hidden ones.
-
-    All of it is read (about 1 GB/s), once for as long as sizes, times and places on the disk stay: an edit may leave
-    size and time as they were.
-    """
-    names = sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = [file for file in names if file.is_file() and not any(p[0] == "." for p in file.relative_to(path).parts)]
-    seen = ((file, file.stat()) for file in files)
-    return _content_digest(path, tuple((f, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for f, s in seen))
-
-
-@functools.lru_cache(64)
-def _content_digest(path: Path, seen: tuple[tuple[Any, ...], ...]) -> str:
-    total, size = hashlib.sha256(), sum(each[1] for each in seen)
-    if size > 2**32:
-        print(f"looking whether {path} is what it was, {size / 1e9:.0f} GB", flush=True)
-    for file, *_ in seen:
-        with file.open("rb") as stream:
-            total.update(file.relative_to(path).as_posix().encode() + hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()[:16]
 
 
 def flat(tree: Any, prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:

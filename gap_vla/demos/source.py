@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import abc
-import hashlib
 import json
-import os
 import pkgutil
 import types
 import typing
@@ -14,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from gap_vla.core.episode import Episode, EpisodeError
-from gap_vla.core.foreign import MOST_COMPRESSED, is_text, one_line, refusing
+from gap_vla.core.foreign import is_text, one_line, refusing
 from gap_vla.core.typed_config import choose
 from gap_vla.demos import fields
+from gap_vla.demos.content import Unchanged, content_digest
 from gap_vla.demos.layout import StateLayout
 
 READERS: dict[str, str] = {
@@ -26,24 +25,6 @@ READERS: dict[str, str] = {
     "pickle": "gap_vla.demos.array_pickles:ArrayPickles",
 }
 """Format name to `module:class`; a new format is one new file and one line here."""
-
-
-class Unchanged:
-    """Knows files by size, time and place on the disk; called later, it raises EpisodeError if one is another."""
-
-    def __init__(self, path: Path) -> None:
-        files = path.rglob("*") if path.is_dir() else [path]
-        self._seen = {file: self._look(file) for file in files if file.is_file()}
-
-    def __call__(self) -> None:
-        for file, seen in self._seen.items():
-            if self._look(file) != seen:
-                raise EpisodeError(f"{file} changed while it was read; give the same command when it stays as it is")
-
-    @staticmethod
-    def _look(file: Path) -> tuple[int, ...]:
-        found = file.stat() if file.exists() else os.stat_result(range(10))
-        return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 class Source(Sequence[Episode], abc.ABC):
@@ -112,7 +93,7 @@ class Source(Sequence[Episode], abc.ABC):
         return {
             "kind": self.kind,
             "options": json.loads(json.dumps(self.options)),
-            "content": _digest(self.path),
+            "content": content_digest(self.path),
         }
 
 
@@ -211,19 +192,6 @@ class NamedArrays(Source):
                 success=fields.as_truth(arrays.get("success", True), f"{where}: 'success'"),
                 metadata={"file_path": str(file), "episode_id": name, **self._layout.facts},
             ).validate()
-
-
-def _digest(path: Path) -> str:
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    total = hashlib.sha256()
-    for file in files:
-        size, stored = file.stat().st_size, 512 * file.stat().st_blocks  # some file systems say 0 of every file
-        if 0 < MOST_COMPRESSED * stored < size:
-            raise EpisodeError(f"{file}: has {size:,} bytes and stores {stored:,}, the rest are holes; get it again")
-        total.update(str(file.relative_to(path)).encode() + b"\0")
-        with open(file, "rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
 
 
 def open_source(path: str | Path, kind: str = "robomimic_hdf5", **options: Any) -> Source:

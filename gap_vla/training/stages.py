@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gap_vla.core.foreign import content, parsed, whole
-from gap_vla.core.identity import content_digest, differences, digest, flat, in_words
+from gap_vla.core.identity import differences, digest, flat, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda
 from gap_vla.core.typed_config import ConfigError
+from gap_vla.demos.content import content_digest
 from gap_vla.demos.hdf5_members import attributes_of_data, simulator_of
 from gap_vla.phases import LABELS_VERSION
 from gap_vla.rlds.statistics import STATISTICS

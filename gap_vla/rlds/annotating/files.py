@@ -12,8 +12,8 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import regular
 from gap_vla.core.outputs import HDF5, claim, suffix_of, write_output
+from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import files_in, resized
-from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob
 from gap_vla.rlds.version_files import naming_a_full_disk

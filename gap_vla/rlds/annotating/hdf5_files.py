@@ -15,9 +15,9 @@ from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import HDF5, claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
+from gap_vla.demos.content import Unchanged
 from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened
 from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
-from gap_vla.demos.source import Unchanged
 from gap_vla.phases import Annotation
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 

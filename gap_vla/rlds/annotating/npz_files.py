@@ -19,10 +19,10 @@ from gap_vla.core.foreign import refusing
 from gap_vla.core.outputs import deliver
 from gap_vla.core.whole import workplace
 from gap_vla.demos.arrays import read_arrays
+from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import as_names, as_rows, files_in
 from gap_vla.demos.layout import StateLayout
 from gap_vla.demos.npz_folder import PER_STEP, require_aligned
-from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
 
 READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")

@@ -23,8 +23,8 @@ from gap_vla.core.identity import flat
 from gap_vla.core.outputs import FOLDER_MARK, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
+from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import as_actions, as_rows
-from gap_vla.demos.source import Unchanged
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps
 from gap_vla.rlds.schema import decode_episode
