@@ -147,6 +147,9 @@ def read_config(root: Path) -> dict[str, Any]:
     with blaming(root / CONFIG, "its model cannot be read"):
         _check_config(model.values, model.where, "model")
         _check_config(config.values["text_processor"], config.name("text_processor"), "text_processor")
+    longest = model.whole("max_horizon", 1, _GREATEST["max_horizon"]) if "max_horizon" in model else GREATEST
+    if "window_size" in config and (window := config.whole("window_size", 1, GREATEST)) > longest:
+        raise CheckpointError(f"{config.where}: window_size is {window}, and model.max_horizon {longest}; copy it again")
     return dict(config.values)
 
 

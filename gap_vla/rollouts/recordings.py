@@ -130,10 +130,10 @@ def _task_of(data: Path, foreign: bool) -> Any:
 
         said = attributes_of_data(data)
         task, env = said.get("task"), simulator_of(said).get("env_name")
-        own = {task_spec(name).gymnasium_id: name for name in TASK_NAMES}
-        if task in TASK_NAMES and own.get(str(env), task) != task:
+        own = {task_spec(name).gymnasium_id: name for name in TASK_NAMES}.get(str(env))
+        if task in TASK_NAMES and own not in (None, task):
             raise PolicyError(f"{data} says task {task}, and its env_args {env}; correct one of them")
-        return task if foreign or "task" in said else env
+        return task if "task" in said else own or (None if foreign else env)
     from gap_vla.rlds import dataset_metadata
 
     said = dict(flat(dataset_metadata(data)))

@@ -130,6 +130,7 @@ STEM = (*PRIMARY, "kwargs", "encoder", "kwargs")
         (("model", "transformer_kwargs", "num_attention_heads"), 3, "config.json"),
         (("model", "readouts", "action"), 0, "readouts.action is 0"),
         (("model", "max_horizon"), 0, "max_horizon is 0"),
+        (("window_size",), 99, "window_size is 99, and model.max_horizon"),
         ((*STEM, "features"), [0], "features[0] is 0"),
         ((*STEM, "features"), [], "features is empty"),
     ],

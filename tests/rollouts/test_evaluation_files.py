@@ -90,6 +90,16 @@ def test_demonstrations_that_name_two_of_our_tasks_are_refused(tmp_path):
             require_scene(path, "assembly")
 
 
+def test_demonstrations_of_ours_that_name_their_task_in_env_args_alone_are_known(tmp_path):
+    path = demonstrations(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data"].attrs["task"]
+        file["data"].attrs["env_args"] = json.dumps({"env_name": "gap_vla/Stack-v0"})
+    require_scene(path, "stack")
+    with pytest.raises(PolicyError, match="holds demonstrations of stack; the policy is one for assembly"):
+        require_scene(path, "assembly")
+
+
 def test_the_task_and_view_of_a_recording_go_with_a_dataset_that_is_built_of_it(tmp_path):
     path = demonstrations(tmp_path / "demos.hdf5")
     assert view_of(path) is None and "camera" not in open_source(path).identity()
