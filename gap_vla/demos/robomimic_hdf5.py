@@ -218,6 +218,11 @@ class RobomimicHDF5(Source):
         proprio = self._proprio(demo, where)
         key = self.options["action_key"]
         action = as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
+        if action.shape[1] % (arms := _arms(members.names_in(members.group_at(demo, "obs", where), where))):
+            raise EpisodeError(
+                f"{where}: {key!r} has {action.shape[1]} columns, which do not divide among {arms} arms (obs/robot0_…, "
+                "robot1_…); leave out the arm that is not moved"
+            )
         attrs = members.attributes_of(demo)
         members.require_steps(demo, len(action), where)
         members.require_aligned(demo, len(action), where)

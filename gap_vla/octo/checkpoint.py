@@ -149,7 +149,9 @@ def read_config(root: Path) -> dict[str, Any]:
         _check_config(config.values["text_processor"], config.name("text_processor"), "text_processor")
     longest = model.whole("max_horizon", 1, _GREATEST["max_horizon"]) if "max_horizon" in model else GREATEST
     if "window_size" in config and (window := config.whole("window_size", 1, GREATEST)) > longest:
-        raise CheckpointError(f"{config.where}: window_size is {window}, and model.max_horizon {longest}; copy it again")
+        raise CheckpointError(
+            f"{config.where}: window_size is {window}, and model.max_horizon {longest}; copy it again"
+        )
     return dict(config.values)
 
 

@@ -56,6 +56,13 @@ def test_two_arms_are_concatenated(file: Path) -> None:
         for demo in stored["data"].values():
             for key in ("eef_pos", "eef_quat", "gripper_qpos"):
                 demo[f"obs/robot1_{key}"] = demo[f"obs/robot0_{key}"][()]
+    with pytest.raises(EpisodeError, match=r"'actions' has 7 columns, which do not divide among 2 arms"):
+        open_source(file).read(0)
+    with h5py.File(file, "a") as stored:
+        for demo in stored["data"].values():
+            both = np.tile(demo["actions"][()], 2)
+            del demo["actions"]
+            demo["actions"] = both
     assert len(open_source(file)[0].arms) == 2
 
 
