@@ -124,9 +124,11 @@ sys.meta_path.insert(0, _Imports)
 
 @contextlib.contextmanager
 def _with_own_settings() -> Iterator[None]:
-    """Our pictures are the same whatever a `matplotlibrc` says, which may ask for a LaTeX that is not there."""
+    """Our pictures are the same whatever a `matplotlibrc` says, which may ask for a LaTeX that is not there, and show
+    texts of others as they are: an instruction of "$5" is no formula."""
     yield
     sys.modules["matplotlib"].rcdefaults()
+    sys.modules["matplotlib"].rcParams["text.parse_math"] = False
 
 
 @contextlib.contextmanager

@@ -50,6 +50,9 @@ class TokenGroup:
         return TokenGroup(tokens=tokens, mask=mask)
 
 
+MOST_TOKENS = 2**14
+"""In a sequence: an Octo has about 330 in each timestep. What attends to what takes a byte for each pair of them."""
+
 PREFIX_TIMESTEP = -1
 
 
@@ -104,7 +107,13 @@ def layout_mask(
     Args:
         use_correct_attention: False reproduces the models of December 2023, where the first token of every group but
             the first was taken for a member of the group before it (within the prefix and within a timestep).
+
+    Raises:
+        BatchError: there are more than `MOST_TOKENS`.
     """
+    if (tokens_in_all := sum(prefix_sizes) + horizon * sum(timestep_sizes)) > MOST_TOKENS:
+        found = f"{tokens_in_all:,} tokens, each of which would attend to {tokens_in_all:,}"
+        raise BatchError(f"{found}; at most {MOST_TOKENS:,}: give smaller pictures, or fewer of them")
     side: Literal["left", "right"] = "right" if use_correct_attention else "left"
 
     def members(sizes: Sequence[int], offset: int) -> np.ndarray:

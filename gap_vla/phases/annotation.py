@@ -89,6 +89,8 @@ def annotate(
         raise MotionError("fit names an episode twice; the LSTM would be measured on what it has learnt")
     for motion in motions:
         require_columns(motion, motions[chosen[0]].columns)
+    if own.arms == "each" and motions[chosen[0]].arms == 1:
+        raise MotionError('arms="each": no effect with one arm; leave it out')
     if method_parts(method, own)[0] != "column":
         own = resolved(own, [motions[i] for i in chosen])
     points = _find_points(method, own, episodes, motions, workers)

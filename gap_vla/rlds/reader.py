@@ -24,6 +24,9 @@ from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""
 
+MOST_PIXELS = 2**24
+"""Of one picture: 4096 × 4096."""
+
 _NAMES = ("proprio", "action", "language_instruction", "rho", "change_point", "phase")
 """Of `keys`, beside the cameras'."""
 
@@ -100,7 +103,8 @@ def read_steps(
     with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
         in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         part = split if only is None else f"{split}[{only}:{only + 1}]"
-        decoders = None if images else {"steps": _encoded(builder.info.features["steps"].feature)}
+        decode = _bounded() if images else tfds.decode.SkipDecoding()
+        decoders = {"steps": _each_picture(builder.info.features["steps"].feature, decode)}
         # neither our functions nor TFDS' need AutoGraph, which writes each into a file and warns where it cannot
         as_it_is = tf.autograph.experimental.do_not_convert
         dataset = as_it_is(builder.as_dataset)(split=part, decoders=decoders, read_config=in_order)
@@ -172,14 +176,45 @@ def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -
     return {**picked, "observation": observation}
 
 
-def _encoded(feature: Any) -> Any:
-    """The decoders of TFDS that leave every picture below as the bytes that are stored."""
+def _each_picture(feature: Any, decode: Any) -> Any:
+    """This decoder of TFDS for every picture below a feature."""
     import tensorflow_datasets as tfds
 
     if isinstance(feature, tfds.features.Image):
-        return tfds.decode.SkipDecoding()
-    parts = ((key, _encoded(part)) for key, part in getattr(feature, "items", tuple)())
+        return decode
+    parts = ((key, _each_picture(part, decode)) for key, part in getattr(feature, "items", tuple)())
     return {key: part for key, part in parts if part}
+
+
+def _bounded() -> Any:
+    """A decoder that looks at the head of a PNG or JPEG first: a picture of a few bytes may be one of gigabytes."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    def of_png(picture: tf.Tensor) -> tf.Tensor:
+        head = tf.cast(tf.io.decode_raw(tf.strings.substr(picture, 16, 8), tf.uint8), tf.int64)
+        return tf.stack([tf.reduce_sum(head[n : n + 4] * [2**24, 2**16, 2**8, 1]) for n in (4, 0)])
+
+    def of_jpeg(picture: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.io.extract_jpeg_shape(picture), tf.int64)[:2]
+
+    def decode(picture: tf.Tensor, feature: tfds.features.Image) -> tf.Tensor:
+        whole = tf.strings.length(picture) >= 24
+        begins = tf.cond(whole, lambda: tf.strings.substr(picture, 0, 3), lambda: tf.constant(b""))
+        size = tf.case(
+            [
+                (begins == b"\x89PN", lambda: of_png(picture)),
+                (begins == b"\xff\xd8\xff", lambda: of_jpeg(picture)),
+            ],
+            default=lambda: tf.zeros(2, tf.int64),  # what it is, its decoder says
+        )
+        wanted = [side or MOST_PIXELS for side in feature.shape[:2]]
+        fits = tf.reduce_all(size <= wanted) & (tf.reduce_prod(size) <= MOST_PIXELS)
+        told = tf.debugging.Assert(fits, [f"a picture of other size than {[*feature.shape]}", size])
+        with tf.control_dependencies([told]):
+            return feature.decode_example(tf.identity(picture))
+
+    return tfds.decode.make_decoder()(decode)()
 
 
 def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def evaluate(
     what = evaluated(policy, chosen, seed)
     with alone(out / ".lock", str(out)):
         log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
-        if (summary_file := out / "summary.json").exists():
+        if summarized := (summary_file := out / "summary.json").exists():
             _require_of(log, Section.read(summary_file, EvaluationError, "move it away"), layout_of)
         for e, r in log.records.items():
             if cannot_end_so(r, what["task"]):
@@ -172,6 +172,8 @@ def evaluate(
                 f"all {episodes} episodes were cut short, so nothing was measured; the first at {cut_short[0].error}. "
                 f"They are kept in {log.path}: remove it to try again"
             )
+        if summary_file.exists() and not summarized:
+            raise EvaluationError(f"{summary_file} came while the episodes were played; move it away and go on")
         summary = {
             **what,
             "source": getattr(policy, "source", None),

@@ -189,7 +189,7 @@ def describe(summary: Mapping[str, Any]) -> str:
             f"{count} of {summary['episodes']} episodes were cut short by the simulator, not by the policy, and count "
             f"as failed; of the other {played}, {summary['successes']} succeeded"
         )
-    lines += [f"counted as failed, episode {one['episode']}: {one['error']}" for one in summary["errors"][:5]]
+    lines += [f"counted as failed, episode {one['episode']}: {one_line(one['error'])}" for one in summary["errors"][:5]]
     if len(summary["errors"]) > 5:
         lines.append(f"… and {len(summary['errors']) - 5} more; see episodes.jsonl")
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from jaxtyping import Float
 from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
+from websockets.frames import CloseCode
 from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
@@ -186,9 +187,15 @@ class RemotePolicy:
                 raise PolicyError(f"{self.address} does not speak openpi's protocol: {error}") from error
             except (OSError, WebSocketException, AssertionError) as error:  # the last of noise that is no HTTP
                 if time.monotonic() >= deadline:
-                    advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another address"
-                    raise PolicyUnavailable(f"no policy server at {self.address} ({error}); {advice}") from error
+                    raise PolicyUnavailable(self._unreached(error)) from error
                 time.sleep(_PAUSE)
+
+    def _unreached(self, error: Exception) -> str:
+        if isinstance(error, ConnectionClosed) and error.rcvd and error.rcvd.code == CloseCode.TRY_AGAIN_LATER:
+            advice = "episodes that are played at once (--workers times --slots) need a connection each"
+            return f"{self.address} has no place left ({error.rcvd.reason}): {advice}"
+        advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another address"
+        return f"no policy server at {self.address} ({error}); {advice}"
 
 
 def _check_address(address: str) -> None:

@@ -227,7 +227,7 @@ def _say_what_is_short(said: list[int], loop: asyncio.AbstractEventLoop, context
         loop.default_exception_handler(context)
     elif error.errno not in said:
         said.append(error.errno)
-        print(f"clients have to wait, once: {error.strerror} (limit of files: ulimit -n)", file=sys.stderr, flush=True)
+        print(f"some clients wait until others end: {error.strerror} (see ulimit -n)", file=sys.stderr, flush=True)
 
 
 async def serve_forever(server: PolicyServer, host: str, port: int, ready: Callable[[int], None]) -> None:

@@ -78,6 +78,11 @@ def test_options_of_an_encoder_that_cannot_be(changes: dict[str, Any], words: tu
     refused(lambda: parameter_shapes(OctoModule.create(**config["model"]), batch), *words)
 
 
+def test_pictures_of_more_tokens_than_can_attend_to_each_other() -> None:
+    module = OctoModule.create(**presets.small_config(image_size=32, stem_features=(32,))["model"])
+    refused(lambda: parameter_shapes(module, presets.example_batch(image_size=4096)), "tokens, each", "at most 16,384")
+
+
 def test_data_without_any_input_of_the_model() -> None:
     module = OctoModule.create(**presets.small_config(image_size=32, stem_features=(32,))["model"])
     batch = presets.example_batch(("image_side",), image_size=32, proprio_dim=None)

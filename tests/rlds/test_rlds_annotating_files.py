@@ -19,7 +19,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.outputs import OutputError
 from gap_vla.phases import MotionError, annotate
 from gap_vla.rlds import build_dataset
-from gap_vla.rlds.annotating import AnnotationError, AnnotationJob, annotate_files
+from gap_vla.rlds.annotating import AnnotationError, AnnotationJob, annotate_files, hdf5_files
 from gap_vla.rlds.annotating.files import show_episode, write_report
 
 
@@ -212,6 +212,27 @@ def test_the_annotator_of_another_copy_is_not_replaced_through_a_link(hdf5, tmp_
     with pytest.raises(OutputError, match=r"out\.hdf5\.annotator is a link; what it leads to would be replaced"):
         annotate_files(hdf5, tmp_path / "out.hdf5", method="fixed", options={"value": 0.25}, overwrite=True)
     assert {path: path.read_bytes() for path in kept} == kept and not (tmp_path / "out.hdf5").exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_comes_into_the_place_of_the_copy_meanwhile_stays_and_so_does_its_annotator(
+    replaced, hdf5, tmp_path, monkeypatch
+):
+    out, annotator = tmp_path / "out.hdf5", tmp_path / "out.hdf5.annotator"
+    if replaced:
+        annotate_files(hdf5, out, method="gaussian")
+    before = {path: path.read_bytes() for path in annotator.glob("*")}
+
+    def meanwhile(new, job, episodes, annotation):
+        out.write_bytes(b"a colleague's")
+        return read_back(new, job, episodes, annotation)
+
+    read_back = hdf5_files._read_back
+    monkeypatch.setattr(hdf5_files, "_read_back", meanwhile)
+    with pytest.raises(OutputError, match=r"out\.hdf5 exists without a mark"):
+        annotate_files(hdf5, out, method="fixed", options={"value": 0.25}, overwrite=True)
+    assert out.read_bytes() == b"a colleague's"
+    assert {path: path.read_bytes() for path in annotator.glob("*")} == before and annotator.exists() == replaced
 
 
 def test_files_that_are_none_of_ours_are_named(tmp_path):

@@ -6,8 +6,10 @@ import glob
 import json
 import os
 import re
+import resource
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,30 @@ def test_no_page_shows_an_episode_without_one_of_its_pictures(sound: Path, tmp_p
     assert read(version, 0, AnnotationJob(), "train").images["image_primary"].shape == (STEPS, 4, 4, 3)
     with pytest.raises(UserError, match="split train, episode 1: unreadable"):
         read(version, 1, AnnotationJob(), "train")
+
+
+def of_zeros(side: int) -> bytes:
+    """A PNG of some kilobytes and 3 `side`² bytes of points."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    rows = zlib.compressobj()
+    packed = b"".join(rows.compress(bytes(3 * side + 1)) for _ in range(side)) + rows.flush()
+    head = chunk(b"IHDR", side.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0")
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def test_pictures_that_are_larger_than_declared_are_refused_before_they_are_decoded(
+    sound: Path, tmp_path: Path
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    values(PICTURES, lambda stored: [of_zeros(9000)] * len(stored))(version)
+    (version / "made_by.json").unlink()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"a picture of other size than \[4, 4, 3\]"):
+        list(read_steps(version, "train"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17, "KiB: one picture has 243 MB"
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from gap_vla.rollouts.diagnose import closed_loop, open_loop
 from gap_vla.rollouts.heldout import held_out
 from gap_vla.rollouts.policy import asked
 from gap_vla.rollouts.recordings import Recording, from_episode, from_simulator
+from gap_vla.rollouts.summary import describe
 from gap_vla.serving.client import RemotePolicy
 from gap_vla.serving.loading import LoadedPolicy
 from gap_vla.sim import UnknownNameError
@@ -131,6 +132,25 @@ def test_episodes_that_were_all_cut_short_are_no_success_rate(tmp_path):
         with pytest.raises(EvaluationError, match=r"all 2 episodes were cut short.*step 0: .*shape \(2, 5\), the task"):
             evaluate(RandomPolicy(5), tmp_path, episodes=2)
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_summary_of_another_program_that_comes_while_episodes_are_played_stays(tmp_path):
+    class Slow(RandomPolicy):
+        def act(self, observations, episode_ids):
+            (tmp_path / "summary.json").write_text("{}")
+            return super().act(observations, episode_ids)
+
+    with pytest.raises(EvaluationError, match=r"summary\.json came while the episodes were played; move it away"):
+        evaluate(Slow(7), tmp_path, episodes=2)
+    assert (tmp_path / "summary.json").read_text() == "{}"
+    (tmp_path / "summary.json").unlink()
+    assert evaluate(RandomPolicy(7), tmp_path, episodes=2)["episodes"] == 2
+
+
+def test_errors_of_episodes_steer_no_terminal(tmp_path):
+    summary = evaluate(RandomPolicy(7), tmp_path, episodes=1)
+    text = describe({**summary, "errors": [{"episode": 0, "error": "\x1b[2J\x9b2K\nno errors"}]})
+    assert text.splitlines()[-1] == "counted as failed, episode 0: [2J 2K no errors"
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf"), 2**63, -1e30])

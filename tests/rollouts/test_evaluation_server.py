@@ -372,6 +372,14 @@ def test_nobody_there_is_said_after_the_patience_is_over():
     assert 1 <= time.monotonic() - started < 60
 
 
+def test_a_server_without_a_place_is_said_to_have_none_and_how_many_are_needed():
+    limits = ServerLimits(max_connections=1)
+    with serving(Counting(), whole_chunks=False, limits=limits) as port, contextlib.ExitStack() as stack:
+        opened(stack, port)
+        with pytest.raises(PolicyUnavailable, match=r"has no place left \(1 connections .*--workers times --slots"):
+            RemotePolicy(f"ws://127.0.0.1:{port}", patience=1)
+
+
 def test_a_server_that_returns_in_time_is_waited_for_and_one_that_does_not_ends_the_evaluation():
     with serving(Counting(), whole_chunks=True) as port:
         policy = RemotePolicy(f"ws://127.0.0.1:{port}", patience=60)

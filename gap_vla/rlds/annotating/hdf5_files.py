@@ -46,8 +46,10 @@ def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) 
             file["data"].attrs["annotator"] = json.dumps(annotation.identity)
         unchanged()
         _read_back(new, job, episodes, annotation)
+        new_annotator = annotation.annotator.save(folder / saved.name)
+        claim(out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)  # both or none
         # the annotator first: where the annotated file is, its annotator is too
-        deliver(annotation.annotator.save(folder / saved.name), saved, "annotator", overwrite=job.overwrite)
+        deliver(new_annotator, saved, "annotator", overwrite=job.overwrite)
         deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
     return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index, job))
 
