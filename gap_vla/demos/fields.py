@@ -72,8 +72,13 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
     what is hidden, as the companions that macOS puts beside files.
 
     Raises:
-        EpisodeError: others lie in folders of it, and would be left out.
+        EpisodeError: others lie in folders of it, and would be left out; or it is an RLDS dataset, or begins to be one.
     """
+    if found := sorted(folder.glob("*.tfrecord*")) if folder.is_dir() else ():
+        raise EpisodeError(
+            f"{folder} holds {found[0].name}: it is an RLDS dataset that lacks features.json, as a conversion leaves it "
+            "that was killed; give that command again"
+        )
     every = folder.rglob("*") if folder.is_dir() else ()
     every = (path for path in every if path.suffix.lower() in suffixes and "/." not in f"/{path.relative_to(folder)}")
     found = sorted(every, key=lambda path: (path.parent != folder, path))

@@ -98,7 +98,13 @@ def build_dataset(
         wanted["labels_version"] = phases.LABELS_VERSION
     data = {**(source.identity() if identity is None else identity), "annotation": wanted}
     target = Path(data_dir) / name / version
-    stated = {"val_fraction": val_fraction, "schema_version": SCHEMA_VERSION, "data": data}
+    stated = {
+        "name": name,
+        "version": version,
+        "val_fraction": val_fraction,
+        "schema_version": SCHEMA_VERSION,
+        "data": data,
+    }
     recorded = dataset_metadata(target).get("identity", {})
     same = json.loads(json.dumps(stated, default=str)) == {key: recorded.get(key) for key in stated}
     if same and is_whole(target, overwrite):

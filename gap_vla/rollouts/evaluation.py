@@ -172,6 +172,7 @@ def evaluate(
                 f"all {episodes} episodes were cut short, so nothing was measured; the first at {cut_short[0].error}. "
                 f"They are kept in {log.path}: remove it to try again"
             )
+        log.require_there()
         if summary_file.exists() and not summarized:
             raise EvaluationError(f"{summary_file} came while the episodes were played; move it away and go on")
         summary = {

@@ -143,6 +143,7 @@ class EpisodeLog:
         self.identity = json.loads(json.dumps(identity))
         require_place(directory, self.identity)
         self.records = self._read()
+        self._place = directory.stat() if directory.exists() else None
 
     def _read(self) -> dict[int, EpisodeRecord]:
         """Finished episodes. A last line that was being written when the process was killed is cut off."""
@@ -153,7 +154,14 @@ class EpisodeLog:
             os.truncate(self.path, whole)
         return records
 
+    def require_there(self) -> None:
+        """Raises EvaluationError if the folder was renamed, removed or replaced meanwhile."""
+        folder = self.path.parent
+        if self._place and folder.exists() and not os.path.samestat(self._place, folder.stat()):
+            raise EvaluationError(f"{folder} was renamed meanwhile, and another put there; give each a name of its own")
+
     def append(self, record: EpisodeRecord) -> None:
+        self.require_there()
         if not self._marker.exists():
             if self.records:
                 raise EvaluationError(f"{self.path.parent} was renamed or removed meanwhile; give it its name again")

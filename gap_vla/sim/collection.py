@@ -121,6 +121,7 @@ def collect_demos(
                 print(f"{out}: continuing after {len(done)} attempts", file=sys.stderr)
             _play(task, n, seed, env_kwargs, action_noise, min(workers, n), folder, done, progress)
             kept = sorted(attempt for attempt, outcome in done.items() if outcome == KEPT)[:n]
+            claim(out, "demos", overwrite=None, suffixes=HDF5)  # nobody may have put a file there meanwhile
             counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
             assemble(
                 [folder / part_name(a) for a in kept], out, env_name=spec.gymnasium_id, settings=settings, counts=counts

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gap_vla.core.errors import UserError
 from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda, Stage, duration
@@ -159,6 +160,8 @@ class Run:
         }
         if is_first_host():
             run.require_there()
+            if run.summary.exists():
+                raise UserError(f"{run.summary} came while the run was trained; move it away, then --resume")
             summary = run.sealed(summary)
             write_json(run.summary, summary)
             agenda.begin("page")

@@ -170,6 +170,8 @@ def require_own_stages(config: Experiment, stages: Stages) -> None:
     if stages.rlds.exists():
         made[stages.rlds] = dict(flat(dataset_metadata(stages.rlds)))
     wanted = {f"identity.data.{key}": value for key, value in flat(json.loads(json.dumps(stages.rlds_identity)))}
+    if stages.rlds in made and not wanted.keys() & made[stages.rlds].keys():
+        raise ConfigError(f"{stages.rlds} was not made by a run, so with what settings is not known; move it away")
     for place, said in made.items():
         _require_alike(place, {key: value for key, value in said.items() if key in wanted}, wanted)
     if stages.demos.is_file() and not config.demos.path:
@@ -179,6 +181,7 @@ def require_own_stages(config: Experiment, stages: Stages) -> None:
             own["episodes"] = next(counts) - next(counts)
         own |= {key.removeprefix("env_kwargs."): value for key, value in flat(simulator_of(own))}
         demos = {key: getattr(config.demos, key) for key in ("episodes", "action_noise", "image_size", "camera")}
+        demos |= {"pictures_version": task_spec(config.task).pictures_version}
         demos |= {"task": config.task, "collection_seed": config.demos.seed, "cameras": list(config.demos.cameras)}
         _require_alike(stages.demos, {key: own.get(key, value) for key, value in demos.items()}, demos)
 

@@ -15,6 +15,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.demos import open_source
 from gap_vla.demos.array_pickles import load_arrays
 from gap_vla.demos.arrays import read_arrays
+from gap_vla.rlds.annotating.files import kind_of
 
 
 def plain(index: int) -> Episode:
@@ -152,6 +153,14 @@ def test_arrays_of_one_row_per_step_have_the_steps_of_the_actions(
     else:
         with pytest.raises(EpisodeError, match=rf"demo_1\.npz: {message}"):
             list(open_source(folder, "npz"))
+
+
+def test_a_conversion_that_was_killed_is_no_folder_of_recordings(folder: Path) -> None:
+    (folder / "toy-train.tfrecord-00000-of-00001").write_bytes(b"")
+    with pytest.raises(EpisodeError, match=r"holds toy-train\.tfrecord-.*: it is an RLDS dataset that lacks"):
+        open_source(folder, "npz")
+    with pytest.raises(EpisodeError, match="an RLDS dataset that lacks features"):
+        kind_of(folder)
 
 
 def test_damaged_npz_and_empty_folders_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -330,6 +330,7 @@ def test_turns_within_a_slow_phase_are_found_beside_fast_ones():
         ({"extra_weight": 2.0}, "extra_weight: no effect without extra columns"),
         ({"n_change_points": 2, "stroke": 0.1}, "stroke: no effect with method 'gaussian' and n_change_points;"),
         ({"n_change_points": 2, "penalty": 1.0}, "penalty: no effect"),
+        ({"arms": "each"}, 'arms="each": no effect with one arm'),
     ],
 )
 def test_options_that_are_no_sensible_numbers_are_refused_by_name(options, message):

@@ -169,6 +169,23 @@ def test_a_run_in_whose_place_another_is_put_while_it_trains_writes_nothing_into
         assert file.is_dir() or (path / file.relative_to(finished)).read_bytes() == file.read_bytes()
 
 
+def test_a_summary_of_another_program_that_comes_while_a_run_trains_stays(tmp_path, monkeypatch):
+    config, step = toy_config(tmp_path), SmallTrainer.step
+    place_store(config)
+    summary = Run(config, "run").directory.summary
+
+    def meanwhile(trainer, batch, number, measure=False):
+        summary.write_text("mine")
+        return step(trainer, batch, number, measure)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=r"summary\.json came while the run was"):
+        patched.setattr(SmallTrainer, "step", meanwhile)
+        finetune(config, "run")
+    assert summary.read_text() == "mine"
+    summary.unlink()
+    assert finetune(config, "run", resume=True)["steps"] == 12
+
+
 def test_a_run_without_its_settings_or_measurements_is_not_taken_up_in_silence(tmp_path, capsys):
     config = toy_config(tmp_path)
     place_store(config)

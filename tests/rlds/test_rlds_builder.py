@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -300,6 +301,10 @@ def test_a_conversion_finds_before_its_work_that_the_place_is_taken(tmp_path: Pa
     monkeypatch.setattr("gap_vla.rlds.convert.AnnotationJob", None)
     with pytest.raises(DatasetError, match=r"made differently \(val_fraction: 0\.1 then, 0\.5 now\); choose"):
         build_dataset(source, tmp_path, "toy", method="none", val_fraction=0.5, workers=1)
+    (tmp_path / "renamed").mkdir()
+    shutil.copytree(path, tmp_path / "renamed" / "1.0.0")
+    with pytest.raises(DatasetError, match=r"made differently \(name: 'toy' then, 'renamed' now\)"):
+        build_dataset(source, tmp_path, "renamed", method="none", workers=1)
     with alone_at(path), pytest.raises(InUseError, match="in use by process"):
         build_dataset(source, tmp_path, "toy", method="none", val_fraction=0.5, workers=1, overwrite=True)
 

@@ -118,6 +118,7 @@ def test_demonstrations_of_other_settings_in_the_place_of_a_configurations_are_r
         ({"task": "stack"}, "task: 'stack' then, 'threading' now"),
         ({"collection_seed": 5}, "collection_seed: 5 then, 0 now"),
         ({"attempts": 90}, "episodes: 87 then, 100 now"),
+        ({"pictures_version": 0}, r"pictures_version: 0 then, \d now"),
         ({"env_args": json.dumps({"env_kwargs": scene | {"image_size": 32}})}, "image_size: 32 then, 64 now"),
     ):
         with h5py.File(stages.demos, "w") as file:

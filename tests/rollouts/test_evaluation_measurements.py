@@ -147,6 +147,23 @@ def test_a_summary_of_another_program_that_comes_while_episodes_are_played_stays
     assert evaluate(RandomPolicy(7), tmp_path, episodes=2)["episodes"] == 2
 
 
+def test_an_evaluation_that_is_put_into_the_place_of_one_that_works_stays(tmp_path):
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    evaluate(RandomPolicy(7), theirs, episodes=1)
+    before = {path: path.read_bytes() for path in theirs.rglob("*.json*")}
+
+    class Slow(RandomPolicy):
+        def act(self, observations, episode_ids):
+            if theirs.exists():
+                mine.rename(tmp_path / "renamed")
+                theirs.rename(mine)
+            return super().act(observations, episode_ids)
+
+    with pytest.raises(EvaluationError, match="mine was renamed meanwhile, and another put there"):
+        evaluate(Slow(7), mine, episodes=2)
+    assert {path: (mine / path.name).read_bytes() for path in before} == before
+
+
 def test_errors_of_episodes_steer_no_terminal(tmp_path):
     summary = evaluate(RandomPolicy(7), tmp_path, episodes=1)
     text = describe({**summary, "errors": [{"episode": 0, "error": "\x1b[2J\x9b2K\nno errors"}]})

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import gap_vla.sim as sim
+import gap_vla.sim.collection as collection_module
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
 from gap_vla.sim.collection import CollectionError, _parts, collect_demos
@@ -143,6 +144,20 @@ def test_a_full_disk_is_said_on_one_line_and_the_same_command_continues(collecti
     assert full.stderr.count("\n") == 1 and f"; raise the limit of file sizes (ulimit -f); {kept}" in full.stderr
     assert subprocess.run([*command, "--show", "0"], capture_output=True).returncode == 0
     assert out.read_bytes() == collection.read_bytes()
+
+
+def test_a_file_that_comes_into_the_place_of_a_collection_meanwhile_stays(tmp_path, monkeypatch):
+    out = tmp_path / "out.hdf5"
+
+    def play(*given):
+        played(*given)
+        out.write_bytes(b"a colleague's")
+
+    played = collection_module._play
+    monkeypatch.setattr(collection_module, "_play", play)
+    with pytest.raises(UserError, match="exists; choose another name"):
+        collect_demos("assembly", 1, out, **SETTINGS)
+    assert out.read_bytes() == b"a colleague's" and list((tmp_path / "out.hdf5.parts").glob("attempt_*"))
 
 
 def test_an_existing_file_and_other_settings_are_refused(collection, tmp_path):
