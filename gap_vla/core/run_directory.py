@@ -181,10 +181,11 @@ class RunDirectory:
 
     def require_there(self) -> None:
         """Raises UserError if the folder was renamed, removed or replaced while its training, which measures into it,
-        ran."""
+        ran, or a link was put into it."""
         another = self._claimed and self.path.exists() and not os.path.samestat(self._claimed, self.path.stat())
         if another or not self.metrics.exists():
             raise UserError(f"{self.path} was renamed or removed meanwhile; give it its name again, then --resume")
+        self.require_free_place()
 
     @classmethod
     def claim(

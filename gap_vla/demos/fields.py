@@ -76,8 +76,8 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
     """
     if found := sorted(folder.glob("*.tfrecord*")) if folder.is_dir() else ():
         raise EpisodeError(
-            f"{folder} holds {found[0].name}: it is an RLDS dataset that lacks features.json, as a conversion leaves it "
-            "that was killed; give that command again"
+            f"{folder} holds {found[0].name}: it is an RLDS dataset that lacks features.json, as a killed conversion "
+            "leaves it; give that command again"
         )
     every = folder.rglob("*") if folder.is_dir() else ()
     every = (path for path in every if path.suffix.lower() in suffixes and "/." not in f"/{path.relative_to(folder)}")

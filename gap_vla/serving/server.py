@@ -119,6 +119,7 @@ class PolicyServer:
             max_size=self._limits.max_message * 2**20,
             max_queue=1,  # messages that have come and nobody has looked at: one and no more
             close_timeout=2,
+            ping_timeout=self._limits.idle,  # who stands still, as at a breakpoint, answers no ping
             origins=self._origins,
             process_request=lambda connection, request: (
                 connection.respond(http.HTTPStatus.OK, "OK\n") if request.path == "/healthz" else None

@@ -169,6 +169,24 @@ def test_a_run_in_whose_place_another_is_put_while_it_trains_writes_nothing_into
         assert file.is_dir() or (path / file.relative_to(finished)).read_bytes() == file.read_bytes()
 
 
+def test_a_checkpoint_that_becomes_a_link_while_a_run_trains_is_not_written_through(tmp_path, monkeypatch):
+    config, step = toy_config(tmp_path), SmallTrainer.step
+    place_store(config)
+    finetune(config, "other")
+    run, other = (Run(config, name).directory for name in ("run", "other"))
+    before = {path: path.read_bytes() for path in other.checkpoint.iterdir()}
+
+    def linking(trainer, batch, number, measure=False):
+        if number == 6:
+            run.checkpoint.symlink_to(other.checkpoint)
+        return step(trainer, batch, number, measure)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="run/checkpoint is a link; a run writes"):
+        patched.setattr(SmallTrainer, "step", linking)
+        finetune(config, "run")
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_summary_of_another_program_that_comes_while_a_run_trains_stays(tmp_path, monkeypatch):
     config, step = toy_config(tmp_path), SmallTrainer.step
     place_store(config)
