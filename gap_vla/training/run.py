@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import platform
 import time
@@ -19,7 +20,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.identity import commit, digest
 from gap_vla.core.locks import alone
 from gap_vla.core.progress import Agenda, Stage, duration
-from gap_vla.core.run_directory import RunDirectory, named, of_training
+from gap_vla.core.run_directory import RunDirectory, named, of_result, of_training
 from gap_vla.core.typed_config import to_plain
 from gap_vla.core.whole import write_json
 from gap_vla.sim import task_spec
@@ -162,6 +163,8 @@ class Run:
             run.require_there()
             if run.summary.exists():
                 raise UserError(f"{run.summary} came while the run was trained; move it away, then --resume")
+            if of_result(run.read_config()) != of_result(json.loads(json.dumps(config.to_dict()))):
+                raise UserError(f"{run.config} was changed while the run was trained; write back what it was")
             summary = run.sealed(summary)
             write_json(run.summary, summary)
             agenda.begin("page")

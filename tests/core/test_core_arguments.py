@@ -1,8 +1,14 @@
 """Typos, numbers that cannot be and options without effect end a command before it does anything."""
 
 import argparse
+import contextlib
 import importlib
+import json
+import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -200,3 +206,22 @@ def test_values_of_options():
     assert json_or_name("bridge") == "bridge" and json_or_name('{"width": 7}') == {"width": 7}
     with pytest.raises(argparse.ArgumentTypeError, match="is no JSON"):
         json_or_name('{"width"')
+
+
+def test_an_answer_waits_for_a_pipe_that_is_full_and_does_not_block():
+    code = (
+        "import argparse\nfrom gap_vla.cli.arguments import answering\n"
+        "with answering(argparse.Namespace(json=True)) as answer:\n    answer['found'] = 1\n"
+    )
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    filled = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            filled += os.write(writer, b"." * 512)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, cwd=Path(__file__).parents[2])
+    os.close(writer)
+    time.sleep(3)
+    with open(reader, "rb") as stream:
+        assert json.loads(stream.read()[filled:]) == {"found": 1}
+    assert process.wait(60) == 0

@@ -187,6 +187,24 @@ def test_a_checkpoint_that_becomes_a_link_while_a_run_trains_is_not_written_thro
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_settings_that_are_edited_while_a_run_trains_are_not_sealed_as_its_own(tmp_path, monkeypatch):
+    config, step = toy_config(tmp_path), SmallTrainer.step
+    place_store(config)
+    run = Run(config, "run").directory
+
+    def editing(trainer, batch, number, measure=False):
+        if number == 6:
+            stored = run.config.read_text()
+            run.config.write_text(stored.replace('"learning_rate": 0.01', '"learning_rate": 0.02'))
+            assert run.config.read_text() != stored
+        return step(trainer, batch, number, measure)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=r"config\.json was changed while the run"):
+        patched.setattr(SmallTrainer, "step", editing)
+        finetune(config, "run")
+    assert not run.summary.exists()
+
+
 def test_a_summary_of_another_program_that_comes_while_a_run_trains_stays(tmp_path, monkeypatch):
     config, step = toy_config(tmp_path), SmallTrainer.step
     place_store(config)
