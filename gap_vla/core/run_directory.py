@@ -173,11 +173,14 @@ class RunDirectory:
 
     def require_free_place(self) -> None:
         """Raises RunExistsError if something that is no run of ours lies there, or a link to write through."""
-        if links := [place for place in self.path.glob("*") if place.is_symlink()]:
-            raise RunExistsError(f"{links[0]} is a link; a run writes files of its own: remove it, or move them here")
+        self._require_no_link()
         if not self.config.exists() and self.path.exists() and any(p != self.lock for p in self.path.iterdir()):
             lost = "has lost its config.json: copy the run again" if self.metrics.exists() else "is no run: move it"
             raise RunExistsError(f"{self.path} exists and {lost}, or pass --run-name NAME")
+
+    def _require_no_link(self) -> None:
+        if links := [place for place in self.path.glob("*") if place.is_symlink()]:
+            raise RunExistsError(f"{links[0]} is a link; a run writes files of its own: remove it, or move them here")
 
     def require_there(self) -> None:
         """Raises UserError if the folder was renamed, removed or replaced while its training, which measures into it,
@@ -185,7 +188,7 @@ class RunDirectory:
         another = self._claimed and self.path.exists() and not os.path.samestat(self._claimed, self.path.stat())
         if another or not self.metrics.exists():
             raise UserError(f"{self.path} was renamed or removed meanwhile; give it its name again, then --resume")
-        self.require_free_place()
+        self._require_no_link()
 
     @classmethod
     def claim(
