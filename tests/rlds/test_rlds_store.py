@@ -106,6 +106,17 @@ def test_a_stage_of_other_settings_in_the_place_of_a_stage_is_refused(tmp_path: 
         shutil.rmtree(stages.store)
 
 
+def test_a_dataset_that_was_made_by_hand_in_the_place_of_a_runs_is_refused(
+    tmp_path: Path, episodes: list[Episode]
+) -> None:
+    config = SmallConfig("threading")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path)))
+    stages = stages_of(config)
+    write_rlds(episodes[:2], stages.rlds.parent.parent, "threading", version="1.0.0")
+    with pytest.raises(ConfigError, match="was not made by a run, so with what settings is not known; move it away"):
+        require_own_stages(config, stages)
+
+
 def test_demonstrations_of_other_settings_in_the_place_of_a_configurations_are_refused(tmp_path: Path) -> None:
     config = SmallConfig("threading")
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path)))
