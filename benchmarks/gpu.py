@@ -4,7 +4,9 @@
     python benchmarks/gpu.py --minutes 8       # the same, and stop in time; the next call goes on
     python benchmarks/gpu.py --part egl        # one part, again
 
+    tests               GAP, resumed training and the same bytes from the same seed there; Octo's parity with upstream
     egl                 whether MuJoCo draws on the GPU, and how fast
+    torch_steps         steps per second of the torch policies' profile `paper`, with GAP and without, on made-up data
     octo_SIZE_BATCH     steps per second of octo-small and octo-base in bfloat16, with GAP and without
     torch_paper         demonstrations, training and rollouts of the torch policies' profile `paper`
 
@@ -38,8 +40,11 @@ GRACE = 60.0
 """Seconds in which a part that was asked to stop saves what it has."""
 
 CONFIG = "finetune_configs/small_assembly.py:paper"
+TESTS = ("tests/test_on_gpu.py", "tests/octo/test_octo_parity.py", "tests/adjustment/test_adjustment_jax.py")
 PARTS: dict[str, Sequence[str]] = {
+    "tests": ("-m", "pytest", "-q", "-n", "6", "--dist", "loadfile", *TESTS),
     "egl": ("benchmarks/gpu.py", "--draw"),
+    "torch_steps": ("benchmarks/policies.py", "--config", CONFIG),
     **{
         f"octo_{size}_{batch}": ("benchmarks/octo.py", "--device", "gpu", "--case", size, "--batch_size", str(batch))
         for size in ("small", "base")

@@ -2,8 +2,10 @@
 
     python benchmarks/policies.py                         # threads 1, profile cpu of small_assembly, made-up data
     python benchmarks/policies.py --precision float32     # or --threads 2, --config FILE:PROFILE
+    python benchmarks/policies.py --config finetune_configs/small_assembly.py:paper   # train.device is cuda there
 
-Times are processor time, which other programs on the machine disturb least; shares and ratios are within this one run.
+Times are processor time, which other programs on the machine disturb least, and wall time on a GPU; shares and ratios
+are within this one run.
 docs/PERFORMANCE.md names the bounds.
 """
 
@@ -54,10 +56,14 @@ def made_up_store(directory: Path, size: int, episodes: int = 40, length: int = 
     return EpisodeStore.open(directory)
 
 
-def clocked(action: Callable[[], Any]) -> float:
-    start = time.process_time()
+def clocked(action: Callable[[], Any], device: str = "cpu") -> float:
+    """Seconds of an action that waits for its result."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start = clock()
     action()
-    return time.process_time() - start
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
 
 
 def trained(trainer: SmallTrainer, batch: Any) -> float:
@@ -69,16 +75,16 @@ def branch_alone(config: SmallConfig, pairs: int) -> float:
     """Seconds that GAP adds to a step of the proprioceptive branch by itself (forward, backward and AdamW, median over
     pairs), where they are not lost in the noise of the image encoder.
     """
-    model = config.model
-    proprio = torch.randn(config.train.batch_size, model.proprio_history, 9)
-    rho = torch.rand(config.train.batch_size, model.proprio_history)
+    model, device = config.model, config.train.device
+    proprio = torch.randn(config.train.batch_size, model.proprio_history, 9, device=device)
+    rho = torch.rand(config.train.batch_size, model.proprio_history, device=device)
     steps: list[Callable[[], Any]] = []
     for adjusted in (False, True):
         branch = torch.nn.Module()
         branch.proprio_encoder = ProprioEncoder(
             9, model.proprio_history, model.feature_dim, model.proprio_layers, model.temporal == "transformer"
         )
-        optimizer = torch.optim.AdamW(branch.parameters(), foreach=True)
+        optimizer = torch.optim.AdamW(branch.to(device).parameters(), foreach=True)
         gap = None
         if adjusted:
             gap = attach(branch, "proprio_encoder", config.adjustment, total_steps=10)
@@ -91,13 +97,22 @@ def branch_alone(config: SmallConfig, pairs: int) -> float:
             optimizer.zero_grad()
 
         steps.append(step)
-    found = [[clocked(step) for step in steps] for _ in range(10 * pairs)]
+    found = [[clocked(step, device) for step in steps] for _ in range(10 * pairs)]
     return statistics.median(with_gap - plain for plain, with_gap in found[10:])
+
+
+def steps_per_second(trainer: SmallTrainer, steps: int) -> float:
+    """Of the loop that `train_small` runs: data are gathered while the device works, which is waited for at the end."""
+    start = time.perf_counter()
+    for step in range(steps):
+        last = trainer.step(trainer.batch(step), step)
+    float(last.loss)
+    return steps / (time.perf_counter() - start)
 
 
 def measure(config: SmallConfig, pairs: int) -> None:
     torch.set_num_threads(config.train.threads)
-    size = config.demos.image_size
+    size, device = config.demos.image_size, config.train.device
     with tempfile.TemporaryDirectory() as folder:
         store = made_up_store(Path(folder), size)
         windows = SmallWindows(config, store, "train", np.asarray(store.split("train").fields["rho"]))
@@ -113,10 +128,10 @@ def measure(config: SmallConfig, pairs: int) -> None:
         }
         seconds: dict[str, list[float]] = {"concat": [], "gap": [], "data": []}
         for number in range(-3, pairs):
-            batch = windows.batch(number + 3)
+            batch = trainers["gap"].batch(number + 3)
             gathering = clocked(functools.partial(windows.batch, number + 3))
             found = {
-                method: clocked(functools.partial(trained, trainers[method], batch))
+                method: clocked(functools.partial(trained, trainers[method], batch), device)
                 for method in sorted(trainers, reverse=bool(number % 2))
             }
             if number >= 0:
@@ -127,7 +142,8 @@ def measure(config: SmallConfig, pairs: int) -> None:
         ratios = [gap / plain for gap, plain in zip(seconds["gap"], seconds["concat"])]
         print(
             f"step: {1e3 * middle['concat']:.1f} ms (concat), {1e3 * middle['gap']:.1f} ms (gap), batch "
-            f"{config.train.batch_size}, {size} × {size}, {config.train.precision}, {config.train.threads} thread(s)"
+            f"{config.train.batch_size}, {size} × {size}, {config.train.precision}, {config.train.threads} thread(s), "
+            f"{torch.cuda.get_device_name() if device == 'cuda' else device}"
         )
         print(
             f"data: {1e3 * middle['data']:.2f} ms a batch, {middle['data'] / (middle['data'] + middle['concat']):.1%}"
@@ -140,12 +156,17 @@ def measure(config: SmallConfig, pairs: int) -> None:
         print(
             f"GAP on the proprioceptive branch alone: {1e3 * added:.2f} ms, {added / middle['concat']:.2%} of that step"
         )
+        rate = steps_per_second(trainers["gap"], pairs)
+        print(f"training: {rate:.1f} steps/s of wall time, data gathered meanwhile ({pairs} steps)")
+        if device == "cuda":
+            peak, two = torch.cuda.max_memory_allocated() / 1e9, len(trainers)
+            print(f"memory: {peak:.2f} GB of the GPU at most, with {two} policies and their optimizers there")
         policy = trainers["gap"].policy.eval()
         policy.autocast_dtype = None
         for rows in (1, 8):
-            seen = {key: value[:rows] for key, value in windows.batch(0).items()}
+            seen = {key: value[:rows] for key, value in trainers["gap"].batch(0).items()}
             with torch.inference_mode():
-                times = [clocked(functools.partial(policy, seen)) for _ in range(30)]
+                times = [clocked(functools.partial(policy, seen), device) for _ in range(30)]
             print(f"inference: {1e3 * statistics.median(times):.2f} ms for {rows} observation(s)")
 
 

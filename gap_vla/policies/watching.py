@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ class GapWatched(Gap):
 
     def before_step(self, trainer: Any, step: int) -> None:
         if step % EVERY == 0 and self.recovered < IN_A_ROW:
-            self.share = share_of_vision(trainer.policy, trainer.held_out, trainer.generator(step), self.share)
+            generator = trainer.generator(step)
+            self.share = share_of_vision(trainer.policy, trainer.held_out, generator, self.share, trainer.place)
             self.recovered = self.recovered + 1 if self.share >= HALF else 0
         window = 0.0 if self.recovered >= IN_A_ROW else LATEST
         lam = LEAST + (1 - LEAST) * self.progress
@@ -72,18 +73,22 @@ class GapWatched(Gap):
 
 
 @torch.no_grad()
-def share_of_vision(policy: Any, windows: Any, generator: torch.Generator, otherwise: float) -> float:
+def share_of_vision(
+    policy: Any, windows: Any, generator: torch.Generator, otherwise: float, place: Callable[[Any], Any] = lambda b: b
+) -> float:
     """What silencing vision costs, as a share of what silencing either branch costs, on held-out transitions.
 
     Args:
         policy: a `gap_vla.policies.policy.SmallPolicy` of both branches.
         windows: `gap_vla.policies.windows.SmallWindows` of the held-out split.
         otherwise: the share where there is no transition, or where both together cost less than `LITTLE` of the loss.
+        place: puts a batch where the policy is.
     """
     numbers = windows.transitions
     if not len(numbers):
         return otherwise
     batch = windows.gather(numbers[np.linspace(0, len(numbers) - 1, min(WINDOWS, len(numbers))).astype(int)])
+    batch = place(batch)
     policy.eval()
     vision, proprio = policy.branch_features(batch)
     silent_vision, silent_proprio = (f.mean(0, keepdim=True).expand_as(f) for f in (vision, proprio))

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import io
 import math
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,8 @@ class SmallTrainer(Trainer):
             raise ConfigError("train.device is 'cuda', but torch finds no such device; use --config.train.device=cpu")
         self.device = torch.device(device)
         self.looks_back = device == "cpu"  # a GPU is not asked, and waited for, at every step
+        if device == "cuda":
+            compute_repeatably()
         policy.to(self.device).train()
         policy.autocast_dtype = torch.bfloat16 if config.train.precision == "bfloat16" else None
         own = config.optimizer
@@ -125,9 +128,10 @@ class SmallTrainer(Trainer):
         return torch.Generator(device="cpu").manual_seed(seed)
 
     def batch(self, step: int) -> dict[str, Any]:
-        return self._place(self.windows.batch(step))
+        return self.place(self.windows.batch(step))
 
-    def _place(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def place(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch on the device."""
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
     def step(self, batch: dict[str, Any], step: int, measure: bool = False) -> Measured:
@@ -222,7 +226,7 @@ class SmallTrainer(Trainer):
             counts[name] = counts.get(name, 0.0) + float(weight.sum())
 
         for index, batch in enumerate(self.held_out.in_order()):
-            batch = self._place(batch)
+            batch = self.place(batch)
             mask, action = batch["action_pad_mask"], batch["action"]
             feature = policy.embed(*policy.branch_features(batch))
             loss = policy.head.loss(feature, action, self.generator(index))
@@ -267,6 +271,14 @@ class SmallTrainer(Trainer):
                 f"{schedule.window:.0%} of {length}, on {', '.join(self.adjustment.parameters)}"
             )
         return "\n".join(lines)
+
+
+def compute_repeatably() -> None:
+    """The same bits at every run on a GPU, and float32 as it is named: cuDNN takes other sums, and TF32, by itself."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses cuBLAS without
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @torch.no_grad()

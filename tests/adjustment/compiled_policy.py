@@ -1,7 +1,7 @@
 """Run by test_adjustment_torch_wrapped.py: GAP inside a policy under `torch.compile`, against the eager one.
 
 A process of its own, because the test suite's checks of array annotations are no code that dynamo traces.
-Prints one line for every claim that held; the backend is the first argument.
+Prints one line for every claim that held; the backend is the first argument, the device the second (default: cpu).
 """
 
 import sys
@@ -34,10 +34,11 @@ def close(found, expected):
 
 
 def main() -> None:
-    backend = sys.argv[1]
+    backend, device = sys.argv[1], (sys.argv[2:] or ["cpu"])[0]
     torch.manual_seed(0)
-    policy = Policy()
+    policy = Policy().to(device)
     image, proprio, rho = torch.randn(4, 6), torch.randn(4, 3), torch.tensor([0.0, 0.3, 0.9, 1.0])
+    image, proprio, rho = image.to(device), proprio.to(device), rho.to(device)
     plain = gradients(policy, policy, image, proprio)
     schedule = AdjustmentSchedule(lam=1.0)
     for name, make in {

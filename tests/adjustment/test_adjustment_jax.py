@@ -21,6 +21,8 @@ from gap_vla.octo import OctoModel
 from gap_vla.octo.presets import example_batch, small_config
 from gap_vla.training.step import head_loss
 
+jax.config.update("jax_default_matmul_precision", "highest")  # as on a processor; a GPU would multiply in TF32
+
 BATCH, WINDOW = 3, 2
 OWN = {
     "octo_transformer/obs_proprio_pos_embedding",

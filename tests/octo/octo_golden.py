@@ -16,6 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gap_vla.octo import OctoModel
 
+jax.config.update("jax_default_matmul_precision", "highest")  # as on a processor; a GPU would multiply in TF32
+
 DATA = Path(__file__).parents[1] / "data" / "octo"
 CASES = ("a", "b", "c", "d")
 

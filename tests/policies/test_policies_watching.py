@@ -78,7 +78,7 @@ def test_lambda_and_rho_follow_the_share_until_vision_has_recovered(shares, lam,
     method, config = GapWatched(), toy_config(tmp_path, "gap_watched")
     schedule = config.schedule
     trainer = SimpleNamespace(
-        policy=None, held_out=None, generator=lambda step: torch.Generator(), schedule=schedule, steps=1000
+        policy=None, held_out=None, place=None, generator=lambda step: torch.Generator(), schedule=schedule, steps=1000
     )
     trainer.adjustment = SimpleNamespace(schedule=schedule)
     measured = iter(shares)

@@ -25,7 +25,7 @@ from gap_vla.training.data import make_loader
 from gap_vla.training.loop import train
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_model import build
-from gap_vla.training.step import TrainStep, head_loss, quick_compilation
+from gap_vla.training.step import TrainStep, compilation, head_loss
 
 STEPS, LAST = 7, 3  # λ and ρ act during the first half: steps 0 to 3
 LAM, FIXED, CLIP, DECAY, WARMUP, PEAK = 0.3, 0.6, 0.5, 0.1, 2, 1e-2
@@ -128,7 +128,7 @@ def plain_gradient(module):
     def loss(params, batch, rng):
         return head_loss(module, params, batch, rng, True, None)[0]
 
-    return jax.jit(jax.grad(loss), compiler_options=quick_compilation())
+    return jax.jit(jax.grad(loss), compiler_options=compilation(quick=True))
 
 
 def expected_gradients(training, params, batch, rng, sample, summed):
