@@ -6,6 +6,7 @@ import argparse
 import ast
 import contextlib
 import dataclasses
+import json
 import os
 import sys
 import traceback
@@ -37,7 +38,8 @@ def load_config(path_and_profile: str) -> ConfigDict:
     Raises:
         ConfigError: no such file, code that fails (with its line), no `get_config` in it, or no such profile.
     """
-    path, colon, profile = path_and_profile.partition(":")
+    whole = ":" not in path_and_profile or os.path.exists(path_and_profile)  # folders may have a colon in their name
+    path, colon, profile = (path_and_profile, "", "") if whole else path_and_profile.rpartition(":")
     if colon and not profile:
         raise ConfigError(f"--config {path_and_profile} names no profile after the colon")
     if not regular(Path(path), ConfigError).exists():
@@ -45,8 +47,9 @@ def load_config(path_and_profile: str) -> ConfigDict:
         raise ConfigError(f"configuration file {path!r} does not exist (files: {near})")
     if Path(path).suffix != ".py":
         raise ConfigError(f"{path}: a configuration file is Python and ends with .py")
-    module = types.ModuleType(Path(path).stem)
+    module = types.ModuleType(f"gap_vla configuration {Path(path).stem}")
     module.__file__ = path
+    sys.modules[module.__name__] = module  # where dataclasses look for what its annotations name
     with _naming_the_line(path):  # not imported: that would leave bytecode beside somebody's file
         exec(compile(decode_source(content(Path(path), ConfigError)), path, "exec", dont_inherit=True), vars(module))
         if not callable(getattr(module, "get_config", None)):
@@ -54,7 +57,29 @@ def load_config(path_and_profile: str) -> ConfigDict:
         config = module.get_config(profile) if profile else module.get_config()
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{path}: get_config returned {type(config).__name__}; it must return a ConfigDict")
+    try:
+        json.dumps(config.to_dict(), default=lambda value: None, skipkeys=True)
+    except (RecursionError, ValueError):
+        raise ConfigError(f"{path}: the configuration holds itself, or is nested too deeply") from None
     return config
+
+
+@contextlib.contextmanager
+def _to_stderr() -> Iterator[None]:
+    """What this process and its children print to standard output goes to standard error."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # one of them is closed
+        kept = -1
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept >= 0:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 @contextlib.contextmanager
@@ -173,7 +198,7 @@ def run_configured(
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--{twice[0]} is given twice; give it once")
     arguments, phase_options = take_options(arguments)
-    with contextlib.redirect_stdout(sys.stderr):  # what a configuration prints is no part of an answer
+    with _to_stderr():  # what a configuration prints, or a program that it starts, is no part of an answer
         config = load_config(options.config)
         require_known_keys(config, arguments)
         values = _overridden(options.config, config, arguments)

@@ -157,9 +157,13 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
             f"{options.policy} is of variant {recorded}, not {options.variant}; pass --variant {recorded}"
         )
     cameras = loaded.cameras if options.cameras is None else options.cameras
-    if lost := sorted({*getattr(loaded.policy, "cameras", ())} - {*cameras}):
-        named = options.checkpoint or options.policy
+    seen, named = {*getattr(loaded.policy, "cameras", ())}, options.checkpoint or options.policy
+    if lost := sorted(seen - {*cameras}):
         raise PolicyError(f"{named} sees {', '.join(lost)} too; name it with --cameras, or leave that away")
+    if seen and (idle := sorted({*cameras} - seen)):
+        raise PolicyError(
+            f"--cameras {idle[0]} has no effect: {named} sees {', '.join(sorted(seen))} alone; leave it out"
+        )
     view = loaded.view(options.camera, options.image_size, other=options.other_view)
     for variant in variants:
         variant_spec(variant).require_view(view)

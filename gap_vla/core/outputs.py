@@ -162,7 +162,7 @@ def stamp(path: Path, kind: str) -> None:
     """Puts the mark into a file by its suffix, or into a folder with a list of its files."""
     mark = f"gap_vla:{kind}"
     if path.is_dir():
-        files = {str(file.relative_to(path)): file_mark(file) for file in sorted(_files(path))}
+        files = {str(file.relative_to(path)): file_mark(file) for file in sorted([*_files(path), *_empty(path)])}
         (path / FOLDER_MARK).write_text(json.dumps({"made_by": mark, "files": files}, indent=1) + "\n")
     elif suffix_of(path) in HDF5:
         write_mark(path, mark)
@@ -219,7 +219,7 @@ def unlike_mark(folder: Path, error: type[UserError]) -> dict[str, str]:
     mark = Section.read(folder / FOLDER_MARK, error)
     listed = isinstance(mark.values.get("files"), list)
     known = dict.fromkeys(mark.list("files", Section.text)) if listed else mark.section("files", {}).values
-    files = {str(file.relative_to(folder)): file for file in _files(folder)}
+    files = {str(file.relative_to(folder)): file for file in [*_files(folder), *_empty(folder)]}
     seen = {name: file_mark(file, _WHOLE in str(known.get(name))) for name, file in files.items()}
     return {
         name: "missing" if name not in seen else "changed" if name in known else "added"
@@ -240,7 +240,7 @@ def others_in(folder: Path, own: str) -> list[Path]:
 def file_mark(file: Path, whole: bool = True) -> str:
     """What tells a file from others at its place: its size and a checksum, if not `whole` of its two ends."""
     if file.is_symlink() or not file.is_file():
-        return "a link, a pipe or a device"
+        return "an empty folder" if file.is_dir() and not file.is_symlink() else "a link, a pipe or a device"
     with file.open("rb") as stream:
         found = zlib.crc32(stream.read(_END))
         size = os.fstat(stream.fileno()).st_size
@@ -271,6 +271,11 @@ def _files(folder: Path) -> Iterator[Path]:
     """All but its mark."""
     files = (file for file in folder.rglob("*") if not file.is_dir() or file.is_symlink())
     return (file for file in files if file != folder / FOLDER_MARK)
+
+
+def _empty(folder: Path) -> Iterator[Path]:
+    """Folders without anything in them, such as the mark of another program."""
+    return (part for part in folder.rglob("*") if part.is_dir() and not part.is_symlink() and not any(part.iterdir()))
 
 
 def _in_png(content: bytes, mark: str) -> bytes:

@@ -42,7 +42,7 @@ def read_rows(
     advice = "download it again"
     with (
         refusing(f"{file}: the table cannot be read", advice, EpisodeError, (pa.ArrowException,)),
-        pq.ParquetFile(regular(file), page_checksum_verification=True) as table,
+        pq.ParquetFile(regular(file.absolute()), page_checksum_verification=True) as table,
     ):
         refuse_too_large(file, 8 * table.metadata.num_rows, file.stat().st_size, EpisodeError)
         if (count := table.metadata.num_rows) > most:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_vla.core.episode import Episode, label_problems
+from gap_vla.core.episode import OPENING_UNIT, Episode, label_problems
 from gap_vla.core.foreign import Section, refusing, whole
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.progress import PATIENCE, watched
@@ -87,8 +87,10 @@ def annotate(
         raise MotionError("there is no episode to fit the annotator on")
     if len({*chosen}) < len(chosen):
         raise MotionError("fit names an episode twice; the LSTM would be measured on what it has learnt")
-    for motion in motions:
+    unit = opening_unit(episodes[chosen[0]])
+    for episode, motion in zip(episodes, motions):
         require_columns(motion, motions[chosen[0]].columns)
+        _require_unit(episode, motion, unit)
     if own.arms == "each" and motions[chosen[0]].arms == 1:
         raise MotionError('arms="each": no effect with one arm; leave it out')
     if method_parts(method, own)[0] != "column":
@@ -97,7 +99,7 @@ def annotate(
     estimator = None
     if method_parts(method, own)[1] == "lstm":
         estimator = PhaseEstimator(**of_lstm, seed=seed).fit([motions[i] for i in chosen], [points[i] for i in chosen])
-    annotation = Annotator(method, own, seed, estimator, motions[chosen[0]].columns)._annotation(motions, points)
+    annotation = Annotator(method, own, seed, estimator, motions[chosen[0]].columns, unit)._annotation(motions, points)
     return dataclasses.replace(annotation, report={"fitted_episodes": len(chosen), **annotation.report})
 
 
@@ -141,6 +143,8 @@ class Annotator:
     estimator: PhaseEstimator | None
     columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Of what it was fitted on, as `Motion.columns` counts them; empty: not known (annotators before 0.2)."""
+    unit: str = ""
+    """Of the openings that it was fitted on, "m" or "1"; empty: not known."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -172,8 +176,11 @@ class Annotator:
             MotionError: bad signals, or other columns than the estimator was trained on.
         """
         motions = _motions(episodes, extra)
-        for motion in motions if self.columns else ():
-            require_columns(motion, self.columns)
+        for episode, motion in zip(episodes, motions):
+            if self.columns:
+                require_columns(motion, self.columns)
+            if self.unit:
+                _require_unit(episode, motion, self.unit)
         return self._annotation(motions, _find_points(self.method, self.options, episodes, motions, workers))
 
     def save(self, directory: str | Path) -> Path:
@@ -181,7 +188,8 @@ class Annotator:
         directory = Path(directory)
         if self.estimator is not None:
             self.estimator.save(directory)
-        write_json(directory / "annotator.json", {"format": 1, **self.identity, "columns": dict(self.columns)})
+        unit = {OPENING_UNIT: self.unit} if self.unit else {}
+        write_json(directory / "annotator.json", {"format": 1, **self.identity, "columns": dict(self.columns), **unit})
         return directory
 
     def _annotation(self, motions: Sequence[Motion], points: list[np.ndarray]) -> Annotation:
@@ -291,13 +299,28 @@ def load_annotator(directory: str | Path) -> Annotator:
         method = record.choice("method", list(METHODS))
         own = record.section("columns", {})
         columns = {key: own.whole(key, 0, 2**31) for key in ("arms", "rotations", "others")} if own.values else {}
-        annotator = Annotator(method, options, record.whole("seed", 0, 2**64), estimator, columns)
+        unit = record.choice(OPENING_UNIT, ["m", "1"]) if OPENING_UNIT in record else ""
+        annotator = Annotator(method, options, record.whole("seed", 0, 2**64), estimator, columns, unit)
         if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
             raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
         version = record.choice("version", sorted({"0.1.0", LABELS_NAME}))
         if version == LABELS_NAME and annotator.identity["hash"] != record.text("hash"):
             raise MotionError(f"{path}: its hash does not fit the files beside it; annotate again")
     return annotator
+
+
+def opening_unit(episode: Episode) -> str:
+    """ "m", or "1" for a number without unit: of the episode's gripper columns."""
+    return str(episode.metadata.get(OPENING_UNIT, "m"))
+
+
+def _require_unit(episode: Episode, motion: Motion, fitted: str) -> None:
+    if (found := opening_unit(episode)) != fitted:
+        units = {"m": "in m", "1": "numbers without unit"}
+        raise MotionError(
+            f"{motion.where}: gripper openings are {units.get(found, found)}, those that the annotator was fitted on "
+            f"{units[fitted]}; fit another one, or say with the layout what the columns are"
+        )
 
 
 def _motions(episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None) -> list[Motion]:

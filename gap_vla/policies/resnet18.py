@@ -101,4 +101,6 @@ def load_imagenet(trunk: Trunk, path: str | Path) -> None:
     needed = {name: value.shape for name, value in wanted.items() if name not in counters}
     if problems := misfits({name: value.shape for name, value in found.items()}, needed, "should be"):
         raise ConfigError(f"{path} does not hold a ResNet-18 with torchvision's names: {problems}")
+    if odd := [name for name, value in found.items() if not torch.isfinite(value).all()]:
+        raise ConfigError(f"{path}: {odd[0]} holds NaN or an infinite number; download them again")
     trunk.load_state_dict(found, strict=False)

@@ -89,7 +89,8 @@ def read_steps(
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yields (steps as stacked numpy arrays, episode metadata) of any RLDS dataset, whatever its fields.
 
-    Of `only` this episode, if one is named; images stay encoded if they are not wanted.
+    Of `only` this episode, if one is named; images stay encoded if they are not wanted. From an episode on in which the
+    length of a field changes from step to step, such fields are left out.
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
@@ -102,17 +103,21 @@ def read_steps(
         raise EpisodeError(f"{where}: it holds no episodes; convert the dataset again, with some for it")
     with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
         in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        part = split if only is None else f"{split}[{only}:{only + 1}]"
         decode = _bounded() if images else tfds.decode.SkipDecoding()
         decoders = {"steps": _each_picture(builder.info.features["steps"].feature, decode)}
         # neither our functions nor TFDS' need AutoGraph, which writes each into a file and warns where it cannot
         as_it_is = tf.autograph.experimental.do_not_convert
-        dataset = as_it_is(builder.as_dataset)(split=part, decoders=decoders, read_config=in_order)
-        stack = as_it_is(functools.partial(_stack, resize=resize or {}))
-        dataset = dataset.map(stack, num_parallel_calls=workers, deterministic=True).prefetch(1)
         options = tf.data.Options()
         options.threading.private_threadpool_size = workers
-        iterator = iter(dataset.with_options(options).as_numpy_iterator())
+
+        def episodes(first: int, uneven: bool) -> Iterator[Any]:
+            part = f"{split}[{first}:]" if only is None else f"{split}[{only}:{only + 1}]"
+            dataset = as_it_is(builder.as_dataset)(split=part, decoders=decoders, read_config=in_order)
+            stack = as_it_is(functools.partial(_stack, resize=resize or {}, uneven=uneven))
+            dataset = dataset.map(stack, num_parallel_calls=workers, deterministic=True).prefetch(1)
+            return iter(dataset.with_options(options).as_numpy_iterator())
+
+        iterator, uneven = episodes(0, False), False
     index = only or 0
     while True:
         try:
@@ -120,6 +125,9 @@ def read_steps(
         except StopIteration:
             return
         except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter: of bytes that an OpError quotes
+            if "Cannot batch tensors with different shapes" in str(error) and not uneven:
+                iterator, uneven = episodes(index, True), True
+                continue
             files = ", ".join(Path(f).name for f in builder.info.splits[split].filenames)
             said = one_line(_NODE.sub("", getattr(error, "message", str(error))), 120)
             if "must have the same size" in said:
@@ -217,13 +225,33 @@ def _bounded() -> Any:
     return tfds.decode.make_decoder()(decode)()
 
 
-def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]], uneven: bool = False) -> dict[str, Any]:
     import tensorflow as tf
 
-    steps = episode["steps"].batch(tf.int64.max).get_single_element()
+    steps = episode["steps"]
+    if uneven:
+        chosen = steps.map(functools.partial(_even, specs=steps.element_spec))
+        steps = chosen.prefetch(1)  # TensorFlow would fuse it with the batch, and allocate all of that
+    steps = steps.batch(tf.int64.max).get_single_element()
     for path, size in resize.items():
         *parents, key = path.split("/")
         place = functools.reduce(lambda tree, name: tree[name], parents, steps)
         small = tf.image.resize(place[key], size, method="lanczos3", antialias=True)
         place[key] = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
     return {**episode, "steps": steps}
+
+
+def _even(step: Mapping[str, Any], specs: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a step whose shape its description fixes, and pictures."""
+    fixed = {key: spec for key, spec in specs.items() if isinstance(spec, dict) or _is_even(spec)}
+    return {k: _even(step[k], spec) if isinstance(spec, dict) else step[k] for k, spec in fixed.items()}
+
+
+def _is_even(spec: Any) -> bool:
+    """
+    >>> import tensorflow as tf
+    >>> [_is_even(tf.TensorSpec(shape)) for shape in ((7,), (), (None, 3))]
+    [True, True, False]
+    """
+    shape = getattr(spec, "shape", None)
+    return shape is not None and (spec.dtype.name == "uint8" or (shape.rank is not None and None not in shape))

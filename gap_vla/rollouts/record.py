@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
 from gap_vla.core.identity import differences, in_words
 from gap_vla.core.outputs import made_by
-from gap_vla.core.whole import write_json
+from gap_vla.core.whole import replacing, write_json
 from gap_vla.drawing.video import write_video
 
 IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
@@ -166,6 +167,9 @@ class EpisodeLog:
             if self.records:
                 raise EvaluationError(f"{self.path.parent} was renamed or removed meanwhile; give it its name again")
             write_json(self._marker, self.identity)
+        if self.path.exists() and self.path.stat().st_nlink > 1:  # somebody's snapshot by hard links stays as it is
+            with replacing(self.path) as temporary:
+                shutil.copyfile(self.path, temporary)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
             file.flush()

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gap_vla.core.episode import Episode
-from gap_vla.core.foreign import whole
+from gap_vla.core.foreign import one_line, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.processes import worker_pool
 from gap_vla.core.typed_config import EPISODES, WORKERS
@@ -109,6 +109,21 @@ def require_scene(data: str | Path, task: str | None, view: str | None = None, *
     seen = view_of(Path(data))
     if None not in (view, seen) and view != seen:
         raise PolicyError(f"{data} was recorded through the view {seen!r}; the policy looks through {view!r}")
+
+
+def require_recent(path: Path, task: str | None) -> None:
+    """
+    Raises:
+        PolicyError: an HDF5 file that says that another version of the simulators recorded it.
+    """
+    from gap_vla.demos.hdf5_members import attributes_of_data
+    from gap_vla.sim.recording import LAYOUT_VERSION
+
+    said, pictures = attributes_of_data(path), task_spec(task).pictures_version if task in TASK_NAMES else None
+    for key, version in (("layout_version", LAYOUT_VERSION), ("pictures_version", pictures)):
+        if version and said.get(key, version) != version:
+            advice = "collect it again (gap-vla collect-demos), or use the gap_vla that recorded it"
+            raise PolicyError(f"{path} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
 
 
 def view_of(source: Path) -> str | None:

@@ -199,18 +199,18 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
     """
     from gap_vla import demos
     from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
-    from gap_vla.rollouts.recordings import require_scene
-    from gap_vla.sim.recording import LAYOUT_VERSION
+    from gap_vla.rollouts.recordings import require_recent, require_scene
 
     reader, variant = demos.open_source(path), None
     if reader.kind == "robomimic_hdf5":
         require_scene(path, task, foreign=False)
-        said, pictures = attributes_of_data(path), task_spec(task).pictures_version if task in TASK_NAMES else None
-        for key, version in (("layout_version", LAYOUT_VERSION), ("pictures_version", pictures)):
-            if version and said.get(key, version) != version:
-                advice = "collect it again (gap-vla collect-demos), or replay it with the gap_vla that recorded it"
-                raise PolicyError(f"{path} has {key} {one_line(said[key], 40)}, this gap_vla {version}; {advice}")
-        variant = said.get("variant", dict(flat(simulator_of(said))).get("env_kwargs.variant"))
+        require_recent(path, task)
+        said = attributes_of_data(path)
+        variant = env = dict(flat(simulator_of(said))).get("env_kwargs.variant")
+        if env not in (None, variant := said.get("variant", env)):
+            raise PolicyError(
+                f"{path} says variant {one_line(variant, 40)}, and its env_args {one_line(env, 40)}; correct one"
+            )
         with opened(path) as file:
             told = [has(file, f"data/{name}/executed_actions") for name in reader.places]
         if any(told) and not all(told):

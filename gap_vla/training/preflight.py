@@ -25,18 +25,19 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.episode import Episode
-from gap_vla.core.foreign import Section, refusing, regular, whole
+from gap_vla.core.foreign import Section, refusing, regular
 from gap_vla.core.lazy import require_flags
 from gap_vla.core.outputs import claim, require_apart
 from gap_vla.core.resources import available_memory, require_disk, require_memory, require_writable, shown
 from gap_vla.core.run_directory import RunDirectory
-from gap_vla.core.typed_config import LAYOUT_SEED, ConfigError
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.demos import open_source
 from gap_vla.drawing.video import working_ffmpeg
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.loader import require_alike
 from gap_vla.rlds.shards import plan_splits
 from gap_vla.rlds.version_files import check_files
+from gap_vla.rollouts.recordings import require_recent
 from gap_vla.sim import require_rendering, task_spec, variant_spec
 from gap_vla.training import backend_of
 from gap_vla.training.config import LOGGERS, Experiment
@@ -76,7 +77,6 @@ def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, d
     if config.eval.episodes:
         for layouts in config.eval.layouts():
             variant_spec(layouts.variant).require_view(config.demos.camera)
-            whole(f"the first layout of {layouts.variant} (eval.seed)", layouts.first_seed, 0, int(LAYOUT_SEED.most))
         require_rendering()
         if config.eval.videos:
             working_ffmpeg(directory.rollouts, ConfigError)
@@ -190,6 +190,9 @@ def _require_source(config: Experiment) -> tuple[int, Episode]:
         raise ConfigError(f"demos.path is {config.demos.path!r}, which holds no episodes")
     first = source.read(0)
     require_cameras(config.demos.path, {key: first.images[key].shape[1:] for key in sorted(first.images)}, config)
+    require_widths(config.demos.path, {key: array.shape[1:] for key, array in first.arrays.items()}, config)
+    if source.kind == "robomimic_hdf5":
+        require_recent(Path(config.demos.path), config.task)
     return len(source), first
 
 
@@ -235,6 +238,8 @@ def require_dataset(directory: Path, config: Experiment, needed: Set[str] = froz
             check_files(splits[name], sorted(directory.glob(f"*-{name}.*-of-*")), directory)
     require_labels(directory, fields, config)
     require_cameras(directory, {key: shape for key, shape in fields.items() if key.startswith("image_")}, config)
+    if "val" in needed:  # what a mixture adds must be like it
+        require_widths(directory, fields, config)
 
 
 def require_labels(where: Path | str, known: Container[str], config: Experiment) -> None:
@@ -269,6 +274,19 @@ def require_cameras(where: Path | str, shapes: Mapping[str, Sequence[int]], conf
             raise ConfigError(
                 f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; rollouts would show "
                 f"others than training: set --config.demos.image_size={found[0]}"
+            )
+
+
+def require_widths(where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment) -> None:
+    """Raises ConfigError for states or actions of another width than those of the task, if it is rolled out."""
+    task = task_spec(config.task)
+    for key, name, width in (("action", "actions", task.action_dim), ("proprio", "states", task.proprio_dim)):
+        found = tuple(shapes.get(key, ()))
+        if config.eval.episodes and found and found != (width,):
+            wide = "×".join(map(str, found))
+            raise ConfigError(
+                f"{where} has {name} of {wide} numbers, and {config.task}, where the policy would be rolled out, takes "
+                f"{width}; name the task of these data, or set --config.eval.episodes=0"
             )
 
 

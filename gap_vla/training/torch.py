@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from gap_vla.adjustment.schedule import AdjustmentSchedule
-from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, Bounds, ConfigError, Items, choose
+from gap_vla.core.typed_config import EPISODES, Bounds, ConfigError, Items, choose
 from gap_vla.policies import registry
 from gap_vla.policies.config import RivalsConfig, SmallModelConfig
 from gap_vla.sim import VARIANT_NAMES, variant_spec
@@ -43,7 +43,8 @@ class SmallEvalConfig(EvalConfig):
     """Rollouts on several variants of the task."""
 
     episodes: Annotated[int, EPISODES] = 100  # of each variant
-    seed: Annotated[int, LAYOUT_SEED] = 0  # first layout, counted from the first seed of each variant
+    # first layout, counted from the first seed of each variant
+    seed: Annotated[int, Bounds(0, 2_000_000_000, "layouts count from it and their variant's first, in 31 bits")] = 0
     variants: Annotated[tuple[str, ...], Items(1, len(VARIANT_NAMES))] = ("default",)
 
     def __post_init__(self) -> None:

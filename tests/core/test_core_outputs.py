@@ -122,6 +122,9 @@ def test_a_folder_is_replaced_only_if_nothing_else_was_put_into_it(tmp_path):
         make("3")
     assert (path / "a.npz").read_text() == "2" and (path / "notes" / "thesis.tex").exists()
     (path / "notes" / "thesis.tex").unlink()
+    with pytest.raises(OutputError, match=r"also holds notes, which was not written with it"):
+        make("4")
+    (path / "notes").rmdir()
     (path / "a.npz").write_text("3")  # theirs, under a name of ours
     with pytest.raises(OutputError, match=r"also holds a\.npz, which was not written with it; move that away first"):
         make("4")
