@@ -1,5 +1,6 @@
 """The configuration rejects what cannot run, in words, and before anything heavy is imported."""
 
+import json
 import os
 import re
 import subprocess
@@ -322,6 +323,39 @@ def test_a_configuration_file_runs_once(tmp_path):
     run_configured(lambda config, options: None, config_parser(""), ["--config", str(file), "--config.train.steps=7"])
     assert log.read_text() == "x"
     assert not (tmp_path / "__pycache__").exists(), "nothing is left beside somebody's file"
+
+
+def test_a_configuration_file_is_python_in_whatever_folder_it_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:b").mkdir()
+    own = "import dataclasses\n@dataclasses.dataclass\nclass Mine:\n    seeds: list[int]\n"
+    text = (ROOT / "finetune_configs" / "small_assembly.py").read_text()
+    for name in ("threading.py", "c:d.py"):
+        (tmp_path / "a:b" / name).write_text("from __future__ import annotations\n" + own + text)
+        for path in (f"a:b/{name}", f"./a:b/../a:b/{name}:debug"):
+            assert load_config(path).task == "assembly"
+
+
+def test_a_configuration_that_holds_itself_is_refused(tmp_path):
+    (tmp_path / "c.py").write_text(
+        (ROOT / "finetune_configs" / "small_assembly.py").read_text()
+        + "\nplain = get_config\ndef get_config(profile='debug'):\n    config, own = plain(profile), {}\n"
+        "    own['own'] = own\n    config.phases.options = {'own': own}\n    return config\n"
+    )
+    with pytest.raises(ConfigError, match=r"c\.py: the configuration holds itself, or is nested too deeply"):
+        load_config(str(tmp_path / "c.py"))
+
+
+def test_what_a_configuration_and_its_children_print_is_no_part_of_an_answer(tmp_path):
+    (tmp_path / "c.py").write_text(
+        "import os\nprint('mine')\nos.system('echo a child')\n"
+        + (ROOT / "finetune_configs" / "small_assembly.py").read_text()
+    )
+    command = [sys.executable, "scripts/train_small.py", "--config", f"{tmp_path}/c.py:debug", "--json", "--dry-run"]
+    command += [f"--config.runs={tmp_path}/runs", f"--config.data.root={tmp_path}/data"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "mine" in done.stderr and "a child" in done.stderr
+    assert json.loads(done.stdout)["run"].startswith(f"{tmp_path}/runs/assembly/")
 
 
 def test_a_wrong_setting_is_found_before_jax_tensorflow_or_mujoco_load():

@@ -21,7 +21,7 @@ from gap_vla.core.resources import ResourceError
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import EPISODES, all_number_fields
 from gap_vla.core.whole import write_json
-from gap_vla.sim import VARIANT_NAMES, variant_spec
+from gap_vla.sim import VARIANT_NAMES, task_spec, variant_spec
 from gap_vla.sim.collection import require_space
 from gap_vla.training import preflight
 from gap_vla.training.octo import FinetuneConfig
@@ -517,3 +517,29 @@ def test_estimates_grow_with_what_is_asked_for(config, monkeypatch):
     for one in (config, bigger, larger):
         require_training_memory(one, on_cpu=True)
     assert limits[0] < min(limits[1:]) and np.isfinite(limits).all()
+
+
+def demonstrations(path, action=7, **attributes):
+    with h5py.File(path, "w") as file:
+        file.create_group("data").attrs.update(attributes)
+        for name in ("demo_0", "demo_1"):
+            demo = file.create_group(f"data/{name}")
+            demo["actions"] = np.zeros((9, action), np.float32)
+            demo["obs/image_primary"] = np.zeros((9, 64, 64, 3), np.uint8)
+            demo["obs/robot0_eef_pos"] = np.zeros((9, 3), np.float32)
+            demo["obs/robot0_eef_quat"] = np.tile(np.float32([0, 0, 0, 1]), (9, 1))
+            demo["obs/robot0_gripper_qpos"] = np.zeros((9, 2), np.float32)
+    return {"demos__path": str(path), "demos__image_size": 64}
+
+
+def test_demonstrations_that_another_version_recorded_or_of_another_width_are_refused(folders, tmp_path):
+    now = task_spec("threading").pictures_version
+    fits = demonstrations(tmp_path / "fits.hdf5", task="threading", pictures_version=now, layout_version=2)
+    ready(small(**folders, **fits, eval__episodes=1))
+    old = demonstrations(tmp_path / "old.hdf5", task="threading", pictures_version=0)
+    with pytest.raises(UserError, match=rf"old\.hdf5 has pictures_version 0, this gap_vla {now}; collect it again"):
+        ready(small(**folders, **old))
+    wide = demonstrations(tmp_path / "wide.hdf5", action=8)
+    with pytest.raises(UserError, match=r"wide\.hdf5 has actions of 8 numbers, and threading, where .*, takes 7"):
+        ready(small(**folders, **wide, eval__episodes=1))
+    ready(small(**folders, **wide, eval__episodes=0))

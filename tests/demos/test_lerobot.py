@@ -240,8 +240,9 @@ def test_the_video_of_another_episode_is_refused_by_its_length(tmp_path: Path) -
         list(open_source(tmp_path, "lerobot"))
 
 
-def test_a_folder_whose_name_looks_like_an_address_to_ffmpeg_is_read(tmp_path: Path, monkeypatch) -> None:
-    root = version_2(tmp_path / "2026-11-25T10:30")
+@pytest.mark.parametrize("name", ["2026-11-25T10:30", "rob:it's 50%d"])
+def test_a_folder_whose_name_looks_like_an_address_is_read(tmp_path: Path, monkeypatch, name: str) -> None:
+    root = version_2(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert len(open_source(root.relative_to(tmp_path), "lerobot")[0].images)
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from gap_vla.core.episode import Episode
+from gap_vla.core.episode import OPENING_UNIT, Episode
 from gap_vla.phases import METHODS, Annotation, MotionError, annotate, load_annotator
 from gap_vla.phases.annotation import checked_options
 from gap_vla.phases.measures import describe
@@ -336,3 +336,17 @@ def test_turns_within_a_slow_phase_are_found_beside_fast_ones():
 def test_options_that_are_no_sensible_numbers_are_refused_by_name(options, message):
     with pytest.raises(MotionError, match=message):
         annotate(DEMOS[:1], method="gaussian", **options)
+
+
+def test_an_annotator_knows_in_what_openings_were_measured_that_it_was_fitted_on(tmp_path):
+    walk = np.zeros((40, 9), np.float32)
+    walk[:, 3], walk[:, 0] = 1, np.abs(np.arange(40) - 20) * 0.01
+    metres = Episode({}, walk, np.zeros((40, 7), np.float32))
+    number = metres.replace(metadata={OPENING_UNIT: "1"})
+    for fitted, other in ((metres, number), (number, metres)):
+        annotator = load_annotator(annotate([fitted], method="gaussian").save(tmp_path / "annotator"))
+        assert len(annotator.annotate([fitted]).rho[0]) == 40
+        with pytest.raises(MotionError, match=r"gripper openings are .*, those that the annotator was fitted on"):
+            annotator.annotate([other])
+        with pytest.raises(MotionError, match="episode 1: gripper openings are"):
+            annotate([fitted, other], method="gaussian")

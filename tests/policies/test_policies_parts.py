@@ -216,3 +216,14 @@ def test_weights_that_are_no_weights_are_refused_by_their_file(tmp_path):
         (tmp_path / name).write_bytes(b"\x80\x04N.")
         with pytest.raises(ConfigError, match=rf"{name}: not readable \(.*download them again"):
             load_imagenet(Trunk(), tmp_path / name)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    weights = Trunk().state_dict()
+    torch.save(weights, tmp_path / "w.pth")
+    load_imagenet(Trunk(), tmp_path / "w.pth")
+    name = next(name for name in weights if name.endswith("conv2.weight"))
+    weights[name][0, 0, 1, 1] = float("nan")
+    torch.save(weights, tmp_path / "w.pth")
+    with pytest.raises(ConfigError, match=rf"w\.pth: {name} holds NaN or an infinite number; download them again"):
+        load_imagenet(Trunk(), tmp_path / "w.pth")

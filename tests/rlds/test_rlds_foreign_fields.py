@@ -40,7 +40,12 @@ def written(folder: Path, name: str, feature: Any, value: Any) -> Path:
         def _step(self, episode: int, i: int) -> dict[str, Any]:
             state = np.array([0.01 * i + episode, 0, 0, 1, 0, 0, 0, 0.04, 0.04], np.float32)
             known = {"action": np.full(7, 0.1 * i - 0.2, np.float32), "observation": {"proprio": state}}
-            return {**known, "is_first": i == 0, "is_last": i == STEPS - 1, name: value}
+            return {
+                **known,
+                "is_first": i == 0,
+                "is_last": i == STEPS - 1,
+                name: value(i) if callable(value) else value,
+            }
 
     builder = Foreign(data_dir=str(folder))
     builder.download_and_prepare()
@@ -89,3 +94,11 @@ def test_a_field_that_is_something_else_is_named(
     else:
         report = check_dataset(version, pictures=2)
         assert any(checked in finding.message for finding in report.findings) and len(report.pictures) == 2
+
+
+def test_a_field_whose_length_changes_from_step_to_step_is_left_out_and_the_others_are_read(tmp_path: Path) -> None:
+    feature = tfds.features.Sequence(tfds.features.Tensor(shape=(3,), dtype=np.float32))
+    version = written(tmp_path, "points", feature, lambda i: [np.ones(3, np.float32)] * (i % 4))
+    episodes = list(read_rlds(version, "train"))
+    assert [len(episode) for episode in episodes] == [STEPS, STEPS]
+    assert [episode.proprio[0, 0] for episode in episodes] == [0, 1]

@@ -83,6 +83,9 @@ def test_a_checkpoint_sees_all_its_cameras_or_is_refused(run, tmp_path, capsys):
     said = ["--checkpoint", str(run), "--episodes", "1", "--cameras", "wrist", "--out", str(tmp_path / "ev")]
     assert script("evaluate").main(said) == 2
     assert f"{run} sees primary too; name it with --cameras, or leave that away" in capsys.readouterr().err
+    said[5:5] = ["primary"]
+    assert script("evaluate").main(said) == 2
+    assert f"--cameras wrist has no effect: {run} sees primary alone; leave it out" in capsys.readouterr().err
 
 
 def test_a_checkpoint_tells_its_view_and_looks_through_another_only_if_told(run, tmp_path, capsys):

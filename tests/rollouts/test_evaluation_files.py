@@ -177,6 +177,15 @@ def test_recordings_of_another_version_are_not_replayed(tmp_path, key, version, 
     assert str(caught.value).startswith(f"{path} has {key} {version}, this gap_vla {ours}; collect it again")
 
 
+def test_recordings_that_name_two_variants_are_not_replayed(tmp_path):
+    path = demonstrations(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        env = {"env_name": "x", "env_kwargs": {"variant": "positions_wide"}}
+        file["data"].attrs.update(variant="default", env_args=json.dumps(env))
+    with pytest.raises(PolicyError, match="says variant default, and its env_args positions_wide; correct one"):
+        replaying(path)
+
+
 @pytest.mark.parametrize("asked", ["light", "all"])
 @pytest.mark.parametrize(
     "said", [{"variant": "default"}, {"env_args": '{"env_name": "x", "env_kwargs": {"variant": "default"}}'}]
@@ -325,6 +334,16 @@ def test_lines_that_are_no_episodes_are_not_counted_but_named(tmp_path, change, 
     with pytest.raises(EvaluationError) as caught:
         EpisodeLog(tmp_path, {})
     assert "episodes.jsonl, line 1" in str(caught.value) and named in str(caught.value)
+
+
+def test_a_snapshot_by_hard_links_stays_as_it_was(tmp_path):
+    log = EpisodeLog(tmp_path / "evaluation", {})
+    log.append(EpisodeRecord(0, 5, False, 3))
+    os.link(log.path, tmp_path / "snapshot")
+    before = (tmp_path / "snapshot").read_bytes()
+    log.append(EpisodeRecord(1, 6, False, 3))
+    assert (tmp_path / "snapshot").read_bytes() == before
+    assert len(EpisodeLog(tmp_path / "evaluation", {}).records) == 2
 
 
 def test_an_episode_that_stands_there_twice_is_refused(tmp_path):
