@@ -1,6 +1,7 @@
 """Claims about what one client may ask of the policy server, and that none takes the memory or the places of others."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import resource
@@ -20,6 +21,7 @@ from websockets.sync.client import connect
 
 from gap_vla.core.typed_config import number_fields
 from gap_vla.rollouts import PolicyError
+from gap_vla.serving import server
 from gap_vla.serving.server import MAX_COMPLAINT, ServerLimits
 from gap_vla.serving.wire import MAX_ITEMS, WireError, unpack
 
@@ -89,6 +91,15 @@ def test_a_silent_client_is_dropped_and_a_busy_one_is_not(talk):
             closed = error.rcvd
     assert (closed.code, closed.reason) == (1008, "idle for 2 s")
     assert "actions" in ask(busy, {"proprio": STATE})
+
+
+@pytest.mark.slow
+def test_a_client_that_stands_at_a_breakpoint_is_kept_until_it_is_idle(talk, monkeypatch):
+    monkeypatch.setattr(server, "serve", functools.partial(server.serve, ping_interval=0.5))
+    connection = talk(idle=120)
+    with connection.protocol_mutex:  # it neither reads nor answers a ping, for longer than websockets waits by itself
+        time.sleep(23)
+    assert "actions" in ask(connection, {"proprio": STATE, "prompt": "go"})
 
 
 def test_a_message_in_endless_empty_frames_closes_its_connection(talk):
