@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import sys
-import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import decode_source
@@ -20,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from gap_vla.cli.arguments import command_parser
-from gap_vla.core.errors import UserError, keeping, message_of
+from gap_vla.core.errors import keeping, message_of, naming_the_line
 from gap_vla.core.foreign import content, is_odd_number, regular
 from gap_vla.core.typed_config import ConfigError, NumberField, all_number_fields, nearest
 from gap_vla.sim import TASK_NAMES
@@ -50,7 +49,7 @@ def load_config(path_and_profile: str) -> ConfigDict:
     module = types.ModuleType(f"gap_vla configuration {Path(path).stem}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # where dataclasses look for what its annotations name
-    with _naming_the_line(path):  # not imported: that would leave bytecode beside somebody's file
+    with naming_the_line(path, ConfigError):  # not imported: that would leave bytecode beside somebody's file
         exec(compile(decode_source(content(Path(path), ConfigError)), path, "exec", dont_inherit=True), vars(module))
         if not callable(getattr(module, "get_config", None)):
             raise ConfigError(f"{path} defines no get_config(profile) that returns a ConfigDict")
@@ -80,21 +79,6 @@ def _to_stderr() -> Iterator[None]:
         if kept >= 0:
             os.dup2(kept, 1)
             os.close(kept)
-
-
-@contextlib.contextmanager
-def _naming_the_line(path: str) -> Iterator[None]:
-    """Errors of the code in `path`, and its end, become a ConfigError with the line."""
-    try:
-        yield
-    except (UserError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        frames, path = traceback.extract_tb(error.__traceback__), os.path.abspath(path)
-        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == path]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        what = error.msg if isinstance(error, SyntaxError) else message_of(error)
-        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {what}") from None
 
 
 def take_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

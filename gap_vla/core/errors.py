@@ -283,3 +283,18 @@ def _say(line: str, status: int) -> int:
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
     return status
+
+
+@contextlib.contextmanager
+def naming_the_line(path: str, wanted: type[UserError]) -> Iterator[None]:
+    """Errors of somebody's code in `path`, and its end, become a `wanted` one with the line."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        frames, path = traceback.extract_tb(error.__traceback__), os.path.abspath(path)
+        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        what = error.msg if isinstance(error, SyntaxError) else message_of(error)
+        raise wanted(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {what}") from None

@@ -91,6 +91,10 @@ class LeRobot(NamedArrays):
             where, feature = f"{self.path}/meta/info.json: {key!r}", self._features[key]
             if not NUMBERS.fullmatch(feature.dtype):
                 raise EpisodeError(f"{where} is of {shown(feature.dtype)}, not of numbers; name another")
+            if sum(n > 1 for n in feature.shape) > 1:
+                raise EpisodeError(
+                    f"{where} has the shape {list(feature.shape)}, several rows a step; name one of one row"
+                )
             if feature.names and len(feature.shape) == 1 and len(feature.names) != feature.shape[0]:
                 raise EpisodeError(
                     f"{where} has {len(feature.names)} names and the shape {list(feature.shape)}; correct one of them"
@@ -126,6 +130,8 @@ class LeRobot(NamedArrays):
         for key in columns[:2]:
             with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
                 width = math.prod(self._features[key].shape)
+                if sum(n > 1 for n in np.shape(table[key][0])) > 1:
+                    raise EpisodeError(f"{where}: {key} has several rows a step; name one of one row")
                 arrays[key] = np.stack([np.ravel(row) for row in table[key]])
             if (found := arrays[key].shape[1]) != width:
                 raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")

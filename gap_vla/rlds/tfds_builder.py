@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
+from gap_vla.core.errors import naming_the_line
+from gap_vla.core.foreign import one_line
 from gap_vla.demos import open_source
 from gap_vla.demos.source import Source, check_options
 from gap_vla.rlds.convert import build_dataset, dry_run
@@ -187,9 +189,17 @@ def _class_in_folder(name: str) -> type[DemosBuilder] | None:
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None and spec.loader is not None
         sys.modules[module_name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[module_name])
+        try:
+            with naming_the_line(str(path), DatasetError):
+                spec.loader.exec_module(sys.modules[module_name])
+        except BaseException:
+            del sys.modules[module_name]
+            raise
     for value in vars(sys.modules[module_name]).values():
         if isinstance(value, type) and issubclass(value, DemosBuilder) and value.name == name:
+            for key in ("READER_OPTIONS", "OPTIONS"):
+                if not isinstance(found := getattr(value, key), Mapping):
+                    raise DatasetError(f"{path}: {key} is {one_line(found, 60)}; it must be a dictionary")
             return value
     raise DatasetError(f"{path}: defines no subclass of DemosBuilder whose name is {name}")
 

@@ -213,7 +213,25 @@ def examples(file: Path) -> Iterator[Any]:
     for record in records(file):
         with refusing(f"{file} holds something else than examples", "copy it again", EpisodeError, (DecodeError,)):
             example = tf.train.Example.FromString(record)
+        if record and not _is_one_field(record):
+            raise EpisodeError(
+                f"{file}: a record holds more than one example; copy it again, or convert the source again"
+            )
         yield example
+
+
+def _is_one_field(record: bytes) -> bool:
+    """Whether a message is its first field, `features`, and nothing behind it: protobuf would merge a second one.
+
+    >>> _is_one_field(b"\\x0a\\x02ab"), _is_one_field(b"\\x0a\\x01a\\x0a\\x01b"), _is_one_field(b"\\x0a\\x80")
+    (True, False, False)
+    """
+    length = 0
+    for place, byte in enumerate(record[1:11], 1):
+        length |= (byte & 127) << 7 * (place - 1)
+        if byte < 128:
+            return record[0] == 0x0A and place + 1 + length == len(record)
+    return False
 
 
 def require_examples(builder: Any) -> None:

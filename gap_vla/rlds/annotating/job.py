@@ -126,7 +126,7 @@ def joined(names: Sequence[str], column: Callable[[str], np.ndarray], where: str
     parts = []
     for name in names:
         value = column(name)
-        if value.dtype.kind not in "fiub" or value.ndim not in (1, 2):
+        if value.dtype.kind not in "fiub" or value.ndim not in (1, 2) or 0 in value.shape[1:]:
             raise AnnotationError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
         parts.append(value.reshape(len(value), -1).astype(np.float64))
     if len({len(part) for part in parts}) > 1:

@@ -55,6 +55,8 @@ def episodes_of(
             check_steps(fields, where)
             column = functools.partial(_column, fields, where)
             extra = joined(job.extra_names, column, where) if job.extra_names else None
+            for name in job.state.split("+"):
+                _require_one_row(name, fields.get(name), where)
             state = as_rows(joined(job.state.split("+"), column, where), f"{where}: {job.state!r}")
             proprio = layout.to_proprio(state, where)
             action = fields.get("action", state[:, :0])
@@ -70,6 +72,14 @@ def episodes_of(
             episode = decode_episode(known, metadata)
             facts = {**episode.metadata, "file_path": str(source), "episode_id": f"{split}[{index}]", **layout.facts}
             yield episode.replace(images=pictures, metadata=facts).validate(where), extra
+
+
+def _require_one_row(name: str, value: np.ndarray | None, where: str) -> None:
+    """A state of several rows a step is a history of one arm, or of several: which, its numbers do not say."""
+    if value is not None and sum(n > 1 for n in value.shape[1:]) > 1:
+        raise AnnotationError(
+            f"{where}: 'steps/{name}' is {list(value.shape)}, several rows a step; name one of one row"
+        )
 
 
 def _column(fields: Mapping[str, np.ndarray], where: str, name: str) -> np.ndarray:
