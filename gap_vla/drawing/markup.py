@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,16 +35,20 @@ video { width: 240px; background: #111; display: block; } figcaption { font-size
 """
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+"""No document may hold these, and a terminal that shows one is steered by them."""
+
+
 class Html(str):
     """Text that is HTML already. Everything else is escaped."""
 
 
 def escaped(value: Any) -> str:
+    r"""
+    >>> escaped("a < b\33[31m"), escaped(Html("<b>"))
+    ('a &lt; b\ufffd[31m', '<b>')
     """
-    >>> escaped("a < b"), escaped(Html("<b>"))
-    ('a &lt; b', '<b>')
-    """
-    return value if isinstance(value, Html) else html.escape(str(value))
+    return value if isinstance(value, Html) else html.escape(_CONTROL.sub("\ufffd", str(value)))
 
 
 def page(title: str, *parts: str, style: str = "", script: str = "") -> str:

@@ -201,3 +201,16 @@ def test_the_last_step_says_whether_it_succeeded(
     else:
         assert source.read(0, images=False).success is success
         assert source.read(1, images=False).success, "its table has no such column"
+
+
+@pytest.mark.parametrize("said", [[2, 9], [18]])
+def test_a_history_of_states_is_no_second_arm(tmp_path: Path, said: list[int]) -> None:
+    root = copied("v30_image", tmp_path)
+    change(root, "data/**/*.parquet", STATE, lambda rows: [[row, row] for row in rows])
+
+    def describe(info: Any) -> None:
+        info["features"][STATE].update(shape=said, names=None)
+
+    described(root, describe)
+    with pytest.raises(EpisodeError, match="several rows a step; name one of one row"):
+        open_source(root, "lerobot").read(0, images=False)

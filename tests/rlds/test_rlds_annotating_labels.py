@@ -81,6 +81,7 @@ def test_an_attribute_cannot_send_labels_to_another_demonstration(tmp_path: Path
         ({"extra": "note+"}, r"extra is 'note\+'; name each column once"),
         ({"state": "a+a"}, r"state is 'a\+a'; name each column once"),
         ({"layout": "bridge"}, r"episode_0\.npz: no 'proprio' that the layout could name the columns of; leave"),
+        ({"extra": "nothing"}, r"episode_0\.npz: 'nothing' is float64\[80, 0\], not T×E numbers"),
         ({"extra": "huge"}, r"episode_0\.npz, .*: extra is 1e\+300 at step 1, column 0; repair"),
     ],
 )
@@ -89,7 +90,7 @@ def test_what_is_named_twice_or_in_vain_or_too_large_is_refused(asked: Any, said
     state = demos(1)[0].proprio
     parts = {"position": state[:, :3], "quaternion": state[:, 3:7], "gripper": state[:, 7:]}
     huge = np.array([0.0, 1e300] * 40)
-    np.savez(tmp_path / "in" / "episode_0.npz", **parts, huge=huge)
+    np.savez(tmp_path / "in" / "episode_0.npz", **parts, huge=huge, nothing=np.zeros((80, 0)))
     assert annotate_files(tmp_path / "in", tmp_path / "out", method="gaussian").path.is_dir()
     with pytest.raises(UserError, match=said):
         annotate_files(tmp_path / "in", tmp_path / "refused", method="gaussian", **asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.stages import prepare_data, stages_of
 
 ROOT = Path(__file__).parents[2]
+BUILDER = "from gap_vla.rlds.tfds_builder import DemosBuilder\nclass Mine(DemosBuilder):\n    name = 'mine'\n    {}\n"
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,28 @@ def test_an_installed_package_has_no_folders_and_still_writes(
     monkeypatch.setattr("gap_vla.rlds.tfds_builder._class_in_folder", tfds_builder._class_in_folder.__wrapped__)
     path = dataset_builder("stack", tmp_path).convert(file, method="fixed", workers=1)
     assert json.loads((path / "dataset_info.json").read_text())["moduleName"] == "gap_vla.rlds.tfds_builder"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import no_such_module", r"line 1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("OPTIONS = {'a': 1", r"line 1: SyntaxError: '{' was never closed"),
+        ("raise SystemExit(0)", "line 1: SystemExit: 0"),
+        ("", "defines no subclass of DemosBuilder whose name is mine"),
+        (BUILDER.format("READER_OPTIONS = [1]"), r"READER_OPTIONS is \[1\]; it must be a dictionary"),
+    ],
+)
+def test_errors_of_somebodys_builder_name_its_file_and_line(
+    code: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gap_vla.rlds.tfds_builder.BUILDERS", tmp_path)
+    monkeypatch.setattr("gap_vla.rlds.tfds_builder._class_in_folder", tfds_builder._class_in_folder.__wrapped__)
+    monkeypatch.delitem(sys.modules, "rlds_builders.mine.mine_dataset_builder", raising=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine_dataset_builder.py").write_text(code)
+    with pytest.raises(DatasetError, match=rf"mine_dataset_builder\.py(:|, ).*{said}"):
+        dataset_builder("mine", tmp_path)
 
 
 def test_every_builder_folder_holds_a_builder_of_its_name(tmp_path: Path) -> None:

@@ -335,6 +335,20 @@ def test_a_shard_that_protobuf_cannot_read_to_its_end_is_not_labelled(sound: Pat
         check_dataset(version, pictures=0)
 
 
+def test_a_record_of_two_examples_of_which_protobuf_would_merge_one_away_is_refused(
+    sound: Path, tmp_path: Path
+) -> None:
+    version = shutil.copytree(sound, tmp_path / "toy" / "1.0.0")
+    first, *others = tf.data.TFRecordDataset(str(shard(version))).as_numpy_iterator()
+    with tf.io.TFRecordWriter(str(shard(version))) as writer:
+        for record in (first + first, *others):
+            writer.write(record)
+    (version / "made_by.json").unlink()
+    with pytest.raises(UserError, match="a record holds more than one example; copy it again"):
+        annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
+    assert not (tmp_path / "toy" / "1.1.0").exists()
+
+
 def test_an_action_beyond_what_a_datasets_reader_allows_is_refused_and_in_datasets_of_others_taken(
     tmp_path: Path,
 ) -> None:

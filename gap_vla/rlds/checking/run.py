@@ -224,5 +224,5 @@ def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | 
             "action min": str(actions.min(0)),
             "action max": str(actions.max(0)),
             "action std": str(actions.std(0)),
-            "fields": {k: str(v) for k, v in flat(builder.info.features["steps"].feature, separator="/")},
+            "fields": {k: str(v) for k, v in sorted(flat(builder.info.features["steps"].feature, separator="/"))},
         }
