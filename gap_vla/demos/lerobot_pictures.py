@@ -86,7 +86,8 @@ def frames_of(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float)
         *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else []),
     ]
     asked += ["-t", f"{place.length / fps:.6f}"] if start is not None else []
-    given = ["-fps_mode", "passthrough", "-frames:v", str(most)]  # a frame that is missing is not filled in
+    # a frame that is missing is not filled in, one of another size not made to fit
+    given = ["-fps_mode", "passthrough", "-frames:v", str(most), "-noautoscale"]
     reader = imageio_ffmpeg.read_frames(f"file:{video}", input_params=asked, output_params=given)
     with contextlib.closing(reader):
         try:

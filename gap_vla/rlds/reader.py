@@ -18,8 +18,9 @@ from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
 from gap_vla.demos.fields import ACTION_LIMIT, as_actions, checked_limit, misplaced
 from gap_vla.demos.source import READERS, reader_class
+from gap_vla.rlds.examples import examples
 from gap_vla.rlds.schema import decode_episode
-from gap_vla.rlds.version_files import dataset_metadata, examples, open_version
+from gap_vla.rlds.version_files import dataset_metadata, open_version
 
 _NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
 """Where in TensorFlow's graph an error came up; nothing that a user knows."""

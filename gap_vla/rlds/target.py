@@ -16,9 +16,10 @@ from gap_vla.core.identity import differences, digest, flat, in_words
 from gap_vla.core.locks import alone
 from gap_vla.core.outputs import FOLDER_MARK, claim, deliver, others_in
 from gap_vla.core.whole import write_json
+from gap_vla.rlds.examples import read_back
 from gap_vla.rlds.schema import Schema
 from gap_vla.rlds.shards import ACCOUNTS, remove_accounts
-from gap_vla.rlds.version_files import VERSION, DatasetError, dataset_metadata, read_back
+from gap_vla.rlds.version_files import VERSION, DatasetError, dataset_metadata
 
 DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
 MODULE = "gap_vla.rlds"

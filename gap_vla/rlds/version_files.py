@@ -6,7 +6,6 @@ with what `dataset_info.json` says of them, and the features of a dataset of our
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import hashlib
 import json
@@ -203,49 +202,6 @@ def records(file: Path) -> Iterator[bytes]:
 
     with refusing(f"{file} is truncated or damaged", "copy or write it again", EpisodeError, (tf.errors.OpError,)):
         yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
-
-
-def examples(file: Path) -> Iterator[Any]:
-    """The `tf.train.Example`s of a shard; raises EpisodeError for a record that is none, or not only one."""
-    import tensorflow as tf
-    from google.protobuf.message import DecodeError
-
-    for record in records(file):
-        with refusing(f"{file} holds something else than examples", "copy it again", EpisodeError, (DecodeError,)):
-            example = tf.train.Example.FromString(record)
-        if record and not _is_one_field(record):
-            raise EpisodeError(
-                f"{file}: a record holds more than one example; copy it again, or convert the source again"
-            )
-        yield example
-
-
-def _is_one_field(record: bytes) -> bool:
-    """Whether a message is its first field, `features`, and nothing behind it: protobuf would merge a second one.
-
-    >>> _is_one_field(b"\\x0a\\x02ab"), _is_one_field(b"\\x0a\\x01a\\x0a\\x01b"), _is_one_field(b"\\x0a\\x80")
-    (True, False, False)
-    """
-    length = 0
-    for place, byte in enumerate(record[1:11], 1):
-        length |= (byte & 127) << 7 * (place - 1)
-        if byte < 128:
-            return record[0] == 0x0A and place + 1 + length == len(record)
-    return False
-
-
-def require_examples(builder: Any) -> None:
-    """Reads every record of a dataset; TFDS itself passes over what follows behind the fields that it knows."""
-    for split in builder.info.splits.values():
-        for file in split.filepaths:
-            collections.deque(examples(Path(str(file))), maxlen=0)
-
-
-def read_back(version_dir: Path) -> None:
-    """Reads every record of a version; raises EpisodeError if it, or another of its files, did not arrive whole, or was
-    changed since. Files that were put beside them are nobody's business."""
-    require_examples(open_version(version_dir))
-    require_unchanged(version_dir)
 
 
 def unlike_written(version_dir: Path) -> dict[str, str]:

@@ -190,6 +190,12 @@ class SmallTrainer(Trainer):
             if other := [what for what, own in self._made_with.items() if found.get(what) != own]:
                 raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")
             self.policy.load_state_dict(found["parts"]["policy"])
+            for place, parameter in enumerate(self.policy.parameters()):
+                for name, value in found["parts"]["optimizer"]["state"].get(place, {}).items():
+                    if value.dim() and value.shape != parameter.shape:
+                        raise ConfigError(
+                            f"{self._file}: {name} of a parameter {[*parameter.shape]} is {[*value.shape]}; {advice}"
+                        )
             self.optimizer.load_state_dict(found["parts"]["optimizer"])
             self.method.restore(found["parts"].get("method", {}))
             return found["step"]

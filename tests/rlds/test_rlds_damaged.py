@@ -344,7 +344,7 @@ def test_a_record_of_two_examples_of_which_protobuf_would_merge_one_away_is_refu
         for record in (first + first, *others):
             writer.write(record)
     (version / "made_by.json").unlink()
-    with pytest.raises(UserError, match="a record holds more than one example; copy it again"):
+    with pytest.raises(UserError, match="a record holds features twice; copy it again"):
         annotate_files(version, tmp_path / "toy" / "1.1.0", AnnotationJob(method="gaussian"))
     assert not (tmp_path / "toy" / "1.1.0").exists()
 

@@ -6,7 +6,9 @@ and `gripper` (T or T×1 or T×2); `phase` is optional. Other arrays are copied 
 
 from __future__ import annotations
 
+import copy as copies
 import io
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,7 +125,9 @@ def _copy_with(file: Path, out: Path, labels: dict[str, np.ndarray]) -> None:
     with zipfile.ZipFile(file) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as copy:
         for member in old.infolist():
             if member.filename not in new:
-                copy.writestr(member, old.read(member))
+                large = member.file_size >= 1 << 30
+                with old.open(member) as source, copy.open(copies.copy(member), "w", force_zip64=large) as target:
+                    shutil.copyfileobj(source, target, 1 << 20)  # what nobody reads takes no memory
         for name, value in labels.items():
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, value, allow_pickle=False)

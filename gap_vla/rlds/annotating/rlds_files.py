@@ -26,10 +26,11 @@ from gap_vla.core.whole import workplace
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import as_actions, as_rows
 from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
+from gap_vla.rlds.examples import examples
 from gap_vla.rlds.reader import check_steps, declared_limit, read_steps
 from gap_vla.rlds.schema import decode_episode
 from gap_vla.rlds.statistics import STATISTICS, load_statistics
-from gap_vla.rlds.version_files import VERSION, dataset_metadata, examples, open_version, records, require_unchanged
+from gap_vla.rlds.version_files import VERSION, dataset_metadata, open_version, records, require_unchanged
 
 ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
 """What an annotated copy has of its own, besides its shards."""

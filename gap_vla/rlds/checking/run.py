@@ -21,10 +21,11 @@ from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, usable
 from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
 from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
 from gap_vla.rlds.checking.report import Finding, Recording, Report
+from gap_vla.rlds.examples import require_examples
 from gap_vla.rlds.reader import declared_limit, read_steps
 from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics
-from gap_vla.rlds.version_files import dataset_metadata, open_version, require_examples, unlike_written
+from gap_vla.rlds.version_files import dataset_metadata, open_version, unlike_written
 
 _STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
 _LEVELS = {"error": 0, "warning": 1, "note": 2}
