@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gap_vla.cli.arguments import command_parser
 from gap_vla.core.errors import NEGATIVE, command
+from gap_vla.core.outputs import claim_folder
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     from experiments.same_numbers import Checkouts, commit_of, compare, table
 
     commits = [commit_of(name) for name in (options.old, options.new)]
+    if options.keep:
+        claim_folder(options.keep, "same_numbers")
     with Checkouts(options.profile, options.keep) as checkouts:
         rows = compare(commits, options.parts, checkouts.digests)
     print(table(rows))

@@ -15,6 +15,7 @@ from experiments.phase_benchmark.study import TITLES, compare, rho_scores, untou
 from experiments.phase_benchmark.tables import PAGE_PART, draw, markdown
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, refusing
+from gap_vla.core.identity import flat
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.sim.specs import task_spec
 
@@ -122,6 +123,12 @@ def _stage(out: Path, stage: str) -> dict[str, Any]:
         return {}
     found = Section.read(path)
     results = found.section("results")
+    for key, value in flat(results.values):
+        share = isinstance(value, float) and key.rpartition(".")[2].startswith(("f1@", "precision@", "recall@"))
+        if share and not 0 <= value <= 1:
+            raise UserError(
+                f"{path}: {key} is {value:g}, which no measurement gives; remove it, and run the stage again"
+            )
     return {
         "recordings": dict(found.section("recordings").values),
         "results": {name: dict(results.section(name).values) for name in results.values},

@@ -62,6 +62,7 @@ def reproduce(options: argparse.Namespace) -> int:
     if not options.table:
         if not options.render:
             raise ConfigError(f"--table is missing; give one of {', '.join(TABLES)}, or --render to render all of them")
+        require_results(options.results)
         render_all(options)
         return 0
     budget = seconds(options.budget)
@@ -118,6 +119,12 @@ def reproduce(options: argparse.Namespace) -> int:
         print(f"failed: {', '.join(failed)}; their reasons stand in {options.page}, --retry tries them again")
         return NEGATIVE
     return 0
+
+
+def require_results(folder: str | Path) -> None:
+    """Raises ConfigError if there is no such folder, so that every table would be empty."""
+    if not Path(folder).is_dir():
+        raise ConfigError(f"--results {folder} is no folder; name the one with the tables' cells")
 
 
 def render_all(options: argparse.Namespace) -> None:

@@ -13,11 +13,12 @@ An RLDS dataset that is there already gets ρ from `gap-vla annotate`.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from gap_vla.cli.arguments import MANY, Pairs, command_parser, processes, real, seed, whole
-from gap_vla.core.errors import command, keeping
+from gap_vla.core.errors import UserError, command, keeping
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -72,6 +73,8 @@ def main(argv: list[str] | None = None) -> None:
         val_fraction=arguments.val_fraction,
         workers=arguments.workers,
     )
+    if odd := [flag for flag in arguments.beam or () if not re.fullmatch(r"-*\w[^=]*(=.+)?", flag)]:
+        raise UserError(f"--beam {odd[0]!r} is no flag of Beam; give NAME or NAME=VALUE")
     beam = None if arguments.beam is None else BeamRunner([f"--{flag.lstrip('-')}" for flag in arguments.beam])
     writing = _said(
         annotator=arguments.annotator, fit_episodes=arguments.fit_episodes, overwrite=arguments.overwrite, runner=beam

@@ -11,16 +11,18 @@ Directories whose names are not numbers belong to others (`state/`, ...) and are
 
 from __future__ import annotations
 
+import collections
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import msgpack
 import numpy as np
 from flax import serialization
 
-from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, shown, whole
+from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
 from gap_vla.core.identity import flat
 from gap_vla.core.outputs import file_mark
 from gap_vla.core.whole import replacing
@@ -236,7 +238,16 @@ def _arrays(section: Section) -> dict[str, Any]:
 def read_msgpack(path: Path) -> Any:
     """A tree of numpy arrays from a flax msgpack file."""
     with blaming(path, "not a readable msgpack file"):
-        return serialization.msgpack_restore(content(path, CheckpointError))
+        packed = content(path, CheckpointError)
+        msgpack.unpackb(packed, object_pairs_hook=_once, ext_hook=lambda *_: None, strict_map_key=False)
+        return serialization.msgpack_restore(packed)
+
+
+def _once(pairs: list[tuple[Any, Any]]) -> None:
+    """Of keys that are there twice, readers take the one or the other."""
+    for key, count in collections.Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"{one_line(key, 60)!r} is there {count} times")
 
 
 def write_checkpoint(

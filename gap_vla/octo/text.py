@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flax.core import FrozenDict
 
-from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.typed_config import ConfigError
 
 _DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
@@ -84,6 +84,7 @@ def _load(name: str, directory: str | None) -> Any:
     from tokenizers import Tokenizer
 
     path = tokenizer_file(name, directory)
+    _require_small_growth(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
@@ -91,3 +92,19 @@ def _load(name: str, directory: str | None) -> Any:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return lambda string: tokenizer.encode(string, add_special_tokens=False).ids
+
+
+MOST_GROWTH = 64
+"""By which the rules that replace parts of a text may lengthen it, all together; T5's do not."""
+
+
+def _require_small_growth(path: Path) -> None:
+    """Raises CheckpointError for rules after which a short instruction would take all memory."""
+    growth, rules = 1, [Section.read(path, CheckpointError).values.get("normalizer")]
+    while rules:
+        rule = rules.pop()
+        if isinstance(rule, dict):
+            rules += rule.get("normalizers", [])
+            growth *= max(len(str(rule.get("content") or "")), 1)
+    if growth > MOST_GROWTH:
+        raise CheckpointError(f"{path}: its rules lengthen a text {growth} times, T5's not at all; take T5's own")

@@ -271,9 +271,10 @@ def require_cameras(where: Path | str, shapes: Mapping[str, Sequence[int]], conf
         found = tuple(int(n) for n in shapes[f"image_{camera}"][:2])
         matters = config.eval.episodes or config.backend == "small"
         if found and matters and found != (size, size):
+            square = f"set --config.demos.image_size={found[0]}" if found[0] == found[1] else "make them square"
             raise ConfigError(
                 f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; rollouts would show "
-                f"others than training: set --config.demos.image_size={found[0]}"
+                f"others than training: {square}"
             )
 
 

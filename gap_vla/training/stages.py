@@ -214,9 +214,16 @@ def require_unchanged_data(stages: Stages) -> None:
 
 
 def require_data_of(summary: Mapping[str, Any], config: Experiment, stages: Stages) -> None:
-    """Raises ConfigError: `data.rlds` holds other data than a finished run was trained on."""
+    """Raises ConfigError: `data.rlds` or `data.mixture` holds other data than a finished run was trained on."""
+    from gap_vla.rlds import EpisodeStore
     from gap_vla.rlds.store import source_hash_of
 
+    added = summary.get("origin", {}).get("mixture", [])
+    for (version, store), trained_on in zip(stages.mixture.items(), added):
+        if version.exists() and (store / "store.json").exists():
+            found = EpisodeStore.open(store)
+            if found.source_hash != source_hash_of(version) or digests(found) != trained_on:
+                raise ConfigError(f"{version} holds other data than this run was trained on; give another --run-name")
     said = summary.get("dataset", {}).get("hash")
     if not (said and config.data.rlds and stages.rlds.exists()):
         return
