@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from gap_vla.core.foreign import CheckpointError, Section
+from gap_vla.core.foreign import CheckpointError, Section, shown
 from gap_vla.core.resources import require_jax_device
 from gap_vla.rlds.statistics import NORMALIZATIONS, statistics_digest
 from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
@@ -63,7 +63,10 @@ class OctoPolicy(ChunkPolicy):
         self._model = model
         self.reads_instructions = model.text_processor is not None
         camera = model.config.get("camera")
-        self.camera = camera if isinstance(camera, str) else None
+        if not isinstance(camera, str | None):
+            where = self.source or self.name
+            raise CheckpointError(f"{where}: camera is {shown(camera)}, no name of a view; copy it again")
+        self.camera = camera
         self._has_pad_mask_dict = "pad_mask_dict" in example
         self._run = self._compile()
         self._task = functools.lru_cache(REMEMBERED_TASKS)(self._new_task)

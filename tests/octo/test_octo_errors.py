@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import octo_golden as golden
 import pytest
 
 from gap_vla.core.errors import UserError, message_of
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.octo import ModuleSpec, OctoModule, merge_params, presets
 from gap_vla.octo.heads.continuous import L1ActionHead
 from gap_vla.octo.heads.discrete import DiscreteActionHead
@@ -121,3 +124,25 @@ def test_numbers_and_names_that_no_part_knows() -> None:
     refused(lambda: BinTokenizer(bin_type="odd").thresholds(), "'odd'", "uniform")
     refused(lambda: create_schedule("linear", 0.0, 1.0, 2), "'linear'", "cosine")
     refused(lambda: TokenGroup.create(jnp.zeros((2, 3, 4)), jnp.ones((2, 2), bool)), "(2, 3, 4)", "(2, 2)")
+
+
+def test_a_parameter_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    from gap_vla.octo.checkpoint import read_msgpack
+
+    leaf = msgpack.packb("head") + msgpack.packb({"bias": 1})
+    (tmp_path / "once").write_bytes(b"\x81" + leaf)
+    assert read_msgpack(tmp_path / "once") == {"head": {"bias": 1}}
+    (tmp_path / "twice").write_bytes(b"\x82" + leaf + leaf)
+    with pytest.raises(CheckpointError, match="twice: not a readable msgpack file: 'head' is there 2 times"):
+        read_msgpack(tmp_path / "twice")
+
+
+@pytest.mark.parametrize(("count", "refused"), [(1, False), (3, True)])
+def test_a_tokenizer_that_lengthens_a_text_without_end_is_refused(tmp_path: Path, count: int, refused: bool) -> None:
+    from gap_vla.octo.text import _require_small_growth
+
+    rules = [{"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 16}] * count
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps({"normalizer": {"type": "Sequence", "normalizers": rules}}))
+    with pytest.raises(CheckpointError, match="lengthen a text 4096 times") if refused else contextlib.nullcontext():
+        _require_small_growth(file)
