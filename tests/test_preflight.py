@@ -76,11 +76,12 @@ def test_what_can_work_is_let_through_and_nothing_is_made(make, folders, tmp_pat
         ("JAX_DEFAULT_PRNG_IMPL", "rbg", "threefry2x32"),
         ("JAX_THREEFRY_PARTITIONABLE", "false", "True"),
         ("JAX_DEFAULT_MATMUL_PRECISION", "bfloat16", ""),
+        ("JAX_LEGACY_PRNG_KEY", "error", "allow"),
     ],
 )
 def test_other_numbers_than_usual_for_all_of_jax_are_refused(name, value, usual, folders, monkeypatch):
     monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"^{name} is {value}, and the same configuration would give other numbers"):
+    with pytest.raises(UserError, match=f"^{name} is {value}, with which other numbers, or none, come"):
         ready(octo(**folders))
     monkeypatch.setenv(name, usual)
     ready(octo(**folders))

@@ -96,6 +96,9 @@ _USUAL = {
     "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32",),
     "JAX_THREEFRY_PARTITIONABLE": ("1", "true", "on", "yes"),
     "JAX_DEFAULT_MATMUL_PRECISION": (),
+    "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
+    "JAX_NUMPY_RANK_PROMOTION": ("allow", "warn"),
+    "JAX_LEGACY_PRNG_KEY": ("allow", "warn"),
 }
 """Variables that make JAX draw or compute other numbers, and their values with which it does not."""
 
@@ -104,7 +107,9 @@ def require_usual_jax() -> None:
     """Raises ResourceError for variables that make JAX compute other numbers; loads no JAX."""
     for name, usual in _USUAL.items():
         if (value := os.environ.get(name)) and value.lower() not in usual:
-            raise ResourceError(f"{name} is {value}, and the same configuration would give other numbers; unset it")
+            raise ResourceError(
+                f"{name} is {value}, with which other numbers, or none, come of the same settings; unset it"
+            )
 
 
 def require_jax_device() -> None:

@@ -291,6 +291,20 @@ def test_a_saved_state_that_is_damaged_is_named_with_what_to_do(damaged, store, 
         trainer.restore(tmp_path)
 
 
+def test_a_moment_of_another_shape_than_its_parameter_is_refused(store, tmp_path):
+    trainer, windows = made(toy_config(tmp_path), store)
+    assert trainer.restore(tmp_path) == 0
+    trainer.step(windows.batch(0), 0)
+    trainer.save(1)
+    saved = torch.load(tmp_path / "training.pt", weights_only=True)
+    moments = saved["parts"]["optimizer"]["state"][0]
+    moments["exp_avg"] = torch.zeros(1).expand(10**9)
+    torch.save(saved, tmp_path / "training.pt")
+    again, _ = made(toy_config(tmp_path), store)
+    with pytest.raises(ConfigError, match=r"training.pt( is damaged)?: exp_avg .*\[1000000000\]"):
+        again.restore(tmp_path)
+
+
 def test_one_wrong_bit_in_a_saved_state_is_refused(store, tmp_path):
     trainer, _ = made(toy_config(tmp_path), store)
     trainer.restore(tmp_path)

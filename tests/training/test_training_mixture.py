@@ -8,11 +8,12 @@ import pytest
 from made_up_demos import made_up_episodes
 
 from gap_vla.core.run_directory import read_metrics
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, normalize, write_rlds
 from gap_vla.training.data import make_loader
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.run import Run
-from gap_vla.training.stages import open_mixture, origin, stages_of
+from gap_vla.training.stages import digests, open_mixture, origin, require_data_of, stages_of
 
 SMALL = {"task": "threading", "demos": {"image_size": 32}, "train": {"batch_size": 30}, "model": {"window_size": 2}}
 
@@ -98,3 +99,12 @@ def test_a_mixture_and_its_weights_name_the_run_and_its_content_is_its_origin(mi
     assert "mixture" not in alone and {**alone, "mixture": found["mixture"]} == found
     assert {"episodes", "labels"} == set(found["mixture"][0])
     assert expected_origin("octo", "threading", opened.directory, other.directory) == found
+
+
+def test_a_finished_run_is_not_answered_for_when_a_dataset_of_its_mixture_holds_other_data(mixtures):
+    first, second = (stages_of(FinetuneConfig.from_dict({**SMALL, "data": mixtures[rho]})) for rho in (0.25, 0.75))
+    config = FinetuneConfig.from_dict({**SMALL, "data": mixtures[0.25]})
+    ([one], [other]) = open_mixture(first), open_mixture(second)
+    require_data_of({"origin": {"mixture": [digests(one)]}}, config, first)
+    with pytest.raises(ConfigError, match="holds other data than this run was trained on; give another --run-name"):
+        require_data_of({"origin": {"mixture": [digests(other)]}}, config, first)
