@@ -99,6 +99,7 @@ _USUAL = {
     "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
     "JAX_NUMPY_RANK_PROMOTION": ("allow", "warn"),
     "JAX_LEGACY_PRNG_KEY": ("allow", "warn"),
+    "JAX_TRANSFER_GUARD": ("allow", "log"),
 }
 """Variables that make JAX draw or compute other numbers, and their values with which it does not."""
 
