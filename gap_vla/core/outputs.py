@@ -162,7 +162,10 @@ def stamp(path: Path, kind: str) -> None:
     """Puts the mark into a file by its suffix, or into a folder with a list of its files."""
     mark = f"gap_vla:{kind}"
     if path.is_dir():
-        files = {str(file.relative_to(path)): file_mark(file) for file in sorted([*_files(path), *_empty(path)])}
+        while empty := list(_empty(path)):  # left where something of others lay in an unfinished one
+            for folder in empty:
+                folder.rmdir()
+        files = {str(file.relative_to(path)): file_mark(file) for file in sorted(_files(path))}
         (path / FOLDER_MARK).write_text(json.dumps({"made_by": mark, "files": files}, indent=1) + "\n")
     elif suffix_of(path) in HDF5:
         write_mark(path, mark)

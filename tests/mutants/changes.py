@@ -135,8 +135,8 @@ WHEN = (
     Mutant(
         "torch: the loop trains on one batch for ever",
         "training/torch_trainer.py",
-        "self._place(self.windows.batch(step))",
-        "self._place(self.windows.batch(0))",
+        "self.place(self.windows.batch(step))",
+        "self.place(self.windows.batch(0))",
         f"{SMALL}::test_an_epoch_shows_every_window_once[gap-sample-current]",
     ),
     Mutant(

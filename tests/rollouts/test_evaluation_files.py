@@ -201,7 +201,7 @@ def test_recordings_are_not_replayed_in_another_variant_than_that_of_their_layou
     expected = f"error: replay:{path} is of variant default, not {asked}; pass --variant default\n"
     assert capsys.readouterr().err == expected and not out.exists()
     with h5py.File(path, "a") as file:
-        file["data"].attrs["variant"] = "moonlight"
+        file["data"].attrs.update(variant="moonlight", env_args='{"env_name": "x"}')
     assert main([*command, "--variant", asked]) == 2
     assert f"error: replay:{path}: its variant 'moonlight' is unknown" in capsys.readouterr().err
 
