@@ -104,7 +104,7 @@ def _require_small_growth(path: Path) -> None:
     while rules:
         rule = rules.pop()
         if isinstance(rule, dict):
-            rules += rule.get("normalizers", [])
+            rules += found if isinstance(found := rule.get("normalizers"), list) else []
             growth *= max(len(str(rule.get("content") or "")), 1)
     if growth > MOST_GROWTH:
         raise CheckpointError(f"{path}: its rules lengthen a text {growth} times, T5's not at all; take T5's own")
