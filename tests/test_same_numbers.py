@@ -57,6 +57,12 @@ def test_unknown_commits_and_parts_are_said(capsys):
     assert "no part 'sewing'" in capsys.readouterr().err
 
 
+def test_a_folder_of_somebody_else_is_no_place_to_keep_outputs(stand_in, tmp_path, capsys):
+    (tmp_path / "note.txt").write_text("mine")
+    assert call("same_numbers", "old", "new", "--keep", str(tmp_path)) == 2
+    assert f"{tmp_path}" in capsys.readouterr().err and [*tmp_path.iterdir()] == [tmp_path / "note.txt"]
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """Three commits of a script that writes a number and a time: a number, the same one, another one."""

@@ -10,7 +10,8 @@ __all__, __getattr__, __dir__ = exports(
         "objective": "default_penalty stroke_starts",
         "segmentation": "segment",
         "estimator": "PhaseEstimator",
-        "annotation": "annotate Annotation Annotator load_annotator",
+        "annotation": "annotate",
+        "annotator": "Annotation Annotator load_annotator",
         "methods": "METHODS LABELS_VERSION",
     },
 )

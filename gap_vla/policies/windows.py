@@ -200,7 +200,7 @@ def rho_of(config: Any, store: EpisodeStore) -> dict[str, np.ndarray]:
 
 
 def _labelled(config: Any, store: EpisodeStore, source: str) -> dict[str, np.ndarray]:
-    from gap_vla.phases.annotation import Annotation, annotate
+    from gap_vla.phases import Annotation, annotate
 
     identity = {
         "store": store.source_hash,

@@ -81,7 +81,7 @@ class StateCheckpoints:
         """The newest checkpoint with the template's structure and placement, and the loader's position.
 
         Raises:
-            ConfigError: it is damaged, of another model, or was written by another version of this code.
+            ConfigError: it is damaged, of another step or model, or was written by another version of this code.
         """
         where = f"{self._manager.directory}/{self.latest}"
         with refusing(f"{where} cannot be read", _ADVICE, ConfigError):
@@ -102,6 +102,8 @@ class StateCheckpoints:
         state = TrainState(**{key: value for key, value in parts.items() if key != EMPTY})
         if found.text("checksum") != _checksum(state, said):
             raise ConfigError(f"{where} is damaged: its checksum differs; {_ADVICE}")
+        if int(state.step) != self.latest:
+            raise ConfigError(f"{where} holds the state of step {int(state.step)}; copy it again, or {_ADVICE}")
         return state, position
 
     def _read(self, where: str, **parts: Any) -> Any:

@@ -130,6 +130,23 @@ def test_a_shared_video_of_another_pace_is_refused_where_its_frames_would_be_of_
         list(open_source(root, "lerobot"))
 
 
+def test_a_video_that_changes_its_size_is_not_made_to_fit(tmp_path: Path) -> None:
+    root = copied("v21_video", tmp_path)
+    film = sorted(root.rglob("*.mp4"))[0]
+    reader = imageio_ffmpeg.read_frames(str(film))
+    next(reader)
+    frames, fps = list(reader), json.loads((root / "meta" / "info.json").read_text())["fps"]
+    parts = [tmp_path / "one.ts", tmp_path / "two.ts"]
+    _rewritten(parts[0], frames[: len(frames) // 2], fps)
+    _rewritten(parts[1], frames[len(frames) // 2 :], fps, more=["-vf", "scale=32:32"])
+    joined = f"concat:{parts[0]}|{parts[1]}"
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-i", joined, "-c", "copy", str(film)], check=True
+    )
+    with pytest.raises(EpisodeError, match=r"episode_000000\.mp4, episode 0"):
+        open_source(root, "lerobot")[0]
+
+
 def test_frames_that_a_shared_video_lost_are_not_filled_in(tmp_path: Path) -> None:
     root = copied("v30_video", tmp_path)
     video, frames = _shared_video(root)

@@ -65,6 +65,12 @@ def test_demonstrations_that_are_not_the_collectors_are_refused(demos, capsys, c
         (json.dumps({"made_by": "gap_vla:phase_benchmark", "recordings": {}}), "results is missing"),
         (json.dumps({"made_by": "gap_vla:phase_benchmark", "recordings": {}, "results": {"M5": 1}}), "results.M5 is 1"),
         ("[1]", "rho.json"),
+        (
+            json.dumps(
+                {"made_by": "gap_vla:phase_benchmark", "recordings": {}, "results": {"M5": {"mean": {"f1@5": 1.5}}}}
+            ),
+            "f1@5 is 1.5, which no measurement gives",
+        ),
     ],
 )
 @pytest.mark.parametrize("stage", ["rho", "finders"])

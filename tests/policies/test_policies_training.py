@@ -407,8 +407,7 @@ def test_rollouts_begin_before_the_last_state_is_on_disk_and_the_summary_comes_a
 
 
 def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, capsys):
-    from gap_vla.phases import annotate
-    from gap_vla.phases.annotation import Annotation
+    from gap_vla.phases import Annotation, annotate
 
     config = toy_config(tmp_path, "gap_gaussian")
     store = place_store(config)

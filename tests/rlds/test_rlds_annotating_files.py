@@ -157,7 +157,7 @@ def test_further_columns_count_where_they_are_named(tmp_path):
 )
 def test_episodes_of_several_widths_are_refused_before_they_are_annotated(other, write, message, tmp_path, monkeypatch):
     source = write(tmp_path / ("d.hdf5" if write is write_hdf5 else "npz"), [demos(1)[0], other])
-    monkeypatch.setattr("gap_vla.phases.annotation._motions", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr("gap_vla.phases.annotation.motions_of", lambda *_: pytest.fail("work has begun"))
     with pytest.raises(EpisodeError, match=message):
         annotate_files(source, tmp_path / "out" / source.name, method="gaussian")
     if write is write_hdf5:

@@ -282,6 +282,13 @@ def test_a_recorded_normalization_that_is_none_is_refused(recorded, said):
         load_checkpoint(recorded[1])
 
 
+def test_a_view_that_is_no_name_is_refused(recorded):
+    path = recorded[1] / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "camera": ["corner2"]}))
+    with pytest.raises(CheckpointError, match=r"camera is list, no name of a view; copy it again"):
+        load_checkpoint(recorded[1])
+
+
 def test_what_is_given_has_the_last_word_on_execution(model, tmp_path):
     model.save_pretrained(step=7, checkpoint_path=tmp_path / "checkpoint")
     (tmp_path / "config.json").write_text('{"task": "stack", "method": "vp", "eval": {"ensemble": true}}')

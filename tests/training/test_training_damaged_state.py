@@ -28,7 +28,7 @@ class Template:
 def test_a_damaged_state_is_named_with_what_to_do(files, damage, tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", Template)
     saved = StateCheckpoints(tmp_path)
-    template = Template(params={"kernel": jnp.arange(1000.0)}, step=jnp.zeros((), jnp.int32))
+    template = Template(params={"kernel": jnp.arange(1000.0)}, step=jnp.int32(3))
     saved.save(3, template, {"position": 7})
     saved.close()
     again = StateCheckpoints(tmp_path)
@@ -53,12 +53,13 @@ def test_one_bit_of_a_saved_state_that_changed_is_noticed(bit, dtype, tmp_path, 
     turned.view(np.uint8)[1000 + bit // 8] ^= 1 << bit % 8
     for folder, kept in (("whole", values), ("turned", turned)):
         monkeypatch.setattr(
-            "gap_vla.training.checkpoints._on_disk", lambda _, kept=kept: {"params": jnp.asarray(kept), "rival": {}}
+            "gap_vla.training.checkpoints._on_disk",
+            lambda state, kept=kept: {"params": jnp.asarray(kept), "step": state.step, "rival": {}},
         )
         states = StateCheckpoints(tmp_path / folder)
-        states.save(3, Template(params=jnp.asarray(values)), {"position": 7})
+        states.save(3, Template(params=jnp.asarray(values), step=jnp.int32(3)), {"position": 7})
         states.close()
-    template = Template(params=jnp.asarray(values))
+    template = Template(params=jnp.asarray(values), step=jnp.int32(3))
     assert np.array_equal(StateCheckpoints(tmp_path / "whole").restore(template)[0].params, values)
     with pytest.raises(ConfigError, match=rf"{tmp_path}/turned/3 is damaged: its checksum differs; move it away: "):
         StateCheckpoints(tmp_path / "turned").restore(template)
@@ -73,7 +74,7 @@ def test_one_bit_of_a_saved_state_that_changed_is_noticed(bit, dtype, tmp_path, 
 )
 def test_another_position_in_the_data_and_a_state_without_a_checksum_are_refused(change, words, tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", Template)
-    template = Template(step=jnp.zeros((), jnp.int32))
+    template = Template(step=jnp.int32(3))
     states = StateCheckpoints(tmp_path)
     states.save(3, template, {"position": 7})
     states.close()
@@ -85,7 +86,7 @@ def test_another_position_in_the_data_and_a_state_without_a_checksum_are_refused
 
 def test_a_state_of_a_run_with_other_settings_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", Template)
-    template = Template(step=jnp.zeros((), jnp.int32))
+    template = Template(step=jnp.int32(3))
     for settings in ("seed 0", "seed 1"):
         states = StateCheckpoints(tmp_path, settings=settings)
         states.save(3, template, {})
@@ -97,9 +98,19 @@ def test_a_state_of_a_run_with_other_settings_is_refused(tmp_path, monkeypatch):
     StateCheckpoints(tmp_path, settings="seed 0").restore(template)
 
 
+def test_the_state_of_another_step_than_its_folder_says_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("gap_vla.training.checkpoints.TrainState", Template)
+    states = StateCheckpoints(tmp_path)
+    states.save(3, Template(step=jnp.int32(3)), {})
+    states.close()
+    (tmp_path / "3").rename(tmp_path / "4")
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/4 holds the state of step 3; copy it again, or move it away"):
+        StateCheckpoints(tmp_path).restore(Template(step=jnp.int32(3)))
+
+
 def test_a_mistake_of_ours_is_not_called_damage(tmp_path, monkeypatch):
     saved = StateCheckpoints(tmp_path)
-    template = Template(step=jnp.zeros((), jnp.int32))
+    template = Template(step=jnp.int32(3))
     saved.save(3, template, {})
     saved.close()
     with pytest.raises(TypeError, match="unexpected keyword"):
