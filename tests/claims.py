@@ -1,5 +1,6 @@
 """What pages say in prose, computed from the files under results/, for tests/test_claims.py."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -72,6 +73,7 @@ def tasks():
     return f"eight between {others[0]} and {others[-1]} of 50 rollouts, handover {handover}."
 
 
+@functools.cache
 def blocks(name):
     """What the ledger says about each block of a table."""
     table = find_table(name)

@@ -20,7 +20,7 @@ from experiments.tables.looks import look
 from experiments.tables.queue import QueueOptions, machine, predict, run_queue, waiting_cells
 from experiments.tables.render import marker_name, render
 from experiments.tables.results import analyse
-from experiments.tables.tables import TABLES, Table, find_table, narrowed
+from experiments.tables.tables import TABLES, find_table, narrowed
 from gap_vla.core.errors import NEGATIVE
 from gap_vla.core.foreign import shown
 from gap_vla.core.outputs import require_apart
@@ -110,7 +110,9 @@ def reproduce(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             stopped = True
     every = plan(whole, options.profile, kind, seeds=sorted({*whole.seeds, *(seeds or ())}), device=options.device)
-    _render(whole, every, ledger, options)
+    render(whole, options.profile, every, ledger, Path(options.page))
+    if whole.name in SHOWN:
+        _render_front(options)
     print(f"cells: {ledger.directory}; tables and pictures: {options.page}")
     if stopped:
         raise KeyboardInterrupt("finished cells are recorded; the same command goes on")
@@ -129,19 +131,22 @@ def require_results(folder: str | Path) -> None:
 
 def render_all(options: argparse.Namespace) -> None:
     """Writes the tables of everything that is recorded, and the front page."""
+    rendered = set[str]()
     for table in TABLES.values():
         ledger = Ledger(options.results, table.name, options.profile)
         if list(ledger.directory.glob("*.json")):
             cells = plan(table, options.profile, find_kind(table.kind), device=options.device)
-            _render(table, cells, ledger, options)
+            render(table, options.profile, cells, ledger, Path(options.page))
             print(
                 f"{table.name}: {len(ledger.stale(cells))} of {len(cells)} cells are stale; written to {options.page}"
             )
+            rendered.add(table.name)
+    if rendered & {*SHOWN}:
+        _render_front(options)
 
 
-def _render(table: Table, cells: Sequence[Cell], ledger: Ledger, options: argparse.Namespace) -> None:
-    render(table, options.profile, cells, ledger, Path(options.page))
-    if options.profile == "cpu" and table.name in SHOWN and Path(options.front_page).exists():
+def _render_front(options: argparse.Namespace) -> None:
+    if options.profile == "cpu" and Path(options.front_page).exists():
         write_front_page([row for name in SHOWN for row in _front_rows(name, options)], Path(options.front_page))
 
 

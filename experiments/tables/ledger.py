@@ -120,16 +120,20 @@ class Ledger:
         path = self.path(cell)
         return _read(path) if os.path.lexists(path) else None
 
-    def matching(self, cell: Cell) -> Entry | None:
-        """The same, if it was made with this cell's settings, by today's code, on today's data."""
+    def judged(self, cell: Cell) -> tuple[Entry | None, tuple[str, ...]]:
+        """The same, and why it is not of this cell's settings, today's code and today's data; none: it is."""
         entry = self.read(cell)
-        return entry if entry is not None and not cell.why_stale(entry.config, entry.origin) else None
+        return entry, () if entry is None else tuple(cell.why_stale(entry.config, entry.origin))
+
+    def matching(self, cell: Cell) -> Entry | None:
+        """What was recorded, if it was made with this cell's settings, by today's code, on today's data."""
+        entry, reasons = self.judged(cell)
+        return None if reasons else entry
 
     def stale(self, cells: Iterable[Cell]) -> list[Stale]:
         """What was recorded under these cells' names and is not theirs any more."""
-        read = [(cell, entry) for cell in cells if (entry := self.read(cell)) is not None]
-        judged = [Stale(cell, entry, tuple(cell.why_stale(entry.config, entry.origin))) for cell, entry in read]
-        return [one for one in judged if one.reasons]
+        judged = [(cell, *self.judged(cell)) for cell in cells]
+        return [Stale(cell, entry, reasons) for cell, entry, reasons in judged if entry is not None and reasons]
 
     def write(self, cell: Cell, entry: Entry) -> None:
         write_json(self.path(cell), entry.to_json())

@@ -36,9 +36,11 @@ class BlockResult:
 
 def analyse(block: Block, cells: Sequence[Cell], ledger: Ledger) -> BlockResult:
     """Reads the entries of one block's cells."""
-    found = [(cell, ledger.matching(cell)) for cell in cells if cell.block.name == block.name]
+    own = [cell for cell in cells if cell.block.name == block.name]
+    read = [(cell, *ledger.judged(cell)) for cell in own]
+    found = [(cell, None if reasons else entry) for cell, entry, reasons in read]
     finished = [entry for _, entry in found if entry is not None and entry.status == FINISHED]
-    stale = ledger.stale([cell for cell, _ in found])
+    stale = [Stale(cell, entry, reasons) for cell, entry, reasons in read if entry is not None and reasons]
     outdated = {one.cell.name for one in stale}
     by_arm = {arm.name: {e.seed: e.variants for e in finished if e.arm == arm.name} for arm in block.arms}
     return BlockResult(

@@ -114,11 +114,12 @@ def _rank(values: Sequence[float | None], success: Sequence[float]) -> tuple[flo
         return None
     x, y = (stats.rankdata(column) for column in zip(*there, strict=True))
 
-    def correlation(order: np.ndarray) -> Any:
-        return np.corrcoef(order, y)[0, 1]
+    def correlation(order: np.ndarray, axis: int = -1) -> Any:
+        centred, other = order - order.mean(axis, keepdims=True), y - y.mean()
+        return (centred * other).sum(axis) / np.sqrt((centred**2).sum(axis) * (other**2).sum())
 
     found = stats.permutation_test(
-        (x,), correlation, permutation_type="pairings", vectorized=False, n_resamples=9_999, rng=0
+        (x,), correlation, permutation_type="pairings", vectorized=True, n_resamples=9_999, rng=0
     )
     return round(float(found.statistic), 4), round(float(found.pvalue), 4)
 

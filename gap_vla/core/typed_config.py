@@ -56,6 +56,9 @@ def to_plain(value: Any) -> Any:
     return [to_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def build_config(cls: Any, values: Any, where: str = "") -> Any:
     """An instance of the dataclass `cls`; sections become its nested dataclasses.
 
@@ -65,7 +68,7 @@ def build_config(cls: Any, values: Any, where: str = "") -> Any:
     if not isinstance(values, Mapping) and not hasattr(values, "items"):
         raise ConfigError(f"{where.rstrip('.') or 'the configuration'} is {values!r}; it must be a section with keys")
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)  # without bounds; `cls` itself checks those
+    hints = _hints(cls)  # without bounds; `cls` itself checks those
     arguments = {}
     for key, value in values.items():
         if key not in fields:
@@ -224,7 +227,7 @@ def number_fields(cls: Any) -> dict[str, NumberField]:
 def all_number_fields(cls: Any, where: str = "") -> dict[str, NumberField]:
     """The same for a configuration with its sections, by dotted key."""
     found = {f"{where}{name}": field for name, field in number_fields(cls).items()}
-    for name, hint in typing.get_type_hints(cls).items():
+    for name, hint in _hints(cls).items():
         if dataclasses.is_dataclass(hint):
             found |= all_number_fields(hint, f"{where}{name}.")
     return found

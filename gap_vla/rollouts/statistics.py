@@ -6,6 +6,7 @@ Everything here takes plain arrays of outcomes and knows nothing of simulators o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -175,9 +176,7 @@ def paired_difference(
         )
     gain = first - second
     seeds, layouts = gain.shape
-    rng = np.random.default_rng(0)
-    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
-    columns = rng.multinomial(layouts, np.full(layouts, 1 / layouts), size=draws) / layouts
+    rows, columns = _drawn(seeds, layouts, draws)
     means = np.einsum("ds,sl,dl->d", rows, gain, columns, optimize=True)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, (tail, 1 - tail))
@@ -192,6 +191,13 @@ def paired_difference(
         seeds=seeds,
         layouts=layouts,
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _drawn(seeds: int, layouts: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    return rows, rng.multinomial(layouts, np.full(layouts, 1 / layouts), size=draws) / layouts
 
 
 def points(value: float) -> str:

@@ -78,7 +78,8 @@ def test_a_confirmation_trains_each_seed_on_demonstrations_of_its_own():
 def test_the_confirmation_has_the_cells_that_the_protocol_chooses_from_the_map():
     """docs/PROTOCOL.md: two with the lowest VP - V, of two tasks, and of those with VP >= V the V nearest to 50 %."""
     table, ledger = find_table("map"), Ledger(ROOT / "results", "map", "cpu")
-    places = places_of([analyse(block, plan(table, "cpu", find_kind("small")), ledger) for block in table.blocks])
+    cells = plan(table, "cpu", find_kind("small"))
+    places = places_of([analyse(block, cells, ledger) for block in table.blocks])
     gaps = [(p.vp - p.v, p.v, (p.task, p.view, p.history)) for p in places]
     first, *lowest = sorted(gap for gap in gaps if gap[2] != ("assembly", "stock", 5))
     second = next(gap for gap in lowest if gap[2][0] != first[2][0])

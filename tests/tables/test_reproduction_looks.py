@@ -1,6 +1,7 @@
 """Looks are made once for each training of a cell, from its run, and are gone with that training."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import fake_cells
@@ -15,13 +16,30 @@ from experiments.tables.render import render
 from gap_vla.core.typed_config import ConfigError
 
 
-@pytest.fixture
-def finished(tmp_path, monkeypatch):
-    """Two finished cells, concat and vision, and probes and takeovers that take no time."""
-    made = []
-    demos = {"demos": {"image_size": 8, "cameras": ["primary"]}, "data": {"root": str(tmp_path)}}
+def two_cells(root, monkeypatch):
+    """Concat and vision, whose settings name demonstrations below `root`."""
+    demos = {"demos": {"image_size": 8, "cameras": ["primary"]}, "data": {"root": str(root)}}
     plain = fake_cells.FakeConfig.to_dict
     monkeypatch.setattr(fake_cells.FakeConfig, "to_dict", lambda config: {**plain(config), **demos})
+    kind = fake_kind(root)
+    cells = cells_of(fake_table("concat", "vision", seeds=(0,)), kind)
+    return cells, Ledger(root / "results", "fake", "cpu"), kind
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which both have been trained."""
+    root = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        run_queue(*two_cells(root, patch), QueueOptions(60.0, logs=root / "logs"))
+    return root
+
+
+@pytest.fixture
+def finished(trained, tmp_path, monkeypatch):
+    """Two finished cells, and probes and takeovers that take no time."""
+    made = []
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr("gap_vla.report.runs.Run.read", lambda path: SimpleNamespace(path=path, small=True))
     monkeypatch.setattr("experiments.looks.probe_data.collect_probe_demos", lambda *args, **options: tmp_path)
     monkeypatch.setattr("experiments.looks.probe_data.read_probe_data", lambda path: None)
@@ -44,11 +62,7 @@ def finished(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "experiments.looks.predictors.predictors", lambda config, store: made.append(config) or {"e": 1}
     )
-    kind = fake_kind(tmp_path)
-    ledger = Ledger(tmp_path / "results", "fake", "cpu")
-    cells = cells_of(fake_table("concat", "vision", seeds=(0,)), kind)
-    run_queue(cells, ledger, kind, QueueOptions(60.0, logs=tmp_path / "logs"))
-    return cells, ledger, kind, made
+    return *two_cells(tmp_path, monkeypatch), made
 
 
 def test_a_look_is_made_once_and_kept_beside_the_ledger(finished):

@@ -25,6 +25,20 @@ def ledger(tmp_path):
     return Ledger(tmp_path / "results", "fake", "cpu")
 
 
+@pytest.fixture(scope="module")
+def entry(tmp_path_factory):
+    """The file of a finished cell, `good` with seed 0."""
+    root = tmp_path_factory.mktemp("once")
+    (cell,), kept = cells_of(fake_table("good", seeds=(0,)), fake_kind(root)), Ledger(root / "results", "fake", "cpu")
+    run_queue([cell], kept, fake_kind(root), options(root))
+    return kept.path(cell).read_text()
+
+
+def record(entry, cell, ledger):
+    ledger.directory.mkdir(parents=True)
+    ledger.path(cell).write_text(entry)
+
+
 def options(tmp_path, budget=60.0, **changes):
     return QueueOptions(budget, logs=tmp_path / "logs", command="reproduce", **changes)
 
@@ -139,9 +153,9 @@ def test_entries_of_other_settings_are_named_and_run_again(tmp_path, ledger):
 
 
 @pytest.mark.parametrize("key", ORIGIN)
-def test_a_cell_of_another_version_of_code_labels_or_data_is_stale_and_runs_again(tmp_path, ledger, key):
+def test_a_cell_of_another_version_of_code_labels_or_data_is_stale_and_runs_again(entry, tmp_path, ledger, key):
     cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
-    run_queue(cells, ledger, fake_kind(tmp_path), options(tmp_path))
+    record(entry, cells[0], ledger)
     assert ledger.matching(cells[0]).origin == ORIGIN
     today = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, origin={**ORIGIN, key: "new"}))
     (stale,) = ledger.stale(today)
@@ -151,16 +165,16 @@ def test_a_cell_of_another_version_of_code_labels_or_data_is_stale_and_runs_agai
     assert bool(ledger.stale(blind)) is not key.startswith("labels"), "labels count only where they are read"
 
 
-def test_the_content_of_data_that_are_not_here_makes_no_cell_stale(tmp_path, ledger):
+def test_the_content_of_data_that_are_not_here_makes_no_cell_stale(entry, tmp_path, ledger):
     cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
-    run_queue(cells, ledger, fake_kind(tmp_path), options(tmp_path))
+    record(entry, cells[0], ledger)
     versions = {key: value for key, value in ORIGIN.items() if key.endswith("version")}
     assert not ledger.stale(cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path, origin=versions)))
 
 
-def test_a_cell_recorded_before_versions_were_is_stale(tmp_path, ledger):
+def test_a_cell_recorded_before_versions_were_is_stale(entry, tmp_path, ledger):
     cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
-    run_queue(cells, ledger, fake_kind(tmp_path), options(tmp_path))
+    record(entry, cells[0], ledger)
     recorded = json.loads(ledger.path(cells[0]).read_text())
     del recorded["origin"]
     ledger.path(cells[0]).write_text(json.dumps(recorded))
@@ -168,10 +182,9 @@ def test_a_cell_recorded_before_versions_were_is_stale(tmp_path, ledger):
     assert stale.reasons == ("recorded before the versions of code and data were",)
 
 
-def test_an_option_added_later_leaves_recorded_cells_valid_while_it_has_its_default(tmp_path, ledger):
-    kind = fake_kind(tmp_path)
-    cells = cells_of(fake_table("good", seeds=(0,)), kind)
-    run_queue(cells, ledger, kind, options(tmp_path))
+def test_an_option_added_later_leaves_recorded_cells_valid_while_it_has_its_default(entry, tmp_path, ledger):
+    cells = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    record(entry, cells[0], ledger)
     recorded = json.loads(ledger.path(cells[0]).read_text())
     del recorded["config"]["train"]["learning_rate"]
     recorded["config_hash"] = config_hash(recorded["config"])
@@ -248,11 +261,10 @@ ASKED = {"task": "assembly", "method": "good", "train": {"seed": 0, "steps": 10}
         ),
     ],
 )
-def test_an_entry_that_cannot_be_of_its_cell_is_refused_by_its_file(tmp_path, ledger, change, named):
-    kind = fake_kind(tmp_path)
-    (cell,) = cells_of(fake_table("good", seeds=(0,)), kind)
-    run_queue([cell], ledger, kind, options(tmp_path))
-    recorded = json.loads(ledger.path(cell).read_text())
+def test_an_entry_that_cannot_be_of_its_cell_is_refused_by_its_file(entry, tmp_path, ledger, change, named):
+    (cell,) = cells_of(fake_table("good", seeds=(0,)), fake_kind(tmp_path))
+    record(entry, cell, ledger)
+    recorded = json.loads(entry)
     assert ledger.read(cell).cell == cell.name
     ledger.path(cell).write_text(json.dumps(recorded | change))
     for read in (lambda: ledger.read(cell), ledger.all_entries):
