@@ -120,6 +120,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 return _say(f"error: {said}", USER_ERROR)
             if told := [name for name in re.findall(r"\b(?:JAX|NUMBA)_[A-Z_\d]+", said) if name in os.environ]:
                 return _say(f"error: {said}; correct {told[0]}, or unset it", USER_ERROR)
+            if kept := _damaged_by_numba(error):
+                return _say(f"error: {kept}, which Numba compiled earlier, is damaged; remove that folder", USER_ERROR)
             if broken := _broken_package(error):
                 advice = "install it again, or unset its environment variables"
                 return _say(f"error: {broken} cannot be imported: {said}; {advice}", USER_ERROR)
@@ -187,6 +189,14 @@ def _broken_package(error: BaseException) -> str:
         del codes[0]
     package = re.search(r"-packages[/\\](\w+)", codes[0].co_filename) if codes else None
     return package[1] if package and codes[0].co_name == "<module>" else ""
+
+
+def _damaged_by_numba(error: BaseException) -> str:
+    """The folder of what Numba compiled and cannot read any more, as after a power cut; empty: it is something else."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename.endswith("numba/core/caching.py") and frame.f_code.co_name == "load_overload":
+            return str(frame.f_locals["self"].cache_path)
+    return ""
 
 
 def is_full_memory(error: BaseException) -> bool:

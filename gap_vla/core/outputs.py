@@ -9,6 +9,7 @@ folder and an HDF5 file, if nothing else was put into it since.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -73,9 +74,20 @@ def claim(
     require_apart(path, *sources)
     if os.path.exists(path):
         _require_own(path, kind, overwrite, folder=not suffixes)
+        _require_changeable(path)
     existing_parent(path)
     require_writable(Path(os.path.realpath(path)).parent, f"the folder of {path}")
     return path
+
+
+def _require_changeable(path: str | Path) -> None:
+    """Raises OutputError if the file's attributes forbid to replace it, which the system says only when one tries."""
+    if os.path.isfile(path):
+        try:
+            os.close(os.open(path, os.O_WRONLY))
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                raise OutputError(f"{path} may not be replaced (chattr +i or +a); name another, or allow it") from None
 
 
 def claim_folder(path: str | Path, kind: str, *, sources: Sequence[str | Path | None] = (), make: bool = True) -> Path:

@@ -131,10 +131,10 @@ class RunDirectory:
                 raise summary.error(f"{self.path / name} {said}; copy the run again")
 
     def _digests(self, summary: Mapping[str, Any]) -> dict[str, str]:
-        contents = {path.name: path.read_bytes() for path in (self.dataset, self.metrics) if path.exists()}
+        contents = {path.name: content(path) for path in (self.dataset, self.metrics) if path.exists()}
         for path, values in ((self.config, of_result(self.read_config())), (self.summary, summary)):
             contents[path.name] = json.dumps(values, sort_keys=True).encode()
-        return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in contents.items()}
+        return {name: hashlib.sha256(found).hexdigest()[:16] for name, found in contents.items()}
 
     @classmethod
     @contextlib.contextmanager

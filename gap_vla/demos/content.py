@@ -56,6 +56,9 @@ def _content_digest(path: Path, files: tuple[tuple[Any, ...], ...]) -> str:
         if 0 < MOST_COMPRESSED * stored < size:  # some file systems say that 0 are stored of every file
             raise EpisodeError(f"{file}: has {size:,} bytes and stores {stored:,}, the rest are holes; get it again")
         total.update(str(file.relative_to(path)).encode() + b"\0")
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:  # of reading, as from a bad sector, it names no file
+            raise OSError(error.errno, error.strerror, str(file)) from None
     return total.hexdigest()

@@ -185,8 +185,8 @@ def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: f
     steps = np.arange(place.length)
     with refusing(f"{where}: 'next.done' is no truth value per step", "download it again", EpisodeError):
         ended = np.asarray(table.get("next.done", steps < 0)).reshape(place.length).astype(bool)
-    if ended.any() and not ended[-1]:
-        raise EpisodeError(f"{where}: 'next.done' is true at step {ended.argmax()} and not at the last; make two of it")
+    if len(goes_on := np.flatnonzero(ended & ~np.append(ended[1:], True))):
+        raise EpisodeError(f"{where}: 'next.done' is true at step {goes_on[0]} and not after it; make two of it")
     times = steps / fps
     slack = (0.5 + steps / 100) / fps
     for key, right, most in (("frame_index", steps, 0), ("index", steps + place.first, 0), ("timestamp", times, slack)):

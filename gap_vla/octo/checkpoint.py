@@ -105,7 +105,7 @@ def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], in
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; steps in {root}: {steps or 'none'}")
     tree = read_msgpack(path)
-    if (found := file_mark(path)) != (said := _checksums(root).get(str(step), found)):
+    if (found := file_mark(path.resolve())) != (said := _checksums(root).get(str(step), found)):
         raise CheckpointError(f"{path} has {found}, {root / CHECKSUMS} says {shown(said)}; copy both again")
     if not isinstance(tree, dict) or not tree:
         raise CheckpointError(f"{path}: expected a tree of parameters, found {type(tree).__name__}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
 from gap_vla.drawing.figures import svg
 from gap_vla.drawing.markup import chart_image, command_block, data_uri, film, films, html_table, note
@@ -17,6 +18,7 @@ from gap_vla.report import charts
 from gap_vla.report.comparison import WITH_P, compare, words
 from gap_vla.report.comparison_render import draw_comparison, tables
 from gap_vla.report.runs import Run, by_method
+from gap_vla.rollouts.record import EPISODES_FILE
 
 RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
 """The training split of a run's store and ρ of its steps; None where there is nothing to show."""
@@ -41,7 +43,12 @@ def success_section(runs: list[Run], command: str) -> str:
     pairs = [(method, reference) for method in evaluated if method != reference]
     comparison = compare(outcomes, pairs, [run.made_of for run in runs if run.rollouts])
     chart = chart_image(svg(draw_comparison(comparison)), "success of each method, and paired differences")
-    notes = map(note, [WITH_P, *comparison.notes()])
+    lost = [
+        f"{run.path}: the records of its episodes are gone; how many succeeded is what its summary says."
+        for run in runs
+        if run.rollouts and not any(RunDirectory(run.path).rollouts.glob(f"**/{EPISODES_FILE}"))
+    ]
+    notes = map(note, [WITH_P, *comparison.notes(), *lost])
     return "".join([chart, *map(html_table, tables(comparison)), *notes, command_block(command)])
 
 

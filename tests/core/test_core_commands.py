@@ -97,6 +97,20 @@ def test_a_package_of_others_that_cannot_be_imported_is_named_and_its_fault_is_n
     assert said.endswith("; install it again, or unset its environment variables") and "Traceback" not in done.stderr
 
 
+def test_what_numba_kept_and_cannot_read_any_more_is_named(tmp_path, monkeypatch):
+    """As after a power cut: the index of what was compiled is empty."""
+    (tmp_path / "small.py").write_text("import numba\n\n@numba.njit(cache=True)\ndef add(a):\n    return a + 1\n")
+    call = [sys.executable, "-c", "import sys; from gap_vla.core.errors import command; import small\n"
+            "sys.exit(command(lambda: print(small.add(1)))())"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    assert subprocess.run(call, env=environment).returncode == 0
+    [index] = (tmp_path / "kept").rglob("*.nbi")
+    index.write_bytes(b"")
+    done = subprocess.run(call, env=environment, capture_output=True, text=True)
+    assert done.returncode == USER_ERROR
+    assert done.stderr == f"error: {index.parent}, which Numba compiled earlier, is damaged; remove that folder\n"
+
+
 def test_the_innermost_word_about_what_is_kept_holds():
     with pytest.raises(KeyboardInterrupt, match="the shard"), keeping("nothing"), keeping("the shard"):
         raise KeyboardInterrupt

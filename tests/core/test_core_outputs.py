@@ -415,6 +415,19 @@ def test_places_that_cannot_be_written_are_found_before_any_work(tmp_path):
     assert write_output(tmp_path / "new" / "folder" / "x.html", "episode", "<p>").exists()
 
 
+def test_what_may_not_be_replaced_is_found_before_any_work(tmp_path, monkeypatch):
+    page, opened = write_output(tmp_path / "page.html", "page", "<html></html>"), os.open
+
+    def forbidden(path, flags, *more, **options):  # as after `chattr +i`, which needs another user and file system
+        if path == page and flags & os.O_WRONLY:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+        return opened(path, flags, *more, **options)
+
+    monkeypatch.setattr(os, "open", forbidden)
+    with pytest.raises(OutputError, match=r"page\.html may not be replaced \(chattr"):
+        claim(page, "page", suffixes=(".html",))
+
+
 def test_the_old_output_stays_when_the_new_one_fails(tmp_path):
     path = write(tmp_path / "x.png", "episode")
     before = path.read_bytes()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from synthetic_demos import assert_equal, make_episode, write_robomimic
 
 from gap_vla.core.episode import EpisodeError
 from gap_vla.demos import open_source, read
+from gap_vla.demos.content import content_digest
 
 
 @pytest.fixture
@@ -339,3 +342,13 @@ def test_what_is_said_of_the_simulator_is_json(file: Path, said: Any) -> None:
             EpisodeError, match=f"{file}, data: the attribute 'env_args' is no JSON: .*; write it again$"
         ):
             open_source(file)
+
+
+def test_a_file_that_its_disk_cannot_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = write_robomimic(tmp_path / "demos.hdf5", [make_episode(0, annotated=False)])
+    monkeypatch.setattr("hashlib.file_digest", broken)
+    with pytest.raises(OSError, match=f"Input/output error: '{path}'"):
+        content_digest(path)

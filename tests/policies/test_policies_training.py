@@ -423,6 +423,7 @@ def test_rho_computed_from_the_store_is_that_of_the_phases_and_kept(tmp_path, ca
     assert "labelling" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_batch_takes_about_the_memory_that_it_was_estimated_to_take(tmp_path):
     program = (
         "import json, sys, torch\n"

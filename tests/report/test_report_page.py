@@ -453,6 +453,24 @@ def test_a_finished_run_without_its_measurements_is_refused_and_an_unfinished_on
     assert write_report([path], tmp_path / "report.html", command="make").exists()
 
 
+def test_a_pipe_in_the_place_of_measurements_is_named(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    (path / "metrics.jsonl").unlink()
+    os.mkfifo(path / "metrics.jsonl")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is a pipe or a device"):
+        write_report([path], tmp_path / "report.html", command="make")
+
+
+def test_rollouts_without_their_records_are_said_to_be_so(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    (path / "rollouts" / "default" / "episodes.jsonl").write_text("")
+    page = write_report([path], tmp_path / "r.html", command="make").read_text()
+    assert "records of its episodes are gone" not in page
+    shutil.rmtree(path / "rollouts")
+    page = write_report([path], tmp_path / "r.html", command="make").read_text()
+    assert f"{path}: the records of its episodes are gone; how many succeeded is what its summary says." in page
+
+
 def test_a_run_that_is_moved_while_it_is_read_is_said_to_be_so(tmp_path):
     run = Run.read(make_run(tmp_path, "gap", 0, [1]))
     run.path.rename(tmp_path / "elsewhere")

@@ -9,7 +9,15 @@ from annotating_demos import demos, write_hdf5, write_npz
 KILLS = {"hdf5": 8, "npz": 8, "rlds": 3}
 
 
-@pytest.mark.parametrize(("kind", "option"), [("hdf5", []), ("npz", []), ("npz", ["no-exchange"]), ("rlds", [])])
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("hdf5", []),
+        ("npz", []),
+        pytest.param("npz", ["no-exchange"], marks=pytest.mark.slow),
+        pytest.param("rlds", [], marks=pytest.mark.slow),
+    ],
+)
 def test_killed_at_any_moment_the_old_is_whole_and_the_same_command_completes_the_new(kind, option, runner, tmp_path):
     place = tmp_path / "labelled"
     place.mkdir()

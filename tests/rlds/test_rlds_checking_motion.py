@@ -130,6 +130,7 @@ def test_several_actions_a_step_are_refused(tmp_path: Path) -> None:
         check_dataset(version)
 
 
+@pytest.mark.slow
 def test_statistics_are_compared_if_the_state_is_named_that_is_taken_anyway(version_dir: Path, tmp_path: Path) -> None:
     version = shutil.copytree(version_dir, tmp_path / "toy" / "1.0.0")
     (version / "dataset_statistics.json").unlink()

@@ -1,6 +1,7 @@
 """Claims about an Octo checkpoint as a policy."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +251,16 @@ def test_a_checkpoint_without_its_run_acts_with_the_normalization_that_it_record
     for policy in (direct, loaded):
         policy.reset([0])
     np.testing.assert_array_equal(direct.act(observations(1), [0]), loaded.act(observations(1), [0]))
+
+
+def test_a_checkpoint_whose_files_are_links_as_in_the_hubs_cache_acts(recorded, tmp_path):
+    snapshot, blobs = tmp_path / "snapshot", tmp_path / "blobs"
+    blobs.mkdir()
+    for number, file in enumerate(path for path in recorded[1].rglob("*") if path.is_file()):
+        link = snapshot / file.relative_to(recorded[1])
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(shutil.copy(file, blobs / str(number)))
+    assert load_checkpoint(snapshot).policy.identity == load_checkpoint(recorded[1]).policy.identity
 
 
 def test_a_checkpoint_of_others_records_no_normalization_and_takes_that_of_its_run(model, tmp_path):

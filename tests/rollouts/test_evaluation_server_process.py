@@ -61,7 +61,9 @@ def undisturbed(tmp_path_factory):
     return evaluate(Seeing(), PointTask(size=SIZE), out_dir=tmp_path_factory.mktemp("local"), **options)
 
 
-@pytest.mark.parametrize("fault", ["exit", "hang", pytest.param("stopped", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "fault", ["exit", pytest.param("hang", marks=pytest.mark.slow), pytest.param("stopped", marks=pytest.mark.slow)]
+)
 def test_a_server_that_goes_away_for_good_ends_the_evaluation_which_then_resumes(tmp_path, undisturbed, fault):
     port = free_port()
     with process(fault, port) as (server, address):

@@ -122,13 +122,16 @@ def test_ctrl_c_ends_all_processes_and_the_same_command_continues(collection, tm
     assert out.read_bytes() == collection.read_bytes() and not parts.exists()
 
 
+@pytest.mark.slow
 def test_workers_of_a_terminated_collection_end_without_a_word(tmp_path):
     _, parts, code, said = interrupted(tmp_path / "ended.hdf5", 2, lambda process: process.terminate())
     assert code == -signal.SIGTERM and "Traceback" not in said and "Error" not in said, said
     assert not list(parts.glob(".attempt_*"))
 
 
-@pytest.mark.parametrize("most", [8_000, 200_000])  # reached by the first demonstration, and by all of them together
+@pytest.mark.parametrize(
+    "most", [pytest.param(8_000, marks=pytest.mark.slow), 200_000]
+)  # reached by the first demonstration, and by all of them together
 def test_a_full_disk_is_said_on_one_line_and_the_same_command_continues(collection, tmp_path, most):
     out = tmp_path / "full.hdf5"
     command = [sys.executable, "scripts/collect_demos.py", "--task", "assembly", "--num", "3", "--out", str(out)]

@@ -33,7 +33,7 @@ def play(env, seed, steps=25):
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("task", ["assembly", "threading", "handover"])
+@pytest.mark.parametrize("task", ["assembly", "threading", pytest.param("handover", marks=pytest.mark.slow)])
 def test_the_views_that_a_task_names_are_those_of_its_simulator(task):
     env = sim.make(task, cameras=())
     model = env.world.model

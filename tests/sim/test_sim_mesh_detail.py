@@ -34,7 +34,7 @@ def episode(task, steps, thin, monkeypatch):
     return np.array(states), np.array(pictures), np.array(objects), env
 
 
-@pytest.mark.parametrize("task", ["threading", "handover"])
+@pytest.mark.parametrize("task", ["threading", pytest.param("handover", marks=pytest.mark.slow)])
 def test_states_are_equal_and_pictures_nearly(task, monkeypatch):
     fine = episode(task, 50, False, monkeypatch)
     coarse = episode(task, 50, True, monkeypatch)
@@ -48,7 +48,9 @@ def test_states_are_equal_and_pictures_nearly(task, monkeypatch):
         env.close()
 
 
-@pytest.mark.parametrize(("task", "tolerance"), [("threading", 4e-3), ("handover", 8e-3)])
+@pytest.mark.parametrize(
+    ("task", "tolerance"), [("threading", 4e-3), pytest.param("handover", 8e-3, marks=pytest.mark.slow)]
+)
 def test_only_what_is_looked_at_is_thinned_out_and_stays_where_it_was(task, tolerance):
     from gap_vla.sim.mesh_detail import simplify_meshes
     from gap_vla.sim.tasks.handover import Handover

@@ -60,6 +60,7 @@ def counted(store, tmp_path_factory):
     return counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 1], ids=["with-compilation", "compiled"])
 def test_a_training_step_passes_through_few_files(step, counted):
     above = {

@@ -68,6 +68,7 @@ def test_training_depends_on_the_rho_of_each_dataset(training, mixtures):
     assert measured[0] == measured[1]  # held-out windows are of the main dataset alone
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_on_a_mixture_ends_with_identical_parameters(training, mixtures):
     training.run("mixed 0.75", data=mixtures[0.75])
     assert training.call("mixed, killed", 7, signal.SIGKILL, data=mixtures[0.75]).status == -signal.SIGKILL
