@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--quiet", action="store_true", help="no progress on stderr")
     options = parser.parse_args(argv)
     if not options.cameras:
-        parser.refuse_idle("without cameras", "image_size", "show")
+        parser.refuse_idle("without cameras", "image_size", *(["show"] if options.show else []))
     if "primary" not in options.cameras:
         parser.refuse_idle("without the primary camera", "camera")
     from gap_vla.sim.collection import collect_demos

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from gap_vla.core.episode import PROPRIO_PER_ARM
+from gap_vla.core.foreign import refusing
 from gap_vla.core.whole import replacing
 from gap_vla.sim.demonstration import Demonstration
 
@@ -98,7 +99,10 @@ def assemble(
         data = file.create_group("data")
         total = 0
         for i, part in enumerate(parts):
-            with h5py.File(part, "r") as source:
+            with (
+                refusing(part, "remove it: the same command plays its episode again"),
+                h5py.File(part, "r") as source,
+            ):
                 source.copy("demo", data, name=f"demo_{i}")
             total += int(data[f"demo_{i}"].attrs["num_samples"])
         env_args = {"env_name": env_name, "type": _GYM_TYPE, "env_kwargs": settings["env_kwargs"]}

@@ -19,6 +19,7 @@ import gap_vla.sim.collection as collection_module
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
 from gap_vla.sim.collection import CollectionError, _parts, collect_demos
+from gap_vla.sim.recording import assemble
 from gap_vla.sim.specs import UnknownNameError
 
 SETTINGS = dict(image_size=32, cameras=("primary",), seed=3, progress=False)
@@ -108,6 +109,16 @@ def test_a_killed_collection_leaves_no_file_and_continues(collection, tmp_path):
     (parts / ".attempt_000009.abcd_123.hdf5").write_text("half written")
     subprocess.run(command, check=True, capture_output=True)
     assert out.read_bytes() == collection.read_bytes() and not parts.exists()
+
+
+def test_a_finished_piece_that_was_damaged_since_is_named(tmp_path):
+    out, piece = tmp_path / "all.hdf5", tmp_path / "attempt_000000.hdf5"
+    with h5py.File(piece, "w") as file:
+        file.create_group("demo")["actions"] = np.zeros((50, 7))
+    os.truncate(piece, piece.stat().st_size // 2)
+    with pytest.raises(UserError, match=rf"^{piece}: .*; remove it: the same command plays its episode again$"):
+        assemble([piece], out, env_name="gap_vla/assembly", settings={"env_kwargs": {}}, counts={})
+    assert not out.exists()
 
 
 def test_ctrl_c_ends_all_processes_and_the_same_command_continues(collection, tmp_path):
