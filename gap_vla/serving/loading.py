@@ -213,8 +213,10 @@ def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy
             )
         with opened(path) as file:
             told = [has(file, f"data/{name}/executed_actions") for name in reader.places]
-        if any(told) and not all(told):
-            lost = f"{path}, {reader.places[told.index(False)]}: no executed_actions, which other recordings have"
+        noise = one_line(said.get("action_noise", 0), 40)
+        if not all(told) and (any(told) or noise not in ("0", "0.0")):  # `actions` are not what was done
+            why = "which other recordings have" if any(told) else f"and action_noise is {noise}"
+            lost = f"{path}, {reader.places[told.index(False)]}: no executed_actions, {why}"
             raise PolicyError(f"{lost}; get the file again, or drop the recording")
         if any(told):
             reader.without_images()  # what is not replayed is sound too

@@ -73,6 +73,13 @@ def test_recordings_of_which_some_alone_tell_what_was_executed_are_refused(tmp_p
         del file["data/demo_0/executed_actions"]
     with pytest.raises(PolicyError, match="demo_0: no executed_actions, which other recordings have"):
         replaying(path)
+    with h5py.File(path, "a") as file:
+        del file["data/demo_1/executed_actions"]
+    assert len(replaying(path).layout_seeds) == 2
+    with h5py.File(path, "a") as file:
+        file["data"].attrs["action_noise"] = 0.3
+    with pytest.raises(PolicyError, match=r"demo_0: no executed_actions, and action_noise is 0\.3"):
+        replaying(path)
 
 
 def test_an_episode_is_no_longer_than_its_task_has_it():
