@@ -24,7 +24,7 @@ from flax import serialization
 
 from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
 from gap_vla.core.identity import flat
-from gap_vla.core.outputs import file_mark
+from gap_vla.core.marks import file_mark
 from gap_vla.core.whole import replacing
 from gap_vla.octo.spec import ModuleSpec
 

@@ -20,7 +20,7 @@ from gap_vla.core.episode import Episode, EpisodeError
 from gap_vla.core.foreign import content, parsed, refusing, whole
 from gap_vla.core.identity import digest, flat
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import others_in
+from gap_vla.core.marks import others_in
 from gap_vla.core.whole import put, workplace
 from gap_vla.rlds.reader import read_rlds
 from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics, save_statistics

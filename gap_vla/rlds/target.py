@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from gap_vla.core.episode import EpisodeError
 from gap_vla.core.identity import differences, digest, flat, in_words
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import FOLDER_MARK, claim, deliver, others_in
+from gap_vla.core.marks import FOLDER_MARK, others_in
+from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.whole import write_json
 from gap_vla.rlds.examples import read_back
 from gap_vla.rlds.schema import Schema

@@ -19,7 +19,7 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError, is_full_disk
 from gap_vla.core.foreign import Section, content, one_line, refusing, whole
 from gap_vla.core.identity import flat
-from gap_vla.core.outputs import FOLDER_MARK, file_mark, unlike_mark
+from gap_vla.core.marks import FOLDER_MARK, file_mark, unlike_mark
 from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
 
 VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)

@@ -16,7 +16,7 @@ import numpy as np
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, content, parsed
 from gap_vla.core.identity import differences, in_words
-from gap_vla.core.outputs import made_by
+from gap_vla.core.marks import made_by
 from gap_vla.core.whole import replacing, write_json
 from gap_vla.drawing.video import write_video
 

@@ -18,7 +18,8 @@ import numpy as np
 from gap_vla.core.errors import UserError, is_full_disk, keeping, message_of
 from gap_vla.core.foreign import finite, whole
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import HDF5, claim, others_in
+from gap_vla.core.marks import HDF5, others_in
+from gap_vla.core.outputs import claim
 from gap_vla.core.processes import starting_workers
 from gap_vla.core.progress import Progress
 from gap_vla.core.resources import require_disk, require_memory

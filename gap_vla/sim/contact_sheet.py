@@ -7,7 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gap_vla.core.outputs import HDF5, claim, writing
+from gap_vla.core.marks import HDF5
+from gap_vla.core.outputs import claim, writing
 from gap_vla.demos.hdf5_members import opened
 from gap_vla.drawing.episode import film_strip
 from gap_vla.drawing.video import write_video

@@ -15,7 +15,8 @@ from pathlib import Path
 from gap_vla.core.errors import keeping
 from gap_vla.core.identity import digest
 from gap_vla.core.locks import alone
-from gap_vla.core.outputs import claim, suffix_of, write_output
+from gap_vla.core.marks import suffix_of
+from gap_vla.core.outputs import claim, write_output
 from gap_vla.core.processes import CellProcess
 from gap_vla.core.run_directory import of_result
 from gap_vla.core.typed_config import ConfigError

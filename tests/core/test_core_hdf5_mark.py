@@ -4,7 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from gap_vla.core.outputs import OutputError, made_by, writing
+from gap_vla.core.marks import made_by
+from gap_vla.core.outputs import OutputError, writing
 
 
 def write(path, first=0, **options):

@@ -21,18 +21,8 @@ from gap_vla.core.episode import EpisodeError
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section
 from gap_vla.core.locks import InUseError, alone
-from gap_vla.core.outputs import (
-    FOLDER_MARK,
-    HDF5,
-    OutputError,
-    claim,
-    claim_folder,
-    deliver,
-    made_by,
-    stamp,
-    write_output,
-    writing,
-)
+from gap_vla.core.marks import FOLDER_MARK, HDF5, made_by, stamp
+from gap_vla.core.outputs import OutputError, claim, claim_folder, deliver, write_output, writing
 from gap_vla.core.resources import ResourceError
 from gap_vla.core.whole import workplace, write_json
 from gap_vla.drawing.video import write_video

@@ -13,7 +13,7 @@ import octo_golden as golden
 import pytest
 from flax import serialization
 
-from gap_vla.core.outputs import file_mark
+from gap_vla.core.marks import file_mark
 from gap_vla.octo import CheckpointError, OctoModel, checkpoint
 
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from gap_vla.core.outputs import OutputError, stamp
+from gap_vla.core.marks import stamp
+from gap_vla.core.outputs import OutputError
 from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
 from gap_vla.rollouts.record import EpisodeRecord, EvaluationError, VideoShelf
 from gap_vla.rollouts.summary import describe, summarize

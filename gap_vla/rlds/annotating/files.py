@@ -11,7 +11,8 @@ import numpy as np
 
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import regular
-from gap_vla.core.outputs import HDF5, claim, suffix_of, write_output
+from gap_vla.core.marks import HDF5, suffix_of
+from gap_vla.core.outputs import claim, write_output
 from gap_vla.demos.content import Unchanged
 from gap_vla.demos.fields import files_in, resized
 from gap_vla.rlds.annotating import hdf5_files, npz_files, rlds_files

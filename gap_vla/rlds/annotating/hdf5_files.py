@@ -12,7 +12,8 @@ import numpy as np
 
 from gap_vla.core.episode import LABELS, Episode
 from gap_vla.core.foreign import refusing
-from gap_vla.core.outputs import HDF5, claim, deliver
+from gap_vla.core.marks import HDF5
+from gap_vla.core.outputs import claim, deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.content import Unchanged

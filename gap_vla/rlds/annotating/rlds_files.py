@@ -20,7 +20,8 @@ import numpy as np
 from gap_vla.core.episode import LABELS, Episode, EpisodeError
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.identity import flat
-from gap_vla.core.outputs import FOLDER_MARK, deliver
+from gap_vla.core.marks import FOLDER_MARK
+from gap_vla.core.outputs import deliver
 from gap_vla.core.resources import require_disk
 from gap_vla.core.whole import workplace
 from gap_vla.demos.content import Unchanged

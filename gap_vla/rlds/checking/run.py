@@ -12,7 +12,7 @@ import numpy as np
 from gap_vla.core.episode import LABELS, EpisodeError, label_problems
 from gap_vla.core.foreign import one_line, refusing
 from gap_vla.core.identity import flat
-from gap_vla.core.outputs import FOLDER_MARK
+from gap_vla.core.marks import FOLDER_MARK
 from gap_vla.demos.fields import checked_limit
 from gap_vla.demos.layout import StateLayout
 from gap_vla.drawing.episode import EpisodeView, episode_png
