@@ -495,8 +495,8 @@ DATA_AND_ROLLOUTS = (
     Mutant(
         "intervals: seeds alone are drawn again",
         "rollouts/statistics.py",
-        "columns = rng.multinomial(layouts, np.full(layouts, 1 / layouts), size=draws) / layouts",
-        "columns = np.full((draws, layouts), 1 / layouts)",
+        "return rows, rng.multinomial(layouts, np.full(layouts, 1 / layouts), size=draws) / layouts",
+        "return rows, np.full((draws, layouts), 1 / layouts)",
         f"{STATISTICS}::test_the_interval_covers_the_true_difference_as_often_as_it_says",
     ),
 )
