@@ -45,12 +45,14 @@ def main(argv: list[str] | None = None) -> None:
     from gap_vla.sim.collection import collect_demos
     from gap_vla.sim.contact_sheet import claim_pictures, contact_sheet, video
 
-    shown = options.show and options.cameras
-    if shown:
-        claim_pictures(options.out)
+    pictures: list[Path] = []
+
+    def draw(whole: Path) -> None:
+        pictures.extend(make(whole, beside=options.out, episodes=options.show) for make in (contact_sheet, video))
+
     asked = {name: value for name, value in vars(options).items() if name not in ("episodes", "show", "quiet")}
-    out = collect_demos(**asked, n=options.episodes, progress=not options.quiet)
-    print(out)
-    if shown:
-        print(contact_sheet(out, episodes=options.show))
-        print(video(out, episodes=options.show))
+    if options.show and options.cameras:
+        claim_pictures(options.out)
+        asked["shown"] = draw
+    print(collect_demos(**asked, n=options.episodes, progress=not options.quiet))
+    print(*pictures, sep="\n", end="\n" if pictures else "")

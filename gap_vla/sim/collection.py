@@ -8,7 +8,7 @@ import multiprocessing
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def collect_demos(
     workers: int = 2,
     variant: str = "default",
     progress: bool = True,
+    shown: Callable[[Path], object] = lambda whole: None,
 ) -> Path:
     """Writes the expert's first `n` successful episodes to an HDF5 file in robomimic's layout.
 
@@ -75,6 +76,7 @@ def collect_demos(
             the expert's clean action, `executed_actions` what was done.
         workers: processes. Call it from a script's `if __name__ == "__main__"`: they are spawned.
         progress: report to stderr.
+        shown: is given the whole file before it is at `out`, so that pictures made there are there when it is.
 
     Returns:
         `out`.
@@ -125,7 +127,12 @@ def collect_demos(
             claim(out, "demos", overwrite=None, suffixes=HDF5)  # nobody may have put a file there meanwhile
             counts = {"attempts": kept[-1] + 1, "failures": kept[-1] + 1 - n}
             assemble(
-                [folder / part_name(a) for a in kept], out, env_name=spec.gymnasium_id, settings=settings, counts=counts
+                [folder / part_name(a) for a in kept],
+                out,
+                env_name=spec.gymnasium_id,
+                settings=settings,
+                counts=counts,
+                shown=shown,
             )
             if not others_in(folder, _OWN):  # what somebody put there meanwhile stays, and all that lies beside it
                 shutil.rmtree(folder)

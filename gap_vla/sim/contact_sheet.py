@@ -25,8 +25,13 @@ def claim_pictures(path: Path) -> None:
     claim(path.with_suffix(".mp4"), "demos_video", suffixes=(".mp4",), named=False)
 
 
-def contact_sheet(path: str | Path, *, episodes: int = 4, columns: int = 8, scale: int = 2) -> Path:
+def contact_sheet(
+    path: str | Path, *, beside: str | Path | None = None, episodes: int = 4, columns: int = 8, scale: int = 2
+) -> Path:
     """Writes a PNG beside a collection: one row per episode and camera, `columns` pictures from start to end.
+
+    Args:
+        beside: where the collection will be; default: where it is.
 
     Returns:
         Path of the picture, `<path without suffix>.png`.
@@ -36,14 +41,17 @@ def contact_sheet(path: str | Path, *, episodes: int = 4, columns: int = 8, scal
     path = Path(path)
     rows = [film_strip(frames, columns) for frames in _films(path, episodes)]
     sheet = Image.fromarray(np.concatenate(rows, axis=0))
-    out = path.with_suffix(".png")
+    out = Path(beside or path).with_suffix(".png")
     with writing(out, "demos_sheet") as temporary:
         sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(temporary)
     return out
 
 
-def video(path: str | Path, *, episodes: int = 4, scale: int = 4) -> Path:
+def video(path: str | Path, *, beside: str | Path | None = None, episodes: int = 4, scale: int = 4) -> Path:
     """Writes an MP4 beside a collection: the first episodes one after the other, in real time, cameras side by side.
+
+    Args:
+        beside: where the collection will be; default: where it is.
 
     Returns:
         Path of the video, `<path without suffix>.mp4`.
@@ -58,7 +66,7 @@ def video(path: str | Path, *, episodes: int = 4, scale: int = 4) -> Path:
         for first in range(0, len(films), per_episode)
         for cameras in zip(*films[first : first + per_episode])
     )
-    return write_video(path.with_suffix(".mp4"), frames, "demos_video", fps=rate, scale=scale)
+    return write_video(Path(beside or path).with_suffix(".mp4"), frames, "demos_video", fps=rate, scale=scale)
 
 
 def _films(path: Path, episodes: int) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,12 @@ def _in_memory(path: Path) -> Iterator[h5py.File]:
 
 
 @contextlib.contextmanager
-def _with_room(path: Path, size: int) -> Iterator[h5py.File]:
-    """An HDF5 file of at most `size` bytes, whole or absent; raises OSError before HDF5 meets a full disk."""
+def _with_room(path: Path, size: int, shown: Callable[[Path], object]) -> Iterator[h5py.File]:
+    """An HDF5 file of at most `size` bytes, whole or absent; raises OSError before HDF5 meets a full disk.
+
+    Args:
+        shown: is given the whole file before it takes its place.
+    """
     with replacing(path, follow=True) as temporary:
         with temporary.open("r+b") as stream:
             try:
@@ -83,10 +87,17 @@ def _with_room(path: Path, size: int) -> Iterator[h5py.File]:
                     raise
         with h5py.File(temporary, "w") as file:
             yield file
+        shown(temporary)
 
 
 def assemble(
-    parts: Sequence[Path], out: Path, *, env_name: str, settings: Mapping[str, Any], counts: Mapping[str, Any]
+    parts: Sequence[Path],
+    out: Path,
+    *,
+    env_name: str,
+    settings: Mapping[str, Any],
+    counts: Mapping[str, Any],
+    shown: Callable[[Path], object] = lambda whole: None,
 ) -> None:
     """Puts single demonstrations into one file, `data/demo_0`, `data/demo_1`, …, in the given order.
 
@@ -94,8 +105,9 @@ def assemble(
         env_name: gymnasium's name of the task; with the settings it becomes robomimic's `env_args`.
         settings: how the demonstrations were made; stored as attributes of `data`.
         counts: what happened on the way (`attempts`, `failures`).
+        shown: is given the whole file before it takes its place.
     """
-    with _with_room(out, sum(part.stat().st_size for part in parts) + _SLACK) as file:
+    with _with_room(out, sum(part.stat().st_size for part in parts) + _SLACK, shown) as file:
         data = file.create_group("data")
         total = 0
         for i, part in enumerate(parts):

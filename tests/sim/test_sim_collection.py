@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ import gap_vla.sim.collection as collection_module
 from gap_vla.core.errors import UserError
 from gap_vla.core.resources import ResourceError
 from gap_vla.sim.collection import CollectionError, _parts, collect_demos
+from gap_vla.sim.contact_sheet import contact_sheet, video
 from gap_vla.sim.recording import assemble
 from gap_vla.sim.specs import UnknownNameError
 
@@ -109,6 +111,21 @@ def test_a_killed_collection_leaves_no_file_and_continues(collection, tmp_path):
     (parts / ".attempt_000009.abcd_123.hdf5").write_text("half written")
     subprocess.run(command, check=True, capture_output=True)
     assert out.read_bytes() == collection.read_bytes() and not parts.exists()
+
+
+def test_the_pictures_of_a_collection_are_there_when_it_is(collection, tmp_path):
+    """A command that is killed before the file is there continues; one whose file is there has ended."""
+    out = tmp_path / "d.hdf5"
+
+    def killed(whole):
+        assert whole.read_bytes() == collection.read_bytes() and not out.exists()
+        raise KeyboardInterrupt
+
+    for shown in (killed, lambda whole: contact_sheet(whole, beside=out, episodes=2)):
+        with contextlib.suppress(KeyboardInterrupt):
+            collect_demos("assembly", 3, out, action_noise=0.1, **SETTINGS, shown=shown)
+    assert out.read_bytes() == collection.read_bytes()
+    assert out.with_suffix(".png").read_bytes() == contact_sheet(collection, episodes=2).read_bytes()
 
 
 def test_a_finished_piece_that_was_damaged_since_is_named(tmp_path):
@@ -237,8 +254,6 @@ def test_an_unknown_view_is_refused_before_a_worker_starts(tmp_path):
 
 def test_sheet_and_video_show_the_collection(collection):
     from PIL import Image
-
-    from gap_vla.sim.contact_sheet import contact_sheet, video
 
     assert Image.open(contact_sheet(collection, episodes=2)).size == (8 * 64, 2 * 64)
     assert video(collection, episodes=1).stat().st_size > 1000
