@@ -180,6 +180,9 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     scene["horizon"] = options.horizon
     tasks = {variant: sim_task(loaded.task, variant=variant, **scene) for variant in variants}
     for variant, folder in folders.items():
+        for run in folder.resolve().parents:
+            if (run / "config.json").is_file() and folder.resolve().is_relative_to(run / "rollouts"):
+                raise PolicyError(f"{folder} is where the run {run} has its own rollouts; name another --out")
         claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",), named=False)
         require_place(folder, evaluated(loaded.policy, tasks[variant], seeds[variant]))
     for variant, folder in folders.items():

@@ -59,6 +59,7 @@ _EXTRAS = {
     "beam": ("apache_beam",),
 }
 """Extra of this package to the modules that it brings (pyproject.toml)."""
+_ALWAYS = ("numpy", "jaxtyping", "ml_collections", "absl")
 
 
 class UserError(Exception):
@@ -173,6 +174,8 @@ def missing_extra(error: BaseException) -> str:
     "this needs the module orbax, which is not installed: pip install 'gap_vla[octo]', or 'gap_vla[all]' for everything"
     """
     module = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if module in _ALWAYS:
+        return f"{sys.executable} lacks the module {module}: call the Python in which gap_vla is installed"
     for extra, modules in _EXTRAS.items():
         if module in modules:
             return (

@@ -60,6 +60,7 @@ class Run:
             raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
         config = Section(run.read_config(ReportError), str(run.config), ReportError)
         own: dict[str, Any] = {"task": config.text("task"), "method": config.text("method")}
+        config.section("model", {})
         own["seed"] = config.section("train").whole("seed", 0, int(SEED.most))
         found = Section.read(run.summary, ReportError) if run.complete else Section(own, str(run.summary), ReportError)
         if run.complete:
@@ -111,8 +112,6 @@ class Run:
         for key, right in said.items():
             if found.values.get(key, right) != right:
                 raise found.refuse(key, "that of its first evaluation; copy the run again")
-        if "encoder" in config.section("model", {}) and run.complete and not run.checkpoint.is_dir():
-            raise ReportError(f"{run.checkpoint} is missing; copy the run again")
         run.require_sealed(found)
         return cls(run.path, config.values, found.values if run.complete else {}, evaluations, rollouts)
 

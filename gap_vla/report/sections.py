@@ -126,10 +126,12 @@ def runs_section(runs: list[Run]) -> str:
         commit = run.summary.get("machine", {}).get("commit", "")
         steps = str(run.summary.get("steps", ""))
         rows.append([str(run.path), run.method, str(run.seed), steps, seconds, commit])
+    bare = [run for run in runs if run.small and run.summary and not run.checkpoint.is_dir()]
     command = "train-small" if runs[0].small else "finetune"
     settings = json.dumps(runs[0].config, indent=1, ensure_ascii=False)
     return (
         html_table(rows)
+        + "".join(note(f"{run.checkpoint} is not here: this policy cannot be rolled out again.") for run in bare)
         + command_block(f"gap-vla {command} --config …  (each run's settings: its config.json)")
         + f"<details><summary>configuration of {html.escape(str(runs[0].path))}</summary>"
         + f"{command_block(settings)}</details>"

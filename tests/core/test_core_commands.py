@@ -97,6 +97,15 @@ def test_a_package_of_others_that_cannot_be_imported_is_named_and_its_fault_is_n
     assert said.endswith("; install it again, or unset its environment variables") and "Traceback" not in done.stderr
 
 
+def test_a_python_without_what_every_command_needs_is_named():
+    """As that of the system in a cron job."""
+    call = ["-c", "import sys; sys.modules['numpy'] = None; from gap_vla.cli.annotate import main; sys.exit(main())"]
+    done = subprocess.run([sys.executable, *call, "a.hdf5", "--out", "b.hdf5"], capture_output=True, text=True)
+    assert done.returncode == USER_ERROR and done.stderr == (
+        f"error: {sys.executable} lacks the module numpy: call the Python in which gap_vla is installed\n"
+    )
+
+
 def test_what_numba_kept_and_cannot_read_any_more_is_named(tmp_path, monkeypatch):
     """As after a power cut: the index of what was compiled is empty."""
     (tmp_path / "small.py").write_text("import numba\n\n@numba.njit(cache=True)\ndef add(a):\n    return a + 1\n")

@@ -196,7 +196,6 @@ def evaluated(**changes):
         ("summary.json", {"method": "concat"}, "gap-seed0/config.json; copy the run again"),
         ("summary.json", {"seed": 1}, "summary.json is of another seed than"),
         ("config.json", {"train": {"seed": 1, "steps": 20}}, "summary.json is of another seed than"),
-        ("config.json", {"model": {"encoder": "small"}}, "checkpoint is missing; copy the run again"),
         ("config.json", {"model": 5}, "model is 5"),
         ("summary.json", {"steps": "many"}, "steps is 'many'"),
         (
@@ -459,6 +458,16 @@ def test_a_pipe_in_the_place_of_measurements_is_named(tmp_path):
     os.mkfifo(path / "metrics.jsonl")
     with pytest.raises(UserError, match=r"metrics\.jsonl is a pipe or a device"):
         write_report([path], tmp_path / "report.html", command="make")
+
+
+def test_a_run_that_came_without_its_checkpoint_is_reported_and_said_to_be_without(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"model": {**config.get("model", {}), "encoder": "small"}}))
+    page = write_report([path], tmp_path / "r.html", command="make").read_text()
+    assert f"{path / 'checkpoint'} is not here: this policy cannot be rolled out again." in page
+    (path / "checkpoint").mkdir()
+    assert "is not here" not in write_report([path], tmp_path / "r.html", command="make").read_text()
 
 
 def test_rollouts_without_their_records_are_said_to_be_so(tmp_path):

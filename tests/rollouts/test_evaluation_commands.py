@@ -79,6 +79,16 @@ def test_what_lies_in_a_later_variants_folder_is_seen_before_the_first_is_rolled
     assert {path.name for path in (tmp_path / "ev").iterdir()} == {"made_by.json", "object_size"}
 
 
+def test_rollouts_that_a_run_counts_as_its_own_are_not_gone_on_with(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    out = tmp_path / "run" / "rollouts" / "default"
+    words = ("--policy", "random", "--task", "assembly", "--cameras", "--episodes", "1", "--out", str(out))
+    assert script("evaluate").main([*words]) == 2
+    said = f"error: {out} is where the run {tmp_path / 'run'} has its own rollouts; name another --out\n"
+    assert capsys.readouterr().err == said and not out.exists()
+
+
 def test_a_checkpoint_sees_all_its_cameras_or_is_refused(run, tmp_path, capsys):
     said = ["--checkpoint", str(run), "--episodes", "1", "--cameras", "wrist", "--out", str(tmp_path / "ev")]
     assert script("evaluate").main(said) == 2
