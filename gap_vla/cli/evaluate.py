@@ -127,6 +127,7 @@ def _held_out(options: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yields (folder, summary) of each variant asked for."""
+    from gap_vla.core.run_directory import RunDirectory
     from gap_vla.core.typed_config import choose
     from gap_vla.drawing.video import working_ffmpeg
     from gap_vla.rollouts import PolicyError, evaluate
@@ -181,7 +182,7 @@ def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, 
     tasks = {variant: sim_task(loaded.task, variant=variant, **scene) for variant in variants}
     for variant, folder in folders.items():
         for run in folder.resolve().parents:
-            if (run / "config.json").is_file() and folder.resolve().is_relative_to(run / "rollouts"):
+            if RunDirectory(run).metrics.is_file() and folder.resolve().is_relative_to(run / "rollouts"):
                 raise PolicyError(f"{folder} is where the run {run} has its own rollouts; name another --out")
         claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",), named=False)
         require_place(folder, evaluated(loaded.policy, tasks[variant], seeds[variant]))

@@ -193,7 +193,7 @@ def paired_difference(
     )
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=1)  # of many layouts they are large
 def _drawn(seeds: int, layouts: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds

@@ -81,7 +81,7 @@ def test_what_lies_in_a_later_variants_folder_is_seen_before_the_first_is_rolled
 
 def test_rollouts_that_a_run_counts_as_its_own_are_not_gone_on_with(tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "metrics.jsonl").touch()
     out = tmp_path / "run" / "rollouts" / "default"
     words = ("--policy", "random", "--task", "assembly", "--cameras", "--episodes", "1", "--out", str(out))
     assert script("evaluate").main([*words]) == 2
