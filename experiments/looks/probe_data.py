@@ -104,7 +104,11 @@ def read_probe_data(path: Path, *, every: int = 2) -> ProbeData:
                 raise ProbeError(f"{where}: obs/object has {len(stored)} steps, the actions {len(episode)}; drop it")
             if episode.phase is None:
                 raise ProbeError(f"{where}: no phase of every step; collect them again with gap-vla collect-demos")
-            for place, label in enumerate(member(demo, "obs/object", where).attrs["names"]):
+            labels = list(member(demo, "obs/object", where).attrs.get("names", []))
+            if stored.shape[1:] != (3 * len(labels),):
+                said = f"obs/object has {'×'.join(map(str, stored.shape[1:]))} columns and names {len(labels)} objects"
+                raise ProbeError(f"{where}: {said}; it must have three of each: collect the demonstrations again")
+            for place, label in enumerate(labels):
                 positions.setdefault(str(label), []).append(stored[:, 3 * place : 3 * place + 3][steps])
             near_switch.append(near_switches(list(episode.phase))[steps])
             free.append((np.cumsum((episode.action[:, 6::7] > 0).any(1)) == 0)[steps])

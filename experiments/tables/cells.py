@@ -210,7 +210,7 @@ def _train_small(config: Any) -> dict[str, Any]:
 
 def first_half_means(run: Path, steps: int) -> dict[str, float]:
     """Mean of every `branch/…` measurement over the logged steps 1 to `steps` / 2 (GAP's usual window)."""
-    rows = [row for row in read_metrics(RunDirectory(run).metrics) if 0 < row["step"] <= steps / 2]
+    rows = [row for row in read_metrics(RunDirectory(run).metrics, finished=True) if 0 < row["step"] <= steps / 2]
     names = dict.fromkeys(name for row in rows for name in row if name.startswith("branch/"))
     values = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: round(sum(of_name) / len(of_name), 6) for name, of_name in values.items()}

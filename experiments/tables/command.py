@@ -62,7 +62,7 @@ def reproduce(options: argparse.Namespace) -> int:
     if not options.table:
         if not options.render:
             raise ConfigError(f"--table is missing; give one of {', '.join(TABLES)}, or --render to render all of them")
-        require_results(options.results)
+        require_results(options.results, f"*/{options.profile}")
         render_all(options)
         return 0
     budget = seconds(options.budget)
@@ -80,6 +80,8 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.render and seeds and {*seeds} <= {*whole.seeds}:
         raise ConfigError("--seeds has no effect with --render, which shows the table's own seeds; leave it out")
     require_apart(Path(options.page), options.results)
+    if options.render:
+        require_results(options.results, f"{table.name}/{options.profile}")
     around(Path(options.page), marker_name(table.name, options.profile))
     cells = plan(table, options.profile, kind, seeds=seeds, device=options.device)
     ledger = Ledger(options.results, table.name, options.profile)
@@ -123,10 +125,13 @@ def reproduce(options: argparse.Namespace) -> int:
     return 0
 
 
-def require_results(folder: str | Path) -> None:
-    """Raises ConfigError if there is no such folder, so that every table would be empty."""
-    if not Path(folder).is_dir():
-        raise ConfigError(f"--results {folder} is no folder; name the one with the tables' cells")
+def require_results(folder: str | Path, below: str) -> None:
+    """Raises ConfigError if there are no cells in such folders below it, so that every table would be empty."""
+    if not any(Path(folder).glob(f"{below}/*.json")):
+        raise ConfigError(
+            f"--results {folder} holds no cell ({below}/*.json): there is nothing to show; name the folder of the "
+            "tables' cells, or run the table first"
+        )
 
 
 def render_all(options: argparse.Namespace) -> None:

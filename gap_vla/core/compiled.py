@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 from numba import njit
 
+ROOM = 1 << 20
+"""Bytes that the place must hold; what is kept of a function is a tenth of that."""
+
 
 def compiled(**options: Any) -> Callable[[Any], Any]:
-    """`numba.njit` of a function without annotations, anew in each process if neither package nor home is writable."""
+    """`numba.njit` of a function without annotations, anew in each process if neither package nor home is writable,
+    or the disk of the one that is has no room."""
 
     def decorate(function: Any) -> Any:
         function = inspect.unwrap(function)  # tests put checks of types around everything
         try:
-            return njit(cache=True, **options)(function)
-        except RuntimeError:  # numba found no place for what it compiles
+            kept = njit(cache=True, **options)(function)
+            with tempfile.TemporaryFile(dir=kept.stats.cache_path) as file:
+                file.write(bytes(ROOM))
+            return kept
+        except (RuntimeError, OSError):  # numba found no place for what it compiles, or it is full
             return njit(**options)(function)
 
     return decorate

@@ -64,6 +64,10 @@ SHARES = re.compile(r"^gap/[a-z]*_factor$|(^|_)(rho|share)$")
 """Names of measurements from 0 to 1."""
 
 
+CUT_OFF = 1 << 20
+"""Bytes behind the last whole line from which on they are no line that a kill, or a machine without power, cut off."""
+
+
 class RunExistsError(UserError, RuntimeError):
     """The run directory is there already and resuming was not asked for."""
 
@@ -271,8 +275,11 @@ def require_measurements(found: Section) -> None:
         Section(of_these, found.where, found.error).require_numbers(least, most)
 
 
-def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+def read_metrics(path: Path | str, finished: bool = False) -> list[dict[str, Any]]:
     """Every whole line of a metrics file, oldest first; a last one that a kill cut off is left out.
+
+    Args:
+        finished: the file is that of a finished run, and so ends with a whole line.
 
     Raises:
         UserError: a line that is no measurement, of an earlier step than the one before, or of a quantity twice.
@@ -284,7 +291,9 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
         try:
             row = Section(parsed(line), where)
         except ValueError:
-            if number == len(lines) and re.fullmatch(rb"\0*|\{[ -~]*", line):
+            if not line and number == len(lines):
+                break
+            if not finished and number == len(lines) and len(line) < CUT_OFF and re.fullmatch(rb"\0*|\{[ -~]*", line):
                 break
             raise UserError(f"{where}: not valid JSON; copy the file again") from None
         require_measurements(row)

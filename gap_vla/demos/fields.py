@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,19 +73,25 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
     what is hidden, as the companions that macOS puts beside files.
 
     Raises:
-        EpisodeError: others lie in folders of it, and would be left out; or it is an RLDS dataset, or begins to be one.
+        EpisodeError: others lie in folders of it, and would be left out; or it is an RLDS dataset, or begins to be one;
+            or what it holds may not be listed.
     """
-    if found := sorted(folder.glob("*.tfrecord*")) if folder.is_dir() else ():
+    listed = os.walk(folder, onerror=_refuse) if folder.is_dir() else ()
+    every = [Path(place, name) for place, folders, files in listed for name in (*folders, *files)]
+    if found := sorted(path for path in every if path.parent == folder and ".tfrecord" in path.name):
         raise EpisodeError(
             f"{folder} holds {found[0].name}: it is an RLDS dataset that lacks features.json, as a killed conversion "
             "leaves it; give that command again"
         )
-    every = folder.rglob("*") if folder.is_dir() else ()
-    every = (path for path in every if path.suffix.lower() in suffixes and "/." not in f"/{path.relative_to(folder)}")
-    found = sorted(every, key=lambda path: (path.parent != folder, path))
+    of_these = (p for p in every if p.suffix.lower() in suffixes and "/." not in f"/{p.relative_to(folder)}")
+    found = sorted(of_these, key=lambda path: (path.parent != folder, path))
     if found and found[0].parent == folder != found[-1].parent:
         raise EpisodeError(f"{folder}: {found[-1]} lies in a folder of its own; put all demonstrations into one folder")
     return [path for path in found if path.parent == folder]
+
+
+def _refuse(error: OSError) -> None:
+    raise EpisodeError(f"{error.filename} cannot be listed ({error.strerror}); get the right to read it, or a copy")
 
 
 def require_cameras(names: Sequence[str], where: str) -> None:

@@ -161,7 +161,7 @@ class Run:
         path, key = RunDirectory(self.path).metrics, "val/action_mse"
         if not self.path.exists():
             raise ReportError(f"{self.path} was moved or removed while it was read; give its new place")
-        rows = read_metrics(path) if path.exists() else []
+        rows = read_metrics(path, finished=bool(self.summary)) if path.exists() else []
         if self.summary:
             last, steps = rows[-1] if rows else {}, self.summary["steps"]
             if last.get("step") != steps or key not in last:

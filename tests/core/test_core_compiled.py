@@ -1,5 +1,7 @@
 """What numba compiles is the same function, wherever it may be kept."""
 
+from types import SimpleNamespace
+
 import numba
 import pytest
 
@@ -24,3 +26,16 @@ def test_a_loop_is_compiled_also_where_nothing_can_be_kept(kept, monkeypatch):
         return 2 * x
 
     assert twice(21) == 42 and twice.targetoptions["nogil"] and asked == ([True] if kept else [True, False])
+
+
+def test_where_the_place_for_it_has_no_room_functions_are_compiled_anew(monkeypatch):
+    def full(**where):
+        raise OSError(28, "No space left on device", where["dir"])
+
+    monkeypatch.setattr(compiled, "tempfile", SimpleNamespace(TemporaryFile=full))
+
+    @compiled.compiled()
+    def thrice(x):
+        return 3 * x
+
+    assert thrice(2) == 6 and thrice.stats.cache_path is None

@@ -6,6 +6,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,6 +188,21 @@ def test_a_demonstration_in_a_folder_of_its_own_is_not_left_out_in_silence(folde
     (folder / ".hidden" / "demo_2.npz").rename(folder / "more" / "demo_2.npz")
     with pytest.raises(EpisodeError, match=r"more/demo_2\.npz lies in a folder of its own; put all"):
         open_source(folder, "npz")
+
+
+def test_a_folder_that_may_not_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "more").mkdir()
+    listing = os.scandir
+
+    def refusing(place: Path) -> Any:
+        if Path(place).name in hidden:
+            raise PermissionError(13, "Permission denied", str(place))
+        return listing(place)
+
+    monkeypatch.setattr("os.scandir", refusing)
+    for hidden in (["more"], [folder.name]):
+        with pytest.raises(EpisodeError, match=rf"{hidden[0]} cannot be listed \(Permission denied\); get the right"):
+            open_source(folder, "npz")
 
 
 def test_an_array_that_is_stored_twice_is_refused(folder: Path) -> None:

@@ -199,6 +199,18 @@ def test_demonstrations_that_differ_in_size_are_refused_in_words(tmp_path, name,
         read_probe_data(tmp_path / "demos.hdf5")
 
 
+@pytest.mark.parametrize("names", [["ring"], ["ring", "handle", "peg"], None])
+def test_objects_have_three_columns_each(tmp_path, names):
+    write_demos(tmp_path / "demos.hdf5")
+    with h5py.File(tmp_path / "demos.hdf5", "r+") as file:
+        attributes = file["data/demo_1/obs/object"].attrs
+        del attributes["names"]
+        if names:
+            attributes["names"] = names
+    with pytest.raises(UserError, match=rf"demo_1: obs/object has 6 columns and names {len(names or [])} objects"):
+        read_probe_data(tmp_path / "demos.hdf5")
+
+
 def test_what_lies_in_another_file_is_not_probed(tmp_path):
     write_demos(tmp_path / "demos.hdf5")
     write_demos(tmp_path / "other.hdf5")

@@ -403,7 +403,8 @@ ENDS = r"metrics\.jsonl does not end with val/action_mse of step 20, where the r
     [
         (lambda lines: [], ENDS),
         (lambda lines: lines[:-1], ENDS),
-        (lambda lines: [*lines[:-1], lines[-1][:20]], ENDS),  # cut off
+        (lambda lines: [*lines[:-1], lines[-1][:20]], r"line 21: not valid JSON; copy the file again"),  # cut off
+        (lambda lines: [*lines, "\0\0"], r"line 22: not valid JSON; copy the file again"),
         (lambda lines: [*lines, '{"step": 21, "train/loss": 0.5}\n'], ENDS),  # of a longer run
         (lambda lines: [*lines[:-1], lines[-1].replace("0.5", "0.6")], r"ends with val/action_mse 0\.6, summary\.json"),
         (
@@ -450,6 +451,17 @@ def test_a_finished_run_without_its_measurements_is_refused_and_an_unfinished_on
         write_report([path], tmp_path / "report.html", command="make")
     (path / "summary.json").unlink()
     assert write_report([path], tmp_path / "report.html", command="make").exists()
+
+
+def test_what_a_kill_left_of_a_line_is_left_out_and_a_megabyte_is_no_line(tmp_path):
+    path = make_run(tmp_path, "gap", 0, [1, 1, 0, 1])
+    (path / "summary.json").unlink()
+    whole = (path / "metrics.jsonl").read_bytes()
+    (path / "metrics.jsonl").write_bytes(whole + bytes(99))
+    assert write_report([path], tmp_path / "r.html", command="make").exists()
+    (path / "metrics.jsonl").write_bytes(whole + bytes(1 << 20))
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 22: not valid JSON; copy the file again"):
+        write_report([path], tmp_path / "s.html", command="make")
 
 
 def test_a_pipe_in_the_place_of_measurements_is_named(tmp_path):

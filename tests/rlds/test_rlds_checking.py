@@ -170,6 +170,7 @@ ALL = list(range(7))
         (_frames(_stutter), ("warning", "still")),
         (_frames(_set(slice(None), 0)), ("warning", "blank")),
         (_frames(_set(7, 0)), ("error", "blank")),
+        (_frames(_set(7, (0, 135, 0))), ("error", "blank")),
         (lambda r: dataclasses.replace(r, language=[""] * 60), ("warning", "language")),
         (_action(lambda a: 3 * a), ("error", "range")),
         (_action(lambda a: a * (np.arange(7) != 2)), ("note", "range")),

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from gap_vla.core.episode import LABELS, label_problems
 from gap_vla.demos.fields import misplaced
 from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE, relative_rotation_vector
-from gap_vla.rlds.checking.picture_checks import cells
+from gap_vla.rlds.checking.picture_checks import cells, of_one_colour
 from gap_vla.rlds.checking.report import Finding, Recording
 
 SHORTEST = 5
@@ -131,7 +131,7 @@ def check_pictures(episode: Recording) -> Iterator[Finding]:
             text = f"{camera} has values of 0 to {frames.max()} only; pictures of floats are to be multiplied by 255"
             yield Finding("warning", "blank", text, episode.name)
             continue
-        blank = np.array([frame.min() == frame.max() for frame in frames])
+        blank = np.array([of_one_colour(frame) for frame in frames])
         if blank.all():
             yield Finding("warning", "blank", f"{camera} has one colour throughout; leave it out", episode.name)
             continue

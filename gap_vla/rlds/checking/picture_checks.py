@@ -56,9 +56,16 @@ def glance(frames: UInt8[np.ndarray, "T h w 3"]) -> Glance:
     return cells(frames.mean(0, dtype=np.float64)[None])[0].astype(np.float64)
 
 
+def of_one_colour(frame: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Whether it shows nothing, black or in any other colour."""
+    corner = frame[0, 0]
+    return bool((frame[0] == corner).all() and (frame == corner).all())
+
+
 def prints(frames: UInt8[np.ndarray, "T h w 3"]) -> frozenset[bytes]:
     """A hash of each picture that is not of one colour."""
-    return frozenset(hashlib.blake2b(frame.tobytes(), digest_size=8).digest() for frame in frames if np.ptp(frame))
+    shown = (frame for frame in frames if not of_one_colour(frame))
+    return frozenset(hashlib.blake2b(frame.tobytes(), digest_size=8).digest() for frame in shown)
 
 
 def check_streams(episodes: Sequence[Recording]) -> Iterator[Finding]:
@@ -66,7 +73,7 @@ def check_streams(episodes: Sequence[Recording]) -> Iterator[Finding]:
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     seen: dict[tuple[str, bytes], Recording] = {}
     for episode in episodes:
-        shown = {camera: g for camera, g in sorted(episode.glances.items()) if np.ptp(g) > 0}
+        shown = {camera: g for camera, g in sorted(episode.glances.items()) if np.ptp(g, axis=(0, 1)).any()}
         for a, b in itertools.combinations(shown, 2):
             if np.array_equal(shown[a], shown[b]):
                 alike[a, b].append(episode.name)
