@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # several threads per process mak
 from experiments.cli.reproduce import names
 from gap_vla.cli.arguments import MANY, command_parser, whole
 from gap_vla.core.errors import command, keeping
+from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim
 
 
@@ -38,21 +39,23 @@ def main(argv: list[str] | None = None) -> None:
     tasks = [task_spec(name).name for name in options.tasks]
     for variant in options.variants:
         variant_spec(variant)
-    read_results(options.docs / "task_table.json")
-    claim(options.docs / "task_table.json", "task_table", suffixes=(".json",), named=False)
+    table = options.docs / "task_table.json"
+    read_results(table)
+    claim(table, "task_table", suffixes=(".json",), named=False)
     for task in tasks if options.pictures else ():
         claim(options.docs / "pictures" / f"{task}.png", "task_picture", suffixes=(".png",), named=False)
     around(options.docs / "TASKS.md", PAGE_PART, if_missing="refuse")
-    with keeping("what was measured is kept, the same command continues"):
+    kept = keeping("what was measured is kept, the same command continues")
+    with alone(table.with_name(f".{table.name}.lock"), f"{table}"), kept:
         results = update_results(
-            options.docs / "task_table.json",
+            table,
             tasks=tasks,
             variants=options.variants,
             n=options.episodes,
             n_looks=options.look_episodes,
             again=options.again,
         )
-    replace_between(options.docs / "TASKS.md", PAGE_PART, as_markdown(results), if_missing="refuse")
+        replace_between(options.docs / "TASKS.md", PAGE_PART, as_markdown(results), if_missing="refuse")
     if options.pictures:
         for task in tasks:
             print(draw_pictures(task, options.docs / "pictures"))

@@ -16,6 +16,7 @@ from experiments.phase_benchmark.tables import PAGE_PART, draw, markdown
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, refusing
 from gap_vla.core.identity import flat
+from gap_vla.core.locks import alone
 from gap_vla.core.outputs import claim, write_output
 from gap_vla.sim.specs import task_spec
 
@@ -42,7 +43,7 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
     """Runs the stages that are asked for, and writes tables, pictures and page once every stage has run.
 
     Raises:
-        UserError: an unknown finder or set, or a stage's file in the output that is damaged.
+        UserError: an unknown finder or set, a stage's file in the output that is damaged, or another process at work.
     """
     if unknown := sorted(set(arguments.finders or ()) - set(FINDERS)):
         raise UserError(f"no finder {unknown[0]!r}; there are: {'; '.join(FINDERS)}")
@@ -57,6 +58,11 @@ def measure(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None
         claim(arguments.figures / picture, "phase_benchmark", suffixes=(".png",), named=False)
     if arguments.page:
         around(arguments.page, PAGE_PART, if_missing="refuse")
+    with alone(arguments.out / ".lock", f"{arguments.out}"):
+        _run_stages(arguments, every_stage)
+
+
+def _run_stages(arguments: argparse.Namespace, every_stage: tuple[str, ...]) -> None:
     earlier = {stage: _stage(arguments.out, stage) for stage in every_stage}
     tasks = {}
     for task in arguments.tasks:

@@ -33,6 +33,7 @@ from gap_vla.core.lazy import start_quietly
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
     errno.EACCES: "ask for the right, or give another path",
+    errno.EAGAIN: "use fewer at a time, or raise the limit (ulimit -u)",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
@@ -117,7 +118,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if not known and (behind := _interrupt_behind(error)) is not None:
                 return _say_interrupted(behind)
             said = message_of(error)
-            if known or is_full_disk(error) or is_full_memory(error) or missing_extra(error):
+            if known or is_full_disk(error) or is_full_memory(error) or missing_extra(error) or _without_threads(error):
                 return _say(f"error: {said}", USER_ERROR)
             if told := [name for name in re.findall(r"\b(?:JAX|NUMBA)_[A-Z_\d]+", said) if name in os.environ]:
                 return _say(f"error: {said}; correct {told[0]}, or unset it", USER_ERROR)
@@ -152,6 +153,8 @@ def message_of(error: BaseException) -> str:
         text = str(error)
     if is_full_memory(error):
         text = f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time, or allow more"
+    elif _without_threads(error):
+        text = f"{text}: this account, or this container, may have no more processes and threads; {_ADVICE[errno.EAGAIN]}"
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         known = re.sub(r"/\.([^/]+)\.gap_vla-\w{8}\.partial.*", r"/\1", os.fsdecode(error.filename))  # core/whole.py
         text = f"{known}: {error.strerror}; {_ADVICE.get(error.errno or 0, 'check the path, or give another')}"
@@ -205,6 +208,12 @@ def _damaged_by_numba(error: BaseException) -> str:
 def is_full_memory(error: BaseException) -> bool:
     """Whether memory, or what `ulimit -v` allows, is used up: by arrays, or by a library that is loaded."""
     return isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error))
+
+
+def _without_threads(error: BaseException) -> bool:
+    """Whether the system refused a further process or thread."""
+    started = isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+    return started or (isinstance(error, BlockingIOError) and error.errno == errno.EAGAIN)
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Iterable
@@ -82,14 +83,17 @@ class FastRenderer:
         quality.offsamples, quality.shadowsize = 0, 0  # read once, when the context is made
         model.vis.global_.offwidth = max(pixels, model.vis.global_.offwidth)
         model.vis.global_.offheight = max(pixels, model.vis.global_.offheight)
+        said, told = "", sys.unraisablehook
+        sys.unraisablehook = lambda _: None  # MuJoCo cannot close what it has not made whole, and would say so
         try:
             self._renderer = mujoco.Renderer(model, pixels, pixels)
         except Exception as error:  # EGL reports a missing driver in many ways
-            raise RenderingError(
-                f"no OpenGL context could be made: {error}; see gap_vla.sim.require_rendering"
-            ) from error
+            said = f"no OpenGL context could be made: {error}; see gap_vla.sim.require_rendering"
         finally:
+            sys.unraisablehook = told
             quality.offsamples, quality.shadowsize = kept
+        if said:
+            raise RenderingError(said)
         _process_with_context = os.getpid()
         if not blend_mipmaps:
             _read_nearest_mipmap(self._renderer._mjr_context)

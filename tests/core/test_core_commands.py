@@ -35,6 +35,8 @@ class Unspeakable(UserError):
         ),
         (OSError(28, "No space left on device", "/full/x"), USER_ERROR, "error: /full/x: No space left on device"),
         (MemoryError(), USER_ERROR, "error: not enough memory"),
+        (RuntimeError("can't start new thread"), USER_ERROR, "error: can't start new thread: this account"),
+        (BlockingIOError(11, "Resource temporarily unavailable"), USER_ERROR, "error: [Errno 11] Resource"),
         (KeyboardInterrupt("3 episodes are kept"), INTERRUPTED, "interrupted; 3 episodes are kept"),
         (
             ModuleNotFoundError("No module named 'flax.linen'", name="flax.linen"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import gap_vla.sim as sim
 from gap_vla.sim import rendering_backend
 from gap_vla.sim.cameras import View
+from gap_vla.sim.rendering import FastRenderer
 from gap_vla.sim.variants import variant_spec
 
 
@@ -55,6 +57,23 @@ def test_a_simulator_loads_without_a_python_of_its_own(task):
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYGLFW_LIBRARY"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_what_mujoco_could_not_make_whole_is_one_error_and_no_traceback_when_it_goes(assembly, monkeypatch):
+    class HalfMade:
+        def __init__(self, *_):
+            raise RuntimeError("no device 63")
+
+        def __del__(self):
+            raise AttributeError("_context")
+
+    told = []
+    monkeypatch.setattr("sys.unraisablehook", told.append)
+    monkeypatch.setattr("mujoco.Renderer", HalfMade)
+    with pytest.raises(sim.RenderingError, match="no OpenGL context could be made: no device 63"):
+        FastRenderer(assembly.world.model, 32)
+    gc.collect()
+    assert not told
 
 
 def test_use_from_another_thread_is_an_error(assembly):

@@ -9,6 +9,7 @@ import pytest
 from experiments.cli.task_table import main
 from experiments.task_table import as_markdown, read_results
 from gap_vla.core.errors import USER_ERROR
+from gap_vla.core.locks import alone
 
 DOCS = Path(__file__).parents[2] / "docs"
 CELL = {"successes": 1, "n": 2, "failed_seeds": [1], "steps": 9.0, "phases": {}, "step_ms": 1.0, "reset_ms": 1.0}
@@ -72,3 +73,11 @@ def test_what_cannot_be_written_or_measured_is_refused_before_the_first_episode(
         (tmp_path / mine).write_text("{}")
     assert main(["--docs", str(tmp_path), "--tasks", "assembly", *words]) == USER_ERROR
     assert named in capsys.readouterr().err
+
+
+def test_two_at_once_would_lose_what_one_of_them_measured(tmp_path, capsys):
+    shutil.copy(DOCS / "TASKS.md", tmp_path)
+    with alone(tmp_path / ".task_table.json.lock", "it"):
+        assert main(["--docs", str(tmp_path), "--tasks", "assembly"]) == USER_ERROR
+    assert "task_table.json is in use by process" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["TASKS.md"]
