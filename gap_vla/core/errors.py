@@ -154,7 +154,9 @@ def message_of(error: BaseException) -> str:
     if is_full_memory(error):
         text = f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time, or allow more"
     elif _without_threads(error):
-        text = f"{text}: this account, or this container, may have no more processes and threads; {_ADVICE[errno.EAGAIN]}"
+        text = (
+            f"{text}: this account, or this container, may have no more processes and threads; {_ADVICE[errno.EAGAIN]}"
+        )
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         known = re.sub(r"/\.([^/]+)\.gap_vla-\w{8}\.partial.*", r"/\1", os.fsdecode(error.filename))  # core/whole.py
         text = f"{known}: {error.strerror}; {_ADVICE.get(error.errno or 0, 'check the path, or give another')}"

@@ -52,33 +52,6 @@ _FLAGS = {
     "encode_with_model",  # text
 }  # fmt: skip
 """Names of what is true or false."""
-_PREFIX = "hf://"
-
-
-def local_directory(path: str | Path) -> Path:
-    """The directory of `path`; `"hf://<owner>/<repository>"` is downloaded first (or found in the cache)."""
-    text = str(path)
-    if not text.startswith(_PREFIX):
-        root = Path(text).expanduser()
-        if not root.is_dir():
-            raise CheckpointError(f"{root}: no such checkpoint directory")
-        return root
-    repository = text.removeprefix(_PREFIX)
-    if repository.count("/") != 1:
-        raise CheckpointError(f"{text}: expected hf://<owner>/<repository>")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise CheckpointError(
-            f"{text} needs the package huggingface_hub (pip install huggingface_hub), or give the directory of a copy"
-        ) from error
-    try:
-        return Path(snapshot_download(repository))
-    except Exception as error:
-        raise CheckpointError(
-            f"{text} could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); without a "
-            f"network, copy https://huggingface.co/{repository} by hand and give the directory"
-        ) from error
 
 
 def available_steps(root: Path) -> list[int]:

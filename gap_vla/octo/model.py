@@ -17,6 +17,7 @@ from flax import struct, traverse_util
 from jaxtyping import Array, Bool, Float
 
 from gap_vla.core.foreign import blaming
+from gap_vla.core.hub import local_directory
 from gap_vla.octo import batches, checkpoint
 from gap_vla.octo.compute import Compute
 from gap_vla.octo.language import recall_language
@@ -102,7 +103,7 @@ class OctoModel:
             CheckpointError: a file is missing or damaged, or the parameters are of another architecture; the message
                 names what differs. Nothing is half loaded.
         """
-        root = checkpoint.local_directory(checkpoint_path)
+        root = local_directory(checkpoint_path)
         config = checkpoint.read_config(root)
         example = checkpoint.read_example_batch(root)
         params, step = checkpoint.read_params(root, step)

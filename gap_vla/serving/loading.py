@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gap_vla.core.foreign import CheckpointError, Section, one_line, whole
+from gap_vla.core.hub import PREFIX, local_directory
 from gap_vla.core.identity import flat
 from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import STEPS, choose
@@ -82,7 +83,8 @@ def load_checkpoint(
             whole(what, value, 1, greatest, PolicyError)
     if ensemble and execute not in (None, 1):
         raise PolicyError(f"execute is {execute} with an ensemble, which predicts anew at every step; leave one out")
-    directory, run = (str(path), _Run()) if str(path).startswith("hf://") else _locate(Path(path))
+    on_hub = str(path).startswith(PREFIX)
+    directory, run = (str(local_directory(path)), _Run()) if on_hub else _locate(Path(path))
     if task is not None and run.task not in (None, task):
         raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
     how: dict[str, Any] = {
@@ -97,9 +99,9 @@ def load_checkpoint(
             raise PolicyError(f"{path} is a small policy, of one step and one dataset; leave --step and --dataset out")
         policy: ChunkPolicy = SmallTorchPolicy.load(directory, device=device, threads=run.threads, **how)
     else:
-        if "://" not in directory and not (Path(directory) / "config.json").is_file():
+        if not (Path(directory) / "config.json").is_file():
             made = "a small policy's policy.json, nor an Octo's config.json"
-            raise CheckpointError(f"{directory} holds neither {made}; copy the checkpoint whole")
+            raise CheckpointError(f"{path if on_hub else directory} holds neither {made}; copy the checkpoint whole")
         from gap_vla.rollouts.octo_policy import OctoPolicy
 
         how |= {"step": run.steps if step is None else step, "normalization": run.normalization, "dataset": dataset}
@@ -295,7 +297,7 @@ def _locate(path: Path) -> tuple[str, _Run]:
     """The checkpoint's directory, and what is known of the run that made it."""
     if not path.is_dir():
         raise PolicyError(f"{path}: no such directory; give a run directory or a checkpoint directory")
-    directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, path.parent)
+    directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, path.resolve().parent)
     if directory == path and (path / "dataset.json").is_file():
         raise PolicyError(f"{path}: a run without its checkpoint/; finish it with --resume, or copy it whole")
     settings = run / "config.json"

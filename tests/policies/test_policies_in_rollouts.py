@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from toy_store import SIZE, episode, place_store, toy_config
 
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.policies.saving import load_saved_policy
 from gap_vla.rlds.statistics import normalize, unnormalize
 from gap_vla.rollouts import PolicyError
@@ -42,14 +44,24 @@ def observation(seeds, step=0):
     }
 
 
-def test_a_run_and_its_checkpoint_are_found_by_their_files(run):
-    for path in (run, run / "checkpoint"):
+def test_a_run_and_its_checkpoint_are_found_by_their_files(run, tmp_path, monkeypatch):
+    (tmp_path / "latest").symlink_to(run / "checkpoint")
+    monkeypatch.chdir(run / "checkpoint")
+    for path in (run, run / "checkpoint", Path(), Path(".."), tmp_path / "latest"):
         loaded = load_checkpoint(path, task="assembly")
         assert isinstance(loaded.policy, SmallTorchPolicy) and isinstance(loaded.policy, Policy)
         assert (loaded.task, loaded.image_size, loaded.cameras) == ("assembly", SIZE, ("primary",))
         assert loaded.policy.identity["execute"] == 2
     with pytest.raises(PolicyError, match="trained for assembly"):
         load_checkpoint(run, task="threading")
+
+
+def test_a_checkpoint_on_the_hub_is_one_of_no_run(run, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", {"lab/small": str(run / "checkpoint")}.__getitem__)
+    loaded, own = load_checkpoint("hf://lab/small"), load_checkpoint(run)
+    assert loaded.task is None and loaded.policy.identity["parameters"] == own.policy.identity["parameters"]
+    with pytest.raises(CheckpointError, match=r"hf://lab/other could not be downloaded \(KeyError"):
+        load_checkpoint("hf://lab/other")
 
 
 def test_actions_are_those_of_the_network_in_the_units_of_the_data(run):

@@ -1,0 +1,189 @@
+"""GAP inside a Flax model's gradient (M6 to M8): a method interceptor, and an optax transformation for λ.
+
+Nothing of the model changes: the forward pass, the parameter names and the checkpoints are the same with and without.
+It works on `gap_vla.octo` and on upstream Octo (only API that jax 0.4.20 and flax 0.7.5 have too is used).
+
+    with adjusted_gradients(sample, token_group="obs_proprio"):      # inside the loss function
+        outputs = module.apply(variables, observations, tasks, pad_mask, method="octo_transformer")
+    tx = optax.chain(clip, optax.scale_by_adam(), scale_group_updates(group), decay, learning_rate)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from gap_vla.adjustment.schedule import AdjustmentError
+
+PROPRIO_TOKEN_GROUP = "obs_proprio"
+"""Name that Octo gives to the tokens of the observation tokenizer called `proprio`."""
+
+
+class GroupError(AdjustmentError):
+    """GAP would touch no parameter, or one outside the proprioceptive branch."""
+
+
+@jax.custom_vjp
+def scale_gradient(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """Returns `x` unchanged; its cotangent is multiplied by `factor` (broadcast against `x`)."""
+    return x
+
+
+def _scale_gradient_backward(factor: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return cotangent * factor.astype(cotangent.dtype), jnp.zeros_like(factor)
+
+
+scale_gradient.defvjp(lambda x, factor: (x, factor), _scale_gradient_backward)
+
+
+@contextlib.contextmanager
+def adjusted_gradients(sample: jax.Array, token_group: str = PROPRIO_TOKEN_GROUP) -> Iterator[None]:
+    """Within this context, the gradient into the embedded tokens of one group is multiplied by `sample` (M8).
+
+    The tokens are taken where they enter the block transformer: after projection and positional embedding, before the
+    first attention block. So exactly `<group>_projection/{kernel,bias}` and `<group>_pos_embedding` are affected.
+
+    Args:
+        sample: float32[B, W], multiplied into the cotangent of every token of sample b at window step w (M6: 1 - ρ).
+        token_group: name of the timestep token group.
+
+    Raises:
+        GroupError: on leaving the context, if no module with such a token group was called in it; in the forward pass,
+            if its tokens are of other samples or window steps.
+    """
+    hits = 0
+
+    def intercept(next_call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        nonlocal hits
+        if type(context.module).__name__ != "BlockTransformer" or context.method_name != "__call__":
+            return next_call(*args, **kwargs)
+        prefix_groups, timestep_groups, *rest = args
+        adjusted = []
+        for group in timestep_groups:
+            if group.name == token_group:
+                hits += 1
+                if (shape := jnp.shape(sample)) != group.tokens.shape[:2]:
+                    raise GroupError(f"sample is {[*shape]}, {token_group} has tokens of {[*group.tokens.shape[:2]]}")
+                tokens = scale_gradient(group.tokens, sample[:, :, None, None])
+                group = dataclasses.replace(group, tokens=tokens)
+            adjusted.append(group)
+        return next_call(prefix_groups, adjusted, *rest, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        yield
+    if not hits:
+        raise GroupError(
+            f"no token group {token_group!r} entered the transformer, so GAP would adjust nothing; the model needs an "
+            "observation tokenizer of that name (`proprio` gives `obs_proprio`) and the batch its observation"
+        )
+
+
+def path_of(key_path: tuple) -> str:
+    """The '/'-joined name of a leaf in a parameter tree."""
+    return "/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in key_path)
+
+
+def match_group(params: Mapping[str, Any], token_group: str = PROPRIO_TOKEN_GROUP) -> dict[str, tuple[int, ...]]:
+    """The leaves before the transformer that belong to one token group (M8), as {path: shape}.
+
+    Matched are the projection and the positional embedding of the group, and the layers of an MLP in its tokenizer, by
+    their whole name; never by a substring.
+
+    Raises:
+        GroupError: nothing matches, or the group has learned parameters elsewhere (a tokenizer with an encoder, such
+            as an image tokenizer, is not a proprioceptive branch).
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    shapes = {path_of(path): tuple(jnp.shape(leaf)) for path, leaf in leaves}
+    own = {f"{token_group}_projection", f"{token_group}_pos_embedding"}
+    tokenizer = token_group.replace("obs_", "observation_tokenizers_", 1)
+    matched = {
+        path: shape
+        for path, shape in shapes.items()
+        if own & set(path.split("/")) or re.search(f"(^|/){re.escape(tokenizer)}/Dense_[0-9]+/", path)
+    }
+    if not own & {part for path in matched for part in path.split("/")}:
+        groups = sorted(
+            {part[: -len("_projection")] for path in shapes for part in path.split("/") if part.endswith("_projection")}
+        )
+        raise GroupError(
+            f"no parameter belongs to the token group {token_group!r}; the model's groups are "
+            f"{', '.join(groups) or 'none'}. GAP needs a policy with proprioception (method vp or vp_gap)"
+        )
+    inside = [path for path in shapes if tokenizer in path.split("/") and path not in matched]
+    if inside:
+        raise GroupError(
+            f"the tokenizer of {token_group!r} has parameters of its own ({inside[0]}, …): it is an encoder, not a "
+            "tokenizer of low-dimensional states, and GAP would leave part of its branch unadjusted"
+        )
+    return matched
+
+
+def scale_group_gradients(gradients: Any, group: Mapping[str, Any], factor: jax.Array | float) -> Any:
+    """Multiplies the gradients of the leaves named in `group` by one number (M7); each keeps its dtype.
+
+    Raises:
+        GroupError: the group names a leaf that is not there, or the factor is not one number.
+    """
+    if jnp.shape(factor) != ():
+        raise GroupError(f"the factor has shape {jnp.shape(factor)}; it must be one number")
+    _require_leaves(group, gradients)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, g: (g * factor).astype(g.dtype) if path_of(path) in group else g, gradients
+    )
+
+
+def _require_leaves(group: Mapping[str, Any], tree: Any, *, fewest: int = 0) -> None:
+    known = [path_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    lost = sorted({*group} - {*known})
+    if lost or len(group) < fewest:
+        what = f"no parameter {lost[0]!r}" if lost else "no parameter is named"
+        raise GroupError(f"{what}, so GAP would not act; there are {', '.join(known[:8]) or 'none'}")
+
+
+class ScaleGroupState(NamedTuple):
+    """State of `scale_group_updates`: the number of updates so far."""
+
+    updates_done: jax.Array
+
+
+def scale_group_updates(
+    group: Mapping[str, Any], schedule: Callable[[jax.Array], Any] | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies the updates of the leaves named in `group` by λ (M6).
+
+    Place it after the optimizer's normalisation (`scale_by_adam`), where a constant factor no longer cancels, and
+    before `add_decayed_weights`, so that weight decay is not scaled.
+
+    Args:
+        group: {path: …} of the leaves, from `match_group`.
+        schedule: factor as a function of the number of updates. Without it the training step passes the factor:
+            `tx.update(gradients, state, params, update_factor=λ)`.
+
+    Raises:
+        GroupError: when it is initialised: the group names a leaf that is not there, or, with a schedule, none.
+        AdjustmentError: in a step: a factor is passed beside a schedule, or neither is there.
+    """
+
+    def init(params: Any) -> ScaleGroupState:
+        _require_leaves(group, params, fewest=0 if schedule is None else 1)
+        return ScaleGroupState(jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: ScaleGroupState, params: Any = None, *, update_factor: Any = None, **extra: Any):
+        if (update_factor is None) == (schedule is None):
+            raise AdjustmentError(
+                "scale_group_updates needs a schedule, or update_factor passed to tx.update: one of both"
+            )
+        if schedule is not None:
+            update_factor = schedule(state.updates_done)
+        return scale_group_gradients(updates, group, update_factor), ScaleGroupState(state.updates_done + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)

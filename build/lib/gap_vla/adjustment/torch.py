@@ -1,0 +1,234 @@
+"""GAP for any PyTorch policy (M6 to M8): hooks on the proprioceptive submodule, and λ on the steps of its parameters.
+
+    gap = attach(policy, "model.state_proj", AdjustmentSchedule(lam=0.3, rho="current"), total_steps=10_000)
+    optimizer = gap.watch(torch.optim.AdamW(policy.parameters(), lr=3e-4))
+    for step, batch in enumerate(batches):
+        with gap.adjusting(batch["rho"], step):      # float[B] or float[B, W], from the dataset's rho column
+            loss = policy(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    gap.detach()                                     # the policy is as it was
+
+The forward pass, the parameters, their names and the optimizer's groups stay as they are. docs/ANY_POLICY.md names the
+submodule of common policies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from gap_vla.adjustment.schedule import AdjustmentError, AdjustmentSchedule
+from gap_vla.adjustment.torch_forward import (
+    ForwardHooks,
+    Hook,
+    _no_hook,  # noqa: F401  policies that were saved as a whole name these two here
+    _nothing,  # noqa: F401
+)
+from gap_vla.adjustment.torch_gradients import scale_gradient
+from gap_vla.adjustment.torch_optimizer import OptimizerWatch
+from gap_vla.adjustment.torch_places import Place, find_columns, find_places
+from gap_vla.core.foreign import whole
+from gap_vla.core.typed_config import STEPS
+
+__all__ = ["Adjustment", "attach", "attach_columns", "scale_gradient"]
+
+
+class Adjustment:
+    """GAP attached to a policy; made by `attach` or `attach_columns`. As a context manager it detaches on leaving.
+
+    Attributes:
+        parameters: the adjusted parameters by their full name.
+    """
+
+    def __init__(self, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int):
+        self.schedule, self.total_steps = schedule, whole("total_steps", total_steps, 1, STEPS, AdjustmentError)
+        self.parameters = {name: p for place in places for name, p in place.parameters().items()}
+        self._columns = {f"{place.name}.weight": place.columns for place in places if place.columns is not None}
+        differs = schedule.rho == "step" and schedule.mode in ("sample", "sample_lambda")
+        self._forward = ForwardHooks(places, differs)
+        self._steps = OptimizerWatch(self.parameters, self._columns, self._forward.step_is_over)
+        self._attached = True
+
+    def __repr__(self) -> str:
+        read = {name: sum(c.stop - c.start for c in columns) for name, columns in self._columns.items()}
+        count = sum(len(p) * read[name] if name in read else p.numel() for name, p in self.parameters.items())
+        listed = "".join(
+            f"\n  {n} {tuple(p.shape)}"
+            + (f" columns {', '.join(f'{c.start}:{c.stop}' for c in self._columns[n])}" if n in self._columns else "")
+            for n, p in self.parameters.items()
+        )
+        return f"GAP ({self.schedule.mode}, lam {self.schedule.lam}) on {count:,} values:{listed}"
+
+    def __enter__(self) -> Adjustment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    @contextlib.contextmanager
+    def adjusting(
+        self, rho: Float[torch.Tensor, "b *w"] | Float[np.ndarray, "b *w"] | None, step: int
+    ) -> Iterator[None]:
+        """Within this context, forward passes of the policy carry the factors of a training step.
+
+        The backward pass may come later, also after other forward passes with another ρ.
+
+        Args:
+            rho: transition probability of each sample, or of each sample and window step ([1, W] is one sample, also
+                where the output has W rows, which are then taken for its steps); factors are float32. None
+                where none is needed: mode `fixed` or `none`, or after the schedule's window.
+            step: 0-based training step, which decides whether GAP acts.
+
+        Raises:
+            AdjustmentError: ρ is needed and absent, lies outside [0, 1], or fits no output of the submodule; λ is to
+                act and no optimizer is watched; no forward pass in this or an earlier context went through one of
+                the submodules (a later step may leave it out).
+        """
+        active = self.schedule.active(step, self.total_steps)
+        if step >= self.total_steps:
+            warnings.warn(
+                f"training step {step} of a run of {self.total_steps} steps: GAP's window is a share of these; "
+                "was total_steps counted in epochs?",
+                stacklevel=3,
+            )
+        if rho is None and active and self.schedule.needs_rho:
+            raise AdjustmentError(
+                f"training step {step} has no rho, which mode {self.schedule.mode!r} needs; annotate the dataset and "
+                "hand its rho column on to the batch"
+            )
+        values = rho.detach().cpu() if isinstance(rho, torch.Tensor) else rho
+        if isinstance(values, torch.Tensor) and values.is_floating_point():
+            values = values.float()  # numpy has no bfloat16
+        values = np.zeros((1, 1)) if values is None else np.asarray(values)
+        if not values.size:
+            raise AdjustmentError(f"rho of shape {values.shape} at training step {step} is empty")
+        if not values.ndim or values.dtype.kind not in "biuf" or np.ma.is_masked(rho):
+            what = "masked" if np.ma.is_masked(rho) else f"{values.dtype}{list(values.shape)}"
+            raise AdjustmentError(f"rho at training step {step} is {what}; give numbers of shape [B] or [B, W]")
+        values = values.astype(np.float32).reshape(len(values), -1)
+        factors = self.schedule.factors(values, step, self.total_steps)
+        missing = [name for name, p in self.parameters.items() if not self._steps.watcher(p)]
+        if factors.update != 1 and missing:
+            raise AdjustmentError(
+                f"lam = {self.schedule.lam} acts on the optimizer's steps, and none that trains {missing[0]} is "
+                "watched: call gap.watch(optimizer) first and keep the optimizer, or choose lam=1"
+            )
+        # M7's factor of the summed gradient is one number, so it may as well act on every sample's part of the sum
+        sample = torch.from_numpy(factors.sample * factors.gradient)
+        sample = sample.to(next(iter(self.parameters.values())).device, non_blocking=True)
+        self._steps.update = float(factors.update)
+        with self._forward.carrying(sample[0, 0] if rho is None else sample, identity=not active):
+            yield
+        if passed := self._forward.passed_by():
+            raise AdjustmentError(
+                f"no forward pass went through {', '.join(passed)} while rho was set, so GAP adjusts nothing there. "
+                "Is another submodule used? A compiled policy must be compiled after GAP is attached"
+            )
+
+    @contextlib.contextmanager
+    def plain(self) -> Iterator[None]:
+        """Within this context gradients are those of the policy without GAP, and need no ρ. The optimizer's next step
+        is still scaled by the λ of the last `adjusting`."""
+        with self._forward.plain():
+            yield
+
+    def watch(self, optimizer: torch.optim.Optimizer, *, decoupled: bool | None = None) -> torch.optim.Optimizer:
+        """Applies λ (M6) to this optimizer's steps on the adjusted parameters, and returns it.
+
+        Call it for each optimizer that trains some of them, at any time, also after loading its state. Keep what it
+        returns: GAP holds no optimizer, and one that is gone is watched no more. Decoupled weight decay is not scaled;
+        one that is added to the gradient (Adam, SGD with momentum) is part of the update.
+
+        Args:
+            optimizer: any `torch.optim.Optimizer`. Its groups, state and learning rates are left alone.
+            decoupled: whether it subtracts lr·weight_decay·p from the parameter itself. Known of torch's optimizers
+                and of every class with AdamW in its name; say it of others.
+
+        Raises:
+            AdjustmentError: the optimizer holds none of the adjusted parameters, or one that trains them is watched
+                already; or GAP is detached.
+        """
+        if not self._attached:
+            raise AdjustmentError("GAP is detached from this policy; attach it again before watching an optimizer")
+        self._steps.watch(optimizer, decoupled)
+        return optimizer
+
+    def detach(self) -> None:
+        """Removes every hook; the policy and the optimizer's steps are as they were."""
+        self._forward.remove()
+        self._steps.remove()
+        self._attached = False
+
+
+def attach(
+    module: nn.Module, submodule_name: str | Sequence[str], schedule: AdjustmentSchedule, *, total_steps: int
+) -> Adjustment:
+    """Attaches GAP to the part of a policy that encodes proprioception.
+
+    Args:
+        module: the policy, before it is compiled or wrapped for several processes (or its wrapped module).
+        submodule_name: its proprioceptive encoder, or several, as in `module.named_modules()`: `"model.state_proj"`.
+            The first axis of its output (tensors in tuples and dicts too) must be the batch; every parameter in it is
+            adjusted, nothing else: what it reads must have no gradient of its own.
+        schedule: when and how strongly. With one loss per window use `rho="current"`.
+        total_steps: length of the training run; the window of the schedule is a fraction of it.
+
+    Raises:
+        AdjustmentError: no such submodule, nothing trainable in it, parameters that are used outside it too, one
+            submodule in another, or GAP is attached to it already.
+    """
+    names = (submodule_name,) if isinstance(submodule_name, str) else submodule_name
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise AdjustmentError(f"submodule_name is {submodule_name!r:.60}; give a name, or a list of names")
+    return _attached(module, find_places(module, names), schedule, total_steps)
+
+
+def _attached(module: nn.Module, places: Sequence[Place], schedule: AdjustmentSchedule, total_steps: int) -> Adjustment:
+    """Raises AdjustmentError: GAP is attached to one of the parameters already."""
+    hooks = [hook for part in module.modules() for hook in part._forward_hooks.values() if isinstance(hook, Hook)]
+    held = {id(p) for hook in hooks for p in hook.place.parameters().values()}
+    for place in places:
+        if twice := [name for name, p in place.parameters().items() if id(p) in held]:
+            raise AdjustmentError(
+                f"GAP is attached to {twice[0]} already, and would act twice: call detach() of that one first"
+            )
+    return Adjustment(places, schedule, total_steps)
+
+
+def attach_columns(
+    module: nn.Module,
+    columns: Mapping[str, slice | Sequence[slice]],
+    schedule: AdjustmentSchedule,
+    *,
+    total_steps: int,
+) -> Adjustment:
+    """Attaches GAP to a policy that concatenates the raw state with other features, and has no encoder for it.
+
+    The first parameters that read the state are then columns of the weights of linear layers. Their gradient becomes
+    Σ_b (1 - ρ_b)·g_b over samples b (M6) and λ acts on their updates; the other columns, the bias and every other
+    parameter keep their gradients. Whatever lies between state and layer must leave its values in their places.
+
+    Args:
+        module: the policy.
+        columns: for every linear layer that reads the state, by name: the slice of its input where the state lies, or
+            one slice for each step of the window, in order (`rho="step"` gives each its own ρ).
+        schedule, total_steps: as in `attach`.
+
+    Raises:
+        AdjustmentError: no such layer, another kind of layer, or columns that it does not have.
+
+    Example:
+        >>> policy = nn.Sequential(nn.Linear(5, 2), nn.ReLU(), nn.Linear(2, 1))  # of 3 image features and 2 states
+        >>> attach_columns(policy, {"0": slice(3, 5)}, AdjustmentSchedule(lam=0.3), total_steps=100)
+        GAP (sample, lam 0.3) on 4 values:
+          0.weight (2, 5) columns 3:5
+    """
+    return _attached(module, find_columns(module, columns), schedule, total_steps)

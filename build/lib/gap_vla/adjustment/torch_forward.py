@@ -1,0 +1,160 @@
+"""GAP's forward side in torch: hooks on the places' outputs, and which factors the samples of a pass carry."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from gap_vla.adjustment.schedule import AdjustmentError
+from gap_vla.adjustment.torch_gradients import in_backward, scale_columns, scale_gradient
+from gap_vla.adjustment.torch_places import Place, factor_of_columns, factor_of_output, require_no_gradient
+
+
+class Hook:
+    """What a place's forward pass calls. A copy of the policy, and a file that all of it is saved to, have none."""
+
+    def __init__(self, owner: ForwardHooks, place: Place):
+        self.owner, self.place, self.called = owner, place, False
+
+    def __call__(self, module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
+        return self.owner.on_output(self, module, inputs, keywords, output)
+
+    def __deepcopy__(self, _: Any) -> Any:
+        return _nothing
+
+    def __reduce__(self) -> Any:
+        return _no_hook, ()
+
+
+def _nothing(*_: Any) -> None:
+    """A hook without effect."""
+
+
+def _no_hook() -> Any:
+    return _nothing
+
+
+class ForwardHooks:
+    """Hooks on the places of one policy.
+
+    Args:
+        places: where.
+        differs: whether the factors differ over the window.
+    """
+
+    def __init__(self, places: Sequence[Place], differs: bool):
+        self._sample: torch.Tensor | None = None  # float32[B, W], or [] for all
+        self._identity = False
+        self._plain = False
+        self._scaled = False  # whether the last pass with a graph was adjusted
+        self._recomputed = False
+        # factors of passes without a graph: those that reentrant checkpointing will recompute (or validation)
+        self._unrecorded: collections.deque[torch.Tensor] = collections.deque(maxlen=64)
+        self._differs = differs
+        self._hooks = [Hook(self, place) for place in places]
+        self._handles = [  # first of all hooks: what others make of the output is no part of the place
+            hook.place.module.register_forward_hook(hook, prepend=True, with_kwargs=True) for hook in self._hooks
+        ]
+
+    @contextlib.contextmanager
+    def carrying(self, sample: torch.Tensor, identity: bool) -> Iterator[None]:
+        """Within this context passes carry these factors; `identity`: which are all 1, and change no graph."""
+        before = self._sample, self._identity
+        self._sample, self._identity = sample, identity
+        try:
+            yield
+        finally:
+            self._sample, self._identity = before
+
+    @contextlib.contextmanager
+    def plain(self) -> Iterator[None]:
+        """Within this context passes carry no factors, and need none."""
+        before, self._plain = self._plain, True
+        try:
+            yield
+        finally:
+            self._plain = before
+
+    def passed_by(self) -> list[str]:
+        """The places through which no pass with factors went."""
+        return [hook.place.name for hook in self._hooks if not hook.called]
+
+    def step_is_over(self) -> None:
+        """What was not recomputed by now will not be."""
+        self._unrecorded.clear()
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for hook in self._hooks:
+            hook.called = False  # from here on `adjusting` would adjust nothing, and says so
+
+    def on_output(self, hook: Hook, module: nn.Module, inputs: Any, keywords: Any, output: Any) -> Any:
+        """The output with the pass's factors on its gradient; None: as it is."""
+        place = hook.place
+        if self._sample is not None:
+            hook.called = True
+        if self._plain:
+            return None
+        if not torch.is_grad_enabled():
+            if self._sample is not None and module.training:
+                self._remember(self._sample)
+            return None
+        sample, identity = self._sample, self._identity
+        if sample is None:
+            sample, identity = self._sample_outside(place, module), False
+            if sample is None:
+                return None
+        else:
+            self._scaled = not identity
+        if place.columns is not None:
+            assert isinstance(module, nn.Linear)
+            x = inputs[0] if inputs else keywords["input"]
+            factor = factor_of_columns(place, sample, x, self._differs)
+            return None if identity else scale_columns(output, x, module, factor)
+        if not identity and not torch.compiler.is_compiling():
+            require_no_gradient(place.name, tree_flatten((inputs, keywords))[0])
+        leaves, structure = tree_flatten(output)
+        if not identity and not any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
+            if any(p.requires_grad for p in module.parameters()):
+                raise AdjustmentError(
+                    f"submodule {place.name!r} gives {type(output).__name__}, in which there is no tensor with a "
+                    "gradient to adjust; attach to a part of it that gives tensors (in tuples, lists or dictionaries)"
+                )
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
+                factor = factor_of_output(place.name, sample, leaf.shape, self._differs)
+                leaves[i] = leaf if identity else scale_gradient(leaf, factor)
+        return None if identity else tree_unflatten(leaves, structure)
+
+    def _remember(self, sample: torch.Tensor) -> None:
+        if self._recomputed:
+            self._unrecorded.clear()
+            self._recomputed = False
+        self._unrecorded.append(sample)
+
+    def _sample_outside(self, place: Place, module: nn.Module) -> torch.Tensor | None:
+        """The factors of a forward pass with a graph for which no ρ is set: recomputation, inference, or a mistake."""
+        if in_backward():
+            if any(sample is not self._unrecorded[0] for sample in self._unrecorded):
+                raise AdjustmentError(
+                    "reentrant activation checkpointing recomputes one of several forward passes, and GAP cannot tell "
+                    "whose rho is meant; pass use_reentrant=False, or go backward after each forward pass"
+                )
+            if self._unrecorded:
+                self._recomputed = True
+                return self._unrecorded[0]
+            # not reentrant: the first pass's nodes hold its factors; the same tensors must be saved once more
+            return torch.ones(()) if place.columns is not None and self._scaled else None
+        if module.training and any(p.requires_grad for p in module.parameters()):
+            raise AdjustmentError(
+                f"the policy is in training mode and went through {place.name!r} without rho: wrap the forward pass in "
+                "`with gap.adjusting(batch['rho'], step):`, or in `with gap.plain():` for gradients without GAP"
+            )
+        return None

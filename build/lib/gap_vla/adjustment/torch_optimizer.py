@@ -1,0 +1,183 @@
+"""λ on the update of some parameters, whatever the optimizer (M6): what a step did to them is scaled after it.
+
+Under Adam a constant factor on the gradient cancels, so λ multiplies the step itself: p ← p₀ + λ·(p₁ − p₀), where p₀ is
+the parameter before and p₁ after the optimizer's own step. The optimizer, its groups, its state and its learning-rate
+schedule stay as they are, so checkpoints and schedulers do not notice; it holds for fused, foreach and foreign
+optimizers, and for single columns of a weight.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from gap_vla.adjustment.schedule import AdjustmentError
+
+Columns = Sequence[slice] | None
+
+
+def unscaled_decay(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> bool:
+    """Whether a step subtracts lr·weight_decay·p from the parameter itself, so that λ can leave it out.
+
+    So do AdamW, Adafactor, Muon, other optimizers with `decoupled_weight_decay`, and SGD without momentum. Elsewhere
+    the decay is a summand of the gradient, is normalised with it, and is scaled with the update.
+    """
+    if "decoupled_weight_decay" in group:
+        return bool(group["decoupled_weight_decay"])
+    if isinstance(optimizer, torch.optim.SGD):
+        return group["momentum"] == 0
+    if isinstance(optimizer, (torch.optim.Adafactor, torch.optim.Muon)):
+        return True
+    return "AdamW" in type(optimizer).__name__
+
+
+class ScaledUpdates:
+    """Hooks on one optimizer's steps; they keep it no longer than others do.
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        targets: parameters, each with the columns that are meant (None: all of it).
+        update: gives λ of the step that is taken; asked after it, for a closure may set it.
+        finished: called after every step.
+        decoupled: overrides `unscaled_decay`.
+
+    Attributes:
+        stepping: whether a step has begun and is not over; what it calls, as an optimizer that it wraps, is part of it.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        targets: Sequence[tuple[torch.Tensor, Columns]],
+        update: Callable[[], float],
+        finished: Callable[[], None],
+        decoupled: bool | None = None,
+    ):
+        self._targets = targets
+        self._update, self._finished, self._decoupled = update, finished, decoupled
+        self.stepping = False
+        self._before: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, Any]] = []
+        self.handles = [
+            optimizer.register_step_pre_hook(self._remember),
+            optimizer.register_step_post_hook(self._scale),
+        ]
+
+    def _remember(self, optimizer: torch.optim.Optimizer, given: Sequence[Any], named: Mapping[str, Any]) -> None:
+        self._before = []
+        self.stepping = True
+        closure = named.get("closure") is not None or any(value is not None for value in given[1:])
+        if self._update() == 1 and not closure:
+            return
+        group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        for parameter, columns in self._targets:
+            group = group_of.get(id(parameter))
+            if group is None or (parameter.grad is None and not closure):  # the optimizer passes over it
+                continue
+            decay = None
+            decoupled = unscaled_decay(optimizer, group) if self._decoupled is None else self._decoupled
+            if decoupled and group.get("weight_decay"):
+                decay = group["lr"] * group["weight_decay"]
+            regions = [parameter.detach()] if columns is None else [parameter.detach()[:, c] for c in columns]
+            self._before += [(parameter, region, region.clone(), decay) for region in regions]
+
+    @torch.no_grad()
+    def _scale(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # a gradient scaler that gives up inside a fused kernel moves nothing, and decays nothing
+        may_skip = hasattr(optimizer, "found_inf")
+        starts, moved, lam = [], [], self._update()
+        for parameter, region, before, decay in self._before:
+            if lam == 1 or parameter.grad is None:
+                continue
+            start = before if decay is None else before * (1 - decay)
+            starts.append(torch.where(region == before, before, start) if may_skip else start)
+            moved.append(region)
+        if starts:
+            torch._foreach_lerp_(moved, starts, 1 - lam)
+        self._before = []
+        self.stepping = False
+        self._finished()
+
+
+_ATTACHED: weakref.WeakSet[OptimizerWatch] = weakref.WeakSet()  # what all optimizers know shall not keep a policy
+
+
+@functools.cache
+def _watch_over_all_optimizers() -> None:
+    """One hook for all and for good: one that went with its policy would go while an optimizer walks over its hooks."""
+
+    def refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for watch in list(_ATTACHED):
+            watch.refuse_unwatched(optimizer)
+
+    register_optimizer_step_pre_hook(refuse)
+
+
+class OptimizerWatch:
+    """The optimizers that train a policy's adjusted parameters: λ acts on their steps, and on those alone.
+
+    Args:
+        parameters: by their full name.
+        columns: of those of which a part is adjusted.
+        finished: called after every watched step.
+
+    Attributes:
+        update: λ of the next step; 1: none.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        columns: Mapping[str, Columns],
+        finished: Callable[[], None],
+    ):
+        self.parameters, self._columns, self._finished = parameters, columns, finished
+        self.update = 1.0
+        self._watched: dict[int, weakref.ref[torch.optim.Optimizer]] = {}  # by a parameter's id
+        self._updates: list[ScaledUpdates] = []
+        _ATTACHED.add(self)
+        _watch_over_all_optimizers()
+
+    def watch(self, optimizer: torch.optim.Optimizer, decoupled: bool | None) -> None:
+        """See `Adjustment.watch`."""
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        mine = {name: p for name, p in self.parameters.items() if id(p) in held}
+        if not mine:
+            raise AdjustmentError(
+                f"the optimizer does not train {next(iter(self.parameters))}; watch the one that does"
+            )
+        twice = [name for name, p in mine.items() if self.watcher(p)]
+        if twice:
+            raise AdjustmentError(f"an optimizer that trains {twice[0]} is watched already; λ would act twice")
+        targets = [(p, self._columns.get(name)) for name, p in mine.items()]
+        scaled = ScaledUpdates(optimizer, targets, lambda: self.update, self._finished, decoupled)
+        self._watched |= {id(p): weakref.ref(optimizer) for p in mine.values()}
+        self._updates.append(scaled)
+
+    def watcher(self, parameter: torch.Tensor) -> torch.optim.Optimizer | None:
+        """The watched optimizer that trains this parameter, while it is in use."""
+        return found() if (found := self._watched.get(id(parameter))) is not None else None
+
+    def refuse_unwatched(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before any optimizer's step: raises AdjustmentError if λ is to act and this one is not watched."""
+        if self.update == 1 or any(scaled.stepping for scaled in self._updates):
+            return
+        held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
+        for name, parameter in self.parameters.items():
+            if id(parameter) in held and self.watcher(parameter) is not optimizer:
+                raise AdjustmentError(
+                    f"an optimizer that trains {name} takes a step and is not watched, so λ would not act on it: call "
+                    "gap.watch(optimizer) for this one, or gap.detach() to train without GAP"
+                )
+
+    def remove(self) -> None:
+        for scaled in self._updates:
+            for handle in scaled.handles:
+                handle.remove()
+        _ATTACHED.discard(self)
+        self._watched.clear()
+        self._updates.clear()

@@ -1,0 +1,199 @@
+"""Where GAP acts in a torch policy: named submodules, or the columns of linear layers that read proprioception.
+
+There ρ[B, W] lies in the leading axes of the tensors; the window may be missing or flattened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from gap_vla.adjustment.schedule import AdjustmentError
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One hooked module.
+
+    Attributes:
+        columns: None: all its parameters are adjusted, through its output. Otherwise parts of its input's last axis,
+            in the order of the window's steps.
+    """
+
+    name: str
+    module: nn.Module
+    columns: tuple[slice, ...] | None = None
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The adjusted parameters by their full name."""
+        named = dict(self.module.named_parameters())
+        names = ["weight"] if self.columns is not None else list(named)
+        return {f"{self.name}.{n}": named[n] for n in names if named[n].requires_grad}
+
+
+def find_places(policy: nn.Module, names: Sequence[str]) -> list[Place]:
+    """The submodules of these names.
+
+    Raises:
+        AdjustmentError: no such submodule, nothing trainable in it, parameters that are used outside of it too, or one
+            that lies in another.
+    """
+    if not names:
+        raise AdjustmentError("no submodule is named, so GAP would adjust nothing")
+    places = [Place(name, _submodule(policy, name)) for name in names]
+    for place in places:
+        if not place.parameters():
+            raise AdjustmentError(f"submodule {place.name!r} has no trainable parameter, so GAP would adjust nothing")
+    for one, other in itertools.permutations(places, 2):
+        if other.module in set(one.module.modules()):
+            raise AdjustmentError(f"{other.name!r} is part of {one.name!r}, and GAP would act twice; name one of them")
+    _refuse_shared(policy, places)
+    return places
+
+
+def find_columns(policy: nn.Module, columns: Mapping[str, slice | Sequence[slice]]) -> list[Place]:
+    """The linear layers of these names, with the columns that read proprioception.
+
+    Raises:
+        AdjustmentError: no such layer, not a linear one, columns outside of its input or overlapping, a shared weight.
+    """
+    if not isinstance(columns, Mapping):
+        raise AdjustmentError(f"columns is {columns!r:.60}; give a dictionary from a layer's name to its slices")
+    if not columns:
+        raise AdjustmentError("no layer is named, so GAP would adjust nothing")
+    places: list[Place] = []
+    for name, slices in columns.items():
+        layer = _submodule(policy, name)
+        if not isinstance(layer, nn.Linear):
+            raise AdjustmentError(
+                f"{name!r} is a {type(layer).__name__}; columns can be adjusted in nn.Linear only. Give the state a "
+                "linear layer of its own and attach GAP to that"
+            )
+        if type(layer).forward is not nn.Linear.forward or "weight" not in dict(layer.named_parameters(recurse=False)):
+            raise AdjustmentError(
+                f"{name!r} is a {type(layer).__name__}, which computes something else than a linear layer from "
+                "parameters of its own; attach GAP to a plain nn.Linear"
+            )
+        width = layer.in_features
+        parts = (slices,) if isinstance(slices, slice) else tuple(slices)
+        ends = [end for part in parts if isinstance(part, slice) for end in (part.start, part.stop, part.step)]
+        whole = all(isinstance(end, numbers.Integral) and not isinstance(end, bool) for end in ends if end is not None)
+        if not whole or not all(isinstance(part, slice) for part in parts):
+            raise AdjustmentError(f"{parts!r:.60} are no columns of {name!r}; give slices, as slice(3, 5)")
+        read = [column for part in parts for column in range(width)[part]]
+        beyond = [part for part in parts if part.step not in (None, 1) or not 0 <= (part.start or 0) <= width]
+        beyond += [part for part in parts if part.stop is not None and not 0 <= part.stop <= width]
+        if beyond or not read or len(set(read)) < len(read):
+            raise AdjustmentError(
+                f"{list(parts)} is no choice of columns of {name!r}: it reads {width} values; give slices within them "
+                "that do not overlap, one for each step of the window"
+            )
+        if not layer.weight.requires_grad:
+            raise AdjustmentError(f"the weight of {name!r} is not trained, so GAP would adjust nothing")
+        if twice := [place.name for place in places if place.module is layer]:
+            raise AdjustmentError(f"{name!r} is the same layer as {twice[0]!r}; name it once")
+        places.append(
+            Place(
+                name, layer, tuple(slice(part.start or 0, width if part.stop is None else part.stop) for part in parts)
+            )
+        )
+    _refuse_shared(policy, places)
+    return places
+
+
+def _submodule(policy: nn.Module, name: str) -> nn.Module:
+    submodules = dict(policy.named_modules(remove_duplicate=False))
+    if name and name in submodules:
+        return submodules[name]
+    names = [n for n in submodules if n]
+    last = name.rpartition(".")[2]
+    near = [n for n in names if n.rpartition(".")[2] == last]
+    near += [n for n in difflib.get_close_matches(name, names, n=5, cutoff=0.6) if n not in near]
+    near += [n for n in names if n not in near and ("state" in n or "proprio" in n) and not n[-1].isdigit()]
+    if near:
+        raise AdjustmentError(f"the policy has no submodule {name!r}; near that: {', '.join(near[:8])}")
+    known = ", ".join(n for n in names if n.count(".") <= 1)
+    raise AdjustmentError(f"the policy has no submodule {name!r}; it has {known or 'none'}")
+
+
+def _refuse_shared(policy: nn.Module, places: Sequence[Place]) -> None:
+    own = {id(p): place.name for place in places for p in place.parameters().values()}
+    hooked = {id(place.module) for place in places}
+    prefixes = [n for n, m in policy.named_modules(remove_duplicate=False) if id(m) in hooked and n]
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        if id(parameter) in own and not any(name.startswith(f"{prefix}.") for prefix in prefixes):
+            raise AdjustmentError(
+                f"{name} is shared with {own[id(parameter)]!r}: GAP would adjust it outside the proprio branch"
+            )
+
+
+def require_no_gradient(name: str, inputs: Iterable[object]) -> None:
+    """Raises AdjustmentError: what a submodule reads is computed by trained parameters, which would be adjusted too."""
+    for value in inputs:
+        learned = isinstance(value, nn.Parameter) and value.requires_grad
+        if learned or (isinstance(value, torch.Tensor) and value.grad_fn is not None):
+            raise AdjustmentError(
+                f"submodule {name!r} reads a tensor that has a gradient of its own, so GAP would adjust what lies "
+                "before it too; attach to the part that reads the raw state, or to columns with attach_columns"
+            )
+
+
+def factor_of_output(name: str, sample: torch.Tensor, shape: torch.Size, differs: bool) -> torch.Tensor:
+    """The factors in the leading axes of a tensor: (B, W, …), (B·W, …), or (B, …) for one ρ of the whole window.
+
+    Args:
+        name: of the submodule, for the error.
+        sample: float32[B, W], or a single number.
+        shape: of the tensor.
+        differs: whether the factors differ over the window, so that a tensor without its axis is an error.
+
+    Raises:
+        AdjustmentError: the tensor has no such axes.
+    """
+    if sample.ndim == 0:
+        return sample
+    batch, window = sample.shape
+    if len(shape) >= 3 and tuple(shape[:2]) == (batch, window):
+        return sample
+    if len(shape) and shape[0] == batch:
+        if differs and window > 1:
+            raise AdjustmentError(
+                f"rho of shape {tuple(sample.shape)} differs over the window, for which {name!r} has no axis in shape "
+                f"{tuple(shape)}; choose AdjustmentSchedule(rho='current'), or set rho[:, t] around the pass of step t"
+            )
+        return sample[:, -1]
+    if len(shape) and shape[0] == batch * window:
+        return sample.reshape(batch * window)
+    raise AdjustmentError(
+        f"submodule {name!r} has a tensor of shape {tuple(shape)} for rho of shape {tuple(sample.shape)}; "
+        "its first axis must be the batch (or batch times window)"
+    )
+
+
+def factor_of_columns(place: Place, sample: torch.Tensor, x: torch.Tensor, differs: bool) -> torch.Tensor:
+    """The factors of a linear layer's input x[B, …, in]: float32, broadcast against x, 1 outside the columns.
+
+    With as many slices as the window has steps, each slice carries the factors of its step.
+
+    Raises:
+        AdjustmentError: as in `factor_of_output`.
+    """
+    assert place.columns is not None
+    parts = place.columns
+    window_axis = x.ndim >= 3 and x.shape[:2] == sample.shape
+    if sample.ndim == 2 and 1 < len(parts) == sample.shape[1] and x.shape[0] == len(sample) and not window_axis:
+        steps = list(sample.unbind(1))
+    else:
+        same = factor_of_output(place.name, sample, x.shape, differs)
+        steps = [same if same.ndim else same.reshape(1)] * len(parts)
+    lead = steps[0].shape
+    factor = torch.ones(*lead, *[1] * (x.ndim - 1 - len(lead)), x.shape[-1], device=x.device)
+    for columns, of_step in zip(parts, steps):
+        factor[..., columns] = of_step.to(x.device).reshape(*lead, *[1] * (x.ndim - len(lead)))
+    return factor

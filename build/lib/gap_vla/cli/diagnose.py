@@ -1,0 +1,161 @@
+"""Does the policy look? Tamper with its pictures and its proprioception, and see how far actions and success change.
+
+    gap-vla diagnose --checkpoint runs/assembly/NAME    # the expert's episodes, in simulation
+    gap-vla diagnose --checkpoint DIR --demos demos.hdf5    # recorded demonstrations, no simulator
+    gap-vla diagnose --checkpoint DIR --rlds data/rlds/NAME/1.0.0    # a dataset with ρ
+    gap-vla diagnose --checkpoint DIR --closed-loop 20    # success under each intervention too
+    gap-vla diagnose --policy ws://localhost:8000 --task stack --keys k.json   # somebody else's VLA
+
+Prints a table and a sentence; --out receives diagnosis.json and the rollouts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, whole
+from gap_vla.core.errors import command, keeping
+from gap_vla.core.outputs import claim, claim_folder, write_output
+
+if TYPE_CHECKING:
+    from gap_vla.core.episode import Episode
+    from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
+    from gap_vla.rollouts.recordings import Recording
+    from gap_vla.rollouts.task import SimTask
+
+INTERVENTIONS = (
+    "images_black",
+    "images_frozen",
+    "images_swapped",
+    "proprio_frozen",
+    "proprio_swapped",
+    "objects_moved",
+)
+
+LIBRARY = 5_000
+"""Recordings are of layouts this far behind `--seed`, so that no rollout is shown its own."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    parser = command_parser(__doc__, answers=True)
+    parser.add_policy("random", "primary, wrist, or `primary wrist`")
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--demos", type=Path, help="robomimic HDF5 to show (default: the expert in the simulator)")
+    source.add_argument("--rlds", type=Path, help="RLDS dataset, .../NAME/VERSION; its validation episodes are shown")
+    add("--episodes", type=whole(2, MANY), default=10, help="recorded episodes to show (default 10)")
+    closed = "rollouts per intervention (default 0: open loop only)"
+    add("--closed-loop", type=whole(0, LIBRARY, "recordings begin there"), default=0, metavar="N", help=closed)
+    which = f"of the rollouts (default: all): {', '.join(INTERVENTIONS)}"
+    add("--interventions", nargs="+", choices=INTERVENTIONS, metavar="NAME", help=which)
+    add("--seed", type=layout_seed, default=100_000, help="first layout seed (default 100000)")
+    add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/diagnosis)")
+    options = parser.parse_args(arguments)
+    parser.refuse_idle_for_policy(options)
+    if str(options.policy).partition(":")[0] in ("expert", "replay"):
+        parser.error(f"argument --policy: {options.policy} looks at nothing; give random, or ws://HOST:PORT")
+    if options.cameras == ():
+        parser.error("argument --cameras: a diagnosis alters pictures; give primary, wrist, or `primary wrist`")
+    if not options.closed_loop:
+        parser.refuse_idle("without --closed-loop", "interventions")
+        if options.demos or options.rlds:
+            parser.refuse_idle("on recordings without --closed-loop", "seed", "image_size", "cameras", "workers")
+    return options
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
+    with answering(options) as answer, keeping("finished rollouts are kept, the same command continues"):
+        answer |= _diagnose(options)
+
+
+def _diagnose(options: argparse.Namespace) -> dict[str, Any]:
+    from gap_vla.drawing.video import working_ffmpeg
+    from gap_vla.report.diagnose_report import report, verdict
+    from gap_vla.rlds.statistics import STATISTICS
+    from gap_vla.rlds.version_files import require_unchanged
+    from gap_vla.rollouts.diagnose import ALL_INTERVENTIONS, closed_loop, open_loop
+    from gap_vla.rollouts.policy import PolicyError, identity
+    from gap_vla.rollouts.recordings import require_scene
+    from gap_vla.rollouts.task import sim_task
+    from gap_vla.sim import require_rendering
+
+    out = options.out or default_out(options, "diagnosis", "diagnosis/{}")
+    claim_folder(out, "diagnosis", sources=[options.rlds, options.demos], make=False)
+    claim(out / "diagnosis.json", "diagnosis", suffixes=(".json",), named=False)
+    simulated = not (options.demos or options.rlds)
+    if simulated or options.closed_loop:
+        require_rendering()
+    if options.closed_loop:
+        working_ffmpeg(out, PolicyError)
+    loaded = load_policy(options, execute=1)
+    task = None
+    if loaded.task:
+        size = options.image_size or loaded.image_size
+        cameras = options.cameras or loaded.cameras
+        task = sim_task(loaded.task, image_size=size, cameras=cameras, camera=loaded.view(size=options.image_size))
+    if (simulated or options.closed_loop) and task is None:
+        raise PolicyError("the task is not known; pass --task (or --demos / --rlds, and no --closed-loop)")
+    if data := options.rlds or options.demos:
+        require_scene(data, loaded.task, loaded.camera)
+    if options.rlds:
+        require_unchanged(options.rlds, but=STATISTICS)
+    recordings = _recordings(options, task)
+    opened = open_loop(loaded.policy, recordings, progress=not options.quiet)
+    claim_folder(out, "diagnosis")
+    closed: tuple[Any, ...] = ()
+    if options.closed_loop:
+        assert task is not None
+        print(f"{report(opened)}\n\nrollouts follow", flush=True)
+        closed = closed_loop(
+            load_policy(options).policy,
+            task,
+            recordings,
+            episodes=options.closed_loop,
+            seed=options.seed,
+            out_dir=out,
+            interventions=options.interventions or ALL_INTERVENTIONS,
+            workers=options.workers,
+            progress=not options.quiet,
+        )
+    print(report(opened, closed))
+    content = {
+        "policy": identity(loaded.policy),
+        "open_loop": dataclasses.asdict(opened),
+        "closed_loop": [dataclasses.asdict(entry) for entry in closed],
+        "verdict": verdict(opened, closed),
+    }
+    write_output(out / "diagnosis.json", "diagnosis", json.dumps(content))
+    print(f"→ {out / 'diagnosis.json'}")
+    return content
+
+
+def _recordings(options: argparse.Namespace, task: SimTask | None) -> list[Recording]:
+    from gap_vla import demos, rlds
+    from gap_vla.rlds.annotating.hdf5_files import labelled
+    from gap_vla.rollouts.recordings import from_episode, from_simulator
+
+    if options.demos or options.rlds:
+        episodes: Iterator[Episode]
+        if options.demos:
+            source = cast("RobomimicHDF5", demos.open_source(options.demos))
+            episodes = (labelled(source, index) for index in range(len(source)))
+        else:
+            episodes = rlds.read_rlds(options.rlds, "val")
+        found = list(map(from_episode, itertools.islice(episodes, options.episodes)))
+        if len(found) < options.episodes:
+            print(f"note: --episodes is {options.episodes}, {len(found)} are there")
+        return found
+    assert task is not None
+    print(f"recording the expert in {options.episodes} layouts …", file=sys.stderr, flush=True)
+    seeds = [options.seed + LIBRARY + number for number in range(options.episodes)]
+    return from_simulator(task, seeds, workers=options.workers)

@@ -1,0 +1,202 @@
+"""Roll a policy out in simulation and report its success rate with an interval.
+
+    gap-vla evaluate --checkpoint runs/threading/NAME --episodes 100            # a run of ours
+    gap-vla evaluate --checkpoint DIR --task assembly                           # any folder in Octo's layout
+    gap-vla evaluate --policy expert --task threading                           # also: random, replay:FILE
+    gap-vla evaluate --policy ws://localhost:8000 --keys keys.json --task stack # a VLA behind a server
+    gap-vla evaluate --checkpoint DIR --variant all                             # every variant of the scene
+    gap-vla evaluate --checkpoint DIR --rlds data/rlds/NAME/1.0.0               # no simulator: held-out error
+
+The folder given by --out receives summary.json, episodes.jsonl (a line per episode, written as it finishes), videos/
+(failures first) and index.html. A killed evaluation continues when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gap_vla.cli.arguments import MANY, answering, command_parser, default_out, layout_seed, load_policy, seconds, whole
+from gap_vla.core.errors import command, keeping
+from gap_vla.core.outputs import claim, claim_folder, write_output
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; nothing heavy is imported for it."""
+    from gap_vla.sim import VARIANT_NAMES
+
+    parser = command_parser(__doc__, {"--ood": "--variant"}, answers=True)
+    looks = "primary, wrist, `primary wrist`, or none for policies that do not look"
+    parser.add_policy("expert, random, replay:FILE", looks)
+    add = parser.add_argument
+    add("--episodes", type=whole(1, MANY), default=20, help="rollouts (default 20; take 100 for results)")
+    add("--seed", type=layout_seed, help="first layout seed (default: where the variant's own seeds begin)")
+    variants = f"variant of the scene: {', '.join(VARIANT_NAMES)}; or all"
+    add("--variant", default="default", metavar="NAME|all", help=variants)
+    add("--rlds", type=Path, help="no rollouts: the action error on this RLDS dataset's held-out episodes, split by ρ")
+    add("--split", default="val", help="which episodes of --rlds (default val)")
+    add("--out", type=Path, help="folder for the results (default: inside the checkpoint's folder, or runs/eval)")
+    chunks = parser.add_mutually_exclusive_group()
+    executed = "actions executed of each predicted chunk (default: as trained)"
+    chunks.add_argument("--execute", type=whole(1, 256), help=executed)
+    chunks.add_argument("--ensemble", action="store_true", default=None, help="average overlapping chunks instead")
+    add("--camera", help="view of the primary camera (default: the one of training, or near)")
+    add("--other-view", action="store_true", help="let --camera or --image-size be others than in training")
+    add("--horizon", type=whole(1, MANY), help="control steps per episode, at most and by default the task's")
+    slots = "environments per process; a batch is workers * slots (default 4)"
+    add("--slots", type=whole(1, 256), default=4, help=slots)
+    add("--videos", type=whole(0, MANY), default=4, help="rollouts to film, failures first (default 4)")
+    limit = "seconds for an answer (default 60; its first has at least 600); a server has those of --patience more"
+    add("--policy-limit", type=seconds, default=60.0, help=limit)
+    options = parser.parse_args(arguments)
+    parser.refuse_idle_for_policy(options, "execute", "ensemble")
+    if options.camera is options.image_size is None:
+        parser.refuse_idle("without --camera or --image-size", "other_view")
+    if options.cameras is not None and "primary" not in options.cameras:
+        parser.refuse_idle("without the primary camera", "camera")
+    if options.cameras is not None and not options.cameras:
+        parser.refuse_idle("without cameras", "image_size", "other_view", *(["videos"] if options.videos else []))
+    if options.rlds:
+        used = ("rlds", "split", "checkpoint", "policy", "task", "step", "dataset", "out", "quiet", "json")
+        parser.refuse_idle("with --rlds, which rolls nothing out", *(set(vars(options)) - set(used)))
+    else:
+        parser.refuse_idle("without --rlds", "split")
+    return options
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
+    with answering(options) as answer:
+        answer |= _held_out(options) if options.rlds else _rolled_out(options)
+
+
+def _rolled_out(options: argparse.Namespace) -> dict[str, Any]:
+    """Prints what was measured on each variant; returns it with the pages."""
+    from gap_vla.report.evaluation_page import variants_table, write_page, write_variants
+    from gap_vla.rollouts.summary import describe
+
+    found = {}
+    with keeping("finished episodes are kept, the same command continues"):
+        for folder, summary in _evaluations(options):
+            print(describe(summary))
+            page = write_page(folder, summary)
+            print(f"→ {folder / 'summary.json'}, {page}", flush=True)
+            found[summary["task"]["variant"]] = {**summary, "page": page}
+    if len(found) > 1:
+        print(f"{variants_table(found)}\n→ {write_variants(folder.parent, found)}")
+    return {"variants": found}
+
+
+def _held_out(options: argparse.Namespace) -> dict[str, Any]:
+    """Prints the held-out error, and writes it to `held_out.json` if `--out` is given; returns it."""
+    from gap_vla.rlds import read_rlds
+    from gap_vla.rlds.statistics import STATISTICS
+    from gap_vla.rlds.version_files import require_unchanged
+    from gap_vla.rollouts import PolicyError
+    from gap_vla.rollouts.heldout import held_out
+    from gap_vla.rollouts.recordings import from_episode, require_scene
+
+    if not options.checkpoint:
+        raise PolicyError("--rlds measures a --checkpoint")
+    if options.out:
+        claim_folder(options.out, "held_out", sources=[options.rlds], make=False)
+        claim(options.out / "held_out.json", "held_out", suffixes=(".json",), named=False)
+    loaded = load_policy(options, execute=1)
+    require_scene(options.rlds, loaded.task, loaded.camera)
+    require_unchanged(options.rlds, but=STATISTICS)
+    episodes = read_rlds(options.rlds, options.split)
+    found = held_out(loaded.policy, map(from_episode, episodes), progress=not options.quiet)
+    parts = [("transition", found.error_transition), ("consistent", found.error_consistent)]
+    split = ", ".join(f"{name} steps {value:.3f}" for name, value in parts if value is not None)
+    print(
+        f"held-out action error {found.error:.3f}" + (f" ({split})" if split else "") + f", {found.steps} steps of "
+        f"{found.episodes} episodes; 1 is what predicting the mean action gives"
+    )
+    if not split:
+        print("the dataset has no ρ, so transitions are not told apart; `gap-vla annotate` adds it")
+    if options.out:
+        folder = claim_folder(options.out, "held_out")
+        write_output(folder / "held_out.json", "held_out", json.dumps(dataclasses.asdict(found)))
+    return dataclasses.asdict(found)
+
+
+def _evaluations(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yields (folder, summary) of each variant asked for."""
+    from gap_vla.core.run_directory import RunDirectory
+    from gap_vla.core.typed_config import choose
+    from gap_vla.drawing.video import working_ffmpeg
+    from gap_vla.rollouts import PolicyError, evaluate
+    from gap_vla.rollouts.evaluation import Limits, evaluated
+    from gap_vla.rollouts.record import PAGE_FILE, require_place
+    from gap_vla.rollouts.task import sim_task
+    from gap_vla.sim import VARIANT_NAMES, require_rendering, variant_spec
+
+    variants = VARIANT_NAMES if options.variant == "all" else (options.variant,)
+    limits = Limits(policy=options.policy_limit)
+    seeds = {v: variant_spec(v).first_seed if options.seed is None else options.seed for v in variants}
+    loaded = load_policy(
+        options,
+        seed=options.seed or 0,
+        execute=options.execute,
+        ensemble=options.ensemble,
+        batch_size=options.workers * options.slots,
+    )
+    if loaded.task is None:
+        raise PolicyError(f"{options.checkpoint} does not say for which task it was trained; pass --task")
+    if options.seed is not None and getattr(loaded.policy, "layout_seeds", None):
+        raise PolicyError(f"--seed has no effect: {options.policy} is played on the layouts that it names")
+    recorded = getattr(loaded.policy, "variant", None)
+    if recorded is not None:
+        choose(recorded, VARIANT_NAMES, f"{options.policy}: its variant", PolicyError)
+    if recorded is not None and {*variants} != {recorded}:
+        raise PolicyError(
+            f"{options.policy} is of variant {recorded}, not {options.variant}; pass --variant {recorded}"
+        )
+    cameras = loaded.cameras if options.cameras is None else options.cameras
+    seen, named = {*getattr(loaded.policy, "cameras", ())}, options.checkpoint or options.policy
+    if lost := sorted(seen - {*cameras}):
+        raise PolicyError(f"{named} sees {', '.join(lost)} too; name it with --cameras, or leave that away")
+    if seen and (idle := sorted({*cameras} - seen)):
+        raise PolicyError(
+            f"--cameras {idle[0]} has no effect: {named} sees {', '.join(sorted(seen))} alone; leave it out"
+        )
+    view = loaded.view(options.camera, options.image_size, other=options.other_view)
+    for variant in variants:
+        variant_spec(variant).require_view(view)
+    if cameras:
+        require_rendering()
+    place = loaded.task, "" if options.variant == "default" else f"_{options.variant}"
+    root = options.out or default_out(options, "evaluation_{}{}".format(*place), "eval/{}_{{}}{}".format(*place))
+    if cameras and options.videos:
+        working_ffmpeg(root, PolicyError)
+    if len(variants) > 1:
+        claim_folder(root, "variants")
+    folders = {variant: root / variant if len(variants) > 1 else root for variant in variants}
+    scene = {"image_size": options.image_size or loaded.image_size, "cameras": cameras, "camera": view}
+    scene["horizon"] = options.horizon
+    tasks = {variant: sim_task(loaded.task, variant=variant, **scene) for variant in variants}
+    for variant, folder in folders.items():
+        for run in folder.resolve().parents:
+            if RunDirectory(run).metrics.is_file() and folder.resolve().is_relative_to(run / "rollouts"):
+                raise PolicyError(f"{folder} is where the run {run} has its own rollouts; name another --out")
+        claim(folder / PAGE_FILE, "evaluation", suffixes=(".html",), named=False)
+        require_place(folder, evaluated(loaded.policy, tasks[variant], seeds[variant]))
+    for variant, folder in folders.items():
+        summary = evaluate(
+            loaded.policy,
+            tasks[variant],
+            episodes=options.episodes,
+            seed=seeds[variant],
+            out_dir=folder,
+            workers=options.workers,
+            slots_per_worker=options.slots,
+            videos=options.videos,
+            progress=not options.quiet,
+            limits=limits,
+        )
+        yield folder, summary

@@ -1,0 +1,313 @@
+"""One way to fail for all commands: a line that says what, where and what to do, and an exit status with a meaning.
+
+| status | meaning |
+|---|---|
+| 0 | done |
+| 1 | a documented negative answer, e.g. `check_dataset.py` found errors |
+| 2 | the user can put it right: a wrong argument, a damaged file, a full disk |
+| 70 | a bug of this package (sysexits' EX_SOFTWARE); the traceback is shown |
+| 130 | interrupted with Ctrl-C; the message says what is kept |
+
+Every command starts quietly (`gap_vla.core.lazy`). Only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import io
+import os
+import re
+import signal
+import stat
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gap_vla.core.lazy import start_quietly
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ADVICE = {
+    errno.EACCES: "ask for the right, or give another path",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+_FAILURES = {
+    errno.EIO: "its disk, or the network, failed; try again",
+    errno.EMFILE: f"too many files are open; {_ADVICE[errno.EMFILE]}",
+    errno.ENFILE: "the machine has too many files open; close other programs, or raise its limit (fs.file-max)",
+}
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_FULL_TEXTS = ("no space left", "disk quota exceeded", "file too large")
+
+NEGATIVE, USER_ERROR, BUG, INTERRUPTED = 1, 2, 70, 130
+
+_EXTRAS = {
+    "phases": ("numba", "torch", "ruptures", "sklearn", "scipy", "safetensors", "h5py", "matplotlib", "PIL", "imageio"),
+    "rlds": ("tensorflow", "tensorflow_datasets", "grain", "pyarrow"),
+    "octo": ("jax", "flax", "optax", "orbax", "msgpack", "tokenizers", "tensorboardX"),
+    "sim": ("mujoco", "robosuite", "metaworld", "gymnasium", "fast_simplification"),
+    "serve": ("websockets",),
+    "hub": ("huggingface_hub",),
+    "beam": ("apache_beam",),
+}
+"""Extra of this package to the modules that it brings (pyproject.toml)."""
+_ALWAYS = ("numpy", "jaxtyping", "ml_collections", "absl")
+
+
+class UserError(Exception):
+    """What the user can put right; the message is one line with file, episode, step or key, and what to do."""
+
+
+@contextlib.contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """A Ctrl-C inside says what is kept, unless something further inside has said it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        if (behind := _interrupt_behind(error)) is None:
+            raise
+        raise KeyboardInterrupt(*(behind.args or (what,))) from None
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Wraps the `main` of a command: what goes wrong becomes a line on stderr and an exit status (table above).
+
+    The argument of a `KeyboardInterrupt` says what is kept: `raise KeyboardInterrupt("12 episodes lie in …")`, or
+    `keeping`.
+
+    >>> @command
+    ... def main():
+    ...     raise UserError("demos.hdf5 holds no episodes; collect some first")
+    >>> main()  # doctest: +SKIP
+    error: demos.hdf5 holds no episodes; collect some first
+    2
+    """
+
+    @functools.wraps(main)
+    def guarded(*args: Any, **kwargs: Any) -> int:
+        unraisable, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+        try:
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler and threading.current_thread() is _MAIN:
+                signal.signal(signal.SIGINT, _interrupt)
+            _prepare_streams()
+            start_quietly(refused=UserError)
+            os.getcwd()  # a folder that was deleted, which MKL would call an installation of torch that is broken
+            if odd := [word for word in sys.argv if any("\udc80" <= letter <= "\udcff" for letter in word)]:
+                meant = os.fsencode(odd[0]).decode(errors="replace")  # by who wrote UTF-8 in a locale that is none
+                reason = "no text of UTF-8; rename it" if "\ufffd" in meant else "read as ASCII; set PYTHONUTF8=1"
+                raise UserError(f"{odd[0]!a} is {reason}")
+            with contextlib.suppress(ValueError):  # Numba warns of other texts, and fails at these
+                if int(os.environ.get("NUMBA_NUM_THREADS", 1)) < 1:
+                    raise UserError("NUMBA_NUM_THREADS is less than 1; give it a greater value, or unset it")
+            status = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt as interrupt:
+            return _say_interrupted(interrupt)
+        except Exception as error:
+            known = isinstance(error, UserError | OSError)
+            if not known and (behind := _interrupt_behind(error)) is not None:
+                return _say_interrupted(behind)
+            said = message_of(error)
+            if known or is_full_disk(error) or is_full_memory(error) or missing_extra(error):
+                return _say(f"error: {said}", USER_ERROR)
+            if told := [name for name in re.findall(r"\b(?:JAX|NUMBA)_[A-Z_\d]+", said) if name in os.environ]:
+                return _say(f"error: {said}; correct {told[0]}, or unset it", USER_ERROR)
+            if kept := _damaged_by_numba(error):
+                return _say(f"error: {kept}, which Numba compiled earlier, is damaged; remove that folder", USER_ERROR)
+            if broken := _broken_package(error):
+                advice = "install it again, or unset its environment variables"
+                return _say(f"error: {broken} cannot be imported: {said}; {advice}", USER_ERROR)
+            traceback.print_exc()
+            names = ", ".join(name for name in os.environ if re.match("(JAX|NUMBA|TORCH|XLA)_", name))
+            hint = f" (or of a setting in {names}: try without)" if names else ""
+            return _say(f"this is a bug of gap_vla, not a mistake of yours{hint}: {type(error).__name__}", BUG)
+        finally:
+            sys.unraisablehook = unraisable
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except OSError:  # else a command around this one would try again, and Python when it ends
+                    _lead_nowhere(stream)
+
+    return guarded
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, on one line.
+
+    >>> message_of(FileNotFoundError(2, "No such file or directory", "demos.hdf5"))
+    'demos.hdf5: No such file or directory; check the path, or give another'
+    """
+    text = ""
+    with contextlib.suppress(Exception):  # somebody's `__str__` may fail itself
+        text = str(error)
+    if is_full_memory(error):
+        text = f"not enough memory{': ' + text if text else ''}; use fewer or smaller pieces at a time, or allow more"
+    elif isinstance(error, OSError) and error.strerror and error.filename is not None:
+        known = re.sub(r"/\.([^/]+)\.gap_vla-\w{8}\.partial.*", r"/\1", os.fsdecode(error.filename))  # core/whole.py
+        text = f"{known}: {error.strerror}; {_ADVICE.get(error.errno or 0, 'check the path, or give another')}"
+    elif isinstance(error, FileNotFoundError) and error.strerror == os.strerror(errno.ENOENT):  # as of `os.getcwd`
+        text = "the folder in which this command runs was deleted; change to another"
+    elif isinstance(error, OSError) and error.errno in _FULL:
+        text = f"{error.strerror}, for what is printed or for a file that is written; {_ADVICE[error.errno]}"
+    elif is_full_disk(error) and not isinstance(error, UserError):
+        text += "; free some space"
+    text = missing_extra(error) or text
+    line = " ".join(text.split()) or type(error).__name__
+    line = line if len(line) <= 2000 else f"{line[:1000]} … {line[-1000:]}"  # it quotes a whole file or option
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
+def missing_extra(error: BaseException) -> str:
+    """What to install for a module that one of the extras brings; empty for any other.
+
+    >>> missing_extra(ModuleNotFoundError("No module named 'orbax.checkpoint'", name="orbax.checkpoint"))
+    "this needs the module orbax, which is not installed: pip install 'gap_vla[octo]', or 'gap_vla[all]' for everything"
+    """
+    module = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if module in _ALWAYS:
+        return f"{sys.executable} lacks the module {module}: call the Python in which gap_vla is installed"
+    for extra, modules in _EXTRAS.items():
+        if module in modules:
+            return (
+                f"this needs the module {module}, which is not installed: pip install 'gap_vla[{extra}]', or "
+                "'gap_vla[all]' for everything"
+            )
+    return ""
+
+
+def _broken_package(error: BaseException) -> str:
+    """The package of others that could not be imported, whatever it raised; empty: it was no import."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while any(code.co_filename.startswith(_OWN) for code in codes):
+        del codes[0]
+    package = re.search(r"-packages[/\\](\w+)", codes[0].co_filename) if codes else None
+    return package[1] if package and codes[0].co_name == "<module>" else ""
+
+
+def _damaged_by_numba(error: BaseException) -> str:
+    """The folder of what Numba compiled and cannot read any more, as after a power cut; empty: it is something else."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename.endswith("numba/core/caching.py") and frame.f_code.co_name == "load_overload":
+            return str(frame.f_locals["self"].cache_path)
+    return ""
+
+
+def is_full_memory(error: BaseException) -> bool:
+    """Whether memory, or what `ulimit -v` allows, is used up: by arrays, or by a library that is loaded."""
+    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and "failed to map segment" in str(error))
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a disk, a quota or a limit of file sizes is reached, whichever library met it."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    # TensorFlow, HDF5, safetensors and Tensorstore put the system's message into errors of their own.
+    foreign = type(error).__module__.startswith(("tensorflow", "h5py", "safetensors")) or isinstance(error, OSError)
+    foreign = foreign or (type(error) is ValueError and "os_error_code" in str(error))
+    return foreign and any(text in str(error).lower() for text in _FULL_TEXTS)
+
+
+def failure_of_system(error: BaseException) -> str:
+    """Why the system could not read, whatever is there, and what to do; empty: it could. HDF5 puts it into a text."""
+    number = re.search(r"errno (?:= )?(\d+)\b", str(error).lower()) if isinstance(error, OSError) else None
+    return _FAILURES.get(int(number[1]), "") if number else ""
+
+
+class _Pipe(io.TextIOWrapper):
+    """A stream that somebody reads, or has stopped to read: then it leads nowhere, and work goes on."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            _lead_nowhere(self)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except BrokenPipeError:
+            _lead_nowhere(self)
+
+
+def _lead_nowhere(stream: Any) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _prepare_streams() -> None:
+    """A closed stdin, stdout or stderr is nowhere, instead of the next file that is opened, and so is a pipe that
+    nobody reads any more; what the encoding of stdout cannot say is written as on stderr, as `\\u03c1`."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the first number that is free
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, "w" if number else "r"))
+        stream = getattr(sys, name)
+        if number and stream is getattr(sys, f"__{name}__") and stat.S_ISFIFO(os.fstat(number).st_mode):
+            how = {"encoding": stream.encoding, "errors": stream.errors, "write_through": stream.write_through}
+            setattr(sys, name, _Pipe(stream.buffer, line_buffering=stream.line_buffering, **how))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+_MAIN = threading.main_thread()
+_interrupted: list[float] = []
+"""When a Ctrl-C was heard last, by `time.monotonic`."""
+
+
+def _interrupt(*_: Any) -> None:
+    """Raises for a Ctrl-C, unless one came in the last 10 s: while it is handled, files are closed and workers end."""
+    if not _interrupted or time.monotonic() - _interrupted[-1] > 10:
+        _interrupted.append(time.monotonic())
+        raise KeyboardInterrupt
+
+
+def _interrupt_again(what: sys.UnraisableHookArgs) -> None:
+    """A Ctrl-C that fell into a destructor or a callback of the collector, where Python drops it, comes 20 ms later."""
+    if issubclass(what.exc_type, KeyboardInterrupt):
+        _interrupted.clear()
+        threading.Timer(0.02, signal.pthread_kill, (_MAIN.ident or 0, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(what)
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C that an error came from: compiled code and libraries turn it into errors of their own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _say_interrupted(interrupt: KeyboardInterrupt) -> int:
+    return _say(f"interrupted{f'; {interrupt.args[0]}' if interrupt.args else ''}", INTERRUPTED)
+
+
+def _say(line: str, status: int) -> int:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    return status
+
+
+@contextlib.contextmanager
+def naming_the_line(path: str, wanted: type[UserError]) -> Iterator[None]:
+    """Errors of somebody's code in `path`, and its end, become a `wanted` one with the line."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        frames, path = traceback.extract_tb(error.__traceback__), os.path.abspath(path)
+        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == path]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        what = error.msg if isinstance(error, SyntaxError) else message_of(error)
+        raise wanted(f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {what}") from None

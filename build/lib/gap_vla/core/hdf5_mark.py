@@ -1,0 +1,66 @@
+"""Our mark in an HDF5 file: the attribute `made_by`, and a data set with the checksum of all bytes but its own."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from pathlib import Path
+
+from gap_vla.core.hdf5_heap import damaged_heap
+
+_CHECK = "made_by_check"
+_LENGTH = 8
+_BLOCK = 1 << 22
+
+
+def write_mark(path: Path, mark: str) -> None:
+    """Puts the mark into a finished file, and the checksum in the place of an older one."""
+    import h5py
+    import numpy as np
+
+    with h5py.File(path, "r+") as file:
+        file.attrs["made_by"] = mark
+        if _CHECK in file:
+            del file[_CHECK]
+        place = file.create_dataset(_CHECK, data=np.bytes_(b"-" * _LENGTH)).id.get_offset()
+    check = _check_of(path, place)
+    with path.open("r+b") as stream:
+        stream.seek(place)
+        stream.write(check)
+
+
+def read_mark(path: Path) -> str:
+    """What `made_by` says; empty if there is none, or if it is no HDF5 file that can be read."""
+    import h5py
+
+    if damaged_heap(path) is None:
+        with contextlib.suppress(OSError), h5py.File(path) as file:
+            return str(file.attrs.get("made_by", ""))
+    return ""
+
+
+def is_changed(path: Path) -> bool:
+    """Whether a marked file is no longer as it was written; False where that was not noted (before 0.2). Reads all."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            if _CHECK not in file:
+                return False
+            note = file[_CHECK]
+            said, place = note[()], note.id.get_offset()
+    except (OSError, KeyError, RuntimeError, AttributeError, TypeError):  # damaged, or another thing of that name
+        return True
+    return place is None or said != _check_of(path, place)
+
+
+def _check_of(path: Path, place: int) -> bytes:
+    """The CRC-32 of a file without the checksum at `place`, as 8 hexadecimal digits."""
+    found, left = 0, place
+    with path.open("rb") as stream:
+        while part := stream.read(min(_BLOCK, left)):
+            found, left = zlib.crc32(part, found), left - len(part)
+        stream.seek(place + _LENGTH)
+        while part := stream.read(_BLOCK):
+            found = zlib.crc32(part, found)
+    return b"%08x" % found

@@ -1,0 +1,75 @@
+"""What made a thing: settings as a short hash, how settings differ, and the commit of the code.
+
+Datasets and runs with other settings never share a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def digest(settings: Mapping[str, Any], length: int = 8) -> str:
+    """Hexadecimal SHA-256 prefix of the canonical JSON of `settings` (keys sorted, so their order does not matter).
+
+    Example:
+        >>> digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+        True
+    """
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def flat(tree: Any, prefix: str = "", separator: str = ".") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested dictionaries (or TFDS features); sequences as lists, as JSON has them.
+
+    >>> dict(flat({"observation": {"state": 1}, "action": 2}, separator="/"))
+    {'observation/state': 1, 'action': 2}
+    """
+    for key, value in tree.items():
+        if hasattr(value, "items") and value:
+            yield from flat(value, f"{prefix}{key}{separator}", separator)
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted key to both values, None where there is none.
+
+    >>> differences({"train": {"steps": 3}}, {"train": {"steps": 4}})
+    {'train.steps': (3, 4)}
+    """
+    then, now = dict(flat(old)), dict(flat(new))
+    pairs = {key: (then.get(key), now.get(key)) for key in {**then, **now}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """What `differences` found, for a message.
+
+    >>> in_words({"train.steps": (3, 4), "options.sigma": (None, 5)})
+    'train.steps: 3 then, 4 now; options.sigma: not given then, 5 now'
+    """
+    told = [
+        f"{key}: {' then, '.join('not given' if value is None else repr(value) for value in pair)} now"
+        for key, pair in changed.items()
+    ]
+    return "; ".join(told)
+
+
+def commit() -> str:
+    """The project's commit, with `+` if tracked files of the package differ; `unknown` outside of a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parents[2]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "gap_vla", "finetune_configs")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,148 @@
+"""What is loaded late and quietly: a room's names when they are asked for, TensorFlow without its start-up lines.
+
+Importing a room loads no JAX, torch or TensorFlow:
+
+__all__, __getattr__, __dir__ = exports(__name__, {"motion": "DeadBand Motion", "segmentation": "segment"})
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.machinery
+import logging
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+_START_UP = re.compile(rb"(WARNING: All log messages before absl|I\d{4} ).*\n?")
+
+
+def exports(package: str, table: Mapping[str, str]) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """`__all__`, `__getattr__` and `__dir__` of a package.
+
+    Args:
+        package: its `__name__`.
+        table: module of the package to the names that it defines, with blanks between them.
+
+    >>> names, get, _ = exports("gap_vla.core", {"errors": "UserError keeping"})
+    >>> names, get("UserError").__name__
+    (['UserError', 'keeping'], 'UserError')
+    """
+    homes = {name: module for module, names in table.items() for name in names.split()}
+    names = sorted(homes)
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    return names, get, lambda: names
+
+
+def start_quietly(refused: type[Exception] = ValueError) -> None:
+    """For the beginning of a process: compiled code of TensorFlow and XLA reports errors only, and nothing on starting.
+
+    Flags that XLA does not know, which would end the process with status 1, are `refused` when it is loaded.
+    Who has set `TF_CPP_MIN_LOG_LEVEL` gets that level; 0 shows everything. Pictures are written to files, so that no
+    backend of matplotlib opens windows, whatever `MPLBACKEND` was.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    if not os.environ.get("SOURCE_DATE_EPOCH", "0").isdecimal():  # numpy, which reads it when it is loaded, would end
+        del os.environ["SOURCE_DATE_EPOCH"]
+    if any(option.startswith("e") for option in sys.warnoptions):  # errors are no errors of the libraries that warn
+        sys.warnoptions[:] = ["default"]
+        warnings.simplefilter("default")
+    backends = logging.getLogger("jax._src.xla_bridge")  # one for GPUs that finds none says so, without its traceback
+    backends.exception = backends.error  # type: ignore[method-assign]
+    _Imports.refused = refused
+    _Imports.quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") != "0"
+
+
+_FLAGS = {
+    "jax": ("XLA_FLAGS", "from jaxlib import xla_client; xla_client.make_cpu_client()"),
+    "tensorflow": ("TF_XLA_FLAGS", "import tensorflow; tensorflow.constant(0)"),
+}
+"""Module to a variable with flags of its compiled code, and a program that shows whether it knows them."""
+
+
+def require_flags(module: str) -> None:
+    """Raises what loading this module would raise for flags that it does not know; for the time before work begins."""
+    variable, program = _FLAGS[module]
+    if os.environ.get(variable, "") in ("", os.environ.get(known := f"GAP_VLA_KNOWN_{variable}")):
+        return  # looked at by this process, or by the one that started it
+    apart = os.environ | {"PYTHONSAFEPATH": "1"}  # from files such as ./threading.py
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=apart).stderr
+    if "parse_flags_from_env" in said and (problem := re.search(r"^[EF]\d{4} .*?\] (.*)", said, re.MULTILINE)):
+        raise _Imports.refused(f"{variable} is {os.environ[variable]!r}: {problem[1]}; correct it, or unset it")
+    os.environ[known] = os.environ[variable]
+
+
+class _Imports:
+    """Finds TensorFlow, which says that oneDNN is on before it looks at its log level, and matplotlib.
+
+    Triton, which torch for GPUs brings and loads late, comes first: it would end the process (tensorflow#124205).
+    """
+
+    quiet = False
+    refused: type[Exception] = ValueError
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> Any:
+        """Only prepares: who looks whether TensorFlow is installed, as torch's event files do, does not load it."""
+        if name not in ("tensorflow", "jax", "torch", "matplotlib"):
+            return None
+        if (spec := importlib.machinery.PathFinder.find_spec(name, path)) and spec.loader:
+            spec.loader.exec_module = cls.loading(name)(spec.loader.exec_module)  # type: ignore[method-assign]
+        return spec
+
+    @classmethod
+    @contextlib.contextmanager
+    def loading(cls, name: str) -> Iterator[None]:
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        least = {"tensorflow": 4, "jax": 2, "torch": 1}.get(name, 0)
+        if 0 <= most < least * 2**30:
+            raise MemoryError(f"{name} needs {least} GiB of addresses, and ulimit -v allows {most / 2**30:.1f} GiB")
+        if name in _FLAGS:
+            require_flags(name)
+        if name == "tensorflow":
+            with contextlib.suppress(ImportError):
+                import_module("triton")
+        quiet = cls.quiet and {"tensorflow": _without_start_up_lines, "matplotlib": _with_own_settings}.get(name)
+        with quiet() if quiet else contextlib.nullcontext():
+            yield
+
+
+sys.meta_path.insert(0, _Imports)
+
+
+@contextlib.contextmanager
+def _with_own_settings() -> Iterator[None]:
+    """Our pictures are the same whatever a `matplotlibrc` says, which may ask for a LaTeX that is not there, and show
+    texts of others as they are: an instruction of "$5" is no formula."""
+    yield
+    sys.modules["matplotlib"].rcdefaults()
+    sys.modules["matplotlib"].rcParams["text.parse_math"] = False
+
+
+@contextlib.contextmanager
+def _without_start_up_lines() -> Iterator[None]:
+    """What compiled code and others write to stderr inside comes afterwards, without information of log libraries."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        screen = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(screen, 2)
+            os.close(screen)
+            held.seek(0)
+            os.write(2, _START_UP.sub(b"", held.read()))

@@ -1,0 +1,190 @@
+"""What a command may write where: nothing that it did not make is replaced, and nothing is written over its source.
+
+Every output carries a mark (`gap_vla.core.marks`). An existing one is replaced only if it carries that of the same
+kind, and, for a folder and an HDF5 file, if nothing else was put into it since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.hdf5_mark import is_changed
+from gap_vla.core.marks import HDF5, made_by, stamp, suffix_of, unlike_mark
+from gap_vla.core.resources import existing_parent, require_writable
+from gap_vla.core.whole import put, replacing
+
+
+class OutputError(UserError):
+    """Something that must not be written there, or that did not arrive whole; says what to do."""
+
+
+def claim(
+    path: str | Path,
+    kind: str,
+    *,
+    overwrite: bool | None = True,
+    sources: Sequence[str | Path | None] = (),
+    suffixes: Sequence[str] = (),
+    named: bool = True,
+) -> Path:
+    """Makes sure that `path` may be written, before the work for it begins; writes nothing itself.
+
+    Args:
+        kind: of what will stand there, lower case and `_`.
+        overwrite: whether an older output of the same kind may be replaced; None: this command never replaces any.
+        sources: files and folders that are read: the output must not be, contain, or lie in any of them.
+        suffixes: how the name may end; none: it is a folder.
+        named: whether the user gave this name. What lies beside or in it is not written through a link.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OutputError: it may not.
+        ResourceError: nothing can be written there.
+    """
+    path = Path(path)
+    if suffixes and suffix_of(path) not in suffixes:
+        raise OutputError(f"{path}: the name must end in {' or '.join(suffixes)}")
+    if len(os.fsencode(path.name)) > 235:  # of 255: it is made under a hidden name that is longer
+        raise OutputError(f"{path.name[:40]}…: the name has more than 235 bytes; give a shorter one")
+    if os.path.islink(os.path.realpath(path)):
+        raise OutputError(f"{path} is a link in a circle; name another place, or remove it")
+    if path.is_symlink() and not named:
+        raise OutputError(f"{path} is a link; what it leads to would be replaced: remove the link, or copy that here")
+    require_apart(path, *sources)
+    if os.path.exists(path):
+        _require_own(path, kind, overwrite, folder=not suffixes)
+        _require_changeable(path)
+    existing_parent(path)
+    require_writable(Path(os.path.realpath(path)).parent, f"the folder of {path}")
+    return path
+
+
+def _require_changeable(path: str | Path) -> None:
+    """Raises OutputError if the file's attributes forbid to replace it, which the system says only when one tries."""
+    if os.path.isfile(path):
+        try:
+            os.close(os.open(path, os.O_WRONLY))
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                raise OutputError(f"{path} may not be replaced (chattr +i or +a); name another, or allow it") from None
+
+
+def claim_folder(path: str | Path, kind: str, *, sources: Sequence[str | Path | None] = (), make: bool = True) -> Path:
+    """Makes sure that results may be put into a folder, and, if `make`, makes and marks it.
+
+    Unlike that of `deliver`, such a folder grows: it is new, empty, or one that carries the mark of this kind already.
+
+    Raises:
+        OutputError: it is something else.
+    """
+    path = Path(path)
+    if made_by(path) == kind and path.is_dir():
+        require_apart(path, *sources)
+        return path
+    claim(path, kind, sources=sources)
+    if make:
+        path.mkdir(parents=True, exist_ok=True)
+        stamp(path, kind)
+    return path
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, kind: str, *, overwrite: bool = True) -> Iterator[Path]:
+    """Yields a temporary path for a file; what was written there is marked, read back, and takes its place.
+
+    An old output stays until then, and for good if anything fails.
+
+    Raises:
+        OutputError: see `claim`; or it did not arrive whole.
+    """
+    claim(path, kind, overwrite=overwrite, suffixes=(suffix_of(path),))
+    with replacing(path, follow=True) as temporary:
+        yield temporary
+        stamp(temporary, kind)
+        _require_whole(temporary, Path(path), kind)
+
+
+def write_output(path: str | Path, kind: str, text: str) -> Path:
+    """Writes a text file, see `writing`; returns its path."""
+    with writing(path, kind) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def deliver(new: Path, path: Path, kind: str, *, overwrite: bool = True, suffixes: Sequence[str] = ()) -> None:
+    """Marks a finished file or folder in a `workplace` and moves it to `path`, if that is still allowed.
+
+    Raises:
+        OutputError: see `claim`.
+    """
+    stamp(new, kind)
+    claim(path, kind, overwrite=overwrite, suffixes=suffixes)
+    put(new, path)
+
+
+def require_apart(path: Path, *sources: str | Path | None, why: str = "read") -> None:
+    """Makes sure that an output is, contains and lies in nothing that is read, or, as `why` says, written too.
+
+    Raises:
+        OutputError: it does.
+    """
+    here = Path(os.path.realpath(path))
+    for source in sources:
+        if source is None:
+            continue
+        there = Path(os.path.realpath(source))
+        around, within = (any(map(partial(_same, a), b.parents)) for a, b in ((here, there), (there, here)))
+        if (same := _same(here, there)) or around or within:
+            how = "is" if same else "contains" if around else "lies in"
+            raise OutputError(f"{path} {how} {source}, which is {why}; name another place")
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether they are one file or folder, also by two names or through two mounts; they need not be there."""
+    return one == other or (one.exists() and other.exists() and one.samefile(other))
+
+
+def _require_own(path: Path, kind: str, overwrite: bool | None, folder: bool) -> None:
+    if path.is_dir() != folder or not (path.is_file() or path.is_dir()):
+        wanted = "folder" if folder else "file"
+        raise OutputError(f"{path} exists and is no {wanted}; name another place")
+    if folder and not any(path.iterdir()):
+        return
+    if overwrite is None:
+        raise OutputError(f"{path} exists; choose another name, or move it away")
+    found = made_by(path)
+    if found != kind:
+        how = f"and is something else of gap_vla ({found})" if found else f"without a mark of gap_vla ({kind})"
+        raise OutputError(f"{path} exists {how}; name another place, or move it away")
+    if not overwrite:
+        raise OutputError(f"{path} exists; name another place, or allow overwriting")
+    if suffix_of(path) in HDF5 and not folder and is_changed(path):
+        raise OutputError(f"{path} was changed since it was written; name another place, or move it away")
+    if folder:
+        if others := [name for name, how in unlike_mark(path, OutputError).items() if how != "missing"]:
+            raise OutputError(f"{path} also holds {others[0]}, which was not written with it; move that away first")
+
+
+def _require_whole(temporary: Path, path: Path, kind: str) -> None:
+    try:
+        if suffix_of(path) == ".png":
+            from PIL import Image
+
+            with Image.open(temporary) as picture:
+                picture.load()
+        if suffix_of(path) == ".json":
+            json.loads(temporary.read_bytes())
+        whole = made_by(temporary) == kind
+    except (OSError, SyntaxError, ValueError):
+        whole = False
+    if not whole:
+        raise OutputError(f"{path} was not written whole; is the disk full?")

@@ -1,0 +1,136 @@
+"""What the machine has, and refusing beforehand what needs more. Only the standard library is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from gap_vla.core.errors import UserError
+
+
+class ResourceError(UserError, RuntimeError):
+    """The machine has less than is needed; the message says how much of what."""
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take: of the machine, and of the container that it runs in (cgroup 1 and 2).
+
+    None where the system does not say.
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    for folder, limit, used in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such cgroup, or no limit ("max")
+            entries = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            dropped_first = int(entries.get("inactive_file", 0))  # cached files give way
+            found.append(int((folder / limit).read_text()) - int((folder / used).read_text()) + dropped_first)
+    return max(min(found), 0) if found else None
+
+
+def free_disk(folder: Path | str) -> int:
+    """Bytes that may still be written to a folder, which need not exist yet."""
+    return shutil.disk_usage(existing_parent(folder)).free
+
+
+def existing_parent(path: Path | str) -> Path:
+    """The path itself, or the nearest of its parents that exists; ResourceError for a link that leads nowhere, or a `~`
+    that no shell has replaced by the home folder, as in `--out=~/demos`."""
+    if Path(path).parts[:1] and re.fullmatch(r"~\w*", Path(path).parts[0]):
+        raise ResourceError(f"{path} begins with ~, which a shell leaves as it is behind a = sign; write $HOME instead")
+    path = Path(path).absolute()
+    place = next(place for place in (path, *path.parents) if place.is_symlink() or place.exists())
+    if place.is_symlink() and not place.exists():
+        raise ResourceError(f"{place} is a link that leads nowhere; remove it, or name another place")
+    return place
+
+
+def require_writable(folder: Path | str, key: str) -> None:
+    """Raises ResourceError if nothing can be created in a folder (or in what exists of it); `key` names the setting."""
+    if not str(folder):
+        raise ResourceError(f"{key} is an empty text; give a folder, . for the present one")
+    place = existing_parent(folder)
+    if not place.is_dir():
+        raise ResourceError(f"{key} is {str(folder)!r}, but {place} is a file; give a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ResourceError(f"{key} is {str(folder)!r}, but {place} is not writable; give another folder")
+
+
+def require_memory(needs: Mapping[str, float], advice: str) -> None:
+    """Refuses what is estimated to need more memory than there is.
+
+    Args:
+        needs: what, and how many bytes of it.
+        advice: which settings make it less.
+
+    Raises:
+        ResourceError: with all numbers.
+    """
+    _require(needs, "memory", available_memory(), advice)
+
+
+def require_disk(needs: Mapping[str, float], folder: Path | str, advice: str) -> None:
+    """The same for the disk that a folder is on."""
+    _require(needs, f"disk in {folder}", free_disk(folder), advice)
+
+
+def _require(needs: Mapping[str, float], what: str, have: float | None, advice: str) -> None:
+    if have is not None and (total := sum(needs.values())) > have:
+        parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
+        raise ResourceError(
+            f"about {shown(total)} of {what} are needed ({parts}), and {shown(have)} are free; lower {advice}"
+        )
+
+
+_USUAL = {
+    "JAX_ENABLE_X64": ("0", "false", "off", "no"),
+    "JAX_RANDOM_SEED_OFFSET": ("0",),
+    "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32",),
+    "JAX_THREEFRY_PARTITIONABLE": ("1", "true", "on", "yes"),
+    "JAX_DEFAULT_MATMUL_PRECISION": (),
+    "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
+    "JAX_NUMPY_RANK_PROMOTION": ("allow", "warn"),
+    "JAX_LEGACY_PRNG_KEY": ("allow", "warn"),
+    "JAX_TRANSFER_GUARD": ("allow", "log"),
+}
+"""Variables that make JAX draw or compute other numbers, and their values with which it does not."""
+
+
+def require_usual_jax() -> None:
+    """Raises ResourceError for variables that make JAX compute other numbers; loads no JAX."""
+    for name, usual in _USUAL.items():
+        if (value := os.environ.get(name)) and value.lower() not in usual:
+            raise ResourceError(
+                f"{name} is {value}, with which other numbers, or none, come of the same settings; unset it"
+            )
+
+
+def require_jax_device() -> None:
+    """Raises ResourceError as `require_usual_jax`, or if JAX finds none of the devices that `JAX_PLATFORMS` names."""
+    require_usual_jax()
+    import jax
+
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError) as error:  # the former, without words, where no GPU is
+        kinds = os.environ.get("JAX_PLATFORMS")
+        why = f" ({error})" if str(error) else ""
+        raise ResourceError(f"JAX_PLATFORMS is {kinds}: no such device{why}; name cpu, or unset it") from None
+
+
+def shown(size: float) -> str:
+    """
+    >>> shown(3 * 2**29), shown(2**20), shown(3000)
+    ('1.5 GiB', '1.0 MiB', '2.9 KiB')
+    """
+    if size < 2**29:
+        return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
+    return f"{size / 2**30:.1f} GiB" if size < 1000 * 2**30 else f"{size / 2**30:,.0f} GiB"

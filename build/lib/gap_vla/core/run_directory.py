@@ -1,0 +1,312 @@
+"""The folder of one training run: never overwritten, resumed only with the settings and data that it is trained with.
+
+config.json        resolved configuration            dataset.json  what the data were made from
+first_batch.png    what the model saw, with ρ        metrics.jsonl, tensorboard/   what was measured while training
+state/             resumable checkpoints             checkpoint/   exported in upstream's layout
+rollouts/          videos, a line per episode        summary.json  written last: the run is complete
+report.html        one page: success, videos, curves, ρ over a demonstration, how far episodes got
+
+Which settings are part of what is trained, which of what is measured, and which may change at any time:
+
+| settings | part of | changed with `--resume` |
+|---|---|---|
+| `NO_PART_OF_THE_RESULT`: folders, workers, videos, rhythm, device, logger | nothing | the run goes on |
+| the other `eval.*` | what is measured | training goes on; rollouts that are there are set aside and made again |
+| everything else | what is trained | refused: that is another run, in another directory |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section, content, parsed, shown
+from gap_vla.core.identity import differences, digest, flat, in_words
+from gap_vla.core.locks import alone
+from gap_vla.core.typed_config import STEPS, ConfigError
+from gap_vla.core.whole import write_json
+
+DIGESTS = "digests"
+"""Key of `summary.json` with digests of files of the run."""
+
+EARLIER = "earlier"
+"""Key of `config.json` that lists values which were changed when the run was taken up again."""
+
+
+NO_PART_OF_THE_RESULT = {
+    "runs",
+    "data.root",
+    "eval.workers",
+    "eval.videos",
+    "train.log_every",
+    "train.validate_every",
+    "train.save_every",
+    "train.threads",
+    "train.device",
+    "train.logger",
+}
+"""Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
+
+
+SIZES = re.compile(r"_mse$|grad(ient)?(_norm)?(/|$)|_signal_|update_ratio|learning_rate$|per_second$")
+"""Names of measurements that are never negative."""
+
+SHARES = re.compile(r"^gap/[a-z]*_factor$|(^|_)(rho|share)$")
+"""Names of measurements from 0 to 1."""
+
+
+class RunExistsError(UserError, RuntimeError):
+    """The run directory is there already and resuming was not asked for."""
+
+
+def named(name: str) -> str:
+    """The name that somebody gave to a run.
+
+    Raises:
+        ConfigError: it is none of one folder, so the run would lie elsewhere.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", name):
+        raise ConfigError(
+            f"--run-name is {shown(name)}; give up to 128 letters, digits and '_', inside also '.' and '-'"
+        )
+    return name
+
+
+class RunDirectory:
+    """Paths of one run; see the module."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.dataset = self.path / "dataset.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.first_batch = self.path / "first_batch.png"
+        self.state = self.path / "state"
+        self.checkpoint = self.path / "checkpoint"
+        self.rollouts = self.path / "rollouts"
+        self.summary = self.path / "summary.json"
+        self.page = self.path / "report.html"
+        self.lock = self.path / ".lock"
+        self._claimed: os.stat_result | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.summary.exists()
+
+    def complete_with(self, config: Mapping[str, Any]) -> bool:
+        """Whether it is complete, and was trained and measured as this configuration says."""
+        return self.complete and self.config.exists() and of_result(self.read_config()) == of_result(config)
+
+    def read_config(self, error: type[UserError] = ConfigError) -> dict[str, Any]:
+        """The configuration, without the note on earlier values; raises `error` if the file holds none."""
+        stored = Section.read(self.config, error).values
+        return {key: value for key, value in stored.items() if key != EARLIER}
+
+    def sealed(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """The summary with digests of itself and of what stands beside it, for `require_sealed`."""
+        return {**summary, DIGESTS: self._digests(summary)}
+
+    def require_sealed(self, summary: Section, moved: bool = False) -> None:
+        """Raises the section's error if the settings, data, measurements or the summary itself were edited later.
+
+        Args:
+            summary: as read; one of an older version has no digests, and nothing is compared.
+            moved: what is no part of a policy may lie elsewhere.
+        """
+        written = summary.section(DIGESTS, {}).values
+        now = self._digests({key: value for key, value in summary.values.items() if key != DIGESTS})
+        for name in {**now, **written} if written else ():
+            if now.get(name) != written.get(name) and not (moved and name not in now):
+                said = "is not what it was when the run ended" if name in now else "is missing"
+                raise summary.error(f"{self.path / name} {said}; copy the run again")
+
+    def _digests(self, summary: Mapping[str, Any]) -> dict[str, str]:
+        contents = {path.name: content(path) for path in (self.dataset, self.metrics) if path.exists()}
+        for path, values in ((self.config, of_result(self.read_config())), (self.summary, summary)):
+            contents[path.name] = json.dumps(values, sort_keys=True).encode()
+        return {name: hashlib.sha256(found).hexdigest()[:16] for name, found in contents.items()}
+
+    @classmethod
+    @contextlib.contextmanager
+    def held(
+        cls,
+        path: Path | str,
+        config: dict[str, Any],
+        resume: bool,
+        dataset: Mapping[str, Any] | None = None,
+        lock: bool = True,
+        wait: bool = False,
+    ) -> Iterator[RunDirectory]:
+        """`claim` for the duration of the block, alone; a new directory in which nothing came to be is removed again.
+
+        Args:
+            lock: False for the other hosts of a training on several.
+            wait: until another process that is at work in it is done.
+
+        Raises:
+            InUseError: another process is at work in it, and not `wait`.
+        """
+        run = cls(path)
+        with contextlib.ExitStack() as stack:
+            if lock:
+                run.require_free_place()
+                stack.enter_context(alone(run.lock, f"{run.path}", wait))
+            new = lock and not run.config.exists()
+            try:
+                yield cls.claim(path, config, resume, dataset)
+            except BaseException:
+                begun = (p not in (run.config, run.dataset, run.lock) for p in run.path.glob("*"))
+                if new and not any(begun):
+                    run.config.unlink(missing_ok=True)
+                    run.dataset.unlink(missing_ok=True)
+                raise
+
+    def require_free_place(self) -> None:
+        """Raises RunExistsError if something that is no run of ours lies there, or a link to write through."""
+        self._require_no_link()
+        if not self.config.exists() and self.path.exists() and any(p != self.lock for p in self.path.iterdir()):
+            lost = "has lost its config.json: copy the run again" if self.metrics.exists() else "is no run: move it"
+            raise RunExistsError(f"{self.path} exists and {lost}, or pass --run-name NAME")
+
+    def _require_no_link(self) -> None:
+        if links := [place for place in self.path.glob("*") if place.is_symlink()]:
+            raise RunExistsError(f"{links[0]} is a link; a run writes files of its own: remove it, or move them here")
+
+    def require_there(self) -> None:
+        """Raises UserError if the folder was renamed, removed or replaced while its training, which measures into it,
+        ran, or a link was put into it."""
+        another = self._claimed and self.path.exists() and not os.path.samestat(self._claimed, self.path.stat())
+        if another or not self.metrics.exists():
+            raise UserError(f"{self.path} was renamed or removed meanwhile; give it its name again, then --resume")
+        self._require_no_link()
+
+    @classmethod
+    def claim(
+        cls, path: Path | str, config: dict[str, Any], resume: bool, dataset: Mapping[str, Any] | None = None
+    ) -> RunDirectory:
+        """Creates the directory, or takes an existing one up again.
+
+        Settings that are no part of what was trained (see the module) may have changed; the new values
+        are recorded and the old ones noted. Where they decide what is measured, rollouts that are there are set aside.
+
+        Args:
+            path: of the directory.
+            config: the resolved configuration.
+            resume: whether an existing run may be taken up.
+            dataset: what the data are made from, versions of the code that makes them included.
+
+        Raises:
+            RunExistsError: it exists and `resume` is False.
+            ConfigError: it was trained with another configuration or on other data; the differing keys are named.
+        """
+        run = cls(path)
+        if not run.config.exists():
+            run.require_free_place()
+            if dataset is not None:
+                write_json(run.dataset, dict(dataset))
+            write_json(run.config, config)
+            run._claimed = run.path.stat()
+            return run
+        run._claimed = run.path.stat()
+        if not resume:
+            raise RunExistsError(
+                f"{run.path} holds a {'finished' if run.complete else 'started'} run; "
+                "pass --resume to go on with it, or --run-name NAME to start another"
+            )
+        if dataset is not None:
+            stored = Section.read(run.dataset, ConfigError).values if run.dataset.exists() else {}  # older versions
+            if changed := differences(stored, json.loads(json.dumps(dataset))):
+                raise ConfigError(
+                    f"{run.path} was trained on other data ({in_words(changed)}), perhaps by an older version; "
+                    "start another run with --run-name NAME"
+                )
+        run._take_up(config)
+        return run
+
+    def _take_up(self, config: dict[str, Any]) -> None:
+        stored = self.read_config()
+        file = Section.read(self.config, ConfigError)
+        if changed := differences(of_training(stored), of_training(config)):
+            raise ConfigError(
+                f"{self.path} was trained with another configuration ({in_words(changed)}); "
+                "resume with the same settings, or start another run with --run-name NAME"
+            )
+        changed = differences(stored, config)
+        if not changed:
+            return
+        if of_result(stored) != of_result(config):
+            self._set_rollouts_aside()
+        noted = file.list(EARLIER, Section.section) if EARLIER in file else ()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        last = {"until": now, **{key: old for key, (old, _) in changed.items()}}
+        write_json(self.config, {**config, EARLIER: [*(one.values for one in noted), last]})
+        print(f"resume: {in_words(changed)}; no part of what is trained", flush=True)
+
+    def _set_rollouts_aside(self) -> None:
+        for number in itertools.count(1):
+            paths = (self.summary, self.rollouts)  # first what says that the run is complete
+            aside = [path.with_name(f"{path.stem}-earlier-{number}{path.suffix}") for path in paths]
+            if not any(path.exists() for path in aside):
+                break
+        for path, new in zip(paths, aside):
+            if path.exists():
+                path.rename(new)
+                print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
+
+
+def require_measurements(found: Section) -> None:
+    """Raises the section's error for the first value that is no number, or none that its name allows."""
+    for names, least, most in ((re.compile(""), -1e300, 1e300), (SIZES, 0, 1e300), (SHARES, 0, 1 + 1e-6)):
+        of_these = {key: value for key, value in found.values.items() if names.search(key)}
+        Section(of_these, found.where, found.error).require_numbers(least, most)
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file, oldest first; a last one that a kill cut off is left out.
+
+    Raises:
+        UserError: a line that is no measurement, of an earlier step than the one before, or of a quantity twice.
+    """
+    rows: list[dict[str, Any]] = [{"step": 0}]
+    lines = content(Path(path)).split(b"\n")
+    for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
+        try:
+            row = Section(parsed(line), where)
+        except ValueError:
+            if number == len(lines) and re.fullmatch(rb"\0*|\{[ -~]*", line):
+                break
+            raise UserError(f"{where}: not valid JSON; copy the file again") from None
+        require_measurements(row)
+        step = row.whole("step", 0, STEPS)
+        before = rows[-1]
+        if step < before["step"] or (step == before["step"] and row.values.keys() & before.keys() > {"step"}):
+            how = "again" if step == before["step"] else f"after step {before['step']}"
+            raise UserError(f"{where}: step {step} comes {how}; copy the file again, or take the line out")
+        rows.append(dict(row.values))
+    return rows[1:]
+
+
+def settings_hash(config: Mapping[str, Any]) -> str:
+    """Hash of everything that can change what is trained; saved states carry it."""
+    return digest(of_training(config))
+
+
+def of_result(config: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key, everything that can change what is trained or measured."""
+    return {key: value for key, value in flat(config) if key not in NO_PART_OF_THE_RESULT}
+
+
+def of_training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """By dotted key, everything that can change what is trained."""
+    return {key: value for key, value in of_result(config).items() if not key.startswith("eval.")}

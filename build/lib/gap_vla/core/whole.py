@@ -1,0 +1,133 @@
+"""Files and folders that are whole or absent, whatever moment their writer is killed at.
+
+A file is written under a temporary name beside its destination and renamed. A folder is written into a hidden, locked
+folder beside its destination; the kernel drops the lock of a killed writer, so that the next one knows which hidden
+folders nobody works in any more, and removes them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import glob
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.errors import UserError
+
+OURS, SUFFIX = ".gap_vla-", ".partial"
+"""What hidden folders of ours, and no others, have in their names."""
+OLD = "replaced."
+"""What was there before, while it lies in the hidden folder because two places cannot be exchanged in one step."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str, *, follow: bool = False) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it takes its place, on an error it is removed.
+
+    A symbolic link is replaced itself, never the file of somebody else; with `follow`, what it points to is.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()  # of the link: writers go by it
+    path = Path(os.path.realpath(path if follow else path.parent), "" if follow else path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        _give_usual_mode(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is None or error.filename in (None, name, temporary):
+            error.filename = str(path)  # the name that the user knows
+        raise
+    finally:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes `value` as indented JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+@contextlib.contextmanager
+def workplace(path: Path) -> Iterator[Path]:
+    """Yields an empty hidden folder beside `path`, which is removed in the end; those of killed writers are too.
+
+    What is made in it has the name of `path`, or that with `.annotator`. Raises UserError: a killed writer's folder
+    holds something else.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}{OURS}", suffix=SUFFIX, dir=path.parent))
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: then leftovers stay
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def put(new: Path, path: Path) -> None:
+    """Moves `new`, a file or folder in a workplace, to `path`; an old or a new one is there at every moment."""
+    path = Path(os.path.realpath(path))
+    _give_usual_mode(new)
+    if not path.is_dir():
+        os.replace(new, path)
+    elif not _exchange(new, path):
+        # killed between the two: the next writer's `_clear_leftovers` puts the old one back
+        os.replace(path, new.parent / (OLD + path.name))
+        os.replace(new, path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two places in one step; False where system or file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _clear_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}{OURS}*{SUFFIX}"):
+        try:
+            lock = os.open(leftover, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # somebody works there
+        else:
+            own = rf"({re.escape(OLD)})?{re.escape(path.name)}(\.annotator)?"
+            if others := [place for place in leftover.iterdir() if not re.fullmatch(own, place.name)]:
+                raise UserError(f"{others[0]} lies where {path} is made and was not written by gap_vla; move it away")
+            for old in leftover.glob(f"{OLD}*"):
+                if not (home := path.with_name(old.name.removeprefix(OLD))).exists():
+                    os.replace(old, home)
+            shutil.rmtree(leftover, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _give_usual_mode(path: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    with contextlib.suppress(PermissionError):  # a file system without modes
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)

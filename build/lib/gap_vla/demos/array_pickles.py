@@ -1,0 +1,105 @@
+"""Pickles of dictionaries of numpy arrays (Meta-World recordings of published code): read without running any code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line, refusing, regular
+from gap_vla.demos.fields import files_in
+from gap_vla.demos.npz_folder import PER_STEP, require_rows
+from gap_vla.demos.pickle_tokens import read_pickle
+from gap_vla.demos.source import NamedArrays
+
+
+class ArrayPickles(NamedArrays):
+    """One pickle per demonstration in a folder, or one pickle with a list (or dictionary) of demonstrations; each may
+    hold `phase`, `language_instruction` and `success` as those of `NpzFolder` do.
+
+    Args:
+        path: file, or folder with `*.pkl` / `*.pickle`.
+        **options: of `NamedArrays`; the names are those within a demonstration's dictionary.
+
+    Raises:
+        EpisodeError: anything but plain arrays in a pickle, damage, missing keys; names the file.
+    """
+
+    kind = "pickle"
+    STATE_KEY = "state"
+    IMAGE_KEYS: ClassVar[Mapping[str, str] | None] = {}
+
+    def _find(self) -> None:
+        files = files_in(self.path, ".pkl", ".pickle") if self.path.is_dir() else [self.path]
+        if not files:
+            raise EpisodeError(f"{self.path}: no .pkl files in this folder")
+        self.places = [(file, key) for file in files for key in _keys(load_arrays(file), file)]
+        self._opened: tuple[Path, Any] | None = None
+        held = [{*found} if isinstance(found := self._arrays(index), Mapping) else set() for index in range(len(self))]
+        self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
+        self._names = sorted({str(name) for names in held for name in names})
+        if lost := sorted({*self._image_keys}.difference(*held)):
+            there = one_line(", ".join(self._names), 300)
+            raise EpisodeError(
+                f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names; there are {there}"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def dropped(self) -> dict[str, str]:
+        return self._unused(self._names, "phase", "language_instruction", "success")
+
+    def read(self, index: int, *, images: bool = True) -> Episode:
+        file, key = self.places[index]
+        name = file.stem if key is None else f"{file.stem}[{key}]"
+        where = f"{file}, episode {name}"
+        arrays = self._arrays(index)
+        if not isinstance(arrays, Mapping):
+            raise EpisodeError(f"{where}: a {type(arrays).__name__}, not a dictionary of arrays")
+        episode = self._episode(arrays, where, images, file=file, name=name)
+        for one in self.dropped():
+            if one in PER_STEP and isinstance(rows := arrays.get(one), np.ndarray | list):
+                with refusing(f"{where}: {one!r}", "write an array of it", EpisodeError):
+                    rows = np.asarray(rows)
+                require_rows(one, rows, len(episode), f"{where}: {one!r}")
+        return episode
+
+    def _arrays(self, index: int) -> Any:
+        file, key = self.places[index]
+        if self._opened is None or self._opened[0] != file:
+            self._opened = (file, load_arrays(file))
+        content = self._opened[1]
+        return content if key is None else content[key]
+
+
+def load_arrays(file: Path) -> Any:
+    """The content of a pickle that holds nothing but numpy arrays, numbers and text in lists and dictionaries.
+
+    Raises:
+        EpisodeError: it holds anything else, or is damaged. No code of it has run.
+    """
+    unread = refusing(f"{file}: not read as a pickle of arrays", "write it again", EpisodeError)
+    with unread, open(regular(file, EpisodeError), "rb") as stream:
+        if stream.read(4) == b"PK\3\4":
+            raise ValueError("it is a zip, as torch.save writes; save a dictionary of numpy arrays with pickle.dump")
+        stream.seek(0)
+        return read_pickle(stream, os.fstat(stream.fileno()).st_size)
+
+
+def _keys(content: Any, file: Path) -> list[Any]:
+    if isinstance(content, Mapping):
+        nested = [key for key, value in content.items() if isinstance(value, Mapping)]
+        odd = [key for key, value in content.items() if not isinstance(value, Mapping | str | int | float)]
+        if nested and odd:
+            raise EpisodeError(f"{file}: {odd[0]!r} is no demonstration as {nested[0]!r} is; make a dictionary of each")
+        return nested if nested else [None]
+    if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+        if not content:
+            raise EpisodeError(f"{file}: no demonstrations")
+        return list(range(len(content)))
+    raise EpisodeError(f"{file}: a {type(content).__name__}, not a dictionary or list of demonstrations")

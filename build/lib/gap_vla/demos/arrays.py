@@ -1,0 +1,82 @@
+"""Arrays out of files that somebody else wrote: what they declare is compared with what is there, before it is read."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import FOREIGN, is_text, refuse_too_large, refusing, regular
+
+
+def array_of(content: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    """Plain numbers or text in this machine's byte order.
+
+    Args:
+        content: all bytes of the array.
+        dtype: truth values, integers, floats or text; nothing that points anywhere.
+        shape: whole numbers.
+        order: "C" or "F".
+
+    Raises:
+        ValueError: another type, another number of bytes than declared, or text that is not Unicode.
+    """
+    if dtype.kind not in "biufUS" or not dtype.itemsize:
+        raise ValueError(f"an array of {dtype}, not of plain numbers or text")
+    if len(shape) > 32 or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError(f"it declares an array {dtype}{list(shape)} and holds {len(content)} bytes of it")
+    flat = np.frombuffer(content, dtype) if content else np.zeros(0, dtype)
+    flat = flat.astype(dtype.newbyteorder("="), copy=False)
+    if dtype.kind == "b":
+        flat = flat.view(np.uint8) != 0  # other bytes than 0 and 1 are no truth values
+    if dtype.kind == "U" and flat.size:
+        points = flat.view(np.uint32)
+        if points.max() > 0x10FFFF or ((points >= 0xD800) & (points < 0xE000)).any():
+            raise ValueError("it holds text that is not Unicode")
+    return flat.reshape(shape, order="F" if order == "F" else "C")
+
+
+def read_arrays(
+    file: Path, wanted: Callable[[str], bool] = lambda name: True, error: type[UserError] = EpisodeError
+) -> dict[str, Any]:
+    """The arrays of an npz by name: those that are wanted, None for the others, which are not looked at.
+
+    Raises:
+        error: no whole npz, an array of objects, or one of another size than it declares; names file and array.
+    """
+    if not is_text(str(file)):
+        raise error(f"{str(file)!a}: its name is not UTF-8; rename it")
+    unreadable = refusing(f"{file}: not a readable .npz of plain arrays", "write it again", error)
+    with unreadable, zipfile.ZipFile(regular(file, error)) as archive:
+        names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
+        if len(set(names)) < len(names):
+            raise error(f"{file}: {max(names, key=names.count)!r} is in it twice; write it again with one of each name")
+        return {
+            name: _array(archive, member, f"{file}: {name!r}", error) if wanted(name) else None
+            for name, member in zip(names, archive.infolist())
+        }
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, error: type[UserError]) -> np.ndarray:
+    refuse_too_large(where, 4 * member.file_size, 4 * member.compress_size, error)  # copies are made of it
+    with archive.open(member) as stream:
+        longer = np.lib.format.read_array_header_2_0  # 3.0 is the same but for names of columns
+        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): longer, (3, 0): longer}
+        header = headers[np.lib.format.read_magic(stream)]
+        try:
+            shape, by_columns, dtype = header(stream)
+        except FOREIGN:
+            raise error(f"{where}: its header describes no array; write it again") from None
+        declared, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+        if declared != held and dtype.kind != "O":  # before so much is unpacked
+            raise error(
+                f"{where}: it declares an array {dtype}{list(shape)} and holds {held} bytes of it; write it again"
+            )
+        with refusing(where, "store plain numbers or text, and write it again", error):
+            return array_of(stream.read(), dtype, shape, "F" if by_columns else "C")

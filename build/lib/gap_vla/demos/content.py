@@ -1,0 +1,64 @@
+"""Whether files of demonstrations are what they were: by their content, and while they are read."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import MOST_COMPRESSED
+
+
+class Unchanged:
+    """Knows files by size, time and place on the disk; called later, it raises EpisodeError if one is another."""
+
+    def __init__(self, path: Path) -> None:
+        files = path.rglob("*") if path.is_dir() else [path]
+        self._seen = {file: self._look(file) for file in files if file.is_file()}
+
+    def __call__(self) -> None:
+        for file, seen in self._seen.items():
+            if self._look(file) != seen:
+                raise EpisodeError(f"{file} changed while it was read; give the same command when it stays as it is")
+
+    @staticmethod
+    def _look(file: Path) -> tuple[int, ...]:
+        found = file.stat() if file.exists() else os.stat_result(range(10))
+        return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def content_digest(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, or of the files of a folder and their names, but for hidden ones.
+
+    All of it is read (about 1 GB/s), once in a process for as long as sizes, times and places on the disk stay. An edit
+    may leave size and time as they were.
+
+    Raises:
+        EpisodeError: a file that is mostly a hole, as an interrupted copy leaves it.
+    """
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = [file for file in files if file.is_file() and not any(p[0] == "." for p in file.relative_to(path).parts)]
+    seen = ((file, file.stat()) for file in files)
+    return _content_digest(
+        path, tuple((f, s.st_size, 512 * s.st_blocks, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for f, s in seen)
+    )
+
+
+@functools.lru_cache(64)
+def _content_digest(path: Path, files: tuple[tuple[Any, ...], ...]) -> str:
+    total = hashlib.sha256()
+    if (whole := sum(size for _, size, *_ in files)) > 2**32:
+        print(f"looking whether {path} is what it was, {whole / 1e9:.0f} GB", flush=True)
+    for file, size, stored, *_ in files:
+        if 0 < MOST_COMPRESSED * stored < size:  # some file systems say that 0 are stored of every file
+            raise EpisodeError(f"{file}: has {size:,} bytes and stores {stored:,}, the rest are holes; get it again")
+        total.update(str(file.relative_to(path)).encode() + b"\0")
+        try:
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:  # of reading, as from a bad sector, it names no file
+            raise OSError(error.errno, error.strerror, str(file)) from None
+    return total.hexdigest()

@@ -1,0 +1,290 @@
+"""An HDF5 file that somebody else wrote: opening it, and numbers, text and attributes out of it.
+
+HDF5 lets a file name other files (external links, virtual and external data sets) and lets it mark bytes as pointers of
+this process (opaque data tagged `NUMPY:O`, which h5py would follow). Neither is read here: what a member is, is looked
+at before anything of it is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import is_text, one_line, parsed, refuse_too_large, refusing, regular
+from gap_vla.core.hdf5_heap import damaged_heap
+from gap_vla.core.identity import flat
+from gap_vla.demos.fields import TIMES, decoded, require_rising
+
+_NUMBERS = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM)
+_MOST_LINKS = 16
+NEEDED = ("num_samples", "total", "success", "language_instruction", "env_args")
+"""Attributes that mean something to readers."""
+
+_PER_STEP = (
+    "dones", "rewards", "states", "executed_actions", "phase", "phase_switch", "rho", "change_point",
+)  # fmt: skip
+"""Arrays of one row per step beside the observations; `states` may have one more, that behind the last action."""
+
+
+@contextlib.contextmanager
+def opened(path: Path, place: str = "") -> Iterator[h5py.File]:
+    """The file for reading; what goes wrong with it inside becomes an EpisodeError that names file and place."""
+    with refusing(
+        f"{path}: not a complete HDF5 file", "the copy or the recording was cut off, get it again", EpisodeError
+    ):
+        try:
+            file = h5py.File(regular(path, EpisodeError), "r")
+        except OSError as error:
+            if "unable to lock" in str(error) and f"errno = {errno.EAGAIN}" not in str(error):
+                advice = "copy the file to another one, or set HDF5_USE_FILE_LOCKING=FALSE"
+                raise EpisodeError(f"{path}: its file system knows no locks; {advice}") from error
+            if not any(text in str(error) for text in ("already open", "unable to lock")):
+                raise
+            advice = f"wait until it is closed, or, if it ended without that, run: h5clear -s {path}"
+            raise EpisodeError(f"{path}: another process has it open for writing; {advice}") from error
+    with file, refusing(f"{path}{place}: cannot be read", "copy the file again", EpisodeError):
+        try:
+            yield file
+        except OSError as error:
+            if "plugin" not in str(error):
+                raise
+            advice = "where it was made, run: h5repack -f GZIP=4 IN OUT"
+            raise EpisodeError(f"{path}{place}: this HDF5 library lacks its compression; {advice}") from error
+
+
+def require_sound(path: Path) -> None:
+    """Raises EpisodeError for a file on which the HDF5 library would hang. Reads all of it."""
+    if not path.exists():
+        raise EpisodeError(f"{path}: no such file")
+    with refusing(f"{path}: not a complete HDF5 file", "get the file again", EpisodeError):
+        if not h5py.is_hdf5(regular(path, EpisodeError)):
+            raise EpisodeError(f"{path}: not a complete HDF5 file; get the file again")
+        if (heap := damaged_heap(path)) is not None:
+            raise EpisodeError(f"{path}: its text is damaged at byte {heap}; get the file again")
+
+
+def attributes_of_data(path: Path) -> dict[str, Any]:
+    """What a file in robomimic's layout says of itself (`task`, `env_args`, …); nothing for other files."""
+    if not path.is_file() or not h5py.is_hdf5(regular(path, EpisodeError)):
+        return {}
+    require_sound(path)
+    with opened(path) as file:
+        data = member(file, "data", f"{path}") if has(file, "data") else None
+        return attributes_of(data) if isinstance(data, h5py.Group) else {}
+
+
+def simulator_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What robomimic's attribute `env_args` says; empty if it is no object of JSON."""
+    with contextlib.suppress(ValueError, TypeError):
+        found = parsed(attributes.get("env_args") or "{}")
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def view_of(path: Path) -> str | None:
+    """The primary camera's view in a file of `collect_demos`; None in others."""
+    view = dict(flat(simulator_of(attributes_of_data(path)))).get("env_kwargs.camera")
+    return view if isinstance(view, str) else None
+
+
+def has(group: h5py.Group, path: str) -> bool:
+    """Whether something lies at a path, be it a link that leads nowhere."""
+    *parents, name = parts = path.split("/")
+    if not all(parts):
+        return False
+    for parent in parents:
+        if not isinstance(group, h5py.Group) or not group.id.links.exists(parent.encode()):
+            return False
+        group = member(group, parent, "")
+    return isinstance(group, h5py.Group) and bool(group.id.links.exists(name.encode()))
+
+
+def member(group: h5py.Group, path: str, where: str, *, links: int = 0) -> Any:
+    """The group or data set at a path of this file.
+
+    Raises:
+        EpisodeError: nothing is there (says what is), the link leads nowhere or to another file.
+    """
+    here: Any = group
+    for part in [p for p in path.split("/") if p]:
+        if not isinstance(here, h5py.Group):
+            name = here.name.rpartition("/")[2]
+            raise EpisodeError(f"{where}: {name!r} is a data set, not a group that holds {part!r}; write it again")
+        if not here.id.links.exists(part.encode()):
+            found = one_line(", ".join(names_in(here, where))) or "nothing"
+            raise EpisodeError(
+                f"{where}: no {path!r} (found: {found}); export the file with it, for pictures and poses with "
+                "robomimic's dataset_states_to_obs.py"
+            )
+        kind = here.id.links.get_info(part.encode()).type
+        if kind == h5py.h5l.TYPE_SOFT and links < _MOST_LINKS:
+            target = here.id.links.get_val(part.encode()).decode()
+            here = member(here.file if target.startswith("/") else here, target, where, links=links + 1)
+        elif kind != h5py.h5l.TYPE_HARD:
+            raise EpisodeError(
+                f"{where}: {part!r} is a link to another file or in a circle; only what lies in the file itself is "
+                "read: copy it in (h5repack, or h5py's copy with expand_external)"
+            )
+        else:
+            here = here[part]
+    return here
+
+
+def group_at(group: h5py.Group, path: str, where: str) -> h5py.Group:
+    """The group at a path. Raises EpisodeError: there is none, or it is a data set."""
+    found = member(group, path, where)
+    if not isinstance(found, h5py.Group):
+        raise EpisodeError(f"{where}: {path!r} is a data set, not a group; remove it or write the file again")
+    return found
+
+
+def numbers_at(group: h5py.Group, path: str, where: str) -> np.ndarray:
+    """The numbers at a path, of any shape with at least one axis.
+
+    Raises:
+        EpisodeError: there are none, or more are declared than the file can hold.
+    """
+    found = _dataset(group, path, where)
+    if found.id.get_type().get_class() not in _NUMBERS:
+        raise EpisodeError(f"{where}: {path!r} holds no numbers; write one row of numbers per step")
+    values = found[()]
+    return values.view(np.uint8) != 0 if values.dtype == bool else values
+
+
+def texts_at(group: h5py.Group, path: str, where: str) -> list[str]:
+    """The list of text at a path. Raises EpisodeError: it is none."""
+    found = _dataset(group, path, where)
+    if found.id.get_type().get_class() != h5py.h5t.STRING or found.ndim != 1:
+        raise EpisodeError(f"{where}: {path!r} is no list of text; write one name per step, or per episode of a mask")
+    with refusing(f"{where}: {path!r}", "write it again as UTF-8", EpisodeError):
+        return [decoded(value) for value in found[()]]
+
+
+def length_at(group: h5py.Group, path: str, where: str) -> int:
+    """Steps of the numbers at a path, without reading them."""
+    return len(_dataset(group, path, where))
+
+
+def form_at(group: h5py.Group, path: str, where: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the numbers at a path, without reading them."""
+    found = _dataset(group, path, where)
+    return found.shape, found.dtype
+
+
+def lengths_in(group: h5py.Group, where: str, *inner: str) -> dict[str, int]:
+    """Rows of the arrays in a group, and in those groups of it that are named, by path. No link is followed.
+
+    Raises:
+        EpisodeError: one lies in another file.
+    """
+    found: dict[str, int] = {}
+    for name in names_in(group, where):
+        kind = group.id.links.get_info(name.encode()).type
+        if kind == h5py.h5l.TYPE_EXTERNAL:
+            member(group, name, where)  # says so
+        if kind == h5py.h5l.TYPE_HARD:
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                _require_inside(item, name, where)
+            if isinstance(item, h5py.Dataset) and (item.shape or not inner):  # a number may stand beside such a group
+                found[name] = len(item) if item.shape else 0
+            elif isinstance(item, h5py.Group) and name in inner:
+                found |= {f"{name}/{key}": rows for key, rows in lengths_in(item, where).items()}
+    return found
+
+
+def names_in(holder: Iterable[Any], where: str) -> list[str]:
+    """Names of a group's members, or of attributes. Raises EpisodeError: one is no text."""
+    if odd := [name for name in holder if not is_text(name)]:
+        raise EpisodeError(f"{where}: holds {odd[0]!a}, whose name is not UTF-8; rename it")
+    return list(holder)
+
+
+def attributes_of(item: h5py.Group) -> dict[str, Any]:
+    """The attributes that readers need, and others that are a number, a truth value or text; the rest is left out."""
+    names = names_in(item.attrs, f"{item.file.filename}, {item.name}")
+    return {name: attribute_of(item, name) for name in names if name in NEEDED or _axes(item, name) == 0}
+
+
+def attribute_of(item: h5py.Group, name: str) -> Any:
+    """A number, a truth value or text, be it in an array of one; None if there is no such attribute.
+
+    Raises:
+        EpisodeError: the attribute is something else; names file, group and attribute.
+    """
+    if name not in item.attrs:
+        return None
+    where = f"{item.file.filename}, {item.name}: the attribute {name!r}"
+    if _axes(item, name) is None:
+        raise EpisodeError(f"{where} is not one number, truth value or text; write one, or remove it")
+    with refusing(f"{where} cannot be read", "write it again", EpisodeError):
+        value = item.attrs[name]
+        value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+        return decoded(value) if isinstance(value, (str, bytes)) else value
+
+
+def _axes(item: h5py.Group, name: str) -> int | None:
+    """Axes of an attribute that is one number, truth value or text; None if it is something else."""
+    stored = item.attrs.get_id(name)
+    single = stored.get_space().get_simple_extent_npoints() == 1
+    return len(stored.shape) if single and stored.get_type().get_class() in (*_NUMBERS, h5py.h5t.STRING) else None
+
+
+def _require_inside(found: h5py.Dataset, path: str, where: str) -> None:
+    if found.is_virtual or found.external:
+        raise EpisodeError(f"{where}: {path!r} lies in other files; copy it into this one (h5repack)")
+
+
+def _dataset(group: h5py.Group, path: str, where: str) -> h5py.Dataset:
+    found = member(group, path, where)
+    if not isinstance(found, h5py.Dataset):
+        raise EpisodeError(f"{where}: {path!r} is a group, not an array; write one row per step")
+    if found.shape is None or found.ndim == 0:
+        raise EpisodeError(f"{where}: {path!r} is no array; write one row per step")
+    _require_inside(found, path, where)
+    refuse_too_large(
+        f"{where}: {path!r}", found.size * found.id.get_type().get_size(), found.id.get_storage_size(), EpisodeError
+    )
+    pieces = math.prod(-(-steps // piece) for steps, piece in zip(found.shape, found.chunks or ()))
+    if found.size and (found.id.get_num_chunks() if found.chunks else found.id.get_storage_size()) < pieces:
+        raise EpisodeError(f"{where}: parts of {path!r} were never written; the recording was cut off, get it again")
+    return found
+
+
+def require_steps(demo: h5py.Group, steps: int, where: str) -> None:
+    """Raises EpisodeError: the demonstration says that it has other steps than its actions."""
+    if (stated := attribute_of(demo, "num_samples")) not in (None, steps):
+        raise EpisodeError(
+            f"{where}: {steps} actions, the attribute 'num_samples' says {stated!r}; get the file again, or drop the "
+            "episode"
+        )
+
+
+def require_aligned(demo: h5py.Group, steps: int, where: str) -> None:
+    """Raises EpisodeError: an array, used or not, has other steps than the actions, times fall, `dones` end false."""
+    held = lengths_in(demo, where, "obs", "next_obs")
+    for key, rows in held.items():
+        most = steps + 1 if key == "states" else steps
+        if (key in _PER_STEP or "/" in key) and not steps <= rows <= most:
+            raise EpisodeError(
+                f"{where}: {key} has {rows} steps, the actions {steps}; cut them to the same steps or drop the episode"
+            )
+        if key.rpartition("/")[2] in TIMES and rows == steps and form_at(demo, key, where)[1].kind in "fiu":
+            require_rising(numbers_at(demo, key, where), f"{where}: {key}")
+    if steps and "dones" in held:
+        if not np.isfinite(numbers_at(demo, "dones", where)).all():
+            raise EpisodeError(f"{where}: dones holds NaN or infinity; correct it")
+        ended = np.atleast_1d(numbers_at(demo, "dones", where).reshape(steps, -1).any(axis=1))
+        if ended.any() and not ended[-1]:
+            raise EpisodeError(
+                f"{where}: dones is true at step {ended.argmax()} and not at the last, {steps - 1}; cut the episode or "
+                "correct dones"
+            )

@@ -1,0 +1,210 @@
+"""Which columns of somebody's state are position, rotation and gripper, and how to get an Episode's from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.episode import OPENING_UNIT, PROPRIO_PER_ARM, EpisodeError, require_measured
+from gap_vla.core.foreign import one_line
+from gap_vla.core.typed_config import choose
+from gap_vla.phases.motion import quaternion_product
+
+Rotation = Literal["quat_wxyz", "quat_xyzw", "euler_xyz", "rotvec", "none"]
+ROTATIONS: dict[str, int] = {"quat_wxyz": 4, "quat_xyzw": 4, "euler_xyz": 3, "rotvec": 3, "none": 0}
+"""Rotation representations and their widths. `euler_xyz` is roll, pitch, yaw about the fixed axes x, y, z (rad)."""
+
+
+_FINGER = re.compile(r"grip|finger|jaw")
+MOST_TURNED = 25.0
+"""rad: no Euler angle or rotation vector is measured beyond four turns; in degrees they are."""
+
+_QUATERNION = re.compile(r"(?:^|[^a-z])q(?:uat(?:ernion)?)?[_. -]?([wxyz])(?![a-z])")
+
+
+@dataclasses.dataclass(frozen=True)
+class StateLayout:
+    """Columns of a state vector, the same for each arm.
+
+    Attributes:
+        position: first column of xyz (m).
+        rotation: first column of the rotation.
+        rotation_kind: its representation.
+        gripper: column(s) of the gripper: one opening, or two finger positions.
+        width: columns per arm; the state is this many columns times the number of arms.
+        opening_unit: of the gripper's columns: "m", or "1" for a number without unit (0 closed, 1 open). None: two
+            fingers are in m, one opening is a number.
+    """
+
+    position: int = 0
+    rotation: int = 3
+    rotation_kind: Rotation = "quat_wxyz"
+    gripper: tuple[int, ...] = (7, 8)
+    width: int = PROPRIO_PER_ARM
+    opening_unit: Literal["m", "1"] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.gripper, (tuple, list)):
+            raise EpisodeError(f"layout: gripper is {self.gripper!r}; give a list of one or two columns")
+        object.__setattr__(self, "gripper", tuple(self.gripper))
+        choose(self.rotation_kind, list(ROTATIONS), "rotation", EpisodeError)
+        if len(self.gripper) not in (1, 2):
+            raise EpisodeError(f"gripper columns {self.gripper}: name one opening or two finger positions")
+        if self.opening_unit not in ("m", "1", None):
+            raise EpisodeError(f'opening_unit is "m" or "1" (a number without unit), not {self.opening_unit!r}')
+        if self.opening_unit is None:
+            object.__setattr__(self, "opening_unit", "m" if len(self.gripper) == 2 else "1")
+        for column in (self.position, self.rotation, *self.gripper, self.width):
+            if type(column) is not int or column < 0:
+                raise EpisodeError(f"layout: column {column!r} is no whole number of 0 or more")
+        turn = range(self.rotation, self.rotation + ROTATIONS[self.rotation_kind])
+        columns = [*range(self.position, self.position + 3), *turn, *self.gripper]
+        if twice := [column for column in columns if columns.count(column) > 1]:
+            raise EpisodeError(f"layout: column {twice[0]} is two of position, rotation and gripper; name each once")
+        if (last := max(columns)) >= self.width:
+            raise EpisodeError(f"column {last} is outside of an arm's {self.width} columns")
+
+    @classmethod
+    def of(cls, layout: str | Mapping[str, Any] | StateLayout) -> StateLayout:
+        """A named layout (`LAYOUTS`), a dictionary of this class's attributes, or the layout itself.
+
+        Raises:
+            EpisodeError: unknown name, unknown attribute, or columns that do not fit together.
+        """
+        if isinstance(layout, StateLayout):
+            return layout
+        if isinstance(layout, str):
+            if layout not in LAYOUTS:
+                raise EpisodeError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}, or JSON of its columns")
+            return LAYOUTS[layout]
+        known = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(layout, Mapping) or not layout or set(layout) - set(known):
+            raise EpisodeError(f"layout {layout!r}: give a name ({', '.join(LAYOUTS)}), or JSON of {', '.join(known)}")
+        return cls(**layout)
+
+    @property
+    def pose(self) -> tuple[int, int, str]:
+        """First columns of position and rotation, and the latter's kind."""
+        return self.position, self.rotation, self.rotation_kind
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What an episode's metadata must say of its proprioception, because its numbers do not."""
+        return {} if self.opening_unit in ("m", None) else {OPENING_UNIT: self.opening_unit}
+
+    def require_names(self, names: Sequence[str], where: str) -> None:
+        """Compares the columns that are taken as positions and quaternions with what they are called, if that is known.
+
+        Raises:
+            EpisodeError: there are names such as x and y, or qw and qx, and those of the columns are in another order;
+                or a gripper or finger is taken for a position.
+        """
+        self._require_quaternions(names, where)
+        ends = [re.split(r"[^a-z0-9]+", name.lower())[-1] for name in names]
+        for first in range(self.position, len(names), self.width):
+            axes, taken = "".join(ends[first : first + 3]), names[first : first + 3]
+            other = sorted(axes) == [*"xyz"] or any(_FINGER.search(name.lower()) for name in taken)
+            if other and axes != "xyz":
+                called = one_line(", ".join(taken), 80)
+                raise EpisodeError(f"{where}: the layout takes columns {called} as x, y, z; name the columns")
+
+    def _require_quaternions(self, names: Sequence[str], where: str) -> None:
+        found = [_QUATERNION.search(name.lower()) for name in names]
+        letters = "".join(match[1] if match else " " for match in found)
+        if self.rotation_kind not in ("quat_wxyz", "quat_xyzw") or not {"w", "x"} <= {*letters}:
+            return
+        for first in range(self.rotation, len(names), self.width):
+            said = letters[first : first + 4]
+            if said.strip() and said != (order := self.rotation_kind[-4:]):
+                columns, called = f"columns {first} to {first + 3}", one_line(", ".join(names[first : first + 4]), 80)
+                turned = {**vars(self), "rotation_kind": f"quat_{said}"}
+                other = next(
+                    (name for name, layout in LAYOUTS.items() if vars(layout) == turned), "JSON of the columns"
+                )
+                raise EpisodeError(
+                    f"{where} calls {columns} {called}, the layout takes them as a quaternion {order}; give another "
+                    f"with --reader layout={other}"
+                )
+
+    def to_proprio(
+        self, state: Float[np.ndarray, "T S"], where: str = "state", *, check: bool = True
+    ) -> Float[np.ndarray, "T P"]:
+        """Per arm xyz (m), quaternion wxyz, two gripper columns (a single opening is repeated).
+
+        Raises:
+            EpisodeError: the state's width is not a multiple of `width`; or, if `check`, an angle is none that a robot
+                measures (`gap_vla.core.episode.require_measured`), which a quaternion of it would not show.
+        """
+        if state.ndim != 2 or not state.shape[1] or state.shape[1] % self.width or state.dtype.kind not in "fiu":
+            raise EpisodeError(
+                f"{where}: the state has shape {state.shape}, the layout has {self.width} columns of numbers per arm; "
+                "name the columns (position, rotation, rotation_kind, gripper, width)"
+            )
+        arms = []
+        for arm in np.split(state.astype(np.float64), state.shape[1] // self.width, axis=1):
+            turn = arm[:, self.rotation : self.rotation + ROTATIONS[self.rotation_kind]]
+            if check and self.rotation_kind in ("euler_xyz", "rotvec"):
+                require_measured(turn, f"{where}: the state's {self.rotation_kind}, from column {self.rotation} on,")
+                if (most := np.abs(turn).max(initial=0)) > MOST_TURNED:
+                    raise EpisodeError(
+                        f"{where}: the state's {self.rotation_kind} reaches {most:g}; give radians: are these degrees?"
+                    )
+            grip = arm[:, list(self.gripper)]
+            grip = np.repeat(grip, 2, axis=1) if grip.shape[1] == 1 else grip
+            position = arm[:, self.position : self.position + 3]
+            arms.append(np.concatenate([position, to_quaternion(turn, self.rotation_kind), grip], axis=1))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.concatenate(arms, axis=1).astype(np.float32)
+
+
+def require_action_names(names: Sequence[str], where: str) -> None:
+    """Actions of 7 an arm have the gripper last: it is not normalised, and what is read of it is read there.
+
+    Raises:
+        EpisodeError: there is one gripper an arm by the names, and at another place.
+    """
+    grippers = [place for place, name in enumerate(names) if _FINGER.search(name.lower())]
+    wrong = [place for place in grippers if place % 7 != 6]
+    if wrong and 7 * len(grippers) == len(names):  # more of them are the joints of a hand
+        raise EpisodeError(
+            f"{where} calls column {wrong[0]} {one_line(names[wrong[0]], 60)!r}; actions of 7 an arm have the gripper "
+            "last: put it there"
+        )
+
+
+LAYOUTS: dict[str, StateLayout] = {
+    "gap": StateLayout(),
+    "robomimic": StateLayout(rotation_kind="quat_xyzw"),
+    "bridge": StateLayout(rotation_kind="euler_xyz", gripper=(6,), width=7),
+    "bridge_padded": StateLayout(rotation_kind="euler_xyz", gripper=(7,), width=8),
+    "quaternion_wxyz": StateLayout(gripper=(7,), width=8),
+    "quaternion_xyzw": StateLayout(rotation_kind="quat_xyzw", gripper=(7,), width=8),
+    "libero": StateLayout(rotation_kind="rotvec", gripper=(6, 7), width=8),
+}
+"""Layouts of public data; `bridge`: xyz, roll pitch yaw, opening; `libero`: xyz, rotation vector, two fingers."""
+
+
+def to_quaternion(turn: Float[np.ndarray, "T R"], kind: str) -> Float[np.ndarray, "T 4"]:
+    """Unit quaternions wxyz of a rotation in another representation; `none` gives the identity."""
+    if kind == "quat_wxyz":
+        return turn
+    if kind == "quat_xyzw":
+        return np.roll(turn, 1, axis=1)
+    if kind == "none":
+        return np.tile([1.0, 0, 0, 0], (len(turn), 1))
+    if kind == "rotvec":
+        return _from_rotvec(turn)
+    axes = np.eye(3)
+    x, y, z = (_from_rotvec(turn[:, i : i + 1] * axes[i]) for i in range(3))
+    return quaternion_product(z, quaternion_product(y, x))
+
+
+def _from_rotvec(vector: np.ndarray) -> np.ndarray:
+    angle = np.linalg.norm(vector, axis=1, keepdims=True)
+    scale = np.where(angle > 1e-12, np.sin(angle / 2) / np.maximum(angle, 1e-12), 0.5)
+    return np.concatenate([np.cos(angle / 2), vector * scale], axis=1)

@@ -1,0 +1,223 @@
+"""LeRobot datasets, format v2 and v3: parquet tables, pictures in them or in videos. Read without LeRobot."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line, refusing, shown
+from gap_vla.demos.fields import IMAGE_NAMES, as_truth, resized
+from gap_vla.demos.layout import require_action_names
+from gap_vla.demos.lerobot_index import NUMBERS, EpisodePlace, Feature, read_description, read_index, read_rows
+from gap_vla.demos.lerobot_pictures import frames_of, pictures_of, require_there
+from gap_vla.demos.source import NamedArrays
+
+_ON_HAND = re.compile("wrist|gripper|(?<![a-z])hand(_?eye)?(?![a-z]|_?side)", re.IGNORECASE)
+"""Names of cameras that move with a hand; `left_hand_side` is none."""
+
+
+class LeRobot(NamedArrays):
+    """A LeRobot dataset folder (the one that holds `meta/info.json`).
+
+    Args:
+        path: the folder.
+        image_keys: feature to camera name; default: of the cameras, depth maps apart, the first one that is not named
+            after wrist, hand or gripper becomes `image_primary`, and the first one that is `image_wrist`; where all or
+            none are, the first two.
+        state_key, action_key: feature names.
+        layout: columns of the state, a name of `gap_vla.demos.layout.LAYOUTS` or its attributes. Joint positions are no
+            end-effector pose: ρ needs one; name its columns, or write the dataset with `--method none`.
+        image_size: (height, width) to resize to.
+        action_limit: the largest action; default: the robot's own units.
+
+    Raises:
+        EpisodeError: not a LeRobot folder, an unknown version, a damaged table or video; names the file.
+    """
+
+    kind = "lerobot"
+    STATE_KEY = "observation.state"
+    ACTION_LIMIT: ClassVar[float | None] = None
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        image_keys: Mapping[str, str] | None = None,
+        state_key: str = STATE_KEY,
+        action_key: str = "action",
+        layout: str | Mapping[str, Any] = "gap",
+        image_size: tuple[int, int] | list[int] | None = None,
+        action_limit: float | None = None,
+    ) -> None:
+        pixels = [n for n in image_size or () if type(n) is int and 0 < n <= 8192]
+        if image_size is not None and not len(pixels) == len(image_size) == 2:
+            raise EpisodeError(f"image_size is {image_size!r:.60}; give [height, width] in pixels")
+        self._size = (pixels[0], pixels[1]) if pixels else None
+        super().__init__(
+            path,
+            state_key=state_key,
+            action_key=action_key,
+            image_keys=image_keys,
+            layout=layout,
+            action_limit=action_limit,
+        )
+        del self.options["language_instruction"]  # the dataset has its own
+        self.options["image_size"] = pixels or None
+        if pixels and not self._image_keys:
+            raise EpisodeError(f"{path}: image_size has no effect without cameras; leave it out")
+
+    def _find(self) -> None:
+        described = read_description(self.path)
+        self._features, self._fps = described.features, described.fps
+        cameras = [key for key, feature in self._features.items() if feature.dtype in ("video", "image")]
+        if self.options["image_keys"] is None:
+            on_hand = [key for key in cameras if _ON_HAND.search(key)]
+            around = [key for key in cameras if key not in on_hand]
+            self._ordered = not (on_hand and around) or [around[0], on_hand[0]] == cameras[:2]
+            self._image_keys = dict(zip(cameras if self._ordered else (around[0], on_hand[0]), IMAGE_NAMES))
+        for key in (self.options["state_key"], self.options["action_key"], *self._image_keys):
+            if key not in (known := cameras if key in self._image_keys else list(self._features)):
+                what = "camera of colours" if key in self._image_keys else "feature"
+                found = one_line(", ".join(known)) or "none"
+                raise EpisodeError(f"{self.path}/meta/info.json: no {what} {key!r} (found: {found})")
+            if key in self._image_keys:
+                continue
+            where, feature = f"{self.path}/meta/info.json: {key!r}", self._features[key]
+            if not NUMBERS.fullmatch(feature.dtype):
+                raise EpisodeError(f"{where} is of {shown(feature.dtype)}, not of numbers; name another")
+            if sum(n > 1 for n in feature.shape) > 1:
+                raise EpisodeError(
+                    f"{where} has the shape {list(feature.shape)}, several rows a step; name one of one row"
+                )
+            if feature.names and len(feature.shape) == 1 and len(feature.names) != feature.shape[0]:
+                raise EpisodeError(
+                    f"{where} has {len(feature.names)} names and the shape {list(feature.shape)}; correct one of them"
+                )
+        state = self.options["state_key"]
+        self._layout.require_names(self._features[state].names, f"{self.path}/meta/info.json: {state!r}")
+        action = self.options["action_key"]
+        require_action_names(self._features[action].names, f"{self.path}/meta/info.json: {action!r}")
+        self.places = read_index(described, [k for k in self._image_keys if self._features[k].dtype == "video"])
+
+    def identity(self) -> dict[str, Any]:
+        named = self.options["image_keys"] is None and not self._ordered
+        return super().identity() | ({"cameras": dict(self._image_keys)} if named else {})
+
+    def dropped(self) -> dict[str, str]:
+        return self._unused(self._features, "next.success", "task_index")
+
+    def look(self) -> None:
+        for place in self.places:
+            _rows(place, ["episode_index"])
+            for video, _ in place.videos.values():
+                require_there(video, f"{video}, episode {place.index}")
+
+    def read(self, index: int, *, images: bool = True) -> Episode:
+        place = self.places[index]
+        where = _where(place)
+        stored = [k for k in self._image_keys if images and self._features[k].dtype == "image"]
+        counts = [key for key in _COUNTS if key in self._features]
+        columns = [self.options["state_key"], self.options["action_key"], "episode_index", *counts, *stored]
+        table = _rows(place, columns, (*_COUNTS, "next.success", "next.done"))
+        _require_counted(table, place, self._fps, where)
+        arrays: dict[str, Any] = {"language_instruction": _instruction(table, place, where)}
+        for key in columns[:2]:
+            with refusing(f"{where}: {key!r} is no list of numbers", "download it again", EpisodeError):
+                width = math.prod(self._features[key].shape)
+                if sum(n > 1 for n in np.shape(table[key][0])) > 1:
+                    raise EpisodeError(f"{where}: {key} has several rows a step; name one of one row")
+                arrays[key] = np.stack([np.ravel(row) for row in table[key]])
+            if (found := arrays[key].shape[1]) != width:
+                raise EpisodeError(f"{where}: {key!r} has {found} numbers a step, info.json says {width}; correct it")
+        for key in (*columns[:2], *counts):
+            _require_kind(np.asarray(arrays.get(key, table[key])), self._features[key], f"{where}: {key!r}")
+        if "next.success" in table:
+            said = f"{where}: 'next.success' of the last step"
+            with refusing(f"{said} is no truth value", "download it again", EpisodeError):
+                arrays["success"] = as_truth(np.asarray(table["next.success"][-1]), said)
+        for key in self._image_keys if images else ():
+            shape = self._features[key].shape
+            frames = (
+                pictures_of(table[key], shape, f"{where}: {key!r}")
+                if key in stored
+                else frames_of(place, key, shape, self._fps)
+            )
+            arrays[key] = resized(frames, self._size)
+        return self._episode(arrays, where, images, file=place.table, name=str(place.index))
+
+
+def _where(place: EpisodePlace) -> str:
+    return f"{place.table}, episode {place.index}"
+
+
+def _rows(place: EpisodePlace, columns: list[str], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+    """Columns of an episode. Raises EpisodeError: as `read_rows`, or it has other rows than the index says."""
+    own = ("episode_index", place.index)
+    table = read_rows(place.table, columns, own, optional=optional, most=place.rows)
+    if (rows := len(table["episode_index"])) != place.length:
+        said = f"{rows} rows of this number, the index says {place.length}"
+        raise EpisodeError(f"{_where(place)}: {said}; download it again")
+    return table
+
+
+_COUNTS = ("frame_index", "index", "timestamp", "task_index")
+"""Columns that LeRobot itself fills."""
+
+
+def _require_kind(values: np.ndarray, feature: Feature, where: str) -> None:
+    """Raises EpisodeError: whole numbers where info.json says others, or the other way round. Any width is accepted."""
+    if values.dtype.kind in "fiu" and (values.dtype.kind == "f") != feature.dtype.startswith("float"):
+        raise EpisodeError(f"{where} holds {values.dtype}, info.json says {shown(feature.dtype)}; correct it")
+
+
+def _require_counted(table: Mapping[str, list[Any]], place: EpisodePlace, fps: float, where: str) -> None:
+    """Raises EpisodeError if a column that LeRobot itself fills is there and not as LeRobot fills it.
+
+    `frame_index` counts from 0, `index` over all episodes; `timestamp` is `frame_index` / fps (to half a frame, and the
+    clock may be wrong by 1 %).
+    """
+    steps = np.arange(place.length)
+    with refusing(f"{where}: 'next.done' is no truth value per step", "download it again", EpisodeError):
+        ended = np.asarray(table.get("next.done", steps < 0)).reshape(place.length).astype(bool)
+    if len(goes_on := np.flatnonzero(ended & ~np.append(ended[1:], True))):
+        raise EpisodeError(f"{where}: 'next.done' is true at step {goes_on[0]} and not after it; make two of it")
+    times = steps / fps
+    slack = (0.5 + steps / 100) / fps
+    for key, right, most in (("frame_index", steps, 0), ("index", steps + place.first, 0), ("timestamp", times, slack)):
+        with refusing(f"{where}: {key!r} is no number per step", "download it again", EpisodeError):
+            found = np.asarray(table.get(key, right)).reshape(place.length)
+            wrong = ~(np.abs(found - right) <= most)
+        if wrong.any():
+            step = wrong.argmax()
+            cause = ", or correct fps in meta/info.json" if key == "timestamp" else ""
+            said = f"{key!r} is {found[step]:g} at step {step}, not {right[step]:g}"
+            raise EpisodeError(f"{where}: {said}; download it again{cause}")
+
+
+def _instruction(table: Mapping[str, list[Any]], place: EpisodePlace, where: str) -> str:
+    """The task whose number `task_index` is at every step; without numbers or a list of tasks, that of the index.
+
+    Raises:
+        EpisodeError: it is the number of none of the episode's tasks, or changes; or there are tasks without numbers.
+    """
+    if "task_index" not in table:
+        if len(place.tasks or ()) > 1:
+            raise EpisodeError(
+                f"{where}: {len(place.tasks or ())} tasks and no 'task_index' at its steps; download it again"
+            )
+        return place.task
+    with refusing(f"{where}: 'task_index' is no number per step", "download it again", EpisodeError):
+        numbers = np.reshape(table["task_index"], place.length).tolist()
+        odd = [number for number in numbers if place.tasks is not None and number not in place.tasks]
+    if odd:
+        known = f"the index says {one_line(sorted(place.tasks or ()), 60)}"
+        raise EpisodeError(f"{where}: 'task_index' is {shown(odd[0])}, {known}; download both again")
+    if len(found := dict.fromkeys(numbers)) > 1:
+        raise EpisodeError(f"{where}: 'task_index' is {' and '.join(map(str, found))}; make an episode of each task")
+    return place.task if place.tasks is None else place.tasks[numbers[0]]

@@ -1,0 +1,111 @@
+"""The pictures of a LeRobot episode: out of its table, or out of a video."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import FOREIGN, refusing, regular
+from gap_vla.demos.lerobot_index import EpisodePlace
+from gap_vla.demos.video_times import require_even
+from gap_vla.drawing.video import working_ffmpeg
+
+
+def _require_size(width: int, height: int, shape: tuple[int, ...], where: str) -> None:
+    """Raises EpisodeError for pictures of another size than info.json's, channels first or last; none is decoded."""
+    if (height, width) != (shape[:2] if shape[-1:] in ((1,), (3,), (4,)) else shape[-2:]):
+        raise EpisodeError(f"{where} is {height}x{width} pixels, info.json says {list(shape)}; correct one of them")
+
+
+def pictures_of(rows: list[Any], shape: tuple[int, ...], where: str) -> np.ndarray:
+    """A table's, uint8[T, h, w, 3]. Raises EpisodeError: one is lost, damaged, deep, or of another size."""
+    if lost := [step for step, row in enumerate(rows) if not isinstance(row, Mapping) or not row.get("bytes")]:
+        raise EpisodeError(f"{where}: no picture at step {lost[0]}; download it again")
+    bomb = (Image.DecompressionBombError,)
+    formats = ("PNG", "JPEG", "WEBP")  # for PostScript, which Pillow knows too, it would start Ghostscript
+    pictures = []
+    for step, row in enumerate(rows):
+        with refusing(
+            f"{where}: the picture at step {step} cannot be decoded", "download it again", EpisodeError, bomb
+        ):
+            Image.open(io.BytesIO(row["bytes"]), formats=formats).verify()  # checksums, which reading passes over
+            pictures.append(Image.open(io.BytesIO(row["bytes"]), formats=formats))
+    with refusing(f"{where}: a picture cannot be decoded", "download it again", EpisodeError, bomb):
+        modes = {picture.mode for picture in pictures}
+        if odd := modes - {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}:  # depth would be cut off at 255
+            raise EpisodeError(f"{where}: a picture of mode {min(odd)}, not of 8-bit colours; leave this camera out")
+        if deep := [step for step, row in enumerate(rows) if row["bytes"][:4] == _PNG and row["bytes"][24:25] > b"\b"]:
+            raise EpisodeError(
+                f"{where}: a picture of 16 bits a colour at step {deep[0]}, of which 8 would be lost; store "
+                "pictures of 8 bits, or leave this camera out"
+            )
+        if len(sizes := {picture.size for picture in pictures}) > 1:
+            raise EpisodeError(f"{where}: pictures of {len(sizes)} sizes; download it again")
+        _require_size(*sizes.pop(), shape, where)
+        return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+
+
+_PNG = b"\x89PNG"
+
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
+"""With which an mp4 begins. Other kinds are not given to ffmpeg: scripts and playlists make it open more files."""
+
+
+def require_there(video: Path, where: str) -> None:
+    """Raises EpisodeError: there is no such video, or a link to none."""
+    if not regular(video, EpisodeError).exists():
+        raise EpisodeError(f"{where}: the video is missing; download it")
+
+
+def frames_of(place: EpisodePlace, key: str, shape: tuple[int, ...], fps: float) -> np.ndarray:
+    """Decodes the episode's frames, from the one nearest to its start: ffmpeg seeks to the next one, so ask earlier."""
+    import imageio_ffmpeg
+
+    video, start = place.videos[key]
+    where = f"{video}, episode {place.index}"
+    require_there(video, where)
+    with video.open("rb") as stream:
+        head = stream.read(8)
+    if head[4:] not in _BOXES and head[:4] not in (b"\x1aE\xdf\xa3", b"RIFF"):
+        raise EpisodeError(f"{where}: no video of the kind mp4, mkv, webm or avi; download it again")
+    first = round((start or 0) * fps)
+    most = place.length + (start is None)
+    # it ends at the first error, rather than fill in what it cannot decode, and turns nothing, as LeRobot
+    asked = [
+        "-xerror",
+        "-err_detect",
+        "explode",
+        "-noautorotate",
+        *(["-ss", f"{(first - 0.25) / fps:.6f}"] if first else []),
+    ]
+    asked += ["-t", f"{place.length / fps:.6f}"] if start is not None else []
+    # a frame that is missing is not filled in, one of another size not made to fit
+    given = ["-fps_mode", "passthrough", "-frames:v", str(most), "-noautoscale"]
+    reader = imageio_ffmpeg.read_frames(f"file:{video}", input_params=asked, output_params=given)
+    with contextlib.closing(reader):
+        try:
+            found: Any = next(reader, {})
+            (width, height), pace = found["size"], found["fps"]
+            _require_size(width, height, shape, f"{where}: {key!r}")
+            frames = [np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in reader]
+        except EpisodeError:
+            raise
+        except FOREIGN as error:  # it quotes all that ffmpeg says of itself
+            working_ffmpeg(video, EpisodeError)
+            raise EpisodeError(f"{where}: the video cannot be decoded; download it again") from error
+    require_even(video, first, place.length, where)
+    # ffmpeg tells two decimals; a place within a shared video is found by its time
+    drifts = start is not None and abs(pace - fps) > 0.005 and abs(pace / fps - 1) * (first + place.length) >= 0.5
+    if drifts or not 0.95 < pace / fps < 1.05:
+        raise EpisodeError(f"{where}: the video has {pace:g} frames a second, info.json says fps {fps:g}; correct one")
+    if len(frames) != place.length:
+        found_frames = f"more than {place.length}" if len(frames) > place.length else len(frames)
+        raise EpisodeError(f"{where}: {found_frames} frames, the episode has {place.length} steps; download it again")
+    return np.stack(frames)

@@ -1,0 +1,108 @@
+"""A folder of `.npz` files, one demonstration each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line
+from gap_vla.demos.arrays import read_arrays
+from gap_vla.demos.fields import FLAGS, IMAGE_NAMES, TIMES, files_in, misplaced, require_rising
+from gap_vla.demos.source import NamedArrays
+
+PER_STEP = (
+    "is_first", "is_last", "is_terminal", "done", "dones", "reward", "rewards", "discount", "timestamp",
+    "timestamps", "rho", "change_point",
+)  # fmt: skip
+"""Arrays that have one row per step where they are no single number; none of them is used."""
+
+
+class NpzFolder(NamedArrays):
+    """Each file holds arrays of equal length: state (T, S), action (T, A), pictures uint8 (T, h, w, 3), and optionally
+    `phase` (T), `language_instruction` (text) and `success`.
+
+    Args:
+        path: the folder; files are taken in name order.
+        **options: of `NamedArrays`; cameras by default are `image_primary` and `image_wrist` where they exist.
+
+    Raises:
+        EpisodeError: no files, a damaged file, a missing array, or arrays that do not fit; names the file.
+    """
+
+    kind = "npz"
+    STATE_KEY = "proprio"
+
+    def _find(self) -> None:
+        self.places = files_in(self.path, ".npz")
+        if not self.places:
+            what = "no .npz files in this folder" if self.path.is_dir() else "a file; give the folder of the .npz files"
+            raise EpisodeError(f"{self.path}: {what}")
+        held = [read_arrays(file, lambda _: False) for file in self.places]
+        self._names = sorted({name for names in held for name in names})
+        self._refuse_idle(self.options["language_instruction"], ("language_instruction" in names for names in held))
+        if lost := sorted(set(self.options["image_keys"] or ()) - {*self._names}):
+            there = one_line(", ".join(self._names), 300)
+            raise EpisodeError(
+                f"{self.path}: no array {one_line(lost[0], 60)!r}, which image_keys names; there are {there}"
+            )
+        if self.options["image_keys"] is None:
+            self._image_keys = {name: name for name in IMAGE_NAMES if name in self._names}
+            for name in {*self._names} - {*IMAGE_NAMES}:
+                if name.lower() in IMAGE_NAMES:
+                    said = f"{one_line(name, 60)!r} is not read; if it is {name.lower()!r}, call it so"
+                    raise EpisodeError(f"{self.path}: {said}")
+
+    def mapping(self) -> dict[str, str]:
+        return super().mapping() | {"phase": "phase"}
+
+    def dropped(self) -> dict[str, str]:
+        return self._unused(self._names, "phase", "language_instruction", "success")
+
+    def read(self, index: int, *, images: bool = True) -> Episode:
+        file = self.places[index]
+        left = self.dropped() if images else {*self.dropped(), *self._image_keys}
+        arrays = read_arrays(file, lambda name: name not in left)
+        episode = self._episode(arrays, f"{file}", images, file=file, name=file.stem)
+        require_aligned(file, [name for name in PER_STEP if name in arrays and name in left], len(episode))
+        return episode
+
+
+def require_aligned(file: Path, names: Iterable[str], steps: int) -> None:
+    """Looks at arrays of which nothing is used, one after the other.
+
+    Raises:
+        EpisodeError: as `require_rows` says.
+    """
+    for name in names:
+        rows = None
+        with contextlib.suppress(EpisodeError):  # no plain array: left out as any other
+            rows = read_arrays(file, name.__eq__)[name]
+        if rows is not None:
+            require_rows(name, rows, steps, f"{file}: {name!r}")
+
+
+def require_rows(name: str, rows: np.ndarray, steps: int, where: str) -> None:
+    """Looks at one array of `PER_STEP`; a single number says nothing.
+
+    Raises:
+        EpisodeError: it has other steps than the actions, is a time that does not rise, or a flag of a recording's ends
+            that is true elsewhere: two recordings in one.
+    """
+    if rows.size == 1:
+        return
+    if len(rows) != steps:
+        raise EpisodeError(
+            f"{where} has {len(rows)} steps, the actions {steps}; cut them to the same steps or drop the episode"
+        )
+    if name in FLAGS and rows.dtype.kind not in "biuf":
+        raise EpisodeError(f"{where} holds {one_line(str(rows.dtype), 40)}; write true and false, or leave it out")
+    for text in misplaced({name: rows}):
+        raise EpisodeError(
+            f"{where}: {text}; {'make a recording of each' if rows.any() else 'correct it or leave it out'}"
+        )
+    if name in TIMES:
+        require_rising(rows, where)

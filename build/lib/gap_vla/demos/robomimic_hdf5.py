@@ -1,0 +1,318 @@
+"""robomimic / MimicGen HDF5: `data/demo_i/{actions, obs/…}`, low-dim or with images.
+
+robomimic stores quaternions xyzw; an Episode has wxyz. Positions are metres in the world frame in both.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line, parsed, refusing
+from gap_vla.demos import hdf5_members as members
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, as_frames, as_rows, as_text, as_truth, require_cameras
+from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.source import Source
+from gap_vla.phases.motion import UNIT_QUATERNION_TOLERANCE
+
+IMAGE_KEYS = {
+    "image_primary": "image_primary",
+    "image_wrist": "image_wrist",
+    "agentview_image": "image_primary",
+    "robot0_eye_in_hand_image": "image_wrist",
+}
+"""Observation names that are taken as cameras unless `image_keys` says otherwise."""
+
+_USED = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": None}
+"""What a robot's proprioception is made of, in this order, and how many columns each has; None: any."""
+
+_POSE = (0, 3, "quat_xyzw")
+"""Where position and rotation of a file's states lie, side by side, and the kind of the latter."""
+
+_ARM = re.compile(r"robot(\d{1,3})_eef_(?:pos|quat)")
+
+
+class RobomimicHDF5(Source):
+    """Demonstrations in robomimic's layout; `places` are their names below `data`, in order.
+
+    Args:
+        path: the HDF5 file.
+        image_keys: observation name to camera name, e.g. `{"agentview_image": "image_primary"}`; default `IMAGE_KEYS`.
+        language_instruction: used where the file has none.
+        filter_key: a robomimic filter (`mask/<name>`), e.g. `"train"`; default: every demonstration.
+        action_key: `"actions"`; other files use `"actions_abs"`.
+        action_limit: the largest action; null: whatever is there.
+        layout: columns of an arm's xyz, quaternion xyzw and `gripper_qpos` side by side, if the last has not two:
+            `quaternion_xyzw` for one, of six e.g. `{"rotation_kind": "quat_xyzw", "gripper": [7, 10], "width": 13}`.
+
+    Raises:
+        EpisodeError: truncated or foreign file, missing keys, no demonstrations, fewer than the file says.
+    """
+
+    kind = "robomimic_hdf5"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        image_keys: dict[str, str] | None = None,
+        language_instruction: str | None = None,
+        filter_key: str | None = None,
+        action_key: str = "actions",
+        action_limit: float | None = ACTION_LIMIT,
+        layout: str | Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.options: dict[str, Any] = {
+            "image_keys": image_keys,
+            "language_instruction": language_instruction,
+            "filter_key": filter_key,
+            "action_key": action_key,
+            **self.stated_limit(action_limit),
+            **({} if layout is None else {"layout": layout}),
+        }
+        self._layout = None if layout is None else StateLayout.of(layout)
+        if self._layout is not None and self._layout.pose != _POSE:
+            raise EpisodeError(
+                f"{path}: its columns are xyz and the quaternion xyzw by their names, the layout says "
+                f"{one_line(self._layout.pose, 80)}; give one of position 0, rotation 3 and rotation_kind quat_xyzw"
+            )
+        self._image_keys = IMAGE_KEYS if image_keys is None else image_keys
+        members.require_sound(self.path)
+        with members.opened(self.path) as file:
+            self.places = self._demo_names(file)
+            self._language = self._file_language(file)
+            groups = (members.group_at(file, f"data/{place}", f"{self.path}") for place in self.places)
+            self._dropped = {key: reason for group in groups for key, reason in self._unused(group).items()}
+            first = members.group_at(file, f"data/{self.places[0]}", f"{self.path}")
+            self._cameras = self._cameras_of(first, f"{self.path}, {first.name}")
+            observations = members.names_in(members.group_at(first, "obs", f"{self.path}"), f"{self.path}")
+        if image_keys and (lost := sorted(set(image_keys) - set(self._cameras))):
+            raise EpisodeError(
+                f"{self.path}: no observation {one_line(lost[0], 60)!r}, which image_keys names; "
+                f"there are {one_line(', '.join(observations), 300)}"
+            )
+
+    def mapping(self) -> dict[str, str]:
+        names = {camera: f"obs/{key}" for key, camera in self._image_keys.items() if key in self._cameras}
+        proprio = "obs/robot*_{eef_pos, eef_quat (xyzw to wxyz), gripper_qpos}"
+        return names | {"proprio": proprio, "action": self.options["action_key"], "phase": "phase"}
+
+    def dropped(self) -> dict[str, str]:
+        return self._dropped
+
+    def identity(self) -> dict[str, Any]:
+        said = {"task": members.attributes_of_data(self.path).get("task"), "camera": members.view_of(self.path)}
+        kept = {key: value for key, value in said.items() if isinstance(value, str) and value != "near"}
+        return super().identity() | kept
+
+    def look(self) -> None:
+        for name in self.places:
+            where = f"{self.path}, episode {name}"
+            with members.opened(self.path, f", episode {name}") as file:
+                demo = members.group_at(file, f"data/{name}", where)
+                steps = members.length_at(demo, self.options["action_key"], where)
+                members.require_steps(demo, steps, where)
+                members.require_aligned(demo, steps, where)
+                arms = _arms(members.names_in(members.group_at(demo, "obs", where), where))
+                state = (f"robot{arm}_{part}" for arm in range(arms) for part in _USED)
+                for key in (*state, *self._cameras_of(demo, where)):
+                    members.form_at(demo, f"obs/{key}", where)
+
+    def read(self, index: int, *, images: bool = True) -> Episode:
+        name = self.places[index]
+        with members.opened(self.path, f", episode {name}") as file:
+            return self._episode(file, name, images).validate()
+
+    def _demo_names(self, file: h5py.File) -> list[str]:
+        if not members.has(file, "data"):
+            found = one_line(", ".join(members.names_in(file, f"{self.path}"))) or "nothing"
+            raise EpisodeError(
+                f"{self.path}: no group 'data' (found: {found}); this is not robomimic's layout: build-dataset reads "
+                "others with --kind, or export it with robomimic's dataset_states_to_obs.py"
+            )
+        data = members.group_at(file, "data", f"{self.path}")
+        names = members.names_in(data, f"{self.path}")
+        if not names:
+            raise EpisodeError(f"{self.path}: group 'data' holds no demonstrations; record some, or give another file")
+        places: dict[int, str] = {}
+        for name in names:
+            place = h5py.h5o.get_info(members.group_at(data, name, f"{self.path}, data").id).addr
+            if (other := places.setdefault(place, name)) != name:
+                raise EpisodeError(f"{self.path}: data/{name} is data/{other} by another name; remove one of the links")
+        filter_key = self.options["filter_key"]
+        self._check_total(data, names)
+        if filter_key is None:
+            return sorted(names, key=_natural)
+        if not members.has(file, f"mask/{filter_key}"):
+            known = members.has(file, "mask") and ", ".join(map(str, members.group_at(file, "mask", f"{self.path}")))
+            raise EpisodeError(
+                f"{self.path}: no filter 'mask/{filter_key}' (filters: {one_line(known or 'none')}); name one "
+                "of these, or leave filter_key out"
+            )
+        chosen = members.texts_at(file, f"mask/{filter_key}", f"{self.path}")
+        if missing := sorted(set(chosen) - set(names)):
+            raise EpisodeError(
+                f"{self.path}: filter 'mask/{filter_key}' names {missing[0][:60]!r}, which 'data' does not "
+                "hold; correct the filter"
+            )
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise EpisodeError(f"{self.path}: filter 'mask/{filter_key}' is empty, or names one twice; give another")
+        return sorted(chosen, key=_natural)
+
+    def _check_total(self, data: h5py.Group, names: list[str]) -> None:
+        """robomimic writes how many steps there are in all; fewer demonstrations than that are a damaged file."""
+        total = members.attribute_of(data, "total")
+        lengths: list[Any] = []
+        for name in names if total is not None else ():
+            demo, where = data[name], f"{self.path}, episode {name}"
+            stated = members.attribute_of(demo, "num_samples")
+            counts = stated is None and members.has(demo, key := self.options["action_key"])
+            lengths.append(members.length_at(demo, key, where) if counts else stated)
+        counted = all(isinstance(length, (int, float)) for length in lengths)  # others are refused where they are read
+        if lengths and counted and (held := sum(lengths)) != total:
+            for name in names:
+                where = f"{self.path}, episode {name}"
+                steps = members.length_at(data[name], self.options["action_key"], where)
+                members.require_steps(data[name], steps, where)
+            raise EpisodeError(
+                f"{self.path}: the demonstrations have {held} steps, the attribute 'total' of 'data' says {total!r}; "
+                "get the whole file, or correct the attribute if demonstrations were removed on purpose"
+            )
+
+    def _file_language(self, file: h5py.File) -> str:
+        data = members.group_at(file, "data", f"{self.path}")
+        said = members.attribute_of(data, "env_args")
+        with refusing(f"{self.path}, data: the attribute 'env_args' is no JSON", "write it again", EpisodeError):
+            parsed(said or "{}")
+        stated = members.attribute_of(data, "language_instruction")
+        own = (members.attribute_of(data[name], "language_instruction") for name in self.places)
+        self._refuse_idle(self.options["language_instruction"], ((stated, one) != (None, None) for one in own))
+        if stated is not None:
+            return as_text(stated, f"{self.path}, data")
+        if self.options["language_instruction"] is not None:
+            return self.options["language_instruction"]
+        env_args = members.simulator_of({"env_args": said})
+        return as_text(env_args.get("lang", ""), f"{self.path}: 'lang' in env_args")
+
+    def _unused(self, demo: h5py.Group) -> dict[str, str]:
+        taken = {"obs", "phase", self.options["action_key"]}
+        where = f"{self.path}, episode {demo.name.rpartition('/')[2]}"
+        unused = {key: "not part of the schema" for key in members.names_in(demo, where) if key not in taken}
+        names = members.names_in(members.group_at(demo, "obs", where), where) if members.has(demo, "obs") else []
+        used = {f"robot{arm}_{part}" for arm in range(_arms(names)) for part in _USED}
+        for key in {*names} - {*self._image_keys} - used:
+            unused[f"obs/{key}"] = "neither a known camera (image_keys) nor end-effector state"
+        return unused
+
+    def _episode(self, file: h5py.File, name: str, images: bool) -> Episode:
+        where = f"{self.path}, episode {name}"
+        demo = members.group_at(file, f"data/{name}", where)
+        proprio = self._proprio(demo, where)
+        key = self.options["action_key"]
+        action = as_actions(members.numbers_at(demo, key, where), self.action_limit, f"{where}: {key!r}")
+        if action.shape[1] % (arms := _arms(members.names_in(members.group_at(demo, "obs", where), where))):
+            raise EpisodeError(
+                f"{where}: {key!r} has {action.shape[1]} columns, which do not divide among {arms} arms (obs/robot0_…, "
+                "robot1_…); leave out the arm that is not moved"
+            )
+        attrs = members.attributes_of(demo)
+        members.require_steps(demo, len(action), where)
+        members.require_aligned(demo, len(action), where)
+        cameras: dict[str, np.ndarray] = {}
+        if (found := self._cameras_of(demo, where)) != self._cameras:
+            known = [one_line(", ".join(keys) or "none", 80) for keys in (found, self._cameras)]
+            raise EpisodeError(f"{where}: its cameras are {known[0]}, the first episode's {known[1]}; drop the episode")
+        for key in found:
+            if images:
+                cameras[self._image_keys[key]] = as_frames(members.numbers_at(demo, f"obs/{key}", where))
+                continue
+            shape, dtype = members.form_at(demo, f"obs/{key}", where)
+            if shape[0] != len(proprio):
+                raise EpisodeError(
+                    f"{where}: obs/{key} has {shape[0]} images, "
+                    f"obs/robot0_eef_pos has {len(proprio)} steps; cut them to the same steps or drop the episode"
+                )
+            if dtype != np.uint8 or len(shape) != 4 or 3 not in (shape[1], shape[3]):
+                raise EpisodeError(
+                    f"{where}: obs/{key} is {dtype}{list(shape)}, not uint8[T, h, w, 3]; store pictures as RGB bytes"
+                )
+        phase = self._phase(demo, where)
+        facts = self._layout.facts if self._layout else {}
+        # robomimic has the whole model XML in one of its attributes
+        short = {key: value for key, value in attrs.items() if key != "language_instruction" and len(str(value)) <= 200}
+        return Episode(
+            images=cameras,
+            proprio=proprio,
+            action=action,
+            language_instruction=as_text(attrs.get("language_instruction", self._language), where),
+            success=as_truth(attrs.get("success", True), f"{where}: the attribute 'success'"),
+            phase=phase,
+            metadata={**short, "file_path": str(self.path), "episode_id": name, **facts},
+        )
+
+    def _phase(self, demo: h5py.Group, where: str) -> np.ndarray | None:
+        if not members.has(demo, "phase"):
+            return None
+        phase = np.array(members.texts_at(demo, "phase", where), str)
+        if len(phase) > 1 and members.has(demo, "phase_switch"):
+            switch = members.numbers_at(demo, "phase_switch", where)[1:].reshape(-1)
+            if (wrong := (phase[1:] != phase[:-1]) & (switch == 0)).any():
+                step = wrong.argmax() + 1
+                raise EpisodeError(f"{where}: phase changes at step {step}, where phase_switch is false; correct one")
+        return phase
+
+    def _cameras_of(self, demo: h5py.Group, where: str) -> list[str]:
+        keys = [key for key in self._image_keys if members.has(demo, f"obs/{key}")]
+        require_cameras([self._image_keys[key] for key in keys], f"{where}: obs/{', '.join(keys)}")
+        return keys
+
+    def _proprio(self, demo: h5py.Group, where: str) -> np.ndarray:
+        columns: list[np.ndarray] = []
+        names = members.names_in(members.group_at(demo, "obs", where), where)
+        for arm, (part, width) in itertools.product(range(_arms(names)), _USED.items()):
+            key = f"obs/robot{arm}_{part}"
+            rows = as_rows(members.numbers_at(demo, key, where), f"{where}: {key!r}")
+            if width not in (None, rows.shape[1]):
+                raise EpisodeError(
+                    f"{where}: {key} has {rows.shape[1]} columns, not {width}; repair or drop the episode"
+                )
+            if part == "gripper_qpos" and self._layout is None and rows.shape[1] != 2:
+                raise EpisodeError(
+                    f"{where}: {key} has {rows.shape[1]} columns, not 2 fingers; say what they are with a layout, for "
+                    "one quaternion_xyzw"
+                )
+            if part == "eef_quat" and (off := abs(np.linalg.norm(rows, axis=1) - 1) > UNIT_QUATERNION_TOLERANCE).any():
+                length = np.linalg.norm(rows[off.argmax()])
+                raise EpisodeError(
+                    f"{where}: {key} has length {length:.4g} at step {off.argmax()}, not 1; repair or drop the episode"
+                )
+            if part == "gripper_qpos" and self._layout is not None and 7 + rows.shape[1] != self._layout.width:
+                raise EpisodeError(
+                    f"{where}: {key} has {rows.shape[1]} columns, with xyz and quaternion {7 + rows.shape[1]} an arm; "
+                    f"the layout has {self._layout.width} columns of numbers per arm; give another"
+                )
+            if columns and len(rows) != len(columns[0]):
+                raise EpisodeError(
+                    f"{where}: {key} has {len(rows)} steps, obs/robot0_eef_pos {len(columns[0])}; cut them to the same "
+                    "steps or drop the episode"
+                )
+            columns.append(np.roll(rows, 1, axis=1) if part == "eef_quat" and self._layout is None else rows)
+        state = np.concatenate(columns, axis=1)
+        return state if self._layout is None else self._layout.to_proprio(state, where)
+
+
+def _arms(observations: Iterable[str]) -> int:
+    """How many arms there are by the names of the observations; at least one."""
+    return 1 + max((int(found[1]) for found in map(_ARM.fullmatch, observations) if found), default=0)
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

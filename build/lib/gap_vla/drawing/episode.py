@@ -1,0 +1,244 @@
+"""What is drawn of an episode: frames at its change points over ρ and its signals, as a picture or a video."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line
+from gap_vla.core.outputs import writing
+from gap_vla.drawing.figures import COLORS
+from gap_vla.drawing.video import write_video
+
+CHANGE, SWITCH, BELOW_RHO, BAND = "#cc2222", "#333333", "#c7dbfa", "#f2f4f7"
+MOST_FRAMES = 9
+SIDE, STRIP, LABEL = 384, 96, 16
+"""Pixels of a video: its square of camera images, what is below them, and the line of text in that."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Lines over the steps of an episode.
+
+    Attributes:
+        name: what is plotted, with its unit; `ρ` goes from 0 to 1.
+        lines: label to f64[T].
+    """
+
+    name: str
+    lines: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeView:
+    """What is shown of one episode.
+
+    Attributes:
+        title: heading.
+        length: steps T.
+        frames: camera to uint8[T, h, w, 3]; pages and videos show the first one.
+        rho: f32[T], or None.
+        change_points: int64[K].
+        phases: name per step, or None; its switches are the true change points.
+        signals: further plots, in order.
+        facts: lines under the heading.
+    """
+
+    title: str
+    length: int
+    frames: Mapping[str, UInt8[np.ndarray, "T h w 3"]] = dataclasses.field(default_factory=dict)
+    rho: Float[np.ndarray, " T"] | None = None
+    change_points: Int[np.ndarray, " K"] = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    phases: np.ndarray | None = None
+    signals: tuple[Plot, ...] = ()
+    facts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, episode: Episode, **others: Any) -> EpisodeView:
+        """All cameras, ρ, change points and phases of an episode, under its name.
+
+        Args:
+            others: fields that are something else.
+        """
+        return cls(
+            **{
+                "title": episode.name,
+                "length": len(episode),
+                "frames": dict(sorted(episode.images.items())),
+                "rho": episode.rho,
+                "change_points": np.flatnonzero(() if episode.change_point is None else episode.change_point),
+                "phases": episode.phase,
+                **others,
+            }
+        )
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def switches(self) -> np.ndarray:
+        """int64[L]: where the true phase changes."""
+        names = np.zeros(0) if self.phases is None else np.asarray(self.phases)
+        return 1 + np.flatnonzero(names[1:] != names[:-1])
+
+    @property
+    def plots(self) -> list[Plot]:
+        """ρ, if there is any, and the signals."""
+        rho = [] if self.rho is None else [Plot("ρ", {"ρ": np.asarray(self.rho, np.float64)})]
+        return [*rho, *self.signals]
+
+    @property
+    def shown_frames(self) -> np.ndarray | None:
+        """uint8[T, h, w, 3] of the first camera, or None."""
+        return next(iter(self.frames.values()), None)
+
+
+def film_strip(frames: UInt8[np.ndarray, "T h w 3"], count: int) -> UInt8[np.ndarray, "h w2 3"]:
+    """Frames from the first to the last one, at equal distances, side by side."""
+    return np.concatenate(list(frames[_spread(len(frames), count)]), axis=1)
+
+
+def _spread(steps: int, count: int) -> np.ndarray:
+    return np.linspace(0, steps - 1, count).round().astype(int)
+
+
+def episode_figure(view: EpisodeView, *, with_frames: bool = True) -> Any:
+    """A matplotlib figure: a row of frames for each camera, at the start and at change points or, where there are none,
+    at equal distances; below them the plots.
+    """
+    from matplotlib.figure import Figure
+
+    plots, cameras = view.plots, list(view.frames.items()) if with_frames else []
+    figure = Figure(figsize=(11, 0.4 + 1.5 * len(cameras) + 1.6 * len(plots)), layout="constrained")
+    grid = figure.add_gridspec(max(len(cameras) + len(plots), 1), 1)
+    steps = np.unique([0, *view.change_points]) if len(view.change_points) else np.arange(len(view))
+    steps = steps[_spread(len(steps), min(len(steps), MOST_FRAMES))]
+    for row, (camera, frames) in enumerate(cameras):
+        places = grid[row].subgridspec(1, MOST_FRAMES)
+        for place, step in enumerate(steps):
+            axes = figure.add_subplot(places[place])
+            axes.imshow(frames[step])
+            axes.set_title(f"step {step}" if place or len(cameras) == 1 else camera, fontsize=8)
+            axes.set_axis_off()
+    first = None
+    for row, plot in enumerate(plots, len(cameras)):
+        axes = figure.add_subplot(grid[row], sharex=first)
+        first = first or axes
+        draw_plot(axes, plot, view)
+        axes.set_ylabel(plot.name, fontsize=8)
+        axes.tick_params(labelsize=7)
+        if len(plot.lines) > 1:
+            axes.legend(fontsize=7, ncols=6, loc="upper right", frameon=False)
+    if first is not None:
+        _name_phases(first, view)
+        dashed = "; dashed: true switches" if view.phases is not None else ""
+        axes.set_xlabel(f"step (red: change points{dashed})", fontsize=8)
+    if with_frames and view.title:
+        figure.suptitle(one_line(view.title, 150), fontsize=9)
+    return figure
+
+
+def draw_plot(axes: Any, plot: Plot, view: EpisodeView) -> None:
+    """One plot with the marks of the episode: change points in red, true switches dashed, true phases as bands."""
+    for colour, (label, values) in zip(COLORS * len(plot.lines), plot.lines.items()):
+        axes.plot(values, lw=1.3, label=label, color=colour)
+    if plot.name == "ρ":
+        axes.set_ylim(0, 1.02)
+        if len(plot.lines) == 1:
+            axes.fill_between(range(len(values)), values, color=BELOW_RHO, lw=0)
+    axes.set_xlim(0, max(len(view) - 1, 1))
+    for start, end in list(_phases(view))[1::2]:
+        axes.axvspan(start, end, color=BAND, lw=0, zorder=0)
+    for switch in view.switches:
+        axes.axvline(switch, color=SWITCH, lw=0.9, ls=(0, (4, 3)))
+    for point in view.change_points:
+        axes.axvline(point, color=CHANGE, lw=1.0)
+
+
+def _phases(view: EpisodeView) -> Iterator[tuple[int, int]]:
+    """Start and end of each true phase."""
+    return itertools.pairwise([0, *view.switches.tolist(), len(view)] if view.phases is not None else [])
+
+
+def _name_phases(axes: Any, view: EpisodeView) -> None:
+    """The names of the true phases above a plot, where there is room for them."""
+    for start, end in _phases(view):
+        name = str(view.phases[start])  # type: ignore[index]
+        if 700 * (end - start) / len(view) > 4 * len(name):
+            place = {"ha": "center", "va": "bottom", "transform": axes.get_xaxis_transform()}
+            axes.text((start + end) / 2, 1.02, name, fontsize=7, color=SWITCH, **place)
+
+
+def episode_png(view: EpisodeView, dpi: int = 120) -> bytes:
+    """`episode_figure` as a PNG."""
+    stream = io.BytesIO()
+    episode_figure(view).savefig(stream, dpi=dpi, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def write_picture(view: EpisodeView, path: Path, kind: str = "episode") -> Path:
+    """Writes `episode_figure` as PNG.
+
+    Args:
+        kind: of output, see `gap_vla.core.outputs`.
+    """
+    with writing(path, kind) as temporary:
+        temporary.write_bytes(episode_png(view))
+    return path
+
+
+def write_episode_video(view: EpisodeView, path: Path, *, fps: float = 20) -> Path:
+    """Writes an mp4: camera images over ρ, and a line that moves over it.
+
+    Args:
+        fps: frames per second; the recording's own rate plays it in real time.
+
+    Raises:
+        EpisodeError: the episode has no camera images.
+    """
+    if view.shown_frames is None:
+        raise EpisodeError(f"{view.title}: no camera images, so no video; write the page or the picture instead")
+    return write_video(path, video_frames(view), "episode", fps=fps)
+
+
+def video_frames(view: EpisodeView) -> Iterator[np.ndarray]:
+    """uint8[SIDE + STRIP, SIDE, 3] per step; camera images are fitted into a square."""
+    from PIL import Image, ImageDraw
+
+    assert view.shown_frames is not None
+    strip = Image.fromarray(_rho_strip(view))
+    for step, frame in enumerate(view.shown_frames):
+        canvas = Image.new("RGB", (SIDE, SIDE + STRIP), "black")
+        scale = SIDE / max(frame.shape[:2])
+        size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
+        canvas.paste(Image.fromarray(frame).resize(size), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+        canvas.paste(strip, (0, SIDE))
+        draw = ImageDraw.Draw(canvas)
+        x = round(4 + (SIDE - 8) * step / max(len(view) - 1, 1))
+        draw.line([(x, SIDE + LABEL), (x, SIDE + STRIP)], fill="black", width=2)
+        rho = "" if view.rho is None else f"   rho {view.rho[step]:.2f}"
+        phase = "" if view.phases is None else f"   {one_line(view.phases[step], 60)}"
+        draw.text((4, SIDE + 1), f"step {step}{rho}{phase}", fill="black")
+        yield np.asarray(canvas)
+
+
+def _rho_strip(view: EpisodeView) -> np.ndarray:
+    """uint8[STRIP, SIDE, 3]: ρ over all steps, four pixels from either side."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(SIDE / 100, STRIP / 100), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((4 / SIDE, 0, 1 - 8 / SIDE, 1 - LABEL / STRIP))
+    draw_plot(axes, next(iter(view.plots[:1] if view.rho is not None else []), Plot("ρ", {})), view)
+    axes.set_axis_off()
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

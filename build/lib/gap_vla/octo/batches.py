@@ -1,0 +1,160 @@
+"""Tasks as a model takes them, and whether observations, tasks and parameters fit it: errors name key and shapes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import CheckpointError, misfits
+
+_NOT_GOALS = ("pad_mask_dict", "language_instruction")
+
+
+class BatchError(UserError, ValueError):
+    """Observations or tasks that do not fit the model; the message names the key and both shapes."""
+
+
+def create_tasks(
+    example: Mapping[str, Any],
+    text_processor: Any,
+    goals: Mapping[str, Any] | None,
+    texts: Sequence[str] | None,
+) -> dict[str, Any]:
+    """See `OctoModel.create_tasks`; `example` is the task of the model's example batch."""
+    if goals is None and texts is None:
+        raise BatchError("there is nothing to do: give goals, texts or both")
+    if goals is not None:
+        lengths = {key: len(value) for key, value in goals.items()}
+        if len({*lengths.values()}) != 1:
+            raise BatchError(f"goals have lengths {lengths}; give one or more, each with a row per task")
+        batch = len(next(iter(goals.values())))
+        task: dict[str, Any] = dict(goals)
+        masks = {key: np.ones(batch, bool) for key in goals}
+    else:
+        assert texts is not None
+        batch = len(texts)
+        shapes = {key: value for key, value in example.items() if key not in _NOT_GOALS}
+        task = {key: np.zeros((batch, *value.shape[1:]), value.dtype) for key, value in shapes.items()}
+        masks = {key: np.zeros(batch, bool) for key in shapes}
+
+    if texts is not None:
+        if text_processor is None:
+            raise BatchError(
+                "this model has no text processor, so it takes no texts; pass goals, or put embeddings into "
+                "task['language_instruction'] yourself"
+            )
+        if len(texts) != batch:
+            raise BatchError(f"{len(texts)} texts for {batch} goals; give one for each")
+    if text_processor is not None:
+        task["language_instruction"] = text_processor.encode([""] * batch if texts is None else list(texts))
+    masks["language_instruction"] = np.full(batch, texts is not None)
+    task["pad_mask_dict"] = masks
+    check_batch("task", task, example, leading=1)
+    return task
+
+
+def check_batch(kind: str, data: Mapping[str, Any], example: Mapping[str, Any], leading: int) -> None:
+    """Compare shapes with the example the model was built for, apart from the first `leading` axes.
+
+    Missing and additional keys are allowed (a missing camera is padding) and warned about, but for a missing
+    instruction; an instruction may be word pieces in one and an embedding in the other.
+
+    Raises:
+        BatchError: an entry has another shape, is a dictionary where the example has an array, or a picture that is
+            not uint8.
+    """
+    found, expected = _flatten(data), _flatten(example)
+    # pad_mask_dict may lack entries, and say of an instruction that there is none.
+    extra, missing = (
+        sorted(key for key in keys if not key.startswith(("pad_mask_dict/", "language_instruction")))
+        for keys in (set(found) - set(expected), set(expected) - set(found))
+    )
+    if extra:
+        warnings.warn(f"{kind}: ignored or unknown to the model: {extra}", stacklevel=3)
+    if missing:
+        warnings.warn(f"{kind}: the model was built with {missing}, which are missing here", stacklevel=3)
+    deeper = [key for key in missing if any(one.startswith(f"{key}/") for one in extra)]
+    wrong = [f"{kind}/{key} is a dictionary, expected an array" for key in deeper]
+    wrong += [
+        f"{kind}/{key} is {np.shape(found[key])}, expected "
+        f"({', '.join([*'BW'[:leading], *map(str, np.shape(expected[key])[leading:])])})"
+        for key in sorted(set(found) & set(expected))
+        if np.shape(found[key])[leading:] != np.shape(expected[key])[leading:]
+        or np.ndim(found[key]) != np.ndim(expected[key])
+    ]
+    wrong += [
+        f"{kind}/{key} is {found[key].dtype}, the model takes pictures as uint8"
+        for key in sorted(set(found) & set(expected))
+        if key.startswith("image_") and hasattr(found[key], "dtype") and found[key].dtype != np.uint8
+    ]
+    if wrong:
+        raise BatchError("; ".join(wrong))
+
+
+def check_statistics(statistics: Mapping[str, Any], kind: str, action_dim: int) -> None:
+    """Statistics for un-normalisation must be those of one data set's actions, at most as wide as the model's.
+
+    Args:
+        kind: "normal" needs mean and std, "bounds" needs mean, p01 and p99.
+
+    Raises:
+        BatchError: a key is missing, or a vector is wider than the actions or than the others, not finite, or a std
+            below 0.
+    """
+    needed = {"normal": ("mean", "std"), "bounds": ("mean", "p01", "p99")}[kind]
+    missing = [key for key in needed if key not in statistics]
+    if missing:
+        raise BatchError(
+            f"unnormalization_statistics lacks {', '.join(missing)} for normalization {kind!r}; found "
+            f"{sorted(statistics)}. Pass those of one data set's actions, such as "
+            'model.dataset_statistics["action"] or model.dataset_statistics["bridge_dataset"]["action"]'
+        )
+    width = np.shape(statistics["mean"])
+    for key in (*needed, *(["mask"] if "mask" in statistics else [])):
+        shape = np.shape(statistics[key])
+        if shape != width or len(shape) != 1 or shape[0] > action_dim:
+            raise BatchError(
+                f"unnormalization_statistics/{key} is {shape}, mean is {width}, and the model's actions are "
+                f"({action_dim},) wide: these are statistics of another robot"
+            )
+        values = np.asarray(statistics[key])
+        if not np.isfinite(values).all() or (key == "std" and (values < 0).any()):
+            raise BatchError(f"unnormalization_statistics/{key} is {values.tolist()}: these belong to no data")
+
+
+def check_params(params: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
+    """Parameters must have exactly the names and shapes of `expected`.
+
+    Raises:
+        CheckpointError: with the names that are missing, additional, or of another shape; or the first one that
+            holds NaN, infinity, or no numbers.
+    """
+    have = {key: np.asarray(leaf) for key, leaf in _flatten(params).items()}
+    want = _flatten(expected)
+    found, needed = ({key: tree[key].shape for key in sorted(tree)} for tree in (have, want))
+    if problems := misfits(found, needed, "the config's model has", most=20):
+        raise CheckpointError(
+            f"{path}: the parameters are not those of the model in config.json: {problems}. "
+            "Use the config.json that belongs to them, or merge them with gap_vla.octo.merge_params."
+        )
+    for key, leaf in have.items():
+        if not jax.dtypes.issubdtype(leaf.dtype, np.floating):
+            raise CheckpointError(f"{path}: {key} holds {leaf.dtype}, parameters are floating-point numbers")
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(leaf.astype(want[key].dtype, copy=False))
+        if bad.any():
+            raise CheckpointError(
+                f"{path}: {key} holds {int(bad.sum())} values of {bad.size} that are NaN or infinite; the training "
+                "diverged or the file is damaged, take another step"
+            )
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return traverse_util.flatten_dict(dict(tree), sep="/")

@@ -1,0 +1,189 @@
+"""The transformer: pre-norm blocks, and pooling by attention."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.octo.attention import Spans, attention
+from gap_vla.octo.compute import Compute
+from gap_vla.octo.token_groups import TokenGroup
+
+
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """tanh-approximated GELU; of it only `x` is kept for the gradient, the rest is cheaper to compute again."""
+    return nn.gelu(x)
+
+
+# the sum keeps the compiler from computing and keeping the rest in the forward pass, as in `attention`
+gelu.defvjp(lambda x: (nn.gelu(x), x), lambda x, change: jax.vjp(nn.gelu, x + 0 * change)[1](change))
+
+
+class MlpBlock(nn.Module):
+    """Dense, tanh-approximated GELU, dropout, Dense, dropout; the output has the input's width."""
+
+    mlp_dim: int
+    dropout_rate: float = 0.1
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool) -> jax.Array:
+        def dense(width: int) -> nn.Dense:
+            return nn.Dense(
+                width,
+                dtype=self.compute.dtype,
+                kernel_init=nn.initializers.xavier_uniform(),
+                bias_init=nn.initializers.normal(1e-6),
+            )
+
+        hidden = gelu(dense(self.mlp_dim)(x))
+        hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
+        return nn.Dropout(self.dropout_rate)(dense(x.shape[-1])(hidden), deterministic=deterministic)
+
+
+class Encoder1DBlock(nn.Module):
+    """h = x + attention(LN(x)); y = h + MLP(LN(h)). `x` is float[B, N, D], `mask` bool[B, 1, N, N].
+
+    With `rows`, indices of tokens, the result is float[B, len(rows), D]: only these are computed.
+    """
+
+    mlp_dim: int
+    num_heads: int
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    compute: Compute = Compute()
+    spans: Spans = ()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, deterministic: bool, rows: np.ndarray | None = None) -> jax.Array:
+        hidden = keys = nn.LayerNorm(dtype=self.compute.dtype)(x)
+        if rows is not None:
+            x, hidden, mask = x[:, rows], hidden[:, rows], mask[:, :, rows]
+        hidden = nn.MultiHeadDotProductAttention(
+            num_heads=self.num_heads,
+            dtype=self.compute.dtype,
+            kernel_init=nn.initializers.xavier_uniform(),
+            broadcast_dropout=False,
+            dropout_rate=self.attention_dropout_rate,
+            force_fp32_for_softmax=True,
+            attention_fn=functools.partial(attention, spans=self.spans if rows is None else ()),
+        )(hidden, keys, mask=mask, deterministic=deterministic)
+        x = x + nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
+        hidden = nn.LayerNorm(dtype=self.compute.dtype)(x)
+        mlp = MlpBlock(mlp_dim=self.mlp_dim, dropout_rate=self.dropout_rate, compute=self.compute)
+        return x + mlp(hidden, deterministic=deterministic)
+
+
+class Transformer(nn.Module):
+    """`num_layers` blocks and a final LayerNorm; float[B, N, D] in and out, attention where `mask` is True.
+
+    With `rows`, indices of tokens, only these come out, float[B, len(rows), D], and the last block computes no others.
+    """
+
+    num_layers: int
+    mlp_dim: int
+    num_attention_heads: int
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    add_position_embedding: bool = False
+    compute: Compute = Compute()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        mask: Bool[Array, "B 1 N N"],
+        *,
+        train: bool,
+        rows: np.ndarray | None = None,
+        spans: Spans = (),
+    ) -> Float[Array, "B M D"]:
+        if self.add_position_embedding:
+            raise ConfigError("add_position_embedding must be False: Octo adds its own embeddings per token group")
+
+        def block(name: str | None) -> Encoder1DBlock:
+            return Encoder1DBlock(
+                mlp_dim=self.mlp_dim,
+                num_heads=self.num_attention_heads,
+                dropout_rate=self.dropout_rate,
+                attention_dropout_rate=self.attention_dropout_rate,
+                compute=self.compute,
+                spans=spans,
+                name=name,
+            )
+
+        x = x.astype(self.compute.dtype)
+        names = [f"encoderblock_{layer}" for layer in range(self.num_layers)]
+        scan = self.compute.scans(len(names)) and len(names) > 1
+        last: dict[str, Any] = {} if rows is None else {"rows": rows}
+        if self.is_initializing() or self.is_mutable_collection("intermediates") or not (scan or self.compute.remat):
+            for name in names:
+                x = block(name)(x, mask, not train, **(last if name == names[-1] else {}))
+        else:
+            x = self._as_functions(block(None).clone(parent=None), names, x, mask, scan, train, last)
+        return nn.LayerNorm(dtype=self.compute.dtype, name="encoder_norm")(x)
+
+    def _as_functions(
+        self, block: nn.Module, names: Sequence[str], x: jax.Array, mask: Any, scan: bool, train: bool, last: Any
+    ) -> jax.Array:
+        """The blocks as functions of their parameters, looped over or recomputed; dropout draws other bits then.
+
+        Args:
+            last: what the last block is given beside the others' arguments; with it, it stays outside of the loop.
+        """
+        params = [self.variables["params"][name] for name in names]
+        keys = None
+        if train and (self.dropout_rate > 0 or self.attention_dropout_rate > 0):
+            keys = jax.random.split(self.make_rng("dropout"), len(names))
+
+        def runs(options: dict[str, Any]) -> Callable[[jax.Array, Any, jax.Array | None], Any]:
+            def run(x: jax.Array, weights: Any, key: jax.Array | None) -> Any:
+                rngs = {} if key is None else {"dropout": key}
+                return block.apply({"params": weights}, x, mask, not train, rngs=rngs, **options)
+
+            return jax.checkpoint(run, prevent_cse=not scan) if self.compute.remat else run
+
+        looped = len(names) - bool(last) if scan else 0
+        if scan:
+            run = runs({})
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params[:looped])
+            inputs = stacked, None if keys is None else keys[:looped]
+            x = jax.lax.scan(lambda carry, xs: (run(carry, *xs), None), x, inputs)[0]
+        for index in range(looped, len(names)):
+            key = None if keys is None else keys[index]
+            x = runs(last if index == len(names) - 1 else {})(x, params[index], key)
+        return x
+
+
+class MAPHead(nn.Module):
+    """Pooling by attention: learned probes attend to a group's unmasked tokens.
+
+    float[..., n, D] with its mask in, float[..., num_readouts, D] out; D must be divisible by `num_heads`.
+    """
+
+    mlp_dim: int | None = None
+    num_heads: int = 8
+    num_readouts: int = 1
+
+    @nn.compact
+    def __call__(self, inputs: TokenGroup | jax.Array, train: bool = True) -> jax.Array:
+        group = inputs if isinstance(inputs, TokenGroup) else TokenGroup.create(inputs)
+        *leading, length, width = group.tokens.shape
+        tokens = group.tokens.reshape(-1, length, width)
+        mask = group.mask.reshape(-1, length).astype(bool)
+        probe = self.param("probe", nn.initializers.xavier_uniform(), (1, self.num_readouts, width))
+        out = nn.MultiHeadDotProductAttention(num_heads=self.num_heads, kernel_init=nn.initializers.xavier_uniform())(
+            jnp.tile(probe, (len(tokens), 1, 1)), tokens, mask=mask[:, None, None, :], deterministic=True
+        )
+        mlp = MlpBlock(mlp_dim=4 * width if self.mlp_dim is None else self.mlp_dim)
+        out = out + mlp(nn.LayerNorm()(out), deterministic=not train)
+        return out.reshape(*leading, self.num_readouts, width)

@@ -1,0 +1,288 @@
+"""Upstream's checkpoint directory, read and written without orbax.
+
+    <root>/config.json                 the config
+    <root>/dataset_statistics.json     statistics for un-normalisation, nested lists
+    <root>/example_batch.msgpack       one example: observation, task, action, action_pad_mask
+    <root>/<step>/default/checkpoint   the parameters, flax msgpack
+    <root>/checksums.json              ours alone: by step, size and checksum of the parameters' file
+
+Directories whose names are not numbers belong to others (`state/`, ...) and are ignored.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import msgpack
+import numpy as np
+from flax import serialization
+
+from gap_vla.core.foreign import CheckpointError, Section, blaming, content, finite, one_line, shown, whole
+from gap_vla.core.identity import flat
+from gap_vla.core.marks import file_mark
+from gap_vla.core.whole import replacing
+from gap_vla.octo.spec import ModuleSpec
+
+CONFIG = "config.json"
+STATISTICS = "dataset_statistics.json"
+EXAMPLE_BATCH = "example_batch.msgpack"
+CHECKSUMS = "checksums.json"
+
+GREATEST = 1_000_000
+"""Greatest number in a model's config, unless `_GREATEST` has another."""
+
+_GREATEST = {"num_layers": 256, "num_blocks": 256, "readouts": 4096, "num_tokens": 4096, "max_horizon": 100_000}
+_COUNTS = {
+    "token_embedding_size", "max_horizon", "num_layers", "mlp_dim", "num_attention_heads", "readouts",  # transformer
+    "features", "kernel_sizes", "strides", "patch_size", "num_features", "num_tokens",  # tokenizers and encoders
+    "action_horizon", "action_dim", "n_bins", "vocab_size",  # heads
+    "diffusion_steps", "n_diffusion_samples", "time_dim", "hidden_dim",  # of diffusion
+    "max_length",  # text
+}  # fmt: skip
+"""Names of whole numbers, or lists of them, that cannot be 0."""
+_FLAGS = {
+    "add_position_embedding", "enforce_causal", "use_correct_attention", "repeat_task_tokens",  # transformer
+    "discretize", "use_film", "use_token_learner", "proper_pad_mask", "finetune_encoder",  # tokenizers and encoders
+    "use_map", "use_layer_norm",  # heads
+    "encode_with_model",  # text
+}  # fmt: skip
+"""Names of what is true or false."""
+_PREFIX = "hf://"
+
+
+def local_directory(path: str | Path) -> Path:
+    """The directory of `path`; `"hf://<owner>/<repository>"` is downloaded first (or found in the cache)."""
+    text = str(path)
+    if not text.startswith(_PREFIX):
+        root = Path(text).expanduser()
+        if not root.is_dir():
+            raise CheckpointError(f"{root}: no such checkpoint directory")
+        return root
+    repository = text.removeprefix(_PREFIX)
+    if repository.count("/") != 1:
+        raise CheckpointError(f"{text}: expected hf://<owner>/<repository>")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CheckpointError(
+            f"{text} needs the package huggingface_hub (pip install huggingface_hub), or give the directory of a copy"
+        ) from error
+    try:
+        return Path(snapshot_download(repository))
+    except Exception as error:
+        raise CheckpointError(
+            f"{text} could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); without a "
+            f"network, copy https://huggingface.co/{repository} by hand and give the directory"
+        ) from error
+
+
+def available_steps(root: Path) -> list[int]:
+    """Steps in `root` that hold parameters, ascending."""
+    if not root.is_dir():
+        raise CheckpointError(f"{root}: no such directory")
+    names = [entry.name for entry in root.iterdir() if entry.name.isascii() and entry.is_dir()]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def params_path(root: Path, step: int) -> Path:
+    """The file with the parameters of `step`."""
+    return root / str(step) / "default" / "checkpoint"
+
+
+def read_params(root: Path, step: int | None = None) -> tuple[dict[str, Any], int]:
+    """The parameters, a tree of numpy arrays, and their step; the latest unless `step` is given."""
+    steps = available_steps(root)
+    if step is None:
+        if not steps:
+            raise CheckpointError(f"{root}: no step directory (such as {root}/0/default/checkpoint)")
+        step = steps[-1]
+    path = params_path(root, step)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; steps in {root}: {steps or 'none'}")
+    tree = read_msgpack(path)
+    if (found := file_mark(path.resolve())) != (said := _checksums(root).get(str(step), found)):
+        raise CheckpointError(f"{path} has {found}, {root / CHECKSUMS} says {shown(said)}; copy both again")
+    if not isinstance(tree, dict) or not tree:
+        raise CheckpointError(f"{path}: expected a tree of parameters, found {type(tree).__name__}")
+    for name, leaf in flat(tree, separator="/"):
+        if isinstance(leaf, str):
+            raise CheckpointError(
+                f"{path}: {name} is the text {shown(leaf)}, not an array; save the parameters in one file, as upstream "
+                "does (save_args_from_target of flax.training.orbax_utils)"
+            )
+    return tree, step
+
+
+def _checksums(root: Path) -> dict[str, Any]:
+    path = root / CHECKSUMS
+    return dict(Section.read(path, CheckpointError).values) if path.exists() else {}
+
+
+def read_config(root: Path) -> dict[str, Any]:
+    """The config, with names of older releases replaced by today's.
+
+    Raises:
+        CheckpointError: no such file, a key of another kind than a model has, a size that no model has, or a class
+            that is not registered; nothing that the file names is imported.
+    """
+    config = Section.read(root / CONFIG, CheckpointError)
+    model = config.section("model")
+    if "observation_tokenizers" not in model:
+        advice = "give a checkpoint in Octo's layout, of a run its checkpoint/"
+        raise CheckpointError(f"{config.where} describes no Octo model (no model.observation_tokenizers); {advice}")
+    for part in ("observation_tokenizers", "heads"):
+        for name in model.section(part).values:
+            model.section(part).section(name).section("kwargs")
+    heads = model.section("heads")
+    for name in heads.values:
+        kwargs = dict(heads.section(name).section("kwargs").values)
+        if "pred_horizon" in kwargs:
+            kwargs["action_horizon"] = kwargs.pop("pred_horizon")
+        heads.values[name]["kwargs"] = kwargs
+    if "text_processor" not in config:
+        raise config.refuse("text_processor", "a module spec, or null")
+    with blaming(root / CONFIG, "its model cannot be read"):
+        _check_config(model.values, model.where, "model")
+        _check_config(config.values["text_processor"], config.name("text_processor"), "text_processor")
+    longest = model.whole("max_horizon", 1, _GREATEST["max_horizon"]) if "max_horizon" in model else GREATEST
+    if "window_size" in config and (window := config.whole("window_size", 1, GREATEST)) > longest:
+        raise CheckpointError(
+            f"{config.where}: window_size is {window}, and model.max_horizon {longest}; copy it again"
+        )
+    return dict(config.values)
+
+
+def _check_config(value: Any, where: str, name: str) -> None:
+    """Module specs name classes that there are, and numbers are ones that a model can have; at any depth.
+
+    Args:
+        name: the nearest key.
+    """
+    if isinstance(value, dict):
+        if "module" in value:
+            with blaming(where, "no module spec"):
+                ModuleSpec.instantiate(value)
+        for key, inner in value.items():
+            _check_config(inner, f"{where}.{key}", name if name == "readouts" else key)
+    elif isinstance(value, list):
+        if not value and name in _COUNTS:
+            raise CheckpointError(f"{where} is empty; it must have a number for each stage")
+        for place, inner in enumerate(value):
+            _check_config(inner, f"{where}[{place}]", name)
+    elif name in _FLAGS:
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{where} is {shown(value)}; it must be true or false")
+    elif name.endswith("dropout_rate"):
+        finite(where, value, 0, 1, CheckpointError)
+    elif name in _COUNTS and value is not None:
+        whole(where, value, 1, _GREATEST.get(name, GREATEST), CheckpointError)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        finite(where, value, -GREATEST, GREATEST, CheckpointError)
+
+
+def read_example_batch(root: Path) -> dict[str, Any]:
+    """The example batch, with names of older releases replaced by today's.
+
+    Raises:
+        CheckpointError: an entry is missing, or not as long as the others (B, W of `timestep_pad_mask`).
+    """
+    path = root / EXAMPLE_BATCH
+    batch = dict(Section(read_msgpack(path), str(path), CheckpointError).values)
+    if "tasks" in batch:
+        batch["task"] = batch.pop("tasks")
+    found = Section(batch, str(path), CheckpointError)
+    observation = dict(found.section("observation").values)
+    task = found.section("task").values
+    if "timestep_pad_mask" not in observation and "pad_mask" in observation:
+        observation["timestep_pad_mask"] = observation["pad_mask"]
+    window = np.shape(observation.get("timestep_pad_mask", 0))
+    if len(window) != 2 or 0 in window:
+        raise CheckpointError(f"{path}: observation.timestep_pad_mask is {window}; it must be (B, W)")
+    for leading, (key, entry) in ((window, ("observation", observation)), (window[:1], ("task", task))):
+        for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(entry):
+            place = f"{path}: {key}{jax.tree_util.keystr(leaf_path)}"
+            if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "biuf":
+                raise CheckpointError(f"{place} is {type(leaf).__name__}; it must be an array of numbers")
+            if leaf.shape[: len(leading)] != leading or leaf.size == 0:
+                raise CheckpointError(f"{place} is {leaf.shape}; it must start with {leading} as timestep_pad_mask")
+    return {**batch, "observation": observation}
+
+
+def read_statistics(root: Path) -> dict[str, Any]:
+    """The statistics, every leaf a numpy array of numbers; whether they can be used, who uses them checks."""
+    path = root / STATISTICS
+    with blaming(path, "no statistics"):
+        return _arrays(Section.read(path, CheckpointError))
+
+
+def _arrays(section: Section) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in section.values.items():
+        if isinstance(value, dict):
+            found[key] = _arrays(section.section(key))
+            continue
+        try:
+            found[key] = np.array(value)
+        except ValueError:
+            raise section.refuse(key, "numbers, all rows equally long") from None
+        if found[key].dtype.kind not in "biuf":
+            raise section.refuse(key, "numbers")
+    return found
+
+
+def read_msgpack(path: Path) -> Any:
+    """A tree of numpy arrays from a flax msgpack file."""
+    with blaming(path, "not a readable msgpack file"):
+        packed = content(path, CheckpointError)
+        msgpack.unpackb(packed, object_pairs_hook=_once, ext_hook=lambda *_: None, strict_map_key=False)
+        return serialization.msgpack_restore(packed)
+
+
+def _once(pairs: list[tuple[Any, Any]]) -> None:
+    """Of keys that are there twice, readers take the one or the other."""
+    for key, count in collections.Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"{one_line(key, 60)!r} is there {count} times")
+
+
+def write_checkpoint(
+    root: Path,
+    step: int,
+    params: Mapping[str, Any],
+    config: Mapping[str, Any],
+    example_batch: Mapping[str, Any],
+    statistics: Mapping[str, Any] | None,
+) -> None:
+    """Write the parameters of `step`, and the other files where they do not exist yet.
+
+    Every file appears whole or not at all. An existing step is an error: checkpoints are never overwritten. So are a
+    config and statistics of another model, which its steps would be read with.
+    """
+    target = params_path(root, whole("the step", step, 0, 2**53, CheckpointError))
+    if target.exists():
+        raise CheckpointError(f"{target} exists already; choose another step or another directory")
+    lists = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), statistics or {})
+    described = {CONFIG: json.dumps(config).encode(), STATISTICS: json.dumps(lists).encode()}
+    for name, said in described.items():
+        if (root / name).exists() and Section.read(root / name, CheckpointError).values != json.loads(said):
+            raise CheckpointError(f"{root / name} is of another model; choose another directory")
+    described[EXAMPLE_BATCH] = serialization.msgpack_serialize(_to_numpy(example_batch))
+    for name, said in described.items():
+        if not (root / name).exists():
+            _write(root / name, said)
+    _write(target, serialization.msgpack_serialize(_to_numpy(params)))
+    _write(root / CHECKSUMS, json.dumps({**_checksums(root), str(step): file_mark(target)}).encode())
+
+
+def _to_numpy(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, serialization.to_state_dict(tree))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

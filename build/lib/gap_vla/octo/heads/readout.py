@@ -1,0 +1,102 @@
+"""What all heads share: their fields, the embedding they read, and masked losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.octo.batches import BatchError
+from gap_vla.octo.token_groups import TokenGroup
+
+
+class ActionHead(nn.Module):
+    """A head that predicts H steps of A dimensions at every window step.
+
+    Attributes:
+        readout_key: the token group that is read, usually `"readout_action"`.
+        use_map: pool the group by attention; otherwise by its mean.
+        action_horizon: H, action_dim: A.
+    """
+
+    readout_key: str
+    use_map: bool = False
+    action_horizon: int = 1
+    action_dim: int = 7
+
+    def loss(
+        self,
+        transformer_outputs: Mapping[str, TokenGroup],
+        actions: Float[Array, "B W H A"],
+        timestep_pad_mask: Bool[Array, "B W"],
+        action_pad_mask: Bool[Array, "B W H A"],
+        train: bool = True,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Scalar loss and metrics, `loss` and `mse` among them.
+
+        Args:
+            actions: float32[B, W, H, A], normalised.
+            timestep_pad_mask: bool[B, W], False where the window reaches before the episode.
+            action_pad_mask: bool[B, W, H, A], False where an entry is not to be learned.
+        """
+        horizon, dim = self.action_horizon, self.action_dim
+        if actions.ndim != 4 or actions.shape[-2:] != (horizon, dim) or action_pad_mask.shape != actions.shape:
+            raise BatchError(
+                f"the head predicts (B, W, {horizon}, {dim}); found action {actions.shape} "
+                f"and action_pad_mask {action_pad_mask.shape}: build the model for these, or cut the data into such "
+                "chunks"
+            )
+        mask = timestep_pad_mask.astype(bool)[:, :, None, None] & action_pad_mask.astype(bool)
+        return self.masked_loss(transformer_outputs, actions, mask, train)
+
+    def masked_loss(
+        self, transformer_outputs: Mapping[str, TokenGroup], actions: jax.Array, mask: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`loss` over the entries of `mask`, bool[B, W, H, A]."""
+        raise NotImplementedError
+
+
+def find_group(transformer_outputs: Mapping[str, TokenGroup], readout_key: str) -> TokenGroup:
+    """The group a head reads, tokens float32[B, W, n, D]."""
+    if readout_key not in transformer_outputs:
+        raise ConfigError(
+            f"the head reads {readout_key!r}, the transformer gives {sorted(transformer_outputs)}; "
+            "set the head's readout_key, or add the readout"
+        )
+    group = transformer_outputs[readout_key]
+    if group.tokens.ndim != 4:
+        raise ConfigError(
+            f"the head reads {readout_key!r}, which must be (B, W, n, D) and is {group.tokens.shape}: "
+            "use a readout or an obs group"
+        )
+    return group
+
+
+def pool(group: TokenGroup, map_head: Any | None, train: bool) -> jax.Array:
+    """float32[B, W, D]: attention pooling, or without `map_head` the plain mean, which ignores the mask as upstream."""
+    return group.tokens.mean(axis=-2) if map_head is None else map_head(group, train=train)[:, :, 0]
+
+
+def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of `x` where `mask`, 0 if it is nowhere."""
+    mask = jnp.broadcast_to(mask, x.shape)
+    return jnp.mean(x * mask) / jnp.maximum(jnp.mean(mask), 1e-5)
+
+
+def continuous_loss(
+    predictions: jax.Array, targets: jax.Array, mask: jax.Array, loss_type: str, action_dim: int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Masked mean of the squared (`"mse"`) or absolute (`"l1"`) error, with the squared error as a metric.
+
+    Both are means over entries times `action_dim`, the scale of upstream's continuous heads.
+    """
+    squared = jnp.square(predictions - targets)
+    if loss_type not in ("mse", "l1"):
+        raise ConfigError(f"loss_type must be 'mse' or 'l1', found {loss_type!r}")
+    loss = masked_mean(squared if loss_type == "mse" else jnp.abs(predictions - targets), mask)
+    return loss * action_dim, {"loss": loss * action_dim, "mse": masked_mean(squared, mask) * action_dim}

@@ -1,0 +1,87 @@
+"""Instructions embedded once instead of at every step, and remembered while a policy acts on them."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from gap_vla.octo.batches import BatchError
+from gap_vla.octo.module import OctoModule
+from gap_vla.octo.t5 import T5Config, encode
+from gap_vla.octo.tokenizers import LanguageTokenizer
+
+REMEMBERED = 64
+"""Batches of instructions whose embedding is kept."""
+
+_REMEMBERED: collections.OrderedDict[Any, tuple[tuple[weakref.ref, ...], jax.Array]] = collections.OrderedDict()
+_LOCK = threading.Lock()
+
+
+def embed_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+    """`task` with its word pieces replaced by the frozen encoder's output, float32[B, L, d_model].
+
+    The model takes either and gives the same: an instruction does not change during an episode, and a frozen
+    encoder not during training, so this saves the encoder's time (and, with `split_frozen`, nothing else changes).
+
+    Raises:
+        BatchError: the model fine-tunes its encoder, or has none, or the task holds no word pieces.
+    """
+    tokenizer, weights, words = _frozen_encoder(module, params, task)
+    embedded = _encode(T5Config.find(tokenizer.encoder), weights, *words, tokenizer.compute)
+    return {**task, "language_instruction": embedded}
+
+
+def recall_language(module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`embed_language` for a policy in action: the last instructions are remembered as long as their weights live.
+
+    What cannot be stored (an encoder that is fine-tuned, no word pieces, values that are being traced) comes back as
+    it is, for the model to encode.
+    """
+    try:
+        tokenizer, tree, words = _frozen_encoder(module, params, task)
+    except BatchError:
+        return task
+    weights = jax.tree.leaves(tree)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in (*weights, *words)):
+        return task
+    arrays = [np.asarray(array) for array in words]
+    key = (
+        tokenizer,
+        tuple(map(id, weights)),
+        *((array.shape, array.dtype.str, array.tobytes()) for array in arrays),
+    )
+    with _LOCK:
+        living, embedded = _REMEMBERED.pop(key, ((), None))
+        if embedded is None or any(reference() is not leaf for reference, leaf in zip(living, weights, strict=True)):
+            living = tuple(map(weakref.ref, weights))
+            embedded = embed_language(module, params, task)["language_instruction"]
+        _REMEMBERED[key] = (living, embedded)  # as the newest
+        while len(_REMEMBERED) > REMEMBERED:
+            _REMEMBERED.popitem(last=False)
+    return {**task, "language_instruction": embedded}
+
+
+def _frozen_encoder(
+    module: OctoModule, params: Mapping[str, Any], task: Mapping[str, Any]
+) -> tuple[Any, Any, tuple[Any, Any]]:
+    """The tokenizer with a frozen encoder that reads the task's word pieces, the encoder's weights, and these words."""
+    tokenizers = module.octo_transformer.task_tokenizers
+    names = [name for name, tokenizer in tokenizers.items() if isinstance(tokenizer, LanguageTokenizer)]
+    instruction = task.get("language_instruction")
+    found = f"LanguageTokenizer: {names}; task['language_instruction']: {type(instruction).__name__}"
+    if len(names) == 1 and isinstance(instruction, Mapping):
+        tokenizer = tokenizers[names[0]]
+        if tokenizer.encoder is not None and not tokenizer.finetune_encoder:
+            weights = params["octo_transformer"][f"task_tokenizers_{names[0]}"]["hf_model"]
+            return tokenizer, weights, (instruction["input_ids"], instruction["attention_mask"])
+        found += f"; encoder={tokenizer.encoder!r}, finetune_encoder={tokenizer.finetune_encoder}"
+    raise BatchError(f"only a frozen encoder's output of word pieces can be stored: {found}")
+
+
+_encode = jax.jit(encode, static_argnums=(0, 4))

@@ -1,0 +1,276 @@
+"""`OctoModel`: the module with its parameters, and everything that a checkpoint carries."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct, traverse_util
+from jaxtyping import Array, Bool, Float
+
+from gap_vla.core.foreign import blaming
+from gap_vla.octo import batches, checkpoint
+from gap_vla.octo.compute import Compute
+from gap_vla.octo.language import recall_language
+from gap_vla.octo.module import OctoModule
+from gap_vla.octo.parameters import initialize, initialize_around, parameter_shapes
+from gap_vla.octo.spec import ModuleSpec
+from gap_vla.octo.text import HFTokenizer
+from gap_vla.octo.token_groups import TokenGroup
+
+__all__ = ["NormalizationType", "OctoModel", "parameter_shapes", "unnormalize"]
+
+
+class NormalizationType(enum.StrEnum):
+    """How actions were normalised: to zero mean and unit deviation, or the 1st and 99th percentile to -1 and 1."""
+
+    NORMAL = "normal"
+    BOUNDS = "bounds"
+
+
+@struct.dataclass
+class OctoModel:
+    """An Octo model that can act, be fine-tuned and be saved. A pytree; `replace` gives changed copies.
+
+    Example:
+        >>> model = OctoModel.load_pretrained("runs/threading/checkpoint")          # doctest: +SKIP
+        >>> task = model.create_tasks(texts=["thread the needle"])                  # doctest: +SKIP
+        >>> actions = model.sample_actions(observation, task, rng=key,              # doctest: +SKIP
+        ...     unnormalization_statistics=model.dataset_statistics["action"])      # (B, H, A)
+    """
+
+    module: OctoModule = struct.field(pytree_node=False)
+    text_processor: Any = struct.field(pytree_node=False)
+    config: Any = struct.field(pytree_node=False)
+    params: Any
+    example_batch: Any
+    dataset_statistics: Any
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        example_batch: Mapping[str, Any],
+        text_processor: Any = None,
+        rng: jax.Array | None = None,
+        dataset_statistics: Mapping[str, Any] | None = None,
+        compute: Compute | None = None,
+        pretrained: Mapping[str, Any] | None = None,
+    ) -> OctoModel:
+        """A model with fresh parameters, except for those that `pretrained` has under the same name and shape.
+
+        Args:
+            config: as in `config.json`; the model is `config["model"]`.
+            example_batch: `observation` and `task` (and `action`, ...) whose shapes the model is built for.
+            compute: see `Compute`; the default computes everything in float32.
+            pretrained: parameters of another model, to fine-tune; what is taken over and what not is printed.
+        """
+        module = OctoModule.create(**config["model"], compute=compute)
+        example = jax.tree.map(lambda leaf: leaf[:1], dict(example_batch))
+        rng = jax.random.PRNGKey(0) if rng is None else rng
+        if pretrained is None:
+            params = initialize(module, example, rng)
+        else:
+            params, _ = initialize_around(module, example, rng, pretrained)
+        return cls(
+            module=module,
+            params=params,
+            text_processor=text_processor,
+            example_batch=example,
+            config=config,
+            dataset_statistics=dataset_statistics,
+        )
+
+    @classmethod
+    def load_pretrained(
+        cls, checkpoint_path: str | Path, step: int | None = None, compute: Compute | None = None
+    ) -> OctoModel:
+        """Load upstream's directory layout, from disk or from `"hf://<owner>/<repository>"`.
+
+        Args:
+            step: which parameters, the latest if None.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the parameters are of another architecture; the message
+                names what differs. Nothing is half loaded.
+        """
+        root = checkpoint.local_directory(checkpoint_path)
+        config = checkpoint.read_config(root)
+        example = checkpoint.read_example_batch(root)
+        params, step = checkpoint.read_params(root, step)
+        with blaming(root / checkpoint.CONFIG, "no model can be built from it and the example batch"):
+            module = OctoModule.create(**config["model"], compute=compute)
+            expected = parameter_shapes(module, example)
+            text_processor = config["text_processor"] and ModuleSpec.instantiate(config["text_processor"])()
+            if isinstance(text_processor, HFTokenizer):  # the checkpoint may carry the files it needs
+                text_processor = dataclasses.replace(text_processor, directory=str(root))
+        with blaming(checkpoint.params_path(root, step), "no parameters"):
+            batches.check_params(params, expected, checkpoint.params_path(root, step))
+        return cls(
+            module=module,
+            params=jax.tree.map(jnp.asarray, params),
+            text_processor=text_processor,
+            example_batch=example,
+            config=config,
+            dataset_statistics=checkpoint.read_statistics(root),
+        )
+
+    def save_pretrained(self, step: int, checkpoint_path: str | Path) -> None:
+        """Write upstream's directory layout; config, example batch and statistics only where they do not exist yet."""
+        checkpoint.write_checkpoint(
+            Path(checkpoint_path), step, self.params, self.config, self.example_batch, self.dataset_statistics
+        )
+
+    def create_tasks(
+        self, goals: Mapping[str, Any] | None = None, texts: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """The `tasks` argument of the other methods, from goal images and/or instructions.
+
+        Args:
+            goals: for example `{"image_primary": uint8[B, h, w, 3]}`.
+            texts: one instruction per batch entry; needs the model's text processor.
+
+        With texts alone, the pictures of the example batch are zeros, and marked as padding; what goals lack is left
+        out, with a warning.
+        """
+        return batches.create_tasks(self.example_batch["task"], self.text_processor, goals, texts)
+
+    def run_transformer(
+        self,
+        observations: Mapping[str, Any],
+        tasks: Mapping[str, Any],
+        timestep_pad_mask: Bool[Array, "B W"],
+        train: bool = False,
+    ) -> dict[str, TokenGroup]:
+        """Token groups after the transformer, see `OctoTransformer.__call__` (train=True needs the module's apply)."""
+        batches.check_batch("observation", observations, self.example_batch["observation"], leading=2)
+        batches.check_batch("task", tasks, self.example_batch["task"], leading=1)
+        return _run_transformer(self.module, train, self.params, observations, tasks, timestep_pad_mask)
+
+    def sample_actions(
+        self,
+        observations: Mapping[str, Any],
+        tasks: Mapping[str, Any],
+        unnormalization_statistics: Mapping[str, Any] | None = None,
+        normalization_type: NormalizationType | str = NormalizationType.NORMAL,
+        timestep_pad_mask: Bool[Array, "B W"] | None = None,
+        train: bool = False,
+        argmax: bool = False,
+        sample_shape: Sequence[int] = (),
+        rng: jax.Array | None = None,
+        temperature: float = 1.0,
+    ) -> Float[Array, "*sample B H A"]:
+        """float32[*sample_shape, B, H, A]: what to do from the last window step on.
+
+        Args:
+            unnormalization_statistics: `dataset_statistics["action"]` for actions in the robot's units; None for
+                normalised ones. Dimensions beyond its length are dropped, those its `mask` excludes are left as is.
+            timestep_pad_mask: bool[B, W]; the observations' own by default.
+            argmax, temperature: how the discrete head samples; the other heads ignore them.
+            rng: needed by heads that sample; `jax.random.PRNGKey(0)` by default, so pass your own.
+        """
+        batches.check_batch("observation", observations, self.example_batch["observation"], leading=2)
+        batches.check_batch("task", tasks, self.example_batch["task"], leading=1)
+        if timestep_pad_mask is None:
+            timestep_pad_mask = observations["timestep_pad_mask"]
+        statistics = unnormalization_statistics
+        if statistics is not None and "action" in self.module.heads:
+            kind = NormalizationType(normalization_type).value
+            batches.check_statistics(statistics, kind, self.module.heads["action"].action_dim)
+        dims = None if statistics is None else len(statistics["mean"])
+        tasks = recall_language(self.module, self.params, tasks)
+        static = (self.module, train, argmax, tuple(sample_shape))
+        rng = jax.random.PRNGKey(0) if rng is None else rng
+        actions = _sample_actions(
+            static, self.params, dict(observations), dict(tasks), timestep_pad_mask, rng, temperature, dims
+        )
+        return actions if statistics is None else unnormalize(actions, statistics, normalization_type)
+
+    def get_pretty_spec(self) -> str:
+        """Observations, tasks and actions with their shapes, the parts of the model and its number of parameters."""
+        observation, task = self.example_batch["observation"], self.example_batch["task"]
+        transformer = self.module.octo_transformer
+        lines = ["Observations (batch B, window W):", *_shapes(observation, ("B", "W"))]
+        lines += ["Task (batch B):", *_shapes(task, ("B",))]
+        lines += [f"Longest window: {transformer.max_horizon}"]
+        lines += ["Tokenizers:"]
+        lines += [f"  obs_{n}: {type(t).__name__}" for n, t in transformer.observation_tokenizers.items()]
+        lines += [f"  task_{n}: {type(t).__name__}" for n, t in transformer.task_tokenizers.items()]
+        lines += ["Heads:"]
+        for name, head in self.module.heads.items():
+            gives = f"(B, {head.action_horizon}, {head.action_dim})"
+            lines += [f"  {name}: {type(head).__name__} reads {head.readout_key}, gives {gives}"]
+        lines += [f"Parameters: {optax.tree_utils.tree_size(self.params):,}"]
+        return "\n".join(lines)
+
+
+def _shapes(tree: Mapping[str, Any], leading: tuple[str, ...]) -> list[str]:
+    return [
+        f"  {key}: {np.asarray(leaf).dtype}[{', '.join([*leading, *map(str, leaf.shape[len(leading) :])])}]"
+        for key, leaf in sorted(traverse_util.flatten_dict(dict(tree), sep="/").items())
+    ]
+
+
+def unnormalize(
+    actions: Float[Array, "*batch A"],
+    statistics: Mapping[str, Any],
+    normalization_type: NormalizationType | str = "normal",
+) -> jax.Array:
+    """Actions in the units of the data: a * std + mean, or (a + 1) * (p99 - p01) / 2 + p01, where `mask`."""
+    mask = jnp.asarray(statistics.get("mask", np.ones_like(statistics["mean"], dtype=bool)), bool)
+    actions = actions[..., : len(mask)]
+    values = {key: jnp.asarray(statistics[key], jnp.float32) for key in statistics if key != "mask"}
+    kind = NormalizationType(normalization_type)
+    if kind is NormalizationType.NORMAL:
+        return jnp.where(mask, actions * values["std"] + values["mean"], actions)
+    span = values["p99"] - values["p01"]
+    return jnp.where(mask, (actions + 1) * span / 2 + values["p01"], actions)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run_transformer(
+    module: OctoModule, train: bool, params: Any, observations: Any, tasks: Any, timestep_pad_mask: jax.Array
+) -> dict[str, TokenGroup]:
+    return module.apply(
+        {"params": params}, observations, tasks, timestep_pad_mask, train=train, method="octo_transformer"
+    )  # type: ignore[return-value]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sample_actions(
+    static: tuple[Any, ...],
+    params: Any,
+    observations: Any,
+    tasks: Any,
+    timestep_pad_mask: jax.Array,
+    rng: jax.Array,
+    temperature: float,
+    dims: int | None,
+) -> jax.Array:
+    module, train, argmax, sample_shape = static
+
+    def act(bound: OctoModule) -> jax.Array:
+        if "action" not in bound.heads:
+            raise batches.BatchError(f"acting needs a head called 'action'; the model has {sorted(bound.heads)}")
+        head = bound.heads["action"]
+        read = [head.readout_key]
+        outputs = bound.octo_transformer(observations, tasks, timestep_pad_mask, train=train, only=read)
+        return head.predict_action(
+            outputs,
+            rng=rng,
+            train=train,
+            argmax=argmax,
+            sample_shape=sample_shape,
+            temperature=temperature,
+            embodiment_action_dim=dims,
+        )
+
+    return module.apply({"params": params}, method=act)

@@ -1,0 +1,167 @@
+"""Upstream's optimizer: AdamW with a bfloat16 first moment, clipping, frozen parameters and three schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+from gap_vla.core.foreign import finite, whole
+from gap_vla.core.typed_config import ConfigError
+
+Schedule = Callable[[Any], Any]
+
+
+def create_schedule(name: str, init_value: float, peak_value: float, warmup_steps: int, **options: Any) -> Schedule:
+    """Learning rate by step: linear warm-up from `init_value` to `peak_value`, then by `name`.
+
+    `"cosine"`: to `end_value` (default 0) at `decay_steps`, which count from step 0.
+    `"rsqrt"`: peak / sqrt((s + timescale) / timescale), s counted from the end of warm-up, timescale 10000.
+    `"constant"`: stays.
+
+    Example:
+        >>> float(create_schedule("constant", 0.0, 1.0, 2)(1))
+        0.5
+    """
+    allowed = {"cosine": {"decay_steps", "end_value"}, "rsqrt": {"timescale"}, "constant": set[str]()}
+    if name not in allowed:
+        raise ConfigError(f"unknown schedule {name!r}; known are {sorted(allowed)}")
+    # Configs of one schedule often keep the other schedules' options; upstream ignores those.
+    unknown = set(options) - set().union(*allowed.values())
+    if unknown:
+        raise ConfigError(f"schedule {name!r} does not know {sorted(unknown)}")
+    if name == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            init_value, peak_value, warmup_steps, options["decay_steps"], options.get("end_value", 0.0)
+        )
+    warmup = optax.linear_schedule(init_value, peak_value, warmup_steps)
+    if name == "constant":
+        return optax.join_schedules([warmup, optax.constant_schedule(peak_value)], [warmup_steps])
+    timescale = options.get("timescale", 10000)
+
+    def decay(step: Any) -> Any:
+        return peak_value / jnp.sqrt((step + timescale) / timescale)
+
+    return optax.join_schedules([warmup, decay], [warmup_steps])
+
+
+def freeze_labels(params: Any, frozen_keys: Sequence[str]) -> Any:
+    """`"frozen"` or `"trainable"` for every leaf; a pattern is matched by `fnmatch` against the whole dotted path.
+
+    Raises:
+        ConfigError: a pattern matches nothing, which would silently train what was meant to be frozen, or all of them
+            together match everything, which would train nothing.
+    """
+    flat = traverse_util.flatten_dict(dict(params), sep=".")
+    for pattern in frozen_keys:
+        if not any(fnmatch(path, pattern) for path in flat):
+            raise ConfigError(
+                f"optimizer.frozen_keys: {pattern!r} matches no parameter; patterns cover the whole path, such as "
+                "'octo_transformer.*' or '*hf_model*'"
+            )
+    labels = {
+        path: "frozen" if any(fnmatch(path, pattern) for pattern in frozen_keys) else "trainable" for path in flat
+    }
+    if frozen_keys and "trainable" not in labels.values():
+        raise ConfigError(
+            f"optimizer.frozen_keys is {tuple(frozen_keys)}, which freezes every parameter, so that nothing would be "
+            "trained; leave out the pattern of what is to be trained"
+        )
+    return traverse_util.unflatten_dict(labels, sep=".")
+
+
+def decay_mask(params: Any) -> Any:
+    """True where weight decay applies: leaves with "kernel" in their path, so no biases, norms or embeddings."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in jax.tree_util.keystr(path), params)
+
+
+def create_optimizer(
+    params: Any,
+    learning_rate: Mapping[str, Any] | Schedule | float,
+    weight_decay: float = 0.01,
+    clip_gradient: float | None = None,
+    frozen_keys: Sequence[str] | None = None,
+    grad_accumulation_steps: int | None = None,
+    after_normalization: optax.GradientTransformation | None = None,
+    **adam_options: Any,
+) -> tuple[optax.GradientTransformation, Schedule, Callable[[Any], jax.Array]]:
+    """The optimizer of the published models.
+
+    In order: clip every micro-gradient by its global norm over trainable leaves, accumulate, AdamW (b1 0.9, b2 0.999,
+    eps 1e-8, first moment stored in bfloat16), decoupled decay on kernels, times the learning rate.
+
+    Args:
+        learning_rate: arguments of `create_schedule`, a schedule, or a number.
+        frozen_keys: patterns of `freeze_labels`; None or empty trains everything.
+        grad_accumulation_steps: update once per so many calls.
+        after_normalization: acts on Adam's normalised direction, before weight decay and learning rate: the place for
+            a factor on the update of some parameters (GAP's λ), which before it would cancel.
+        adam_options: passed to `optax.scale_by_adam`, such as b1 or `mu_dtype=None` for a float32 first moment.
+
+    Returns:
+        The transformation, the schedule, and a function from parameters to the norm of the trainable ones.
+
+    Raises:
+        ConfigError: a number beyond its bounds.
+    """
+    if not isinstance(learning_rate, Mapping) and not callable(learning_rate):
+        finite("learning_rate", learning_rate, 0, 1e6, ConfigError)
+    finite("weight_decay", weight_decay, 0, 1e6, ConfigError)
+    finite("clip_gradient", 1.0 if clip_gradient is None else clip_gradient, 1e-12, 1e12, ConfigError)
+    if grad_accumulation_steps is not None:
+        whole("grad_accumulation_steps", grad_accumulation_steps, 1, 1_000_000, ConfigError)
+    if isinstance(learning_rate, Mapping):
+        schedule = create_schedule(**learning_rate)
+    else:
+        schedule = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
+    adam_options.setdefault("mu_dtype", jnp.bfloat16)
+    tx = optax.chain(
+        optax.scale_by_adam(**adam_options),
+        optax.identity() if after_normalization is None else after_normalization,
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(schedule),
+    )
+    if (grad_accumulation_steps or 1) > 1:
+        tx = optax.MultiSteps(tx, grad_accumulation_steps).gradient_transformation()
+    if clip_gradient is not None:
+        tx = optax.chain(optax.clip_by_global_norm(clip_gradient), tx)
+
+    if not frozen_keys:
+        return tx, schedule, optax.tree_utils.tree_norm
+    labels = freeze_labels(params, frozen_keys)
+    tx = optax.multi_transform({"trainable": tx, "frozen": optax.set_to_zero()}, labels)
+
+    def param_norm(params: Any) -> jax.Array:
+        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(labels))
+        return optax.tree_utils.tree_norm([leaf for leaf, label in pairs if label == "trainable"])
+
+    return tx, schedule, param_norm
+
+
+def split_frozen(params: Any, frozen_keys: Sequence[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(trainable, frozen) by the patterns of `freeze_labels`; `join_frozen` is the inverse.
+
+    No gradient of a frozen parameter is then computed or stored. Octo-small has 27 million trainable parameters beside
+    110 million of a frozen T5: a gradient of all would be four times the size, nearly all zeros.
+
+    Optimizing the trainable tree without `frozen_keys` is optimizing the whole with them: the clipping norm counts
+    trainable leaves only in both.
+    """
+    labels = traverse_util.flatten_dict(freeze_labels(params, list(frozen_keys or ())))
+    flat = traverse_util.flatten_dict(dict(params))
+    trees = [
+        traverse_util.unflatten_dict({path: leaf for path, leaf in flat.items() if labels[path] == label})
+        for label in ("trainable", "frozen")
+    ]
+    return trees[0], trees[1]
+
+
+def join_frozen(trainable: Any, frozen: Any) -> dict[str, Any]:
+    """One tree of both."""
+    flat = {**traverse_util.flatten_dict(dict(trainable)), **traverse_util.flatten_dict(dict(frozen))}
+    return traverse_util.unflatten_dict(flat)

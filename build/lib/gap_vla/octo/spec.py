@@ -1,0 +1,114 @@
+"""Classes named in a config: `{"module", "name", "args", "kwargs"}` dictionaries, and the table that resolves them.
+
+Checkpoints of Octo name upstream's classes by import path. `ModuleSpec.instantiate` looks such a pair up in a table
+and never imports what a file names, so loading a checkpoint runs no code of the file's choosing. A class of your own
+becomes loadable with `register("my_package.my_module", "MyTokenizer", MyTokenizer)`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax.core import FrozenDict
+
+from gap_vla.core.typed_config import ConfigError
+
+TOKENIZERS = "octo.model.components.tokenizers"
+ENCODERS = "octo.model.components.vit_encoders"
+HEADS = "octo.model.components.action_heads"
+TEXT = "octo.data.utils.text_processing"
+OWN = "gap_vla.octo.tokenizers"
+
+_TABLE: dict[tuple[str, str], str | Callable[..., Any]] = {
+    (TOKENIZERS, "ImageTokenizer"): "gap_vla.octo.tokenizers",
+    (TOKENIZERS, "LanguageTokenizer"): "gap_vla.octo.tokenizers",
+    (TOKENIZERS, "LowdimObsTokenizer"): "gap_vla.octo.tokenizers",
+    (OWN, "MLPObsTokenizer"): "gap_vla.octo.tokenizers",
+    (TOKENIZERS, "BinTokenizer"): "gap_vla.octo.tokenizers",
+    (ENCODERS, "PatchEncoder"): "gap_vla.octo.encoders",
+    (ENCODERS, "SmallStem"): "gap_vla.octo.encoders",
+    (ENCODERS, "SmallStem16"): "gap_vla.octo.encoders",
+    (ENCODERS, "SmallStem32"): "gap_vla.octo.encoders",
+    (HEADS, "ContinuousActionHead"): "gap_vla.octo.heads.continuous",
+    (HEADS, "MSEActionHead"): "gap_vla.octo.heads.continuous",
+    (HEADS, "L1ActionHead"): "gap_vla.octo.heads.continuous",
+    (HEADS, "DiffusionActionHead"): "gap_vla.octo.heads.diffusion",
+    (HEADS, "DiscreteActionHead"): "gap_vla.octo.heads.discrete",
+    (HEADS, "TokenPerDimActionHead"): "gap_vla.octo.heads.discrete",
+    (TEXT, "HFTokenizer"): "gap_vla.octo.text",
+}
+
+_NOT_COVERED = {
+    "ViTResnet": "use SmallStem16 (the published 1.5 models) or register your own encoder",
+    "ResNet26FILM": "use SmallStem16 (the published 1.5 models) or register your own encoder",
+    "UNetDDPMActionHead": "its defaults trip an assertion upstream too; use DiffusionActionHead",
+    "MuseEmbedding": "precompute the embeddings and pass them as task['language_instruction']",
+    "CLIPTextProcessor": "precompute the embeddings and pass them as task['language_instruction']",
+}
+
+
+def register(module: str, name: str, target: Callable[..., Any]) -> None:
+    """Make `target` loadable from configs that name it `module`, `name`; an existing entry is an error."""
+    if (module, name) in _TABLE:
+        raise ConfigError(f"{module}:{name} is registered already; choose another name")
+    _TABLE[(module, name)] = target
+
+
+class ModuleSpec:
+    """Upstream's config entry for a class with arguments; all methods are static, a spec itself is a plain dict."""
+
+    @staticmethod
+    def create(target: Callable[..., Any] | str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Describe `target` called with `args` and `kwargs`; what is written is upstream's import path.
+
+        Args:
+            target: a class of `gap_vla.octo` or one that was registered, or its upstream `"module:name"`.
+
+        Example:
+            >>> ModuleSpec.create("octo.model.components.tokenizers:LowdimObsTokenizer", obs_keys=["proprio"])["name"]
+            'LowdimObsTokenizer'
+        """
+        if isinstance(target, str):
+            module, _, name = target.rpartition(":")
+        else:
+            here = target.__module__, target.__name__
+            paths = (path for path, home in _TABLE.items() if home is target or (home, path[1]) == here)
+            module, name = next(paths, here)
+        _entry(module, name)
+        return {"module": module, "name": name, "args": tuple(args), "kwargs": kwargs}
+
+    @staticmethod
+    def instantiate(spec: Mapping[str, Any]) -> Callable[..., Any]:
+        """The class that `spec` names, with its arguments bound; call the result to construct it."""
+        if set(spec) != {"module", "name", "args", "kwargs"}:
+            raise ConfigError(
+                f"expected a module spec with the keys module, name, args and kwargs, found {sorted(spec)}"
+            )
+        target = _entry(spec["module"], spec["name"])
+        if isinstance(target, str):
+            target = getattr(importlib.import_module(target), spec["name"])
+        kwargs = {key: hashable(value) for key, value in spec["kwargs"].items()}
+        return functools.partial(target, *(hashable(value) for value in spec["args"]), **kwargs)
+
+
+def hashable(value: Any) -> Any:
+    """Lists as tuples and dictionaries frozen, at any depth: module fields must hash, and JSON gives neither."""
+    if isinstance(value, list | tuple):
+        return tuple(hashable(item) for item in value)
+    if isinstance(value, Mapping):
+        return FrozenDict({key: hashable(item) for key, item in value.items()})
+    return value
+
+
+def _entry(module: str, name: str) -> str | Callable[..., Any]:
+    if (module, name) in _TABLE:
+        return _TABLE[(module, name)]
+    if name in _NOT_COVERED:
+        raise ConfigError(f"{module}:{name} is not implemented here: {_NOT_COVERED[name]}")
+    known = ", ".join(sorted(key[1] for key in _TABLE))
+    raise ConfigError(
+        f"no class is registered for {module}:{name}; known are {known}; add yours with gap_vla.octo.spec.register"
+    )

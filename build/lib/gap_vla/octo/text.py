@@ -1,0 +1,110 @@
+"""Instructions to word pieces, with the files of the transformers library but without the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.core import FrozenDict
+
+from gap_vla.core.foreign import CheckpointError, Section
+from gap_vla.core.typed_config import ConfigError
+
+_DEFAULTS = {"max_length": 64, "padding": "max_length", "truncation": True, "return_tensors": "np"}
+
+
+@dataclasses.dataclass(frozen=True)
+class HFTokenizer:
+    """A T5 tokenizer by name: a directory, or a repository of the Hugging Face hub such as `"t5-base"`.
+
+    Its file is looked for at the first `encode`, so a model without a network loads as long as it is given no texts.
+
+    Attributes:
+        tokenizer_name: a directory that holds `tokenizer.json`, or a repository's name.
+        tokenizer_kwargs: upstream's options; max_length counts word pieces including the end of the sentence.
+        encode_with_model: not supported: embed with the model's own language tokenizer.
+        directory: looked into first, so that a checkpoint can carry its tokenizer.
+    """
+
+    tokenizer_name: str
+    tokenizer_kwargs: Mapping[str, Any] | None = None
+    encode_with_model: bool = False
+    directory: str | None = None
+
+    def __post_init__(self) -> None:
+        options: FrozenDict[str, Any] = FrozenDict({**_DEFAULTS, **(self.tokenizer_kwargs or _DEFAULTS)})
+        object.__setattr__(self, "tokenizer_kwargs", options)
+        if self.encode_with_model:
+            raise ConfigError("HFTokenizer(encode_with_model=True) is not implemented: embed with the model itself")
+        if options["padding"] != "max_length" or not options["truncation"]:
+            raise ConfigError(f"HFTokenizer pads and truncates to max_length; found {dict(options)}")
+
+    def encode(self, strings: Sequence[str]) -> dict[str, np.ndarray]:
+        """`input_ids` and `attention_mask`, int64[len(strings), max_length]; an empty string is its end alone."""
+        assert self.tokenizer_kwargs is not None
+        length = self.tokenizer_kwargs["max_length"]
+        pieces = _load(self.tokenizer_name, self.directory)
+        ids = np.zeros((len(strings), length), np.int64)
+        mask = np.zeros((len(strings), length), np.int64)
+        for row, string in enumerate(strings):
+            sentence = [*pieces(string)[: length - 1], _END]
+            ids[row, : len(sentence)] = sentence
+            mask[row, : len(sentence)] = 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+_END = 1
+_FILE = "tokenizer.json"
+
+
+def tokenizer_file(name: str, directory: str | None = None) -> Path:
+    """The `tokenizer.json` of `name`, downloaded if it is not here."""
+    for folder in (directory, name):
+        if folder is not None and (Path(folder) / _FILE).is_file():
+            return Path(folder) / _FILE
+    try:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(name, _FILE))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"tokenizer {name!r}: no file {(Path(name) / _FILE).absolute()}, and no download "
+            f"({type(error).__name__}); without a network, put {_FILE} of https://huggingface.co/{name} beside the "
+            "checkpoint's config.json"
+        ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, directory: str | None) -> Any:
+    """A function from a string to its word pieces, without the end."""
+    from tokenizers import Tokenizer
+
+    path = tokenizer_file(name, directory)
+    _require_small_growth(path)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{path}: no tokenizer ({' '.join(str(error).split())})") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return lambda string: tokenizer.encode(string, add_special_tokens=False).ids
+
+
+MOST_GROWTH = 64
+"""By which the rules that replace parts of a text may lengthen it, all together; T5's do not."""
+
+
+def _require_small_growth(path: Path) -> None:
+    """Raises CheckpointError for rules after which a short instruction would take all memory."""
+    growth, rules = 1, [Section.read(path, CheckpointError).values.get("normalizer")]
+    while rules:
+        rule = rules.pop()
+        if isinstance(rule, dict):
+            rules += found if isinstance(found := rule.get("normalizers"), list) else []
+            growth *= max(len(str(rule.get("content") or "")), 1)
+    if growth > MOST_GROWTH:
+        raise CheckpointError(f"{path}: its rules lengthen a text {growth} times, T5's not at all; take T5's own")

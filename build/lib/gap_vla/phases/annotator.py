@@ -1,0 +1,243 @@
+"""What annotates later episodes as the first were, the labels it gives, and both on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.episode import OPENING_UNIT, Episode, label_problems
+from gap_vla.core.foreign import Section, refusing, whole
+from gap_vla.core.processes import worker_pool
+from gap_vla.core.progress import PATIENCE, watched
+from gap_vla.core.whole import write_json
+from gap_vla.phases.estimator import PhaseEstimator
+from gap_vla.phases.measures import label_report, notes
+from gap_vla.phases.methods import LABELS_NAME, METHODS, POINTS, RHO, Options, method_parts
+from gap_vla.phases.motion import Motion, MotionError, motion_of, require_columns
+from gap_vla.phases.saving import read_arrays, write_arrays
+
+PAIRS_WORTH_PROCESSES = 2e9
+"""Below this many pairs of samples (about a minute of search on one core) new processes cost more than they save."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotator:
+    """All that annotates an episode: method, resolved options, seed and, where there is one, the trained LSTM."""
+
+    method: str
+    options: Options
+    seed: int
+    estimator: PhaseEstimator | None
+    columns: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Of what it was fitted on, as `Motion.columns` counts them; empty: not known (annotators before 0.2)."""
+    unit: str = ""
+    """Of the openings that it was fitted on, "m" or "1"; empty: not known."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """JSON-able; equal identities give equal labels. `hash` covers the weights too."""
+        record: dict[str, Any] = {
+            "method": self.method,
+            "options": self.options.record(),
+            "seed": self.seed,
+            "version": LABELS_NAME,
+        }
+        if self.estimator is not None:
+            record["estimator"] = self.estimator.settings.record()
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+        if self.estimator is not None:
+            for name, value in self.estimator.weights._asdict().items():
+                digest.update(name.encode() + value.tobytes())
+        return {**record, "hash": digest.hexdigest()[:16]}
+
+    def annotate(
+        self,
+        episodes: Sequence[Episode],
+        *,
+        workers: int | None = None,
+        extra: Sequence[np.ndarray] | None = None,
+    ) -> Annotation:
+        """The labels of new episodes; nothing is fitted.
+
+        Raises:
+            MotionError: bad signals, or other columns than the estimator was trained on.
+        """
+        motions = motions_of(episodes, extra)
+        for episode, motion in zip(episodes, motions):
+            if self.columns:
+                require_columns(motion, self.columns)
+            if self.unit:
+                require_unit(episode, motion, self.unit)
+        return self.annotation(motions, find_points(self.method, self.options, episodes, motions, workers))
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes annotator.json and, with an LSTM, estimator.safetensors and estimator.json."""
+        directory = Path(directory)
+        if self.estimator is not None:
+            self.estimator.save(directory)
+        unit = {OPENING_UNIT: self.unit} if self.unit else {}
+        write_json(directory / "annotator.json", {"format": 1, **self.identity, "columns": dict(self.columns), **unit})
+        return directory
+
+    def annotation(self, motions: Sequence[Motion], points: list[np.ndarray]) -> Annotation:
+        """ρ of motions whose change points are found, with its report."""
+        maker = RHO[method_parts(self.method, self.options)[1]]
+        if maker is None:
+            assert self.estimator is not None
+            rho = watched(map(self.estimator.predict, motions), "ρ", len(motions), "episode", PATIENCE)
+        else:
+            rho = [maker(p, len(motion), self.options) for motion, p in zip(motions, points)]
+        report = label_report(rho, points)
+        if self.estimator is not None:
+            report["estimator"] = self.estimator.report
+        report["notes"] = notes(report)
+        return Annotation(rho, points, report, self.identity, self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+    """Labels of a sequence of episodes.
+
+    Attributes:
+        rho: f32[T] per episode, in [0, 1].
+        change_points: int64[K] per episode.
+        report: JSON-able figures: rate of change points, mean ρ, ρ by distance, held-out loss, calibration, and
+            `notes`, what a user should know before using the labels.
+        identity: JSON-able identity of the annotator.
+        annotator: annotates further episodes in the same way.
+    """
+
+    rho: list[np.ndarray]
+    change_points: list[np.ndarray]
+    report: dict[str, Any]
+    identity: dict[str, Any]
+    annotator: Annotator
+
+    def labels(self, index: int) -> dict[str, np.ndarray]:
+        """`rho` and `change_point` of one episode; these are bool[T], True at the first steps of its segments but the
+        first."""
+        flags = np.zeros(len(self.rho[index]), bool)
+        flags[self.change_points[index]] = True
+        return {"rho": self.rho[index], "change_point": flags}
+
+    def apply(self, episodes: Sequence[Episode]) -> list[Episode]:
+        """The episodes with `rho` and `change_point` filled in.
+
+        Raises:
+            MotionError: these are not the episodes that were annotated (number or lengths differ).
+        """
+        if [len(e) for e in episodes] != [len(r) for r in self.rho]:
+            raise MotionError("the episodes differ in number or length from those that were annotated")
+        return [episode.replace(**self.labels(i)) for i, episode in enumerate(episodes)]
+
+    def save(self, directory: str | Path) -> Path:
+        """Writes the annotator, labels.safetensors and labels.json into the directory."""
+        directory = self.annotator.save(directory)
+        arrays = {
+            "rho": np.concatenate([np.zeros(0, np.float32), *self.rho]),
+            "lengths": np.array([len(r) for r in self.rho], np.int64),
+            "change_points": np.concatenate([np.zeros(0, np.int64), *self.change_points]),
+            "counts": np.array([len(p) for p in self.change_points], np.int64),
+        }
+        return write_arrays(directory, "labels", arrays, {"report": self.report, "identity": self.identity})
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Annotation:
+        """Reads what `save` wrote. Raises MotionError: they cannot be labels, or were changed."""
+        arrays, record = read_arrays(Path(directory), "labels")
+        with refusing(f"{directory}: no labels that can be", f"delete {directory}", MotionError):
+            sizes = {"rho": "lengths", "change_points": "counts"}
+            rho, points = (np.split(arrays[name], np.cumsum(arrays[size])[:-1]) for name, size in sizes.items())
+            annotator = load_annotator(directory)
+            if record["identity"] != json.loads(json.dumps(annotator.identity, default=str)):
+                raise MotionError(f"{directory}: its labels are of another annotator; delete {directory}")
+            annotation = cls(rho, points, record["report"], record["identity"], annotator)
+            if wrong := [text for i in range(len(rho)) for text, _ in label_problems(annotation.labels(i))]:
+                raise MotionError(f"{directory}: a {wrong[0]}; delete {directory}")
+        return annotation
+
+
+def load_annotator(directory: str | Path) -> Annotator:
+    """The annotator that `Annotator.save` or `Annotation.save` wrote.
+
+    Raises:
+        FileNotFoundError: there is none in the directory.
+        MotionError: its files do not belong together, or this version does not know them.
+
+    >>> import tempfile
+    >>> from gap_vla.phases import annotate
+    >>> demo = Episode({}, np.tile(np.float32([0, 0, 0, 1, 0, 0, 0, 0, 0]), (9, 1)), np.zeros((9, 7), np.float32))
+    >>> annotation = annotate([demo], method="fixed", value=0.25)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     later = load_annotator(annotation.save(folder)).annotate([demo])
+    >>> later.rho[0][:2], later.identity == annotation.identity
+    (array([0.25, 0.25], dtype=float32), True)
+    """
+    path = Path(directory) / "annotator.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no annotator.json; was an annotation saved there?")
+    advice = "make it again: gap-vla annotate SOURCE --out COPY"
+    with refusing(f"{path}: not an annotator that this version reads", advice, MotionError):
+        record = Section.read(path, MotionError)
+        record.whole("format", 1, 1)
+        estimator = PhaseEstimator.load(directory) if "estimator" in record else None
+        try:
+            options = Options.of(record.section("options").values)
+        except MotionError as problem:
+            raise MotionError(f"{path}: {problem}; {advice}") from None
+        method = record.choice("method", list(METHODS))
+        own = record.section("columns", {})
+        columns = {key: own.whole(key, 0, 2**31) for key in ("arms", "rotations", "others")} if own.values else {}
+        unit = record.choice(OPENING_UNIT, ["m", "1"]) if OPENING_UNIT in record else ""
+        annotator = Annotator(method, options, record.whole("seed", 0, 2**64), estimator, columns, unit)
+        if method_parts(annotator.method, annotator.options)[1] == "lstm" and estimator is None:
+            raise MotionError(f"{path}: method {annotator.method!r} without an estimator; make it again")
+        version = record.choice("version", sorted({"0.1.0", LABELS_NAME}))
+        if version == LABELS_NAME and annotator.identity["hash"] != record.text("hash"):
+            raise MotionError(f"{path}: its hash does not fit the files beside it; annotate again")
+    return annotator
+
+
+def opening_unit(episode: Episode) -> str:
+    """ "m", or "1" for a number without unit: of the episode's gripper columns."""
+    return str(episode.metadata.get(OPENING_UNIT, "m"))
+
+
+def require_unit(episode: Episode, motion: Motion, fitted: str) -> None:
+    if (found := opening_unit(episode)) != fitted:
+        units = {"m": "in m", "1": "numbers without unit"}
+        raise MotionError(
+            f"{motion.where}: gripper openings are {units.get(found, found)}, those that the annotator was fitted on "
+            f"{units[fitted]}; fit another one, or say with the layout what the columns are"
+        )
+
+
+def motions_of(episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None) -> list[Motion]:
+    if extra is not None and len(extra) != len(episodes):
+        raise MotionError(f"{len(episodes)} episodes but extra columns for {len(extra)}")
+    numbered = [dataclasses.replace(e, metadata={"episode_id": i, **e.metadata}) for i, e in enumerate(episodes)]
+    return [motion_of(e, None if extra is None else extra[i]) for i, e in enumerate(numbered)]
+
+
+def find_points(
+    method: str, options: Options, episodes: Sequence[Episode], motions: Sequence[Motion], workers: int | None
+) -> list[np.ndarray]:
+    finder = POINTS[method_parts(method, options)[0]]
+    workers = None if workers is None else whole("workers", workers, 1, 1024, MotionError)
+    if workers is None:
+        pairs = sum(len(m) * min(len(m), options.max_segment or len(m)) for m in motions)
+        workers = (os.cpu_count() or 1) if pairs > PAIRS_WORTH_PROCESSES else 1
+    jobs = motions, [episode.phase for episode in episodes], itertools.repeat(options)
+    progress = "change points", len(motions), "episode", PATIENCE
+    if workers <= 1 or len(motions) < 2:
+        return watched(map(finder, *jobs), *progress)
+    with worker_pool(min(workers, len(motions))) as pool:
+        return watched(pool.map(finder, *jobs, chunksize=max(1, len(motions) // (8 * workers))), *progress)

@@ -1,0 +1,107 @@
+"""Labels in figures: how much ρ there is, how well it is calibrated, and what a user should know before using it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.phases.targets import distance_to, is_transition
+
+POOR = 0.1
+"""Calibration error on held-out recordings from which on ρ should not be read as a probability."""
+
+PROFILE = 10
+"""ρ is reported by distance from the nearest change point up to this many steps."""
+
+LITTLE = 0.1
+"""Mean ρ below which 1 - ρ is nearly 1 nearly everywhere, so that the per-sample factor of GAP (M6) changes little."""
+
+
+def weighted_loss(rho: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted mean binary cross-entropy of M5."""
+    p = np.clip(rho.astype(np.float64), 1e-7, 1 - 1e-7)
+    losses = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))
+    return float((weights * losses).sum() / weights.sum())
+
+
+def calibration(rho: np.ndarray, targets: np.ndarray, weights: np.ndarray, bins: int = 10) -> dict[str, Any]:
+    """Reliability of ρ under the weights of M5, which is what its loss asks of it.
+
+    In each bin of ρ the weighted share of positives should equal the weighted mean of ρ; `error` is the weighted mean
+    of the difference (expected calibration error, 0 is perfect).
+
+    Returns:
+        {"error": float, "bins": [{"rho", "observed", "weight"}, …]}, empty bins left out.
+    """
+    where = np.minimum((rho * bins).astype(int), bins - 1)
+    rows, error = [], 0.0
+    total = float(weights.sum())
+    for k in range(bins):
+        w = weights[where == k]
+        if w.sum() <= 0:
+            continue
+        mean = float((w * rho[where == k]).sum() / w.sum())
+        observed = float((w * targets[where == k]).sum() / w.sum())
+        rows.append({"rho": mean, "observed": observed, "weight": float(w.sum()) / total})
+        error += abs(mean - observed) * float(w.sum()) / total
+    return {"error": error, "bins": rows}
+
+
+def label_report(rho: Sequence[np.ndarray], change_points: Sequence[np.ndarray]) -> dict[str, Any]:
+    """JSON-able summary of the labels of a data set.
+
+    Returns:
+        episodes, steps, change_points (all), change_points_per_episode, change_rate (per step), rho_mean,
+        rho_width (steps with ρ above one half per change point, the first step of an episode counted as one, as in M4),
+        rho_by_distance (mean ρ at 0 … 10 steps from the nearest change point, the first step not counted as one;
+        None where no step is that far from one).
+    """
+    lengths = [len(r) for r in rho]
+    steps, points = sum(lengths), sum(map(len, change_points))
+    everything = np.concatenate([np.zeros(0, np.float32), *rho])
+    distances = np.concatenate([np.zeros(0), *(distance_to(p, n) for p, n in zip(change_points, lengths))])
+    profile = [everything[distances == d] for d in range(PROFILE + 1)]
+    return {
+        "episodes": len(lengths),
+        "steps": steps,
+        "change_points": points,
+        "change_points_per_episode": points / max(len(lengths), 1),
+        "change_rate": points / max(steps, 1),
+        "rho_mean": float(everything.mean(dtype=np.float64)) if steps else None,
+        "rho_width": float(is_transition(everything).sum() / (points + len(lengths))) if steps else None,
+        "rho_by_distance": [float(r.mean(dtype=np.float64)) if len(r) else None for r in profile],
+    }
+
+
+def describe(report: Mapping[str, Any]) -> list[str]:
+    """The lines about `label_report` that a user should see: how much there is, and how much ρ there is to act on."""
+    lines = [f"{report['episodes']} episodes, {report['steps']} steps, {report['change_points']} change points"]
+    if report["rho_mean"] is None:
+        return lines
+    mean, width = report["rho_mean"], report["rho_width"]
+    lines.append(f"ρ: {mean:.3f} on average, above 0.5 for {width:.1f} steps per change point")
+    return lines + [f"note: {note}" for note in notes(report)]
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What a user should know before using these labels, a sentence each; of `Annotation.report`."""
+    found = []
+    mean, estimator = report["rho_mean"], report.get("estimator")
+    if report["steps"] == report["episodes"]:
+        found.append("every episode has one step, in which nothing moves, so ρ says nothing")
+    if mean is not None and mean < LITTLE:
+        found.append(
+            f"the factor 1 - ρ is {1 - mean:.2f} on average, so GAP has little to act on; "
+            "method `gaussian`, or the option `spread` of the LSTM, gives a wider ρ (docs/PHASES.md)"
+        )
+    if estimator and not estimator["held_out_recordings"]:
+        found.append("no recording was held out, so nothing says how well the LSTM does on recordings it has not seen")
+    elif estimator and (error := estimator["held_out_calibration"]["error"]) > POOR:
+        found.append(
+            f"on the {estimator['held_out_recordings']} recordings held out, ρ misses the share of change points by "
+            f"{error:.2f} on average (calibration error), so it ranks steps but is no probability; more or longer "
+            "recordings help, and method `gaussian` needs none"
+        )
+    return found

@@ -1,0 +1,274 @@
+"""The methods of `annotate`, by name: ways to find change points (M3 and others) and to turn them into ρ (M4, M5).
+
+`POINTS` finds change points of one recording, `RHO` makes probabilities of change points; `METHODS` says which two
+belong together, the default `lstm` first. The LSTM is the one ρ that has to be fitted; `annotation.py` does that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from gap_vla.core.typed_config import Bounds, check_numbers
+from gap_vla.phases.motion import DeadBand, Motion, MotionError, unit_steps
+from gap_vla.phases.noise import as_dead_band, default_dead_band, default_window, smooth_motion
+from gap_vla.phases.objective import default_min_size, default_penalty, default_stroke, stroke_starts
+from gap_vla.phases.segmentation import MIN_SIZE, segment
+from gap_vla.phases.targets import change_targets, label_changes, soft_targets
+
+LABELS_VERSION = 7
+"""Part of the identity of every dataset that holds ρ. Raise it whenever a change of code gives the same episodes,
+method, seed and options other change points or ρ.
+
+Datasets of another number are made anew (the main job) or refused with this difference named (`build_dataset`).
+"""
+
+LABELS_NAME = {7: "0.1.0"}.get(LABELS_VERSION, f"labels {LABELS_VERSION}")
+"""What an annotator's identity says of `LABELS_VERSION`; every annotator so far says "0.1.0"."""
+
+WEIGHT = Bounds(0, 1e6, "against a position term of weight 1")
+SAMPLES = Bounds(1, 1_000_000, "samples of a recording")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Every option of every method except the LSTM's own, which are `EstimatorSettings`.
+
+    Attributes:
+        penalty, n_change_points, min_size, max_segment, jump: as for `segment`; None follows the data set
+            (penalty, min_size) or means no bound.
+        alpha, beta, extra_weight, rest, smooth, dead_band, reduction: as for `Objective`; here smooth None and
+            dead_band None follow the data set, and pauses count (rest 0.5; the paper's 0 finds fewer of the experts'
+            switches, docs/PHASES.md).
+        stroke: where a hand begins to open or close by at least so much (gripper units), a change point has no price
+            (`stroke_starts`); None: a quarter of its range; 0: never, as in the paper.
+        arms: "joint": one segmentation for all arms, their distances add; "each": one per arm, change points united.
+        kernel: how hdbscan, cotpc and column make ρ of their change points: "gaussian", "hard" or "lstm". Its key is
+            `rho` wherever options are written: arguments of `annotate`, configurations, `--option`, annotator.json.
+        sigma: width of the bumps of "gaussian", steps.
+        value: ρ of "fixed".
+        window: steps before and after over which cotpc compares directions.
+        threshold: cosine below which cotpc sees a key state.
+        cluster_size: least cluster of hdbscan, steps.
+    """
+
+    penalty: Annotated[float | int | None, Bounds(0, 1e6, "perfectly aligned steps")] = None
+    n_change_points: Annotated[int | None, Bounds(0, 1_000_000, "samples of a recording")] = None
+    alpha: Annotated[float | int, WEIGHT] = 1.0
+    beta: Annotated[float | int, WEIGHT] = 2e-3
+    extra_weight: Annotated[float | int, WEIGHT] = 1.0
+    rest: Annotated[float | int, WEIGHT] = 0.5
+    smooth: Annotated[int | None, SAMPLES] = None
+    min_size: Annotated[int | None, SAMPLES] = None
+    max_segment: Annotated[int | None, SAMPLES] = None
+    jump: Annotated[int, SAMPLES] = 1
+    dead_band: DeadBand | Sequence[float | int] | None = None
+    reduction: str = "sum"
+    stroke: Annotated[float | int | None, Bounds(0, 1e6, "units of the gripper's signal")] = None
+    arms: str = "joint"
+    kernel: str = "gaussian"
+    sigma: Annotated[float | int, Bounds(1e-3, 1e6, "steps")] = 4.0
+    value: Annotated[float | int, Bounds(0, 1, "a probability")] = 0.5
+    window: Annotated[int, SAMPLES] = 4
+    threshold: Annotated[float | int, Bounds(-1, 1, "a cosine")] = 0.5
+    cluster_size: Annotated[int, Bounds(2, 1_000_000, "samples of a recording")] = 8
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", MotionError)
+        if self.dead_band is not None and not isinstance(self.dead_band, DeadBand):
+            if np.ndim(self.dead_band) != 1 or len(self.dead_band) not in (3, 4):
+                raise MotionError(f"dead_band is 3 or 4 numbers, for {', '.join(DeadBand._fields)}")
+            object.__setattr__(self, "dead_band", DeadBand(*self.dead_band))
+        if self.dead_band is not None and not all(0 <= width < np.inf for width in self.dead_band):
+            raise MotionError(f"dead_band must be finite and not negative, got {self.dead_band}")
+        if self.smooth is not None and self.smooth % 2 == 0:
+            raise MotionError(f"smooth is an odd number of samples, not {self.smooth}")
+        if self.arms not in ("joint", "each"):
+            raise MotionError(f'arms is "joint" or "each", not {self.arms!r}')
+        if self.kernel not in RHO:
+            raise MotionError(f"rho is one of {', '.join(RHO)}, not {self.kernel!r}")
+
+    @classmethod
+    def of(cls, written: Mapping[str, Any]) -> Options:
+        """The options from their keys as written (`OPTIONS`)."""
+        return cls(**{OPTIONS[key]: value for key, value in written.items()})
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able, by the keys as written."""
+        band = None if self.dead_band is None else list(self.dead_band)
+        return {key: getattr(self, field) for key, field in OPTIONS.items()} | {"dead_band": band}
+
+
+OPTIONS = {"rho" if field.name == "kernel" else field.name: field.name for field in dataclasses.fields(Options)}
+"""Key of an option as users write it: the attribute of `Options` that holds it."""
+
+
+def segment_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
+    """Change points of M3."""
+    parts = [motion] if o.arms == "joint" else split_arms(motion)
+    found = [
+        segment(
+            part,
+            penalty=o.penalty,
+            n_change_points=o.n_change_points,
+            free=() if o.n_change_points is not None else stroke_starts(part, o.stroke or 0.0),
+            alpha=o.alpha,
+            beta=o.beta,
+            extra_weight=o.extra_weight,
+            rest=o.rest,
+            smooth=o.smooth or 1,
+            min_size=o.min_size or MIN_SIZE,
+            max_segment=o.max_segment,
+            jump=o.jump,
+            dead_band=o.dead_band,
+            reduction=o.reduction,
+        )
+        for part in parts
+    ]
+    return found[0] if len(found) == 1 else _apart(np.unique(np.concatenate(found)), o.min_size or MIN_SIZE)
+
+
+def split_arms(motion: Motion) -> list[Motion]:
+    """One recording per arm; extra columns stay with the first."""
+
+    def columns(value: np.ndarray | None, arm: int) -> np.ndarray | None:
+        return None if value is None else np.ascontiguousarray(np.split(value, motion.arms, axis=1)[arm])
+
+    return [
+        Motion(
+            np.ascontiguousarray(motion.position[:, 3 * arm : 3 * arm + 3]),
+            columns(motion.quaternion, arm),
+            columns(motion.gripper, arm),
+            motion.extra if arm == 0 else None,
+            f"{motion.where}, arm {arm}",
+        )
+        for arm in range(motion.arms)
+    ]
+
+
+def column_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
+    """Change points where a labelled column (a human's or an expert's phases) changes its value."""
+    if phase is None:
+        raise MotionError(f"{motion.where}: method 'column' needs the phase of every step, and there is none")
+    phase = np.asarray(phase)
+    if phase.shape != (len(motion),) or (phase.dtype.kind == "f" and not np.isfinite(phase).all()):
+        found = f"{phase.dtype}{[*phase.shape]}"
+        raise MotionError(f"{motion.where}: phase is {found} for {len(motion)} steps; give each step a name")
+    return label_changes(phase)
+
+
+def hdbscan_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
+    """Change points where the cluster changes, clusters of step directions found by HDBSCAN (paper's ablation).
+
+    Time is not a feature, as in the ablation; steps that HDBSCAN calls noise keep the previous cluster.
+    """
+    directions = _directions(motion, o)
+    if len(directions) < 2 * o.cluster_size or np.ptp(directions, axis=0).max() == 0:
+        return np.zeros(0, np.int64)
+    from sklearn.cluster import HDBSCAN
+
+    labels = HDBSCAN(min_cluster_size=o.cluster_size, copy=True).fit_predict(directions)
+    for i in np.flatnonzero(labels < 0):
+        labels[i] = labels[i - 1] if i else labels[i]
+    return _apart(label_changes(labels), o.min_size or MIN_SIZE)
+
+
+def cotpc_points(motion: Motion, phase: np.ndarray | None, o: Options) -> Int64[np.ndarray, " K"]:
+    """Key states as in CoTPC: where the cosine between the motion before and after a step is a low local minimum."""
+    directions = _directions(motion, o)
+    n = len(directions)
+    sums = np.concatenate([np.zeros((1, directions.shape[1])), np.cumsum(directions, axis=0)])
+    steps = np.arange(1, n)
+    before = sums[steps] - sums[np.maximum(steps - o.window, 0)]
+    after = sums[np.minimum(steps + o.window, n)] - sums[steps]
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    cosine = np.where(lengths > 0, (before * after).sum(axis=1) / np.where(lengths > 0, lengths, 1), 1.0)
+    found: list[int] = []
+    for step in steps[np.argsort(cosine, kind="stable")]:
+        if cosine[step - 1] >= o.threshold:
+            break
+        if all(abs(step - other) > o.window for other in found):
+            found.append(int(step))
+    return np.array(sorted(found), np.int64)
+
+
+def _directions(motion: Motion, o: Options) -> np.ndarray:
+    window = o.smooth or 1
+    steps = unit_steps(smooth_motion(motion, window), as_dead_band(o.dead_band, motion, window))
+    return np.concatenate([steps.vectors, np.sqrt(o.alpha) * steps.rotation, steps.sign], axis=1)
+
+
+def _apart(points: np.ndarray, least: int) -> np.ndarray:
+    kept: list[int] = []
+    for point in points:
+        if not kept or point - kept[-1] >= least:
+            kept.append(int(point))
+    return np.array(kept, np.int64)
+
+
+PointFinder = Callable[[Motion, np.ndarray | None, Options], np.ndarray]
+RhoMaker = Callable[[np.ndarray, int, Options], np.ndarray]
+
+POINTS: dict[str, PointFinder] = {
+    "segment": segment_points,
+    "hdbscan": hdbscan_points,
+    "cotpc": cotpc_points,
+    "column": column_points,
+}
+RHO: dict[str, RhoMaker | None] = {
+    "lstm": None,
+    "hard": lambda points, length, o: change_targets(points, length),
+    "gaussian": lambda points, length, o: soft_targets(points, length, o.sigma),
+    "fixed": lambda points, length, o: np.full(length, o.value, np.float32),
+}
+
+METHODS: dict[str, tuple[str, str | None]] = {
+    "lstm": ("segment", "lstm"),
+    "fixed": ("segment", "fixed"),
+    "change_points": ("segment", "hard"),
+    "gaussian": ("segment", "gaussian"),
+    "hdbscan": ("hdbscan", None),
+    "cotpc": ("cotpc", None),
+    "column": ("column", None),
+}
+"""Method: where its change points come from, how ρ is made of them (None: as option `rho` says)."""
+
+
+MOTION = ("smooth", "dead_band", "alpha")
+SEARCH = ("penalty", "n_change_points", "min_size", "max_segment", "jump")
+USED = {
+    "segment": (*MOTION, *SEARCH, "beta", "extra_weight", "rest", "reduction", "stroke", "arms"),
+    "hdbscan": (*MOTION, "min_size", "cluster_size"),
+    "cotpc": (*MOTION, "window", "threshold"),
+    "gaussian": ("sigma",),
+    "fixed": ("value",),
+}
+"""Name in `POINTS` or `RHO`: the options that it looks at, as they are written; none where it is missing."""
+
+
+def method_parts(method: str, options: Options) -> tuple[str, str]:
+    """The names in `POINTS` and `RHO` that make up a method.
+
+    Raises:
+        MotionError: unknown method; the message lists the known ones.
+    """
+    if method not in METHODS:
+        raise MotionError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
+    points, rho = METHODS[method]
+    return points, rho or options.kernel
+
+
+def resolved(options: Options, motions: Sequence[Motion]) -> Options:
+    """The options with what follows the data set (smooth, dead_band, penalty, min_size, stroke) in place of None."""
+    smooth = default_window(motions) if options.smooth is None else options.smooth
+    band = default_dead_band(motions, smooth=smooth) if options.dead_band is None else options.dead_band
+    penalty = options.penalty
+    if penalty is None and options.n_change_points is None:
+        penalty = default_penalty(motions)
+    least = default_min_size(motions) if options.min_size is None else options.min_size
+    stroke = default_stroke(motions) if options.stroke is None else options.stroke
+    return dataclasses.replace(options, smooth=smooth, dead_band=band, penalty=penalty, min_size=least, stroke=stroke)

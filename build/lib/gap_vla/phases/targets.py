@@ -1,0 +1,152 @@
+"""What a transition is: the targets of M4 around change points, the weights of M5, and the meaning of ρ.
+
+The estimator is asked to find the targets; `is_transition` reads its answer, and `near_boundaries` says the same of
+switches that are known (an expert's phases, a labelled column).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from gap_vla.phases.motion import MotionError
+
+TRANSITION = 0.5
+"""A step of larger ρ belongs to a motion transition."""
+
+
+def is_transition(rho: Any) -> Any:
+    """ρ > 0.5: the steps that belong to a motion transition, everywhere that steps are split in two by their ρ.
+
+    Args:
+        rho: float[…], an array of numpy, JAX or torch.
+
+    Returns:
+        bool[…], of the same library.
+
+    >>> is_transition(np.array([0.2, 0.5, 0.7]))
+    array([False, False,  True])
+    """
+    return rho > TRANSITION
+
+
+def step_numbers(points: Any, length: int, what: str = "change points") -> Int64[np.ndarray, " K"]:
+    """Numbers of steps as int64, ascending; flags per step, fractions and numbers beyond the recording are refused.
+
+    Raises:
+        MotionError: `what` is none of a recording of `length` steps.
+
+    >>> step_numbers([2, 5], 6)
+    array([2, 5])
+    """
+    found = np.asarray(points)
+    if found.ndim == 1 and not found.size:
+        return np.zeros(0, np.int64)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise MotionError(
+            f"{what} are {found.dtype}{[*found.shape]}; give the numbers of steps, as np.flatnonzero does"
+        )
+    if (np.diff(found.astype(np.int64)) < 0).any() or found[0] < 0 or found[-1] >= length:
+        raise MotionError(f"{what} are {found[:5].tolist()}…, not ascending from 0 to {length - 1}")
+    return found.astype(np.int64)
+
+
+def change_targets(change_points: Int64[np.ndarray, " K"], length: int) -> Float[np.ndarray, " T"]:
+    """M4: c_t = 1 at the change points and at the first step, else 0.
+
+    >>> change_targets(np.array([2]), 4)
+    array([1., 0., 1., 0.], dtype=float32)
+    """
+    targets = np.zeros(length, np.float32)
+    targets[:1] = 1
+    targets[step_numbers(change_points, length)] = 1
+    return targets
+
+
+def distance_to(points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool = False) -> Float[np.ndarray, " T"]:
+    """Steps from each step to the nearest of some points (ascending); infinite without any.
+
+    Args:
+        one_sided: only points at or before the step.
+
+    >>> distance_to(np.array([1, 4]), 6)
+    array([1., 0., 1., 1., 0., 1.], dtype=float32)
+    """
+    steps = np.arange(length)
+    ends = np.concatenate([[-np.inf], step_numbers(points, length), [np.inf]])
+    behind = steps - ends[np.searchsorted(ends, steps, side="right") - 1]
+    ahead = ends[np.searchsorted(ends, steps)] - steps
+    return (behind if one_sided else np.minimum(behind, ahead)).astype(np.float32)
+
+
+def distance_to_change(
+    change_points: Int64[np.ndarray, " K"], length: int, *, one_sided: bool = False
+) -> Float[np.ndarray, " T"]:
+    """Steps from each step to the nearest change point or to the first step, which M4 counts as one.
+
+    Args:
+        one_sided: only change points at or before the step (the release, for MimicGen).
+
+    >>> distance_to_change(np.array([4]), 6)
+    array([0., 1., 2., 1., 0., 1.], dtype=float32)
+    """
+    points = step_numbers(change_points, length)
+    return distance_to(np.concatenate([[0] * (length > 0), points]).astype(int), length, one_sided=one_sided)
+
+
+def soft_targets(
+    change_points: Int64[np.ndarray, " K"], length: int, spread: float | int, *, one_sided: bool = False
+) -> Float[np.ndarray, " T"]:
+    """M4 softened: y_t = exp(-d_t² / 2 spread²), d_t as in `distance_to_change`.
+
+    Binary cross-entropy against y with equal weights is least where ρ_t = E[y_t | Δs up to t]: the kernel itself where
+    the change points can be told from the signals, a lower and wider bump where they cannot.
+
+    Args:
+        spread: steps, above 0; ρ is above one half within 1.18 · spread steps of a change point.
+
+    >>> soft_targets(np.array([4]), 6, 1.0).round(2)
+    array([1.  , 0.61, 0.14, 0.61, 1.  , 0.61], dtype=float32)
+    """
+    if not spread > 0:
+        raise MotionError(f"spread is {spread} steps; it must be above 0")
+    distance = distance_to_change(change_points, length, one_sided=one_sided)
+    return np.exp(-0.5 * (distance / spread) ** 2).astype(np.float32)
+
+
+def step_weights(
+    change_points: Int64[np.ndarray, " K"],
+    length: int,
+    *,
+    k: float | int,
+    most: float | int = np.inf,
+    one_sided: bool = False,
+) -> Float[np.ndarray, " T"]:
+    """M5: 1 at the positives of M4; a negative at distance d from the nearest one counts min(k d², most).
+
+    >>> step_weights(np.array([4]), 6, k=0.1).round(1)
+    array([1. , 0.1, 0.4, 0.1, 1. , 0.1], dtype=float32)
+    """
+    distance = distance_to_change(change_points, length, one_sided=one_sided)
+    return np.where(distance == 0, 1, np.minimum(k * distance**2, most)).astype(np.float32)
+
+
+def label_changes(labels: np.ndarray) -> Int64[np.ndarray, " K"]:
+    """Switches of a labelled column, such as an expert's phases: the steps at which its value is a new one.
+
+    >>> label_changes(np.array(["reach", "reach", "lift"]))
+    array([2])
+    """
+    labels = np.asarray(labels)
+    return (np.flatnonzero(labels[1:] != labels[:-1]) + 1).astype(np.int64)
+
+
+def near_boundaries(points: Int64[np.ndarray, " K"], length: int, tolerance: int) -> Bool[np.ndarray, " T"]:
+    """Steps at most `tolerance` steps from a boundary. The first step of a recording, a target in M4, is no boundary.
+
+    >>> near_boundaries(np.array([2]), 5, 1)
+    array([False,  True,  True,  True, False])
+    """
+    return distance_to(points, length) <= tolerance

@@ -1,0 +1,182 @@
+"""Training methods: what each changes of `Concat`, which trains both branches plainly. Here GAP and its controls."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.policies import registry
+from gap_vla.policies.config import RivalsConfig, SmallModelConfig
+from gap_vla.policies.policy import SmallPolicy
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """One forward pass in training: the batch as it was shown, features of the branches float[B, W, D], loss
+    float[B, H].
+    """
+
+    policy: SmallPolicy
+    batch: dict[str, Any]
+    vision: torch.Tensor | None
+    proprio: torch.Tensor | None
+    loss: torch.Tensor
+
+
+class Method:
+    """Plain training of both branches; subclasses override what they do differently.
+
+    Attributes:
+        vision, proprio: which branches the policy has.
+        fusion: name of a fusion of the method's own, or empty for the configured one.
+        heads: the action heads it works with; empty: all.
+        needs_change_points, needs_phase: what it trains with, so the dataset must carry it.
+        rho_source: one of `registry.OF_THE_DATASET`, or a method of `gap_vla.phases`.
+        changes: what it changes of the configured gradient adjustment (M6).
+    """
+
+    vision = True
+    proprio = True
+    fusion = ""
+    heads: tuple[str, ...] = ()
+    needs_change_points = False
+    needs_phase = False
+    rho_source = "dataset"
+    changes: Mapping[str, Any] = {"mode": "none"}
+
+    def __init__(self, options: RivalsConfig | None = None) -> None:
+        self.options = options or RivalsConfig()
+
+    def check(self, name: str, model: SmallModelConfig) -> None:
+        """Raises ConfigError if the method of that name, fusion and head do not fit together."""
+        if self.fusion and model.fusion not in ("concat", self.fusion):
+            raise ConfigError(
+                f"method {name} brings its own fusion {self.fusion!r}; model.fusion {model.fusion!r} "
+                "would be ignored: leave it at 'concat', or choose another method"
+            )
+        if self.heads and model.head not in self.heads:
+            raise ConfigError(
+                f"method {name} compares losses as ratios, which head {model.head!r} does not allow "
+                f"(its loss can be negative); choose model.head {' or '.join(self.heads)}"
+            )
+        if not (self.vision and self.proprio) and model.fusion != "concat":
+            raise ConfigError(
+                f"method {name} has a single branch and fuses nothing; leave model.fusion at 'concat', or "
+                "choose a method with both branches"
+            )
+
+    def extras(self, policy: SmallPolicy) -> Mapping[str, nn.Module]:
+        """Modules that only training needs; they become `policy.extras` and are saved with it."""
+        return {}
+
+    def schedule(self, configured: AdjustmentSchedule) -> AdjustmentSchedule:
+        """The gradient adjustment of this method."""
+        return dataclasses.replace(configured, **self.changes)
+
+    def before_step(self, trainer: Any, step: int) -> None:
+        """Called before each step of a `gap_vla.training.torch_trainer.SmallTrainer`."""
+
+    def inputs(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        """What the policy is shown of a training batch; the generator (on the CPU) is seeded from run and step."""
+        return batch
+
+    def loss(self, out: Forward, generator: torch.Generator) -> torch.Tensor:
+        """The scalar to minimise: by default the mean over all actions before the episode's end."""
+        return masked_mean(out.loss, out.batch["action_pad_mask"])
+
+    def after_backward(self, out: Forward, generator: torch.Generator) -> None:
+        """Changes gradients in place, before clipping."""
+
+    def measurements(self) -> dict[str, float]:
+        """Of a logging step, by name."""
+        return {}
+
+    def state(self) -> dict[str, float]:
+        """What the method remembers from step to step; saved, and given to `restore`."""
+        return {}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Goes on from there."""
+
+
+class Concat(Method):
+    """The baseline."""
+
+
+class Vision(Method):
+    """Vision only: there is no proprioceptive branch."""
+
+    proprio = False
+
+
+class Proprio(Method):
+    """State only: there is no image encoder. What is left of the success rate needs no eyes."""
+
+    vision = False
+
+
+class Gap(Method):
+    """M6: the proprioceptive branch learns from each sample with 1 − ρ and is updated with λ, in the first half."""
+
+    changes: Mapping[str, Any] = {}
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `values` where `mask` is True."""
+    weight = mask.to(values.dtype)
+    return (values * weight).sum() / weight.sum()
+
+
+def method_of(name: str, options: RivalsConfig | None = None) -> Method:
+    """The method of that name.
+
+    Args:
+        options: settings of the rival methods; default: the library's.
+
+    Raises:
+        ConfigError: unknown name; the message lists the names there are.
+    """
+    name = registry.method_name(name, registry.METHODS)
+    method = registry.find(registry.METHODS, name)(options)
+    method.rho_source = registry.RHO_SOURCES.get(name, method.rho_source)
+    method.changes = registry.CONTROLS.get(name, method.changes)
+    return method
+
+
+def build_policy(
+    config: SmallModelConfig,
+    method: str,
+    image_shape: tuple[int, int, int],
+    proprio_dim: int,
+    action_dim: int,
+    cameras: Sequence[str] = ("primary",),
+) -> SmallPolicy:
+    """The policy of a method; its weights come from torch's global generator.
+
+    Args:
+        config: parts and sizes.
+        method: name in `gap_vla.policies.METHODS`.
+        image_shape: height, width, channels.
+        proprio_dim: width of proprioception.
+        action_dim: width of an action.
+        cameras: one encoder each.
+
+    Raises:
+        ConfigError: unknown method, images that the encoder cannot take, sizes below 1, no camera, or one that is
+            named twice.
+    """
+    height, width, channels = image_shape
+    named_once = 0 < len({*cameras}) == len(cameras)
+    if height != width or channels != 3 or min(height, proprio_dim, action_dim) < 1 or not named_once:
+        raise ConfigError(
+            f"pictures {height} × {width} × {channels}, proprio_dim {proprio_dim}, action_dim {action_dim}, cameras "
+            f"{', '.join(cameras)}: pictures are square RGB, widths at least 1, and each of the cameras is named once"
+        )
+    name = registry.method_name(method, registry.METHODS)
+    return SmallPolicy(config, name, image_shape, proprio_dim, action_dim, cameras, method_of(name))

@@ -1,0 +1,99 @@
+"""The parts and methods of a small policy by name, `module:class`. Nothing is imported until it is used."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gap_vla.core.typed_config import choose
+
+ENCODERS: Mapping[str, str] = {"small": "encoders:SmallEncoder", "resnet18": "resnet18:ResNet18"}
+
+SMALLEST_IMAGE: Mapping[str, int] = {"small": 16, "resnet18": 33}
+"""Pixels; in smaller pictures the last map of a ResNet has one position, and its spatial softmax is constant."""
+
+TEMPORALS: Mapping[str, str] = {"none": "fusions:LastStep", "transformer": "fusions:TemporalTransformer"}
+
+FUSIONS: Mapping[str, str] = {
+    "concat": "fusions:Concat",
+    "sum": "fusions:Sum",
+    "film": "fusions:FiLM",
+    "attention": "fusions:Attention",
+    "phase_gate": "fusions:PhaseGate",
+}
+
+HEADS: Mapping[str, str] = {"mlp": "heads:MLPHead", "diffusion": "heads:DiffusionHead", "gmm": "heads:GMMHead"}
+
+METHODS: Mapping[str, str] = {
+    "vision": "methods:Vision",
+    "concat": "methods:Concat",
+    "proprio": "methods:Proprio",
+    "msbot": "rivals:MSBot",
+    "aux": "rivals:Aux",
+    "mask": "rivals:Mask",
+    "gap": "methods:Gap",
+    "gap_watched": "watching:GapWatched",
+    "gradnorm": "rivals:GradNorm",
+    "ogm_ge": "rivals:OgmGe",
+    "dropout_noise": "rivals:DropoutNoise",
+    "keyframe": "rivals:Keyframe",
+    "lambda_only": "methods:Gap",
+    "rho_only": "methods:Gap",
+    "rho_only_gaussian": "methods:Gap",
+    "fixed_rho": "methods:Gap",
+    "lambda_matched": "methods:Gap",
+    "gap_shuffled": "methods:Gap",
+    "gap_gaussian": "methods:Gap",
+    "gap_change_points": "methods:Gap",
+    "gap_hdbscan": "methods:Gap",
+    "gap_cotpc": "methods:Gap",
+}
+
+CONTROLS: Mapping[str, Mapping[str, Any]] = {
+    "lambda_only": {"mode": "fixed", "fixed_rho": 0.0},  # a slower proprioceptive branch, blind to phases
+    "lambda_matched": {"mode": "update"},  # as much slower as GAP on average, blind to phases
+    "rho_only": {"mode": "sample", "lam": 1.0},  # phases alone
+    "rho_only_gaussian": {"mode": "sample", "lam": 1.0},
+    "fixed_rho": {"mode": "fixed"},  # `adjustment.fixed_rho` at every step, with λ
+}
+"""What these methods change of GAP's adjustment."""
+
+RHO_SOURCES: Mapping[str, str] = {
+    "rho_only_gaussian": "gaussian",
+    "gap_gaussian": "gaussian",
+    "gap_change_points": "change_points",
+    "gap_hdbscan": "hdbscan",
+    "gap_cotpc": "cotpc",
+    "gap_shuffled": "shuffled",
+    "lambda_matched": "mean",
+}
+"""Methods with another ρ than the dataset's: one of `OF_THE_DATASET`, or the method of `gap_vla.phases` that labels the
+stored proprioception.
+"""
+
+OF_THE_DATASET = ("dataset", "shuffled", "mean")
+"""The dataset's ρ: as it is, permuted over all steps of a split, or its mean at every step."""
+
+SAME_METHOD = (("v", "vision"), ("vp", "concat"), ("vp_gap", "gap"))
+"""The three methods of the comparison, by their name for Octo and for a small policy; both are understood for both."""
+
+
+def method_name(given: str, known: Iterable[str], what: str = "method") -> str:
+    """The name in `known` of the method that is called `given` for one kind of policy or the other.
+
+    >>> method_name("vp_gap", METHODS), method_name("gap", ("v", "vp", "vp_gap"))
+    ('gap', 'vp_gap')
+
+    Raises:
+        ConfigError: unknown; the message says of `what`, and lists the names there are.
+    """
+    known = tuple(known)
+    if given not in known:
+        given = next((n for names in SAME_METHOD if given in names for n in names if n in known), given)
+    return choose(given, known, what)
+
+
+def find(registry: Mapping[str, str], name: str) -> Any:
+    """The class registered under `name`; the name was checked when the configuration was read."""
+    return pkgutil.resolve_name(f"gap_vla.policies.{registry[name]}")

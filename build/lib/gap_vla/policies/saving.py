@@ -1,0 +1,117 @@
+"""A small policy on disk: `policy.json` (how to build it), `policy.safetensors`, `dataset_statistics.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from gap_vla.core.foreign import CheckpointError, Section, blaming, misfits, regular
+from gap_vla.core.typed_config import build_config
+from gap_vla.core.whole import replacing, write_json
+from gap_vla.policies.config import SmallModelConfig
+from gap_vla.policies.methods import build_policy
+from gap_vla.policies.policy import SmallPolicy
+from gap_vla.rlds.statistics import NORMALIZATIONS, load_statistics, save_statistics, statistics_digest
+
+FORMAT = 1
+
+
+def save_policy(
+    policy: SmallPolicy, directory: Path | str, statistics: Mapping[str, Any], normalization: str, camera: str = "near"
+) -> None:
+    """Writes the three files; `policy.json` last, so that a folder which has it is whole.
+
+    Args:
+        statistics: of the dataset, for proprioception in and actions out.
+        normalization: of both, in training.
+        camera: the view of the primary camera in training.
+    """
+    directory = Path(directory)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
+    with replacing(directory / "policy.safetensors") as temporary:
+        save_file(tensors, temporary)
+    save_statistics(statistics, directory / "dataset_statistics.json")
+    account = {
+        "format": FORMAT,
+        "method": policy.method,
+        "model": dataclasses.asdict(policy.config) | {"encoder_weights": ""},
+        "image_shape": list(policy.image_shape),
+        "proprio_dim": policy.proprio_dim,
+        "action_dim": policy.action_dim,
+        "cameras": list(policy.built_cameras),
+        "normalization": normalization,
+        "camera": camera,
+        "weights": parameter_digest(policy),
+        "statistics": statistics_digest(statistics, normalization),
+    }
+    write_json(directory / "policy.json", account)
+
+
+def load_saved_policy(directory: Path | str) -> tuple[SmallPolicy, str, dict[str, Any]]:
+    """The policy in evaluation mode, the normalisation of its inputs and actions, and the statistics for it.
+
+    Raises:
+        CheckpointError: missing, of another format, or weights that do not fit or are not finite; names file and key.
+    """
+    directory = Path(directory)
+    described, weights = directory / "policy.json", directory / "policy.safetensors"
+    if not described.is_file():
+        raise CheckpointError(f"{directory}: no policy.json; give a run directory of train_small.py or its checkpoint/")
+    account = Section.read(described, CheckpointError)
+    account.whole("format", FORMAT, FORMAT)
+    normalization = account.choice("normalization", NORMALIZATIONS)
+    with blaming(described, "no policy can be built from it"):
+        height, width, channels = account.list("image_shape", lambda items, key: items.whole(key, 1, 4096))
+        if height != width:
+            raise CheckpointError(f"{described}: image_shape is {height} × {width}; pictures in training are square")
+        arguments = (
+            build_config(SmallModelConfig, account.section("model").values, "model."),
+            account.text("method"),
+            (height, width, channels),
+            account.whole("proprio_dim", 1, 10_000),
+            account.whole("action_dim", 1, 10_000),
+            account.list("cameras", Section.text),
+        )
+        with torch.device("meta"):  # sizes that the weights do not have take no memory
+            expected = build_policy(*arguments).state_dict()
+    with blaming(weights, "not this policy's weights"):
+        with safe_open(regular(weights, CheckpointError), "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}
+        shapes = {name: value.shape for name, value in expected.items()}
+        if problems := misfits(found, shapes, "policy.json's policy has"):
+            raise CheckpointError(f"{weights}: not the weights of the policy in policy.json: {problems}")
+        tensors = load_file(weights)
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() != expected[name].is_floating_point():
+                raise CheckpointError(f"{weights}: {name} is {tensor.dtype}, the policy's {expected[name].dtype}")
+            if not torch.isfinite(tensor).all():
+                raise CheckpointError(f"{weights}: {name} holds NaN or infinity; the training diverged, take another")
+        policy = build_policy(*arguments)
+        policy.load_state_dict(tensors)
+        if (said := account.text("weights", "")) and said != (digest := parameter_digest(policy)):
+            raise CheckpointError(f"{weights}: its digest is {digest}, policy.json says {said}; copy both again")
+        policy.view = account.text("camera", "") or None
+    return policy.eval(), normalization, load_statistics(directory / "dataset_statistics.json", CheckpointError)
+
+
+def require_own_statistics(directory: Path, statistics: Mapping[str, Any], normalization: str) -> None:
+    """Raises CheckpointError: a checked policy lies beside the statistics or the normalisation of other data."""
+    said = Section.read(directory / "policy.json", CheckpointError).text("statistics", "")  # since 0.2
+    if said and said != (digest := statistics_digest(statistics, normalization)):
+        found = f"{directory / 'dataset_statistics.json'}: with normalization {normalization} its digest is {digest}"
+        raise CheckpointError(f"{found}, policy.json says {said}; copy both again")
+
+
+def parameter_digest(policy: SmallPolicy) -> str:
+    """Hexadecimal hash of all weights: two policies of one configuration with the same hash act alike."""
+    content = hashlib.sha256()
+    for name, value in sorted(policy.state_dict().items()):
+        content.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:16]

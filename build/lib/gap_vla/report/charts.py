@@ -1,0 +1,89 @@
+"""The report's figures, as SVG images that need nothing from elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from gap_vla.drawing.figures import COLORS, figure_with, log_axis, svg
+from gap_vla.report.runs import Run, by_method
+
+PARTS = {"transition": "-", "consistent": "--"}
+"""Line style of steps with ρ > 0.5, and of the others."""
+
+
+def curve_chart(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
+    """One panel per measurement (key to title), one line per run, one colour per method."""
+    methods = by_method(list(runs))
+    shown = {name: title for name, title in names.items() if any(len(run.curve(name)[0]) for run in runs)}
+    if not shown:
+        return None
+    figure, (panels,) = figure_with(4.4 * len(shown), 3.0, len(shown))
+    for axes, (name, title) in zip(panels, shown.items()):
+        for color, (method, of_method) in zip(COLORS * len(methods), methods.items()):
+            for run in of_method:
+                axes.plot(*run.curve(name), color=color, alpha=0.85, linewidth=1.3)
+            axes.plot([], [], color=color, linewidth=1.3, label=method)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("training step")
+        log_axis(axes)
+    panels[0].legend(frameon=False, fontsize=8)
+    return svg(figure)
+
+
+BRANCH_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("parameter gradient, as the optimizer gets it", ("branch/{branch}_gradient", "train/grad_norm/{branch}")),
+    ("parameter gradient of these samples", ("train/grad_norm/{branch}/{part}",)),
+    ("loss gradient at the features, per sample", ("branch/{branch}_signal_{part}",)),
+    ("loss with this branch alone", ("branch/{branch}_loss_{part}",)),
+)
+"""Title, and what small policies and Octo call the measurement; split by ρ where the name says so."""
+
+
+def branch_chart(runs: Sequence[Run]) -> str | None:
+    """Gradients and losses of each branch over training, split by ρ; means over a method's seeds. None without any."""
+    methods = by_method(list(runs))
+    measured = {key for run in runs for row in run.metrics for key in row}
+    rows = [(title, names) for title, names in BRANCH_PANELS if any(_names(names, measured).values())]
+    if not rows:
+        return None
+    figure, grid = figure_with(9.4, 0.6 + 2.4 * len(rows), 2, len(rows))
+    for (title, names), panels in zip(rows, grid):
+        for axes, branch in zip(panels, ("vision", "proprio")):
+            for color, (method, of_method) in zip(COLORS * len(methods), methods.items()):
+                for name, style in _names(names, measured, branch).items():
+                    steps, values = _mean_curve(of_method, name)
+                    if len(steps):
+                        label = method if style == "-" else None
+                        axes.plot(steps, values, style, color=color, linewidth=1.3, label=label)
+            axes.set_title(f"{branch}: {title}", fontsize=9)
+            log_axis(axes)
+        if "{part}" in names[0]:
+            styles = [panels[1].plot([], [], style, color="#555555")[0] for style in PARTS.values()]
+            panels[1].legend(styles, ["ρ > 0.5", "ρ ≤ 0.5"], frameon=False, fontsize=8)
+    for axes in grid[-1]:
+        axes.set_xlabel("training step")
+    grid[0, 0].legend(frameon=False, fontsize=8)
+    return svg(figure)
+
+
+def _names(templates: Sequence[str], measured: set[str], *branches: str) -> dict[str, str]:
+    """Measurements of these branches (none given: of any) that were taken, with their line styles."""
+    asked = itertools.product(templates, branches or ("vision", "proprio"), PARTS.items())
+    styles = {t.format(branch=branch, part=part): style if "{part}" in t else "-" for t, branch, (part, style) in asked}
+    return {name: style for name, style in styles.items() if name in measured}
+
+
+def _mean_curve(runs: Sequence[Run], name: str, bins: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over runs and over neighbouring measurements, which are of single batches and noisy."""
+    found = [run.curve(name) for run in runs]
+    steps = np.concatenate([s for s, _ in found]) if found else np.zeros(0)
+    values = np.concatenate([v for _, v in found]) if found else np.zeros(0)
+    if not len(steps):
+        return steps, values
+    edges = np.linspace(steps.min(), steps.max() + 1, min(bins, len(np.unique(steps))) + 1)
+    place = np.digitize(steps, edges) - 1
+    kept = [b for b in range(len(edges) - 1) if (place == b).any()]
+    return (np.array([np.mean(x[place == b]) for b in kept]) for x in (steps, values))  # type: ignore[return-value]

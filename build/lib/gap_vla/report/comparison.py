@@ -1,0 +1,253 @@
+"""Methods over training seeds on the same layouts: who is better, by how much, how surely."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section, one_line
+from gap_vla.core.run_directory import of_result
+from gap_vla.rollouts.statistics import PairedDifference, mean_rate, paired_difference
+from gap_vla.rollouts.summary import read_outcomes
+from gap_vla.sim import variant_spec
+
+HOW_INTERVALS = (
+    "Success is the mean over training seeds, differences are paired on shared seeds and layouts. Intervals (95 %) are "
+    "over training seeds (Student's t with their number) and never narrower than what the rollouts alone leave open "
+    "(Wilson's interval; for differences a bootstrap over layouts); one seed alone speaks about those policies only."
+)
+WITH_P = f"{HOW_INTERVALS} McNemar's test counts all pairs as independent."
+
+LABELS = {"v": "V", "vp": "VP", "vp_gap": "VP+GAP"}
+"""How the paper calls Octo's methods; others go by their own names."""
+
+SCENES = {"default": "in distribution", "positions_wide": "wide positions"}
+
+Name = Callable[[str], str]
+
+
+def label(method: str) -> str:
+    return LABELS.get(method, method)
+
+
+def words(name: str) -> str:
+    """What readers call a variant of the scene, or a phase."""
+    return SCENES.get(name, name.replace("_", " "))
+
+
+Rollouts = dict[int, bool]
+"""Outcomes of one policy on one variant of the scene: layout seed to success."""
+
+BySeed = Mapping[int, Mapping[str, Rollouts]]
+"""Training seed to variant to outcomes."""
+
+
+def read_rollouts(summary: Section) -> dict[str, Rollouts]:
+    """Variant to outcomes, from a run's summary; raises its error for what cannot be or is of another task."""
+    found = {}
+    for variant, one in evaluations_of(summary).items():
+        task, policy = one.section("task", {}), one.section("policy", {})
+        own = (task, "task", summary.text("task")), (task, "variant", variant), (policy, "name", summary.text("method"))
+        for part, key, value in own:
+            if part.text(key, value) != value:
+                raise part.refuse(key, f"{value!r}, as in the rest of the file; copy it again")
+        found[variant] = read_outcomes(one)
+        if "seed" in one:  # as `evaluate` writes it
+            require_counted(one, variant, found[variant])
+    return found
+
+
+def evaluations_of(summary: Section) -> dict[str, Section]:
+    """Variant to what `evaluate` returned, from a run's summary: one evaluation for each variant, or only one."""
+    variants, one = summary.section("variants", {}), summary.section("rollouts", {})
+    if variants.values:
+        return {name: variants.section(name) for name in variants.values}
+    return {one.section("task", {}).text("variant", "default"): one} if one.values else {}
+
+
+def require_asked(found: Section, layouts: Mapping[str, Collection[int]], evaluation: Mapping[str, Any]) -> None:
+    """Raises the section's error unless a configuration's `eval` asks for these variants, on these layouts."""
+    variants, episodes, seed = (evaluation.get(key) for key in ("variants", "episodes", "seed"))
+    wanted = dict.fromkeys(variants or [evaluation.get("variant")], episodes)
+    counts = {variant: len(seeds) for variant, seeds in layouts.items()}
+    if counts != (wanted if episodes else {}):
+        raise found.error(f"{found.where}: its rollouts are {counts}, its settings ask for {wanted}")
+    firsts = {variant: min(seeds) for variant, seeds in layouts.items()}
+    own = {variant: seed if variants is None else variant_spec(variant).first_seed + seed for variant in layouts}
+    if firsts != own:
+        raise found.error(f"{found.where}: its first layouts are {firsts}, its settings ask for {own}")
+    for variant, seeds in layouts.items():
+        require_counted(found, variant, seeds)
+
+
+def require_counted(found: Section, variant: str, layouts: Collection[int]) -> None:
+    """Raises the section's error unless layouts are counted from their first one on, as our commands do it."""
+    if [*layouts] != [*range(first := next(iter(layouts)), first + len(layouts))]:
+        raise found.error(f"{found.where}: the layouts of {variant} are not counted from {first} on; copy it again")
+
+
+def require_settings(summary: Section, config: Section) -> None:
+    """Raises the summary's error for rollouts of a run that its configuration does not ask for, where both tell."""
+    demos, asked = config.section("demos", {}).values, config.section("eval", {}).values
+    execute = "ensemble" if asked.get("ensemble") else asked.get("execute")
+    normalization = config.section("data", {}).values.get("normalization")
+    for one in evaluations_of(summary).values():
+        task, policy = one.section("task", {}), one.section("policy", {})
+        own = [(task, key, demos.get(key)) for key in ("image_size", "cameras", "camera")]
+        for part, key, value in [*own, (policy, "execute", execute), (policy, "normalization", normalization)]:
+            if value is not None and (given := part.values.get(key, value)) != value:
+                said = f"{one_line(given, 60)}, {config.where} asks for {one_line(value, 60)}"
+                raise part.error(f"{part.name(key)} is {said}; copy the run again")
+
+
+def require_comparable(
+    runs: Sequence[tuple[str, int, Mapping[str, Mapping[str, Any]]]], error: type[UserError]
+) -> None:
+    """Raises `error` for two runs with other horizons or views on one variant, or two seeds with the same policy.
+
+    Two methods may come to the same parameters on one seed, where what they differ in has no effect.
+
+    Args:
+        runs: name, training seed, and variant to what `evaluate` returned.
+    """
+    for (one, seed, of_one), (other, other_seed, of_other) in itertools.combinations(runs, 2):
+        for variant in of_one.keys() & of_other.keys():
+            first, second = of_one[variant], of_other[variant]
+            for part, key in (("task", "horizon"), ("task", "camera"), ("policy", "parameters")):
+                given, another = (found.get(part, {}).get(key) for found in (first, second))
+                if given is None or another is None:
+                    continue
+                if key == "parameters" and given == another and seed != other_seed:
+                    raise error(f"{one} and {other} are of seeds {seed} and {other_seed}, but of one policy; give one")
+                if key != "parameters" and given != another:
+                    said = f"{part}.{key} {one_line(given, 40)} and {one_line(another, 40)}"
+                    raise error(f"{one} and {other} were evaluated on {variant} with {said}; compare them apart")
+
+
+@dataclasses.dataclass(frozen=True)
+class Success:
+    """Success of one method on one variant.
+
+    Attributes:
+        per_seed: training seed to rate.
+        interval: 95 %, over training seeds (`gap_vla.rollouts.statistics.mean_rate`).
+    """
+
+    per_seed: Mapping[int, float]
+    successes: int
+    episodes: int
+    interval: tuple[float, float]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds, each counting once."""
+        return float(np.mean(list(self.per_seed.values())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        success: method to variant to success; methods without rollouts are missing.
+        differences: (first, second) to variant to first minus second, over the training seeds and layouts that both
+            have; empty where they share none.
+        apart: what the runs differ in besides, see `apart`.
+    """
+
+    success: Mapping[str, Mapping[str, Success]]
+    differences: Mapping[tuple[str, str], Mapping[str, PairedDifference]]
+    apart: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(variant for found in self.success.values() for variant in found))
+
+    def notes(self, name: Name = str) -> list[str]:
+        """What a reader has to know before trusting the figures."""
+        seeds = [{m: sorted(of[v].per_seed) for m, of in self.success.items() if v in of} for v in self.variants]
+        notes = []
+        for of_method in seeds:
+            if len({*map(tuple, of_method.values())}) > 1:
+                unequal = len({*map(len, of_method.values())}) > 1
+                said = {m: len(found) if unequal else " ".join(map(str, found)) for m, found in of_method.items()}
+                what = f"{'Unequal numbers of' if unequal else 'Different'} training seeds so far"
+                listing = ", ".join(f"{name(method)} {text}" for method, text in said.items())
+                notes.append(f"{what} ({listing}); differences use those that both methods have.")
+        for (first, second), found in self.differences.items():
+            pair = f"{name(first)} − {name(second)}"
+            if not found:
+                notes.append(f"{pair}: no training seed and layout is shared, so nothing is paired.")
+            for variant, one in found.items():
+                rollouts = [s.episodes / len(s.per_seed) for s in (self.success[m][variant] for m in (first, second))]
+                if max(rollouts) > one.layouts:
+                    notes.append(f"{pair} uses the {one.layouts} layouts that all their evaluations share.")
+        if self.apart:
+            listing = "; ".join(f"{key} {', '.join(map(one_line, values))}" for key, values in self.apart.items())
+            notes.append(f"Not method and seed alone: the runs also differ in settings ({listing}).")
+        if any(max(map(len, of_method.values())) < 3 for of_method in seeds):
+            notes.append("Fewer than three training seeds: seeds often differ as much as methods do.")
+        return list(dict.fromkeys(notes))
+
+
+def apart(configs: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """By dotted key, the values that runs have of settings which are no part of a comparison of methods over seeds.
+
+    >>> apart([{"method": "v", "optimizer": {"learning_rate": rate}} for rate in (1e-3, 3e-4)])
+    {'optimizer.learning_rate': [0.001, 0.0003]}
+    """
+    compared = ("method", "train.seed", "eval.episodes", "eval.seed", "eval.variant", "eval.variants")
+    found: dict[str, list[Any]] = {}
+    for settings in map(of_result, configs):
+        for key, value in settings.items():
+            if key not in compared and value not in found.setdefault(key, []):
+                found[key].append(value)
+    return {key: values for key, values in found.items() if len(values) > 1}
+
+
+def compare(
+    outcomes: Mapping[str, BySeed],
+    pairs: Sequence[tuple[str, str]] | None = None,
+    configs: Iterable[Mapping[str, Any]] = (),
+) -> Comparison:
+    """Success of each method on each variant, and paired differences.
+
+    Args:
+        configs: of the runs, where they are known.
+        outcomes: method to training seed to variant to outcomes.
+        pairs: which to subtract, (first, second); default: every method from every later one. Those of which one has
+            no rollouts are left out.
+    """
+    methods = [method for method, by_seed in outcomes.items() if any(by_seed.values())]
+    asked = [(b, a) for a, b in itertools.combinations(methods, 2)] if pairs is None else pairs
+    differences = {(a, b): _differences(outcomes[a], outcomes[b]) for a, b in asked if a in methods and b in methods}
+    return Comparison({method: _success(outcomes[method]) for method in methods}, differences, apart(configs))
+
+
+def _success(by_seed: BySeed) -> dict[str, Success]:
+    found = {}
+    for variant in dict.fromkeys(name for of_seed in by_seed.values() for name in of_seed):
+        rollouts = {seed: by_seed[seed][variant] for seed in sorted(by_seed) if variant in by_seed[seed]}
+        counts = [(sum(one.values()), len(one)) for one in rollouts.values()]
+        per_seed = {seed: won / episodes for seed, (won, episodes) in zip(rollouts, counts)}
+        wins, episodes = map(sum, zip(*counts))
+        found[variant] = Success(per_seed, wins, episodes, mean_rate(counts))
+    return found
+
+
+def _differences(first: BySeed, second: BySeed) -> dict[str, PairedDifference]:
+    seeds = sorted(set(first) & set(second))
+    found = {}
+    for variant in dict.fromkeys(name for seed in seeds for name in first[seed]):
+        both = [seed for seed in seeds if variant in first[seed] and variant in second[seed]]
+        rows = [[of[seed][variant] for seed in both] for of in (first, second)]
+        layouts = sorted(set.intersection(*(set(outcomes) for outcomes in (*rows[0], *rows[1])))) if both else []
+        if layouts:
+            a, b = (np.array([[outcomes[layout] for layout in layouts] for outcomes in some]) for some in rows)
+            found[variant] = paired_difference(a, b)
+    return found

@@ -1,0 +1,216 @@
+"""A comparison shown: as tables in text and Markdown, as a picture, and as files beside the runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from gap_vla.core.foreign import Section
+from gap_vla.core.outputs import write_output, writing
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.drawing.figures import COLORS, figure_with
+from gap_vla.drawing.markup import markdown_table, text_table
+from gap_vla.report.comparison import (
+    LABELS,
+    WITH_P,
+    Comparison,
+    Name,
+    Rollouts,
+    Success,
+    compare,
+    evaluations_of,
+    label,
+    read_rollouts,
+    require_comparable,
+    words,
+)
+from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.statistics import PairedDifference, points
+
+Marks = Mapping[tuple[str, str], float]
+"""(method, variant) to a figure in % that others published."""
+
+
+def percents(found: Success) -> tuple[str, str, str]:
+    """Mean, interval and the rate of each seed, as texts in per cent."""
+    low, high = found.interval
+    per_seed = ", ".join(f"{100 * rate:.0f}" for rate in found.per_seed.values())
+    return f"{100 * found.mean:.0f}", f"{100 * low:.0f} to {100 * high:.0f}", per_seed
+
+
+def in_points(found: PairedDifference) -> tuple[str, str, str]:
+    """Difference, interval and the difference of each seed, as texts in points."""
+    low, high = found.interval
+    return points(found.difference), f"{points(low)} to {points(high)}", ", ".join(map(points, found.per_seed))
+
+
+def tables(comparison: Comparison, name: Name = str) -> list[list[list[str]]]:
+    """Success, and paired differences if there are any, as rows of texts, headings first."""
+    success = [["method", "scene", "success %", "95 % interval", "rollouts", "per seed %"]]
+    for method, found in comparison.success.items():
+        for variant, one in found.items():
+            mean, interval, _ = percents(one)
+            per_seed = ", ".join(f"{seed}: {100 * rate:.0f}" for seed, rate in one.per_seed.items())
+            success.append([name(method), words(variant), mean, interval, str(one.episodes), per_seed])
+    pairs = [["difference", "scene", "points", "95 % interval", "seeds × layouts", "per seed", "McNemar p"]]
+    for (first, second), differences in comparison.differences.items():
+        title = f"{name(first)} − {name(second)}"
+        for variant, difference in differences.items():
+            mean, interval, per_seed = in_points(difference)
+            count = f"{difference.seeds} × {difference.layouts}"
+            pairs.append([title, words(variant), mean, interval, count, per_seed, f"{difference.p_mcnemar:.2g}"])
+        if not differences:
+            pairs.append([title, "", "", "", "nothing shared", "", ""])
+    return [success, pairs] if len(pairs) > 1 else [success]
+
+
+def as_text(comparison: Comparison) -> str:
+    """The tables for a terminal."""
+    blocks = map(text_table, tables(comparison, label))
+    return "\n\n".join([*blocks, *(f"Note: {note}" for note in comparison.notes(label))])
+
+
+def as_markdown(comparison: Comparison, title: str) -> str:
+    """The same tables for a README or a report."""
+    blocks = [f"# {title}", *(markdown_table(table) for table in tables(comparison, label)), WITH_P]
+    return "\n\n".join([*blocks, *(f"Note: {note}" for note in comparison.notes(label))]) + "\n"
+
+
+def draw_comparison(comparison: Comparison, *, title: str = "", name: Name = str, marks: Marks | None = None) -> Any:
+    """A matplotlib figure, the same for the same comparison.
+
+    Args:
+        name: what a method is called.
+        marks: stand as × beside ours.
+    """
+    pairs = [pair for pair, found in comparison.differences.items() if found]
+    rows = max(len(comparison.success), len(pairs), 2)
+    figure, (panels,) = figure_with(10, 1.5 + 0.42 * rows, 2 if pairs else 1)
+    variants = comparison.variants
+    offset = {v: 0.22 * ((len(variants) - 1) / 2 - place) for place, v in enumerate(variants)}
+    color = {variant: COLORS[place % len(COLORS)] for place, variant in enumerate(variants)}
+    left = panels[0]
+    methods = list(reversed(list(comparison.success)))
+    for place, method in enumerate(methods):
+        for variant, found in comparison.success[method].items():
+            y, each = place + offset[variant], list(found.per_seed.values())
+            _draw_one(left, y, found.mean, found.interval, each, color[variant])
+            if marks and (method, variant) in marks:
+                left.plot(marks[method, variant], y, "x", color="#222222", markersize=6)
+    left.set_yticks(range(len(comparison.success)), [name(method) for method in methods])
+    left.set_ylim(-0.6, len(comparison.success) - 0.4)
+    left.set_xlim(-3, 103)
+    left.set_xlabel("success, %")
+    left.set_title(f"mean (diamond), seeds, 95 % interval{'; ×: the paper' if marks else ''}", fontsize=9)
+    if pairs:
+        right = panels[1]
+        right.axvline(0, color="#999999", linewidth=1)
+        for place, pair in enumerate(reversed(pairs)):
+            for variant, one in comparison.differences[pair].items():
+                y = place + offset[variant]
+                _draw_one(right, y, one.difference, one.interval, one.per_seed, color[variant])
+        right.set_yticks(range(len(pairs)), [f"{name(first)} − {name(second)}" for first, second in reversed(pairs)])
+        right.set_ylim(-0.6, len(pairs) - 0.4)
+        right.set_xlabel("difference in success, points")
+        seeds = max(one.seeds for pair in pairs for one in comparison.differences[pair].values())
+        over = "seeds" if seeds > 1 else "layouts (one seed)"
+        right.set_title(f"paired; 95 % interval over {over}", fontsize=9)
+    for axes in panels:
+        axes.grid(axis="x", color="#eeeeee")
+        axes.set_axisbelow(True)
+    for variant in variants:
+        left.plot([], [], "D", color=color[variant], label=words(variant))
+    figure.legend(loc="outside lower center", ncols=len(variants), frameon=False, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """Writes a PNG there, the same bytes for the same figure; of 64 colours, which are a third of the bytes."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=130, format="png", metadata={"Software": None})
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(64).save(path, "PNG", optimize=True)
+
+
+def _draw_one(axes: Any, y: float, mean: float, interval: tuple[float, float], seeds: Any, color: str) -> None:
+    """An interval with its mean and the seeds on it, all in per cent."""
+    axes.hlines(y, *(100 * end for end in interval), color=color, linewidth=2.5)
+    each = [100 * value for value in seeds]
+    axes.plot(each, [y] * len(each), "o", color=color, alpha=0.4, markersize=5, markeredgewidth=0)
+    axes.plot(100 * mean, y, "D", color=color, markersize=6)
+
+
+def render(summaries: Sequence[str | Path], out_dir: str | Path) -> str:
+    """Compares finished runs; writes `table.md`, `table.json` and `table.png` into `out_dir`.
+
+    Args:
+        summaries: `summary.json` files of training runs (`task`, `method`, `seed`, and `rollouts` or `variants` as
+            `evaluate` returns them).
+
+    Returns:
+        The tables as text.
+
+    Raises:
+        EvaluationError: no runs, runs of different tasks, of the same method and seed, without rollouts, or what
+            `require_comparable` refuses.
+        OutputError: a file with such a name lies there that is none of ours.
+    """
+    runs = [Section.read(Path(path), EvaluationError) for path in summaries]
+    if not runs:
+        raise EvaluationError("no finished evaluation to compare")
+    tasks = sorted({run.text("task") for run in runs})
+    if len(tasks) > 1:
+        raise EvaluationError(f"runs of different tasks cannot be compared: {', '.join(tasks)}")
+    outcomes = _outcomes(runs)
+    played = [{variant: found.values for variant, found in evaluations_of(run).items()} for run in runs]
+    require_comparable([(r.where, r.values["seed"], found) for r, found in zip(runs, played)], EvaluationError)
+    folders = [(RunDirectory(Path(path).parent), run) for path, run in zip(summaries, runs)]
+    whole = [(folder, run) for folder, run in folders if folder.config.exists()]
+    for folder, run in whole:
+        folder.require_sealed(run)
+    comparison = compare(outcomes, None, [folder.read_config(EvaluationError) for folder, _ in whole])
+    title = f"{tasks[0]}: {', '.join(map(label, comparison.success))}"
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    write_output(out / "table.md", "comparison", as_markdown(comparison, title))
+    rows = [
+        {"method": method, "scene": variant, **dataclasses.asdict(one), "mean": one.mean}
+        for method, found in comparison.success.items()
+        for variant, one in found.items()
+    ]
+    pairs = [
+        {"first": first, "second": second, "scene": variant, "found": dataclasses.asdict(one)}
+        for (first, second), found in comparison.differences.items()
+        for variant, one in found.items()
+    ]
+    notes = comparison.notes(label)
+    content = {"title": title, "methods": rows, "pairs": pairs, "notes": notes}
+    write_output(out / "table.json", "comparison", json.dumps(content))
+    with writing(out / "table.png", "comparison") as temporary:
+        save_picture(draw_comparison(comparison, title=title, name=label), temporary)
+    return as_text(comparison)
+
+
+def _outcomes(runs: Sequence[Section]) -> dict[str, dict[int, dict[str, Rollouts]]]:
+    """Method to training seed to variant to outcomes: the paper's methods in its order, then the others by name."""
+    found: dict[str, dict[int, dict[str, Rollouts]]] = {}
+    for run in runs:
+        method, seed = run.text("method"), run.whole("seed", 0, 2**53)
+        rollouts = read_rollouts(run)
+        if not rollouts:
+            raise EvaluationError(
+                f"{run.where}: the run was not evaluated (eval.episodes is 0); there is nothing to compare"
+            )
+        if seed in found.setdefault(method, {}):
+            raise EvaluationError(f"two evaluations of method {method}, seed {seed}; give one of each")
+        found[method][seed] = rollouts
+    order = list(LABELS)
+    return {m: found[m] for m in sorted(found, key=lambda m: (order.index(m) if m in order else len(order), m))}

@@ -1,0 +1,236 @@
+"""Finished runs as a report reads them, whichever command made them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
+from gap_vla.core.holes import hole
+from gap_vla.core.run_directory import RunDirectory, read_metrics, require_measurements
+from gap_vla.core.typed_config import SEED, STEPS
+from gap_vla.report.comparison import (
+    Rollouts,
+    evaluations_of,
+    read_rollouts,
+    require_asked,
+    require_comparable,
+    require_settings,
+)
+from gap_vla.rollouts.record import EPISODES_FILE, FILM, IDENTITY_FILE, SUMMARY_FILE, read_episodes
+from gap_vla.rollouts.summary import odd_episodes
+
+
+class ReportError(UserError, ValueError):
+    """Something that cannot be reported; the message says what to give instead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run directory of `train_small.py` or `finetune.py`.
+
+    Attributes:
+        summary: empty while the run is not complete.
+        evaluations: variant to what `evaluate` returned.
+        rollouts: variant to outcomes.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    evaluations: Mapping[str, Mapping[str, Any]]
+    rollouts: Mapping[str, Rollouts]
+
+    @classmethod
+    def read(cls, path: Path | str) -> Run:
+        """
+        Raises:
+            ReportError: no run directory, a configuration or a summary that is none, or figures that do not agree.
+        """
+        run = RunDirectory(path)
+        if not run.config.exists():
+            raise ReportError(f"{path} is no run directory (no config.json); give one that lies in runs/TASK/")
+        config = Section(run.read_config(ReportError), str(run.config), ReportError)
+        own: dict[str, Any] = {"task": config.text("task"), "method": config.text("method")}
+        config.section("model", {})
+        own["seed"] = config.section("train").whole("seed", 0, int(SEED.most))
+        found = Section.read(run.summary, ReportError) if run.complete else Section(own, str(run.summary), ReportError)
+        if run.complete:
+            found.require("seconds", "rollouts")
+            train = config.section("train")
+            asked = None if train.values.get("epochs") else train.whole("steps", 0, STEPS)
+            found.whole("steps", asked or 0, asked or STEPS)
+            found.section("validation").require("val/action_mse", "val/mean_action_mse")
+        if others := [key for key in own if found.values.get(key, own[key]) != own[key]]:
+            raise ReportError(f"{run.summary} is of another {others[0]} than {run.config}; copy the run again")
+        for section, key in (("dataset", "store"), ("dataset", "path"), ("machine", "commit")):
+            found.section(section, {}).text(key, "")
+        found.section("seconds", {}).require_numbers(0, 1e9)
+        for part in ("validation", "training"):
+            require_measurements(found.section(part, {}))
+        if run.dataset.exists() and run.complete:
+            made = found.section("dataset", {}).section("identity", {}).values
+            now = Section.read(run.dataset, ReportError).values
+            if other := [key for key, value in now.items() if key != "rlds" and made.get(key, value) != value]:
+                raise ReportError(f"{run.dataset} is of another {other[0]} than {run.summary}; copy the run again")
+        rollouts = read_rollouts(found)
+        evaluations: dict[str, Mapping[str, Any]] = {}
+        for variant, one in evaluations_of(found).items():
+            evaluations[variant] = one.values
+            _require_films(one)
+        for variant in evaluations:
+            for folder in (run.rollouts / variant, run.rollouts):
+                beside = any((folder / name).exists() for name in (IDENTITY_FILE, SUMMARY_FILE))
+                for kept in (folder / IDENTITY_FILE, folder / SUMMARY_FILE):
+                    written = dict(Section.read(kept, ReportError).values) if kept.exists() else {}
+                    written.pop("wall_seconds_of_last_run", None)
+                    if other := [k for k, value in written.items() if evaluations[variant].get(k, value) != value]:
+                        raise ReportError(f"{kept} is of another {other[0]} than {run.summary}; copy the run again")
+                played = folder / EPISODES_FILE
+                if beside and not played.exists():
+                    raise ReportError(f"{played} is missing; copy the run again")
+                records = read_episodes(played)[0].values() if played.exists() else ()
+                if beside and {r.layout_seed for r in records} != {*evaluations[variant]["layout_seeds"]}:
+                    counts = f"{len(records)} episodes, {run.summary} {len(evaluations[variant]['layout_seeds'])}"
+                    raise ReportError(f"{played} holds {counts}; copy the run again, or finish it with --resume")
+                if odd := odd_episodes(evaluations[variant], records):
+                    ended = f"episode {odd[0]} ended otherwise than {run.summary} says"
+                    raise ReportError(f"{played}: {ended}; copy the run again")
+        if run.complete and "eval" in config:
+            require_asked(found, rollouts, config.section("eval").values)
+            require_settings(found, config)
+        first: Mapping[str, Any] = next(iter(evaluations.values()), {})
+        said = {"rollouts": first, "success": first.get("success_rate"), "interval": first.get("interval")}
+        for key, right in said.items():
+            if found.values.get(key, right) != right:
+                raise found.refuse(key, "that of its first evaluation; copy the run again")
+        run.require_sealed(found)
+        return cls(run.path, config.values, found.values if run.complete else {}, evaluations, rollouts)
+
+    @property
+    def task(self) -> str:
+        return self.config["task"]
+
+    @property
+    def method(self) -> str:
+        return self.config["method"]
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["train"]["seed"])
+
+    @property
+    def label(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """Its configuration, and digests of its data and versions of the code (`origin`) where its summary has them."""
+        return {**self.config, "origin": self.summary.get("origin", {})}
+
+    @property
+    def checkpoint(self) -> Path:
+        return RunDirectory(self.path).checkpoint
+
+    @property
+    def small(self) -> bool:
+        """Whether it is a small torch policy, whose features can be probed."""
+        return "encoder" in self.config.get("model", {})
+
+    @property
+    def store(self) -> Path | None:
+        """The episode store that it was trained on: as its summary says, seen from here or from beside its `runs`."""
+        dataset = self.summary.get("dataset", {})
+        recorded = Path(dataset.get("store") or dataset.get("path", ""))
+        if not (self.small or "store" in dataset) and len(recorded.parents) > 3:
+            # root/rlds/NAME/TASK/VERSION, with the store in root/store/NAME
+            recorded = recorded.parents[3] / "store" / recorded.parents[1].name
+        beside = [*self.path.absolute().parents][:3][-1] / recorded
+        return next((place for place in (recorded, beside) if (place / "store.json").exists()), None)
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        path, key = RunDirectory(self.path).metrics, "val/action_mse"
+        if not self.path.exists():
+            raise ReportError(f"{self.path} was moved or removed while it was read; give its new place")
+        rows = read_metrics(path) if path.exists() else []
+        if self.summary:
+            last, steps = rows[-1] if rows else {}, self.summary["steps"]
+            if last.get("step") != steps or key not in last:
+                raise ReportError(f"{path} does not end with {key} of step {steps}, where the run ended; copy it again")
+            never = self.config.get("model", {}).get("head") != "gmm"  # whose loss is a log-likelihood
+            if negative := [(r["step"], k) for r in rows for k, v in r.items() if never and "loss" in k and v < 0]:
+                raise ReportError(f"{path}: {negative[0][1]} is negative at step {negative[0][0]}; copy the run again")
+            for name, own in self.summary["validation"].items():
+                if abs(last.get(name, own) - own) > 1e-3 * abs(last.get(name, own)):
+                    said = f"{name} {last[name]:g}, summary.json has {own:g}"
+                    raise ReportError(f"{path} ends with {said}; copy the run again")
+        return rows
+
+    @property
+    def hole(self) -> str:
+        """What a finished run's measurements lack, in words; empty if nothing, or if it is not finished."""
+        if not self.summary:
+            return ""
+        steps = self.summary["steps"]
+        return hole(self.metrics, Section.read(RunDirectory(self.path).config, ReportError), steps, steps)
+
+    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of one measurement; empty where it was not taken."""
+        rows = [(row["step"], row[name]) for row in self.metrics if name in row]
+        steps, values = zip(*rows) if rows else ((), ())
+        return np.array(steps), np.array(values, float)
+
+    def videos(self, variant: str) -> list[Path]:
+        """Where they are, or were: in the variant's folder, or, of the only variant of older runs, in that of all."""
+        folder = RunDirectory(self.path).rollouts
+        found = self.evaluations.get(variant, {}).get("videos", [])
+        places = [[base / name for base in (folder / variant, folder)] for name in found]
+        return [next((place for place in both if place.is_file()), both[0]) for both in places]
+
+
+def _require_films(evaluation: Section) -> None:
+    """Raises the section's error for what is no name of a film, or that of an episode that ended otherwise."""
+    given = "episode_numbers" in evaluation.values
+    numbers = evaluation.list("episode_numbers", lambda items, name: items.whole(name, 0, 2**53)) if given else ()
+    outcomes = dict(zip(numbers, evaluation.values["outcomes"]))
+    for name in evaluation.list("videos", Section.text):
+        if not (found := re.fullmatch(f"videos/{FILM}", name)):
+            raise evaluation.refuse("videos", f"names of films in its folder, not {name!a}")
+        if outcomes.get(int(found[1]), won := found[2] == "success") != won:
+            raise evaluation.refuse("videos", f"films of its episodes, and episode {int(found[1])} was no {found[2]}")
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs of a page.
+
+    Raises:
+        ReportError: none, runs of several tasks, two of a method and seed or of one training, or what
+            `require_comparable` refuses.
+    """
+    found = [Run.read(path) for path in paths]
+    tasks = sorted({run.task for run in found})
+    if len(tasks) != 1:
+        raise ReportError(f"a report needs runs of one task; these are of {', '.join(tasks) or 'none'}")
+    for one, other in itertools.combinations(found, 2):
+        if one.label == other.label:
+            raise ReportError(f"{one.path} and {other.path} are both {one.label}; give one of them")
+        measured = one.summary.get("validation")
+        if one.seed != other.seed and measured and measured == other.summary.get("validation"):
+            seeds = f"seeds {one.seed} and {other.seed}"
+            raise ReportError(f"{one.path} and {other.path} are of {seeds}, but measured exactly the same; give one")
+    require_comparable([(str(run.path), run.seed, run.evaluations) for run in found], ReportError)
+    return found
+
+
+def by_method(runs: list[Run]) -> dict[str, list[Run]]:
+    """Runs of each method, in the order in which the methods were given."""
+    return {method: [r for r in runs if r.method == method] for method in dict.fromkeys(run.method for run in runs)}

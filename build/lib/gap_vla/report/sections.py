@@ -1,0 +1,138 @@
+"""The parts of a report, one function each: HTML, or an empty text where the runs have nothing to show."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.drawing.episode import EpisodeView, Plot, episode_figure
+from gap_vla.drawing.figures import svg
+from gap_vla.drawing.markup import chart_image, command_block, data_uri, film, films, html_table, note
+from gap_vla.drawing.video import pictures_in
+from gap_vla.report import charts
+from gap_vla.report.comparison import WITH_P, compare, words
+from gap_vla.report.comparison_render import draw_comparison, tables
+from gap_vla.report.runs import Run, by_method
+from gap_vla.rollouts.record import EPISODES_FILE
+
+RhoOf = Callable[[Run], tuple[Any, np.ndarray] | None]
+"""The training split of a run's store and ρ of its steps; None where there is nothing to show."""
+
+CURVES = {
+    "train/loss": "training loss",
+    "val/action_mse": "held-out action error",
+    "train/gradient_norm": "gradient norm",
+}
+"""Measurements that every kind of run takes, and what they are called."""
+
+
+def success_section(runs: list[Run], command: str) -> str:
+    outcomes = {
+        method: {run.seed: run.rollouts for run in of_method if run.rollouts}
+        for method, of_method in by_method(runs).items()
+    }
+    evaluated = [method for method, by_seed in outcomes.items() if by_seed]
+    if not evaluated:
+        return ""
+    reference = next((method for method in ("concat", "vp") if method in evaluated), evaluated[0])
+    pairs = [(method, reference) for method in evaluated if method != reference]
+    comparison = compare(outcomes, pairs, [run.made_of for run in runs if run.rollouts])
+    chart = chart_image(svg(draw_comparison(comparison)), "success of each method, and paired differences")
+    lost = [
+        f"{run.path}: the records of its episodes are gone; how many succeeded is what its summary says."
+        for run in runs
+        if run.rollouts and not any(RunDirectory(run.path).rollouts.glob(f"**/{EPISODES_FILE}"))
+    ]
+    notes = map(note, [WITH_P, *comparison.notes(), *lost])
+    return "".join([chart, *map(html_table, tables(comparison)), *notes, command_block(command)])
+
+
+def phases_section(runs: list[Run], command: str) -> str:
+    """How far episodes got in the expert's phases, and in which of them the failed ones ended."""
+    rows = [["run", "scene", "phase", "reached in %", "failed in it"]]
+    for run in runs:
+        for variant, found in run.evaluations.items():
+            phases = found.get("phases") or {"reached": {}, "failed_in": {}}
+            for name, share in phases["reached"].items():
+                failed = str(phases["failed_in"].get(name, ""))
+                rows.append([run.label, words(variant), words(name), f"{100 * share:.0f}", failed])
+    return html_table(rows) + command_block(command) if len(rows) > 1 else ""
+
+
+def curves_section(runs: list[Run], command: str) -> str:
+    chart = charts.curve_chart(runs, CURVES)
+    if chart is None:
+        return ""
+    holes = [note(f"{run.path} lacks {run.hole}; its curves have a hole there.") for run in runs if run.hole]
+    return "".join([chart_image(chart, "training curves"), *holes, command_block(command)])
+
+
+def branches_section(runs: list[Run], command: str) -> str:
+    chart = charts.branch_chart(runs)
+    if chart is None:
+        return ""
+    told = note(
+        "Measured at single training steps. Loss with a branch alone: the other branch's features are replaced by "
+        "their mean over the batch. The loss gradient at the features is taken before GAP scales it, the parameter "
+        "gradient after."
+    )
+    return chart_image(chart, "gradients and losses of each branch") + told + command_block(command)
+
+
+def rho_section(runs: list[Run], rho_of: RhoOf, command: str) -> str:
+    split, lines = None, {}
+    for method, of_method in by_method(runs).items():
+        found = rho_of(of_method[0])
+        if found is not None and (split is None or found[0].steps == split.steps):
+            split = split or found[0]
+            lines[method] = found[1]
+    if split is None:
+        return ""
+    shown, first = split.episode(0), slice(int(split.offsets[0]), int(split.offsets[1]))
+    camera = dict(list(shown.images.items())[:1])
+    plot = Plot("ρ", {name: values[first] for name, values in lines.items()})
+    view = EpisodeView.of(shown, title="", frames=camera, rho=None, signals=(plot,))
+    strip = svg(episode_figure(view))
+    chart = chart_image(strip, "frames of a demonstration and ρ of every step")
+    means = ", ".join(f"{method} {values.mean():.3f}" for method, values in lines.items())
+    return chart + note(f"Mean ρ over all training steps: {means}.") + command_block(command)
+
+
+def videos_section(runs: list[Run], limit: int, command: str) -> str:
+    figures, cut = [], []
+    scenes = [(run, variant) for run in runs for variant in run.evaluations]
+    for caption, path in [(f"{r.label}, {words(v)}", path) for r, v in scenes for path in r.videos(v)[:limit]]:
+        if not path.exists() and not path.is_symlink():
+            cut.append(note(f"{path} is not there any more; `gap-vla evaluate` films episodes again."))
+            continue
+        # a link may lead out of the run, into a page that is given away; `evaluate` writes films of a few MB
+        if not path.is_symlink() and path.is_file() and path.stat().st_size < 2**26 and pictures_in(path):
+            figures.append(film(data_uri(path.read_bytes(), "video/mp4"), caption, path.stem.rsplit("_", 1)[-1]))
+        else:
+            said = f"{path} is a link, huge or no whole MP4 and is not shown; `gap-vla evaluate` films episodes again."
+            cut.append(note(said))
+    return films(figures) + "".join(cut) + command_block(command) if figures or cut else ""
+
+
+def runs_section(runs: list[Run]) -> str:
+    rows = [["run", "method", "seed", "steps", "seconds", "commit"]]
+    for run in runs:
+        seconds = f"{sum(run.summary['seconds'].values()):.0f}" if run.summary else "not finished"
+        commit = run.summary.get("machine", {}).get("commit", "")
+        steps = str(run.summary.get("steps", ""))
+        rows.append([str(run.path), run.method, str(run.seed), steps, seconds, commit])
+    bare = [run for run in runs if run.small and run.summary and not run.checkpoint.is_dir()]
+    command = "train-small" if runs[0].small else "finetune"
+    settings = json.dumps(runs[0].config, indent=1, ensure_ascii=False)
+    return (
+        html_table(rows)
+        + "".join(note(f"{run.checkpoint} is not here: this policy cannot be rolled out again.") for run in bare)
+        + command_block(f"gap-vla {command} --config …  (each run's settings: its config.json)")
+        + f"<details><summary>configuration of {html.escape(str(runs[0].path))}</summary>"
+        + f"{command_block(settings)}</details>"
+    )

@@ -1,0 +1,116 @@
+"""robomimic / MimicGen HDF5 with `data/demo_i/{rho, change_point}`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from gap_vla.core.episode import LABELS, Episode
+from gap_vla.core.foreign import refusing
+from gap_vla.core.marks import HDF5
+from gap_vla.core.outputs import claim, deliver
+from gap_vla.core.resources import require_disk
+from gap_vla.core.whole import workplace
+from gap_vla.demos.content import Unchanged
+from gap_vla.demos.hdf5_members import group_at, has, numbers_at, opened
+from gap_vla.demos.robomimic_hdf5 import RobomimicHDF5
+from gap_vla.phases import Annotation
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
+
+
+def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) -> AnnotatedFiles:
+    """Copies the file, adds float32 `rho` and bool `change_point` to every demonstration, and the annotator's identity
+    as the attribute `annotator` of `data`; the annotator itself goes to `<out>.annotator/`."""
+    saved = out.with_name(out.name + ".annotator")
+    claim(saved, "annotator", overwrite=job.overwrite, sources=[source, job.annotator], named=False)
+    demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
+    require_disk({"the copy": source.stat().st_size}, out.parent, "their number, or name another disk")
+    episodes = demos.without_images()
+    _require_replaceable(demos)
+    annotation = job.run(episodes, _extra(demos, job))
+    with workplace(out) as folder:
+        new = folder / out.name
+        shutil.copyfile(source, new)
+        with h5py.File(new, "r+") as file:
+            for index, episode in enumerate(episodes):
+                with refusing(f"{source} changed while it was read", "annotate it when it is whole", AnnotationError):
+                    group = file[f"data/{episode.metadata['episode_id']}"]
+                for name, value in annotation.labels(index).items():
+                    if has(group, name):
+                        del group[name]
+                    group.create_dataset(name, data=value)
+            file["data"].attrs["annotator"] = json.dumps(annotation.identity)
+        unchanged()
+        _read_back(new, job, episodes, annotation)
+        new_annotator = annotation.annotator.save(folder / saved.name)
+        claim(out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)  # both or none
+        # the annotator first: where the annotated file is, its annotator is too
+        deliver(new_annotator, saved, "annotator", overwrite=job.overwrite)
+        deliver(new, out, "labelled_demos", overwrite=job.overwrite, suffixes=HDF5)
+    return AnnotatedFiles(out, saved, annotation, episodes, lambda index: read(out, index, job))
+
+
+def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
+    """Demonstration `index` with its images and, where there are, its labels.
+
+    Raises:
+        AnnotationError: no such demonstration.
+    """
+    demos = RobomimicHDF5(source, action_limit=None, layout=job.layout)
+    if not 0 <= index < len(demos):
+        raise AnnotationError(f"{source}: no episode {index}; it has {len(demos)}, from 0 to {len(demos) - 1}")
+    return labelled(demos, index)
+
+
+def labelled(demos: RobomimicHDF5, index: int) -> Episode:
+    """Demonstration `index` with its images and, where the file has them, its labels.
+
+    Raises:
+        AnnotationError: it lacks labels that others have.
+    """
+    episode = demos[index]
+    where = f"{demos.path}, episode {demos.places[index]}"
+    with opened(demos.path) as file:
+        stored = [{name for name in LABELS if has(file, f"data/{place}/{name}")} for place in demos.places]
+        group = group_at(file, f"data/{demos.places[index]}", where)
+        labels = {name: numbers_at(group, name, where) for name in labels_of(stored, index, where)}
+        return episode.replace(**labels).validate()
+
+
+def _require_replaceable(demos: RobomimicHDF5) -> None:
+    """Raises EpisodeError: what stands in the place of a label is no array, so somebody else's."""
+    with opened(demos.path) as file:
+        for place in demos.places:
+            group = group_at(file, f"data/{place}", where := f"{demos.path}, episode {place}")
+            for name in LABELS:
+                if has(group, name) and group.get(name, getclass=True, getlink=True) is h5py.HardLink:
+                    numbers_at(group, name, where)
+
+
+def _read_back(new: Path, job: AnnotationJob, episodes: list[Episode], annotation: Annotation) -> None:
+    """Raises AnnotationError: the file does not hold every demonstration with these labels."""
+    demos = RobomimicHDF5(new, action_limit=None, layout=job.layout)
+    wrong = None if len(demos) == len(episodes) else f"{len(demos)} demonstrations, not {len(episodes)}"
+    for index, (found, wanted) in enumerate(zip(demos.without_images(), episodes)):
+        with opened(demos.path) as file:
+            group = file[f"data/{demos.places[index]}"]
+            same = all(np.array_equal(numbers_at(group, k, k), v) for k, v in annotation.labels(index).items())
+        if not (same and np.array_equal(found.proprio, wanted.proprio) and np.array_equal(found.action, wanted.action)):
+            wrong = wrong or f"demonstration {demos.places[index]} came out different"
+    if wrong:
+        raise AnnotationError(f"the annotated copy was read back and holds {wrong}; check the disk and annotate again")
+
+
+def _extra(demos: RobomimicHDF5, job: AnnotationJob) -> list[np.ndarray] | None:
+    found = []
+    with opened(demos.path) as file:
+        for name in demos.places if job.extra_names else ():
+            where = f"{demos.path}, episode {name}"
+            observations = group_at(file, f"data/{name}/obs", where)
+            found.append(joined(job.extra_names, functools.partial(numbers_at, observations, where=where), where))
+    return found or None

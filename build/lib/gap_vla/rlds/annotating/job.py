@@ -1,0 +1,134 @@
+"""What is to be done to a set of files, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import one_line
+from gap_vla.demos.layout import StateLayout
+from gap_vla.phases import Annotation, annotate, load_annotator
+from gap_vla.phases.annotation import checked_options
+from gap_vla.rlds.schema import Schema
+
+
+class AnnotationError(UserError, ValueError):
+    """Files that cannot be annotated as asked; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotationJob:
+    """How to annotate.
+
+    Attributes:
+        method, seed, options: of `gap_vla.phases.annotate`.
+        annotator: folder of a saved annotator: annotate with it, fit nothing.
+        layout: of foreign states, see `gap_vla.demos.layout.StateLayout`; a name or its fields. None: as the kind of
+            file names them, of RLDS and npz `gap`.
+        state: RLDS: the state's feature below `steps/`, or several joined by `+`.
+        extra: further joints or hand channels whose motion counts too: RLDS features below `steps/`, HDF5 observations
+            below `obs/`, arrays of an npz; several joined by `+`; empty: none.
+        workers: processes.
+        overwrite: replace what exists, once the new files are complete.
+    """
+
+    method: str = "lstm"
+    seed: int = 0
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    annotator: Path | None = None
+    layout: str | Mapping[str, Any] | None = None
+    state: str = "observation/proprio"
+    extra: str = ""
+    workers: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.annotator is None:
+            checked_options(self.method, self.options, self.seed)
+        else:
+            load_annotator(self.annotator)
+        for what, names in (("state", self.state.split("+")), ("extra", self.extra_names)):
+            if len(set(names)) < len(names) or "" in names:
+                raise AnnotationError(f"{what} is {one_line('+'.join(names))!r}; name each column once, joined by +")
+
+    @property
+    def columns(self) -> StateLayout:
+        """Of states that have no names of their own."""
+        return StateLayout.of(self.layout or "gap")
+
+    @property
+    def extra_names(self) -> list[str]:
+        return self.extra.split("+") if self.extra else []
+
+    def run(
+        self, episodes: Sequence[Episode], extra: Sequence[np.ndarray] | None = None, fit: Sequence[int] | None = None
+    ) -> Annotation:
+        """Labels the episodes; the annotator is fitted on those named by `fit` (a training split), else on all.
+
+        Raises:
+            EpisodeError: they have not one layout.
+        """
+        if len(episodes) > 1:
+            Schema.of(episodes[0]).check(*episodes)
+        for episode, columns in zip(episodes, extra or ()):
+            if columns.shape[1:] != extra[0].shape[1:]:  # type: ignore[index]
+                widths = f"{columns.shape[1]} columns, the first episode's {extra[0].shape[1]}"  # type: ignore[index]
+                raise EpisodeError(f"{episode.name}: {self.extra} has {widths}; drop the episode, or name others")
+        if self.annotator is not None:
+            return load_annotator(self.annotator).annotate(episodes, workers=self.workers, extra=extra)
+        return annotate(
+            episodes, method=self.method, seed=self.seed, workers=self.workers, extra=extra, fit=fit, **self.options
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotatedFiles:
+    """Where the annotated copy is, and the labels in its order of episodes.
+
+    Attributes:
+        path: the annotated copy.
+        annotator: folder of its annotator.
+        annotation: the labels.
+        episodes: as they were read, without images and labels.
+        read: gives an episode of the copy with its images, by its place in `episodes`.
+    """
+
+    path: Path
+    annotator: Path
+    annotation: Annotation
+    episodes: Sequence[Episode]
+    read: Callable[[int], Episode]
+
+
+def labels_of(stored: Sequence[set[str]], index: int, where: str) -> set[str]:
+    """Which labels an episode has, of those that are `stored` of each; raises AnnotationError if others have more."""
+    if lost := set().union(*stored) - stored[index]:
+        raise AnnotationError(f"{where}: no {min(lost)}, which other episodes have; annotate again")
+    return stored[index]
+
+
+def joined(names: Sequence[str], column: Callable[[str], np.ndarray], where: str) -> np.ndarray:
+    """Named columns side by side, f64[T, E].
+
+    Args:
+        column: gives each by its name.
+        where: file and episode, for messages.
+
+    Raises:
+        AnnotationError: they are not numbers of equally many steps.
+    """
+    parts = []
+    for name in names:
+        value = column(name)
+        if value.dtype.kind not in "fiub" or value.ndim not in (1, 2) or 0 in value.shape[1:]:
+            raise AnnotationError(f"{where}: '{name}' is {value.dtype}{list(value.shape)}, not T×E numbers")
+        parts.append(value.reshape(len(value), -1).astype(np.float64))
+    if len({len(part) for part in parts}) > 1:
+        raise AnnotationError(f"{where}: {', '.join(names)} have {[len(part) for part in parts]} steps")
+    return np.concatenate(parts, axis=1)

@@ -1,0 +1,134 @@
+"""A folder of npz, one per episode, with `rho` and `change_point` added to each.
+
+An episode holds `proprio` (T×9 per arm, or as the job's layout says), or `position` (T×3, m), `quaternion` (T×4, wxyz)
+and `gripper` (T or T×1 or T×2); `phase` is optional. Other arrays are copied as they are.
+"""
+
+from __future__ import annotations
+
+import copy as copies
+import io
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.episode import LABELS, Episode
+from gap_vla.core.foreign import refusing
+from gap_vla.core.outputs import deliver
+from gap_vla.core.whole import workplace
+from gap_vla.demos.arrays import read_arrays
+from gap_vla.demos.content import Unchanged
+from gap_vla.demos.fields import as_names, as_rows, files_in
+from gap_vla.demos.layout import StateLayout
+from gap_vla.demos.npz_folder import PER_STEP, require_aligned
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined, labels_of
+
+READ = ("proprio", "position", "quaternion", "gripper", "action", "phase")
+
+
+def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) -> AnnotatedFiles:
+    """Writes `out/NAME.npz` for every `source/NAME.npz`, and the annotator to `out/annotator/`."""
+    files = files_in(source, ".npz")
+    episodes = [read_npz(file, job, images=False) for file in files]
+    for file, episode in zip(files, episodes):
+        held = read_arrays(file, lambda _: False, AnnotationError)
+        others = [name for name in held if name in PER_STEP or name.startswith("image_")]
+        require_aligned(file, [name for name in others if name not in LABELS], len(episode))
+    extra = [_extra(file, job) for file in files] if job.extra_names else None
+    annotation = job.run(episodes, extra)
+    with workplace(out) as folder:
+        new = folder / out.name
+        new.mkdir()
+        for index, file in enumerate(files):
+            labels = annotation.labels(index)
+            with refusing(file, "copy or record it again", AnnotationError):
+                _copy_with(file, new / file.name, labels)
+            _read_back(file, new / file.name, labels)
+        unchanged()
+        annotation.annotator.save(new / "annotator")
+        deliver(new, out, "labelled_npz", overwrite=job.overwrite)
+    return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(out, index, job))
+
+
+def read(source: Path, index: int, job: AnnotationJob, split: str = "") -> Episode:
+    """Episode `index` of the folder, in the order of names, with its images and, where there are, its labels.
+
+    Raises:
+        AnnotationError: no such episode.
+    """
+    files = files_in(source, ".npz")
+    if not 0 <= index < len(files):
+        raise AnnotationError(f"{source}: no episode {index}; it has {len(files)}, from 0 to {len(files) - 1}")
+    labels_of([{*read_arrays(file, lambda _: False)} & {*LABELS} for file in files], index, f"{files[index]}")
+    return read_npz(files[index], job)
+
+
+def read_npz(file: Path, job: AnnotationJob, *, images: bool = True) -> Episode:
+    """One episode with what labels it has, and its `image_*` arrays, if these are wanted."""
+    arrays = read_arrays(
+        file, lambda name: name in READ or (images and (name in LABELS or name.startswith("image_"))), AnnotationError
+    )
+    with refusing(file, "write it again", AnnotationError):
+        proprio = _proprio(file, arrays, job)
+        facts = job.columns.facts if "proprio" in arrays else {}
+        known: dict[str, Any] = {name: arrays[name] for name in LABELS if images and name in arrays}
+        if "phase" in arrays:
+            known["phase"] = as_names(arrays["phase"], f"{file}: 'phase'")
+        pictures = {name: value for name, value in arrays.items() if images and name.startswith("image_")}
+        metadata = {"file_path": str(file), "episode_id": file.stem, **facts}
+        action = as_rows(arrays["action"], f"{file}: 'action'") if "action" in arrays else proprio[:, :0]
+        return Episode(pictures, proprio, action, metadata=metadata, **known).validate()
+
+
+def _proprio(file: Path, arrays: Mapping[str, np.ndarray], job: AnnotationJob) -> np.ndarray:
+    if "proprio" in arrays:
+        return job.columns.to_proprio(as_rows(arrays["proprio"], f"{file}: 'proprio'"), str(file))
+    if job.layout is not None:
+        raise AnnotationError(f"{file}: no 'proprio' that the layout could name the columns of; leave the layout out")
+    names = ("position", "quaternion", "gripper")
+    if missing := [name for name in names if name not in arrays]:
+        found = ", ".join(arrays) or "nothing"
+        raise AnnotationError(f"{file}: neither 'proprio' nor {', '.join(map(repr, missing))} (found: {found})")
+    state = as_rows(joined(names, arrays.__getitem__, str(file)), f"{file}: {', '.join(names)}")
+    widths = [arrays[name].shape[1:] for name in names]
+    if widths[:2] != [(3,), (4,)] or widths[2] not in ((), (1,), (2,)):
+        raise AnnotationError(f"{file}: position, quaternion, gripper have shapes {[arrays[n].shape for n in names]}")
+    return StateLayout.of("gap" if widths[2] == (2,) else "quaternion_wxyz").to_proprio(state, str(file))
+
+
+def _extra(file: Path, job: AnnotationJob) -> np.ndarray:
+    arrays = read_arrays(file, lambda name: name in job.extra_names, AnnotationError)
+    if missing := [name for name in job.extra_names if name not in arrays]:
+        raise AnnotationError(f"{file}: no array {', '.join(missing)} (found: {', '.join(arrays)})")
+    return joined(job.extra_names, arrays.__getitem__, str(file))
+
+
+def _read_back(file: Path, new: Path, labels: Mapping[str, np.ndarray]) -> None:
+    """Raises AnnotationError: the copy does not hold these labels and every other byte of the original."""
+    with refusing(new.name, "check the disk and annotate again", AnnotationError):
+        with zipfile.ZipFile(file) as old, zipfile.ZipFile(new) as copy:
+            damaged = copy.testzip()
+            kept = {m.filename: (m.CRC, m.file_size) for m in old.infolist() if m.filename[:-4] not in LABELS}
+            written = {m.filename: (m.CRC, m.file_size) for m in copy.infolist() if m.filename[:-4] not in LABELS}
+        found = read_arrays(new, lambda name: name in LABELS, AnnotationError)
+        same = all(np.array_equal(found[k], v) for k, v in labels.items())
+        if damaged or kept != written or not same:
+            raise AnnotationError(f"{new.name} was read back and came out different; check the disk and annotate again")
+
+
+def _copy_with(file: Path, out: Path, labels: dict[str, np.ndarray]) -> None:
+    new = {f"{name}.npy" for name in labels}
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as copy:
+        for member in old.infolist():
+            if member.filename not in new:
+                large = member.file_size >= 1 << 30
+                with old.open(member) as source, copy.open(copies.copy(member), "w", force_zip64=large) as target:
+                    shutil.copyfileobj(source, target, 1 << 20)  # what nobody reads takes no memory
+        for name, value in labels.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, value, allow_pickle=False)
+            copy.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue())

@@ -1,0 +1,226 @@
+"""An RLDS dataset's new version with `steps/rho` and `steps/change_point`.
+
+Records are edited as `tf.train.Example`s: images stay the encoded bytes they were, and every other feature of every
+episode is the same byte for byte, whatever the dataset's own fields are.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.episode import LABELS, Episode, EpisodeError
+from gap_vla.core.foreign import Section, refusing
+from gap_vla.core.identity import flat
+from gap_vla.core.marks import FOLDER_MARK
+from gap_vla.core.outputs import deliver
+from gap_vla.core.resources import require_disk
+from gap_vla.core.whole import workplace
+from gap_vla.demos.content import Unchanged
+from gap_vla.demos.fields import as_actions, as_rows
+from gap_vla.rlds.annotating.job import AnnotatedFiles, AnnotationError, AnnotationJob, joined
+from gap_vla.rlds.examples import examples
+from gap_vla.rlds.reader import check_steps, declared_limit, read_steps
+from gap_vla.rlds.schema import decode_episode
+from gap_vla.rlds.statistics import STATISTICS, load_statistics
+from gap_vla.rlds.version_files import VERSION, dataset_metadata, open_version, records, require_unchanged
+
+ANEW = {"dataset_info.json", "features.json", "metadata.json", "annotator", FOLDER_MARK}
+"""What an annotated copy has of its own, besides its shards."""
+
+LANGUAGE = ("language_instruction", "observation/natural_language_instruction")
+
+
+def episodes_of(
+    source: Path, split: str, job: AnnotationJob, only: int | None = None
+) -> Iterator[tuple[Episode, np.ndarray | None]]:
+    """Each episode of a split with its state, action and phases, and what `job.extra` names.
+
+    Args:
+        only: the number of one episode, which comes with its images and labels.
+
+    Raises:
+        AnnotationError, EpisodeError: no such state (the message lists what there is), or a damaged field.
+    """
+    layout, images, limit = job.columns, only is not None, declared_limit(source, None)
+    for index, (steps, metadata) in enumerate(read_steps(source, split, only=only, images=images), only or 0):
+        where, fields = f"{source}, {split}[{index}]", dict(flat(steps, separator="/"))
+        with refusing(where, "convert the source again", AnnotationError):
+            check_steps(fields, where)
+            column = functools.partial(_column, fields, where)
+            extra = joined(job.extra_names, column, where) if job.extra_names else None
+            for name in job.state.split("+"):
+                _require_one_row(name, fields.get(name), where)
+            state = as_rows(joined(job.state.split("+"), column, where), f"{where}: {job.state!r}")
+            proprio = layout.to_proprio(state, where)
+            action = fields.get("action", state[:, :0])
+            action = action if action.dtype.kind in "fiu" else state[:, :0]
+            if limit is not None and "action" in fields:
+                as_actions(action, limit, f"{where}: action")
+            texts = [fields[name][0] for name in LANGUAGE if name in fields]
+            known = {key: value for key, value in steps.items() if images or key not in LABELS}
+            known |= {"observation": {"proprio": proprio}, "action": action.reshape(len(proprio), -1)}
+            known["language_instruction"] = [*(text for text in texts if isinstance(text, bytes)), b""]
+            coloured = {k: v for k, v in fields.items() if images and v.dtype == np.uint8 and v.shape[3:] == (3,)}
+            pictures = {key.removeprefix("observation/"): value for key, value in coloured.items()}
+            episode = decode_episode(known, metadata)
+            facts = {**episode.metadata, "file_path": str(source), "episode_id": f"{split}[{index}]", **layout.facts}
+            yield episode.replace(images=pictures, metadata=facts).validate(where), extra
+
+
+def _require_one_row(name: str, value: np.ndarray | None, where: str) -> None:
+    """A state of several rows a step is a history of one arm, or of several: which, its numbers do not say."""
+    if value is not None and sum(n > 1 for n in value.shape[1:]) > 1:
+        raise AnnotationError(
+            f"{where}: 'steps/{name}' is {list(value.shape)}, several rows a step; name one of one row"
+        )
+
+
+def _column(fields: Mapping[str, np.ndarray], where: str, name: str) -> np.ndarray:
+    if name not in fields:
+        raise AnnotationError(f"{where}: no 'steps/{name}' (found: steps/{', steps/'.join(sorted(fields))})")
+    value = fields[name]
+    return value.reshape(len(value), -1) if value.dtype.kind in "fiub" else value
+
+
+def annotate(source: Path, out: Path, job: AnnotationJob, unchanged: Unchanged) -> AnnotatedFiles:
+    """Writes the dataset version `out` (`…/NAME/VERSION`); the annotator goes to `out/annotator/`.
+
+    The annotator is fitted on the split `train` where there is one, so that labels of other splits are predictions.
+    """
+    if not VERSION.fullmatch(out.name):
+        raise AnnotationError(f"{out}: the last part must be a version such as 1.1.0, or TFDS will not find it")
+    info = dict(Section.read(source / "dataset_info.json", EpisodeError).values)
+    splits = open_version(source).info.splits
+    found = read_all(source, job)
+    episodes = [episode for *_, episode, _ in found]
+    extra = [column for *_, column in found if column is not None]
+    shards = [(name, Path(str(file))) for name, split in splits.items() for file in split.filepaths]
+    others = _other_files(source, {file.name for _, file in shards})
+    if (statistics := source / STATISTICS).exists():
+        load_statistics(statistics, AnnotationError)
+    size = sum(file.stat().st_size for file in (*others, *(file for _, file in shards)))
+    require_disk({"the copy": size}, out.parent, "their number, or name another disk")
+    fit = [i for i, (split, *_) in enumerate(found) if split == "train"] or None
+    annotation = job.run(episodes, extra or None, fit)
+    with workplace(out) as folder:
+        new = folder / out.name
+        new.mkdir()
+        for path in others:
+            target = new / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        sizes: dict[str, int] = {}
+        index = 0
+        for split, file in shards:
+            index, size = _write(file, new / file.name, annotation, index)
+            sizes[split] = sizes.get(split, 0) + size
+        _write_features(source, new)
+        for entry in info["splits"]:
+            entry["numBytes"] = str(sizes.get(entry["name"], 0))
+        info["version"] = out.name
+        (new / "dataset_info.json").write_text(json.dumps(info, indent=2, sort_keys=True))
+        _write_metadata(source, new, annotation.identity)
+        unchanged()
+        annotation.annotator.save(new / "annotator")
+        deliver(new, out, "dataset", overwrite=job.overwrite)
+
+    copied = [(out, number, job, split) for split, number, *_ in found]
+    return AnnotatedFiles(out, out / "annotator", annotation, episodes, lambda index: read(*copied[index]))
+
+
+def read_all(source: Path, job: AnnotationJob) -> list[tuple[str, int, Episode, np.ndarray | None]]:
+    """Split, number therein, episode without images, and extra columns, of every episode (see `episodes_of`); raises
+    EpisodeError, after a damaged one, if a file of a dataset of ours is not as it was written."""
+    found = [
+        (split, number, *episode)
+        for split in open_version(source).info.splits
+        for number, episode in enumerate(episodes_of(source, split, job))
+    ]
+    require_unchanged(source, but=STATISTICS)
+    return found
+
+
+def read(source: Path, index: int, job: AnnotationJob, split: str) -> Episode:
+    """Episode `index` of a split with its images and, where there are, its labels.
+
+    Raises:
+        AnnotationError, EpisodeError: no such episode, or split.
+    """
+    splits = open_version(source).info.splits
+    if split in splits and not 0 <= index < splits[split].num_examples:
+        count = splits[split].num_examples
+        raise AnnotationError(f"{source}, split {split}: no episode {index}; it has {count}, from 0 to {count - 1}")
+    return next(episodes_of(source, split, job, index))[0]
+
+
+def _write(file: Path, out: Path, annotation: Any, index: int) -> tuple[int, int]:
+    import tensorflow as tf
+
+    size, written = 0, hashlib.sha256()
+    with tf.io.TFRecordWriter(str(out)) as writer:
+        for example in examples(file):
+            features = example.features.feature
+            for key in ("steps/rho", "steps/change_point"):
+                features.pop(key, None)
+            labels = annotation.labels(index)
+            features["steps/rho"].float_list.value.extend(labels["rho"].tolist())
+            features["steps/change_point"].int64_list.value.extend(labels["change_point"].astype(int).tolist())
+            record = example.SerializeToString(deterministic=True)
+            writer.write(record)
+            written.update(record)
+            index, size = index + 1, size + len(record)
+    found = hashlib.sha256()
+    for record in records(out):
+        found.update(record)
+    if found.digest() != written.digest():
+        raise AnnotationError(f"{out.name} was read back and came out different; check the disk and annotate again")
+    return index, size
+
+
+def _write_features(source: Path, out: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict.from_config(str(source))
+    inner = dict(features["steps"].feature.items())
+    inner |= {"rho": tfds.features.Scalar(np.float32), "change_point": tfds.features.Scalar(np.bool_)}
+    outer = {key: value for key, value in features.items() if key != "steps"}
+    tfds.features.FeaturesDict({**outer, "steps": tfds.features.Dataset(inner)}).save_config(str(out))
+
+
+def _write_metadata(source: Path, out: Path, identity: dict[str, Any]) -> None:
+    metadata = dataset_metadata(source)
+    before = {"version": source.name, "identity_hash": metadata.pop("identity_hash", None)}
+    if isinstance(metadata.get("schema"), dict):
+        metadata["schema"] = {**metadata["schema"], "rho": True}
+    metadata |= {"annotator": identity, "labelled_from": before}
+    (out / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+
+
+def _other_files(source: Path, written: set[str]) -> list[Path]:
+    """What the copy takes over as it is: all but what is hidden, and what is `written` anew.
+
+    Raises:
+        AnnotationError: a pipe, a device, or a link that leads to a folder or out of the dataset.
+    """
+    found = []
+    inside = Path(os.path.realpath(source))
+    for path in sorted(source.rglob("*")):
+        first = path.relative_to(source).parts[0]
+        if first.startswith(".") or first in written | ANEW or (path.is_dir() and not path.is_symlink()):
+            continue
+        if not path.is_file() or not Path(os.path.realpath(path)).is_relative_to(inside):
+            raise AnnotationError(
+                f"{path} is a pipe, a device or a link that leads elsewhere, and is not copied; remove it, or put a "
+                "file in its place"
+            )
+        found.append(path)
+    return found

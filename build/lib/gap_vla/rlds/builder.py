@@ -1,0 +1,182 @@
+"""Episodes to a TFDS dataset on disk: sharded, parallel, resumable, and never half-finished under its final name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.episode import LABELS, Episode, EpisodeError
+from gap_vla.core.processes import worker_pool
+from gap_vla.core.progress import watched
+from gap_vla.core.resources import require_disk
+from gap_vla.demos.source import Source
+from gap_vla.rlds.schema import SCHEMA_VERSION, Schema, content_hash, episodes_hash, labels_hash
+from gap_vla.rlds.shards import KEPT, ShardJob, plan_shards, plan_splits, write_shard
+from gap_vla.rlds.statistics import dataset_statistics, save_statistics
+from gap_vla.rlds.target import DESCRIPTION, MODULE, check_names, describe, finish, unfinished
+from gap_vla.rlds.version_files import DatasetError, naming_a_full_disk
+
+_WORTH_PROCESSES = 256 * 2**20
+"""Decoded bytes from which on starting processes (each loads TensorFlow) pays."""
+
+Runner = Callable[[list[ShardJob]], list[dict[str, Any]]]
+
+
+def write_rlds(
+    episodes: Sequence[Episode] | Iterable[Episode],
+    data_dir: str | Path,
+    name: str,
+    *,
+    version: str = "1.0.0",
+    val_fraction: float = 0.1,
+    annotator: Mapping[str, Any] | None = None,
+    identity: Mapping[str, Any] | None = None,
+    labels: Sequence[Mapping[str, np.ndarray]] | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+    runner: Runner | None = None,
+    companion: Callable[[Path], Any] | None = None,
+    module: str = MODULE,
+    description: str = DESCRIPTION,
+) -> Path:
+    """Writes episodes as the RLDS dataset `data_dir/name/version`, readable by plain TFDS.
+
+    The dataset appears under its name only when it is complete (shards, statistics, metadata); until then it is
+    `data_dir/name/.version.partial`, and the same call after an interruption continues with the missing shards.
+
+    Args:
+        episodes: `gap_vla.demos.open_source(...)`, whose episodes are read one at a time, or any that are in memory.
+            All have the same cameras, sizes and widths.
+        data_dir: TFDS data directory.
+        name: dataset name (letters, digits, underscores).
+        version: `major.minor.patch`.
+        val_fraction: share of episodes in the split `val`, chosen evenly over the sequence.
+        annotator: identity of what computed ρ (`Annotation.identity`); kept in `metadata.json`.
+        identity: what the data are made from. Default: `source.identity()`, or a hash of the episodes in memory.
+        labels: `rho` and `change_point` per episode (`Annotation.labels`), for sources that do not carry them.
+        workers: processes that write shards (only for sources on disk; a list is written in this process).
+        overwrite: replace an existing different dataset.
+        runner: runs the shard jobs elsewhere (see `BeamRunner`).
+        companion: called with the unfinished version directory, to put an annotator into its folder `annotator`.
+        module, description: of the builder class that writes the dataset, for its `dataset_info.json`.
+
+    Returns:
+        The version directory. An existing dataset with the same identity is returned as it is.
+
+    Raises:
+        DatasetError: a different dataset of this name and version exists (says what differs), or the disk is full.
+        EpisodeError: an episode that cannot be used; nothing appears under the final name.
+        ResourceError: the disk has less room than the episodes will take.
+    """
+    check_names(name, version)
+    path = Path(data_dir) / name / version
+    episodes = episodes if isinstance(episodes, Sequence) else list(episodes)
+    if identity is None and isinstance(episodes, Source):
+        identity = episodes.identity()
+    elif identity is None:
+        identity = {"content": content_hash(episodes), "episodes_hash": episodes_hash(episodes)}
+    if labels is not None and not annotator:
+        identity = {**identity, "labels_hash": labels_hash(labels)}
+    stated = {
+        "name": name,
+        "version": version,
+        "val_fraction": val_fraction,
+        "schema_version": SCHEMA_VERSION,
+        "annotator": dict(annotator or {}),
+        "data": dict(identity),
+    }
+    settings = json.loads(json.dumps(stated, default=str))
+    with unfinished(path, settings, overwrite) as partial, naming_a_full_disk(path.parent, KEPT):
+        if partial is None:
+            return path
+        unchanged = getattr(episodes, "unchanged", None) or (lambda: None)
+        try:
+            lengths, sizes, schema = _write_all(episodes, labels, partial, settings, workers, runner)
+        except EpisodeError:
+            unchanged()  # if it changed, that is the reason
+            raise
+        describe(partial, settings, schema, lengths, sizes, module=module, description=description)
+        if companion is not None:
+            companion(partial)
+        unchanged()
+        return finish(partial, path, overwrite)
+
+
+def _write_all(
+    episodes: Sequence[Episode],
+    labels: Sequence[Mapping[str, np.ndarray]] | None,
+    partial: Path,
+    settings: Mapping[str, Any],
+    workers: int,
+    runner: Runner | None,
+) -> tuple[dict[str, list[int]], list[int], Schema]:
+    """Writes shards and statistics; returns episodes per shard of each split, bytes per shard, and the layout."""
+    if len(episodes) == 0:
+        raise EpisodeError("no episodes to write")
+    if labels is not None and len(labels) != len(episodes):
+        raise DatasetError(f"{len(labels)} labels for {len(episodes)} episodes")
+    for place, one in enumerate(labels or ()):
+        if {*one} != {*LABELS}:
+            names = f"{', '.join(map(str, one)) or 'none'}"
+            raise DatasetError(f"labels of episode {place} are {names}; give {' and '.join(LABELS)} of each")
+    first = episodes[0].validate()
+    if labels is not None:
+        first = first.replace(**labels[0])
+    schema = Schema.of(first)
+    if not (schema.proprio_dim and schema.action_dim):
+        raise EpisodeError(
+            f"{first.name}: no column of {'action' if schema.proprio_dim else 'proprio'}; give one or more"
+        )
+    size = sum(image.nbytes for image in first.images.values()) + first.proprio.nbytes
+    jobs: dict[str, list[ShardJob]] = {}
+    lengths = {}
+    for split, indices in plan_splits(len(episodes), settings["val_fraction"]).items():
+        shards = plan_shards(indices, size)
+        lengths[split] = [len(s) for s in shards]
+        jobs[split] = []
+        for i, shard in enumerate(shards):
+            path = partial / f"{settings['name']}-{split}.tfrecord-{i:05d}-of-{len(shards):05d}"
+            own = tuple(labels[j] for j in shard) if labels is not None else None
+            jobs[split].append(ShardJob(episodes, shard, own, schema, path))
+    every = [job for of_split in jobs.values() for job in of_split]
+    left = sum(len(job.indices) for job in every if not Path(f"{job.path}.json").exists())
+    require_disk({f"{left} episodes, compressed": left * size / 3}, partial, "their number or size")
+    progress = f"write {settings['name']}", len(every), "shard"
+    if runner is not None:
+        accounts = runner(every)
+    elif workers > 1 and isinstance(episodes, Source) and size * len(episodes) > _WORTH_PROCESSES:
+        with worker_pool(workers) as pool:
+            accounts = watched(pool.map(write_shard, every), *progress)
+    else:
+        accounts = watched(map(write_shard, every), *progress)
+    written = {split: [pair for job in of_split for pair in _motions(job)] for split, of_split in jobs.items()}
+    _tell_duplicates(written)
+    actions, proprios = map(list, zip(*written["train"], strict=True))
+    save_statistics(dataset_statistics(actions, proprios), partial / "dataset_statistics.json")
+    return lengths, [account["bytes"] for account in accounts], schema
+
+
+def _motions(job: ShardJob) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Actions and proprioception of each episode of a written shard."""
+    table = np.load(f"{job.path}.npz")
+    borders = np.cumsum(table["lengths"])[:-1]
+    return list(zip(np.split(table["action"], borders), np.split(table["proprio"], borders), strict=True))
+
+
+def _tell_duplicates(written: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> None:
+    """Prints what `check_duplicates` finds, the first of it, with the number of its episodes."""
+    from gap_vla.rlds.checking.dataset_checks import check_duplicates
+    from gap_vla.rlds.checking.report import Recording
+
+    recordings = [
+        Recording(f"{split}[{place}]", {}, {}, [], proprio, action)
+        for split, pairs in written.items()
+        for place, (action, proprio) in enumerate(pairs)
+    ]
+    if found := list(check_duplicates(recordings)):
+        listed = f"; {len(found)} episodes are like that, gap-vla check-dataset lists them" if len(found) > 1 else ""
+        print(f"note: {found[0].episode} has {found[0].message}{listed}", flush=True)

@@ -1,0 +1,229 @@
+"""Reads any RLDS dataset episode by episode and runs every check; memory holds one episode and the low-dim data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.episode import LABELS, EpisodeError, label_problems
+from gap_vla.core.foreign import one_line, refusing
+from gap_vla.core.identity import flat
+from gap_vla.core.marks import FOLDER_MARK
+from gap_vla.demos.fields import checked_limit
+from gap_vla.demos.layout import StateLayout
+from gap_vla.drawing.episode import EpisodeView, episode_png
+from gap_vla.rlds.checking.comparison_checks import COMPARISON_CHECKS
+from gap_vla.rlds.checking.dataset_checks import DATASET_CHECKS, usable
+from gap_vla.rlds.checking.episode_checks import EPISODE_CHECKS
+from gap_vla.rlds.checking.picture_checks import PICTURE_CHECKS, glance, prints
+from gap_vla.rlds.checking.report import Finding, Recording, Report
+from gap_vla.rlds.examples import require_examples
+from gap_vla.rlds.reader import declared_limit, read_steps
+from gap_vla.rlds.schema import SCHEMA_VERSION, recorded
+from gap_vla.rlds.statistics import STATISTICS, dataset_statistics, load_statistics
+from gap_vla.rlds.version_files import dataset_metadata, open_version, unlike_written
+
+_STATE_KEYS = ("proprio", "state", "eef_state", "EEF_state")
+_LEVELS = {"error": 0, "warning": 1, "note": 2}
+
+
+def check_dataset(
+    version_dir: str | Path,
+    *,
+    state_key: str | None = None,
+    layout: str | Mapping[str, Any] | StateLayout | None = None,
+    pictures: int = 6,
+    max_episodes: int | None = None,
+    action_limit: float | None = None,
+) -> Report:
+    """Checks an RLDS dataset, whoever wrote it.
+
+    Args:
+        version_dir: the dataset, e.g. `data/threading/1.0.0`.
+        state_key: step field with the robot's state, `"observation/state"`; default: the first that exists of
+            `observation/{proprio, state, …}`.
+        layout: columns of the state (`gap_vla.demos.layout.LAYOUTS`); default: by its width (9 per arm: this
+            library's). Without a layout the checks of poses and conventions are left out, and that is said.
+        pictures: episodes in the report.
+        max_episodes: per split; default all.
+        action_limit: the largest action; default: what the dataset says that it was converted with, else 1.
+
+    Returns:
+        The report; see `Report.exit_status`.
+
+    Raises:
+        EpisodeError: not a finished dataset, unreadable, or without the field `state_key`.
+    """
+    version_dir = Path(version_dir)
+    builder = open_version(version_dir)
+    findings: list[Finding] = []
+    kept: list[Recording] = []
+    shown: list[tuple[bool, str, EpisodeView]] = []
+    limit = declared_limit(version_dir) if action_limit is None else checked_limit(action_limit)
+    key, resolved = _state(builder.info.features["steps"].feature, state_key, layout)
+    if max_episodes is None:
+        require_examples(builder)
+    if resolved is None:
+        text = f"layout of {key or 'the state'} unknown; give --layout to check poses and conventions"
+        findings.append(Finding("note", "layout", text))
+    for split in builder.info.splits:
+        for recording in _recordings(version_dir, split, key, resolved, max_episodes):
+            recording = dataclasses.replace(recording, action_limit=limit)
+            found = [finding for check in EPISODE_CHECKS for finding in check(recording)]
+            findings += found
+            glances = {camera: glance(frames) for camera, frames in recording.images.items()}
+            fields = {key: recording.fields[key] for key in LABELS if key in recording.fields}
+            films = {camera: prints(frames) for camera, frames in recording.images.items()}
+            told = recording.language[:1]
+            left = dataclasses.replace(recording, images={}, fields=fields, language=told)
+            kept.append(dataclasses.replace(left, glances=glances, prints=films))
+            suspicious = any(f.level != "note" for f in found)
+            if len(shown) < pictures or (suspicious and sum(s for s, _, _ in shown) < pictures):
+                caption = recording.name + "".join(f" | {f}" for f in found[:2])
+                shown.append((suspicious, caption, _view(recording)))
+    if not kept:
+        raise EpisodeError(f"{version_dir}: the dataset holds no episodes")
+    widths = {(e.action.shape[1], e.arms) for e in kept}
+    if len(widths) > 1:
+        findings.append(Finding("error", "structure", f"episodes of different widths (action, arms): {sorted(widths)}"))
+    else:
+        checks = (*DATASET_CHECKS, *COMPARISON_CHECKS, *PICTURE_CHECKS)
+        findings += [finding for check in checks for finding in check(kept)]
+    if resolved is not None and not usable(kept):
+        text = "no episode has 7 actions per arm (xyz, rotation, gripper) and three steps, all of them numbers, so "
+        text += "conventions of actions are not checked"
+        findings.append(Finding("note", "layout", text))
+    of_ours = dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION
+    other = (key, resolved) != _state(builder.info.features["steps"].feature, None, None)
+    part = len(kept) < sum(split.num_examples for split in builder.info.splits.values())
+    if of_ours and (other or part):
+        why = "another state or layout is named" if other else "not all episodes were read"
+        findings.append(Finding("note", "statistics", f"{STATISTICS} is not compared with the data: {why}"))
+    elif of_ours and len(widths) == 1:
+        findings += _statistics(version_dir, [e for e in kept if e.name.startswith("train[")])
+    for name, how in unlike_written(version_dir).items():
+        if name != STATISTICS:  # see above; a mask may be somebody's choice
+            text = f"{name} {how}; copy it again, or remove {FOLDER_MARK} if the change is yours"
+            findings.append(Finding("error", "files", text))
+    called = {e.name: f"{e.name} ({e.source})" for e in kept if e.source}
+    findings = [dataclasses.replace(f, episode=called.get(f.episode, f.episode)) for f in findings]
+    shown.sort(key=lambda item: not item[0])
+    return Report(
+        version_dir,
+        _summary(version_dir, builder, kept, key),
+        sorted(findings, key=lambda f: _LEVELS[f.level]),
+        [(caption, episode_png(view, dpi=90)) for _, caption, view in shown[:pictures]],
+    )
+
+
+def _state(step: Any, key: str | None, layout: Any) -> tuple[str | None, StateLayout | None]:
+    fields = dict(flat(step, separator="/"))
+    shapes = {k: v.shape for k, v in fields.items()}
+    if key is not None and key not in shapes:
+        raise EpisodeError(f"no step field {key!r} for the state; there are: {', '.join(sorted(shapes))}")
+    if key is not None and (len(shapes[key]) != 1 or np.dtype(fields[key].np_dtype).kind not in "fiu"):
+        raise EpisodeError(f"step field {key!r} is {fields[key]}, not a row of numbers; name the state with --state")
+    if key is None:
+        key = next((f"observation/{k}" for k in _STATE_KEYS if f"observation/{k}" in shapes), None)
+    if layout is not None and key is None:
+        raise EpisodeError(f"a layout but no state; name its step field, there are: {', '.join(sorted(shapes))}")
+    if layout is not None:
+        return key, StateLayout.of(layout)
+    shape = shapes.get(key or "", ())
+    return key, StateLayout() if len(shape) == 1 and shape[0] and shape[0] % 9 == 0 else None
+
+
+def _statistics(version_dir: Path, train: list[Recording]) -> Iterator[Finding]:
+    """The statistics of a dataset of ours are those of its training split; a mask may be somebody's choice."""
+    file = version_dir / STATISTICS
+    if not file.exists():
+        yield Finding("error", "statistics", f"{file.name} is missing; copy the dataset, or write it, again")
+        return
+    with refusing(file, "write the dataset again", EpisodeError), np.errstate(all="ignore"):
+        meant = flat(dataset_statistics([e.action for e in train], [e.proprio for e in train if e.proprio is not None]))
+        said = dict(flat(load_statistics(file, EpisodeError)))
+        for name, value in meant:
+            same = (
+                name in said and np.shape(said[name]) == np.shape(value) and np.allclose(said[name], value, 1e-3, 1e-5)
+            )
+            if not same and not name.endswith(".mask"):
+                text = f"{file.name}: {name} is not that of the training split; write the dataset again"
+                yield Finding("error", "statistics", text)
+
+
+def _recordings(
+    version_dir: Path, split: str, key: str | None, layout: StateLayout | None, limit: int | None
+) -> Iterator[Recording]:
+    for index, (steps, metadata) in enumerate(read_steps(version_dir, split)):
+        if limit is not None and index >= limit:
+            return
+        fields = dict(flat(steps, separator="/"))
+        name = f"{split}[{index}]"
+        with refusing(f"{version_dir}, {name}: episode_metadata", "convert the source again", EpisodeError):
+            source = one_line(recorded(metadata)["episode_id"], 60)
+        text = fields.get("language_instruction", fields.get("observation/natural_language_instruction", []))
+        images = {k.split("/")[-1]: v for k, v in fields.items() if v.dtype == np.uint8 and v.ndim == 4}
+        numbers = {
+            k: v
+            for k, v in fields.items()
+            if k in LABELS or v.dtype.kind == "f" or (v.dtype.kind in "iub" and v.ndim < 4)
+        }
+        if "action" not in numbers or numbers["action"].dtype.kind == "b":
+            known = ", ".join(sorted(fields))
+            raise EpisodeError(f"{version_dir}, {name}: no 'action' of numbers among the step fields ({known})")
+        state, proprio = numbers.get(key or ""), None
+        if layout is not None and state is not None:
+            proprio = layout.to_proprio(state, f"{version_dir}, {name}", check=False)
+        if (action := fields["action"]).ndim != 2:
+            raise EpisodeError(
+                f"{version_dir}, {name}: a step of 'action' has shape {action.shape[1:]}, not one row of numbers; "
+                "write the dataset with one action a step"
+            )
+        yield Recording(
+            name=name,
+            source=source,
+            images={k: v for k, v in images.items() if v.shape[-1] == 3},
+            fields=numbers,
+            language=[t.decode(errors="replace") for t in text if isinstance(t, bytes)],
+            proprio=proprio,
+            action=action,
+            state=state.reshape(len(state), -1) if state is not None and state.dtype.kind != "b" else None,
+        )
+
+
+def _view(recording: Recording) -> EpisodeView:
+    labels = {name: recording.fields[name] for name in LABELS if name in recording.fields}
+    labels = {} if any(label_problems(labels)) else labels
+    text = recording.language[0] if recording.language else ""
+    return EpisodeView(
+        f"{recording.name}, {len(recording)} steps: {text}",
+        len(recording),
+        frames=dict(sorted(recording.images.items())),
+        rho=labels.get("rho"),
+        change_points=np.flatnonzero(labels.get("change_point", ())),
+    )
+
+
+def _summary(version_dir: Path, builder: Any, kept: list[Recording], key: str | None) -> dict[str, Any]:
+    lengths = np.array([len(e) for e in kept])
+    actions = np.concatenate([e.action for e in kept])
+    texts = {e.language[0] for e in kept if e.language}
+    annotator = dataset_metadata(version_dir).get("annotator", {})
+    with np.printoptions(precision=3, suppress=True):
+        return {
+            "episodes": len(kept),
+            "splits": ", ".join(f"{name} {info.num_examples}" for name, info in builder.info.splits.items()),
+            "steps": int(lengths.sum()),
+            "length": f"min {lengths.min()}, median {int(np.median(lengths))}, max {lengths.max()}",
+            "instructions": f"{len(texts)}: " + "; ".join(one_line(text, 200) for text in sorted(texts)[:5]),
+            "state": key or "none",
+            "annotator": f"{annotator.get('method')} {annotator.get('hash', '')}".strip() if annotator else "none",
+            "action min": str(actions.min(0)),
+            "action max": str(actions.max(0)),
+            "action std": str(actions.std(0)),
+            "fields": {k: str(v) for k, v in sorted(flat(builder.info.features["steps"].feature, separator="/"))},
+        }

@@ -1,0 +1,258 @@
+"""Reading an RLDS dataset episode by episode (TensorFlow is imported on first use, and only here and in `store`)."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import re
+import statistics
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.episode import Episode, EpisodeError
+from gap_vla.core.foreign import one_line, refusing
+from gap_vla.core.identity import flat
+from gap_vla.demos.fields import ACTION_LIMIT, as_actions, checked_limit, misplaced
+from gap_vla.demos.source import READERS, reader_class
+from gap_vla.rlds.examples import examples
+from gap_vla.rlds.schema import decode_episode
+from gap_vla.rlds.version_files import dataset_metadata, open_version
+
+_NODE = re.compile(r"\{\{.*?\}\} *|Error in user-defined function .*? with iterator: \S+ |\[\[.*|\[Op:.*", re.DOTALL)
+"""Where in TensorFlow's graph an error came up; nothing that a user knows."""
+
+MOST_PIXELS = 2**24
+"""Of one picture: 4096 × 4096."""
+
+_NAMES = ("proprio", "action", "language_instruction", "rho", "change_point", "phase")
+"""Of `keys`, beside the cameras'."""
+
+
+def read_rlds(
+    version_dir: str | Path,
+    split: str = "train",
+    *,
+    workers: int = 2,
+    resize: Mapping[str, tuple[int, int]] | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> Iterator[Episode]:
+    """Yields the episodes of a split in file order.
+
+    Args:
+        version_dir: the dataset, e.g. `data/threading/1.0.0`.
+        split: split name.
+        workers: threads that decode.
+        resize: camera to (height, width), Lanczos3 with antialiasing, rounded and clipped to uint8 as upstream does.
+        keys: for datasets of others: field of the episode (`image_primary`, `proprio`, `action`,
+            `language_instruction`) to step field (`observation/image_0`, several numeric ones joined by `+`).
+
+    Raises:
+        EpisodeError: not a finished dataset, unknown split, or a damaged shard (names the shard and what to do).
+    """
+    limit = declared_limit(Path(version_dir), None)
+    size = {(keys or {}).get(camera, f"observation/{camera}"): hw for camera, hw in (resize or {}).items()}
+    for index, (steps, metadata) in enumerate(read_steps(version_dir, split, workers=workers, resize=size)):
+        where = f"{version_dir}, {split}[{index}]"
+        with refusing(f"{where}: not the fields of an episode", "name them with keys", EpisodeError):
+            picked = pick_fields(steps, keys, where) if keys else steps
+            texts = np.asarray(picked.get("language_instruction", ()))
+            if len(changed := np.flatnonzero(texts[1:] != texts[:-1])):
+                step = changed[0] + 1
+                raise EpisodeError(f"{where}: the instruction changes at step {step}; make an episode of each task")
+            episode = decode_episode(picked, metadata)
+            episode.validate(where)
+            check_steps(dict(flat(steps, separator="/")), where)
+            as_actions(episode.action, limit, f"{where}: action")
+        yield episode
+
+
+def declared_limit(version_dir: Path, of_others: float | None = ACTION_LIMIT) -> float | None:
+    """The largest action that a dataset may hold: what its reader was told, else what its reader takes for granted."""
+    said = dict(flat(dataset_metadata(version_dir)))
+    if "identity.data.options.action_limit" in said:
+        return checked_limit(said["identity.data.options.action_limit"])
+    kind = said.get("identity.data.kind")
+    return reader_class(kind).ACTION_LIMIT if kind in list(READERS) else of_others
+
+
+def read_steps(
+    version_dir: str | Path,
+    split: str,
+    *,
+    workers: int = 2,
+    resize: Mapping[str, tuple[int, int]] | None = None,
+    only: int | None = None,
+    images: bool = True,
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yields (steps as stacked numpy arrays, episode metadata) of any RLDS dataset, whatever its fields.
+
+    Of `only` this episode, if one is named; images stay encoded if they are not wanted. From an episode on in which the
+    length of a field changes from step to step, such fields are left out.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    builder = open_version(Path(version_dir))
+    if split not in builder.info.splits:
+        raise EpisodeError(f"{version_dir}: no split {split!r}; it has {', '.join(builder.info.splits)}")
+    where = f"{version_dir}, split {split}"
+    if not builder.info.splits[split].num_examples:
+        raise EpisodeError(f"{where}: it holds no episodes; convert the dataset again, with some for it")
+    with refusing(where, "copy the dataset again", EpisodeError, (tf.errors.OpError,)):
+        in_order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        decode = _bounded() if images else tfds.decode.SkipDecoding()
+        decoders = {"steps": _each_picture(builder.info.features["steps"].feature, decode)}
+        # neither our functions nor TFDS' need AutoGraph, which writes each into a file and warns where it cannot
+        as_it_is = tf.autograph.experimental.do_not_convert
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = workers
+
+        def episodes(first: int, uneven: bool) -> Iterator[Any]:
+            part = f"{split}[{first}:]" if only is None else f"{split}[{only}:{only + 1}]"
+            dataset = as_it_is(builder.as_dataset)(split=part, decoders=decoders, read_config=in_order)
+            stack = as_it_is(functools.partial(_stack, resize=resize or {}, uneven=uneven))
+            dataset = dataset.map(stack, num_parallel_calls=workers, deterministic=True).prefetch(1)
+            return iter(dataset.with_options(options).as_numpy_iterator())
+
+        iterator, uneven = episodes(0, False), False
+    index = only or 0
+    while True:
+        try:
+            episode = next(iterator)
+        except StopIteration:
+            return
+        except (tf.errors.OpError, UnicodeDecodeError) as error:  # the latter: of bytes that an OpError quotes
+            if "Cannot batch tensors with different shapes" in str(error) and not uneven:
+                iterator, uneven = episodes(index, True), True
+                continue
+            files = ", ".join(Path(f).name for f in builder.info.splits[split].filenames)
+            said = one_line(_NODE.sub("", getattr(error, "message", str(error))), 120)
+            if "must have the same size" in said:
+                said = _uneven(builder.info, split, index)
+            raise EpisodeError(
+                f"{where}, episode {index}: unreadable ({said}); one of "
+                f"{files} is truncated or damaged, or features.json is of another dataset: copy them again or convert "
+                "the source again"
+            ) from None
+        yield episode["steps"], episode.get("episode_metadata", {})
+        index += 1
+
+
+def _uneven(info: Any, split: str, index: int) -> str:
+    """Which fields of an episode have not as many steps as most."""
+    files = (examples(Path(str(file))) for file in info.splits[split].filepaths)
+    example = next(itertools.islice(itertools.chain.from_iterable(files), index, None))
+    stored, steps = example.features.feature, {}
+    for key, account in flat(info.features.get_serialized_info(), separator="/"):
+        if key.startswith("steps/") and account.shape.count(None) == 1:
+            values = getattr(stored[key], stored[key].WhichOneof("kind") or "int64_list").value
+            steps[key] = len(values) // math.prod(size or 1 for size in account.shape)
+    usual = statistics.mode(steps.values())
+    return ", ".join(f"{key} has {n} steps, most have {usual}" for key, n in steps.items() if n != usual)
+
+
+def check_steps(fields: Mapping[str, np.ndarray], where: str) -> None:
+    """Raises EpisodeError for fields [T, …] that mean the same in every RLDS dataset, and here cannot be right."""
+    for text in misplaced(fields):
+        raise EpisodeError(f"{where}: {text}; convert it again")
+    for name, value in fields.items():
+        if name.split("/")[0] in ("action", "reward", "discount") and value.dtype.kind == "f":
+            if (odd := np.argwhere(~np.isfinite(value))).size:
+                raise EpisodeError(
+                    f"{where}: {name} is NaN or infinite at step {odd[0, 0]}; repair or drop the episode"
+                )
+
+
+def pick_fields(steps: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Steps under this library's names, from another dataset's; what `keys` does not name keeps its place."""
+    fields = dict(flat(steps, separator="/"))
+    if odd := [name for name in keys if name not in _NAMES and not name.startswith("image_")]:
+        raise EpisodeError(f"{where}: keys name {odd[0]!r}, no field of an episode; give image_…, {', '.join(_NAMES)}")
+    observation: dict[str, Any] = {}
+    picked: dict[str, Any] = {k: v for k, v in steps.items() if k != "observation"}
+    for name, path in keys.items():
+        missing = [part for part in path.split("+") if part not in fields]
+        if missing:
+            raise EpisodeError(f"{where}: no step field {missing[0]!r} (fields: {', '.join(sorted(fields))})")
+        parts = [fields[part] for part in path.split("+")]
+        value = parts[0] if len(parts) == 1 else np.concatenate([p.reshape(len(p), -1) for p in parts], axis=1)
+        (observation if name == "proprio" or name.startswith("image_") else picked)[name] = value
+    observation.setdefault("proprio", fields.get("observation/proprio"))
+    return {**picked, "observation": observation}
+
+
+def _each_picture(feature: Any, decode: Any) -> Any:
+    """This decoder of TFDS for every picture below a feature."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.Image):
+        return decode
+    parts = ((key, _each_picture(part, decode)) for key, part in getattr(feature, "items", tuple)())
+    return {key: part for key, part in parts if part}
+
+
+def _bounded() -> Any:
+    """A decoder that looks at the head of a PNG or JPEG first: a picture of a few bytes may be one of gigabytes."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    def of_png(picture: tf.Tensor) -> tf.Tensor:
+        head = tf.cast(tf.io.decode_raw(tf.strings.substr(picture, 16, 8), tf.uint8), tf.int64)
+        return tf.stack([tf.reduce_sum(head[n : n + 4] * [2**24, 2**16, 2**8, 1]) for n in (4, 0)])
+
+    def of_jpeg(picture: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.io.extract_jpeg_shape(picture), tf.int64)[:2]
+
+    def decode(picture: tf.Tensor, feature: tfds.features.Image) -> tf.Tensor:
+        whole = tf.strings.length(picture) >= 24
+        begins = tf.cond(whole, lambda: tf.strings.substr(picture, 0, 3), lambda: tf.constant(b""))
+        size = tf.case(
+            [
+                (begins == b"\x89PN", lambda: of_png(picture)),
+                (begins == b"\xff\xd8\xff", lambda: of_jpeg(picture)),
+            ],
+            default=lambda: tf.zeros(2, tf.int64),  # what it is, its decoder says
+        )
+        wanted = [side or MOST_PIXELS for side in feature.shape[:2]]
+        fits = tf.reduce_all(size <= wanted) & (tf.reduce_prod(size) <= MOST_PIXELS)
+        told = tf.debugging.Assert(fits, [f"a picture of other size than {[*feature.shape]}", size])
+        with tf.control_dependencies([told]):
+            return feature.decode_example(tf.identity(picture))
+
+    return tfds.decode.make_decoder()(decode)()
+
+
+def _stack(episode: dict[str, Any], resize: Mapping[str, tuple[int, int]], uneven: bool = False) -> dict[str, Any]:
+    import tensorflow as tf
+
+    steps = episode["steps"]
+    if uneven:
+        chosen = steps.map(functools.partial(_even, specs=steps.element_spec))
+        steps = chosen.prefetch(1)  # TensorFlow would fuse it with the batch, and allocate all of that
+    steps = steps.batch(tf.int64.max).get_single_element()
+    for path, size in resize.items():
+        *parents, key = path.split("/")
+        place = functools.reduce(lambda tree, name: tree[name], parents, steps)
+        small = tf.image.resize(place[key], size, method="lanczos3", antialias=True)
+        place[key] = tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
+    return {**episode, "steps": steps}
+
+
+def _even(step: Mapping[str, Any], specs: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a step whose shape its description fixes, and pictures."""
+    fixed = {key: spec for key, spec in specs.items() if isinstance(spec, dict) or _is_even(spec)}
+    return {k: _even(step[k], spec) if isinstance(spec, dict) else step[k] for k, spec in fixed.items()}
+
+
+def _is_even(spec: Any) -> bool:
+    """
+    >>> import tensorflow as tf
+    >>> [_is_even(tf.TensorSpec(shape)) for shape in ((7,), (), (None, 3))]
+    [True, True, False]
+    """
+    shape = getattr(spec, "shape", None)
+    return shape is not None and (spec.dtype.name == "uint8" or (shape.rank is not None and None not in shape))

@@ -1,0 +1,301 @@
+"""Dataset statistics with upstream's keys, and the normalisations that use them. numpy only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section
+from gap_vla.core.typed_config import choose
+from gap_vla.core.whole import write_json
+from gap_vla.demos.fields import as_truths
+
+STATISTICS = "dataset_statistics.json"
+"""Their file, beside the shards of a dataset and in a store."""
+
+NORMALIZATIONS = ("normal", "bounds", "bounds_q99", "min_max", "none")
+
+MIN_STD = 1e-4
+"""A dimension that varies less than this (m, quaternion or action units) carries no signal: its mask is False.
+
+Dividing by such a standard deviation would blow a hair's difference at rollout up to a huge input. Masked dimensions
+pass through unchanged, in both directions.
+"""
+
+_EPS = 1e-8
+
+_ORDER = (
+    ("min", "mean"), ("mean", "max"), ("min", "p01"), ("min", "q01"), ("p01", "p99"), ("q01", "q99"), ("p99", "max"),
+    ("q99", "max"), ("p01", "q01"), ("q01", "p01"), ("p99", "q99"), ("q99", "p99"),
+)  # fmt: skip
+"""Vectors of a field of which the first is nowhere above the second; p01 and q01 are two names of one."""
+
+
+class StatisticsError(UserError, ValueError):
+    """Statistics that do not belong to the data, or cannot be used as asked; the message says why."""
+
+
+def dataset_statistics(
+    actions: Iterable[Float[np.ndarray, "T A"]],
+    proprios: Iterable[Float[np.ndarray, "T P"]],
+) -> dict[str, Any]:
+    """Mean, std (population), min, max and quantiles over every step of every episode, and the counts.
+
+    The mask is True for dimensions to normalise: all but those that do not vary (`MIN_STD`) and, in actions whose width
+    is a multiple of 7, every 7th, which is taken for an arm's gripper, whatever its range.
+
+    Args:
+        actions: per episode, the actions.
+        proprios: per episode, the proprioception.
+
+    Returns:
+        `{"action": {mean, std, max, min, p01, p99, q01, q99, mask}, "proprio": {…}, "num_transitions",
+        "num_trajectories"}`; vectors are float32 arrays. p01/p99 (Octo's names) and q01/q99 (OpenVLA's) are equal.
+
+    Raises:
+        StatisticsError: no steps, other steps of the one than of the other, or values that are no finite numbers.
+    """
+    actions, proprios = ([np.asarray(one) for one in of_field] for of_field in (actions, proprios))
+    if [*map(len, actions)] != [*map(len, proprios)] or not sum(map(len, actions)):
+        steps = " and ".join(f"{sum(map(len, one))} steps in {len(one)} episodes" for one in (actions, proprios))
+        raise StatisticsError(f"actions and proprioception have {steps}; give those of the same steps, one or more")
+    for name, of_field in (("action", actions), ("proprio", proprios)):
+        for place, one in enumerate(of_field):
+            if one.ndim != 2 or one.shape[1:] != of_field[0].shape[1:] or one.dtype.kind not in "fiu":
+                raise StatisticsError(
+                    f"{name} of episode {place} is {one.dtype}{[*one.shape]}; give numbers [T, width]"
+                )
+            if not np.isfinite(one).all():
+                raise StatisticsError(f"{name} of episode {place} is NaN or infinite; repair or drop the episode")
+    action, proprio = np.concatenate(actions), np.concatenate(proprios)
+    mask = np.ones(action.shape[1], bool)
+    if action.shape[1] % 7 == 0:
+        mask[6::7] = False
+    return {
+        "action": _describe(action, mask),
+        "proprio": _describe(proprio, np.ones(proprio.shape[1], bool)),
+        "num_transitions": len(action),
+        "num_trajectories": len(actions),
+    }
+
+
+def _describe(values: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    wide = values.astype(np.float64)
+    std = wide.std(0)
+    low, high = np.quantile(wide, [0.01, 0.99], axis=0)
+    described = {"mean": wide.mean(0), "std": std, "max": wide.max(0), "min": wide.min(0)}
+    described |= {"p01": low, "p99": high, "q01": low, "q99": high}
+    return {k: v.astype(np.float32) for k, v in described.items()} | {"mask": mask & (std >= MIN_STD)}
+
+
+def normalize(
+    x: Float[np.ndarray, "*batch D"], statistics: Mapping[str, Any], kind: str = "normal"
+) -> Float[np.ndarray, "*batch D"]:
+    """Scales `x` by one field of the statistics (`statistics["action"]` or `["proprio"]`).
+
+    `normal`: (x − mean)/(std + 1e-8). `bounds`: upstream Octo's, the 1st/99th percentile to [−1, 1], clipped;
+    `bounds_q99` is OpenVLA's name of the same. `min_max`: minimum/maximum to [−1, 1] (OpenVLA's `bounds`). `none`.
+    Dimensions whose mask is False are returned unchanged.
+
+    Raises:
+        StatisticsError: a vector is missing, of another width than `x` or no vector of finite numbers, a `std` below 0,
+            a mask that is not bool, or `x` is no array of numbers.
+    """
+    mask = _mask(statistics, x)
+    if kind == "none":
+        return np.asarray(x, np.float32)
+    if kind == "normal":
+        y = (x - _vector(statistics, "mean")) / (_vector(statistics, "std") + _EPS)
+    else:
+        low, high = limits(statistics, kind)
+        y = np.clip(2 * (x - low) / (high - low + _EPS) - 1, -1, 1)
+    return np.where(mask, y, x).astype(np.float32)
+
+
+def unnormalize(
+    x: Float[np.ndarray, "*batch D"], statistics: Mapping[str, Any], kind: str = "normal"
+) -> Float[np.ndarray, "*batch D"]:
+    """The inverse of `normalize` (of what was not clipped)."""
+    mask = _mask(statistics, x)
+    if kind == "none":
+        return np.asarray(x, np.float32)
+    if kind == "normal":
+        y = x * (_vector(statistics, "std") + _EPS) + _vector(statistics, "mean")
+    else:
+        low, high = limits(statistics, kind)
+        y = (x + 1) / 2 * (high - low + _EPS) + low
+    return np.where(mask, y, x).astype(np.float32)
+
+
+def check_statistics(
+    statistics: Any, field: str, kind: str, where: str, error: type[UserError] = UserError, *, widest: int
+) -> int:
+    """Can one field of the statistics be normalised with? Asked once, where statistics come from a file.
+
+    Args:
+        statistics: all fields; `field` is `action` or `proprio`.
+        kind: see `normalize`.
+        where: the file, for the message.
+        widest: how many dimensions the network has.
+
+    Returns:
+        How many dimensions the statistics have.
+
+    Raises:
+        error: naming the key, for what is missing, of another width, NaN, infinite, or says of a dimension that the
+            mask does not leave out that it never varied, or what no data could have (`_require_possible`).
+    """
+    root = Section(statistics, where, error)
+    section = root.section(field)
+    choose(kind, NORMALIZATIONS, f"{where}: normalization", error)
+    ends = () if kind in ("none", "normal") else _limit_names(section.values, kind)
+    vectors: dict[str, np.ndarray] = {}
+    for key in ("mean", *(["std"] if kind == "normal" else []), *ends, *(["mask"] if "mask" in section else [])):
+        section.require(key)
+        vector = _typed(key, section.values[key])
+        if vector.dtype != (np.bool_ if key == "mask" else np.float32):
+            wanted = "truth values" if key == "mask" else "numbers"
+            raise error(f"{section.name(key)} is no list of {wanted}; copy the file again")
+        width = len(vectors.get("mean", vector)) if vector.ndim else 0
+        if vector.shape != (width,) or not 1 <= width <= widest:
+            raise error(f"{section.name(key)} has shape {vector.shape}; the network takes {widest} dimensions")
+        if not np.isfinite(vector).all():
+            raise error(f"{section.name(key)} is NaN or infinite at index {int(np.argmin(np.isfinite(vector)))}")
+        vectors[key] = vector
+    used = vectors.get("mask", np.ones(width)) != 0
+    if kind == "normal" and (constant := used & (vectors["std"] <= _EPS)).any():
+        index = int(np.argmax(constant))
+        where = f"{section.name('std')} is {vectors['std'][index]:g} at index {index}"
+        if vectors["std"][index] < 0:
+            raise error(f"{where}, and a deviation is none below 0; copy the file again")
+        raise error(
+            f"{where}: what does not vary cannot be normalised; set {field}.mask to false there, if it is right"
+        )
+    if ends and (crossed := used & (vectors[ends[0]] > vectors[ends[1]])).any():
+        raise error(f"{section.name(ends[0])} is above {ends[1]} at index {int(np.argmax(crossed))}")
+    _require_possible(section, vectors["mean"], used)
+    for key in ("num_transitions", "num_trajectories"):
+        if key in root:
+            Section({key: np.asarray(root.values[key]).tolist()}, where, error).finite(key, 1, 1e18)
+    return width
+
+
+def _require_possible(section: Section, mean: np.ndarray, used: np.ndarray) -> None:
+    """Raises the section's error for vectors that no data could have: a mean or quantiles beyond minimum or maximum,
+    quantiles in the wrong order, or a standard deviation above half the range. Sums in float32 are not exact.
+    """
+    known = {"mean": mean}
+    for key in ("min", "max", "p01", "p99", "q01", "q99", "std"):
+        if key in section:
+            known[key] = _typed(key, section.values[key])
+            if known[key].shape != mean.shape or known[key].dtype != np.float32:
+                raise section.refuse(key, f"a list of {len(mean)} numbers")
+    slack = 1e-3 * (1 + np.abs(mean))
+    for low, high in _ORDER:
+        if {low, high} <= known.keys() and (wrong := used & ~(known[low] <= known[high] + slack)).any():
+            at = int(np.argmax(wrong))
+            if "mean" in (low, high):
+                other = high if low == "mean" else low
+                raise section.error(f"{section.name('mean')} lies beyond {other} at index {at}; copy the file again")
+            what = f"{section.name(low)} is {known[low][at]:g} and {high} {known[high][at]:g} at index {at}"
+            raise section.error(f"{what}, which cannot both be; copy the file again")
+    if {"min", "max", "std"} <= known.keys():
+        most = 1.01 * (known["max"] - known["min"]) / 2 + slack  # whatever the data between them
+        if (wrong := used & ~(known["std"] <= most)).any():
+            at = int(np.argmax(wrong))
+            what = f"{section.name('std')} is {known['std'][at]:g} at index {at}"
+            raise section.error(f"{what}, above half the range from min to max; copy the file again")
+
+
+def save_statistics(statistics: Mapping[str, Any], path: Path) -> None:
+    """Writes JSON with lists for arrays."""
+    plain = {
+        k: {n: np.asarray(v).tolist() for n, v in value.items()} if isinstance(value, Mapping) else int(value)
+        for k, value in statistics.items()
+    }
+    write_json(path, plain)
+
+
+def load_statistics(path: Path, error: type[UserError] = UserError) -> dict[str, Any]:
+    """Reads what `save_statistics` (or upstream Octo) wrote; raises `error` for a file, or a field, of no object."""
+    found = Section.read(path, error)
+    for field in ("action", "proprio"):
+        found.section(field, {})
+    return {
+        key: {n: _typed(n, v) for n, v in value.items()} if isinstance(value, dict) else value
+        for key, value in found.values.items()
+    }
+
+
+def statistics_digest(statistics: Mapping[str, Any], normalization: str) -> str:
+    """Hexadecimal hash of what states and actions are scaled with; the same before and after writing and reading."""
+    content = hashlib.sha256(normalization.encode())
+    for field in ("action", "proprio"):
+        for name, value in sorted(Section(statistics.get(field, {}), field, StatisticsError).values.items()):
+            found = np.asarray(value)
+            numbers = found.astype(np.float32).tobytes() if found.dtype.kind in "biuf" else b"?"
+            content.update(f"{field}/{name}".encode() + numbers)
+    return content.hexdigest()[:16]
+
+
+def _typed(name: str, value: Any) -> np.ndarray:
+    """float32, or bool for a mask; what is of another kind stays, and `check_statistics` refuses it."""
+    try:
+        given = np.asarray(value)
+    except ValueError:  # lists of other lengths in a list
+        return np.asarray("odd")
+    if name == "mask":
+        return as_truths(given)
+    with np.errstate(over="ignore"):  # what does not fit into float32 becomes infinite; `check_statistics` says so
+        return given.astype(np.float32) if given.dtype.kind in "iuf" else given
+
+
+def _vector(statistics: Mapping[str, Any], name: str) -> np.ndarray:
+    """One vector of a field, with as many numbers as its mean has."""
+    if name not in statistics:
+        raise StatisticsError(f"statistics lack {name}; they have {', '.join(sorted(statistics))}")
+    found, width = np.asarray(statistics[name]), np.shape(statistics["mean"])
+    if found.ndim != 1 or found.shape != width or found.dtype.kind not in "fiu":
+        raise StatisticsError(f"statistics: {name} is {found.dtype}{[*found.shape]}, mean has shape {[*width]}")
+    found = found.astype(np.float32)
+    if not np.isfinite(found).all() or (name == "std" and (found < 0).any()):
+        raise StatisticsError(f"statistics: {name} is {found.tolist()}; these belong to no data")
+    return found
+
+
+def _mask(statistics: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
+    width = len(_vector(statistics, "mean"))
+    if np.shape(x)[-1] != width:
+        raise StatisticsError(
+            f"array is {np.shape(x)[-1]} wide, statistics are {width} wide: they belong to other data"
+        )
+    if np.asarray(x).dtype.kind not in "fiub":
+        raise StatisticsError(f"array is {np.asarray(x).dtype}, not of numbers")
+    mask = np.asarray(statistics.get("mask", np.ones(width, bool)))
+    mask = mask if mask.dtype == bool else as_truths(mask)
+    if mask.dtype != bool or mask.shape != (width,):
+        raise StatisticsError(f"statistics: mask is {mask.dtype}{[*mask.shape]}; it must be bool[{width}]")
+    return mask
+
+
+def limits(statistics: Mapping[str, Any], kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """The two numbers of each dimension that a normalisation other than `normal` and `none` puts at -1 and 1."""
+    choose(kind, NORMALIZATIONS, "normalization", StatisticsError)
+    low, high = (_vector(statistics, name) for name in _limit_names(statistics, kind))
+    if (low > high).any():
+        raise StatisticsError(
+            f"statistics: {' is above '.join(_limit_names(statistics, kind))} in column {(low > high).argmax()}"
+        )
+    return low, high
+
+
+def _limit_names(statistics: Mapping[str, Any], kind: str) -> tuple[str, str]:
+    if kind == "min_max":
+        return "min", "max"
+    return ("p01", "p99") if "p01" in statistics else ("q01", "q99")

@@ -1,0 +1,204 @@
+"""The place where a dataset comes into being: locked, resumable, and renamed to its final name when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.identity import differences, digest, flat, in_words
+from gap_vla.core.locks import alone
+from gap_vla.core.marks import FOLDER_MARK, others_in
+from gap_vla.core.outputs import claim, deliver
+from gap_vla.core.whole import write_json
+from gap_vla.rlds.examples import read_back
+from gap_vla.rlds.schema import Schema
+from gap_vla.rlds.shards import ACCOUNTS, remove_accounts
+from gap_vla.rlds.version_files import VERSION, DatasetError, dataset_metadata
+
+DESCRIPTION = "Robot demonstrations in RLDS with the motion-transition probability rho per step."
+MODULE = "gap_vla.rlds"
+"""What a dataset says of its origin if it was not written by a TFDS builder class."""
+
+_MARK = "settings.json"
+_MARKS = (_MARK, FOLDER_MARK)
+_HASHES = {"episodes_hash", "labels_hash"}
+"""What the identity of data in memory states beside the hash of their arrays, see `write_rlds`."""
+
+
+def check_names(name: str, version: str) -> None:
+    """Raises DatasetError for what is no name or no version of a dataset."""
+    if not re.fullmatch("[a-z][a-z0-9_]{,199}", name):  # others TFDS writes, and does not find again
+        raise DatasetError(f"dataset name {name!r}: use small letters a to z, digits and underscores, first a letter")
+    if not VERSION.fullmatch(version):
+        raise DatasetError(f"dataset version {version!r}: give three numbers, such as 1.0.0")
+
+
+def alone_at(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds the lock of a version directory, see `alone`."""
+    return alone(path.with_name(f".{path.name}.lock"), f"{path.parent}")
+
+
+@contextlib.contextmanager
+def unfinished(path: Path, settings: Mapping[str, Any], overwrite: bool = False) -> Iterator[Path | None]:
+    """`data_dir/name/.version.partial`, for this process alone, in which the dataset `data_dir/name/version` is made.
+
+    It keeps finished shards of an interrupted run with the same settings. Where none is finished, or an episode is
+    refused, which other data alone can change, nothing is left. A folder into which somebody else put a file is neither
+    used nor removed.
+
+    Args:
+        path: the final version directory.
+        settings: everything that the dataset depends on; JSON.
+        overwrite: replace an existing, different dataset.
+
+    Yields:
+        The folder; None if the dataset is there already, made with the same settings: nothing is left to do.
+
+    Raises:
+        DatasetError: a different dataset (says what differs), or somebody's file, is in the way.
+        InUseError: another writer is at work.
+    """
+    with alone_at(path):
+        if path.exists():
+            recorded = dataset_metadata(path)
+            same = recorded.get("identity_hash") == digest(_as_recorded(settings, recorded), 16)
+            if same and is_whole(path, overwrite):
+                yield None
+                return
+            if not overwrite:
+                refuse_other(path, settings)
+        claim(path, "dataset")
+        partial = _unfinished(path)
+        mark = partial / _MARK
+        described = json.dumps(settings, indent=2) + "\n"
+        _require_own(partial, path)
+        if partial.exists() and not (mark.exists() and mark.read_text(errors="replace") == described):
+            _discard(partial)
+        partial.mkdir(exist_ok=True)
+        write_json(mark, settings)
+        try:
+            yield partial
+        except BaseException as error:
+            if isinstance(error, EpisodeError) or not any(partial.glob(ACCOUNTS)):
+                with contextlib.suppress(OSError, DatasetError):
+                    _require_own(partial, path)
+                    _discard(partial)
+            raise
+
+
+def _as_recorded(settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those of `_HASHES` that a dataset does not state because it was written before they were."""
+    found = dict(flat(recorded))
+    before = set() if any(f"identity.data.{key}" in found for key in _HASHES) else _HASHES
+    if not found.get("schema.rho"):
+        before = before - {"labels_hash"}  # it was written without labels
+    known = {key: value for key, value in settings.get("data", {}).items() if key not in before}
+    return {**settings, "data": known}
+
+
+def require_free(path: Path, overwrite: bool) -> None:
+    """Raises DatasetError or UserError if a dataset could not be written there, before the work for it."""
+    with alone_at(path):
+        claim(path, "dataset", overwrite=overwrite)
+        _require_own(_unfinished(path), path)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def refuse_other(path: Path, settings: Mapping[str, Any]) -> NoReturn:
+    """Raises DatasetError for an existing dataset that was made with others than these settings."""
+    if not (recorded := dataset_metadata(path).get("identity")):
+        raise DatasetError(f"{path} exists and was not written by gap_vla; choose another name or version")
+    known = {key: value for key, value in recorded.items() if key in settings}
+    changed = in_words(differences(known, json.loads(json.dumps(settings, default=str)))) or "by its identity_hash"
+    advice = "choose another name or version, or overwrite it"
+    raise DatasetError(f"{path} exists and was made differently ({changed}); {advice}")
+
+
+def is_whole(path: Path, overwrite: bool) -> bool:
+    """Whether a dataset of the right settings is as it was written, so that nothing is left to do.
+
+    Raises:
+        EpisodeError: it is not, and must not be overwritten; names the file.
+    """
+    with contextlib.suppress(EpisodeError) if overwrite else contextlib.nullcontext():
+        read_back(path)
+        return True
+    return False
+
+
+def _require_own(partial: Path, path: Path) -> None:
+    """Raises DatasetError if somebody put something into an unfinished dataset: what is none of the files of
+    `write_rlds` and of an annotator, or where none of our marks is, what is not hidden."""
+    own = (
+        rf"{re.escape(partial.parent.name)}-(train|val)\.tfrecord-\d{{5,}}-of-\d{{5,}}(\.json|\.npz)?",
+        r"(settings|metadata|features|dataset_info|dataset_statistics|made_by)\.json",
+        r"annotator/(annotator|estimator|labels)\.(json|safetensors)",
+    )
+    others = others_in(partial, "|".join(own))
+    if not any((partial / mark).exists() for mark in _MARKS):
+        others += partial.glob("[!.]*")
+    if others:
+        raise DatasetError(f"{others[0]} lies where {path} would be made, without a mark of gap_vla; move it away")
+
+
+def _discard(partial: Path) -> None:
+    """Removes an unfinished dataset, or an old one, its marks last: what a kill leaves is known."""
+    for entry in sorted(partial.iterdir(), key=lambda entry: entry.name in _MARKS):
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    partial.rmdir()
+
+
+def describe(
+    partial: Path,
+    settings: Mapping[str, Any],
+    schema: Schema,
+    shard_lengths: Mapping[str, Sequence[int]],
+    shard_bytes: Sequence[int],
+    *,
+    module: str,
+    description: str,
+) -> None:
+    """Writes TFDS' `dataset_info.json` and `features.json`, and our `metadata.json`; bytes are per shard, split after
+    split. `module` and `description` are those of the builder class that writes the dataset."""
+    import tensorflow_datasets as tfds
+
+    remaining = iter(shard_bytes)
+    splits = [
+        tfds.core.SplitInfo(name=split, shard_lengths=list(counts), num_bytes=sum(next(remaining) for _ in counts))
+        for split, counts in shard_lengths.items()
+    ]
+    version = tfds.core.Version(settings["version"])
+    of_builder = tfds.core.dataset_info.DatasetIdentity(settings["name"], version, str(partial), module_name=module)
+    info = tfds.core.DatasetInfo(builder=of_builder, description=description, features=schema.features())
+    info.set_file_format("tfrecord")
+    info.set_splits(tfds.core.splits.SplitDict(splits))
+    info.write_to_directory(str(partial))
+    identity = {"identity": settings, "identity_hash": digest(settings, 16), "annotator": settings["annotator"]}
+    write_json(partial / "metadata.json", {**identity, "schema": dataclasses.asdict(schema)})
+
+
+def finish(partial: Path, path: Path, overwrite: bool) -> Path:
+    """Gives the dataset its final name.
+
+    Raises:
+        EpisodeError: it did not arrive whole on the disk. DatasetError: somebody put a file into it.
+    """
+    _require_own(partial, path)
+    remove_accounts(partial)
+    read_back(partial)
+    _require_own(partial, path)
+    (partial / _MARK).replace(partial / FOLDER_MARK)  # it is ours at every moment
+    deliver(partial, path, "dataset", overwrite=overwrite)
+    with contextlib.suppress(OSError):
+        _discard(partial)  # the old one, after the exchange
+    return path

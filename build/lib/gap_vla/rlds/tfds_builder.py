@@ -1,0 +1,209 @@
+"""The TFDS builders: every dataset is written by one, the class in `rlds_builders/<name>` or, without one, the base.
+
+`tfds build`, `gap-vla build-dataset` and the main job all call `DemosBuilder.convert`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import os
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+from gap_vla.core.errors import naming_the_line
+from gap_vla.core.foreign import one_line
+from gap_vla.demos import open_source
+from gap_vla.demos.source import Source, check_options
+from gap_vla.rlds.convert import build_dataset, dry_run
+from gap_vla.rlds.shards import BeamRunner
+from gap_vla.rlds.target import DESCRIPTION, check_names
+from gap_vla.rlds.version_files import DatasetError, dataset_metadata, open_version
+
+BUILDERS = Path(__file__).parents[2] / "rlds_builders"
+"""The folders of builders, where this package lies in a checkout."""
+
+SOURCE_VARIABLE = "GAP_VLA_SOURCE"
+
+
+class _LocalInfo(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Not asked for over the network: these datasets are made from files on this machine."""
+
+
+class DemosBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """A TFDS builder of one set of demonstrations.
+
+    The demonstrations are taken from the first of: the environment variable `GAP_VLA_SOURCE`, the class attribute
+    `SOURCE`, `<manual_dir>/<name>` or the only file or folder in `manual_dir` (`tfds build --manual_dir`).
+
+    Attributes:
+        KIND: reader name (`gap_vla.demos.READERS`).
+        SOURCE: path of the demonstrations.
+        READER_OPTIONS: of the reader.
+        METHOD, SEED, OPTIONS: of `gap_vla.phases.annotate`; METHOD `"none"` writes no ρ.
+        VAL_FRACTION: share of episodes in the split `val`.
+        HINT: what an error about missing demonstrations tells the user to run.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    KIND: ClassVar[str] = "robomimic_hdf5"
+    SOURCE: ClassVar[str | None] = None
+    READER_OPTIONS: ClassVar[dict[str, Any]] = {}
+    METHOD: ClassVar[str] = "lstm"
+    SEED: ClassVar[int] = 0
+    OPTIONS: ClassVar[dict[str, Any]] = {}
+    VAL_FRACTION: ClassVar[float] = 0.1
+    HINT: ClassVar[str] = ""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Shapes are those of the demonstrations: before they are converted there is nothing to state.
+        known = (self.data_path / "features.json").exists()
+        return _LocalInfo(
+            builder=self,
+            description=f"{self.name}: demonstrations in RLDS with the motion-transition probability rho per step.",
+            features=open_version(self.data_path, shards=False).info.features if known else None,
+        )
+
+    def convert(self, source: Source | str | Path, *, reader: Mapping[str, Any] | None = None, **settings: Any) -> Path:
+        """Writes demonstrations with ρ as this builder's dataset, or leaves an identical finished one as it is.
+
+        Args:
+            source: `gap_vla.demos.open_source(...)`, or a path of this builder's KIND.
+            reader: options of the reader, on top of READER_OPTIONS; for a path.
+            **settings: of `gap_vla.rlds.build_dataset`, on top of the class's attributes.
+
+        Returns:
+            The version directory. Its `dataset_info.json` names this class's module and holds its docstring.
+
+        Raises:
+            DatasetError, EpisodeError: as `build_dataset`.
+        """
+        demos = self.open(source, reader)
+        settings = {**self._settings(), **settings}
+        about = f"{self.name}: {inspect.getdoc(type(self))}" if type(self).__doc__ else DESCRIPTION
+        writer: dict[str, Any] = {"version": str(self.version), "module": type(self).__module__, "description": about}
+        return build_dataset(demos, self._data_dir_root, self.name, **writer, **settings)
+
+    def open(self, source: Source | str | Path, reader: Mapping[str, Any] | None = None) -> Source:
+        """The demonstrations as `convert` reads them."""
+        if isinstance(source, Source):
+            return source
+        options = {**self.READER_OPTIONS, **(reader or {})}
+        check_options(self.KIND, options)  # `path` and `kind` are no options
+        return open_source(source, self.KIND, **options)
+
+    def dry_run(
+        self, source: Source | str | Path, picture: Path, *, reader: Mapping[str, Any] | None = None, **settings: Any
+    ) -> str:
+        """What `convert` would write, as text, and the first episode with ρ as a picture; see `convert.dry_run`."""
+        return dry_run(self.open(source, reader), picture, **{**self._settings(), **settings})
+
+    def _settings(self) -> dict[str, Any]:
+        return {"method": self.METHOD, "seed": self.SEED, "options": self.OPTIONS, "val_fraction": self.VAL_FRACTION}
+
+    def download_and_prepare(self, *, download_config: tfds.download.DownloadConfig | None = None, **_: Any) -> None:
+        """What `tfds build` calls: converts the demonstrations, or leaves an identical finished dataset as it is."""
+        config = download_config or tfds.download.DownloadConfig()
+        options: dict[str, Any] = {"overwrite": config.download_mode.overwrite_dataset}
+        if config.beam_options is not None or config.beam_runner is not None:
+            options["runner"] = BeamRunner(config.beam_options, config.beam_runner)
+        self.convert(self._source(config.manual_dir), **options)
+        self.info.read_from_directory(self.data_dir)
+
+    def _source(self, manual_dir: Any) -> Path:
+        if SOURCE_VARIABLE in os.environ:
+            return Path(os.environ[SOURCE_VARIABLE])
+        if self.SOURCE is not None:
+            return Path(self.SOURCE)
+        if manual_dir is not None:
+            folder = Path(manual_dir)
+            named = [p for p in folder.glob(f"{self.name}*") if p.stem == self.name]
+            every = [p for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+            for candidates in (named, every):
+                if len(candidates) == 1:
+                    return candidates[0]
+        hint = f"\n{self.HINT}" if self.HINT else ""
+        raise DatasetError(
+            f"{self.name}: no demonstrations; set {SOURCE_VARIABLE}=/path/to/them, or give --manual_dir with a file "
+            f"or folder named {self.name}{hint}"
+        )
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        raise NotImplementedError("download_and_prepare does the whole work")
+
+    def _as_dataset(self, split: Any, **options: Any) -> Any:
+        return tfds.builder_from_directory(str(self.data_dir))._as_dataset(split, **options)
+
+
+def dataset_builder(
+    name: str, data_dir: str | Path, *, kind: str | None = None, version: str | None = None
+) -> DemosBuilder:
+    """The builder that writes `data_dir/name/version`.
+
+    It is the class in `rlds_builders/<name>` beside this package (a checkout, or an editable installation), if there
+    is one and it reads this kind; otherwise the base builder under that name, as for data without a folder of
+    their own and for an installed package, which has no `rlds_builders`.
+
+    Args:
+        name: dataset name; for the demonstrations of a simulated task, the task's.
+        data_dir: TFDS data directory.
+        kind: what the demonstrations are (`gap_vla.demos.READERS`). Default: what the class reads.
+        version: `major.minor.patch`. Default: the class's.
+
+    Raises:
+        DatasetError: the folder's file defines no builder of its name; the name is not an identifier; or the kind is
+            `rlds`: a dataset that is there already gets ρ from `gap_vla.rlds.annotating`.
+    """
+    if kind == "rlds":
+        raise DatasetError(
+            "ρ is added to an RLDS dataset by: gap-vla annotate SOURCE --out DATA_DIR/NAME/VERSION "
+            "--state observation/state --layout bridge (the field with the state, and what its columns are)"
+        )
+    check_names(name, str(DemosBuilder.VERSION if version is None else version))
+    found = _class_in_folder(name)
+    if found is None or kind not in (None, found.KIND):
+        base = DemosBuilder
+        found = _derived(base, name, version or str(base.VERSION), KIND=kind or base.KIND, __doc__=None)
+    elif version not in (None, str(found.VERSION)):
+        found = _derived(found, name, str(version), __doc__=found.__doc__)
+    version_dir = Path(data_dir) / name / str(found.VERSION)
+    if version_dir.exists() and any(version_dir.iterdir()) and not dataset_metadata(version_dir).get("identity"):
+        raise DatasetError(f"{version_dir} exists and was not written by gap_vla; choose another name or version")
+    return found(data_dir=str(data_dir))
+
+
+@functools.cache  # TFDS refuses a second class of the same name
+def _class_in_folder(name: str) -> type[DemosBuilder] | None:
+    path = BUILDERS / name / f"{name}_dataset_builder.py"
+    if not path.exists():
+        return None
+    module_name = f"rlds_builders.{name}.{path.stem}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[module_name] = importlib.util.module_from_spec(spec)
+        try:
+            with naming_the_line(str(path), DatasetError):
+                spec.loader.exec_module(sys.modules[module_name])
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    for value in vars(sys.modules[module_name]).values():
+        if isinstance(value, type) and issubclass(value, DemosBuilder) and value.name == name:
+            for key in ("READER_OPTIONS", "OPTIONS"):
+                if not isinstance(found := getattr(value, key), Mapping):
+                    raise DatasetError(f"{path}: {key} is {one_line(found, 60)}; it must be a dictionary")
+            return value
+    raise DatasetError(f"{path}: defines no subclass of DemosBuilder whose name is {name}")
+
+
+def _derived(base: type[DemosBuilder], name: str, version: str, **attributes: Any) -> type[DemosBuilder]:
+    body = {"name": name, "VERSION": tfds.core.Version(version), "__module__": base.__module__, **attributes}
+    return types.new_class(base.__name__, (base,), {"skip_registration": True}, lambda scope: scope.update(body))

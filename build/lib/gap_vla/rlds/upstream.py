@@ -1,0 +1,57 @@
+"""Carrying ρ through upstream Octo's data pipeline, which keeps nothing of a step but pictures, state, text and action.
+
+`pack_rho` is a `standardize_fn`: ρ travels as a last action dimension that normalisation leaves alone. `unpack_rho` is
+a `post_chunk_transforms` entry: it takes ρ out again, exactly, after windows and chunks are made. See docs/UPSTREAM.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from gap_vla.core.typed_config import ConfigError
+
+
+def pack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
+    """Appends `rho` to `action`; give `action_normalization_mask` one more entry, False (`mask_with_rho`).
+
+    Raises:
+        ConfigError: the dataset has no ρ.
+    """
+    if "rho" not in trajectory:
+        raise ConfigError("the dataset has no steps/rho; add it with `gap-vla annotate`")
+    rho = tf.cast(trajectory["rho"], tf.float32)[:, None]
+    return {**trajectory, "action": tf.concat([tf.cast(trajectory["action"], tf.float32), rho], axis=1)}
+
+
+def unpack_rho(trajectory: dict[str, Any]) -> dict[str, Any]:
+    """Cuts ρ off the chunked actions [T, W, H, A + 1] and puts it beside them as `rho` [T, W].
+
+    The first action of a chunk is the one of the chunk's own step, so that is the step's ρ.
+
+    Raises:
+        ConfigError: the actions are not chunked yet.
+    """
+    packed = trajectory["action"]
+    if len(packed.shape) != 4:
+        raise ConfigError(
+            f"action has shape {[*packed.shape]}, not [T, W, H, A + 1]; unpack_rho comes after the chunking"
+        )
+    changed = {**trajectory, "action": packed[..., :-1], "rho": packed[..., 0, -1]}
+    if "action_pad_mask" in trajectory:
+        changed["action_pad_mask"] = trajectory["action_pad_mask"][..., :-1]
+    return changed
+
+
+def mask_with_rho(action_mask: Sequence[bool]) -> list[bool]:
+    """`action_normalization_mask` for packed actions: the given mask, then False for ρ."""
+    return [*map(bool, action_mask), False]
+
+
+def without_rho(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """Dataset statistics of packed actions cut to the actions, for saving with the model and un-normalising."""
+    action = {key: np.asarray(value)[:-1] for key, value in statistics["action"].items()}
+    return {**statistics, "action": action}

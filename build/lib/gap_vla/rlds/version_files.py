@@ -1,0 +1,230 @@
+"""The files of one RLDS dataset version: looked at before TFDS reads them, counted after they are written.
+
+TFDS imports the modules that `features.json` names; only features of TFDS itself are let through. Shards are compared
+with what `dataset_info.json` says of them, and the features of a dataset of ours with what it was written with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.errors import UserError, is_full_disk
+from gap_vla.core.foreign import Section, content, one_line, refusing, whole
+from gap_vla.core.identity import flat
+from gap_vla.core.marks import FOLDER_MARK, file_mark, unlike_mark
+from gap_vla.rlds.schema import SCHEMA_VERSION, Schema
+
+VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", re.ASCII)
+
+MOST = 2**40
+_OWN = ("tensorflow_datasets.core.features.", "tensorflow_datasets.")
+
+
+class DatasetError(UserError, RuntimeError):
+    """A dataset that cannot be written, or that is not the one that was asked for."""
+
+
+@contextlib.contextmanager
+def naming_a_full_disk(directory: Path, kept: str) -> Iterator[None]:
+    """Errors of a full disk become a DatasetError; all others pass.
+
+    Args:
+        directory: where the writing goes.
+        kept: what running the same command again finds.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        raise DatasetError(
+            f"no space left on the disk of {directory} (or a quota or limit is reached); free some and run the same "
+            f"command again: {kept}"
+        ) from None
+
+
+def dataset_metadata(version_dir: str | Path) -> dict[str, Any]:
+    """The dataset's own account: `identity`, `identity_hash`, `annotator`, `schema`, versions; {} for foreign data."""
+    if not (path := Path(version_dir) / "metadata.json").exists():
+        return {}
+    said = Section.read(path, EpisodeError)
+    return {
+        **said.values,
+        **{key: said.section(key).values for key in ("identity", "annotator", "schema") if key in said},
+    }
+
+
+def content_hash(version_dir: Path, used_for: str) -> str:
+    """Hash of a dataset's description and shards, and of the text that says what it is used for.
+
+    Of shards the names and sizes are enough where our mark lies beside them, whose checksums are compared by who reads
+    them; those of others are read whole.
+    """
+    if not (version_dir / "dataset_info.json").exists():
+        raise EpisodeError(f"{version_dir}: no dataset_info.json; give the folder of one finished dataset version")
+    total = hashlib.sha256(used_for.encode())
+    marked = (version_dir / FOLDER_MARK).exists()
+    for path in sorted(version_dir.iterdir()):
+        if path.name.startswith("dataset_statistics_"):
+            continue  # the cache that upstream Octo and OpenVLA leave beside the shards
+        if path.name == FOLDER_MARK:  # names alone: an annotator says by which version it was made
+            mark = Section.read(path, EpisodeError).values
+            names = {**mark, "files": list(mark.get("files", ()))}
+            total.update(f"{path.name}{json.dumps(names, indent=1)}\n".encode())
+        elif path.suffix == ".json":
+            total.update(path.name.encode() + content(path, EpisodeError))
+        elif path.is_file():
+            total.update(f"{path.name}{path.stat().st_size if marked else file_mark(path)}".encode())
+    return total.hexdigest()[:16]
+
+
+def open_version(version_dir: Path, *, shards: bool = True) -> Any:
+    """`tfds.builder_from_directory` of a checked version; without its `shards`, of its description alone.
+
+    Raises:
+        EpisodeError: a file is missing, damaged or of another dataset, or features are of other libraries; names it.
+    """
+    for needed in ("dataset_info.json", "features.json"):
+        if not (version_dir / needed).exists():
+            raise EpisodeError(
+                f"{version_dir}: no {needed}; give the folder of one finished dataset version, e.g. "
+                f"data/threading/1.0.0"
+            )
+    info = Section.read(version_dir / "dataset_info.json", EpisodeError)
+    if (kind := info.values.get("fileFormat", "tfrecord")) != "tfrecord":
+        raise EpisodeError(f"{info.where}: files are {one_line(str(kind), 40)}; write the dataset as tfrecord")
+    features = Section.read(version_dir / "features.json", EpisodeError)
+    for name in _class_names(features.values):
+        if not isinstance(name, str) or not name.startswith(_OWN):
+            raise EpisodeError(
+                f"{version_dir / 'features.json'}: a feature of class {one_line(repr(name), 80)}; only those of "
+                "tensorflow_datasets are read, nothing else is imported"
+            )
+    import tensorflow_datasets as tfds
+    from google.protobuf.json_format import Error as JsonError
+    from google.protobuf.message import Error
+
+    advice = "copy dataset_info.json and features.json again"
+    with refusing(f"{version_dir}: cannot be opened", advice, EpisodeError, (Error, JsonError)):
+        builder = tfds.builder_from_directory(str(version_dir))
+        known = dict(getattr(builder.info.features, "items", dict)())
+    if not hasattr(getattr(known.get("steps"), "feature", None), "items"):
+        found = one_line(", ".join(known)) or "none"
+        raise EpisodeError(f"{version_dir}: no 'steps' among the features ({found}); this is not RLDS")
+    for path, info_of in flat(builder.info.features.get_tensor_info(), separator="/"):
+        if 0 in (getattr(info_of, "shape", None) or ()):
+            raise EpisodeError(f"{features.where}: {path} has no values (shape {info_of.shape}); leave it out")
+    if VERSION.fullmatch(name := version_dir.resolve().name) and name != (said := str(builder.info.version)):
+        raise EpisodeError(f"{info.where} says version {one_line(said, 40)}, its folder {name}; correct one of them")
+    with refusing(f"{version_dir}: its splits cannot be read", advice, EpisodeError):
+        if shards:
+            _check_shards(builder, info, version_dir)
+    if shards and dict(flat(dataset_metadata(version_dir))).get("identity.schema_version") == SCHEMA_VERSION:
+        _check_schema(builder.info.features, version_dir)
+    return builder
+
+
+def _check_schema(features: Any, version_dir: Path) -> None:
+    """Compares the features of a dataset of ours with those that it was written with; more may have been added."""
+    with refusing(f"{version_dir / 'metadata.json'}: schema", "copy the dataset again", EpisodeError):
+        written = Schema(**dataset_metadata(version_dir)["schema"]).features()
+    found, wanted = (dict(flat(one.get_tensor_info(), separator="/")) for one in (features, written))
+    if odd := sorted(key for key in wanted if str(found.get(key)) != str(wanted[key])):
+        raise EpisodeError(
+            f"{version_dir / 'features.json'}: {odd[0]} is {found.get(odd[0], 'missing')}, by metadata.json it was "
+            f"written as {wanted[odd[0]]}; copy both again"
+        )
+
+
+def _class_names(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key in ("pythonClassName", "python_class_name", "type") and not isinstance(part, (dict, list)):
+                yield part
+            yield from _class_names(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _class_names(part)
+
+
+def _check_shards(builder: Any, info: Section, version_dir: Path) -> None:
+    nobodys = {file.name for file in version_dir.glob("*.tfrecord*")}
+    info.require("name")
+    described = info.list("splits", Section.section)
+    if len({split.text("name") for split in described}) < len(described):
+        raise EpisodeError(f"{info.where} lists a split twice; remove one entry")
+    for split in described:
+        if not re.fullmatch(r"([\w.-]|\{[A-Z_]+\})*", template := split.text("filepathTemplate", "")):
+            raise EpisodeError(
+                f"{split.name('filepathTemplate')} is {one_line(template, 60)!r}, no name; copy it again"
+            )
+        files = [Path(str(file)) for file in builder.info.splits[split.text("name")].filepaths]
+        check_files(split, files, version_dir)
+        nobodys -= {file.name for file in files}
+    if nobodys:
+        raise EpisodeError(f"{info.where} has no split with {min(nobodys)}, which lies beside it; copy it again")
+
+
+def check_files(split: Section, files: Sequence[Path], version_dir: Path) -> None:
+    """Raises EpisodeError if `dataset_info.json` says other files of a split, or numbers of records, than there are."""
+    lengths = split.list(
+        "shardLengths", lambda part, key: whole(part.name(key), int(part.values[key]), 0, MOST, EpisodeError)
+    )
+    if len(files) != len(lengths):
+        raise EpisodeError(f"{split.where}: {len(lengths)} files, {len(files)} are there; copy the whole dataset")
+    for file, said in zip(files, lengths):
+        if not file.is_file() or file.parent.resolve() != version_dir.resolve():
+            raise EpisodeError(f"{file} is missing or in another folder; copy the whole dataset or build it again")
+        place, found, size = 0, 0, file.stat().st_size
+        with open(file, "rb") as stream:
+            while place < size and found <= said:
+                stream.seek(place)
+                place += 16 + int.from_bytes(stream.read(8), "little")
+                found += 1
+        if found != said:
+            what = "is empty" if not size else f"holds {found if found < said else f'more than {said}'}"
+            raise EpisodeError(f"{file} {what}, dataset_info.json says {said} episodes; copy the file again")
+        if place != size:
+            raise EpisodeError(f"{file} is truncated or damaged, its last record ends elsewhere; copy the file again")
+
+
+def records(file: Path) -> Iterator[bytes]:
+    """The bytes of the records of a shard, their checksums compared; raises EpisodeError for a damaged one."""
+    import tensorflow as tf
+
+    with refusing(f"{file} is truncated or damaged", "copy or write it again", EpisodeError, (tf.errors.OpError,)):
+        yield from tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+
+
+def unlike_written(version_dir: Path) -> dict[str, str]:
+    """The files of a marked version that are not as they were written, and how; not those put beside them. A link
+    stands for the file that it leads to, which may be kept elsewhere."""
+    if not (version_dir / FOLDER_MARK).is_file():
+        return {}
+    said = {"missing": "is missing", "changed": "was changed since it was written"}
+    found = unlike_mark(version_dir, EpisodeError).items()
+    return {name: said[how] for name, how in found if how in said and not _leads_to_written(version_dir, name)}
+
+
+def _leads_to_written(version_dir: Path, name: str) -> bool:
+    """Whether a name is now a link to a file like the one that was written under it."""
+    link = version_dir / name
+    if not link.is_symlink():
+        return False
+    written = Section.read(version_dir / FOLDER_MARK, EpisodeError).section("files").values[name]
+    return any(file_mark(Path(os.path.realpath(link)), whole) == written for whole in (True, False))
+
+
+def require_unchanged(version_dir: Path, but: str = "") -> None:
+    """Raises EpisodeError if a file of a marked version, `but` one, is not as it was written."""
+    for name, how in unlike_written(version_dir).items():
+        if name != but:
+            raise EpisodeError(f"{version_dir / name} {how}; copy it again, or move {version_dir} away")

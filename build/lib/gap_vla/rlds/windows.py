@@ -1,0 +1,246 @@
+"""Windows of a store as batches: history of observations, chunks of actions, ρ of each step, gathered at once.
+
+The arithmetic is upstream Octo's `chunk_act_obs`, with one correction (see `window_indices`). Goals and augmentations
+are drawn for a window, whoever reads it: a number is a hash of (seed, purpose, epoch, episode, step), so that any batch
+size and any number of hosts draw the same, and nothing needs to be saved for resuming.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from gap_vla.core.episode import EpisodeError
+from gap_vla.core.foreign import whole
+from gap_vla.core.typed_config import ConfigError, choose
+from gap_vla.rlds.augmentation import DRAWS, Augmentation
+from gap_vla.rlds.statistics import NORMALIZATIONS, normalize
+from gap_vla.rlds.store import EpisodeStore
+
+Batch = dict[str, Any]
+
+MOST_STEPS = 1_000_000
+"""Of a window or a chunk of actions."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowIndices:
+    """Which steps make up windows; indices are steps within the episode.
+
+    Attributes:
+        observation: int64[B, W], clamped at the episode's first step.
+        timestep_pad_mask: bool[B, W], False where the window reaches before the episode.
+        action: int64[B, W, H], clamped at the episode's last step.
+        action_pad_mask: bool[B, W, H], False where the chunk reaches beyond the episode's last step.
+    """
+
+    observation: Int[np.ndarray, "B W"]
+    timestep_pad_mask: Bool[np.ndarray, "B W"]
+    action: Int[np.ndarray, "B W H"]
+    action_pad_mask: Bool[np.ndarray, "B W H"]
+
+
+def window_indices(
+    step: Int[np.ndarray, " B"],
+    length: Int[np.ndarray, " B"],
+    window_size: int,
+    action_horizon: int,
+    *,
+    upstream_action_mask: bool = False,
+) -> WindowIndices:
+    """Steps of the windows that end at `step`.
+
+    Args:
+        step: the window's last step, in [0, length).
+        length: the episode's number of steps.
+        window_size: W, observations of steps `step - W + 1 … step`.
+        action_horizon: H, for each of them the actions of that step and the H − 1 after it.
+        upstream_action_mask: reproduce upstream's mask, which turns False one step late: one repetition of the last
+            action still counts there. Off by default.
+
+    Raises:
+        ConfigError: steps or lengths that are no whole numbers, not as many of them, or steps beyond an episode.
+
+    Example:
+        >>> w = window_indices(np.array([0]), np.array([3]), 2, 2)
+        >>> w.observation.tolist(), w.timestep_pad_mask.tolist()
+        ([[0, 0]], [[False, True]])
+        >>> w.action.tolist()
+        [[[0, 1], [0, 1]]]
+    """
+    step, length = np.asarray(step), np.asarray(length)
+    _require_sizes(window_size, action_horizon)
+    whole_steps = (
+        step.dtype.kind in "iu" and length.dtype.kind in "iu" and step.ndim == 1 and step.shape == length.shape
+    )
+    if not whole_steps or ((step < 0) | (step >= length)).any():
+        raise ConfigError(f"step {step} lies in no episodes of length {length}; give whole numbers, one for each")
+    return _indices(step, length, window_size, action_horizon, upstream_action_mask)
+
+
+def _indices(
+    step: np.ndarray, length: np.ndarray, window_size: int, action_horizon: int, upstream_action_mask: bool
+) -> WindowIndices:
+    history = np.arange(1 - window_size, 1)
+    raw = step[:, None] + history  # B W
+    observation = np.maximum(raw, 0)
+    ahead = np.arange(action_horizon)
+    last = length[:, None, None] - 1
+    action = np.minimum(observation[..., None] + ahead, last)
+    if upstream_action_mask:
+        valid = raw[..., None] + ahead < last + 2
+    else:
+        valid = observation[..., None] + ahead <= last
+    return WindowIndices(observation, raw >= 0, action, valid)
+
+
+def _require_sizes(window_size: int, action_horizon: int) -> None:
+    for name, size in (("window_size", window_size), ("action_horizon", action_horizon)):
+        whole(name, size, 1, MOST_STEPS, ConfigError)
+
+
+class Windows:
+    """Every window of one split of a store, by number: window i ends at the split's step i.
+
+    Args:
+        store: where they are gathered from.
+        split: `"train"` or `"val"`.
+        window_size: W.
+        action_horizon: H.
+        image_keys: cameras to deliver.
+        proprio: whether to deliver proprioception.
+        proprio_history: states that each step shows side by side, its own last; before the start, the first one.
+        normalization: of action and proprioception, see `gap_vla.rlds.normalize`.
+        rho: whether to deliver ρ and change points, of each step.
+        language: whether to deliver `task.language_instruction`.
+        upstream_action_mask: upstream's action mask, one step late (see `window_indices`).
+        augment: camera to `gap_vla.rlds.augmentation.Augmentation` (or its attributes).
+        seed: augmentations are drawn for (seed, epoch, window) alone.
+    """
+
+    def __init__(
+        self,
+        store: EpisodeStore,
+        *,
+        split: str,
+        window_size: int,
+        action_horizon: int,
+        image_keys: Sequence[str] = ("image_primary",),
+        proprio: bool = True,
+        proprio_history: int = 1,
+        normalization: str = "normal",
+        rho: bool = True,
+        language: bool = True,
+        upstream_action_mask: bool = False,
+        augment: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        _require_sizes(window_size, action_horizon)
+        if proprio_history < 1:
+            raise ConfigError(f"proprio_history {proprio_history} must be at least 1; proprio=False leaves states out")
+        choose(normalization, NORMALIZATIONS, "normalization")
+        if len({*image_keys}) < len(image_keys):
+            raise ConfigError(f"image_keys {', '.join(image_keys)} names a camera twice")
+        if unknown := set(augment or ()) - set(image_keys):
+            raise ConfigError(f"augment names {', '.join(sorted(unknown))}, which is not among image_keys")
+        self.store, self.data = store, store.split(split)
+        known = [key for key in self.data.fields if key.startswith("image_")]
+        for key in image_keys:
+            if key not in known:
+                raise EpisodeError(f"{store.directory}: no camera {key!r}; it has {', '.join(known) or 'none'}")
+        if rho and "rho" not in self.data.fields:
+            raise EpisodeError(f"{store.directory}: the dataset has no rho; annotate it, or load with rho=False")
+        self.image_keys, self.proprio, self.language = tuple(image_keys), proprio, language
+        self.labels = tuple(key for key in ("rho", "change_point") if rho and key in self.data.fields)
+        self._history = np.arange(1 - proprio_history, 1)
+        self._shape = window_size, action_horizon
+        self._upstream_mask = upstream_action_mask
+        self._seed = seed
+        self.augment = {key: Augmentation.of(value) for key, value in (augment or {}).items()}
+        self._texts = np.array([text.encode() for text in self.data.languages], object)
+        self._small = {k: np.asarray(v) for k, v in self.data.fields.items() if not k.startswith("image_")}
+        for key in ("action", "proprio") if proprio else ("action",):
+            self._small[key] = normalize(self._small[key], store.statistics[key], normalization)
+
+    def __len__(self) -> int:
+        return self.data.steps
+
+    def gather(self, windows: Int[np.ndarray, " B"], epoch: Int[np.ndarray, " B"] | None = None) -> Batch:
+        """The batch of these windows, in freshly allocated arrays; `epoch` says which draws of each window."""
+        windows = np.asarray(windows, np.int64)
+        epoch = np.zeros_like(windows) if epoch is None else np.asarray(epoch)
+        offsets = self.data.offsets
+        episode = np.searchsorted(offsets, windows, side="right") - 1
+        start, length = offsets[episode], offsets[episode + 1] - offsets[episode]
+        index = _indices(windows - start, length, *self._shape, self._upstream_mask)
+        step = index.observation + start[:, None]
+        observation: dict[str, Any] = {key: self._images(key, step) for key in self.image_keys}
+        if self.proprio:
+            steps = np.maximum(step[..., None] + self._history, start[:, None, None])
+            observation["proprio"] = self._small["proprio"][steps].reshape(*step.shape, -1)
+        observation["timestep"] = index.observation.astype(np.int32)
+        # Upstream marks a key False only where the dataset lacks it; every key here exists at every step.
+        observation["pad_mask_dict"] = {key: np.ones(step.shape, bool) for key in observation}
+        observation["timestep_pad_mask"] = index.timestep_pad_mask
+        if self.augment:
+            draws = uniform(self._seed, "augment", epoch, episode, windows - start, DRAWS)
+            for key, augmentation in self.augment.items():
+                observation[key] = augmentation(observation[key], index.timestep_pad_mask, draws)
+        task: dict[str, Any] = {"pad_mask_dict": {}}
+        if self.language:
+            texts = self._texts[self.data.language[episode]]
+            task["language_instruction"] = texts
+            task["pad_mask_dict"]["language_instruction"] = np.array([len(t) > 0 for t in texts])
+        action = self._small["action"][index.action + start[:, None, None]]
+        batch = {
+            "observation": observation,
+            "task": task,
+            "action": action,
+            "action_pad_mask": np.broadcast_to(index.action_pad_mask[..., None], action.shape).copy(),
+        }
+        return batch | {key: self._small[key][step] for key in self.labels}
+
+    def _images(self, key: str, step: np.ndarray) -> np.ndarray:
+        frames = self.data.fields[key]
+        batch = np.empty((*step.shape, *frames.shape[1:]), np.uint8)
+        np.take(frames, step, axis=0, out=batch, mode="clip")  # "raise" would copy through a buffer
+        return batch
+
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+def uniform(
+    seed: int,
+    purpose: str,
+    epoch: Int[np.ndarray, " B"],
+    episode: Int[np.ndarray, " B"],
+    step: Int[np.ndarray, " B"],
+    count: int,
+) -> Float[np.ndarray, "B n"]:
+    """`count` numbers in [0, 1) for each window (splitmix64).
+
+    Args:
+        seed: of the reader.
+        purpose: what they are for; different purposes are independent.
+        epoch, episode, step: which pass, and which window: the one that ends at `step` of episode `episode`.
+        count: numbers per window.
+    """
+    state = np.full(len(step), (int(seed) << 32 ^ zlib.crc32(purpose.encode())) % 2**64, np.uint64)
+    with np.errstate(over="ignore"):
+        for part in (epoch, episode, step):
+            state = _mix(state + _GOLDEN + np.asarray(part).astype(np.uint64))
+        numbers = _mix(state[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
+    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * _M1
+    x = (x ^ (x >> np.uint64(27))) * _M2
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,292 @@
+"""What every network that predicts chunks of actions needs in rollouts: history, normalisation, batches, execution."""
+
+from __future__ import annotations
+
+import abc
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.identity import digest
+from gap_vla.demos.fields import resized
+from gap_vla.rlds.statistics import check_statistics, normalize, unnormalize
+from gap_vla.rollouts.policy import PolicyError
+
+
+class RecedingHorizon:
+    """One episode's memory of what has been predicted: executes the first `execute` actions of a chunk, then asks for
+    the next chunk.
+    """
+
+    def __init__(self, execute: int) -> None:
+        self._execute = execute
+        self._left: deque[np.ndarray] = deque()
+
+    @property
+    def wants_chunk(self) -> bool:
+        """Whether a prediction for the present step is needed before `next`."""
+        return not self._left
+
+    def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
+        """The prediction made at the present step, for it and the H - 1 steps after it."""
+        self._left = deque(chunk[: self._execute])
+
+    def next(self) -> Float[np.ndarray, " A"]:
+        """The action to execute now; moves on by one step."""
+        return self._left.popleft()
+
+
+class TemporalEnsemble:
+    """The same for predictions at every step: averages what the last chunks say about the present one.
+
+    Weights are exp(-decay * i), with i = 0 for the oldest prediction (T. Zhao et al., 2023); 0 is the plain mean.
+    """
+
+    wants_chunk = True
+
+    def __init__(self, horizon: int, decay: float = 0.0) -> None:
+        self._chunks: deque[np.ndarray] = deque(maxlen=horizon)
+        self._decay = decay
+
+    def add(self, chunk: Float[np.ndarray, "H A"]) -> None:
+        self._chunks.append(chunk)
+
+    def next(self) -> Float[np.ndarray, " A"]:
+        newest = len(self._chunks) - 1
+        opinions = np.stack([chunk[newest - age] for age, chunk in enumerate(self._chunks)])
+        weights = np.exp(-self._decay * np.arange(len(opinions)))
+        return (opinions * (weights / weights.sum())[:, None]).sum(0)
+
+
+class EpisodeHistory:
+    """What one episode remembers: the last W observations, and its chunks. The first observation fills the window,
+    marked as padding, as in training.
+    """
+
+    def __init__(self, number: int, window: int, chunks: RecedingHorizon | TemporalEnsemble) -> None:
+        self.number, self.steps, self.instruction = number, 0, ""
+        self.chunks = chunks
+        self._window = window
+        self._history: deque[dict[str, np.ndarray]] = deque(maxlen=window)
+
+    def see(self, observation: dict[str, np.ndarray], instruction: str = "") -> None:
+        self.instruction = instruction
+        if not self._history:
+            self._history.extend([observation] * self._window)
+        else:
+            self._history.append(observation)
+        self.steps += 1
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        seen = np.arange(self._window) >= self._window - self.steps
+        timestep = np.maximum(np.arange(self._window) + self.steps - self._window, 0).astype(np.int32)
+        stacked = {key: np.stack([moment[key] for moment in self._history]) for key in self._history[0]}
+        return {**stacked, "timestep": timestep, "timestep_pad_mask": seen}
+
+
+class ChunkPolicy(abc.ABC):
+    """Runs a network for many episodes at once; a subclass says how a batch of windows becomes normalised chunks.
+
+    The network sees two batch sizes only (`batch_size` and a quarter of it, filled up with copies), so that compiled
+    code is compiled twice at most. Heads that sample draw from (seed, episode, step), so an episode does not depend on
+    which others run beside it.
+
+    Args:
+        inputs: shape of one step of each input: `image_<camera>` → (H, W, 3) and, if it is taken, `proprio` → (P,).
+        statistics: of the training data, `action` and, if it is taken, `proprio`.
+        normalization: of actions and proprioception in training: `normal` or `bounds`.
+        window: observations that the network looks back on, the present one included.
+        horizon: actions in a predicted chunk.
+        execute: actions executed of each predicted chunk.
+        ensemble: predict at every step and average the chunks instead, see `TemporalEnsemble`.
+        action_dim: dimensions that the network predicts; those beyond the statistics' are dropped.
+        samples: whether the head draws its actions.
+        details: entries for `identity`.
+        source: the directory that it comes from, for messages and for whoever reads the result.
+
+    Attributes:
+        cameras: through which the policy looks: `primary`, `wrist`.
+        image_size: height in pixels of the largest picture that the network takes (smaller ones are made from it), if
+            any.
+        proprio_dim: width of the proprioception that the policy takes, if any (`uses_proprio`).
+        action_dim: width of its actions.
+        action_horizon: actions in a predicted chunk.
+        window_size: observations that the policy looks back on, the present one included.
+        camera: the primary camera's view in training, where the checkpoint tells.
+        reads_instructions: whether it must be given one.
+
+    Raises:
+        PolicyError: an impossible `execute`, or inputs that are none.
+        CheckpointError: statistics that cannot be used.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, tuple[int, ...]],
+        statistics: Mapping[str, Any],
+        *,
+        window: int,
+        horizon: int,
+        action_dim: int,
+        samples: bool,
+        normalization: str = "normal",
+        execute: int = 1,
+        ensemble: bool = False,
+        batch_size: int = 8,
+        seed: int = 0,
+        name: str = "",
+        details: Mapping[str, Any] | None = None,
+        source: str | None = None,
+    ) -> None:
+        if not 1 <= execute <= horizon:
+            raise PolicyError(f"execute={execute}: the model predicts {horizon} actions at a time")
+        where = f"{source or name}/dataset_statistics.json"
+        widths = {
+            "action": check_statistics(statistics, "action", normalization, where, CheckpointError, widest=action_dim)
+        }
+        for key, shape in inputs.items():
+            if len(shape) != (3 if key.startswith("image_") else 1) or (len(shape) == 3 and shape[2] != 3):
+                raise PolicyError(
+                    f"{source or name}: one step of {key} is {shape}; pictures are (h, w, 3), proprio (P,)"
+                )
+        if "proprio" in inputs:
+            width = inputs["proprio"][0]
+            found = check_statistics(statistics, "proprio", normalization, where, CheckpointError, widest=width)
+            if found < width:
+                raise CheckpointError(f"{where}: proprio.mean is {found} wide, the network takes {width} dimensions")
+            widths["proprio"] = width
+        self.name = name
+        self.source = source
+        self.camera: str | None = None
+        self.reads_instructions = False
+        sizes = {key.removeprefix("image_"): shape[0] for key, shape in inputs.items() if key.startswith("image_")}
+        self.cameras = tuple(sizes)
+        self.image_size = max(sizes.values(), default=None)
+        self.uses_proprio = "proprio" in inputs
+        self.proprio_dim = inputs["proprio"][0] if self.uses_proprio else None
+        self.action_dim = widths["action"]
+        self.action_horizon, self.window_size = horizon, window
+        self._inputs, self._statistics, self._normalization = dict(inputs), statistics, normalization
+        self._samples, self._seed = samples, seed
+        self._sizes = sorted({-(-batch_size // 4), batch_size})
+        self._new_chunks: Callable[[], RecedingHorizon | TemporalEnsemble] = (
+            (lambda: TemporalEnsemble(horizon)) if ensemble else (lambda: RecedingHorizon(execute))
+        )
+        scales = {
+            key: unnormalize(np.eye(2)[:, :1] * np.ones(n), statistics[key], normalization) for key, n in widths.items()
+        }
+        self.identity: dict[str, Any] = {
+            "execute": "ensemble" if ensemble else execute,
+            "normalization": normalization,
+            "statistics": digest({key: scale.tobytes().hex() for key, scale in scales.items()}, 16),  # by what they do
+            **({"sampling_seed": seed} if samples else {}),
+            **(details or {}),
+        }
+        self._episodes: dict[int, EpisodeHistory] = {}
+
+    @abc.abstractmethod
+    def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
+        """The network's prediction for the present step of each episode; their number is one of the batch sizes."""
+
+    def warm_up(self) -> None:
+        """Runs every batch size once, so that no later call has to wait for compilation or other preparations."""
+        for size in self._sizes:
+            rows = {
+                key: np.zeros((size, *shape), np.uint8 if key.startswith("image_") else np.float32)
+                for key, shape in self._inputs.items()
+            }
+            rows["language_instruction"] = np.array([""] * size)
+            numbers = [-1 - row for row in range(size)]
+            self.reset(numbers)
+            self.predict(rows, numbers)
+            self.forget(numbers)
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        """These episodes begin."""
+        for episode in episode_ids:
+            self._episodes[episode] = EpisodeHistory(episode, self.window_size, self._new_chunks())
+
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        """One action per row, in the units of the training data.
+
+        Raises:
+            PolicyError: an input of the network is missing, not finite, no numbers, or has another shape than in
+                training (pictures are uint8 and resized), or its rows are not those of the episodes.
+        """
+        episodes = self._show(observations, episode_ids)
+        asking = [episode for episode in episodes if episode.chunks.wants_chunk]
+        for episode, chunk in zip(asking, self._predict(asking)):
+            episode.chunks.add(chunk)
+        return np.stack([episode.chunks.next() for episode in episodes]).astype(np.float32)
+
+    def predict(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B H A"]:
+        """The whole chunk for each row, predicted anew; history as in `act`, executed chunks untouched."""
+        return np.stack(self._predict(self._show(observations, episode_ids)))
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        """These episodes are over."""
+        for episode in episode_ids:
+            self._episodes.pop(episode, None)
+
+    def _show(self, observations: Mapping[str, np.ndarray], episode_ids: Sequence[int]) -> list[EpisodeHistory]:
+        prepared = {key: self._prepared(key, shape, observations) for key, shape in self._inputs.items()}
+        texts = observations.get("language_instruction", None if self.reads_instructions else [""] * len(episode_ids))
+        if texts is None:
+            raise PolicyError(f"the policy reads an instruction, it is given {', '.join(sorted(observations))} alone")
+        texts = np.atleast_1d(texts)
+        rows = {key: len(value) for key, value in prepared.items()} | {"language_instruction": len(texts)}
+        if odd := [key for key, found in rows.items() if found != len(episode_ids)]:
+            raise PolicyError(f"{odd[0]} has {rows[odd[0]]} rows for {len(episode_ids)} episodes; give one for each")
+        unknown = [episode for episode in episode_ids if episode not in self._episodes]
+        if unknown or len({*episode_ids}) < len(episode_ids):
+            raise PolicyError(f"episodes {[*episode_ids]}: reset each of them once before it acts, and name it once")
+        episodes = [self._episodes[episode] for episode in episode_ids]
+        for row, episode in enumerate(episodes):
+            episode.see({key: value[row] for key, value in prepared.items()}, str(texts[row]))
+        return episodes
+
+    def _prepared(self, key: str, shape: tuple[int, ...], observations: Mapping[str, np.ndarray]) -> np.ndarray:
+        if key not in observations:
+            raise PolicyError(
+                f"the policy takes {key}, it is given {sorted(observations)}; "
+                "was it trained for this task, with these cameras?"
+            )
+        value = observations[key]
+        if np.ma.is_masked(value):
+            raise PolicyError(f"{key} is masked in places; the policy needs every value")
+        value = np.asarray(value)
+        found = f"{value.dtype}{[*value.shape]}"
+        if key.startswith("image_"):
+            if value.dtype != np.uint8 or value.ndim != 4 or value.shape[-1] != 3 or 0 in value.shape:
+                raise PolicyError(f"{key} is {found}; the policy takes pictures as uint8[B, h, w, 3]")
+            if value.shape[1] * shape[1] != value.shape[2] * shape[0]:
+                size = f"{value.shape[1]} × {value.shape[2]}"
+                raise PolicyError(f"{key} is {size}, in training {shape[0]} × {shape[1]}; crop or pad it to that form")
+            return resized(value, (shape[0], shape[1]))
+        if value.ndim != 2 or value.dtype.kind not in "fiu":
+            raise PolicyError(f"{key} is {found}; the policy takes numbers [B, {shape[0]}]")
+        if value.shape[1:] != shape:
+            raise PolicyError(
+                f"the policy takes {key} of width {shape[0]}, the task gives {value.shape[1]}: "
+                "it was trained for another task or robot"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            # float32: 1e308 is too much
+            normalized = normalize(value, self._statistics["proprio"], self._normalization)
+        if not np.isfinite(normalized).all():
+            row, column = np.argwhere(~np.isfinite(normalized))[0]
+            raise PolicyError(f"{key} is {value[row, column]} at index {column}; it cannot be normalised to a number")
+        return normalized
+
+    def _predict(self, episodes: Sequence[EpisodeHistory]) -> list[Float[np.ndarray, "H A"]]:
+        chunks: list[np.ndarray] = []
+        for start in range(0, len(episodes), self._sizes[-1]):
+            some = episodes[start : start + self._sizes[-1]]
+            size = next(size for size in self._sizes if size >= len(some))
+            normalized = self._normalized_chunks([*some, *[some[0]] * (size - len(some))])[: len(some)]
+            chunks.extend(unnormalize(normalized, self._statistics["action"], self._normalization))
+        return chunks

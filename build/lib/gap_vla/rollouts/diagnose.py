@@ -1,0 +1,292 @@
+"""Does it look? How far a policy's actions, its errors and its success change when its senses are tampered with."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from gap_vla.core.progress import Progress
+from gap_vla.demos.fields import resized
+from gap_vla.rollouts.evaluation import evaluate
+from gap_vla.rollouts.policy import Policy, PolicyError, forget
+from gap_vla.rollouts.record import EvaluationError
+from gap_vla.rollouts.recordings import AT_ONCE, Recording, in_deviations, joined, mean_where, played, require_alike
+from gap_vla.rollouts.statistics import PairedDifference, paired_difference
+from gap_vla.rollouts.task import SimTask
+
+Observation = Mapping[str, np.ndarray]
+"""One moment: `image_<camera>` uint8[h, w, 3], `proprio` float32[P], perhaps `language_instruction`."""
+
+
+def _images(source: Observation) -> dict[str, np.ndarray]:
+    return {key: value for key, value in source.items() if key.startswith("image_")}
+
+
+INTERVENTIONS: dict[str, Callable[[Observation, Observation, Observation], dict[str, np.ndarray]]] = {
+    "images_black": lambda now, first, other: {key: np.zeros_like(image) for key, image in _images(now).items()},
+    "images_frozen": lambda now, first, other: _images(first),
+    "images_swapped": lambda now, first, other: _images(other),
+    "proprio_frozen": lambda now, first, other: {"proprio": first["proprio"]},
+    "proprio_swapped": lambda now, first, other: {"proprio": other["proprio"]},
+}
+"""Name to what replaces the present observation's entries, given the present moment, the episode's first moment, and
+the same step of another episode."""
+
+OBJECTS_MOVED = "objects_moved"
+"""The objects lie elsewhere while the robot is where it was. Needs the simulator, not only a recording."""
+
+ALL_INTERVENTIONS = (*INTERVENTIONS, OBJECTS_MOVED)
+
+DESCRIPTIONS = {
+    "images_black": "all pictures black",
+    "images_frozen": "pictures stay those of the first step",
+    "images_swapped": "pictures of another episode (same step)",
+    "proprio_frozen": "proprioception stays that of the first step",
+    "proprio_swapped": "proprioception of another episode (same step)",
+    OBJECTS_MOVED: "objects shifted by some centimetres, robot untouched",
+}
+
+
+class IntervenedPolicy:
+    """A policy that is shown altered observations throughout its episodes.
+
+    Args:
+        library: recorded episodes that the altered entries are taken from; episode e uses number e + 1, cyclically.
+    """
+
+    def __init__(self, policy: Policy, intervention: str, library: Sequence[Recording]) -> None:
+        self.name = f"{policy.name}, {intervention}"
+        self.identity = {**getattr(policy, "identity", {}), "intervention": intervention}
+        if intervention.endswith("_swapped"):
+            self.identity["recordings"] = _digest(library)
+        self._policy, self._change, self._library = policy, INTERVENTIONS[intervention], library
+        self._first: dict[int, dict[str, np.ndarray]] = {}
+        self._step: dict[int, int] = {}
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        self._policy.reset(episode_ids)
+        for episode in episode_ids:
+            self._step[episode] = 0
+            self._first.pop(episode, None)
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        forget(self._policy, episode_ids)
+        for episode in episode_ids:
+            self._first.pop(episode, None)
+
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        altered = {key: value.copy() for key, value in observations.items()}
+        for row, episode in enumerate(episode_ids):
+            now = {key: value[row] for key, value in observations.items()}
+            first = self._first.setdefault(episode, now)
+            other = self._library[(episode + 1) % len(self._library)].observation(self._step[episode])
+            for key, value in self._change(now, first, other).items():
+                if key in altered:  # a camera of the recordings may be none of the policy's
+                    shown = key.startswith("image_")
+                    size = altered[key].shape[1:3]
+                    altered[key][row] = resized(value[None], size)[0] if shown else value
+            self._step[episode] += 1
+        return self._policy.act(altered, episode_ids)
+
+
+def _digest(library: Sequence[Recording]) -> str:
+    """Of what recordings show: two libraries swap other moments in."""
+    shown = hashlib.sha256()
+    for recording in library:
+        for _, values in sorted({**recording.images, "proprio": recording.proprio}.items()):
+            shown.update(values.tobytes())
+    return shown.hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What one intervention does to the actions, open loop.
+
+    All figures are in units of the recorded actions' standard deviation (root mean square over the columns that vary).
+
+    Attributes:
+        change: mean distance between the action with and without the intervention; None where it does not apply.
+        change_transition, change_consistent: the same over transition steps, and over the others.
+        error: mean distance between the action under the intervention and the recorded one.
+        cost: that error as a multiple of the undisturbed one.
+        cost_interval: 95 %, bootstrapped over episodes.
+    """
+
+    intervention: str
+    change: float | None
+    change_transition: float | None
+    change_consistent: float | None
+    error: float | None
+    cost: float | None = None
+    cost_interval: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenLoop:
+    """Effects of all interventions on one policy.
+
+    Attributes:
+        error: mean distance between its undisturbed actions and the recorded ones.
+        between: mean distance between its undisturbed actions in an episode and, at the same step, in the episode
+            that the swaps take from: how far they would move if everything were swapped.
+        steps, transition_steps: how many moments were asked; 0 transitions also where nobody knows them.
+    """
+
+    effects: tuple[Effect, ...]
+    error: float
+    between: float
+    steps: int
+    transition_steps: int
+
+
+def open_loop(policy: Policy, recordings: Sequence[Recording], *, progress: bool = False) -> OpenLoop:
+    """Shows the policy recorded episodes, undisturbed and under each intervention, and compares its actions.
+
+    The policy never acts: it sees what was recorded. It should execute one action per prediction, otherwise a change
+    shows only where it predicts anew.
+
+    Args:
+        recordings: two or more.
+
+    Raises:
+        PolicyError: fewer recordings, of another action width, or actions that are not finite.
+        EvaluationError: recorded actions that never vary, or pictures that show nothing, or what the episode shows
+            that the swaps take them from.
+    """
+    if len(recordings) < 2:
+        raise PolicyError(f"{len(recordings)} recording(s); swapping between episodes needs two or more")
+    require_alike(recordings)
+    for one, camera in itertools.product(recordings, recordings[0].images):
+        if np.ptp(one.images[camera]) == 0:
+            raise EvaluationError(f"{one.name}: {camera} shows one value alone; film it again")
+    for one, other in itertools.pairwise([*recordings, recordings[0]]):
+        if one.images and all(np.array_equal(one.images[k], other.images[k]) for k in one.images):
+            raise EvaluationError(f"{one.name} and {other.name} have the same pictures; leave one of them out")
+    names = ["none", *INTERVENTIONS, *([OBJECTS_MOVED] if recordings[0].moved is not None else [])]
+    jobs = [(number, name) for number in range(len(recordings)) for name in names]
+    shown = Progress(f"open loop, {policy.name}", len(jobs), "episode", alone=True, quiet=not progress)
+    actions: dict[tuple[int, str], np.ndarray] = {}
+    for start in range(0, len(jobs), AT_ONCE):
+        some = jobs[start : start + AT_ONCE]
+        seen = [(recordings[n], functools.partial(_moment, recordings, n, name)) for n, name in some]
+        actions |= dict(zip(some, played(policy, seen, first_id=start)))
+        shown.advance(len(some))
+    shown.close()
+    return _measure(recordings, names, actions)
+
+
+def _moment(recordings: Sequence[Recording], number: int, name: str, step: int) -> dict[str, Any]:
+    recording = recordings[number]
+    now = recording.observation(step)
+    if name == OBJECTS_MOVED:
+        assert recording.moved is not None
+        return {**now, **{key: pictures[step] for key, pictures in recording.moved.items()}}
+    if name == "none":
+        return now
+    other = recordings[(number + 1) % len(recordings)].observation(step)
+    return {**now, **INTERVENTIONS[name](now, recording.observation(0), other)}
+
+
+def _measure(
+    recordings: Sequence[Recording], names: Sequence[str], actions: dict[tuple[int, str], np.ndarray]
+) -> OpenLoop:
+    recorded = np.concatenate([recording.action for recording in recordings])
+    squared = in_deviations(recorded, recordings[0].name)
+
+    def distance(a: np.ndarray, b: np.ndarray) -> Float[np.ndarray, " T"]:
+        return np.sqrt(squared(a, b))
+
+    whole = {name: np.concatenate([actions[n, name] for n in range(len(recordings))]) for name in names}
+    transition = joined([recording.transition for recording in recordings])
+    free = np.concatenate([np.ones(len(r), bool) if r.free is None else r.free for r in recordings])
+    others = []
+    for number, recording in enumerate(recordings):
+        other = actions[(number + 1) % len(recordings), "none"]
+        others.append(other[np.minimum(np.arange(len(recording)), len(other) - 1)])
+    undisturbed = distance(whole["none"], recorded)
+    starts = np.cumsum([0, *map(len, recordings)])[:-1]
+    effects = []
+    for name in names[1:]:
+        counted = free if name == OBJECTS_MOVED else np.ones(len(recorded), bool)
+        change, error = distance(whole[name], whole["none"]), distance(whole[name], recorded)
+        comparable = name != OBJECTS_MOVED  # where the objects lay elsewhere, the expert would have acted otherwise
+        effects.append(
+            Effect(
+                intervention=name,
+                change=mean_where(change, counted),
+                change_transition=None if transition is None else mean_where(change, counted & transition),
+                change_consistent=None if transition is None else mean_where(change, counted & ~transition),
+                error=mean_where(error, counted) if comparable else None,
+                cost=float(error.sum() / max(undisturbed.sum(), 1e-9)) if comparable else None,
+                cost_interval=_ratio_interval(error, undisturbed, starts) if comparable else None,
+            )
+        )
+    return OpenLoop(
+        effects=tuple(effects),
+        error=float(undisturbed.mean()),
+        between=float(distance(whole["none"], np.concatenate(others)).mean()),
+        steps=len(recorded),
+        transition_steps=0 if transition is None else int(transition.sum()),
+    )
+
+
+def _ratio_interval(
+    above: Float[np.ndarray, " T"], below: Float[np.ndarray, " T"], starts: Int[np.ndarray, " E"], draws: int = 2000
+) -> tuple[float, float]:
+    """95 % interval of sum(above) / sum(below), episodes (which begin at `starts`) drawn with replacement."""
+    sums = np.stack([np.add.reduceat(above, starts), np.add.reduceat(below, starts)])
+    chosen = np.random.default_rng(0).integers(len(starts), size=(draws, len(starts)))
+    drawn = sums[:, chosen].sum(2)
+    low, high = np.quantile(drawn[0] / np.maximum(drawn[1], 1e-9), [0.025, 0.975])
+    return float(low), float(high)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedLoop:
+    """Success under one intervention, and its difference to the undisturbed policy on the same layouts."""
+
+    intervention: str
+    successes: int
+    episodes: int
+    difference: PairedDifference | None
+
+
+def closed_loop(
+    policy: Policy,
+    task: SimTask,
+    library: Sequence[Recording],
+    *,
+    episodes: int,
+    seed: int,
+    out_dir: Path,
+    interventions: Sequence[str] = ALL_INTERVENTIONS,
+    **options: Any,
+) -> tuple[ClosedLoop, ...]:
+    """Success undisturbed and under each intervention, on the same layouts; the first entry is the undisturbed one.
+
+    Args:
+        library: recordings of other layouts, for the interventions that swap.
+        out_dir: one folder per intervention; resumable like any evaluation.
+        interventions: which.
+        options: passed on to `evaluate`.
+    """
+    found: list[ClosedLoop] = []
+    baseline = np.empty(0)
+    for name in ["none", *interventions]:
+        shown = policy if name in ("none", OBJECTS_MOVED) else IntervenedPolicy(policy, name, library)
+        where = dataclasses.replace(task, disturbance="objects_moved") if name == OBJECTS_MOVED else task
+        summary = evaluate(shown, where, episodes=episodes, seed=seed, out_dir=out_dir / name, **options)
+        outcomes = np.array(summary["outcomes"])
+        if name == "none":
+            baseline = outcomes
+        difference = None if name == "none" else paired_difference(outcomes, baseline)
+        found.append(ClosedLoop(name, summary["successes"], summary["episodes"], difference))
+    return tuple(found)

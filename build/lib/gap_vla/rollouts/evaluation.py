@@ -1,0 +1,200 @@
+"""An evaluation: what it is asked for, how long it waits, and its success rate, kept where it can be continued."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from gap_vla.core.foreign import Section, whole
+from gap_vla.core.locks import alone
+from gap_vla.core.progress import Progress
+from gap_vla.core.typed_config import EPISODES, LAYOUT_SEED, WORKERS, Bounds, check_numbers
+from gap_vla.core.whole import write_json
+from gap_vla.rollouts.policy import FIRST_ANSWER, GuardedPolicy, Policy, PolicyUnavailable, identity
+from gap_vla.rollouts.record import EpisodeLog, EvaluationError, VideoShelf, film_of
+from gap_vla.rollouts.rollout import Rollout
+from gap_vla.rollouts.summary import (
+    CANNOT_END_SO,
+    cannot_end_so,
+    odd_episodes,
+    read_outcomes,
+    summarize,
+    title,
+)
+from gap_vla.rollouts.task import STEPS, Task, sim_task
+from gap_vla.rollouts.workers import Privilege, WorkerPool
+
+SECONDS = Bounds(0.001, 86_400, "seconds; at most a day")
+AT_LEAST_ONE = Bounds(1, EPISODES.most, "no episode measures nothing")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How many episodes, from which layout on, and in how many processes; arguments of `evaluate`.
+
+    Raises:
+        EvaluationError: a number outside of its bounds.
+    """
+
+    episodes: Annotated[int, AT_LEAST_ONE]
+    seed: Annotated[int, LAYOUT_SEED]
+    workers: Annotated[int, WORKERS] = 2
+    slots_per_worker: Annotated[int, Bounds(1, 256, "environments of a process")] = 4
+    videos: Annotated[int, EPISODES] = 4
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", EvaluationError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Seconds to wait for one answer; the first ones include building the simulator, or compiling the policy, and have
+    never less than the later ones.
+
+    An episode whose simulator does not answer in time is tried once more before it counts as failed.
+
+    Raises:
+        EvaluationError: a time in which nothing can answer.
+    """
+
+    simulator: Annotated[float, SECONDS] = 60.0
+    simulator_first: Annotated[float, SECONDS] = 300.0
+    policy: Annotated[float, SECONDS] = 60.0
+    policy_first: Annotated[float, SECONDS] = FIRST_ANSWER
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "limit", EvaluationError)
+
+
+def evaluated(policy: Policy, task: Task, seed: int) -> dict[str, Any]:
+    """What an evaluation is one of, as `evaluation.json` has it."""
+    return {"task": {**task.identity(), "horizon": task.horizon}, "seed": seed, "policy": identity(policy)}
+
+
+def evaluate(
+    policy: Policy,
+    task: str | Task,
+    *,
+    episodes: int,
+    seed: int,
+    out_dir: str | Path,
+    workers: int = 2,
+    slots_per_worker: int = 4,
+    videos: int = 4,
+    progress: bool = True,
+    watch: bool = True,
+    limits: Limits | None = None,
+    **scene: Any,
+) -> dict[str, Any]:
+    """Success rate of a policy, on layouts that count from `seed` on: every policy gets the same ones.
+
+    `out_dir` receives `episodes.jsonl` (a line per episode, as it finishes), `videos/` (failures first),
+    `evaluation.json` (what is evaluated) and at the end `summary.json`. Called again after a kill it does
+    the missing episodes only; `episodes` may be raised later.
+
+    Args:
+        policy: see `Policy`. It is called for all live episodes at once, at most `workers * slots_per_worker`.
+        task: a name of `gap_vla.sim.TASK_NAMES`, or any `Task`.
+        watch: tell which phase of the scripted expert's plan each episode reached (`PhaseWatcher`).
+        limits: how long to wait for the simulator and for the policy; default: `Limits()`.
+        scene: of a task given by name: `image_size`, `cameras`, `variant`, `camera`, `horizon`, as in `sim_task`.
+
+    Returns:
+        The content of `summary.json`: `summarize`'s figures and what was evaluated.
+
+    Raises:
+        EvaluationError: a setting that measures nothing, `out_dir` holds something else, the simulator fails again and
+            again, or not one episode was played to its end.
+        InUseError: another process evaluates in `out_dir`.
+        PolicyUnavailable: the policy has gone; what is finished is kept, and the same call continues.
+    """
+    Settings(episodes, seed, workers, slots_per_worker, videos)
+    wait = limits or Limits()
+    if scene and not isinstance(task, str):
+        raise EvaluationError(f"{next(iter(scene))}: a task given as an object has its own")
+    chosen: Task = sim_task(task, **scene) if isinstance(task, str) else task
+    whole(f"{chosen.name}: horizon", chosen.horizon, int(STEPS.least), int(STEPS.most), EvaluationError)
+    named = getattr(policy, "layout_seeds", None)
+    layouts = named or {e: seed + e for e in range(episodes)}
+    if len(layouts) < episodes:
+        raise EvaluationError(f"{policy.name} knows {len(layouts)} layouts, {episodes} episodes are asked for")
+
+    def layout_of(episode: int) -> int | None:
+        return layouts.get(episode) if named else seed + episode
+
+    out = Path(out_dir)
+    what = evaluated(policy, chosen, seed)
+    with alone(out / ".lock", str(out)):
+        log, shelf = EpisodeLog(out, what), VideoShelf(out / "videos", videos)
+        if summarized := (summary_file := out / "summary.json").exists():
+            _require_of(log, Section.read(summary_file, EvaluationError, "move it away"), layout_of)
+        for e, r in log.records.items():
+            if cannot_end_so(r, what["task"]):
+                raise EvaluationError(f"{log.path}: episode {e} {CANNOT_END_SO}; remove it")
+            ends = (None, *(chosen.phases or [r.phase]))
+            odd = {"steps": r.steps > chosen.horizon, "layout_seed": r.layout_seed != layout_of(e)}
+            odd["phase"] = r.phase not in ends
+            if said := ", ".join(f"{key} {getattr(r, key)!r:.60}" for key, other in odd.items() if other):
+                raise EvaluationError(
+                    f"{log.path}: episode {e} is none of this evaluation ({said}); remove it, or choose another --out"
+                )
+        if log.records and not getattr(policy, "identity", None) and not getattr(policy, "privileged", False):
+            there = f"{out} holds {len(log.records)} episodes of {policy.name!r}, which has no `identity`"
+            warnings.warn(f"{there}; were they another policy's, give another folder", stacklevel=2)
+        todo = [(e, layouts[e]) for e in range(episodes) if e not in log.records]
+        started = time.monotonic()
+        if todo:
+            workers = min(workers, len(todo))
+            slots = min(slots_per_worker, -(-len(todo) // workers))
+            needs_expert = bool(getattr(policy, "privileged", False))
+            mode = Privilege.ACTIONS if needs_expert else Privilege.PHASES if watch else Privilege.NONE
+            line = Progress(title(what), episodes, "episode", episodes - len(todo), alone=True, quiet=not progress)
+            guarded = GuardedPolicy(policy, chosen.action_dim, limit=wait.policy, first_limit=wait.policy_first)
+            pool = WorkerPool(chosen, workers, slots, mode, step_limit=wait.simulator, start_limit=wait.simulator_first)
+            try:
+                Rollout(chosen, guarded, pool, log, shelf, line).run(todo)
+            except PolicyUnavailable as error:
+                done = [record.success for record in log.records.values()]
+                kept = f"{sum(done)} succeeded; kept in {log.path}: the same command continues"
+                finished = f"{len(done)} of {episodes} episodes are finished, {kept if done else 'none is kept'}"
+                raise PolicyUnavailable(f"{error}; {finished}") from error
+            finally:
+                pool.close()
+                guarded.close()
+                line.close()
+        cut_short = [record for e in range(episodes) if (record := log.records[e]).error is not None]
+        if len(cut_short) == episodes:
+            raise EvaluationError(
+                f"all {episodes} episodes were cut short, so nothing was measured; the first at {cut_short[0].error}. "
+                f"They are kept in {log.path}: remove it to try again"
+            )
+        log.require_there()
+        if summary_file.exists() and not summarized:
+            raise EvaluationError(f"{summary_file} came while the episodes were played; move it away and go on")
+        summary = {
+            **what,
+            "source": getattr(policy, "source", None),
+            **summarize([log.records[e] for e in range(episodes)], chosen.phases),
+            "wall_seconds_of_last_run": round(time.monotonic() - started, 1),
+            "videos": [str(path.relative_to(out)) for path in shelf.paths if film_of(path.name) in range(episodes)],
+        }
+        write_json(summary_file, summary)
+    return summary
+
+
+def _require_of(log: EpisodeLog, summary: Section, layout_of: Callable[[int], int | None]) -> None:
+    """Raises EvaluationError if what an earlier call left is of another evaluation, or of other outcomes."""
+    summary.require("policy", "success_rate")
+    played = list(read_outcomes(summary))
+    if played != [layout_of(episode) for episode in range(len(played))]:
+        raise summary.error(f"{summary.where}: its layout_seeds are not those of its episodes; move it away")
+    odd = [f"the {key}" for key, value in log.identity.items() if summary.values.get(key) != value]
+    odd += [f"episode {e}" for e in odd_episodes(summary.values, log.records.values())]
+    if odd:
+        raise EvaluationError(
+            f"{summary.where} says of {odd[0]} other than {log.path}; copy both again, or move it away"
+        )

@@ -1,0 +1,175 @@
+"""An Octo checkpoint as a policy: history window, normalised proprioception, actions in the robot's units."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.foreign import CheckpointError, Section, shown
+from gap_vla.core.resources import require_jax_device
+from gap_vla.rlds.statistics import NORMALIZATIONS, statistics_digest
+from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
+from gap_vla.rollouts.policy import PolicyError
+
+if TYPE_CHECKING:
+    from gap_vla.octo import OctoModel
+
+REMEMBERED_TASKS = 16
+"""Batches of instructions whose task input is kept: with goal images, one may take megabytes."""
+
+_SAMPLING_HEADS = ("DiffusionActionHead", "UNetDDPMActionHead", "DiscreteActionHead", "TokenPerDimActionHead")
+
+
+class OctoPolicy(ChunkPolicy):
+    """Runs an `OctoModel` for many episodes at once.
+
+    Args:
+        model: with `dataset_statistics` of the data it was trained on (`action`, and `proprio` if it takes it).
+        dataset: which statistics, if the checkpoint carries those of several datasets.
+        **options: of `ChunkPolicy`.
+
+    Raises:
+        PolicyError: no statistics, statistics of several datasets, no action head, or an impossible `execute`.
+        CheckpointError: statistics that cannot be used.
+    """
+
+    def __init__(self, model: OctoModel, *, dataset: str | None = None, name: str = "octo", **options: Any) -> None:
+        example = model.example_batch["observation"]
+        inputs = {k: value.shape[2:] for k, value in example.items() if k == "proprio" or k.startswith("image_")}
+        self._states = Section(model.config, "config.json", CheckpointError).whole("proprio_history", 1, 64, 1)
+        if "proprio" in inputs:
+            inputs["proprio"] = (inputs["proprio"][0] // self._states,)
+        heads = model.config["model"]["heads"]
+        if "action" not in heads:
+            raise PolicyError(f"the checkpoint has no head 'action' to act with; it has {', '.join(heads) or 'none'}")
+        head = heads["action"]
+        built = model.module.heads["action"]
+        super().__init__(
+            inputs,
+            _statistics(model.dataset_statistics, "proprio" in inputs, dataset),
+            window=example["timestep_pad_mask"].shape[1] + self._states - 1,
+            horizon=built.action_horizon,
+            action_dim=built.action_dim,
+            samples=head["name"] in _SAMPLING_HEADS,
+            name=name,
+            **options,
+        )
+        self._model = model
+        self.reads_instructions = model.text_processor is not None
+        camera = model.config.get("camera")
+        if not isinstance(camera, str | None):
+            where = self.source or self.name
+            raise CheckpointError(f"{where}: camera is {shown(camera)}, no name of a view; copy it again")
+        self.camera = camera
+        self._has_pad_mask_dict = "pad_mask_dict" in example
+        self._run = self._compile()
+        self._task = functools.lru_cache(REMEMBERED_TASKS)(self._new_task)
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, *, step: int | None = None, **options: Any) -> OctoPolicy:
+        """From a directory in upstream's layout (ours are too), or `hf://owner/repository`.
+
+        Raises:
+            CheckpointError: the directory is missing, incomplete or damaged.
+            PolicyError: see the class.
+        """
+        from gap_vla.octo import OctoModel
+
+        require_jax_device()
+        model = OctoModel.load_pretrained(checkpoint, step=step)
+        details = {"parameters": parameter_digest(model.params), **options.pop("details", {})}
+        asked, own = options.pop("normalization", None), None
+        if "normalization" in model.config:  # ours have it since 0.2
+            stated = Section(model.config, f"{checkpoint}/config.json", CheckpointError)
+            own = stated.choice("normalization", NORMALIZATIONS)
+        if None not in (asked, own) and asked != own:
+            raise CheckpointError(
+                f"{checkpoint} says normalization {own}, its run's config.json {asked}; copy the run again"
+            )
+        if (kind := own or asked) is not None:
+            options["normalization"] = kind
+        policy = cls(model, details=details, source=str(checkpoint), **options)
+        if own is not None and (said := model.config.get("statistics")) is not None:
+            if (found := statistics_digest(model.dataset_statistics or {}, own)) != said:
+                what = f"the digest of its statistics is {found}, config.json says {said}"
+                raise CheckpointError(f"{checkpoint}: {what}; copy both again")
+        return policy
+
+    def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
+        inputs = [episode.inputs() for episode in episodes]
+        seen = {key: np.stack([one[key] for one in inputs]) for key in inputs[0]}
+        observation: dict[str, Any] = {key: value[:, self._states - 1 :] for key, value in seen.items()}
+        there = np.ones_like(observation["timestep_pad_mask"])
+        if self.uses_proprio:
+            states = [seen["proprio"][:, first : first + there.shape[1]] for first in range(self._states)]
+            observation["proprio"] = np.concatenate(states, axis=-1)
+        if self._has_pad_mask_dict:
+            observation["pad_mask_dict"] = {key: there for key in [*self._inputs, "timestep"]}
+        task = self._task(tuple(episode.instruction for episode in episodes))
+        keys = np.stack([self._key(episode) for episode in episodes])
+        return np.asarray(self._run(self._model.params, observation, task, keys))[..., : self.action_dim]
+
+    def _key(self, episode: EpisodeHistory) -> np.ndarray:
+        import jax
+
+        root = jax.random.PRNGKey(self._seed)
+        if not self._samples:
+            return np.asarray(root)
+        number = episode.number % 2**32  # those of `warm_up` are negative
+        return np.asarray(jax.random.fold_in(jax.random.fold_in(root, number), episode.steps))
+
+    def _new_task(self, texts: tuple[str, ...]) -> Any:
+        """The model's task input: instructions if it reads them, everything else absent."""
+        import jax
+
+        if self._model.text_processor is not None:
+            return self._model.create_tasks(texts=list(texts))
+        example = self._model.example_batch["task"]
+        return jax.tree.map(lambda leaf: np.zeros((len(texts), *leaf.shape[1:]), leaf.dtype), example)
+
+    def _compile(self) -> Callable[..., Any]:
+        import jax
+
+        def one_batch(params: Any, observation: Any, task: Any, keys: Any) -> Any:
+            return self._model.replace(params=params).sample_actions(observation, task, rng=keys[0])
+
+        def one_by_one(params: Any, observation: Any, task: Any, keys: Any) -> Any:
+            def row(observation: Any, task: Any, key: Any) -> Any:
+                single = jax.tree.map(lambda leaf: leaf[None], (observation, task))
+                return self._model.replace(params=params).sample_actions(*single, rng=key)[0]
+
+            return jax.vmap(row)(observation, task, keys)
+
+        return jax.jit(one_by_one if self._samples else one_batch)
+
+
+def parameter_digest(params: Any) -> str:
+    """Hexadecimal hash of all parameters: two checkpoints with the same one act alike."""
+    import jax
+
+    content = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        content.update(jax.tree_util.keystr(path).encode())
+        content.update(np.ascontiguousarray(leaf).tobytes())
+    return content.hexdigest()[:16]
+
+
+def _statistics(found: Any, needs_proprio: bool, dataset: str | None) -> Mapping[str, Any]:
+    if not found:
+        raise PolicyError("the checkpoint has no dataset_statistics.json; its actions cannot be put into robot units")
+    if dataset is not None:
+        if dataset not in found:
+            raise PolicyError(f"no statistics of {dataset!r} in the checkpoint; it has {', '.join(sorted(found))}")
+        found = found[dataset]
+    if "action" not in found:
+        names = ", ".join(sorted(key for key, value in found.items() if isinstance(value, Mapping)))
+        raise PolicyError(f"the checkpoint has statistics of several datasets; choose one with --dataset: {names}")
+    if needs_proprio and "proprio" not in found:
+        raise PolicyError("the checkpoint takes proprioception, but its statistics have no entry 'proprio'")
+    return found

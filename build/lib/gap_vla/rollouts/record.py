@@ -1,0 +1,219 @@
+"""The evaluation's folder: the identity of what was evaluated, a JSON line for each finished episode, some films."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section, content, parsed
+from gap_vla.core.identity import differences, in_words
+from gap_vla.core.marks import made_by
+from gap_vla.core.whole import replacing, write_json
+from gap_vla.drawing.video import write_video
+
+IDENTITY_FILE, EPISODES_FILE = "evaluation.json", "episodes.jsonl"
+SUMMARY_FILE, PAGE_FILE = "summary.json", "index.html"
+
+FILM = r"episode_(\d{4,})_(failure|success)\.mp4"
+"""Names of films in the folder `videos`."""
+
+
+SIMULATOR = "the simulator"
+"""How the error of an episode begins, after the step, that was cut short by the simulator and not by the policy."""
+
+
+def film_of(name: str) -> int | None:
+    """The number of the episode that a film shows; None for other names."""
+    return int(found[1]) if (found := re.fullmatch(FILM, name)) else None
+
+
+class EvaluationError(UserError, RuntimeError):
+    """An evaluation that cannot start or go on; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeRecord:
+    """How one episode went.
+
+    Attributes:
+        episode: number within the evaluation; the layout depends on it and the evaluation's seed alone.
+        layout_seed: what the environment was reset with.
+        success: whether the task was achieved within the horizon. False if `error` is set.
+        steps: control steps taken.
+        phase: the last phase the watching expert got to, or None if nobody watched.
+        error: why the episode was cut short and counted as failed, or None.
+        simulation_seconds, rendering_seconds, policy_seconds: where the time went (a batch's policy time is
+            divided equally among its episodes).
+    """
+
+    episode: int
+    layout_seed: int
+    success: bool
+    steps: int
+    phase: str | None = None
+    error: str | None = None
+    simulation_seconds: float = 0.0
+    rendering_seconds: float = 0.0
+    policy_seconds: float = 0.0
+
+    @classmethod
+    def read(cls, values: Any, where: str) -> EpisodeRecord:
+        """From a line of `episodes.jsonl`, or EvaluationError naming what is none of an episode."""
+        found = Section(values, where, EvaluationError)
+        for key in ("episode", "layout_seed", "steps"):
+            found.whole(key, int(key == "steps" and found.values.get("error") is None), 2**53)
+        for key in ("simulation_seconds", "rendering_seconds", "policy_seconds"):
+            found.finite(key, 0, 1e9, 0.0)
+        for key in ("phase", "error"):
+            if found.values.get(key) is not None and not found.text(key):
+                raise EvaluationError(f"{found.name(key)} is empty; remove the line")
+        if found.flag("success") and found.values.get("error") is not None:
+            raise EvaluationError(f"{where}: an episode that was cut short cannot have succeeded; remove the line")
+        if odd := set(found.values) - {field.name for field in dataclasses.fields(cls)}:
+            raise EvaluationError(f"{where}: unknown key {min(odd)!r}; remove the line")
+        return cls(**found.values)
+
+
+def read_episodes(path: Path) -> tuple[dict[int, EpisodeRecord], int]:
+    """The episodes of an `episodes.jsonl`, and how many bytes their lines are: behind them may be a part of one more.
+
+    Raises:
+        EvaluationError: a line that is none of an episode, or two of the same; behind them what begins no line.
+    """
+    found = content(path, EvaluationError)
+    whole = found[: found.rfind(b"\n") + 1]
+    records: dict[int, EpisodeRecord] = {}
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        where = f"{path}, line {number}"
+        try:
+            record = EpisodeRecord.read(parsed(line), where)
+        except (ValueError, TypeError) as error:
+            raise EvaluationError(f"{where}: not an episode ({error}); remove the line") from None
+        if records.setdefault(record.episode, record) is not record:
+            raise EvaluationError(f"{where}: episode {record.episode} again; remove one of them")
+    if not re.fullmatch(rb"(\{[^\0-\x1f]*)?\0*", found[len(whole) :]):  # what a kill or a power cut leaves
+        raise EvaluationError(f"{path}: behind its last whole line is no beginning of an episode; remove it")
+    return records, len(whole)
+
+
+def require_place(directory: Path, identity: dict[str, Any]) -> None:
+    """Raises EvaluationError if the directory holds another evaluation (the differing entries are named), or files of
+    others.
+
+    Args:
+        identity: of the evaluation that would begin or go on there.
+    """
+    for name in (IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE, "videos"):
+        if (directory / name).is_symlink():
+            raise EvaluationError(f"{directory / name} is a link; an evaluation writes files of its own: remove it")
+    if (marker := directory / IDENTITY_FILE).exists():
+        found, wanted = Section.read(marker, EvaluationError).values, json.loads(json.dumps(identity))
+        if found != wanted:
+            changed = in_words(differences(found, wanted))
+            raise EvaluationError(
+                f"{directory} holds another evaluation ({changed}); choose another --out, or move it away"
+            )
+    elif others := sorted(path.name for path in directory.glob("[!.]*")):
+        raise EvaluationError(
+            f"{directory} holds {others[0]}, but no evaluation; choose another --out, or move it away"
+        )
+
+
+class EpisodeLog:
+    """`episodes.jsonl` in `directory`, append-only.
+
+    Opening it checks that the directory holds nothing, or an earlier part of the same evaluation; nothing is written
+    before the first episode, so that a call that can play none leaves nothing behind.
+
+    Raises:
+        EvaluationError: the directory holds another evaluation (the differing entries are named), or files of others.
+    """
+
+    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
+        self.path = directory / EPISODES_FILE
+        self._marker = directory / IDENTITY_FILE
+        self.identity = json.loads(json.dumps(identity))
+        require_place(directory, self.identity)
+        self.records = self._read()
+        self._place = directory.stat() if directory.exists() else None
+
+    def _read(self) -> dict[int, EpisodeRecord]:
+        """Finished episodes. A last line that was being written when the process was killed is cut off."""
+        if not self.path.exists():
+            return {}
+        records, whole = read_episodes(self.path)
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+        return records
+
+    def require_there(self) -> None:
+        """Raises EvaluationError if the folder was renamed, removed or replaced meanwhile."""
+        folder = self.path.parent
+        if self._place and folder.exists() and not os.path.samestat(self._place, folder.stat()):
+            raise EvaluationError(f"{folder} was renamed meanwhile, and another put there; give each a name of its own")
+
+    def append(self, record: EpisodeRecord) -> None:
+        self.require_there()
+        if not self._marker.exists():
+            if self.records:
+                raise EvaluationError(f"{self.path.parent} was renamed or removed meanwhile; give it its name again")
+            write_json(self._marker, self.identity)
+        if self.path.exists() and self.path.stat().st_nlink > 1:  # somebody's snapshot by hard links stays as it is
+            with replacing(self.path) as temporary:
+                shutil.copyfile(self.path, temporary)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.records[record.episode] = record
+
+
+SHOWN_SIZE = 256
+"""Small pictures are enlarged by a whole factor to about this height, so that their pixels stay what they are."""
+
+
+class VideoShelf:
+    """At most `limit` videos in a folder: a failure takes the place of a success, but one success stays where there is
+    room for two. Survives a resumed evaluation.
+
+    Raises:
+        EvaluationError: a file in the place of a video that no evaluation made; also when it is found later.
+    """
+
+    def __init__(self, directory: Path, limit: int, *, fps: float = 20.0) -> None:
+        self._directory, self._limit, self._fps = directory, limit, fps
+        _ = self.paths
+
+    @property
+    def paths(self) -> list[Path]:
+        """What is there, failures first, then by episode."""
+        found = [path for path in self._directory.glob("*.mp4") if re.fullmatch(FILM, path.name)]
+        for path in found:
+            if made_by(path) != "rollout":
+                raise EvaluationError(f"{path} was not made by an evaluation; move it away")
+        return sorted(found, key=lambda path: (not path.stem.endswith("failure"), film_of(path.name)))
+
+    def add(self, episode: int, success: bool, frames: Sequence[np.ndarray]) -> None:
+        path = self._directory / f"episode_{episode:04d}_{'success' if success else 'failure'}.mp4"
+        for other in self.paths:
+            if other != path and other.name.startswith(f"episode_{episode:04d}_"):  # which was played again
+                other.unlink()
+        shelved = [other for other in self.paths if other != path]
+        shelved += [path] if frames or path.exists() else []
+        lost = [one for one in shelved if one.stem.endswith("failure")]
+        won = [one for one in shelved if one not in lost]
+        lost = lost[: self._limit - bool(won and self._limit > 1)]
+        kept = {*lost, *won[: self._limit - len(lost)]}
+        if frames and path in kept:
+            write_video(path, frames, "rollout", fps=self._fps, scale=max(1, SHOWN_SIZE // frames[0].shape[0]))
+        for surplus in set(shelved) - kept:
+            surplus.unlink(missing_ok=True)

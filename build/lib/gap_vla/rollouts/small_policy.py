@@ -1,0 +1,163 @@
+"""A small torch policy in the rollouts: history, normalised proprioception, actions in the robot's units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from gap_vla.core.foreign import CheckpointError, whole
+from gap_vla.policies.policy import SmallPolicy
+from gap_vla.policies.saving import load_saved_policy, parameter_digest, require_own_statistics
+from gap_vla.rollouts.chunk_policy import ChunkPolicy, EpisodeHistory
+from gap_vla.rollouts.policy import PolicyError
+
+
+class FrameFeatures:
+    """Remembers features by episode and step; frames that no window shows any more are forgotten.
+
+    Args:
+        policy: in evaluation mode, so that a frame's features do not depend on the other frames.
+        sizes: the numbers of frames that are encoded at once (filled up with copies), ascending.
+    """
+
+    def __init__(self, policy: SmallPolicy, sizes: Sequence[int]) -> None:
+        self._policy, self._sizes = policy, sizes
+        self._known: dict[int, dict[int, torch.Tensor]] = {}
+
+    def forget(self, episode: int) -> None:
+        self._known.pop(episode, None)
+
+    def of(self, episodes: Sequence[EpisodeHistory], inputs: Sequence[Mapping[str, np.ndarray]]) -> torch.Tensor:
+        """Features of each episode's window.
+
+        Args:
+            inputs: what `EpisodeHistory.inputs` gave for each of them.
+
+        Returns:
+            float32[B, I, D], I frames.
+        """
+        frames = self._policy.config.image_history
+        windows, missing = [], {}
+        for episode, shown in zip(episodes, inputs):
+            steps = [max(0, episode.steps - frames + place) for place in range(frames)]
+            known = self._known.setdefault(episode.number, {})
+            for gone in [step for step in known if step < steps[0]]:
+                del known[gone]
+            for place, step in enumerate(steps):
+                if step not in known:
+                    missing[episode.number, step] = (shown, place - frames)
+            windows.append((known, steps))
+        wanted = list(missing)
+        for start in range(0, len(wanted), self._sizes[-1]):
+            some = wanted[start : start + self._sizes[-1]]
+            for (number, step), feature in zip(some, self._encode([missing[key] for key in some])):
+                self._known[number][step] = feature
+        return torch.stack([torch.stack([known[step] for step in steps]) for known, steps in windows])
+
+    def _encode(self, frames: Sequence[tuple[Mapping[str, np.ndarray], int]]) -> torch.Tensor:
+        size = next(size for size in self._sizes if size >= len(frames))
+        filled = [*frames, *[frames[0]] * (size - len(frames))]
+        device = next(self._policy.parameters()).device
+        images = {}
+        for camera in self._policy.cameras:
+            stacked = np.stack([shown[f"image_{camera}"][place] for shown, place in filled])[:, None]
+            images[f"image_{camera}"] = torch.from_numpy(stacked).to(device)
+        return self._policy.features(images)[: len(frames), 0]
+
+
+class SmallTorchPolicy(ChunkPolicy):
+    """Runs a `SmallPolicy` for many episodes at once.
+
+    Args:
+        policy: in evaluation mode.
+        statistics: of the dataset it was trained on.
+        threads: processor threads, of the whole process. Small networks gain little by a second one, and on a busy
+            machine waiting for it took 27 times the processor time.
+        **options: of `ChunkPolicy`.
+
+    Raises:
+        PolicyError: an impossible `execute`.
+        CheckpointError: statistics that cannot be used.
+    """
+
+    def __init__(
+        self, policy: SmallPolicy, statistics: Mapping[str, Any], *, name: str = "", threads: int = 1, **options: Any
+    ) -> None:
+        inputs: dict[str, tuple[int, ...]] = {f"image_{camera}": policy.image_shape for camera in policy.cameras}
+        if policy.uses_proprio:
+            inputs["proprio"] = (policy.proprio_dim,)
+        super().__init__(
+            inputs,
+            statistics,
+            window=policy.config.window_size,
+            horizon=policy.config.action_horizon,
+            action_dim=policy.action_dim,
+            samples=policy.head.samples,
+            name=name or policy.method,
+            details={"parameters": parameter_digest(policy)},
+            **options,
+        )
+        if self.action_dim != policy.action_dim:
+            raise CheckpointError(
+                f"{self.source or self.name}/dataset_statistics.json: action.mean is {self.action_dim} wide, "
+                f"the network predicts {policy.action_dim} dimensions"
+            )
+        self.model, self._threads = policy, whole("threads", threads, 1, 1024, PolicyError)
+        self.image_size = policy.image_shape[0]  # also of a policy that does not look
+        self._features = FrameFeatures(policy, self._sizes)
+        self._device = next(policy.parameters()).device
+
+    @classmethod
+    def load(cls, run_or_checkpoint: str | Path, *, device: str = "cpu", **options: Any) -> SmallTorchPolicy:
+        """From a run directory of `train_small` or its `checkpoint/`.
+
+        Args:
+            device: where the network runs.
+            **options: of the class.
+
+        Raises:
+            CheckpointError: no small policy there, or a damaged one.
+        """
+        path = Path(run_or_checkpoint)
+        directory = path / "checkpoint" if (path / "checkpoint").is_dir() else path
+        policy, normalization, statistics = load_saved_policy(directory)
+        loaded = cls(policy.to(device), statistics, normalization=normalization, source=str(directory), **options)
+        require_own_statistics(directory, statistics, normalization)
+        loaded.camera = policy.view
+        return loaded
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        self.forget(episode_ids)
+        super().reset(episode_ids)
+
+    def forget(self, episode_ids: Sequence[int]) -> None:
+        for episode in episode_ids:
+            self._features.forget(episode)
+        super().forget(episode_ids)
+
+    @torch.inference_mode()
+    def _normalized_chunks(self, episodes: Sequence[EpisodeHistory]) -> Float[np.ndarray, "B H A"]:
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        inputs = [episode.inputs() for episode in episodes]
+        features = self._features.of(episodes, inputs) if self.model.uses_vision else None
+        proprio = None
+        if self.uses_proprio:
+            steps = self.model.config.proprio_history
+            proprio = torch.from_numpy(np.stack([one["proprio"][-steps:] for one in inputs])).to(self._device)
+        chunk: np.ndarray = self.model.predict(features, proprio, self._generators(episodes)).float().cpu().numpy()
+        return chunk
+
+    def _generators(self, episodes: Sequence[EpisodeHistory]) -> Any:
+        if not self._samples:
+            return None
+        found = []
+        for episode in episodes:
+            source = np.random.SeedSequence([self._seed, abs(episode.number), episode.steps])
+            found.append(torch.Generator().manual_seed(int(source.generate_state(1, np.uint32)[0])))
+        return found

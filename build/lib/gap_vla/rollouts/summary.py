@@ -1,0 +1,195 @@
+"""From episode records to the numbers of `summary.json`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.foreign import Section, one_line
+from gap_vla.rollouts.record import SIMULATOR, EpisodeRecord, EvaluationError
+from gap_vla.rollouts.statistics import clopper_pearson, wilson
+from gap_vla.sim import TASK_NAMES, task_spec
+
+INTERVAL_METHOD = "wilson 95 %"
+
+
+def summarize(records: Sequence[EpisodeRecord], phases: Sequence[str] = ()) -> dict[str, Any]:
+    """The figures of finished episodes.
+
+    Returns:
+        JSON-able: `episodes`, `successes`, `success_rate`, `interval` (Wilson, 95 %),
+        `interval_clopper_pearson`, `mean_steps`, `mean_steps_success`, `outcomes` (0/1 in the order of the
+        episodes), `layout_seeds`, `steps`, `last_phases` (where each ended), `errors` (episode and reason),
+        `simulator_errors` (how many of these the simulator is to blame for), `phases` (see `phase_progress`),
+        `seconds_per_step` (simulation, rendering, policy).
+    """
+    ordered = sorted(records, key=lambda record: record.episode)
+    if not ordered:
+        raise EvaluationError("no episodes, so nothing was measured")
+    if len({record.episode for record in ordered}) < len(ordered):
+        raise EvaluationError("an episode is there twice; count each once")
+    successes = sum(record.success for record in ordered)
+    won = [record.steps for record in ordered if record.success]
+    steps = sum(record.steps for record in ordered)
+    parts = ("simulation", "rendering", "policy")
+    seconds = {part: sum(getattr(record, f"{part}_seconds") for record in ordered) for part in parts}
+    return {
+        "episodes": len(ordered),
+        "successes": successes,
+        "success_rate": successes / len(ordered),
+        "interval": list(wilson(successes, len(ordered))),
+        "interval_method": INTERVAL_METHOD,
+        "interval_clopper_pearson": list(clopper_pearson(successes, len(ordered))),
+        "mean_steps": float(np.mean([record.steps for record in ordered])),
+        "mean_steps_success": float(np.mean(won)) if won else None,
+        "outcomes": [int(record.success) for record in ordered],
+        "episode_numbers": [record.episode for record in ordered],
+        "layout_seeds": [record.layout_seed for record in ordered],
+        "steps": [record.steps for record in ordered],
+        "last_phases": [record.phase for record in ordered],
+        "errors": [{"episode": record.episode, "error": record.error} for record in ordered if record.error],
+        "simulator_errors": sum((record.error or "").partition(": ")[2].startswith(SIMULATOR) for record in ordered),
+        "phases": phase_progress(ordered, phases),
+        "seconds": seconds,
+        "seconds_per_step": {part: total / steps if steps else None for part, total in seconds.items()},
+    }
+
+
+def read_outcomes(found: Section) -> dict[int, bool]:
+    """Layout seed to success, from what `evaluate` returned.
+
+    Raises:
+        The section's error: not one outcome, number of steps and phase for each of some layouts, or a figure of
+            `summarize` that they do not give.
+    """
+    layouts = found.list("layout_seeds", lambda items, name: items.whole(name, 0, 2**53))
+    horizon = found.section("task", {}).whole("horizon", 1, 2**53, 2**53)
+    steps = found.list("steps", lambda items, name: items.whole(name, 0, horizon))
+    outcomes = found.list("outcomes", lambda items, name: items.whole(name, 0, 1) == 1)
+    errors = _read_errors(found, len(outcomes))
+    ends = found.list("last_phases", lambda items, name: None if items.values[name] is None else items.text(name))
+    if not outcomes or {len(set(layouts)), len(layouts), len(steps), len(ends)} != {len(outcomes)}:
+        raise found.error(
+            f"{found.where}: {len(outcomes)} outcomes of {len(set(layouts))} layouts; copy the file again"
+        )
+    rows = enumerate(zip(layouts, outcomes, steps, ends))
+    records = [EpisodeRecord(number, *row, errors.get(number)) for number, row in rows]
+    if odd := [record.episode for record in records if cannot_end_so(record, found.section("task", {}).values)]:
+        raise found.error(f"{found.where}: episode {odd[0]} {CANNOT_END_SO}; copy the file again")
+    phases = list(found.section("phases").section("reached").values) if found.values.get("phases") else []
+    if phases and (unknown := {*ends} - {None, *phases}):
+        raise found.error(
+            f"{found.name('last_phases')} has {one_line(unknown, 80)}, no phase of the task; copy it again"
+        )
+    again = summarize(records, phases)
+    for name in ("seconds", "seconds_per_step"):
+        parts = {key: value for key, value in found.section(name, {}).values.items() if value is not None}
+        Section(parts, found.name(name), found.error).require_numbers(0, 1e9)
+    added = ("interval_method", "interval_clopper_pearson", "simulator_errors")
+    later = [key for key in added if key in found.values]
+    needed = ("episodes", "successes", "success_rate", "interval", "mean_steps", "mean_steps_success", "phases")
+    for key in (*needed, *later):
+        found.require(key)
+        given, right = (json.dumps(values[key]) for values in (found.values, again))
+        if _rounded(given) != _rounded(right):
+            raise found.error(f"{found.name(key)} is {one_line(given, 80)}, its episodes give {right}; copy it again")
+    return dict(zip(layouts, outcomes))
+
+
+CANNOT_END_SO = "ended without success or error before its horizon, or with both"
+
+
+def cannot_end_so(record: EpisodeRecord, task: Mapping[str, Any]) -> bool:
+    """Whether no episode ends in this way: one of our simulated tasks only ends by success, at its horizon (or at that
+    of the evaluation, if it is shorter), or with an error. Tasks of others may end early.
+
+    Args:
+        task: what the evaluation says of it.
+    """
+    if record.error is not None:
+        return record.success
+    name, horizon = task.get("task"), task.get("horizon")
+    if record.success or name not in TASK_NAMES or not isinstance(horizon, int):
+        return False
+    return record.steps < min(horizon, task_spec(name).horizon)
+
+
+def _read_errors(found: Section, episodes: int) -> dict[int, str]:
+    """Episode to why it was cut short."""
+    listed = found.list("errors", Section.section) if "errors" in found else ()
+    errors = {one.whole("episode", 0, episodes - 1): one.text("error") for one in listed}
+    if len(errors) < len(listed):
+        raise found.error(f"{found.name('errors')} names an episode twice; copy the file again")
+    found.whole("simulator_errors", 0, len(errors), 0)
+    return errors
+
+
+def odd_episodes(summary: Mapping[str, Any], records: Iterable[EpisodeRecord]) -> list[int]:
+    """Numbers of the episodes that ended otherwise than a summary, which `read_outcomes` took, says of its layouts."""
+    keys = ("layout_seeds", "outcomes", "steps", "last_phases")
+    errors = {one["episode"]: one["error"] for one in summary.get("errors", ())}
+    ends = enumerate(zip(*(summary[key] for key in keys)))
+    said = {layout: [*end, errors.get(number)] for number, (layout, *end) in ends}
+    ended = [(r, [r.success, r.steps, r.phase, r.error]) for r in records]
+    return [r.episode for r, end in ended if said.get(r.layout_seed, end) != end]
+
+
+def _rounded(text: str) -> Any:
+    return json.loads(text, parse_float=lambda digits: round(float(digits), 6))
+
+
+def phase_progress(records: Sequence[EpisodeRecord], phases: Sequence[str]) -> dict[str, dict[str, float]] | None:
+    """How far episodes got, by the phase of an expert that watched them.
+
+    Returns:
+        `reached`: fraction of the watched episodes that got at least to each phase, in the task's order;
+        `failed_in`: how many failures ended in it. None if nobody watched.
+    """
+    watched = [record for record in records if record.phase is not None]
+    if not watched or not phases:
+        return None
+    order = {name: place for place, name in enumerate(phases)}
+    places = [len(order) if r.success else order.get(r.phase or "", 0) for r in watched]
+    failures = Counter(record.phase for record in watched if not record.success)
+    return {
+        "reached": {name: sum(p >= order[name] for p in places) / len(places) for name in phases},
+        "failed_in": {name: failures[name] for name in phases if failures[name]},
+    }
+
+
+def title(summary: Mapping[str, Any]) -> str:
+    """Who was evaluated on what: `vp_gap on assembly, light`; the default variant goes unnamed."""
+    task, variant = summary["task"]["task"], summary["task"].get("variant", "default")
+    return f"{summary['policy']['name']} on {task}" + ("" if variant == "default" else f", {variant}")
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """The lines that a command prints at its end."""
+    low, high = summary["interval"]
+    rate = summary["success_rate"]
+    lines = [
+        f"{title(summary)}: "
+        f"{summary['successes']} of {summary['episodes']} "
+        f"succeeded, {100 * rate:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %), "
+        f"{summary['mean_steps']:.0f} steps on average"
+    ]
+    per_step = summary["seconds_per_step"]
+    if all(value is not None for value in per_step.values()):
+        lines.append("ms per step: " + ", ".join(f"{part} {1000 * value:.1f}" for part, value in per_step.items()))
+    if summary["phases"]:
+        reached = ", ".join(f"{name} {100 * share:.0f} %" for name, share in summary["phases"]["reached"].items())
+        lines.append(f"phases reached: {reached}")
+    if count := summary.get("simulator_errors", 0):
+        played = summary["episodes"] - count
+        lines.append(
+            f"{count} of {summary['episodes']} episodes were cut short by the simulator, not by the policy, and count "
+            f"as failed; of the other {played}, {summary['successes']} succeeded"
+        )
+    lines += [f"counted as failed, episode {one['episode']}: {one_line(one['error'])}" for one in summary["errors"][:5]]
+    if len(summary["errors"]) > 5:
+        lines.append(f"… and {len(summary['errors']) - 5} more; see episodes.jsonl")
+    return "\n".join(lines)

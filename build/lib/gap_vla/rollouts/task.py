@@ -1,0 +1,167 @@
+"""What a rollout needs to know of a task, so that workers can be given any simulator, not only `gap_vla.sim`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from gap_vla.core.typed_config import Bounds, check_numbers
+from gap_vla.rollouts.record import EvaluationError
+
+STEPS = Bounds(1, 100_000, "control steps of an episode")
+IMAGE_SIZE = Bounds(1, 1024, "pixels; larger pictures take all memory")
+
+
+@runtime_checkable
+class ActingExpert(Protocol):
+    """A scripted expert looking at the environment's present state."""
+
+    @property
+    def phase(self) -> str: ...
+
+    def act(self) -> np.ndarray: ...
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Tells which phase an episode has reached, whoever acts."""
+
+    def look(self) -> str:
+        """Called once per step."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A task as the rollouts see it. It is sent to worker processes, so it must pickle."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def instruction(self) -> str: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+    @property
+    def action_dim(self) -> int: ...
+
+    @property
+    def phases(self) -> tuple[str, ...]: ...
+
+    def make(self) -> Any:
+        """A gymnasium environment, made and used inside one worker."""
+
+    def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
+        """An expert for the episode that `env` has just been reset to."""
+
+    def make_watcher(self, env: Any) -> Watcher | None:
+        """A watcher for the episode that `env` has just been reset to, or None if phases are not known."""
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-able: what must be equal for two evaluations to be of the same thing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SimTask:
+    """A task of `gap_vla.sim`, with its pictures and its variant; see `sim_task` to build one by name.
+
+    `disturbance="objects_moved"` shifts the objects early in each episode.
+    """
+
+    name: str
+    instruction: str
+    horizon: Annotated[int, STEPS]
+    action_dim: int
+    phases: tuple[str, ...]
+    image_size: Annotated[int, IMAGE_SIZE] = 64
+    cameras: tuple[str, ...] = ("primary",)
+    variant: str = "default"
+    camera: str = "near"
+    disturbance: str | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "", EvaluationError)
+
+    def make(self) -> Any:
+        from gap_vla import sim
+        from gap_vla.sim.watching import RenderTimer
+
+        env = sim.make(
+            self.name,
+            image_size=self.image_size,
+            cameras=self.cameras,
+            variant=self.variant,
+            camera=self.camera,
+        )
+        if self.disturbance == "objects_moved":
+            from gap_vla.sim.disturbance import ObjectMover
+
+            return ObjectMover(RenderTimer(env))
+        return RenderTimer(env)
+
+    def make_expert(self, env: Any, *, seed: int) -> ActingExpert:
+        from gap_vla import sim
+
+        return sim.make_expert(env, seed=seed)
+
+    def make_watcher(self, env: Any) -> Watcher:
+        from gap_vla.sim.watching import PhaseWatcher
+
+        return PhaseWatcher(env.unwrapped.world)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "task": self.name,
+            "image_size": self.image_size,
+            "cameras": list(self.cameras),
+            "variant": self.variant,
+            "camera": self.camera,
+            **({"disturbance": self.disturbance} if self.disturbance else {}),
+        }
+
+
+def sim_task(
+    name: str,
+    *,
+    image_size: int = SimTask.image_size,
+    cameras: Sequence[str] = SimTask.cameras,
+    variant: str = SimTask.variant,
+    camera: str = SimTask.camera,
+    horizon: int | None = None,
+) -> SimTask:
+    """Looks the task up in `gap_vla.sim`.
+
+    Args:
+        image_size: height and width of the pictures (pixels).
+        cameras: pictures in the observation, of `primary` and `wrist`.
+        variant: how the scene differs from the demonstrations' (`gap_vla.sim.VARIANT_NAMES`).
+        camera: the view of `primary` (`near`, or a camera of the simulator's model).
+        horizon: control steps after which an episode ends; default: the task's own.
+
+    Raises:
+        UnknownNameError: an unknown task, camera, view or variant; lists the known ones.
+        EvaluationError: an impossible `horizon` or `image_size`.
+    """
+    from gap_vla import sim
+
+    spec = sim.task_spec(name)
+    if horizon is not None and horizon > spec.horizon:
+        raise EvaluationError(f"horizon is {horizon}, an episode of {spec.name} ends at step {spec.horizon}; lower it")
+    task = SimTask(
+        name=spec.name,
+        instruction=spec.instruction,
+        horizon=spec.horizon if horizon is None else horizon,
+        action_dim=spec.action_dim,
+        phases=spec.phases,
+        image_size=image_size,
+        cameras=tuple(cameras),
+        variant=variant,
+        camera=camera,
+    )
+    sim.variant_spec(variant).require_view(camera)
+    spec.require_cameras(cameras, camera)
+    return task

@@ -1,0 +1,265 @@
+"""The simulator processes: what one of them does, and the parent's side, which replaces those that hang or die.
+
+A process holds environments, obeys one command at a time and knows nothing of policies. It is spawned, never forked,
+and makes its renderers itself: a forked child of a process that has made a GL context hangs for ever. It ends when its
+parent does (the pipe closes).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import multiprocessing
+import time
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import numpy as np
+
+from gap_vla.core.processes import starting_workers
+from gap_vla.rollouts.policy import EXPERT_ACTION
+from gap_vla.rollouts.record import SIMULATOR
+from gap_vla.rollouts.task import ActingExpert, Task, Watcher
+
+
+@dataclasses.dataclass(frozen=True)
+class Reset:
+    slot: int
+    layout_seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    slot: int
+    action: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What one reset or step led to."""
+
+    slot: int
+    observation: dict[str, np.ndarray]
+    done: bool
+    success: bool
+    phase: str | None
+    simulation_seconds: float
+    rendering_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Crash:
+    """The simulator raised (`traceback` is the worker's), or its process was lost: it hung, or died.
+
+    A lost process says little about the episode, for a busy machine, or one without memory, loses processes too.
+    """
+
+    slot: int
+    message: str
+    traceback: str
+    lost: bool = False
+
+
+STARTING_ANSWERS = 2
+"""Of an environment: the first includes the process's start, imports and building it, the second its first step, in
+which simulators compile, and draw what they have not drawn before."""
+
+
+class Privilege(enum.Enum):
+    """What the simulator's full state is used for."""
+
+    NONE = "none"
+    # A watcher names the phase; if it cannot cope with where a policy has led, it is left out from there on.
+    PHASES = "phases"
+    # The expert's actions are executed: if it fails, the episode fails.
+    ACTIONS = "actions"
+
+
+class _Slot:
+    """One environment, and who looks at its full state."""
+
+    def __init__(self, task: Task, privilege: Privilege) -> None:
+        self._task, self._privilege = task, privilege
+        self._env: Any = None
+        self._expert: ActingExpert | None = None
+        self._watcher: Watcher | None = None
+        self._phase: str | None = None
+
+    def reset(self, command: Reset) -> Frame:
+        started = time.perf_counter()
+        if self._env is None:
+            self._env = self._task.make()
+        observation, info = self._env.reset(seed=command.layout_seed)
+        self._phase = self._expert = self._watcher = None
+        if self._privilege is Privilege.ACTIONS:
+            self._expert = self._task.make_expert(self._env, seed=command.layout_seed)
+        elif self._privilege is Privilege.PHASES:
+            self._watcher = self._task.make_watcher(self._env)
+        return self._frame(command.slot, observation, info, False, started)
+
+    def step(self, command: Step) -> Frame:
+        started = time.perf_counter()
+        observation, _, terminated, truncated, info = self._env.step(command.action)
+        return self._frame(command.slot, observation, info, bool(terminated or truncated), started)
+
+    def close(self) -> None:
+        """Frees the environment; the next reset makes a new one."""
+        if self._env is not None:
+            with contextlib.suppress(Exception):  # a broken simulator need not close well
+                self._env.close()
+        self._env = self._expert = self._watcher = None
+
+    def _frame(self, slot: int, observation: dict, info: dict, ended: bool, started: float) -> Frame:
+        observation = dict(observation)
+        if self._expert is not None:
+            observation[EXPERT_ACTION] = np.asarray(self._expert.act(), np.float32)
+            self._phase = self._expert.phase
+        elif self._watcher is not None:
+            try:
+                self._phase = self._watcher.look()
+            except Exception:
+                self._watcher = None
+        rendering = float(info.get("render_seconds", 0.0))
+        success = bool(info.get("success", False))
+        elapsed = time.perf_counter() - started
+        return Frame(
+            slot, observation, ended or success, success, self._phase, max(elapsed - rendering, 0.0), rendering
+        )
+
+
+def serve(connection: Connection, task: Task, privilege: Privilege) -> None:
+    """Answers every `Reset` and `Step` with a `Frame` or a `Crash`, in order, until the pipe closes."""
+    slots: dict[int, _Slot] = {}
+    try:
+        while True:
+            command = connection.recv()
+            connection.send(_answer(slots.setdefault(command.slot, _Slot(task, privilege)), command))
+    except (EOFError, OSError):
+        pass  # the parent has closed the pipe or is gone
+    finally:
+        for slot in slots.values():
+            slot.close()  # frees OpenGL while it is still there
+
+
+def _answer(slot: _Slot, command: Reset | Step) -> Frame | Crash:
+    try:
+        return slot.reset(command) if isinstance(command, Reset) else slot.step(command)
+    except Exception as error:
+        slot.close()
+        return Crash(command.slot, f"{SIMULATOR} failed: {type(error).__name__}: {error}", traceback.format_exc())
+
+
+class _Worker:
+    """One process, the slots it holds, and the answers it still owes (in the order in which it will give them)."""
+
+    def __init__(self, task: Task, privilege: Privilege, slots: Sequence[int], number: int) -> None:
+        self._task, self._privilege, self._number = task, privilege, number
+        self.slots = tuple(slots)
+        self.start()
+
+    def start(self) -> None:
+        self.owed: list[int] = []
+        self.starting = dict.fromkeys(self.slots, STARTING_ANSWERS)
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=serve,
+            args=(theirs, self._task, self._privilege),
+            daemon=True,
+            name=f"simulator-{self._number}",
+        )
+        with starting_workers():
+            self.process.start()
+        theirs.close()
+        self.heard = time.monotonic()
+
+    def stop(self, patience: float) -> None:
+        self.connection.close()
+        self.process.join(patience)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+class WorkerPool:
+    """`workers` processes with `slots_per_worker` environments each.
+
+    Args:
+        step_limit: seconds a worker may take for one answer; a worker that exceeds it is killed and replaced.
+        start_limit: the same for an environment's first answers (`STARTING_ANSWERS`); at least `step_limit`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        workers: int,
+        slots_per_worker: int,
+        privilege: Privilege,
+        *,
+        step_limit: float,
+        start_limit: float,
+    ) -> None:
+        self._limits = {False: step_limit, True: max(step_limit, start_limit)}
+        numbers = range(workers * slots_per_worker)
+        self._workers = [_Worker(task, privilege, numbers[w::workers], w) for w in range(workers)]
+        self._of_slot = {slot: worker for worker in self._workers for slot in worker.slots}
+
+    @property
+    def slots(self) -> int:
+        return len(self._of_slot)
+
+    def send(self, command: Reset | Step) -> None:
+        worker = self._of_slot[command.slot]
+        if not worker.owed:
+            worker.heard = time.monotonic()
+        worker.owed.append(command.slot)
+        with contextlib.suppress(OSError):  # a dead worker is noticed, with its exit code, when its answer is awaited
+            worker.connection.send(command)
+
+    def collect(self) -> dict[int, Frame | Crash | None]:
+        """Waits for everything that is owed. None: lost with its worker through no fault of its own; start it again."""
+        answers: dict[int, Frame | Crash | None] = {}
+        while owing := [worker for worker in self._workers if worker.owed]:
+            patience = min(self._deadline(worker) for worker in owing) - time.monotonic()
+            ready = wait([worker.connection for worker in owing], timeout=max(patience, 0.0))
+            for worker in owing:
+                if worker.connection in ready:
+                    self._receive(worker, answers)
+                elif time.monotonic() > self._deadline(worker):
+                    limit = self._limit(worker)
+                    self._replace(worker, f"{SIMULATOR} did not answer within {limit:.0f} s", answers)
+        return answers
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.stop(patience=0.0 if worker.owed else 5.0)
+
+    def _limit(self, worker: _Worker) -> float:
+        return self._limits[worker.starting[worker.owed[0]] > 0]
+
+    def _deadline(self, worker: _Worker) -> float:
+        return worker.heard + self._limit(worker)
+
+    def _receive(self, worker: _Worker, answers: dict[int, Frame | Crash | None]) -> None:
+        try:
+            reply = worker.connection.recv()
+        except (EOFError, OSError):
+            worker.process.join(1.0)
+            self._replace(worker, f"{SIMULATOR} process died (exit code {worker.process.exitcode})", answers)
+            return
+        worker.heard = time.monotonic()
+        worker.owed.remove(reply.slot)
+        worker.starting[reply.slot] -= 1
+        answers[reply.slot] = reply
+
+    def _replace(self, worker: _Worker, why: str, answers: dict[int, Frame | Crash | None]) -> None:
+        """The answer that was due is a crash; every other episode of this process is lost with it."""
+        culprit = worker.owed[0]
+        answers.update(dict.fromkeys(worker.slots))
+        answers[culprit] = Crash(culprit, why, why, lost=True)
+        worker.process.kill()
+        worker.stop(patience=5.0)
+        worker.start()

@@ -1,0 +1,219 @@
+"""Any VLA behind a websocket server that speaks openpi's protocol, as a policy."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from jaxtyping import Float
+from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
+from websockets.frames import CloseCode
+from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
+
+from gap_vla.core.foreign import finite, one_line, shown
+from gap_vla.core.identity import differences, flat, in_words
+from gap_vla.rollouts.policy import FIRST_ANSWER, PolicyError, PolicyUnavailable
+from gap_vla.serving.key_mapping import KeyMapping
+from gap_vla.serving.wire import WireError, pack, unpack
+
+logging.getLogger("websockets").addHandler(logging.NullHandler())  # what goes wrong is raised, too
+
+_PAUSE = 0.5
+"""Seconds between two attempts to reach a server that is away."""
+
+MAX_LOST = 3
+"""Connections that a server may close within one episode; each time it forgets what it was shown."""
+
+MAX_ANSWER = 64 * 2**20
+"""Bytes of a server's answer; a chunk of actions has some thousand."""
+
+
+class _Link:
+    """One episode's connection (a server may remember things for each), and what is left of the last answer."""
+
+    def __init__(self, address: str) -> None:
+        """Raises OSError or WebSocketException if nobody answers, WireError for a greeting in another protocol."""
+        self._stack = contextlib.ExitStack()
+        self.connection: ClientConnection = self._stack.enter_context(
+            connect(address, compression=None, max_size=MAX_ANSWER, open_timeout=10, close_timeout=1, proxy=None)
+        )
+        with self._stack:
+            greeting = self.connection.recv(timeout=10)
+            if isinstance(greeting, str):
+                raise WireError(f"a text instead of metadata: {greeting[:200]!r}")
+            if len(greeting) > 2**20:  # it is kept with what is measured
+                raise WireError(f"a greeting of {len(greeting):,} bytes; metadata have at most {2**20:,}")
+            self.metadata = unpack(greeting)
+            if not isinstance(self.metadata, dict):
+                raise WireError(f"a {type(self.metadata).__name__} instead of a map of metadata")
+            self._stack = self._stack.pop_all()
+        self.left: deque[np.ndarray] = deque()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+class RemotePolicy:
+    """Asks the server for each live episode, one connection per episode.
+
+    The protocol: the server greets with a map of metadata; each observation is answered by a map with actions, or by
+    a text, which is an error.
+
+    Args:
+        address: `ws://host:port`.
+        keys: how the server names things.
+        patience: seconds of an episode to wait for a server that cannot be reached or has gone; then, or when it has
+            closed more than `MAX_LOST` connections of it, `PolicyUnavailable`.
+        limit: seconds for an answer, which may include compiling; then a connection counts as lost.
+
+    Raises:
+        PolicyUnavailable: nobody answers at `address` within `patience`.
+        PolicyError: `address` is none, or `patience` no time.
+    """
+
+    def __init__(
+        self, address: str, keys: KeyMapping | None = None, *, patience: float = 60.0, limit: float = FIRST_ANSWER
+    ) -> None:
+        self.name = "remote"
+        self.image_size: int | None = None  # of training, if it is known
+        self.cameras: tuple[str, ...] = ()  # of training, where the server tells
+        self.patience = finite("patience", patience, 0, 86_400, PolicyError)
+        _check_address(address)
+        self.address, self._keys, self._limit = address, keys or KeyMapping(), limit
+        self._links: dict[int, _Link] = {}
+        self._lost: Counter[int] = Counter()  # connections, by episode
+        self._waited: dict[int, float] = {}  # seconds of patience, by episode
+        self._turn = 0  # number of the latest call; an earlier one that was given up on must not go on beside it
+        self._policy: dict[str, Any] = {}  # what the server says of it
+        deadline = time.monotonic() + self.patience
+        self.server_metadata, again = (self._greeting(deadline) for _ in range(2))
+        same = _plain(again).items()  # the rest belongs to a connection, as its time or number
+        self._policy = {key: value for key, value in _plain(self.server_metadata).items() if (key, value) in same}
+        self.identity = {"address": address, "keys": dataclasses.asdict(self._keys), "server": self._policy}
+
+    def reset(self, episode_ids: Sequence[int]) -> None:
+        for episode in episode_ids:
+            self._drop(episode)
+            self._lost[episode], self._waited[episode] = 0, 0.0
+
+    def act(self, observations: dict[str, np.ndarray], episode_ids: Sequence[int]) -> Float[np.ndarray, "B A"]:
+        """Raises PolicyUnavailable when the server has gone, PolicyError when it answers with an error."""
+        self._turn += 1
+        for over in set(self._links) - set(episode_ids):
+            self._drop(over)
+        actions = []
+        for row, episode in enumerate(episode_ids):
+            link = self._links.get(episode)
+            if link is None or not link.left:
+                link = self._ask(episode, {key: value[row] for key, value in observations.items()})
+            actions.append(link.left.popleft())
+        if len(widths := {len(action) for action in actions}) > 1:
+            raise PolicyError(f"{self.address} answered with actions of widths {sorted(widths)}; let them have one")
+        return np.stack(actions)
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._turn += 1
+        self.reset(list(self._links))
+
+    def _drop(self, episode: int) -> None:
+        if (link := self._links.pop(episode, None)) is not None:
+            link.close()
+
+    def _ask(self, episode: int, observation: dict[str, Any]) -> _Link:
+        message = pack(self._keys.to_wire(observation))
+        deadline, turn = time.monotonic() + self.patience - self._waited[episode], self._turn
+        while True:
+            link = self._links.get(episode) or self._connect(deadline)
+            self._links[episode] = link
+            try:
+                with contextlib.suppress(TimeoutError):  # what lies there already answers no observation
+                    link.connection.recv(timeout=0)
+                    raise PolicyError(f"{self.address} sends more than one answer to an observation; let it send one")
+                link.connection.send(message)
+                answer = link.connection.recv(timeout=self._limit)
+                break
+            except (ConnectionClosed, OSError) as error:
+                if turn != self._turn:
+                    raise PolicyUnavailable("nobody waits for this answer any more") from error
+                self._drop(episode)
+                self._lost[episode] += 1
+                if self._lost[episode] > MAX_LOST or time.monotonic() >= deadline:
+                    problem = f"closed, or was silent on, {self._lost[episode]} connection(s) of one episode ({error})"
+                    raise PolicyUnavailable(f"{self.address} {problem}; let it keep one each, and answer") from error
+                time.sleep(_PAUSE)
+                self._waited[episode] = self.patience - (deadline - time.monotonic())
+        if isinstance(answer, str):  # often a traceback, whose end says what was wrong
+            raise PolicyError(f"{self.address} answered with an error: {one_line(answer[-300:])}")
+        try:
+            chunk = self._keys.from_wire(unpack(answer))
+        except WireError as error:
+            raise PolicyError(f"{self.address} does not speak openpi's protocol: {error}") from error
+        except PolicyError as error:
+            raise PolicyError(f"{self.address}: {error}; correct the key file (--keys), or its answer") from None
+        if len(chunk) == 0:
+            raise PolicyError(f"{self.address} answered with no actions; let it answer with at least one")
+        if len(chunk) < (asked := self._keys.execute):
+            short = f"{self.address} answered with {len(chunk)} actions, and {asked} of each answer are to be executed"
+            raise PolicyError(f"{short}; lower execute in the key file (--keys), or let it answer with whole chunks")
+        link.left = deque(chunk[: self._keys.execute])
+        return link
+
+    def _greeting(self, deadline: float) -> dict[Any, Any]:
+        link = self._connect(deadline)
+        link.close()
+        return link.metadata
+
+    def _connect(self, deadline: float) -> _Link:
+        while True:
+            try:
+                link = _Link(self.address)
+                now = {key: value for key, value in _plain(link.metadata).items() if key in self._policy}
+                if changed := differences(self._policy, now):
+                    link.close()
+                    problem = f"greets with another policy than before ({one_line(in_words(changed), 200)})"
+                    raise PolicyError(f"{self.address} {problem}; evaluate each with an --out of its own")
+                return link
+            except WireError as error:
+                raise PolicyError(f"{self.address} does not speak openpi's protocol: {error}") from error
+            except (OSError, WebSocketException, AssertionError) as error:  # the last of noise that is no HTTP
+                if time.monotonic() >= deadline:
+                    raise PolicyUnavailable(self._unreached(error)) from error
+                time.sleep(_PAUSE)
+
+    def _unreached(self, error: Exception) -> str:
+        if isinstance(error, ConnectionClosed) and error.rcvd and error.rcvd.code == CloseCode.TRY_AGAIN_LATER:
+            advice = "episodes that are played at once (--workers times --slots) need a connection each"
+            return f"{self.address} has no place left ({error.rcvd.reason}): {advice}"
+        advice = "start one there (gap-vla serve-policy --checkpoint DIR), or give another address"
+        return f"no policy server at {self.address} ({error}); {advice}"
+
+
+def _check_address(address: str) -> None:
+    """Raises PolicyError for what no server can be reached at, however long one waits."""
+    try:
+        parse_uri(address)
+        problem = "no such port" if urlsplit(address).port == 0 else None
+        str(urlsplit(address).hostname).encode("idna")
+    except (InvalidURI, ValueError) as error:
+        problem = " ".join(str(error).split())
+    if problem:
+        raise PolicyError(f"{shown(address)} is no address ({problem}); give ws://HOST:PORT, as ws://localhost:8000")
+
+
+def _plain(metadata: dict[Any, Any]) -> dict[str, Any]:
+    """The part of the greeting that can be written down as JSON, by dotted keys."""
+    plain = {}
+    for key, value in flat(metadata):
+        with contextlib.suppress(TypeError, ValueError):  # bytes, arrays, NaN
+            plain[key] = json.loads(json.dumps(value, allow_nan=False))
+    return plain

@@ -1,0 +1,139 @@
+"""What a policy server calls our observations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.foreign import Section, one_line
+from gap_vla.demos.fields import resized
+from gap_vla.rollouts.policy import PolicyError
+
+OBSERVATION = {
+    "image_primary": "observation/image",
+    "image_wrist": "observation/wrist_image",
+    "proprio": "observation/state",
+    "language_instruction": "prompt",
+}
+"""Our names of what is observed, and openpi's for LIBERO-like policies."""
+
+_READ: dict[str, Callable[[Section, str], Any]] = {
+    "actions": Section.text,
+    "execute": lambda found, key: found.whole(key, 1, 1000),
+    "image_size": lambda found, key: found.whole(key, 1, 4096),
+    "action_columns": lambda found, key: found.list(key, lambda items, name: items.whole(name, 0, 10_000)),
+    "action_signs": lambda found, key: found.list(key, lambda items, name: items.finite(name, -1e6, 1e6)),
+}
+"""Attributes of `KeyMapping` as a file has them; null only for those that it is the default of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyMapping:
+    """Names on the wire, and what has to be done to the values. The defaults are openpi's.
+
+    Attributes:
+        observation: our key to the server's. Keys that are not listed are not sent.
+        actions: where the answer holds its actions, `[A]` or `[H, A]`.
+        execute: actions executed of each answer before the server is asked again.
+        image_size: pictures are resized to this (pixels, square), or sent as they are.
+        action_columns: which of the answer's columns are ours, in our order; None: all. A robot's VLA may return
+            padded or differently ordered actions.
+        action_signs: 1 or -1 for each of our columns (-1 for a gripper that opens with +1, say); None: all 1.
+
+    Raises:
+        PolicyError: an unknown observation, two under one name, or a value of another kind or beyond its bounds.
+    """
+
+    observation: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(OBSERVATION))
+    actions: str = "actions"
+    execute: int = 1
+    image_size: int | None = None
+    action_columns: tuple[int, ...] | None = None
+    action_signs: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        plain = {name: [*value] if isinstance(value, tuple) else value for name, value in given.items()}
+        _require_mapping(Section(plain, "KeyMapping", PolicyError))
+
+    @classmethod
+    def read(cls, path: Path) -> KeyMapping:
+        """From a JSON file with some of the attributes.
+
+        Raises:
+            PolicyError: no such file, not JSON, an unknown key, or a value of another kind; names file and key.
+        """
+        found = Section.read(path, PolicyError)
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(found.values) - set(known)):
+            raise PolicyError(f"{path}: unknown key {', '.join(unknown)}; known: {', '.join(known)}")
+        optional = {field.name for field in dataclasses.fields(cls) if field.default is None}
+        given = {key: value for key, value in found.values.items() if value is not None or key not in optional}
+        return cls(**_require_mapping(Section(given, found.where, PolicyError)))
+
+    def to_wire(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """One observation (no batch axis) under the server's names."""
+        message = {}
+        for key, theirs in self.observation.items():
+            if key not in observation:
+                continue
+            value = observation[key]
+            if key == "language_instruction":
+                value = str(value)
+            elif key.startswith("image_") and self.image_size:
+                value = resized(value[None], (self.image_size, self.image_size))[0]
+            message[theirs] = value
+        return message
+
+    def from_wire(self, answer: Any) -> Float[np.ndarray, "H A"]:
+        """The actions of an answer in our order.
+
+        Raises:
+            PolicyError: the answer has no such actions. (NaN in them fails the episode that it is played in.)
+        """
+        if not isinstance(answer, Mapping) or self.actions not in answer:
+            found = one_line(", ".join(map(str, answer)) if isinstance(answer, Mapping) else type(answer).__name__)
+            raise PolicyError(f"the server's answer has no {self.actions!r} (found: {found})")
+        actions: np.ndarray
+        try:
+            given = np.asarray(answer[self.actions])
+            actions = np.atleast_2d(given)
+        except (TypeError, ValueError):
+            given = actions = np.empty((0, 0, 0))
+        if actions.ndim != 2 or not given.ndim or actions.dtype.kind not in "iuf":
+            raise PolicyError(f"the server's {self.actions!r} is not an array of numbers, of shape [A] or [H, A]")
+        actions = actions.astype(np.float32)
+        if self.action_columns is not None:
+            if max(self.action_columns) >= actions.shape[1]:
+                raise PolicyError(f"action_columns asks for column {max(self.action_columns)} of {actions.shape[1]}")
+            actions = actions[:, list(self.action_columns)]
+        if self.action_signs is None:
+            return actions
+        if len(self.action_signs) != actions.shape[1]:
+            raise PolicyError(f"action_signs has {len(self.action_signs)} factors for {actions.shape[1]} columns")
+        return actions * np.asarray(self.action_signs, np.float32)
+
+
+def _require_mapping(found: Section) -> dict[str, Any]:
+    """The attributes of a `KeyMapping` that are given; raises the section's error for what they cannot be."""
+    given = {key: read(found, key) for key, read in _READ.items() if key in found}
+    if "observation" in found:
+        names = found.section("observation")
+        if unknown := sorted(set(names.values) - set(OBSERVATION)):
+            raise found.error(f"{names.name(unknown[0])} is none of our observations: {', '.join(OBSERVATION)}")
+        given["observation"] = {ours: names.text(ours) for ours in names.values}
+        if len({*given["observation"].values()} - {""}) < len(names.values):
+            raise found.error(f"{names.where} gives an observation no name, or two the same; give each its own")
+    for key in ("observation", "actions", "action_columns", "action_signs"):
+        if key in given and not given[key]:
+            raise found.error(f"{found.name(key)} is empty; name what is sent or taken, or leave it out")
+    if len(set(columns := given.get("action_columns", ()))) < len(columns):
+        raise found.error(f"{found.name('action_columns')} names a column twice; each of ours has its own")
+    if {*map(abs, given.get("action_signs", ()))} - {1}:
+        raise found.error(f"{found.name('action_signs')}: each must be 1 or -1")
+    return given

@@ -1,0 +1,302 @@
+"""Policies by what a user types: a checkpoint or run directory, `expert`, `random`, `replay:FILE`, `ws://…`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gap_vla.core.foreign import CheckpointError, Section, one_line, whole
+from gap_vla.core.identity import flat
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.typed_config import STEPS, choose
+from gap_vla.rlds.statistics import NORMALIZATIONS
+from gap_vla.rollouts.chunk_policy import ChunkPolicy
+from gap_vla.rollouts.policy import FIRST_ANSWER, ExpertPolicy, Policy, PolicyError, RandomPolicy, ReplayPolicy
+from gap_vla.sim.specs import TASK_NAMES, task_spec
+
+if TYPE_CHECKING:
+    from gap_vla.serving.client import RemotePolicy
+
+MAX_BATCH = 4096
+"""Episodes that a policy is asked about at once: environments per process times processes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedPolicy:
+    """A policy, the task of its training if that is known, and how tasks are shown to it."""
+
+    policy: Policy
+    task: str | None = None
+    image_size: int = 64
+    cameras: tuple[str, ...] = ("primary",)
+    camera: str | None = None
+
+    def view(self, asked: str | None = None, size: int | None = None, *, other: bool = False) -> str:
+        """The view for the primary camera: the one of training, unless `asked` names one.
+
+        Raises:
+            PolicyError: `asked`, or `size` (pixels), is another one than in training, and not with `other`; or none is,
+                with it.
+        """
+        trained = {"camera": (asked, self.camera), "image-size": (size, getattr(self.policy, "image_size", None))}
+        others = {option: pair for option, pair in trained.items() if all(pair) and pair[0] != pair[1]}
+        if other and not others:
+            raise PolicyError("--other-view has no effect: no other view or size than in training is given")
+        if others and not other:
+            option, (given, known) = next(iter(others.items()))
+            raise PolicyError(
+                f"the policy was trained with --{option} {known}; leave --{option} away, or let `evaluate` show it "
+                f"{given} with --other-view"
+            )
+        return asked or self.camera or "near"
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    task: str | None = None,
+    step: int | None = None,
+    execute: int | None = None,
+    ensemble: bool | None = None,
+    dataset: str | None = None,
+    batch_size: int = 8,
+    device: str = "cpu",
+) -> LoadedPolicy:
+    """A checkpoint: a run directory of ours (Octo or small policy), its `checkpoint/`, any Octo directory in upstream's
+    layout, or `hf://…`.
+
+    A run directory's `config.json` says for which task it was trained and how its actions are executed; whatever is
+    given here has the last word on execution, never on the task.
+
+    Args:
+        device: where a small policy acts; Octo acts where JAX does.
+
+    Raises:
+        PolicyError: no checkpoint there, one that was trained for another task, or an impossible argument.
+        CheckpointError: a damaged checkpoint, or values in it that no policy can act on; names file and key.
+    """
+    for what, value, greatest in (("execute", execute, 100_000), ("batch_size", batch_size, MAX_BATCH)):
+        if value is not None:
+            whole(what, value, 1, greatest, PolicyError)
+    if ensemble and execute not in (None, 1):
+        raise PolicyError(f"execute is {execute} with an ensemble, which predicts anew at every step; leave one out")
+    directory, run = (str(path), _Run()) if str(path).startswith("hf://") else _locate(Path(path))
+    if task is not None and run.task not in (None, task):
+        raise PolicyError(f"{path} was trained for {run.task}, not for {task}; pass --task {run.task}")
+    how: dict[str, Any] = {
+        "execute": run.execute if execute is None else execute,
+        "ensemble": run.ensemble and execute is None if ensemble is None else ensemble,
+        "batch_size": batch_size,
+    }
+    if (Path(directory) / "policy.json").is_file():
+        from gap_vla.rollouts.small_policy import SmallTorchPolicy
+
+        if (step, dataset) != (None, None):
+            raise PolicyError(f"{path} is a small policy, of one step and one dataset; leave --step and --dataset out")
+        policy: ChunkPolicy = SmallTorchPolicy.load(directory, device=device, threads=run.threads, **how)
+    else:
+        if "://" not in directory and not (Path(directory) / "config.json").is_file():
+            made = "a small policy's policy.json, nor an Octo's config.json"
+            raise CheckpointError(f"{directory} holds neither {made}; copy the checkpoint whole")
+        from gap_vla.rollouts.octo_policy import OctoPolicy
+
+        how |= {"step": run.steps if step is None else step, "normalization": run.normalization, "dataset": dataset}
+        policy = OctoPolicy.load(directory, name=run.method or "octo", **how)
+    for key, digest in run.acted.items() if step is None else ():
+        if policy.identity.get(key, digest) != digest:
+            raise CheckpointError(f"{directory} has other {key} than its run was evaluated with; copy the run again")
+    own: dict[str, Any] = {key: getattr(policy, key) for key in ("camera", "image_size")}
+    own |= {"method": policy.name, "normalization": policy.identity["normalization"]}
+    for key, told in {**own, "cameras": " ".join(sorted(policy.cameras))}.items():
+        known = getattr(run, key)
+        if run.task and told and known and told != known:
+            raise CheckpointError(f"{directory} says {key} {told}, its run's config.json {known}; copy the run again")
+    if view := policy.camera or run.camera:
+        views = sorted({view for name in TASK_NAMES for view in task_spec(name).views})
+        choose(view, views, f"{directory}: camera", CheckpointError)
+    size, cameras = policy.image_size or 64, policy.cameras or ("primary",)
+    return LoadedPolicy(policy, run.task, size, cameras, view)
+
+
+def load_policy(
+    name: str,
+    *,
+    action_dim: int,
+    task: str | None = None,
+    seed: int = 0,
+    keys: str | Path | None = None,
+    patience: float = 60.0,
+    limit: float = FIRST_ANSWER,
+) -> LoadedPolicy:
+    """A policy that is no checkpoint.
+
+    Args:
+        name: `expert`, `random`, `replay:FILE` (recorded demonstrations), or `ws://host:port` (a policy server that
+            speaks openpi's protocol).
+        task: where it will act; recordings of another one are refused.
+        keys: for a server, a JSON file that maps our observations to its input names; see `KeyMapping`.
+        patience: seconds to wait for a server that is away.
+        limit: seconds that a server has for an answer.
+
+    Raises:
+        PolicyError: no such policy, recordings that cannot be replayed there, or a server's address that is none.
+        EpisodeError: no such recordings.
+    """
+    if keys is not None and not name.startswith(("ws://", "wss://")):
+        raise PolicyError(f"a key file ({keys}) is for servers; {name} has none")
+    if name == "expert":
+        return LoadedPolicy(ExpertPolicy())
+    if name == "random":
+        return LoadedPolicy(RandomPolicy(action_dim, seed))
+    if name.startswith("replay:") and name != "replay:":
+        return LoadedPolicy(replay(Path(name.removeprefix("replay:")), action_dim, task))
+    if name.startswith(("ws://", "wss://")):
+        from gap_vla.serving.client import KeyMapping, RemotePolicy
+
+        mapping = KeyMapping.read(Path(keys)) if keys else KeyMapping()
+        for key in ("action_columns", "action_signs"):
+            if (found := len(getattr(mapping, key) or ())) not in (0, action_dim):
+                raise PolicyError(
+                    f"{keys}: {key} has {found} entries, an action {action_dim}; give one for each column"
+                )
+        return _of_server(RemotePolicy(name, mapping, patience=patience, limit=limit), task, mapping.image_size)
+    raise PolicyError(f"unknown policy {name!r}; use expert, random, replay:FILE, ws://HOST:PORT, or --checkpoint DIR")
+
+
+def _of_server(policy: RemotePolicy, task: str | None, sent: int | None) -> LoadedPolicy:
+    """A server of ours says in its greeting what its policy was trained for; others' say nothing of that."""
+    said = policy.server_metadata
+    trained, size, view = (said.get(key) for key in ("task", "image_size", "camera"))
+    if trained not in TASK_NAMES:
+        return LoadedPolicy(policy)
+    if task not in (None, trained):
+        policy.close()
+        raise PolicyError(f"{policy.address} serves a policy that was trained for {trained}, not for {task}")
+    known: dict[str, Any] = {"camera": view} if view in task_spec(trained).views else {}
+    cameras = said.get("cameras")
+    if isinstance(cameras, list) and cameras and all(isinstance(name, str) and 0 < len(name) < 100 for name in cameras):
+        policy.cameras = known["cameras"] = tuple(cameras)
+    if type(size) is int and 0 < size <= 4096:
+        if sent not in (None, size):
+            policy.close()
+            raise PolicyError(
+                f"{policy.address} takes pictures of {size}, the key file's image_size is {sent}; correct it"
+            )
+        policy.image_size = known["image_size"] = size
+    return LoadedPolicy(policy, trained, **known)
+
+
+def replay(path: Path, action_dim: int, task: str | None = None) -> ReplayPolicy:
+    """The recorded actions of a robomimic HDF5 file, each on the layout on which it was recorded.
+
+    Where the file tells what was executed from what is to be imitated, the former is played.
+
+    Raises:
+        PolicyError: recordings of another task or version, or seeds that are none or that some of them lack.
+        EpisodeError: no such recordings.
+    """
+    from gap_vla import demos
+    from gap_vla.demos.hdf5_members import attributes_of_data, has, opened, simulator_of
+    from gap_vla.rollouts.recordings import require_recent, require_scene
+
+    reader, variant = demos.open_source(path), None
+    if reader.kind == "robomimic_hdf5":
+        require_scene(path, task, foreign=False)
+        require_recent(path, task)
+        said = attributes_of_data(path)
+        variant = env = dict(flat(simulator_of(said))).get("env_kwargs.variant")
+        if env not in (None, variant := said.get("variant", env)):
+            raise PolicyError(
+                f"{path} says variant {one_line(variant, 40)}, and its env_args {one_line(env, 40)}; correct one"
+            )
+        with opened(path) as file:
+            told = [has(file, f"data/{name}/executed_actions") for name in reader.places]
+        noise = one_line(said.get("action_noise", 0), 40)
+        if not all(told) and (any(told) or noise not in ("0", "0.0")):  # `actions` are not what was done
+            why = "which other recordings have" if any(told) else f"and action_noise is {noise}"
+            lost = f"{path}, {reader.places[told.index(False)]}: no executed_actions, {why}"
+            raise PolicyError(f"{lost}; get the file again, or drop the recording")
+        if any(told):
+            reader.without_images()  # what is not replayed is sound too
+            reader = demos.open_source(path, action_key="executed_actions")
+    episodes = [reader.read(number, images=False) for number in range(len(reader))]
+    width = episodes[0].action.shape[1]
+    if width != action_dim:
+        raise PolicyError(f"{path}: actions are {width} wide, the task takes {action_dim}; it is of another task")
+    seeds = {episode.name: episode.metadata["seed"] for episode in episodes if "seed" in episode.metadata}
+    if len(seeds) < len(episodes):
+        known = f"{len(seeds)} of {len(episodes)} recordings say on which layout they were made"
+        raise PolicyError(f"{path}: {known}; give each its simulator's seed as the attribute 'seed'")
+    for name, seed in seeds.items():
+        whole(f"{name}: seed", seed, 0, 2**32 - 1, PolicyError)
+    if len(set(seeds.values())) < len(seeds):
+        twice = next(seed for seed in seeds.values() if list(seeds.values()).count(seed) > 1)
+        named = " and ".join([name for name, seed in seeds.items() if seed == twice][:2])
+        raise PolicyError(f"{path}: {named} have the same seed {twice}; each is replayed on a layout of its own")
+    policy = ReplayPolicy([episode.action for episode in episodes], list(seeds.values()))
+    policy.source, policy.variant = str(path), variant
+    return policy
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the `config.json` of the run that made a checkpoint says about acting; the defaults if nobody knows."""
+
+    task: str | None = None
+    method: str | None = None
+    execute: int = 1
+    ensemble: bool = False
+    normalization: str | None = None
+    cameras: str | None = None
+    threads: int = 1
+    camera: str | None = None
+    image_size: int | None = None
+    steps: int | None = None
+    acted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Digests of the weights and statistics that were rolled out when the run ended."""
+
+    @classmethod
+    def read(cls, path: Path) -> _Run:
+        found = Section.read(path, CheckpointError)
+        if "method" not in found or "task" not in found:
+            return cls()  # somebody else's file
+        evaluation, train, demos = (found.section(name, {}) for name in ("eval", "train", "demos"))
+        acted: dict[str, Any] = {}
+        ended_at = None
+        if (file := path.with_name("summary.json")).is_file():
+            ended = Section.read(file, CheckpointError)
+            RunDirectory(path.parent).require_sealed(ended, moved=True)
+            ended_at = ended.whole("steps", 0, STEPS) if "steps" in ended else None
+            if "task" in ended and ended.text("task") != found.text("task"):
+                raise CheckpointError(
+                    f"{file} says task {ended.text('task')}, {path.name} {found.text('task')}; copy the run again"
+                )
+            rollouts = ended.section("rollouts", {}) if ended.values.get("rollouts") else ended
+            played = rollouts.section("policy", {}).values
+            acted = {key: played[key] for key in ("parameters", "statistics") if key in played}
+        return cls(
+            acted=acted,
+            task=found.text("task"),
+            method=found.text("method"),
+            execute=evaluation.whole("execute", 1, 100_000, 1),
+            ensemble=evaluation.flag("ensemble", False),
+            normalization=found.section("data", {}).choice("normalization", NORMALIZATIONS, "normal"),
+            cameras=" ".join(sorted(demos.list("cameras", Section.text))) if "cameras" in demos else None,
+            threads=train.whole("threads", 1, 1024, 1),
+            camera=demos.text("camera", "near"),
+            image_size=demos.whole("image_size", 1, 4096) if evaluation.values.get("episodes") else None,
+            steps=ended_at,
+        )
+
+
+def _locate(path: Path) -> tuple[str, _Run]:
+    """The checkpoint's directory, and what is known of the run that made it."""
+    if not path.is_dir():
+        raise PolicyError(f"{path}: no such directory; give a run directory or a checkpoint directory")
+    directory, run = (path / "checkpoint", path) if (path / "checkpoint").is_dir() else (path, path.parent)
+    if directory == path and (path / "dataset.json").is_file():
+        raise PolicyError(f"{path}: a run without its checkpoint/; finish it with --resume, or copy it whole")
+    settings = run / "config.json"
+    return str(directory), _Run.read(settings) if settings.is_file() else _Run()

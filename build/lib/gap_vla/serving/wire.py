@@ -1,0 +1,118 @@
+"""openpi's message format: msgpack, with numpy arrays as small maps. Never pickles, never runs what it receives.
+
+An array is `{b"__ndarray__": True, b"data": bytes (C order), b"dtype": str such as "<f4", b"shape": [ints]}`, a numpy
+scalar `{b"__npgeneric__": True, b"data": number, b"dtype": str}`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgpack
+import numpy as np
+
+_KINDS = "biufSU"
+"""Kinds of dtype that may travel: booleans, numbers, fixed-width strings; no objects, structures or complex numbers."""
+
+
+MAX_ITEMS, MAX_ITEMS_TOGETHER = 10_000, 100_000
+"""Entries of one list or map, and of all in a message: in one byte each, millions would become as many objects."""
+
+
+class WireError(ValueError):
+    """A message that is not of this format, or holds no observation; says what was found, for whoever sent it."""
+
+
+def pack(content: Any) -> bytes:
+    """Bytes of nested dicts, lists, strings, numbers and numpy arrays.
+
+    >>> unpack(pack({"state": np.arange(3, dtype=np.float32)}))["state"]
+    array([0., 1., 2.], dtype=float32)
+
+    Raises:
+        WireError: something in it cannot travel.
+    """
+    try:
+        return msgpack.packb(content, default=_encode)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WireError(f"cannot be sent: {error}") from error
+
+
+def unpack(message: bytes) -> Any:
+    """The content of a message. Arrays are read-only views of it.
+
+    Raises:
+        WireError: no msgpack, an array whose bytes do not fit its shape, or whose type may not travel, or too many
+            entries (`MAX_ITEMS`, `MAX_ITEMS_TOGETHER`; an array is a map of four and a list of its sides).
+    """
+    seen = 0
+
+    def counted(items: Any) -> Any:
+        nonlocal seen
+        seen += len(items)
+        if seen > MAX_ITEMS_TOGETHER:
+            raise WireError(f"more than {MAX_ITEMS_TOGETHER} entries in lists and maps; send numbers as numpy arrays")
+        return items
+
+    try:
+        return msgpack.unpackb(
+            message,
+            object_pairs_hook=lambda pairs: _decode(_unique(counted(pairs))),
+            list_hook=counted,
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_ITEMS,
+        )
+    except WireError:
+        raise
+    except Exception as error:  # msgpack has many ways to say no, some of them plain ValueError or RecursionError
+        raise WireError(f"not a msgpack message ({type(error).__name__}: {error})") from error
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        _checked_dtype(value.dtype.str)
+        return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+    if isinstance(value, np.generic):
+        _checked_dtype(value.dtype.str)
+        return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
+    raise TypeError(f"{type(value).__name__} is no number, string, list, dict or numpy array")
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise WireError("a key is given twice")
+    return found
+
+
+def _decode(found: dict) -> Any:
+    if b"__ndarray__" in found:
+        return _array(found)
+    if b"__npgeneric__" in found:
+        try:
+            return _checked_dtype(found.get(b"dtype")).type(found.get(b"data"))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise WireError(f"a numpy scalar that is none: {error}") from None
+    return found
+
+
+def _array(found: dict) -> np.ndarray:
+    dtype, shape, data = _checked_dtype(found.get(b"dtype")), found.get(b"shape"), found.get(b"data")
+    sizes = isinstance(shape, list | tuple) and all(type(n) is int and 0 <= n < 2**31 for n in shape)
+    if not sizes or not isinstance(shape, list | tuple) or len(shape) > 32:
+        raise WireError(f"an array with shape {str(shape)[:80]}")
+    if not isinstance(data, bytes) or math.prod(shape) * dtype.itemsize != len(data):
+        length = len(data) if isinstance(data, bytes) else type(data).__name__
+        raise WireError(f"an array of shape {tuple(shape)} and type {dtype} with data of length {length}")
+    return np.ndarray(shape, dtype, data)
+
+
+def _checked_dtype(name: Any) -> np.dtype:
+    try:
+        dtype = np.dtype(name) if isinstance(name, str) and len(name) < 16 else None
+    except (TypeError, ValueError, SyntaxError):
+        dtype = None
+    if dtype is None or dtype.kind not in _KINDS or dtype.itemsize == 0:
+        raise WireError(f"an array of type {str(name)[:40]!r}; only booleans, numbers and fixed-width strings travel")
+    return dtype

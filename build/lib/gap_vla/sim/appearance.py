@@ -1,0 +1,95 @@
+"""Out-of-distribution looks: lights, table textures, colours and distractors, redrawn for every episode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.sim.cameras import CameraPose
+from gap_vla.sim.textures import COUNT, paint, pattern_name
+from gap_vla.sim.variants import Variant
+
+_DISTRACTOR = "distractor"
+_COLORS = ("0.95 0.75 0.10 1", "0.10 0.65 0.30 1", "0.75 0.20 0.65 1", "0.15 0.55 0.85 1")
+
+
+def distractors_mjcf(n: int, position: str) -> str:
+    """MJCF of `n` bodies that are seen but never touched: they have no joints and no contacts."""
+    shapes = ('type="box" size="0.022 0.016 0.02"', 'type="cylinder" size="0.018 0.025"', 'type="sphere" size="0.022"')
+    return "".join(
+        f'<body name="{_DISTRACTOR}{i}" pos="{position}"><geom name="{_DISTRACTOR}{i}" {shapes[i % 3]} '
+        f'rgba="{_COLORS[i % 4]}" contype="0" conaffinity="0" group="1" mass="0"/></body>'
+        for i in range(n)
+    )
+
+
+class Appearance:
+    """Changes how a model looks, within a variant; physics and geometry stay.
+
+    Args:
+        model: mujoco.MjModel, before any picture of it was drawn.
+        objects, table: geom ids whose colour, or texture, may change.
+    """
+
+    def __init__(self, model: Any, variant: Variant, objects: Sequence[int], table: Sequence[int]) -> None:
+        self._model, self._variant = model, variant
+        self._objects, self._table = list(objects), list(table)
+        self._kept = {
+            name: getattr(model, name).copy()
+            for name in ("geom_rgba", "geom_matid", "mat_rgba", "light_diffuse", "light_ambient", "light_dir")
+        }
+        if variant.table:
+            paint(model)
+        self._headlight = model.vis.headlight.diffuse.copy(), model.vis.headlight.ambient.copy()
+
+    def redraw(
+        self, rng: np.random.Generator, middle: Sequence[float], taken: Iterable[np.ndarray], camera: CameraPose
+    ) -> None:
+        """Draws the looks of one episode.
+
+        Args:
+            middle: point on the table's surface about which the distractors lie (m).
+            taken: positions (m) of things from which they keep away.
+            camera: in whose picture they lie.
+        """
+        model, variant = self._model, self._variant
+        for name, value in self._kept.items():
+            getattr(model, name)[:] = value
+        if variant.light:
+            tint = rng.uniform(0.45, 1.25) * rng.uniform(0.85, 1.15, 3)
+            model.light_diffuse[:] *= tint
+            model.light_dir[:] += rng.uniform(-0.4, 0.4, model.light_dir.shape)
+            model.vis.headlight.diffuse[:] = self._headlight[0] * tint
+            model.vis.headlight.ambient[:] = self._headlight[1] * tint
+        if variant.table:
+            material = model.mat(pattern_name(int(rng.integers(COUNT)))).id
+            model.geom_matid[self._table] = material
+            model.mat_rgba[material, :3] = rng.uniform(0.7, 1.0, 3)
+        if variant.color:
+            colors: dict[int, np.ndarray] = {}
+            for geom in self._objects:
+                body = int(model.geom_bodyid[geom])
+                if body not in colors:
+                    colors[body] = rng.uniform(0.1, 0.95, 3)
+                model.geom_matid[geom] = -1
+                model.geom_rgba[geom, :3] = colors[body]
+        occupied = [np.asarray(point)[:2] for point in taken]
+        for i in range(variant.distractors):
+            place = _free_place(rng, np.array(middle), occupied, camera)
+            occupied.append(place)
+            model.body_pos[model.body(f"{_DISTRACTOR}{i}").id] = [*place, middle[2] + 0.02]
+
+
+def _free_place(
+    rng: np.random.Generator, middle: np.ndarray, occupied: Sequence[np.ndarray], camera: CameraPose
+) -> np.ndarray:
+    """A point (x, y) in the picture, within 20 cm of the middle along either axis, 6 cm from everything, or the
+    emptiest of many.
+    """
+    candidates = middle[:2] + rng.uniform(-0.2, 0.2, (200, 2))
+    pixels = camera.project(np.column_stack([candidates, np.full(len(candidates), middle[2] + 0.02)]), 1)
+    candidates = candidates[((pixels > 0.08) & (pixels < 0.92)).all(1)]
+    room = [min((float(np.linalg.norm(c - other)) for other in occupied), default=1.0) for c in candidates]
+    return candidates[next((i for i, r in enumerate(room) if r > 0.06), int(np.argmax(room)))]

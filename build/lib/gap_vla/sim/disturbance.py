@@ -1,0 +1,56 @@
+"""Objects that are shifted while the robot stays where it is: once during an episode, or for a picture only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from jaxtyping import Float
+
+MOVE_AT_STEP, MOVE_BY = 10, 0.04
+"""When the objects are moved (control steps: early, while the hand is on its way), and how far (m)."""
+
+
+class ObjectMover(gymnasium.Wrapper):
+    """Shifts every loose object once, early in the episode, in a direction that depends on the layout alone."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._step, self._direction = 0, 0.0
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        self._step = 0
+        self._direction = np.random.default_rng(options.get("seed")).uniform(0, 2 * np.pi)
+        return super().reset(**options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self._step == MOVE_AT_STEP:
+            offset = MOVE_BY * np.array([np.cos(self._direction), np.sin(self._direction)])
+            shift_objects(self.env.unwrapped.world, offset)  # type: ignore[attr-defined]
+        self._step += 1
+        return super().step(action)
+
+
+def pictures_with_objects_moved(env: Any, offset: Float[np.ndarray, " 2"]) -> dict[str, np.ndarray]:
+    """What the cameras would show with every loose object shifted by `offset` (m, world x, y); nothing is changed."""
+    inner = env.unwrapped
+    data = inner.world.data
+    kept = data.qpos.copy()
+    try:
+        shift_objects(inner.world, offset)
+        poses = {camera: inner.camera_pose(camera) for camera in inner.cameras}
+        return {f"image_{camera}": inner.renderer.draw(data, pose) for camera, pose in poses.items()}
+    finally:
+        data.qpos[:] = kept
+        mujoco.mj_forward(inner.world.model, data)
+
+
+def shift_objects(world: Any, offset: Float[np.ndarray, " 2"]) -> None:
+    """Moves every body that hangs on nothing (a free joint) by `offset` (m, world x and y)."""
+    model, data = world.model, world.data
+    free = np.flatnonzero(model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
+    for address in model.jnt_qposadr[free]:
+        data.qpos[address : address + 2] += offset
+    mujoco.mj_forward(model, data)

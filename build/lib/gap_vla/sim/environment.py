@@ -1,0 +1,258 @@
+"""The one gymnasium environment of all tasks: pictures, proprioception, counting, checking; physics is the world's."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import string
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import whole
+from gap_vla.core.typed_config import CAMERAS, choose
+from gap_vla.sim.cameras import CameraPose, StockView, View, find_view
+from gap_vla.sim.rendering import FastRenderer, check_owner
+from gap_vla.sim.rendering_backend import RenderingError, require_rendering
+from gap_vla.sim.specs import TaskSpec, UnknownNameError, task_spec
+from gap_vla.sim.variants import Variant, variant_spec
+from gap_vla.sim.world import SETTLE_STEPS, World
+
+_REACH = (*(5.0,) * 3, *(1.01,) * 4, *(0.1,) * 2)
+"""Generous bounds of one arm's proprio: xyz (m), quaternion, fingers (m)."""
+MAX_INSTRUCTION = 100
+"""Characters in the longest instruction that the observation space allows."""
+
+
+class ActionError(UserError, ValueError):
+    """An action that cannot be executed; the message says what was found."""
+
+
+class SimEnv(gymnasium.Env):
+    """One task as a gymnasium environment; made by `make`.
+
+    Observation: a dict of `image_primary` and `image_wrist` (uint8[h, w, 3], those asked for), `proprio`
+    (float32[9 * arms]: per arm eef xyz (m, world), quaternion wxyz whose sign is continuous within an
+    episode, two finger positions (m)) and `language_instruction` (str: what the robot is told).
+    Action: float32[7 * arms] in [-1, 1]: per arm delta xyz, delta rotation vector (world frame; scale in
+    `task.position_scale`, `task.rotation_scale`), gripper (+1 closes, -1 opens). Values outside are clipped.
+    Info: `success` (bool), `episode_seed` (int), `language_instruction` (str). Reward is 1.0 where the task's
+    condition holds. An episode terminates when that has held in 5 further steps, which is success (robosuite), or 5
+    steps after success (Meta-World), and is truncated at `task.horizon`.
+
+    Attributes:
+        task, variant: what this environment is.
+        world: the simulator behind it (privileged: experts and tests only).
+        cameras: those whose pictures are part of the observation.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - gymnasium's own declaration
+    render_mode: str | None
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        variant: Variant,
+        world: World,
+        image_size: int,
+        cameras: Sequence[str],
+        views: Mapping[str, View | StockView],
+    ) -> None:
+        self.task, self.variant, self.world = spec, variant, world
+        self.metadata = {**self.metadata, "render_fps": spec.control_hz}
+        self._image_size, self._base_views = image_size, dict(views)
+        self.cameras = [camera for camera in CAMERAS if camera in cameras]
+        self._views = dict(views)
+        self._renderer: FastRenderer | None = None
+        self._owner = os.getpid(), threading.get_ident()
+        self._quaternions: np.ndarray | None = None
+        self._steps = self._held = 0
+        self._success = self._over = False
+        self._started = False
+        self.episode_seed = -1
+        spaces: dict[str, gymnasium.Space] = {
+            f"image_{camera}": gymnasium.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+            for camera in self.cameras
+        }
+        reach = np.tile(_REACH, spec.n_arms).astype(np.float32)
+        spaces["proprio"] = gymnasium.spaces.Box(-reach, reach)
+        spaces["language_instruction"] = gymnasium.spaces.Text(MAX_INSTRUCTION, charset=string.ascii_letters + " ,.")
+        self.observation_space = gymnasium.spaces.Dict(spaces)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (spec.action_dim,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Starts the episode that `seed` names: the same one in every process, whatever happened before.
+
+        Without a seed the next one is drawn from the generator that the last seed started. Raises UserError for a
+        seed that is no whole number of 32 bits.
+        """
+        check_owner(self._owner)
+        own = None if seed is None else whole("seed", seed, 0, 2**32 - 1)
+        super().reset(seed=own)
+        self.episode_seed = int(self.np_random.integers(2**31)) if own is None else own
+        rng = np.random.default_rng(self.episode_seed)
+        self.world.reset(rng)
+        self._views = dict(self._base_views)
+        if self.variant.camera and isinstance(view := self._views.get("primary"), View):
+            self._views["primary"] = view.shifted(rng)
+        self._steps = self._held = 0
+        self._success = self._over = False
+        self._started, self._quaternions = True, None
+        return self._observe(), self._info()
+
+    def step(self, action: Float[np.ndarray, " a"]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Executes one action. Returns (observation, reward, terminated, truncated, info).
+
+        Raises:
+            ActionError: wrong width, NaN or infinite.
+            RenderingError: called in another process or thread than the one that made the environment.
+            RuntimeError: before the first reset, or after the episode's end.
+        """
+        check_owner(self._owner)
+        if not self._started or self._over:
+            raise RuntimeError(
+                "the episode is over; call reset()" if self._started else "call reset() before the first step"
+            )
+        self.world.step(self._checked(action))
+        self._steps += 1
+        now = self.world.succeeded()
+        if self.world.success_must_hold:
+            self._held = self._held + 1 if now else 0
+            self._success = self._held > SETTLE_STEPS
+        else:
+            self._held += 1 if self._held or now else 0
+            self._success = self._held > 0
+        terminated = self._held > SETTLE_STEPS
+        truncated = not terminated and self._steps >= self.task.horizon
+        self._over = terminated or truncated
+        return self._observe(), float(now), terminated, truncated, self._info()
+
+    def render(self) -> np.ndarray:
+        """The primary picture of the present state, also where no picture is part of the observation."""
+        return self.renderer.draw(self.world.data, self.camera_pose())
+
+    def camera_pose(self, camera: str = "primary") -> CameraPose:
+        """Where `camera` is in the present state; its `project` gives the pixels of world points."""
+        if camera not in self._views:  # not part of the observation, but wanted now
+            self._base_views[camera] = self._views[camera] = self.world.views[camera]
+        return self._views[camera].pose(self.world.data)
+
+    @property
+    def renderer(self) -> FastRenderer:
+        """This environment's renderer, made when first needed."""
+        check_owner(self._owner)
+        if self._renderer is None:
+            metaworld = self.task.family == "metaworld"
+            self._renderer = FastRenderer(
+                self.world.model,
+                self._image_size,
+                groups=self.world.groups,
+                sites=metaworld,
+                blend_mipmaps=metaworld,
+            )
+        return self._renderer
+
+    def close(self) -> None:
+        """Frees the OpenGL context and the simulator."""
+        check_owner(self._owner)
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        self.world.close()
+
+    def _observe(self) -> dict[str, Any]:
+        data = self.world.data
+        images = {f"image_{c}": self.renderer.draw(data, self.camera_pose(c)) for c in self.cameras}
+        proprio = self._continuous(self.world.proprio())
+        return {**images, "proprio": proprio, "language_instruction": self.task.instruction}
+
+    def _continuous(self, proprio: np.ndarray) -> np.ndarray:
+        """Chooses the sign of each quaternion: first as the simulator has it, then the one nearer to the last."""
+        quaternions = proprio.reshape(self.task.n_arms, -1)[:, 3:7]
+        reference = quaternions if self._quaternions is None else self._quaternions
+        quaternions *= np.where((quaternions * reference).sum(1, keepdims=True) < 0, -1, 1)
+        self._quaternions = quaternions.copy()
+        return proprio
+
+    def _checked(self, action: Any) -> np.ndarray:
+        array = np.asarray(action)
+        if array.dtype.kind not in "fiu":
+            raise ActionError(f"{self.task.name}, step {self._steps}: the action is {array.dtype}, not numbers")
+        array = array.astype(np.float64)
+        if array.shape != (self.task.action_dim,):
+            raise ActionError(
+                f"{self.task.name}, step {self._steps}: the action has shape {array.shape}, expected "
+                f"({self.task.action_dim},): 7 per arm (delta xyz, delta rotation vector, gripper)"
+            )
+        if not np.isfinite(array).all():
+            raise ActionError(
+                f"{self.task.name}, step {self._steps}: the action is NaN or infinite at index "
+                f"{int(np.flatnonzero(~np.isfinite(array))[0])}: {array.tolist()}"
+            )
+        return np.clip(array, -1.0, 1.0)
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "success": self._success,
+            "episode_seed": self.episode_seed,
+            "language_instruction": self.task.instruction,
+        }
+
+
+def make(
+    name: str,
+    *,
+    image_size: int = 64,
+    cameras: Sequence[str] = ("primary",),
+    variant: str = "default",
+    camera: str = "near",
+    seed: int | None = None,
+    render_mode: str | None = "rgb_array",
+) -> SimEnv:
+    """Makes a task's environment.
+
+    Args:
+        name: short name (`gap_vla.sim.TASK_NAMES`).
+        image_size: height and width of the pictures (pixels).
+        cameras: pictures in the observation, of `primary` and `wrist`; `()` draws nothing and needs no OpenGL.
+        variant: `gap_vla.sim.VARIANT_NAMES`.
+        camera: the view of `primary`: the task's own `near`, or a camera of the simulator's model by name.
+        seed: of the first `reset()` without a seed.
+        render_mode: gymnasium's; `render()` returns the primary picture in either case.
+
+    >>> env = make("assembly", cameras=())
+    >>> observation, info = env.reset(seed=7)
+    >>> observation["proprio"].shape
+    (9,)
+
+    Raises:
+        UserError: `image_size` is no size.
+        UnknownNameError: unknown task, variant, camera, view or render mode (lists the names).
+        RenderingError: pictures are asked for and no OpenGL library is there (names the apt package).
+    """
+    spec, chosen = task_spec(name), variant_spec(variant)
+    image_size = whole("image_size", image_size, 1, 4096)
+    spec.require_cameras(cameras, camera)
+    chosen.require_view(camera)
+    if render_mode is not None:
+        choose(render_mode, SimEnv.metadata["render_modes"], "render mode", UnknownNameError)
+    try:
+        require_rendering()
+    except RenderingError:
+        if cameras:
+            raise
+        os.environ.setdefault("MUJOCO_GL", "disable")  # MuJoCo and robosuite can be imported then
+    world: World = getattr(importlib.import_module(spec.module), spec.class_name)(spec, chosen)
+    views = {c: find_view(camera if c == "primary" else c, world.views, world.model) for c in {"primary", *cameras}}
+    env = SimEnv(spec, chosen, world, image_size, cameras, views)
+    env.render_mode = render_mode
+    if seed is not None:
+        gymnasium.Env.reset(env, seed=seed)
+    return env

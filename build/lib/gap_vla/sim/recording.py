@@ -1,0 +1,125 @@
+"""Demonstrations on disk, in robomimic's HDF5 layout, so that other tools read them as they are."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from gap_vla.core.episode import PROPRIO_PER_ARM
+from gap_vla.core.foreign import refusing
+from gap_vla.core.whole import replacing
+from gap_vla.sim.demonstration import Demonstration
+
+LAYOUT_VERSION = 2
+"""Of what a demonstration holds. 2: `obs/object`, the objects' positions, which policies are never given."""
+
+_GYM_TYPE = 2
+"""robomimic's number for environments made by gymnasium."""
+
+_SLACK = 2**16
+"""Bytes that a collection may have beyond those of its demonstrations' own files: settings and names."""
+
+
+def write_demonstration(path: Path, demo: Demonstration) -> None:
+    """Writes one demonstration as the group `demo` of its own file, under a temporary name first.
+
+    `obs/object` is float32[T, 3 * objects]: xyz (m, world) of each object and goal, in the order of its attribute
+    `names`.
+    """
+    with replacing(path) as temporary, _in_memory(temporary) as file:
+        group = file.create_group("demo")
+        group.attrs["num_samples"] = len(demo)
+        group.attrs["seed"] = demo.seed
+        group.attrs["success"] = demo.success
+        group["actions"] = demo.actions
+        group["executed_actions"] = demo.executed_actions
+        group["states"] = demo.states
+        group["rewards"] = demo.rewards
+        dones = np.zeros(len(demo), np.int64)
+        dones[-1] = 1
+        group["dones"] = dones
+        group.create_dataset("phase", data=demo.phases, dtype=h5py.string_dtype())
+        group["phase_switch"] = demo.switches
+        for key, value in demo.observations.items():
+            if key.startswith("image_"):
+                chunk = (min(16, len(value)), *value.shape[1:])
+                group.create_dataset(f"obs/{key}", data=value, chunks=chunk, compression="gzip", compression_opts=1)
+        states = demo.observations["proprio"]
+        for arm, block in enumerate(np.split(states, states.shape[1] // PROPRIO_PER_ARM, axis=1)):
+            group[f"obs/robot{arm}_eef_pos"] = block[:, :3]
+            group[f"obs/robot{arm}_eef_quat"] = block[:, [4, 5, 6, 3]]  # robomimic's are xyzw
+            group[f"obs/robot{arm}_gripper_qpos"] = block[:, 7:]
+        group["obs/object"] = np.concatenate(list(demo.objects.values()), axis=1)
+        group["obs/object"].attrs["names"] = list(demo.objects)
+
+
+@contextlib.contextmanager
+def _in_memory(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file that reaches the disk at once: where a write fails, HDF5 prints, and may end the process."""
+    with h5py.File(path, "w", driver="core", backing_store=False) as file:
+        yield file
+        file.flush()
+        content = file.id.get_file_image()
+    path.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _with_room(path: Path, size: int, shown: Callable[[Path], object]) -> Iterator[h5py.File]:
+    """An HDF5 file of at most `size` bytes, whole or absent; raises OSError before HDF5 meets a full disk.
+
+    Args:
+        shown: is given the whole file before it takes its place.
+    """
+    with replacing(path, follow=True) as temporary:
+        with temporary.open("r+b") as stream:
+            try:
+                os.posix_fallocate(stream.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not every file system can say it
+                    raise
+        with h5py.File(temporary, "w") as file:
+            yield file
+        shown(temporary)
+
+
+def assemble(
+    parts: Sequence[Path],
+    out: Path,
+    *,
+    env_name: str,
+    settings: Mapping[str, Any],
+    counts: Mapping[str, Any],
+    shown: Callable[[Path], object] = lambda whole: None,
+) -> None:
+    """Puts single demonstrations into one file, `data/demo_0`, `data/demo_1`, …, in the given order.
+
+    Args:
+        env_name: gymnasium's name of the task; with the settings it becomes robomimic's `env_args`.
+        settings: how the demonstrations were made; stored as attributes of `data`.
+        counts: what happened on the way (`attempts`, `failures`).
+        shown: is given the whole file before it takes its place.
+    """
+    with _with_room(out, sum(part.stat().st_size for part in parts) + _SLACK, shown) as file:
+        data = file.create_group("data")
+        total = 0
+        for i, part in enumerate(parts):
+            with (
+                refusing(part, "remove it: the same command plays its episode again"),
+                h5py.File(part, "r") as source,
+            ):
+                source.copy("demo", data, name=f"demo_{i}")
+            total += int(data[f"demo_{i}"].attrs["num_samples"])
+        env_args = {"env_name": env_name, "type": _GYM_TYPE, "env_kwargs": settings["env_kwargs"]}
+        data.attrs["env_args"] = json.dumps(env_args, sort_keys=True)
+        data.attrs["total"] = total
+        for key, value in {**settings, **counts}.items():
+            if key != "env_kwargs":
+                data.attrs[key] = value

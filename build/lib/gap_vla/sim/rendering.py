@@ -1,0 +1,170 @@
+"""A renderer that leaves out what makes software OpenGL slow, and that says so instead of hanging when misused."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from gap_vla.sim.cameras import CameraPose
+from gap_vla.sim.rendering_backend import RenderingError, require_no_second_llvm, require_rendering
+
+_HIDDEN_GROUP = 5
+"""A geom group that is never shown. Groups are for the eye only: contacts use contype and conaffinity."""
+
+_SUPERSAMPLE = 2
+"""How many times larger a picture is drawn before neighbouring pixels are averaged."""
+
+_process_with_context: int | None = None
+"""The process that made the first OpenGL context; a forked child inherits the value, but not a usable context."""
+
+_open: weakref.WeakSet[FastRenderer] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """Frees contexts before the interpreter takes OpenGL's library away from under them."""
+    for renderer in list(_open):
+        if renderer.owner == (os.getpid(), threading.get_ident()):
+            renderer.close()
+
+
+class FastRenderer:
+    """Draws square pictures of one MuJoCo model, in the process and thread that made it.
+
+    On software OpenGL the time goes into the shadow map, multisampling and reflections, hardly into pixels. They
+    are switched off here; edges are smoothed by drawing twice as large and averaging, which keeps the
+    position of things thinner than a pixel. The sky stays (it costs 0.5 ms and gives the background its colour).
+
+    Args:
+        model: mujoco.MjModel.
+        size: height and width (pixels).
+        groups: visible geom groups.
+        sites: whether sites are drawn (goals of some tasks are sites).
+        blend_mipmaps: False reads textures from the nearest of their sizes instead of blending the nearest two, which
+            computes a textured picture in two thirds of the time.
+
+    Raises:
+        RenderingError: no OpenGL library, or this process was forked from one that had already drawn.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        size: int,
+        *,
+        groups: Iterable[int] = (0, 1, 2),
+        sites: bool = True,
+        blend_mipmaps: bool = True,
+    ) -> None:
+        global _process_with_context
+        require_rendering()
+        require_no_second_llvm()
+        import mujoco
+
+        from gap_vla.sim.culling import Culling
+
+        if _process_with_context not in (None, os.getpid()):
+            raise RenderingError(
+                f"this process ({os.getpid()}) was forked from process {_process_with_context}, which had already "
+                "drawn pictures; OpenGL would hang here. Start workers with multiprocessing.get_context('spawn')"
+            )
+        self.owner = os.getpid(), threading.get_ident()
+        self._model, self._culling = model, Culling(model, groups)
+        pixels = size * _SUPERSAMPLE
+        quality = model.vis.quality
+        kept = quality.offsamples, quality.shadowsize
+        quality.offsamples, quality.shadowsize = 0, 0  # read once, when the context is made
+        model.vis.global_.offwidth = max(pixels, model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(pixels, model.vis.global_.offheight)
+        try:
+            self._renderer = mujoco.Renderer(model, pixels, pixels)
+        except Exception as error:  # EGL reports a missing driver in many ways
+            raise RenderingError(
+                f"no OpenGL context could be made: {error}; see gap_vla.sim.require_rendering"
+            ) from error
+        finally:
+            quality.offsamples, quality.shadowsize = kept
+        _process_with_context = os.getpid()
+        if not blend_mipmaps:
+            _read_nearest_mipmap(self._renderer._mjr_context)
+        for flag in ("SHADOW", "REFLECTION", "HAZE", "FOG"):
+            self._renderer.scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = 0
+        self._options = mujoco.MjvOption()
+        self._options.geomgroup[:] = 0
+        self._options.geomgroup[list(groups)] = 1
+        if not sites:
+            self._options.sitegroup[:] = 0
+        self._free_camera = mujoco.MjvCamera()
+        _open.add(self)
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)  # last registered runs first: before MuJoCo terminates EGL
+
+    def draw(self, data: Any, camera: CameraPose) -> UInt8[np.ndarray, "size size 3"]:
+        """The picture of the state `data` (mujoco.MjData); row 0 is the top."""
+        self._aim(data, camera)
+        image = self._renderer.render()
+        k = _SUPERSAMPLE
+        columns = sum((image[i::k] for i in range(1, k)), start=image[::k].astype(np.uint16))
+        total = sum((columns[:, i::k] for i in range(1, k)), start=columns[:, ::k])
+        return (total // (k * k)).astype(np.uint8)
+
+    def segment(self, data: Any, camera: CameraPose) -> np.ndarray:
+        """int32[s, s]: id of the geom that each pixel of the larger, unaveraged picture shows; -1 where none is."""
+        import mujoco
+
+        self._aim(data, camera)
+        self._renderer.enable_segmentation_rendering()
+        ids, kinds = np.moveaxis(self._renderer.render(), -1, 0)
+        self._renderer.disable_segmentation_rendering()
+        return np.where(kinds == int(mujoco.mjtObj.mjOBJ_GEOM), ids, -1)
+
+    def _aim(self, data: Any, camera: CameraPose) -> None:
+        check_owner(self.owner)
+        model = self._model
+        groups = model.geom_group.copy(), model.site_group.copy()
+        model.geom_group[self._culling.geoms(data, camera)] = _HIDDEN_GROUP
+        model.site_group[self._culling.sites(data, camera)] = _HIDDEN_GROUP
+        self._renderer.update_scene(data, self._free_camera, self._options)
+        model.geom_group[:], model.site_group[:] = groups
+        for eye in self._renderer.scene.camera:
+            eye.pos[:], eye.forward[:], eye.up[:] = camera.position, camera.forward, camera.up
+            top = eye.frustum_near * np.tan(np.radians(camera.fovy) / 2)
+            eye.frustum_bottom, eye.frustum_top, eye.frustum_center = -top, top, 0.0
+            eye.frustum_width = top
+
+    def close(self) -> None:
+        """Frees the OpenGL context; the renderer cannot be used any more."""
+        _open.discard(self)
+        self._renderer.close()
+
+
+def _read_nearest_mipmap(context: Any) -> None:
+    """Sets the filter of all textures of a mujoco.MjrContext, which must be current."""
+    import mujoco
+    from OpenGL import GL
+
+    for texture, kind in zip(context.texture[: context.ntexture], context.textureType):
+        flat = kind == int(mujoco.mjtTexture.mjTEXTURE_2D)
+        target = GL.GL_TEXTURE_2D if flat else GL.GL_TEXTURE_CUBE_MAP
+        GL.glBindTexture(target, int(texture))
+        GL.glTexParameteri(target, GL.GL_TEXTURE_MIN_FILTER, GL.GL_LINEAR_MIPMAP_NEAREST)
+
+
+def check_owner(owner: tuple[int, int]) -> None:
+    """Raises RenderingError unless this is the process and thread `(os.getpid(), threading.get_ident())`."""
+    if owner[0] != os.getpid():
+        raise RenderingError(
+            f"made in process {owner[0]}, used in process {os.getpid()}: an OpenGL context does not survive a fork "
+            "(it would hang). Make the environment inside the worker, and start workers with 'spawn'"
+        )
+    if owner[1] != threading.get_ident():
+        raise RenderingError(
+            "made in one thread, used in another: an OpenGL context belongs to one thread. Make one environment per "
+            "thread, or better one per process"
+        )

@@ -1,0 +1,177 @@
+"""Base of the robosuite tasks: where things are, how the arms move, what a seed determines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import mujoco
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.sim.appearance import Appearance, distractors_mjcf
+from gap_vla.sim.arm_control import ArmController
+from gap_vla.sim.cameras import View
+from gap_vla.sim.mesh_detail import simplify_meshes
+from gap_vla.sim.robosuite_env import TABLE_Z, PrimitiveEnv
+from gap_vla.sim.rotations import as_rotation_vector
+from gap_vla.sim.specs import TaskSpec
+from gap_vla.sim.textures import patterns_mjcf
+from gap_vla.sim.variants import Variant
+from gap_vla.sim.world import MAX_STARTS, Goal, World
+
+DOWN = np.diag([1.0, -1.0, -1.0])
+"""Rotation of a grip site that points straight down; the fingers open along the site's x axis."""
+NEUTRAL_YAW = np.pi / 2
+"""Panda's own yaw at the start; its last joint allows about -25 to +290 degrees."""
+MAX_TURN = 0.5
+"""Largest rotation command: turning faster drags the position along."""
+ROUND = 20, 4
+"""Slices around and rings along each cylinder and capsule that is drawn (MuJoCo's own are 28 and 16)."""
+SUBSTEPS = 25
+"""Physics steps of 2 ms per action."""
+
+
+class RobosuiteWorld(World):
+    """Base of the robosuite tasks. Subclasses give `bodies`, `place`, `succeeded`, `expert_phases`, `landmarks`."""
+
+    success_must_hold = True
+    wrist = View((0.0, -0.09, -0.09), (0.0, -0.065, 0.04), 80.0, (0.0, -1.0, 0.0), "gripper0_right_eef")
+    groups = (1,)
+    bases: ClassVar[Sequence[tuple[float, Sequence[float]]]] = ((0.0, (0.0, 0.0, 0.0)),)
+    friction: ClassVar[tuple[float, float, float]] = (1.0, 0.005, 0.0001)
+    coarse: ClassVar[Mapping[str, tuple[float, int]]] = {
+        **{part: (0.1, 300) for part in ("mount", "pedestal", "controller_box", "base")},
+        **{f"link{i}": (0.1, 300) for i in range(7)},
+        "link7": (0.1, 150),
+        "right_gripper": (0.25, 300),
+    }
+    """Bodies whose name contains one of these are drawn with this share of their triangles, but at least this many of
+    each mesh. A test holds the links' surfaces to 4 mm, less than a pixel. The fingers keep all."""
+
+    def __init__(self, spec: TaskSpec, variant: Variant) -> None:
+        super().__init__(spec, variant)
+        bodies = self.bodies() + distractors_mjcf(variant.distractors, f"0 0 {TABLE_Z}")
+        with _global_numpy_rng(0):
+            self.env = PrimitiveEnv(bodies, patterns_mjcf() if variant.table else "", self.friction, self.bases)
+        self.model, self.data = self.env.sim.model._model, self.env.sim.data._data
+        bodies_of_geoms = [self.model.body(body).name for body in self.model.geom_bodyid]
+        for part, (keep, least) in self.coarse.items():
+            geoms = [geom for geom, body in enumerate(bodies_of_geoms) if part in body]
+            simplify_meshes(self.model, geoms, keep, least)
+        self.model.vis.quality.numslices, self.model.vis.quality.numstacks = ROUND
+        self._robots = self.env.robots
+        self._eef = [robot.eef_site_id["right"] for robot in self._robots]
+        self._finger_addresses = [robot._ref_gripper_joint_pos_indexes["right"] for robot in self._robots]
+        self._controllers = [
+            ArmController(
+                self.model,
+                self.data,
+                site=robot.eef_site_id["right"],
+                joints=np.array(robot._ref_joint_vel_indexes),
+                qpos=np.array(robot._ref_joint_pos_indexes),
+                actuators=np.array(robot._ref_arm_joint_actuator_indexes),
+                fingers=np.array(robot._ref_joint_gripper_actuator_indexes["right"]),
+                scale=(spec.position_scale, spec.rotation_scale),
+            )
+            for robot in self._robots
+        ]
+        self._inertia = np.zeros((self.model.nv, self.model.nv))
+        self._fixed = self.model.body_pos.copy(), self.model.body_quat.copy()
+        self._appearance = Appearance(self.model, variant, self.geoms("object"), self.geoms("table"))
+
+    def bodies(self) -> str:
+        """MJCF of the task's bodies; sizes follow `self.variant.size`."""
+        raise NotImplementedError
+
+    def place(self, rng: np.random.Generator) -> None:
+        """Puts the bodies to where the episode starts."""
+        raise NotImplementedError
+
+    def reset(self, rng: np.random.Generator) -> None:
+        with _global_numpy_rng(int(rng.integers(2**32))):  # robosuite draws its joint noise from numpy's global state
+            self.model.body_pos[:], self.model.body_quat[:] = self._fixed  # the last episode moved fixtures
+            self.env.reset()
+        for controller, robot in zip(self._controllers, self._robots):
+            controller.reset(robot.part_controllers["right"].initial_joint)
+        for _ in range(MAX_STARTS):
+            self.place(rng)
+            mujoco.mj_kinematics(self.model, self.data)
+            if self.starts_well():
+                break
+        middle = (*self.near.target[:2], TABLE_Z)
+        self._appearance.redraw(rng, middle, self.landmarks().values(), self.near.pose(self.data))
+        self.data.qacc_warmstart[:] = 0.0  # the solver's memory of what came before
+        mujoco.mj_forward(self.model, self.data)
+
+    def step(self, action: Float[np.ndarray, " a"]) -> None:
+        for substep in range(SUBSTEPS):
+            mujoco.mj_step1(self.model, self.data)
+            if substep == 0:
+                for controller, command in zip(self._controllers, action.reshape(-1, 7)):
+                    controller.aim(command)
+            mujoco.mj_fullM(self.model, self._inertia, self.data.qM)
+            for controller in self._controllers:
+                controller.apply(self._inertia)
+            mujoco.mj_step2(self.model, self.data)
+        mujoco.mj_kinematics(self.model, self.data)  # what is seen and measured belongs to the state after the step
+        mujoco.mj_camlight(self.model, self.data)
+
+    def hand(self, arm: int = 0) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
+        site = self._eef[arm]
+        return self.data.site_xpos[site].copy(), self.data.site_xmat[site].reshape(3, 3).copy()
+
+    def fingers(self, arm: int = 0) -> Float[np.ndarray, " 2"]:
+        return self.data.qpos[self._finger_addresses[arm]]
+
+    def servo(self, arm: int, goal: Goal, gain: float, speed: float) -> Float[np.ndarray, " 7"]:
+        here, turned = self.hand(arm)
+        move = (goal.position - here) * (gain / self.spec.position_scale)
+        turn = np.zeros(3) if goal.rotation is None else as_rotation_vector(goal.rotation @ turned.T)
+        turn = turn * (gain / self.spec.rotation_scale)
+        # the vectors are scaled, not clipped per axis, so that paths stay straight
+        move *= min(1.0, speed / max(np.abs(move).max(), 1e-9))
+        turn *= min(1.0, min(speed, MAX_TURN) / max(np.abs(turn).max(), 1e-9))
+        return np.concatenate([move, turn, [goal.gripper]])
+
+    def geoms(self, kind: str) -> Sequence[int]:
+        drawn = [geom for geom in range(self.model.ngeom) if self.model.geom_group[geom] == 1]
+        if kind == "table":
+            return [geom for geom in drawn if self.model.geom(geom).name == "table_visual"]
+        return [geom for geom in drawn if self.model.body(self.model.geom_bodyid[geom]).name in self.object_bodies]
+
+    def landmarks(self) -> dict[str, np.ndarray]:
+        return {f"hand{arm}": self.hand(arm)[0] for arm in range(self.spec.n_arms)}
+
+    def put_free(self, joint: str, position: Sequence[float], yaw: float) -> None:
+        """Puts a free body to a position (m), turned by `yaw` (rad) about the vertical."""
+        self.data.joint(joint).qpos[:] = [*position, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+
+    def put_fixed(self, body: str, position: Sequence[float], yaw: float) -> None:
+        """Puts a body that has no joint to a position (m), turned by `yaw` (rad) about the vertical."""
+        index = self.model.body(body).id
+        self.model.body_pos[index] = position
+        self.model.body_quat[index] = [np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)]
+
+    def holds(self, geoms: Sequence[str], arm: int = 0) -> bool:
+        """Whether both fingers of an arm touch one of these (colliding) geoms."""
+        return bool(self.env._check_grasp(gripper=self._robots[arm].gripper["right"], object_geoms=list(geoms)))
+
+    def touch(self, first: str, second: str) -> bool:
+        """Whether two (colliding) geoms are in contact."""
+        return bool(self.env.check_contact(first, second))
+
+    def close(self) -> None:
+        self.env.close()
+
+
+@contextlib.contextmanager
+def _global_numpy_rng(seed: int) -> Iterator[None]:
+    """Seeds numpy's global generator inside the block and leaves the caller's state untouched."""
+    kept = np.random.get_state()  # noqa: NPY002 - robosuite uses the global generator
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(kept)  # noqa: NPY002

@@ -1,0 +1,215 @@
+"""The tasks of Meta-World (v3): the library's models and conditions of success, with experts of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gap_vla.sim.cameras import View
+from gap_vla.sim.expert import CLOSE, LAST, OPEN, Phase, Style
+from gap_vla.sim.metaworld_world import MetaWorldWorld
+from gap_vla.sim.world import Goal
+
+REACHABLE = 0.034
+"""How far from the bin's middle line the open hand fits between its walls (m); closing it drags the cube along."""
+SHIFTS = {"default": (0.0, 0.0), "wide": (0.0, 0.05), "disjoint": (0.03, 0.06)}
+"""Least and largest shift (m, along x and along y) of both bins: the library's cube already uses its whole bin."""
+BEFORE_WALL_Y, BEHIND_WALL_Y, BESIDE_WALL_X = 0.665, 0.815, -0.10
+"""Lines (m) along which the puck goes round the wall, which stands at y = 0.75 from x = -0.02 to 0.22."""
+
+
+def taken(
+    at: Callable[[float], np.ndarray], above: Sequence[float], near: float, height: float, hold: int, **down: Any
+) -> list[Phase]:
+    """The first phases of every expert: to a place above the object, down to it, and the fingers shut.
+
+    Args:
+        at: hand positions (m) so far above the object.
+        above: where the hand goes first, from the object (x, y, z in m); near: how near to there (m).
+        height: of the grasp (m).
+        hold: steps that shutting the fingers takes.
+        down: how the hand goes down.
+    """
+    aside = np.array([*above[:2], 0.0])
+    return [
+        Phase("reach", lambda: [Goal(at(above[2]) + aside, None, OPEN)], near, gain=1.0),
+        Phase("descend", lambda: [Goal(at(height), None, OPEN)], **{"gain": 1.0, **down}),
+        Phase("grasp", lambda: [Goal(at(height), None, CLOSE)], hold=hold, tolerance=9.0),
+    ]
+
+
+class PuckTask(MetaWorldWorld):
+    """A puck that goes to a goal."""
+
+    object_bodies = ("obj",)
+
+    def puck(self, up: float = 0.0) -> np.ndarray:
+        """Where the hand takes the puck, `up` m above (m)."""
+        return self.data.body("obj").xpos + np.array([-0.005, 0.0, up])
+
+    def landmarks(self) -> dict[str, np.ndarray]:
+        return {**super().landmarks(), "puck": self.data.body("obj").xpos.copy(), "goal": self.goal}
+
+
+class PickPlace(PuckTask):
+    """Meta-World's pick-place-v3: success when the puck is within 7 cm of the goal, which is in the air."""
+
+    library_name = "pick-place-v3"
+    near = View((0.561, 1.445, 0.783), (-0.018, 0.754, 0.152), 18.6)
+    stretch = (1.5, 1.5, 1.0, 1.5, 1.5, 1.2)
+
+    def expert_phases(self, style: Style) -> Sequence[Phase]:
+        def brought() -> list[Goal]:
+            return [Goal(self.hand()[0] + self.goal - self.data.body("obj").xpos, None, CLOSE)]
+
+        above = [*style.sideways, 0.10 + style.hover]
+        return [
+            *taken(self.puck, above, 0.025, 0.03, hold=10, tolerance=0.02),
+            Phase("transport", brought, gain=1.0, **LAST),
+        ]
+
+
+class PushWall(PuckTask):
+    """Meta-World's push-wall-v3: success when the puck is within 7 cm of the goal, which lies behind a wall."""
+
+    library_name = "push-wall-v3"
+    near = View((-0.754, 1.183, 0.79), (-0.024, 0.762, 0.082), 16.2)
+    stretch = (1.5, 1.3, 1.0, 1.5, 1.3, 1.0)
+
+    def expert_phases(self, style: Style) -> Sequence[Phase]:
+        beside = BESIDE_WALL_X - abs(style.sideways[0])
+
+        def along(x: float | None, y: float | None) -> list[Goal]:
+            """Hand position that brings the puck to x or y (m), on the table; the other coordinate stays."""
+            now = self.data.body("obj").xpos
+            wanted = np.array([now[0] if x is None else x, now[1] if y is None else y, 0.015])
+            here = self.hand()[0]
+            return [Goal(np.array([*(here + wanted - now)[:2], 0.05]), None, CLOSE)]
+
+        above = [*style.sideways, 0.12 + style.hover]
+        return [
+            *taken(self.puck, above, 0.025, 0.03, hold=8, tolerance=0.02),
+            Phase("push", lambda: along(None, BEFORE_WALL_Y), tolerance=0.02, gain=1.5),
+            Phase("sidestep", lambda: along(beside, None), tolerance=0.02, gain=1.5),
+            Phase("pass_wall", lambda: along(None, BEHIND_WALL_Y), tolerance=0.02, gain=1.5),
+            Phase("finish", lambda: along(self.goal[0], self.goal[1]), gain=1.5, **LAST),
+        ]
+
+    def landmarks(self) -> dict[str, np.ndarray]:
+        return {**super().landmarks(), "wall_end": np.array([-0.02, 0.75, 0.12])}
+
+
+class WrenchTask(MetaWorldWorld):
+    """A wrench whose ring goes over a peg, or comes off it."""
+
+    object_bodies = ("RoundNut", "asmbly_peg", "peg")
+
+    def handle(self, up: float) -> np.ndarray:
+        """Where the hand takes the wrench, `up` m above (m)."""
+        return self.site("RoundNut-8") + np.array([-0.02, 0.0, up])
+
+    def peg(self) -> np.ndarray:
+        """Top of the peg (m)."""
+        raise NotImplementedError
+
+    def landmarks(self) -> dict[str, np.ndarray]:
+        wrench = {"ring": self.site("RoundNut"), "handle": self.site("RoundNut-8")}
+        return {**super().landmarks(), **wrench, "peg": self.peg()}
+
+
+class Assembly(WrenchTask):
+    """Meta-World's assembly-v3: success when the ring's centre is within 2 cm of the peg and below its top."""
+
+    library_name = "assembly-v3"
+    near = View((0.62, 1.424, 0.735), (0.041, 0.734, 0.104), 19.8)
+    stretch = (1.0, 1.0, 1.0, 1.5, 1.5, 1.0)
+
+    def peg(self) -> np.ndarray:
+        return self.goal
+
+    def expert_phases(self, style: Style) -> Sequence[Phase]:
+        def lifted() -> list[Goal]:
+            return [Goal(self.hand()[0] + np.array([0.0, 0.0, 0.18 + style.hover]), None, CLOSE)]
+
+        def over_peg(up: float) -> list[Goal]:
+            """Hand position that puts the ring's centre over the peg's top; closed loop on the ring."""
+            return [Goal(self.hand()[0] + self.goal - self.site("RoundNut") + np.array([0.0, 0.0, up]), None, CLOSE)]
+
+        return [
+            *taken(self.handle, [*style.sideways, 0.10], 0.03, 0.03, hold=8, tolerance=0.02),
+            Phase("lift", lifted, tolerance=0.03, gain=1.0, once=True),
+            Phase("transport", lambda: over_peg(0.08 + style.hover), tolerance=0.015, gain=1.0),
+            Phase("insert", lambda: over_peg(-0.10), gain=1.0, **LAST),
+        ]
+
+
+class Disassemble(WrenchTask):
+    """Meta-World's disassemble-v3: success when the wrench is 15 cm above where it started."""
+
+    library_name = "disassemble-v3"
+    near = View((0.661, 1.327, 0.713), (0.082, 0.636, 0.083), 19.5)
+    stretch = (1.5, 1.3, 1.0, 1.0, 1.0, 1.0)
+
+    def peg(self) -> np.ndarray:
+        return self.data.body("peg").xpos + np.array([0.0, 0.0, 0.05])
+
+    def expert_phases(self, style: Style) -> Sequence[Phase]:
+        def upwards() -> list[Goal]:
+            return [Goal(self.hand()[0] + np.array([0.0, 0.0, 0.1]), None, CLOSE)]
+
+        return [
+            # pulling before the fingers are shut lets the wrench slip
+            *taken(self.handle, [*style.sideways, 0.11], 0.025, 0.01, hold=12, tolerance=0.025),
+            Phase("extract", upwards, gain=1.0, **LAST),
+        ]
+
+
+class BinPicking(MetaWorldWorld):
+    """Meta-World's bin-picking-v3: success when the cube is within 5 cm of the other bin's centre."""
+
+    library_name = "bin-picking-v3"
+    object_bodies = ("obj", "objA", "binA", "binB")
+    near = View((0.501, 1.293, 0.845), (0.001, 0.697, 0.067), 19.5)
+
+    def _move_fixtures(self) -> None:
+        least, most = SHIFTS[self.variant.positions]
+        self._shift = self._rng.uniform(least, most, 2) * self._rng.choice([-1, 1], 2)
+        for name in ("binA", "binB", "bin_goal"):
+            self.model.body_pos[self.model.body(name).id, :2] += self._shift
+
+    def _draw_layout(self) -> np.ndarray:
+        space = self.env._random_reset_space
+        layout = self._rng.uniform(space.low, space.high)
+        layout[:2] += self._shift
+        return layout
+
+    def expert_phases(self, style: Style) -> Sequence[Phase]:
+        middle = self.data.body("binA").xpos[1]
+
+        def cube(up: float) -> np.ndarray:
+            x, y, z = self.data.body("obj").xpos
+            return np.array([x, np.clip(y, middle - REACHABLE, middle + REACHABLE), z + up])
+
+        def lifted() -> list[Goal]:
+            here = self.hand()[0]
+            return [Goal(np.array([here[0], here[1], 0.19 + style.hover]), None, CLOSE)]
+
+        def over_bin(height: float) -> list[Goal]:
+            offset = self.data.body("bin_goal").xpos - self.data.body("obj").xpos
+            here = self.hand()[0]
+            return [Goal(np.array([here[0] + offset[0], here[1] + offset[1], height]), None, CLOSE)]
+
+        above = [style.sideways[0], 0.0, 0.15 + style.hover]
+        return [
+            *taken(cube, above, 0.03, 0.03, hold=14, tolerance=0.012, gain=1.5, limit=60),
+            Phase("lift", lifted, tolerance=0.03, gain=1.0, once=True),
+            Phase("transport", lambda: over_bin(0.19 + style.hover), tolerance=0.025, gain=1.0),
+            Phase("lower", lambda: over_bin(0.04), gain=1.0, **LAST),
+        ]
+
+    def landmarks(self) -> dict[str, np.ndarray]:
+        left, right = (self.data.body(name).xpos for name in ("binA", "binB"))
+        ends = {"left_end": left - np.array([0.09, 0.0, 0.0]), "right_end": right + np.array([0.09, 0.0, 0.0])}
+        return {**super().landmarks(), "cube": self.data.body("obj").xpos.copy(), **ends}

@@ -1,0 +1,100 @@
+"""Named variations of a task: the default, and the out-of-distribution ones, each with its own seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from gap_vla.core.typed_config import choose
+from gap_vla.sim.specs import UnknownNameError
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """How the scene of an episode differs from the one that the demonstrations show.
+
+    Attributes:
+        name: short name (`"positions_wide"`).
+        description: one line for tables.
+        positions: where objects start. `wide`: ranges stretched about their centre; `disjoint`: drawn from the wide
+            ranges, but never from the default ones.
+        distractors: number of extra objects that lie around (seen, not touched: they have no contacts).
+        table, light, color: whether the table's texture, the lights, the objects' colours are redrawn per episode.
+        camera: whether the primary camera is moved and turned per episode.
+        size: factor on the size of the manipulated object.
+        first_seed: where this variant's own list of seeds begins.
+    """
+
+    name: str
+    description: str
+    first_seed: int
+    positions: Literal["default", "wide", "disjoint"] = "default"
+    distractors: int = 0
+    table: bool = False
+    light: bool = False
+    camera: bool = False
+    color: bool = False
+    size: float = 1.0
+
+    def seeds(self, n: int) -> range:
+        """The variant's first `n` evaluation seeds; no two variants share one (up to 100,000 each)."""
+        return range(self.first_seed, self.first_seed + n)
+
+    def require_view(self, view: str) -> None:
+        """Raises UnknownNameError for a camera of the simulator's model, if it would have to be moved."""
+        if self.camera and view != "near":
+            raise UnknownNameError(f"variant {self.name} moves the task's own view, not {view!r}; take the view near")
+
+
+_VARIANTS = (
+    Variant("default", "as in the demonstrations", 100_000),
+    Variant("positions_wide", "initial ranges stretched about their centre", 200_000, positions="wide"),
+    Variant("positions_disjoint", "initial positions outside the default ranges", 300_000, positions="disjoint"),
+    Variant("distractors", "three more objects on the table", 400_000, distractors=3),
+    Variant("table_texture", "another table texture in every episode", 500_000, table=True),
+    Variant("light", "another brightness, colour and direction of light", 600_000, light=True),
+    Variant(
+        "camera_shift", "camera moved by up to 4 cm and turned by up to 3 degrees along each axis", 700_000, camera=True
+    ),
+    Variant("object_color", "the task's objects in other colours", 800_000, color=True),
+    Variant("object_size", "the manipulated object 15 % larger", 900_000, size=1.15),
+)
+_BY_NAME = {variant.name: variant for variant in _VARIANTS}
+
+VARIANT_NAMES: tuple[str, ...] = tuple(_BY_NAME)
+"""Names of all variants; every task has all of them."""
+
+
+def variant_spec(name: str) -> Variant:
+    """The variant of that name.
+
+    >>> variant_spec("light").seeds(3)
+    range(600000, 600003)
+
+    Raises:
+        UnknownNameError: lists the names that exist.
+    """
+    return _BY_NAME[choose(name, VARIANT_NAMES, "variant", UnknownNameError)]
+
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def draw_ranges(rng: np.random.Generator, default: Ranges, wide: Ranges, positions: str) -> dict[str, float]:
+    """Draws one value per range, uniformly.
+
+    Args:
+        default, wide: (low, high) by name; the same names in both.
+        positions: `default`, `wide`, or `disjoint`: from `wide`, with at least one value outside `default`'s range
+            (of those that vary by default: a fixture that never moved is outside wherever it goes).
+    """
+    ranges = default if positions == "default" else wide
+    while True:
+        drawn = {name: float(rng.uniform(low, high)) for name, (low, high) in ranges.items()}
+        varying = [name for name, (low, high) in default.items() if high > low]
+        outside = any(not default[name][0] <= drawn[name] <= default[name][1] for name in varying)
+        if positions != "disjoint" or outside:
+            return drawn

@@ -1,0 +1,115 @@
+"""Resumable checkpoints: everything that a step depends on, written by orbax in the background."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from gap_vla.core.foreign import Section, refusing
+from gap_vla.core.identity import digest
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.training.step import TrainState
+
+EMPTY = "rival"
+"""A part of every checkpoint that holds nothing; without it, checkpoints written earlier would have another layout."""
+_ADVICE = "move it away: --resume goes on without it"
+
+
+def _on_disk(state: TrainState) -> dict[str, Any]:
+    return {**vars(state), EMPTY: {}}
+
+
+@jax.jit
+def _sums(state: dict[str, Any]) -> list[jax.Array]:
+    """uint32 of every array: its words, each times an odd number of its own, so that one changed bit changes it.
+
+    Unlike a CRC it can be added up where the parts of an array lie, on whatever devices.
+    """
+
+    def of(leaf: jax.Array) -> jax.Array:
+        flat = jnp.ravel(leaf)
+        words = jax.lax.bitcast_convert_type(flat, jnp.dtype(f"uint{8 * flat.dtype.itemsize}")).astype(jnp.uint32)
+        return jnp.sum(words * (2 * jnp.arange(len(words), dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    return [of(leaf) for leaf in jax.tree_util.tree_leaves(state)]
+
+
+def _checksum(state: TrainState, said: dict[str, str]) -> str:
+    """Of the arrays, and of what is said about them."""
+    return digest({**said, "arrays": [int(value) for value in _sums(vars(state))]})
+
+
+class StateCheckpoints:
+    """Training states under one folder; the newest two are kept.
+
+    Each holds the train state (trainable parameters, optimizer, step, random key) and the data loader's position. A
+    checkpoint that a kill interrupted has no final name yet, so the one before it is found instead.
+
+    Args:
+        layout: which number of the packed parameters means what (`Packing.identity`); another one is not restored.
+        settings: hash of what is trained; nor is a state of other settings.
+    """
+
+    def __init__(self, directory: Path | str, layout: str = "", settings: str = ""):
+        self._layout, self._settings = layout, settings
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
+        Path(directory).mkdir(parents=True, exist_ok=True)  # orbax hangs where that fails
+        self._manager = ocp.CheckpointManager(Path(directory).absolute(), options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """Number of training steps of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, loader_state: dict[str, Any]) -> None:
+        """Starts writing; returns before it is on disk. Does nothing if this step is saved already."""
+        if step in self._manager.all_steps():
+            return
+        said = {"state": json.dumps(loader_state), "layout": self._layout, "settings": self._settings}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(_on_disk(state)),
+            loader=ocp.args.JsonSave({**said, "checksum": _checksum(state, said)}),
+        )
+        self._manager.save(step, args=args)
+
+    def restore(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The newest checkpoint with the template's structure and placement, and the loader's position.
+
+        Raises:
+            ConfigError: it is damaged, of another step or model, or was written by another version of this code.
+        """
+        where = f"{self._manager.directory}/{self.latest}"
+        with refusing(f"{where} cannot be read", _ADVICE, ConfigError):
+            found = Section(self._read(where, loader=ocp.args.JsonRestore())["loader"], where, ConfigError)
+            said = {key: found.text(key, "") for key in ("state", "layout", "settings")}
+            position = json.loads(said["state"])
+        if said["layout"] != self._layout:
+            raise ConfigError(
+                f"{where} holds parameters in another order or of another model; it cannot be resumed by this "
+                "version: start a new run with --run-name NAME"
+            )
+        if said["settings"] != self._settings or "checksum" not in found:
+            raise ConfigError(
+                f"{where} is of a run with other settings, or of an earlier version; copy this run's own, or {_ADVICE}"
+            )
+        abstract = jax.tree_util.tree_map(ocp.utils.to_shape_dtype_struct, _on_disk(template))
+        parts = self._read(where, state=ocp.args.StandardRestore(abstract))["state"]
+        state = TrainState(**{key: value for key, value in parts.items() if key != EMPTY})
+        if found.text("checksum") != _checksum(state, said):
+            raise ConfigError(f"{where} is damaged: its checksum differs; {_ADVICE}")
+        if int(state.step) != self.latest:
+            raise ConfigError(f"{where} holds the state of step {int(state.step)}; copy it again, or {_ADVICE}")
+        return state, position
+
+    def _read(self, where: str, **parts: Any) -> Any:
+        with refusing(f"{where} cannot be read", _ADVICE, ConfigError, (Exception,)):  # orbax raises just that
+            return self._manager.restore(self.latest, args=ocp.args.Composite(**parts))
+
+    def close(self) -> None:
+        """Returns when what was saved is on disk."""
+        self._manager.close()

@@ -1,0 +1,148 @@
+"""What a configuration reads from an episode store, before, in and after its training."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.foreign import blaming, one_line
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.report.runs import Run
+from gap_vla.rlds import EpisodeStore, WindowLoader
+from gap_vla.rlds.augmentation import DRAWS, Augmentation
+from gap_vla.rlds.store import StoreSplit
+from gap_vla.rlds.windows import Batch
+from gap_vla.training.config import Experiment
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.preflight import require_cameras, require_labels
+from gap_vla.training.torch import SmallConfig
+
+
+def has_rho(store: EpisodeStore) -> bool:
+    """Whether every split carries ρ."""
+    return all("rho" in split.fields for split in store.splits.values())
+
+
+def require_fit(config: SmallConfig, store: EpisodeStore) -> tuple[int, int, int]:
+    """Checks images, phases and change points; returns the images' height, width and channels.
+
+    ρ is checked where it is read, see `gap_vla.policies.windows.rho_of`.
+
+    Raises:
+        ConfigError: says what is missing or differs, and what to do.
+    """
+    from gap_vla.policies.windows import phase_names  # loads torch
+
+    for split in ("train", "val"):
+        if split not in store.splits:
+            raise ConfigError(f"{store.directory} has no split {split!r}; build it with data.val_fraction above 0")
+    fields = store.split("train").fields
+    known = len(phase_names(store)) if "phase" in fields else 0
+    require_labels(store.directory, [name for name in fields if known or name != "phase"], config)
+    if "phase" in config.needed_labels and known > config.model.phases:
+        raise ConfigError(
+            f"the dataset in {store.directory} has {known} phases; set --config.model.phases={known} or more"
+        )
+    shapes = {key: array.shape[1:] for key, array in fields.items() if key.startswith("image_")}
+    require_cameras(store.directory, shapes, config)
+    height, width, channels = shapes[f"image_{config.demos.cameras[-1]}"]
+    return int(height), int(width), int(channels)
+
+
+def describe_store(store: EpisodeStore) -> str:
+    """One line on the data: episodes, steps, change points, ρ."""
+    splits = store.splits.values()
+    steps = sum(split.steps for split in splits)
+    episodes = sum(len(split) for split in splits)
+    parts = [f"dataset: {' + '.join(f'{len(split)} {name}' for name, split in store.splits.items())} episodes"]
+    parts.append(f"{steps} steps")
+    if has_rho(store):
+        points = sum(int(split.fields["change_point"].sum()) for split in splits) / episodes
+        rho = sum(float(split.fields["rho"].sum()) for split in splits) / steps
+        parts.append(f"{points:.1f} change points an episode, mean ρ {rho:.3f}")
+    return ", ".join(parts)
+
+
+def make_loader(
+    config: FinetuneConfig, store: EpisodeStore, split: str, train: bool, mixture: Sequence[EpisodeStore] = ()
+) -> WindowLoader:
+    """Windows of one split as this configuration wants them; pictures are changed in training only.
+
+    Args:
+        mixture: the stores of `data.mixture`.
+    """
+    augment, change = config.data.augment.of_images, None
+    if config.data.shuffle_images and train:
+        change = functools.partial(shuffled_images, store.split(split), config.train.seed, augment)
+        augment = {}
+    stores, weights = [store, *mixture], [1.0, *(weight for _, weight in config.data.mixture)]
+    return WindowLoader(
+        list(zip(stores, weights, strict=train)),
+        split=split,
+        window_size=config.model.window_size,
+        action_horizon=config.model.action_horizon,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        image_keys=tuple(f"image_{camera}" for camera in config.demos.cameras),
+        proprio=config.uses_proprio,
+        proprio_history=config.model.proprio_history,
+        normalization=config.data.normalization,
+        rho=all(map(has_rho, stores)),
+        language=bool(config.model.pretrained),
+        train=train,
+        augment=augment,
+        change=change,
+    )
+
+
+def shuffled_images(
+    data: StoreSplit, seed: int, augment: Mapping[str, Augmentation], number: int, batch: Batch
+) -> Batch:
+    """A control that cannot see: the batch with the pictures of other episodes, each drawn at random for a window.
+
+    They are those of the same steps. Proprioception, actions and ρ stay; pictures still tell how far an episode has
+    got, but nothing of this one's layout. An episode that is shorter shows its last picture. Once in as many windows as
+    there are episodes, a window keeps its own.
+
+    Args:
+        data: the split that the windows are of.
+        seed: of the drawing, together with the batch's `number`.
+        augment: `image_<camera>` to the random changes of the pictures that are shown instead.
+    """
+    timestep, offsets = batch["observation"]["timestep"], data.offsets
+    rng = np.random.default_rng([seed, number])
+    drawn = rng.integers(len(offsets) - 1, size=len(timestep))
+    step = np.minimum(offsets[drawn][:, None] + timestep, offsets[drawn + 1][:, None] - 1)
+    cameras = [key for key in batch["observation"] if key.startswith("image_")]
+    pictures = {key: np.take(data.fields[key], step, axis=0) for key in cameras}
+    if augment:
+        draws = rng.random((len(timestep), DRAWS))
+        for key, augmentation in augment.items():
+            pictures[key] = augmentation(pictures[key], batch["observation"]["timestep_pad_mask"], draws)
+    return {**batch, "observation": {**batch["observation"], **pictures}}
+
+
+def training_rho(run: Run) -> tuple[StoreSplit, Float[np.ndarray, " S"]] | None:
+    """The store's training split and ρ of its steps as this run used it; None where the store is not here, the method
+    uses no ρ, or, after a line on stderr, the store is made from other data.
+    """
+    with blaming(run.path / "config.json", "no settings of a run"):
+        config: Experiment = (SmallConfig if run.small else FinetuneConfig).from_dict(run.config)
+    directory = run.store
+    if directory is None or not config.schedule.needs_rho:
+        return None
+    store = EpisodeStore.open(directory)
+    if (trained_on := run.summary.get("dataset", {}).get("hash", store.source_hash)) != store.source_hash:
+        other = f"holds dataset {store.source_hash}, {run.path} was trained on {one_line(trained_on, 40)}"
+        print(f"{directory} {other}; its ρ and frames are not shown", file=sys.stderr)
+        return None
+    split = store.split("train")
+    if run.small:
+        from gap_vla.policies.windows import rho_of  # loads torch
+
+        return split, rho_of(config, store)["train"]
+    return (split, np.asarray(split.fields["rho"])) if "rho" in split.fields else None

@@ -1,0 +1,96 @@
+"""Several hosts: every one runs the same command, with its place in the environment.
+
+    JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0 gap-vla finetune …   # on host0
+    JAX_COORDINATOR_ADDRESS=host0:1234 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 gap-vla finetune …   # on host1
+
+All hosts see the same folders. Each reads whole batches and keeps its devices' samples, so that the result does not
+depend on how many there are; the first writes metrics and the exported model, all write their part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+
+from gap_vla.core.foreign import shown
+from gap_vla.core.typed_config import ConfigError
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+_joined = False
+
+
+def place_among_hosts() -> tuple[str, int, int] | None:
+    """The first host's address, how many hosts there are, and which of them this is; None if it is the only one.
+
+    Raises:
+        ConfigError: only some of the three variables are set, or what they say is no address or no place.
+    """
+    given = [name for name in VARIABLES if os.environ.get(name)]
+    if not given:
+        return None
+    if len(given) < len(VARIABLES):
+        missing = ", ".join(name for name in VARIABLES if name not in given)
+        raise ConfigError(f"training on several hosts needs {', '.join(VARIABLES)}; {missing} is not set")
+    address, *places = (os.environ[name] for name in VARIABLES)
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
+        raise ConfigError(f"{VARIABLES[0]} is {shown(address)}; name the first host and a port: host0:1234")
+    for name, text in zip(VARIABLES[1:], places):
+        if not re.fullmatch("[0-9]{1,6}", text):
+            raise ConfigError(f"{name} is {shown(text)}; it must be a whole number")
+    count, number = map(int, places)
+    if not 0 <= number < count:
+        raise ConfigError(
+            f"{VARIABLES[2]} is {number} and {VARIABLES[1]} {count}; hosts are numbered from 0 to one less than their "
+            "number"
+        )
+    return address, count, number
+
+
+def join_hosts() -> bool:
+    """Joins the hosts named in the environment, before the first array is made; False if there are none.
+
+    Raises:
+        ConfigError: see `place_among_hosts`.
+    """
+    place = place_among_hosts()
+    if place is None:
+        return False
+    import jax
+
+    if not jax.distributed.is_initialized():
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(*place)
+    global _joined
+    _joined = True
+    return True
+
+
+def is_first_host() -> bool:
+    """Whether this process writes what only one may write."""
+    if not _joined:
+        return True
+    import jax
+
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def first_host_first() -> Iterator[None]:
+    """The others enter when the first host has left: for folders that the first one makes and all read."""
+    first = is_first_host()
+    if not first:
+        _meet()
+    yield
+    if first:
+        _meet()
+
+
+def _meet() -> None:
+    if _joined:
+        from jax.experimental.multihost_utils import sync_global_devices
+
+        sync_global_devices("gap_vla: the first host is done")

@@ -1,0 +1,220 @@
+"""The training loop of every backend: short enough to read in one sitting.
+
+Every random number comes from the seed, and a saved state holds all that a step depends on. A run that is killed at any
+moment and resumed ends with the same parameters, bit for bit, as one that was not.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gap_vla.core.identity import flat
+from gap_vla.core.progress import Progress, duration
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.whole import replacing
+from gap_vla.rlds import EpisodeStore
+from gap_vla.training.config import TrainConfig
+from gap_vla.training.hosts import is_first_host
+from gap_vla.training.metrics import DivergedError, MetricsWriter, say_what_is_lost
+
+
+class Measured(NamedTuple):
+    """What a step measured: numbers that may still be computed, and are waited for when they are looked at.
+
+    Attributes:
+        values: all measurements of a step that was asked to measure, by name.
+    """
+
+    loss: Any
+    gradient_norm: Any
+    values: Callable[[], dict[str, float]]
+
+
+class Trainer(abc.ABC):
+    """What a backend gives to the loop: a model, its optimizer and its data.
+
+    Attributes:
+        steps: length of the training run.
+        compiles: whether the first step takes as long as many later ones.
+        looks_back: whether a step's loss can be looked at during the next one without slowing that down.
+    """
+
+    steps: int
+    compiles: bool = False
+    looks_back: bool = True
+
+    @classmethod
+    @abc.abstractmethod
+    def on(cls, config: Any, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> Trainer:
+        """Of a configuration of its backend, on the episodes of a store, and of those of `data.mixture`.
+
+        Raises:
+            ConfigError: they do not fit the configuration.
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def dry_run(cls, config: Any) -> str:
+        """What would be trained, without data and weights."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """What will be trained, and what GAP adjusts."""
+
+    @abc.abstractmethod
+    def picture(self) -> Mapping[str, Any] | None:
+        """The first batch for `gap_vla.drawing.batch`; None where nothing is seen."""
+
+    def facts(self) -> dict[str, float]:
+        """What the run's summary says of the training data."""
+        return {}
+
+    @abc.abstractmethod
+    def restore(self, folder: Path) -> int:
+        """Opens the folder of saved states and goes back to the newest; returns its number of steps, 0 without one."""
+
+    @abc.abstractmethod
+    def save(self, done: int) -> None:
+        """Begins to save the state after `done` steps; a kill meanwhile leaves the one before."""
+
+    def close(self) -> None:  # noqa: B027
+        """Returns when all that was saved is on disk; here it is when `save` returns."""
+
+    @abc.abstractmethod
+    def batch(self, step: int) -> Any:
+        """The batch of the 0-based training step; steps follow one another."""
+
+    @abc.abstractmethod
+    def step(self, batch: Any, step: int, measure: bool) -> Measured:
+        """Trains on one batch; the step is the same whether or not it measures."""
+
+    @abc.abstractmethod
+    def validate(self) -> dict[str, float]:
+        """Held-out measurements, by name."""
+
+    @abc.abstractmethod
+    def export(self, run: RunDirectory) -> None:
+        """Writes the trained policy to the run's `checkpoint/`."""
+
+
+def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str, float]:
+    """Trains to the last step, from the newest saved state if there is one; `trainer.close` waits for the last one.
+
+    Returns:
+        The last held-out measurements, steps per second of this process and the share of its time that batches took.
+
+    Raises:
+        DivergedError: loss, gradient (the batch lies in the run as `bad_batch.npz`) or a held-out error is not finite.
+        KeyboardInterrupt: the state of the last whole step is being written.
+    """
+    first = done = trainer.restore(run.state)
+    if done:
+        print(f"train: resumed after step {done}", flush=True)
+    elif run.checkpoint.exists():
+        print(f"note: {run.state} holds no state, so that training begins again", file=sys.stderr, flush=True)
+    nothing = lambda *given: None  # noqa: E731
+    nobodys = SimpleNamespace(write=nothing, close=nothing, require_there=nothing, kept=[])
+    metrics: Any = MetricsWriter(run, done, rhythm.logger) if is_first_host() else nobodys
+    say_what_is_lost(metrics.kept, run, done, trainer.steps)
+    progress = Progress("train", trainer.steps, "step", done)
+    held_out = trainer.validate()
+    if done in (0, trainer.steps) and not any("val/action_mse" in row for row in metrics.kept[-1:]):
+        metrics.write(done, held_out)
+    saved, gathering, started = done, 0.0, time.perf_counter()
+    pending: tuple[Any, Measured] | None = None  # the last batch, looked at during the next step
+    with StopRequest() as stop, contextlib.closing(metrics):
+        while done < trainer.steps and not stop.requested:
+            asked = time.perf_counter()
+            batch = trainer.batch(done)
+            gathering += time.perf_counter() - asked
+            last = done + 1 == trainer.steps
+            logged = (done + 1) % rhythm.log_every == 0 or last
+            measured = trainer.step(batch, done, measure=logged)
+            if pending and trainer.looks_back:
+                _require_finite(*pending, done, run)
+            done += 1
+            pending = (batch, measured)
+            if done == 1 and trainer.compiles:
+                _require_finite(*pending, done, run)
+                print(f"train: first step after {duration(time.perf_counter() - started)} (compilation)", flush=True)
+                progress = Progress("train", trainer.steps, "step", done)
+            saving = done % rhythm.save_every == 0 or last
+            validating = done % rhythm.validate_every == 0 or last
+            if logged or saving or validating:  # what is not finite is never saved
+                _require_finite(*pending, done, run)
+                metrics.require_there()
+            if logged:
+                values = {**measured.values(), "train/steps_per_second": progress.rate(done)}
+                metrics.write(done, values)
+                progress.update(done, f"loss {values['train/loss']:.4f}", force=last)
+            if validating:
+                held_out = trainer.validate()
+                metrics.write(done, held_out)
+                shown = ", ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in held_out.items())
+                print(f"validation after step {done}: {shown}", flush=True)
+            if saving:
+                trainer.save(done)
+                saved = done
+    if done < trainer.steps:
+        if pending and saved < done:
+            _require_finite(*pending, done, run)
+            metrics.require_there()
+            trainer.save(done)
+        raise KeyboardInterrupt(f"step {done} is saved, go on with --resume")
+    share = gathering / (time.perf_counter() - started) if done > first else 0.0
+    return {**held_out, "steps_per_second": progress.rate(done), "data_share": share}
+
+
+def _require_finite(batch: Any, measured: Measured, step: int, run: RunDirectory) -> None:
+    loss, gradient = float(measured.loss), float(measured.gradient_norm)
+    if np.isfinite(loss) and np.isfinite(gradient):
+        return
+    leaves = ((name, value) for name, value in flat(batch, separator="/") if not isinstance(value, Mapping))
+    arrays: Any = {name: np.asarray(value.cpu() if hasattr(value, "cpu") else value) for name, value in leaves}
+    with replacing(run.path / "bad_batch.npz") as temporary:
+        np.savez(temporary.open("wb"), **arrays)
+    bad = ", ".join(name for name, array in arrays.items() if not np.isfinite(np.asarray(array, np.float64)).all())
+    raise DivergedError(
+        f"the loss is {loss} and the gradient's norm {gradient} at step {step}; the batch is saved as "
+        f"{run.path / 'bad_batch.npz'}{f' (not finite: {bad})' if bad else ''}. "
+        "Look at it for extreme values; if it is ordinary, lower optimizer.learning_rate"
+    )
+
+
+class StopRequest:
+    """Within this context, the first SIGINT or SIGTERM sets `requested`; a second one interrupts at once.
+
+    Outside the main thread signals cannot be caught; there `requested` stays False.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nstopping after this step (once more to stop at once) …", flush=True)
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

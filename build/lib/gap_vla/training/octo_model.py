@@ -1,0 +1,284 @@
+"""The Octo of a configuration: its layout, its parameters, its optimizer, and what of them GAP adjusts."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
+from gap_vla.core.foreign import blaming
+from gap_vla.core.resources import require_jax_device, shown
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.octo import Compute, OctoModel, checkpoint
+from gap_vla.octo.model import parameter_shapes
+from gap_vla.octo.module import OctoModule
+from gap_vla.octo.optimizer import create_optimizer, split_frozen
+from gap_vla.octo.presets import example_batch, published_config, small_config
+from gap_vla.octo.tokenizers import ImageTokenizer, matching_keys
+from gap_vla.rlds.statistics import statistics_digest
+from gap_vla.sim import task_spec
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.packing import Adam, Packing
+from gap_vla.training.step import TrainState, model_inputs
+
+OBSERVATIONS = "observation_tokenizers"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """The parameters of a model, or their shapes, parted once.
+
+    Attributes:
+        group: GAP's leaves with their shapes, empty without proprioception.
+    """
+
+    trainable: Any
+    frozen: Any
+    group: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, config: FinetuneConfig, params: Any) -> Parameters:
+        """As `optimizer.frozen_keys` and the method want it."""
+        group = match_group(params) if config.uses_proprio else {}
+        return cls(*split_frozen(params, config.optimizer.frozen_keys), group)
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A model with everything that a training step needs, before the first step.
+
+    Attributes:
+        packing: how the optimizer sees the trainable parameters.
+        inputs: a loader's batch to what the compiled step takes (numbers only, instructions as word pieces).
+    """
+
+    model: OctoModel
+    parameters: Parameters
+    packing: Packing
+    tx: optax.GradientTransformationExtraArgs
+    adam: Adam
+    state: TrainState
+    inputs: Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def build(config: FinetuneConfig, example_batch: Any, statistics: Any) -> Built:
+    """Builds the model (merging pretrained weights if the configuration names them) and its optimizer.
+
+    Args:
+        example_batch: one batch of the loader; its shapes decide the model's inputs and outputs.
+        statistics: normalisation statistics; they travel with the model.
+
+    Raises:
+        GroupError: GAP would adjust nothing, or a parameter outside the proprioceptive branch.
+        CheckpointError: pretrained weights missing or of another architecture.
+    """
+    init_rng, step_rng = jax.random.split(jax.random.PRNGKey(config.train.seed))
+    source = OctoModel.load_pretrained(config.model.pretrained) if config.model.pretrained else None
+    text_processor = source.text_processor if source else None
+    batch = model_inputs(example_batch, text_processor)
+    layout = adapted_config(source.config, config, batch) if source else small_model(config, batch)
+    more = {"proprio_history": n} if (n := config.model.proprio_history) > 1 else {}
+    layout.pop("proprio_history", None)  # that of the pretrained model
+    model = OctoModel.from_config(
+        {
+            **layout,
+            "camera": config.demos.camera,
+            "normalization": config.data.normalization,
+            "statistics": statistics_digest(statistics, config.data.normalization),
+            **more,
+        },
+        batch,
+        text_processor=text_processor,
+        rng=init_rng,
+        dataset_statistics=statistics,
+        pretrained=source.params if source else None,
+        compute=Compute(jnp.dtype(config.train.precision), remat=config.train.remat),
+    )
+    parameters = Parameters.of(config, model.params)
+    packing, tx, adam = optimizer_of(config, parameters)
+
+    def fresh(tree: Any, rng: jax.Array) -> TrainState:
+        packed = packing.pack(tree)
+        return TrainState(packed, tx.init(packed), jnp.zeros([], jnp.int32), rng)
+
+    state = jax.jit(fresh)(parameters.trainable, step_rng)
+    return Built(
+        model, parameters, packing, tx, adam, state, functools.partial(model_inputs, text_processor=text_processor)
+    )
+
+
+def optimizer_of(
+    config: FinetuneConfig, parameters: Parameters
+) -> tuple[Packing, optax.GradientTransformationExtraArgs, Adam]:
+    """How the trainable leaves are packed, and the optimizer of the packed ones that can scale GAP's updates.
+
+    Raises:
+        GroupError: a leaf that GAP would adjust is frozen.
+    """
+    settings = config.optimizer
+    packing = Packing.of(parameters.trainable, parameters.group, multiple=config.train.fsdp)
+    still = [path for path in parameters.group if path not in packing.shapes]
+    if still and config.schedule.mode != "none":
+        raise GroupError(
+            f"method {config.method} adjusts {still[0]}, which optimizer.frozen_keys freezes "
+            f"({', '.join(settings.frozen_keys)})"
+        )
+    tx, learning_rate, _ = create_optimizer(
+        jax.eval_shape(packing.pack, parameters.trainable),
+        {
+            "name": "cosine",
+            "init_value": 0.0,
+            "peak_value": settings.learning_rate,
+            "warmup_steps": settings.warmup_steps,
+            "decay_steps": max(config.train.steps, settings.warmup_steps + 1),
+            "end_value": 0.0,
+        },
+        weight_decay=settings.weight_decay,
+        clip_gradient=settings.clip_gradient,
+        after_normalization=optax.chain(scale_group_updates(packing.group_labels)),  # a chain: so checkpoints hold it
+        mu_dtype=jnp.dtype(settings.moment_dtype),
+    )
+    return packing, optax.with_extra_args_support(tx), Adam(learning_rate, settings.clip_gradient)
+
+
+def describe(config: FinetuneConfig, parameters: Parameters, opt_state: Any) -> str:
+    """What will be trained: size, memory, and the leaves that GAP adjusts. Works on arrays and on their shapes."""
+    whole = [parameters.trainable, parameters.frozen]
+    leaves = len(jax.tree_util.tree_leaves(whole))
+    count = _count(whole)
+    fixed = _count(parameters.frozen)
+    lines = [
+        f"model: Octo, {count:,} parameters in {leaves} leaves" + (f", {fixed:,} frozen" if fixed else ""),
+        f"memory: parameters {shown(_bytes(whole))}, gradients {shown(_bytes(parameters.trainable))}, "
+        f"optimizer {shown(_bytes(opt_state))}; "
+        "activations come on top",
+    ]
+    schedule = config.schedule
+    if schedule.mode == "none":
+        return "\n".join([*lines, f"method {config.method}: no gradient is adjusted"])
+    until = schedule.active_steps(config.train.steps)
+    lines.append(
+        f"method {config.method}: mode {schedule.mode}, λ = {schedule.lam}, during the first {until} of "
+        f"{config.train.steps} steps; adjusted leaves:"
+    )
+    return "\n".join([*lines, *(f"  {path} {list(shape)}" for path, shape in parameters.group.items())])
+
+
+def dry_run(config: FinetuneConfig) -> str:
+    """Builds everything as shapes only: inputs, parameters, optimizer, GAP's leaves; nothing is allocated."""
+    require_jax_device()
+    pretrained = config.model.pretrained
+    with blaming(pretrained, "no policy for these settings can be made of it") if pretrained else nullcontext():
+        batch, layout = planned(config)
+        shapes = parameter_shapes(OctoModule.create(**layout["model"]), batch)
+    parameters = Parameters.of(config, shapes)
+    packing, tx, _ = optimizer_of(config, parameters)
+    opt_state = jax.eval_shape(lambda tree: tx.init(packing.pack(tree)), parameters.trainable)
+    lines = [f"pretrained weights: {pretrained} (not read in a dry run)"] if pretrained else []
+    lines += [describe(config, parameters, opt_state), "inputs of a step:"]
+    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
+        lines.append(f"  {'/'.join(str(k.key) for k in path)} {leaf.dtype}{list(leaf.shape)}")
+    return "\n".join(lines)
+
+
+def _count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree_util.tree_leaves(tree) if hasattr(leaf, "dtype"))
+
+
+def small_model(config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout of the small model for the shapes of `batch`."""
+    observation, action = batch["observation"], batch["action"]
+    images = sorted(key for key in observation if key.startswith("image_"))
+    model = config.model
+    return small_config(
+        image_keys=images,
+        image_size=observation[images[0]].shape[2],
+        proprio_dim=observation["proprio"].shape[-1] if config.uses_proprio else None,
+        action_dim=action.shape[-1],
+        action_horizon=action.shape[-2],
+        token_embedding_size=model.token_embedding_size,
+        num_layers=model.num_layers,
+        num_attention_heads=model.num_heads,
+        mlp_dim=model.mlp_dim,
+        head=model.head,
+        window_size=model.window_size,
+        stem_features=model.stem_features,
+        stem_patch=model.stem_patch,
+        proprio_tokens=model.proprio_tokens,
+    )
+
+
+def adapted_config(source: Mapping[str, Any], config: FinetuneConfig, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A published model's layout with this experiment's inputs and outputs.
+
+    Cameras that the data lack are dropped; the proprioceptive tokenizer is appended after the images (or removed for a
+    vision-only policy); the action head is a new one with the configured loss, horizon and width.
+    Everything else stays, so that pretrained parameters keep their path and shape.
+    """
+    layout = copy.deepcopy(dict(source))
+    model = layout["model"]
+    observation = batch["observation"]
+    patterns = {
+        name: spec["kwargs"].get("obs_stack_keys", ImageTokenizer.obs_stack_keys)
+        for name, spec in model[OBSERVATIONS].items()
+        if spec["name"] == ImageTokenizer.__name__
+    }
+    every = [pattern for of_one in patterns.values() for pattern in of_one]
+    cameras = {f"image_{camera}": () for camera in config.demos.cameras}
+    if blind := cameras.keys() - matching_keys(cameras, every):
+        raise ConfigError(
+            f"demos.cameras is {config.demos.cameras}, model.pretrained has no tokenizer for {min(blind)}; "
+            f"it has {', '.join(sorted({*every})) or 'none'}"
+        )
+    kept = {name: model[OBSERVATIONS][name] for name, found in patterns.items() if matching_keys(observation, found)}
+    head = small_model(config, batch)["model"]
+    if config.uses_proprio:
+        kept["proprio"] = head[OBSERVATIONS]["proprio"]
+    model[OBSERVATIONS] = kept
+    model["heads"] = {"action": head["heads"]["action"]}
+    model["readouts"] = {"action": model.get("readouts", {}).get("action", 1)}
+    layout["window_size"] = config.model.window_size
+    return layout
+
+
+def planned(config: FinetuneConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a step would take, and the model's layout, before there are any data.
+
+    The published weights need not be there; their layout is known by name.
+    """
+    task = task_spec(config.task)
+    batch = example_batch(
+        image_keys=[f"image_{camera}" for camera in config.demos.cameras],
+        image_size=config.demos.image_size,
+        proprio_dim=task.proprio_dim * config.model.proprio_history if config.uses_proprio else None,
+        action_dim=task.action_dim,
+        action_horizon=config.model.action_horizon,
+        window_size=config.model.window_size,
+        batch_size=config.train.batch_size,
+    )
+    batch["rho"] = np.zeros((config.train.batch_size, config.model.window_size), np.float32)
+    pretrained = config.model.pretrained
+    if not pretrained:
+        return batch, small_model(config, batch)
+    local = Path(pretrained).expanduser()
+    source = checkpoint.read_config(local) if local.is_dir() else published_config(pretrained.rsplit("/", 1)[-1])
+    ids = np.zeros((config.train.batch_size, 16), np.int64)  # word pieces that the published models read
+    batch["task"] = {
+        "language_instruction": {"input_ids": ids, "attention_mask": ids},
+        "pad_mask_dict": {"language_instruction": np.ones(config.train.batch_size, bool)},
+    }
+    return batch, adapted_config(source, config, batch)

@@ -1,0 +1,212 @@
+"""Octo in training on windows of an episode store: the model, its optimizer and GAP put together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from gap_vla.core.run_directory import RunDirectory, settings_hash
+from gap_vla.core.whole import workplace
+from gap_vla.octo import OctoModel
+from gap_vla.octo.optimizer import join_frozen
+from gap_vla.phases.targets import is_transition
+from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.statistics import normalize
+from gap_vla.training.checkpoints import StateCheckpoints
+from gap_vla.training.data import has_rho, make_loader
+from gap_vla.training.hosts import is_first_host
+from gap_vla.training.loop import Measured, Trainer
+from gap_vla.training.mesh import gather, make_mesh, place_batch, place_state, state_shardings
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_model import Built, build, describe, dry_run
+from gap_vla.training.packing import Packing
+from gap_vla.training.preflight import require_labels
+from gap_vla.training.step import TrainStep, counted_entries
+
+SHORT_RUN = 200
+"""Training steps up to which compiling quickly saves more than it costs."""
+
+LOSSES = ("val/loss", "val/loss_transition", "val/loss_consistent")
+"""Of all held-out steps, of those with ρ > 0.5, and of the others."""
+
+
+class OctoTrainer(Trainer):
+    """The Octo of a configuration.
+
+    Args:
+        built: before the first step.
+        loader: an endless source of batches, with `state`, `restore` and `peek` as `gap_vla.rlds.WindowLoader`.
+        held_out: validation batches.
+    """
+
+    compiles = True
+
+    def __init__(self, config: FinetuneConfig, built: Built, loader: Any, held_out: Iterable[Any]):
+        self.config, self.built, self.loader = config, built, loader
+        self.schedule, self.steps = config.schedule, config.train.steps
+        self.mesh = make_mesh(config.train.fsdp, config.train.batch_size // config.train.accumulate)
+        shardings = state_shardings(self.mesh, built.state)
+        self.state = place_state(built.state, shardings)
+        frozen = built.parameters.frozen
+        self.frozen = place_state(frozen, state_shardings(self.mesh, frozen))
+        self._step = TrainStep(
+            built.model.module,
+            built.tx,
+            built.packing,
+            built.adam,
+            self.frozen,
+            config.train.accumulate,
+            shardings=shardings if self.mesh.size > 1 else None,
+            quick=config.train.steps <= SHORT_RUN,
+        )
+        actions = built.model.dataset_statistics["action"]
+        mean = normalize(np.asarray(actions["mean"]), actions, config.data.normalization)
+        self._validation_step = make_validation_step(built.model.module, built.packing, mean)
+        self._held_out = [built.inputs(batch) for batch in held_out]
+        self._checkpoints: StateCheckpoints | None = None
+        self._batches: Iterator[Any] | None = None
+        self._compiled = False
+
+    @classmethod
+    def on(cls, config: FinetuneConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> OctoTrainer:
+        """On the episodes of a store, and of those of `data.mixture`.
+
+        Raises:
+            ConfigError: GAP is asked for, and they have no ρ.
+        """
+        for each in (store, *mixture):
+            require_labels(each.directory, ("rho",) if has_rho(each) else (), config)
+        loader = make_loader(config, store, "train", train=True, mixture=mixture)
+        built = build(config, loader.peek(), store.statistics)
+        return cls(config, built, loader, make_loader(config, store, "val", train=False))
+
+    @classmethod
+    def dry_run(cls, config: FinetuneConfig) -> str:
+        return dry_run(config)
+
+    def describe(self) -> str:
+        return describe(self.config, self.built.parameters, self.built.state.opt_state)
+
+    def picture(self) -> Mapping[str, Any]:
+        return self.loader.peek()
+
+    def restore(self, folder: Path) -> int:
+        self._checkpoints = StateCheckpoints(folder, self.built.packing.identity, settings_hash(self.config.to_dict()))
+        if self._checkpoints.latest is None:
+            return 0
+        self.state, position = self._checkpoints.restore(self.state)
+        self.loader.restore(position)
+        return int(self.state.step)
+
+    def save(self, done: int) -> None:
+        assert self._checkpoints is not None
+        self._checkpoints.save(done, self.state, self.loader.state())
+
+    def close(self) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+
+    def batch(self, step: int) -> Any:
+        self._batches = self._batches or iter(self.loader)
+        return self.built.inputs(next(self._batches))
+
+    def _place(self, batch: Any) -> Any:
+        return place_batch(self.mesh, batch)
+
+    def step(self, batch: Any, step: int, measure: bool) -> Measured:
+        mask = batch["observation"]["timestep_pad_mask"]
+        factors = self.schedule.factors(batch["rho"], step, self.steps, mask)
+        on_device = dataclasses.replace(factors, sample=self._place(factors.sample))
+        placed = self._place(batch)
+        if not self._compiled:
+            self._step.compile(self.state, placed, on_device)
+            self._compiled = True
+        self.state, measured = self._step(self.state, placed, on_device, split=measure)
+
+        def values() -> dict[str, float]:
+            real = np.asarray(mask, bool)  # padded steps learn nothing
+            adjusted = {
+                "gap/sample_factor": float(factors.sample[real].mean()),
+                "gap/update_factor": float(factors.update),
+            }
+            return {f"train/{name}": float(value) for name, value in measured.items()} | adjusted
+
+        return Measured(measured["loss"], measured["grad_norm"], values)
+
+    def validate(self) -> dict[str, float]:
+        """Means over all held-out windows; a diffusion head draws the same noise at every validation.
+
+        Returns:
+            `LOSSES`, `val/action_mse`, and `val/mean_action_mse`, what always predicting the training episodes' mean
+            action would give. The loss of no step is left out.
+        """
+        totals: dict[str, float] = {}
+        for index, batch in enumerate(self._held_out):
+            rng = jax.random.fold_in(jax.random.PRNGKey(self.config.train.seed), index)
+            for name, value in self._validation_step(self.state.params, self.frozen, batch, rng).items():
+                totals[name] = totals.get(name, 0.0) + float(np.asarray(value, np.float64))
+        if not totals:
+            return {}
+        results = {name: totals[name] / count for name in LOSSES if (count := totals[f"entries of {name}"])}
+        results["val/action_mse"] = totals["action_error"] / totals["action_entries"]
+        results["val/mean_action_mse"] = totals["mean_action_error"] / totals["action_entries"]
+        return results
+
+    def model(self) -> OctoModel:
+        """The model with the parameters of now."""
+        trained = self.built.packing.unpack(gather(self.mesh, self.state.params))
+        return self.built.model.replace(params=join_frozen(trained, gather(self.mesh, self.frozen)))
+
+    def export(self, run: RunDirectory) -> None:
+        """In upstream's layout, also in the place of what a run that was stopped during its rollouts has."""
+        model = self.model()
+        if not is_first_host():
+            return
+        with workplace(run.checkpoint) as folder:
+            made = folder / "checkpoint"
+            model.save_pretrained(step=self.steps, checkpoint_path=str(made))
+            for file in sorted(path for path in made.rglob("*") if path.is_file()):
+                place = run.checkpoint / file.relative_to(made)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(place)
+
+
+def make_validation_step(
+    module: Any, packing: Packing, mean_action: Float[np.ndarray, " A"]
+) -> Callable[..., dict[str, jax.Array]]:
+    """The compiled measurement `(packed params, frozen, batch, rng) -> sums`, to be added up over held-out batches.
+
+    For every part of the steps (`LOSSES`) it gives the loss as a sum weighted with the number of counted action
+    entries, and that number as `entries of <loss>`. `action_error` and
+    `mean_action_error` are summed squared errors of the predicted chunk and of predicting the mean action (0 after
+    normalisation) at the window's last step, over `action_entries` entries.
+    """
+
+    def step(params: Any, frozen: Any, batch: Any, rng: jax.Array) -> dict[str, jax.Array]:
+        observation = batch["observation"]
+        mask = observation["timestep_pad_mask"]
+        bound = module.bind({"params": join_frozen(packing.unpack(params), frozen)}, rngs={"dropout": rng})
+        head = bound.heads["action"]
+        outputs = bound.octo_transformer(observation, batch["task"], mask, train=False, only=[head.readout_key])
+        transition = is_transition(batch["rho"])
+        sums = {}
+        for name, chosen in zip(LOSSES, (jnp.ones_like(mask), transition, ~transition), strict=True):
+            counted = batch["action_pad_mask"] & chosen[:, :, None, None]
+            entries = counted_entries({**batch, "action_pad_mask": counted})
+            loss, _ = head.loss(outputs, batch["action"], mask, counted, train=False)
+            sums[name], sums[f"entries of {name}"] = loss * entries, entries
+        predicted = head.predict_action(outputs, rng=rng, train=False)
+        target, counted = batch["action"][:, -1], batch["action_pad_mask"][:, -1]
+        sums["action_error"] = jnp.sum(jnp.where(counted, jnp.square(predicted - target), 0.0))
+        sums["mean_action_error"] = jnp.sum(jnp.where(counted, jnp.square(target - mean_action), 0.0))
+        sums["action_entries"] = jnp.sum(counted.astype(jnp.float32))
+        return sums
+
+    return jax.jit(step)

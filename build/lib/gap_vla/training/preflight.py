@@ -1,0 +1,308 @@
+"""What can be known before any work begins, and refused then: folders, data, devices, memory, disk.
+
+None of it takes longer than a second or two, and nothing is made; a run that would fail after its demonstrations were
+collected, or after it was trained, does not start.
+
+What a configuration will take of memory and disk follows from simple formulas that leave out what is small. E episodes
+of T steps, C cameras of s × s pixels, B samples a batch (those computed at once), W steps a window, P parameters; all
+estimates are rather too low than too high, so that what is refused could not have run.
+
+    pictures of a step     3 C s² bytes; a demonstration has about half as many steps as the task's horizon
+    store                  E T 3 C s² bytes; the RLDS dataset, compressed, a third of that
+    parameters             4 P bytes, gradients 4 P, AdamW 6 P (first moment in 16 bits) to 8 P; a frozen one 4 bytes
+    batch                  3 B W C s² bytes, two batches at a time; in torch twice more as float32
+    image encoder          each stage before and after its normalisation, 4 bytes a number, 2 with `train.precision`; in
+                           torch 5.4 and 4 (`resnet18`: 4.4 and 2.8), as a training's peaks say of itself
+    transformer            so many of N tokens × (8 d + 2 mlp) and heads × N² weights, per layer; `train.remat`: of one
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Container, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.episode import Episode
+from gap_vla.core.foreign import Section, refusing, regular
+from gap_vla.core.lazy import require_flags
+from gap_vla.core.outputs import claim, require_apart
+from gap_vla.core.resources import available_memory, require_disk, require_memory, require_writable, shown
+from gap_vla.core.run_directory import RunDirectory
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.demos import open_source
+from gap_vla.drawing.video import working_ffmpeg
+from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.loader import require_alike
+from gap_vla.rlds.shards import plan_splits
+from gap_vla.rlds.version_files import check_files
+from gap_vla.rollouts.recordings import require_recent
+from gap_vla.sim import require_rendering, task_spec, variant_spec
+from gap_vla.training import backend_of
+from gap_vla.training.config import LOGGERS, Experiment
+from gap_vla.training.stages import Stages, require_own_stages
+
+
+def require_ready(config: Experiment, stages: Stages, directory: RunDirectory, dry_run: bool = False) -> None:
+    """Checks everything that a run needs; a `dry_run` downloads nothing, and shows memory instead.
+
+    Raises:
+        ConfigError: data, weights or a device that do not fit the configuration, or are not there; a file in the place
+            of a run's folder, or the other way round.
+        ResourceError: a folder that cannot be written to; less memory or disk than is needed.
+        OutputError: a page of somebody else's in the place of the run's.
+        RenderingError: no EGL or OSMesa library, and pictures are to be drawn.
+        EpisodeError: demonstrations that cannot be read.
+    """
+    require_writable(config.runs, "runs")
+    folders = (directory.state, directory.tensorboard, directory.checkpoint, directory.rollouts)
+    files = (directory.state / "training.pt", directory.first_batch, directory.metrics, directory.summary)
+    for place in (*folders, *files, directory.page):
+        kind, right = ("folder", place.is_dir()) if place in folders else ("file", place.is_file())
+        if place.exists() and not right:
+            raise ConfigError(f"{place} is no {kind}, and one belongs there; move it away, or copy the run again")
+    claim(directory.page, "runs_report", suffixes=(".html",), named=False)
+    if directory.config.exists() and (found := backend_of(directory.read_config(), type(config))) is not type(config):
+        raise ConfigError(f"{directory.path} holds a run of the backend {found.backend}; take another --run-name")
+    weights = getattr(config.model, "pretrained", "")
+    read = [config.data.rlds, config.demos.path, *stages.mixture, "" if weights.startswith("hf://") else weights]
+    for made in (stages.store, Path(config.runs, config.task, "run")):
+        require_apart(made, *(source or None for source in read))
+    if (logger := config.train.logger) in LOGGERS:
+        try:
+            importlib.import_module(logger).init  # noqa: B018
+        except Exception as error:
+            raise ConfigError(f"train.logger: {logger} cannot be used ({error}): pip install {logger}") from None
+    if config.eval.episodes:
+        for layouts in config.eval.layouts():
+            variant_spec(layouts.variant).require_view(config.demos.camera)
+        require_rendering()
+        if config.eval.videos:
+            working_ffmpeg(directory.rollouts, ConfigError)
+    config.require_ready(dry_run)
+    require_own_stages(config, stages)
+    if not (stages.store / "store.json").exists():
+        if stages.store.is_dir() and any(stages.store.iterdir()):
+            raise ConfigError(f"{stages.store} is no store, and not empty; move it away")
+        if directory.config.exists() and any(directory.state.glob("*")):
+            root = Section(directory.read_config(), str(directory.config), ConfigError).section("data").text("root")
+            if root != config.data.root:  # what is made there carries other paths, and is other data
+                raise ConfigError(f"{directory.path} was trained on data in {root}; move that folder to data.root")
+        require_data(config, stages)
+    if stages.mixture:
+        _require_mixture(config, stages)
+    if not dry_run:
+        require_training_memory(config, config.on_cpu)
+    if not directory.checkpoint.exists() and not any(directory.state.glob("*")):
+        require_training_disk(config)
+
+
+def require_exported(checkpoint: Path, files: Sequence[str]) -> None:
+    """Raises ConfigError if one of the files is missing or cut off, CheckpointError if weights are not those of their
+    checksum or of the run; parameters that have no checksum are not loaded."""
+    import msgpack
+    from safetensors import SafetensorError, safe_open
+
+    for path in (regular(checkpoint / name, ConfigError) for name in files):
+        where = f"{path}, of a finished run, cannot be read"
+        advice = "copy it again, or move checkpoint/ and summary.json away: --resume makes them again"
+        with (
+            refusing(where, advice, ConfigError, (msgpack.OutOfData, SafetensorError)),
+            path.open("rb") as stream,
+        ):
+            if path.suffix == ".json":
+                json.load(stream)
+            elif path.suffix == ".safetensors":
+                safe_open(path, "np")
+            else:
+                msgpack.Unpacker(stream, max_buffer_size=0).skip()
+    if "policy.json" in files and "weights" in Section.read(checkpoint / "policy.json", ConfigError):
+        from gap_vla.serving import load_checkpoint
+
+        load_checkpoint(checkpoint)  # compares it with its run
+
+
+def require_training_memory(config: Experiment, on_cpu: bool) -> None:
+    """Raises ResourceError if model, batch and activations do not fit into the machine's memory.
+
+    Args:
+        on_cpu: whether the model is computed there; otherwise only the batches are counted.
+    """
+    advice = f"{config.memory_advice}, demos.image_size, or the sizes in model"
+    require_memory(_training_memory(config, on_cpu), advice)
+
+
+def _training_memory(config: Experiment, on_cpu: bool) -> dict[str, float]:
+    needs = {name: size for name, size in config.memory().items() if on_cpu or name == "batches"}
+    return {"libraries": 300 * 2**20, **needs}
+
+
+def memory_in_words(config: Experiment) -> str:
+    """What `require_training_memory` counts, and whether it is here, for a dry run."""
+    needs, have = _training_memory(config, config.on_cpu), available_memory()
+    parts = ", ".join(f"{name} {shown(size)}" for name, size in needs.items())
+    short = have is not None and sum(needs.values()) > have
+    here = f"; {shown(have or 0)} are free here, so that a run would be refused" if short else ""
+    return f"memory of training: about {shown(sum(needs.values()))} ({parts}){here}"
+
+
+def require_training_disk(config: Experiment) -> None:
+    """Raises ResourceError if training state and checkpoint do not fit on the disk of `runs`: as much as parameters and
+    optimizer take in memory, and gradients, whose place the checkpoint has here."""
+    size = config.memory()["parameters, gradients, optimizer"]
+    require_disk({"training state and checkpoint": size}, config.runs, "the sizes in model, or name another disk")
+
+
+def require_data(config: Experiment, stages: Stages) -> None:
+    """What the stages before training need, as far as they have not been made."""
+    require_writable(config.data.root, "data.root")
+    require_flags("tensorflow")
+    if stages.rlds.exists():
+        require_dataset(stages.rlds, config)
+        return
+    if {"rho", "change_point"} & {*config.needed_labels} and config.phases.method == "none":
+        advice = "choose another, or a method without it"
+        raise ConfigError(f"phases.method is 'none', and this method needs ρ or change points; {advice}")
+    steps = task_spec(config.task).horizon / 2
+    episodes = config.demos.episodes
+    if config.demos.path:
+        episodes, first = _require_source(config)
+        require_labels(config.demos.path, {*first.arrays, "rho", "change_point"}, config)
+        steps = len(first)
+    splits = plan_splits(episodes, config.data.val_fraction)
+    if not splits["train"] or not splits.get("val"):
+        raise ConfigError(
+            f"data.val_fraction is {config.data.val_fraction}; of {episodes} episodes, {len(splits['train'])} would be "
+            f"left for training; {'lower it, or ' * (episodes > 1)}give more episodes"
+        )
+    if not stages.demos.exists():
+        require_rendering()
+    raw = 3.0 * episodes * steps * len(config.demos.cameras) * config.demos.image_size**2
+    needs = {"RLDS dataset": raw / 3, "episode store": raw}
+    require_disk(needs, stages.store.parent, "demos.image_size, or give fewer episodes")
+
+
+def _require_source(config: Experiment) -> tuple[int, Episode]:
+    """Number of the named demonstrations, and the first, which must have the cameras that are asked for."""
+    source = open_source(config.demos.path, config.demos.kind)
+    if len(source) == 0:
+        raise ConfigError(f"demos.path is {config.demos.path!r}, which holds no episodes")
+    first = source.read(0)
+    require_cameras(config.demos.path, {key: first.images[key].shape[1:] for key in sorted(first.images)}, config)
+    require_widths(config.demos.path, {key: array.shape[1:] for key, array in first.arrays.items()}, config)
+    if source.kind == "robomimic_hdf5":
+        require_recent(Path(config.demos.path), config.task)
+    return len(source), first
+
+
+def _require_mixture(config: Experiment, stages: Stages) -> None:
+    """Checks the datasets of `data.mixture` alone, and that their steps are like those of the main one."""
+    known: dict[Path, Mapping[str, Sequence[int]] | None] = {}
+    labels: dict[str, Sequence[int]] = {"rho": (), "change_point": ()}
+    if (stages.store / "store.json").exists():
+        fields = EpisodeStore.open(stages.store).split("train").fields
+        known[stages.store] = {key: array.shape[1:] for key, array in fields.items()}
+    elif stages.rlds.exists():
+        known[stages.rlds] = _step_fields(stages.rlds)
+    elif config.demos.path:
+        _, first = _require_source(config)
+        known[Path(config.demos.path)] = {key: array.shape[1:] for key, array in first.arrays.items()} | labels
+    else:
+        task, size = task_spec(config.task), config.demos.image_size
+        widths = {"proprio": [task.proprio_dim], "action": [task.action_dim]}
+        known[stages.rlds] = widths | labels | {f"image_{camera}": [size, size, 3] for camera in config.demos.cameras}
+    for path in stages.mixture:
+        require_dataset(path, config, {"train"})
+        known[path] = _step_fields(path)
+    if described := {path: shapes for path, shapes in known.items() if shapes is not None}:
+        needed = ["proprio", "action", *(labels if "rho" in config.needed_labels else ())]
+        require_alike(described, [*(f"image_{camera}" for camera in config.demos.cameras), *needed])
+
+
+def require_dataset(directory: Path, config: Experiment, needed: Set[str] = frozenset({"train", "val"})) -> None:
+    """Checks an RLDS dataset's own description: splits, cameras, their size, and ρ.
+
+    Raises:
+        ConfigError: says what is missing or differs, and what to do.
+    """
+    fields = _step_fields(directory)
+    if fields is None:
+        return  # a description of another kind; reading it will say what is wrong
+    info = Section.read(directory / "dataset_info.json", ConfigError)
+    splits = {split.text("name"): split for split in info.list("splits", Section.section)}
+    for name in needed:
+        if name not in splits:
+            raise ConfigError(f"{directory} has no split {name!r}; build it with data.val_fraction above 0")
+        with refusing(f"{directory}, split {name}", "copy the dataset again", ConfigError):
+            check_files(splits[name], sorted(directory.glob(f"*-{name}.*-of-*")), directory)
+    require_labels(directory, fields, config)
+    require_cameras(directory, {key: shape for key, shape in fields.items() if key.startswith("image_")}, config)
+    if "val" in needed:  # what a mixture adds must be like it
+        require_widths(directory, fields, config)
+
+
+def require_labels(where: Path | str, known: Container[str], config: Experiment) -> None:
+    """Raises ConfigError if the steps of a dataset lack a label that the method needs."""
+    for label in config.needed_labels:
+        if label not in known:
+            advice = "add that column" if label == "phase" else "add it with `gap-vla annotate`"
+            raise ConfigError(
+                f"{where} has no steps/{label}, which method {config.method} needs; {advice}, or choose a method "
+                "without it"
+            )
+
+
+def require_cameras(where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment) -> None:
+    """Checks that data have the pictures that the configuration names, in the size that rollouts show (an Octo that is
+    not rolled out may see others).
+
+    Args:
+        shapes: `image_<camera>` to height, width and channels; empty where they are not known.
+
+    Raises:
+        ConfigError: no such camera, or pictures of another size.
+    """
+    size = config.demos.image_size
+    for camera in config.demos.cameras:
+        if f"image_{camera}" not in shapes:
+            known = ", ".join(shapes) or "none"
+            raise ConfigError(f"{where} has no camera {camera!r} (demos.cameras); it has {known}")
+        found = tuple(int(n) for n in shapes[f"image_{camera}"][:2])
+        matters = config.eval.episodes or config.backend == "small"
+        if found and matters and found != (size, size):
+            square = f"set --config.demos.image_size={found[0]}" if found[0] == found[1] else "make them square"
+            raise ConfigError(
+                f"{where} holds images of {found[0]} × {found[1]}, demos.image_size is {size}; rollouts would show "
+                f"others than training: {square}"
+            )
+
+
+def require_widths(where: Path | str, shapes: Mapping[str, Sequence[int]], config: Experiment) -> None:
+    """Raises ConfigError for states or actions of another width than those of the task, if it is rolled out."""
+    task = task_spec(config.task)
+    for key, name, width in (("action", "actions", task.action_dim), ("proprio", "states", task.proprio_dim)):
+        found = tuple(shapes.get(key, ()))
+        if config.eval.episodes and found and found != (width,):
+            wide = "×".join(map(str, found))
+            raise ConfigError(
+                f"{where} has {name} of {wide} numbers, and {config.task}, where the policy would be rolled out, takes "
+                f"{width}; name the task of these data, or set --config.eval.episodes=0"
+            )
+
+
+def _step_fields(directory: Path) -> dict[str, Any] | None:
+    """The shapes of a step's fields, those of the observation among them; None if this is not TFDS' description."""
+    try:
+        tree = Section.read(directory / "features.json").values
+        step = _described(tree["featuresDict"]["features"]["steps"]["sequence"]["feature"])
+        return {**step, **step.get("observation", {})}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _described(feature: dict[str, Any]) -> Any:
+    if "featuresDict" in feature:
+        return {name: _described(part) for name, part in feature["featuresDict"]["features"].items()}
+    kind = feature.get("image") or feature.get("tensor") or {}
+    return [int(n) for n in kind.get("shape", {}).get("dimensions", [])]

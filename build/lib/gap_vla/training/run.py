@@ -1,0 +1,276 @@
+"""One run, from a configuration to success rates: demonstrations → phases and dataset → training → rollouts → page.
+
+Every stage is found if it is there and made if it is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.identity import commit, digest
+from gap_vla.core.locks import alone
+from gap_vla.core.progress import Agenda, Stage, duration
+from gap_vla.core.run_directory import RunDirectory, named, of_result, of_training
+from gap_vla.core.typed_config import to_plain
+from gap_vla.core.whole import write_json
+from gap_vla.sim import task_spec
+from gap_vla.training.config import Experiment
+from gap_vla.training.hosts import first_host_first, is_first_host, join_hosts
+from gap_vla.training.loop import train
+from gap_vla.training.preflight import memory_in_words, require_data, require_exported, require_ready
+from gap_vla.training.stages import (
+    Stages,
+    open_mixture,
+    open_store,
+    origin,
+    prepare_data,
+    require_data_of,
+    require_unchanged_data,
+    stages_of,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A configuration and what follows from it, before anything is made.
+
+    Args:
+        name: of the run directory; empty: method, seed and a hash.
+    """
+
+    config: Experiment
+    name: str = ""
+
+    @cached_property
+    def stages(self) -> Stages:
+        return stages_of(self.config)
+
+    @cached_property
+    def directory(self) -> RunDirectory:
+        """`runs/<task>/<method>-seed<seed>-<hash of what is trained, the data's making and the code's version>`, or the
+        name; a small policy's begins with `small-`."""
+        config, name = self.config, self.name and named(self.name)
+        if not name:
+            made_from = {"config": of_training(config.to_dict()), "dataset": self.stages.made_from(config.backend)}
+            name = f"{config.prefix}{config.method}-seed{config.train.seed}-{digest(made_from)}"
+        return RunDirectory(Path(config.runs) / config.task / name)
+
+    def to_the_end(self, resume: bool = False, wait: bool = False) -> dict[str, Any]:
+        """Runs every stage and returns the run's summary (also in `summary.json`).
+
+        Args:
+            wait: for another process that is at work in its directory; what that has done is not done again.
+
+        Raises:
+            ConfigError, ResourceError, RenderingError: what cannot work is said before anything runs.
+            RunExistsError: the run directory exists and `resume` is False.
+            InUseError: another process is at work in it, and not `wait`.
+            DivergedError: the loss is not finite.
+        """
+        config = self.config
+        if config.several_hosts:
+            join_hosts()  # before any array is made
+        if not self.directory.complete_with(config.to_dict()):
+            require_ready(config, self.stages, self.directory)
+        started = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            with first_host_first():
+                held = RunDirectory.held(
+                    self.directory.path,
+                    config.to_dict(),
+                    resume=resume or not is_first_host(),
+                    dataset=self.stages.made_from(config.backend),
+                    lock=is_first_host(),
+                    wait=wait,
+                )
+                run = stack.enter_context(held)
+                if run.complete:
+                    from gap_vla.report.runs import Run as Finished
+
+                    files = [name.format(steps=config.train.steps) for name in config.exported]
+                    require_exported(run.checkpoint, files)
+                    finished = Finished.read(run.path)
+                    require_data_of(finished.summary, config, self.stages)
+                    print(f"{run.path} is complete, with {len(finished.metrics)} measurements", flush=True)
+                    return dict(finished.summary)
+                agenda = stack.enter_context(agenda_of(config))
+                store, *mixture = open_store(config, self.stages, agenda), *open_mixture(self.stages)
+            return self._train_and_roll_out(run, store, mixture, started, agenda)
+
+    def _train_and_roll_out(
+        self, run: RunDirectory, store: Any, mixture: list[Any], started: float, agenda: Agenda
+    ) -> dict[str, Any]:
+        from gap_vla.drawing.batch import save_batch_picture
+        from gap_vla.report.page import write_report
+        from gap_vla.training.data import describe_store, training_rho
+
+        config = self.config
+        prepared = time.monotonic()
+        agenda.begin("model")
+        print(describe_store(store), flush=True)
+        for (path, weight), other in zip(config.data.mixture, mixture):
+            print(f"{path}, with weight {weight:g}: {describe_store(other)}", flush=True)
+        trainer = config.trainer().on(config, store, mixture)
+        print(trainer.describe(), *_notes(config), sep="\n", flush=True)
+        if is_first_host() and not run.first_batch.exists() and (picture := trainer.picture()) is not None:
+            save_batch_picture(picture, run.first_batch)
+        agenda.begin("training")
+        with contextlib.closing(trainer):  # the last state is written beside the rollouts
+            measured = train(trainer, config.train, run)
+            if is_first_host():
+                run.require_there()
+            trainer.export(run)
+            trained = time.monotonic()
+            agenda.begin("rollouts")
+            variants = rollouts(config, run) if is_first_host() else {}
+        first: Mapping[str, Any] = next(iter(variants.values()), {})
+        summary = {
+            "task": config.task,
+            "method": config.method,
+            "seed": config.train.seed,
+            "steps": trainer.steps,
+            "success": first.get("success_rate"),
+            "interval": first.get("interval"),
+            "validation": {name: value for name, value in measured.items() if name.startswith("val/")},
+            "training": {k: v for k, v in measured.items() if not k.startswith("val/")} | trainer.facts(),
+            "rollouts": dict(first),
+            "variants": variants,
+            "dataset": {
+                "path": str(self.stages.rlds),
+                "identity": to_plain(self.stages.rlds_identity),
+                "store": str(store.directory),
+                "hash": store.source_hash,
+            },
+            "origin": origin(config.backend, config.task, store, *mixture),
+            "seconds": {
+                "prepare": round(prepared - started, 1),
+                "train": round(trained - prepared, 1),
+                "evaluate": round(time.monotonic() - trained, 1),
+            },
+            "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "commit": commit()},
+        }
+        if is_first_host():
+            run.require_there()
+            if run.summary.exists():
+                raise UserError(f"{run.summary} came while the run was trained; move it away, then --resume")
+            if of_result(run.read_config()) != of_result(json.loads(json.dumps(config.to_dict()))):
+                raise UserError(f"{run.config} was changed while the run was trained; write back what it was")
+            summary = run.sealed(summary)
+            write_json(run.summary, summary)
+            agenda.begin("page")
+            command = f"gap-vla report {run.path}"
+            write_report([run.path], run.page, command=command, videos=config.eval.videos, rho_of=training_rho)
+        return summary
+
+    def collect(self) -> None:
+        """Makes the demonstrations alone, which takes the `sim` extra and no other; raises as `to_the_end` does."""
+        require_data(self.config, self.stages)
+        with alone(self.stages.lock, f"{self.stages.store}", wait=True):
+            prepare_data(self.config, self.stages, collect_only=True)
+
+    def dry_run(self) -> str:
+        """What `to_the_end` would do: stages, model, optimizer, GAP's leaves, memory. Nothing is made or written."""
+        made = {True: "there already", False: "would be made"}
+        require_ready(self.config, self.stages, self.directory, dry_run=True)
+        require_unchanged_data(self.stages)
+        return "\n".join(
+            [
+                f"demonstrations: {self.stages.demos} ({made[self.stages.demos.exists()]})",
+                f"RLDS dataset: {self.stages.rlds} ({made[self.stages.rlds.exists()]})",
+                *(f"RLDS dataset: {path} (with weight {weight})" for path, weight in self.config.data.mixture),
+                f"run: {self.directory.path}",
+                self.config.trainer().dry_run(self.config),
+                memory_in_words(self.config),
+                *_notes(self.config),
+            ]
+        )
+
+    def report(self, summary: Mapping[str, Any]) -> str:
+        """The last lines of the command: what was measured and where it lies."""
+        validation = summary["validation"]
+        lines = [
+            f"{summary['task']}, method {summary['method']}, seed {summary['seed']}, {summary['steps']} steps "
+            f"({duration(sum(summary['seconds'].values()))})",
+            f"  held-out action error {validation['val/action_mse']:.3f} "
+            f"(predicting the mean action: {validation['val/mean_action_mse']:.3f})",
+        ]
+        variants = summary.get("variants") or ({"": summary["rollouts"]} if summary["rollouts"] else {})
+        for variant, found in variants.items():
+            low, high = found["interval"]
+            lines.append(
+                f"  {f'{variant}: ' if len(variants) > 1 else ''}success {found['successes']}/{found['episodes']} = "
+                f"{found['success_rate']:.0%} (95% interval {low:.0%} to {high:.0%})"
+            )
+        there = self.directory.page.exists()
+        look = f"to look at: {self.directory.page}" if there else f"`gap-vla report {self.directory.path}` makes a page"
+        lines.append(f"  all of it lies in {self.directory.path}; {look}")
+        return "\n".join(lines)
+
+
+def _notes(config: Experiment) -> list[str]:
+    warmup, steps = config.optimizer.warmup_steps, config.train.steps
+    most = f"optimizer.warmup_steps is {warmup}, train.steps {steps}: at most {steps / max(warmup, 1):.2g} of"
+    longer = warmup > steps and not getattr(config.train, "epochs", 0)  # which count instead of the steps
+    return [f"note: {most} optimizer.learning_rate is reached"] if longer else []
+
+
+def finetune(config: Experiment, run_name: str = "", resume: bool = False, wait: bool = False) -> dict[str, Any]:
+    """The summary of a configuration's run; see `Run.to_the_end`."""
+    return Run(config, run_name).to_the_end(resume, wait)
+
+
+def agenda_of(config: Experiment) -> Agenda:
+    """What a run goes through, with the seconds that each stage takes on two quiet cores."""
+    slow, cameras = task_spec(config.task).family == "robosuite", len(config.demos.cameras)
+    episode = (0.35 if slow else 0.1) + (0.15 if slow else 0.07) * cameras
+    rolled_out = config.eval.episodes * len(config.eval.layouts())
+    return Agenda(
+        [
+            Stage("demonstrations", 5 + config.demos.episodes * episode, counted=True),
+            Stage("phases and dataset", 10 + config.demos.episodes * 0.25),
+            Stage("model", 5),
+            Stage("training", config.training_seconds, counted=True),
+            Stage("rollouts", 10 + rolled_out * 1.5 * episode, counted=True),
+            Stage("page", 3),
+        ]
+    )
+
+
+def rollouts(config: Experiment, run: RunDirectory) -> dict[str, Any]:
+    """What `evaluate` returns, for every variant of the task."""
+    if not config.eval.episodes:
+        return {}
+    from gap_vla.report.evaluation_page import write_page
+    from gap_vla.rollouts import evaluate
+    from gap_vla.serving import load_checkpoint
+
+    how = {"execute": config.eval.execute, "ensemble": config.eval.ensemble}
+    loaded = load_checkpoint(run.path, device=getattr(config.train, "device", "cpu"), **how)
+    found = {}
+    for variant, first_seed, folder in config.eval.layouts():
+        print(f"rollouts: {config.eval.episodes} on {config.task}, {variant}", flush=True)
+        found[variant] = evaluate(
+            loaded.policy,
+            config.task,
+            episodes=config.eval.episodes,
+            seed=first_seed,
+            out_dir=run.rollouts / folder,
+            image_size=config.demos.image_size,
+            cameras=config.demos.cameras,
+            camera=config.demos.camera,
+            variant=variant,
+            workers=config.eval.workers,
+            videos=config.eval.videos,
+        )
+        write_page(run.rollouts / folder, found[variant])
+    return found

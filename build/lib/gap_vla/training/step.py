@@ -1,0 +1,256 @@
+"""One training step of Octo, with GAP inside its gradient; and the held-out measurements.
+
+The three factors of GAP are inputs of the compiled step, so VP, VP+GAP, every mode, and the time after GAP's window run
+the same program: with ρ = 0 and λ = 1 the numbers are those of plain training, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gap_vla.adjustment.jax import adjusted_gradients, scale_group_gradients
+from gap_vla.adjustment.schedule import Factors
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.octo.optimizer import join_frozen
+from gap_vla.phases.targets import is_transition
+from gap_vla.training.packing import Adam, Packing, branch_measurements, split_measurements
+
+jax.tree_util.register_dataclass(Factors, ["sample", "gradient", "update"], [])
+
+MODEL_INPUTS = ("observation", "task", "action", "action_pad_mask")
+
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
+"""Of XLA on a CPU: a third less compilation, steps up to 7 % slower."""
+
+REPEATABLE = {"xla_gpu_deterministic_ops": True}
+"""Of XLA on a GPU: the same seed gives the same bytes, which it does not give by itself."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+        params: the trainable parameters, packed (`gap_vla.training.packing`).
+        opt_state: of these.
+        step: number of steps done.
+        rng: the random key.
+    """
+
+    params: Any
+    opt_state: Any
+    step: jax.Array
+    rng: jax.Array
+
+
+def model_inputs(batch: Mapping[str, Any], text_processor: Any = None) -> dict[str, Any]:
+    """The parts of a batch that the compiled step takes; ρ is 0 where the dataset has none.
+
+    Args:
+        text_processor: turns the instructions into word pieces; None drops them.
+    """
+    chosen = {key: batch[key] for key in MODEL_INPUTS}
+    chosen["rho"] = batch.get("rho", np.zeros(batch["observation"]["timestep_pad_mask"].shape, np.float32))
+    task = dict(batch["task"])
+    words = task.pop("language_instruction", None)
+    if words is not None and text_processor is not None:
+        task["language_instruction"] = text_processor.encode([w.decode() if isinstance(w, bytes) else w for w in words])
+    elif words is not None:
+        task["pad_mask_dict"] = {k: v for k, v in task["pad_mask_dict"].items() if k != "language_instruction"}
+    return chosen | {"task": task}
+
+
+def head_loss(
+    module: Any,
+    params: Any,
+    batch: Mapping[str, Any],
+    rng: jax.Array,
+    train: bool,
+    sample: jax.Array | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss of the action head; `sample` (B, W) adjusts the proprioceptive gradient, None: no GAP."""
+    observation = batch["observation"]
+    mask = observation["timestep_pad_mask"]
+    bound = module.bind({"params": params}, rngs={"dropout": rng})
+    head = bound.heads["action"]
+    adjusted = contextlib.nullcontext() if sample is None else adjusted_gradients(sample)
+    with adjusted:
+        outputs = bound.octo_transformer(observation, batch["task"], mask, train=train, only=[head.readout_key])
+    return head.loss(outputs, batch["action"], mask, batch["action_pad_mask"], train=train)
+
+
+class TrainStep:
+    """`step(state, batch, factors, split=False) -> (state, metrics)`; `state` is donated.
+
+    Two compiled programs: the gradient of the loss in the trainable parameters, packed into a few vectors, and the
+    optimizer on these. With `split` the gradient is taken once more over the window steps with ρ > 0.5 alone,
+    and the metrics tell what these and the others contribute to each branch; the step itself stays the same.
+
+    Args:
+        module: `OctoModule`.
+        tx: optimizer of the packed trainable parameters, with `scale_group_updates(packing.group_labels)`.
+        packing: of the trainable parameters.
+        adam: what the measurements split by ρ must know of `tx`.
+        frozen: tree of the parameters that have neither gradient nor optimizer state.
+        accumulate: number of parts that a batch is cut into, one after the other, to save memory.
+        adjust: False leaves GAP out of the program, for measuring what it costs.
+        shardings: of the state (a `TrainState` of `NamedSharding`); None on a single device.
+        quick: on a CPU, compile the gradient quickly, for a short run. The optimizer compiles in a second either way,
+            and would take three times as long.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        tx: optax.GradientTransformationExtraArgs,
+        packing: Packing,
+        adam: Adam,
+        frozen: Any = None,
+        accumulate: int = 1,
+        adjust: bool = True,
+        shardings: TrainState | None = None,
+        quick: bool = False,
+    ):
+        self.frozen = frozen or {}
+        self._shardings = shardings
+        adjust = adjust and bool(packing.group)
+
+        def gradient(params: Any, frozen: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
+            def loss_of(tree: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
+                return head_loss(module, join_frozen(tree, frozen), batch, rng, True, sample if adjust else None)
+
+            def packed(tree: Any, batch: Any, sample: jax.Array, rng: jax.Array) -> Any:
+                (loss, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(tree, batch, sample, rng)
+                return {"loss": loss, "mse": metrics["mse"]}, packing.pack(gradients)
+
+            step_rng = jax.random.split(rng)[1]
+            measured, gradients = accumulated(packed, packing.unpack(params), batch, sample, step_rng, accumulate)
+            return gradients, measured
+
+        def update(state: TrainState, gradients: Any, factors: Factors) -> Any:
+            rng, _ = jax.random.split(state.rng)
+            gradients = scale_group_gradients(gradients, packing.group_labels, factors.gradient)
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params, update_factor=factors.update)
+            measured = {"grad_norm": optax.global_norm(gradients), "learning_rate": adam.learning_rate(state.step)}
+            measured |= branch_measurements(gradients, updates, state.params)
+            params = optax.apply_updates(state.params, updates)
+            return TrainState(params, opt_state, state.step + 1, rng), measured
+
+        def transitions(batch: Any) -> tuple[Any, jax.Array]:
+            chosen = batch["action_pad_mask"] & is_transition(batch["rho"])[:, :, None, None]
+            part = {**batch, "action_pad_mask": chosen}
+            return part, counted_entries(part) / jnp.maximum(counted_entries(batch), 1)
+
+        whole = None if shardings is None else (shardings, None)
+        self.gradient: Any = jax.jit(gradient, compiler_options=compilation(quick))
+        self.update: Any = jax.jit(update, donate_argnums=0, out_shardings=whole, compiler_options=compilation())
+        self._split = jax.jit(functools.partial(split_measurements, adam=adam))
+        self._transitions = jax.jit(transitions)
+
+    def compile(self, state: TrainState, batch: Any, factors: Factors) -> None:
+        """Compiles both programs for such arguments, if they lie on one device, and frees what that and set-up took.
+
+        Without this the first call compiles, and the compiler's memory stays.
+        """
+        if self._shardings is None:
+            return_free_memory()
+            gradient = self.gradient.lower(state.params, self.frozen, batch, factors.sample, state.rng)
+            update = self.update.lower(state, gradient.out_info[0], factors)
+            self.gradient = gradient.compile()
+            return_free_memory()
+            self.update = update.compile()
+            return_free_memory()
+
+    def __call__(
+        self, state: TrainState, batch: Any, factors: Factors, split: bool = False
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        gradients, measured = self.gradient(state.params, self.frozen, batch, factors.sample, state.rng)
+        if split:
+            part, share = self._transitions(batch)
+            transition, _ = self.gradient(state.params, self.frozen, part, factors.sample, state.rng)
+            measured |= self._split(gradients, transition, share, state.opt_state, state.params, factors.update)
+        state, more = self.update(state, gradients, factors)
+        return state, measured | more
+
+
+def counted_entries(batch: Mapping[str, Any]) -> jax.Array:
+    """How many action entries a batch's loss is a mean over: neither padded in the window nor in the chunk."""
+    mask = jnp.asarray(batch["observation"]["timestep_pad_mask"])[:, :, None, None]
+    return jnp.sum((batch["action_pad_mask"] & mask).astype(jnp.float32))
+
+
+def accumulated(
+    function: Callable[..., Any], params: Any, batch: Mapping[str, Any], sample: jax.Array, rng: jax.Array, parts: int
+) -> Any:
+    """What `function(params, batch, sample, rng)` gives for a mean over the whole batch, computed in `parts`.
+
+    A part holds every `parts`-th sample, so that each device keeps its share of every part. Parts are weighted with the
+    action entries that they count, as the loss of the whole batch weights them. Random draws (dropout, a diffusion
+    head's noise) are others than those of the whole batch.
+
+    Args:
+        function: gives a tree of floating-point numbers, means over counted entries.
+        sample: float32[B, W], GAP's factor.
+
+    Raises:
+        ConfigError: the batch cannot be cut into so many parts.
+    """
+    if parts == 1:
+        return function(params, batch, sample, rng)
+    size = len(sample)
+    if size % parts:
+        raise ConfigError(f"a batch of {size} cannot be accumulated in {parts} equal parts; change train.accumulate")
+
+    def cut(leaf: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        return jnp.moveaxis(leaf.reshape(size // parts, parts, *leaf.shape[1:]), 1, 0)
+
+    pieces, factors = jax.tree_util.tree_map(cut, dict(batch)), cut(sample)
+    entries = jax.vmap(counted_entries)(pieces)
+    weights = entries / jnp.maximum(jnp.sum(entries), 1)
+
+    def add(total: Any, inputs: Any) -> tuple[Any, None]:
+        index, piece, factor, weight = inputs
+        found = function(params, piece, factor, jax.random.fold_in(rng, index))
+        return jax.tree_util.tree_map(lambda a, b: a + weight * b, total, found), None
+
+    first = jax.tree_util.tree_map(lambda leaf: leaf[0], (pieces, factors))
+    shapes = jax.eval_shape(function, params, *first, rng)
+    zeros = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(add, zeros, (jnp.arange(parts), pieces, factors, weights))[0]
+
+
+@functools.cache
+def compilation(quick: bool = False) -> dict[str, Any] | None:
+    """`compiler_options` of `jax.jit`: `REPEATABLE` on a GPU, `QUICK` on a CPU if that is asked for; None on other
+    devices, and where this XLA does not know the options."""
+    options = {"gpu": REPEATABLE, "cpu": QUICK if quick else None}.get(jax.default_backend())
+    if options is None:
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return options
+
+
+def return_free_memory() -> None:
+    """Hands memory that the compiler used and freed back to the system (Linux with glibc; elsewhere nothing happens).
+
+    A program of Octo's size takes almost a gigabyte to compile, which would otherwise stay beside that of the steps.
+    """
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

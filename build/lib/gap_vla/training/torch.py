@@ -1,0 +1,159 @@
+"""The backend that trains small policies, in torch: its settings, and what must be there before it starts.
+
+Importing it loads no torch; `gap_vla.training.torch_trainer` is what trains.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from gap_vla.adjustment.schedule import AdjustmentSchedule
+from gap_vla.core.typed_config import EPISODES, Bounds, ConfigError, Items, choose
+from gap_vla.policies import registry
+from gap_vla.policies.config import RivalsConfig, SmallModelConfig
+from gap_vla.sim import VARIANT_NAMES, variant_spec
+from gap_vla.training.config import STEP_COUNT, EvalConfig, Experiment, Layouts, TrainConfig
+
+if TYPE_CHECKING:
+    from gap_vla.policies.methods import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallTrainConfig(TrainConfig):
+    """The run, and where it runs."""
+
+    steps: Annotated[int, STEP_COUNT] = 2500
+    epochs: Annotated[int, Bounds(0, 100_000, "0: train.steps counts")] = 0  # passes over the training windows instead
+    # processor threads; with 1, two runs share two cores without waiting for each other
+    threads: Annotated[int, Bounds(1, 256, "processors of a machine")] = 1
+    device: str = "cpu"  # cpu | cuda
+    precision: str = "bfloat16"  # of the image encoder: bfloat16 | float32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose(self.device, ("cpu", "cuda"), "train.device")
+        choose(self.precision, ("bfloat16", "float32"), "train.precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallEvalConfig(EvalConfig):
+    """Rollouts on several variants of the task."""
+
+    episodes: Annotated[int, EPISODES] = 100  # of each variant
+    # first layout, counted from the first seed of each variant
+    seed: Annotated[int, Bounds(0, 2_000_000_000, "layouts count from it and their variant's first, in 31 bits")] = 0
+    variants: Annotated[tuple[str, ...], Items(1, len(VARIANT_NAMES))] = ("default",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for variant in self.variants:
+            choose(variant, tuple(VARIANT_NAMES), "eval.variants")
+        if len(set(self.variants)) < len(self.variants):
+            raise ConfigError(f"eval.variants is {self.variants}; name each once")
+
+    def layouts(self) -> list[Layouts]:
+        return [Layouts(name, variant_spec(name).first_seed + self.seed, name) for name in self.variants]
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallConfig(Experiment):
+    """A small vision-proprioception policy from scratch."""
+
+    backend: ClassVar[str] = "small"
+    trained_by: ClassVar[str] = "gap_vla.training.torch_trainer:SmallTrainer"
+    methods: ClassVar[tuple[str, ...]] = tuple(registry.METHODS)
+    prefix: ClassVar[str] = "small-"
+    exported: ClassVar[tuple[str, ...]] = ("policy.json", "dataset_statistics.json", "policy.safetensors")
+
+    method: str = "gap"
+    model: SmallModelConfig = dataclasses.field(default_factory=SmallModelConfig)
+    adjustment: AdjustmentSchedule = dataclasses.field(default_factory=lambda: AdjustmentSchedule(rho="current"))
+    train: SmallTrainConfig = SmallTrainConfig()
+    eval: SmallEvalConfig = SmallEvalConfig()
+    rivals: RivalsConfig = dataclasses.field(default_factory=RivalsConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data.mixture:
+            raise ConfigError("data.mixture is for `gap-vla finetune`; a small policy is trained on one dataset")
+        smallest = registry.SMALLEST_IMAGE[self.model.encoder]
+        if self.demos.image_size < smallest:
+            raise ConfigError(
+                f"demos.image_size is {self.demos.image_size}; model.encoder {self.model.encoder!r} needs at least "
+                f"{smallest}"
+            )
+
+    @property
+    def how(self) -> Method:
+        """The method with its settings; loads torch."""
+        from gap_vla.policies.methods import method_of
+
+        return method_of(self.method, self.rivals)
+
+    @property
+    def schedule(self) -> AdjustmentSchedule:
+        return self.how.schedule(self.adjustment)
+
+    @property
+    def needed_labels(self) -> tuple[str, ...]:
+        rho = self.how.rho_source in registry.OF_THE_DATASET and self.schedule.needs_rho
+        needs = {"rho": rho, "change_point": self.how.needs_change_points, "phase": self.how.needs_phase}
+        return tuple(label for label, needed in needs.items() if needed)
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.train.device == "cpu"
+
+    def memory(self) -> dict[str, float]:
+        model, cameras, size = self.model, len(self.demos.cameras), self.demos.image_size
+        samples = self.train.batch_size
+        frames = samples * model.image_history * cameras
+        half = self.train.precision == "bfloat16"
+        if model.encoder == "resnet18":
+            bytes_each = 2.8 if half else 4.4
+            stages = sum(8 * 64 * 2**n * (size / 4 / 2**n) ** 2 for n in range(4))
+            encoder, values = 11e6, 2 * 64 * (size / 2) ** 2 + stages
+        else:
+            w, bytes_each = model.encoder_width, 4.0 if half else 5.4
+            encoder, values = 100 * w**2, 6 * w * (size / 2) ** 2 + 30 * w * (size / 4) ** 2
+        fused = model.feature_dim * (1 + cameras * (1 if model.temporal == "transformer" else model.image_history))
+        inner = model.temporal_heads * model.temporal_head_dim
+        trained = cameras * encoder + model.feature_dim**2 * model.proprio_layers + fused * model.head_dim
+        trained += model.head_dim**2 * (model.head_layers - 1)
+        if model.temporal == "transformer":
+            trained += model.temporal_layers * (4 * fused * inner + 8 * fused**2)
+        return {
+            "parameters, gradients, optimizer": 16.0 * trained,
+            "batches": (2.0 + 8.0) * frames * 3.0 * size**2,
+            "image encoder": frames * values * bytes_each,
+        }
+
+    def require_ready(self, dry_run: bool = False) -> None:
+        require_device(self.train.device)
+        if self.model.encoder_weights and not Path(self.model.encoder_weights).is_file():
+            raise ConfigError(f"model.encoder_weights is {self.model.encoder_weights!r}, which is no file")
+        if self.model.encoder_weights:
+            size = self.demos.image_size
+            registry.find(registry.ENCODERS, self.model.encoder)(self.model, (size, size, 3))
+        self.how.check(self.method, self.model)
+        if self.how.rho_source not in registry.OF_THE_DATASET:
+            from gap_vla.phases.annotation import checked_options
+
+            checked_options(self.how.rho_source, self.phases.options, self.phases.seed)
+
+
+def require_device(device: str) -> None:
+    """Asks the driver itself, for importing torch takes longer than two seconds on a busy machine."""
+    if device != "cuda":
+        return
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except OSError:
+        found = False
+    if not found:
+        raise ConfigError("train.device is 'cuda', but there is no such device; use --config.train.device=cpu")

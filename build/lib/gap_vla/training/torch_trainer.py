@@ -1,0 +1,322 @@
+"""A small policy in training: forward, the method's loss, GAP's factors, clipping, AdamW.
+
+At logging steps it says what each branch contributes, split by ρ:
+
+`branch/<branch>_gradient`       norm of the branch's parameter gradient as the optimizer gets it (after GAP, unclipped)
+`branch/<branch>_signal_<part>`  mean norm of the loss gradient at the branch's features, per sample, before GAP
+`branch/<branch>_loss_<part>`    loss of what the policy does with this branch alone: the other branch's features are
+                                 replaced by their mean over the batch
+
+`<branch>` is vision or proprio, `<part>` transition (the dataset's ρ of the present step > 0.5, whatever ρ the method
+trains with) or consistent. A part without any sample in the batch is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gap_vla.adjustment.torch import Adjustment, attach
+from gap_vla.core.foreign import refusing, regular
+from gap_vla.core.run_directory import RunDirectory, settings_hash
+from gap_vla.core.typed_config import ConfigError
+from gap_vla.core.whole import replacing
+from gap_vla.policies import build_policy
+from gap_vla.policies.methods import Forward, masked_mean
+from gap_vla.policies.policy import SmallPolicy
+from gap_vla.policies.saving import save_policy
+from gap_vla.policies.windows import SmallWindows, rho_of
+from gap_vla.rlds import EpisodeStore
+from gap_vla.rlds.statistics import normalize
+from gap_vla.sim import task_spec
+from gap_vla.training.data import require_fit
+from gap_vla.training.loop import Measured, Trainer
+from gap_vla.training.torch import SmallConfig
+
+
+class SmallTrainer(Trainer):
+    """Policy, optimizer, method and data of one run.
+
+    Args:
+        windows, held_out: of the splits of a store.
+
+    Attributes:
+        adjustment: GAP on the proprioceptive encoder, or None.
+    """
+
+    def __init__(
+        self, config: SmallConfig, policy: SmallPolicy, steps: int, windows: SmallWindows, held_out: SmallWindows
+    ):
+        self.config, self.policy, self.steps = config, policy, steps
+        self.windows, self.held_out = windows, held_out
+        self.method = config.how
+        self.schedule = self.method.schedule(config.adjustment)
+        device = config.train.device
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("train.device is 'cuda', but torch finds no such device; use --config.train.device=cpu")
+        self.device = torch.device(device)
+        self.looks_back = device == "cpu"  # a GPU is not asked, and waited for, at every step
+        if device == "cuda":
+            compute_repeatably()
+        policy.to(self.device).train()
+        policy.autocast_dtype = torch.bfloat16 if config.train.precision == "bfloat16" else None
+        own = config.optimizer
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters(), own.learning_rate, weight_decay=own.weight_decay, foreach=True
+        )
+        self.adjustment: Adjustment | None = None
+        if self.schedule.mode != "none" and self.method.proprio:
+            self.adjustment = attach(policy, "proprio_encoder", self.schedule, total_steps=steps)
+            self.adjustment.watch(self.optimizer)
+
+    @classmethod
+    def on(cls, config: SmallConfig, store: EpisodeStore, mixture: Sequence[EpisodeStore] = ()) -> SmallTrainer:
+        """On the episodes of a store; its configuration has no mixture.
+
+        Raises:
+            ConfigError: they do not fit the configuration.
+        """
+        torch.set_num_threads(config.train.threads)
+        torch.manual_seed(config.train.seed)
+        image_shape = require_fit(config, store)
+        method = config.how
+        rho = rho_of(config, store)
+        windows, held_out = (
+            SmallWindows(config, store, split, rho[split], vision=method.vision, proprio=method.proprio)
+            for split in ("train", "val")
+        )
+        fields = store.split("train").fields
+        widths = fields["proprio"].shape[1], fields["action"].shape[1]
+        policy = build_policy(config.model, config.method, image_shape, *widths, config.demos.cameras)
+        train = config.train
+        steps = -(-train.epochs * len(windows) // train.batch_size) if train.epochs else train.steps
+        return cls(config, policy, steps, windows, held_out)
+
+    @classmethod
+    def dry_run(cls, config: SmallConfig) -> str:
+        """The policy for pictures of the configured size and the task's widths of state and action."""
+        task, size = task_spec(config.task), config.demos.image_size
+        policy = build_policy(
+            config.model, config.method, (size, size, 3), task.proprio_dim, task.action_dim, config.demos.cameras
+        )
+        here = dataclasses.replace(config, train=dataclasses.replace(config.train, device="cpu"))
+        no_data: Any = None
+        return cls(here, policy, config.train.steps, no_data, no_data).describe()
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a 0-based step: linear warm-up, then half a cosine to zero."""
+        own = self.config.optimizer
+        if step < own.warmup_steps:
+            return own.learning_rate * (step + 1) / own.warmup_steps
+        part = (step - own.warmup_steps) / max(self.steps - own.warmup_steps, 1)
+        return own.learning_rate * 0.5 * (1 + math.cos(math.pi * part))
+
+    def generator(self, step: int) -> torch.Generator:
+        """Randomness of a step, from run seed and step alone."""
+        seed = (self.config.train.seed * 1_000_003 + step) % 2**63
+        return torch.Generator(device="cpu").manual_seed(seed)
+
+    def batch(self, step: int) -> dict[str, Any]:
+        return self.place(self.windows.batch(step))
+
+    def place(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch on the device."""
+        return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+
+    def step(self, batch: dict[str, Any], step: int, measure: bool = False) -> Measured:
+        """Trains on one batch (tensors on the device)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        generator = self.generator(step)
+        self.method.before_step(self, step)
+        shown = self.method.inputs(batch, generator)
+        acting = self.adjustment.adjusting(shown["rho"], step) if self.adjustment else contextlib.nullcontext()
+        with acting:
+            vision, proprio = self.policy.branch_features(shown)
+            action_loss = self.policy.head.loss(self.policy.embed(vision, proprio), shown["action"], generator)
+            out = Forward(self.policy, shown, vision, proprio, action_loss)
+            loss = self.method.loss(out, generator)
+            if measure:  # the gradients at the branches' features are kept
+                for features in (vision, proprio):
+                    if features is not None and features.requires_grad:
+                        features.retain_grad()
+            loss.backward()
+        self.method.after_backward(out, generator)
+        branches = branch_gradients(self.policy) if measure else {}
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.optimizer.clip_gradient)
+        if measure:  # before the parameters move
+            branches |= branch_measurements(out, self.generator(step))
+            branches["train/action_loss"] = float(masked_mean(out.loss.detach(), batch["action_pad_mask"]))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = loss.detach()
+
+        def values() -> dict[str, float]:
+            own = {"train/gradient_norm": float(norm), "train/learning_rate": self.rate(step)}
+            if self.adjustment is not None:
+                factors = self.adjustment.schedule.factors(shown["rho"].cpu().numpy(), step, self.steps)
+                own["gap/sample_factor"] = float(factors.sample.mean())
+                own["gap/update_factor"] = float(factors.update)
+            return {"train/loss": float(loss), **branches, **own, **self.method.measurements()}
+
+        return Measured(loss, norm, values)
+
+    def restore(self, folder: Path) -> int:
+        """
+        Raises:
+            ConfigError: the state was saved with other data, or is damaged.
+        """
+        self._file = folder / "training.pt"
+        self._made_with = {"data": self.windows.data_hash, "settings": settings_hash(self.config.to_dict())}
+        if not self._file.exists():
+            return 0
+        advice = "copy it again, or move it away: --resume then trains from the beginning"
+        with refusing(f"{self._file} is damaged", advice, ConfigError, (pickle.UnpicklingError,)):
+            with zipfile.ZipFile(regular(self._file)) as parts:  # torch.load does not compare the checksums
+                if part := parts.testzip():
+                    raise ConfigError(f"{self._file} is damaged: the checksum of {part} differs; {advice}")
+            found = torch.load(self._file, map_location="cpu", weights_only=True)
+            if other := [what for what, own in self._made_with.items() if found.get(what) != own]:
+                raise ConfigError(f"{self._file}: of other {other[0]}, or an earlier version; take another --run-name")
+            self.policy.load_state_dict(found["parts"]["policy"])
+            for place, parameter in enumerate(self.policy.parameters()):
+                for name, value in found["parts"]["optimizer"]["state"].get(place, {}).items():
+                    if value.dim() and value.shape != parameter.shape:
+                        raise ConfigError(
+                            f"{self._file}: {name} of a parameter {[*parameter.shape]} is {[*value.shape]}; {advice}"
+                        )
+            self.optimizer.load_state_dict(found["parts"]["optimizer"])
+            self.method.restore(found["parts"].get("method", {}))
+            return found["step"]
+
+    def state(self) -> dict[str, Any]:
+        """All that a step changes."""
+        parts = {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return parts | ({"method": own} if (own := self.method.state()) else {})
+
+    def save(self, done: int) -> None:
+        state = io.BytesIO()  # a full disk is an OSError then
+        torch.save({"step": done, **self._made_with, "parts": self.state()}, state)
+        with replacing(self._file) as temporary:
+            temporary.write_bytes(state.getbuffer())
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Means over all held-out windows.
+
+        `val/loss`, `val/loss_transition` (the dataset's ρ > 0.5), `val/loss_consistent`, `val/action_mse` of the
+        predicted chunk, and `val/mean_action_mse`, what always predicting the training episodes' mean action would
+        give. A part without any step is left out.
+        """
+        policy = self.policy.eval()
+        actions = self.windows.statistics["action"]
+        mean = torch.from_numpy(normalize(np.asarray(actions["mean"]), actions, self.config.data.normalization))
+        mean = mean.to(self.device)
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+
+        def add(name: str, values: torch.Tensor, mask: torch.Tensor) -> None:
+            weight = mask.to(values.dtype)
+            sums[name] = sums.get(name, 0.0) + float((values * weight).sum())
+            counts[name] = counts.get(name, 0.0) + float(weight.sum())
+
+        for index, batch in enumerate(self.held_out.in_order()):
+            batch = self.place(batch)
+            mask, action = batch["action_pad_mask"], batch["action"]
+            feature = policy.embed(*policy.branch_features(batch))
+            loss = policy.head.loss(feature, action, self.generator(index))
+            chunk = policy.head.predict(feature, self.generator(index))
+            transition = batch["transition"][:, None] & mask
+            add("val/loss", loss, mask)
+            add("val/loss_transition", loss, transition)
+            add("val/loss_consistent", loss, mask & ~transition)
+            add("val/action_mse", (chunk - action).square().mean(-1), mask)
+            add("val/mean_action_mse", (mean - action).square().mean(-1), mask)
+        policy.train()
+        return {name: sums[name] / counts[name] for name in sums if counts[name]}
+
+    def picture(self) -> Mapping[str, Any] | None:
+        if not self.method.vision:
+            return None
+        batch = self.windows.batch(0)
+        images = {key: value.numpy() for key, value in batch.items() if key.startswith("image_")}
+        frames = next(iter(images.values())).shape[1]
+        rho = batch["rho"].numpy()
+        rho = np.pad(rho, ((0, 0), (max(frames - rho.shape[1], 0), 0)), mode="edge")[:, -frames:]
+        return {"observation": {**images, "timestep_pad_mask": np.ones(rho.shape, bool)}, "rho": rho}
+
+    def facts(self) -> dict[str, float]:
+        return {"mean_rho": float(np.mean(self.windows.rho))}
+
+    def export(self, run: RunDirectory) -> None:
+        data, statistics = self.config.data, self.windows.statistics
+        save_policy(self.policy, run.checkpoint, statistics, data.normalization, self.config.demos.camera)
+
+    def describe(self) -> str:
+        """Parameters by branch, and what GAP adjusts."""
+        total = sum(p.numel() for p in self.policy.parameters())
+        parts = [f"{name} {sum(p.numel() for p in m.parameters()):,}" for name, m in self.policy.branches.items()]
+        lines = [f"policy: {self.config.method}, {total:,} parameters ({', '.join(parts)})"]
+        if self.adjustment is not None:
+            schedule, epochs = self.schedule, self.config.train.epochs
+            length = f"{epochs} epochs" if epochs else f"{self.steps} steps"
+            what = f"rho {self.method.rho_source}" if schedule.needs_rho else f"rho = {schedule.fixed_rho}"
+            lines.append(
+                f"GAP: mode {schedule.mode}, lam {schedule.lam}, {what} ({schedule.rho}), first "
+                f"{schedule.window:.0%} of {length}, on {', '.join(self.adjustment.parameters)}"
+            )
+        return "\n".join(lines)
+
+
+def compute_repeatably() -> None:
+    """The same bits at every run on a GPU, and float32 as it is named: cuDNN takes other sums, and TF32, by itself."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses cuBLAS without
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@torch.no_grad()
+def branch_gradients(policy: SmallPolicy) -> dict[str, float]:
+    """Norm of every branch's parameter gradient; call after backward, before clipping."""
+    found = {}
+    for name, branch in policy.branches.items():
+        squares = [float(p.grad.square().sum()) for p in branch.parameters() if p.grad is not None]
+        found[f"branch/{name}_gradient"] = sum(squares) ** 0.5
+    return found
+
+
+@torch.no_grad()
+def branch_measurements(out: Forward, generator: torch.Generator) -> dict[str, float]:
+    """Signals and losses of the branches; the module says what they are."""
+    transition = out.batch["transition"]
+    parts = {"transition": transition, "consistent": ~transition}
+    found: dict[str, float] = {}
+    for name, features in (("vision", out.vision), ("proprio", out.proprio)):
+        if features is None or features.grad is None:
+            continue
+        norms = features.grad.flatten(1).norm(dim=1) * len(features)  # the loss is a mean over samples
+        for part, rows in parts.items():
+            if rows.any():
+                found[f"branch/{name}_signal_{part}"] = float(norms[rows].mean())
+    if out.vision is None or out.proprio is None:
+        return found
+    means = {name: f.mean(0, keepdim=True).expand_as(f) for name, f in (("v", out.vision), ("p", out.proprio))}
+    for name, pair in (("vision", (out.vision, means["p"])), ("proprio", (means["v"], out.proprio))):
+        loss = out.policy.head.loss(out.policy.embed(*pair), out.batch["action"], generator)
+        for part, rows in parts.items():
+            weight = out.batch["action_pad_mask"] & rows[:, None]
+            if weight.any():
+                found[f"branch/{name}_loss_{part}"] = float(masked_mean(loss, weight))
+    return found

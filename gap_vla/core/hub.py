@@ -1,0 +1,35 @@
+"""Checkpoints by the name that they have on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gap_vla.core.foreign import CheckpointError
+
+PREFIX = "hf://"
+
+
+def local_directory(path: str | Path) -> Path:
+    """The directory of `path`; `"hf://<owner>/<repository>"` is downloaded first (or found in the cache)."""
+    text = str(path)
+    if not text.startswith(PREFIX):
+        root = Path(text).expanduser()
+        if not root.is_dir():
+            raise CheckpointError(f"{root}: no such checkpoint directory")
+        return root
+    repository = text.removeprefix(PREFIX)
+    if repository.count("/") != 1:
+        raise CheckpointError(f"{text}: expected hf://<owner>/<repository>")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CheckpointError(
+            f"{text} needs the package huggingface_hub (pip install huggingface_hub), or give the directory of a copy"
+        ) from error
+    try:
+        return Path(snapshot_download(repository))
+    except Exception as error:
+        raise CheckpointError(
+            f"{text} could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); without a "
+            f"network, copy https://huggingface.co/{repository} by hand and give the directory"
+        ) from error
