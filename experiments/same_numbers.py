@@ -171,7 +171,8 @@ class Checkouts:
 
     def __exit__(self, *_: object) -> None:
         for tree in self._trees.values():
-            _git("worktree", "remove", "--force", str(tree))
+            with contextlib.suppress(UserError):  # git had not begun to make it
+                _git("worktree", "remove", "--force", str(tree))
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def digests(self, commit: str, name: str) -> dict[str, str]:
@@ -204,9 +205,8 @@ class Checkouts:
     def _tree(self, commit: str, place: Path) -> Path:
         """A checkout whose data/ and runs/ lie in `place`."""
         if commit not in self._trees:
-            tree = self._temporary / commit[:12]
+            tree = self._trees[commit] = self._temporary / commit[:12]  # first: git may fail when it has made it
             _git("worktree", "add", "--quiet", "--detach", str(tree), commit)
-            self._trees[commit] = tree
             for folder in ("data", "runs"):
                 (place / folder).mkdir(parents=True, exist_ok=True)
                 (tree / folder).symlink_to(place / folder)

@@ -57,6 +57,21 @@ def test_unknown_commits_and_parts_are_said(capsys):
     assert "no part 'sewing'" in capsys.readouterr().err
 
 
+def test_a_checkout_that_git_did_not_finish_is_taken_away_again(monkeypatch):
+    asked = []
+
+    def git(*words):
+        asked.append(words[1])
+        if words[1] == "add":
+            raise UserError("the hook after the checkout failed")
+        return ""
+
+    monkeypatch.setattr(same_numbers, "_git", git)
+    with pytest.raises(UserError, match="hook"), Checkouts("debug", None) as checkouts:
+        checkouts.digests("f" * 40, "labels")
+    assert asked == ["add", "remove"]
+
+
 def test_a_folder_of_somebody_else_is_no_place_to_keep_outputs(stand_in, tmp_path, capsys):
     (tmp_path / "note.txt").write_text("mine")
     assert call("same_numbers", "old", "new", "--keep", str(tmp_path)) == 2
