@@ -67,6 +67,7 @@ def test_a_benchmark_that_fails_keeps_nothing_and_one_that_ends_is_kept(tmp_path
     assert "7.0 ms\n```" in record_page.read_text()
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_recorded_tables_are_rendered(tmp_path, monkeypatch):
     """The pages hold what `scripts/reproduce.py --render` writes from what is recorded."""
     from experiments.tables.command import render_all

@@ -22,6 +22,13 @@ from gap_vla.training.data import training_rho
 from gap_vla.training.torch import SmallConfig
 
 
+@pytest.fixture(autouse=True)
+def charts(request):
+    """Of the tests that ask for `page`, charts are drawn."""
+    if "page" not in request.fixturenames:
+        request.getfixturevalue("blank_charts")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     wins = {"concat": [1, 0, 0, 1], "gap": [1, 1, 0, 1]}

@@ -325,6 +325,7 @@ def test_pages_pictures_and_videos_are_written_and_need_no_network(hdf5, tmp_pat
         show_episode(done.path, tmp_path / "page.html", episode=9)
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_reports_of_all_three_formats_show_their_frames(npz, hdf5, tmp_path):
     from gap_vla.rlds import write_rlds
 
@@ -361,6 +362,7 @@ def test_in_a_browser_the_page_runs_and_shows_the_frame_of_its_step(hdf5, tmp_pa
     assert "step 20, ρ = 1.00, leg 1</output>" in seen
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_the_commands_say_where_the_result_is_or_what_is_wrong(hdf5, tmp_path, capsys):
     run = _command("annotate")
     assert (
@@ -420,6 +422,7 @@ def test_arrays_of_npz_that_are_copied_have_the_steps_of_the_state(npz, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_an_older_report_is_replaced_only_if_that_is_allowed(hdf5, tmp_path, capsys):
     page = tmp_path / "page.html"
     words = ["--method", "fixed", "--report", str(page)]

@@ -37,6 +37,7 @@ def labelled(kind: str, folder: Path, change: Callable[[Any], Any]) -> Path:
 
 @pytest.mark.parametrize("lost", LOST, ids="+".join)
 @pytest.mark.parametrize("kind", ["hdf5", "npz"])
+@pytest.mark.usefixtures("blank_charts")
 def test_an_episode_without_a_label_that_others_have_is_not_shown(
     kind: str, lost: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -504,6 +504,7 @@ def run_script(name: str, *arguments: object) -> int:
     return importlib.import_module(f"gap_vla.cli.{name}").main([str(a) for a in arguments])
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_the_command_reports_writes_a_page_and_sets_its_exit_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -542,6 +543,7 @@ def test_findings_and_their_page_are_both_there_or_neither(tmp_path: Path, monke
     assert [file.name for file in (tmp_path / "p").iterdir()] == ["made_by.json"]
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_foreign_datasets_are_checked_with_a_layout(tmp_path: Path) -> None:
     """A bridge-like dataset, written by TFDS alone: state is xyz, roll pitch yaw, opening; no rho."""
     import tensorflow_datasets as tfds

@@ -89,6 +89,7 @@ def test_only_what_the_rules_allow_is_said(gains, expected):
             assert (word in sentence) and ("not shown" in sentence) == (word == "not shown")
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_the_table_says_it_above_its_sections(tmp_path):
     table = find_table("confirmation")
     cells = plan(table, "cpu", find_kind("small"))
