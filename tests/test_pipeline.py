@@ -115,7 +115,7 @@ def test_demonstrations_are_collected_with_the_simulators_alone_where_a_run_find
     from gap_vla.cli.configured import load_config
 
     absent = ["jax", "flax", "optax", "orbax", "tensorflow", "grain", "torch", "ruptures", "sklearn", "pyarrow"]
-    file, overrides = "finetune_configs/threading.py:debug", [f"--config.data.root={tmp_path}"]
+    file, overrides = "finetune_configs/assembly.py:debug", [f"--config.data.root={tmp_path}"]
     overrides += ["--config.demos.episodes=2", "--config.eval.workers=1"]
     program = (
         "import sys\n"
@@ -342,6 +342,7 @@ def _hear_ctrl_c():
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell start deaf to it
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_leaves_no_orphan_and_repeats_no_finished_cell(tmp_path):
     comparison = SlowComparison(tmp_path)
     status, cell = comparison.stop_in_second_cell(signal.SIGKILL)

@@ -81,6 +81,7 @@ def test_triton_is_loaded_before_tensorflow_which_would_end_the_process(tmp_path
     assert done.stdout == "after\n", done.stderr
 
 
+@pytest.mark.slow
 def test_who_only_looks_whether_tensorflow_is_installed_is_told_nothing_about_its_flags(tmp_path):
     looks = "from gap_vla.core.lazy import start_quietly; start_quietly(); import importlib.util\n"
     looks += "print(importlib.util.find_spec('tensorflow') is not None)\n"

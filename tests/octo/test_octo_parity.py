@@ -151,7 +151,8 @@ def test_reduced_inputs_and_legacy_attention_match(name: str, variant: str) -> N
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("a", marks=pytest.mark.slow), "b", pytest.param("c", marks=pytest.mark.slow), "d"]
+    "name",
+    [pytest.param("a", marks=pytest.mark.slow), "b", *(pytest.param(name, marks=pytest.mark.slow) for name in "cd")],
 )
 def test_four_optimizer_steps_match(name: str) -> None:
     case = golden.load(name)

@@ -84,6 +84,7 @@ def test_equal_bits_for_one_process_and_for_several():
     assert annotate(DEMOS, seed=5, epochs=2).identity["hash"] != alone.identity["hash"]
 
 
+@pytest.mark.slow
 def test_another_process_with_other_threads_gives_the_same_bits(tmp_path):
     """A fresh interpreter, spawned workers, other numbers of threads: the same ρ, the same hash."""
     here = annotate(DEMOS, seed=4, epochs=2)

@@ -92,6 +92,7 @@ print(hashlib.sha256(frames.tobytes()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_compiles_and_one_that_finds_it_compiled_make_the_same_pictures(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", CHANGE]

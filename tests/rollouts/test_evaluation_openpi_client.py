@@ -1,4 +1,4 @@
-"""The openpi client, in a Python of its own, against our policy server."""
+"""The openpi client, in a process of its own, against our policy server."""
 
 import os
 import subprocess
@@ -26,33 +26,36 @@ np.save(sys.argv[3], np.stack(answers))
 """
 
 
-OPENPI_PACKAGES = ("openpi-client==0.1.2", "typing_extensions")  # the client forgets to ask for the second
-
-
-def openpi_python(cache):
-    """An interpreter with openpi-client 0.1.2, which pins numpy < 2 and so needs an environment of its own."""
-    given_one = os.environ.get("OPENPI_CLIENT_PYTHON")
-    if given_one:
-        return given_one
-    python = cache / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(cache)], check=True)
-        install = subprocess.run([str(python), "-m", "pip", "install", "-q", *OPENPI_PACKAGES])
-        if install.returncode:
+def openpi_python(own, cache=Path(__file__).parents[2] / ".cache"):
+    """An interpreter with openpi-client 0.1.2 and what its environment needs: the client pins numpy < 2, and forgets to
+    ask for typing_extensions. Unless it is to have an environment of its `own`, this one with the client added.
+    """
+    if given_one := os.environ.get("OPENPI_CLIENT_PYTHON"):
+        return given_one, {}
+    if own:
+        place, packages = cache / "openpi-client", ["openpi-client==0.1.2", "typing_extensions"]
+        python, where = str(place / "bin" / "python"), []
+    else:
+        place, packages = cache / "openpi-client-alone", ["openpi-client==0.1.2", "--no-deps"]
+        python, where = sys.executable, ["--target", str(place)]
+    if not place.exists():
+        if own:
+            subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+        if subprocess.run([python, "-m", "pip", "install", "-q", *packages, *where]).returncode:
             pytest.skip("openpi-client cannot be installed here")
-    return str(python)
+    return python, {} if own else {"PYTHONPATH": str(place)}
 
 
-def through_openpi_client(policy, steps, folder):
-    """The actions that openpi-client, in a Python of its own, gets for these observations."""
-    python = openpi_python(Path(__file__).parents[2] / ".cache" / "openpi-client")
+def through_openpi_client(policy, steps, folder, own=False):
+    """The actions that openpi-client, in a process of its own, gets for these observations."""
+    python, environment = openpi_python(own)
     stacked = {"image": [s["image_primary"][0] for s in steps], "state": [s["proprio"][0] for s in steps]}
     np.savez(folder / "observations.npz", **stacked)
     client = folder / "client.py"
     client.write_text(OPENPI)
     with serving(policy, whole_chunks=False) as port:
         arguments = [str(client), str(port), str(folder / "observations.npz"), str(folder / "actions.npy")]
-        subprocess.run([python, *arguments], check=True, timeout=120)
+        subprocess.run([python, *arguments], check=True, timeout=120, env=os.environ | environment)
     return np.load(folder / "actions.npy")[:, 0]
 
 
@@ -77,5 +80,5 @@ def test_a_checkpoint_gives_openpi_client_the_actions_that_it_gives_in_process(t
 
     model = build()
     steps = [observations(1, seed=s) for s in range(6)]
-    found = through_openpi_client(OctoPolicy(model, execute=2, batch_size=1), steps, tmp_path)
+    found = through_openpi_client(OctoPolicy(model, execute=2, batch_size=1), steps, tmp_path, own=True)
     np.testing.assert_array_equal(found, in_process(OctoPolicy(model, execute=2, batch_size=1), steps))

@@ -32,6 +32,7 @@ def on_four_devices(tmp_path_factory):
     return dict(np.load(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data", "fsdp", "both"])
 def test_four_devices_train_what_one_trains(on_four_devices, mesh):
     one = {key.removeprefix("one"): value for key, value in on_four_devices.items() if key.startswith("one")}

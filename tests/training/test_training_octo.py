@@ -1,11 +1,16 @@
 """Training Octo with and without GAP, killed and resumed: claims about parameters, bit for bit."""
 
+import contextlib
 import signal
 
 import numpy as np
 import pytest
+from short_training import MODEL
 
 from gap_vla.core.run_directory import read_metrics
+from gap_vla.rlds import EpisodeStore
+from gap_vla.training.octo import FinetuneConfig
+from gap_vla.training.octo_trainer import OctoTrainer
 
 
 def assert_equal_bits(a: dict, b: dict) -> None:
@@ -48,16 +53,21 @@ def test_arithmetic_in_16_bits_and_activations_computed_again_train_nearly_the_s
     assert {leaf.dtype for leaf in training.parameters("coarse").values()} == {np.dtype(np.float32)}
 
 
-def test_the_vision_policy_has_no_proprioceptive_parameter(training):
-    training.run("v", method="v")
-    assert not [name for name in training.parameters("v") if "proprio" in name]
+@pytest.mark.parametrize(("method", "sees_state"), [("v", False), ("vp_gap", True)])
+def test_the_vision_policy_has_no_proprioceptive_parameter(store, method, sees_state):
+    import jax
+
+    settings = {"task": "threading", "method": method, "model": MODEL, "train": {"steps": 2}, "eval": {"execute": 1}}
+    config = FinetuneConfig.from_dict(settings)
+    with contextlib.closing(OctoTrainer.on(config, EpisodeStore.open(store))) as trainer:
+        leaves = jax.tree_util.tree_flatten_with_path(trainer.model().params)[0]
+    assert any("proprio" in jax.tree_util.keystr(path) for path, _ in leaves) == sees_state
 
 
 def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(training, store):
     import jax
 
     from gap_vla.octo import OctoModel
-    from gap_vla.rlds import EpisodeStore
 
     model = OctoModel.load_pretrained(training.run("whole", method="vp_gap") / "checkpoint")
     leaves = jax.tree_util.tree_flatten_with_path(model.params)[0]
@@ -67,6 +77,7 @@ def test_the_exported_checkpoint_holds_the_final_parameters_and_the_statistics(t
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_last_whole_step(training):
     stopped = training.call("stopped", 1, signal.SIGINT, method="vp")
     assert stopped.status == 130 and "go on with --resume" in stopped.stderr
