@@ -113,8 +113,11 @@ def require_place(directory: Path, identity: dict[str, Any]) -> None:
         identity: of the evaluation that would begin or go on there.
     """
     for name in (IDENTITY_FILE, EPISODES_FILE, SUMMARY_FILE, PAGE_FILE, "videos"):
-        if (directory / name).is_symlink():
-            raise EvaluationError(f"{directory / name} is a link; an evaluation writes files of its own: remove it")
+        place, folder = directory / name, name == "videos"
+        if place.is_symlink():
+            raise EvaluationError(f"{place} is a link; an evaluation writes files of its own: remove it")
+        if place.exists() and place.is_dir() != folder:
+            raise EvaluationError(f"{place} is {'no' if folder else 'a'} folder; move it away")
     if (marker := directory / IDENTITY_FILE).exists():
         found, wanted = Section.read(marker, EvaluationError).values, json.loads(json.dumps(identity))
         if found != wanted:

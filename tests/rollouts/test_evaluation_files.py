@@ -13,7 +13,7 @@ from evaluations import evaluation_of
 from pointmass import PointTask
 
 from gap_vla.core.episode import EpisodeError
-from gap_vla.core.foreign import CheckpointError
+from gap_vla.core.foreign import CheckpointError, Section
 from gap_vla.core.locks import InUseError, alone
 from gap_vla.demos import open_source
 from gap_vla.report.comparison_render import render
@@ -22,9 +22,11 @@ from gap_vla.rollouts import EvaluationError, PolicyError, evaluate
 from gap_vla.rollouts.policy import ExpertPolicy, RandomPolicy
 from gap_vla.rollouts.record import EpisodeLog, EpisodeRecord
 from gap_vla.rollouts.recordings import require_scene, view_of
+from gap_vla.rollouts.summary import read_outcomes, summarize
 from gap_vla.rollouts.task import sim_task
 from gap_vla.serving.key_mapping import KeyMapping
 from gap_vla.serving.loading import load_checkpoint, load_policy
+from gap_vla.sim.specs import task_spec
 
 NAN = float("nan")
 
@@ -423,6 +425,28 @@ def test_an_evaluation_is_not_written_through_a_link(tmp_path):
             EpisodeLog(tmp_path / "e", {})
         (tmp_path / "e" / name).unlink()
     assert (tmp_path / "note").read_text() == "the only copy"
+
+
+@pytest.mark.parametrize("name", ["episodes.jsonl", "summary.json", "index.html", "videos"])
+def test_what_is_no_folder_or_one_in_the_place_of_a_file_is_refused_before_work(tmp_path, name):
+    log = EpisodeLog(tmp_path, {})
+    log.append(EpisodeRecord(0, 5, False, 3))
+    (tmp_path / name).unlink(missing_ok=True)
+    if name == "videos":
+        (tmp_path / name).write_text("an archive")
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(EvaluationError, match=rf"{name} is (no|a) folder; move it away"):
+        EpisodeLog(tmp_path, {})
+
+
+def test_keys_that_a_formatter_sorted_are_the_same_evaluation(tmp_path):
+    ends = ("reach", "transport", "insert")
+    records = [EpisodeRecord(n, n, n == 2, 200, phase) for n, phase in enumerate(ends)]
+    found = {**summarize(records, task_spec("assembly").phases), "task": {"task": "assembly", "horizon": 200}}
+    as_sorted = json.loads(json.dumps(found, sort_keys=True))
+    assert list(as_sorted["phases"]["reached"]) != list(found["phases"]["reached"])
+    assert read_outcomes(Section(as_sorted, "summary.json")) == {0: False, 1: False, 2: True}
 
 
 @pytest.mark.parametrize("change", [{"steps": 4}, {"layout_seed": 9}, {"phase": "flying"}, {"episode": 10**12}])
