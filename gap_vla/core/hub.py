@@ -17,9 +17,7 @@ def local_directory(path: str | Path) -> Path:
         if not root.is_dir():
             raise CheckpointError(f"{root}: no such checkpoint directory")
         return root
-    repository = text.removeprefix(PREFIX)
-    if repository.count("/") != 1:
-        raise CheckpointError(f"{text}: expected hf://<owner>/<repository>")
+    repository = _repository(text)
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -33,3 +31,24 @@ def local_directory(path: str | Path) -> Path:
             f"{text} could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]}); without a "
             f"network, copy https://huggingface.co/{repository} by hand and give the directory"
         ) from error
+
+
+def kept_directory(path: str | Path) -> Path | None:
+    """The directory of `"hf://<owner>/<repository>"` in the cache; None: nothing of it is there."""
+    repository = _repository(str(path))
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError:
+        return None
+    try:
+        return Path(snapshot_download(repository, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _repository(text: str) -> str:
+    repository = text.removeprefix(PREFIX)
+    if repository.count("/") != 1:
+        raise CheckpointError(f"{text}: expected hf://<owner>/<repository>")
+    return repository

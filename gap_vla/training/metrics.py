@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ class MetricsWriter:
         from tensorboardX.proto.event_pb2 import Event
 
         there = read_metrics(run.metrics) if start_step and run.metrics.exists() else []
-        self.kept, self.require_there = [row for row in there if row["step"] <= start_step], run.require_there
+        self._run, self.kept = run, [row for row in there if row["step"] <= start_step]
         if start_step and not self.kept:
             print(f"note: {run.metrics} holds nothing of the first {start_step} steps; curves begin here", flush=True)
         with replacing(run.metrics) as temporary:
@@ -59,6 +60,15 @@ class MetricsWriter:
             except Exception as error:
                 advice = "--resume --config.train.logger=none goes on without it"
                 raise ConfigError(f"train.logger: {logger} cannot begin ({message_of(error)}); {advice}") from None
+
+    def require_there(self) -> None:
+        """Raises UserError if the run was moved, or another file put into the place of this one, as editors do."""
+        self._run.require_there()
+        if not os.path.samestat(os.fstat(self._lines.fileno()), self._run.metrics.stat()):
+            raise UserError(
+                f"{self._run.metrics} was replaced meanwhile, as by an editor, and what is measured would be lost; "
+                "--resume goes on from the last saved state"
+            )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records `values` after `step` training steps, on disk when this returns; DivergedError: one is not finite."""

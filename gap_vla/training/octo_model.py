@@ -17,6 +17,7 @@ import optax
 
 from gap_vla.adjustment.jax import GroupError, match_group, scale_group_updates
 from gap_vla.core.foreign import blaming
+from gap_vla.core.hub import PREFIX, kept_directory
 from gap_vla.core.resources import require_jax_device, shown
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import Compute, OctoModel, checkpoint
@@ -274,8 +275,9 @@ def planned(config: FinetuneConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     pretrained = config.model.pretrained
     if not pretrained:
         return batch, small_model(config, batch)
-    local = Path(pretrained).expanduser()
-    source = checkpoint.read_config(local) if local.is_dir() else published_config(pretrained.rsplit("/", 1)[-1])
+    local = kept_directory(pretrained) if pretrained.startswith(PREFIX) else Path(pretrained).expanduser()
+    known = local is not None and local.is_dir()
+    source = checkpoint.read_config(local) if known else published_config(pretrained.rsplit("/", 1)[-1])
     ids = np.zeros((config.train.batch_size, 16), np.int64)  # word pieces that the published models read
     batch["task"] = {
         "language_instruction": {"input_ids": ids, "attention_mask": ids},

@@ -11,7 +11,7 @@ import torch
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.run_directory import RunDirectory, RunExistsError
+from gap_vla.core.run_directory import RunDirectory, RunExistsError, read_metrics
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.windows import rho_of
 from gap_vla.rollouts import PolicyError
@@ -146,6 +146,25 @@ def test_a_run_that_is_renamed_while_it_trains_stops_and_leaves_nothing_under_it
         finetune(config, "run")
     assert not path.exists()
     assert finetune(config, "renamed", resume=True)["steps"] == 12
+
+
+def test_measurements_that_an_editor_saves_anew_while_a_run_trains_are_not_lost_in_silence(tmp_path, monkeypatch):
+    config, step = toy_config(tmp_path), SmallTrainer.step
+    place_store(config)
+    path = Run(config, "run").directory.path
+
+    def editing(trainer, batch, number, measure=False):
+        if number == 6:
+            shutil.copy(path / "metrics.jsonl", path / "~")
+            (path / "~").rename(path / "metrics.jsonl")
+        return step(trainer, batch, number, measure)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match=r"metrics\.jsonl was replaced meanwhile"):
+        patched.setattr(SmallTrainer, "step", editing)
+        finetune(config, "run")
+    assert not (path / "summary.json").exists()
+    assert finetune(config, "run", resume=True)["steps"] == 12
+    assert read_metrics(path / "metrics.jsonl", finished=True)[-1]["step"] == 12
 
 
 def test_a_run_in_whose_place_another_is_put_while_it_trains_writes_nothing_into_that(tmp_path, monkeypatch):
