@@ -120,7 +120,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             said = message_of(error)
             if known or is_full_disk(error) or is_full_memory(error) or missing_extra(error) or _without_threads(error):
                 return _say(f"error: {said}", USER_ERROR)
-            if told := [name for name in re.findall(r"\b(?:JAX|NUMBA)_[A-Z_\d]+", said) if name in os.environ]:
+            if told := [name for name in re.findall(r"\b(?:JAX|NUMBA|TORCH)_[A-Z_\d]+", said) if name in os.environ]:
                 return _say(f"error: {said}; correct {told[0]}, or unset it", USER_ERROR)
             if kept := _damaged_by_numba(error):
                 return _say(f"error: {kept}, which Numba compiled earlier, is damaged; remove that folder", USER_ERROR)

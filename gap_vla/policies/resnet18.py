@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import nn
 from torch.nn import functional
 
-from gap_vla.core.foreign import misfits, one_line
+from gap_vla.core.foreign import misfits, one_line, require_unpacked
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.config import SmallModelConfig
 from gap_vla.policies.encoders import KEYPOINTS, SpatialSoftmax
@@ -91,6 +91,7 @@ def load_imagenet(trunk: Trunk, path: str | Path) -> None:
     from safetensors.torch import load_file
 
     try:
+        require_unpacked(path)
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         found = dict(loaded)
     except Exception as error:  # either library has classes of its own

@@ -46,6 +46,7 @@ class MetricsWriter:
         with replacing(run.metrics) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept))
         self._lines = run.metrics.open("a")
+        self._place = os.fstat(self._lines.fileno())
         run.tensorboard.mkdir(parents=True, exist_ok=True)
         self._event, self._board = Event, EventsWriter(str(run.tensorboard / "events"))  # no thread: it dies unheard
         self._show(step=start_step + 1, session_log={"status": "START"})  # what an earlier call showed from there goes
@@ -64,7 +65,7 @@ class MetricsWriter:
     def require_there(self) -> None:
         """Raises UserError if the run was moved, or another file put into the place of this one, as editors do."""
         self._run.require_there()
-        if not os.path.samestat(os.fstat(self._lines.fileno()), self._run.metrics.stat()):
+        if not os.path.samestat(self._place, self._run.metrics.stat()):
             raise UserError(
                 f"{self._run.metrics} was replaced meanwhile, as by an editor, and what is measured would be lost; "
                 "--resume goes on from the last saved state"

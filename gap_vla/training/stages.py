@@ -203,12 +203,12 @@ def open_store(config: Experiment, stages: Stages, agenda: Agenda | None = None)
 
 
 def require_unchanged_data(stages: Stages) -> None:
-    """Raises EpisodeError if a dataset or store that is there is not as it was written. Pictures are not decoded."""
+    """Raises EpisodeError if a dataset or store that is there is not as it was written: all of its files are read."""
     from gap_vla.rlds import EpisodeStore
 
     for version, store in {stages.rlds: stages.store, **stages.mixture}.items():
         if (store / "store.json").exists():
-            EpisodeStore.open(store)
+            EpisodeStore.open(store, verify=True)
         if version.exists():
             require_unchanged(version, but=STATISTICS)
 

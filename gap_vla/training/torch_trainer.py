@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from gap_vla.adjustment.torch import Adjustment, attach
-from gap_vla.core.foreign import refusing, regular
+from gap_vla.core.foreign import refusing, regular, require_unpacked
 from gap_vla.core.run_directory import RunDirectory, settings_hash
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import replacing
@@ -183,7 +183,8 @@ class SmallTrainer(Trainer):
             return 0
         advice = "copy it again, or move it away: --resume then trains from the beginning"
         with refusing(f"{self._file} is damaged", advice, ConfigError, (pickle.UnpicklingError,)):
-            with zipfile.ZipFile(regular(self._file)) as parts:  # torch.load does not compare the checksums
+            require_unpacked(regular(self._file))
+            with zipfile.ZipFile(self._file) as parts:  # torch.load does not compare the checksums
                 if part := parts.testzip():
                     raise ConfigError(f"{self._file} is damaged: the checksum of {part} differs; {advice}")
             found = torch.load(self._file, map_location="cpu", weights_only=True)

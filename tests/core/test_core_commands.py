@@ -72,10 +72,11 @@ def test_a_message_that_quotes_a_whole_file_is_cut_in_its_middle():
     assert line.startswith("unknown layout '[[[") and line.endswith("[['; known: gap") and len(line) < 2100
 
 
-def test_a_setting_that_a_library_refuses_is_named(monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["JAX_ENABLE_X64", "TORCH_LOGS"])
+def test_a_setting_that_a_library_refuses_is_named(monkeypatch, capsys, name):
     @command
     def main():
-        raise ValueError("invalid truth value 'x' for environment 'JAX_ENABLE_X64'")
+        raise ValueError(f"invalid truth value 'x' for environment '{name}'")
 
     assert main() == BUG
     monkeypatch.setenv("NUMBA_OPT", "x")
@@ -84,9 +85,9 @@ def test_a_setting_that_a_library_refuses_is_named(monkeypatch, capsys):
     assert re.search(
         r"not a mistake of yours \(or of a setting in .*NUMBA_OPT.*: try without\)", capsys.readouterr().err
     )
-    monkeypatch.setenv("JAX_ENABLE_X64", "x")
+    monkeypatch.setenv(name, "x")
     assert main() == USER_ERROR
-    assert capsys.readouterr().err.endswith("'JAX_ENABLE_X64'; correct JAX_ENABLE_X64, or unset it\n")
+    assert capsys.readouterr().err.endswith(f"'{name}'; correct {name}, or unset it\n")
 
 
 def test_a_package_of_others_that_cannot_be_imported_is_named_and_its_fault_is_no_bug_of_ours():

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -216,6 +217,15 @@ def test_weights_that_are_no_weights_are_refused_by_their_file(tmp_path):
         (tmp_path / name).write_bytes(b"\x80\x04N.")
         with pytest.raises(ConfigError, match=rf"{name}: not readable \(.*download them again"):
             load_imagenet(Trunk(), tmp_path / name)
+
+
+def test_weights_that_are_packed_are_refused_before_they_are_unpacked(tmp_path):
+    torch.save(Trunk().state_dict(), tmp_path / "sound.pth")
+    with zipfile.ZipFile(tmp_path / "sound.pth") as sound, zipfile.ZipFile(tmp_path / "w.pth", "w") as packed:
+        for part in sound.namelist():
+            packed.writestr(part, sound.read(part), zipfile.ZIP_DEFLATED if part.endswith("data/0") else None)
+    with pytest.raises(ConfigError, match=r"w\.pth: not readable \(sound/data/0 is packed, as torch writes none\)"):
+        load_imagenet(Trunk(), tmp_path / "w.pth")
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path):

@@ -158,6 +158,7 @@ def test_a_dry_run_of_training_notices_changed_data(store: EpisodeStore, version
     require_unchanged_data(stages)
     for path, message in (
         (made / "train.action.bin", "train.action.bin: other content than recorded"),
+        (made / "train.image_primary.bin", "train.image_primary.bin: other content than recorded"),
         (next(data.glob("*-train.tfrecord*")), "tfrecord-.* was changed since it was written"),
     ):
         whole = path.read_bytes()
