@@ -78,10 +78,8 @@ def named(name: str) -> str:
     Raises:
         ConfigError: it is none of one folder, so the run would lie elsewhere.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", name):
-        raise ConfigError(
-            f"--run-name is {shown(name)}; give up to 128 letters, digits and '_', inside also '.' and '-'"
-        )
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._=,+-]{0,127}", name):
+        raise ConfigError(f"--run-name is {shown(name)}; give up to 128 letters, digits and '_', inside also . - = , +")
     return name
 
 

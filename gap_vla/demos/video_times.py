@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import subprocess
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from gap_vla.core.episode import EpisodeError
+from gap_vla.drawing.video import packets
 
 
 def require_even(video: Path, first: int, length: int, where: str) -> None:
@@ -30,16 +30,12 @@ def require_even(video: Path, first: int, length: int, where: str) -> None:
 @functools.lru_cache(16)
 def _times(video: Path, changed: int) -> Float[np.ndarray, " frames"]:
     """Seconds, rising; none where the container keeps no times."""
-    import imageio_ffmpeg
-
-    asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", f"file:{video}", "-map", "0:v:0", "-c", "copy"]
-    told = subprocess.run([*asked, "-f", "framecrc", "-"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     unit, shown = 0.0, []
-    for line in told.stdout.splitlines():
+    for line in packets(video):
         if line.startswith("#tb 0:"):
             above, below = line.partition(":")[2].split("/")
             unit = int(above) / int(below)
         elif not line.startswith("#"):
             shown.append(line.split(",")[2].strip())
-    kept = unit and not told.returncode and all(time.lstrip("-").isdecimal() for time in shown)
+    kept = unit and all(time.lstrip("-").isdecimal() for time in shown)
     return np.sort(np.array(shown, np.float64)) * unit if kept else np.zeros(0)

@@ -276,8 +276,10 @@ def planned(config: FinetuneConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     if not pretrained:
         return batch, small_model(config, batch)
     local = kept_directory(pretrained) if pretrained.startswith(PREFIX) else Path(pretrained).expanduser()
-    known = local is not None and local.is_dir()
-    source = checkpoint.read_config(local) if known else published_config(pretrained.rsplit("/", 1)[-1])
+    if local and local.is_dir():
+        source = checkpoint.read_config(local)
+    else:
+        source = published_config(pretrained.rsplit("/", 1)[-1])
     ids = np.zeros((config.train.batch_size, 16), np.int64)  # word pieces that the published models read
     batch["task"] = {
         "language_instruction": {"input_ids": ids, "attention_mask": ids},
