@@ -240,7 +240,6 @@ def answering(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)
-    os.set_blocking(1, True)  # a full pipe of a caller that polls is waited for; Python would lose the answer
     print(json.dumps(answer, default=str), flush=True)
 
 

@@ -265,6 +265,7 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(nowhere, "w" if number else "r"))
         stream = getattr(sys, name)
         if number and stream is getattr(sys, f"__{name}__") and stat.S_ISFIFO(os.fstat(number).st_mode):
+            os.set_blocking(number, True)  # one that is full is waited for; Python would lose what does not fit
             how = {"encoding": stream.encoding, "errors": stream.errors, "write_through": stream.write_through}
             setattr(sys, name, _Pipe(stream.buffer, line_buffering=stream.line_buffering, **how))
     if isinstance(sys.stdout, io.TextIOWrapper):

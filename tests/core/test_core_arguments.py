@@ -208,10 +208,12 @@ def test_values_of_options():
         json_or_name('{"width"')
 
 
-def test_an_answer_waits_for_a_pipe_that_is_full_and_does_not_block():
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_is_printed_waits_for_a_pipe_that_is_full_and_does_not_block(number):
     code = (
-        "import argparse\nfrom gap_vla.cli.arguments import answering\n"
-        "with answering(argparse.Namespace(json=True)) as answer:\n    answer['found'] = 1\n"
+        "import sys\nfrom gap_vla.core.errors import command\n"
+        "@command\ndef main():\n    print('{\"found\": 1}', file=sys.stderr if sys.argv[1] == '2' else sys.stdout)\n"
+        "sys.exit(main())\n"
     )
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -219,7 +221,8 @@ def test_an_answer_waits_for_a_pipe_that_is_full_and_does_not_block():
     with contextlib.suppress(BlockingIOError):
         while True:
             filled += os.write(writer, b"." * 512)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, cwd=Path(__file__).parents[2])
+    streams = {("stdout", "stderr")[number - 1]: writer}
+    process = subprocess.Popen([sys.executable, "-c", code, f"{number}"], cwd=Path(__file__).parents[2], **streams)
     os.close(writer)
     time.sleep(3)
     with open(reader, "rb") as stream:
