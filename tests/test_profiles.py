@@ -15,7 +15,7 @@ import pytest
 from experiment_files import profiles
 
 from gap_vla.cli.configured import load_config
-from gap_vla.core.run_directory import read_metrics
+from gap_vla.core.measurements import read_metrics
 
 ROOT = Path(__file__).parent.parent
 SHORT = {"demos.episodes": 2, "train.steps": 2, "train.batch_size": 2, "train.log_every": 1, "eval.episodes": 0}

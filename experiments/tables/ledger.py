@@ -12,7 +12,7 @@ from experiments.tables.cells import Cell, config_hash, training_length
 from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import Section, regular
 from gap_vla.core.identity import flat
-from gap_vla.core.run_directory import require_measurements
+from gap_vla.core.measurements import require_measurements
 from gap_vla.core.typed_config import EPISODES, SEED, STEPS
 from gap_vla.core.whole import write_json
 from gap_vla.report.comparison import Rollouts, require_asked

@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.foreign import Section, content, parsed, shown
+from gap_vla.core.foreign import Section, content, shown
 from gap_vla.core.identity import differences, digest, flat, in_words
 from gap_vla.core.locks import alone
-from gap_vla.core.typed_config import STEPS, ConfigError
+from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 
 DIGESTS = "digests"
@@ -55,17 +55,6 @@ NO_PART_OF_THE_RESULT = {
     "train.logger",
 }
 """Folders, workers, rhythm, device, logger. (With other threads or on another device, sums are rounded otherwise.)"""
-
-
-SIZES = re.compile(r"_mse$|grad(ient)?(_norm)?(/|$)|_signal_|update_ratio|learning_rate$|per_second$")
-"""Names of measurements that are never negative."""
-
-SHARES = re.compile(r"^gap/[a-z]*_factor$|(^|_)(rho|share)$")
-"""Names of measurements from 0 to 1."""
-
-
-CUT_OFF = 1 << 20
-"""Bytes behind the last whole line from which on they are no line that a kill, or a machine without power, cut off."""
 
 
 class RunExistsError(UserError, RuntimeError):
@@ -100,10 +89,11 @@ class RunDirectory:
         self.page = self.path / "report.html"
         self.lock = self.path / ".lock"
         self._claimed: os.stat_result | None = None
+        self._to_measure_as: dict[str, Any] | None = None
 
     @property
     def complete(self) -> bool:
-        return self.summary.exists()
+        return self.summary.exists() and self._to_measure_as is None
 
     def complete_with(self, config: Mapping[str, Any]) -> bool:
         """Whether it is complete, and was trained and measured as this configuration says."""
@@ -199,7 +189,7 @@ class RunDirectory:
         """Creates the directory, or takes an existing one up again.
 
         Settings that are no part of what was trained (see the module) may have changed; the new values
-        are recorded and the old ones noted. Where they decide what is measured, rollouts that are there are set aside.
+        are recorded and the old ones noted. Where they decide what is measured, that is left to `measure_anew`.
 
         Args:
             path: of the directory.
@@ -243,11 +233,22 @@ class RunDirectory:
                 f"{self.path} was trained with another configuration ({in_words(changed)}); "
                 "resume with the same settings, or start another run with --run-name NAME"
             )
-        changed = differences(stored, config)
-        if not changed:
-            return
+        if EARLIER in file:
+            file.list(EARLIER, Section.section)
         if of_result(stored) != of_result(config):
+            self._to_measure_as = config
+        elif differences(stored, config):
+            self._note(config)
+
+    def measure_anew(self) -> None:
+        """Sets rollouts of other settings aside and records these, once the trained state is known to be sound."""
+        if self._to_measure_as is not None:
             self._set_rollouts_aside()
+            self._note(self._to_measure_as)
+            self._to_measure_as = None
+
+    def _note(self, config: dict[str, Any]) -> None:
+        file, changed = Section.read(self.config, ConfigError), differences(self.read_config(), config)
         noted = file.list(EARLIER, Section.section) if EARLIER in file else ()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         last = {"until": now, **{key: old for key, (old, _) in changed.items()}}
@@ -264,44 +265,6 @@ class RunDirectory:
             if path.exists():
                 path.rename(new)
                 print(f"resume: the earlier {path.name} is kept as {new.name}", flush=True)
-
-
-def require_measurements(found: Section) -> None:
-    """Raises the section's error for the first value that is no number, or none that its name allows."""
-    for names, least, most in ((re.compile(""), -1e300, 1e300), (SIZES, 0, 1e300), (SHARES, 0, 1 + 1e-6)):
-        of_these = {key: value for key, value in found.values.items() if names.search(key)}
-        Section(of_these, found.where, found.error).require_numbers(least, most)
-
-
-def read_metrics(path: Path | str, finished: bool = False) -> list[dict[str, Any]]:
-    """Every whole line of a metrics file, oldest first; a last one that a kill cut off is left out.
-
-    Args:
-        finished: the file is that of a finished run, and so ends with a whole line.
-
-    Raises:
-        UserError: a line that is no measurement, of an earlier step than the one before, or of a quantity twice.
-    """
-    rows: list[dict[str, Any]] = [{"step": 0}]
-    lines = content(Path(path)).split(b"\n")
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
-        try:
-            row = Section(parsed(line), where)
-        except ValueError:
-            if not line and number == len(lines):
-                break
-            if not finished and number == len(lines) and len(line) < CUT_OFF and re.fullmatch(rb"\0*|\{[ -~]*", line):
-                break
-            raise UserError(f"{where}: not valid JSON; copy the file again") from None
-        require_measurements(row)
-        step = row.whole("step", 0, STEPS)
-        before = rows[-1]
-        if step < before["step"] or (step == before["step"] and row.values.keys() & before.keys() > {"step"}):
-            how = "again" if step == before["step"] else f"after step {before['step']}"
-            raise UserError(f"{where}: step {step} comes {how}; copy the file again, or take the line out")
-        rows.append(dict(row.values))
-    return rows[1:]
 
 
 def settings_hash(config: Mapping[str, Any]) -> str:

@@ -119,6 +119,8 @@ def train(trainer: Trainer, rhythm: TrainConfig, run: RunDirectory) -> dict[str,
         KeyboardInterrupt: the state of the last whole step is being written.
     """
     first = done = trainer.restore(run.state)
+    if is_first_host():
+        run.measure_anew()
     if done:
         print(f"train: resumed after step {done}", flush=True)
     elif run.checkpoint.exists():

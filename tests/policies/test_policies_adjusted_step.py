@@ -10,7 +10,8 @@ import pytest
 import torch
 from toy_store import place_store, toy_config
 
-from gap_vla.core.run_directory import RunDirectory, read_metrics
+from gap_vla.core.measurements import read_metrics
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.policies import build_policy
 from gap_vla.training.run import Run, finetune
 from gap_vla.training.torch_trainer import SmallTrainer

@@ -11,7 +11,8 @@ import torch
 from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.core.errors import UserError
-from gap_vla.core.run_directory import RunDirectory, RunExistsError, read_metrics
+from gap_vla.core.measurements import read_metrics
+from gap_vla.core.run_directory import RunDirectory, RunExistsError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies.windows import rho_of
 from gap_vla.rollouts import PolicyError
@@ -146,6 +147,23 @@ def test_a_run_that_is_renamed_while_it_trains_stops_and_leaves_nothing_under_it
         finetune(config, "run")
     assert not path.exists()
     assert finetune(config, "renamed", resume=True)["steps"] == 12
+
+
+def test_rollouts_stay_where_they_are_until_the_state_that_makes_others_is_known_to_be_sound(tmp_path):
+    config, other = (toy_config(tmp_path, eval=dict(seed=seed)) for seed in (1, 2))
+    place_store(config)
+    finetune(config, "run")
+    path = Run(config, "run").directory.path
+    state = path / "state" / "training.pt"
+    sound, before = state.read_bytes(), {file.name: file.read_bytes() for file in path.glob("*.json")}
+    state.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"training\.pt is damaged"):
+        finetune(other, "run", resume=True)
+    assert {file.name: file.read_bytes() for file in path.glob("*.json")} == before
+    state.write_bytes(sound)
+    finetune(other, "run", resume=True)
+    assert json.loads((path / "config.json").read_text())["eval"]["seed"] == 2
+    assert (path / "summary-earlier-1.json").read_bytes() == before["summary.json"]
 
 
 def test_measurements_that_an_editor_saves_anew_while_a_run_trains_are_not_lost_in_silence(tmp_path, monkeypatch):

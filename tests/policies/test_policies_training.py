@@ -15,7 +15,8 @@ from toy_store import episode, place_store, toy_config, write_store
 
 from gap_vla.cli.configured import load_config
 from gap_vla.core.errors import UserError
-from gap_vla.core.run_directory import RunDirectory, read_metrics
+from gap_vla.core.measurements import read_metrics
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.policies import METHODS, build_policy, method_of
 from gap_vla.policies.windows import SmallWindows, rho_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 from toy_store import place_store, toy_config
 
-from gap_vla.core.run_directory import read_metrics
+from gap_vla.core.measurements import read_metrics
 from gap_vla.policies import watching
 from gap_vla.policies.watching import GapWatched, share_of_vision
 from gap_vla.training.run import Run, finetune

@@ -10,7 +10,8 @@ import pytest
 from linear_policy import batch_of, linear_training
 
 from gap_vla.adjustment.schedule import MODES, AdjustmentSchedule
-from gap_vla.core.run_directory import RunDirectory, read_metrics
+from gap_vla.core.measurements import read_metrics
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.training.config import TrainConfig
 from gap_vla.training.loop import DivergedError, train
 from gap_vla.training.mesh import make_mesh

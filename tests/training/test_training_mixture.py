@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_up_demos import made_up_episodes
 
-from gap_vla.core.run_directory import read_metrics
+from gap_vla.core.measurements import read_metrics
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.rlds import EpisodeStore, normalize, write_rlds
 from gap_vla.training.data import make_loader

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from short_training import MODEL
 
-from gap_vla.core.run_directory import read_metrics
+from gap_vla.core.measurements import read_metrics
 from gap_vla.rlds import EpisodeStore
 from gap_vla.training.octo import FinetuneConfig
 from gap_vla.training.octo_trainer import OctoTrainer

@@ -18,7 +18,8 @@ from short_training import MODEL
 
 import gap_vla.training.octo_trainer as octo_trainer
 from gap_vla.adjustment.schedule import Factors
-from gap_vla.core.run_directory import RunDirectory, read_metrics
+from gap_vla.core.measurements import read_metrics
+from gap_vla.core.run_directory import RunDirectory
 from gap_vla.rlds import EpisodeStore
 from gap_vla.rlds.statistics import normalize
 from gap_vla.training.data import make_loader

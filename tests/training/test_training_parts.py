@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from gap_vla.core.measurements import read_metrics
 from gap_vla.core.progress import Agenda, Progress, Stage, duration
-from gap_vla.core.run_directory import RunDirectory, RunExistsError, read_metrics
+from gap_vla.core.run_directory import RunDirectory, RunExistsError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.drawing.batch import STRIP, batch_picture
 from gap_vla.training.config import LOGGERS

@@ -15,14 +15,8 @@ from gap_vla.core.errors import UserError
 from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.identity import flat
 from gap_vla.core.locks import InUseError
-from gap_vla.core.run_directory import (
-    EARLIER,
-    NO_PART_OF_THE_RESULT,
-    RunDirectory,
-    RunExistsError,
-    of_training,
-    read_metrics,
-)
+from gap_vla.core.measurements import read_metrics
+from gap_vla.core.run_directory import EARLIER, NO_PART_OF_THE_RESULT, RunDirectory, RunExistsError, of_training
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.core.whole import write_json
 from gap_vla.policies import SmallModelConfig, build_policy
@@ -76,7 +70,7 @@ def test_a_run_with_such_a_note_is_reported(tmp_path):
     first = FinetuneConfig.from_dict({"task": "threading", "eval": {"episodes": 100}})
     then = FinetuneConfig.from_dict({"task": "threading", "eval": {"episodes": 50}})
     run = RunDirectory.claim(tmp_path / "run", first.to_dict(), resume=False)
-    RunDirectory.claim(run.path, then.to_dict(), resume=True)
+    RunDirectory.claim(run.path, then.to_dict(), resume=True).measure_anew()
     assert EARLIER in json.loads(run.config.read_text())
     assert FinetuneConfig.from_dict(ReportedRun.read(run.path).config) == then
 
@@ -86,7 +80,10 @@ def test_another_evaluation_keeps_the_training_and_sets_the_earlier_rollouts_asi
     for number, seed in enumerate((6, 7), 1):
         config = changed("eval.seed", seed)
         assert not run.complete_with(config)
-        RunDirectory.claim(run.path, config, resume=True)
+        before, again = run.config.read_text(), RunDirectory.claim(run.path, config, resume=True)
+        assert run.complete and run.rollouts.exists() and run.config.read_text() == before  # until its state is read
+        assert not again.complete
+        again.measure_anew()
         assert not run.complete and not run.rollouts.exists()
         assert (run.path / f"rollouts-earlier-{number}").is_dir()
         assert (run.path / f"summary-earlier-{number}.json").exists()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gap_vla.core.run_directory import read_metrics
+from gap_vla.core.measurements import read_metrics
 from gap_vla.training.stages import TRAINING_VERSION
 
 GIVEN = {2: {"vp": [0.93152, 28.30801], "vp_gap": [0.96681, 28.30800]}}

@@ -1,0 +1,59 @@
+"""What a training measured: the lines of its `metrics.jsonl`, read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from gap_vla.core.errors import UserError
+from gap_vla.core.foreign import Section, content, parsed
+from gap_vla.core.typed_config import STEPS
+
+SIZES = re.compile(r"_mse$|grad(ient)?(_norm)?(/|$)|_signal_|update_ratio|learning_rate$|per_second$")
+"""Names of measurements that are never negative."""
+
+SHARES = re.compile(r"^gap/[a-z]*_factor$|(^|_)(rho|share)$")
+"""Names of measurements from 0 to 1."""
+
+
+CUT_OFF = 1 << 20
+"""Bytes behind the last whole line from which on they are no line that a kill, or a machine without power, cut off."""
+
+
+def require_measurements(found: Section) -> None:
+    """Raises the section's error for the first value that is no number, or none that its name allows."""
+    for names, least, most in ((re.compile(""), -1e300, 1e300), (SIZES, 0, 1e300), (SHARES, 0, 1 + 1e-6)):
+        of_these = {key: value for key, value in found.values.items() if names.search(key)}
+        Section(of_these, found.where, found.error).require_numbers(least, most)
+
+
+def read_metrics(path: Path | str, finished: bool = False) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file, oldest first; a last one that a kill cut off is left out.
+
+    Args:
+        finished: the file is that of a finished run, and so ends with a whole line.
+
+    Raises:
+        UserError: a line that is no measurement, of an earlier step than the one before, or of a quantity twice.
+    """
+    rows: list[dict[str, Any]] = [{"step": 0}]
+    lines = content(Path(path)).split(b"\n")
+    for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
+        try:
+            row = Section(parsed(line), where)
+        except ValueError:
+            if not line and number == len(lines):
+                break
+            if not finished and number == len(lines) and len(line) < CUT_OFF and re.fullmatch(rb"\0*|\{[ -~]*", line):
+                break
+            raise UserError(f"{where}: not valid JSON; copy the file again") from None
+        require_measurements(row)
+        step = row.whole("step", 0, STEPS)
+        before = rows[-1]
+        if step < before["step"] or (step == before["step"] and row.values.keys() & before.keys() > {"step"}):
+            how = "again" if step == before["step"] else f"after step {before['step']}"
+            raise UserError(f"{where}: step {step} comes {how}; copy the file again, or take the line out")
+        rows.append(dict(row.values))
+    return rows[1:]
