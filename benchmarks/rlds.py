@@ -16,6 +16,7 @@ import resource
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -78,6 +79,29 @@ def cpu_seconds() -> float:
 
 def report(name: str, **values: float) -> None:
     print(json.dumps({"measurement": name, **{k: round(v, 3) for k, v in values.items()}}), flush=True)
+
+
+def reading(path: Path, workers: int, repeats: int = 5) -> None:
+    """Seconds to the first episode and to the last, ours and of TFDS alone, in turns; the medians."""
+    import tensorflow_datasets as tfds
+
+    from gap_vla.rlds import read_rlds
+
+    def plain() -> Iterator[object]:
+        dataset = tfds.builder_from_directory(str(path)).as_dataset(split="train")
+        return (tfds.as_numpy(one["steps"].batch(10**6).get_single_element()) for one in dataset)
+
+    taken: dict[str, list[list[float]]] = {"ours": [], "tfds": []}
+    for repeat in range(repeats + 1):
+        for name, episodes in (("ours", lambda: read_rlds(path, "train", workers=workers)), ("tfds", plain)):
+            wall, after = time.perf_counter(), []
+            for _ in episodes():
+                after.append(time.perf_counter() - wall)
+            if repeat:  # the first loads TensorFlow
+                taken[name].append([after[0], after[-1]])
+    for place, what in enumerate(("first_episode", "all_episodes")):
+        ours, theirs = (float(np.median([times[place] for times in taken[name]])) for name in taken)
+        report(f"read_{what}", seconds=ours, tfds_seconds=theirs, ratio=ours / theirs)
 
 
 def rate(batches: object, batch_size: int, count: int) -> dict[str, float]:
@@ -173,6 +197,7 @@ def main() -> None:
         spent = time.perf_counter() - wall
         frames = options.episodes * options.steps
         report("convert", seconds=spent, cpu_seconds=cpu_seconds() - cpu, frames_per_s=frames / spent)
+        reading(path, options.workers)
         wall, cpu = time.perf_counter(), cpu_seconds()
         store = EpisodeStore.build(path)
         report("store", seconds=time.perf_counter() - wall, cpu_seconds=cpu_seconds() - cpu)
