@@ -76,18 +76,23 @@ def files_in(folder: Path, *suffixes: str) -> list[Path]:
         EpisodeError: others lie in folders of it, and would be left out; or it is an RLDS dataset, or begins to be one;
             or what it holds may not be listed.
     """
-    listed = os.walk(folder, onerror=_refuse) if folder.is_dir() else ()
-    every = [Path(place, name) for place, folders, files in listed for name in (*folders, *files)]
+    every = list(_listed(folder)) if folder.is_dir() else []
     if found := sorted(path for path in every if path.parent == folder and ".tfrecord" in path.name):
         raise EpisodeError(
             f"{folder} holds {found[0].name}: it is an RLDS dataset that lacks features.json, as a killed conversion "
             "leaves it; give that command again"
         )
-    of_these = (p for p in every if p.suffix.lower() in suffixes and "/." not in f"/{p.relative_to(folder)}")
+    of_these = (path for path in every if path.suffix.lower() in suffixes)
     found = sorted(of_these, key=lambda path: (path.parent != folder, path))
     if found and found[0].parent == folder != found[-1].parent:
         raise EpisodeError(f"{folder}: {found[-1]} lies in a folder of its own; put all demonstrations into one folder")
     return [path for path in found if path.parent == folder]
+
+
+def _listed(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if name[0] != "." and name != "lost+found"]  # root's, on whole disks
+        yield from (Path(place, name) for name in (*folders, *files) if name[0] != ".")
 
 
 def _refuse(error: OSError) -> None:

@@ -191,8 +191,9 @@ def test_a_demonstration_in_a_folder_of_its_own_is_not_left_out_in_silence(folde
 
 
 def test_a_folder_that_may_not_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "more").mkdir()
-    listing = os.scandir
+    listing, hidden, count = os.scandir, {".Trash-0", "lost+found"}, len(list(folder.glob("*.npz")))
+    for name in (*hidden, "more"):
+        (folder / name).mkdir()
 
     def refusing(place: Path) -> Any:
         if Path(place).name in hidden:
@@ -200,8 +201,10 @@ def test_a_folder_that_may_not_be_listed_is_named(folder: Path, monkeypatch: pyt
         return listing(place)
 
     monkeypatch.setattr("os.scandir", refusing)
-    for hidden in (["more"], [folder.name]):
-        with pytest.raises(EpisodeError, match=rf"{hidden[0]} cannot be listed \(Permission denied\); get the right"):
+    assert len(open_source(folder, "npz")) == count  # nobody's demonstrations lie in those two
+    for name in ("more", folder.name):
+        hidden.add(name)
+        with pytest.raises(EpisodeError, match=rf"{name} cannot be listed \(Permission denied\); get the right"):
             open_source(folder, "npz")
 
 
