@@ -18,7 +18,9 @@ def run(*arguments):
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.parametrize("backend", ["eager", *(pytest.param(name, marks=pytest.mark.slow) for name in ("aot_eager", BACKEND))])
+@pytest.mark.parametrize(
+    "backend", ["eager", *(pytest.param(name, marks=pytest.mark.slow) for name in ("aot_eager", BACKEND))]
+)
 def test_a_compiled_policy_is_adjusted_in_one_whole_graph(backend):
     output = run(HERE / "compiled_policy.py", backend).communicate(timeout=900)[0]
     assert "submodule: whole graph" in output and "columns: whole graph" in output and "late: " in output, output
