@@ -207,7 +207,7 @@ def main() -> None:
             "action_horizon": options.action_horizon,
             "batch_size": options.batch_size,
             "seed": 0,
-            "rho": "none",
+            "rho": False,
         }
         wall = time.perf_counter()
         loader = WindowLoader(EpisodeStore.open(store.directory), **windows)
