@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ruptures
 
+from experiments.cli.phase_benchmark import main
 from experiments.pages import markers
 from experiments.phase_benchmark.finders import FINDERS, Finder, step_signal, with_ruptures
 from experiments.phase_benchmark.motions import ExpertMotion, at_rate, true_switches, with_noise, with_phase
@@ -26,6 +27,8 @@ from experiments.phase_benchmark.tables import (
     untouched_tables,
 )
 from experiments.phase_benchmark.tuning import EXTENSIONS, cosine, ratio, tune, whole
+from gap_vla.core.errors import USER_ERROR
+from gap_vla.core.locks import alone
 from gap_vla.phases import Motion
 from gap_vla.phases.motion import steps_of
 from gap_vla.phases.noise import noise_level
@@ -132,6 +135,12 @@ def test_the_page_shows_the_tables_of_the_published_results():
     page = (root / "docs" / "PHASE_BENCHMARK.md").read_text()
     begin, end = markers(PAGE_PART)
     assert page.split(begin)[1].split(end)[0].strip() == markdown(published).strip()
+
+
+def test_two_at_once_would_lose_what_one_of_them_measured(tmp_path, capsys):
+    with alone(tmp_path / "out" / ".lock", "it"):
+        assert main(["--out", str(tmp_path / "out"), "--demos", str(tmp_path), "--tasks", "assembly"]) == USER_ERROR
+    assert "out is in use by process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["l2", "rbf", "normal"])

@@ -94,6 +94,12 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(script, tmp_path, 
     assert words in capsys.readouterr().err and not events(tmp_path, "begin")
 
 
+def test_rendering_every_table_of_no_cells_is_refused(script, tmp_path, capsys):
+    assert script("--render", table=()) == 2
+    assert "holds no cell (*/cpu/*.json): there is nothing to show" in capsys.readouterr().err
+    assert not (tmp_path / "docs").exists()
+
+
 def test_rendering_without_a_table_writes_all_that_is_recorded(script, tmp_path, monkeypatch, capsys):
     assert script("--methods=good", "--budget=60s") == 0
     page = tmp_path / "docs" / "R.md"

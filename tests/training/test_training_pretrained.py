@@ -3,9 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from made_up_demos import made_up_episodes
 
 from gap_vla.adjustment.jax import match_group
+from gap_vla.core.foreign import CheckpointError
 from gap_vla.core.typed_config import ConfigError
 from gap_vla.octo import OctoModel
 from gap_vla.octo.presets import example_batch, small_config
@@ -58,6 +60,18 @@ def test_proprioception_is_added_and_everything_else_is_kept(vision_checkpoint, 
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
     account = capsys.readouterr().out
     assert "re-initialised heads_action/mean_proj/kernel" in account and "new octo_transformer/obs_proprio" in account
+
+
+def test_a_dry_run_reads_the_layout_of_what_is_in_the_hubs_cache(vision_checkpoint, monkeypatch):
+    def kept(name, local_files_only):
+        if name != "lab/mine":
+            raise LocalEntryNotFoundError(name)
+        return str(vision_checkpoint)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", kept)
+    assert "pretrained weights: hf://lab/mine (not read in a dry run)" in dry_run(config_for("hf://lab/mine"))
+    with pytest.raises(CheckpointError, match=r"the layout of 'other' is not known without its files"):
+        dry_run(config_for("hf://lab/other"))
 
 
 def test_a_vision_only_run_drops_the_proprioceptive_tokenizer(vision_checkpoint, tmp_path):
