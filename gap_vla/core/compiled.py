@@ -21,8 +21,9 @@ def compiled(**options: Any) -> Callable[[Any], Any]:
         function = inspect.unwrap(function)  # tests put checks of types around everything
         try:
             kept = njit(cache=True, **options)(function)
-            with tempfile.TemporaryFile(dir=kept.stats.cache_path) as file:
-                file.write(bytes(ROOM))
+            if hasattr(kept, "stats"):  # NUMBA_DISABLE_JIT leaves the function as it is
+                with tempfile.TemporaryFile(dir=kept.stats.cache_path) as file:
+                    file.write(bytes(ROOM))
             return kept
         except (RuntimeError, OSError):  # numba found no place for what it compiles, or it is full
             return njit(**options)(function)

@@ -39,3 +39,12 @@ def test_where_the_place_for_it_has_no_room_functions_are_compiled_anew(monkeypa
         return 3 * x
 
     assert thrice(2) == 6 and thrice.stats.cache_path is None
+
+
+def test_a_function_is_itself_where_numba_is_told_to_compile_nothing(monkeypatch):
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
+
+    def thrice(x):
+        return 3 * x
+
+    assert compiled.compiled()(thrice) is thrice
